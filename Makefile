@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` and `make test`. Everything else is a part of them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A machine without an NVIDIA GPU elsewhere: TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
+PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
+
+.PHONY: setup demo serve test check lint types contracts bench clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) -c constraints.txt -e '.[worker,test]'
+	touch $@
+
+demo: setup
+	$(BIN)/espalier demo
+
+serve: setup
+	$(BIN)/espalier serve
+
+test: setup
+	REQUIRE_SERVICES=1 $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy app workers tests
+
+contracts: setup
+	$(BIN)/lint-imports
+
+check: lint types contracts
+
+bench: setup
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) .espalier .demo demo-output

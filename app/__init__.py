@@ -1,0 +1,1 @@
+"""The web service: HTTP API, specs, rows, files and the command line; never loads torch."""

@@ -1,0 +1,1 @@
+"""HTTP endpoints: they parse nothing and decide nothing."""

@@ -1,0 +1,1 @@
+"""The `espalier` command."""

@@ -1,0 +1,1 @@
+"""Rows: tables, sessions and the statements over them."""

@@ -1,0 +1,171 @@
+"""Jobs and what happens to them: attempts, phases, events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base, JsonColumn, OfProject
+
+PRIORITIES = {"low": -1, "normal": 0, "high": 1}
+
+
+class Project(Base):
+    """A tenant; everything belongs to one."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class Job(OfProject, Base):
+    """One request to compress one model, and the truth about where it stands."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_claim", "worker_class", "priority", "id", postgresql_where=text("state = 'queued'"),
+              sqlite_where=text("state = 'queued'")),
+        Index("ix_jobs_lease", "lease_until",
+              postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
+              sqlite_where=text("state IN ('running', 'pausing', 'cancelling')")),
+        Index("ix_jobs_list", "project_id", "id"),
+    )  # fmt: skip
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    parent_id: Mapped[str | None]
+    name: Mapped[str]
+    labels: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(default=0)
+    initiator: Mapped[dict[str, Any]]
+
+    request: Mapped[dict[str, Any]]
+    """The body as sent, defaults not filled in."""
+    resolved_spec: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    resolved_revision: Mapped[str | None]
+    work_hash: Mapped[str | None] = mapped_column(index=True)
+    engine_version: Mapped[str]
+    model: Mapped[str]
+    method: Mapped[str]
+    """What lists filter by."""
+
+    state: Mapped[str] = mapped_column(default="queued")
+    phase: Mapped[str | None]
+    phase_current: Mapped[int] = mapped_column(default=0)
+    phase_total: Mapped[int] = mapped_column(default=0)
+    phase_unit: Mapped[str] = mapped_column(default="")
+    progress: Mapped[float] = mapped_column(default=0.0)
+    wait_reason: Mapped[str | None]
+
+    worker_class: Mapped[str] = mapped_column(default="default")
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Claims so far."""
+    max_attempts: Mapped[int] = mapped_column(default=4)
+    failures: Mapped[dict[str, Any]]
+    """Error class -> failed attempts since the last checkpoint; budgets are per class."""
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Raised by every claim and every forced release: a writer with an older fence writes nothing."""
+    lease_until: Mapped[datetime | None]
+    worker_id: Mapped[str | None]
+    not_before: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    checkpoints: Mapped[list[Any]]
+    """StoredCheckpoint documents with the store key of each file; what a later attempt resumes from."""
+    event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    error: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    gate: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    report: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    warnings: Mapped[list[Any]]
+
+    created_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    running_seconds: Mapped[float] = mapped_column(default=0.0)
+    """Of finished attempts."""
+
+
+class Attempt(OfProject, Base):
+    """One claim of a job by one worker."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (UniqueConstraint("job_id", "number"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int]
+    fence: Mapped[int] = mapped_column(BigInteger)
+    worker_id: Mapped[str]
+    outcome: Mapped[str | None]
+    """succeeded, failed, cancelled, lost, released; null while it runs."""
+    error: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    resumed_from: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    """{phase, name} of the newest checkpoint it started from."""
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class Event(OfProject, Base):
+    """One fact about a job, written in the transaction that made it true."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    id: Mapped[str]
+    type: Mapped[str]
+    time: Mapped[datetime]
+    attempt: Mapped[int]
+    phase: Mapped[str | None]
+    data: Mapped[dict[str, Any]]
+
+
+class Outbox(OfProject, Base):
+    """A message that leaves after the commit: a bell, later a webhook."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("ix_outbox_pending", "id", postgresql_where=text("sent_at IS NULL"), sqlite_where=text("sent_at IS NULL")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    topic: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(OfProject, Base):
+    """The first answer to a POST with an Idempotency-Key."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (UniqueConstraint("project_id", "method", "path", "key"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    method: Mapped[str]
+    path: Mapped[str]
+    key: Mapped[str]
+    body_sha256: Mapped[str]
+    resource_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class Worker(Base):
+    """A worker process that was seen lately."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    worker_class: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    device: Mapped[str]
+    engine_version: Mapped[str]
+    job_id: Mapped[str | None]
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]

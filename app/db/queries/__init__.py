@@ -1,0 +1,1 @@
+"""Every SQL statement, grouped by the rows it is about."""

@@ -1,0 +1,71 @@
+"""Moves and events: every change of a job's state and the event that tells it, in one transaction."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from app.db.job import Event, Job
+from app.ids import new_id
+from app.specs.lifecycle import TERMINAL, JobState, may_move
+
+NewEvent = tuple[str, dict[str, Any]]
+"""(type, data) of an event to append."""
+
+
+def append(session: Session, job: Job, events: list[NewEvent], *, now: datetime, phase: str | None = None) -> int:
+    """Append events to a job whose row this transaction holds; return the last seq.
+
+    The counter is raised by an UPDATE, which takes the row lock: seq is strictly rising without a gap.
+    """
+    last = session.scalar(
+        update(Job)
+        .where(Job.id == job.id)
+        .values(event_seq=Job.event_seq + len(events))
+        .returning(Job.event_seq)
+        .execution_options(synchronize_session=False)
+    )
+    assert last is not None
+    rows = [
+        {
+            "job_id": job.id, "project_id": job.project_id, "seq": last - len(events) + 1 + index,
+            "id": new_id("evt"), "type": type_, "time": now, "attempt": max(job.attempt, 1),
+            "phase": phase or job.phase, "data": data,
+        }
+        for index, (type_, data) in enumerate(events)
+    ]  # fmt: skip
+    if rows:
+        session.execute(insert(Event), rows)
+    return int(last)
+
+
+def lock(session: Session, job_id: str, *, project_id: str | None = None) -> Job | None:
+    """Read a job and hold its row until the end of the transaction."""
+    query = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
+    if project_id is not None:
+        query = query.where(Job.project_id == project_id)
+    return session.scalar(query)
+
+
+def move(session: Session, job: Job, state: JobState, events: list[NewEvent], *, now: datetime) -> None:
+    """Move a locked job to another state and tell it; raises ValueError on a move that the table forbids."""
+    old: JobState = job.state  # type: ignore[assignment]
+    if not may_move(old, state):
+        raise ValueError(f"a job cannot go from {old} to {state}")
+    job.state = state
+    if state in TERMINAL:
+        job.finished_at = now
+        job.progress = 1.0 if state == "succeeded" else job.progress
+    if state == "queued":
+        job.queued_at = now
+        job.finished_at = None
+    if state not in {"running", "pausing", "cancelling"}:
+        job.lease_until = None
+        job.worker_id = None
+    if state != "queued":
+        job.wait_reason = None
+    session.flush()
+    append(session, job, events, now=now)

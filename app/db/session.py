@@ -1,0 +1,71 @@
+"""The engine and the unit of work: one commit at the edge, the database's clock, SQLite made safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy.orm import Session, sessionmaker
+
+_SQLITE_CLOCK = text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")
+
+
+class Database:
+    """A database behind one URL; SQLite and Postgres look the same from outside."""
+
+    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1).replace("postgres://", "postgresql+psycopg://", 1)
+        self.url = url
+        self.engine: Engine
+        if url.startswith("sqlite"):
+            self.engine = create_engine(url, connect_args={"timeout": 15, "check_same_thread": False})
+            _prepare_sqlite(self.engine)
+        else:
+            self.engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True,
+                                        connect_args={"connect_timeout": 5})  # fmt: skip
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def unit_of_work(self) -> Iterator[Session]:
+        """Open a session that commits at the end, or rolls back: for statements that write."""
+        with self._sessions.begin() as session:
+            if self.engine.dialect.name == "sqlite":
+                session.connection(execution_options={"espalier_begin": "IMMEDIATE"})
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Open a session for statements that only read."""
+        with self._sessions() as session:
+            yield session
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def clock(session: Session) -> datetime:
+    """Return the database's time: the only clock that leases, limits and events know."""
+    if session.get_bind().dialect.name == "sqlite":
+        return datetime.fromisoformat(session.scalar(_SQLITE_CLOCK) or "").replace(tzinfo=UTC)
+    now = session.scalar(select(text("clock_timestamp()")))
+    assert isinstance(now, datetime)
+    return now.astimezone(UTC)
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """Take transaction control from the driver: a deferred transaction that reads and then writes loses its write."""
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=15000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        mode = connection.get_execution_options().get("espalier_begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")

@@ -1,0 +1,80 @@
+"""Every knob of the product, with its unit in the name; read from ESPALIER_* variables or ESPALIER_ENV_FILE."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_PEPPER = "insecure-embedded-pepper"
+
+
+class Settings(BaseSettings):
+    """The configuration of one process; `espalier settings` prints it with the source of every value."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPALIER_", extra="ignore", env_ignore_empty=True)
+
+    mode: Literal["embedded", "production"] = Field("embedded", description="embedded: one machine, loopback, no key.")
+    home: Path = Field(Path.home() / ".espalier", description="The one state folder of the embedded mode.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the home folder.")
+    broker_url: str = Field("", description="Celery broker URL; empty: a folder in the home folder (filesystem://).")
+    store_url: str = Field("", description="file:///dir or s3://bucket/prefix; empty: a folder in the home folder.")
+    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3 store that is not AWS.")
+    local_roots: str = Field("", description="Colon-separated folders below which `local` sources may lie.")
+    webhook_allowed_cidrs: str = Field("", description="Comma-separated private networks that webhooks may reach.")
+    api_key_pepper: SecretStr = Field(SecretStr(DEFAULT_PEPPER), description="Key of the HMAC over API keys.")
+    lease_seconds: float = Field(60, ge=2, le=3600, description="How long a silent worker keeps its job.")
+    url: str = Field("http://127.0.0.1:8000", description="Where the command line's client finds the service.")
+    api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where children compute.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines are printed.")
+    cache_dir: Path | None = Field(None, description="Fetched models and text; default: home/cache.")
+    cache_max_bytes: int = Field(200 * 2**30, ge=0, description="Cap of the cache; least recently used goes first.")
+    scratch_dir: Path | None = Field(None, description="Working folders of running jobs; default: home/scratch.")
+    scratch_max_bytes: int = Field(500 * 2**30, ge=0, description="Cap of all working folders together.")
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
+    hf_token: SecretStr | None = Field(None, description="Hugging Face token; reaches the fetcher only.")
+    hf_endpoint: str | None = Field(None, description="Hugging Face Hub endpoint, for a mirror or a stand-in.")
+    mlflow_tracking_uri: str | None = Field(None, description="MLflow server of `mlflow` sources.")
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.home.absolute()}/espalier.db"
+
+    @property
+    def broker(self) -> str:
+        """The Celery broker URL in force."""
+        return self.broker_url or "filesystem://"
+
+    @property
+    def store(self) -> str:
+        """The object store URL in force."""
+        return self.store_url or f"file://{self.home.absolute()}/store"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of fetched models and text."""
+        return (self.cache_dir or self.home / "cache").absolute()
+
+    @property
+    def scratch(self) -> Path:
+        """Folder that holds one working folder per running job."""
+        return (self.scratch_dir or self.home / "scratch").absolute()
+
+    @property
+    def roots(self) -> list[Path]:
+        """Resolved folders below which `local` paths may lie."""
+        return [Path(root).resolve() for root in self.local_roots.split(":") if root]
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Read the settings once per process."""
+    return Settings(_env_file=os.environ.get("ESPALIER_ENV_FILE"))

@@ -1,0 +1,60 @@
+"""Where text comes from: calibration, retraining and evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from app.specs.base import Spec, not_available
+from app.specs.source import Path
+
+
+class BuiltinDataset(Spec):
+    """Text that ships with Python itself, so that everything works offline."""
+
+    kind: Literal["builtin"] = "builtin"
+    name: Literal["python-docs"] = "python-docs"
+    split: Literal["train", "validation"] = "train"
+
+
+class HuggingFaceDataset(Spec):
+    """A data set of the Hugging Face Hub: a known name (wikitext2, c4) or repository, configuration, split, column."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[\w./-]+$", description="wikitext2, c4 or owner/name.")
+    config: str | None = Field(None, max_length=200, pattern=r"^[\w.-]+$", description="Configuration (sub-folder).")
+    split: str | None = Field(None, max_length=200, pattern=r"^[\w.-]+$", description="Split; default by use.")
+    column: str = Field("text", min_length=1, max_length=200, description="Column that holds the text.")
+    revision: str = Field("main", min_length=1, max_length=200, pattern=r"^[\w./-]+$")
+
+
+class LocalDataset(Spec):
+    """A plain text or JSONL file below one of the roots in ESPALIER_LOCAL_ROOTS."""
+
+    kind: Literal["local"] = "local"
+    path: Path = Field(description="Absolute path; *.jsonl is read as JSON lines, anything else as plain text.")
+    column: str = Field("text", min_length=1, max_length=200, description="Field of each JSON line.")
+
+
+def _normalise(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if value.get("kind") == "upload":
+        raise not_available("the dataset kind 'upload'")
+    if value.get("kind") == "huggingface" and "repo" in value and "name" not in value:
+        value = {**value, "name": value["repo"]}
+        del value["repo"]
+    return value
+
+
+Dataset = Annotated[
+    BuiltinDataset | HuggingFaceDataset | LocalDataset, Field(discriminator="kind"), BeforeValidator(_normalise)
+]
+
+
+def dataset_name(dataset: BuiltinDataset | HuggingFaceDataset | LocalDataset) -> str:
+    """The default name of a measurement on this text."""
+    if isinstance(dataset, LocalDataset):
+        return dataset.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return dataset.name.rsplit("/", 1)[-1]

@@ -1,0 +1,73 @@
+"""The states and phases of a job, and the one table of allowed moves."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+JobState = Literal[
+    "queued",  # waits for a worker, a dependency or a back-off to pass
+    "running",  # a worker holds the lease and a child computes
+    "pausing",  # asked to pause; the worker will let go at the next look
+    "paused",  # holds no worker; its checkpoints stay
+    "cancelling",  # asked to end; the worker will let go at the next look
+    "succeeded",  # the artifacts are committed
+    "failed",  # ended by an error that no further attempt can mend
+    "cancelled",  # ended on request
+    "expired",  # a time limit of the job ran out
+]
+Phase = Literal[
+    "resolving",
+    "fetching",
+    "baseline",
+    "calibrating",
+    "pruning",
+    "reconstructing",
+    "retraining",
+    "merging",
+    "evaluating",
+    "exporting",
+    "uploading",
+    "publishing",
+]
+WaitReason = Literal["capacity", "quota", "dependency", "backoff", "scheduled"]
+ErrorClass = Literal[
+    "invalid_spec",
+    "unsupported_architecture",
+    "source_not_found",
+    "source_gated",
+    "source_unsafe",
+    "dataset_error",
+    "gpu_oom",
+    "host_oom",
+    "disk_full",
+    "numerical",
+    "collapsed",
+    "timeout",
+    "worker_lost",
+    "storage",
+    "publish_failed",
+    "internal",
+]
+
+STATES: Final = get_args(JobState)
+PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
+TERMINAL: Final[frozenset[JobState]] = frozenset({"succeeded", "failed", "cancelled", "expired"})
+LEASED: Final[frozenset[JobState]] = frozenset({"running", "pausing", "cancelling"})
+"""States in which a worker holds the job, and a null or past lease means that the worker is gone."""
+
+MOVES: Final[dict[JobState, frozenset[JobState]]] = {
+    "queued": frozenset({"running", "cancelled", "paused", "expired"}),
+    "running": frozenset({"succeeded", "failed", "expired", "pausing", "cancelling", "queued"}),
+    "pausing": frozenset({"paused", "cancelling", "succeeded", "failed", "queued"}),
+    "paused": frozenset({"queued", "cancelled", "expired"}),
+    "cancelling": frozenset({"cancelled", "succeeded", "failed"}),
+    "failed": frozenset({"queued"}),
+    "expired": frozenset({"queued"}),
+    "cancelled": frozenset({"queued"}),
+    "succeeded": frozenset(),
+}
+
+
+def may_move(old: JobState, new: JobState) -> bool:
+    """Tell whether a job may go from one state to another."""
+    return new in MOVES[old]

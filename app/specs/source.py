@@ -1,0 +1,43 @@
+"""Where a model comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from app.specs.base import Spec, not_available
+
+RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$", max_length=200)]
+Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+
+
+class HuggingFaceSource(Spec):
+    """A repository of the Hugging Face Hub at a branch, tag or commit."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    repo: RepoId = Field(description="owner/name")
+    revision: str = Field("main", min_length=1, max_length=200, pattern=r"^[\w./-]+$", description="Branch or commit.")
+
+
+class LocalSource(Spec):
+    """A directory below one of the roots in ESPALIER_LOCAL_ROOTS."""
+
+    kind: Literal["local"] = "local"
+    path: Path = Field(description="Absolute path of a Hugging Face model directory.")
+
+
+def _refuse_later_kinds(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("kind") in {"s3", "upload", "mlflow"}:
+        raise not_available(f"the source kind {value['kind']!r}")
+    return value
+
+
+Source = Annotated[
+    HuggingFaceSource | LocalSource, Field(discriminator="kind"), BeforeValidator(_refuse_later_kinds)
+]
+
+
+def model_name(source: HuggingFaceSource | LocalSource) -> str:
+    """The name that lists and filters show for a source."""
+    return source.repo if isinstance(source, HuggingFaceSource) else source.path.rstrip("/").rsplit("/", 1)[-1]

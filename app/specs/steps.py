@@ -1,0 +1,144 @@
+"""The steps of a job: calibrate, prune, reconstruct, retrain, evaluate, gate, write."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import regex
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.specs.base import Spec, Unbuilt, UnbuiltList, refusing
+from app.specs.dataset import BuiltinDataset, Dataset, dataset_name
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
+
+
+class Calibration(Spec):
+    """The text that statistics and reconstruction see: `samples` windows of `sequence_length` tokens."""
+
+    dataset: Dataset = BuiltinDataset()
+    samples: int = Field(128, ge=1, le=65_536, description="Number of windows.")
+    sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default min(2048, model maximum).")
+    seed: Seed = 0
+    selection: Annotated[Literal["random", "sequential"], refusing("loss_gap")] = Field(
+        "random", description="random crops of the token stream, or its first windows."
+    )
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise PydanticCustomError("bad_regex", "not a regular expression: {why}", {"why": str(error)}) from None
+    return pattern
+
+
+ModuleRegex = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_compiles)]
+
+
+class Targets(Spec):
+    """Which linear maps are pruned: regular expressions searched in module names."""
+
+    include: list[ModuleRegex] = Field([], max_length=64, description="Empty: every linear map inside the blocks.")
+    exclude: list[ModuleRegex] = Field([], max_length=64)
+
+    def selects(self, name: str) -> bool:
+        """Tell whether a module name is selected; a pattern that runs away counts as no match."""
+
+        def found(patterns: list[str]) -> bool:
+            try:
+                return any(regex.search(pattern, name, timeout=0.05) for pattern in patterns)
+            except TimeoutError:
+                return False
+
+        return (not self.include or found(self.include)) and not found(self.exclude)
+
+
+class Reconstruct(Spec):
+    """Refit the kept weights window by window against the dense model's activations (arXiv 2510.14444)."""
+
+    window: Annotated[Literal["submodule", "matrix", "block"], refusing("all", "auto", "blocks")] = "submodule"
+    mode: Annotated[
+        Literal["dense_inputs"], refusing("sparse_inputs", "sparse_inputs_dense_targets")
+    ] = Field("dense_inputs", description="Inputs and targets are the dense model's activations.")
+    trainable: list[Annotated[Literal["weights", "norms", "biases"], refusing("mask_lora")]] = Field(
+        ["weights", "norms", "biases"], min_length=1, max_length=3
+    )
+    loss: Annotated[Literal["mse"], refusing("cosine")] = "mse"
+    learning_rate: LearningRate = Field("auto", description="auto: a short search scaled to the weights.")
+    epochs: int = Field(4, ge=1, le=1000)
+    batch_size: int = Field(8, ge=1, le=4096)
+    validation_fraction: float = Field(0.125, ge=0, le=0.5, description="Share of the windows held out.")
+    interleave: Annotated[Literal[False], refusing(True)] = False
+
+
+class Retrain(Spec):
+    """Parameter-efficient retraining on language-model loss, zeros kept (PERP, arXiv 2312.15230)."""
+
+    method: Annotated[Literal["perp"], refusing("full")] = "perp"
+    trainable: Annotated[
+        list[Literal["norms", "biases", "mask_lora"]],
+        refusing("head", "embeddings", "scale_lora", "lora_prune", "lora", "spp"),
+    ] = Field(["norms", "mask_lora"], min_length=1, max_length=3)
+    rank: int = Field(16, ge=1, le=4096)
+    alpha: float = Field(32, gt=0, le=65_536)
+    steps: int = Field(200, ge=1, le=10_000_000, description="Optimizer steps.")
+    batch_size: int = Field(8, ge=1, le=65_536)
+    accumulate: int = Field(1, ge=1, le=65_536, description="Micro-batches per optimizer step.")
+    learning_rate: LearningRate = "auto"
+    schedule: Annotated[Literal["linear"], refusing("cosine", "constant", "slr", "clr", "llr", "allr")] = "linear"
+    loss: Annotated[Literal["cross_entropy"], refusing("kl", "squarehead")] = "cross_entropy"
+    dataset: Dataset | None = Field(None, description="Default: the calibration's data set.")
+    sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default: the calibration's.")
+    seed: Seed = 0
+
+
+class Perplexity(Spec):
+    """One measurement: exp of the mean cross entropy over non-overlapping windows."""
+
+    name: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[\w.-]+$", description="Default: the data set's.")
+    dataset: Dataset = BuiltinDataset(split="validation")
+    sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default min(2048, model maximum).")
+    max_windows: int | None = Field(None, ge=1, le=1_000_000, description="First windows only; default: all.")
+
+    @property
+    def key(self) -> str:
+        """The name under which reports show this measurement."""
+        return self.name or dataset_name(self.dataset)
+
+
+class Evaluate(Spec):
+    """What is measured on the dense model and on the artifact."""
+
+    perplexity: list[Perplexity] = Field([Perplexity()], max_length=16)
+    tasks: UnbuiltList = []
+    divergence: Annotated[Literal[False], refusing(True)] = False
+    after_each_phase: bool = Field(False, description="Also measure after reconstruction and retraining.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Evaluate:
+        names = [item.key for item in self.perplexity]
+        if len(set(names)) < len(names):
+            raise PydanticCustomError("duplicate_name", "two perplexity measurements have the same name")
+        return self
+
+
+class Gate(Spec):
+    """Limits that a result must keep to be published."""
+
+    max_relative_perplexity_increase: float | None = Field(None, gt=-1, le=1e6, description="0.1 allows 10 % over dense.")
+    max_perplexity: float | None = Field(None, gt=1, le=1e9)
+    min_sparsity: float | None = Field(None, ge=0, lt=1)
+
+
+class Output(Spec):
+    """How the artifact is written."""
+
+    format: Annotated[Literal["safetensors"], refusing("packed", "both")] = "safetensors"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
+    publish: Annotated[list[Any], Field(max_length=0)] = []
+
+
+__all__ = ["Calibration", "Evaluate", "Gate", "Output", "Perplexity", "Reconstruct", "Retrain", "Targets", "Unbuilt"]

@@ -1,0 +1,209 @@
+"""The only thing the supervisor and its children share: one request on stdin, JSON lines back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from app.specs.job import CompressionSpec, JobRequest
+from app.specs.lifecycle import ErrorClass, Phase
+
+
+class Message(BaseModel):
+    """One line on the pipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoredCheckpoint(Message):
+    """A file that an earlier attempt finished, as it lies in this attempt's workspace."""
+
+    phase: Phase
+    name: str
+    """`block-00003`, `result`, `state`: unique within the phase; a later one of the same name replaces it."""
+    path: str
+    """Relative to the workspace."""
+    sha256: str
+    bytes: int
+    data: dict[str, Any] = {}
+    """What the child wants back: seconds, layer rows, phase results."""
+
+
+class FetchRequest(Message):
+    """What the fetcher child reads: no spec beyond sources and text, but the credentials."""
+
+    job: JobRequest
+    cache_dir: str
+    workspace: str
+    roots: list[str] = []
+    hf_endpoint: str | None = None
+    hf_token: str | None = None
+
+
+class ComputeRequest(Message):
+    """What the compute child reads: read-only paths, no credentials."""
+
+    spec: CompressionSpec
+    """Resolved: nothing in it is left to a default."""
+    model_dir: str
+    revision: str
+    source_name: str
+    datasets: dict[str, str]
+    """Fingerprint of a data set's spec -> path of its plain text (builtin ones are not listed)."""
+    workspace: str
+    artifact_dir: str
+    checkpoints: list[StoredCheckpoint] = []
+    threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Resolved(Message):
+    """The fetcher knows the model: its commit, its facts and the spec with every default filled in."""
+
+    kind: Literal["resolved"] = "resolved"
+    revision: str
+    spec: dict[str, Any]
+    warnings: list[str] = []
+    facts: dict[str, Any] = {}
+
+
+class Fetched(Message):
+    """Model and text lie on this machine."""
+
+    kind: Literal["fetched"] = "fetched"
+    model_dir: str
+    datasets: dict[str, str] = {}
+
+
+class PhaseStarted(Message):
+    """A phase begins."""
+
+    kind: Literal["phase_started"] = "phase_started"
+    phase: Phase
+    total: int = 1
+    unit: str = "step"
+
+
+class PhaseCompleted(Message):
+    """A phase ended; `seconds` counts the work of earlier attempts that was reused."""
+
+    kind: Literal["phase_completed"] = "phase_completed"
+    phase: Phase
+    seconds: float
+    peak_memory_bytes: int
+    perplexity: dict[str, float] | None = None
+
+
+class Progress(Message):
+    """How far the current phase is."""
+
+    kind: Literal["progress"] = "progress"
+    phase: Phase
+    current: int
+    total: int
+    unit: str
+
+
+class Metric(Message):
+    """One point of a series: training loss, learning rate, window error."""
+
+    kind: Literal["metric"] = "metric"
+    phase: Phase
+    name: str
+    step: int
+    value: float
+
+
+class Layer(Message):
+    """One pruned matrix is done."""
+
+    kind: Literal["layer"] = "layer"
+    name: str
+    block: int
+    shape: list[int]
+    pattern: str
+    sparsity_requested: float
+    sparsity_achieved: float
+    error_before: float | None
+    """||X(W - W*M)^T||_F / ||XW^T||_F on the calibration inputs, with the mask alone; squared norms' ratio."""
+    error_after: float | None
+    seconds: float
+
+
+class Checkpoint(StoredCheckpoint):
+    """A file is finished; the supervisor stores it and writes it into the row."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+
+
+class Warned(Message):
+    """Something the user should know; it also stands in the report."""
+
+    kind: Literal["warning"] = "warning"
+    code: str
+    text: str
+
+
+class Log(Message):
+    """A log line."""
+
+    kind: Literal["log"] = "log"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    text: str
+
+
+class ArtifactFile(Message):
+    """One file of the result, path relative to the artifact folder."""
+
+    path: str
+    kind: Literal["model", "tokenizer", "mask", "report", "card", "manifest", "checkpoint", "log"]
+    bytes: int
+    sha256: str
+
+
+class Done(Message):
+    """The artifact folder is complete; the manifest is its last file."""
+
+    kind: Literal["done"] = "done"
+    report: dict[str, Any]
+    gate: dict[str, Any] | None = None
+    files: list[ArtifactFile]
+
+
+class ErrorInfo(Message):
+    """Why an attempt failed, in words for the user."""
+
+    class_: ErrorClass = Field(alias="class")
+    retryable: bool
+    phase: Phase | None = None
+    module: str | None = None
+    hint: str
+    message: str
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+class Failed(Message):
+    """The child gives up."""
+
+    kind: Literal["failed"] = "failed"
+    error: ErrorInfo
+
+
+AnyMessage = Annotated[
+    Resolved
+    | Fetched
+    | PhaseStarted
+    | PhaseCompleted
+    | Progress
+    | Metric
+    | Layer
+    | Checkpoint
+    | Warned
+    | Log
+    | Done
+    | Failed,
+    Field(discriminator="kind"),
+]
+MESSAGES: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

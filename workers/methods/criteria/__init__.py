@@ -1,0 +1,1 @@
+"""Criteria: they score weights; the lowest scores are pruned."""

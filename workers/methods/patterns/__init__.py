@@ -1,0 +1,1 @@
+"""Patterns: they turn scores into a mask of a given shape."""

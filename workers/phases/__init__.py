@@ -1,0 +1,1 @@
+"""The named steps of a job, as the compute child runs them."""

@@ -1,0 +1,1 @@
+"""The supervisor: claims jobs, runs children, writes rows; never loads torch."""
