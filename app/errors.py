@@ -1,0 +1,181 @@
+"""Every business refusal: one class each, with its code, its HTTP status and, as docstring, its default message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a request, and the JSON Pointer to it."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class AppError(Exception):
+    """The request cannot be served."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 400
+
+    def __init__(
+        self, detail: str | None = None, *, items: Sequence[Problem] = (), headers: dict[str, str] | None = None
+    ) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        self.items = tuple(items)
+        self.headers = headers or {}
+        super().__init__(self.detail)
+
+
+class NotFound(AppError):
+    """There is nothing here with this id."""
+
+    code, status = "not-found", 404
+
+
+class NotAvailable(AppError):
+    """The contract knows this, and this version has not built it."""
+
+    code, status = "not-available", 404
+
+
+class MalformedRequest(AppError):
+    """The request is not well-formed."""
+
+    code, status = "malformed-request", 400
+
+
+class InvalidCursor(AppError):
+    """The cursor is not one of ours, or belongs to a list with other filters."""
+
+    code, status = "invalid-cursor", 400
+
+
+class BodyTooLarge(AppError):
+    """The body is larger than this endpoint takes."""
+
+    code, status = "body-too-large", 413
+
+
+class UnsupportedBody(AppError):
+    """Bodies are uncompressed JSON, `Content-Type: application/json`."""
+
+    code, status = "unsupported-media-type", 415
+
+
+class InvalidRequest(AppError):
+    """The request is well-formed, and says something that cannot be done."""
+
+    code, status = "invalid-request", 422
+
+
+class IdempotencyKeyReused(AppError):
+    """This Idempotency-Key came with another body before."""
+
+    code, status = "idempotency-key-reused", 422
+
+
+class IllegalTransition(AppError):
+    """The job's state does not allow this."""
+
+    code, status = "illegal-transition", 409
+
+
+class NotFinished(AppError):
+    """The job has not succeeded, so there is no report."""
+
+    code, status = "not-finished", 409
+
+
+class RangeNotSatisfiable(AppError):
+    """The range lies outside of the file."""
+
+    code, status = "range-not-satisfiable", 416
+
+
+class NotReady(AppError):
+    """The service cannot take work now."""
+
+    code, status = "not-ready", 503
+
+
+class SourceRefused(AppError):
+    """The model or its text cannot be worked on."""
+
+    code, status = "invalid-source", 422
+    error_class: ClassVar[str] = "invalid_spec"
+    """What a failed job calls it (contract, section 3)."""
+
+    def __init__(
+        self, detail: str | None = None, *, hint: str = "", module: str | None = None, items: Sequence[Problem] = ()
+    ) -> None:
+        self.message = detail or (type(self).__doc__ or "").strip()
+        self.hint = hint
+        """What the user can do about it, one sentence."""
+        self.module = module
+        """The file or tensor at fault."""
+        super().__init__(f"{self.message} {hint}".strip(), items=items)
+
+
+class SourceNotFound(SourceRefused):
+    """There is no model at this source."""
+
+    code, error_class = "source-not-found", "source_not_found"
+
+
+class SourceGated(SourceRefused):
+    """The repository asks for permission that the service's token does not have."""
+
+    code, error_class = "source-gated", "source_gated"
+
+
+class UnsafeSource(SourceRefused):
+    """The model carries something that could run code or that contradicts itself."""
+
+    code, error_class = "source-unsafe", "source_unsafe"
+
+
+class UnsupportedArchitecture(SourceRefused):
+    """The engine does not know this kind of model."""
+
+    code, error_class = "unsupported-architecture", "unsupported_architecture"
+
+
+class InvalidForModel(SourceRefused):
+    """The spec asks for something that this model cannot carry."""
+
+    code, error_class = "invalid-spec", "invalid_spec"
+
+
+class DatasetRefused(SourceRefused):
+    """The text cannot be read or is too short."""
+
+    code, error_class = "dataset-error", "dataset_error"
+
+
+class StorageError(AppError):
+    """The object store did not do what it was asked to."""
+
+    code, status = "storage-unavailable", 503
+
+
+class ObjectMissing(StorageError):
+    """The object is not in the store."""
+
+    code, status = "object-missing", 410
+
+
+class ObjectExists(StorageError):
+    """An object with this key is already in the store."""
+
+    code, status = "object-exists", 409
+
+
+class ChecksumMismatch(StorageError):
+    """The bytes are not the ones that the checksum promises."""
+
+    code, status = "checksum-mismatch", 503

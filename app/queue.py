@@ -1,0 +1,118 @@
+"""The doorbell: Celery messages that say "there is work", and nothing else; the database holds the work."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import secrets
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES, filesystem
+from kombu.utils.json import dumps
+
+from app.settings import Settings
+
+RUN_JOBS = "jobs.run"
+"""The one task: claim from the database until nothing is left."""
+
+log = structlog.get_logger(__name__)
+
+
+def queue_name(worker_class: str) -> str:
+    """The queue that workers of a class listen to."""
+    return f"jobs-{worker_class}"
+
+
+class _FolderChannel(filesystem.Channel):
+    """Renames messages into place: kombu writes them in place, and a consumer that meets a half-written one dies."""
+
+    def _put(self, queue: str, payload: object, **_kwargs: object) -> None:  # type: ignore[override]
+        folder = Path(self.data_folder_out)
+        temporary = folder / f"{secrets.token_hex(12)}.part"
+        temporary.write_text(dumps(payload))
+        temporary.rename(temporary.with_suffix(f".{queue}.msg"))
+
+
+class FolderTransport(filesystem.Transport):
+    """The bell of the embedded mode: a folder that is polled."""
+
+    Channel = _FolderChannel
+
+
+TRANSPORT_ALIASES["filesystem"] = f"{__name__}:{FolderTransport.__name__}"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Return the Celery object of one process; tasks are registered by workers.main."""
+    celery = Celery("espalier", broker=settings.broker)
+    celery.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        # Early: a message that dies with its worker costs two seconds, a redelivered one could run a job twice.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        task_default_queue=queue_name("default"),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=_transport_options(settings),
+    )
+    return celery
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if not settings.broker.startswith("filesystem:"):
+        return {"socket_connect_timeout": 2, "socket_timeout": 5, "socket_keepalive": True}
+    folder = (settings.home / "bell").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "data_folder_in": str(folder),
+        "data_folder_out": str(folder),
+        "control_folder": str(folder / "control"),
+        "store_processed": False,
+        "polling_interval": 0.1,
+    }
+
+
+class Doorbell:
+    """Rings from its own thread, so that a slow or dead broker never holds up the one who rings."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._waiting: queue.Queue[str | None] = queue.Queue(maxsize=256)
+        self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+        self._thread.start()
+
+    def ring(self, worker_class: str) -> None:
+        """Tell one worker of a class that there is work; returns at once and never raises."""
+        # A full queue means that 256 bells are on their way already.
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(worker_class)
+
+    def check(self) -> None:
+        """Raise OSError when the broker cannot be reached."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+        except OperationalError as error:
+            raise ConnectionError("the broker does not answer") from error
+
+    def close(self, timeout_seconds: float = 0.5) -> None:
+        """Let the bells that wait ring, for a moment."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        while (worker_class := self._waiting.get()) is not None:
+            try:
+                self._celery.send_task(RUN_JOBS, queue=queue_name(worker_class), retry=False, ignore_result=True)
+            except Exception as error:  # noqa: BLE001 - whatever a broker library raises, workers look by themselves
+                log.warning("bell not rung", worker_class=worker_class, error=type(error).__name__)

@@ -1,0 +1,82 @@
+"""What an object store is: keys, bytes, checksums, and nothing about jobs."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+CHUNK_BYTES = 2**20
+_KEY = re.compile(r"^(?!.*(^|/)\.{1,2}(/|$))[\w.@+=-]+(/[\w.@+=-]+)*$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object of a listing."""
+
+    key: str
+    bytes: int
+    modified_at: datetime
+
+
+class ObjectStore(ABC):
+    """Objects by key; every failure is a StorageError of app.errors."""
+
+    @abstractmethod
+    def put_file(self, key: str, path: Path, sha256: str) -> None:
+        """Store a file; raises ChecksumMismatch, and stores nothing, when its bytes are not those of `sha256`."""
+
+    @abstractmethod
+    def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> None:
+        """Store bytes; with `if_none_match` an existing key raises ObjectExists."""
+
+    @abstractmethod
+    def get_file(self, key: str, path: Path, sha256: str | None = None) -> None:
+        """Write an object to a path, whole or not at all; raises ChecksumMismatch when the bytes are not `sha256`'s."""
+
+    @abstractmethod
+    def open(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Return the bytes of [start, end) in chunks; a missing object raises ObjectMissing at once."""
+
+    @abstractmethod
+    def head(self, key: str) -> int | None:
+        """Return the size of an object in bytes; None when there is none."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Walk the objects whose key starts with `prefix`, sorted by key."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Remove every object whose key starts with `prefix`; return how many."""
+        keys = [found.key for found in self.list(prefix)]
+        for key in keys:
+            self.delete(key)
+        return len(keys)
+
+    @abstractmethod
+    def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:
+        """Return a short-lived URL that downloads the object under a file name; None when the store has no URLs."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise StorageError when the store cannot be reached or its bucket is missing."""
+
+
+def checked_key(key: str) -> str:
+    """Return a key that every store can hold; a key that could leave the store is our own mistake."""
+    assert _KEY.match(key), "store keys are relative paths of plain names"
+    assert len(key) <= 1000, "S3 holds keys of up to 1024 bytes"
+    return key
+
+
+def attachment(filename: str) -> str:
+    """Return a Content-Disposition header that downloads under the last part of a path (RFC 6266)."""
+    name = re.sub(r"[^\w.+-]", "_", filename.rsplit("/", 1)[-1], flags=re.ASCII)
+    return f'attachment; filename="{name}"'

@@ -1,0 +1,216 @@
+"""The store of production: a prefix of a bucket of any S3 server; credentials come from boto3's usual chain."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
+from app.storage.base import CHUNK_BYTES, ObjectStore, StoredObject, attachment, checked_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+_PART_BYTES = 64 * 2**20
+_MAX_PARTS = 9_000  # S3 takes 10,000
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_EXISTS = {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
+_BAD_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in _MISSING:
+            raise ObjectMissing from error
+        if code in _EXISTS:
+            raise ObjectExists from error
+        if code in _BAD_BYTES:
+            raise ChecksumMismatch from error
+        raise StorageError(f"The object store refused: {code or 'unknown error'}.") from error
+    except BotoCoreError as error:
+        raise StorageError(f"The object store cannot be reached: {type(error).__name__}.") from error
+
+
+class S3Store(ObjectStore):
+    """Objects below `prefix` in a bucket that somebody else made."""
+
+    def __init__(
+        self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None, part_bytes: int = _PART_BYTES
+    ) -> None:
+        self.bucket = bucket
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._part_bytes = part_bytes
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path" if endpoint_url else "auto"},
+                retries={"mode": "standard", "max_attempts": 5},
+                connect_timeout=5,
+                read_timeout=60,
+                max_pool_connections=32,
+                # We send our own SHA-256; servers that are not AWS stumble over the CRC trailers of newer SDKs.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def put_file(self, key: str, path: Path, sha256: str) -> None:
+        """Upload in parts, each with its checksum; the whole is verified before it becomes visible."""
+        size = path.stat().st_size
+        part_bytes = max(self._part_bytes, -(-size // _MAX_PARTS))
+        with path.open("rb") as source:
+            if size > part_bytes:
+                self._put_parts(key, source, part_bytes, sha256)
+                return
+            data = source.read()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ChecksumMismatch
+        self.put_bytes(key, data)
+
+    def _put_parts(self, key: str, source: BinaryIO, part_bytes: int, sha256: str) -> None:
+        at = self._key(key)
+        with _typed():
+            upload = self._client.create_multipart_upload(
+                Bucket=self.bucket, Key=at, ChecksumAlgorithm="SHA256", Metadata={"sha256": sha256}
+            )["UploadId"]
+        whole = hashlib.sha256()
+        parts: list[CompletedPartTypeDef] = []
+        try:
+            with _typed():
+                while data := source.read(part_bytes):
+                    whole.update(data)
+                    number, checksum = len(parts) + 1, _checksum(data)
+                    answer = self._client.upload_part(
+                        Bucket=self.bucket,
+                        Key=at,
+                        UploadId=upload,
+                        PartNumber=number,
+                        Body=data,
+                        ChecksumSHA256=checksum,
+                    )
+                    parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
+                if whole.hexdigest() != sha256:
+                    raise ChecksumMismatch
+                self._client.complete_multipart_upload(
+                    Bucket=self.bucket, Key=at, UploadId=upload, MultipartUpload={"Parts": parts}
+                )
+        except BaseException:
+            with _typed():
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=at, UploadId=upload)
+            raise
+
+    def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> None:
+        """Upload in one request; the server verifies the checksum."""
+        at = self._key(key)
+        metadata, checksum = {"sha256": hashlib.sha256(data).hexdigest()}, _checksum(data)
+        put = partial(self._client.put_object, Bucket=self.bucket, Key=at, Metadata=metadata, ChecksumSHA256=checksum)
+        with _typed():
+            if if_none_match:
+                put(Body=data, IfNoneMatch="*")
+            else:
+                put(Body=data)
+
+    def get_file(self, key: str, path: Path, sha256: str | None = None) -> None:
+        """Download to a temporary neighbour, verify, rename."""
+        chunks = self.open(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{secrets.token_hex(8)}.part"
+        digest = hashlib.sha256()
+        try:
+            with temporary.open("wb") as target:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    target.write(chunk)
+            if sha256 is not None and digest.hexdigest() != sha256:
+                raise ChecksumMismatch
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def open(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Ask now, read while the caller iterates."""
+        if end is not None and end <= start:
+            return iter(())
+        at = self._key(key)
+        with _typed():
+            if start == 0 and end is None:
+                body = self._client.get_object(Bucket=self.bucket, Key=at)["Body"]
+            else:
+                body = self._client.get_object(
+                    Bucket=self.bucket, Key=at, Range=f"bytes={start}-{'' if end is None else end - 1}"
+                )["Body"]
+
+        def chunks() -> Iterator[bytes]:
+            with _typed():
+                yield from body.iter_chunks(CHUNK_BYTES)
+
+        return chunks()
+
+    def head(self, key: str) -> int | None:
+        """Return the size of the object."""
+        try:
+            with _typed():
+                return self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
+        except ObjectMissing:
+            return None
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Page through the bucket."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}"
+        )
+        with _typed():
+            for page in pages:
+                for found in page.get("Contents", []):
+                    yield StoredObject(found["Key"].removeprefix(self.prefix), found["Size"], found["LastModified"])
+
+    def delete(self, key: str) -> None:
+        """Remove the object."""
+        with _typed():
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:
+        """Sign a GET."""
+        with _typed():
+            return self._client.generate_presigned_url(
+                "get_object",
+                Params={
+                    "Bucket": self.bucket,
+                    "Key": self._key(key),
+                    "ResponseContentDisposition": attachment(filename),
+                },
+                ExpiresIn=expires_seconds,
+            )
+
+    def check(self) -> None:
+        """Ask for the bucket."""
+        try:
+            with _typed():
+                self._client.head_bucket(Bucket=self.bucket)
+        except ObjectMissing:
+            raise StorageError("The bucket of the store does not exist.") from None
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}{checked_key(key)}"
+
+
+def _checksum(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
