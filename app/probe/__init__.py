@@ -1,0 +1,7 @@
+"""What can be known of a model without torch: config.json and safetensors headers, all of it untrusted."""
+
+from app.probe.checks import check
+from app.probe.config import sanitised_config
+from app.probe.facts import Matrix, ModelFacts, probe
+
+__all__ = ["Matrix", "ModelFacts", "check", "probe", "sanitised_config"]

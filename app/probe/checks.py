@@ -1,0 +1,103 @@
+"""Hold a spec against a model: everything that POST can refuse before a worker is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from app.errors import Problem
+from app.probe.facts import Matrix, ModelFacts
+from app.specs.job import CompressionSpec
+from app.specs.steps import Targets
+
+MAX_REGEX_SECONDS = 1.0
+"""For all module names together: the patterns come from the request."""
+
+
+def check(spec: CompressionSpec, facts: ModelFacts) -> list[Problem]:
+    """Return every reason why this model cannot be compressed so; `prune` is a list in pointers, as in the spec."""
+    chosen = [_select(step.targets, facts, f"/spec/prune/{index}/targets") for index, step in enumerate(spec.prune)]
+    return [
+        *_lengths(spec, facts),
+        *_pruning(spec, chosen),
+        *_reconstruction(spec, facts),
+        *_retraining(spec, facts, chosen),
+        *_tokenizer(spec, facts),
+    ]
+
+
+def _select(targets: Targets, facts: ModelFacts, pointer: str) -> list[Matrix] | Problem:
+    """The matrices that a step prunes, or why there are none."""
+    deadline = time.monotonic() + MAX_REGEX_SECONDS
+    patterns = [Targets(include=[pattern]) for pattern in targets.include]
+    matched = [False] * len(patterns)
+    selected = []
+    for matrix in facts.matrices:
+        if targets.selects(matrix.name):
+            selected.append(matrix)
+        matched = [old or pattern.selects(matrix.name) for old, pattern in zip(matched, patterns, strict=True)]
+        if time.monotonic() > deadline:
+            return Problem(pointer, "slow-regex", "these regular expressions take too long on the module names")
+    example = f"names look like {facts.matrices[0].name}"
+    if not all(matched):
+        detail = f"no linear map inside the blocks has a name like this; {example}"
+        return Problem(f"{pointer}/include/{matched.index(False)}", "selects-nothing", detail)
+    return selected or Problem(pointer, "selects-nothing", f"no matrix is left to prune; {example}")
+
+
+def _lengths(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
+    lengths = {"/spec/calibration/sequence_length": spec.calibration.sequence_length}
+    if spec.retrain:
+        lengths["/spec/retrain/sequence_length"] = spec.retrain.sequence_length
+    for index, item in enumerate(spec.evaluate.perplexity):
+        lengths[f"/spec/evaluate/perplexity/{index}/sequence_length"] = item.sequence_length
+    for pointer, length in lengths.items():
+        if length is not None and length > facts.max_positions:
+            yield Problem(pointer, "sequence-too-long", f"the model reads at most {facts.max_positions} tokens")
+
+
+def _pruning(spec: CompressionSpec, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
+    for index, (step, matrices) in enumerate(zip(spec.prune, chosen, strict=True)):
+        if isinstance(matrices, Problem):
+            yield matrices
+            continue
+        refusals = ((matrix, step.pattern.refusal(matrix.num_inputs)) for matrix in matrices)
+        for matrix, refusal in ((matrix, refusal) for matrix, refusal in refusals if refusal):
+            detail = f"{matrix.name} has {matrix.num_inputs} inputs: {refusal}"
+            yield Problem(f"/spec/prune/{index}/pattern", "pattern-does-not-fit", detail)
+            break
+
+
+def _reconstruction(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
+    if spec.reconstruct:
+        yield from _something_to_train(spec.reconstruct.trainable, facts, "/spec/reconstruct/trainable")
+
+
+def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -> Iterator[Problem]:
+    absent = {name for name, there in (("biases", facts.has_biases), ("norms", facts.has_norms)) if not there}
+    if set(names) <= absent:
+        code = "no-biases" if "biases" in names else "no-norms"
+        yield Problem(pointer, code, f"the model has no {' and no '.join(sorted(absent & set(names)))} to train")
+
+
+def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
+    if not spec.retrain:
+        return
+    yield from _something_to_train(spec.retrain.trainable, facts, "/spec/retrain/trainable")
+    if "mask_lora" not in spec.retrain.trainable:
+        return
+    if spec.prune and not any(step.share for step in spec.prune):
+        detail = "mask_lora trains pruned matrices and nothing is pruned; use `prune: []` for a sparse model"
+        yield Problem("/spec/retrain/trainable", "nothing-pruned", detail)
+    matrices = [matrix for each in chosen if isinstance(each, list) for matrix in each] or list(facts.matrices)
+    narrowest = min(matrices, key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
+    if spec.retrain.rank > min(narrowest.num_inputs, narrowest.num_outputs):
+        shape = f"{narrowest.num_outputs} x {narrowest.num_inputs}"
+        yield Problem("/spec/retrain/rank", "rank-too-large", f"{narrowest.name} is only {shape}")
+
+
+def _tokenizer(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
+    reads_text = spec.reconstruct or spec.retrain or spec.evaluate.perplexity
+    if not facts.tokenizer_present and (reads_text or any(step.needs != "none" for step in spec.prune)):
+        detail = "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt), and the job reads text"
+        yield Problem("/source", "no-tokenizer", detail)

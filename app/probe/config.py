@@ -1,0 +1,75 @@
+"""config.json of a stranger: either one that we fully know, or a refusal in words."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.errors import SourceNotFound, UnsafeSource, UnsupportedArchitecture
+from app.probe.code import refuse_code
+from app.probe.documents import read_object
+from app.probe.families import FAMILIES, Family
+
+MAX_CONFIG_BYTES = 2**20
+MAX_TOKENIZER_CONFIG_BYTES = 16 * 2**20
+MAY_NAME_CODE = ("generation_config.json", "tokenizer_config.json")
+
+
+def read_config(directory: Path) -> Family:
+    """Read and check config.json, and look for code in the other configurations beside it."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise SourceNotFound(
+            "The folder has no config.json.",
+            hint="A model is a Hugging Face directory: config, tokenizer, safetensors.",
+        )
+    family = parse_config(read_object(path, max_bytes=MAX_CONFIG_BYTES))
+    for name in MAY_NAME_CODE:
+        if (directory / name).is_file():
+            refuse_code(read_object(directory / name, max_bytes=MAX_TOKENIZER_CONFIG_BYTES), name)
+    return family
+
+
+def parse_config(config: dict[str, Any]) -> Family:
+    """Check a configuration; raises UnsafeSource or UnsupportedArchitecture."""
+    refuse_code(config, "config.json")
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise _not_supported(name)
+    if config.get("quantization_config"):
+        raise UnsupportedArchitecture("The model is quantised.", hint="Compress the unquantised weights.")
+    try:
+        family = FAMILIES[name].model_validate(config)
+    except ValidationError as error:
+        raise UnsafeSource(
+            f"config.json of this {name} model is not usable: {_first(error)}.", module="config.json"
+        ) from None
+    if family.architectures and family.architecture not in family.architectures:
+        raise UnsupportedArchitecture(
+            f"config.json is not of a {family.architecture}.", hint="Only causal language models are supported."
+        )
+    return family
+
+
+def sanitised_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that we know, which is all that transformers may see."""
+    return parse_config(config).model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def _not_supported(name: object) -> UnsupportedArchitecture:
+    supported = f"Supported: {', '.join(FAMILIES)}."
+    if not isinstance(name, str):
+        return UnsupportedArchitecture("config.json names no model_type.", hint=supported)
+    close = difflib.get_close_matches(name[:64].lower(), FAMILIES, n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return UnsupportedArchitecture("This model_type is not supported.", hint=supported + meant)
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake, without the value: it comes from a stranger."""
+    mistake = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    field = next((str(part) for part in mistake["loc"]), "")
+    return f"{field}: {mistake['msg']}" if field else mistake["msg"]

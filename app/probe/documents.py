@@ -1,0 +1,64 @@
+"""Read small JSON files of strangers: bounded, regular, inside the allowed folders, without duplicate keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from app.errors import UnsafeSource
+
+PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
+
+
+class DuplicateKeyError(ValueError):
+    """Two readers of one document could see different values."""
+
+
+def parse_object(text: bytes, name: str) -> dict[str, Any]:
+    """Parse one JSON object; `name` stands in the error."""
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except DuplicateKeyError:
+        raise UnsafeSource(f"{name} has a duplicate key.", module=name) from None
+    except (ValueError, RecursionError):  # also undecodable text and numbers of thousands of digits
+        raise UnsafeSource(f"{name} is not valid JSON.", module=name) from None
+    if not isinstance(value, dict):
+        raise UnsafeSource(f"{name} is not a JSON object.", module=name)
+    return value
+
+
+def read_object(path: Path, *, max_bytes: int) -> dict[str, Any]:
+    """Read one JSON object from a file of at most `max_bytes`."""
+    if path.stat().st_size > max_bytes:
+        raise UnsafeSource(f"{path.name} is larger than {max_bytes >> 20} MiB.", module=path.name)
+    return parse_object(path.read_bytes(), path.name)
+
+
+def require_regular(files: Iterable[Path], roots: Iterable[Path]) -> None:
+    """Refuse pipes and devices (opening one may block for ever) and links that leave the allowed folders."""
+    folders = [root.resolve() for root in roots]
+    for file in files:
+        if not file.is_file():
+            raise UnsafeSource("A file of the folder is not a regular file.", hint=_named(file))
+        target = file.resolve()
+        if folders and not any(target.is_relative_to(folder) for folder in folders):
+            raise UnsafeSource("A file of the folder is a link that leaves the allowed folders.", hint=_named(file))
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise DuplicateKeyError
+    return value
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(name)
+
+
+def _named(file: Path) -> str:
+    """Say which file it is, when its name is harmless to print."""
+    return f"It is {file.name}." if PLAIN.fullmatch(file.name) else "Its name holds unusual characters."
