@@ -1,0 +1,46 @@
+"""What can be wrong with a model, a text or the numbers; each names its class of the contract and a way out."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+
+class EngineError(Exception):
+    """A failure that the user can understand; `class_` is the contract's error class."""
+
+    class_: ClassVar[Literal["unsupported_architecture", "dataset_error", "numerical", "invalid_spec", "internal"]]
+
+    def __init__(self, message: str, *, hint: str, module: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.module = module
+
+
+class UnsupportedArchitectureError(EngineError):
+    """The model is built in a way that the engine cannot walk."""
+
+    class_ = "unsupported_architecture"
+
+
+class DatasetError(EngineError):
+    """The text cannot give what was asked for."""
+
+    class_ = "dataset_error"
+
+
+class NumericalError(EngineError):
+    """NaN or infinity where numbers are needed."""
+
+    class_ = "numerical"
+
+
+class TargetsError(EngineError, ValueError):
+    """The step selects no matrix, or one that cannot be pruned."""
+
+    class_ = "invalid_spec"
+
+
+class BrokenResultError(EngineError):
+    """What was written is not what was meant: ours to mend."""
+
+    class_ = "internal"

@@ -1,0 +1,210 @@
+"""The stock transformers class with its weights left on disk; one block at a time becomes real."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.layout import Layout, find_stack
+from workers.engine.weights import DTYPES, Weights
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """What the model passes to one block besides the hidden states."""
+
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+
+
+class _LastBlockReached(Exception):
+    """Ends the model's own forward once every block's arguments are known."""
+
+
+class StreamedModel:
+    """A causal language model whose parameters are on the meta device until a part of it is asked for."""
+
+    def __init__(self, model_dir: Path, *, compute_dtype: torch.dtype, device: torch.device) -> None:
+        self.compute_dtype = compute_dtype
+        self.device = device
+        self.config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(self.config, dtype=compute_dtype, trust_remote_code=False)
+        model.tie_weights()  # leaving the meta context unties what the constructor had tied
+        self.model: nn.Module = model.eval()
+        for buffers in self.model.modules():
+            for name, buffer in buffers._buffers.items():
+                buffers._buffers[name] = None if buffer is None else buffer.to(device)
+        self.tensors: dict[str, str] = _tensor_names(self.model, model.base_model_prefix, Weights(model_dir))
+        """Parameter name -> name in the files; the second name of a tied parameter maps to the first one's tensor."""
+        self.layout = Layout.of(self.model, self.tensors)
+        self._stack = find_stack(self.model)[1]
+        self._returns_tuple: bool | None = None
+
+    @contextmanager
+    def block(self, index: int, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
+        """Yield a real copy of one block in `dtype` (default: the compute dtype), in eval mode, without gradients."""
+        empty = self._stack[index]
+        block = copy.deepcopy(empty, memo={id(self.config): self.config})
+        fill(block, self.layout.blocks[index].tensors, weights, dtype=dtype or self.compute_dtype, device=self.device)
+        yield block.eval()
+
+    @contextmanager
+    def whole(self, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
+        """Yield a real copy of the whole model in `dtype` (default: the compute dtype), in eval mode."""
+        model = copy.deepcopy(self.model, memo={id(self.config): self.config})
+        fill(model, self.tensors, weights, dtype=dtype or self.compute_dtype, device=self.device)
+        yield model.eval()
+
+    @torch.no_grad()
+    def prelude(self, batches: list[torch.Tensor], weights: Weights) -> Iterator[tuple[torch.Tensor, list[BlockCall]]]:
+        """Yield, for every batch of tokens (B, T), what enters block 0 and the arguments of every block.
+
+        The model's own forward runs with blocks that only look: masks and position embeddings of every family come
+        out right, also where they differ from block to block.
+        """
+        model = copy.deepcopy(self.model, memo={id(self.config): self.config})
+        blocks = find_stack(model)[1]
+        inside = {id(parameter) for parameter in blocks.parameters()}
+        outer = {
+            name: self.tensors[name]
+            for name, parameter in _base_of(model).named_parameters(prefix=_prefix_of(model), remove_duplicate=False)
+            if id(parameter) not in inside
+        }
+        fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
+        for tokens in batches:
+            yield self._look(model.eval(), blocks, tokens.to(self.device))
+
+    def _look(
+        self, model: nn.Module, blocks: nn.ModuleList, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, list[BlockCall]]:
+        for returns_tuple in (False, True) if self._returns_tuple is None else (self._returns_tuple,):
+            seen: list[tuple[torch.Tensor, BlockCall]] = []
+            for block in blocks:
+                # An instance attribute: the block keeps its other attributes, which some families read.
+                block.forward = _recorder(seen, len(blocks), returns_tuple=returns_tuple)
+            try:
+                _base_of(model)(input_ids=tokens, use_cache=False)
+            except _LastBlockReached:
+                pass
+            except (IndexError, TypeError, ValueError, RuntimeError, AttributeError):
+                if returns_tuple:
+                    raise
+            if len(seen) == len(blocks) and all(hidden is seen[0][0] for hidden, _ in seen):
+                self._returns_tuple = returns_tuple
+                return seen[0][0], [call for _, call in seen]
+        raise UnsupportedArchitectureError(
+            "hidden states do not pass from block to block unchanged",
+            hint="Use a decoder-only transformer such as Llama, Qwen or OPT.",
+        )
+
+    def forward(self, block: nn.Module, hidden_BTD: torch.Tensor, call: BlockCall) -> torch.Tensor:
+        """Run one block and return its hidden states."""
+        output = block(hidden_BTD, *call.args, **call.kwargs)
+        # `output[0]` of a tensor would be its first sample, broadcast over the batch without a word.
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        assert isinstance(hidden, torch.Tensor)
+        assert hidden.shape == hidden_BTD.shape
+        return hidden
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, str], weights: Weights, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Replace parameters and stored buffers of `module` by what `weights` holds; tied parameters stay one object."""
+    real: dict[str, nn.Parameter] = {}
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        if leaf in owner._buffers:
+            owner._buffers[leaf] = weights.get(tensor).to(device)
+            continue
+        if tensor not in real:
+            real[tensor] = nn.Parameter(weights.get(tensor).to(device, dtype), requires_grad=False)
+        owner._parameters[leaf] = real[tensor]
+
+
+def unwrap(output: object) -> torch.Tensor:
+    """The hidden states in what a module returned."""
+    first = output[0] if isinstance(output, tuple | list) else output
+    assert isinstance(first, torch.Tensor)
+    return first
+
+
+def _recorder(seen: list[tuple[torch.Tensor, BlockCall]], total: int, *, returns_tuple: bool) -> Callable[..., object]:
+    def look(hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
+        seen.append((hidden_states, BlockCall(args, kwargs)))
+        if len(seen) == total:
+            raise _LastBlockReached
+        return (hidden_states, None) if returns_tuple else hidden_states
+
+    return look
+
+
+def _base_of(model: nn.Module) -> nn.Module:
+    base = model.base_model
+    assert isinstance(base, nn.Module)
+    return base
+
+
+def _prefix_of(model: nn.Module) -> str:
+    base = _base_of(model)
+    return "" if base is model else next(name for name, module in model.named_modules() if module is base)
+
+
+def _tensor_names(model: nn.Module, prefix: str, weights: Weights) -> dict[str, str]:
+    """Map parameters and stored buffers to tensors; older files leave the base model's prefix out or add it."""
+    found: dict[str, str] = {}
+    by_identity: dict[int, str] = {}
+    missing = deque[tuple[str, nn.Parameter]]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        tensor = _spelling(name, prefix, weights)
+        if tensor is None or id(parameter) in by_identity:
+            missing.append((name, parameter))
+            continue
+        _check(name, parameter, tensor, weights)
+        found[name] = by_identity[id(parameter)] = tensor
+    for name, parameter in missing:
+        if id(parameter) not in by_identity:
+            raise UnsupportedArchitectureError(
+                f"the files hold no tensor for {name}",
+                hint="Use an unquantised model of a supported family.",
+                module=name,
+            )
+        found[name] = by_identity[id(parameter)]
+    for name, _ in model.named_buffers():
+        tensor = _spelling(name, prefix, weights)
+        if tensor is not None and name in model.state_dict():
+            found[name] = tensor
+    return found
+
+
+def _spelling(name: str, prefix: str, weights: Weights) -> str | None:
+    for spelling in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+        if spelling in weights:
+            return spelling
+    return None
+
+
+def _check(name: str, parameter: nn.Parameter, tensor: str, weights: Weights) -> None:
+    if weights.shape(tensor) != tuple(parameter.shape):
+        raise UnsupportedArchitectureError(
+            f"{tensor} has shape {weights.shape(tensor)}, the configuration asks for {tuple(parameter.shape)}",
+            hint="The files and config.json do not belong together.",
+            module=name,
+        )
+    stored = weights.stored_dtype(tensor)
+    if stored not in DTYPES or not DTYPES[stored].is_floating_point:
+        raise UnsupportedArchitectureError(
+            f"{tensor} is stored as {stored}", hint="Quantised models are not available in this version.", module=name
+        )

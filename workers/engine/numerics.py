@@ -1,0 +1,80 @@
+"""Devices, dtypes, determinism, and seeds that depend on what they are for and not on what ran before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+from typing import Final
+
+import torch
+
+from workers.engine.errors import NumericalError
+
+NAMES: Final[dict[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""The dtypes of a spec."""
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device for `auto`, `cpu` or `cuda`."""
+    if wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wish)
+
+
+def pick_compute_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """The dtype of forward passes: `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    if wish == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return NAMES[wish]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`float32`, `bfloat16`, ..."""
+    return str(dtype).removeprefix("torch.")
+
+
+def be_deterministic(threads: int) -> None:
+    """Fix everything that could make equal work give other bytes; call before the first kernel runs."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def derived_seed(seed: int, *scope: object) -> int:
+    """A 63-bit seed for one purpose: equal for equal scope, unrelated otherwise."""
+    text = "/".join(str(part) for part in (seed, *scope))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *scope: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for one purpose, so that a resumed run draws what the first one drew."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, *scope))
+
+
+def require_finite(tensor: torch.Tensor, *, what: str, module: str) -> None:
+    """Raise NumericalError when a tensor holds NaN or infinity."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise NumericalError(
+            f"{what} of {module} are not finite",
+            hint="Check the source's weights; try compute_dtype float32.",
+            module=module,
+        )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """High-water mark: of the device's memory on a GPU (since the last reset), of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new high-water mark where the device can; the process's own cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

@@ -1,0 +1,120 @@
+"""A model's tensors by name: the source's safetensors files with the files of finished blocks laid over them.
+
+An overlay is one safetensors file that holds changed tensors under their own names, and masks under `mask:<module>`:
+uint8, one row per output, eight inputs per byte, lowest bit first, 1 = keep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from workers.engine.masks import pack, unpack
+
+INDEX: Final = "model.safetensors.index.json"
+MASK_PREFIX: Final = "mask:"
+DTYPES: Final[dict[str, torch.dtype]] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The dtypes of safetensors files that the engine reads and writes."""
+
+
+class Weights:
+    """A read-only view by tensor name; the newest overlay wins. Tensors are read when asked for, never all at once."""
+
+    def __init__(self, model_dir: Path, overlays: Sequence[Path] = (), *, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: what floating tensors are cast to when read; None leaves every tensor as it is stored."""
+        self.model_dir = model_dir
+        self.overlays = tuple(overlays)
+        self.cast = dtype
+        self._files: dict[str, Any] = {}
+        self._masks: dict[str, Any] = {}
+        for path in source_files(model_dir):
+            handle = safe_open(path, framework="pt")
+            self._files.update(dict.fromkeys(handle.offset_keys(), handle))  # type: ignore[no-untyped-call]
+        self.names: list[str] = list(self._files)
+        """Tensor names in the source's order."""
+        for path in overlays:
+            self._lay_over(path)
+
+    def _lay_over(self, path: Path) -> None:
+        handle = safe_open(path, framework="pt")
+        for name in handle.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 - the handle is no mapping
+            if name.startswith(MASK_PREFIX):
+                self._masks[name.removeprefix(MASK_PREFIX)] = handle
+            else:
+                assert name in self._files, f"an overlay brings the unknown tensor {name}"
+                self._files[name] = handle
+
+    def with_overlay(self, path: Path) -> Weights:
+        """The same weights with one more file on top."""
+        return Weights(self.model_dir, (*self.overlays, path), dtype=self.cast)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def get(self, name: str) -> torch.Tensor:
+        """Read one tensor, cast if these weights have a dtype."""
+        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        return tensor.to(self.cast) if self.cast and tensor.is_floating_point() else tensor
+
+    def stored_dtype(self, name: str) -> str:
+        """The dtype in the file, in the words of safetensors (`BF16`)."""
+        return str(self._files[name].get_slice(name).get_dtype())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of what `get` returns."""
+        stored = DTYPES[self.stored_dtype(name)]
+        return self.cast if self.cast and stored.is_floating_point else stored
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape, without reading the tensor."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    @property
+    def mask_names(self) -> list[str]:
+        """Names of the modules that have a mask, in the order in which the masks came."""
+        return list(self._masks)
+
+    def packed_mask(self, module: str) -> torch.Tensor:
+        """The mask as it is stored: uint8 of shape (O, ceil(I / 8))."""
+        tensor: torch.Tensor = self._masks[module].get_tensor(MASK_PREFIX + module)
+        return tensor
+
+    def mask(self, module: str, *, num_inputs: int) -> torch.Tensor:
+        """The mask of a module as a boolean (O, I), True = keep."""
+        return unpack(self.packed_mask(module), num_inputs=num_inputs)
+
+
+def source_files(model_dir: Path) -> list[Path]:
+    """The safetensors files of a model directory, in order."""
+    index = model_dir / INDEX
+    if index.exists():
+        mapping: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        return [model_dir / name for name in sorted(set(mapping.values()))]
+    return [model_dir / "model.safetensors"]
+
+
+def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:
+    """Write one overlay: changed tensors, and boolean masks (O, I) by module name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = {MASK_PREFIX + name: pack(mask_OI) for name, mask_OI in masks.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    temporary = path.with_suffix(".partial")
+    save_file({**plain, **packed}, temporary)
+    temporary.replace(path)

@@ -1,0 +1,265 @@
+"""What every phase works with: the request, the way to the supervisor, the weights as they stand, and what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.specs.base import fingerprint
+from app.specs.dataset import Dataset
+from app.specs.lifecycle import Phase
+from app.specs.prune import PruneStep
+from app.specs.steps import Calibration, Perplexity, Retrain
+from workers.engine import numerics
+from workers.engine.corpus import Corpus, Text
+from workers.engine.model import StreamedModel
+from workers.engine.weights import Weights, save_overlay
+from workers.messages import (
+    Checkpoint,
+    ComputeRequest,
+    Layer,
+    Message,
+    Metric,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+    StoredCheckpoint,
+    Warned,
+)
+
+PROGRESS_SECONDS = 0.4
+"""Shortest time between two progress messages."""
+
+
+@dataclass
+class PhaseRun:
+    """One phase while it runs."""
+
+    name: Phase
+    context: Context
+    total: int
+    unit: str
+    began: float = field(default_factory=time.monotonic)
+    reused_seconds: float = 0.0
+    """What earlier attempts spent on work that this attempt did not repeat."""
+    peak_memory_bytes: int = 0
+    perplexity: dict[str, float] | None = None
+    _said: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, reused work included."""
+        return self.reused_seconds + time.monotonic() - self.began
+
+    def progress(self, current: int) -> None:
+        """Tell how far the phase is; dropped when the last word was a moment ago, except for the end."""
+        now = time.monotonic()
+        if current < self.total and now - self._said < PROGRESS_SECONDS:
+            return
+        self._said = now
+        self.context.send(Progress(phase=self.name, current=current, total=self.total, unit=self.unit))
+
+    def metric(self, name: str, step: int, value: float) -> None:
+        """Report one point of a series."""
+        self.context.send(Metric(phase=self.name, name=name, step=step, value=value))
+
+    def reuse(self, stored: StoredCheckpoint) -> dict[str, Any]:
+        """Count a finished piece of an earlier attempt as ours and return what was written with it."""
+        self.reused_seconds += float(stored.data.get("seconds", 0.0))
+        self.peak_memory_bytes = max(self.peak_memory_bytes, int(stored.data.get("peak_memory_bytes", 0)))
+        return stored.data
+
+    def finished(self) -> dict[str, Any] | None:
+        """What `finish` was given by an earlier attempt; None when the phase has yet to be done."""
+        stored = self.context.stored(self.name).get("result")
+        if stored is None:
+            return None
+        # The result's seconds are the whole phase's: blocks reused before it must not count twice.
+        self.reused_seconds = 0.0
+        data = self.reuse(stored)
+        self.perplexity = data.get("perplexity")
+        return data
+
+    def finish(self, data: dict[str, Any] | None = None) -> None:
+        """Write the phase's result, so that no later attempt repeats it."""
+        whole = {
+            **(data or {}),
+            "seconds": self.seconds,
+            "peak_memory_bytes": max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.context.device)),
+            "perplexity": self.perplexity,
+        }
+        path = self.context.checkpoint_path(self.name, "result", suffix=".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(whole, sort_keys=True))
+        self.context.checkpoint(self.name, "result", path, whole)
+
+    def finish_block(
+        self,
+        index: int,
+        tensors: dict[str, torch.Tensor],
+        masks: dict[str, torch.Tensor],
+        *,
+        seconds: float,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Write a block's changed tensors and masks, lay them over the weights and tell the supervisor."""
+        name = f"block-{index:05d}"
+        path = self.context.checkpoint_path(self.name, name)
+        save_overlay(path, tensors, masks)
+        self.context.weights = self.context.weights.with_overlay(path)
+        peak = numerics.peak_memory_bytes(self.context.device)
+        self.context.checkpoint(self.name, name, path, {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak})
+
+    def stored_block(self, index: int) -> dict[str, Any] | None:
+        """Lay a block that an earlier attempt finished over the weights; its data, or None when there is none."""
+        stored = self.context.stored(self.name).get(f"block-{index:05d}")
+        if stored is None:
+            return None
+        self.context.weights = self.context.weights.with_overlay(self.context.workspace / stored.path)
+        return self.reuse(stored)
+
+
+@dataclass
+class Context:
+    """The state of one attempt."""
+
+    request: ComputeRequest
+    send: Callable[[Message], None]
+    phase_now: Phase | None = None
+    phases: list[PhaseCompleted] = field(default_factory=list)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    """The newest row of every pruned matrix."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    trained: dict[str, int] = field(default_factory=dict)
+    """Phase -> number of parameters that it trained."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    dense_perplexity: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.workspace = Path(self.request.workspace)
+        self.model_dir = Path(self.request.model_dir)
+        self.artifact_dir = Path(self.request.artifact_dir)
+        self.device = numerics.pick_device(self.request.device)
+        self.compute_dtype = numerics.pick_compute_dtype(self.request.spec.compute_dtype, self.device)
+        self.dense = Weights(self.model_dir)
+        """The source as it is."""
+        self.weights = Weights(self.model_dir, dtype=output_cast(self.dense, self.request.spec.output.dtype))
+        """The result so far, in the dtype that the artifact will have."""
+        self.corpus = Corpus(self.model_dir)
+
+    @property
+    def step(self) -> PruneStep | None:
+        """The prune step; None for a model that is already sparse."""
+        return self.request.spec.prune[0] if self.request.spec.prune else None
+
+    @cached_property
+    def streamed(self) -> StreamedModel:
+        """The model with its weights on disk."""
+        return StreamedModel(self.model_dir, compute_dtype=self.compute_dtype, device=self.device)
+
+    def text(self, dataset: Dataset) -> Text:
+        """The token stream of a data set's spec."""
+        spec = dataset.model_dump(mode="json")
+        path = self.request.datasets.get(fingerprint(spec))
+        return self.corpus.read(spec, path=Path(path) if path else None)
+
+    def calibration_windows(self) -> torch.Tensor:
+        """The calibration's windows of tokens (N, T)."""
+        calibration: Calibration = self.request.spec.calibration
+        return self.text(calibration.dataset).windows(
+            count=calibration.samples,
+            length=self.length_of(calibration),
+            seed=calibration.seed,
+            selection=calibration.selection,
+        )
+
+    def evaluation_windows(self, item: Perplexity) -> torch.Tensor:
+        """The windows of tokens (N, T) of one measurement."""
+        return self.text(item.dataset).evaluation(length=self.length_of(item), max_windows=item.max_windows)
+
+    def length_of(self, item: Calibration | Perplexity | Retrain) -> int:
+        """A resolved sequence length; min(2048, the model's maximum) when a request by hand leaves it out."""
+        return item.sequence_length or min(2048, getattr(self.streamed.config, "max_position_embeddings", 2048))
+
+    def mask(self, name: str) -> torch.Tensor:
+        """The mask (O, I) of a pruned matrix, True = keep."""
+        matrix = next(matrix for matrix in self.streamed.layout.matrices if matrix.name == name)
+        return self.weights.mask(name, num_inputs=matrix.shape[1])
+
+    def stored(self, phase: Phase) -> dict[str, StoredCheckpoint]:
+        """What earlier attempts finished of a phase, by name."""
+        return {item.name: item for item in self.request.checkpoints if item.phase == phase}
+
+    def checkpoint_path(self, phase: Phase, name: str, *, suffix: str = ".safetensors") -> Path:
+        """Where a checkpoint file lies."""
+        return self.workspace / "checkpoints" / phase / f"{name}{suffix}"
+
+    def checkpoint(self, phase: Phase, name: str, path: Path, data: dict[str, Any] | None = None) -> None:
+        """Tell the supervisor that a file of the workspace is finished; it must not change any more."""
+        digest, size = sha256_of(path)
+        relative = str(path.relative_to(self.workspace))
+        self.send(Checkpoint(phase=phase, name=name, path=relative, sha256=digest, bytes=size, data=data or {}))
+
+    def warn(self, code: str, text: str) -> None:
+        """Tell the user something, once; it also stands in the report."""
+        if {"code": code, "text": text} not in self.warnings:
+            self.warnings.append({"code": code, "text": text})
+            self.send(Warned(code=code, text=text))
+
+    def layer(self, row: Layer, *, silent: bool = False) -> None:
+        """Report a pruned matrix; `silent` when an earlier attempt has already sent the row."""
+        self.layers[row.name] = row
+        if not silent:
+            self.send(row)
+
+    @contextmanager
+    def phase(self, name: Phase, *, total: int = 1, unit: str = "step") -> Iterator[PhaseRun]:
+        """Run one phase: its start, its time, its memory and its end are reported."""
+        self.phase_now = name
+        numerics.reset_peak_memory(self.device)
+        self.send(PhaseStarted(phase=name, total=total, unit=unit))
+        run = PhaseRun(name, self, total, unit)
+        yield run
+        done = PhaseCompleted(
+            phase=name,
+            seconds=run.seconds,
+            peak_memory_bytes=max(run.peak_memory_bytes, numerics.peak_memory_bytes(self.device)),
+            perplexity=run.perplexity,
+        )
+        self.phases.append(done)
+        self.send(done)
+
+
+def output_cast(dense: Weights, wish: str | None) -> torch.dtype | None:
+    """The dtype that tensors are cast to on their way out; None when the model already is in that dtype.
+
+    A model in the wished dtype is left alone tensor by tensor: a few float32 norms inside a bfloat16 model stay.
+    """
+    if wish is None or numerics.NAMES[wish] == main_dtype(dense):
+        return None
+    return numerics.NAMES[wish]
+
+
+def main_dtype(weights: Weights) -> torch.dtype:
+    """The dtype that most elements of a model have."""
+    counts: dict[torch.dtype, int] = {}
+    for name in weights.names:
+        dtype = weights.dtype(name)
+        counts[dtype] = counts.get(dtype, 0) + torch.Size(weights.shape(name)).numel()
+    return max(counts, key=lambda dtype: counts[dtype])
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """The sha256 and the size of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
