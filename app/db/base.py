@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, MetaData, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped
 
-JsonColumn = JSON().with_variant(JSONB(), "postgresql")
+# none_as_null: None is NULL in SQL too, so that `IS NULL` finds it.
+JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -48,4 +49,4 @@ class Base(DeclarativeBase):
 class OfProject:
     """Mixin: every row belongs to a project."""
 
-    project_id: Mapped[str] = mapped_column(index=True)
+    project_id: Mapped[str]

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 CHUNK_BYTES = 2**20
-_KEY = re.compile(r"^(?!.*(^|/)\.{1,2}(/|$))[\w.@+=-]+(/[\w.@+=-]+)*$", re.ASCII)
+_KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[\w.@+=-]+(/[\w.@+=-]+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ class ObjectStore(ABC):
 
 
 def checked_key(key: str) -> str:
-    """Return a key that every store can hold; a key that could leave the store is our own mistake."""
-    assert _KEY.match(key), "store keys are relative paths of plain names"
-    assert len(key) <= 1000, "S3 holds keys of up to 1024 bytes"
+    """Return a key that every store can hold and none can leave; raises ValueError on any other."""
+    # Not an assertion: names of files inside a model end up in keys. S3 holds up to 1024 bytes.
+    if len(key) > 1000 or not _KEY.fullmatch(key):
+        raise ValueError("store keys are relative paths of plain names")
     return key
 
 

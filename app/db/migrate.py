@@ -1,0 +1,49 @@
+"""Bring a database to the newest revision: `python -m app.db.migrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import make_url
+
+from app.db.session import Database
+from app.settings import get_settings
+
+_SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
+
+
+def run_migrations(url: str) -> None:
+    """Upgrade the database behind a URL to the newest revision, in one transaction."""
+    if url.startswith("sqlite") and (file := make_url(url).database):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    database = Database(url)
+    config = _config()
+    try:
+        # IMMEDIATE on SQLite: two migrations started at once take turns.
+        with database.engine.connect().execution_options(espalier_begin="IMMEDIATE") as connection, connection.begin():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        database.dispose()
+
+
+def is_current(database: Database) -> bool:
+    """Tell whether a database is at the newest revision."""
+    with database.engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    return found == ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("file_template", "%%(year)d_%%(month).2d_%%(day).2d_%%(hour).2d%%(minute).2d_%%(slug)s")
+    return config
+
+
+if __name__ == "__main__":
+    run_migrations(get_settings().database)

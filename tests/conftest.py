@@ -1,0 +1,36 @@
+"""Fixtures that every test may use, and the honest count of what was not run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.fixtures.services"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """The folder of the reference models and texts."""
+    given = os.environ.get("ESPALIER_REFERENCE_DIR")
+    places = [Path(given)] if given else [_ROOT.parent / "shared/reference", _ROOT / "shared/reference"]
+    for place in places:
+        if place.is_dir():
+            return place.resolve()
+    pytest.skip("no reference models: set ESPALIER_REFERENCE_DIR")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many tests were skipped, and why."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    )
+    terminalreporter.write_sep("=", f"{reasons.total()} tests skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:5d}  {reason}")
