@@ -1,0 +1,120 @@
+"""Which parameters move: kept weights of pruned matrices, norms, biases; found by structure, never by class name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+Kind = Literal["weights", "norms", "biases", "mask_lora"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trainable:
+    """One float32 parameter that moves, and where it may."""
+
+    name: str
+    kind: Kind
+    parameter: nn.Parameter
+    mask: torch.Tensor | None = None
+    """In the parameter's own shape, True = keep: elsewhere the parameter is zero and stays zero."""
+    stored: torch.dtype = torch.float32
+    """What the parameter is cast to when it is written."""
+
+    @property
+    def count(self) -> int:
+        """Numbers that can change."""
+        return self.parameter.numel() if self.mask is None else int(self.mask.sum())
+
+    @torch.no_grad()
+    def scale(self) -> float:
+        """Root mean square of what may change."""
+        values = self.parameter if self.mask is None else self.parameter[self.mask]
+        return float(values.float().square().mean().sqrt()) if values.numel() else 0.0
+
+    @torch.no_grad()
+    def hold_zeros(self) -> None:
+        """Write the zeros again; a positive zero, whatever sign the weight had."""
+        if self.mask is not None:
+            self.parameter.masked_fill_(~self.mask, 0.0)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Round to what will be written."""
+        self.parameter.copy_(self.parameter.to(self.stored))
+
+    @torch.no_grad()
+    def hold_gradient(self) -> None:
+        """Let nothing pull at the zeros, so that the optimizer's state stays zero there too."""
+        if self.mask is not None and self.parameter.grad is not None:
+            self.parameter.grad.masked_fill_(~self.mask, 0.0)
+
+
+def norms_and_biases(module: nn.Module, kinds: Collection[str]) -> list[tuple[str, Kind, nn.Parameter]]:
+    """List the 1-D weights of norms and every bias, in the order of the module, shared parameters once.
+
+    A norm is a leaf whose `weight` is 1-D: LayerNorm, any RMSNorm, the norms of queries and keys.
+    """
+    found: list[tuple[str, Kind, nn.Parameter]] = []
+    for name, parameter in module.named_parameters():
+        if parameter.ndim != 1:
+            continue
+        kind: Kind = "biases" if name.rpartition(".")[2].endswith("bias") else "norms"
+        if kind in kinds:
+            found.append((name, kind, parameter))
+    return found
+
+
+def thaw(module: nn.Module, name: str) -> nn.Parameter:
+    """Make one parameter of a frozen module trainable, in float32."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    parameter: nn.Parameter = getattr(owner, leaf)
+    if parameter.dtype != torch.float32:
+        parameter = nn.Parameter(parameter.detach().float())
+        setattr(owner, leaf, parameter)
+    parameter.requires_grad_(True)
+    return parameter
+
+
+def freeze(module: nn.Module) -> None:
+    """Let nothing of a module move, and drop its gradients."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def window_trainables(
+    block: nn.Module,
+    *,
+    kinds: Collection[str],
+    masks: Mapping[str, torch.Tensor],
+    stored: Mapping[str, torch.dtype],
+    among: Collection[str],
+) -> list[Trainable]:
+    """Freeze a block and thaw what a window fits; `masks`, `stored` and `among` go by names inside the block."""
+    freeze(block)
+    chosen: list[tuple[str, Kind]] = []
+    if "weights" in kinds:
+        chosen += [(name, "weights") for name, _ in block.named_parameters() if name in masks]
+    chosen += [(name, kind) for name, kind, _ in norms_and_biases(block, kinds)]
+    return [
+        Trainable(name, kind, thaw(block, name), masks.get(name), stored[name])
+        for name, kind in chosen
+        if name in among
+    ]
+
+
+def snapshot(trainables: Iterable[Trainable]) -> list[torch.Tensor]:
+    """Copy the values of trainables."""
+    return [item.parameter.detach().clone() for item in trainables]
+
+
+@torch.no_grad()
+def restore(trainables: Iterable[Trainable], values: Iterable[torch.Tensor]) -> None:
+    """Write copied values back."""
+    for item, value in zip(trainables, values, strict=True):
+        item.parameter.copy_(value)
