@@ -34,9 +34,17 @@ class Text:
                 hint="Give more text, or ask for fewer samples or a shorter sequence_length.",
             )
 
-    def windows(self, *, count: int, length: int, seed: int, selection: str) -> torch.Tensor:
-        """Calibration windows (N, T): seeded crops of the stream, or its first windows."""
-        self.require(count, length)
+    def windows(
+        self, *, count: int, length: int, seed: int, selection: str, overlapping: bool = False
+    ) -> torch.Tensor:
+        """Calibration windows (N, T): seeded crops of the stream, or its first windows.
+
+        `overlapping`: take the crops also from a text that is shorter than all of them together.
+        """
+        if overlapping:
+            self.require(1, length)
+        else:
+            self.require(count, length)
         if selection == "sequential":
             return self.tokens[: count * length].view(count, length)
         last = len(self.tokens) - length

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    import torch
+    import torch as torch  # noqa: PLC0414 (re-exported)
 else:
 
     class _Lazy:
         """The one sanctioned way to torch from a declaration: imported at the first use of an attribute."""
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
             return getattr(importlib.import_module("torch"), name)
 
     torch = _Lazy()
@@ -37,7 +37,7 @@ class InputStatistics:
 
     tokens: int
     norm_I: torch.Tensor | None = None
-    """L2 norm of every input over all tokens, float32."""
+    """L2 norm of every input over all tokens, float64."""
     gram_II: torch.Tensor | None = None
     """X^T X, float32."""
 
@@ -65,13 +65,20 @@ class Criterion(Method):
     def score(
         self, weight_OI: torch.Tensor, statistics: InputStatistics, *, generator: torch.Generator
     ) -> torch.Tensor:
-        """Return float32 scores of shape (O, I), never negative; `weight_OI` is float32."""
+        """Return scores of shape (O, I), float32 or float64, never negative; `weight_OI` is float32."""
 
 
 class Pattern(Method):
     """Turns scores into a mask. A subclass sets `kind: Literal["name"] = "name"`."""
 
-    spans: ClassVar[Literal["matrix", "model"]] = "matrix"
+    @property
+    def spans_model(self) -> bool:
+        """True when one budget holds over all matrices together."""
+        return False
+
+    @abstractmethod
+    def label(self) -> str:
+        """Return the short name that stands in the row of a matrix."""
 
     def implied_sparsity(self) -> float | None:
         """The share pruned that the pattern itself dictates, if it does."""

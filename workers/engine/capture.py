@@ -1,0 +1,60 @@
+"""Inputs of chosen modules while a block runs; the hooks are gone when the `with` ends, whatever happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.engine.layout import Matrix
+from workers.engine.stats import InputAccumulator
+from workers.methods.base import Need
+
+
+class Capture:
+    """One accumulator per distinct input; query, key and value read one tensor and pay once."""
+
+    def __init__(self, needs: Need, *, sample_tokens: int) -> None:
+        self._needs = needs
+        self._sample_tokens = sample_tokens
+        self._seen: dict[str, tuple[torch.Tensor, InputAccumulator]] = {}
+        self.inputs: dict[str, InputAccumulator] = {}
+        """Matrix name -> what it read."""
+
+    def begin_batch(self) -> None:
+        """Forget which tensors have been counted: the next batch brings new ones."""
+        self._seen.clear()
+
+    def see(self, name: str, input_BTI: torch.Tensor) -> None:
+        """Count one input of one matrix."""
+        for tensor, accumulator in self._seen.values():
+            # Identity is safe: `_seen` holds the tensor, so its memory cannot have been given to another.
+            if tensor is input_BTI and self.inputs.get(name, accumulator) is accumulator:
+                self.inputs[name] = accumulator
+                return
+        accumulator = self.inputs.get(name) or InputAccumulator(self._needs, sample_tokens=self._sample_tokens)
+        accumulator.add(input_BTI.flatten(end_dim=-2))
+        self.inputs[name] = accumulator
+        self._seen[name] = (input_BTI, accumulator)
+
+
+@contextmanager
+def capturing(block: nn.Module, matrices: Sequence[Matrix], *, needs: Need, sample_tokens: int) -> Iterator[Capture]:
+    """Watch the inputs of `matrices` while `block` runs."""
+    capture = Capture(needs, sample_tokens=sample_tokens)
+
+    def watch(name: str) -> Any:  # noqa: ANN401 - torch's own hook type is as wide
+        def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            capture.see(name, args[0])
+
+        return hook
+
+    hooks = [block.get_submodule(matrix.local).register_forward_pre_hook(watch(matrix.name)) for matrix in matrices]
+    try:
+        yield capture
+    finally:
+        for hook in hooks:
+            hook.remove()

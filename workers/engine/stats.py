@@ -1,0 +1,53 @@
+"""What calibration saw at the inputs of matrices: one pass, and nothing that no method asked for."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.engine.numerics import require_finite
+from workers.methods.base import InputStatistics, Need
+
+
+class InputAccumulator:
+    """Running statistics of one input; matrices that read the same tensor share one accumulator."""
+
+    def __init__(self, needs: Need, *, sample_tokens: int) -> None:
+        self._needs = needs
+        self._wanted = sample_tokens
+        self._squares_I: torch.Tensor | None = None
+        self._gram_II: torch.Tensor | None = None
+        self._sample: list[torch.Tensor] = []
+        self.tokens = 0
+
+    def add(self, input_TI: torch.Tensor) -> None:
+        """Count a batch of inputs, flattened to tokens."""
+        self.tokens += input_TI.shape[0]
+        if self._needs == "norms":
+            # Squares in float64: a float32 sum over 10^5 tokens would move near ties.
+            squares_I = input_TI.double().square_().sum(dim=0)
+            self._squares_I = squares_I if self._squares_I is None else self._squares_I.add_(squares_I)
+        elif self._needs == "gram":
+            wide = input_TI.float()
+            self._gram_II = wide.T @ wide if self._gram_II is None else self._gram_II.addmm_(wide.T, wide)
+        missing = self._wanted - sum(len(part) for part in self._sample)
+        if missing > 0:
+            self._sample.append(input_TI[:missing].to("cpu", copy=True))
+
+    def statistics(self, module: str) -> InputStatistics:
+        """Close the books; NumericalError names the module whose inputs are not finite."""
+        norm_I = None if self._squares_I is None else self._squares_I.sqrt()
+        for tensor in (norm_I, self._gram_II):
+            if tensor is not None:
+                require_finite(tensor, what="the inputs", module=module)
+        return InputStatistics(tokens=self.tokens, norm_I=norm_I, gram_II=self._gram_II)
+
+    def sample(self) -> torch.Tensor:
+        """The first tokens that came by, on the CPU: what the error of a mask is measured on."""
+        return torch.cat(self._sample)
+
+
+def relative_error(input_TI: torch.Tensor, dense_OI: torch.Tensor, pruned_OI: torch.Tensor) -> float:
+    """||X (W - W')^T||^2 / ||X W^T||^2; 0 when the dense output is zero."""
+    lost = (input_TI @ (dense_OI - pruned_OI).T).double().square().sum()
+    whole = (input_TI @ dense_OI.T).double().square().sum()
+    return float(lost / whole) if float(whole) > 0 else 0.0
