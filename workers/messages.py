@@ -74,6 +74,8 @@ class Fetched(Message):
     kind: Literal["fetched"] = "fetched"
     model_dir: str
     datasets: dict[str, str] = {}
+    data_sha256: dict[str, str] = {}
+    """Fingerprint of a data set's spec -> sha256 of its text, builtin ones too: a part of the work hash."""
 
 
 class PhaseStarted(Message):

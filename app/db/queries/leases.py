@@ -1,0 +1,182 @@
+"""Who holds a job: claim, heartbeat, release. Every writer names its fence, and an old fence finds no row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Integer, cast, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db.job import Attempt, Job, Worker
+from app.db.queries import events
+from app.db.session import clock
+from app.ids import new_id
+from app.specs.lifecycle import LEASED
+
+
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """What a worker is, as its row says it."""
+
+    id: str
+    worker_class: str
+    host: str
+    pid: int
+    device: str
+    engine_version: str
+
+
+def register(session: Session, worker: WorkerIdentity) -> None:
+    """Write the row of a worker that starts."""
+    now = clock(session)
+    session.merge(
+        Worker(
+            id=worker.id,
+            worker_class=worker.worker_class,
+            host=worker.host,
+            pid=worker.pid,
+            device=worker.device,
+            engine_version=worker.engine_version,
+            job_id=None,
+            started_at=now,
+            seen_at=now,
+        )
+    )
+
+
+def seen(session: Session, worker_id: str, *, job_id: str | None) -> None:
+    """Note that a worker lives, and what it does."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(seen_at=clock(session), job_id=job_id))
+
+
+def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> Job | None:
+    """Take the next job of the worker's class, highest priority and oldest first, or None.
+
+    On Postgres the inner SELECT skips rows that another worker is taking; on SQLite the transaction is IMMEDIATE.
+    A job made by a newer engine than ours is left to a worker that knows it.
+    """
+    now = clock(session)
+    candidate = (
+        select(Job.id)
+        .where(
+            Job.state == "queued",
+            Job.worker_class == worker.worker_class,
+            or_(Job.not_before.is_(None), Job.not_before <= now),
+            cast(Job.engine_version, Integer) <= int(worker.engine_version),
+        )
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    job_id = session.scalar(
+        update(Job)
+        .where(Job.id == candidate.scalar_subquery())
+        .values(
+            state="running", fence=Job.fence + 1, attempt=Job.attempt + 1, worker_id=worker.id,
+            lease_until=now + timedelta(seconds=lease_seconds), wait_reason=None, not_before=None,
+        )
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )  # fmt: skip
+    if job_id is None:
+        return None
+    job = events.lock(session, job_id)
+    assert job is not None
+    job.started_at = job.started_at or now
+    job.finished_at = None
+    _begin_attempt(session, job, worker, now)
+    return job
+
+
+def _begin_attempt(session: Session, job: Job, worker: WorkerIdentity, now: datetime) -> None:
+    newest = job.checkpoints[-1] if job.checkpoints else None
+    resumed_from = {"phase": newest["phase"], "name": newest["name"]} if newest else None
+    session.add(
+        Attempt(
+            id=new_id("att"),
+            project_id=job.project_id,
+            job_id=job.id,
+            number=job.attempt,
+            fence=job.fence,
+            worker_id=worker.id,
+            outcome=None,
+            error=None,
+            resumed_from=resumed_from,
+            started_at=now,
+            finished_at=None,
+        )
+    )
+    seen(session, worker.id, job_id=job.id)
+    data: dict[str, Any] = {"worker_id": worker.id, "resumed": job.attempt > 1, "resumed_from": resumed_from}
+    events.append(session, job, [("job.started", data)], now=now)
+
+
+def heartbeat(session: Session, job_id: str, fence: int, *, worker_id: str, lease_seconds: float) -> str | None:
+    """Extend the lease and return the job's state; None when the job is no longer ours."""
+    state = session.scalar(
+        update(Job)
+        .where(Job.id == job_id, Job.fence == fence, Job.state.in_(LEASED))
+        .values(lease_until=clock(session) + timedelta(seconds=lease_seconds))
+        .returning(Job.state)
+        .execution_options(synchronize_session=False)
+    )
+    if state is not None:
+        seen(session, worker_id, job_id=job_id)
+    return state
+
+
+def look(session: Session, job_id: str, fence: int) -> str | None:
+    """Return the job's state without a write; None when the job is no longer ours."""
+    return session.scalar(select(Job.state).where(Job.id == job_id, Job.fence == fence, Job.state.in_(LEASED)))
+
+
+def held(session: Session, job_id: str, fence: int) -> Job | None:
+    """Lock the job's row for a write of its holder; None when the fence has moved on: then write nothing."""
+    mine = session.scalar(
+        update(Job)
+        .where(Job.id == job_id, Job.fence == fence, Job.state.in_(LEASED))
+        .values(fence=fence)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    return events.lock(session, job_id) if mine is not None else None
+
+
+def end_attempt(
+    session: Session, job: Job, outcome: str, *, now: datetime, error: dict[str, Any] | None = None
+) -> None:
+    """Close the row of the job's current attempt and add its time to the job's."""
+    attempt = session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt))
+    assert attempt is not None
+    if attempt.finished_at is None:
+        job.running_seconds += max((now - attempt.started_at).total_seconds(), 0.0)
+    attempt.outcome, attempt.error, attempt.finished_at = outcome, error, now
+    if attempt.worker_id:
+        session.execute(
+            update(Worker).where(Worker.id == attempt.worker_id, Worker.job_id == job.id).values(job_id=None)
+        )
+
+
+def abandoned(session: Session, now: datetime, *, limit: int = 100) -> list[Job]:
+    """Lock jobs whose worker is gone: the lease is past, or was never written."""
+    query = (
+        select(Job)
+        .where(Job.state.in_(LEASED), or_(Job.lease_until.is_(None), Job.lease_until < now))
+        .order_by(Job.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return list(session.scalars(query))
+
+
+def unheard(session: Session, now: datetime, *, older_than_seconds: float) -> list[str]:
+    """Return the worker classes that have due jobs which nobody has taken for a while."""
+    due = now - timedelta(seconds=older_than_seconds)
+    query = (
+        select(Job.worker_class)
+        .where(Job.state == "queued", Job.queued_at < due, or_(Job.not_before.is_(None), Job.not_before <= now))
+        .distinct()
+    )
+    return list(session.scalars(query))

@@ -1,0 +1,299 @@
+"""Attempts with real child processes that follow a script."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
+from tests.fixtures.runs import LEASE_SECONDS, Bench
+from workers.runs.slot import Slot
+
+
+def types(bench: Bench, job_id: str) -> list[str]:
+    return [event.type for event in bench.events(job_id)]
+
+
+def children() -> list[psutil.Process]:
+    return [
+        child for child in psutil.Process().children(recursive=True) if "scripted_child" in " ".join(child.cmdline())
+    ]
+
+
+def model(bench: Bench, job_id: str) -> str:
+    with bench.database.reading() as session:
+        row = session.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.kind == "model"))
+        assert row is not None
+    data = b"".join(bench.store.open(row.key))
+    assert hashlib.sha256(data).hexdigest() == row.sha256
+    return row.sha256
+
+
+def test_a_job_succeeds_and_leaves_its_rows_events_and_files(bench: Bench) -> None:
+    job = bench.work(bench.add())
+    assert (job.state, job.progress, job.attempt, job.error) == ("succeeded", 1.0, 1, None)
+    assert job.report == {"dense": {}}
+    assert job.resolved_revision == "r1"
+    assert job.work_hash is not None
+    assert job.lease_until is None
+    with bench.database.reading() as session:
+        layers = session.scalars(select(LayerRow).order_by(LayerRow.position)).all()
+        assert [layer.name for layer in layers] == [f"layers.{i}.w" for i in range(5)]
+        assert len(session.scalars(select(MetricPoint)).all()) == 5
+        phases = {row.name: row.finished_at for row in session.scalars(select(PhaseRecord))}
+        assert set(phases) == {"resolving", "pruning", "uploading"}
+        assert all(phases.values())
+        artifacts = session.scalars(select(Artifact)).all()
+    assert {a.name for a in artifacts} == {"model.safetensors", "report.json", "manifest.json"}
+    assert all(a.key.startswith(f"projects/prj_default/jobs/{job.id}/a1/") for a in artifacts)
+    assert {stored.key for stored in bench.store.list("projects/")} == {a.key for a in artifacts}
+    told = types(bench, job.id)
+    assert told[0] == "job.started"
+    assert told[-1] == "job.succeeded"
+    assert told.count("job.layer_completed") == 5
+    assert told.count("job.artifact_ready") == 3
+    assert told.index("job.gate_evaluated") < told.index("job.artifact_ready")
+    assert [event.seq for event in bench.events(job.id)] == list(range(1, len(told) + 1))
+    assert list(bench.settings.scratch.iterdir()) == []
+
+
+def test_a_child_killed_in_the_middle_is_followed_by_an_attempt_that_resumes(bench: Bench) -> None:
+    undisturbed = bench.work(bench.add("steady"))
+    killed = bench.work(bench.add("dies-once"), attempts=2)
+    assert (killed.state, killed.attempt) == ("succeeded", 2)
+    assert model(bench, killed.id) == model(bench, undisturbed.id)
+    first, second = bench.attempts(killed.id)
+    assert first.error is not None
+    assert (first.outcome, first.error["class"]) == ("failed", "worker_lost")
+    assert (second.outcome, second.resumed_from) == ("succeeded", {"phase": "pruning", "name": "block-00002"})
+    told = types(bench, killed.id)
+    assert told.count("job.layer_completed") == 5
+    assert told.index("job.attempt_failed") < told.index("job.retry_scheduled")
+    assert "job.failed" not in told
+
+
+def test_a_damaged_checkpoint_and_all_after_it_are_computed_again(sqlite_bench: Bench) -> None:
+    bench = sqlite_bench
+    undisturbed = bench.work(bench.add("steady"))
+    job = bench.work(bench.add("dies-once"))
+    assert [checkpoint["name"] for checkpoint in job.checkpoints] == ["block-00000", "block-00001", "block-00002"]
+    (bench.store.root / job.checkpoints[1]["key"]).write_bytes(b"damaged")
+    assert Slot(bench.services).work_once()
+    job = bench.job(job.id)
+    assert job.state == "succeeded"
+    assert model(bench, job.id) == model(bench, undisturbed.id)
+
+
+def test_a_child_that_always_dies_uses_up_its_budget(bench: Bench) -> None:
+    job = bench.work(bench.add("dies-always"), attempts=4)
+    assert (job.state, job.attempt) == ("failed", 4)
+    assert job.error is not None
+    assert job.error["class"] == "worker_lost"
+    assert types(bench, job.id)[-1] == "job.failed"
+    assert types(bench, job.id).count("job.attempt_failed") == 4
+
+
+def test_what_a_child_calls_a_failure_is_the_jobs_error(sqlite_bench: Bench) -> None:
+    job = sqlite_bench.work(sqlite_bench.add("fails"))
+    assert job.error == {
+        "class": "numerical", "retryable": False, "phase": None, "module": None, "hint": "h", "message": "m",
+        "attempt": 1,
+    }  # fmt: skip
+    assert job.state == "failed"
+
+
+def test_a_transient_failure_is_tried_again_after_a_pause(sqlite_bench: Bench) -> None:
+    job = sqlite_bench.work(sqlite_bench.add("fails-transient"), attempts=6)
+    assert (job.state, job.attempt) == ("failed", 6)
+    pauses = [e.data["delay_seconds"] for e in sqlite_bench.events(job.id) if e.type == "job.retry_scheduled"]
+    assert len(pauses) == 5
+    assert pauses[-1] > 4 * pauses[0]
+
+
+def test_a_child_that_ends_without_a_word_is_a_fault_and_its_last_line_is_told(sqlite_bench: Bench) -> None:
+    job = sqlite_bench.work(sqlite_bench.add("mute"))
+    assert job.state == "failed"
+    assert job.error is not None
+    assert job.error["class"] == "internal"
+    assert "the last words" in job.error["message"]
+
+
+def test_what_is_no_message_becomes_a_log_line(sqlite_bench: Bench) -> None:
+    job = sqlite_bench.work(sqlite_bench.add("babbles"))
+    assert job.state == "succeeded"
+    with sqlite_bench.database.reading() as session:
+        assert any("no message at all" in line.text for line in session.scalars(select(LogLine)))
+
+
+def test_a_child_that_names_a_file_outside_of_its_folder_gets_nothing_stored(sqlite_bench: Bench) -> None:
+    job = sqlite_bench.work(sqlite_bench.add("walks"))
+    assert job.state == "failed"
+    assert list(sqlite_bench.store.list(f"projects/prj_default/jobs/{job.id}/a")) == []
+
+
+@pytest.mark.parametrize("script", ["slow", "stubborn"])
+def test_cancel_ends_the_child_and_the_job(bench: Bench, script: str) -> None:
+    job_id = bench.add(script)
+    with bench.slot() as slot:
+        slot.ring()
+        bench.wait_for_event(job_id, "job.layer_completed")
+        bench.set(job_id, state="cancelling")
+        started = time.monotonic()
+        job = bench.wait(job_id, "cancelled")
+        # A child that ignores SIGTERM has five seconds more.
+        assert time.monotonic() - started < (2 if script == "slow" else 8)
+    assert types(bench, job_id)[-1] == "job.cancelled"
+    assert job.finished_at is not None
+    assert bench.attempts(job_id)[0].outcome == "cancelled"
+    assert children() == []
+
+
+def test_a_drained_worker_gives_its_job_back_uncharged_with_what_is_done(bench: Bench) -> None:
+    job_id = bench.add("slow")
+    with bench.slot():
+        bench.wait_for_event(job_id, "job.checkpoint", count=3)
+    job = bench.job(job_id)
+    assert (job.state, job.failures, job.not_before) == ("queued", {}, None)
+    assert len(job.checkpoints) >= 3
+    assert bench.attempts(job_id)[0].outcome == "released"
+    assert children() == []
+
+
+def test_a_zombie_with_an_old_fence_kills_its_child_and_writes_nothing(bench: Bench) -> None:
+    job_id = bench.add("slow")
+    with bench.slot():
+        bench.wait_for_event(job_id, "job.layer_completed")
+        bench.set(job_id, fence=7)
+        deadline = time.monotonic() + 3
+        while children():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        before = types(bench, job_id)
+        time.sleep(0.7)
+    assert types(bench, job_id) == before
+    assert bench.job(job_id).state == "running"
+
+
+def test_a_database_out_of_reach_for_longer_than_the_lease_ends_the_child(
+    sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = sqlite_bench
+    job_id = bench.add("slow")
+    thread = threading.Thread(target=Slot(bench.services).work_once)
+    thread.start()
+    bench.wait_for_event(job_id, "job.layer_completed")
+    real = bench.database.engine.pool
+    away = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.database, "unit_of_work", _unreachable)
+        patch.setattr(bench.database, "reading", _unreachable)
+        thread.join(10)
+    assert not thread.is_alive()
+    assert LEASE_SECONDS / 2 < time.monotonic() - away < LEASE_SECONDS + 0.5
+    assert children() == []
+    assert bench.database.engine.pool is real
+    assert bench.job(job_id).state == "running"  # until the reconciler finds it
+
+
+def _unreachable() -> None:
+    from sqlalchemy.exc import OperationalError  # noqa: PLC0415
+
+    raise OperationalError("SELECT 1", {}, Exception("gone"))
+
+
+def test_a_short_outage_is_ridden_out(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = sqlite_bench
+    job_id = bench.add("slow")
+    thread = threading.Thread(target=Slot(bench.services).work_once)
+    thread.start()
+    bench.wait_for_event(job_id, "job.layer_completed")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.database, "unit_of_work", _unreachable)
+        patch.setattr(bench.database, "reading", _unreachable)
+        time.sleep(LEASE_SECONDS / 3)
+    thread.join(30)
+    assert bench.job(job_id).state == "succeeded"
+    assert types(bench, job_id).count("job.layer_completed") == 30
+
+
+def test_a_job_that_runs_out_of_time_expires(sqlite_bench: Bench) -> None:
+    bench = sqlite_bench
+    job_id = bench.add("slow")
+    request = {**bench.job(job_id).request, "limits": {"max_run_seconds": 1.0}}
+    bench.set(job_id, request=request)
+    job = bench.work(job_id)
+    assert job.state == "expired"
+    assert job.error is not None
+    assert job.error["class"] == "timeout"
+    assert types(bench, job_id)[-1] == "job.expired"
+
+
+def test_a_child_gets_no_secret_of_our_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from workers.runs.process import environment  # noqa: PLC0415
+
+    for name in ("ESPALIER_HF_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "ESPALIER_DATABASE_URL"):
+        monkeypatch.setenv(name, "secret")
+    for side in ("fetch", "compute"):
+        given = environment(side, tmp_path, 1)  # type: ignore[arg-type]
+        assert "secret" not in given.values()
+    assert given["HF_HUB_OFFLINE"] == "1"
+
+
+def test_the_store_refusing_is_a_typed_failure_that_is_tried_again(
+    sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.errors import StorageError  # noqa: PLC0415
+
+    bench = sqlite_bench
+    job_id = bench.add()
+
+    def refuse(*_: object) -> None:
+        raise StorageError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "put_file", refuse)
+        job = bench.work(job_id)
+    assert (job.state, job.failures) == ("queued", {"storage": 1})
+    bench.hurry(job_id)
+    assert bench.work(job_id).state == "succeeded"
+
+
+def test_a_full_disk_is_named(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = sqlite_bench
+    job_id = bench.add()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", full)
+        job = bench.work(job_id)
+    error = bench.attempts(job_id)[0].error
+    assert error is not None
+    assert (job.state, error["class"]) == ("queued", "disk_full")
+
+
+def test_leftovers_of_a_dead_worker_are_removed_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    from workers.runs.workspace import Workspace, remove_leftovers  # noqa: PLC0415
+
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        Workspace(tmp_path, "job_dead", 1).__enter__()
+        os.write(write, b"x")
+        signal.pause()
+    os.read(read, 1)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with Workspace(tmp_path, "job_alive", 1) as alive:
+        assert remove_leftovers(tmp_path) == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["job_alive-a1", "job_alive-a1.lock"]
+        assert alive.is_dir()
+    assert list(tmp_path.iterdir()) == []

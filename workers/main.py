@@ -1,0 +1,95 @@
+"""The worker process: `python -m workers.main [--once]`, or `celery -A workers.main worker --pool solo`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+
+import structlog
+from celery import Celery
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+
+from app.db.session import Database
+from app.logs import setup_logs
+from app.queue import make_celery, queue_name
+from app.settings import get_settings
+from app.storage.open import open_store
+from workers.runs.attempt import Services
+from workers.runs.process import Commands
+from workers.runs.slot import Slot
+from workers.tasks import compress
+
+DRAIN_SECONDS = 45.0
+"""What a warm shutdown waits for its slot: the grace of a child, and the checkpoints it has finished."""
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerProcess:
+    """One Celery worker with one slot; the slot starts before the broker answers and does not need it."""
+
+    def __init__(self, *, commands: Commands | None = None, worker_class: str = "default") -> None:
+        settings = get_settings()
+        setup_logs(settings)
+        self.worker_class = worker_class
+        self.celery = make_celery(settings)
+        services = Services(Database(settings.database), open_store(settings), settings, commands or Commands())
+        self.slot = Slot(services, worker_class=worker_class)
+        self._thread = threading.Thread(target=self.slot.run, name="slot", daemon=True)
+        compress.register(self.celery, self.slot.ring)
+        # Signals hold their receivers weakly unless told otherwise.
+        worker_init.connect(self._start, weak=False)
+        worker_shutting_down.connect(self._drain, weak=False)
+        worker_shutdown.connect(self._join, weak=False)
+
+    def run(self) -> None:
+        """Work until SIGTERM."""
+        self.celery.worker_main(
+            [
+                "worker", "--pool", "solo", "--loglevel", "WARNING", "--queues", queue_name(self.worker_class),
+                "--without-gossip", "--without-mingle", "--without-heartbeat", "--hostname", self.slot.identity.id,
+            ]
+        )  # fmt: skip
+
+    def run_once(self) -> None:
+        """Work on one job, or on none when none waits; SIGTERM gives it back."""
+        signal.signal(signal.SIGTERM, lambda *_: self.slot.drain())
+        self.slot.run(once=True)
+
+    def _start(self, **_: object) -> None:
+        self._thread.start()
+        log.info("worker started", worker_id=self.slot.identity.id)
+
+    def _drain(self, **_: object) -> None:
+        self.slot.drain()
+
+    def _join(self, **_: object) -> None:
+        self.slot.drain()
+        self._thread.join(DRAIN_SECONDS)
+        log.info("worker drained", worker_id=self.slot.identity.id)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Start the worker that the command line asks for."""
+    parser = argparse.ArgumentParser(description="Claims jobs and supervises their child processes.")
+    parser.add_argument("--once", action="store_true", help="work on one job and exit")
+    parser.add_argument("--worker-class", default="default", help="which jobs to claim")
+    options = parser.parse_args(arguments)
+    worker = WorkerProcess(worker_class=options.worker_class)
+    if options.once:
+        worker.run_once()
+    else:
+        worker.run()
+
+
+def __getattr__(name: str) -> Celery:
+    """`celery -A workers.main` finds its application here, made at the first look."""
+    if name in {"celery", "app"}:
+        return WorkerProcess().celery
+    raise AttributeError(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,269 @@
+"""One attempt at a job: fetch, compute, store, and one transaction that says how it ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries.leases import WorkerIdentity
+from app.db.session import Database, clock
+from app.errors import StorageError
+from app.settings import Settings
+from app.specs.base import canonical, fingerprint
+from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest
+from app.specs.source import HuggingFaceSource, model_name
+from app.storage.base import ObjectStore
+from workers.messages import (
+    AnyMessage,
+    Checkpoint,
+    ComputeRequest,
+    Done,
+    ErrorInfo,
+    Failed,
+    Fetched,
+    FetchRequest,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+    Resolved,
+    StoredCheckpoint,
+    Warned,
+)  # fmt: skip
+from workers.runs import endings, publish
+from workers.runs.checkpoints import Uploader, job_prefix, restore
+from workers.runs.failures import JobFailed, from_exception
+from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
+from workers.runs.process import Child, Commands, environment
+from workers.runs.report import Facts, Recorder, Said
+from workers.runs.supervise import supervise
+from workers.runs.workspace import Workspace
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a worker works with."""
+
+    database: Database
+    store: ObjectStore
+    settings: Settings
+    commands: Commands = Commands()
+
+
+def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> None:
+    """Carry a claimed job as far as it goes; every way it can end is written down, unless the job is not ours."""
+    limit = (job.request.get("limits") or {}).get("max_run_seconds")
+    keeper = Keeper(
+        services.database, job_id=job.id, fence=job.fence, worker_id=worker.id,
+        lease_seconds=services.settings.lease_seconds, draining=draining,
+        run_seconds_left=None if limit is None else limit - job.running_seconds,
+    )  # fmt: skip
+    with keeper:
+        attempt = _Attempt(services, job, keeper)
+        try:
+            attempt.end(attempt.run())
+        except LeaseLost:
+            log.warning("the attempt ends without a word: the job is not ours any more", fence=job.fence)
+        finally:
+            attempt.close()
+
+
+Ending = Callable[[Session, Job, datetime], None]
+
+
+class _Attempt:
+    def __init__(self, services: Services, job: Job, keeper: Keeper) -> None:
+        self._services, self._job, self._keeper = services, job, keeper
+        self._folder = Workspace(services.settings.scratch, job.id, job.fence)
+        self._workspace = self._folder.path
+        self._request = JobRequest.model_validate_json(canonical(job.request))
+        self._recorder = Recorder(services.database, job, discard=self._discard)
+        self._prefix = job_prefix(job.project_id, job.id)
+        self._uploader = Uploader(services.store, self._prefix, self._workspace)
+        self._resolved: Resolved | None = None
+
+    def run(self) -> Ending:
+        """Do the work and return what the last transaction is to do."""
+        try:
+            with self._folder:
+                model, revision, spec = self._fetch()
+                done = self._compute(model, revision, spec)
+                keys = self._upload(done)
+        except Interrupted as interrupted:
+            reason = interrupted.reason
+            return lambda session, job, now: endings.stop(session, job, reason, now=now)
+        except LeaseLost:
+            raise
+        except JobFailed as failure:
+            return self._failed(failure.error)
+        except OUTAGE:
+            raise LeaseLost from None
+        except Exception as error:  # whatever it is, the job must learn of it
+            log.exception("the attempt failed in the worker")
+            return self._failed(from_exception(error, self._recorder.phase))
+        return lambda session, job, now: publish.commit(session, job, done, keys, now=now)
+
+    def end(self, ending: Ending) -> None:
+        """Write the last messages and the ending in one transaction, for as long as the lease surely holds."""
+        self._keeper.settling()
+        state = self._persist(ending)
+        if state == "succeeded":
+            self._tidy()
+        log.info("attempt ended", state=state)
+
+    def close(self) -> None:
+        """Stop the thread of the uploads."""
+        self._uploader.close()
+
+    def _failed(self, error: ErrorInfo) -> Ending:
+        log.warning("attempt failed", error_class=error.class_, phase=error.phase, message=error.message)
+        return lambda session, job, now: endings.settle(session, job, error, now=now)
+
+    def _persist(self, write: Ending) -> str:
+        while True:
+            if self._keeper.lost:
+                raise LeaseLost
+            try:
+                with self._services.database.unit_of_work() as session:
+                    job = self._recorder.write(session)
+                    write(session, job, clock(session))
+                    state = job.state
+            except OUTAGE:
+                time.sleep(0.25)
+            else:
+                self._recorder.written()
+                return state
+
+    def _fetch(self) -> tuple[Fetched, str, CompressionSpec]:
+        settings = self._services.settings
+        source = self._request.source
+        if self._job.resolved_revision and isinstance(source, HuggingFaceSource):
+            source = source.model_copy(update={"revision": self._job.resolved_revision})
+        request = FetchRequest(
+            job=self._request.model_copy(update={"source": source}), cache_dir=str(settings.cache),
+            workspace=str(self._workspace), roots=[str(root) for root in settings.roots],
+            hf_endpoint=settings.hf_endpoint,
+            hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+        )  # fmt: skip
+        fetched = self._supervise("fetch", request)
+        if not isinstance(fetched, Fetched) or self._resolved is None:
+            raise JobFailed(_silent("the fetcher ended without a model"))
+        return fetched, self._resolved.revision, CompressionSpec.model_validate_json(canonical(self._resolved.spec))
+
+    def _compute(self, fetched: Fetched, revision: str, spec: CompressionSpec) -> Done:
+        settings = self._services.settings
+        (self._workspace / "artifact").mkdir()
+        request = ComputeRequest(
+            spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=model_name(self._request.source),
+            datasets=fetched.datasets, workspace=str(self._workspace), artifact_dir=str(self._workspace / "artifact"),
+            checkpoints=self._restore(), threads=settings.threads, device=settings.device,
+        )  # fmt: skip
+        done = self._supervise("compute", request)
+        if not isinstance(done, Done):
+            raise JobFailed(_silent("the compute child ended without a result"))
+        return done
+
+    def _restore(self) -> list[StoredCheckpoint]:
+        recorded = self._job.checkpoints
+        restored = restore(self._services.store, recorded, self._workspace, between=self._keeper.check)
+        if len(restored) < len(recorded):
+            kept = recorded[: len(restored)]
+
+            def keep(_session: Session, job: Job, _now: datetime) -> None:
+                job.checkpoints = kept
+
+            self._persist(keep)
+        return restored
+
+    def _supervise(self, side: Literal["fetch", "compute"], request: FetchRequest | ComputeRequest) -> Done | Fetched:
+        commands = self._services.commands
+        child = Child(
+            commands.fetch if side == "fetch" else commands.compute, request,
+            env=environment(side, self._workspace, self._services.settings.threads), cwd=self._workspace,
+            offline=side == "compute",
+        )  # fmt: skip
+        return supervise(
+            child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate
+        )
+
+    def _translate(self, message: AnyMessage) -> list[Said]:
+        """Turn what a child says into what the rows are told."""
+        match message:
+            case Resolved():
+                self._check_source(message)
+                self._resolved = message
+                return [Warned(code="source", text=text) for text in message.warnings]
+            case Fetched():
+                return [self._facts(message)]
+            case Checkpoint() | Done() | Failed():
+                return []
+            case _:
+                return [message]
+
+    def _check_source(self, resolved: Resolved) -> None:
+        if self._job.resolved_revision not in {None, resolved.revision}:
+            raise JobFailed(
+                ErrorInfo(
+                    class_="source_not_found",
+                    retryable=False,
+                    phase="resolving",
+                    message="source changed: its files are not those that the job started with",
+                    hint="Submit the job again for the new content.",
+                )  # fmt: skip
+            )
+
+    def _facts(self, fetched: Fetched) -> Facts:
+        """All that decides the result's bytes, and its hash."""
+        if self._resolved is None:
+            raise JobFailed(_silent("the fetcher named no revision"))
+        spec: dict[str, Any] = {**self._resolved.spec, "output": {**self._resolved.spec.get("output", {})}}
+        spec["output"].pop("publish", None)
+        work = {
+            "revision": self._resolved.revision, "data": fetched.data_sha256, "spec": spec, "engine": ENGINE_VERSION
+        }  # fmt: skip
+        return Facts(**self._resolved.model_dump(exclude={"kind"}), work_hash=fingerprint(work))
+
+    def _upload(self, done: Done) -> dict[str, str]:
+        total, started = sum(file.bytes for file in done.files), time.monotonic()
+        self._recorder.take([PhaseStarted(phase="uploading", total=total, unit="byte")])
+
+        def between(stored: int) -> None:
+            self._keeper.check()
+            self._recorder.take([Progress(phase="uploading", current=stored, total=total, unit="byte")])
+            self._recorder.flush_if_due()
+
+        prefix = f"{self._prefix}a{self._job.fence}/"
+        keys = publish.upload(self._services.store, prefix, self._workspace / "artifact", done.files, between=between)
+        seconds = time.monotonic() - started
+        self._recorder.take([PhaseCompleted(phase="uploading", seconds=seconds, peak_memory_bytes=0)])
+        return keys
+
+    def _discard(self, keys: list[str]) -> None:
+        """Delete checkpoints that newer ones replaced; what stays behind is collected a day later."""
+        try:
+            for key in keys:
+                self._services.store.delete(key)
+        except StorageError as error:
+            log.warning("a superseded checkpoint stays for now", error=error.detail)
+
+    def _tidy(self) -> None:
+        """Delete the checkpoints of a job that needs them no more; best effort."""
+        try:
+            self._services.store.delete_prefix(f"{self._prefix}checkpoints/")
+        except StorageError as error:
+            log.warning("checkpoints stay for now", error=error.detail)
+
+
+def _silent(message: str) -> ErrorInfo:
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=None, message=message, hint="This is a fault of the service."
+    )

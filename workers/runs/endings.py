@@ -1,0 +1,71 @@
+"""How an attempt ends, short of success: every move that takes a job from its worker."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import events, leases
+from workers.messages import ErrorInfo
+from workers.runs.failures import backoff_seconds, budget, describe
+from workers.runs.keeper import Reason
+
+
+def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
+    """End a locked job's attempt on request: the job is cancelled, paused, expired, or queued again uncharged."""
+    if _granted(session, job, now=now):
+        return
+    if reason == "overtime":
+        expire(session, job, now=now)
+        return
+    leases.end_attempt(session, job, "released", now=now)
+    events.move(session, job, "queued", [("job.queued", {"reason": "worker_drained"})], now=now)
+    job.wait_reason = "capacity"
+
+
+def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime, outcome: str = "failed") -> None:
+    """End a locked job's attempt with an error: queue the job again with a back-off, or fail it for good."""
+    if _granted(session, job, now=now):
+        return
+    failures = {**job.failures, error.class_: int(job.failures.get(error.class_, 0)) + 1}
+    document = describe(error, attempt=job.attempt)
+    job.failures = failures
+    leases.end_attempt(session, job, outcome, now=now, error=document)
+    failed: events.NewEvent = ("job.attempt_failed", {"error": document})
+    if failures[error.class_] > budget(error):
+        job.error = document
+        events.move(session, job, "failed", [failed, ("job.failed", {"error": document})], now=now)
+        return
+    delay = backoff_seconds(error.class_, failures[error.class_])
+    job.not_before = now + timedelta(seconds=delay)
+    retry: events.NewEvent = ("job.retry_scheduled", {"delay_seconds": round(delay, 3), "reason": error.class_})
+    events.move(session, job, "queued", [failed, retry], now=now)
+    job.wait_reason = "backoff"
+
+
+def expire(session: Session, job: Job, *, now: datetime) -> None:
+    """End a locked job, queued or running, whose time limit ran out."""
+    limit = "max_pending_seconds" if job.state == "queued" else "max_run_seconds"
+    error = ErrorInfo(
+        class_="timeout", retryable=False, phase=None if job.state == "queued" else job.phase,
+        message=f"limits.{limit} ran out", hint=f"Raise limits.{limit}, or give the job less to do.",
+    )  # fmt: skip
+    job.error = describe(error, attempt=job.attempt)
+    if job.state != "queued":
+        leases.end_attempt(session, job, "failed", now=now, error=job.error)
+    events.move(session, job, "expired", [("job.expired", {"error": job.error})], now=now)
+
+
+def _granted(session: Session, job: Job, *, now: datetime) -> bool:
+    """Grant what the user asked for, whatever else ended the attempt; True when something was asked."""
+    if job.state == "cancelling":
+        leases.end_attempt(session, job, "cancelled", now=now)
+        events.move(session, job, "cancelled", [("job.cancelled", {})], now=now)
+        return True
+    if job.state == "pausing":
+        leases.end_attempt(session, job, "released", now=now)
+        events.move(session, job, "paused", [("job.paused", {})], now=now)
+        return True
+    return False

@@ -1,0 +1,111 @@
+"""Which failure is worth another attempt, and when; exceptions of the supervisor in the contract's words."""
+
+from __future__ import annotations
+
+import errno
+import random
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from app.errors import StorageError
+from app.specs.lifecycle import Phase
+from workers.messages import ErrorInfo
+
+WORKER_LOST_BUDGET = 3
+TRANSIENT_BUDGET = 5
+MEMORY_BUDGET = 1
+"""Once more, on a machine or at a moment with more room."""
+_BACKOFF_SECONDS: Final[Mapping[str, float]] = {"worker_lost": 0.5, "gpu_oom": 2.0, "host_oom": 2.0}
+_TRANSIENT_BACKOFF_SECONDS = 2.0
+_MAX_BACKOFF_SECONDS = 300.0
+
+
+class JobFailed(Exception):
+    """An attempt ended in an error that is already in the contract's words."""
+
+    def __init__(self, error: ErrorInfo) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def budget(error: ErrorInfo) -> int:
+    """How many attempts may fail this way, with no new checkpoint between them, and still be followed by another."""
+    if error.class_ == "worker_lost":
+        return WORKER_LOST_BUDGET
+    if error.class_ in {"gpu_oom", "host_oom"}:
+        return MEMORY_BUDGET
+    return TRANSIENT_BUDGET if error.retryable else 0
+
+
+def backoff_seconds(error_class: str, failures: int) -> float:
+    """Return the pause before the next attempt after so many failures of a class: doubling, with jitter."""
+    base = _BACKOFF_SECONDS.get(error_class, _TRANSIENT_BACKOFF_SECONDS)
+    pause: float = min(base * 2.0 ** (failures - 1), _MAX_BACKOFF_SECONDS)
+    return pause * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
+
+
+def describe(error: ErrorInfo, *, attempt: int) -> dict[str, Any]:
+    """The error document of the contract."""
+    return {**error.model_dump(mode="json", by_alias=True), "attempt": attempt}
+
+
+def lost_worker(phase: Phase | None) -> ErrorInfo:
+    """The failure of an attempt whose worker stopped beating."""
+    return ErrorInfo(
+        class_="worker_lost", retryable=True, phase=phase, hint="The job goes on from its last checkpoint.",
+        message="the worker that held the job stopped answering",
+    )  # fmt: skip
+
+
+def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memory: bool) -> ErrorInfo:
+    """Say what it means that a child ended without a last word."""
+    if status < 0 and out_of_memory:
+        return ErrorInfo(
+            class_="host_oom", retryable=True, phase=phase, message="the system ended the child: out of memory",
+            hint="Lower calibration.samples, sequence_length or batch_size, or use a machine with more memory.",
+        )  # fmt: skip
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        return ErrorInfo(
+            class_="worker_lost", retryable=True, phase=phase, message=f"the child was ended by {name}",
+            hint="The job goes on from its last checkpoint.",
+        )  # fmt: skip
+    last = tail[-1][:300] if tail else "nothing"
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=phase, hint="This is a fault of the service; see the job's logs.",
+        message=f"the child ended with status {status} and no result; its last line: {last}",
+    )  # fmt: skip
+
+
+def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
+    """Say what an exception of the supervisor itself means: disk, store, or a fault of ours."""
+    cause = error.__cause__ if isinstance(error, StorageError) else error
+    if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ErrorInfo(
+            class_="disk_full", retryable=True, phase=phase, message="no space left for the job's files",
+            hint="Free space below ESPALIER_SCRATCH_DIR, ESPALIER_CACHE_DIR or the store.",
+        )  # fmt: skip
+    if isinstance(error, StorageError | OSError):
+        detail = error.detail if isinstance(error, StorageError) else f"{type(error).__name__} on the worker's disk"
+        return ErrorInfo(
+            class_="storage", retryable=True, phase=phase, message=detail,
+            hint="The object store or the worker's disk refused; see that it can be reached and written.",
+        )  # fmt: skip
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=phase, message=f"{type(error).__name__} in the worker",
+        hint="This is a fault of the service; see the worker's log.",
+    )  # fmt: skip
+
+
+def oom_kills() -> int:
+    """How often the kernel ended a process of our control group for want of memory; 0 where that is not told."""
+    for name, key in (
+        ("/sys/fs/cgroup/memory.events", "oom_kill "),
+        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill "),
+    ):
+        file = Path(name)
+        if file.is_file():
+            return sum(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(key))
+    return 0

@@ -1,0 +1,133 @@
+"""Keeping a lease: beats, looks for requests to stop, and ends the child when the job is no longer surely ours."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Literal
+
+import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.db.queries import leases
+from app.db.session import Database
+from workers.runs.process import Child
+
+OUTAGE = (OperationalError, InterfaceError, PoolTimeout)
+"""The database is out of reach: ridden out for as long as the lease surely holds."""
+LOOK_SECONDS = 0.5
+Reason = Literal["cancelling", "pausing", "draining", "overtime"]
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseLost(Exception):
+    """The job belongs to somebody else, or may: write nothing."""
+
+
+class Interrupted(Exception):
+    """The attempt is to end before its work does."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+class Keeper:
+    """Holds one job for one attempt; use as a context manager.
+
+    Two threads: one talks to the database, the other only watches the time, so that a call that hangs cannot keep a
+    child alive beyond its lease. The time left is counted from before each beat was sent, on our monotonic clock.
+    """
+
+    def __init__(
+        self, database: Database, *, job_id: str, fence: int, worker_id: str, lease_seconds: float,
+        draining: threading.Event, run_seconds_left: float | None,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._job_id, self._fence, self._worker_id = job_id, fence, worker_id
+        self._lease_seconds = lease_seconds
+        self._held_seconds = lease_seconds - max(0.4, lease_seconds / 6)
+        self._draining = draining
+        self._run_until = time.monotonic() + run_seconds_left if run_seconds_left is not None else None
+        self._beaten = time.monotonic()
+        self._stop = threading.Event()
+        self._lost = False
+        self._settling = False
+        self._asked: Reason | None = None
+        self._child: Child | None = None
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
+
+    def __enter__(self) -> Keeper:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def guard(self, child: Child | None) -> None:
+        """Name the child to end when the lease is lost."""
+        self._child = child
+
+    def check(self) -> None:
+        """Raise LeaseLost or Interrupted when the attempt must not go on."""
+        if self._lost:
+            raise LeaseLost
+        if self._asked:
+            raise Interrupted(self._asked)
+        if self._draining.is_set():
+            raise Interrupted("draining")
+        if self._run_until is not None and time.monotonic() > self._run_until:
+            raise Interrupted("overtime")
+
+    @property
+    def lost(self) -> bool:
+        """True when the job is not surely ours any more."""
+        return self._lost
+
+    def settling(self) -> None:
+        """Note that the attempt is about to give the job back: from now on a row that is not ours is no news."""
+        self._settling = True
+
+    def lose(self) -> None:
+        """Note that the job is not ours any more, and end its child at once."""
+        self._lost = True
+        if self._child is not None:
+            self._child.kill()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(min(LOOK_SECONDS, self._lease_seconds / 4)):
+            sent = time.monotonic()
+            due = sent - self._beaten >= self._lease_seconds / 4
+            try:
+                state = self._renew() if due else self._look()
+            except OUTAGE as error:
+                log.warning("the database is out of reach", job_id=self._job_id, error=type(error).__name__)
+                continue
+            if state is None:
+                if not self._settling:
+                    log.warning("the job is no longer ours", job_id=self._job_id, fence=self._fence)
+                    self.lose()
+                return
+            if due:
+                self._beaten = sent
+            self._asked = state if state in {"cancelling", "pausing"} else None  # type: ignore[assignment]
+
+    def _renew(self) -> str | None:
+        with self._database.unit_of_work() as session:
+            return leases.heartbeat(
+                session, self._job_id, self._fence, worker_id=self._worker_id, lease_seconds=self._lease_seconds
+            )
+
+    def _look(self) -> str | None:
+        with self._database.reading() as session:
+            return leases.look(session, self._job_id, self._fence)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.1):
+            if time.monotonic() - self._beaten > self._held_seconds:
+                log.warning("the lease may have passed: the child is ended", job_id=self._job_id, fence=self._fence)
+                self.lose()
+                return

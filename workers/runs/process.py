@@ -1,0 +1,176 @@
+"""One child process: its own session, leashed to us, one request on stdin, messages on stdout, log lines on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from workers.leash import leashed
+from workers.messages import MESSAGES, AnyMessage, Log
+
+INHERITED: Final = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "SSL_CERT_FILE",
+    "COVERAGE_PROCESS_START",
+)  # fmt: skip
+"""All that a child gets of our environment: an allow-list, because secrets have no common name."""
+PROXIES: Final = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "REQUESTS_CA_BUNDLE",
+)
+MAX_LINE = 8 * 2**20
+MAX_WAITING = 4096
+"""Messages held back while the database is away; then the pipe fills and the child waits."""
+GRACE_SECONDS = 5.0
+"""Between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The command lines of the children: the one place where tests put their own."""
+
+    fetch: Sequence[str] = (sys.executable, "-m", "workers.fetcher")
+    compute: Sequence[str] = (sys.executable, "-m", "workers.child")
+
+
+def environment(side: Literal["fetch", "compute"], workspace: Path, threads: int) -> dict[str, str]:
+    """Return the environment of a child: nothing secret, private temporary files, no Hub for the compute side."""
+    names = (*INHERITED, *PROXIES) if side == "fetch" else INHERITED
+    temporary = workspace / "tmp"
+    temporary.mkdir(exist_ok=True)
+    ours = {
+        "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "HF_HOME": str(workspace / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    if side == "compute":
+        ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    return {name: os.environ[name] for name in names if name in os.environ} | ours
+
+
+class Child:
+    """A running child; `messages` yields what it says, in order, while somebody asks."""
+
+    def __init__(
+        self, command: Sequence[str], request: BaseModel, *, env: Mapping[str, str], cwd: Path, offline: bool
+    ) -> None:
+        self._process = subprocess.Popen(
+            leashed(command, offline=offline), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=dict(env), cwd=cwd, start_new_session=True,
+        )  # fmt: skip
+        self._waiting: queue.Queue[AnyMessage] = queue.Queue(MAX_WAITING)
+        self._abandoned = threading.Event()
+        self.tail: list[str] = []
+        """The last lines of stderr, for the error of a child that dies without a word."""
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        payload = request.model_dump_json(by_alias=True).encode() + b"\n"
+        self._threads = [
+            threading.Thread(target=self._write, args=(self._process.stdin, payload), daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stdout, False), daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stderr, True), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also the id of its group and session."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def finished(self) -> bool:
+        """True when the child is gone and everything it said has been taken."""
+        return self._process.poll() is not None and not self._reading() and self._waiting.empty()
+
+    def messages(self, *, wait_seconds: float) -> list[AnyMessage]:
+        """Return what was said since the last call, waiting a little when there is nothing."""
+        taken: list[AnyMessage] = []
+        with contextlib.suppress(queue.Empty):
+            taken.append(self._waiting.get(timeout=wait_seconds))
+            while len(taken) < MAX_WAITING:
+                taken.append(self._waiting.get_nowait())
+        return taken
+
+    def terminate(self) -> None:
+        """End the child's whole group: SIGTERM, and SIGKILL after five seconds."""
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):  # keeps the pipe moving, so that it can end
+                self._waiting.get(timeout=0.02)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child's whole group at once, and whatever it left behind in it."""
+        self._abandoned.set()
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """Make sure that nothing of the child is left."""
+        self.kill()
+        for thread in self._threads:
+            thread.join(1)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                if pipe is not None:
+                    pipe.close()
+
+    def _signal(self, number: int) -> None:
+        # The group outlives its leader when a grandchild does, so the leader's exit does not end the duty.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _reading(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads[1:])
+
+    def _write(self, pipe: IO[bytes], payload: bytes) -> None:
+        with contextlib.suppress(OSError), pipe:
+            pipe.write(payload)
+
+    def _read(self, pipe: IO[bytes], is_log: bool) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while line := pipe.readline(MAX_LINE):
+                message = _log_line(line, self.tail) if is_log else _message(line)
+                while message is not None and not self._abandoned.is_set():
+                    with contextlib.suppress(queue.Full):
+                        self._waiting.put(message, timeout=0.1)
+                        message = None
+
+
+def _log_line(line: bytes, tail: list[str]) -> AnyMessage | None:
+    text = line.decode(errors="replace").rstrip()
+    if not text:
+        return None
+    tail.append(text)
+    del tail[:-20]
+    return Log(text=text)
+
+
+def _message(line: bytes) -> AnyMessage:
+    try:
+        return MESSAGES.validate_json(line)
+    except ValidationError:
+        return Log(level="warning", text=f"not a message: {line[:500].decode(errors='replace').rstrip()}")

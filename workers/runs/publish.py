@@ -1,0 +1,66 @@
+"""Artifacts into the store, the manifest last, then one transaction that makes the job succeed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import events, leases
+from app.db.result import Artifact
+from app.errors import ObjectExists, StorageError
+from app.ids import new_id
+from app.storage.base import ObjectStore
+from workers.messages import ArtifactFile, Done
+from workers.runs.workspace import inside
+
+MANIFEST = "manifest.json"
+
+
+def upload(
+    store: ObjectStore, prefix: str, folder: Path, files: list[ArtifactFile], *, between: Callable[[int], None]
+) -> dict[str, str]:
+    """Store the files of a result below `prefix` and return their keys; `between` hears the bytes stored so far."""
+    total = 0
+    keys = {file.path: prefix + file.path for file in files}
+    for file in sorted(files, key=lambda file: file.path == MANIFEST):
+        between(total)
+        path = inside(folder, file.path)
+        if file.path == MANIFEST:
+            _put_manifest(store, keys[file.path], path.read_bytes())
+        else:
+            store.put_file(keys[file.path], path, file.sha256)
+        total += file.bytes
+    between(total)
+    return keys
+
+
+def _put_manifest(store: ObjectStore, key: str, data: bytes) -> None:
+    """Write the last file; one that is there already is ours when it says the same (a repeated request)."""
+    try:
+        store.put_bytes(key, data, if_none_match=True)
+    except ObjectExists:
+        if b"".join(store.open(key)) != data:
+            raise StorageError("another result lies where this one belongs") from None
+
+
+def commit(session: Session, job: Job, done: Done, keys: dict[str, str], *, now: datetime) -> None:
+    """Make a locked job succeed: artifact rows, report, gate and events, all or nothing."""
+    told: list[events.NewEvent] = []
+    for file in done.files:
+        data: dict[str, Any] = {"name": file.path, "kind": file.kind, "bytes": file.bytes, "sha256": file.sha256}
+        row = Artifact(
+            id=new_id("art"), project_id=job.project_id, job_id=job.id, key=keys[file.path], created_at=now, **data
+        )
+        session.add(row)
+        told.append(("job.artifact_ready", {"id": row.id, **data}))
+    if done.gate is not None:
+        told.insert(0, ("job.gate_evaluated", done.gate))
+    job.report, job.gate, job.error, job.checkpoints = done.report, done.gate, None, []
+    leases.end_attempt(session, job, "succeeded", now=now)
+    told.append(("job.succeeded", {"artifacts": len(done.files)}))
+    events.move(session, job, "succeeded", told, now=now)

@@ -1,0 +1,87 @@
+"""A slot: claims one job after the other and carries each to its end; woken by the bell, never dependent on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+import structlog
+
+from app.db.job import Job
+from app.db.queries import leases
+from app.db.queries.leases import WorkerIdentity
+from app.ids import new_id
+from app.specs.job import ENGINE_VERSION
+from workers.runs.attempt import Services, run_attempt
+from workers.runs.keeper import OUTAGE
+from workers.runs.workspace import remove_leftovers
+
+IDLE_SECONDS = 2.0
+"""How often a slot looks by itself: what a lost bell costs at most."""
+
+log = structlog.get_logger(__name__)
+
+
+class Slot:
+    """Runs in a thread of its own; `ring` and `drain` may be called from any other."""
+
+    def __init__(self, services: Services, *, worker_class: str = "default") -> None:
+        self._services = services
+        self._bell = threading.Event()
+        self._draining = threading.Event()
+        self._registered = False
+        self.identity = WorkerIdentity(
+            id=new_id("wrk"), worker_class=worker_class, host=socket.gethostname(), pid=os.getpid(),
+            device=services.settings.device, engine_version=ENGINE_VERSION,
+        )  # fmt: skip
+
+    def ring(self) -> None:
+        """Say that there may be work."""
+        self._bell.set()
+
+    def drain(self) -> None:
+        """Claim nothing more, and give the job at hand back."""
+        self._draining.set()
+        self._bell.set()
+
+    def run(self, *, once: bool = False) -> None:
+        """Work until drained; with `once`, until one job was worked on or none was there."""
+        remove_leftovers(self._services.settings.scratch)
+        while not self._draining.is_set():
+            # Cleared before the look: a bell that rings during the look is heard after it.
+            self._bell.clear()
+            worked = self.work_once()
+            if once:
+                return
+            if not worked:
+                self._bell.wait(IDLE_SECONDS)
+
+    def work_once(self) -> bool:
+        """Claim a job and work on it; False when there was none."""
+        try:
+            job = self._claim()
+        except OUTAGE as error:
+            log.warning("the database is out of reach", error=type(error).__name__)
+            return False
+        if job is None:
+            return False
+        with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
+            log.info("job claimed", fence=job.fence)
+            try:
+                run_attempt(self._services, job, self.identity, self._draining)
+            except Exception:  # a fault of ours must not end the slot; the lease runs out and the attempt is charged
+                log.exception("the attempt broke")
+                time.sleep(1)
+        return True
+
+    def _claim(self) -> Job | None:
+        with self._services.database.unit_of_work() as session:
+            if not self._registered:
+                leases.register(session, self.identity)
+            job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
+            if job is None:
+                leases.seen(session, self.identity.id, job_id=None)
+        self._registered = True
+        return job

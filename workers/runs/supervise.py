@@ -1,0 +1,62 @@
+"""Watch one child from its start to its end: take its messages, keep the rows fresh, obey cancel and drain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from workers.messages import AnyMessage, Checkpoint, Done, Failed, Fetched
+from workers.runs.checkpoints import Uploader
+from workers.runs.failures import JobFailed, from_exit, oom_kills
+from workers.runs.keeper import Interrupted, Keeper
+from workers.runs.process import Child
+from workers.runs.report import Recorder, Said
+
+TICK_SECONDS = 0.1
+DRAIN_SECONDS = 20.0
+"""What a stopped attempt may take to store the checkpoints that its child has finished."""
+
+
+def supervise(
+    child: Child, *, keeper: Keeper, recorder: Recorder, uploader: Uploader,
+    translate: Callable[[AnyMessage], list[Said]],
+) -> Done | Fetched:  # fmt: skip
+    """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
+    kills = oom_kills()
+    result: Done | Fetched | Failed | None = None
+    keeper.guard(child)
+    try:
+        while not child.finished:
+            for message in child.messages(wait_seconds=TICK_SECONDS):
+                if isinstance(message, Done | Fetched | Failed):
+                    result = message
+                elif isinstance(message, Checkpoint):
+                    uploader.add(message)
+                recorder.take(translate(message))
+            recorder.take(uploader.stored())
+            recorder.flush_if_due()
+            keeper.check()
+    except Interrupted:
+        child.terminate()
+        _keep_what_is_done(keeper, recorder, uploader)
+        raise
+    finally:
+        keeper.guard(None)
+        status = child.returncode
+        child.close()
+    keeper.check()
+    if isinstance(result, Done | Fetched):
+        return result
+    _keep_what_is_done(keeper, recorder, uploader)
+    if result is not None:
+        raise JobFailed(result.error)
+    assert status is not None
+    raise JobFailed(from_exit(status, child.tail, recorder.phase, out_of_memory=oom_kills() > kills))
+
+
+def _keep_what_is_done(keeper: Keeper, recorder: Recorder, uploader: Uploader) -> None:
+    """Store the checkpoints that still wait: the next attempt starts behind them."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while not uploader.idle and time.monotonic() < deadline and not keeper.lost:
+        time.sleep(0.02)
+        recorder.take(uploader.stored())

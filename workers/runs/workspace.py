@@ -1,0 +1,67 @@
+"""The working folder of one attempt: locked while its process lives, gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Workspace:
+    """A folder of its own below the scratch folder; use as a context manager.
+
+    The lock lies beside the folder and is the kernel's: it ends with the process, however that ends.
+    """
+
+    def __init__(self, scratch: Path, job_id: str, fence: int) -> None:
+        self.path = scratch / f"{job_id}-a{fence}"
+        self._lock_file = self.path.with_suffix(".lock")
+        self._lock = -1
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(mode=0o700)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        _remove(self.path, self._lock_file)
+        os.close(self._lock)
+
+
+def remove_leftovers(scratch: Path) -> int:
+    """Remove the folders of attempts whose process is gone; return how many."""
+    removed = 0
+    for lock_file in scratch.glob("*.lock"):
+        with contextlib.suppress(OSError):
+            lock = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(lock_file.with_suffix(""), lock_file)
+                removed += 1
+            finally:
+                os.close(lock)
+    if removed:
+        log.info("leftovers of dead attempts removed", count=removed)
+    return removed
+
+
+def _remove(folder: Path, lock_file: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock_file.unlink(missing_ok=True)
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """Return a regular file that a child named, or raise ValueError: a child that runs wild may name any path."""
+    path = folder / relative
+    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        raise ValueError(f"the child named {relative!r}, which is no regular file of its workspace")
+    return path
