@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.layout import Matrix
 from workers.engine.stats import InputAccumulator
 from workers.methods.base import Need
@@ -24,9 +25,17 @@ class Capture:
         self.inputs: dict[str, InputAccumulator] = {}
         """Matrix name -> what it read."""
 
-    def begin_batch(self) -> None:
+    def forget_batch(self, *_: object) -> None:
         """Forget which tensors have been counted: the next batch brings new ones."""
         self._seen.clear()
+
+    def of(self, name: str) -> InputAccumulator:
+        """What one matrix read; a matrix that the forward pass never reached cannot be judged."""
+        if name not in self.inputs:
+            raise UnsupportedArchitectureError(
+                f"{name} takes no part in the forward pass", hint="Leave it out with targets.exclude.", module=name
+            )
+        return self.inputs[name]
 
     def see(self, name: str, input_BTI: torch.Tensor) -> None:
         """Count one input of one matrix."""
@@ -53,8 +62,10 @@ def capturing(block: nn.Module, matrices: Sequence[Matrix], *, needs: Need, samp
         return hook
 
     hooks = [block.get_submodule(matrix.local).register_forward_pre_hook(watch(matrix.name)) for matrix in matrices]
+    hooks.append(block.register_forward_pre_hook(capture.forget_batch))
     try:
         yield capture
     finally:
+        capture.forget_batch()
         for hook in hooks:
             hook.remove()

@@ -34,9 +34,7 @@ class Text:
                 hint="Give more text, or ask for fewer samples or a shorter sequence_length.",
             )
 
-    def windows(
-        self, *, count: int, length: int, seed: int, selection: str, overlapping: bool = False
-    ) -> torch.Tensor:
+    def windows(self, *, count: int, length: int, seed: int, selection: str, overlapping: bool = False) -> torch.Tensor:
         """Calibration windows (N, T): seeded crops of the stream, or its first windows.
 
         `overlapping`: take the crops also from a text that is shorter than all of them together.
@@ -69,6 +67,13 @@ class Corpus:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own tokenizer."""
         return AutoTokenizer.from_pretrained(self._model_dir, local_files_only=True, trust_remote_code=False)
+
+    @cached_property
+    def tokenizer_id(self) -> str:
+        """The tokenizer's class and the content hash of its file."""
+        files = [self._model_dir / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json")]
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists()]
+        return " ".join([type(self.tokenizer).__name__, *(f"sha256:{digest}" for digest in digests[:1])])
 
     def read(self, spec: dict[str, Any], *, path: Path | None) -> Text:
         """The text of a data set's spec; `path` is where the fetcher put it, None for text that Python brings along."""

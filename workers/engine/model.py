@@ -47,6 +47,10 @@ class StreamedModel:
                 buffers._buffers[name] = None if buffer is None else buffer.to(device)
         self.tensors: dict[str, str] = _tensor_names(self.model, model.base_model_prefix, Weights(model_dir))
         """Parameter name -> name in the files; the second name of a tied parameter maps to the first one's tensor."""
+        self.parameters: dict[str, int] = {
+            self.tensors[name]: parameter.numel() for name, parameter in self.model.named_parameters()
+        }
+        """Name in the files -> number of elements, tied parameters once; buffers are not counted."""
         self.layout = Layout.of(self.model, self.tensors)
         self._stack = find_stack(self.model)[1]
         self._returns_tuple: bool | None = None

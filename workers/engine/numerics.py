@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import resource
 from typing import Final
 
@@ -78,3 +79,8 @@ def reset_peak_memory(device: torch.device) -> None:
     """Begin a new high-water mark where the device can; the process's own cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -91,16 +91,16 @@ class PhaseRun:
 
     def finish(self, data: dict[str, Any] | None = None) -> None:
         """Write the phase's result, so that no later attempt repeats it."""
-        whole = {
-            **(data or {}),
-            "seconds": self.seconds,
-            "peak_memory_bytes": max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.context.device)),
-            "perplexity": self.perplexity,
-        }
+        whole = {**(data or {}), **self.completed().model_dump(exclude={"kind", "phase"})}
         path = self.context.checkpoint_path(self.name, "result", suffix=".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(whole, sort_keys=True))
         self.context.checkpoint(self.name, "result", path, whole)
+
+    def completed(self) -> PhaseCompleted:
+        """The phase's figures as they stand."""
+        peak = max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.context.device))
+        return PhaseCompleted(phase=self.name, seconds=self.seconds, peak_memory_bytes=peak, perplexity=self.perplexity)
 
     def finish_block(
         self,
@@ -232,12 +232,7 @@ class Context:
         self.send(PhaseStarted(phase=name, total=total, unit=unit))
         run = PhaseRun(name, self, total, unit)
         yield run
-        done = PhaseCompleted(
-            phase=name,
-            seconds=run.seconds,
-            peak_memory_bytes=max(run.peak_memory_bytes, numerics.peak_memory_bytes(self.device)),
-            perplexity=run.perplexity,
-        )
+        done = run.completed()
         self.phases.append(done)
         self.send(done)
 

@@ -1,0 +1,109 @@
+"""The compute process of one job: `python -m workers.child < request.json` prints JSON lines of workers.messages.
+
+It holds no credentials and needs no network. Standard output is kept for messages: whatever a library prints
+there goes to standard error, as the log.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
+
+import transformers  # noqa: TID253 - read by the imports below: offline must be set first
+
+from app.specs.job import ENGINE_VERSION
+from workers.engine import numerics
+from workers.messages import ComputeRequest, Done, Failed, Message
+from workers.phases import baseline, calibrate, evaluate, export, prune, reconstruct, retrain, targets
+from workers.phases.base import Context
+from workers.phases.failures import classify
+
+_PIPE_CLOSED = 3
+"""Exit status when nobody listens any more."""
+
+
+def main() -> int:
+    """Read one request from standard input, compute, and say how it went."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    send = _messages(_take_stdout())
+    context: Context | None = None
+    try:
+        request = ComputeRequest.model_validate_json(sys.stdin.readline())
+        numerics.be_deterministic(request.threads)
+        transformers.utils.logging.disable_progress_bar()
+        context = Context(request, send)
+        context.environment.update(_environment(context))
+        send(compute(context))
+    except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message
+        traceback.print_exc()
+        send(Failed(error=classify(error, phase=context.phase_now if context else None)))
+        return 1
+    return 0
+
+
+def compute(context: Context) -> Done:
+    """Run all phases in order; each skips what an earlier attempt has finished."""
+    spec = context.request.spec
+    targets.check(context)
+    baseline.run(context)
+    # A model that is already sparse and stays as it is reads no calibration text.
+    plan = calibrate.run(context) if spec.prune or spec.reconstruct else None
+    prune.run(context, plan)
+    if spec.reconstruct is not None:
+        reconstruct.run(context)
+    if spec.retrain is not None:
+        retrain.run(context)
+    written, perplexity = evaluate.run(context)
+    report, gate, files = export.run(context, written, perplexity)
+    return Done(report=report, gate=gate, files=files)
+
+
+def _take_stdout() -> io.BufferedWriter:
+    """Keep the real standard output for messages and send everything that others print to standard error."""
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return pipe
+
+
+def _messages(pipe: io.BufferedWriter) -> Callable[[Message], None]:
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        try:
+            with lock:
+                pipe.write(message.model_dump_json().encode() + b"\n")
+                pipe.flush()
+        except BrokenPipeError:
+            os._exit(_PIPE_CLOSED)  # the supervisor is gone: nothing that follows could be kept
+
+    return send
+
+
+def _environment(context: Context) -> dict[str, Any]:
+    # The launcher puts the process into an empty network where the platform allows; an empty one has a loopback only.
+    isolated = {name for _, name in socket.if_nameindex()} <= {"lo"}
+    return {
+        "engine": ENGINE_VERSION,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "transformers", "tokenizers", "safetensors")},
+        "device": f"{context.device.type} {numerics.device_name(context.device)}",
+        "threads": context.request.threads,
+        "compute_dtype": numerics.name_of(context.compute_dtype),
+        "network_isolated": isolated,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The model card: what was done, what came out, and by which protocol."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from workers.phases.base import Context
+
+_MASKS = """`masks.safetensors` holds one bit-packed mask per pruned matrix, under the module's name: uint8 of shape
+(outputs, ceil(inputs / 8)); bit b (value 2^b) of byte k stands for input 8k + b; 1 = kept. Pruned weights are exactly
+zero."""
+
+
+def card(context: Context, report: dict[str, Any]) -> str:
+    """Render README.md."""
+    source, spec = context.request.source_name, context.request.spec
+    sparsity = report["sparsity"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [espalier, pruned]",
+        "---",
+        "",
+        f"# {source.rsplit('/', 1)[-1]}, {sparsity['achieved']:.1%} of the pruned matrices zero",
+        "",
+        f"Made from `{source}` at revision `{context.request.revision}` by Espalier. It loads with stock transformers:",
+        "",
+        "```python",
+        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
+        "```",
+        "",
+        "## Numbers",
+        "",
+        *_perplexity_table(report),
+        "",
+        "| | dense | compressed |",
+        "|---|---|---|",
+        f"| parameters | {report['dense']['parameters']:,} | {report['compressed']['parameters']:,} |",
+        f"| of these not zero | | {report['compressed']['nonzero_parameters']:,} |",
+        f"| bytes of the files | {report['dense']['bytes']:,} | {report['compressed']['bytes']:,} |",
+        f"| bytes in a bit-mask pack (estimate) | | {report['compressed']['packed_bytes']:,} |",
+        f"| parameters trained | | {report['trained_parameters']['count']:,} |",
+        "",
+        *(f"- Warning: {warning['text']}" for warning in report["warnings"]),
+        "",
+        "## Protocol",
+        "",
+        "Perplexity is exp of the mean cross entropy over all predicted tokens of non-overlapping windows; the dense",
+        "model was measured in the same job, the compressed one from these files.",
+        "",
+        "```json",
+        json.dumps({"protocol": report["protocol"], "environment": report["environment"]}, indent=2, sort_keys=True),
+        "```",
+        "",
+        "## Masks",
+        "",
+        _MASKS,
+        "",
+        "## Spec",
+        "",
+        "```json",
+        json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _perplexity_table(report: dict[str, Any]) -> list[str]:
+    names = sorted(report["compressed"]["perplexity"])
+    if not names:
+        return ["Perplexity was not measured."]
+    rows = [("dense", report["dense"]["perplexity"])]
+    rows += [(phase["name"], phase["perplexity"]) for phase in report["phases"] if phase["name"] in _TOLD]
+    rows.append(("this model", report["compressed"]["perplexity"]))
+    lines = [f"| perplexity | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for title, numbers in rows:
+        if numbers:
+            lines.append(f"| {title} | {' | '.join(f'{numbers[name]:.2f}' for name in names)} |")
+    return lines
+
+
+_TOLD = {"pruning": "after pruning", "reconstructing": "after reconstruction", "retraining": "after retraining"}

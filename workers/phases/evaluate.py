@@ -1,0 +1,38 @@
+"""The artifact's weights are written, loaded again by stock transformers, and measured: that is the result's score."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from workers.engine.errors import BrokenResultError
+from workers.phases.base import Context
+from workers.phases.export import Written, write_model
+from workers.phases.scoring import count_windows, score
+
+
+def run(context: Context) -> tuple[Written, dict[str, float]]:
+    """Write the model directory and score it."""
+    with context.phase("evaluating", total=count_windows(context), unit="window") as phase:
+        written = write_model(context)
+        done = phase.finished()
+        if done is None or done["model_sha256"] != written.sha256:
+            model = _load(context)
+            phase.perplexity = score(context, model, phase=phase)
+            phase.finish({"model_sha256": written.sha256})
+    return written, phase.perplexity or {}
+
+
+def _load(context: Context) -> nn.Module:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        context.artifact_dir,
+        dtype=context.compute_dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise BrokenResultError("the written model lacks tensors", hint="Report this.")
+    loaded: nn.Module = model.to(context.device).eval()
+    return loaded

@@ -1,0 +1,57 @@
+"""An exception of the child, in words for the user."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+
+from app.specs.lifecycle import Phase
+from workers.engine.errors import EngineError
+from workers.messages import ErrorInfo
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+"""What torch's CPU allocator says; it has no exception class of its own."""
+
+
+def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
+    """Name the class, whether another attempt may help, and a way out."""
+    if isinstance(error, EngineError):
+        return ErrorInfo(
+            class_=error.class_, retryable=False, phase=phase, module=error.module, hint=error.hint, message=str(error)
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return ErrorInfo(
+            class_="gpu_oom",
+            retryable=True,
+            phase=phase,
+            hint="Use fewer or shorter calibration samples, or a device with more memory.",
+            message="The device ran out of memory.",
+        )
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return ErrorInfo(
+            class_="host_oom",
+            retryable=True,
+            phase=phase,
+            hint="Use fewer or shorter calibration samples, or a machine with more memory.",
+            message="The machine ran out of memory.",
+        )
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ErrorInfo(
+            class_="disk_full",
+            retryable=False,
+            phase=phase,
+            hint="Free space on the worker.",
+            message="The disk is full.",
+        )
+    if isinstance(error, ValueError):
+        return ErrorInfo(
+            class_="invalid_spec", retryable=False, phase=phase, hint="Change the spec.", message=str(error)[:500]
+        )
+    return ErrorInfo(
+        class_="internal",
+        retryable=False,
+        phase=phase,
+        hint="The job's log has the details; report this.",
+        message=f"Unexpected {type(error).__name__}.",
+    )

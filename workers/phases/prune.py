@@ -1,0 +1,167 @@
+"""The first walk: block by block, statistics of one forward pass, scores, masks, and on with the pruned outputs."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from app.specs.prune import PruneStep
+from workers.engine import masks
+from workers.engine.capture import Capture, capturing
+from workers.engine.layout import Block, Matrix
+from workers.engine.numerics import generator
+from workers.engine.selection import score
+from workers.engine.stats import relative_error
+from workers.engine.walk import Stream
+from workers.messages import Layer
+from workers.methods.base import InputStatistics, Need
+from workers.phases.base import Context, PhaseRun
+from workers.phases.calibrate import GlobalPlan
+from workers.phases.scoring import score_weights
+from workers.phases.targets import selected
+
+ERROR_TOKENS = 4096
+"""Calibration tokens that the error of a mask is measured on: two small products, against forwards over all of them."""
+
+
+def run(context: Context, plan: GlobalPlan | None) -> None:
+    """Prune every block, or take the zeros of a model that is already sparse as its masks."""
+    blocks = context.streamed.layout.blocks
+    with context.phase("pruning", total=len(blocks), unit="block") as phase:
+        walk = _Walk(context, phase, plan)
+        for block in blocks:
+            walk.pass_(block)
+            phase.progress(block.index + 1)
+        if phase.finished() is None:
+            phase.perplexity = _score(context)
+            phase.finish()
+
+
+def _score(context: Context) -> dict[str, float] | None:
+    """The pruned-only model's numbers; without recovery they are the artifact's, which is scored anyway."""
+    spec = context.request.spec
+    if spec.reconstruct is None and spec.retrain is None:
+        return None
+    return score_weights(context, context.weights)
+
+
+class _Walk:
+    def __init__(self, context: Context, phase: PhaseRun, plan: GlobalPlan | None) -> None:
+        self.context, self.phase, self.plan = context, phase, plan
+        step = context.step
+        self.needs: Need = "none" if plan is not None or step is None else step.needs
+        self.stream: Stream | None = None
+        self.passed: list[Block] = []
+        """Blocks that an earlier attempt finished and that the stream has yet to go through."""
+
+    def pass_(self, block: Block) -> None:
+        """Prune one block or take it over from an earlier attempt."""
+        data = self.phase.stored_block(block.index)
+        if data is not None:
+            for row in data["layers"]:
+                self.context.layer(Layer.model_validate(row), silent=True)
+            self.passed.append(block)
+            return
+        began = time.monotonic()
+        step = self.context.step
+        rows, tensors, kept = self._given(block) if step is None else self._prune(block, step)
+        layers = [row.model_dump() for row in rows]
+        for row in rows:
+            self.context.layer(row)
+        seconds = time.monotonic() - began
+        self.phase.finish_block(block.index, tensors, kept, seconds=seconds, data={"layers": layers})
+        self.passed.append(block)
+
+    def _stream_to(self, block: Block) -> Stream:
+        """The stream at the entrance of a block, through all that has been passed since it was last asked for."""
+        if self.stream is None:
+            self.stream = Stream(self.context.streamed, self._windows(), self.context.weights)
+        for earlier in self.passed:
+            with self.context.streamed.block(earlier.index, self.context.weights) as module:
+                self.stream.advance(module)
+        self.passed = []
+        assert self.stream.index == block.index
+        return self.stream
+
+    def _windows(self) -> torch.Tensor:
+        windows_NT = self.context.calibration_windows()
+        if self.needs != "none":
+            return windows_NT
+        # Nothing but the errors is read: as many windows as those take.
+        return windows_NT[: math.ceil(ERROR_TOKENS / windows_NT.shape[1])]
+
+    def _given(self, block: Block) -> tuple[list[Layer], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        rows, kept = [], {}
+        for matrix in block.matrices:
+            began = time.monotonic()
+            mask_OI = matrix.view(self.context.weights.get(matrix.tensor)) != 0
+            kept[matrix.name] = mask_OI
+            share = 1 - float(mask_OI.double().mean())
+            rows.append(_row(matrix, mask_OI, "given", share, 0.0, time.monotonic() - began))
+        return rows, {}, kept
+
+    def _prune(
+        self, block: Block, step: PruneStep
+    ) -> tuple[list[Layer], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        matrices = selected(self.context, block)
+        if not matrices:
+            return [], {}, {}
+        stream = self._stream_to(block)
+        with (
+            self.context.streamed.block(block.index, self.context.weights) as module,
+            capturing(module, matrices, needs=self.needs, sample_tokens=ERROR_TOKENS) as capture,
+        ):
+            for _ in stream.outputs(module):
+                pass
+        rows: list[Layer] = []
+        tensors: dict[str, torch.Tensor] = {}
+        kept: dict[str, torch.Tensor] = {}
+        for matrix in matrices:
+            row, tensors[matrix.tensor], kept[matrix.name] = self._prune_matrix(matrix, step, capture)
+            rows.append(row)
+        return rows, tensors, kept
+
+    def _prune_matrix(
+        self, matrix: Matrix, step: PruneStep, capture: Capture
+    ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
+        began = time.monotonic()
+        context = self.context
+        stored = matrix.view(context.weights.get(matrix.tensor))
+        weight_OI = stored.to(context.device, torch.float32)
+        seen = capture.of(matrix.name).statistics(matrix.name)
+        mask_OI = self._choose(matrix, step, weight_OI, seen)
+        pruned = masks.apply(stored, mask_OI.cpu())
+        error = relative_error(
+            capture.of(matrix.name).sample().to(context.device, torch.float32),
+            weight_OI,
+            pruned.to(context.device, torch.float32),
+        )
+        row = _row(matrix, mask_OI, step.pattern.label(), step.share, error, time.monotonic() - began)
+        return row, matrix.view(pruned), mask_OI.cpu()
+
+    def _choose(self, matrix: Matrix, step: PruneStep, weight_OI: torch.Tensor, seen: InputStatistics) -> torch.Tensor:
+        statistics = seen if self.plan is None else self.plan.statistics(matrix.name)
+        if self.plan is not None:
+            weight_OI = weight_OI.cpu()
+        draws = generator(self.context.request.spec.calibration.seed, "score", matrix.name)
+        score_OI = score(step, weight_OI, statistics, module=matrix.name, generator=draws)
+        if self.plan is None:
+            return step.pattern.keep(score_OI, sparsity=step.share)
+        share = self.plan.counts[matrix.name] / weight_OI.numel()
+        return step.pattern.keep(score_OI.float(), sparsity=share)  # float32, as the plan compared them
+
+
+def _row(matrix: Matrix, mask_OI: torch.Tensor, pattern: str, share: float, error: float, seconds: float) -> Layer:
+    return Layer(
+        name=matrix.name,
+        block=matrix.block,
+        shape=list(matrix.shape),
+        pattern=pattern,
+        sparsity_requested=share,
+        sparsity_achieved=1 - int(mask_OI.sum()) / mask_OI.numel(),
+        error_before=error,
+        error_after=error,  # no update yet; a refit replaces it
+        seconds=seconds,
+    )

@@ -1,0 +1,121 @@
+"""Before and after: the report of a job, and the gate's verdict on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.specs.steps import Gate
+from workers.engine import masks
+from workers.engine.weights import source_files
+from workers.messages import PhaseCompleted
+from workers.phases.base import Context
+from workers.phases.prune import ERROR_TOKENS
+
+
+def build(
+    context: Context, nonzero_parameters: int, perplexity: dict[str, float], *, current: PhaseCompleted
+) -> dict[str, Any]:
+    """The report as the contract shows it; `current` is the phase that writes it."""
+    parameters = sum(context.streamed.parameters.values())
+    sizes = _mask_sizes(context)
+    kept, total = sum(kept for kept, _ in sizes.values()), sum(total for _, total in sizes.values())
+    achieved = 1 - kept / total if total else 0.0
+    step = context.step
+    return {
+        "dense": {
+            "perplexity": context.dense_perplexity,
+            "parameters": parameters,
+            "bytes": _file_bytes(context, dense=True),
+        },
+        "compressed": {
+            "perplexity": perplexity,
+            "parameters": parameters,
+            "nonzero_parameters": nonzero_parameters,
+            "bytes": _file_bytes(context, dense=False),
+            "packed_bytes": _packed_bytes(context, sizes),
+        },
+        "phases": [_phase_row(context, done, perplexity) for done in (*context.phases, current)],
+        "sparsity": {
+            "requested": None if step is None else step.share,
+            "achieved": achieved,
+            "scope": "pruned matrices",
+        },
+        "trained_parameters": _trained(context, parameters),
+        "protocol": {
+            **context.protocol,
+            "layer_errors": {"tokens": ERROR_TOKENS, "of": "the first calibration windows"},
+            "packed_bytes": "an estimate: the computed size of kept values plus one bit per weight of pruned matrices",
+        },
+        "gate": judge(context.request.spec.gate, context.dense_perplexity, perplexity, achieved),
+        "environment": context.environment,
+        "warnings": context.warnings,
+    }
+
+
+def judge(
+    gate: Gate | None, dense: dict[str, float], compressed: dict[str, float], sparsity: float
+) -> dict[str, Any] | None:
+    """Check a result against the gate; a limit on a number that was not measured is not kept."""
+    if gate is None:
+        return None
+    increase = max((compressed[name] / dense[name] - 1 for name in compressed), default=None)
+    worst = max(compressed.values(), default=None)
+    checks: list[dict[str, Any]] = []
+    for name, limit, value, sign in (
+        ("max_relative_perplexity_increase", gate.max_relative_perplexity_increase, increase, 1),
+        ("max_perplexity", gate.max_perplexity, worst, 1),
+        ("min_sparsity", gate.min_sparsity, sparsity, -1),
+    ):
+        if limit is not None:
+            passed = value is not None and sign * value <= sign * limit
+            checks.append({"name": name, "limit": limit, "value": value, "passed": passed})
+    verdict = "accepted" if all(check["passed"] for check in checks) else "rejected"
+    return {"verdict": verdict, "checks": checks}
+
+
+def _phase_row(context: Context, done: PhaseCompleted, final: dict[str, float]) -> dict[str, Any]:
+    spec = context.request.spec
+    numbers = done.perplexity
+    if done.phase == "pruning" and spec.reconstruct is None and spec.retrain is None:
+        numbers = final  # nothing changed the weights after this phase
+    return {
+        "name": done.phase,
+        "seconds": done.seconds,
+        "peak_memory_bytes": done.peak_memory_bytes,
+        "perplexity": numbers or None,
+    }
+
+
+def _trained(context: Context, parameters: int) -> dict[str, Any]:
+    count = list(context.trained.values())[-1] if context.trained else 0
+    return {"count": count, "fraction": count / parameters, "by_phase": context.trained}
+
+
+def _mask_sizes(context: Context) -> dict[str, tuple[int, int]]:
+    """Tensor name of every masked matrix -> (kept, total)."""
+    weights = context.weights
+    return {
+        matrix.tensor: (masks.kept(weights.packed_mask(matrix.name)), matrix.shape[0] * matrix.shape[1])
+        for matrix in context.streamed.layout.matrices
+        if matrix.name in weights.mask_names
+    }
+
+
+def _file_bytes(context: Context, *, dense: bool) -> int:
+    return sum(path.stat().st_size for path in source_files(context.model_dir if dense else context.artifact_dir))
+
+
+def _packed_bytes(context: Context, sizes: dict[str, tuple[int, int]]) -> int:
+    weights = context.weights
+    total = 0
+    for name in weights.names:
+        width = weights.dtype(name).itemsize
+        kept, count = sizes.get(name, (0, 0))
+        if count:
+            total += kept * width + -(-count // 8)
+        else:
+            numel = 1
+            for size in weights.shape(name):
+                numel *= size
+            total += numel * width
+    return total

@@ -1,0 +1,61 @@
+"""Perplexity on every text of the spec, with the protocol that stands beside the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from workers.engine.numerics import name_of
+from workers.engine.perplexity import perplexity
+from workers.engine.weights import Weights
+from workers.phases.base import Context, PhaseRun
+
+
+def score(context: Context, model: nn.Module, *, phase: PhaseRun | None = None) -> dict[str, float]:
+    """Measure a whole model on every text of `evaluate.perplexity`; `phase` shows the progress if it counts windows."""
+    numbers: dict[str, float] = {}
+    done = 0
+    for item in context.request.spec.evaluate.perplexity:
+        windows_NT = context.evaluation_windows(item)
+        before = done
+
+        def tick(count: int, before: int = before) -> None:
+            if phase is not None and phase.unit == "window":
+                phase.progress(before + count)
+
+        numbers[item.key] = perplexity(model, windows_NT, device=context.device, tick=tick)
+        done += len(windows_NT)
+    return numbers
+
+
+def score_weights(context: Context, weights: Weights, *, phase: PhaseRun | None = None) -> dict[str, float]:
+    """Measure the model that `weights` make."""
+    if not context.request.spec.evaluate.perplexity:
+        return {}
+    with context.streamed.whole(weights) as model:
+        return score(context, model, phase=phase)
+
+
+def count_windows(context: Context) -> int:
+    """Windows of all measurements together."""
+    return sum(len(context.evaluation_windows(item)) for item in context.request.spec.evaluate.perplexity)
+
+
+def describe(context: Context) -> dict[str, Any]:
+    """The protocol of every measurement, by its name."""
+    protocol: dict[str, Any] = {}
+    for item in context.request.spec.evaluate.perplexity:
+        text, windows_NT = context.text(item.dataset), context.evaluation_windows(item)
+        count, length = windows_NT.shape
+        protocol[item.key] = {
+            "dataset": item.dataset.model_dump(mode="json"),
+            "text_sha256": text.sha256,
+            "text_tokens": len(text.tokens),
+            "tokenizer": context.corpus.tokenizer_id,
+            "sequence_length": length,
+            "windows": count,
+            "predicted_tokens": count * (length - 1),
+            "dtype": name_of(context.compute_dtype),
+        }
+    return protocol
