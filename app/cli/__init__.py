@@ -1,1 +1,1 @@
-"""The `espalier` command."""
+"""The `espalier` command: client verbs speak HTTP, the others start processes."""

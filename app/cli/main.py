@@ -1,0 +1,63 @@
+"""The `espalier` command: its verbs, and how their mistakes are shown."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from pydantic import ValidationError
+from rich.markup import escape
+
+from app.cli import configuration, demo, jobs, processes, run
+from app.cli.output import err, print_problem
+from app.cli.spec_file import SpecFileError
+from app.client import BadDownload, ServiceError, Unreachable
+
+NOT_BUILT = ("plan", "pause", "resume", "retry", "keys", "unpack", "inspect")
+"""Verbs of the contract that this version refuses by name."""
+
+app = typer.Typer(
+    name="espalier",
+    help="Compression as a service for transformer models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (
+    demo.demo, processes.serve, processes.worker, processes.reconciler, processes.migrate, configuration.settings,
+    jobs.submit, jobs.ps, jobs.watch, jobs.logs, jobs.cancel, jobs.report, jobs.download, run.run,
+):  # fmt: skip
+    app.command()(verb)
+
+
+def _refuse(context: typer.Context) -> None:
+    err.print(f"`espalier {context.info_name}` is not available in this version")
+    raise typer.Exit(2)
+
+
+for name in NOT_BUILT:
+    app.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(_refuse)
+
+
+def main() -> None:
+    """Run the command; known troubles end with a sentence and status 1 or 2, never with a trace."""
+    try:
+        app()
+    except ServiceError as error:
+        print_problem(error)
+        sys.exit(1)
+    except SpecFileError as error:
+        err.print(f"[bold red]spec[/]: {escape(str(error))}")
+        sys.exit(2)
+    except ValidationError as error:  # of the settings: everything else is validated where it is read
+        for item in error.errors(include_input=False, include_url=False):
+            field = "_".join(str(part) for part in item["loc"]).upper()
+            err.print(f"[bold red]setting[/] ESPALIER_{escape(field)}: {escape(item['msg'])}")
+        sys.exit(2)
+    except Unreachable as error:
+        err.print(f"[bold red]unreachable[/]: {escape(str(error))}")
+        err.print("  hint: start one with `espalier serve`, or set ESPALIER_URL")
+        sys.exit(1)
+    except (BadDownload, RuntimeError, OSError) as error:
+        err.print(f"[bold red]error[/]: {escape(str(error))}")
+        sys.exit(1)

@@ -1,0 +1,54 @@
+"""What every command prints with: people read stderr for trouble and stdout for results, machines read JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from app.client import ServiceError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(document: object) -> None:
+    """Print one document on one line."""
+    typer.echo(json.dumps(document, ensure_ascii=False, default=str))
+
+
+def print_problem(error: ServiceError) -> None:
+    """Show a problem document: what, where in the request, and what to do."""
+    problem = error.problem
+    err.print(f"[bold red]{escape(str(problem.get('title') or 'refused'))}[/]: {escape(str(error))}")
+    items = problem.get("errors")
+    for item in items if isinstance(items, list) else []:
+        err.print(f"  [yellow]{escape(str(item.get('pointer')) or '/')}[/]  {escape(str(item.get('detail')))}")
+    if problem.get("hint"):
+        err.print(f"  hint: {escape(str(problem['hint']))}")
+    marks = [str(problem[name]) for name in ("code", "request_id") if problem.get(name)]
+    err.print(f"  [dim]({error.status}{', ' if marks else ''}{escape(', '.join(marks))})[/]")
+
+
+def print_job_error(error: Mapping[str, Any]) -> None:
+    """Show why a job failed."""
+    where = ", ".join(str(error[name]) for name in ("phase", "module") if error.get(name))
+    message = error.get("message") or error.get("hint") or ""
+    err.print(
+        f"[bold red]{escape(str(error.get('class')))}[/]{f' in {escape(where)}' if where else ''}: {escape(message)}"
+    )
+    if error.get("hint") and error["hint"] != message:
+        err.print(f"  hint: {escape(str(error['hint']))}")
+
+
+def megabytes(count: float | None) -> str:
+    """Render a number of bytes for people."""
+    if count is None:
+        return "-"
+    return f"{count / 1e6:,.2f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"

@@ -1,0 +1,43 @@
+"""Verbs that become another process: the service, its parts, the migrations."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command line of one of our modules; -P, so that a folder named `workers` here cannot stand in for ours."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    command = module_command(module, *arguments)
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def serve() -> None:
+    """Run the API, one worker and the reconciler; state lies in ESPALIER_HOME."""
+    _become("workers.service")
+
+
+def worker(
+    once: Annotated[bool, typer.Option("--once", help="Work on one job and end.")] = False,
+    worker_class: Annotated[str, typer.Option(help="Which jobs to claim.")] = "default",
+) -> None:
+    """Run one worker."""
+    _become("workers.main", *(["--once"] if once else []), "--worker-class", worker_class)
+
+
+def reconciler() -> None:
+    """Run the process that heals what was missed."""
+    _become("workers.reconciler")
+
+
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    _become("app.db.migrate")

@@ -1,0 +1,59 @@
+"""Render a report for people: dense against every phase, sizes, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.output import megabytes, out
+
+STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print the table of stages, then sizes, seconds and the gate."""
+    out.print(stage_table(report))
+    for line in facts(report):
+        out.print(line)
+
+
+def stage_table(report: dict[str, Any]) -> Table:
+    """One row per stage of the model, one column per measurement."""
+    dense = report["dense"]["perplexity"]
+    table = Table("model", *(f"perplexity {escape(name)}" for name in dense), "against dense")
+    for stage, scores in _stages(report):
+        rises = [scores[name] / dense[name] - 1 for name in dense if name in scores]
+        cells = [f"{scores[name]:.2f}" if name in scores else "-" for name in dense]
+        table.add_row(stage, *cells, f"{max(rises):+.1%}" if rises and stage != "dense" else "")
+    return table
+
+
+def _stages(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
+    yield "dense", report["dense"]["perplexity"]
+    for phase in report["phases"]:
+        if phase["name"] in STAGES and phase.get("perplexity"):
+            yield STAGES[phase["name"]], phase["perplexity"]
+    yield "the artifact, reloaded", report["compressed"]["perplexity"]
+
+
+def facts(report: dict[str, Any]) -> Iterator[str]:
+    """Sparsity, sizes, trained parameters, seconds per phase, verdict, warnings: one line each."""
+    sparsity, compressed = report["sparsity"], report["compressed"]
+    yield f"sparsity     {sparsity['achieved']:.2%} of the {sparsity['scope']} (requested {sparsity['requested']:.2%})"
+    yield (
+        f"bytes        dense {megabytes(report['dense']['bytes'])}, artifact {megabytes(compressed['bytes'])}, "
+        f"packed {megabytes(compressed.get('packed_bytes'))} (estimate)"
+    )
+    trained = report.get("trained_parameters") or {}
+    if trained.get("count"):
+        yield f"trained      {trained['count']:,} parameters ({trained['fraction']:.2%})"
+    seconds = ", ".join(f"{phase['name']} {phase['seconds']:.1f}" for phase in report["phases"])
+    yield f"seconds      {seconds}"
+    gate = report.get("gate")
+    if gate:
+        yield f"gate         {gate['verdict']}"
+    for warning in report.get("warnings", []):
+        yield f"[yellow]warning[/]      {escape(str(warning.get('text', warning) if isinstance(warning, dict) else warning))}"
