@@ -21,7 +21,8 @@ from app.cli.report import print_report
 from app.client import Client
 
 MODEL = Path(__file__).parent / "demo_model"
-STOP_SECONDS = 30
+STOP_SECONDS = 60
+"""More than the service takes to end its parts."""
 KEPT_SETTINGS = ("ESPALIER_THREADS", "ESPALIER_DEVICE")
 """The demo is its own installation: other settings of the user's shell do not reach it."""
 

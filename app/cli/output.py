@@ -39,10 +39,9 @@ def print_problem(error: ServiceError) -> None:
 def print_job_error(error: Mapping[str, Any]) -> None:
     """Show why a job failed."""
     where = ", ".join(str(error[name]) for name in ("phase", "module") if error.get(name))
-    message = error.get("message") or error.get("hint") or ""
-    err.print(
-        f"[bold red]{escape(str(error.get('class')))}[/]{f' in {escape(where)}' if where else ''}: {escape(message)}"
-    )
+    message = str(error.get("message") or error.get("hint") or "")
+    what = escape(f"{error.get('class')} in {where}" if where else str(error.get("class")))
+    err.print(f"[bold red]{what}[/]: {escape(message)}")
     if error.get("hint") and error["hint"] != message:
         err.print(f"  hint: {escape(str(error['hint']))}")
 

@@ -16,6 +16,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 def _become(module: str, *arguments: str) -> NoReturn:
     command = module_command(module, *arguments)
+    os.environ["PYTHONSAFEPATH"] = "1"  # what -P says, for the processes that it starts in turn
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted
 

@@ -56,4 +56,5 @@ def facts(report: dict[str, Any]) -> Iterator[str]:
     if gate:
         yield f"gate         {gate['verdict']}"
     for warning in report.get("warnings", []):
-        yield f"[yellow]warning[/]      {escape(str(warning.get('text', warning) if isinstance(warning, dict) else warning))}"
+        text = warning["text"] if isinstance(warning, dict) else warning
+        yield f"[yellow]warning[/]      {escape(str(text))}"
