@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ class Services:
     database: Database
     store: ObjectStore
     settings: Settings
-    commands: Commands = Commands()
+    commands: Commands = field(default_factory=Commands)
 
 
 def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> None:
@@ -218,7 +218,7 @@ class _Attempt:
                     phase="resolving",
                     message="source changed: its files are not those that the job started with",
                     hint="Submit the job again for the new content.",
-                )  # fmt: skip
+                )
             )
 
     def _facts(self, fetched: Fetched) -> Facts:

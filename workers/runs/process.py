@@ -79,7 +79,9 @@ class Child:
         self._abandoned = threading.Event()
         self.tail: list[str] = []
         """The last lines of stderr, for the error of a child that dies without a word."""
-        assert self._process.stdin and self._process.stdout and self._process.stderr
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         payload = request.model_dump_json(by_alias=True).encode() + b"\n"
         self._threads = [
             threading.Thread(target=self._write, args=(self._process.stdin, payload), daemon=True),

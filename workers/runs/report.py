@@ -203,8 +203,8 @@ def _data(message: Said) -> dict[str, Any]:
 def _write_metrics(session: Session, job: Job, points: Sequence[Metric], now: datetime) -> None:
     rows = [
         {
-            "job_id": job.id, "project_id": job.project_id, "name": point.name, "step": point.step, "phase": point.phase,
-            "attempt": job.attempt, "value": point.value, "time": now,
+            "job_id": job.id, "project_id": job.project_id, "name": point.name, "step": point.step,
+            "attempt": job.attempt, "phase": point.phase, "value": point.value, "time": now,
         }
         for point in points
     ]  # fmt: skip

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -241,8 +242,9 @@ def test_a_child_gets_no_secret_of_our_environment(monkeypatch: pytest.MonkeyPat
 
     for name in ("ESPALIER_HF_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "ESPALIER_DATABASE_URL"):
         monkeypatch.setenv(name, "secret")
-    for side in ("fetch", "compute"):
-        given = environment(side, tmp_path, 1)  # type: ignore[arg-type]
+    sides: tuple[Literal["fetch", "compute"], ...] = ("fetch", "compute")
+    for side in sides:
+        given = environment(side, tmp_path, 1)
         assert "secret" not in given.values()
     assert given["HF_HUB_OFFLINE"] == "1"
 

@@ -1,0 +1,153 @@
+"""Real worker and reconciler processes, over a folder and over Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+
+from app.queue import Doorbell, make_celery
+from tests.fixtures.runs import LEASE_SECONDS, Bench
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(params=["folder", "redis"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """A bell of each kind."""
+    return "" if request.param == "folder" else str(request.getfixturevalue("redis_url"))
+
+
+def environment(bench: Bench, broker_url: str) -> dict[str, str]:
+    return {
+        **os.environ, "ESPALIER_HOME": str(bench.settings.home), "ESPALIER_DATABASE_URL": bench.database.url,
+        "ESPALIER_BROKER_URL": broker_url, "ESPALIER_LEASE_SECONDS": str(LEASE_SECONDS), "ESPALIER_THREADS": "1",
+    }  # fmt: skip
+
+
+@contextmanager
+def process(bench: Bench, module: str, broker_url: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", module]
+    started = subprocess.Popen(command, cwd=ROOT, env=environment(bench, broker_url), start_new_session=True)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def scripted(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [c for c in psutil.Process(worker.pid).children(recursive=True) if "scripted_child" in " ".join(c.cmdline())]
+
+
+WORKER, RECONCILER = "tests.fixtures.scripted_worker", "workers.reconciler"
+
+
+def test_a_bell_wakes_a_worker_at_once(sqlite_bench: Bench, broker_url: str) -> None:
+    bench = sqlite_bench
+    settings = bench.settings.model_copy(update={"broker_url": broker_url})
+    with process(bench, WORKER, broker_url):
+        bench.wait(bench.add(), "succeeded")
+        time.sleep(2.5)  # past its own look: it waits now, up to two seconds
+        bell = Doorbell(make_celery(settings))
+        waits = []
+        for _ in range(5):
+            job_id = bench.add()
+            queued = time.monotonic()
+            bell.ring("default")
+            bench.wait_for_event(job_id, "job.started")
+            waits.append(time.monotonic() - queued)
+            bench.wait(job_id, "succeeded")
+            time.sleep(0.3)
+        bell.close()
+    assert sorted(waits)[2] < 0.5, waits
+
+
+def test_a_worker_without_a_broker_works_on(sqlite_bench: Bench) -> None:
+    with process(sqlite_bench, WORKER, "redis://127.0.0.1:1/0"):
+        sqlite_bench.wait(sqlite_bench.add(), "succeeded")
+
+
+def test_jobs_whose_bells_were_flushed_all_succeed(sqlite_bench: Bench, redis_url: str) -> None:
+    bench = sqlite_bench
+    bell = Doorbell(make_celery(bench.settings.model_copy(update={"broker_url": redis_url})))
+    jobs = [bench.add() for _ in range(10)]
+    for _ in jobs:
+        bell.ring("default")
+    bell.close(5)
+    client = Redis.from_url(redis_url)
+    assert client.llen("jobs-default") == 10
+    client.flushall()
+    client.close()
+    with process(bench, WORKER, redis_url):
+        for job in jobs:
+            bench.wait(job, "succeeded", seconds=40)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_job_outlives_its_worker(bench: Bench, blow: signal.Signals) -> None:
+    job_id = bench.add("slow")
+    with process(bench, RECONCILER), process(bench, WORKER) as worker:
+        bench.wait_for_event(job_id, "job.checkpoint", count=3)
+        (child,) = scripted(worker)
+        struck = time.monotonic()
+        worker.send_signal(blow)
+        if blow == signal.SIGKILL:
+            psutil.wait_procs([child], timeout=2)
+            assert not child.is_running()
+        with process(bench, WORKER):
+            bench.wait_for_event(job_id, "job.started", count=2, seconds=LEASE_SECONDS + 8)
+            recovered = time.monotonic() - struck
+            worker.send_signal(signal.SIGCONT)
+            job = bench.wait(job_id, "succeeded", seconds=40)
+    assert recovered < LEASE_SECONDS + 5
+    assert job.attempt == 2
+    lost, resumed = bench.attempts(job_id)
+    assert lost.outcome == "lost"
+    assert resumed.resumed_from is not None
+    told = [event.type for event in bench.events(job_id)]
+    assert told.count("job.succeeded") == 1
+    assert told.count("job.layer_completed") == 30
+
+
+def test_sigterm_drains_a_worker_within_seconds(sqlite_bench: Bench, broker_url: str) -> None:
+    bench = sqlite_bench
+    job_id = bench.add("slow")
+    with process(bench, WORKER, broker_url) as worker:
+        bench.wait_for_event(job_id, "job.checkpoint")
+        asked = time.monotonic()
+        worker.terminate()
+        assert worker.wait(15) == 0
+        assert time.monotonic() - asked < 8
+    job = bench.job(job_id)
+    assert (job.state, job.failures) == ("queued", {})
+    assert bench.attempts(job_id)[0].outcome == "released"
+
+
+def test_sigterm_ends_a_reconciler_cleanly(sqlite_bench: Bench) -> None:
+    with process(sqlite_bench, RECONCILER) as reconciler:
+        time.sleep(1.5)
+        assert reconciler.poll() is None
+        reconciler.terminate()
+        assert reconciler.wait(10) == 0
+
+
+def test_a_worker_asked_for_one_job_does_one_and_leaves(sqlite_bench: Bench) -> None:
+    # Its children are the real ones, so the job fails at its source: what counts is that it was worked on.
+    first, second = sqlite_bench.add(), sqlite_bench.add()
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.main", "--once"], cwd=ROOT, env=environment(sqlite_bench, ""), timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert sqlite_bench.job(first).attempt == 1
+    assert sqlite_bench.job(second).state == "queued"

@@ -1,0 +1,171 @@
+"""What heals by itself."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import cast
+
+import pytest
+
+from app.db.job import Job, Outbox
+from app.db.queries import leases
+from app.db.session import Database, clock
+from app.ids import new_id
+from app.queue import Doorbell
+from tests.fixtures.runs import Bench
+from tests.workers.runs.test_claim import worker
+from workers.reconciler import FileLead, PostgresLead
+from workers.runs.reconcile import Reconciler
+
+
+class RecordedBell:
+    """A bell that only remembers."""
+
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+
+    def ring(self, worker_class: str) -> None:
+        self.rung.append(worker_class)
+
+
+@pytest.fixture
+def bell() -> RecordedBell:
+    return RecordedBell()
+
+
+@pytest.fixture
+def reconciler(bench: Bench, bell: RecordedBell) -> Reconciler:
+    return Reconciler(bench.database, bench.store, cast(Doorbell, bell))
+
+
+def lose(bench: Bench, script: str = "steady", **fields: object) -> str:
+    """A job whose worker is gone: its lease is past."""
+    job_id = bench.add(script)
+    with bench.database.unit_of_work() as session:
+        leases.register(session, worker("wrk_gone"))
+        assert leases.claim(session, worker("wrk_gone"), lease_seconds=60) is not None
+        past = clock(session) - timedelta(seconds=1)
+    bench.set(job_id, **({"lease_until": past} | fields))
+    return job_id
+
+
+def test_a_job_whose_lease_is_past_is_queued_again_with_a_pause_and_a_new_fence(
+    bench: Bench, reconciler: Reconciler
+) -> None:
+    job_id = lose(bench)
+    assert reconciler.recover() == 1
+    job = bench.job(job_id)
+    assert (job.state, job.fence, job.wait_reason, job.worker_id) == ("queued", 2, "backoff", None)
+    assert job.not_before is not None
+    assert job.failures == {"worker_lost": 1}
+    assert bench.attempts(job_id)[0].outcome == "lost"
+    assert [event.type for event in bench.events(job_id)] == [
+        "job.started", "job.attempt_failed", "job.retry_scheduled",
+    ]  # fmt: skip
+    with bench.database.unit_of_work() as session:
+        assert leases.held(session, job_id, 1) is None
+    assert reconciler.recover() == 0
+
+
+def test_a_null_lease_counts_as_dead_and_a_living_one_is_left_alone(bench: Bench, reconciler: Reconciler) -> None:
+    dead = lose(bench, lease_until=None)
+    with bench.database.reading() as session:
+        alive = lose(bench, lease_until=clock(session) + timedelta(seconds=30))
+    assert reconciler.recover() == 1
+    assert (bench.job(dead).state, bench.job(alive).state) == ("queued", "running")
+
+
+@pytest.mark.parametrize(("asked", "state"), [("cancelling", "cancelled"), ("pausing", "paused")])
+def test_what_was_asked_of_a_lost_worker_is_done(bench: Bench, reconciler: Reconciler, asked: str, state: str) -> None:
+    job_id = lose(bench, state=asked)
+    reconciler.recover()
+    assert bench.job(job_id).state == state
+    assert bench.events(job_id)[-1].type == f"job.{state}"
+
+
+def test_a_job_that_loses_worker_after_worker_fails_for_good(bench: Bench, reconciler: Reconciler) -> None:
+    job_id = lose(bench, failures={"worker_lost": 3})
+    reconciler.recover()
+    job = bench.job(job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert job.error["class"] == "worker_lost"
+
+
+def test_a_job_that_waits_longer_than_it_may_expires(bench: Bench, reconciler: Reconciler) -> None:
+    patient, hasty = bench.add(), bench.add()
+    with bench.database.reading() as session:
+        queued_at = clock(session) - timedelta(seconds=60)
+    for job_id, seconds in ((patient, 300.0), (hasty, 30.0)):
+        request = bench.job(job_id).request | {"limits": {"max_pending_seconds": seconds}}
+        bench.set(job_id, request=request, queued_at=queued_at)
+    assert reconciler.expire() == 1
+    assert (bench.job(patient).state, bench.job(hasty).state) == ("queued", "expired")
+    assert bench.events(hasty)[-1].type == "job.expired"
+
+
+def test_a_job_that_nobody_heard_of_is_rung_for_again(bench: Bench, reconciler: Reconciler, bell: RecordedBell) -> None:
+    fresh = bench.add(worker_class="fresh")
+    with bench.database.reading() as session:
+        queued_at = clock(session) - timedelta(seconds=60)
+    bench.add(queued_at=queued_at)
+    bench.add(queued_at=queued_at, worker_class="later", not_before=queued_at + timedelta(seconds=600))
+    reconciler.ring_again()
+    reconciler.ring_again()
+    assert bell.rung == ["default"]
+    assert bench.job(fresh).state == "queued"
+
+
+def test_the_outbox_is_delivered_once(bench: Bench, reconciler: Reconciler, bell: RecordedBell) -> None:
+    with bench.database.unit_of_work() as session:
+        for _ in range(3):
+            session.add(
+                Outbox(
+                    id=new_id("out"),
+                    project_id="prj_default",
+                    topic="bell",
+                    payload={"worker_class": "gpu"},
+                    created_at=clock(session),
+                    sent_at=None,
+                )
+            )
+    assert reconciler.deliver() == 3
+    assert reconciler.deliver() == 0
+    assert bell.rung == ["gpu"]
+
+
+def test_old_files_that_no_row_names_are_collected(bench: Bench, reconciler: Reconciler) -> None:
+    job = bench.work(bench.add())
+    kept = {stored.key for stored in bench.store.list("projects/")}
+    bench.store.put_bytes("projects/prj_default/jobs/job_x/a1/model.safetensors", b"orphan")
+    bench.store.put_bytes(f"projects/prj_default/jobs/{job.id}/a9/model.safetensors", b"zombie")
+    assert reconciler.collect_garbage() == 0  # too young
+    for stored in bench.store.list("projects/"):
+        os.utime(bench.store.root / stored.key, (1, 1))
+    assert reconciler.collect_garbage() == 2
+    assert {stored.key for stored in bench.store.list("projects/")} == kept
+
+
+def test_one_reconciler_leads_and_another_takes_over(database: Database) -> None:
+    def lead() -> PostgresLead | FileLead:
+        return FileLead(database) if database.url.startswith("sqlite") else PostgresLead(database)
+
+    first, second = lead(), lead()
+    assert first.held()
+    assert first.held()
+    assert not second.held()
+    first.release()
+    assert second.held()
+    assert not first.held()
+    second.release()
+
+
+def test_jobs_are_not_touched_by_an_idle_sweep(bench: Bench, reconciler: Reconciler) -> None:
+    job = bench.work(bench.add())
+    with bench.database.reading() as session:
+        before = session.get(Job, job.id)
+    reconciler.sweep()
+    after = bench.job(job.id)
+    assert before is not None
+    assert (after.state, after.fence, after.event_seq) == (before.state, before.fence, before.event_seq)

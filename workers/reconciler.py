@@ -1,0 +1,120 @@
+"""The reconciler process: one sweep a second while it leads, and waiting for the lead otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Connection, make_url, text
+
+from app.db.session import Database
+from app.errors import StorageError
+from app.logs import setup_logs
+from app.queue import Doorbell, make_celery
+from app.settings import get_settings
+from app.storage.open import open_store
+from workers.runs.keeper import OUTAGE
+from workers.runs.reconcile import Reconciler
+
+SWEEP_SECONDS = 1.0
+_ADVISORY_LOCK = 7306577255
+"""Any number that nothing else on the server uses."""
+
+log = structlog.get_logger(__name__)
+
+
+class Lead(ABC):
+    """At most one process at a time holds it; it ends with the process, however that ends."""
+
+    @abstractmethod
+    def held(self) -> bool:
+        """Take the lead, or confirm it; False while somebody else has it."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Leave the lead to another."""
+
+
+class PostgresLead(Lead):
+    """An advisory lock of a session of its own: gone with the connection."""
+
+    def __init__(self, database: Database) -> None:
+        self._engine = database.engine
+        self._connection: Connection | None = None
+
+    def held(self) -> bool:
+        """Ask the server, which forgets the lock when it restarts."""
+        try:
+            if self._connection is None:
+                connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
+                    connection.close()
+                    return False
+                self._connection = connection
+            self._connection.scalar(text("SELECT 1"))
+        except OUTAGE:
+            self.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Close the connection for good: back in the pool it would still hold the lock."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+
+class FileLead(Lead):
+    """A locked file beside the SQLite database."""
+
+    def __init__(self, database: Database) -> None:
+        path = Path(make_url(database.url).database or "espalier.db")
+        self._file = os.open(path.with_name(f"{path.name}.reconciler"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def held(self) -> bool:
+        """Lock the file; a lock that we hold is taken again at no cost."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    def release(self) -> None:
+        """Unlock the file."""
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def reconcile(reconciler: Reconciler, lead: Lead, stop: threading.Event) -> None:
+    """Sweep until told to stop; an outage of the database, the broker or the store is waited out."""
+    while not stop.is_set():
+        try:
+            if lead.held():
+                reconciler.sweep()
+        except OUTAGE as error:
+            log.warning("the database is out of reach", error=type(error).__name__)
+        except StorageError as error:
+            log.warning("the store is out of reach", error=error.detail)
+        stop.wait(SWEEP_SECONDS)
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    settings = get_settings()
+    setup_logs(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    database = Database(settings.database, pool_size=2)
+    lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
+    log.info("reconciler started")
+    reconcile(Reconciler(database, open_store(settings), Doorbell(make_celery(settings))), lead, stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The embedded service: migrates, then starts and watches the API, one worker and the reconciler.
+
+All of them end with it, however it ends, and one that dies is started again with a growing pause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+import structlog
+
+from app.db.migrate import run_migrations
+from app.logs import setup_logs
+from app.settings import Settings, get_settings
+from workers.leash import leashed
+
+STOP_SECONDS = 50.0
+"""A little more than a worker may take to drain."""
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 30.0
+_STEADY_SECONDS = 20.0
+"""A process that lived so long starts again without a grown pause."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Part:
+    """One process of the service."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause: float = _FIRST_PAUSE_SECONDS
+    due: float = 0.0
+
+    def start(self, env: Mapping[str, str]) -> None:
+        """Start it, leashed to the calling thread; in a session of its own, so that Ctrl-C reaches it once: by us."""
+        self.process = subprocess.Popen(
+            leashed(self.command), env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        self.started = time.monotonic()
+
+    def watch(self, env: Mapping[str, str]) -> None:
+        """Start it again, later each time, when it is gone."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is not None:
+            self.pause = _FIRST_PAUSE_SECONDS if now - self.started > _STEADY_SECONDS else self.pause * 2
+            self.pause = min(self.pause, _LAST_PAUSE_SECONDS)
+            log.warning("a process ended", name=self.name, status=self.process.returncode, pause_seconds=self.pause)
+            self.process, self.due = None, now + self.pause
+        if self.process is None and now >= self.due:
+            self.start(env)
+
+
+class Service:
+    """The three processes of an embedded installation."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+        self.port = _free_port(settings.host, settings.port)
+        self._env = {**os.environ, "ESPALIER_HOME": str(settings.home.absolute()), "ESPALIER_PORT": str(self.port)}
+        api = ["uvicorn", "app.main:create_app", "--factory", "--host", settings.host, "--port", str(self.port)]
+        self.parts = [
+            Part("api", [sys.executable, "-m", *api, "--no-access-log", "--timeout-graceful-shutdown", "5"]),
+            Part("worker", [sys.executable, "-m", "workers.main"]),
+            Part("reconciler", [sys.executable, "-m", "workers.reconciler"]),
+        ]
+
+    @property
+    def url(self) -> str:
+        """Where the API listens."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"http://{host}:{self.port}"
+
+    def stop(self) -> None:
+        """Ask the service to end."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Run until asked to stop, then end every part."""
+        told = False
+        try:
+            while not self._stop.is_set():
+                for part in self.parts:
+                    part.watch(self._env)
+                if not told and self._answers():
+                    sys.stdout.write(f"listening on {self.url}\n")
+                    sys.stdout.flush()
+                    told = True
+                self._stop.wait(0.2 if told else 0.05)
+        finally:
+            self._end_all()
+
+    def _answers(self) -> bool:
+        api = self.parts[0].process
+        with contextlib.suppress(httpx.HTTPError):
+            # No proxy of the environment stands between us and our own port.
+            answer = httpx.get(f"{self.url}/healthz", timeout=1, trust_env=False)
+            return answer.status_code == 200 and api is not None and api.poll() is None
+        return False
+
+    def _end_all(self) -> None:
+        running = [part.process for part in self.parts if part.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port(host: str, port: int) -> int:
+    """Return the port, or any free one for 0; raises OSError when somebody else listens on it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = get_settings()
+    setup_logs(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    try:
+        service = Service(settings)
+    except OSError as error:
+        sys.exit(f"cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}")
+    run_migrations(settings.database)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    service.run()
+
+
+if __name__ == "__main__":
+    main()
