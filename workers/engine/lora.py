@@ -1,4 +1,4 @@
-"""MaskLoRA: low-rank updates of a pruned matrix that live on its kept weights only, and merge exactly.
+"""MaskLoRA: low-rank updates of a pruned matrix that live on its kept weights only: merging is exact.
 
 Shapes: O outputs, I inputs, R rank, T tokens (any leading axes). A mask is boolean, True = keep.
 """
@@ -6,18 +6,25 @@ Shapes: O outputs, I inputs, R rank, T tokens (any leading axes). A mask is bool
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 
+LORA_A: Final = "lora_a"
+LORA_B: Final = "lora_b"
+"""What the factors are called behind the name of their matrix."""
+
+
 def effective_weight(
     weight_OI: torch.Tensor, b_OR: torch.Tensor, a_RI: torch.Tensor, mask_OI: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """Return W + scale (B A) * M in float32: the weight of the forward pass and of the merge alike."""
-    return torch.addcmul(weight_OI.float(), b_OR @ a_RI, mask_OI.float(), value=scale)
+    # Autocast would multiply the factors in half precision, and the merge would then differ from the forward pass.
+    with torch.autocast(weight_OI.device.type, enabled=False):
+        return torch.addcmul(weight_OI.float(), b_OR @ a_RI, mask_OI.float(), value=scale)
 
 
 class _MaskedLowRankLinear(torch.autograd.Function):
@@ -101,17 +108,3 @@ class MaskLora(nn.Module):
             x_TI, self._oriented(), bias_O, self.a_RI, self.b_OR, self.mask_OI, self.scale
         )
         return output
-
-    @torch.no_grad()
-    def merge(self) -> nn.Module:
-        """Write the update into the base map, exactly as the forward pass saw it, and return the map."""
-        weight_OI = self._oriented()
-        weight_OI.copy_(effective_weight(weight_OI, self.b_OR, self.a_RI, self.mask_OI, self.scale))
-        return self.base
-
-
-def merge_all(model: nn.Module) -> None:
-    """Merge every adapter of a model and put the linear maps back into their places."""
-    adapters = {name: module for name, module in model.named_modules() if isinstance(module, MaskLora)}
-    for name, adapter in adapters.items():
-        model.set_submodule(name, adapter.merge())

@@ -19,8 +19,12 @@ KEEP_EVERY = 10
 """Steps between two copies of the trainables, to which a diverged run goes back; states are saved at these only."""
 
 
-class DivergedError(RuntimeError):
-    """The loss is no number any more, and there is no earlier state to go back to."""
+class DivergedError(ArithmeticError):
+    """The loss is no number any more; the trainables stand at the last copied state again."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,8 @@ class Trainer:
         )
         self._kept: tuple[int, list[torch.Tensor]] = (0, snapshot(self.trainables))
 
-    def advance(self) -> Point | None:
-        """Take one optimizer step; None where the loss diverged, and the trainables stand at the last good state."""
+    def advance(self) -> Point:
+        """Take one optimizer step; DivergedError sends the trainables back to the last copied state."""
         factor = rates.linear(self.step, steps=self.plan.steps)
         for group, item in zip(self._optimizer.param_groups, self.trainables, strict=True):
             group["lr"] = self.plan.rates[item.kind] * factor
@@ -95,9 +99,10 @@ class Trainer:
         parameters = [item.parameter for item in self.trainables]
         norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+            diverged = DivergedError(self.step)
             self.step, values = self._kept
             restore(self.trainables, values)
-            return None
+            raise diverged
         self._optimizer.step()
         self._optimizer.zero_grad()
         point = Point(self.step, loss, max(self.plan.rates.values()) * factor)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 Kind = Literal["weights", "norms", "biases", "mask_lora"]
+"""What a trainable is; the words of the spec."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +61,9 @@ def norms_and_biases(module: nn.Module, kinds: Collection[str]) -> list[tuple[st
     """
     found: list[tuple[str, Kind, nn.Parameter]] = []
     for name, parameter in module.named_parameters():
-        if parameter.ndim != 1:
-            continue
-        kind: Kind = "biases" if name.rpartition(".")[2].endswith("bias") else "norms"
-        if kind in kinds:
+        leaf = name.rpartition(".")[2]
+        kind: Kind | None = "biases" if leaf.endswith("bias") else "norms" if leaf == "weight" else None
+        if parameter.ndim == 1 and kind is not None and kind in kinds:
             found.append((name, kind, parameter))
     return found
 
