@@ -1,0 +1,16 @@
+# API, reconciler and migrations: the base install, without torch.
+FROM python:3.11-slim
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
+WORKDIR /opt/espalier
+COPY pyproject.toml constraints.txt README.md ./
+COPY app app
+COPY workers workers
+COPY migrations migrations
+# Editable: the migrations are read from beside the packages.
+RUN pip install -c constraints.txt -e . \
+ && useradd --uid 10001 --create-home espalier
+COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
+USER espalier
+EXPOSE 8000
+ENTRYPOINT ["entrypoint.sh"]
+CMD ["api"]
