@@ -42,5 +42,7 @@ def setup_logs(settings: Settings) -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     # Their own lines repeat ours, or tell what only their authors want to know.
-    for name in ("uvicorn.access", "botocore", "boto3", "urllib3", "httpx", "alembic.runtime.plugins"):
+    for name in ("uvicorn.access", "botocore", "boto3", "urllib3", "httpx", "httpx2", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # kombu warns that filesystem:// names no host; it has none.
+    logging.getLogger("kombu.connection").setLevel(logging.ERROR)

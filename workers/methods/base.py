@@ -52,6 +52,8 @@ class Method(BaseModel, ABC):
     paper: ClassVar[str]
     """Where the formula comes from."""
     cost: ClassVar[Cost] = "free"
+    constraints: ClassVar[tuple[str, ...]] = ()
+    """What a model must have for it, for people who choose."""
 
 
 class Criterion(Method):

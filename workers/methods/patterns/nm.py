@@ -18,6 +18,7 @@ class NOfM(Pattern):
 
     summary: ClassVar[str] = "n kept of every m consecutive inputs; 2:4 runs faster on sparse tensor cores."
     paper: ClassVar[str] = "Mishra et al. 2021 (arXiv 2104.08378)"
+    constraints: ClassVar[tuple[str, ...]] = ("m divides the number of inputs of every pruned matrix",)
 
     kind: Literal["nm"] = "nm"
     n: int = Field(2, ge=1, le=256, description="Weights kept in every group.")

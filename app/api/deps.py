@@ -1,0 +1,53 @@
+"""What endpoints ask for, as aliases."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Path, Request, Response
+
+from app.api.paging import Pager
+from app.services.resources import DEFAULT_PROJECT, Resources
+
+
+def _resources(request: Request) -> Resources:
+    found: Resources = request.app.state.resources
+    return found
+
+
+ResourcesDep = Annotated[Resources, Depends(_resources)]
+
+
+def _project() -> str:
+    return DEFAULT_PROJECT
+
+
+ProjectDep = Annotated[str, Depends(_project)]
+
+
+def _sent(request: Request) -> Any:  # noqa: ANN401 - JSON
+    return request.state.json
+
+
+SentDep = Annotated[Any, Depends(_sent)]
+"""The body as it came, no defaults filled in."""
+
+
+def _pager(request: Request, response: Response, resources: ResourcesDep) -> Pager:
+    return Pager(request, response, resources.settings)
+
+
+PagerDep = Annotated[Pager, Depends(_pager)]
+
+JobId = Annotated[str, Path(max_length=200, description="`job_` and a ULID.")]
+ArtifactId = Annotated[str, Path(max_length=200, description="`art_` and a ULID.")]
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Any unique word; for a day, a call with the same key and body makes no second job.",
+    ),
+]

@@ -1,0 +1,96 @@
+"""Jobs: create, list, look, cancel."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from fastapi import Query as FromQuery
+from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic_core import PydanticCustomError
+
+from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, ProjectDep, ResourcesDep, SentDep
+from app.api.paging import Page, PageQuery
+from app.api.views import JobView, job_view
+from app.db.queries.jobs import Filters
+from app.services import jobs, reads
+from app.services.idempotency import Key
+from app.specs.job import JobRequest
+from app.specs.lifecycle import JobState
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_LABEL = re.compile(r"[A-Za-z0-9][\w./-]{0,62}=.{0,255}", re.DOTALL)
+
+
+def _label(value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        raise PydanticCustomError("label", "a label filter is key=value")
+    return value
+
+
+# A year beyond these does not survive the conversion to UTC.
+Instant = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC))]
+
+
+class JobQuery(PageQuery):
+    """Filters of the list of jobs; a cursor belongs to the filters that it was made with."""
+
+    state: list[JobState] = Field([], max_length=9, description="Repeatable: any of these.")
+    label: list[Annotated[str, AfterValidator(_label)]] = Field(
+        [], max_length=16, description="key=value, repeatable: all of these."
+    )
+    model: str | None = Field(None, max_length=300, description="Repository or name of the folder.")
+    method: str | None = Field(None, max_length=100, description="Criterion.")
+    created_after: Instant | None = Field(None, description="Inclusive.")
+    created_before: Instant | None = Field(None, description="Exclusive.")
+
+    def filters(self) -> Filters:
+        """Return what the statement needs."""
+        labels = dict(label.split("=", 1) for label in self.label)
+        return Filters(self.state, labels, self.model, self.method, self.created_after, self.created_before)
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses={200: {"model": JobView, "description": "An equal call was here before: its job as it is now."}},
+)
+def create_job(
+    body: JobRequest, sent: SentDep, request: Request, response: Response, resources: ResourcesDep,
+    project: ProjectDep, idempotency_key: IdempotencyKeyHeader = None,
+) -> JobView:  # fmt: skip
+    """Queue a job."""
+    path = request.url.path
+    key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
+    submitted = jobs.submit(resources, project, body, sent, key)
+    if submitted.replayed:
+        response.status_code = 200
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers["Location"] = f"/v1/jobs/{submitted.job_id}"
+    return job_view(reads.job(resources.database, project, submitted.job_id))
+
+
+@router.get("")
+def list_jobs(
+    query: Annotated[JobQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
+) -> Page[JobView]:
+    """List jobs, newest first."""
+    before = pager.position(query)
+    rows = reads.jobs(resources.database, project, query.filters(), before=before, limit=query.limit + 1)
+    return pager.page(query, rows, job_view, lambda row: row.job.id)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+    """Show a job."""
+    return job_view(reads.job(resources.database, project, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+    """End a job; a cancelled one stays cancelled."""
+    jobs.cancel(resources, project, job_id)
+    return job_view(reads.job(resources.database, project, job_id))

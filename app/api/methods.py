@@ -1,0 +1,103 @@
+"""The catalogue: every method with its parameters, and the schema of a job; both made from what was discovered."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from app.api.views import View
+from app.specs.job import ENGINE_VERSION, SCHEMA_VERSION, JobRequest
+from app.specs.prune import CRITERIA, PATTERNS
+from app.specs.steps import Reconstruct, Retrain
+from workers.methods.base import Method
+
+router = APIRouter(prefix="/v1", tags=["methods"])
+
+
+class MethodView(View):
+    """One method."""
+
+    name: str
+    """Its name in a spec."""
+    summary: str
+    paper: str
+    """Where it comes from."""
+    cost: Literal["free", "low", "medium", "high"]
+    needs: Literal["none", "norms", "gram"]
+    """What it reads of the calibration: nothing, norms of inputs, their Gram matrix."""
+    constraints: list[str]
+    """What a model must have for it."""
+    parameters: dict[str, Any]
+    """JSON Schema."""
+
+
+class CatalogueView(View):
+    """Everything that a spec can name."""
+
+    engine_version: str
+    criteria: list[MethodView]
+    """`prune.method`: which weights go."""
+    patterns: list[MethodView]
+    """`prune.pattern`: the shape of the mask."""
+    recovery: list[MethodView]
+    """`reconstruct` and `retrain.method`: how the loss is won back."""
+
+
+@router.get("/methods")
+def list_methods() -> CatalogueView:
+    """List every method of this version."""
+    return CatalogueView(
+        engine_version=ENGINE_VERSION,
+        criteria=[_discovered(name, method, tag="method") for name, method in CRITERIA.items()],
+        patterns=[_discovered(name, method, tag="kind") for name, method in PATTERNS.items()],
+        recovery=[
+            MethodView(
+                name="reconstruct",
+                summary="Refits the kept weights window by window on the dense model's activations.",
+                paper="arXiv 2510.14444",
+                cost="medium",
+                needs="none",
+                constraints=["a tokenizer, for the calibration text"],
+                parameters=_parameters(Reconstruct),
+            ),
+            MethodView(
+                name="perp",
+                summary="Retrains a small part of the parameters on text; every zero stays zero.",
+                paper="arXiv 2312.15230",
+                cost="high",
+                needs="none",
+                constraints=["a tokenizer, for the text", "biases in the model, where `biases` is all that trains"],
+                parameters=_parameters(Retrain),
+            ),
+        ],
+    )
+
+
+def _discovered(name: str, method: type[Method], *, tag: str) -> MethodView:
+    return MethodView(
+        name=name,
+        summary=method.summary,
+        paper=method.paper,
+        cost=method.cost,
+        needs=getattr(method, "needs", "none"),
+        constraints=list(method.constraints),
+        parameters=_parameters(method, without=tag),
+    )
+
+
+def _parameters(model: type[BaseModel], *, without: str = "") -> dict[str, Any]:
+    schema = model.model_json_schema()
+    schema.get("properties", {}).pop(without, None)
+    return schema
+
+
+@router.get("/spec-schema")
+def get_spec_schema() -> dict[str, Any]:
+    """Show the JSON Schema of the body of `POST /v1/jobs`, with bounds and defaults."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "schema_version": SCHEMA_VERSION,
+        **JobRequest.model_json_schema(),
+    }

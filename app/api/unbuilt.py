@@ -1,0 +1,33 @@
+"""Paths of the contract that this version has not built: refused by name, never by accident."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from fastapi import APIRouter, Request
+
+from app.errors import NotAvailable
+
+router = APIRouter(include_in_schema=False)
+
+_VERBS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_PATHS = [
+    "/v1/presets", "/v1/presets/{name}", "/v1/models/resolve", "/v1/plans",
+    "/v1/jobs/{job_id}/pause", "/v1/jobs/{job_id}/resume", "/v1/jobs/{job_id}/retry", "/v1/jobs/{job_id}/clone",
+    "/v1/jobs/{job_id}/events/stream", "/v1/events/stream", "/v1/jobs/{job_id}/publications",
+    "/v1/sweeps", "/v1/sweeps/{path:path}", "/v1/uploads", "/v1/uploads/{path:path}",
+    "/v1/webhook-endpoints", "/v1/webhook-endpoints/{path:path}", "/v1/hook-sources", "/v1/hook-sources/{path:path}",
+    "/v1/hooks/{source_id}", "/v1/hook-deliveries", "/v1/hook-deliveries/{path:path}", "/v1/rules",
+    "/v1/rules/{path:path}", "/v1/projects", "/v1/projects/{path:path}", "/v1/api-keys", "/v1/api-keys/{path:path}",
+    "/v1/usage", "/v1/queues", "/v1/workers", "/v1/workers/{path:path}", "/v1/audit-events",
+]  # fmt: skip
+
+
+def _refuse(request: Request) -> NoReturn:
+    path = request.scope["route"].path.replace(":path", "")
+    raise NotAvailable(f"{request.method} {path} is not available in this version.")
+
+
+for _path in _PATHS:
+    router.add_api_route(_path, _refuse, methods=_VERBS, response_model=None)
+router.add_api_route("/v1/jobs/{job_id}", _refuse, methods=["PATCH", "DELETE"], response_model=None)

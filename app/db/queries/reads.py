@@ -1,0 +1,75 @@
+"""Statements that read what happens to a job and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from app.db.job import Attempt, Event
+from app.db.result import Artifact, LayerRow, LogLine, MetricPoint
+
+
+class Point(NamedTuple):
+    """One point of a metric series."""
+
+    name: str
+    phase: str
+    step: int
+    value: float
+    time: datetime
+
+
+def events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[Event]:
+    """Return events with a higher seq, in order."""
+    query = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
+    return session.scalars(query).all()
+
+
+def log_lines(session: Session, job_id: str, *, after: str, limit: int) -> Sequence[LogLine]:
+    """Return log lines after one, oldest first."""
+    query = select(LogLine).where(LogLine.job_id == job_id, LogLine.id > after).order_by(LogLine.id).limit(limit)
+    return session.scalars(query).all()
+
+
+def layers(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[LayerRow]:
+    """Return pruned matrices in the order in which they were done."""
+    query = select(LayerRow).where(LayerRow.job_id == job_id, LayerRow.position > after)
+    return session.scalars(query.order_by(LayerRow.position).limit(limit)).all()
+
+
+def attempts(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[Attempt]:
+    """Return attempts, first to last."""
+    query = select(Attempt).where(Attempt.job_id == job_id, Attempt.number > after)
+    return session.scalars(query.order_by(Attempt.number).limit(limit)).all()
+
+
+def artifacts(session: Session, job_id: str, *, after: str, limit: int) -> Sequence[Artifact]:
+    """Return the files of a job's result."""
+    query = select(Artifact).where(Artifact.job_id == job_id, Artifact.id > after).order_by(Artifact.id).limit(limit)
+    return session.scalars(query).all()
+
+
+def artifact(session: Session, project_id: str, artifact_id: str) -> Artifact | None:
+    """Return one file of a project."""
+    return session.scalar(select(Artifact).where(Artifact.id == artifact_id, Artifact.project_id == project_id))
+
+
+def metric_points(session: Session, job_id: str, *, name: str | None, max_points: int) -> list[Point]:
+    """Return every series, thinned in the database to about `max_points` each; first and last points stay."""
+    number = func.row_number().over(partition_by=MetricPoint.name, order_by=MetricPoint.step).label("number")
+    count = func.count().over(partition_by=MetricPoint.name).label("count")
+    series = select(MetricPoint, number, count).where(MetricPoint.job_id == job_id)
+    if name is not None:
+        series = series.where(MetricPoint.name == name)
+    found = series.subquery()
+    stride = (found.c.count + max_points - 1) // max_points
+    query = (
+        select(found.c.name, found.c.phase, found.c.step, found.c.value, found.c.time)
+        .where(or_((found.c.number - 1) % stride == 0, found.c.number == found.c.count))
+        .order_by(found.c.name, found.c.step)
+    )
+    return [Point(*row) for row in session.execute(query)]

@@ -1,0 +1,77 @@
+"""The web service: `uvicorn --factory app.main:create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy import make_url
+
+from app.api import artifacts, health, history, jobs, methods, problems, unbuilt
+from app.api.guard import BodyGuard, RequestContext
+from app.db.session import Database
+from app.logs import setup_logs
+from app.queue import Doorbell, make_celery
+from app.services.resources import Resources
+from app.settings import DEFAULT_PEPPER, Settings, get_settings
+from app.storage.open import open_store
+
+_PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; it opens its database, store and broker when it starts."""
+    settings = settings or get_settings()
+    refuse_unsafe_production(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        setup_logs(settings)
+        database, doorbell = Database(settings.database), Doorbell(make_celery(settings))
+        app.state.resources = Resources(settings, database, open_store(settings), doorbell)
+        yield
+        doorbell.close()
+        database.dispose()
+
+    app = FastAPI(
+        title="Espalier", version="0.1.0", summary="Compression as a service for transformer models.",
+        lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
+        responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
+    )  # fmt: skip
+    for module in (jobs, history, artifacts, methods, health, unbuilt):
+        app.include_router(module.router)
+    problems.install(app)
+    app.add_middleware(BodyGuard)
+    app.add_middleware(RequestContext)  # added last: outermost
+    _describe_problems(app)
+    return app
+
+
+def refuse_unsafe_production(settings: Settings) -> None:
+    """Raise ValueError when production would run with what is only safe on one machine."""
+    if settings.mode != "production":
+        return
+    faults = {
+        "ESPALIER_API_KEY_PEPPER is the default": settings.api_key_pepper.get_secret_value() == DEFAULT_PEPPER,
+        "ESPALIER_DATABASE_URL is SQLite": make_url(settings.database).get_backend_name() == "sqlite",
+        "ESPALIER_STORE_URL is a folder": not settings.store.startswith("s3://"),
+    }
+    found = [fault for fault, there in faults.items() if there]
+    if found:
+        raise ValueError(f"production does not start: {'; '.join(found)}")
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the shape of a problem into the OpenAPI document, to which every refusal refers."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        schema = problems.ProblemView.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(schema.pop("$defs", {}), Problem=schema)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,70 @@
+"""What POST can know: paths below the roots, and the model itself where it lies on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.errors import InvalidRequest, NotAvailable, Problem, SourceRefused
+from app.probe import check, probe
+from app.settings import Settings
+from app.specs.dataset import LocalDataset
+from app.specs.job import CompressionSpec, JobRequest
+from app.specs.resolve import resolve
+from app.specs.source import LocalSource
+
+
+def admit(request: JobRequest, settings: Settings) -> CompressionSpec | None:
+    """Return the resolved spec of a job over a local model, None for a remote one; raises what must be refused."""
+    problems = [
+        problem
+        for pointer, path in _local_paths(request)
+        if (problem := _refusal(pointer, path, settings, folder=pointer == "/source/path"))
+    ]
+    if problems:
+        raise InvalidRequest("The request names files that the service does not read.", items=problems)
+    if not isinstance(request.source, LocalSource):
+        return None
+    try:
+        facts = probe(Path(request.source.path).resolve(), settings.roots)
+    except SourceRefused as error:
+        raise type(error)(
+            error.message,
+            hint=error.hint,
+            module=error.module,
+            items=error.items or [Problem("/source", error.code, error.detail)],
+        ) from error
+    if problems := check(request.spec, facts):
+        raise InvalidRequest("The spec does not fit the model.", items=problems)
+    return resolve(request.spec, facts)
+
+
+def _local_paths(request: JobRequest) -> Iterator[tuple[str, str]]:
+    if isinstance(request.source, LocalSource):
+        yield "/source/path", request.source.path
+    spec = request.spec
+    datasets = {"/spec/calibration/dataset": spec.calibration.dataset}
+    if spec.retrain and spec.retrain.dataset:
+        datasets["/spec/retrain/dataset"] = spec.retrain.dataset
+    for index, item in enumerate(spec.evaluate.perplexity):
+        datasets[f"/spec/evaluate/perplexity/{index}/dataset"] = item.dataset
+    for pointer, dataset in datasets.items():
+        if isinstance(dataset, LocalDataset):
+            yield f"{pointer}/path", dataset.path
+
+
+def _refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Problem | None:
+    """Why a path is not read; outside of the roots nothing tells whether it exists."""
+    if settings.mode == "production":
+        return Problem(pointer, NotAvailable.code, "local paths are off in production")
+    try:
+        resolved = Path(path).resolve() if Path(path).is_absolute() else None
+        if resolved is None or not any(resolved.is_relative_to(root) for root in settings.roots):
+            return Problem(
+                pointer, "outside-roots", "give an absolute path below one of the folders in ESPALIER_LOCAL_ROOTS"
+            )
+        if not (resolved.is_dir() if folder else resolved.is_file()):
+            return Problem(pointer, "no-such-folder" if folder else "no-such-file", "there is nothing at this path")
+    except OSError:  # a name longer than the file system takes
+        return Problem(pointer, "bad-path", "no file can have this name")
+    return None

@@ -1,0 +1,66 @@
+"""Files of results: where they can be had, and which part of one a client asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.db.queries import reads
+from app.db.result import Artifact
+from app.db.session import Database
+from app.errors import NotFound, ObjectMissing, RangeNotSatisfiable
+from app.storage.base import ObjectStore
+
+URL_SECONDS = 600
+"""Life of a presigned URL: long enough to start a download, which may then go on."""
+_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes [start, end) of a file."""
+
+    start: int
+    end: int
+
+
+def get(database: Database, project_id: str, artifact_id: str) -> Artifact:
+    """Return one file's row; raises NotFound."""
+    with database.reading() as session:
+        found = reads.artifact(session, project_id, artifact_id)
+    if found is None:
+        raise NotFound
+    return found
+
+
+def url(store: ObjectStore, artifact: Artifact) -> str | None:
+    """Return a short-lived URL of the file; None when the service has to stream it."""
+    return store.presign(artifact.key, filename=artifact.name, expires_seconds=URL_SECONDS)
+
+
+def read(store: ObjectStore, artifact: Artifact, part: Part) -> Iterator[bytes]:
+    """Return a part of the file in chunks; raises ObjectMissing before the first byte."""
+    if store.head(artifact.key) != artifact.bytes:
+        raise ObjectMissing("The file is not in the store any more.")
+    return store.open(artifact.key, part.start, part.end)
+
+
+def requested_part(header: str | None, num_bytes: int) -> Part | None:
+    """Read a Range header (RFC 9110, 14.2); None means the whole file: several ranges and other units are ignored.
+
+    Raises RangeNotSatisfiable.
+    """
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        part = Part(max(num_bytes - int(suffix), 0), num_bytes)
+    else:
+        if last and int(last) < int(first):
+            return None
+        part = Part(int(first), min(int(last) + 1, num_bytes) if last else num_bytes)
+    if part.start >= part.end:
+        raise RangeNotSatisfiable(headers={"Content-Range": f"bytes */{num_bytes}"})
+    return part

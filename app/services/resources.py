@@ -1,0 +1,23 @@
+"""What every service function works with: one object per process, made at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.db.session import Database
+from app.queue import Doorbell
+from app.settings import Settings
+from app.storage.base import ObjectStore
+
+DEFAULT_PROJECT = "prj_default"
+"""The one project of this version; the first migration makes it."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Settings and the three ports: database, store, doorbell."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    doorbell: Doorbell

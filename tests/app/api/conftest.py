@@ -1,0 +1,70 @@
+"""The API on a fresh database of each kind, with a model that it may read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from app.db.session import Database
+from app.main import create_app
+from app.services.resources import Resources
+from app.settings import Settings
+
+DEMO_MODEL = Path(__file__).parents[3] / "app/cli/demo_model"
+REMOTE: dict[str, Any] = {
+    "source": {"kind": "huggingface", "repo": "org/model"},
+    "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}},
+}
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """An embedded installation whose roots hold one model."""
+    return Settings(home=tmp_path / "home", database_url=database_url, local_roots=str(tmp_path / "roots"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model below the roots."""
+    folder = tmp_path / "roots/model"
+    shutil.copytree(DEMO_MODEL, folder)
+    return folder
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    """The application, not yet started."""
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    """A client of the running application."""
+    with TestClient(app, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def resources(app: FastAPI, client: TestClient) -> Resources:
+    """What the running application works with."""
+    found: Resources = app.state.resources
+    return found
+
+
+@pytest.fixture
+def rows(resources: Resources) -> Database:
+    """The application's database."""
+    return resources.database
+
+
+def submit(client: TestClient, **fields: Any) -> str:
+    """Queue a job over a remote model and return its id."""
+    answer = client.post("/v1/jobs", json={**REMOTE, **fields})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
