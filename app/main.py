@@ -22,13 +22,17 @@ _PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/compo
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; it opens its database, store and broker when it starts."""
-    settings = settings or get_settings()
+    """Build the application; it opens its database, store and broker when it starts.
+
+    Without settings it is the start of a process of its own, which then logs as the settings of the environment tell.
+    """
+    if settings is None:
+        settings = get_settings()
+        setup_logs(settings)
     refuse_unsafe_production(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        setup_logs(settings)
         database, doorbell = Database(settings.database), Doorbell(make_celery(settings))
         app.state.resources = Resources(settings, database, open_store(settings), doorbell)
         yield

@@ -1,0 +1,180 @@
+"""What comes in is bounded, what goes out is a problem, and nothing leaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from app.settings import Settings
+from tests.app.api.conftest import REMOTE
+
+JSON_TYPE = {"Content-Type": "application/json"}
+PROBLEM = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind of database is enough here."""
+    return sqlite_url
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "malformed-request"),
+        (b"\xff\xfe", 400, "malformed-request"),
+        (b'{"a": NaN}', 400, "malformed-request"),
+        (b'{"a": -Infinity}', 400, "malformed-request"),
+        (b'{"a": 1, "a": 2}', 400, "malformed-request"),  # the second would win silently
+        (b'{"a": "\\u0000"}', 400, "malformed-request"),  # Postgres cannot hold it
+        (b'{"a": "\\ud800"}', 400, "malformed-request"),  # no UTF-8 for it
+        (b'{"a": ' + b"9" * 5000 + b"}", 400, "malformed-request"),
+        (b"[" * 40 + b"]" * 40, 400, "malformed-request"),
+        (b"[" * 100_000, 400, "malformed-request"),
+        (b'{"a": "' + b"[" * 1000 + b'"}', 422, "invalid-request"),  # brackets in a string do not nest
+        (b"[]", 422, "invalid-request"),
+        (b"null", 422, "invalid-request"),
+        (b"", 422, "invalid-request"),
+        (b'{"a": 1e999}', 422, "invalid-request"),
+        (b" " * (256 * 1024 + 1), 413, "body-too-large"),
+    ],
+)
+def test_bodies_are_strict_json_within_bounds(client: TestClient, body: bytes, status: int, code: str) -> None:
+    answer = client.post("/v1/jobs", content=body, headers=JSON_TYPE)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert set(answer.json()) == PROBLEM
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_body_without_a_length_is_counted_while_it_comes(client: TestClient) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(10_000):
+            sent += 1
+            yield b" " * 1024
+
+    assert client.post("/v1/jobs", content=endless(), headers=JSON_TYPE).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {**JSON_TYPE, "Content-Encoding": "gzip"},
+        {"Content-Type": "text/plain"},  # what a web page may post without asking
+        {"Content-Type": "application/x-www-form-urlencoded"},
+    ],
+)
+def test_other_kinds_of_bodies_are_415(client: TestClient, headers: dict[str, str]) -> None:
+    answer = client.post("/v1/jobs", content=json.dumps(REMOTE), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
+
+
+def test_a_request_id_is_kept_or_made(client: TestClient) -> None:
+    answer = client.get("/nope", headers={"X-Request-ID": "mine-1"})
+    assert answer.headers["X-Request-ID"] == answer.json()["request_id"] == "mine-1"
+    made = client.get("/nope", headers={"X-Request-ID": "bad id <script>"})
+    assert made.headers["X-Request-ID"] == made.json()["request_id"]
+    assert made.json()["request_id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nope", 404, "not-found"),
+        ("GET", "/v1/jobs/x/nope", 404, "not-found"),
+        ("DELETE", "/v1/jobs", 405, "method-not-allowed"),
+        ("PUT", "/v1/methods", 405, "method-not-allowed"),
+        ("POST", "/v1/plans", 404, "not-available"),
+        ("POST", "/v1/jobs/x/pause", 404, "not-available"),
+        ("GET", "/v1/jobs/x/events/stream", 404, "not-available"),
+        ("PATCH", "/v1/jobs/x", 404, "not-available"),
+        ("DELETE", "/v1/jobs/x", 404, "not-available"),
+        ("POST", "/v1/sweeps/swp_1/cancel", 404, "not-available"),
+        ("POST", "/v1/hooks/src_1", 404, "not-available"),
+        ("GET", "/v1/jobs/a%00b", 400, "malformed-request"),
+        ("GET", "/v1/jobs?model=%00", 400, "malformed-request"),
+    ],
+)
+def test_every_refusal_is_a_problem(client: TestClient, method: str, path: str, status: int, code: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert set(answer.json()) == PROBLEM
+    assert answer.json()["status"] == status
+    if code == "not-available":
+        assert path.split("/")[2] in answer.json()["detail"]
+
+
+def test_a_surprise_is_a_problem_without_a_trace(app: FastAPI) -> None:
+    @app.get("/boom")
+    def boom() -> None:
+        raise RuntimeError("secret detail")
+
+    with TestClient(app) as client:
+        answer = client.get("/boom")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_a_database_out_of_reach_is_503(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, database_url="postgresql://nobody@127.0.0.1:9/none")
+    with TestClient(create_app(settings)) as client:
+        answer = client.get("/v1/jobs")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not-ready")
+        ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert [error["code"] for error in ready.json()["errors"]] == ["database"]
+
+
+def test_readiness_names_every_part_that_is_away(tmp_path: Path, sqlite_url: str) -> None:
+    settings = Settings(
+        home=tmp_path, database_url=sqlite_url, broker_url="redis://127.0.0.1:9/0", store_url="s3://bucket/x",
+        s3_endpoint_url="http://127.0.0.1:9",
+    )  # fmt: skip
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert [error["code"] for error in answer.json()["errors"]] == ["broker", "store"]
+
+
+def test_a_database_without_migrations_is_not_ready(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, database_url=f"sqlite:///{tmp_path / 'empty.db'}")
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/readyz").status_code == 503
+
+
+def test_production_does_not_start_with_what_is_only_safe_on_one_machine(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"PEPPER.*DATABASE_URL.*STORE_URL"):
+        create_app(Settings(mode="production", home=tmp_path))
+
+
+def test_the_catalogue_holds_every_method_with_its_schema(client: TestClient) -> None:
+    found = client.get("/v1/methods").json()
+    criteria = {item["name"]: item for item in found["criteria"]}
+    patterns = {item["name"]: item for item in found["patterns"]}
+    assert {"magnitude", "random", "wanda"} <= set(criteria)
+    assert {"unstructured", "nm"} <= set(patterns)
+    assert criteria["wanda"]["needs"] == "norms"
+    assert set(patterns["nm"]["parameters"]["properties"]) == {"n", "m"}
+    assert patterns["nm"]["constraints"]
+    assert {item["name"] for item in found["recovery"]} == {"reconstruct", "perp"}
+
+
+def test_the_spec_schema_publishes_bounds_and_defaults(client: TestClient) -> None:
+    schema = client.get("/v1/spec-schema").json()
+    samples = schema["$defs"]["Calibration"]["properties"]["samples"]
+    assert (samples["default"], samples["maximum"]) == (128, 65_536)
+
+
+def test_prometheus_sees_jobs_by_state(client: TestClient) -> None:
+    client.post("/v1/jobs", json=REMOTE)
+    assert 'espalier_jobs{state="queued"} 1\n' in client.get("/metrics").text

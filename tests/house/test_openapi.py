@@ -1,0 +1,63 @@
+"""The interface changes only on purpose: ESPALIER_UPDATE_GOLDEN=1 writes the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from fastapi.openapi.models import OpenAPI
+
+from app.main import create_app
+from app.settings import Settings
+from app.specs.prune import PATTERNS, STEPS
+
+GOLDEN = Path(__file__).with_name("openapi.json")
+METHODS = {model.__name__ for model in (*STEPS.values(), *PATTERNS.values())}
+
+
+def _document() -> dict[str, Any]:
+    return create_app(Settings()).openapi()
+
+
+def _without_methods(value: Any) -> Any:
+    """Leave method schemas out: a new criterion is one file and nothing else."""
+    if isinstance(value, list):
+        return [_without_methods(item) for item in value if not _names_method(item)]
+    if isinstance(value, dict):
+        return {
+            key: _without_methods(item)
+            for key, item in value.items()
+            if key not in METHODS and not _names_method(item) and key != "mapping"
+        }
+    return value
+
+
+def _names_method(value: Any) -> bool:
+    reference = value.get("$ref", "") if isinstance(value, dict) else value if isinstance(value, str) else ""
+    return bool(re.fullmatch(r"#/components/schemas/(\w+)", reference)) and reference.rsplit("/", 1)[1] in METHODS
+
+
+def test_the_interface_is_the_one_that_was_agreed() -> None:
+    found = json.dumps(_without_methods(_document()), indent=1, sort_keys=True) + "\n"
+    if os.environ.get("ESPALIER_UPDATE_GOLDEN") == "1":
+        GOLDEN.write_text(found)
+    assert found == GOLDEN.read_text()
+
+
+def test_the_document_is_openapi_3_1() -> None:
+    document = _document()
+    assert document["openapi"].startswith("3.1")
+    OpenAPI.model_validate(document)
+
+
+def test_every_reference_leads_somewhere_and_every_operation_documents_problems() -> None:
+    document = _document()
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references - set(schemas) == set()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert all({"4XX", "5XX"} <= set(operation["responses"]) for operation in operations)
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
