@@ -6,6 +6,7 @@ uint8, one row per output, eight inputs per byte, lowest bit first, 1 = keep.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,11 @@ class Weights:
 
     def with_overlay(self, path: Path) -> Weights:
         """The same weights with one more file on top."""
-        return Weights(self.model_dir, (*self.overlays, path), dtype=self.cast)
+        other = copy.copy(self)
+        other.overlays = (*self.overlays, path)
+        other._files, other._masks = dict(self._files), dict(self._masks)
+        other._lay_over(path)
+        return other
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
