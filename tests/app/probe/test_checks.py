@@ -1,0 +1,110 @@
+"""What a model refuses of a spec."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.probe import ModelFacts, check, probe
+from app.specs.job import CompressionSpec
+from tests.app.probe.checkpoints import LLAMA, OPT, write_model
+
+MAGNITUDE = {"method": "magnitude", "sparsity": 0.5}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelFacts:
+    return probe(write_model(tmp_path_factory.mktemp("llama")))
+
+
+@pytest.fixture(scope="module")
+def opt(tmp_path_factory: pytest.TempPathFactory) -> ModelFacts:
+    return probe(write_model(tmp_path_factory.mktemp("opt"), OPT))
+
+
+def found(facts: ModelFacts, **spec: Any) -> list[tuple[str, str]]:
+    parsed = CompressionSpec.model_validate({"prune": MAGNITUDE} | spec)
+    return [(problem.pointer, problem.code) for problem in check(parsed, facts)]
+
+
+ALL_TARGETS = "/spec/prune/0/targets"
+TWO_OF_16 = {"method": "magnitude", "pattern": {"kind": "nm", "n": 2, "m": 16}}
+
+
+def targets(*include: str, exclude: str | None = None) -> dict[str, Any]:
+    return {"include": list(include), "exclude": [exclude] if exclude else []}
+
+
+CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
+    ({}, []),
+    ({"calibration": {"sequence_length": 64}}, []),
+    ({"calibration": {"sequence_length": 65}}, [("/spec/calibration/sequence_length", "sequence-too-long")]),
+    ({"retrain": {"sequence_length": 65, "rank": 8}}, [("/spec/retrain/sequence_length", "sequence-too-long")]),
+    (
+        {"evaluate": {"perplexity": [{"name": "a"}, {"name": "b", "sequence_length": 65}]}},
+        [("/spec/evaluate/perplexity/1/sequence_length", "sequence-too-long")],
+    ),
+    ({"prune": MAGNITUDE | {"targets": targets("lm_head")}}, [(f"{ALL_TARGETS}/include/0", "selects-nothing")]),
+    ({"prune": MAGNITUDE | {"targets": targets("q_proj", "typo")}}, [(f"{ALL_TARGETS}/include/1", "selects-nothing")]),
+    ({"prune": MAGNITUDE | {"targets": targets(exclude=".")}}, [(ALL_TARGETS, "selects-nothing")]),
+    ({"prune": MAGNITUDE | {"targets": targets(r"layers\.0\.")}}, []),
+    ({"prune": {"method": "magnitude", "pattern": {"kind": "nm", "n": 2, "m": 4}}}, []),
+    ({"prune": TWO_OF_16}, [("/spec/prune/0/pattern", "pattern-does-not-fit")]),
+    ({"prune": TWO_OF_16 | {"targets": targets(exclude="down_proj")}}, []),
+    ({"retrain": {"trainable": ["biases"]}}, [("/spec/retrain/trainable", "no-biases")]),
+    ({"retrain": {"trainable": ["biases", "norms"]}}, []),
+    ({"reconstruct": {"trainable": ["biases"]}}, [("/spec/reconstruct/trainable", "no-biases")]),
+    ({"reconstruct": {"trainable": ["biases", "weights"]}}, []),
+    ({"retrain": {"rank": 8}}, []),
+    ({"retrain": {"rank": 9}}, [("/spec/retrain/rank", "rank-too-large")]),
+    ({"retrain": {"rank": 9, "trainable": ["norms"]}}, []),
+    ({"retrain": {"rank": 16}, "prune": MAGNITUDE | {"targets": targets("mlp")}}, []),
+    ({"retrain": {"rank": 8}, "prune": MAGNITUDE | {"sparsity": 0.0}}, [("/spec/retrain/trainable", "nothing-pruned")]),
+    ({"retrain": {"rank": 8}, "prune": []}, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "problems"), CASES)
+def test_a_spec_is_held_against_a_model(
+    spec: dict[str, Any], problems: list[tuple[str, str]], llama: ModelFacts
+) -> None:
+    assert found(llama, **spec) == problems
+
+
+def test_a_pattern_that_does_not_fit_names_the_module_and_its_inputs(llama: ModelFacts) -> None:
+    (problem,) = check(CompressionSpec.model_validate({"prune": TWO_OF_16}), llama)
+    assert problem.detail.startswith("model.layers.0.mlp.down_proj has 24 inputs: ")
+
+
+def test_biases_alone_are_enough_where_there_are_some(opt: ModelFacts) -> None:
+    assert found(opt, retrain={"trainable": ["biases"]}, reconstruct={"trainable": ["biases"]}) == []
+
+
+def test_norms_alone_need_norms_with_weights(tmp_path: Path) -> None:
+    bare = probe(write_model(tmp_path, OPT | {"enable_bias": False, "layer_norm_elementwise_affine": False}))
+    assert found(bare, retrain={"trainable": ["norms"]}) == [("/spec/retrain/trainable", "no-norms")]
+
+
+def test_text_needs_a_tokenizer(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    facts = probe(tmp_path)
+    assert found(facts) == [("/source", "no-tokenizer")]
+    assert found(facts, evaluate={"perplexity": []}) == []
+    wanda = {"method": "wanda", "sparsity": 0.5}
+    assert found(facts, prune=wanda, evaluate={"perplexity": []}) == [("/source", "no-tokenizer")]
+
+
+def test_all_problems_are_told_at_once(llama: ModelFacts) -> None:
+    assert len(found(llama, calibration={"sequence_length": 99}, retrain={"rank": 99, "sequence_length": 99})) == 3
+
+
+def test_a_regular_expression_that_runs_away_costs_seconds_at_most(tmp_path: Path) -> None:
+    facts = probe(write_model(tmp_path, LLAMA | {"num_hidden_layers": 40}))
+    start = time.monotonic()
+    problems = found(facts, prune={**MAGNITUDE, "targets": {"include": [r"((\w|\.|[a-z])+)+[^\w.]"]}})
+    assert time.monotonic() - start < 4
+    assert problems == [("/spec/prune/0/targets", "slow-regex")]
