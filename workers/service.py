@@ -23,6 +23,7 @@ from app.db.migrate import run_migrations
 from app.logs import setup_logs
 from app.settings import Settings, get_settings
 from workers.leash import leashed
+from workers.runs.process import ROOT
 
 STOP_SECONDS = 50.0
 """A little more than a worker may take to drain."""
@@ -70,12 +71,13 @@ class Service:
         self._settings = settings
         self._stop = threading.Event()
         self.port = _free_port(settings.host, settings.port)
-        self._env = {**os.environ, "ESPALIER_HOME": str(settings.home.absolute()), "ESPALIER_PORT": str(self.port)}
-        api = ["uvicorn", "app.main:create_app", "--factory", "--host", settings.host, "--port", str(self.port)]
+        ours = {"ESPALIER_HOME": settings.home.absolute(), "ESPALIER_PORT": self.port, "PYTHONPATH": ROOT}
+        self._env = {**os.environ, **{name: str(value) for name, value in ours.items()}}
+        api = f"uvicorn app.main:create_app --factory --port {self.port} --no-access-log --timeout-graceful-shutdown 5"
         self.parts = [
-            Part("api", [sys.executable, "-m", *api, "--no-access-log", "--timeout-graceful-shutdown", "5"]),
-            Part("worker", [sys.executable, "-m", "workers.main"]),
-            Part("reconciler", [sys.executable, "-m", "workers.reconciler"]),
+            Part("api", [sys.executable, "-P", "-m", *api.split(), "--host", settings.host, "--app-dir", str(ROOT)]),
+            Part("worker", [sys.executable, "-P", "-m", "workers.main"]),
+            Part("reconciler", [sys.executable, "-P", "-m", "workers.reconciler"]),
         ]
 
     @property

@@ -21,7 +21,7 @@ from workers.leash import leashed
 from workers.messages import MESSAGES, AnyMessage, Log
 
 INHERITED: Final = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "SSL_CERT_FILE",
     "COVERAGE_PROCESS_START",
 )  # fmt: skip
@@ -35,6 +35,8 @@ PROXIES: Final = (
     "no_proxy",
     "REQUESTS_CA_BUNDLE",
 )
+ROOT: Final = Path(__file__).resolve().parents[2]
+"""Where our packages lie; a child's working folder is not on its path."""
 MAX_LINE = 8 * 2**20
 MAX_WAITING = 4096
 """Messages held back while the database is away; then the pipe fills and the child waits."""
@@ -46,8 +48,8 @@ GRACE_SECONDS = 5.0
 class Commands:
     """The command lines of the children: the one place where tests put their own."""
 
-    fetch: Sequence[str] = (sys.executable, "-m", "workers.fetcher")
-    compute: Sequence[str] = (sys.executable, "-m", "workers.child")
+    fetch: Sequence[str] = (sys.executable, "-P", "-m", "workers.fetcher")
+    compute: Sequence[str] = (sys.executable, "-P", "-m", "workers.child")
 
 
 def environment(side: Literal["fetch", "compute"], workspace: Path, threads: int) -> dict[str, str]:
@@ -56,7 +58,7 @@ def environment(side: Literal["fetch", "compute"], workspace: Path, threads: int
     temporary = workspace / "tmp"
     temporary.mkdir(exist_ok=True)
     ours = {
-        "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "HF_HOME": str(workspace / "hf"),
+        "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "HF_HOME": str(workspace / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip

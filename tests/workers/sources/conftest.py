@@ -1,0 +1,52 @@
+"""The fetcher as a process, and a hub for it to ask."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.specs.job import JobRequest
+from tests.fixtures.hub import Hub, hub
+from workers.messages import MESSAGES, AnyMessage, Failed, FetchRequest
+from workers.runs.process import ROOT, environment
+
+__all__ = ["hub"]
+
+Fetch = Callable[..., list[AnyMessage]]
+MODEL = ROOT / "app/cli/demo_model"
+SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}, "evaluate": {"perplexity": []}}
+
+
+@pytest.fixture
+def fetch(hub: Hub, tmp_path: Path) -> Fetch:
+    """Run the fetcher for a source and a spec, as the supervisor would; return what it said."""
+    runs = iter(range(1000))
+
+    def run(
+        source: dict[str, Any], spec: dict[str, Any] | None = None, *, token: str | None = None
+    ) -> list[AnyMessage]:
+        workspace = tmp_path / f"workspace-{next(runs)}"
+        workspace.mkdir()
+        request = FetchRequest(
+            job=JobRequest.model_validate_json(json.dumps({"source": source, "spec": spec or SPEC})),
+            cache_dir=str(tmp_path / "cache"), workspace=str(workspace), roots=[str(tmp_path / "roots"), str(MODEL)],
+            hf_endpoint=hub.url, hf_token=token,
+        )  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "workers.fetcher"], input=request.model_dump_json(by_alias=True) + "\n",
+            env=environment("fetch", workspace, 1), cwd=workspace, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        said = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
+        assert said, done.stderr
+        assert isinstance(said[-1], Failed) == (done.returncode == 1), done.stderr
+        return said
+
+    (tmp_path / "roots").mkdir()
+    return run

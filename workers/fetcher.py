@@ -1,0 +1,184 @@
+"""The fetcher process of one job: `python -m workers.fetcher < request.json` prints JSON lines of workers.messages.
+
+It has the network and the credentials; what it hands on is a folder with files that were checked, and text.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, get_args
+
+from app.discovery import discover
+from app.errors import Problem, SourceRefused
+from app.probe import check, probe, sanitised_config
+from app.probe.headers import weight_files
+from app.specs.base import fingerprint
+from app.specs.dataset import Dataset
+from app.specs.job import CompressionSpec
+from app.specs.lifecycle import ErrorClass, Phase
+from app.specs.resolve import resolve
+from workers.messages import (
+    ErrorInfo,
+    Failed,
+    Fetched,
+    FetchRequest,
+    Message,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+    Resolved,
+    Warned,
+)
+from workers.sources.base import Access, ModelSource, TextSource, Unreachable, Use, belongs_to_model, is_weights
+
+MODELS: Final = discover("workers.sources.models", ModelSource, tag="kind")  # type: ignore[type-abstract]
+TEXTS: Final = discover("workers.sources.texts", TextSource, tag="kind")  # type: ignore[type-abstract]
+PROGRESS_SECONDS = 0.5
+
+Send = Callable[[Message], None]
+
+
+class _Fetcher:
+    def __init__(self, request: FetchRequest, send: Send) -> None:
+        self._request, self._send = request, send
+        self.phase: Phase = "resolving"
+        self._told = 0.0
+        self._access = Access(
+            cache_dir=Path(request.cache_dir), roots=tuple(Path(root) for root in request.roots),
+            hf_endpoint=request.hf_endpoint, hf_token=request.hf_token, progress=self._progress,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Resolve, fetch, check, and lay out what the compute child may see."""
+        source = MODELS[self._request.job.source.kind].model_validate(self._request.job.source.model_dump())
+        with self._in_phase("resolving", "step"):
+            revision = source.resolve(self._access)
+        with self._in_phase("fetching", "byte"):
+            folder = source.fetch(revision, self._access)
+            # Links of a local model must stay below the allowed folders; the cache's files are our own.
+            facts = probe(folder, self._access.roots if self._request.job.source.kind == "local" else ())
+            spec = self._request.job.spec
+            if problems := check(spec, facts):
+                raise _InvalidForModel(problems)
+            spec = resolve(spec, facts)
+            self._send(
+                Resolved(revision=revision, spec=spec.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
+            )
+            model_dir = lay_out(folder, Path(self._request.workspace) / "model")
+            paths, data = self._texts(spec)
+            self._send(Fetched(model_dir=str(model_dir), datasets=paths, data_sha256=data))
+
+    def _texts(self, spec: CompressionSpec) -> tuple[dict[str, str], dict[str, str]]:
+        """Fetch every text of a spec, each once."""
+        paths: dict[str, str] = {}
+        data: dict[str, str] = {}
+        for dataset, use in _datasets(spec):
+            document = dataset.model_dump(mode="json")
+            key = fingerprint(document)
+            if key in data:
+                continue
+            text = TEXTS[dataset.kind].model_validate(document).fetch(self._access, use)
+            data[key] = text.sha256
+            if text.path is not None:
+                paths[key] = str(text.path)
+            if text.warning:
+                self._send(Warned(code="text-cut", text=text.warning))
+        return paths, data
+
+    def _progress(self, current: int, total: int) -> None:
+        if current < total and time.monotonic() - self._told < PROGRESS_SECONDS:
+            return
+        self._told = time.monotonic()
+        self._send(Progress(phase=self.phase, current=current, total=total, unit="byte"))
+
+    @contextmanager
+    def _in_phase(self, phase: Phase, unit: str) -> Iterator[None]:
+        self.phase, started = phase, time.monotonic()
+        self._send(PhaseStarted(phase=phase, unit=unit))
+        yield
+        self._send(PhaseCompleted(phase=phase, seconds=time.monotonic() - started, peak_memory_bytes=0))
+
+
+class _InvalidForModel(SourceRefused):
+    """The spec asks for something that this model cannot carry."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(
+            "; ".join(problem.detail for problem in problems), module=problems[0].pointer, items=problems,
+            hint=f"Change {problems[0].pointer}.",
+        )  # fmt: skip
+
+
+def _datasets(spec: CompressionSpec) -> Iterator[tuple[Dataset, Use]]:
+    yield spec.calibration.dataset, "train"
+    if spec.retrain and spec.retrain.dataset:
+        yield spec.retrain.dataset, "train"
+    for item in spec.evaluate.perplexity:
+        yield item.dataset, "evaluation"
+
+
+def lay_out(source: Path, target: Path) -> Path:
+    """Make the folder that the compute child sees: links to checked files, and a configuration with known keys only."""
+    target.mkdir()
+    weights = set(weight_files(source))
+    for file in source.iterdir():
+        if file.name == "config.json" or not file.is_file() or not belongs_to_model(file.name):
+            continue
+        if not is_weights(file.name) or file.name in weights:
+            (target / file.name).symlink_to(file.resolve())
+    config = sanitised_config(json.loads((source / "config.json").read_bytes()))
+    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return target
+
+
+def describe(error: Exception, phase: Phase) -> ErrorInfo:
+    """Say in the contract's words why nothing was fetched."""
+    if isinstance(error, SourceRefused):
+        known: tuple[str, ...] = get_args(ErrorClass)
+        assert error.error_class in known
+        return ErrorInfo.model_validate(
+            {
+                "class": error.error_class, "retryable": isinstance(error, Unreachable), "phase": phase,
+                "module": error.module, "hint": error.hint, "message": error.message,
+            }
+        )  # fmt: skip
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        hint = "Free space below ESPALIER_CACHE_DIR."
+        return ErrorInfo(class_="disk_full", retryable=True, phase=phase, hint=hint, message="The disk is full.")
+    hint = "The job's log has the details; report this."
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=phase, hint=hint, message=f"Unexpected {type(error).__name__}."
+    )
+
+
+def main() -> int:
+    """Read one request from standard input, fetch, and say how it went."""
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints is a log line, not a message
+
+    def send(message: Message) -> None:
+        pipe.write(message.model_dump_json(by_alias=True) + "\n")
+        pipe.flush()
+
+    fetcher: _Fetcher | None = None
+    try:
+        fetcher = _Fetcher(FetchRequest.model_validate_json(sys.stdin.readline()), send)
+        fetcher.run()
+    except Exception as error:  # noqa: BLE001 (the one place where every failure becomes a message)
+        if not isinstance(error, SourceRefused):
+            traceback.print_exc()
+        send(Failed(error=describe(error, fetcher.phase if fetcher else "resolving")))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""One job without a service: `python -m workers.local_run --output DIR < request.json` prints the children's messages.
+
+The last line is `done` or `failed`. The output folder appears whole, after everything else has gone well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from app.settings import Settings, get_settings
+from app.specs.base import canonical
+from app.specs.job import CompressionSpec, JobRequest
+from app.specs.source import model_name
+from workers.messages import (
+    AnyMessage,
+    ComputeRequest,
+    Done,
+    ErrorInfo,
+    Failed,
+    Fetched,
+    FetchRequest,
+    Log,
+    Resolved,
+)  # fmt: skip
+from workers.runs.failures import from_exit, oom_kills
+from workers.runs.process import Child, Commands, environment
+from workers.runs.workspace import Workspace
+
+Say = Callable[[BaseModel], None]
+
+
+def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: Commands | None = None) -> bool:
+    """Fetch and compute; True when the result lies in `output`."""
+    commands = commands or Commands()
+    with Workspace(settings.scratch, "run", os.getpid()) as workspace:
+        request = FetchRequest(
+            # Who runs this may read what the process may read: the roots are the service's fence.
+            job=job, cache_dir=str(settings.cache), workspace=str(workspace), roots=["/"],
+            hf_endpoint=settings.hf_endpoint,
+            hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+        )  # fmt: skip
+        fetched = _follow("fetch", commands.fetch, request, workspace, settings, say)
+        resolved = next((message for message in fetched if isinstance(message, Resolved)), None)
+        last = fetched[-1] if fetched else None
+        if not isinstance(last, Fetched) or resolved is None:
+            return False
+        artifact = workspace / "artifact"
+        artifact.mkdir()
+        compute = ComputeRequest(
+            spec=CompressionSpec.model_validate_json(canonical(resolved.spec)), model_dir=last.model_dir,
+            revision=resolved.revision, source_name=model_name(job.source), datasets=last.datasets,
+            workspace=str(workspace), artifact_dir=str(artifact), threads=settings.threads, device=settings.device,
+        )  # fmt: skip
+        computed = _follow("compute", commands.compute, compute, workspace, settings, lambda message: (
+            None if isinstance(message, Done) else say(message)
+        ))  # fmt: skip
+        done = computed[-1] if computed else None
+        if not isinstance(done, Done):
+            return False
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.is_dir():
+            output.rmdir()  # empty: main has looked
+        shutil.move(artifact, output)
+        say(done)
+    return True
+
+
+def _follow(
+    side: Literal["fetch", "compute"], command: Sequence[str], request: BaseModel, workspace: Path,
+    settings: Settings, say: Say,
+) -> list[AnyMessage]:  # fmt: skip
+    """Run a child and pass on what it says; return it all but the log, its result last."""
+    kills, said = oom_kills(), []
+    env = environment(side, workspace, settings.threads)
+    child = Child(command, request, env=env, cwd=workspace, offline=side == "compute")
+    try:
+        while not child.finished:
+            for message in child.messages(wait_seconds=0.1):
+                say(message)
+                if not isinstance(message, Log):
+                    said.append(message)
+        status = child.returncode
+    finally:
+        child.close()
+    results = [message for message in said if isinstance(message, Fetched | Done | Failed)]
+    if results:
+        return [*said, results[-1]]
+    assert status is not None
+    failed = Failed(error=from_exit(status, child.tail, None, out_of_memory=oom_kills() > kills))
+    say(failed)
+    return [failed]
+
+
+def main() -> int:
+    """Read a job's request from standard input and run it."""
+    parser = argparse.ArgumentParser(description="Runs one job without a service.")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the result; must not exist or be empty")
+    output: Path = parser.parse_args().output.absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def say(message: BaseModel) -> None:
+        sys.stdout.write(message.model_dump_json(by_alias=True) + "\n")
+        sys.stdout.flush()
+
+    def refuse(message: str, hint: str) -> int:
+        say(Failed(error=ErrorInfo(class_="invalid_spec", retryable=False, message=message, hint=hint)))
+        return 1
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        return refuse("The output folder is not empty.", "Name another one.")
+    try:
+        job = JobRequest.model_validate_json(sys.stdin.read())
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = "/".join(str(part) for part in first["loc"])
+        return refuse(f"{where}: {first['msg']}", "Change the spec.")
+    return 0 if run(job, output, get_settings(), say) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What a source of a model or of text is, and what it may use."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from app.errors import SourceNotFound
+
+Use = Literal["train", "evaluation"]
+
+_SMALL_FILES: Final = re.compile(
+    r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|"
+    r"special_tokens_map\.json|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|"
+    r"model\.safetensors\.index\.json|README\.md|LICEN[CS]E[\w.-]*"
+)
+_WEIGHTS: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
+PICKLES: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack)", re.IGNORECASE)
+
+
+class Unreachable(SourceNotFound):
+    """The other side did not answer; it may later."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a source may use: a cache, the folders that are allowed, the Hub's address and token."""
+
+    cache_dir: Path
+    roots: tuple[Path, ...] = ()
+    hf_endpoint: str | None = None
+    hf_token: str | None = None
+    progress: Callable[[int, int], None] = field(default=lambda _current, _total: None)
+    """Hears how many bytes of how many have come."""
+
+
+class _Declaration(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSource(_Declaration, ABC):
+    """A place that holds a model directory. A subclass sets `kind: Literal["name"] = "name"` and the spec's fields."""
+
+    @abstractmethod
+    def resolve(self, access: Access) -> str:
+        """Return the revision: a name of the content that never changes its meaning."""
+
+    @abstractmethod
+    def fetch(self, revision: str, access: Access) -> Path:
+        """Return a folder that holds the model's files at that revision, and perhaps others."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A plain UTF-8 file, or text that the compute side has itself (no path), and the sha256 of what it says."""
+
+    path: Path | None
+    sha256: str
+    warning: str | None = None
+
+
+class TextSource(_Declaration, ABC):
+    """A place that holds text. A subclass sets `kind: Literal["name"] = "name"` and the spec's fields."""
+
+    @abstractmethod
+    def fetch(self, access: Access, use: Use) -> Text:
+        """Return the text; `use` picks the split where the spec names none."""
+
+
+def belongs_to_model(name: str) -> bool:
+    """Tell whether a file of this name may be a part of a model: an allow-list, of the top folder only."""
+    return bool(_SMALL_FILES.fullmatch(name) or _WEIGHTS.fullmatch(name))
+
+
+def is_weights(name: str) -> bool:
+    """Tell whether a file of this name holds weights in safetensors."""
+    return bool(_WEIGHTS.fullmatch(name))
+
+
+def below(path: Path, roots: Iterable[Path]) -> Path:
+    """Return the resolved path when it lies below one of the allowed folders."""
+    resolved = path.resolve()
+    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
+        raise SourceNotFound(
+            "The path does not lie below one of the allowed folders.", hint="Add its folder to ESPALIER_LOCAL_ROOTS."
+        )
+    return resolved
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time fill a place of the cache."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,42 @@
+"""sha256 of files, remembered by what tells that a file is still the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+CHUNK_BYTES = 2**22
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def remembered_sha256(path: Path, cache_dir: Path) -> str:
+    """Hash a file, or return what it hashed to while its size, time and inode are the same."""
+    status = path.stat()
+    same = [str(path), status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
+    note = cache_dir / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"
+    if note.is_file():
+        known = json.loads(note.read_text())
+        if known["same"] == same:
+            return str(known["sha256"])
+    digest = sha256_of(path)
+    write_whole(note, json.dumps({"same": same, "sha256": digest}).encode())
+    return digest
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    temporary.write_bytes(data)
+    temporary.replace(path)

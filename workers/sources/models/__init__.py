@@ -1,0 +1,1 @@
+"""Kinds of model sources; a new one is one file."""

@@ -1,0 +1,1 @@
+"""Kinds of text; a new one is one file."""

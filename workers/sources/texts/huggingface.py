@@ -1,0 +1,86 @@
+"""A data set of the Hugging Face Hub, from its files alone: no loading script is ever run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+from app.errors import DatasetRefused, SourceGated, SourceNotFound
+from workers.sources.base import Access, Text, TextSource, Unreachable, Use
+from workers.sources.digests import write_whole
+from workers.sources.documents import MAX_TEXT_BYTES, SUFFIXES, keep, read
+from workers.sources.hub import Repo, download, look_up
+
+KNOWN: Final[dict[str, tuple[str, str]]] = {
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "c4": ("allenai/c4", "en"),
+}
+"""Short names of the literature -> repository and configuration."""
+_SPLITS: Final[dict[Use, tuple[str, ...]]] = {
+    "train": ("train",),
+    "evaluation": ("test", "validation", "valid", "dev"),
+}
+"""What a spec without a split means, first that exists."""
+
+
+class HuggingFaceText(TextSource):
+    """A known name (wikitext2, c4) or owner/name; configuration, split and column."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    name: str
+    config: str | None = None
+    split: str | None = None
+    column: str = "text"
+    revision: str = "main"
+
+    def fetch(self, access: Access, use: Use) -> Text:
+        """Download the split's first files and keep their text; the text of equal files is kept once."""
+        repo_id, config = KNOWN.get(self.name, (self.name, None))
+        config = self.config or config
+        try:
+            repo = look_up("dataset", repo_id, self.revision, access)
+            names = self._files(repo, config, use)
+            folder = download(repo, names, access)
+        except Unreachable:
+            raise
+        except (SourceNotFound, SourceGated) as error:
+            raise DatasetRefused(error.message, hint=error.hint) from error
+        note = folder / f".text-{'-'.join([config or '', *self._wanted(use), self.column])}.json"
+        if note.is_file():
+            known = json.loads(note.read_text())
+            path = Path(access.cache_dir / "text" / f"{known['sha256']}.txt")
+            if path.is_file():
+                return Text(path=path, sha256=known["sha256"], warning=known["warning"])
+        text = keep(read([folder / name for name in names], self.column), access.cache_dir)
+        write_whole(note, json.dumps({"sha256": text.sha256, "warning": text.warning}).encode())
+        return text
+
+    def _wanted(self, use: Use) -> tuple[str, ...]:
+        return (self.split,) if self.split else _SPLITS[use]
+
+    def _files(self, repo: Repo, config: str | None, use: Use) -> list[str]:
+        """The files of one split of one configuration, as many as the byte bound can need."""
+        readable = [file for file in repo.files if file.name.endswith(SUFFIXES)]
+        if config is not None:
+            readable = [file for file in readable if file.name.startswith(f"{config}/")]
+        for split in self._wanted(use):
+            # c4-train.00000-of-01024.json.gz, train-00000-of-00001.parquet, data/train.jsonl, test/0000.parquet
+            word = re.compile(rf"(^|[^a-z]){re.escape(split)}([^a-z]|$)", re.IGNORECASE)
+            found = [file for file in readable if word.search(file.name)]
+            folders = {file.name.rpartition("/")[0] for file in found}
+            if len(folders) > 1:
+                choice = ", ".join(sorted(folder.split("/")[0] for folder in folders)[:10])
+                raise DatasetRefused(f"{repo.id} has several configurations.", hint=f"Set `config`: {choice}.")
+            if found:
+                chosen, size = [], 0
+                for file in sorted(found, key=lambda file: file.name):
+                    if size < MAX_TEXT_BYTES:
+                        chosen.append(file.name)
+                    size += file.bytes
+                return chosen
+        tried = " or ".join(self._wanted(use))
+        raise DatasetRefused(
+            f"{repo.id} has no readable file of the split {tried}.", hint=f"Readable are {', '.join(SUFFIXES)}."
+        )
