@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
 LORA_A: Final = "lora_a"
 LORA_B: Final = "lora_b"
 """What the factors are called behind the name of their matrix."""

@@ -86,15 +86,19 @@ class Trainer:
         self._autocast = autocast or nullcontext()
         self._order = Order(len(windows_NT), plan.seed)
         self._optimizer = torch.optim.AdamW(
-            [{"params": [item.parameter], "lr": plan.rates[item.kind]} for item in trainables], weight_decay=0.0
+            [
+                {"params": [item.parameter for item in trainables if item.kind == kind], "top": plan.rates[kind]}
+                for kind in sorted({item.kind for item in trainables})
+            ],
+            weight_decay=0.0,
         )
         self._kept: tuple[int, list[torch.Tensor]] = (0, snapshot(self.trainables))
 
     def advance(self) -> Point:
         """Take one optimizer step; DivergedError sends the trainables back to the last copied state."""
         factor = rates.linear(self.step, steps=self.plan.steps)
-        for group, item in zip(self._optimizer.param_groups, self.trainables, strict=True):
-            group["lr"] = self.plan.rates[item.kind] * factor
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["top"] * factor
         loss = sum(self._backward(part) for part in range(self.plan.accumulate))
         parameters = [item.parameter for item in self.trainables]
         norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip)
@@ -105,7 +109,7 @@ class Trainer:
             raise diverged
         self._optimizer.step()
         self._optimizer.zero_grad()
-        point = Point(self.step, loss, max(self.plan.rates.values()) * factor)
+        point = Point(self.step, loss, max(group["lr"] for group in self._optimizer.param_groups))
         self.step += 1
         if self.step % KEEP_EVERY == 0:
             self._kept = (self.step, snapshot(self.trainables))

@@ -34,7 +34,7 @@ class _Merging:
     def __init__(self, context: Context, trained: Path) -> None:
         self.context = context
         self.file: Any = safe_open(trained, framework="pt")
-        names = self.file.offset_keys()
+        names: list[str] = self.file.offset_keys()  # type: ignore[no-untyped-call]
         self.names = {name.removeprefix("value:") for name in names if name.startswith("value:")}
         spec = context.request.spec.retrain
         assert spec is not None

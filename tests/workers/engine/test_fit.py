@@ -1,0 +1,101 @@
+"""Fitting a window: better or unchanged, zeros untouched, equal bits for equal seeds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from workers.engine.fit import Fit, FitPlan, Window, fit
+from workers.engine.rates import linear
+from workers.engine.trainables import Trainable, window_trainables
+
+STORED = {"0.weight": torch.bfloat16, "1.weight": torch.bfloat16, "1.bias": torch.bfloat16}
+
+
+def _pruned(*, seed: int = 0, pruned: bool = True) -> tuple[nn.Module, list[Trainable], Window]:
+    """A norm and a matrix, half of it pruned, beside the dense pair's outputs."""
+    torch.manual_seed(seed)
+    matrix = nn.Linear(16, 16)
+    dense = nn.Sequential(nn.RMSNorm(16), matrix).bfloat16().float().requires_grad_(False)
+    inputs = torch.randn(40, 4, 16) @ torch.randn(16, 16)
+    targets = dense(inputs)
+    mask = torch.rand(16, 16) < 0.5
+    if pruned:
+        matrix.weight.mul_(mask)  # leaves negative zeros behind
+    items = window_trainables(
+        dense,
+        kinds=["weights", "norms", "biases"],
+        masks={"1.weight": mask} if pruned else {},
+        stored=STORED,
+        among=set(STORED),
+    )
+    return dense, items, Window(dense, items, inputs, targets, residual=False)
+
+
+def _plan(rate: float | None = None, *, held_out: float = 0.25) -> FitPlan:
+    return FitPlan(epochs=8, batch_size=4, validation_fraction=held_out, learning_rate=rate, seed=7)
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.25])
+def test_a_fit_lowers_the_error(held_out: float) -> None:
+    _, items, window = _pruned()
+    result = fit(window, _plan(held_out=held_out))
+    assert {item.kind for item in items} == {"weights", "norms", "biases"}
+    assert result.error_after < 0.8 * result.error_before
+    assert result.learning_rate > 0
+
+
+def test_pruned_weights_stay_positive_zeros_and_values_are_as_they_will_be_stored() -> None:
+    module, items, window = _pruned()
+    fit(window, _plan())
+    weights = next(item for item in items if item.kind == "weights")
+    assert weights.mask is not None
+    gone = weights.parameter[~weights.mask]
+    assert not gone.any()
+    assert not torch.signbit(gone).any()
+    for parameter in module.parameters():
+        assert torch.equal(parameter, parameter.bfloat16().float())
+
+
+# 100: so large that it wrecks the window; 1e38: not finite after one step; 1e-12: lost when rounded to bfloat16.
+@pytest.mark.parametrize("rate", [100.0, 1e38, 1e-12])
+def test_a_window_never_ends_worse_than_it_began(rate: float) -> None:
+    module, items, window = _pruned()
+    for item in items:
+        item.hold_zeros()
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    result = fit(window, _plan(rate))
+    assert result == Fit(result.error_before, result.error_before, 0.0)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, start[name])
+
+
+def test_a_window_without_loss_is_left_alone() -> None:
+    module, _, window = _pruned(pruned=False)
+    start = [parameter.clone() for parameter in module.parameters()]
+    result = fit(window, _plan())
+    assert result.error_before == result.error_after == 0
+    assert all(torch.equal(old, new) for old, new in zip(start, module.parameters(), strict=True))
+
+
+def test_equal_seeds_give_equal_bits() -> None:
+    ends: list[list[torch.Tensor]] = []
+    for _ in range(2):
+        module, _, window = _pruned()
+        torch.manual_seed(len(ends))  # whatever ran before must not matter
+        fit(window, _plan())
+        ends.append([parameter.detach().clone() for parameter in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_the_schedule_warms_up_for_a_tenth_and_ends_near_zero() -> None:
+    factors = [linear(step, steps=100) for step in range(100)]
+    assert factors.index(max(factors)) == 10
+    assert max(factors) == 1
+    assert factors[0] == pytest.approx(1 / 11)
+    assert factors[-1] == pytest.approx(1 / 90)
+    assert all(0 < factor <= 1 for steps in range(1, 25) for factor in (linear(s, steps=steps) for s in range(steps)))
+    assert math.isclose(linear(0, steps=1), 1.0)
