@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import threading
+import warnings
 
 import structlog
 from celery import Celery
-from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+from celery.exceptions import SecurityWarning
+from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
 from app.db.session import Database
 from app.logs import setup_logs
@@ -39,6 +42,7 @@ class WorkerProcess:
         self.slot = Slot(services, worker_class=worker_class)
         self._thread = threading.Thread(target=self.slot.run, name="slot", daemon=True)
         compress.register(self.celery, self.slot.ring)
+        setup_logging.connect(_keep_our_logs, weak=False)
         # Signals hold their receivers weakly unless told otherwise.
         worker_init.connect(self._start, weak=False)
         worker_shutting_down.connect(self._drain, weak=False)
@@ -46,10 +50,13 @@ class WorkerProcess:
 
     def run(self) -> None:
         """Work until SIGTERM."""
+        # In a container everybody is root, and ours executes nothing that a message says.
+        warnings.simplefilter("ignore", SecurityWarning)
         self.celery.worker_main(
             [
-                "worker", "--pool", "solo", "--loglevel", "WARNING", "--queues", queue_name(self.worker_class),
-                "--without-gossip", "--without-mingle", "--without-heartbeat", "--hostname", self.slot.identity.id,
+                "--quiet", "worker", "--pool", "solo", "--loglevel", "WARNING",
+                "--queues", queue_name(self.worker_class), "--without-gossip", "--without-mingle",
+                "--without-heartbeat", "--hostname", self.slot.identity.id,
             ]
         )  # fmt: skip
 
@@ -69,6 +76,12 @@ class WorkerProcess:
         self.slot.drain()
         self._thread.join(DRAIN_SECONDS)
         log.info("worker drained", worker_id=self.slot.identity.id)
+
+
+def _keep_our_logs(**_: object) -> None:
+    """Keep Celery from configuring the root logger; a receiver of this signal is what it takes."""
+    for name in ("celery", "kombu"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -90,6 +90,7 @@ class _Attempt:
         self._prefix = job_prefix(job.project_id, job.id)
         self._uploader = Uploader(services.store, self._prefix, self._workspace)
         self._resolved: Resolved | None = None
+        self._stale = False
 
     def run(self) -> Ending:
         """Do the work and return what the last transaction is to do."""
@@ -174,7 +175,9 @@ class _Attempt:
 
     def _restore(self) -> list[StoredCheckpoint]:
         recorded = self._job.checkpoints
-        restored = restore(self._services.store, recorded, self._workspace, between=self._keeper.check)
+        # Of other text (a data set's branch moved) or another engine: nothing of it fits.
+        usable = [] if self._stale else recorded
+        restored = restore(self._services.store, usable, self._workspace, between=self._keeper.check)
         if len(restored) < len(recorded):
             kept = recorded[: len(restored)]
 
@@ -230,7 +233,9 @@ class _Attempt:
         work = {
             "revision": self._resolved.revision, "data": fetched.data_sha256, "spec": spec, "engine": ENGINE_VERSION
         }  # fmt: skip
-        return Facts(**self._resolved.model_dump(exclude={"kind"}), work_hash=fingerprint(work))
+        facts = Facts(**self._resolved.model_dump(exclude={"kind"}), work_hash=fingerprint(work))
+        self._stale = self._job.work_hash not in {None, facts.work_hash}
+        return facts
 
     def _upload(self, done: Done) -> dict[str, str]:
         total, started = sum(file.bytes for file in done.files), time.monotonic()

@@ -299,3 +299,26 @@ def test_leftovers_of_a_dead_worker_are_removed_and_those_of_a_living_one_stay(t
         assert sorted(path.name for path in tmp_path.iterdir()) == ["job_alive-a1", "job_alive-a1.lock"]
         assert alive.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_of_other_data_are_not_used(sqlite_bench: Bench) -> None:
+    bench = sqlite_bench
+    job = bench.work(bench.add("dies-once"))
+    assert len(job.checkpoints) == 3
+    bench.set(job.id, work_hash="of a data set that has moved since")
+    # The child dies again where nothing was resumed, so this attempt did start from nothing.
+    assert Slot(bench.services).work_once()
+    job = bench.job(job.id)
+    assert job.state == "queued"
+    assert job.work_hash != "of a data set that has moved since"
+    bench.hurry(job.id)
+    assert bench.work(job.id).state == "succeeded"
+
+
+def test_a_source_that_changed_between_attempts_ends_the_job(sqlite_bench: Bench) -> None:
+    job_id = sqlite_bench.add(resolved_revision="r0")
+    job = sqlite_bench.work(job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert job.error["class"] == "source_not_found"
+    assert "source changed" in job.error["message"]
