@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from workers.engine.errors import DatasetError
 from workers.engine.numerics import generator
+from workers.engine.python_docs import python_docs
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,6 @@ class Corpus:
             ids = self.tokenizer(raw, verbose=False)["input_ids"]
             self._texts[digest] = Text(name, torch.tensor(ids, dtype=torch.int64), digest)
         return self._texts[digest]
-
-
-def python_docs(split: str) -> str:
-    """The prose of `pydoc_data`, about one topic in five held out as `validation`."""
-    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
-    held_out = split == "validation"
-    return "\n\n".join(topics[key] for key in sorted(topics) if _is_held_out(key) == held_out)
-
-
-def _is_held_out(topic: str) -> bool:
-    return int.from_bytes(hashlib.sha256(topic.encode()).digest()[:4], "big") % 5 == 0
 
 
 def _read(spec: dict[str, Any], path: Path | None) -> str:

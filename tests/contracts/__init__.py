@@ -1,0 +1,1 @@
+"""What every criterion, pattern, source and store promises."""

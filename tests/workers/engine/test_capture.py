@@ -1,0 +1,79 @@
+"""What calibration counts, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
+from workers.engine.capture import capturing
+from workers.engine.errors import NumericalError, UnsupportedArchitectureError
+from workers.engine.model import StreamedModel
+from workers.engine.numerics import generator
+from workers.engine.stats import InputAccumulator, relative_error
+from workers.engine.walk import Stream
+from workers.engine.weights import Weights
+
+
+def test_inputs_of_all_batches_are_counted_once_and_shared(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path)
+    streamed = StreamedModel(folder, compute_dtype=torch.float32, device=torch.device("cpu"))
+    weights = Weights(folder)
+    matrices = streamed.layout.blocks[0].matrices
+    stream = Stream(streamed, torch.randint(VOCABULARY, (5, 16), generator=generator(0)), weights, batch_size=2)
+    inputs: list[torch.Tensor] = []
+    with streamed.block(0, weights) as block:
+        block.get_submodule("mlp.down_proj").register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        with capturing(block, matrices, needs="norms", sample_tokens=40) as capture:
+            for _ in stream.outputs(block):
+                pass
+        hooked = [module for module in block.modules() if module._forward_pre_hooks]
+    q, k, v, o, gate, up, down = (capture.of(matrix.name) for matrix in matrices)
+    assert q is k is v
+    assert gate is up
+    assert len({id(item) for item in (q, o, gate, down)}) == 4
+    assert {item.tokens for item in (q, o, gate, down)} == {80}
+    seen_TI = torch.cat([batch.flatten(end_dim=1) for batch in inputs])
+    norm_I = down.statistics("down").norm_I
+    assert norm_I is not None
+    torch.testing.assert_close(norm_I, seen_TI.double().square().sum(dim=0).sqrt(), rtol=1e-14, atol=0)
+    assert torch.equal(down.sample(), seen_TI[:40])
+    assert len(hooked) == 1  # ours above; the capture's own are gone
+
+
+def test_a_matrix_that_is_never_reached_is_named(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path)
+    streamed = StreamedModel(folder, compute_dtype=torch.float32, device=torch.device("cpu"))
+    matrices = streamed.layout.blocks[0].matrices
+    with (
+        streamed.block(0, Weights(folder)) as block,
+        capturing(block, matrices, needs="none", sample_tokens=1) as capture,
+        pytest.raises(UnsupportedArchitectureError, match="q_proj"),
+    ):
+        capture.of(matrices[0].name)
+
+
+def test_only_what_is_needed_is_computed() -> None:
+    seen = {}
+    for needs in ("none", "norms", "gram"):
+        accumulator = InputAccumulator(needs, sample_tokens=0)  # type: ignore[arg-type]
+        accumulator.add(torch.eye(3))
+        statistics = accumulator.statistics("m")
+        seen[needs] = (statistics.norm_I is not None, statistics.gram_II is not None)
+    assert seen == {"none": (False, False), "norms": (True, False), "gram": (False, True)}
+
+
+def test_inputs_that_are_not_finite_name_the_module() -> None:
+    accumulator = InputAccumulator("norms", sample_tokens=0)
+    accumulator.add(torch.tensor([[1.0, float("nan")]]))
+    with pytest.raises(NumericalError) as caught:
+        accumulator.statistics("model.layers.3.fc1")
+    assert caught.value.module == "model.layers.3.fc1"
+
+
+def test_the_relative_error_is_the_ratio_of_squared_norms() -> None:
+    input_TI, dense_OI = torch.eye(2), torch.tensor([[3.0, 4.0]])
+    assert relative_error(input_TI, dense_OI, torch.tensor([[3.0, 0.0]])) == pytest.approx(16 / 25)
+    assert relative_error(input_TI, torch.zeros(1, 2), torch.zeros(1, 2)) == 0.0
