@@ -16,7 +16,7 @@ _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 def pack(mask_OI: torch.Tensor) -> torch.Tensor:
     """Pack a boolean mask into bits; every row begins at a byte."""
     assert mask_OI.dtype == torch.bool
-    return torch.from_numpy(np.packbits(mask_OI.cpu().numpy(), axis=1, bitorder="little"))
+    return torch.from_numpy(np.packbits(mask_OI.cpu().contiguous().numpy(), axis=1, bitorder="little"))
 
 
 def unpack(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
