@@ -46,9 +46,8 @@ def claim(session: Session, key: Key, *, resource_id: str, now: datetime) -> str
 
     A parallel call with the same key waits here until this transaction ends: the unique constraint decides.
     """
-    idempotency.forget(session, key.project_id, key.method, key.path, key.key, older_than=now - KEPT)
     row = {"project_id": key.project_id, "method": key.method, "path": key.path, "key": key.key,
            "body_sha256": key.body_sha256, "resource_id": resource_id, "created_at": now}  # fmt: skip
-    if idempotency.insert_unless_there(session, row):
+    if idempotency.insert_unless_there(session, row, older_than=now - KEPT):
         return None
     return earlier(session, key, now=now)

@@ -43,7 +43,9 @@ class Series:
 def job(database: Database, project_id: str, job_id: str) -> JobReading:
     """Return a job; raises NotFound."""
     with database.reading() as session:
-        return _complete(session, [_found(session, project_id, job_id)])[0]
+        found = _found(session, project_id, job_id)
+        place = job_queries.queue_position(session, found) if found.state == "queued" else None
+        return _complete(session, [found], {found.id: place} if place else {})[0]
 
 
 def jobs(
@@ -51,13 +53,13 @@ def jobs(
 ) -> Sequence[JobReading]:
     """Return a page of jobs, newest first."""
     with database.reading() as session:
-        return _complete(session, job_queries.page(session, project_id, filters, before=before, limit=limit))
+        rows = job_queries.page(session, project_id, filters, before=before, limit=limit)
+        queued = [row.id for row in rows if row.state == "queued"]
+        return _complete(session, rows, job_queries.queue_positions(session, queued) if queued else {})
 
 
-def _complete(session: Session, rows: Sequence[Job]) -> list[JobReading]:
-    queued = [row.id for row in rows if row.state == "queued"]
+def _complete(session: Session, rows: Sequence[Job], places: dict[str, int]) -> list[JobReading]:
     running = [row.id for row in rows if row.state in LEASED]
-    places = job_queries.queue_positions(session, queued) if queued else {}
     starts = job_queries.open_attempts(session, running) if running else {}
     now = clock(session)
     return [JobReading(row, now, starts.get(row.id), places.get(row.id)) for row in rows]

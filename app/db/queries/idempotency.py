@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Delete, delete, select
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -28,20 +28,16 @@ def find(
     )
 
 
-def forget(session: Session, project_id: str, method: str, path: str, key: str, *, older_than: datetime) -> None:
-    """Delete the row of a key that has expired."""
-    statement: Delete = delete(IdempotencyKey).where(
-        IdempotencyKey.project_id == project_id,
-        IdempotencyKey.method == method,
-        IdempotencyKey.path == path,
-        IdempotencyKey.key == key,
-        IdempotencyKey.created_at < older_than,
-    )
-    session.execute(statement.execution_options(synchronize_session=False))
+def insert_unless_there(session: Session, row: dict[str, Any], *, older_than: datetime) -> bool:
+    """Insert a key, or take over an expired one, and return True; False when the key is taken.
 
-
-def insert_unless_there(session: Session, row: dict[str, Any]) -> bool:
-    """Insert a key and return True; False when the key is taken, after its transaction has ended."""
+    A key that another open transaction inserts is waited for.
+    """
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(IdempotencyKey).values(id=new_id("idk"), **row).on_conflict_do_nothing()
+    statement = dialect.insert(IdempotencyKey).values(id=new_id("idk"), **row)
+    statement = statement.on_conflict_do_update(
+        index_elements=["project_id", "method", "path", "key"],
+        set_={name: statement.excluded[name] for name in ("body_sha256", "resource_id", "created_at")},
+        where=IdempotencyKey.created_at < older_than,
+    )
     return session.scalar(statement.returning(IdempotencyKey.id)) is not None
