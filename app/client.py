@@ -204,7 +204,7 @@ class Client:
 
     def _stream(self, artifact: Artifact, part: Path) -> None:
         have = part.stat().st_size if part.exists() else 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         url = f"/v1/artifacts/{artifact.id}/download"
         with self._http.stream("GET", url, headers=headers, follow_redirects=True) as answer:
             if answer.status_code == 416:  # nothing is left to fetch, or the part is not of this file
@@ -213,7 +213,7 @@ class Client:
                 answer.read()
                 raise ServiceError(answer.status_code, _problem(answer))
             with part.open("ab" if answer.status_code == 206 else "wb") as stream:
-                for chunk in answer.iter_bytes(CHUNK_BYTES):
+                for chunk in answer.iter_bytes():
                     stream.write(chunk)
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:

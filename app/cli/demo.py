@@ -27,16 +27,16 @@ KEPT_SETTINGS = ("ESPALIER_THREADS", "ESPALIER_DEVICE")
 """The demo is its own installation: other settings of the user's shell do not reach it."""
 
 SPEC: dict[str, Any] = {
-    "calibration": {"samples": 64, "sequence_length": 256, "seed": 0},
+    "calibration": {"samples": 32, "sequence_length": 256, "seed": 0},
     "prune": {"method": "wanda", "sparsity": 0.6},
     "reconstruct": {"window": "submodule"},
-    "retrain": {"method": "perp", "trainable": ["norms", "mask_lora"], "steps": 60, "batch_size": 8},
+    "retrain": {"method": "perp", "trainable": ["norms", "mask_lora"], "steps": 40, "batch_size": 8},
     "evaluate": {
         "perplexity": [
             {
                 "dataset": {"kind": "builtin", "name": "python-docs", "split": "validation"},
                 "sequence_length": 256,
-                "max_windows": 100,
+                "max_windows": 64,
             }
         ],
         "after_each_phase": True,
