@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -14,7 +15,10 @@ from app.client import ServiceError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
-out = Console(highlight=False, soft_wrap=True)
+_WIDE = 200
+"""Columns where no terminal tells its width: a table that is piped on must not be folded."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

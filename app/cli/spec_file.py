@@ -18,12 +18,9 @@ class SpecFileError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of JSON: `1e-3` is a number, a date is text, a key stands once."""
+    """YAML with the scalars of JSON: `1e-3` is a number; a date, `no` and `2:4` are text; a key stands once."""
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    yaml_implicit_resolvers = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse what YAML would drop without a word."""
@@ -34,11 +31,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?"),
-    list("-+.0123456789"),
-)
+for _tag, _pattern, _first in (
+    ("null", r"(null|~)?$", ["n", "~", ""]),
+    ("bool", r"(true|false)$", "tf"),
+    ("int", r"[-+]?(0|[1-9]\d*)$", "-+0123456789"),
+    ("float", r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
 
 def read_body(path: Path) -> dict[str, Any]:
