@@ -25,13 +25,14 @@ def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
     job.wait_reason = "capacity"
 
 
-def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime, outcome: str = "failed") -> None:
+def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> None:
     """End a locked job's attempt with an error: queue the job again with a back-off, or fail it for good."""
     if _granted(session, job, now=now):
         return
     failures = {**job.failures, error.class_: int(job.failures.get(error.class_, 0)) + 1}
     document = describe(error, attempt=job.attempt)
     job.failures = failures
+    outcome = "lost" if error.class_ == "worker_lost" else "failed"
     leases.end_attempt(session, job, outcome, now=now, error=document)
     failed: events.NewEvent = ("job.attempt_failed", {"error": document})
     if failures[error.class_] > budget(error):

@@ -55,7 +55,7 @@ class Reconciler:
                 log.warning("worker lost", job_id=job.id, worker_id=job.worker_id, attempt=job.attempt)
                 job.fence += 1  # whatever the old holder still writes, it finds no row
                 phase = job.phase
-                endings.settle(session, job, lost_worker(phase), now=now, outcome="lost")  # type: ignore[arg-type]
+                endings.settle(session, job, lost_worker(phase), now=now)  # type: ignore[arg-type]
         return len(jobs)
 
     def expire(self) -> int:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
+from app.storage.s3 import S3Store
 from tests.fixtures.runs import LEASE_SECONDS, Bench
 from workers.runs.slot import Slot
 
@@ -73,7 +75,7 @@ def test_a_child_killed_in_the_middle_is_followed_by_an_attempt_that_resumes(ben
     assert model(bench, killed.id) == model(bench, undisturbed.id)
     first, second = bench.attempts(killed.id)
     assert first.error is not None
-    assert (first.outcome, first.error["class"]) == ("failed", "worker_lost")
+    assert (first.outcome, first.error["class"]) == ("lost", "worker_lost")
     assert (second.outcome, second.resumed_from) == ("succeeded", {"phase": "pruning", "name": "block-00002"})
     told = types(bench, killed.id)
     assert told.count("job.layer_completed") == 5
@@ -322,3 +324,13 @@ def test_a_source_that_changed_between_attempts_ends_the_job(sqlite_bench: Bench
     assert job.error is not None
     assert job.error["class"] == "source_not_found"
     assert "source changed" in job.error["message"]
+
+
+def test_a_job_resumes_and_commits_on_s3_too(sqlite_bench: Bench, s3_store: S3Store) -> None:
+    bench = sqlite_bench
+    bench.services = replace(bench.services, store=s3_store)
+    job = bench.work(bench.add("dies-once"), attempts=2)
+    assert (job.state, job.attempt) == ("succeeded", 2)
+    with bench.database.reading() as session:
+        keys = {artifact.key for artifact in session.scalars(select(Artifact))}
+    assert {stored.key for stored in s3_store.list("projects/")} == keys

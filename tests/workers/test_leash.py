@@ -1,0 +1,53 @@
+"""What a leash holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from workers.leash import leashed
+from workers.runs.process import ROOT
+
+PARENT = """
+import subprocess, sys, time
+from workers.leash import leashed
+child = subprocess.Popen(leashed([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]),
+                         start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+LISTEN = "import socket; print({name for _, name in socket.if_nameindex()} <= {'lo'})"
+
+
+def test_a_leashed_process_dies_with_its_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    _, alive = psutil.wait_procs([child], timeout=5)
+    assert alive == []
+
+
+def test_a_leash_to_a_process_that_is_gone_starts_nothing() -> None:
+    command = leashed([sys.executable, "-c", "print('started')"])
+    # As if our own process had died between the fork and the leash.
+    command[command.index(str(psutil.Process().pid))] = "1"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_an_offline_process_sees_no_network() -> None:
+    unshare = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
+    rootless = subprocess.run(["unshare", "--user", "--net", "true"], capture_output=True, check=False)
+    if unshare.returncode and rootless.returncode:
+        pytest.skip("this machine allows no network namespaces")
+    done = subprocess.run(
+        leashed([sys.executable, "-c", LISTEN], offline=True), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"

@@ -1,0 +1,48 @@
+"""One job without a service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.settings import Settings
+from app.specs.job import JobRequest
+from tests.fixtures.runs import SCRIPTED
+from workers.local_run import run
+
+
+def carried_out(tmp_path: Path, script: str) -> tuple[bool, list[dict[str, Any]]]:
+    body = {
+        "source": {"kind": "local", "path": f"/scripts/{script}"},
+        "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}},
+    }
+    said: list[BaseModel] = []
+    settings = Settings(home=tmp_path / "home", threads=1)
+    job = JobRequest.model_validate_json(json.dumps(body))
+    ended = run(job, tmp_path / "output", settings, said.append, SCRIPTED)
+    assert list((tmp_path / "home/scratch").iterdir()) == []
+    return ended, [message.model_dump(mode="json", by_alias=True) for message in said]
+
+
+def test_a_run_passes_on_what_its_children_say_and_leaves_the_result(tmp_path: Path) -> None:
+    ended, said = carried_out(tmp_path, "steady")
+    assert ended
+    kinds = [message["kind"] for message in said]
+    assert kinds[0] == "phase_started"
+    assert kinds[-1] == "done"
+    assert kinds.count("layer") == 5
+    assert {path.name for path in (tmp_path / "output").iterdir()} == {
+        "model.safetensors", "report.json", "manifest.json",
+    }  # fmt: skip
+
+
+def test_a_run_that_fails_says_why_last_and_leaves_nothing(tmp_path: Path) -> None:
+    for script, error_class in (("fails", "numerical"), ("dies-always", "worker_lost"), ("mute", "internal")):
+        ended, said = carried_out(tmp_path, script)
+        assert not ended
+        assert said[-1]["kind"] == "failed"
+        assert said[-1]["error"]["class"] == error_class
+        assert not (tmp_path / "output").exists()

@@ -1,0 +1,94 @@
+"""The embedded service as a process tree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from workers.runs.process import ROOT
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A service in its own folder on a free port."""
+    env = {**os.environ, "ESPALIER_HOME": str(tmp_path / "home"), "ESPALIER_PORT": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-m", "workers.service"]
+    process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def url(service: subprocess.Popen[str]) -> str:
+    assert service.stdout is not None
+    return service.stdout.readline().strip().removeprefix("listening on ")
+
+
+def parts(service: subprocess.Popen[str]) -> dict[str, psutil.Process]:
+    found: dict[str, psutil.Process] = {}
+    for child in psutil.Process(service.pid).children():
+        words = " ".join(child.cmdline())
+        found |= {name: child for name in ("uvicorn", "workers.main", "workers.reconciler") if name in words}
+    return found
+
+
+def test_the_service_says_where_it_listens_and_ends_with_all_its_parts(service: subprocess.Popen[str]) -> None:
+    assert httpx.get(f"{url(service)}/readyz", timeout=10).status_code == 200
+    running = list(parts(service).values())
+    assert len(running) == 3
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(30) == 0
+    assert not any(part.is_running() for part in running)
+
+
+def test_a_part_that_dies_is_started_again(service: subprocess.Popen[str]) -> None:
+    address = url(service)
+    before = parts(service)
+    before["uvicorn"].kill()
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            assert httpx.get(f"{address}/healthz", timeout=5).status_code == 200
+            break
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    after = parts(service)
+    assert after["uvicorn"].pid != before["uvicorn"].pid
+    assert after["workers.main"].pid == before["workers.main"].pid
+
+
+def test_kill_9_of_the_service_leaves_nothing_behind(service: subprocess.Popen[str]) -> None:
+    url(service)
+    running = list(parts(service).values())
+    assert len(running) == 3
+    service.kill()
+    _, alive = psutil.wait_procs(running, timeout=5)
+    assert alive == []
+
+
+def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        env = {**os.environ, "ESPALIER_HOME": str(tmp_path), "ESPALIER_PORT": str(taken.getsockname()[1])}
+        done = subprocess.run(
+            [sys.executable, "-m", "workers.service"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=30,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "cannot listen" in done.stderr
