@@ -27,7 +27,7 @@ SAVE_SECONDS: Final = 30.0
 """Work that a killed run loses, give or take a few steps."""
 HELD_OUT: Final = 16
 """Windows that only judge, at most one in ten."""
-BASE_RATES: Final = {"norms": 1e-2, "biases": 1e-2, "mask_lora": 3e-3}
+BASE_RATES: Final = {"norms": 2e-2, "biases": 1e-2, "mask_lora": 4e-3}
 """What the search for a learning rate starts from: vectors bear more than adapters."""
 FACTORS: Final = (0.1, 0.3, 1.0)
 """What the search multiplies them with; large models ask for less."""
