@@ -83,16 +83,19 @@ def _plan(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> Global
         "global_scope_on_dense_activations",
         "The global scope compares scores across blocks, so all of them are taken on the dense model's activations.",
     )
-    stored = context.stored("calibrating")
-    done = phase.finished()
-    if done is not None and "norms" in stored:
-        norms = load_file(context.workspace / stored["norms"].path)
-        return GlobalPlan({name: int(count) for name, count in done["counts"].items()}, norms)
-    norms = _dense_norms(context, phase, windows_NT)
-    path = context.checkpoint_path("calibrating", "norms")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(norms, path)
-    context.checkpoint("calibrating", "norms", path)
+    stored = context.stored("calibrating").get("norms")
+    if stored is None:
+        norms = _dense_norms(context, phase, windows_NT)
+        path = context.checkpoint_path("calibrating", "norms")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(norms, path)
+        context.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
+    else:
+        norms = load_file(context.workspace / stored.path)
+        phase.reuse(stored)
+        done = phase.finished()
+        if done is not None:
+            return GlobalPlan({name: int(count) for name, count in done["counts"].items()}, norms)
     plan = GlobalPlan(_counts(context, norms), norms)
     phase.finish({"counts": plan.counts})
     return plan

@@ -58,7 +58,7 @@ def test_a_matrix_that_is_never_reached_is_named(tmp_path: Path) -> None:
 def test_only_what_is_needed_is_computed() -> None:
     seen = {}
     for needs in ("none", "norms", "gram"):
-        accumulator = InputAccumulator(needs, sample_tokens=0)  # type: ignore[arg-type]
+        accumulator = InputAccumulator(needs, sample_tokens=0)
         accumulator.add(torch.eye(3))
         statistics = accumulator.statistics("m")
         seen[needs] = (statistics.norm_I is not None, statistics.gram_II is not None)

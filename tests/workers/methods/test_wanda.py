@@ -29,7 +29,7 @@ def test_the_mask_equals_a_float64_reference(dtype: torch.dtype, sparsity: float
     weight_OI = torch.randn(48, 96, generator=draws).to(dtype).float()
     input_TI = torch.randn(512, 96, generator=draws) * torch.rand(96, generator=draws)
     seen = InputAccumulator("norms", sample_tokens=0)
-    for batch_TI in input_TI.split(100):
+    for batch_TI in torch.split(input_TI, 100):
         seen.add(batch_TI)
     score_OI = Wanda().score(weight_OI, seen.statistics("m"), generator=generator(0))
     mask_OI = Unstructured(scope="row").keep(score_OI, sparsity=sparsity)

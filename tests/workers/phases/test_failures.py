@@ -1,0 +1,45 @@
+"""Exceptions in words for the user."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import torch
+
+from workers.engine.errors import DatasetError, NumericalError
+from workers.phases.failures import classify
+
+
+@pytest.mark.parametrize(
+    ("error", "class_", "retryable"),
+    [
+        (DatasetError("too short", hint="more"), "dataset_error", False),
+        (torch.OutOfMemoryError("CUDA out of memory"), "gpu_oom", True),
+        (MemoryError(), "host_oom", True),
+        # what torch's CPU allocator really says
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+            "host_oom",
+            True,
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full", False),
+        (OSError(errno.EIO, "broken"), "internal", False),
+        (ValueError("the block has no two halves to fit; use the window `block`"), "invalid_spec", False),
+        (KeyError("x"), "internal", False),
+    ],
+)
+def test_every_exception_has_a_class(error: Exception, class_: str, retryable: bool) -> None:
+    info = classify(error, phase="pruning")
+    assert (info.class_, info.retryable, info.phase) == (class_, retryable, "pruning")
+    assert info.hint
+
+
+def test_an_unexpected_error_tells_its_kind_and_keeps_its_text_for_the_log() -> None:
+    assert classify(RuntimeError("/home/secret"), phase=None).message == "Unexpected RuntimeError."
+
+
+def test_a_numerical_error_names_its_module() -> None:
+    info = classify(NumericalError("not finite", hint="h", module="model.layers.3.fc1"), phase="pruning")
+    assert info.module == "model.layers.3.fc1"
+    assert info.model_dump(by_alias=True)["class"] == "numerical"

@@ -1,0 +1,84 @@
+"""The compute process by hand: one request in, JSON lines out, nothing else on standard output."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.jobs import LocalJob, local_job, write_texts
+from tests.fixtures.tiny_models import write_tiny_model
+from workers.messages import MESSAGES, AnyMessage, Done, Failed
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> LocalJob:
+    folder = tmp_path_factory.mktemp("child")
+    return local_job(folder / "job", write_tiny_model(folder / "model"), write_texts(folder))
+
+
+def _start() -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-m", "workers.child"], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def _run(request: str) -> tuple[int, list[AnyMessage], str]:
+    child = _start()
+    out, err = child.communicate(request + "\n", timeout=120)
+    return child.returncode, [MESSAGES.validate_json(line) for line in out.splitlines()], err
+
+
+def test_it_prints_messages_only_and_gives_the_bytes_of_an_in_process_run(job: LocalJob, tmp_path: Path) -> None:
+    other = local_job(tmp_path, job.model_dir, Path(next(iter(job.texts.values()))).parent)
+    other.attempt()
+    code, messages, _ = _run(job.request().model_dump_json())
+    assert code == 0
+    assert isinstance(messages[-1], Done)
+    for name in ("model.safetensors", "masks.safetensors"):
+        assert (job.artifact / name).read_bytes() == (other.artifact / name).read_bytes()
+    assert messages[-1].report["environment"]["threads"] == 1
+
+
+def test_a_failure_is_a_message_with_its_phase_and_the_trace_goes_to_the_log(job: LocalJob) -> None:
+    request = job.request().model_copy(update={"datasets": {}})
+    code, messages, log = _run(request.model_dump_json())
+    assert code == 1
+    assert isinstance(messages[-1], Failed)
+    assert messages[-1].error.class_ == "dataset_error"
+    assert "Traceback" in log
+
+
+def test_a_request_that_is_no_request_fails_in_words() -> None:
+    code, messages, _ = _run("{}")
+    assert code == 1
+    assert isinstance(messages[0], Failed)
+
+
+def test_sigterm_ends_it_at_once(job: LocalJob) -> None:
+    child = _start()
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(job.request().model_dump_json() + "\n")
+    child.stdin.flush()
+    child.stdout.readline()  # it computes
+    began = time.monotonic()
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=10)
+    assert child.returncode == -signal.SIGTERM
+    assert time.monotonic() - began < 2
+
+
+def test_it_ends_when_nobody_listens(job: LocalJob) -> None:
+    child = _start()
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdout.close()
+    child.stdin.write(job.request().model_dump_json() + "\n")
+    child.stdin.close()
+    assert child.wait(timeout=60) == 3
+    assert child.stderr is not None
+    child.stderr.close()
