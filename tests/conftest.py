@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: tests share their cores with children
+
 pytest_plugins = ["tests.fixtures.services"]
 
 _ROOT = Path(__file__).resolve().parents[1]
