@@ -73,7 +73,7 @@ def _perplexity_table(report: dict[str, Any]) -> list[str]:
     if not names:
         return ["Perplexity was not measured."]
     rows = [("dense", report["dense"]["perplexity"])]
-    rows += [(phase["name"], phase["perplexity"]) for phase in report["phases"] if phase["name"] in _TOLD]
+    rows += [(_TOLD[phase["name"]], phase["perplexity"]) for phase in report["phases"] if phase["name"] in _TOLD]
     rows.append(("this model", report["compressed"]["perplexity"]))
     lines = [f"| perplexity | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for title, numbers in rows:
