@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.output import Json, err, megabytes, out, print_job_error, print_json
+from app.cli.output import Json, err, out, print_job_error, print_json, size
 from app.cli.progress import display
 from app.cli.report import print_report
 from app.cli.spec_file import read_body
@@ -145,6 +145,6 @@ def fetch_all(client: Client, job_id: str, folder: Path) -> list[str]:
     if not artifacts:
         raise typer.BadParameter(f"{job_id} has no result to download", param_hint="JOB")
     for artifact in artifacts:
-        err.print(f"[dim]{escape(artifact.name)}  {megabytes(artifact.bytes)}[/]")
+        err.print(f"[dim]{escape(artifact.name)}  {size(artifact.bytes)}[/]")
         client.download(artifact, folder)
     return [artifact.name for artifact in artifacts]

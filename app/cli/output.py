@@ -18,6 +18,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 _WIDE = 200
 """Columns where no terminal tells its width: a table that is piped on must not be folded."""
 
+_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -50,8 +52,9 @@ def print_job_error(error: Mapping[str, Any]) -> None:
         err.print(f"  hint: {escape(str(error['hint']))}")
 
 
-def megabytes(count: float | None) -> str:
-    """Render a number of bytes for people."""
+def size(count: float | None) -> str:
+    """Render a number of bytes for people, in decimal units."""
     if count is None:
         return "-"
-    return f"{count / 1e6:,.2f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
+    unit, scale = next(((unit, scale) for unit, scale in _UNITS if count >= scale), ("bytes", 1))
+    return f"{count / scale:,.2f} {unit}" if scale > 1 else f"{count:,.0f} bytes"

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.output import megabytes, out
+from app.cli.output import out, size
 
 STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
 
@@ -44,8 +44,8 @@ def facts(report: dict[str, Any]) -> Iterator[str]:
     sparsity, compressed = report["sparsity"], report["compressed"]
     yield f"sparsity     {sparsity['achieved']:.2%} of the {sparsity['scope']} (requested {sparsity['requested']:.2%})"
     yield (
-        f"bytes        dense {megabytes(report['dense']['bytes'])}, artifact {megabytes(compressed['bytes'])}, "
-        f"packed {megabytes(compressed.get('packed_bytes'))} (estimate)"
+        f"bytes        dense {size(report['dense']['bytes'])}, artifact {size(compressed['bytes'])}, "
+        f"packed {size(compressed.get('packed_bytes'))} (estimate)"
     )
     trained = report.get("trained_parameters") or {}
     if trained.get("count"):
