@@ -46,7 +46,9 @@ def run(context: Context) -> None:
                 trained = _Retraining(context, phase, spec, model).finish()
         else:
             context.trained[phase.name] = int(done["trained"])
-            trained = context.workspace / context.stored("retraining")["state"].path
+            context.protocol[phase.name] = done["protocol"]
+            context.warnings += [warning for warning in done["warnings"] if warning not in context.warnings]
+            trained = context.workspace / context.stored("retraining")["trained"].path
     merge.run(context, trained)
 
 
@@ -82,10 +84,12 @@ class _Retraining:
             )
         if self.context.request.spec.evaluate.after_each_phase:
             self.phase.perplexity = score(self.context, self.model)
-        path = self._save(trainer, {"before": before, "rates": rates})
+        values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
+        path = self._save("trained", "trained", values, {})
         trained = sum(item.count for item in self.items)
         self.context.trained[self.phase.name] = trained
-        self.phase.finish({"trained": trained})
+        told = {"protocol": self.context.protocol[self.phase.name], "warnings": self.context.warnings}
+        self.phase.finish({"trained": trained, **told})
         return path
 
     def _train(self, trainer: Trainer, data: dict[str, Any]) -> None:
@@ -96,7 +100,7 @@ class _Retraining:
                 self.phase.metric("learning_rate", point.step, point.rate)
                 self.phase.progress(trainer.step)
                 if trainer.step % KEEP_EVERY == 0 and time.monotonic() - self.saved > SAVE_SECONDS:
-                    self._save(trainer, data)
+                    self._save("state", f"state-{trainer.step:08d}", trainer.state(), data)
         except DivergedError as error:
             if error.step == 0:
                 raise NumericalError(
@@ -108,13 +112,14 @@ class _Retraining:
                 "Use a lower learning rate.",
             )
 
-    def _save(self, trainer: Trainer, data: dict[str, Any]) -> Path:
-        path = self.context.checkpoint_path("retraining", f"state-{trainer.step:08d}")
+    def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> Path:
+        """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
+        path = self.context.checkpoint_path("retraining", stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file(trainer.state(), partial)
+        save_file(tensors, partial)
         partial.replace(path)
-        self.context.checkpoint("retraining", "state", path, {**data, "seconds": self.phase.seconds})
+        self.context.checkpoint("retraining", name, path, {**data, "seconds": self.phase.seconds})
         self.saved = time.monotonic()
         return path
 

@@ -108,7 +108,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     context = killed.recover()
     steps = [item.step for item in killed.metrics("training_loss")]
     assert steps == ([10, 11] if kill_at is _is_state else [])
-    assert context.trained == whole.recover().trained
+    again = whole.recover()
+    assert context.trained == again.trained
+    assert context.protocol["retraining"] == again.protocol["retraining"]
+    assert context.warnings == again.warnings
     for (phase, name), item in whole.stored.items():
         if name.startswith("block-"):
             assert killed.stored[phase, name].sha256 == item.sha256
