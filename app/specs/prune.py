@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, cast
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,8 +12,8 @@ from app.specs.base import Spec, Unbuilt, not_available, refusing
 from app.specs.steps import Targets
 from workers.methods.base import Criterion, Pattern
 
-CRITERIA: dict[str, type[Criterion]] = discover("workers.methods.criteria", Criterion, tag="method")
-PATTERNS: dict[str, type[Pattern]] = discover("workers.methods.patterns", Pattern, tag="kind")
+CRITERIA: dict[str, type[Criterion]] = discover("workers.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
+PATTERNS: dict[str, type[Pattern]] = discover("workers.methods.patterns", Pattern, tag="kind")  # type: ignore[type-abstract]
 
 _LATER_METHODS = {"ria", "dass", "sparsegpt", "lamp", "block_influence", "angular", "perplexity", "flap", "reap"}
 _LATER_PATTERNS = {"group", "tiles", "cs256", "depth", "neurons", "kv_groups", "experts"}
@@ -86,10 +86,9 @@ class PruneStep(PruneFields, Criterion):
 
 
 def _step(criterion: type[Criterion]) -> type[PruneStep]:
-    step: type[PruneStep] = create_model(  # type: ignore[call-overload]
-        f"{criterion.__name__}Prune", __base__=(PruneFields, criterion), __doc__=criterion.__doc__
-    )
-    return step
+    bases: Any = (PruneFields, criterion)
+    step: Any = create_model(f"{criterion.__name__}Prune", __base__=bases, __doc__=criterion.__doc__)
+    return cast("type[PruneStep]", step)
 
 
 STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion in CRITERIA.items()}
