@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, select, text
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,7 +17,9 @@ class Database:
     """A database behind one URL; SQLite and Postgres look the same from outside."""
 
     def __init__(self, url: str, *, pool_size: int = 16) -> None:
-        url = url.replace("postgresql://", "postgresql+psycopg://", 1).replace("postgres://", "postgresql+psycopg://", 1)
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1).replace(
+            "postgres://", "postgresql+psycopg://", 1
+        )
         self.url = url
         self.engine: Engine
         if url.startswith("sqlite"):
@@ -60,7 +62,7 @@ def _prepare_sqlite(engine: Engine) -> None:
     """Take transaction control from the driver: a deferred transaction that reads and then writes loses its write."""
 
     @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
+    def _connect(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=15000"):
             connection.execute(f"PRAGMA {pragma}")

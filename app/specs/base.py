@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -16,12 +16,12 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """Render JSON data in one canonical form: sorted keys, no white space."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """Return the sha256 of the canonical form of JSON data."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
@@ -31,13 +31,13 @@ def not_available(what: str) -> PydanticCustomError:
     return PydanticCustomError("not_available", "{what} is not available in this version", {"what": what})
 
 
-def _refuse_anything(value: Any) -> Any:
+def _refuse_anything(value: object) -> object:
     if value is not None:
         raise not_available("this field")
     return value
 
 
-def _refuse_items(value: Any) -> Any:
+def _refuse_items(value: object) -> object:
     if value != []:
         raise not_available("this field")
     return value
@@ -53,7 +53,7 @@ UnbuiltList = Annotated[list[str], BeforeValidator(_refuse_items)]
 def refusing(*names: str) -> BeforeValidator:
     """Refuse by name the values that the contract knows and this version has not built."""
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict):
                 keys = set(item.values()) | set(item)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -37,7 +37,7 @@ class LocalDataset(Spec):
     column: str = Field("text", min_length=1, max_length=200, description="Field of each JSON line.")
 
 
-def _normalise(value: Any) -> Any:
+def _normalise(value: object) -> object:
     if not isinstance(value, dict):
         return value
     if value.get("kind") == "upload":

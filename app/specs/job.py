@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,7 +17,7 @@ ENGINE_VERSION = "1"
 """Part of every work hash: raised whenever equal specs would give other bytes."""
 
 
-def _one_step(value: Any) -> Any:
+def _one_step(value: object) -> object:
     if isinstance(value, dict):
         return [value]
     if isinstance(value, list) and len(value) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,7 +19,7 @@ _LATER_METHODS = {"ria", "dass", "sparsegpt", "lamp", "block_influence", "angula
 _LATER_PATTERNS = {"group", "tiles", "cs256", "depth", "neurons", "kv_groups", "experts"}
 
 
-def _known_kind(value: Any) -> Any:
+def _known_kind(value: object) -> object:
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind in _LATER_PATTERNS - set(PATTERNS):
         raise not_available(f"the pattern {kind!r}")
@@ -43,16 +43,16 @@ class UniformBudget(Spec):
 class NoUpdate(Spec):
     """The kept weights stay as they are."""
 
-    kind: Annotated[
-        Literal["none"], refusing("sparsegpt", "least_squares", "admm", "alps", "awp", "auto")
-    ] = "none"
+    kind: Annotated[Literal["none"], refusing("sparsegpt", "least_squares", "admm", "alps", "awp", "auto")] = "none"
 
 
 class PruneFields(Spec):
     """The fields that every criterion shares."""
 
-    sparsity: float | None = Field(None, ge=0, lt=1, description="Share pruned; may be left out where the pattern tells.")
-    pattern: AnyPattern = Field(default_factory=lambda: PATTERNS["unstructured"]())
+    sparsity: float | None = Field(
+        None, ge=0, lt=1, description="Share pruned; may be left out where the pattern tells."
+    )
+    pattern: AnyPattern = Field(default_factory=PATTERNS["unstructured"])
     budget: UniformBudget = UniformBudget()
     optimizer: Unbuilt = None
     update: NoUpdate = NoUpdate()
@@ -78,23 +78,27 @@ class PruneFields(Spec):
         return implied if implied is not None else self.sparsity or 0.0
 
 
-class PruneStep(PruneFields, Criterion):
-    """What the type checker sees of a step: the shared fields and the criterion are one object."""
+if TYPE_CHECKING:
 
-    is_abstract: ClassVar[bool] = True
-    method: str = ""
+    class PruneStep(PruneFields, Criterion):
+        """What the type checker sees of a step: the shared fields and the criterion are one object."""
+
+        method: str = ""
+
+else:
+    PruneStep = PruneFields
 
 
 def _step(criterion: type[Criterion]) -> type[PruneStep]:
     bases: Any = (PruneFields, criterion)
     step: Any = create_model(f"{criterion.__name__}Prune", __base__=bases, __doc__=criterion.__doc__)
-    return cast("type[PruneStep]", step)
+    return cast(type[PruneStep], step)
 
 
 STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion in CRITERIA.items()}
 
 
-def _known_method(value: Any) -> Any:
+def _known_method(value: object) -> object:
     method = value.get("method") if isinstance(value, dict) else None
     if method in _LATER_METHODS - set(CRITERIA):
         raise not_available(f"the method {method!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -27,15 +27,13 @@ class LocalSource(Spec):
     path: Path = Field(description="Absolute path of a Hugging Face model directory.")
 
 
-def _refuse_later_kinds(value: Any) -> Any:
+def _refuse_later_kinds(value: object) -> object:
     if isinstance(value, dict) and value.get("kind") in {"s3", "upload", "mlflow"}:
         raise not_available(f"the source kind {value['kind']!r}")
     return value
 
 
-Source = Annotated[
-    HuggingFaceSource | LocalSource, Field(discriminator="kind"), BeforeValidator(_refuse_later_kinds)
-]
+Source = Annotated[HuggingFaceSource | LocalSource, Field(discriminator="kind"), BeforeValidator(_refuse_later_kinds)]
 
 
 def model_name(source: HuggingFaceSource | LocalSource) -> str:

@@ -8,7 +8,7 @@ import regex
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.specs.base import Spec, Unbuilt, UnbuiltList, refusing
+from app.specs.base import Spec, UnbuiltList, refusing
 from app.specs.dataset import BuiltinDataset, Dataset, dataset_name
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -60,9 +60,9 @@ class Reconstruct(Spec):
     """Refit the kept weights window by window against the dense model's activations (arXiv 2510.14444)."""
 
     window: Annotated[Literal["submodule", "matrix", "block"], refusing("all", "auto", "blocks")] = "submodule"
-    mode: Annotated[
-        Literal["dense_inputs"], refusing("sparse_inputs", "sparse_inputs_dense_targets")
-    ] = Field("dense_inputs", description="Inputs and targets are the dense model's activations.")
+    mode: Annotated[Literal["dense_inputs"], refusing("sparse_inputs", "sparse_inputs_dense_targets")] = Field(
+        "dense_inputs", description="Inputs and targets are the dense model's activations."
+    )
     trainable: list[Annotated[Literal["weights", "norms", "biases"], refusing("mask_lora")]] = Field(
         ["weights", "norms", "biases"], min_length=1, max_length=3
     )
@@ -98,7 +98,9 @@ class Retrain(Spec):
 class Perplexity(Spec):
     """One measurement: exp of the mean cross entropy over non-overlapping windows."""
 
-    name: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[\w.-]+$", description="Default: the data set's.")
+    name: str | None = Field(
+        None, min_length=1, max_length=64, pattern=r"^[\w.-]+$", description="Default: data set's."
+    )
     dataset: Dataset = BuiltinDataset(split="validation")
     sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default min(2048, model maximum).")
     max_windows: int | None = Field(None, ge=1, le=1_000_000, description="First windows only; default: all.")
@@ -128,7 +130,7 @@ class Evaluate(Spec):
 class Gate(Spec):
     """Limits that a result must keep to be published."""
 
-    max_relative_perplexity_increase: float | None = Field(None, gt=-1, le=1e6, description="0.1 allows 10 % over dense.")
+    max_relative_perplexity_increase: float | None = Field(None, gt=-1, le=1e6, description="0.1: 10 % over dense.")
     max_perplexity: float | None = Field(None, gt=1, le=1e9)
     min_sparsity: float | None = Field(None, ge=0, lt=1)
 
@@ -139,6 +141,3 @@ class Output(Spec):
     format: Annotated[Literal["safetensors"], refusing("packed", "both")] = "safetensors"
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
     publish: Annotated[list[Any], Field(max_length=0)] = []
-
-
-__all__ = ["Calibration", "Evaluate", "Gate", "Output", "Perplexity", "Reconstruct", "Retrain", "Targets", "Unbuilt"]

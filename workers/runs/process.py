@@ -61,8 +61,6 @@ def environment(side: Literal["fetch", "compute"], workspace: Path, threads: int
         "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "HF_HOME": str(workspace / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
-        # Spinning threads of two children on one machine eat each other's time: 5 x slower when measured.
-        "OMP_WAIT_POLICY": "PASSIVE",
     }  # fmt: skip
     if side == "compute":
         ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}

@@ -1,0 +1,95 @@
+"""`make bench`: what the phases of a job cost, as ratios to two bare forward passes measured in the same run.
+
+The floor is what any sequential pruner must pay: every calibration token through every block twice, once for the
+statistics and once for the inputs of the next block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from app.probe import probe
+from app.specs.job import CompressionSpec
+from app.specs.resolve import resolve
+from workers.child import compute
+from workers.engine import numerics
+from workers.engine.walk import Stream
+from workers.messages import ComputeRequest, Message, PhaseCompleted
+from workers.phases.base import Context
+
+DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
+PRUNE = {"method": "wanda", "sparsity": 0.5}
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--model", type=Path, default=DEMO_MODEL)
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    numerics.be_deterministic(arguments.threads)
+
+    calibration = {"samples": arguments.samples, "sequence_length": arguments.sequence_length}
+    base: dict[str, Any] = {"calibration": calibration, "evaluate": {"perplexity": []}}
+    rows: list[tuple[str, dict[str, Any], str]] = [
+        ("magnitude: pruning", {"prune": {"method": "magnitude", "sparsity": 0.5}}, "pruning"),
+        ("wanda: pruning", {"prune": PRUNE}, "pruning"),
+        ("wanda + submodule: reconstructing", {"prune": PRUNE, "reconstruct": {}}, "reconstructing"),
+        ("wanda + PERP, 20 steps of 8: retraining", {"prune": PRUNE, "retrain": {"steps": 20}}, "retraining"),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        floor = _floor(_context(arguments, base | {"prune": PRUNE}, Path(folder) / "floor"))
+        table = Table("phase", "seconds", "x floor", title=f"{arguments.model.name}, floor {floor:.2f} s")
+        for number, (label, spec, phase) in enumerate(rows):
+            seconds = _seconds(_context(arguments, base | spec, Path(folder) / str(number)), phase)
+            table.add_row(label, f"{seconds:.2f}", f"{seconds / floor:.2f}")
+    Console().print(table)
+
+
+def _context(arguments: argparse.Namespace, spec: dict[str, Any], workspace: Path) -> Context:
+    request = ComputeRequest(
+        spec=resolve(CompressionSpec.model_validate(spec), probe(arguments.model)),
+        model_dir=str(arguments.model), revision="bench", source_name=arguments.model.name, datasets={},
+        workspace=str(workspace), artifact_dir=str(workspace / "artifact"), threads=arguments.threads, device="cpu",
+    )  # fmt: skip
+    (workspace / "artifact").mkdir(parents=True)
+    return Context(request, lambda _message: None)
+
+
+def _floor(context: Context) -> float:
+    """Two forward passes of the calibration tokens through the blocks."""
+    windows_NT = context.calibration_windows()
+    stream = Stream(context.streamed, windows_NT, context.dense)
+    began = time.monotonic()
+    for index in range(len(context.streamed.layout.blocks)):
+        with context.streamed.block(index, context.dense) as block:
+            for _ in stream.outputs(block):
+                pass
+            stream.advance(block)
+    return time.monotonic() - began
+
+
+def _seconds(context: Context, phase: str) -> float:
+    done: list[PhaseCompleted] = []
+
+    def keep(message: Message) -> None:
+        if isinstance(message, PhaseCompleted) and message.phase == phase:
+            done.append(message)
+
+    context.send = keep
+    compute(context)
+    return done[0].seconds
+
+
+if __name__ == "__main__":
+    main()

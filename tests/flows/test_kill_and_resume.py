@@ -1,0 +1,59 @@
+"""kill -9 of the child, of the worker, of everything: the job succeeds, resumed, with the same bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fixtures.deployment import Deployment, checkpoints
+from tests.flows.conftest import DEMO_MODEL, Launch, launching
+
+SPEC: dict[str, Any] = {
+    "calibration": {"samples": 96, "sequence_length": 256},
+    "prune": {"method": "wanda", "sparsity": 0.6},
+    "reconstruct": {"epochs": 1},
+    "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 8}]},
+}
+
+
+def _kill(deployment: Deployment, victim: str) -> None:
+    {"child": deployment.kill_child, "worker": deployment.kill_worker, "everything": deployment.kill_everything}[
+        victim
+    ]()
+    if victim == "everything":
+        deployment.start()
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the job gives when nobody disturbs it."""
+    with launching(tmp_path_factory.mktemp("untouched")) as launch:
+        deployment = launch()
+        job = deployment.submit(DEMO_MODEL, SPEC)
+        assert deployment.succeed(job)["attempt"] == 1
+        return deployment.safetensors(job)
+
+
+@pytest.mark.parametrize("victim", ["child", "worker", "everything"])
+def test_a_killed_job_resumes_from_its_last_block_and_ends_with_the_same_bytes(
+    launch: Launch, untouched: dict[str, str], victim: str
+) -> None:
+    deployment = launch()
+    job = deployment.submit(DEMO_MODEL, SPEC)
+    for phase in ("pruning", "reconstructing"):
+        deployment.wait_for(job, lambda events, phase=phase: checkpoints(events, phase) >= 1)  # type: ignore[misc]
+        _kill(deployment, victim)
+    document = deployment.succeed(job)
+
+    assert document["attempt"] == 3, "the kills must have hit two attempts"
+    assert deployment.safetensors(job) == untouched
+    attempts = deployment.get(f"/v1/jobs/{job}/attempts")["items"]
+    assert [attempt["outcome"] for attempt in attempts] == ["lost", "lost", "succeeded"]
+    resumed = [attempt["resumed_from"] for attempt in attempts]
+    assert resumed[0] is None
+    assert resumed[1]["phase"] == "pruning"
+    assert resumed[2]["phase"] == "reconstructing"
+    stored = [event for event in deployment.events(job) if event["type"] == "job.checkpoint"]
+    names = [(event["phase"], event["data"]["name"]) for event in stored]
+    assert len(names) == len(set(names)), "a stored block was computed again"
