@@ -65,6 +65,11 @@ class Slot:
         except OUTAGE as error:
             log.warning("the database is out of reach", error=type(error).__name__)
             return False
+        except (
+            Exception
+        ):  # not migrated yet, say: a slot that ended here would leave a worker that hears and does nothing
+            log.exception("no job could be claimed")
+            return False
         if job is None:
             return False
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
