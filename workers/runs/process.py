@@ -106,7 +106,11 @@ class Child:
     @property
     def finished(self) -> bool:
         """True when the child is gone and everything it said has been taken."""
-        return self._process.poll() is not None and not self._reading() and self._waiting.empty()
+        if self._process.poll() is None:
+            return False
+        # What it left behind may hold its pipes open, and would be waited for without end.
+        self._signal(signal.SIGKILL)
+        return not self._reading() and self._waiting.empty()
 
     def messages(self, *, wait_seconds: float) -> list[AnyMessage]:
         """Return what was said since the last call, waiting a little when there is nothing."""
