@@ -33,7 +33,7 @@ from workers.messages import (
 )  # fmt: skip
 from workers.runs.failures import from_exit, oom_kills
 from workers.runs.process import Child, Commands, environment
-from workers.runs.workspace import Workspace
+from workers.runs.workspace import Workspace, remove_leftovers
 
 Say = Callable[[BaseModel], None]
 
@@ -41,6 +41,7 @@ Say = Callable[[BaseModel], None]
 def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: Commands | None = None) -> bool:
     """Fetch and compute; True when the result lies in `output`."""
     commands = commands or Commands()
+    remove_leftovers(settings.scratch)
     with Workspace(settings.scratch, "run", os.getpid()) as workspace:
         request = FetchRequest(
             # Who runs this may read what the process may read: the roots are the service's fence.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 
 import structlog
+
+_OURS = re.compile(r"(job_\w+|run)-a\d+\.lock", re.ASCII)
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +43,8 @@ class Workspace:
 def remove_leftovers(scratch: Path) -> int:
     """Remove the folders of attempts whose process is gone; return how many."""
     removed = 0
-    for lock_file in scratch.glob("*.lock"):
+    # The scratch folder may be shared, /tmp even: only what bears our names is ours.
+    for lock_file in (file for file in scratch.glob("*.lock") if _OURS.fullmatch(file.name)):
         with contextlib.suppress(OSError):
             lock = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
             try:
