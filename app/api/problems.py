@@ -24,6 +24,9 @@ MAX_ITEMS = 100
 _ECHO = {"union_tag_invalid", "union_tag_not_found"}
 """Kinds of pydantic errors whose text would repeat what the client sent."""
 
+_MISSING = {"missing", "missing_sparsity", "union_tag_not_found"}
+"""Kinds of errors whose pointer leads to what is not there."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -116,11 +119,9 @@ def _item(detail: Mapping[str, Any], body: object) -> Problem:
         # pydantic points at the union; the mistake is its tag.
         parts.append(str(detail["ctx"]["discriminator"]).strip("'"))
         text = f"Expected one of {detail['ctx']['expected_tags']}" if "expected_tags" in detail["ctx"] else "Required"
-    if where == "body":
-        missing = kind in {"missing", "union_tag_not_found"}
-        pointer = _join(_existing(body, parts, keep_last=missing))
-    else:
-        pointer = _join([where, *parts])
+    if at := detail.get("ctx", {}).get("at"):  # a rule over several fields says which of them is at fault
+        parts.extend(at.split("/"))
+    pointer = _join(_existing(body, parts, keep_last=kind in _MISSING)) if where == "body" else _join([where, *parts])
     return Problem(pointer, kind.replace("_", "-"), text)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from app.specs.base import Spec, not_available
+from app.specs.base import Spec, refusing_tags
 from app.specs.source import Path
 
 
@@ -37,19 +37,18 @@ class LocalDataset(Spec):
     column: str = Field("text", min_length=1, max_length=200, description="Field of each JSON line.")
 
 
-def _normalise(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    if value.get("kind") == "upload":
-        raise not_available("the dataset kind 'upload'")
-    if value.get("kind") == "huggingface" and "repo" in value and "name" not in value:
+def _repo_is_a_name(value: object) -> object:
+    if isinstance(value, dict) and value.get("kind") == "huggingface" and "repo" in value and "name" not in value:
         value = {**value, "name": value["repo"]}
         del value["repo"]
     return value
 
 
 Dataset = Annotated[
-    BuiltinDataset | HuggingFaceDataset | LocalDataset, Field(discriminator="kind"), BeforeValidator(_normalise)
+    BuiltinDataset | HuggingFaceDataset | LocalDataset,
+    Field(discriminator="kind"),
+    BeforeValidator(_repo_is_a_name),
+    refusing_tags("kind", "upload"),
 ]
 
 

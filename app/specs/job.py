@@ -52,7 +52,7 @@ class CompressionSpec(Spec):
                 raise PydanticCustomError(
                     "training_text_is_evaluation_text",
                     "evaluate.perplexity[{index}] reads the same text that the job calibrates or trains on",
-                    {"index": index},
+                    {"index": index, "at": f"evaluate/perplexity/{index}/dataset"},
                 )
         return self
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.discovery import discover
-from app.specs.base import Spec, Unbuilt, not_available, refusing
+from app.specs.base import Spec, Unbuilt, refusing, refusing_tags
 from app.specs.steps import Targets
 from workers.methods.base import Criterion, Pattern
 
@@ -19,18 +19,13 @@ _LATER_METHODS = {"ria", "dass", "sparsegpt", "lamp", "block_influence", "angula
 _LATER_PATTERNS = {"group", "tiles", "cs256", "depth", "neurons", "kv_groups", "experts"}
 
 
-def _known_kind(value: object) -> object:
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if kind in _LATER_PATTERNS - set(PATTERNS):
-        raise not_available(f"the pattern {kind!r}")
-    return value
-
-
 if TYPE_CHECKING:
     AnyPattern = Pattern
 else:
     AnyPattern = Annotated[
-        Union[tuple(PATTERNS.values())], Field(discriminator="kind"), BeforeValidator(_known_kind)  # noqa: UP007
+        Union[tuple(PATTERNS.values())],  # noqa: UP007
+        Field(discriminator="kind"),
+        refusing_tags("kind", *_LATER_PATTERNS - set(PATTERNS)),
     ]
 
 
@@ -62,12 +57,14 @@ class PruneFields(Spec):
     def _sparsity_and_pattern_agree(self) -> PruneFields:
         implied = self.pattern.implied_sparsity()
         if self.sparsity is None and implied is None:
-            raise PydanticCustomError("missing_sparsity", "`sparsity` is required with this pattern")
+            raise PydanticCustomError(
+                "missing_sparsity", "`sparsity` is required with this pattern", {"at": "sparsity"}
+            )
         if self.sparsity is not None and implied is not None and abs(self.sparsity - implied) > 1e-6:
             raise PydanticCustomError(
                 "contradictory_sparsity",
                 "the pattern prunes {implied}; leave `sparsity` out or give that value",
-                {"implied": implied},
+                {"implied": implied, "at": "sparsity"},
             )
         return self
 
@@ -98,16 +95,11 @@ def _step(criterion: type[Criterion]) -> type[PruneStep]:
 STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion in CRITERIA.items()}
 
 
-def _known_method(value: object) -> object:
-    method = value.get("method") if isinstance(value, dict) else None
-    if method in _LATER_METHODS - set(CRITERIA):
-        raise not_available(f"the method {method!r}")
-    return value
-
-
 if TYPE_CHECKING:
     Prune = PruneStep
 else:
     Prune = Annotated[
-        Union[tuple(STEPS.values())], Field(discriminator="method"), BeforeValidator(_known_method)  # noqa: UP007
+        Union[tuple(STEPS.values())],  # noqa: UP007
+        Field(discriminator="method"),
+        refusing_tags("method", *_LATER_METHODS - set(CRITERIA)),
     ]

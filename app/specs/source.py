@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from app.specs.base import Spec, not_available
+from app.specs.base import Spec, refusing_tags
 
 RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$", max_length=200)]
 Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
@@ -27,13 +27,9 @@ class LocalSource(Spec):
     path: Path = Field(description="Absolute path of a Hugging Face model directory.")
 
 
-def _refuse_later_kinds(value: object) -> object:
-    if isinstance(value, dict) and value.get("kind") in {"s3", "upload", "mlflow"}:
-        raise not_available(f"the source kind {value['kind']!r}")
-    return value
-
-
-Source = Annotated[HuggingFaceSource | LocalSource, Field(discriminator="kind"), BeforeValidator(_refuse_later_kinds)]
+Source = Annotated[
+    HuggingFaceSource | LocalSource, Field(discriminator="kind"), refusing_tags("kind", "s3", "upload", "mlflow")
+]
 
 
 def model_name(source: HuggingFaceSource | LocalSource) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import regex
 from pydantic import AfterValidator, Field, model_validator
@@ -122,8 +122,11 @@ class Evaluate(Spec):
     @model_validator(mode="after")
     def _names_differ(self) -> Evaluate:
         names = [item.key for item in self.perplexity]
-        if len(set(names)) < len(names):
-            raise PydanticCustomError("duplicate_name", "two perplexity measurements have the same name")
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise PydanticCustomError(
+                    "duplicate_name", "two measurements have the same name", {"at": f"perplexity/{index}/name"}
+                )
         return self
 
 
@@ -140,4 +143,4 @@ class Output(Spec):
 
     format: Annotated[Literal["safetensors"], refusing("packed", "both")] = "safetensors"
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
-    publish: Annotated[list[Any], Field(max_length=0)] = []
+    publish: UnbuiltList = []

@@ -64,14 +64,17 @@ SPECS: list[tuple[dict[str, Any], str]] = [
     ({"prune": {"method": "wanda", "sparsity": -0.1}}, "/spec/prune/sparsity"),
     ({"prune": {"method": "wanda", "sparsity": False}}, "/spec/prune/sparsity"),
     ({"prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 3}}}, "/spec/prune/pattern"),
-    ({"prune": {"method": "wanda", "sparsity": 0.9, "pattern": {"kind": "nm", "n": 2, "m": 4}}}, "/spec/prune"),
+    (
+        {"prune": {"method": "wanda", "sparsity": 0.9, "pattern": {"kind": "nm", "n": 2, "m": 4}}},
+        "/spec/prune/sparsity",
+    ),
     ({"prune": {"method": "wanda", "sparsity": 0.5, "colour": "red"}}, "/spec/prune/colour"),
-    ({"prune": {"method": "sparsegpt", "sparsity": 0.5}}, "/spec/prune"),
+    ({"prune": {"method": "sparsegpt", "sparsity": 0.5}}, "/spec/prune/method"),
     (WANDA | {"retrain": {"trainable": ["biases"]}}, "/spec/retrain/trainable"),
-    (WANDA | {"retrain": {"trainable": ["spp"]}}, "/spec/retrain/trainable"),
+    (WANDA | {"retrain": {"trainable": ["spp"]}}, "/spec/retrain/trainable/0"),
     (WANDA | {"soup": {"members": 3}}, "/spec/soup"),
     (WANDA | {"calibration": {"sequence_length": 4096}}, "/spec/calibration/sequence_length"),
-    (WANDA | {"evaluate": {"perplexity": [{"dataset": {"kind": "builtin"}}]}}, "/spec"),
+    (WANDA | {"evaluate": {"perplexity": [{"dataset": {"kind": "builtin"}}]}}, "/spec/evaluate/perplexity/0/dataset"),
     (WANDA | {"calibration": {"dataset": {"kind": "local", "path": "/etc/passwd"}}}, "/spec/calibration/dataset/path"),
 ]
 

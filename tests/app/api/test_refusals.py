@@ -1,0 +1,110 @@
+"""What the contract names and this version lacks is refused by name, and every mistake is pointed at exactly."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.app.api.conftest import REMOTE
+
+WANDA = {"method": "wanda", "sparsity": 0.5}
+
+NOT_BUILT: list[tuple[str, Any, str]] = [
+    # (where in the body, what is put there, what the refusal points at)
+    ("/plan_id", "pln_1", "/plan_id"),
+    ("/reuse", "require", "/reuse"),
+    ("/limits/max_device_memory_bytes", 5, "/limits/max_device_memory_bytes"),
+    ("/source", {"kind": "s3", "uri": "s3://bucket/model"}, "/source/kind"),
+    ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind"),
+    ("/spec/preset", "balanced", "/spec/preset"),
+    ("/spec/propagation", "dense", "/spec/propagation"),
+    ("/spec/calibration/dataset", {"kind": "upload", "upload_id": "upl_1"}, "/spec/calibration/dataset/kind"),
+    ("/spec/calibration/selection", "loss_gap", "/spec/calibration/selection"),
+    ("/spec/prune", {**WANDA, "method": "ria"}, "/spec/prune/method"),
+    ("/spec/prune", [{**WANDA, "method": "ria"}], "/spec/prune/0/method"),
+    ("/spec/prune", {**WANDA, "pattern": {"kind": "tiles"}}, "/spec/prune/pattern/kind"),
+    ("/spec/prune", [{**WANDA, "pattern": {"kind": "tiles"}}], "/spec/prune/0/pattern/kind"),
+    ("/spec/prune", {**WANDA, "budget": {"kind": "owl"}}, "/spec/prune/budget/kind"),
+    ("/spec/prune", {**WANDA, "optimizer": {"kind": "sparseswaps"}}, "/spec/prune/optimizer"),
+    ("/spec/prune", [{**WANDA, "update": {"kind": "admm"}}], "/spec/prune/0/update/kind"),
+    ("/spec/prune", [WANDA, WANDA], "/spec/prune"),
+    ("/spec/reconstruct/window", "auto", "/spec/reconstruct/window"),
+    ("/spec/reconstruct/window", {"blocks": 2}, "/spec/reconstruct/window"),
+    ("/spec/reconstruct/window", {"blocks": [2]}, "/spec/reconstruct/window"),
+    ("/spec/reconstruct/interleave", True, "/spec/reconstruct/interleave"),
+    ("/spec/reconstruct/trainable", ["weights", "mask_lora"], "/spec/reconstruct/trainable/1"),
+    ("/spec/retrain/trainable", ["norms", "head"], "/spec/retrain/trainable/1"),
+    ("/spec/retrain/method", "full", "/spec/retrain/method"),
+    ("/spec/cycles", {"count": 2}, "/spec/cycles"),
+    ("/spec/soup", {}, "/spec/soup"),
+    ("/spec/objective", {"max_relative_perplexity_increase": 0.05}, "/spec/objective"),
+    ("/spec/evaluate/tasks", ["arc_easy"], "/spec/evaluate/tasks"),
+    ("/spec/evaluate/divergence", True, "/spec/evaluate/divergence"),
+    ("/spec/output/format", "packed", "/spec/output/format"),
+    ("/spec/output/publish", [{"kind": "huggingface"}], "/spec/output/publish"),
+]
+
+WRONG: list[tuple[str, Any, str, str]] = [
+    # (where in the body, what is put there, what the refusal points at, its code)
+    ("/colour", "red", "/colour", "extra-forbidden"),
+    ("/spec/prune/sparsity", 1.0, "/spec/prune/sparsity", "less-than"),
+    ("/spec/prune/sparsity", False, "/spec/prune/sparsity", "float-type"),
+    ("/spec/prune", [{**WANDA, "sparsity": 1}], "/spec/prune/0/sparsity", "less-than"),
+    ("/spec/prune/method", "<script>", "/spec/prune/method", "union-tag-invalid"),
+    ("/spec/prune", {"sparsity": 0.5}, "/spec/prune/method", "union-tag-not-found"),
+    ("/spec", {}, "/spec/prune", "missing"),
+    ("/source", {"kind": "huggingface"}, "/source/repo", "missing"),
+    ("/labels", {"a/~b!": "x"}, "/labels/a~1~0b!", "string-pattern-mismatch"),
+    ("/limits/max_run_seconds", 0, "/limits/max_run_seconds", "greater-than"),
+    # a name that is no name: lists and objects are not even hashable
+    ("/source", {"kind": []}, "/source/kind", "union-tag-invalid"),
+    ("/spec/prune", {"method": {}}, "/spec/prune/method", "union-tag-invalid"),
+    ("/spec/prune", [{**WANDA, "pattern": {"kind": []}}], "/spec/prune/0/pattern/kind", "union-tag-invalid"),
+    ("/spec/calibration/dataset", {"kind": {}}, "/spec/calibration/dataset/kind", "union-tag-invalid"),
+    ("/spec/reconstruct/window", {"a": []}, "/spec/reconstruct/window", "literal-error"),
+    # 1 equals True for Python, and is another mistake
+    ("/spec/evaluate/divergence", 1, "/spec/evaluate/divergence", "literal-error"),
+    ("/spec/output/publish", 5, "/spec/output/publish", "list-type"),
+    # rules over several fields
+    ("/spec/prune", {"method": "wanda"}, "/spec/prune/sparsity", "missing-sparsity"),
+    ("/spec/prune", {**WANDA, "pattern": {"kind": "nm", "n": 1}}, "/spec/prune/sparsity", "contradictory-sparsity"),
+    ("/spec/evaluate/perplexity", [{}, {"name": "python-docs"}], "/spec/evaluate/perplexity/1/name", "duplicate-name"),
+    ("/spec/evaluate/perplexity", [{}, {}], "/spec/evaluate/perplexity/1", "duplicate-name"),
+    (
+        "/spec/evaluate/perplexity",
+        [{"dataset": {"kind": "builtin"}}],
+        "/spec/evaluate/perplexity/0/dataset",
+        "training-text-is-evaluation-text",
+    ),
+]
+
+
+def _with(pointer: str, value: object) -> dict[str, Any]:
+    body = copy.deepcopy(REMOTE)
+    place = body
+    *path, last = pointer.split("/")[1:]
+    for part in path:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return body
+
+
+@pytest.mark.parametrize(("where", "value", "pointer"), NOT_BUILT)
+def test_what_is_not_built_is_refused_by_name(client: TestClient, where: str, value: object, pointer: str) -> None:
+    answer = client.post("/v1/jobs", json=_with(where, value))
+    assert answer.status_code == 422
+    first = answer.json()["errors"][0]
+    assert (first["pointer"], first["code"]) == (pointer, "not-available")
+    assert "this field" not in first["detail"]
+
+
+@pytest.mark.parametrize(("where", "value", "pointer", "code"), WRONG)
+def test_a_mistake_is_pointed_at(client: TestClient, where: str, value: object, pointer: str, code: str) -> None:
+    answer = client.post("/v1/jobs", json=_with(where, value))
+    assert answer.status_code == 422
+    assert (answer.json()["errors"][0]["pointer"], answer.json()["errors"][0]["code"]) == (pointer, code)
+    assert "<script>" not in answer.text
+    assert client.get("/v1/jobs").json()["items"] == []
