@@ -25,13 +25,20 @@ def remembered_sha256(path: Path, cache_dir: Path) -> str:
     status = path.stat()
     same = [str(path), status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
     note = cache_dir / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"
-    if note.is_file():
-        known = json.loads(note.read_text())
-        if known["same"] == same:
-            return str(known["sha256"])
+    known = read_note(note)
+    if isinstance(known, dict) and known.get("same") == same:
+        return str(known["sha256"])
     digest = sha256_of(path)
     write_whole(note, json.dumps({"same": same, "sha256": digest}).encode())
     return digest
+
+
+def read_note(path: Path) -> object:
+    """Return what a JSON file of ours holds; None when there is none, or none that survived a power cut whole."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def write_whole(path: Path, data: bytes) -> None:

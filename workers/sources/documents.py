@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -30,8 +31,9 @@ def read(files: Iterable[Path], column: str) -> Iterator[str]:
                 yield from _json(file, column)
             else:
                 with _open(file) as stream:
-                    yield stream.read()
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+                    # Characters, so more than enough: what a few compressed bytes unfold to has no bound of its own.
+                    yield stream.read(MAX_TEXT_BYTES + 1)
+        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DatasetRefused(f"{file.name} is not UTF-8 text: {type(error).__name__}.") from None
 
 

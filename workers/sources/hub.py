@@ -24,7 +24,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from app.errors import SourceGated, SourceNotFound
 from workers.sources.base import Access, Unreachable, locked
-from workers.sources.digests import sha256_of, write_whole
+from workers.sources.digests import read_note, sha256_of, write_whole
 
 RepoType = Literal["model", "dataset"]
 _TIMEOUT_SECONDS = 30.0
@@ -79,7 +79,8 @@ def download(repo: Repo, names: Sequence[str], access: Access) -> Path:
     wanted = [file for file in repo.files if file.name in set(names)]
     with locked(folder):
         note = folder / _COMPLETE
-        have = set(json.loads(note.read_text())) if note.is_file() else set()
+        noted = read_note(note)
+        have = set(noted) if isinstance(noted, list) else set()
         total, before = sum(file.bytes for file in wanted), 0
         for file in wanted:
             if file.name not in have:

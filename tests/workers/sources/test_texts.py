@@ -84,6 +84,24 @@ def test_the_text_of_equal_files_is_made_once(hub: Hub, fetch: Fetch, tmp_path: 
     assert hub.downloads() == []
 
 
+def test_a_column_of_any_name_writes_nothing_outside_of_the_cache(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
+    column = f"x/{'../' * 5}escaped"
+    hub.datasets["org/data"] = HubRepo({"train.jsonl": lines(["x"]).replace(b'"text"', json.dumps(column).encode())})
+    assert calibrated_on(fetch, {"kind": "huggingface", "name": "org/data", "column": column}) == "x"
+    assert list(tmp_path.rglob("*escaped*")) == []
+
+
+def test_a_note_that_a_power_cut_emptied_is_written_again(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
+    hub.datasets["org/data"] = HubRepo({"data/train-00000-of-00001.parquet": parquet(tmp_path, ROWS)})
+    dataset = {"kind": "huggingface", "repo": "org/data"}
+    first = calibrated_on(fetch, dataset)
+    notes = [path for path in (tmp_path / "cache").rglob("*") if path.name == ".complete" or path.suffix == ".json"]
+    assert notes
+    for note in notes:
+        note.write_bytes(b"")
+    assert calibrated_on(fetch, dataset) == first
+
+
 @pytest.mark.parametrize(
     ("files", "dataset", "word"),
     [
@@ -93,6 +111,7 @@ def test_the_text_of_equal_files_is_made_once(hub: Hub, fetch: Fetch, tmp_path: 
         ({"train.jsonl": b"{"}, {}, "JSON"),  # not what its name says
         ({"train.parquet": b"PAR?"}, {}, "parquet"),
         ({"train.txt": b"\xff\xfe"}, {}, "UTF-8"),
+        ({"train.txt.gz": gzip.compress(b"x" * 999)[:12] + b"\xff" * 9}, {}, "UTF-8"),  # damaged in the middle
         ({"train.py": b"boom"}, {}, "readable"),  # a loading script is never run
     ],
 )

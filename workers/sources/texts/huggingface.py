@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final, Literal
 
 from app.errors import DatasetRefused, SourceGated, SourceNotFound
 from workers.sources.base import Access, Text, TextSource, Unreachable, Use
-from workers.sources.digests import write_whole
+from workers.sources.digests import read_note, write_whole
 from workers.sources.documents import MAX_TEXT_BYTES, SUFFIXES, keep, read
 from workers.sources.hub import Repo, download, look_up
 
@@ -47,9 +48,11 @@ class HuggingFaceText(TextSource):
             raise
         except (SourceNotFound, SourceGated) as error:
             raise DatasetRefused(error.message, hint=error.hint) from error
-        note = folder / f".text-{'-'.join([config or '', *self._wanted(use), self.column])}.json"
-        if note.is_file():
-            known = json.loads(note.read_text())
+        # Hashed: a column may have any name, ../ included.
+        choice = hashlib.sha256(json.dumps([config, self._wanted(use), self.column]).encode()).hexdigest()[:32]
+        note = folder / f".text-{choice}.json"
+        known = read_note(note)
+        if isinstance(known, dict):
             path = Path(access.cache_dir / "text" / f"{known['sha256']}.txt")
             if path.is_file():
                 return Text(path=path, sha256=known["sha256"], warning=known["warning"])
