@@ -21,7 +21,8 @@ Use = Literal["train", "evaluation"]
 _SMALL_FILES: Final = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|"
-    r"model\.safetensors\.index\.json|README\.md|LICEN[CS]E[\w.-]*"
+    r"model\.safetensors\.index\.json|README\.md|LICEN[CS]E[\w.-]{0,100}",
+    re.ASCII,  # they become keys of the store
 )
 _WEIGHTS: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
 PICKLES: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack)", re.IGNORECASE)
@@ -88,7 +89,10 @@ def is_weights(name: str) -> bool:
 
 def below(path: Path, roots: Iterable[Path]) -> Path:
     """Return the resolved path when it lies below one of the allowed folders."""
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except RuntimeError:
+        raise SourceNotFound("The path is a link that leads back to itself.") from None
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         raise SourceNotFound(
             "The path does not lie below one of the allowed folders.", hint="Add its folder to ESPALIER_LOCAL_ROOTS."

@@ -11,6 +11,7 @@ import pytest
 from tests.fixtures.hub import Hub, HubRepo
 from tests.workers.sources.conftest import MODEL, SPEC, Fetch
 from workers.messages import AnyMessage, ErrorInfo, Failed, Fetched, PhaseCompleted, PhaseStarted, Progress, Resolved
+from workers.sources.base import belongs_to_model
 
 HUGGINGFACE = {"kind": "huggingface", "repo": "org/model"}
 
@@ -164,3 +165,8 @@ def test_a_file_that_links_out_of_the_roots_is_refused(fetch: Fetch, tmp_path: P
     (tmp_path / "secret").write_text("secret")
     (copy / "README.md").symlink_to(tmp_path / "secret")
     assert error(fetch({"kind": "local", "path": str(copy)})).class_ in {"source_not_found", "source_unsafe"}
+
+
+@pytest.mark.parametrize("name", ["LICENSE-é", "tokenizer.json\n", "model.safetensors.py", "a/config.json"])
+def test_what_the_store_cannot_name_is_no_part_of_a_model(name: str) -> None:
+    assert not belongs_to_model(name)
