@@ -65,6 +65,6 @@ def _refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Pr
             )
         if not (resolved.is_dir() if folder else resolved.is_file()):
             return Problem(pointer, "no-such-folder" if folder else "no-such-file", "there is nothing at this path")
-    except OSError:  # a name longer than the file system takes
+    except (OSError, RuntimeError):  # a name longer than the file system takes, or a link that leads back to itself
         return Problem(pointer, "bad-path", "no file can have this name")
     return None
