@@ -64,7 +64,8 @@ class Job(OfProject, Base):
     worker_class: Mapped[str] = mapped_column(default="default")
     attempt: Mapped[int] = mapped_column(default=0)
     """Claims so far."""
-    max_attempts: Mapped[int] = mapped_column(default=4)
+    max_attempts: Mapped[int] = mapped_column(default=20)
+    """The bound over all causes, for a job that gets on a little and dies, again and again; releases raise it."""
     failures: Mapped[dict[str, Any]]
     """Error class -> failed attempts since the last checkpoint; budgets are per class."""
     fence: Mapped[int] = mapped_column(BigInteger, default=0)

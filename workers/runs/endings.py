@@ -20,7 +20,7 @@ def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
     if reason == "overtime":
         expire(session, job, now=now)
         return
-    leases.end_attempt(session, job, "released", now=now)
+    _release(session, job, now=now)
     events.move(session, job, "queued", [("job.queued", {"reason": "worker_drained"})], now=now)
     job.wait_reason = "capacity"
 
@@ -35,7 +35,7 @@ def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> No
     outcome = "lost" if error.class_ == "worker_lost" else "failed"
     leases.end_attempt(session, job, outcome, now=now, error=document)
     failed: events.NewEvent = ("job.attempt_failed", {"error": document})
-    if failures[error.class_] > budget(error):
+    if failures[error.class_] > budget(error) or job.attempt >= job.max_attempts:
         job.error = document
         events.move(session, job, "failed", [failed, ("job.failed", {"error": document})], now=now)
         return
@@ -59,6 +59,12 @@ def expire(session: Session, job: Job, *, now: datetime) -> None:
     events.move(session, job, "expired", [("job.expired", {"error": job.error})], now=now)
 
 
+def _release(session: Session, job: Job, *, now: datetime) -> None:
+    """End an attempt that is not charged: the job may have one more."""
+    leases.end_attempt(session, job, "released", now=now)
+    job.max_attempts += 1
+
+
 def _granted(session: Session, job: Job, *, now: datetime) -> bool:
     """Grant what the user asked for, whatever else ended the attempt; True when something was asked."""
     if job.state == "cancelling":
@@ -66,7 +72,7 @@ def _granted(session: Session, job: Job, *, now: datetime) -> bool:
         events.move(session, job, "cancelled", [("job.cancelled", {})], now=now)
         return True
     if job.state == "pausing":
-        leases.end_attempt(session, job, "released", now=now)
+        _release(session, job, now=now)
         events.move(session, job, "paused", [("job.paused", {})], now=now)
         return True
     return False

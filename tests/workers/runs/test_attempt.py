@@ -157,7 +157,7 @@ def test_a_drained_worker_gives_its_job_back_uncharged_with_what_is_done(bench: 
     with bench.slot():
         bench.wait_for_event(job_id, "job.checkpoint", count=3)
     job = bench.job(job_id)
-    assert (job.state, job.failures, job.not_before) == ("queued", {}, None)
+    assert (job.state, job.failures, job.not_before, job.max_attempts) == ("queued", {}, None, 21)
     assert len(job.checkpoints) >= 3
     assert bench.attempts(job_id)[0].outcome == "released"
     assert children() == []

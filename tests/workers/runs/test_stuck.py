@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import leases
 from tests.fixtures.runs import Bench
+from workers.runs import attempt
 from workers.runs.workspace import remove_leftovers
 
 
@@ -40,3 +41,25 @@ def test_only_folders_of_ours_are_leftovers(tmp_path: Path) -> None:
         (tmp_path / f"{name}.lock").touch()
     assert remove_leftovers(tmp_path) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job_01", "job_01.lock", "notes", "notes.lock"]
+
+
+def test_a_child_that_hangs_is_ended_and_followed(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attempt.STILL_SECONDS, "compute", 0.5)
+    bench = sqlite_bench
+    job = bench.work(bench.add("hangs"))
+    assert (job.state, job.failures) == ("queued", {"worker_lost": 1})
+    error = bench.attempts(job.id)[0].error
+    assert error is not None
+    assert "neither spoke nor computed" in error["message"]
+
+
+def test_a_request_that_this_version_cannot_read_fails_at_once(sqlite_bench: Bench) -> None:
+    bench = sqlite_bench
+    job = bench.work(bench.add(request={"source": {"kind": "of another version"}, "spec": {}}))
+    assert job.error is not None
+    assert (job.state, job.error["class"]) == ("failed", "internal")
+
+
+def test_attempts_are_bounded_whatever_ended_them(bench: Bench) -> None:
+    job = bench.work(bench.add("dies-always", max_attempts=2), attempts=2)
+    assert (job.state, job.attempt, job.failures) == ("failed", 2, {"worker_lost": 2})
