@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Final, Literal
 
 import structlog
 from sqlalchemy.orm import Session
@@ -45,6 +46,9 @@ from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Facts, Recorder, Said
 from workers.runs.supervise import supervise
 from workers.runs.workspace import Workspace
+
+STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0}
+"""How long a child may stand still; a fetcher may wait in silence while another one downloads the same files."""
 
 log = structlog.get_logger(__name__)
 
@@ -85,12 +89,16 @@ class _Attempt:
         self._services, self._job, self._keeper = services, job, keeper
         self._folder = Workspace(services.settings.scratch, job.id, job.fence)
         self._workspace = self._folder.path
-        self._request = JobRequest.model_validate_json(canonical(job.request))
         self._recorder = Recorder(services.database, job, discard=self._discard)
         self._prefix = job_prefix(job.project_id, job.id)
         self._uploader = Uploader(services.store, self._prefix, self._workspace)
         self._resolved: Resolved | None = None
         self._stale = False
+
+    @cached_property
+    def _request(self) -> JobRequest:
+        """The body as sent; parsed inside of `run`, because a later version may refuse what an earlier one took."""
+        return JobRequest.model_validate_json(canonical(self._job.request))
 
     def run(self) -> Ending:
         """Do the work and return what the last transaction is to do."""
@@ -195,8 +203,9 @@ class _Attempt:
             offline=side == "compute",
         )  # fmt: skip
         return supervise(
-            child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate
-        )
+            child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate,
+            still_seconds=STILL_SECONDS[side],
+        )  # fmt: skip
 
     def _translate(self, message: AnyMessage) -> list[Said]:
         """Turn what a child says into what the rows are told."""

@@ -59,6 +59,14 @@ def lost_worker(phase: Phase | None) -> ErrorInfo:
     )  # fmt: skip
 
 
+def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
+    """The failure of an attempt whose child stands still."""
+    return ErrorInfo(
+        class_="worker_lost", retryable=True, phase=phase, hint="The job goes on from its last checkpoint.",
+        message=f"the child neither spoke nor computed for {seconds:.0f} seconds and was ended",
+    )  # fmt: skip
+
+
 def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memory: bool) -> ErrorInfo:
     """Say what it means that a child ended without a last word."""
     if status < 0 and out_of_memory:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal
 
+import psutil
 from pydantic import BaseModel, ValidationError
 
 from workers.leash import leashed
@@ -102,6 +103,15 @@ class Child:
     def returncode(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
         return self._process.poll()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all its threads so far; 0 when it is gone."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
 
     @property
     def finished(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from workers.messages import AnyMessage, Checkpoint, Done, Failed, Fetched
 from workers.runs.checkpoints import Uploader
-from workers.runs.failures import JobFailed, from_exit, oom_kills
+from workers.runs.failures import JobFailed, from_exit, hung, oom_kills
 from workers.runs.keeper import Interrupted, Keeper
 from workers.runs.process import Child
 from workers.runs.report import Recorder, Said
@@ -15,19 +15,23 @@ from workers.runs.report import Recorder, Said
 TICK_SECONDS = 0.1
 DRAIN_SECONDS = 20.0
 """What a stopped attempt may take to store the checkpoints that its child has finished."""
+STILL_CPU_SECONDS = 1.0
+"""A child that uses less than this while it says nothing, for as long as it may, hangs."""
 
 
 def supervise(
     child: Child, *, keeper: Keeper, recorder: Recorder, uploader: Uploader,
-    translate: Callable[[AnyMessage], list[Said]],
+    translate: Callable[[AnyMessage], list[Said]], still_seconds: float,
 ) -> Done | Fetched:  # fmt: skip
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
     kills = oom_kills()
     result: Done | Fetched | Failed | None = None
     keeper.guard(child)
+    watchdog = _Watchdog(child, still_seconds)
     try:
         while not child.finished:
-            for message in child.messages(wait_seconds=TICK_SECONDS):
+            messages = child.messages(wait_seconds=TICK_SECONDS)
+            for message in messages:
                 if isinstance(message, Done | Fetched | Failed):
                     result = message
                 elif isinstance(message, Checkpoint):
@@ -36,6 +40,8 @@ def supervise(
             recorder.take(uploader.stored())
             recorder.flush_if_due()
             keeper.check()
+            if watchdog.hangs(spoke=bool(messages)):
+                raise JobFailed(hung(recorder.phase, still_seconds))
     except Interrupted:
         child.terminate()
         _keep_what_is_done(keeper, recorder, uploader)
@@ -52,6 +58,20 @@ def supervise(
         raise JobFailed(result.error)
     assert status is not None
     raise JobFailed(from_exit(status, child.tail, recorder.phase, out_of_memory=oom_kills() > kills))
+
+
+class _Watchdog:
+    """Tells a child that hangs from one that works in silence: by the CPU time that it uses."""
+
+    def __init__(self, child: Child, still_seconds: float) -> None:
+        self._child, self._still_seconds = child, still_seconds
+        self._moved, self._cpu = time.monotonic(), child.cpu_seconds
+
+    def hangs(self, *, spoke: bool) -> bool:
+        cpu = self._child.cpu_seconds
+        if spoke or cpu - self._cpu >= STILL_CPU_SECONDS:
+            self._moved, self._cpu = time.monotonic(), cpu
+        return time.monotonic() - self._moved > self._still_seconds
 
 
 def _keep_what_is_done(keeper: Keeper, recorder: Recorder, uploader: Uploader) -> None:
