@@ -5,7 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
+from sqlalchemy import Connection, event, text
+
+from app.db.job import PRIORITIES
 from app.db.queries import leases
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import clock
@@ -44,8 +48,32 @@ def test_of_many_workers_that_race_each_job_has_exactly_one(bench: Bench) -> Non
 
 
 def test_priority_goes_before_age(bench: Bench) -> None:
-    low, first, second, high = (bench.add(priority=priority) for priority in (-1, 0, 0, 1))
+    low, first, second, high = (bench.add(priority=PRIORITIES[name]) for name in ("low", "normal", "normal", "high"))
     assert [claim(bench, worker("wrk_a")) for _ in range(5)] == [high, first, second, low, None]
+
+
+def test_a_claim_reads_the_queue_in_its_order_and_sorts_nothing(bench: Bench) -> None:
+    plans: list[str] = []
+
+    def explain(connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if statement.startswith("UPDATE jobs") and "LIMIT" in statement:
+            sqlite = connection.dialect.name == "sqlite"
+            explained = f"EXPLAIN {'QUERY PLAN ' if sqlite else ''}{statement}"
+            plans.append(str(connection.exec_driver_sql(explained, parameters).all()))
+
+    with bench.database.unit_of_work() as session:
+        leases.register(session, worker("wrk_1"))
+        if bench.database.engine.dialect.name == "postgresql":  # a table of no rows is faster without an index
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+        event.listen(bench.database.engine, "before_cursor_execute", explain)
+        try:
+            leases.claim(session, worker("wrk_1"), lease_seconds=60)
+        finally:
+            event.remove(bench.database.engine, "before_cursor_execute", explain)
+    (plan,) = plans
+    assert "ix_jobs_claim" in plan
+    assert "Sort" not in plan
+    assert "TEMP B-TREE" not in plan
 
 
 def test_a_claim_leaves_what_is_not_due_not_its_class_or_too_new(bench: Bench) -> None:
