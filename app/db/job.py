@@ -10,7 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, JsonColumn, OfProject
 
-PRIORITIES = {"low": -1, "normal": 0, "high": 1}
+PRIORITIES = {"low": 1, "normal": 0, "high": -1}
+"""Lower goes first: rising like the ids, so that one index holds the queue in its order."""
 
 
 class Project(Base):
@@ -28,6 +29,7 @@ class Job(OfProject, Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
+        # In the order of the claim, which then reads one entry instead of sorting the queue.
         Index("ix_jobs_claim", "worker_class", "priority", "id", postgresql_where=text("state = 'queued'"),
               sqlite_where=text("state = 'queued'")),
         Index("ix_jobs_lease", "lease_until",

@@ -66,7 +66,7 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
             or_(Job.not_before.is_(None), Job.not_before <= now),
             cast(Job.engine_version, Integer) <= int(worker.engine_version),
         )
-        .order_by(Job.priority.desc(), Job.id)
+        .order_by(Job.priority, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
