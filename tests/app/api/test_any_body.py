@@ -20,7 +20,8 @@ FULL: dict[str, Any] = {
         "calibration": {"dataset": {"kind": "builtin"}, "samples": 4, "sequence_length": 64, "selection": "random"},
         "prune": [{
             "method": "wanda", "sparsity": 0.5, "pattern": {"kind": "nm", "n": 2, "m": 4},
-            "budget": {"kind": "uniform"}, "optimizer": None, "update": {"kind": "none"}, "targets": {"include": ["proj"], "exclude": []},
+            "budget": {"kind": "uniform"}, "optimizer": None, "update": {"kind": "none"},
+            "targets": {"include": ["proj"], "exclude": []},
         }],
         "reconstruct": {"window": "submodule", "trainable": ["weights"], "learning_rate": 0.1, "interleave": False},
         "retrain": {"method": "perp", "trainable": ["norms", "biases"], "dataset": {"kind": "builtin"}},
