@@ -61,6 +61,10 @@ class ObjectStore(ABC):
         return len(keys)
 
     @abstractmethod
+    def delete_unfinished(self, before: datetime) -> int:
+        """Remove what uploads that were cut off before then left behind; return how many."""
+
+    @abstractmethod
     def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:
         """Return a short-lived URL that downloads the object under a file name; None when the store has no URLs."""
 

@@ -70,16 +70,19 @@ class DirectoryStore(ObjectStore):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Walk the folder that the prefix names."""
-        folder = self.root / prefix.rpartition("/")[0]
+        top = prefix.rpartition("/")[0]
         found = sorted(
-            path.relative_to(self.root).as_posix()
-            for path in folder.rglob("*")
-            if path.is_file() and path.relative_to(self.root).parts[0] != _UNFINISHED
+            (Path(folder) / name).relative_to(self.root).as_posix()
+            # Not rglob, which raises when a neighbour removes a folder meanwhile.
+            for folder, _, names in os.walk(self.root / top)
+            for name in names
         )
         for key in found:
-            if key.startswith(prefix):
-                with _typed():
+            if key.startswith(prefix) and not key.startswith(_UNFINISHED):
+                try:
                     status = (self.root / key).stat()
+                except FileNotFoundError:
+                    continue
                 yield StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, tz=UTC))
 
     def delete(self, key: str) -> None:
@@ -94,6 +97,16 @@ class DirectoryStore(ObjectStore):
                 folder.rmdir()
             except OSError:  # not empty, or a neighbour was quicker
                 break
+
+    def delete_unfinished(self, before: datetime) -> int:
+        """Remove temporary files of processes that were killed."""
+        with _typed():
+            old = [
+                path for path in (self.root / _UNFINISHED).glob(".*.part") if path.stat().st_mtime < before.timestamp()
+            ]
+            for path in old:
+                path.unlink(missing_ok=True)
+        return len(old)
 
     def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:  # noqa: ARG002
         """Return None: the API streams the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,18 @@ def test_lists_are_sorted_and_prefixes_are_deleted_whole(store: ObjectStore) -> 
     assert store.delete_prefix("p/2/") == 2
     assert [found.key for found in store.list("")] == ["p/1", "p/20", "q"]
     assert list(store.list("nothing/here")) == []
+
+
+def test_what_a_killed_upload_left_is_removed_when_it_is_old(tmp_path: Path, s3_store: S3Store) -> None:
+    directory, now = DirectoryStore(tmp_path / "store"), datetime.now(UTC)
+    (tmp_path / "store/.unfinished/.0123.part").write_bytes(b"half")
+    s3_store._client.create_multipart_upload(Bucket=s3_store.bucket, Key=f"{s3_store.prefix}half")
+    for store in (directory, s3_store):
+        store.put_bytes("a/whole", b"whole")
+        assert store.delete_unfinished(now - timedelta(days=1)) == 0
+        assert store.delete_unfinished(now + timedelta(days=1)) == 1
+        assert store.delete_unfinished(now + timedelta(days=1)) == 0
+        assert [stored.key for stored in store.list("a/")] == ["a/whole"]
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a//b", "", "a/./b", "a\n", "a\x00b", "a/"])
