@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.job import Job, Outbox, Worker
+from app.db.job import Job, Outbox
 from app.db.queries import events, leases
-from app.db.result import Artifact
 from app.db.session import Database, clock
 from app.queue import Doorbell
 from app.storage.base import ObjectStore
-from workers.runs import endings
+from workers.runs import endings, garbage
 from workers.runs.failures import lost_worker
 
 UNHEARD_SECONDS = 3.0
-GARBAGE_AGE = timedelta(days=1)
-"""Younger files may belong to an attempt that is about to commit them."""
-COLLECT_SECONDS = 3600.0
-_KEY = re.compile(r"projects/[^/]+/jobs/(?P<job>[^/]+)/(?:a\d+|checkpoints)/.+")
+LONGEST_PAUSE_SECONDS = 300.0
+"""Between bells that nobody hears: without a worker they would fill the broker."""
+FIRST_COLLECT_SECONDS, COLLECT_SECONDS = 60.0, 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +30,9 @@ class Reconciler:
 
     def __init__(self, database: Database, store: ObjectStore, doorbell: Doorbell) -> None:
         self._database, self._store, self._doorbell = database, store, doorbell
-        self._rung: dict[str, float] = {}
-        self._collected = time.monotonic()
+        self._bells: dict[str, tuple[float, float]] = {}
+        """Worker class -> when it is rung for next, and the pause that follows."""
+        self._collect_at = time.monotonic() + FIRST_COLLECT_SECONDS
 
     def sweep(self) -> None:
         """Heal everything once; each kind in its own short transactions."""
@@ -42,8 +40,8 @@ class Reconciler:
         self.expire()
         self.deliver()
         self.ring_again()
-        if time.monotonic() - self._collected > COLLECT_SECONDS:
-            self._collected = time.monotonic()
+        if time.monotonic() > self._collect_at:
+            self._collect_at = time.monotonic() + COLLECT_SECONDS
             self.collect_garbage()
 
     def recover(self) -> int:
@@ -82,38 +80,21 @@ class Reconciler:
         return len(rows)
 
     def ring_again(self) -> None:
-        """Ring for classes whose queued jobs nobody has taken, at most once in a few seconds."""
+        """Ring for classes whose queued jobs nobody has taken, with growing pauses."""
         with self._database.reading() as session:
             now = clock(session)
             waiting = leases.unheard(session, now, older_than_seconds=UNHEARD_SECONDS)
+        now_seconds = time.monotonic()
+        self._bells = {name: bell for name, bell in self._bells.items() if name in waiting}
         for worker_class in waiting:
-            if time.monotonic() - self._rung.get(worker_class, 0.0) > UNHEARD_SECONDS:
-                self._rung[worker_class] = time.monotonic()
+            due, pause = self._bells.get(worker_class, (0.0, UNHEARD_SECONDS))
+            if now_seconds > due:
+                self._bells[worker_class] = (now_seconds + pause, min(pause * 2, LONGEST_PAUSE_SECONDS))
                 self._doorbell.ring(worker_class)
 
     def collect_garbage(self) -> int:
-        """Delete files of the store that no row names and that are older than a day; return how many."""
-        removed = 0
-        with self._database.reading() as session:
-            now = clock(session)
-        for stored in self._store.list("projects/"):
-            match = _KEY.fullmatch(stored.key)
-            if match and now - stored.modified_at > GARBAGE_AGE and not self._named(match["job"], stored.key):
-                self._store.delete(stored.key)
-                removed += 1
-        with self._database.unit_of_work() as session:
-            session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
-            session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
-        if removed:
-            log.info("files that no row names removed", count=removed)
-        return removed
-
-    def _named(self, job_id: str, key: str) -> bool:
-        with self._database.reading() as session:
-            if session.scalar(select(Artifact.id).where(Artifact.job_id == job_id, Artifact.key == key)):
-                return True
-            job = session.get(Job, job_id)
-            return job is not None and any(checkpoint["key"] == key for checkpoint in job.checkpoints)
+        """Delete what nobody needs any more; return how many files of the store."""
+        return garbage.collect(self._database, self._store)
 
 
 def _expire_queued(session: Session, job_id: str) -> int:

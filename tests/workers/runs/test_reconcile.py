@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
+from sqlalchemy import select
 
-from app.db.job import Job, Outbox
+from app.db.job import IdempotencyKey, Job, Outbox
 from app.db.queries import leases
 from app.db.session import Database, clock
 from app.ids import new_id
@@ -145,6 +147,43 @@ def test_old_files_that_no_row_names_are_collected(bench: Bench, reconciler: Rec
         os.utime(bench.store.root / stored.key, (1, 1))
     assert reconciler.collect_garbage() == 2
     assert {stored.key for stored in bench.store.list("projects/")} == kept
+
+
+def test_checkpoints_of_a_job_that_failed_are_kept_for_a_week(bench: Bench, reconciler: Reconciler) -> None:
+    job = bench.work(bench.add("dies-once"))
+    (first, *_) = [checkpoint["key"] for checkpoint in job.checkpoints]
+    os.utime(bench.store.root / first, (1, 1))
+    assert job.started_at is not None
+    for days, removed in ((6, 0), (8, 1)):
+        bench.set(job.id, state="failed", finished_at=job.started_at - timedelta(days=days))
+        assert reconciler.collect_garbage() == removed
+
+
+def test_idempotency_keys_are_forgotten_after_a_day(bench: Bench, reconciler: Reconciler) -> None:
+    with bench.database.unit_of_work() as session:
+        now = clock(session)
+        for hours in (23, 25):
+            session.add(
+                IdempotencyKey(
+                    id=new_id("idk"), project_id="prj_default", method="POST", path="/v1/jobs", key=f"{hours}",
+                    body_sha256="", resource_id=None, created_at=now - timedelta(hours=hours),
+                )
+            )  # fmt: skip
+    reconciler.collect_garbage()
+    with bench.database.reading() as session:
+        assert session.scalars(select(IdempotencyKey.key)).all() == ["23"]
+
+
+def test_bells_that_nobody_hears_become_rare(
+    bench: Bench, reconciler: Reconciler, bell: RecordedBell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.set(bench.add(), queued_at=datetime(2020, 1, 1, tzinfo=UTC))
+    start = time.monotonic()
+    for second in range(3600):
+        monkeypatch.setattr(time, "monotonic", lambda second=second: start + second)
+        if second % 10 == 0:
+            reconciler.ring_again()
+    assert 10 <= len(bell.rung) <= 25
 
 
 def test_one_reconciler_leads_and_another_takes_over(database: Database) -> None:

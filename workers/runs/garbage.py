@@ -1,0 +1,63 @@
+"""What nobody needs any more: files that no row names, unfinished uploads, old keys, messages and worker rows."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Final
+
+import structlog
+from sqlalchemy import delete, select
+
+from app.db.job import IdempotencyKey, Job, Outbox, Worker
+from app.db.result import Artifact
+from app.db.session import Database, clock
+from app.services.idempotency import KEPT
+from app.specs.lifecycle import TERMINAL
+from app.storage.base import ObjectStore
+
+GARBAGE_AGE: Final = timedelta(days=1)
+"""Younger files may belong to an attempt that is about to commit them."""
+CHECKPOINT_AGE: Final = timedelta(days=7)
+"""How long the checkpoints of a job that ended without success are kept for another try."""
+_KEY = re.compile(r"projects/[^/]+/jobs/(?P<job>[^/]+)/(?:a\d+|checkpoints)/.+")
+
+log = structlog.get_logger(__name__)
+
+
+def collect(database: Database, store: ObjectStore) -> int:
+    """Delete what is old and named by nobody; return how many files of the store."""
+    with database.unit_of_work() as session:
+        now = clock(session)
+        session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
+        session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
+        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))
+    old = [stored.key for stored in store.list("projects/") if now - stored.modified_at > GARBAGE_AGE]
+    removed = store.delete_unfinished(now - GARBAGE_AGE)
+    for job_id, keys in groupby(filter(_KEY.fullmatch, old), key=_job_of):
+        named = _named(database, job_id, now)
+        for key in keys:
+            if key not in named:
+                store.delete(key)
+                removed += 1
+    if removed:
+        log.info("files that no row names removed", count=removed)
+    return removed
+
+
+def _job_of(key: str) -> str:
+    match = _KEY.fullmatch(key)
+    assert match is not None
+    return match["job"]
+
+
+def _named(database: Database, job_id: str, now: datetime) -> set[str]:
+    """The keys that a job still needs: one look per job, not per file."""
+    with database.reading() as session:
+        named = set(session.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
+        job = session.get(Job, job_id)
+    if job is None:
+        return named
+    ended = job.state in TERMINAL and job.finished_at is not None and job.finished_at < now - CHECKPOINT_AGE
+    return named if ended else named | {checkpoint["key"] for checkpoint in job.checkpoints}
