@@ -18,6 +18,8 @@ from app.specs.lifecycle import TERMINAL
 
 ATTEMPTS = 6
 """Tries of one call; with the delays below, a service that restarts within ten seconds is not noticed."""
+FIRST_ATTEMPTS = 3
+"""Tries to connect to a service that never answered: a wrong address is told within a second."""
 FIRST_DELAY_SECONDS = 0.3
 MAX_DELAY_SECONDS = 30.0
 BUSY = frozenset({429, 503})
@@ -121,11 +123,13 @@ class Client:
         headers = {"User-Agent": "espalier-client"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         timeout = httpx.Timeout(60, connect=5)
         # A proxy of the environment must not see loopback traffic, nor break it.
-        proxied = httpx.URL(url).host not in {"127.0.0.1", "::1", "localhost"}
+        proxied = _address(url).host not in {"127.0.0.1", "::1", "localhost"}
         self._http = httpx.Client(
             base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=proxied
         )
         self._sleep = sleep
+        self._met = False
+        """Whether the service has answered this client."""
 
     def __enter__(self) -> Self:
         return self
@@ -241,10 +245,12 @@ class Client:
             try:
                 answer = self._http.request(method, path, json=json, params=params, headers=headers)
             except httpx.TransportError as error:
-                if last:
+                unmet = isinstance(error, httpx.ConnectError) and not self._met and attempt == FIRST_ATTEMPTS - 1
+                if last or unmet:
                     raise Unreachable(f"no service answers at {self._http.base_url}: {error}") from error
                 self._sleep(_delay(attempt, None))
                 continue
+            self._met = True
             if answer.status_code in BUSY and not last:
                 self._sleep(_delay(attempt, answer.headers.get("Retry-After")))
                 continue
@@ -253,6 +259,16 @@ class Client:
             body: dict[str, Any] = answer.json()
             return body
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _address(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        address = httpx.URL()
+    if address.scheme not in {"http", "https"} or not address.host:
+        raise Unreachable(f"{url} is no address of a service: give one like http://127.0.0.1:8000")
+    return address
 
 
 def _delay(attempt: int, retry_after: str | None) -> float:

@@ -78,9 +78,24 @@ def test_delays_grow_and_a_request_to_wait_for_ever_is_not_followed() -> None:
 
 
 def test_a_service_that_stays_away_is_unreachable() -> None:
+    service = Service(httpx.Response(200, json=JOB), *[httpx.ConnectError("refused")] * ATTEMPTS)
+    client = service.client()
+    client.get("job_1")
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
+        client.get("job_1")
+
+
+def test_a_service_that_never_answered_is_unreachable_within_a_second() -> None:
     service = Service(*[httpx.ConnectError("refused")] * ATTEMPTS)
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
         service.client().get("job_1")
+    assert sum(service.slept) < 1
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "", "http://", "http://host:port", "ftp://host"])
+def test_what_is_no_address_is_told_at_once(url: str) -> None:
+    with pytest.raises(Unreachable, match="no address"):
+        Client(url)
 
 
 def test_a_service_that_stays_busy_is_reported_as_it_answers() -> None:
