@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -50,7 +51,8 @@ def read_body(path: Path) -> dict[str, Any]:
         raise SpecFileError(f"cannot read {path}: {error}") from None
     try:
         body = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader; JSON is YAML
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        json.dumps(body, allow_nan=False)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise SpecFileError(f"{path} is neither YAML nor JSON: {error}") from None
     if not isinstance(body, dict) or not {"source", "spec"} <= body.keys():
         raise SpecFileError(f"{path} needs `source` (the model) and `spec` (what to do with it)")

@@ -42,6 +42,7 @@ BAD = {
     "python object": "source: {}\nspec: !!python/object/apply:os.getcwd []",
     "not text": b"\xff\xfe\x00", "too large": "source: {}\nspec: '" + "x" * 300_000 + "'",
     "mapping as a key": "source: {}\nspec: {[1]: 2}", "deep": "source: " + "[" * 50_000, "control": "source: \x00",
+    "infinite": "source: {}\nspec: {a: 1e999}", "contains itself": "source: &a {x: *a}\nspec: {}",
 }  # fmt: skip
 
 
