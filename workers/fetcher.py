@@ -38,6 +38,7 @@ from workers.messages import (
     Warned,
 )
 from workers.sources.base import Access, ModelSource, TextSource, Unreachable, Use, belongs_to_model, is_weights
+from workers.sources.cache import evict, linked
 
 MODELS: Final = discover("workers.sources.models", ModelSource, tag="kind")  # type: ignore[type-abstract]
 TEXTS: Final = discover("workers.sources.texts", TextSource, tag="kind")  # type: ignore[type-abstract]
@@ -49,6 +50,7 @@ Send = Callable[[Message], None]
 class _Fetcher:
     def __init__(self, request: FetchRequest, send: Send) -> None:
         self._request, self._send = request, send
+        self._workspace = Path(request.workspace)
         self.phase: Phase = "resolving"
         self._told = 0.0
         self._access = Access(
@@ -72,9 +74,10 @@ class _Fetcher:
             self._send(
                 Resolved(revision=revision, spec=spec.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
             )
-            model_dir = lay_out(folder, Path(self._request.workspace) / "model")
+            model_dir = lay_out(folder, self._workspace / "model")
             paths, data = self._texts(spec)
             self._send(Fetched(model_dir=str(model_dir), datasets=paths, data_sha256=data))
+        evict(self._access.cache_dir, self._request.cache_max_bytes, in_use=linked(self._workspace.parent))
 
     def _texts(self, spec: CompressionSpec) -> tuple[dict[str, str], dict[str, str]]:
         """Fetch every text of a spec, each once."""
@@ -88,7 +91,12 @@ class _Fetcher:
             text = TEXTS[dataset.kind].model_validate(document).fetch(self._access, use)
             data[key] = text.sha256
             if text.path is not None:
-                paths[key] = str(text.path)
+                # A link, which keeps the text in the cache for as long as the workspace stands.
+                link = self._workspace / "text" / text.path.name
+                link.parent.mkdir(exist_ok=True)
+                link.unlink(missing_ok=True)
+                link.symlink_to(text.path)
+                paths[key] = str(link)
             if text.warning:
                 self._send(Warned(code="text-cut", text=text.warning))
         return paths, data

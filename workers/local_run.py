@@ -45,8 +45,8 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
     with Workspace(settings.scratch, "run", os.getpid()) as workspace:
         request = FetchRequest(
             # Who runs this may read what the process may read: the roots are the service's fence.
-            job=job, cache_dir=str(settings.cache), workspace=str(workspace), roots=["/"],
-            hf_endpoint=settings.hf_endpoint,
+            job=job, cache_dir=str(settings.cache), cache_max_bytes=settings.cache_max_bytes,
+            workspace=str(workspace), roots=["/"], hf_endpoint=settings.hf_endpoint,
             hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         )  # fmt: skip
         fetched = _follow("fetch", commands.fetch, request, workspace, settings, say)

@@ -35,6 +35,7 @@ class FetchRequest(Message):
 
     job: JobRequest
     cache_dir: str
+    cache_max_bytes: int
     workspace: str
     roots: list[str] = []
     hf_endpoint: str | None = None

@@ -159,8 +159,8 @@ class _Attempt:
             source = source.model_copy(update={"revision": self._job.resolved_revision})
         request = FetchRequest(
             job=self._request.model_copy(update={"source": source}), cache_dir=str(settings.cache),
-            workspace=str(self._workspace), roots=[str(root) for root in settings.roots],
-            hf_endpoint=settings.hf_endpoint,
+            cache_max_bytes=settings.cache_max_bytes, workspace=str(self._workspace),
+            roots=[str(root) for root in settings.roots], hf_endpoint=settings.hf_endpoint,
             hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         )  # fmt: skip
         fetched = self._supervise("fetch", request)

@@ -24,11 +24,11 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from app.errors import SourceGated, SourceNotFound
 from workers.sources.base import Access, Unreachable, locked
+from workers.sources.cache import COMPLETE, used_now
 from workers.sources.digests import read_note, sha256_of, write_whole
 
 RepoType = Literal["model", "dataset"]
 _TIMEOUT_SECONDS = 30.0
-_COMPLETE = ".complete"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def download(repo: Repo, names: Sequence[str], access: Access) -> Path:
     folder = access.cache_dir / "hub" / place / repo.commit
     wanted = [file for file in repo.files if file.name in set(names)]
     with locked(folder):
-        note = folder / _COMPLETE
+        note = folder / COMPLETE
         noted = read_note(note)
         have = set(noted) if isinstance(noted, list) else set()
         total, before = sum(file.bytes for file in wanted), 0
@@ -89,6 +89,8 @@ def download(repo: Repo, names: Sequence[str], access: Access) -> Path:
                 write_whole(note, json.dumps(sorted(have)).encode())
             before += file.bytes
             access.progress(before, total)
+        if note.is_file():
+            used_now(note)
     return folder
 
 

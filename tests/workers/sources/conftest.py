@@ -35,8 +35,8 @@ def fetch(hub: Hub, tmp_path: Path) -> Fetch:
         workspace.mkdir()
         request = FetchRequest(
             job=JobRequest.model_validate_json(json.dumps({"source": source, "spec": spec or SPEC})),
-            cache_dir=str(tmp_path / "cache"), workspace=str(workspace), roots=[str(tmp_path / "roots"), str(MODEL)],
-            hf_endpoint=hub.url, hf_token=token,
+            cache_dir=str(tmp_path / "cache"), cache_max_bytes=2**30, workspace=str(workspace),
+            roots=[str(tmp_path / "roots"), str(MODEL)], hf_endpoint=hub.url, hf_token=token,
         )  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-P", "-m", "workers.fetcher"], input=request.model_dump_json(by_alias=True) + "\n",

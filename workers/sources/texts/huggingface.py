@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from app.errors import DatasetRefused, SourceGated, SourceNotFound
 from workers.sources.base import Access, Text, TextSource, Unreachable, Use
+from workers.sources.cache import used_now
 from workers.sources.digests import read_note, write_whole
 from workers.sources.documents import MAX_TEXT_BYTES, SUFFIXES, keep, read
 from workers.sources.hub import Repo, download, look_up
@@ -55,6 +56,7 @@ class HuggingFaceText(TextSource):
         if isinstance(known, dict):
             path = Path(access.cache_dir / "text" / f"{known['sha256']}.txt")
             if path.is_file():
+                used_now(path)
                 return Text(path=path, sha256=known["sha256"], warning=known["warning"])
         text = keep(read([folder / name for name in names], self.column), access.cache_dir)
         write_whole(note, json.dumps({"sha256": text.sha256, "warning": text.warning}).encode())
