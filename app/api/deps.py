@@ -39,8 +39,8 @@ def _pager(request: Request, response: Response, resources: ResourcesDep) -> Pag
 
 PagerDep = Annotated[Pager, Depends(_pager)]
 
-JobId = Annotated[str, Path(max_length=200, description="`job_` and a ULID.")]
-ArtifactId = Annotated[str, Path(max_length=200, description="`art_` and a ULID.")]
+JobId = Annotated[str, Path(description="`job_` and a ULID.")]
+ArtifactId = Annotated[str, Path(description="`art_` and a ULID.")]
 IdempotencyKeyHeader = Annotated[
     str | None,
     Header(

@@ -6,8 +6,9 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from fastapi import Query as FromQuery
+from fastapi.openapi.models import Example
 from pydantic import AfterValidator, AwareDatetime, Field
 from pydantic_core import PydanticCustomError
 
@@ -49,17 +50,50 @@ class JobQuery(PageQuery):
 
     def filters(self) -> Filters:
         """Return what the statement needs."""
-        labels = dict(label.split("=", 1) for label in self.label)
+        labels = [(key, value) for key, _, value in (label.partition("=") for label in self.label)]
         return Filters(self.state, labels, self.model, self.method, self.created_after, self.created_before)
+
+
+_LOCATION = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
+_REPLAYED = {"Idempotency-Replayed": {"description": "`true`.", "schema": {"type": "string"}}}
+EXAMPLES: dict[str, Example] = {
+    "prune": {
+        "summary": "Half of the weights, by their size and their inputs",
+        "value": {
+            "source": {"kind": "huggingface", "repo": "facebook/opt-125m"},
+            "spec": {"prune": {"method": "wanda", "sparsity": 0.5}},
+        },
+    },
+    "prune_and_recover": {
+        "summary": "2:4, reconstructed and retrained, with a limit on what it may cost",
+        "value": {
+            "name": "llama 2:4 + perp",
+            "source": {"kind": "huggingface", "repo": "org/model", "revision": "main"},
+            "spec": {
+                "calibration": {"samples": 128, "sequence_length": 2048, "seed": 0},
+                "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+                "reconstruct": {"window": "submodule"},
+                "retrain": {"method": "perp", "trainable": ["norms", "mask_lora"], "steps": 1000},
+                "gate": {"max_relative_perplexity_increase": 0.1},
+            },
+            "labels": {"team": "nlp"},
+        },
+    },
+}
 
 
 @router.post(
     "",
     status_code=202,
-    responses={200: {"model": JobView, "description": "An equal call was here before: its job as it is now."}},
-)
+    responses={
+        200: {"model": JobView, "headers": _LOCATION | _REPLAYED,
+              "description": "An equal call was here before: its job as it is now."},
+        202: {"headers": _LOCATION, "description": "The job is queued."},
+    },
+)  # fmt: skip
 def create_job(
-    body: JobRequest, sent: SentDep, request: Request, response: Response, resources: ResourcesDep,
+    body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], sent: SentDep,
+    request: Request, response: Response, resources: ResourcesDep,
     project: ProjectDep, idempotency_key: IdempotencyKeyHeader = None,
 ) -> JobView:  # fmt: skip
     """Queue a job."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import AppError, InvalidRequest, NotFound, NotReady, Problem
@@ -84,7 +85,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return problem_response(request.scope, _of_status(error))
+        refusal = _of_status(error)
+        if (
+            refusal.status == HTTPStatus.METHOD_NOT_ALLOWED
+        ):  # the router names the methods of one route of the path only
+            refusal.headers["Allow"] = ", ".join(_methods(request))
+        return problem_response(request.scope, refusal)
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(PoolTimeout)
@@ -92,6 +98,16 @@ def install(app: FastAPI) -> None:
         log.warning("database out of reach", error=type(error).__name__)
         refusal = NotReady("The database does not answer.", headers={"Retry-After": "2"})
         return problem_response(request.scope, refusal)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what the path of a request can be asked with."""
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+
+    return [method for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT") if takes(method)]
 
 
 def _with_items(error: AppError, items: Sequence[Problem]) -> AppError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Union
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -25,6 +25,9 @@ def _one_step(value: object) -> object:
     return value
 
 
+PruneSteps = Annotated[list[Prune], Field(max_length=1)]
+
+
 class CompressionSpec(Spec):
     """What is done to the model."""
 
@@ -32,7 +35,7 @@ class CompressionSpec(Spec):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Forward passes only.")
     calibration: Calibration = Calibration()
     propagation: Annotated[Literal["sequential"], refusing("dense")] = "sequential"
-    prune: Annotated[list[Prune], BeforeValidator(_one_step), Field(max_length=1)]
+    prune: Annotated[PruneSteps, BeforeValidator(_one_step, json_schema_input_type=Union[Prune, PruneSteps])]  # noqa: UP007
     reconstruct: Reconstruct | None = None
     retrain: Retrain | None = None
     cycles: Unbuilt = None

@@ -47,7 +47,7 @@ class PruneFields(Spec):
     sparsity: float | None = Field(
         None, ge=0, lt=1, description="Share pruned; may be left out where the pattern tells."
     )
-    pattern: AnyPattern = Field(default_factory=PATTERNS["unstructured"])
+    pattern: AnyPattern = PATTERNS["unstructured"]()
     budget: UniformBudget = UniformBudget()
     optimizer: Unbuilt = None
     update: NoUpdate = NoUpdate()

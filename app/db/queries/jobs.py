@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import and_, func, or_, select
@@ -17,7 +17,8 @@ class Filters:
     """Which jobs a list shows."""
 
     states: Sequence[str] = ()
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Sequence[tuple[str, str]] = ()
+    """All of these."""
     model: str | None = None
     method: str | None = None
     created_after: datetime | None = None
@@ -46,7 +47,7 @@ def page(session: Session, project_id: str, filters: Filters, *, before: str | N
         query = query.where(Job.created_at >= filters.created_after)
     if filters.created_before is not None:
         query = query.where(Job.created_at < filters.created_before)
-    for key, value in filters.labels.items():
+    for key, value in filters.labels:
         query = query.where(Job.labels[key].as_string() == value)
     return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
 

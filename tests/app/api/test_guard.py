@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.api.jobs import EXAMPLES
 from app.main import create_app
 from app.settings import Settings
 from tests.app.api.conftest import REMOTE
@@ -112,6 +113,16 @@ def test_every_refusal_is_a_problem(client: TestClient, method: str, path: str, 
         assert path.split("/")[2] in answer.json()["detail"]
 
 
+def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes(client: TestClient) -> None:
+    assert client.put("/v1/jobs").headers["Allow"] == "GET, POST"
+    assert client.post("/v1/artifacts/x/download").headers["Allow"] == "GET, HEAD"
+
+
+def test_an_id_of_any_length_is_not_found(client: TestClient) -> None:
+    answer = client.get(f"/v1/jobs/{'a' * 1000}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
 def test_a_surprise_is_a_problem_without_a_trace(app: FastAPI) -> None:
     @app.get("/boom")
     def boom() -> None:
@@ -173,6 +184,21 @@ def test_the_spec_schema_publishes_bounds_and_defaults(client: TestClient) -> No
     schema = client.get("/v1/spec-schema").json()
     samples = schema["$defs"]["Calibration"]["properties"]["samples"]
     assert (samples["default"], samples["maximum"]) == (128, 65_536)
+
+
+def test_the_spec_schema_takes_one_prune_step_or_a_list_of_them(client: TestClient) -> None:
+    schema = client.get("/v1/spec-schema").json()["$defs"]
+    one, several = schema["CompressionSpec"]["properties"]["prune"]["anyOf"]
+    assert one["discriminator"]["propertyName"] == "method"
+    assert several["type"] == "array"
+    assert schema["WandaPrune"]["properties"]["pattern"]["default"] == {"kind": "unstructured", "scope": "row"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_of_the_document_are_accepted(client: TestClient, name: str) -> None:
+    content = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
+    answer = client.post("/v1/jobs", json=content["application/json"]["examples"][name]["value"])
+    assert answer.status_code == 202, answer.text
 
 
 def test_prometheus_sees_jobs_by_state(client: TestClient) -> None:

@@ -210,6 +210,7 @@ def test_filters_choose_jobs(client: TestClient, rows: Database) -> None:
     assert found("label=team=nlp") == {one}
     assert found("label=x=a=b&label=team=nlp") == {one}
     assert found("label=team=nlp&label=x=other") == set()
+    assert found("label=team=nlp&label=team=cv") == set()
     assert found("state=queued") == {one, two}
     assert found("state=queued&state=running") == {one, two, three}
     assert found("model=org/other") == {two}
