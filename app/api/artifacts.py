@@ -66,7 +66,7 @@ def _stream(resources: Resources, artifact: Artifact, request: Request, range_: 
         "Cache-Control": "private, no-transform",
         "Content-Disposition": attachment(artifact.name),
     }
-    if etag in request.headers.get("if-none-match", ""):
+    if (known := request.headers.get("if-none-match", "")).strip() == "*" or etag in known:
         return Response(status_code=304, headers=headers)
     # If-Range: a part of another file than the one that the client knows would not fit to what it has.
     current = request.headers.get("if-range", etag) == etag

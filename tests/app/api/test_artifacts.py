@@ -90,6 +90,7 @@ def test_conditional_requests(client: TestClient, artifact: str) -> None:
     url = f"/v1/artifacts/{artifact}/download"
     etag = client.head(url).headers["ETag"]
     assert client.get(url, headers={"If-None-Match": etag}).status_code == 304
+    assert client.get(url, headers={"If-None-Match": "*"}).status_code == 304
     assert client.get(url, headers={"Range": "bytes=0-1", "If-Range": etag}).status_code == 206
     assert client.get(url, headers={"Range": "bytes=0-1", "If-Range": '"other"'}).status_code == 200
 
