@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(None, description="Fetched models and text; default: home/cache.")
     cache_max_bytes: int = Field(200 * 2**30, ge=0, description="Cap of the cache; least recently used goes first.")
     scratch_dir: Path | None = Field(None, description="Working folders of running jobs; default: home/scratch.")
-    scratch_max_bytes: int = Field(500 * 2**30, ge=0, description="Cap of all working folders together.")
+    scratch_max_bytes: int = Field(500 * 2**30, ge=0, description="Cap of working folders; beyond: disk_full.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
     hf_token: SecretStr | None = Field(None, description="Hugging Face token; reaches the fetcher only.")
     hf_endpoint: str | None = Field(None, description="Hugging Face Hub endpoint, for a mirror or a stand-in.")

@@ -45,7 +45,7 @@ from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Facts, Recorder, Said
 from workers.runs.supervise import supervise
-from workers.runs.workspace import Workspace
+from workers.runs.workspace import Room, Workspace
 
 STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0}
 """How long a child may stand still; a fetcher may wait in silence while another one downloads the same files."""
@@ -204,6 +204,7 @@ class _Attempt:
         )  # fmt: skip
         return supervise(
             child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate,
+            room=Room(self._services.settings.scratch, self._services.settings.scratch_max_bytes),
             still_seconds=STILL_SECONDS[side],
         )  # fmt: skip
 

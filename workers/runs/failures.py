@@ -93,7 +93,7 @@ def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
     if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
         return ErrorInfo(
             class_="disk_full", retryable=True, phase=phase, message="no space left for the job's files",
-            hint="Free space below ESPALIER_SCRATCH_DIR, ESPALIER_CACHE_DIR or the store.",
+            hint="Free space below ESPALIER_SCRATCH_DIR (or raise its cap), ESPALIER_CACHE_DIR or the store.",
         )  # fmt: skip
     if isinstance(error, StorageError | OSError):
         detail = error.detail if isinstance(error, StorageError) else f"{type(error).__name__} on the worker's disk"

@@ -11,6 +11,7 @@ from workers.runs.failures import JobFailed, from_exit, hung, oom_kills
 from workers.runs.keeper import Interrupted, Keeper
 from workers.runs.process import Child
 from workers.runs.report import Recorder, Said
+from workers.runs.workspace import Room
 
 TICK_SECONDS = 0.1
 DRAIN_SECONDS = 20.0
@@ -21,7 +22,7 @@ STILL_CPU_SECONDS = 1.0
 
 def supervise(
     child: Child, *, keeper: Keeper, recorder: Recorder, uploader: Uploader,
-    translate: Callable[[AnyMessage], list[Said]], still_seconds: float,
+    translate: Callable[[AnyMessage], list[Said]], room: Room, still_seconds: float,
 ) -> Done | Fetched:  # fmt: skip
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
     kills = oom_kills()
@@ -40,6 +41,7 @@ def supervise(
             recorder.take(uploader.stored())
             recorder.flush_if_due()
             keeper.check()
+            room.check()
             if watchdog.hangs(spoke=bool(messages)):
                 raise JobFailed(hung(recorder.phase, still_seconds))
     except Interrupted:

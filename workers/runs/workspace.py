@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import structlog
 
 _OURS = re.compile(r"(job_\w+|run)-a\d+\.lock", re.ASCII)
+
+LOOK_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +42,32 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         _remove(self.path, self._lock_file)
         os.close(self._lock)
+
+
+class Room:
+    """Holds all workspaces of a scratch folder below their cap, looking now and then."""
+
+    def __init__(self, scratch: Path, max_bytes: int) -> None:
+        self._scratch, self._max_bytes = scratch, max_bytes
+        self._looked = 0.0
+
+    def check(self) -> None:
+        """Raise the error of a full disk when the cap is passed: whoever notices gives way."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if _bytes_below(self._scratch) > self._max_bytes:
+                raise OSError(errno.EDQUOT, "the cap of the scratch folder is passed")
+
+
+def _bytes_below(scratch: Path) -> int:
+    """Size of the files in our folders; what a link leads to lies elsewhere."""
+    total = 0
+    for lock_file in (file for file in scratch.glob("*.lock") if _OURS.fullmatch(file.name)):
+        for folder, _, names in os.walk(lock_file.with_suffix("")):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    total += os.lstat(Path(folder) / name).st_size
+    return total
 
 
 def remove_leftovers(scratch: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import leases
 from tests.fixtures.runs import Bench
-from workers.runs import attempt
+from workers.runs import attempt, workspace
 from workers.runs.workspace import remove_leftovers
 
 
@@ -63,3 +64,15 @@ def test_a_request_that_this_version_cannot_read_fails_at_once(sqlite_bench: Ben
 def test_attempts_are_bounded_whatever_ended_them(bench: Bench) -> None:
     job = bench.work(bench.add("dies-always", max_attempts=2), attempts=2)
     assert (job.state, job.attempt, job.failures) == ("failed", 2, {"worker_lost": 2})
+
+
+def test_a_job_that_fills_the_scratch_folder_beyond_its_cap_is_ended(
+    sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspace, "LOOK_SECONDS", 0.0)
+    bench = sqlite_bench
+    settings = bench.settings.model_copy(update={"scratch_max_bytes": 100})  # three blocks of 32 bytes
+    bench.services = replace(bench.services, settings=settings)
+    job = bench.work(bench.add("slow"))
+    assert (job.state, job.failures) == ("queued", {"disk_full": 1})
+    assert list(settings.scratch.iterdir()) == []
