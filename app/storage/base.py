@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 CHUNK_BYTES = 2**20
 _KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[\w.@+=-]+(/[\w.@+=-]+)*", re.ASCII)
+
+
+Between = Callable[[int], None]
+
+
+def nothing(_num_bytes: int) -> None:
+    """Hear of progress and go on."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,11 @@ class ObjectStore(ABC):
     """Objects by key; every failure is a StorageError of app.errors."""
 
     @abstractmethod
-    def put_file(self, key: str, path: Path, sha256: str) -> None:
-        """Store a file; raises ChecksumMismatch, and stores nothing, when its bytes are not those of `sha256`."""
+    def put_file(self, key: str, path: Path, sha256: str, *, between: Between = nothing) -> None:
+        """Store a file; raises ChecksumMismatch, and stores nothing, when its bytes are not those of `sha256`.
+
+        `between` hears now and then how many bytes are sent, and may raise to give up: then nothing is stored.
+        """
 
     @abstractmethod
     def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> None:

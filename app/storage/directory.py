@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
-from app.storage.base import CHUNK_BYTES, ObjectStore, StoredObject, checked_key
+from app.storage.base import CHUNK_BYTES, Between, ObjectStore, StoredObject, checked_key, nothing
 
 _UNFINISHED = ".unfinished"
 """Folder of temporary files, on the same file system so that a rename is atomic; no key begins with it."""
@@ -36,10 +36,10 @@ class DirectoryStore(ObjectStore):
         with _typed():
             (self.root / _UNFINISHED).mkdir(parents=True, exist_ok=True)
 
-    def put_file(self, key: str, path: Path, sha256: str) -> None:
+    def put_file(self, key: str, path: Path, sha256: str, *, between: Between = nothing) -> None:
         """Copy to a temporary file, verify, rename."""
         with _typed(), self._replacing(self._path(key)) as target, path.open("rb") as source:
-            _copy(source, target, sha256)
+            _copy(source, target, sha256, between)
 
     def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> None:
         """Write a temporary file, then rename it, or link it when the key must be new."""
@@ -162,11 +162,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _copy(source: BinaryIO, target: BinaryIO, sha256: str | None) -> None:
+def _copy(source: BinaryIO, target: BinaryIO, sha256: str | None, between: Between = nothing) -> None:
     digest = hashlib.sha256()
     while chunk := source.read(CHUNK_BYTES):
         digest.update(chunk)
         target.write(chunk)
+        between(target.tell())
     if sha256 is not None and digest.hexdigest() != sha256:
         raise ChecksumMismatch
 

@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
-from app.storage.base import CHUNK_BYTES, ObjectStore, StoredObject, attachment, checked_key
+from app.storage.base import CHUNK_BYTES, Between, ObjectStore, StoredObject, attachment, checked_key, nothing
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -73,20 +73,20 @@ class S3Store(ObjectStore):
             ),
         )
 
-    def put_file(self, key: str, path: Path, sha256: str) -> None:
+    def put_file(self, key: str, path: Path, sha256: str, *, between: Between = nothing) -> None:
         """Upload in parts, each with its checksum; the whole is verified before it becomes visible."""
         size = path.stat().st_size
         part_bytes = max(self._part_bytes, -(-size // _MAX_PARTS))
         with path.open("rb") as source:
             if size > part_bytes:
-                self._put_parts(key, source, part_bytes, sha256)
+                self._put_parts(key, source, part_bytes, sha256, between)
                 return
             data = source.read()
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ChecksumMismatch
         self.put_bytes(key, data)
 
-    def _put_parts(self, key: str, source: BinaryIO, part_bytes: int, sha256: str) -> None:
+    def _put_parts(self, key: str, source: BinaryIO, part_bytes: int, sha256: str, between: Between) -> None:
         at = self._key(key)
         with _typed():
             upload = self._client.create_multipart_upload(
@@ -108,6 +108,7 @@ class S3Store(ObjectStore):
                         ChecksumSHA256=checksum,
                     )
                     parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
+                    between(source.tell())
                 if whole.hexdigest() != sha256:
                     raise ChecksumMismatch
                 self._client.complete_multipart_upload(

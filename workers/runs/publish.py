@@ -33,10 +33,14 @@ def upload(
         if file.path == MANIFEST:
             _put_manifest(store, keys[file.path], path.read_bytes())
         else:
-            store.put_file(keys[file.path], path, file.sha256)
+            store.put_file(keys[file.path], path, file.sha256, between=_after(total, between))
         total += file.bytes
     between(total)
     return keys
+
+
+def _after(stored: int, between: Callable[[int], None]) -> Callable[[int], None]:
+    return lambda sent: between(stored + sent)
 
 
 def _put_manifest(store: ObjectStore, key: str, data: bytes) -> None:

@@ -54,6 +54,21 @@ def test_a_file_that_is_not_what_its_checksum_says_is_not_stored(
     assert list(store.list("")) == []
 
 
+def test_an_upload_can_be_given_up_in_the_middle(store: ObjectStore, tmp_path: Path) -> None:
+    path, sha256 = _file(tmp_path, 12 * 2**20)
+    heard = []
+
+    def cancelled(sent: int) -> None:
+        heard.append(sent)
+        if sent > 5 * 2**20:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        store.put_file("given/up", path, sha256, between=cancelled)
+    assert 0 < heard[0] < heard[-1] < 12 * 2**20
+    assert store.head("given/up") is None
+
+
 def test_a_download_with_a_wrong_checksum_leaves_no_file(store: ObjectStore, tmp_path: Path) -> None:
     store.put_bytes("x", b"data")
     with pytest.raises(ChecksumMismatch):
