@@ -47,8 +47,10 @@ def backoff_seconds(error_class: str, failures: int) -> float:
 
 
 def describe(error: ErrorInfo, *, attempt: int) -> dict[str, Any]:
-    """The error document of the contract."""
-    return {**error.model_dump(mode="json", by_alias=True), "attempt": attempt}
+    """The error document of the contract, without the one character that Postgres cannot store."""
+    document = error.model_dump(mode="json", by_alias=True)
+    texts = {name: value.replace("\x00", "") for name, value in document.items() if isinstance(value, str)}
+    return {**document, **texts, "attempt": attempt}
 
 
 def lost_worker(phase: Phase | None) -> ErrorInfo:

@@ -76,3 +76,9 @@ def test_a_job_that_fills_the_scratch_folder_beyond_its_cap_is_ended(
     job = bench.work(bench.add("slow"))
     assert (job.state, job.failures) == ("queued", {"disk_full": 1})
     assert list(settings.scratch.iterdir()) == []
+
+
+def test_an_error_that_the_database_cannot_hold_is_told_without_that_character(bench: Bench) -> None:
+    job = bench.work(bench.add("fails-with-nul"))
+    assert job.error is not None
+    assert (job.state, job.error["message"]) == ("failed", "a name with a  in it")
