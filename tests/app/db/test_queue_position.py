@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 
 from app.db.job import Job
 from app.db.queries import jobs
 from app.db.session import Database
 
 
-def test_the_place_of_a_job_is_counted_without_reading_the_rows_ahead(sqlite_url: str) -> None:
+def test_the_place_of_a_job_names_the_state_that_the_index_is_made_for(sqlite_url: str) -> None:
     database = Database(sqlite_url)
-    steps: list[str] = []
-
-    def explain(connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        if statement.startswith("SELECT count"):
-            steps.extend(row.opcode for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
-
-    event.listen(database.engine, "before_cursor_execute", explain)
+    sent: list[tuple[str, Any]] = []
+    event.listen(
+        database.engine, "before_cursor_execute", lambda _c, _cursor, sql, values, *_: sent.append((sql, values))
+    )
     with database.reading() as session:
-        job = Job(id="job_1", priority=0, worker_class="default")
-        assert jobs.queue_position(session, job) == 1
+        assert jobs.queue_position(session, Job(id="job_1", priority=0, worker_class="default")) == 1
+        assert jobs.queue_positions(session, ["job_1"]) == {}
     database.dispose()
-    assert "AggStep" in steps
-    assert "DeferredSeek" not in steps  # how SQLite goes from an entry of an index to its row
+    reads = [(sql, values) for sql, values in sent if sql.startswith("SELECT")]
+    assert len(reads) == 2
+    # As a parameter the state would make both databases read every row that the index has already chosen.
+    assert all("jobs.state = 'queued'" in sql and "queued" not in values for sql, values in reads)
