@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, JsonColumn, OfProject
+from app.specs.lifecycle import LEASED
 
 PRIORITIES = {"low": 1, "normal": 0, "high": -1}
 """Lower goes first: rising like the ids, so that one index holds the queue in its order."""
@@ -91,6 +92,12 @@ class Job(OfProject, Base):
     finished_at: Mapped[datetime | None]
     running_seconds: Mapped[float] = mapped_column(default=0.0)
     """Of finished attempts."""
+
+
+# States written out: with a parameter a plan cannot know that a partial index holds every row it wants.
+QUEUED = Job.state == literal_column("'queued'")
+HELD = Job.state.in_([literal_column(f"'{state}'") for state in sorted(LEASED)])
+"""Rows that a worker holds, or held until its lease ran out."""
 
 
 class Attempt(OfProject, Base):

@@ -71,6 +71,9 @@ def _everything_is_told(deployment: Any, job: str) -> None:
     assert all(row["sparsity_achieved"] == 0.5 for row in layers)
     assert all(row["error_before"] > 0 for row in layers)
 
+    lines = [line["text"] for line in deployment.get(f"/v1/jobs/{job}/logs")["items"]]
+    assert "pruning started" in lines
+    assert any(line.startswith("evaluating done in") and "python-docs" in line for line in lines)
     assert deployment.get(f"/v1/jobs/{job}/metrics")["items"]
     attempts = deployment.get(f"/v1/jobs/{job}/attempts")["items"]
     assert [row["outcome"] for row in attempts] == ["succeeded"]

@@ -39,14 +39,10 @@ def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return ErrorInfo(
             class_="disk_full",
-            retryable=False,
+            retryable=True,
             phase=phase,
             hint="Free space on the worker.",
             message="The disk is full.",
-        )
-    if isinstance(error, ValueError):
-        return ErrorInfo(
-            class_="invalid_spec", retryable=False, phase=phase, hint="Change the spec.", message=str(error)[:500]
         )
     return ErrorInfo(
         class_="internal",

@@ -114,7 +114,7 @@ class Recorder:
         self._superseded = []
         _write_metrics(session, job, [m for m in messages if isinstance(m, Metric)], now)
         known = _write_layers(session, job, [m for m in messages if isinstance(m, Layer)])
-        self._write_log(session, job, [m for m in messages if isinstance(m, Log)], now)
+        self._write_log(session, job, [line for m in messages if (line := _log_line(m))], now)
         last_progress = max((i for i, m in enumerate(messages) if isinstance(m, Progress)), default=-1)
         last_points = {m.name: i for i, m in enumerate(messages) if isinstance(m, Metric)}
         for index, message in enumerate(messages):
@@ -189,6 +189,22 @@ class Recorder:
             )
             for line in (lines if room >= 0 else [])
         )  # fmt: skip
+
+
+def _log_line(message: Said) -> Log | None:
+    """What a reader of the log is told of a message: what the child wrote, and where it stands."""
+    match message:
+        case Log():
+            return message
+        case PhaseStarted():
+            return Log(text=f"{message.phase} started")
+        case PhaseCompleted():
+            numbers = "".join(f", perplexity {name} {value:.2f}" for name, value in (message.perplexity or {}).items())
+            return Log(text=f"{message.phase} done in {message.seconds:.1f} s{numbers}")
+        case Warned():
+            return Log(level="warning", text=message.text)
+        case _:
+            return None
 
 
 def clean(text: str) -> str:

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, func, literal_column, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.db.job import Attempt, Job
-
-# Written out: with a parameter the index of queued jobs does not answer alone, and every row is read.
-_QUEUED = Job.state == literal_column("'queued'")
+from app.db.job import QUEUED, Attempt, Job
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,14 @@ def page(session: Session, project_id: str, filters: Filters, *, before: str | N
 def queue_position(session: Session, job: Job) -> int:
     """Return where one queued job stands in the queue of its class, 1 for the next one; reads only what is ahead."""
     ahead = or_(Job.priority < job.priority, and_(Job.priority == job.priority, Job.id < job.id))
-    query = select(func.count()).where(_QUEUED, Job.worker_class == job.worker_class, ahead)
+    query = select(func.count()).where(QUEUED, Job.worker_class == job.worker_class, ahead)
     return 1 + (session.scalar(query) or 0)
 
 
 def queue_positions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     """Return the same for a page of jobs, in one pass over the queue."""
     place = func.row_number().over(partition_by=Job.worker_class, order_by=(Job.priority, Job.id))
-    queue = select(Job.id, place.label("place")).where(_QUEUED).subquery()
+    queue = select(Job.id, place.label("place")).where(QUEUED).subquery()
     rows = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(job_ids)))
     return {row.id: row.place for row in rows}
 

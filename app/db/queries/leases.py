@@ -9,11 +9,10 @@ from typing import Any
 from sqlalchemy import Integer, cast, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db.job import Attempt, Job, Worker
+from app.db.job import HELD, QUEUED, Attempt, Job, Worker
 from app.db.queries import events
 from app.db.session import clock
 from app.ids import new_id
-from app.specs.lifecycle import LEASED
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
     candidate = (
         select(Job.id)
         .where(
-            Job.state == "queued",
+            QUEUED,
             Job.worker_class == worker.worker_class,
             or_(Job.not_before.is_(None), Job.not_before <= now),
             cast(Job.engine_version, Integer) <= int(worker.engine_version),
@@ -117,7 +116,7 @@ def heartbeat(session: Session, job_id: str, fence: int, *, worker_id: str, leas
     """Extend the lease and return the job's state; None when the job is no longer ours."""
     state = session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.fence == fence, Job.state.in_(LEASED))
+        .where(Job.id == job_id, Job.fence == fence, HELD)
         .values(lease_until=clock(session) + timedelta(seconds=lease_seconds))
         .returning(Job.state)
         .execution_options(synchronize_session=False)
@@ -129,14 +128,14 @@ def heartbeat(session: Session, job_id: str, fence: int, *, worker_id: str, leas
 
 def look(session: Session, job_id: str, fence: int) -> str | None:
     """Return the job's state without a write; None when the job is no longer ours."""
-    return session.scalar(select(Job.state).where(Job.id == job_id, Job.fence == fence, Job.state.in_(LEASED)))
+    return session.scalar(select(Job.state).where(Job.id == job_id, Job.fence == fence, HELD))
 
 
 def held(session: Session, job_id: str, fence: int) -> Job | None:
     """Lock the job's row for a write of its holder; None when the fence has moved on: then write nothing."""
     mine = session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.fence == fence, Job.state.in_(LEASED))
+        .where(Job.id == job_id, Job.fence == fence, HELD)
         .values(fence=fence)
         .returning(Job.id)
         .execution_options(synchronize_session=False)
@@ -163,7 +162,7 @@ def abandoned(session: Session, now: datetime, *, limit: int = 100) -> list[Job]
     """Lock jobs whose worker is gone: the lease is past, or was never written."""
     query = (
         select(Job)
-        .where(Job.state.in_(LEASED), or_(Job.lease_until.is_(None), Job.lease_until < now))
+        .where(HELD, or_(Job.lease_until.is_(None), Job.lease_until < now))
         .order_by(Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -176,7 +175,7 @@ def unheard(session: Session, now: datetime, *, older_than_seconds: float) -> li
     due = now - timedelta(seconds=older_than_seconds)
     query = (
         select(Job.worker_class)
-        .where(Job.state == "queued", Job.queued_at < due, or_(Job.not_before.is_(None), Job.not_before <= now))
+        .where(QUEUED, Job.queued_at < due, or_(Job.not_before.is_(None), Job.not_before <= now))
         .distinct()
     )
     return list(session.scalars(query))

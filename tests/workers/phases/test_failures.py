@@ -7,7 +7,7 @@ import errno
 import pytest
 import torch
 
-from workers.engine.errors import DatasetError, NumericalError
+from workers.engine.errors import DatasetError, NumericalError, TargetsError
 from workers.phases.failures import classify
 
 
@@ -23,9 +23,10 @@ from workers.phases.failures import classify
             "host_oom",
             True,
         ),
-        (OSError(errno.ENOSPC, "No space left on device"), "disk_full", False),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full", True),
         (OSError(errno.EIO, "broken"), "internal", False),
-        (ValueError("the block has no two halves to fit; use the window `block`"), "invalid_spec", False),
+        (TargetsError("the block has no two halves to fit", hint="Use the window `block`."), "invalid_spec", False),
+        (ValueError("could not read /home/secret"), "internal", False),
         (KeyError("x"), "internal", False),
     ],
 )
