@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A machine without an NVIDIA GPU elsewhere: TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
+# Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
 .PHONY: setup demo serve test check lint types contracts bench clean
