@@ -34,6 +34,7 @@ class Uploader:
         self._store, self._prefix, self._workspace = store, prefix, workspace
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._uploads: deque[Future[StoredInStore]] = deque()
+        self._newest: dict[tuple[str, str], Path] = {}
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Store a file soon."""
@@ -61,6 +62,10 @@ class Uploader:
         path = inside(self._workspace, checkpoint.path)
         key = f"{self._prefix}checkpoints/{checkpoint.phase}/{checkpoint.name}-{checkpoint.sha256[:12]}{path.suffix}"
         self._store.put_file(key, path, checkpoint.sha256)
+        replaced = self._newest.get((checkpoint.phase, checkpoint.name), path)
+        if replaced != path:
+            replaced.unlink(missing_ok=True)  # training states of a long run would fill the disk
+        self._newest[checkpoint.phase, checkpoint.name] = path
         return StoredInStore(**checkpoint.model_dump(exclude={"kind"}), key=key)
 
 
