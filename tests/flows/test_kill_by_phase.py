@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from sqlalchemy import select
 
 from app.db.result import Artifact
 from app.specs.lifecycle import Phase
+from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from tests.flows.conftest import DEMO_MODEL
 from workers.messages import PhaseStarted
@@ -63,7 +63,7 @@ def test_a_child_killed_in_one_phase_after_the_other_leaves_no_trace_in_the_resu
         for message in messages:
             if isinstance(message, PhaseStarted) and message.phase in to_kill:
                 to_kill.remove(message.phase)
-                (child,) = (c for c in psutil.Process().children() if "workers.child" in c.cmdline())
+                (child,) = running("workers.child")
                 child.kill()
 
     monkeypatch.setattr(Recorder, "take", kill)

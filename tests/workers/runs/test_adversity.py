@@ -16,13 +16,13 @@ from sqlalchemy import select
 
 from app.db.result import Artifact
 from app.storage.s3 import S3Store
+from tests.fixtures.processes import running
 from tests.fixtures.runs import LEASE_SECONDS, Bench
 from workers.runs.slot import Slot
 
 
 def _children() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [child for child in found if "scripted_child" in " ".join(child.cmdline())]
+    return running("scripted_child")
 
 
 def test_a_database_out_of_reach_for_longer_than_the_lease_ends_the_child(

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
+from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from workers.runs.slot import Slot
 
@@ -19,9 +20,7 @@ def types(bench: Bench, job_id: str) -> list[str]:
 
 
 def children() -> list[psutil.Process]:
-    return [
-        child for child in psutil.Process().children(recursive=True) if "scripted_child" in " ".join(child.cmdline())
-    ]
+    return running("scripted_child")
 
 
 def model(bench: Bench, job_id: str) -> str:

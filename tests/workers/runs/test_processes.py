@@ -16,6 +16,7 @@ import pytest
 from redis import Redis
 
 from app.queue import Doorbell, make_celery
+from tests.fixtures.processes import running
 from tests.fixtures.runs import LEASE_SECONDS, Bench
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,7 +47,7 @@ def process(bench: Bench, module: str, broker_url: str = "") -> Iterator[subproc
 
 
 def scripted(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [c for c in psutil.Process(worker.pid).children(recursive=True) if "scripted_child" in " ".join(c.cmdline())]
+    return running("scripted_child", below=worker.pid)
 
 
 WORKER, RECONCILER = "tests.fixtures.scripted_worker", "workers.reconciler"
