@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
-.PHONY: setup demo serve test check lint types contracts bench clean
+.PHONY: setup demo serve test chaos load numbers check lint types contracts bench clean
 
 setup: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ serve: setup
 
 test: setup
 	REQUIRE_SERVICES=1 $(BIN)/python -m pytest
+
+# The slow proofs, which `make test` leaves out and counts.
+chaos load numbers: setup
+	REQUIRE_SERVICES=1 $(BIN)/python -m pytest -m $@
 
 lint: setup
 	$(BIN)/ruff check .

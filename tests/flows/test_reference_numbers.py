@@ -40,27 +40,31 @@ def _run(
 
 @pytest.mark.reference
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_the_reference_model_is_pruned_reconstructed_and_retrained_as_known(
-    launch: Launch, reference_dir: Path
-) -> None:
+def test_wanda_keeps_the_reference_model_near_its_known_perplexity(launch: Launch, reference_dir: Path) -> None:
+    deployment = launch(ESPALIER_LOCAL_ROOTS=str(reference_dir))
+    wanda = _run(deployment, reference_dir, {"method": "wanda", "sparsity": 0.5})
+    dense = wanda["dense"]["perplexity"]["docs"]
+    assert dense == pytest.approx(DENSE, abs=0.02), "the protocol differs"
+    assert dense < _final(wanda) <= 33.7
+
+
+@pytest.mark.numbers
+@pytest.mark.reference
+@pytest.mark.timeout(1800)
+def test_recovery_wins_back_what_is_known(launch: Launch, reference_dir: Path) -> None:
     deployment = launch(ESPALIER_LOCAL_ROOTS=str(reference_dir))
 
     magnitude = _run(deployment, reference_dir, {"method": "magnitude", "sparsity": 0.5})
     half = _run(deployment, reference_dir, {"method": "wanda", "sparsity": 0.5}, reconstruct={})
-    # Shares need fewer windows than levels, and fewer passes than the default to show them: the suite has 20 minutes.
-    most = _run(deployment, reference_dir, {"method": "wanda", "sparsity": 0.7}, windows=80, reconstruct={"epochs": 2})
+    most = _run(deployment, reference_dir, {"method": "wanda", "sparsity": 0.7}, reconstruct={})
     perp = _run(
-        deployment, reference_dir, {"method": "wanda", "sparsity": 0.7}, windows=80,
+        deployment, reference_dir, {"method": "wanda", "sparsity": 0.7},
         retrain={"trainable": ["norms", "mask_lora"], "steps": 80, "batch_size": 8, "sequence_length": 256},
     )  # fmt: skip
 
-    dense = half["dense"]["perplexity"]["docs"]
-    assert dense == pytest.approx(DENSE, abs=0.02), "the protocol differs"
-    assert _pruned(half) <= 33.7
     assert _final(magnitude) > _pruned(half)
-    assert _recovered(half) >= 0.5
-    assert _recovered(most) >= 0.5
+    assert _recovered(half) >= 0.6
+    assert _recovered(most) >= 0.6
     assert _recovered(perp) >= 0.6
 
 

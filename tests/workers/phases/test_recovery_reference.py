@@ -14,8 +14,8 @@ DENSE = 52.37
 """ref-opt on docs.valid: 200 windows of 256 tokens, from the reference folder's README."""
 
 
+@pytest.mark.numbers
 @pytest.mark.reference
-@pytest.mark.slow
 def test_submodule_windows_win_back_most_of_what_ref_opt_lost(tmp_path: Path, reference_dir: Path) -> None:
     train, docs = reference_dir / "calibration.txt", reference_dir / "docs.valid.txt"
     evaluation: dict[str, Any] = {
