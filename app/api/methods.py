@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -9,7 +10,7 @@ from pydantic import BaseModel
 
 from app.api.views import View
 from app.specs.job import ENGINE_VERSION, SCHEMA_VERSION, JobRequest
-from app.specs.prune import CRITERIA, PATTERNS
+from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
 from app.specs.steps import Reconstruct, Retrain
 from workers.methods.base import Method
 
@@ -41,6 +42,12 @@ class CatalogueView(View):
     """`prune.method`: which weights go."""
     patterns: list[MethodView]
     """`prune.pattern`: the shape of the mask."""
+    budgets: list[MethodView]
+    """`prune.budget`: how the sparsity is spread."""
+    mask_optimizers: list[MethodView]
+    """`prune.optimizer`: better masks, weights unchanged."""
+    updates: list[MethodView]
+    """`prune.update`: the kept weights of a matrix refitted."""
     recovery: list[MethodView]
     """`reconstruct` and `retrain.method`: how the loss is won back."""
 
@@ -50,8 +57,11 @@ def list_methods() -> CatalogueView:
     """List every method of this version."""
     return CatalogueView(
         engine_version=ENGINE_VERSION,
-        criteria=[_discovered(name, method, tag="method") for name, method in CRITERIA.items()],
-        patterns=[_discovered(name, method, tag="kind") for name, method in PATTERNS.items()],
+        criteria=_axis(CRITERIA, tag="method"),
+        patterns=_axis(PATTERNS),
+        budgets=_axis(BUDGETS),
+        mask_optimizers=_axis(OPTIMIZERS),
+        updates=_axis(SOLVERS),
         recovery=[
             MethodView(
                 name="reconstruct",
@@ -75,16 +85,19 @@ def list_methods() -> CatalogueView:
     )
 
 
-def _discovered(name: str, method: type[Method], *, tag: str) -> MethodView:
-    return MethodView(
-        name=name,
-        summary=method.summary,
-        paper=method.paper,
-        cost=method.cost,
-        needs=getattr(method, "needs", "none"),
-        constraints=list(method.constraints),
-        parameters=_parameters(method, without=tag),
-    )
+def _axis(found: Mapping[str, type[Method]], *, tag: str = "kind") -> list[MethodView]:
+    return [
+        MethodView(
+            name=name,
+            summary=method.summary,
+            paper=method.paper,
+            cost=method.cost,
+            needs="norms" if getattr(method, "needs_pass", False) else getattr(method, "needs", "none"),
+            constraints=list(method.constraints),
+            parameters=_parameters(method, without=tag),
+        )
+        for name, method in found.items()
+    ]
 
 
 def _parameters(model: type[BaseModel], *, without: str = "") -> dict[str, Any]:

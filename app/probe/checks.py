@@ -98,6 +98,8 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matr
 
 def _tokenizer(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     reads_text = spec.reconstruct or spec.retrain or spec.evaluate.perplexity
-    if not facts.tokenizer_present and (reads_text or any(step.needs != "none" for step in spec.prune)):
+    if not facts.tokenizer_present and (
+        reads_text or any(step.reads != "none" or step.budget.needs_pass for step in spec.prune)
+    ):
         detail = "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt), and the job reads text"
         yield Problem("/source", "no-tokenizer", detail)

@@ -1,4 +1,4 @@
-"""The prune step: one criterion with its parameters beside it, a sparsity, a pattern, a budget."""
+"""The prune step: one criterion with its parameters beside it, a sparsity, and a choice on every other axis."""
 
 from __future__ import annotations
 
@@ -8,37 +8,48 @@ from pydantic import Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.discovery import discover
-from app.specs.base import Spec, Unbuilt, refusing, refusing_tags
+from app.specs.base import Spec, refusing_tags
 from app.specs.steps import Targets
-from workers.methods.base import Criterion, Pattern
+from workers.methods.base import Axes, Budget, Criterion, MaskOptimizer, Need, Pattern, Solver
 
 CRITERIA: dict[str, type[Criterion]] = discover("workers.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
 PATTERNS: dict[str, type[Pattern]] = discover("workers.methods.patterns", Pattern, tag="kind")  # type: ignore[type-abstract]
+BUDGETS: dict[str, type[Budget]] = discover("workers.methods.budgets", Budget, tag="kind")  # type: ignore[type-abstract]
+OPTIMIZERS: dict[str, type[MaskOptimizer]] = discover("workers.methods.mask_optimizers", MaskOptimizer, tag="kind")  # type: ignore[type-abstract]
+SOLVERS: dict[str, type[Solver]] = discover("workers.methods.solvers", Solver, tag="kind")  # type: ignore[type-abstract]
 
 _LATER_METHODS = {"ria", "dass", "sparsegpt", "lamp", "block_influence", "angular", "perplexity", "flap", "reap"}
 _LATER_PATTERNS = {"group", "tiles", "cs256", "depth", "neurons", "kv_groups", "experts"}
 
 
-if TYPE_CHECKING:
-    AnyPattern = Pattern
-else:
-    AnyPattern = Annotated[
-        Union[tuple(PATTERNS.values())],  # noqa: UP007
-        Field(discriminator="kind"),
-        refusing_tags("kind", *_LATER_PATTERNS - set(PATTERNS)),
-    ]
-
-
-class UniformBudget(Spec):
-    """Every matrix gets the requested sparsity."""
-
-    kind: Annotated[Literal["uniform"], refusing("owl", "lamp", "erdos_renyi", "per_layer")] = "uniform"
+_LATER_BUDGETS = {"owl", "lamp", "erdos_renyi", "per_layer"}
+_LATER_OPTIMIZERS = {"sparseswaps", "sparsefw"}
+_LATER_SOLVERS = {"sparsegpt", "least_squares", "admm", "alps", "awp", "auto"}
 
 
 class NoUpdate(Spec):
-    """The kept weights stay as they are."""
+    """The kept weights stay as they are, unless the criterion brings an update of its own."""
 
-    kind: Annotated[Literal["none"], refusing("sparsegpt", "least_squares", "admm", "alps", "awp", "auto")] = "none"
+    kind: Literal["none"] = "none"
+
+
+def _one_of(tag: str, kinds: dict[str, Any], later: set[str]) -> Any:  # noqa: ANN401 - a type made at run time
+    """The union of discovered classes by their tag; names to come are refused as such."""
+    members = tuple(kinds.values())
+    union = Annotated[Union[members], Field(discriminator=tag)] if len(members) > 1 else Union[members]  # noqa: UP007
+    return Annotated[union, refusing_tags(tag, *later - set(kinds))]
+
+
+if TYPE_CHECKING:
+    AnyPattern = Pattern
+    AnyBudget = Budget
+    AnyOptimizer = MaskOptimizer | None
+    AnyUpdate = NoUpdate | Solver
+else:
+    AnyPattern = _one_of("kind", PATTERNS, _LATER_PATTERNS)
+    AnyBudget = _one_of("kind", BUDGETS, _LATER_BUDGETS)
+    AnyOptimizer = _one_of("kind", OPTIMIZERS or {"": None}, _LATER_OPTIMIZERS) | None
+    AnyUpdate = _one_of("kind", {"none": NoUpdate, **SOLVERS}, _LATER_SOLVERS)
 
 
 class PruneFields(Spec):
@@ -48,9 +59,9 @@ class PruneFields(Spec):
         None, ge=0, lt=1, description="Share pruned; may be left out where the pattern tells."
     )
     pattern: AnyPattern = PATTERNS["unstructured"]()
-    budget: UniformBudget = UniformBudget()
-    optimizer: Unbuilt = None
-    update: NoUpdate = NoUpdate()
+    budget: AnyBudget = BUDGETS["uniform"]()
+    optimizer: AnyOptimizer = None
+    update: AnyUpdate = NoUpdate()
     targets: Targets = Targets()
 
     @model_validator(mode="after")
@@ -67,6 +78,31 @@ class PruneFields(Spec):
                 {"implied": implied, "at": "sparsity"},
             )
         return self
+
+    @model_validator(mode="after")
+    def _the_axes_go_together(self) -> PruneFields:
+        criterion = cast(Criterion, self)
+        axes = Axes(criterion, self.pattern, self.budget, self.optimizer, self.solver)
+        chosen = {"method": criterion, **{name: getattr(axes, name) for name in ("pattern", "budget", "optimizer")}}
+        for at, method in {**chosen, "update": self.solver}.items():
+            why = method and method.misfit(axes)
+            if why:
+                raise PydanticCustomError("does_not_combine", "{why}", {"why": why, "at": at})
+        return self
+
+    @property
+    def solver(self) -> Solver | None:
+        """The solver asked for, or the criterion's own; None when the kept weights stay as they are."""
+        if isinstance(self.update, Solver):
+            return self.update
+        own = cast(Criterion, self).own_update
+        return None if own is None else SOLVERS[own]()
+
+    @property
+    def reads(self) -> Need:
+        """The most that criterion, mask optimizer and solver read of a matrix's inputs."""
+        asked = {method.needs for method in (cast(Criterion, self), self.optimizer, self.solver) if method}
+        return "gram" if "gram" in asked else "norms" if "norms" in asked else "none"
 
     @property
     def share(self) -> float:
@@ -98,8 +134,4 @@ STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion 
 if TYPE_CHECKING:
     Prune = PruneStep
 else:
-    Prune = Annotated[
-        Union[tuple(STEPS.values())],  # noqa: UP007
-        Field(discriminator="method"),
-        refusing_tags("method", *_LATER_METHODS - set(CRITERIA)),
-    ]
+    Prune = _one_of("method", STEPS, _LATER_METHODS)

@@ -1,4 +1,4 @@
-"""What a criterion and a pattern are; declarations that load without torch.
+"""What the methods of the five axes are: criterion, budget, pattern, mask optimizer, solver; torch is loaded at use.
 
 Shapes: O outputs, I inputs of a linear map, T tokens. A mask is boolean, True = keep.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -42,6 +42,39 @@ class InputStatistics:
     """X^T X, float32."""
 
 
+@dataclass(frozen=True)
+class MatrixFacts:
+    """What a budget may know of one matrix before anything is pruned."""
+
+    name: str
+    block: int
+    shape: tuple[int, int]
+    """(outputs, inputs)."""
+    weight: Callable[[], torch.Tensor]
+    """Loads the dense weight (O, I) as float32."""
+    norm_I: torch.Tensor | None = None
+    """L2 norm of every input on the dense model's activations; only for budgets with `needs_pass`."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a solver makes of a matrix: float32 weights, zero wherever the mask (True = keep) is False."""
+
+    weight_OI: torch.Tensor
+    mask_OI: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The choices of one prune step, for methods that say with which of them they do not go."""
+
+    criterion: Criterion
+    pattern: Pattern
+    budget: Budget
+    optimizer: MaskOptimizer | None
+    solver: Solver | None
+
+
 class Method(BaseModel, ABC):
     """Parameters and documentation that every method declares; strict and frozen."""
 
@@ -55,6 +88,10 @@ class Method(BaseModel, ABC):
     constraints: ClassVar[tuple[str, ...]] = ()
     """What a model must have for it, for people who choose."""
 
+    def misfit(self, axes: Axes) -> str | None:
+        """Why this method does not go with the other choices of a step, naming the way out; None when it does."""
+        return None
+
 
 class Criterion(Method):
     """Scores weights: the lowest scores are pruned. A subclass sets `method: Literal["name"] = "name"`."""
@@ -62,6 +99,8 @@ class Criterion(Method):
     needs: ClassVar[Need] = "none"
     seeded: ClassVar[bool] = False
     """True when the score draws random numbers."""
+    own_update: ClassVar[str | None] = None
+    """The solver that belongs to it, taken where the step asks for no update."""
 
     @abstractmethod
     def score(
@@ -90,9 +129,69 @@ class Pattern(Method):
         """Why a matrix with so many inputs cannot carry the pattern; None when it can."""
         return None
 
+    def line(self, shape: tuple[int, int]) -> int | None:
+        """How many weights in row-major order form a line with a budget of its own, inside which any one may replace
+        any other; None when whole units go together."""
+        return None
+
+    def levels(self) -> int | None:
+        """Shares pruned are multiples of one in so many; None when any share is possible up to rounding."""
+        return None
+
     @abstractmethod
     def keep(self, score_OI: torch.Tensor, *, sparsity: float) -> torch.Tensor:
         """Return the mask (O, I), True = keep; of equal scores the lower input index is pruned first."""
+
+
+class Budget(Method):
+    """Spreads the sparsity over the matrices. A subclass sets `kind: Literal["name"] = "name"`."""
+
+    needs_pass: ClassVar[bool] = False
+    """True when it reads input norms of the dense model, which takes a pass before pruning."""
+
+    @abstractmethod
+    def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
+        """Return the share pruned of every matrix, in [0, 1); their mean over the weights is `sparsity`."""
+
+
+class MaskOptimizer(Method):
+    """Improves a mask while the weights stay. A subclass sets `kind: Literal["name"] = "name"`."""
+
+    needs: ClassVar[Need] = "gram"
+
+    @abstractmethod
+    def improve(
+        self,
+        weight_OI: torch.Tensor,
+        mask_OI: torch.Tensor,
+        score_OI: torch.Tensor,
+        statistics: InputStatistics,
+        *,
+        pattern: Pattern,
+        sparsity: float,
+    ) -> torch.Tensor:
+        """Return a mask of the same pattern and budget whose ||X (W - M*W)^T||^2 is never above the given one's."""
+
+
+class Solver(Method):
+    """Refits the kept weights of one matrix. A subclass sets `kind: Literal["name"] = "name"`."""
+
+    needs: ClassVar[Need] = "gram"
+    chooses_mask: ClassVar[bool] = False
+    """True when it finds mask and weights together, starting from the mask given."""
+
+    @abstractmethod
+    def solve(
+        self,
+        weight_OI: torch.Tensor,
+        mask_OI: torch.Tensor,
+        statistics: InputStatistics,
+        *,
+        pattern: Pattern,
+        sparsity: float,
+        generator: torch.Generator,
+    ) -> Refit:
+        """Return weights (O, I) float32 and their mask; the mask given unless `chooses_mask`."""
 
 
 Masks = Mapping[str, "torch.Tensor"]

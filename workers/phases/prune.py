@@ -51,7 +51,7 @@ class _Walk:
     def __init__(self, context: Context, phase: PhaseRun, plan: GlobalPlan | None) -> None:
         self.context, self.phase, self.plan = context, phase, plan
         step = context.step
-        self.needs: Need = "none" if plan is not None or step is None else step.needs
+        self.needs: Need = "none" if plan is not None or step is None else step.reads
         self.stream: Stream | None = None
         self.passed: list[Block] = []
         """Blocks that an earlier attempt finished and that the stream has yet to go through."""

@@ -42,9 +42,18 @@ class NOfM(Pattern):
         """`2:4`."""
         return f"{self.n}:{self.m}"
 
+    def line(self, shape: tuple[int, int]) -> int:
+        """A group."""
+        return self.m
+
+    def levels(self) -> int:
+        """A budget may move n, not m."""
+        return self.m
+
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
-        """Return the mask; `sparsity` is dictated by n and m."""
+        """Return the mask; `sparsity` is 1 - n/m, or what a budget made of it."""
+        num_pruned = round(sparsity * self.m)
         groups = score_OI.reshape(score_OI.shape[0], -1, self.m)
         order = groups.sort(dim=2, stable=True).indices
         mask = torch.ones_like(groups, dtype=torch.bool)
-        return mask.scatter_(2, order[:, :, : self.m - self.n], False).view(score_OI.shape)
+        return mask.scatter_(2, order[:, :, :num_pruned], False).view(score_OI.shape)

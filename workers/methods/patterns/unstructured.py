@@ -28,6 +28,10 @@ class Unstructured(Pattern):
         """`unstructured/row`."""
         return f"{self.kind}/{self.scope}"
 
+    def line(self, shape: tuple[int, int]) -> int:
+        """A row, or the matrix."""
+        return shape[1] if self.scope == "row" else shape[0] * shape[1]
+
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
         """Return the mask of one matrix; for the global scope `sparsity` is this matrix's share of the model's."""
         if self.scope == "row":

@@ -1,0 +1,1 @@
+"""Budgets: they spread the sparsity over the matrices."""

@@ -1,0 +1,1 @@
+"""Mask optimizers: they improve a mask while the weights stay."""

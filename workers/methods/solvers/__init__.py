@@ -1,0 +1,1 @@
+"""Solvers: they refit the kept weights of one matrix."""
