@@ -42,10 +42,11 @@ def _stages(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
 def facts(report: dict[str, Any]) -> Iterator[str]:
     """Sparsity, sizes, trained parameters, seconds per phase, verdict, warnings: one line each."""
     sparsity, compressed = report["sparsity"], report["compressed"]
-    yield f"sparsity     {sparsity['achieved']:.2%} of the {sparsity['scope']} (requested {sparsity['requested']:.2%})"
+    requested = "as given" if sparsity["requested"] is None else f"requested {sparsity['requested']:.2%}"
+    yield f"sparsity     {sparsity['achieved']:.2%} of the {sparsity['scope']} ({requested})"
     yield (
         f"bytes        dense {size(report['dense']['bytes'])}, artifact {size(compressed['bytes'])}, "
-        f"packed {size(compressed.get('packed_bytes'))} (estimate)"
+        f"packed {size(compressed.get('packed_bytes'))}{_estimate(report)}"
     )
     trained = report.get("trained_parameters") or {}
     if trained.get("count"):
@@ -58,3 +59,8 @@ def facts(report: dict[str, Any]) -> Iterator[str]:
     for warning in report.get("warnings", []):
         text = warning["text"] if isinstance(warning, dict) else warning
         yield f"[yellow]warning[/]      {escape(str(text))}"
+
+
+def _estimate(report: dict[str, Any]) -> str:
+    """Nothing where the packed files were written and measured."""
+    return "" if str(report.get("protocol", {}).get("packed_bytes", "")).startswith("measured") else " (estimate)"

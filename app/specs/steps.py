@@ -141,6 +141,9 @@ class Gate(Spec):
 class Output(Spec):
     """How the artifact is written."""
 
-    format: Annotated[Literal["safetensors"], refusing("packed", "both")] = "safetensors"
+    format: Literal["safetensors", "packed", "both"] = Field(
+        "safetensors",
+        description="Dense tensors with zeros, a bit-mask pack without them (docs/packed-format.md), or both.",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
     publish: UnbuiltList = []

@@ -11,11 +11,15 @@ _MASKS = """`masks.safetensors` holds one bit-packed mask per pruned matrix, und
 (outputs, ceil(inputs / 8)); bit b (value 2^b) of byte k stands for input 8k + b; 1 = kept. Pruned weights are exactly
 zero."""
 
+_HOW = dict.fromkeys(("safetensors", "both"), "It loads with stock transformers") | {
+    "packed": "After `espalier unpack path/to/this/folder` it loads with stock transformers"
+}
+
 
 def card(context: Context, report: dict[str, Any]) -> str:
     """Render README.md."""
     source, spec = context.request.source_name, context.request.spec
-    sparsity = report["sparsity"]
+    sparsity, how = report["sparsity"], report["protocol"]["packed_bytes"].split(":")[0]
     lines = [
         "---",
         "library_name: transformers",
@@ -25,7 +29,7 @@ def card(context: Context, report: dict[str, Any]) -> str:
         "",
         f"# {source.rsplit('/', 1)[-1]}, {sparsity['achieved']:.1%} of the pruned matrices zero",
         "",
-        f"Made from `{source}` at revision `{context.request.revision}` by Espalier. It loads with stock transformers:",
+        f"Made from `{source}` at revision `{context.request.revision}` by Espalier. {_HOW[spec.output.format]}:",
         "",
         "```python",
         'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
@@ -40,7 +44,7 @@ def card(context: Context, report: dict[str, Any]) -> str:
         f"| parameters | {report['dense']['parameters']:,} | {report['compressed']['parameters']:,} |",
         f"| of these not zero | | {report['compressed']['nonzero_parameters']:,} |",
         f"| bytes of the files | {report['dense']['bytes']:,} | {report['compressed']['bytes']:,} |",
-        f"| bytes in a bit-mask pack (estimate) | | {report['compressed']['packed_bytes']:,} |",
+        f"| bytes in a bit-mask pack ({how}) | | {report['compressed']['packed_bytes']:,} |",
         f"| parameters trained | | {report['trained_parameters']['count']:,} |",
         "",
         *(f"- Warning: {warning['text']}" for warning in report["warnings"]),

@@ -15,8 +15,10 @@ from workers.engine import masks
 from workers.engine.checkpoint import TensorEntry, write_file
 from workers.engine.checkpoint import write_model as write_tensors
 from workers.engine.numerics import name_of, require_finite
-from workers.engine.weights import INDEX, Weights
+from workers.engine.weights import INDEX, Weights, source_files
 from workers.messages import ArtifactFile
+from workers.packing.pack import pack_file, packed_path
+from workers.packing.unpack import unpack_file
 from workers.phases.base import Context, sha256_of
 from workers.phases.card import card
 from workers.phases.report import build
@@ -91,14 +93,17 @@ def run(
     folder = context.artifact_dir
     with context.phase("exporting", total=4, unit="file") as phase:
         _write_masks(context)
+        unpacked = _pack(context)
         phase.progress(1)
         report = build(context, written.nonzero_parameters, perplexity, current=phase.completed())
         _write_json(folder / "report.json", report)
         phase.progress(2)
         (folder / "README.md").write_text(card(context, report), encoding="utf-8")
+        if context.request.spec.output.format == "packed":
+            _drop_dense(folder)
         phase.progress(3)
         files = [_describe(folder, path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"]
-        _write_json(folder / "manifest.json", _manifest(context, files))
+        _write_json(folder / "manifest.json", _manifest(context, files, unpacked))
         files.append(_describe(folder, folder / "manifest.json"))
         phase.progress(4)
     return report, report["gate"], files
@@ -118,7 +123,26 @@ def _write_masks(context: Context) -> None:
     write_file(context.artifact_dir / "masks.safetensors", entries, metadata={"layout": layout})
 
 
-def _manifest(context: Context, files: list[ArtifactFile]) -> dict[str, Any]:
+def _pack(context: Context) -> list[dict[str, Any]]:
+    """Pack the model's files if asked, prove that they come back bit for bit, and tell what they unpack to."""
+    if context.request.spec.output.format == "safetensors":
+        return []
+    described = []
+    for path in source_files(context.artifact_dir):
+        pack_file(path, packed_path(path))
+        proof = path.with_name(f"{path.name}.proof")
+        unpack_file(packed_path(path), proof)  # checks the sha256
+        proof.unlink()
+        described.append(_describe(context.artifact_dir, path).model_dump())
+    return described
+
+
+def _drop_dense(folder: Path) -> None:
+    for path in source_files(folder):
+        path.unlink()
+
+
+def _manifest(context: Context, files: list[ArtifactFile], unpacked: list[dict[str, Any]]) -> dict[str, Any]:
     spec = context.request.spec
     seeds = {"calibration": spec.calibration.seed}
     if spec.retrain is not None:
@@ -130,6 +154,7 @@ def _manifest(context: Context, files: list[ArtifactFile]) -> dict[str, Any]:
         "seeds": seeds,
         "versions": context.environment,
         "files": [file.model_dump() for file in files],
+        **({"unpacked": unpacked} if unpacked else {}),
     }
 
 

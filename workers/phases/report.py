@@ -8,8 +8,14 @@ from app.specs.steps import Gate
 from workers.engine import masks
 from workers.engine.weights import source_files
 from workers.messages import PhaseCompleted
+from workers.packing.pack import packed_path
 from workers.phases.base import Context
 from workers.phases.prune import ERROR_TOKENS
+
+_PACKED = (
+    "an estimate: the computed size of kept values plus one bit per weight of pruned matrices",
+    "measured: the packed files of the artifact",
+)
 
 
 def build(
@@ -20,7 +26,7 @@ def build(
     sizes = _mask_sizes(context)
     kept, total = sum(kept for kept, _ in sizes.values()), sum(total for _, total in sizes.values())
     achieved = 1 - kept / total if total else 0.0
-    step = context.step
+    step, spec_format = context.step, context.request.spec.output.format
     return {
         "dense": {
             "perplexity": context.dense_perplexity,
@@ -44,7 +50,7 @@ def build(
         "protocol": {
             **context.protocol,
             "layer_errors": {"tokens": ERROR_TOKENS, "of": "the first calibration windows"},
-            "packed_bytes": "an estimate: the computed size of kept values plus one bit per weight of pruned matrices",
+            "packed_bytes": _PACKED[spec_format != "safetensors"],
         },
         "gate": judge(context.request.spec.gate, context.dense_perplexity, perplexity, achieved),
         "environment": context.environment,
@@ -106,6 +112,8 @@ def _file_bytes(context: Context, *, dense: bool) -> int:
 
 
 def _packed_bytes(context: Context, sizes: dict[str, tuple[int, int]]) -> int:
+    if context.request.spec.output.format != "safetensors":
+        return sum(packed_path(path).stat().st_size for path in source_files(context.artifact_dir))
     weights = context.weights
     total = 0
     for name in weights.names:

@@ -40,7 +40,6 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
     ("/spec/objective", {"max_relative_perplexity_increase": 0.05}, "/spec/objective"),
     ("/spec/evaluate/tasks", ["arc_easy"], "/spec/evaluate/tasks"),
     ("/spec/evaluate/divergence", True, "/spec/evaluate/divergence"),
-    ("/spec/output/format", "packed", "/spec/output/format"),
     ("/spec/output/publish", [{"kind": "huggingface"}], "/spec/output/publish"),
 ]
 

@@ -1,0 +1,74 @@
+"""`espalier unpack` and `espalier inspect`: what can be done with an artifact directory, without a service."""
+
+from __future__ import annotations
+
+import importlib.util
+import json as json_module
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.output import Json, err, out, print_json, size
+from app.cli.processes import module_command
+
+Directory = Annotated[Path, typer.Argument(help="A downloaded artifact.", exists=True, file_okay=False)]
+
+
+def unpack(
+    directory: Directory,
+    output: Annotated[Path | None, typer.Option(help="Folder for the dense model; default: the same folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the dense safetensors files of a packed artifact, bit for bit; stock transformers loads the folder then."""
+    for item in _run("unpack", str(directory), *([str(output)] if output else [])):
+        if json:
+            print_json(item)
+        else:
+            out.print(f"{escape(item['path'])}  {size(item['bytes'])}")
+
+
+def inspect(directory: Directory, json: Json = False) -> None:
+    """Show what an artifact holds: parameters, zeros, patterns, bytes, and whether every file is intact."""
+    found = _run("inspect", str(directory))[0]
+    damaged = [item["path"] for item in found["files"] if not item["verified"]]
+    if json:
+        print_json(found)
+    else:
+        out.print(_table(found, damaged))
+    if damaged:
+        err.print(f"[red]not intact[/]: {escape(', '.join(damaged))}")
+        raise typer.Exit(1)
+
+
+def _run(*arguments: str) -> list[dict[str, Any]]:
+    if importlib.util.find_spec("numpy") is None:
+        err.print("this verb needs numpy: install espalier with the extra `worker`")
+        raise typer.Exit(2)
+    command = module_command("workers.packing", *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        err.print(f"[bold red]error[/]: {escape(done.stderr.strip().splitlines()[-1])}")
+        raise typer.Exit(1)
+    return [json_module.loads(line) for line in done.stdout.splitlines()]
+
+
+def _table(found: dict[str, Any], damaged: list[str]) -> Table:
+    table = Table(show_header=False, box=None)
+    sparse = ", ".join(f"{count} {name}" for name, count in sorted(found["sparse_tensors"].items())) or "none"
+    share = found["sparsity_of_sparse_tensors"]
+    files = len(found["files"])
+    for name, value in (
+        ("architecture", str(found["architecture"] or "unknown")),
+        ("parameters", f"{found['parameters']:,} in {found['tensors']} tensors"),
+        ("non-zero", f"{found['nonzero_parameters']:,}"),
+        ("sparse tensors", f"{sparse}, {share:.2%} zeros" if found["sparse_tensors"] else sparse),
+        ("dense", size(found["dense_bytes"])),
+        ("packed", size(found["packed_bytes"])),
+        ("files", f"{files - len(damaged)} of {files} as the manifest has them" if files else "no manifest"),
+    ):
+        table.add_row(name, value)
+    return table

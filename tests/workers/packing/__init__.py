@@ -1,0 +1,1 @@
+"""Tests of the bit-mask pack."""

@@ -1,0 +1,93 @@
+"""What an artifact directory holds: files against the manifest, parameters, zeros, patterns, bytes dense and packed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.packing.codes import fits_two_of_four, mask_of
+from workers.packing.files import Entry, PackError, TensorFile, Words, chunks
+from workers.packing.pack import CHUNK, SUFFIX
+from workers.packing.unpack import Pack
+
+_MODEL = "model*.safetensors"
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Describe a directory as JSON data; PackError when it holds no model."""
+    tensors, dense_bytes = 0, 0
+    parameters = nonzero = sparse_total = sparse_nonzero = 0
+    patterns: dict[str, int] = {}
+    for entry, parts in _tensors(folder):
+        counts, two_of_four = _zeros(entry, parts)
+        tensors, dense_bytes = tensors + 1, dense_bytes + entry.end - entry.begin
+        parameters, nonzero = parameters + entry.numel, nonzero + counts
+        if 4 * (entry.numel - counts) >= entry.numel > 0:  # a quarter of zeros is nobody's accident
+            sparse_total, sparse_nonzero = sparse_total + entry.numel, sparse_nonzero + counts
+            name = "2:4" if two_of_four else "unstructured"
+            patterns[name] = patterns.get(name, 0) + 1
+    packed = [path.stat().st_size for path in sorted(folder.glob(f"model*{SUFFIX}"))]
+    return {
+        "architecture": (_json(folder / "config.json").get("architectures") or [None])[0],
+        "tensors": tensors,
+        "parameters": parameters,
+        "nonzero_parameters": nonzero,
+        "sparse_tensors": patterns,
+        "sparsity_of_sparse_tensors": 1 - sparse_nonzero / sparse_total if sparse_total else 0.0,
+        "dense_bytes": dense_bytes,
+        "packed_bytes": sum(packed) if packed else None,
+        "files": _files(folder),
+    }
+
+
+def _tensors(folder: Path) -> Iterator[tuple[Entry, Iterator[Words]]]:
+    """Every tensor of the model once, from the dense files where there are any."""
+    dense = [path for path in sorted(folder.glob(_MODEL)) if not path.name.endswith(SUFFIX)]
+    packs = sorted(folder.glob(f"model*{SUFFIX}"))
+    if not dense and not packs:
+        raise PackError(f"{folder} holds no {_MODEL}")
+    for path in dense:
+        file = TensorFile(path)
+        for entry in file.entries:
+            whole = file.words(entry)
+            yield entry, (whole[chunk] for chunk in chunks(entry.numel, CHUNK))
+    for path in () if dense else packs:
+        pack = Pack(path)
+        for entry in pack.entries:
+            yield entry, pack.words(entry)
+
+
+def _zeros(entry: Entry, parts: Iterator[Words]) -> tuple[int, bool]:
+    count, two_of_four = 0, len(entry.shape) > 1 and entry.shape[-1] % 4 == 0
+    for words in parts:
+        count += int(np.count_nonzero(words))
+        two_of_four = two_of_four and fits_two_of_four(mask_of(words))
+    return count, two_of_four
+
+
+def _files(folder: Path) -> list[dict[str, Any]]:
+    """Every file that the manifest names; `verified` tells whether it is there with the recorded sha256."""
+    rows = []
+    for item in _json(folder / "manifest.json").get("files", []):
+        path = folder / Path(item["path"]).name
+        found = path.is_file() and path.stat().st_size == item["bytes"] and _sha256(path) == item["sha256"]
+        rows.append({"path": item["path"], "bytes": item["bytes"], "verified": found})
+    return rows
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
