@@ -28,6 +28,9 @@ else:
 Need = Literal["none", "norms", "gram"]
 """What a method reads of a matrix's calibration inputs: nothing, the L2 norm per input, or G = X^T X."""
 
+NEEDS: tuple[Need, ...] = ("none", "norms", "gram")
+"""Every need comes with those before it."""
+
 Cost = Literal["free", "low", "medium", "high"]
 
 
@@ -40,6 +43,8 @@ class InputStatistics:
     """L2 norm of every input over all tokens, float64."""
     gram_II: torch.Tensor | None = None
     """X^T X, float32."""
+    neuron_norm_O: torch.Tensor | None = None
+    """In gate and up projections of a gated MLP: L2 norm of every neuron's activation before the down projection."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ class MatrixFacts:
     """Loads the dense weight (O, I) as float32."""
     norm_I: torch.Tensor | None = None
     """L2 norm of every input on the dense model's activations; only for budgets with `needs_pass`."""
+
+    @property
+    def size(self) -> int:
+        """How many weights it has."""
+        return self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,8 @@ class Criterion(Method):
     needs: ClassVar[Need] = "none"
     seeded: ClassVar[bool] = False
     """True when the score draws random numbers."""
+    reads_neurons: ClassVar[bool] = False
+    """True when it reads `neuron_norm_O`."""
     own_update: ClassVar[str | None] = None
     """The solver that belongs to it, taken where the step asks for no update."""
 
@@ -134,6 +146,10 @@ class Pattern(Method):
         any other; None when whole units go together."""
         return None
 
+    def ceiling(self) -> float:
+        """The highest share that can be pruned of a matrix."""
+        return 1.0
+
     def levels(self) -> int | None:
         """Shares pruned are multiples of one in so many; None when any share is possible up to rounding."""
         return None
@@ -148,6 +164,10 @@ class Budget(Method):
 
     needs_pass: ClassVar[bool] = False
     """True when it reads input norms of the dense model, which takes a pass before pruning."""
+
+    def refusal(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> str | None:
+        """Why these matrices (their names, blocks and shapes are known, nothing else) cannot share so; None if so."""
+        return None
 
     @abstractmethod
     def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
