@@ -43,7 +43,7 @@ def test_what_is_kept_does_not_depend_on_the_scale_of_the_scores(pattern: Patter
 @KINDS
 def test_of_equal_scores_the_lower_input_index_goes_first(pattern: Pattern) -> None:
     share = _share(pattern)
-    mask_OI = pattern.keep(torch.ones(4, 8), sparsity=share)
+    mask_OI = pattern.keep(torch.ones(4, 256), sparsity=share)
     assert not bool(mask_OI[:, 0].any())
     assert bool(mask_OI[:, -1].all())
 

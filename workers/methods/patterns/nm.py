@@ -46,6 +46,10 @@ class NOfM(Pattern):
         """A group."""
         return self.m
 
+    def ceiling(self) -> float:
+        """One weight of every group stays."""
+        return 1 - 1 / self.m
+
     def levels(self) -> int:
         """A budget may move n, not m."""
         return self.m

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from workers.methods.base import Pattern, torch
+from workers.methods.base import Axes, Pattern, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +15,10 @@ class Unstructured(Pattern):
 
     summary: ClassVar[str] = "Any weight may go; the budget holds per row, per matrix or over the whole model."
     paper: ClassVar[str] = "Sun et al. 2023 (arXiv 2306.11695) for the row scope"
+    constraints: ClassVar[tuple[str, ...]] = (
+        "the global scope compares scores of the whole model, taken on the dense model's activations",
+        "the global scope goes with budget uniform, and with criteria that read no Gram matrix",
+    )
 
     kind: Literal["unstructured"] = "unstructured"
     scope: Literal["row", "matrix", "global"] = "row"
@@ -23,6 +27,12 @@ class Unstructured(Pattern):
     def spans_model(self) -> bool:
         """True for the global scope."""
         return self.scope == "global"
+
+    def misfit(self, axes: Axes) -> str | None:
+        """Refuse the global scope where the scores of the whole model cannot be held."""
+        if self.spans_model and axes.criterion.needs == "gram":
+            return "the global scope would need the Gram matrices of the whole model at once: use scope matrix"
+        return None
 
     def label(self) -> str:
         """`unstructured/row`."""
@@ -34,16 +44,20 @@ class Unstructured(Pattern):
 
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
         """Return the mask of one matrix; for the global scope `sparsity` is this matrix's share of the model's."""
-        if self.scope == "row":
-            return _keep_highest(score_OI, num_pruned=round(sparsity * score_OI.shape[1]))
-        # By inputs first, so that of equal scores the lower input index goes first, whatever its row.
-        line = score_OI.T.reshape(1, -1)
-        mask = _keep_highest(line, num_pruned=round(sparsity * line.shape[1]))
-        return mask.view(score_OI.shape[1], score_OI.shape[0]).T.contiguous()
+        return keep_highest(score_OI, sparsity=sparsity, scope="row" if self.scope == "row" else "matrix")
+
+
+def keep_highest(score_ON: Tensor, *, sparsity: float, scope: Literal["row", "matrix"]) -> Tensor:
+    """Prune exactly round(sparsity * n) of every row, or of the matrix; of equal scores the lower column goes first."""
+    if scope == "row":
+        return _keep_highest(score_ON, num_pruned=round(sparsity * score_ON.shape[1]))
+    # By columns first, so that of equal scores the lower column goes first, whatever its row.
+    line = score_ON.T.reshape(1, -1)
+    mask = _keep_highest(line, num_pruned=round(sparsity * line.shape[1]))
+    return mask.view(score_ON.shape[1], score_ON.shape[0]).T.contiguous()
 
 
 def _keep_highest(score_LN: Tensor, *, num_pruned: int) -> Tensor:
-    """Prune exactly `num_pruned` of every line; of equal scores the first goes."""
     order = score_LN.sort(dim=1, stable=True).indices
     mask = torch.ones_like(score_LN, dtype=torch.bool)
     return mask.scatter_(1, order[:, :num_pruned], False)
