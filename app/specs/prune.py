@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from app.discovery import discover
 from app.specs.base import Spec, refusing_tags
 from app.specs.steps import Targets
-from workers.methods.base import Axes, Budget, Criterion, MaskOptimizer, Need, Pattern, Solver
+from workers.methods.base import NEEDS, Axes, Budget, Criterion, MaskOptimizer, Need, Pattern, Solver
 
 CRITERIA: dict[str, type[Criterion]] = discover("workers.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
 PATTERNS: dict[str, type[Pattern]] = discover("workers.methods.patterns", Pattern, tag="kind")  # type: ignore[type-abstract]
@@ -77,6 +77,12 @@ class PruneFields(Spec):
                 "the pattern prunes {implied}; leave `sparsity` out or give that value",
                 {"implied": implied, "at": "sparsity"},
             )
+        if self.share > self.pattern.ceiling() + 1e-9:
+            raise PydanticCustomError(
+                "above_pattern",
+                "the pattern prunes at most {ceiling} of a matrix",
+                {"ceiling": self.pattern.ceiling(), "at": "sparsity"},
+            )
         return self
 
     @model_validator(mode="after")
@@ -101,8 +107,8 @@ class PruneFields(Spec):
     @property
     def reads(self) -> Need:
         """The most that criterion, mask optimizer and solver read of a matrix's inputs."""
-        asked = {method.needs for method in (cast(Criterion, self), self.optimizer, self.solver) if method}
-        return "gram" if "gram" in asked else "norms" if "norms" in asked else "none"
+        asked = [method.needs for method in (cast(Criterion, self), self.optimizer, self.solver) if method]
+        return max(asked, key=NEEDS.index)
 
     @property
     def share(self) -> float:

@@ -1,4 +1,4 @@
-"""Calibration text into windows, what is wrong with it, and the budget of the global scope."""
+"""Calibration text into windows, what is wrong with it, and how much every matrix loses."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.specs.prune import PruneStep
 from workers.engine.capture import capturing
 from workers.engine.layout import Matrix
 from workers.engine.numerics import generator
 from workers.engine.overlap import overlapping
-from workers.engine.selection import score, shares_of_global_budget
+from workers.engine.selection import score
 from workers.engine.walk import Stream
-from workers.methods.base import InputStatistics
+from workers.methods.allocation import counts_below_threshold, fitted
+from workers.methods.base import InputStatistics, MatrixFacts
 from workers.phases.base import Context, PhaseRun
 from workers.phases.targets import selected
 
 
 @dataclass(frozen=True)
-class GlobalPlan:
-    """How many weights of every matrix go, and the dense model's input norms that decided it."""
+class Plan:
+    """What is settled before the walk: what every matrix loses, and for the global scope by which scores."""
 
-    counts: dict[str, int]
-    norms: dict[str, torch.Tensor]
+    shares: dict[str, float]
+    norms: dict[str, torch.Tensor] | None = None
+    """The dense model's input norms where the global scope compared scores; None when every block sees its own."""
 
     def statistics(self, name: str) -> InputStatistics:
         """What the criterion saw of a matrix when the plan was made."""
+        assert self.norms is not None
         return InputStatistics(tokens=0, norm_I=self.norms.get(name))
 
 
-def run(context: Context) -> GlobalPlan | None:
-    """Cut and check the windows; for the global scope also gather the dense model's statistics."""
+def run(context: Context) -> Plan | None:
+    """Cut and check the windows, and spread the sparsity; None for a model that is already sparse."""
     step = context.step
-    plans = step is not None and step.pattern.spans_model
-    total = len(context.streamed.layout.blocks) if plans else 1
-    with context.phase("calibrating", total=total, unit="block" if plans else "step") as phase:
+    passes = step is not None and (step.budget.needs_pass or (step.pattern.spans_model and step.needs != "none"))
+    total = len(context.streamed.layout.blocks) if passes else 1
+    with context.phase("calibrating", total=total, unit="block" if passes else "step") as phase:
         windows_NT = context.calibration_windows()
         _describe(context, windows_NT)
         _warn(context, windows_NT)
-        return _plan(context, phase, windows_NT) if plans else None
+        return None if step is None else _plan(context, step, phase, windows_NT, passes=passes)
 
 
 def _describe(context: Context, windows_NT: torch.Tensor) -> None:
@@ -78,35 +82,38 @@ def _warn(context: Context, windows_NT: torch.Tensor) -> None:
             )
 
 
-def _plan(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> GlobalPlan:
-    context.warn(
-        "global_scope_on_dense_activations",
-        "The global scope compares scores across blocks, so all of them are taken on the dense model's activations.",
-    )
-    stored = context.stored("calibrating").get("norms")
-    if stored is None:
-        norms = _dense_norms(context, phase, windows_NT)
-        path = context.checkpoint_path("calibrating", "norms")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(norms, path)
-        context.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
+def _plan(context: Context, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor, *, passes: bool) -> Plan:
+    if step.pattern.spans_model:
+        context.warn(
+            "global_scope_on_dense_activations",
+            "The global scope compares scores across blocks; all of them are taken on the dense model's activations.",
+        )
+    norms = _norms(context, phase, windows_NT) if passes else {}
+    done = phase.finished()
+    if done is not None:
+        shares = {name: float(share) for name, share in done["shares"].items()}
     else:
-        norms = load_file(context.workspace / stored.path)
+        shares = _shares(context, step, norms)
+        if passes or step.pattern.spans_model or step.budget.cost != "free":
+            phase.finish({"shares": shares})
+    return Plan(shares, norms if step.pattern.spans_model else None)
+
+
+def _norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+    stored = context.stored("calibrating").get("norms")
+    if stored is not None:
         phase.reuse(stored)
-        done = phase.finished()
-        if done is not None:
-            return GlobalPlan({name: int(count) for name, count in done["counts"].items()}, norms)
-    plan = GlobalPlan(_counts(context, norms), norms)
-    phase.finish({"counts": plan.counts})
-    return plan
+        return load_file(context.workspace / stored.path)
+    norms = _dense_norms(context, phase, windows_NT)
+    path = context.checkpoint_path("calibrating", "norms")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(norms, path)
+    context.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
+    return norms
 
 
 def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
-    step, streamed = context.step, context.streamed
-    assert step is not None
-    if step.needs == "none":
-        return {}
-    assert step.needs == "norms", "the global scope keeps one vector per matrix, no Gram matrix"
+    streamed = context.streamed
     norms: dict[str, torch.Tensor] = {}
     stream = Stream(streamed, windows_NT, context.weights)
     for block in streamed.layout.blocks:
@@ -124,11 +131,25 @@ def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) ->
     return norms
 
 
-def _counts(context: Context, norms: dict[str, torch.Tensor]) -> dict[str, int]:
-    step = context.step
-    assert step is not None
-    matrices: list[Matrix] = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
-    plan = GlobalPlan({}, norms)
+def _shares(context: Context, step: PruneStep, norms: dict[str, torch.Tensor]) -> dict[str, float]:
+    matrices = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
+    if step.pattern.spans_model:
+        return _global_shares(context, step, matrices, norms)
+
+    def facts(matrix: Matrix) -> MatrixFacts:
+        def weight() -> torch.Tensor:
+            return matrix.view(context.weights.get(matrix.tensor)).float()
+
+        return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, norms.get(matrix.name))
+
+    known = [facts(matrix) for matrix in matrices]
+    return fitted(step.budget.shares(step.share, known), known, step.share, step.pattern)
+
+
+def _global_shares(
+    context: Context, step: PruneStep, matrices: list[Matrix], norms: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    plan = Plan({}, norms)
 
     def sweep() -> Iterable[tuple[str, torch.Tensor]]:
         for matrix in matrices:
@@ -136,5 +157,6 @@ def _counts(context: Context, norms: dict[str, torch.Tensor]) -> dict[str, int]:
             draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
             yield matrix.name, score(step, weight_OI, plan.statistics(matrix.name), module=matrix.name, generator=draws)
 
-    total = sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices)
-    return shares_of_global_budget(sweep, num_pruned=round(step.share * total))
+    sizes = {matrix.name: matrix.shape[0] * matrix.shape[1] for matrix in matrices}
+    counts = counts_below_threshold(sweep, num_pruned=round(step.share * sum(sizes.values())))
+    return {name: counts[name] / size for name, size in sizes.items()}

@@ -16,9 +16,9 @@ from workers.engine.selection import score
 from workers.engine.stats import relative_error
 from workers.engine.walk import Stream
 from workers.messages import Layer
-from workers.methods.base import InputStatistics, Need
+from workers.methods.base import NEEDS, InputStatistics, Need
 from workers.phases.base import Context, PhaseRun
-from workers.phases.calibrate import GlobalPlan
+from workers.phases.calibrate import Plan
 from workers.phases.scoring import score_weights
 from workers.phases.targets import selected
 
@@ -26,7 +26,7 @@ ERROR_TOKENS = 4096
 """Calibration tokens that the error of a mask is measured on: two small products, against forwards over all of them."""
 
 
-def run(context: Context, plan: GlobalPlan | None) -> None:
+def run(context: Context, plan: Plan | None) -> None:
     """Prune every block, or take the zeros of a model that is already sparse as its masks."""
     blocks = context.streamed.layout.blocks
     with context.phase("pruning", total=len(blocks), unit="block") as phase:
@@ -48,10 +48,10 @@ def _score(context: Context) -> dict[str, float] | None:
 
 
 class _Walk:
-    def __init__(self, context: Context, phase: PhaseRun, plan: GlobalPlan | None) -> None:
+    def __init__(self, context: Context, phase: PhaseRun, plan: Plan | None) -> None:
         self.context, self.phase, self.plan = context, phase, plan
         step = context.step
-        self.needs: Need = "none" if plan is not None or step is None else step.reads
+        self.needs: Need = "none" if step is None or plan is None else _reads(step, plan)
         self.stream: Stream | None = None
         self.passed: list[Block] = []
         """Blocks that an earlier attempt finished and that the stream has yet to go through."""
@@ -138,19 +138,30 @@ class _Walk:
             weight_OI,
             pruned.to(context.device, torch.float32),
         )
-        row = _row(matrix, mask_OI, step.pattern.label(), step.share, error, time.monotonic() - began)
+        row = _row(matrix, mask_OI, step.pattern.label(), self._share(matrix), error, time.monotonic() - began)
         return row, matrix.view(pruned), mask_OI.cpu()
 
     def _choose(self, matrix: Matrix, step: PruneStep, weight_OI: torch.Tensor, seen: InputStatistics) -> torch.Tensor:
-        statistics = seen if self.plan is None else self.plan.statistics(matrix.name)
-        if self.plan is not None:
-            weight_OI = weight_OI.cpu()
+        assert self.plan is not None
+        planned = self.plan.norms is not None
+        statistics = self.plan.statistics(matrix.name) if planned else seen
         draws = generator(self.context.request.spec.calibration.seed, "score", matrix.name)
-        score_OI = score(step, weight_OI, statistics, module=matrix.name, generator=draws)
-        if self.plan is None:
-            return step.pattern.keep(score_OI, sparsity=step.share)
-        share = self.plan.counts[matrix.name] / weight_OI.numel()
-        return step.pattern.keep(score_OI.float(), sparsity=share)  # float32, as the plan compared them
+        score_OI = score(
+            step, weight_OI.cpu() if planned else weight_OI, statistics, module=matrix.name, generator=draws
+        )
+        if planned:
+            score_OI = score_OI.float()  # float32, as the plan compared them
+        return step.pattern.keep(score_OI, sparsity=self._share(matrix)).to(weight_OI.device)
+
+    def _share(self, matrix: Matrix) -> float:
+        assert self.plan is not None
+        return self.plan.shares[matrix.name]
+
+
+def _reads(step: PruneStep, plan: Plan) -> Need:
+    """What the walk gathers: the plan of the global scope holds what the criterion reads."""
+    later = [method.needs for method in (step.optimizer, step.solver) if method]
+    return max([*later, "none" if plan.norms is not None else step.needs], key=NEEDS.index)
 
 
 def _row(matrix: Matrix, mask_OI: torch.Tensor, pattern: str, share: float, error: float, seconds: float) -> Layer:

@@ -7,7 +7,8 @@ import torch
 
 from workers.engine.errors import NumericalError
 from workers.engine.numerics import generator
-from workers.engine.selection import score, shares_of_global_budget
+from workers.engine.selection import score
+from workers.methods.allocation import counts_below_threshold
 from workers.methods.base import InputStatistics
 from workers.methods.criteria.magnitude import Magnitude
 
@@ -29,7 +30,7 @@ def test_shares_equal_those_of_one_sorted_list(sparsity: float, steps: int) -> N
     if steps:
         scores = {name: (item * steps).floor() for name, item in scores.items()}
     num_pruned = round(sparsity * sum(item.numel() for item in scores.values()))
-    shares = shares_of_global_budget(scores.items, num_pruned=num_pruned)
+    shares = counts_below_threshold(scores.items, num_pruned=num_pruned)
     assert shares == _by_sorting(scores, num_pruned)
 
 
