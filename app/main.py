@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import make_url
 
-from app.api import artifacts, health, history, jobs, methods, problems, unbuilt
+from app.api import actions, artifacts, health, history, jobs, methods, problems, unbuilt
 from app.api.guard import BodyGuard, RequestContext
 from app.db.session import Database
 from app.logs import setup_logs
@@ -41,10 +41,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="Espalier", version="0.1.0", summary="Compression as a service for transformer models.",
-        lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
+        lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
-    for module in (jobs, history, artifacts, methods, health, unbuilt):
+    for module in (jobs, actions, history, artifacts, methods, health, unbuilt):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyGuard)

@@ -9,7 +9,7 @@ from fastapi import Query as FromQuery
 from pydantic import Field
 
 from app.api.deps import JobId, PagerDep, ProjectDep, ResourcesDep
-from app.api.paging import LongPageQuery, Page, Query
+from app.api.paging import Page, PageQuery, Query
 from app.api.views import (
     AttemptView,
     EventView,
@@ -27,7 +27,7 @@ from app.services import reads
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
 
-class EventQuery(LongPageQuery):
+class EventQuery(PageQuery):
     """Where to go on in the events of a job."""
 
     after: int = Field(0, ge=0, lt=2**63, description="Show events with a higher seq.")
@@ -53,7 +53,7 @@ def list_events(
 
 @router.get("/logs")
 def list_log_lines(
-    job_id: JobId, query: Annotated[LongPageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
     project: ProjectDep,
 ) -> Page[LogView]:  # fmt: skip
     """List the lines of the log, oldest first."""
@@ -64,7 +64,7 @@ def list_log_lines(
 
 @router.get("/layers")
 def list_layers(
-    job_id: JobId, query: Annotated[LongPageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
     project: ProjectDep,
 ) -> Page[LayerView]:  # fmt: skip
     """List the pruned matrices, in the order in which they were done."""
@@ -75,7 +75,7 @@ def list_layers(
 
 @router.get("/attempts")
 def list_attempts(
-    job_id: JobId, query: Annotated[LongPageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
     project: ProjectDep,
 ) -> Page[AttemptView]:  # fmt: skip
     """List the attempts, first to last."""

@@ -1,4 +1,4 @@
-"""Jobs: create, list, look, cancel."""
+"""Jobs: create, list, look."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Request, Response
 from fastapi import Query as FromQuery
 from fastapi.openapi.models import Example
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, ProjectDep, ResourcesDep, SentDep
@@ -23,6 +23,7 @@ from app.specs.lifecycle import JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _LABEL = re.compile(r"[A-Za-z0-9][\w./-]{0,62}=.{0,255}", re.DOTALL)
 
 
@@ -32,8 +33,19 @@ def _label(value: str) -> str:
     return value
 
 
+def _rfc3339(value: object) -> object:
+    """Refuse what pydantic would take for seconds since 1970."""
+    if isinstance(value, str) and not _TIME.match(value):
+        raise PydanticCustomError("datetime_parsing", "give a time of RFC 3339 with a zone: 2026-11-21T08:00:00Z")
+    return value
+
+
 # A year beyond these does not survive the conversion to UTC.
-Instant = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC))]
+Instant = Annotated[
+    AwareDatetime,
+    BeforeValidator(_rfc3339),
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
+]
 
 
 class JobQuery(PageQuery):
@@ -120,11 +132,4 @@ def list_jobs(
 @router.get("/{job_id}")
 def get_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
     """Show a job."""
-    return job_view(reads.job(resources.database, project, job_id))
-
-
-@router.post("/{job_id}/cancel")
-def cancel_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
-    """End a job; a cancelled one stays cancelled."""
-    jobs.cancel(resources, project, job_id)
     return job_view(reads.job(resources.database, project, job_id))

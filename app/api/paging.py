@@ -35,13 +35,6 @@ class PageQuery(Query):
     cursor: Cursor = None
 
 
-class LongPageQuery(Query):
-    """Parameters of a list of small things in pages."""
-
-    limit: int = Field(1000, ge=1, le=1000, description="Items of one page.")
-    cursor: Cursor = None
-
-
 class Page(BaseModel, Generic[View]):
     """One page of a list; the Link header (rel="next") leads to the next one."""
 
@@ -56,7 +49,7 @@ class Pager:
         self._request, self._response = request, response
         self._key = settings.api_key_pepper.get_secret_value().encode()
 
-    def position(self, query: PageQuery | LongPageQuery) -> str | None:
+    def position(self, query: PageQuery) -> str | None:
         """Return where the page begins; raises InvalidCursor on a cursor of another list."""
         if query.cursor is None:
             return None
@@ -69,14 +62,14 @@ class Pager:
             raise InvalidCursor
         return position
 
-    def number(self, query: PageQuery | LongPageQuery, default: int) -> int:
+    def number(self, query: PageQuery, default: int) -> int:
         """Return where the page begins in a list that is numbered."""
         position = self.position(query)
         return default if position is None else int(position)
 
     def page(
         self,
-        query: PageQuery | LongPageQuery,
+        query: PageQuery,
         rows: Sequence[Row],
         view: Callable[[Row], View],
         position: Callable[[Row], str | int],

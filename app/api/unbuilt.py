@@ -13,7 +13,6 @@ router = APIRouter(include_in_schema=False)
 _VERBS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _PATHS = [
     "/v1/presets", "/v1/presets/{name}", "/v1/models/resolve", "/v1/plans",
-    "/v1/jobs/{job_id}/pause", "/v1/jobs/{job_id}/resume", "/v1/jobs/{job_id}/retry", "/v1/jobs/{job_id}/clone",
     "/v1/jobs/{job_id}/events/stream", "/v1/events/stream", "/v1/jobs/{job_id}/publications",
     "/v1/sweeps", "/v1/sweeps/{path:path}", "/v1/uploads", "/v1/uploads/{path:path}",
     "/v1/webhook-endpoints", "/v1/webhook-endpoints/{path:path}", "/v1/hook-sources", "/v1/hook-sources/{path:path}",
@@ -30,4 +29,3 @@ def _refuse(request: Request) -> NoReturn:
 
 for _path in _PATHS:
     router.add_api_route(_path, _refuse, methods=_VERBS, response_model=None)
-router.add_api_route("/v1/jobs/{job_id}", _refuse, methods=["PATCH", "DELETE"], response_model=None)

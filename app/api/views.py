@@ -244,8 +244,9 @@ def _result(report: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _job_urls(job_id: str) -> dict[str, str]:
     base = f"/v1/jobs/{job_id}"
-    parts = ("cancel", "events", "logs", "metrics", "layers", "attempts", "report", "artifacts")
-    return {"self": base, **{part: f"{base}/{part}" for part in parts}}
+    actions = ("cancel", "pause", "resume", "retry", "clone")
+    parts = ("events", "events/stream", "logs", "metrics", "layers", "attempts", "report", "artifacts")
+    return {"self": base, **{part.replace("/", "_"): f"{base}/{part}" for part in (*actions, *parts)}}
 
 
 def event_view(event: Event) -> EventView:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, MetaData, TypeDecorator
+from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, MetaData, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped
+from sqlalchemy.sql.compiler import SQLCompiler
 
 # none_as_null: None is NULL in SQL too, so that `IS NULL` finds it.
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -44,6 +46,27 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JsonColumn, list[Any]: JsonColumn}
+
+
+class CommitNumber(ColumnElement[int]):
+    """A number that rises with the transactions that write events.
+
+    On Postgres it is the transaction's own: whoever reads only below the oldest one still open misses none that is
+    late. Writers of SQLite take turns, so there it is simply the next one.
+    """
+
+    inherit_cache = True
+    type = BigInteger()
+
+
+@compiles(CommitNumber, "postgresql")
+def _of_transaction(_element: CommitNumber, _compiler: SQLCompiler, **_options: object) -> str:
+    return "pg_current_xact_id()::text::bigint"
+
+
+@compiles(CommitNumber, "sqlite")
+def _next(_element: CommitNumber, _compiler: SQLCompiler, **_options: object) -> str:
+    return "(SELECT coalesce(max(commit_number), 0) + 1 FROM events)"
 
 
 class OfProject:

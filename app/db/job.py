@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, literal_column, text
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, JsonColumn, OfProject
+from app.db.base import Base, CommitNumber, JsonColumn, OfProject
 from app.specs.lifecycle import LEASED
 
 PRIORITIES = {"low": 1, "normal": 0, "high": -1}
-"""Lower goes first: rising like the ids, so that one index holds the queue in its order."""
+"""Days that a job's turn is put off."""
+PRIORITY_MILLISECONDS = 86_400_000
+
+
+def turn_of(created_at: datetime, priority: int) -> int:
+    """Return a job's place in the order of the queue: its creation in milliseconds, a day later or earlier by priority.
+
+    So a priority ages by itself: `high` passes what is up to a day older, and nothing younger than a day passes `low`.
+    """
+    return int(created_at.timestamp() * 1000) + priority * PRIORITY_MILLISECONDS
+
+
+def pending_until(request: dict[str, Any], since: datetime) -> datetime | None:
+    """Return when a job that waits since then, queued or paused, expires; None without a limit."""
+    seconds = (request.get("limits") or {}).get("max_pending_seconds")
+    return None if seconds is None else since + timedelta(seconds=seconds)
+
+
+def _turn(context: DefaultExecutionContext) -> int:
+    row = context.get_current_parameters()  # type: ignore[no-untyped-call]
+    return turn_of(row["created_at"], row.get("priority") or 0)
+
+
+def _pending_until(context: DefaultExecutionContext) -> datetime | None:
+    row = context.get_current_parameters()  # type: ignore[no-untyped-call]
+    return pending_until(row["request"], row["queued_at"])
 
 
 class Project(Base):
@@ -31,8 +57,10 @@ class Job(OfProject, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         # In the order of the claim, which then reads one entry instead of sorting the queue.
-        Index("ix_jobs_claim", "worker_class", "priority", "id", postgresql_where=text("state = 'queued'"),
+        Index("ix_jobs_claim", "worker_class", "turn", "id", postgresql_where=text("state = 'queued'"),
               sqlite_where=text("state = 'queued'")),
+        Index("ix_jobs_pending_until", "pending_until", postgresql_where=text("pending_until IS NOT NULL"),
+              sqlite_where=text("pending_until IS NOT NULL")),
         Index("ix_jobs_lease", "lease_until",
               postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
               sqlite_where=text("state IN ('running', 'pausing', 'cancelling')")),
@@ -44,6 +72,8 @@ class Job(OfProject, Base):
     name: Mapped[str]
     labels: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)
+    turn: Mapped[int] = mapped_column(BigInteger, default=_turn)
+    """What the queue is ordered by."""
     initiator: Mapped[dict[str, Any]]
 
     request: Mapped[dict[str, Any]]
@@ -80,6 +110,8 @@ class Job(OfProject, Base):
     checkpoints: Mapped[list[Any]]
     """StoredCheckpoint documents with the store key of each file; what a later attempt resumes from."""
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    last_flush: Mapped[str | None]
+    """Mark of the newest messages written: a worker that never learned of its commit does not write them twice."""
 
     error: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
     gate: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
@@ -88,10 +120,15 @@ class Job(OfProject, Base):
 
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]
+    """Since when it waits, queued or paused."""
+    pending_until: Mapped[datetime | None] = mapped_column(default=_pending_until)
+    """When it expires, while it waits."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     running_seconds: Mapped[float] = mapped_column(default=0.0)
     """Of finished attempts."""
+    forgiven_seconds: Mapped[float] = mapped_column(default=0.0)
+    """Of them, those before the newest retry: they do not count against max_run_seconds."""
 
 
 # States written out: with a parameter a plan cannot know that a partial index holds every row it wants.
@@ -124,6 +161,7 @@ class Event(OfProject, Base):
     """One fact about a job, written in the transaction that made it true."""
 
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_feed", "commit_number", "job_id", "seq"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -133,6 +171,8 @@ class Event(OfProject, Base):
     attempt: Mapped[int]
     phase: Mapped[str | None]
     data: Mapped[dict[str, Any]]
+    commit_number: Mapped[int] = mapped_column(BigInteger, default=CommitNumber())
+    """Equal for what one transaction wrote, and rising: the order of the stream of all events."""
 
 
 class Outbox(OfProject, Base):
@@ -177,7 +217,10 @@ class Worker(Base):
     host: Mapped[str]
     pid: Mapped[int]
     device: Mapped[str]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the device that it computes on."""
     engine_version: Mapped[str]
     job_id: Mapped[str | None]
+    drain_requested_at: Mapped[datetime | None]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]

@@ -1,4 +1,4 @@
-"""What users do to jobs: submit and cancel."""
+"""Submit: a valid request becomes a job."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.orm import Session
-
 from app.db.job import PRIORITIES, Job
 from app.db.queries import events
 from app.db.session import clock
-from app.errors import IllegalTransition, NotFound
 from app.ids import new_id
 from app.services import idempotency, outbox
 from app.services.admission import admit
 from app.services.resources import Resources
 from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest
-from app.specs.lifecycle import MOVES, JobState
 from app.specs.source import model_name
 
 
@@ -30,8 +26,9 @@ class Submitted:
 
 
 def submit(
-    resources: Resources, project_id: str, request: JobRequest, sent: dict[str, Any], key: idempotency.Key | None
-) -> Submitted:
+    resources: Resources, project_id: str, request: JobRequest, sent: dict[str, Any], key: idempotency.Key | None,
+    *, cloned_from: str | None = None,
+) -> Submitted:  # fmt: skip
     """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction."""
     if key and (found := _earlier(resources, key)):
         return Submitted(found, replayed=True)
@@ -44,6 +41,7 @@ def submit(
         session.add(job)
         session.flush()
         created = {"name": job.name, "model": job.model, "method": job.method}
+        created |= {"cloned_from": cloned_from} if cloned_from else {}
         events.append(session, job, [("job.created", created), ("job.queued", {"reason": "submitted"})], now=now)
         outbox.add_bell(session, job, now=now)
     resources.doorbell.ring(job.worker_class)
@@ -72,32 +70,3 @@ def _new_job(
         not_before=None, cancel_requested_at=None, checkpoints=[], error=None, gate=None, report=None, warnings=[],
         created_at=now, queued_at=now, started_at=None, finished_at=None,
     )  # fmt: skip
-
-
-def cancel(resources: Resources, project_id: str, job_id: str) -> None:
-    """End a job: at once when nobody holds it, else by its worker within two seconds; twice is as good as once."""
-    with resources.database.unit_of_work() as session:
-        job = events.lock(session, job_id, project_id=project_id)
-        if job is None:
-            raise NotFound
-        if job.state in {"cancelling", "cancelled"}:
-            return
-        _cancel(session, job, now=clock(session))
-        worker_class = job.worker_class
-    resources.doorbell.ring(worker_class)
-
-
-def _cancel(session: Session, job: Job, *, now: datetime) -> None:
-    state: JobState = job.state  # type: ignore[assignment]
-    if "cancelling" in MOVES[state]:
-        target: JobState = "cancelling"
-    elif "cancelled" in MOVES[state]:
-        target = "cancelled"
-    else:
-        allowed = ", ".join(sorted(MOVES[state])) or "nothing"
-        raise IllegalTransition(f"The job is {state} and cannot be cancelled; from {state} a job can go to: {allowed}.")
-    told: list[events.NewEvent] = [("job.cancel_requested", {})]
-    if target == "cancelled":
-        told.append(("job.cancelled", {}))
-    job.cancel_requested_at = now
-    events.move(session, job, target, told, now=now)

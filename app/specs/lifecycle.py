@@ -67,6 +67,24 @@ MOVES: Final[dict[JobState, frozenset[JobState]]] = {
     "succeeded": frozenset(),
 }
 
+Action = Literal["cancel", "pause", "resume", "retry"]
+ACTIONS: Final[dict[Action, dict[JobState, JobState]]] = {
+    "cancel": {"queued": "cancelled", "paused": "cancelled", "running": "cancelling", "pausing": "cancelling"},
+    "pause": {"queued": "paused", "running": "pausing"},
+    "resume": {"paused": "queued"},
+    "retry": {"failed": "queued", "expired": "queued", "cancelled": "queued"},
+}
+"""What users do: the states in which they may, and where each leads."""
+
+
+def allowed(state: JobState) -> list[str]:
+    """Return what may be done to a job in this state, by the names of the API."""
+    return [*(action for action, moves in ACTIONS.items() if state in moves), *_ALWAYS, *_IF_OVER.get(state, ())]
+
+
+_ALWAYS = ("clone",)
+_IF_OVER: Final[dict[JobState, tuple[str, ...]]] = dict.fromkeys(TERMINAL, ("delete",))
+
 
 def may_move(old: JobState, new: JobState) -> bool:
     """Tell whether a job may go from one state to another."""

@@ -69,7 +69,7 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
     keeper = Keeper(
         services.database, job_id=job.id, fence=job.fence, worker_id=worker.id,
         lease_seconds=services.settings.lease_seconds, draining=draining,
-        run_seconds_left=None if limit is None else limit - job.running_seconds,
+        run_seconds_left=None if limit is None else limit - (job.running_seconds - job.forgiven_seconds),
     )  # fmt: skip
     with keeper:
         attempt = _Attempt(services, job, keeper)

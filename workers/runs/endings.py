@@ -47,14 +47,15 @@ def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> No
 
 
 def expire(session: Session, job: Job, *, now: datetime) -> None:
-    """End a locked job, queued or running, whose time limit ran out."""
-    limit = "max_pending_seconds" if job.state == "queued" else "max_run_seconds"
+    """End a locked job, waiting or running, whose time limit ran out."""
+    waits = job.state in {"queued", "paused"}
+    limit = "max_pending_seconds" if waits else "max_run_seconds"
     error = ErrorInfo(
-        class_="timeout", retryable=False, phase=None if job.state == "queued" else job.phase,
+        class_="timeout", retryable=False, phase=None if waits else job.phase,
         message=f"limits.{limit} ran out", hint=f"Raise limits.{limit}, or give the job less to do.",
     )  # fmt: skip
     job.error = describe(error, attempt=job.attempt)
-    if job.state != "queued":
+    if not waits:
         leases.end_attempt(session, job, "failed", now=now, error=job.error)
     events.move(session, job, "expired", [("job.expired", {"error": job.error})], now=now)
 

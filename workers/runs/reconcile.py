@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from app.db.job import Job, Outbox
-from app.db.queries import events, leases
+from app.db.queries import leases
 from app.db.session import Database, clock
 from app.queue import Doorbell
 from app.storage.base import ObjectStore
@@ -57,13 +55,14 @@ class Reconciler:
         return len(jobs)
 
     def expire(self) -> int:
-        """End queued jobs that waited longer than they may; return how many."""
-        limit = Job.request[("limits", "max_pending_seconds")].as_float()
+        """End jobs that waited longer than they may, queued or paused; return how many."""
         with self._database.unit_of_work() as session:
             now = clock(session)
-            query = select(Job.id, Job.queued_at, limit).where(Job.state == "queued", limit.is_not(None))
-            due = [row[0] for row in session.execute(query) if row[1] + timedelta(seconds=row[2]) < now]
-            return sum(_expire_queued(session, job_id) for job_id in due)
+            query = select(Job).where(Job.pending_until < now).order_by(Job.id).limit(100)
+            jobs = list(session.scalars(query.with_for_update(skip_locked=True)))
+            for job in jobs:
+                endings.expire(session, job, now=now)
+        return len(jobs)
 
     def deliver(self) -> int:
         """Send what the outbox holds: bells that the API had no time to ring; return how many."""
@@ -95,11 +94,3 @@ class Reconciler:
     def collect_garbage(self) -> int:
         """Delete what nobody needs any more; return how many files of the store."""
         return garbage.collect(self._database, self._store)
-
-
-def _expire_queued(session: Session, job_id: str) -> int:
-    job = events.lock(session, job_id)
-    if job is None or job.state != "queued":
-        return 0
-    endings.expire(session, job, now=clock(session))
-    return 1

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from app.db.job import Event, Job
+from app.db.job import Event, Job, pending_until
 from app.ids import new_id
 from app.specs.lifecycle import TERMINAL, JobState, may_move
 
@@ -60,8 +60,10 @@ def move(session: Session, job: Job, state: JobState, events: list[NewEvent], *,
         job.finished_at = now
         job.progress = 1.0 if state == "succeeded" else job.progress
     if state == "queued":
-        job.queued_at = now
         job.finished_at = None
+    waits = state in {"queued", "paused"}
+    job.queued_at = now if waits else job.queued_at
+    job.pending_until = pending_until(job.request, now) if waits else None
     if state not in {"running", "pausing", "cancelling"}:
         job.lease_until = None
         job.worker_id = None

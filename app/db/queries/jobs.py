@@ -54,14 +54,14 @@ def page(session: Session, project_id: str, filters: Filters, *, before: str | N
 
 def queue_position(session: Session, job: Job) -> int:
     """Return where one queued job stands in the queue of its class, 1 for the next one; reads only what is ahead."""
-    ahead = or_(Job.priority < job.priority, and_(Job.priority == job.priority, Job.id < job.id))
+    ahead = or_(Job.turn < job.turn, and_(Job.turn == job.turn, Job.id < job.id))
     query = select(func.count()).where(QUEUED, Job.worker_class == job.worker_class, ahead)
     return 1 + (session.scalar(query) or 0)
 
 
 def queue_positions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     """Return the same for a page of jobs, in one pass over the queue."""
-    place = func.row_number().over(partition_by=Job.worker_class, order_by=(Job.priority, Job.id))
+    place = func.row_number().over(partition_by=Job.worker_class, order_by=(Job.turn, Job.id))
     queue = select(Job.id, place.label("place")).where(QUEUED).subquery()
     rows = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(job_ids)))
     return {row.id: row.place for row in rows}

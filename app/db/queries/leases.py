@@ -51,7 +51,7 @@ def seen(session: Session, worker_id: str, *, job_id: str | None) -> None:
 
 
 def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> Job | None:
-    """Take the next job of the worker's class, highest priority and oldest first, or None.
+    """Take the next job of the worker's class in the order of their turns, or None.
 
     On Postgres the inner SELECT skips rows that another worker is taking; on SQLite the transaction is IMMEDIATE.
     A job made by a newer engine than ours is left to a worker that knows it.
@@ -65,7 +65,7 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
             or_(Job.not_before.is_(None), Job.not_before <= now),
             cast(Job.engine_version, Integer) <= int(worker.engine_version),
         )
-        .order_by(Job.priority, Job.id)
+        .order_by(Job.turn, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -74,7 +74,7 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
         .where(Job.id == candidate.scalar_subquery())
         .values(
             state="running", fence=Job.fence + 1, attempt=Job.attempt + 1, worker_id=worker.id,
-            lease_until=now + timedelta(seconds=lease_seconds), wait_reason=None, not_before=None,
+            lease_until=now + timedelta(seconds=lease_seconds), wait_reason=None, not_before=None, pending_until=None,
         )
         .returning(Job.id)
         .execution_options(synchronize_session=False)

@@ -222,7 +222,7 @@ def test_filters_choose_jobs(client: TestClient, rows: Database) -> None:
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=201", "limit=x", "state=unknown", "label=no-value", "colour=red", "created_after=yesterday",
-     "created_after=2026-01-01T00:00:00", "created_before=0001-01-01T00:00:00%2B14:00"],
+     "created_after=1", "created_after=2026-01-01T00:00:00", "created_before=0001-01-01T00:00:00%2B14:00"],
 )  # fmt: skip
 def test_bad_filters_are_refused(client: TestClient, query: str) -> None:
     answer = client.get(f"/v1/jobs?{query}")

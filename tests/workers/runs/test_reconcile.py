@@ -100,8 +100,7 @@ def test_a_job_that_waits_longer_than_it_may_expires(bench: Bench, reconciler: R
     with bench.database.reading() as session:
         queued_at = clock(session) - timedelta(seconds=60)
     for job_id, seconds in ((patient, 300.0), (hasty, 30.0)):
-        request = bench.job(job_id).request | {"limits": {"max_pending_seconds": seconds}}
-        bench.set(job_id, request=request, queued_at=queued_at)
+        bench.set(job_id, pending_until=queued_at + timedelta(seconds=seconds))
     assert reconciler.expire() == 1
     assert (bench.job(patient).state, bench.job(hasty).state) == ("queued", "expired")
     assert bench.events(hasty)[-1].type == "job.expired"

@@ -1,0 +1,109 @@
+"""What can be done to a job that is there: cancel, pause, resume, retry, clone, change, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from app.api.deps import IdempotencyKeyHeader, JobId, ProjectDep, ResourcesDep
+from app.api.views import JobView, job_view
+from app.services import control, jobs, reads
+from app.services.idempotency import Key
+from app.specs.control import JobPatch, Retry
+from app.specs.job import JobRequest
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
+
+Overrides = Annotated[
+    dict[str, Any],
+    Body(
+        description="A JSON merge patch (RFC 7396) of the body that made the job: objects are merged, null removes.",
+        examples=[{"name": "denser", "spec": {"prune": {"sparsity": 0.4}}}],
+    ),
+]
+
+
+@router.post("/cancel")
+def cancel_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+    """End a job; a cancelled one stays cancelled."""
+    control.cancel(resources, project, job_id)
+    return job_view(reads.job(resources.database, project, job_id))
+
+
+@router.post("/pause")
+def pause_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+    """Let a queued or running job rest: it keeps its checkpoints and holds no worker."""
+    control.pause(resources, project, job_id)
+    return job_view(reads.job(resources.database, project, job_id))
+
+
+@router.post("/resume")
+def resume_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+    """Queue a paused job again, to go on from its last checkpoint."""
+    control.resume(resources, project, job_id)
+    return job_view(reads.job(resources.database, project, job_id))
+
+
+@router.post("/retry")
+def retry_job(
+    job_id: JobId, resources: ResourcesDep, project: ProjectDep, body: Annotated[Retry | None, Body()] = None
+) -> JobView:
+    """Queue a failed, expired or cancelled job again, with other limits or priority if asked."""
+    control.retry(resources, project, job_id, body or Retry.model_validate({}))
+    return job_view(reads.job(resources.database, project, job_id))
+
+
+@router.post(
+    "/clone",
+    status_code=202,
+    responses={200: {"model": JobView, "description": "An equal call was here before: its job as it is now."}},
+)
+def clone_job(
+    job_id: JobId, request: Request, response: Response, resources: ResourcesDep, project: ProjectDep,
+    body: Overrides | None = None, idempotency_key: IdempotencyKeyHeader = None,
+) -> JobView:  # fmt: skip
+    """Queue a new job from the same body, with changes."""
+    merged = merge_patch(reads.job(resources.database, project, job_id).job.request, body or {})
+    request.state.json = merged  # pointers of refusals lead into it
+    try:
+        wish = JobRequest.model_validate(merged)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in found]) from None
+    path = request.url.path
+    key = Key.of(project, "POST", path, key=idempotency_key, body=body or {}) if idempotency_key else None
+    submitted = jobs.submit(resources, project, wish, merged, key, cloned_from=job_id)
+    if submitted.replayed:
+        response.status_code = 200
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers["Location"] = f"/v1/jobs/{submitted.job_id}"
+    return job_view(reads.job(resources.database, project, submitted.job_id))
+
+
+def merge_patch(document: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a document with a JSON merge patch applied (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(document) if isinstance(document, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+@router.patch("")
+def change_job(job_id: JobId, body: JobPatch, resources: ResourcesDep, project: ProjectDep) -> JobView:
+    """Change name and labels, or the priority of a job that waits."""
+    control.change(resources, project, job_id, body)
+    return job_view(reads.job(resources.database, project, job_id))
+
+
+@router.delete("", status_code=204)
+def delete_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> None:
+    """Forget a job that is over: its row, events, log, metrics and files."""
+    control.delete(resources, project, job_id)
