@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.experts import Experts
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Matrix:
     """True for Conv1D, which stores (inputs, outputs)."""
     tensor: str
     """Name of the weight in the files."""
+    routed: bool = False
+    """True for a map of an expert, which reads only the tokens that are routed to it: perhaps none."""
 
     def view(self, weight: torch.Tensor) -> torch.Tensor:
         """The (O, I) view of a stored weight, and back: the view is its own inverse."""
@@ -56,11 +60,21 @@ class Layout:
         """Every linear map inside the blocks, in order."""
         return [matrix for block in self.blocks for matrix in block.matrices]
 
+    @cached_property
+    def by_name(self) -> dict[str, Matrix]:
+        """Every linear map inside the blocks, by its full name."""
+        return {matrix.name: matrix for matrix in self.matrices}
+
     @classmethod
     def of(cls, model: nn.Module, tensors: Mapping[str, str]) -> Layout:
         """Find the blocks of `model`; `tensors` maps its parameter names to names in the files."""
         name, stack = find_stack(model)
-        return cls(tuple(_block(f"{name}.{index}", index, block, tensors) for index, block in enumerate(stack)))
+        inside: list[dict[str, str]] = [{} for _ in stack]
+        for full, tensor in tensors.items():
+            if full.startswith(f"{name}."):
+                index, _, local = full.removeprefix(f"{name}.").partition(".")
+                inside[int(index)][local] = tensor
+        return cls(tuple(_block(f"{name}.{index}", index, block, inside[index]) for index, block in enumerate(stack)))
 
 
 def find_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -78,28 +92,18 @@ def find_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return name, stacks[name]
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Tell whether a module is a plain linear map."""
-    return isinstance(module, nn.Linear | Conv1D)
-
-
 def _block(name: str, index: int, block: nn.Module, tensors: Mapping[str, str]) -> Block:
     matrices = []
+    experts = tuple(f"{local}." for local, module in block.named_modules() if isinstance(module, Experts))
     for local, module in block.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
+        # A map to a single number is a gate: it stays dense, as routers do.
+        if isinstance(module, nn.Linear | Conv1D) and min(module.weight.shape) > 1:
             transposed = isinstance(module, Conv1D)
             rows, columns = module.weight.shape
             shape = (columns, rows) if transposed else (rows, columns)
-            tensor = tensors[f"{name}.{local}.weight"]
-            matrices.append(Matrix(f"{name}.{local}", index, local, shape, transposed, tensor))
-    for local, parameter in block.named_parameters():
-        if parameter.ndim > 2:
-            raise UnsupportedArchitectureError(
-                f"{name}.{local} is a fused tensor of {parameter.ndim} dimensions",
-                hint="Mixtures of experts are not available in this version.",
-                module=f"{name}.{local}",
-            )
+            tensor = tensors[f"{local}.weight"]
+            routed = local.startswith(experts)
+            matrices.append(Matrix(f"{name}.{local}", index, local, shape, transposed, tensor, routed))
     if not matrices:
         raise UnsupportedArchitectureError(f"{name} holds no linear map", hint="Use a decoder-only transformer.")
-    own = {full.removeprefix(f"{name}."): tensor for full, tensor in tensors.items() if full.startswith(f"{name}.")}
-    return Block(index, name, tuple(matrices), own)
+    return Block(index, name, tuple(matrices), tensors)

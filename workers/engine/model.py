@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.experts import take_apart
 from workers.engine.layout import Layout, find_stack
+from workers.engine.names import names_in_files
 from workers.engine.weights import DTYPES, Weights
 
 
@@ -41,16 +43,19 @@ class StreamedModel:
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(self.config, dtype=compute_dtype, trust_remote_code=False)
         model.tie_weights()  # leaving the meta context unties what the constructor had tied
+        source = Weights(model_dir)
+        names = names_in_files(model, source)
+        take_apart(model)
         self.model: nn.Module = model.eval()
         for buffers in self.model.modules():
             for name, buffer in buffers._buffers.items():
                 buffers._buffers[name] = None if buffer is None else buffer.to(device)
-        self.tensors: dict[str, str] = _tensor_names(self.model, model.base_model_prefix, Weights(model_dir))
+        self.tensors: dict[str, str] = _tensor_names(self.model, names, source)
         """Parameter name -> name in the files; the second name of a tied parameter maps to the first one's tensor."""
-        self.parameters: dict[str, int] = {
-            self.tensors[name]: parameter.numel() for name, parameter in self.model.named_parameters()
-        }
+        self.parameters: Counter[str] = Counter()
         """Name in the files -> number of elements, tied parameters once; buffers are not counted."""
+        for name, parameter in self.model.named_parameters():
+            self.parameters[source.home(self.tensors[name])] += parameter.numel()
         self.layout = Layout.of(self.model, self.tensors)
         self._stack = find_stack(self.model)[1]
         self._returns_tuple: bool | None = None
@@ -77,7 +82,9 @@ class StreamedModel:
         The model's own forward runs with blocks that only look: masks and position embeddings of every family come
         out right, also where they differ from block to block.
         """
-        model = copy.deepcopy(self.model, memo={id(self.config): self.config})
+        # The blocks are never run: their insides need no copies.
+        hollow = {id(child): child for block in self._stack for child in block.children()}
+        model = copy.deepcopy(self.model, memo={id(self.config): self.config, **hollow})
         blocks = find_stack(model)[1]
         inside = {id(parameter) for parameter in blocks.parameters()}
         outer = {
@@ -166,18 +173,17 @@ def _prefix_of(model: nn.Module) -> str:
     return "" if base is model else next(name for name, module in model.named_modules() if module is base)
 
 
-def _tensor_names(model: nn.Module, prefix: str, weights: Weights) -> dict[str, str]:
-    """Map parameters and stored buffers to tensors; older files leave the base model's prefix out or add it."""
+def _tensor_names(model: nn.Module, names: Mapping[str, str], weights: Weights) -> dict[str, str]:
+    """Map every parameter, and every buffer that the files hold, to its tensor; tied parameters to the first one's."""
     found: dict[str, str] = {}
     by_identity: dict[int, str] = {}
     missing = deque[tuple[str, nn.Parameter]]()
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        tensor = _spelling(name, prefix, weights)
-        if tensor is None or id(parameter) in by_identity:
+        if name not in names or id(parameter) in by_identity:
             missing.append((name, parameter))
             continue
-        _check(name, parameter, tensor, weights)
-        found[name] = by_identity[id(parameter)] = tensor
+        _check(name, parameter, names[name], weights)
+        found[name] = by_identity[id(parameter)] = names[name]
     for name, parameter in missing:
         if id(parameter) not in by_identity:
             raise UnsupportedArchitectureError(
@@ -186,18 +192,8 @@ def _tensor_names(model: nn.Module, prefix: str, weights: Weights) -> dict[str, 
                 module=name,
             )
         found[name] = by_identity[id(parameter)]
-    for name, _ in model.named_buffers():
-        tensor = _spelling(name, prefix, weights)
-        if tensor is not None and name in model.state_dict():
-            found[name] = tensor
-    return found
-
-
-def _spelling(name: str, prefix: str, weights: Weights) -> str | None:
-    for spelling in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
-        if spelling in weights:
-            return spelling
-    return None
+    stored = model.state_dict()
+    return found | {name: names[name] for name, _ in model.named_buffers() if name in names and name in stored}
 
 
 def _check(name: str, parameter: nn.Parameter, tensor: str, weights: Weights) -> None:

@@ -11,8 +11,10 @@ from workers.methods.base import InputStatistics, Need
 class InputAccumulator:
     """Running statistics of one input; matrices that read the same tensor share one accumulator."""
 
-    def __init__(self, needs: Need, *, sample_tokens: int) -> None:
+    def __init__(self, needs: Need, *, sample_tokens: int, routed: bool = False) -> None:
+        """`routed`: the input of an expert, which may have seen few tokens or none."""
         self._needs = needs
+        self._routed = routed
         self._wanted = sample_tokens
         self._squares_I: torch.Tensor | None = None
         self._gram_II: torch.Tensor | None = None
@@ -35,15 +37,26 @@ class InputAccumulator:
 
     def statistics(self, module: str) -> InputStatistics:
         """Close the books; NumericalError names the module whose inputs are not finite."""
-        norm_I = None if self._squares_I is None else self._squares_I.sqrt()
-        for tensor in (norm_I, self._gram_II):
+        squares_I, gram_II = self._squares_I, self._gram_II
+        for tensor in (squares_I, gram_II):
             if tensor is not None:
                 require_finite(tensor, what="the inputs", module=module)
-        return InputStatistics(tokens=self.tokens, norm_I=norm_I, gram_II=self._gram_II)
+        if self._routed and squares_I is not None:
+            squares_I = _filled(squares_I)
+        if self._routed and gram_II is not None:
+            gram_II = gram_II + torch.diag(_filled(gram_II.diagonal()) - gram_II.diagonal())
+        return InputStatistics(self.tokens, None if squares_I is None else squares_I.sqrt(), gram_II)
 
     def sample(self) -> torch.Tensor:
         """The first tokens that came by, on the CPU: what the error of a mask is measured on."""
         return torch.cat(self._sample)
+
+
+def _filled(squares_I: torch.Tensor) -> torch.Tensor:
+    """Let inputs that an expert never saw count as much as the others do: its weights there go by magnitude."""
+    seen_I = squares_I > 0
+    usual = squares_I[seen_I].mean() if bool(seen_I.any()) else squares_I.new_ones(())
+    return torch.where(seen_I, squares_I, usual)
 
 
 def relative_error(input_TI: torch.Tensor, dense_OI: torch.Tensor, pruned_OI: torch.Tensor) -> float:

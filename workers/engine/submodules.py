@@ -26,16 +26,45 @@ AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 @dataclass(frozen=True)
 class _Silence:
-    """What a muted child returns: zeros of its usual width, and None for whatever else it returns."""
+    """What a muted child returns: what it would if its parameters were zero, and None for whatever else it returns."""
 
     width: int
     others: int | None
     """How many values follow in the tuple; None where the child returns a bare tensor."""
+    carried: int | str | None
+    """Its argument that the child adds to its own result (BLOOM's residual); None where it adds nothing."""
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         x = _states(args, kwargs)
-        zeros = x.new_zeros((*x.shape[:-1], self.width))
-        return zeros if self.others is None else (zeros, *[None] * self.others)
+        if self.carried is None:
+            first: object = x.new_zeros((*x.shape[:-1], self.width))
+        else:
+            first = args[self.carried] if isinstance(self.carried, int) else kwargs[self.carried]
+        return first if self.others is None else (first, *[None] * self.others)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a child of a block was given and what it made of it."""
+
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    output: object
+
+    def silence(self, name: str, child: nn.Module) -> _Silence:
+        """Find out what the child returns when its own parameters contribute nothing."""
+        first = unwrap(self.output)
+        if first.shape[:-1] != _states(self.args, self.kwargs).shape[:-1]:
+            raise _refusal(f"{name} changes the shape of the hidden states")
+        nothing = {key: value.new_zeros(()).expand_as(value) for key, value in child.named_parameters()}
+        bare = unwrap(torch.func.functional_call(child, nothing, self.args, self.kwargs))
+        others = len(self.output) - 1 if isinstance(self.output, tuple) else None
+        if not bool(bare.any()):
+            return _Silence(first.shape[-1], others, None)
+        for key, value in (*enumerate(self.args), *self.kwargs.items()):
+            if isinstance(value, torch.Tensor) and value.shape == bare.shape and torch.equal(value, bare):
+                return _Silence(first.shape[-1], others, key)
+        raise _refusal(f"{name} adds something of its own")
 
 
 @dataclass(frozen=True)
@@ -94,29 +123,27 @@ def _states(args: tuple[object, ...], kwargs: Mapping[str, object]) -> torch.Ten
 
 def _observe(block: nn.Module, run: Run, probe: torch.Tensor) -> tuple[dict[str, _Silence], torch.Tensor]:
     """Run the block once; return its matrix-bearing children in the order of their calls, and its output."""
-    silences: dict[str, _Silence] = {}
+    calls: dict[str, _Call] = {}
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
-            first = unwrap(output)
-            if first.shape[:-1] != _states(args, kwargs).shape[:-1]:
-                raise _refusal(f"{name} changes the shape of the hidden states")
-            silences[name] = _Silence(first.shape[-1], len(output) - 1 if isinstance(output, tuple) else None)
+            calls[name] = _Call(args, kwargs, output)
 
         return hook
 
-    handles = [
-        child.register_forward_hook(hook_for(name), with_kwargs=True)
+    children = {
+        name: child
         for name, child in block.named_children()
         if any(parameter.ndim >= 2 for parameter in child.parameters())
-    ]
-    try:
-        with torch.no_grad():
+    }
+    handles = [child.register_forward_hook(hook_for(name), with_kwargs=True) for name, child in children.items()]
+    with torch.no_grad():
+        try:
             output = run(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return silences, output
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: call.silence(name, children[name]) for name, call in calls.items()}, output
 
 
 @contextmanager
@@ -134,12 +161,18 @@ def _muted(block: nn.Module, silences: Mapping[str, _Silence]) -> Iterator[None]
 def _owners(
     block: nn.Module, run: Run, probe: torch.Tensor, children: Mapping[Half, Mapping[str, _Silence]]
 ) -> dict[Half, frozenset[str]]:
+    # What lies inside a child goes with it, reached or not: the probe may be routed past an expert.
+    inside: dict[Half, set[str]] = {half: set() for half in children}
+    for half, names in children.items():
+        for child in names:
+            inside[half] |= {f"{child}.{name}" for name, _ in block.get_submodule(child).named_parameters()}
     by_attention = _reached(block, run, probe, muted=children["mlp"])
     by_mlp = _reached(block, run, probe, muted=children["attention"])
     # A norm behind a muted child is reached, but only with zeros: it belongs to the half that moves it. A norm that
     # both halves read (parallel blocks) belongs to the first.
-    attention = frozenset(name for name, moves in by_attention.items() if moves or not by_mlp.get(name, False))
-    return {"attention": attention, "mlp": frozenset(by_mlp) - attention}
+    first = {name for name, moves in by_attention.items() if moves or not by_mlp.get(name, False)}
+    attention = frozenset(inside["attention"] | first - inside["mlp"])
+    return {"attention": attention, "mlp": frozenset(inside["mlp"] | by_mlp.keys()) - attention}
 
 
 def _reached(block: nn.Module, run: Run, probe: torch.Tensor, *, muted: Mapping[str, _Silence]) -> dict[str, bool]:

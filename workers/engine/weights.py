@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from workers.engine.experts import STACKED
 from workers.engine.masks import pack, unpack
 
 INDEX: Final = "model.safetensors.index.json"
@@ -35,8 +37,23 @@ DTYPES: Final[dict[str, torch.dtype]] = {
 """The dtypes of safetensors files that the engine reads and writes."""
 
 
+@dataclass(frozen=True)
+class Slice:
+    """A map of one expert inside a stacked tensor (E, O, I) of the files."""
+
+    home: str
+    expert: int
+    begin: int
+    end: int
+    """Rows of the expert's part."""
+
+
 class Weights:
-    """A read-only view by tensor name; the newest overlay wins. Tensors are read when asked for, never all at once."""
+    """A read-only view by tensor name; the newest overlay wins. Tensors are read when asked for, never all at once.
+
+    The maps inside stacked experts have names of their own (`experts.3.up_proj.weight`) and are read and overlaid by
+    them; a stacked tensor is whatever its maps are.
+    """
 
     def __init__(self, model_dir: Path, overlays: Sequence[Path] = (), *, dtype: torch.dtype | None = None) -> None:
         """`dtype`: what floating tensors are cast to when read; None leaves every tensor as it is stored."""
@@ -50,6 +67,10 @@ class Weights:
             self._files.update(dict.fromkeys(handle.offset_keys(), handle))  # type: ignore[no-untyped-call]
         self.names: list[str] = list(self._files)
         """Tensor names in the source's order."""
+        self.slices: dict[str, Slice] = {
+            name: part for tensor in self.names for name, part in _slices(tensor, self._files[tensor])
+        }
+        """Maps of stacked experts by their own names."""
         for path in overlays:
             self._lay_over(path)
 
@@ -59,7 +80,7 @@ class Weights:
             if name.startswith(MASK_PREFIX):
                 self._masks[name.removeprefix(MASK_PREFIX)] = handle
             else:
-                assert name in self._files, f"an overlay brings the unknown tensor {name}"
+                assert name in self, f"an overlay brings the unknown tensor {name}"
                 self._files[name] = handle
 
     def with_overlay(self, path: Path) -> Weights:
@@ -71,15 +92,32 @@ class Weights:
         return other
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self._files or name in self.slices
 
     def get(self, name: str) -> torch.Tensor:
         """Read one tensor, cast if these weights have a dtype."""
-        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        tensor: torch.Tensor
+        if name in self._files:
+            tensor = self._files[name].get_tensor(name)
+            for part_name, part in self._changed(name):
+                tensor[part.expert, part.begin : part.end] = self._files[part_name].get_tensor(part_name)
+        else:
+            part = self.slices[name]
+            tensor = self._files[part.home].get_slice(part.home)[part.expert, part.begin : part.end]
         return tensor.to(self.cast) if self.cast and tensor.is_floating_point() else tensor
+
+    def _changed(self, home: str) -> Iterator[tuple[str, Slice]]:
+        """The maps of a stacked tensor that an overlay has replaced."""
+        if home.rpartition(".")[2] in STACKED:
+            yield from ((name, part) for name, part in self.slices.items() if part.home == home and name in self._files)
+
+    def home(self, name: str) -> str:
+        """The tensor of the files that holds a map: its own, or the one that it is stacked in."""
+        return self.slices[name].home if name in self.slices else name
 
     def stored_dtype(self, name: str) -> str:
         """The dtype in the file, in the words of safetensors (`BF16`)."""
+        name = name if name in self._files else self.home(name)
         return str(self._files[name].get_slice(name).get_dtype())
 
     def dtype(self, name: str) -> torch.dtype:
@@ -89,7 +127,10 @@ class Weights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape, without reading the tensor."""
-        return tuple(self._files[name].get_slice(name).get_shape())
+        if name in self._files:
+            return tuple(self._files[name].get_slice(name).get_shape())
+        part = self.slices[name]
+        return part.end - part.begin, self.shape(part.home)[2]
 
     @property
     def mask_names(self) -> list[str]:
@@ -104,6 +145,16 @@ class Weights:
     def mask(self, module: str, *, num_inputs: int) -> torch.Tensor:
         """The mask of a module as a boolean (O, I), True = keep."""
         return unpack(self.packed_mask(module), num_inputs=num_inputs)
+
+
+def _slices(tensor: str, handle: Any) -> Iterator[tuple[str, Slice]]:  # noqa: ANN401 - the library gives it no type
+    parent, _, leaf = tensor.rpartition(".")
+    shape = tuple(handle.get_slice(tensor).get_shape()) if leaf in STACKED else ()
+    if len(shape) == 3:
+        rows = shape[1] // len(STACKED[leaf])
+        for expert in range(shape[0]):
+            for place, role in enumerate(STACKED[leaf]):
+                yield f"{parent}.{expert}.{role}.weight", Slice(tensor, expert, place * rows, (place + 1) * rows)
 
 
 def source_files(model_dir: Path) -> list[Path]:

@@ -195,8 +195,7 @@ class Context:
 
     def mask(self, name: str) -> torch.Tensor:
         """The mask (O, I) of a pruned matrix, True = keep."""
-        matrix = next(matrix for matrix in self.streamed.layout.matrices if matrix.name == name)
-        return self.weights.mask(name, num_inputs=matrix.shape[1])
+        return self.weights.mask(name, num_inputs=self.streamed.layout.by_name[name].shape[1])
 
     def stored(self, phase: Phase) -> dict[str, StoredCheckpoint]:
         """What earlier attempts finished of a phase, by name."""

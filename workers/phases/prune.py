@@ -115,6 +115,7 @@ class _Walk:
         ):
             for _ in stream.outputs(module):
                 pass
+        self._warn_of_idle(capture.idle_experts)
         rows: list[Layer] = []
         tensors: dict[str, torch.Tensor] = {}
         kept: dict[str, torch.Tensor] = {}
@@ -122,6 +123,15 @@ class _Walk:
             row, tensors[matrix.tensor], kept[matrix.name] = self._prune_matrix(matrix, step, capture)
             rows.append(row)
         return rows, tensors, kept
+
+    def _warn_of_idle(self, experts: list[str]) -> None:
+        if experts:
+            shown = ", ".join(experts[:8]) + (f" and {len(experts) - 8} more" if len(experts) > 8 else "")
+            self.context.warn(
+                "idle_experts",
+                f"No calibration token was routed to {shown}: their weights are judged by magnitude alone. "
+                "Calibrate on more or other text.",
+            )
 
     def _prune_matrix(
         self, matrix: Matrix, step: PruneStep, capture: Capture

@@ -98,13 +98,16 @@ def _trained(context: Context, parameters: int) -> dict[str, Any]:
 
 
 def _mask_sizes(context: Context) -> dict[str, tuple[int, int]]:
-    """Tensor name of every masked matrix -> (kept, total)."""
-    weights = context.weights
-    return {
-        matrix.tensor: (masks.kept(weights.packed_mask(matrix.name)), matrix.shape[0] * matrix.shape[1])
-        for matrix in context.streamed.layout.matrices
-        if matrix.name in weights.mask_names
-    }
+    """Tensor of the files -> (kept, total) over the masked matrices in it."""
+    weights, sizes = context.weights, dict[str, tuple[int, int]]()
+    by_name = context.streamed.layout.by_name
+    for name in weights.mask_names:
+        matrix = by_name[name]
+        home = weights.home(matrix.tensor)
+        kept, total = sizes.get(home, (0, 0))
+        size = matrix.shape[0] * matrix.shape[1]
+        sizes[home] = (kept + masks.kept(weights.packed_mask(name)), total + size)
+    return sizes
 
 
 def _file_bytes(context: Context, *, dense: bool) -> int:

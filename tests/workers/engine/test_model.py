@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tests.fixtures.tiny_models import FAMILIES, VOCABULARY, write_tiny_model
@@ -18,26 +19,26 @@ from workers.engine.walk import Stream
 from workers.engine.weights import Weights
 
 CPU = torch.device("cpu")
-MODELS = [*((family, tied) for family in FAMILIES for tied in (False, True)), ("gemma2", True), ("bloom", True)]
+MODELS = [(family, tied) for family in FAMILIES for tied in (False, True)]
 
 
 def _streamed(folder: Path) -> StreamedModel:
     return StreamedModel(folder, compute_dtype=torch.float32, device=CPU)
 
 
-def _write(folder: Path, family: str, *, tied: bool) -> Path:
-    if family == "gemma2":  # its blocks take turns with two attention masks
-        layers = {**FAMILIES["llama"], "head_dim": 8, "sliding_window": 16}
-        return write_tiny_model(folder, family, tied=tied, **layers)
-    if family == "bloom":  # its blocks return tuples
-        return write_tiny_model(folder, family, tied=tied, hidden_size=32, n_layer=2, n_head=4)
-    return write_tiny_model(folder, family, tied=tied)
+def _last_hidden(model: nn.Module, tokens_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What leaves the last block, and the logits."""
+    last: list[torch.Tensor] = []
+    hook = find_stack(model)[1][-1].register_forward_hook(lambda _, _args, output: last.append(unwrap(output)))
+    logits = torch.cat([model(part).logits for part in torch.split(tokens_NT, 2)])
+    hook.remove()
+    return torch.cat(last), logits
 
 
 @pytest.mark.parametrize(("family", "tied"), MODELS)
 @torch.no_grad()
 def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tmp_path: Path) -> None:
-    folder = _write(tmp_path, family, tied=tied)
+    folder = write_tiny_model(tmp_path, family, tied=tied)
     tokens_NT = torch.randint(VOCABULARY, (5, 40), generator=generator(0))
     streamed, weights = _streamed(folder), Weights(folder)
     stream = Stream(streamed, tokens_NT, weights, batch_size=2)
@@ -46,13 +47,13 @@ def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tm
             stream.advance(module)
 
     stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    last: list[torch.Tensor] = []
-    find_stack(stock)[1][-1].register_forward_hook(lambda _module, _args, output: last.append(unwrap(output)))
-    expected = torch.cat([stock(part).logits for part in torch.split(tokens_NT, 2)])
-    assert torch.equal(torch.cat([batch.hidden_BTD for batch in stream.batches]), torch.cat(last))
-
     with streamed.whole(weights) as model:
-        assert torch.equal(torch.cat([model(part).logits for part in torch.split(tokens_NT, 2)]), expected)
+        ours = _last_hidden(model, tokens_NT)
+    assert torch.equal(torch.cat([batch.hidden_BTD for batch in stream.batches]), ours[0])
+    # Stock models multiply all experts at once, which rounds otherwise in the last bit.
+    routed = any(matrix.routed for matrix in streamed.layout.matrices)
+    for mine, theirs in zip(ours, _last_hidden(stock, tokens_NT), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5 if routed else 0, atol=1e-4 if routed else 0)
     assert sum(streamed.parameters.values()) == sum(parameter.numel() for parameter in stock.parameters())
 
 
@@ -107,9 +108,3 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(UnsupportedArchitectureError, match=r"layers\.1\.mlp\.up_proj"):
         _streamed(folder)
-
-
-def test_a_mixture_of_experts_is_refused_by_name(tmp_path: Path) -> None:
-    layers = {**FAMILIES["llama"], "num_local_experts": 2}
-    with pytest.raises(UnsupportedArchitectureError):
-        _streamed(write_tiny_model(tmp_path, "mixtral", **layers))

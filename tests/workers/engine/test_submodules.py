@@ -10,16 +10,23 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MixtralConfig,
+    Olmo2Config,
     OPTConfig,
+    Phi3Config,
     PreTrainedConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.experts import take_apart
 from workers.engine.layout import find_stack
 from workers.engine.model import unwrap
 from workers.engine.submodules import Halves, Run, find_halves
@@ -49,6 +56,7 @@ _NEOX: dict[str, Any] = {
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
 }
+_FALCON: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 FAMILIES: list[tuple[Callable[[], PreTrainedConfig], bool]] = [
     (lambda: LlamaConfig(**_WIDE), False),  # self_attn and mlp, RMSNorm
     (lambda: Qwen3Config(**_WIDE), False),  # norms of queries and keys inside the attention
@@ -57,8 +65,19 @@ FAMILIES: list[tuple[Callable[[], PreTrainedConfig], bool]] = [
     (lambda: GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4), False),  # Conv1D
     (lambda: GPTNeoXConfig(**_NEOX, use_parallel_residual=True), True),  # both halves read the block's input
     (lambda: GPTNeoXConfig(**_NEOX, use_parallel_residual=False), False),
+    (lambda: BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4), False),  # children add the residual
+    (lambda: FalconConfig(**_FALCON), True),  # one norm feeds both halves
+    (lambda: FalconConfig(**_FALCON, new_decoder_architecture=True, num_kv_heads=2), True),  # a norm for each
+    (lambda: FalconConfig(**_FALCON, parallel_attn=False, multi_query=False, alibi=True, bias=True), False),
+    (lambda: Phi3Config(**_WIDE, pad_token_id=0), False),  # fused query, key and value; fused gate and up
+    (lambda: Olmo2Config(**_WIDE), False),  # norms only behind the halves
+    (lambda: MixtralConfig(**_WIDE, num_local_experts=4), False),
+    (lambda: Qwen3MoeConfig(**_WIDE, moe_intermediate_size=16, num_experts=64, num_experts_per_tok=2), False),
 ]
-IDS = ["llama", "qwen3", "gemma2", "opt", "gpt2", "neox-parallel", "neox-sequential"]
+IDS = [
+    *("llama", "qwen3", "gemma2", "opt", "gpt2", "neox-parallel", "neox-sequential", "bloom", "falcon-7b"),
+    *("falcon-40b", "falcon-rw", "phi3", "olmo2", "mixtral", "qwen3-moe"),
+]
 
 
 def _block(config: PreTrainedConfig) -> tuple[nn.Module, Run, torch.Tensor]:
@@ -66,6 +85,7 @@ def _block(config: PreTrainedConfig) -> tuple[nn.Module, Run, torch.Tensor]:
     torch.manual_seed(0)
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config).eval()
+    take_apart(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:  # zeros and ones of the initialisation would hide mistakes
             nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.0, std=0.2)
