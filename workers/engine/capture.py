@@ -18,9 +18,7 @@ from workers.methods.base import Need
 class Capture:
     """One accumulator per distinct input; query, key and value read one tensor and pay once."""
 
-    def __init__(
-        self, matrices: Sequence[Matrix], needs: Need, *, sample_tokens: int, device: torch.device
-    ) -> None:
+    def __init__(self, matrices: Sequence[Matrix], needs: Need, *, sample_tokens: int, device: torch.device) -> None:
         self._matrices = {matrix.name: matrix for matrix in matrices}
         self._device = device
         self._needs = needs

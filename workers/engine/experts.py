@@ -43,14 +43,17 @@ class Experts(nn.ModuleList):
         """Send every token to its chosen experts and add up what they make of it, each by its share."""
         total_TI = torch.zeros_like(x_TI)
         for index in torch.unique(chosen_TK).tolist():
-            place, token = torch.where(chosen_TK.T == index)
+            place, token = torch.where(chosen_TK.T.eq(index))
             made = self[index](x_TI[token]) * share_TK[token, place, None]
             total_TI.index_add_(0, token, made.to(total_TI.dtype))
         return total_TI
 
 
 def take_apart(model: nn.Module) -> None:
-    """Replace every module of stacked experts of a model; the new maps are not filled. An error for a kind that we do not know."""
+    """Replace every module of stacked experts of a model; the new maps are not filled.
+
+    An error for experts of a kind that we do not know.
+    """
     for name, module in list(model.named_modules()):
         own = dict(module.named_parameters(recurse=False))
         if not any(parameter.ndim > 2 for parameter in own.values()):

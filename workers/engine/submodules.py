@@ -61,7 +61,8 @@ class _Call:
         others = len(self.output) - 1 if isinstance(self.output, tuple) else None
         if not bool(bare.any()):
             return _Silence(first.shape[-1], others, None)
-        for key, value in (*enumerate(self.args), *self.kwargs.items()):
+        given: list[tuple[int | str, object]] = [*enumerate(self.args), *self.kwargs.items()]
+        for key, value in given:
             if isinstance(value, torch.Tensor) and value.shape == bare.shape and torch.equal(value, bare):
                 return _Silence(first.shape[-1], others, key)
         raise _refusal(f"{name} adds something of its own")
