@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 from pydantic import Field, create_model, model_validator
@@ -87,22 +88,27 @@ class PruneFields(Spec):
 
     @model_validator(mode="after")
     def _the_axes_go_together(self) -> PruneFields:
-        criterion = cast(Criterion, self)
-        axes = Axes(criterion, self.pattern, self.budget, self.optimizer, self.solver)
-        chosen = {"method": criterion, **{name: getattr(axes, name) for name in ("pattern", "budget", "optimizer")}}
-        for at, method in {**chosen, "update": self.solver}.items():
+        axes = self.axes
+        chosen = {name: getattr(axes, name) for name in ("pattern", "budget", "optimizer")}
+        for at, method in {"method": axes.criterion, **chosen, "update": axes.solver}.items():
             why = method and method.misfit(axes)
             if why:
                 raise PydanticCustomError("does_not_combine", "{why}", {"why": why, "at": at})
         return self
 
     @property
+    def axes(self) -> Axes:
+        """The choices on all axes."""
+        criterion = cast(Criterion, self)
+        own = criterion.own_update
+        solver = self.update if isinstance(self.update, Solver) else None if own is None else SOLVERS[own]()
+        axes = Axes(criterion, self.pattern, self.budget, self.optimizer, solver)
+        return axes if solver is None else replace(axes, solver=solver.beside(axes))
+
+    @property
     def solver(self) -> Solver | None:
         """The solver asked for, or the criterion's own; None when the kept weights stay as they are."""
-        if isinstance(self.update, Solver):
-            return self.update
-        own = cast(Criterion, self).own_update
-        return None if own is None else SOLVERS[own]()
+        return self.axes.solver
 
     @property
     def reads(self) -> Need:

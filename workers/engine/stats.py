@@ -59,8 +59,25 @@ def _filled(squares_I: torch.Tensor) -> torch.Tensor:
     return torch.where(seen_I, squares_I, usual)
 
 
-def relative_error(input_TI: torch.Tensor, dense_OI: torch.Tensor, pruned_OI: torch.Tensor) -> float:
-    """||X (W - W')^T||^2 / ||X W^T||^2; 0 when the dense output is zero."""
-    lost = (input_TI @ (dense_OI - pruned_OI).T).double().square().sum()
-    whole = (input_TI @ dense_OI.T).double().square().sum()
-    return float(lost / whole) if float(whole) > 0 else 0.0
+class OutputErrors:
+    """What a change of a matrix costs in its output: by the Gram matrix where there is one, else on a sample."""
+
+    def __init__(self, dense_OI: torch.Tensor, sample_TI: torch.Tensor, gram_II: torch.Tensor | None) -> None:
+        self._dense_OI = dense_OI
+        self._sample_TI = sample_TI.to(dense_OI.device, torch.float32) if gram_II is None else None
+        self._gram_II = gram_II
+        self._whole = float(self._squared(dense_OI).sum())
+
+    def rows(self, changed_OI: torch.Tensor) -> torch.Tensor:
+        """||X (w - w')^T||^2 of every row, float64 (O,)."""
+        return self._squared(self._dense_OI - changed_OI)
+
+    def relative(self, changed_OI: torch.Tensor) -> float:
+        """||X (W - W')^T||^2 / ||X W^T||^2; 0 when the dense output is zero."""
+        return float(self.rows(changed_OI).sum()) / self._whole if self._whole > 0 else 0.0
+
+    def _squared(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        if self._gram_II is not None:
+            return ((weight_OI @ self._gram_II).double() * weight_OI).sum(dim=1).clamp_min(0)
+        assert self._sample_TI is not None
+        return (self._sample_TI @ weight_OI.T).double().square().sum(dim=0)

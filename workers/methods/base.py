@@ -200,6 +200,10 @@ class Solver(Method):
     chooses_mask: ClassVar[bool] = False
     """True when it finds mask and weights together, starting from the mask given."""
 
+    def beside(self, axes: Axes) -> Solver:
+        """The solver as it works with the other choices of a step."""
+        return self
+
     @abstractmethod
     def solve(
         self,

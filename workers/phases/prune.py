@@ -12,11 +12,12 @@ from workers.engine import masks
 from workers.engine.capture import Capture, capturing
 from workers.engine.layout import Block, Matrix
 from workers.engine.numerics import generator
+from workers.engine.refit import guarded
 from workers.engine.selection import score
-from workers.engine.stats import relative_error
+from workers.engine.stats import OutputErrors
 from workers.engine.walk import Stream
 from workers.messages import Layer
-from workers.methods.base import NEEDS, InputStatistics, Need
+from workers.methods.base import NEEDS, InputStatistics, Need, Refit
 from workers.phases.base import Context, PhaseRun
 from workers.phases.calibrate import Plan
 from workers.phases.scoring import score_weights
@@ -99,7 +100,7 @@ class _Walk:
             mask_OI = matrix.view(self.context.weights.get(matrix.tensor)) != 0
             kept[matrix.name] = mask_OI
             share = 1 - float(mask_OI.double().mean())
-            rows.append(_row(matrix, mask_OI, "given", share, 0.0, time.monotonic() - began))
+            rows.append(_row(matrix, mask_OI, "given", share, time.monotonic() - began))
         return rows, {}, kept
 
     def _prune(
@@ -140,16 +141,38 @@ class _Walk:
         context = self.context
         stored = matrix.view(context.weights.get(matrix.tensor))
         weight_OI = stored.to(context.device, torch.float32)
-        seen = capture.of(matrix.name).statistics(matrix.name)
+        accumulator = capture.of(matrix.name)
+        seen = accumulator.statistics(matrix.name)
         mask_OI = self._choose(matrix, step, weight_OI, seen)
-        pruned = masks.apply(stored, mask_OI.cpu())
-        error = relative_error(
-            capture.of(matrix.name).sample().to(context.device, torch.float32),
-            weight_OI,
-            pruned.to(context.device, torch.float32),
-        )
-        row = _row(matrix, mask_OI, step.pattern.label(), self._share(matrix), error, time.monotonic() - began)
-        return row, matrix.view(pruned), mask_OI.cpu()
+        errors = OutputErrors(weight_OI, accumulator.sample(), seen.gram_II)
+        pruned = masks.apply(stored.to(context.device), mask_OI)
+        if step.solver is not None:
+            found = self._refit(matrix, step, weight_OI, mask_OI, seen, errors, dtype=stored.dtype)
+            mask_OI, pruned = found.mask_OI, found.weight_OI.to(stored.dtype)
+        before, after = errors.relative(masks.apply(weight_OI, mask_OI)), errors.relative(pruned.float())
+        row = _row(matrix, mask_OI, step.pattern.label(), self._share(matrix), time.monotonic() - began, before, after)
+        return row, matrix.view(pruned.cpu()), mask_OI.cpu()
+
+    def _refit(
+        self,
+        matrix: Matrix,
+        step: PruneStep,
+        weight_OI: torch.Tensor,
+        mask_OI: torch.Tensor,
+        seen: InputStatistics,
+        errors: OutputErrors,
+        *,
+        dtype: torch.dtype,
+    ) -> Refit:
+        solver = step.solver
+        assert solver is not None
+        draws = generator(self.context.request.spec.calibration.seed, "update", matrix.name)
+        return guarded(
+            lambda: solver.solve(
+                weight_OI, mask_OI, seen, pattern=step.pattern, sparsity=self._share(matrix), generator=draws
+            ),
+            weight_OI, mask_OI, errors, dtype=dtype, module=matrix.name,
+        )  # fmt: skip
 
     def _choose(self, matrix: Matrix, step: PruneStep, weight_OI: torch.Tensor, seen: InputStatistics) -> torch.Tensor:
         assert self.plan is not None
@@ -174,7 +197,15 @@ def _reads(step: PruneStep, plan: Plan) -> Need:
     return max([*later, "none" if plan.norms is not None else step.needs], key=NEEDS.index)
 
 
-def _row(matrix: Matrix, mask_OI: torch.Tensor, pattern: str, share: float, error: float, seconds: float) -> Layer:
+def _row(
+    matrix: Matrix,
+    mask_OI: torch.Tensor,
+    pattern: str,
+    share: float,
+    seconds: float,
+    before: float = 0.0,
+    after: float = 0.0,
+) -> Layer:
     return Layer(
         name=matrix.name,
         block=matrix.block,
@@ -182,7 +213,7 @@ def _row(matrix: Matrix, mask_OI: torch.Tensor, pattern: str, share: float, erro
         pattern=pattern,
         sparsity_requested=share,
         sparsity_achieved=1 - int(mask_OI.sum()) / mask_OI.numel(),
-        error_before=error,
-        error_after=error,  # no update yet; a refit replaces it
+        error_before=before,
+        error_after=after,
         seconds=seconds,
     )

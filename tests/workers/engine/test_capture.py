@@ -12,7 +12,7 @@ from workers.engine.capture import capturing
 from workers.engine.errors import NumericalError, UnsupportedArchitectureError
 from workers.engine.model import StreamedModel
 from workers.engine.numerics import generator
-from workers.engine.stats import InputAccumulator, relative_error
+from workers.engine.stats import InputAccumulator, OutputErrors
 from workers.engine.walk import Stream
 from workers.engine.weights import Weights
 
@@ -73,7 +73,10 @@ def test_inputs_that_are_not_finite_name_the_module() -> None:
     assert caught.value.module == "model.layers.3.fc1"
 
 
-def test_the_relative_error_is_the_ratio_of_squared_norms() -> None:
-    input_TI, dense_OI = torch.eye(2), torch.tensor([[3.0, 4.0]])
-    assert relative_error(input_TI, dense_OI, torch.tensor([[3.0, 0.0]])) == pytest.approx(16 / 25)
-    assert relative_error(input_TI, torch.zeros(1, 2), torch.zeros(1, 2)) == 0.0
+@pytest.mark.parametrize("gram", [False, True])
+def test_the_relative_error_is_the_ratio_of_squared_norms(gram: bool) -> None:
+    input_TI, dense_OI = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[3.0, 4.0]])
+    gram_II = input_TI.T @ input_TI if gram else None
+    errors = OutputErrors(dense_OI, input_TI, gram_II)
+    assert errors.relative(torch.tensor([[3.0, 0.0]])) == pytest.approx((8**2 + 4**2) / (11**2 + 4**2))
+    assert OutputErrors(torch.zeros(1, 2), input_TI, gram_II).relative(torch.ones(1, 2)) == 0.0
