@@ -37,6 +37,39 @@ class NotFound(AppError):
     code, status = "not-found", 404
 
 
+class Unauthenticated(AppError):
+    """Give a valid API key: `Authorization: Bearer esp_...`."""
+
+    code, status = "unauthenticated", 401
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(AppError):
+    """The API key does not have the scope that this takes."""
+
+    code, status = "forbidden", 403
+
+
+class QuotaExceeded(AppError):
+    """A quota of the project is used up."""
+
+    code, status = "quota-exceeded", 429
+
+
+class TooManyRequests(AppError):
+    """The API key makes more requests a second than its project may."""
+
+    code, status = "too-many-requests", 429
+
+
+class ProjectInUse(AppError):
+    """The project has jobs; delete them first."""
+
+    code, status = "project-in-use", 409
+
+
 class NotAvailable(AppError):
     """The contract knows this, and this version has not built it."""
 

@@ -9,13 +9,14 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import make_url
 
-from app.api import actions, artifacts, health, history, jobs, methods, problems, unbuilt
+from app.api import actions, artifacts, health, history, jobs, methods, problems, tenancy, unbuilt
+from app.api.access import AccessGuard
 from app.api.guard import BodyGuard, RequestContext
 from app.db.session import Database
 from app.logs import setup_logs
 from app.queue import Doorbell, make_celery
 from app.services.resources import Resources
-from app.settings import DEFAULT_PEPPER, Settings, get_settings
+from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
 from app.storage.open import open_store
 
 _PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
@@ -44,10 +45,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
-    for module in (jobs, actions, history, artifacts, methods, health, unbuilt):
+    for module in (jobs, actions, history, artifacts, methods, tenancy, health, unbuilt):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyGuard)
+    app.add_middleware(AccessGuard, settings=settings)  # before a body is read
     app.add_middleware(RequestContext)  # added last: outermost
     _describe_problems(app)
     return app
@@ -59,6 +61,8 @@ def refuse_unsafe_production(settings: Settings) -> None:
         return
     faults = {
         "ESPALIER_API_KEY_PEPPER is the default": settings.api_key_pepper.get_secret_value() == DEFAULT_PEPPER,
+        "ESPALIER_CREDENTIALS_KEY is the default": DEFAULT_CREDENTIALS_KEY
+        in settings.credentials_key.get_secret_value(),
         "ESPALIER_DATABASE_URL is SQLite": make_url(settings.database).get_backend_name() == "sqlite",
         "ESPALIER_STORE_URL is a folder": not settings.store.startswith("s3://"),
     }

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_PEPPER = "insecure-embedded-pepper"
+DEFAULT_CREDENTIALS_KEY = "insecure-embedded-credentials-key"
 
 
 class Settings(BaseSettings):
@@ -29,6 +30,10 @@ class Settings(BaseSettings):
     local_roots: str = Field("", description="Colon-separated folders below which `local` sources may lie.")
     webhook_allowed_cidrs: str = Field("", description="Comma-separated private networks that webhooks may reach.")
     api_key_pepper: SecretStr = Field(SecretStr(DEFAULT_PEPPER), description="Key of the HMAC over API keys.")
+    credentials_key: SecretStr = Field(
+        SecretStr(DEFAULT_CREDENTIALS_KEY),
+        description="Key that seals stored secrets (credentials, webhooks); comma-separated: the first seals.",
+    )
     lease_seconds: float = Field(60, ge=2, le=3600, description="How long a silent worker keeps its job.")
     url: str = Field("http://127.0.0.1:8000", description="Where the command line's client finds the service.")
     api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Request, Response
 
+from app.actor import Actor
 from app.api.paging import Pager
-from app.services.resources import DEFAULT_PROJECT, Resources
+from app.services.resources import Resources
 
 
 def _resources(request: Request) -> Resources:
@@ -18,8 +19,18 @@ def _resources(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(_resources)]
 
 
-def _project() -> str:
-    return DEFAULT_PROJECT
+def _actor(request: Request) -> Actor:
+    found: Actor = request.state.actor
+    return found
+
+
+ActorDep = Annotated[Actor, Depends(_actor)]
+"""Who calls, as app.api.access found out."""
+
+
+def _project(request: Request) -> str:
+    found: str = request.state.actor.project_id
+    return found
 
 
 ProjectDep = Annotated[str, Depends(_project)]

@@ -9,12 +9,12 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from app.cli import artifact, configuration, demo, jobs, processes, run
+from app.cli import artifact, configuration, demo, jobs, keys, processes, run
 from app.cli.output import err, print_problem
 from app.cli.spec_file import SpecFileError
 from app.client import BadDownload, ServiceError, Unreachable
 
-NOT_BUILT = ("plan", "pause", "resume", "retry", "keys")
+NOT_BUILT = ("plan", "pause", "resume", "retry")
 """Verbs of the contract that this version refuses by name."""
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ for verb in (
     artifact.unpack, artifact.inspect,
 ):  # fmt: skip
     app.command()(verb)
+app.add_typer(keys.app, name="keys")
 
 
 def _refuse(context: typer.Context) -> None:

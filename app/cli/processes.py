@@ -14,7 +14,8 @@ def module_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def _become(module: str, *arguments: str) -> NoReturn:
+def become(module: str, *arguments: str) -> NoReturn:
+    """Go on as one of our modules, in the place of this process."""
     command = module_command(module, *arguments)
     os.environ["PYTHONSAFEPATH"] = "1"  # what -P says, for the processes that it starts in turn
     sys.stdout.flush()
@@ -23,7 +24,7 @@ def _become(module: str, *arguments: str) -> NoReturn:
 
 def serve() -> None:
     """Run the API, one worker and the reconciler; state lies in ESPALIER_HOME."""
-    _become("workers.service")
+    become("workers.service")
 
 
 def worker(
@@ -31,14 +32,14 @@ def worker(
     worker_class: Annotated[str, typer.Option(help="Which jobs to claim.")] = "default",
 ) -> None:
     """Run one worker."""
-    _become("workers.main", *(["--once"] if once else []), "--worker-class", worker_class)
+    become("workers.main", *(["--once"] if once else []), "--worker-class", worker_class)
 
 
 def reconciler() -> None:
     """Run the process that heals what was missed."""
-    _become("workers.reconciler")
+    become("workers.reconciler")
 
 
 def migrate() -> None:
     """Bring the database to the newest schema."""
-    _become("app.db.migrate")
+    become("app.db.migrate")

@@ -41,16 +41,6 @@ def _pending_until(context: DefaultExecutionContext) -> datetime | None:
     return pending_until(row["request"], row["queued_at"])
 
 
-class Project(Base):
-    """A tenant; everything belongs to one."""
-
-    __tablename__ = "projects"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    created_at: Mapped[datetime]
-
-
 class Job(OfProject, Base):
     """One request to compress one model, and the truth about where it stands."""
 
@@ -65,6 +55,9 @@ class Job(OfProject, Base):
               postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
               sqlite_where=text("state IN ('running', 'pausing', 'cancelling')")),
         Index("ix_jobs_list", "project_id", "id"),
+        # What a quota counts.
+        Index("ix_jobs_queued", "project_id", postgresql_where=text("state = 'queued'"),
+              sqlite_where=text("state = 'queued'")),
     )  # fmt: skip
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.job import PRIORITIES, Job, turn_of
-from app.db.queries import events
+from app.db.queries import events, tenancy
 from app.db.queries.events import NewEvent
 from app.db.session import clock
 from app.errors import IllegalTransition, InvalidRequest, NotFound, Problem
@@ -26,7 +26,7 @@ MAX_LABELS = 64
 
 def cancel(resources: Resources, project_id: str, job_id: str) -> None:
     """End a job: at once when nobody holds it, else by its worker within two seconds; twice is as good as once."""
-    with _locked(resources, project_id, job_id) as (session, job, now):
+    with _locked(resources, project_id, job_id, "cancel") as (session, job, now):
         if job.state in {"cancelling", "cancelled"}:
             return
         target = _target(job, "cancel")
@@ -39,14 +39,14 @@ def cancel(resources: Resources, project_id: str, job_id: str) -> None:
 
 def pause(resources: Resources, project_id: str, job_id: str) -> None:
     """Let a job rest: at once when it is queued, else as soon as its worker has put down what is finished."""
-    with _locked(resources, project_id, job_id) as (session, job, now):
+    with _locked(resources, project_id, job_id, "pause") as (session, job, now):
         target = _target(job, "pause")
         events.move(session, job, target, [("job.paused", {})] if target == "paused" else [], now=now)
 
 
 def resume(resources: Resources, project_id: str, job_id: str) -> None:
     """Queue a paused job again; it goes on from its last checkpoint."""
-    with _locked(resources, project_id, job_id) as (session, job, now):
+    with _locked(resources, project_id, job_id, "resume") as (session, job, now):
         target = _target(job, "resume")
         _queue(session, job, target, [("job.resumed", {}), ("job.queued", {"reason": "resumed"})], now)
     resources.doorbell.ring(job.worker_class)
@@ -54,7 +54,7 @@ def resume(resources: Resources, project_id: str, job_id: str) -> None:
 
 def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> None:
     """Queue a job that ended without success again; attempts and events are counted on."""
-    with _locked(resources, project_id, job_id) as (session, job, now):
+    with _locked(resources, project_id, job_id, "retry") as (session, job, now):
         target = _target(job, "retry")
         if wish.limits is not None:
             given = wish.limits.model_dump(mode="json", exclude_unset=True)
@@ -72,7 +72,7 @@ def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> No
 
 def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) -> None:
     """Change name and labels at any time, and the priority of a job that waits."""
-    with _locked(resources, project_id, job_id) as (_, job, _now):
+    with _locked(resources, project_id, job_id, "change") as (_, job, _now):
         if patch.name is not None:
             job.name = patch.name
         if patch.labels is not None:
@@ -85,19 +85,21 @@ def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) 
 
 def delete(resources: Resources, project_id: str, job_id: str) -> None:
     """Forget a job that is over and all that it told; its files are collected within a day, unless others need them."""
-    with _locked(resources, project_id, job_id) as (session, job, _now):
+    with _locked(resources, project_id, job_id, "delete") as (session, job, _now):
         if job.state not in TERMINAL:
             raise IllegalTransition(_refusal(job, "deleted"))
         session.delete(job)
 
 
 @contextmanager
-def _locked(resources: Resources, project_id: str, job_id: str) -> Iterator[tuple[Session, Job, datetime]]:
+def _locked(resources: Resources, project_id: str, job_id: str, verb: str) -> Iterator[tuple[Session, Job, datetime]]:
     with resources.database.unit_of_work() as session:
         job = events.lock(session, job_id, project_id=project_id)
         if job is None:
             raise NotFound
-        yield session, job, clock(session)
+        now = clock(session)
+        yield session, job, now
+        tenancy.audit(session, f"job.{verb}", job_id, now=now)
 
 
 _PARTICIPLES: dict[Action, str] = {

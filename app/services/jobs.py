@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from app import actor as actors
 from app.db.job import PRIORITIES, Job
-from app.db.queries import events
+from app.db.queries import events, tenancy
 from app.db.session import clock
 from app.ids import new_id
-from app.services import idempotency, outbox
+from app.services import idempotency, outbox, projects
 from app.services.admission import admit
 from app.services.resources import Resources
 from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest
@@ -38,12 +39,14 @@ def submit(
         job = _new_job(project_id, request, sent, resolved, now)
         if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):
             return Submitted(found, replayed=True)
+        projects.admit_job(session, actors.current(), project_id)
         session.add(job)
         session.flush()
         created = {"name": job.name, "model": job.model, "method": job.method}
         created |= {"cloned_from": cloned_from} if cloned_from else {}
         events.append(session, job, [("job.created", created), ("job.queued", {"reason": "submitted"})], now=now)
         outbox.add_bell(session, job, now=now)
+        tenancy.audit(session, "job.create", job.id, now=now)
     resources.doorbell.ring(job.worker_class)
     return Submitted(job.id, replayed=False)
 
@@ -62,7 +65,7 @@ def _new_job(
         id=new_id("job"), project_id=project_id, parent_id=None,
         name=request.name or (f"{model} {step.method} {step.share:.0%}" if step else f"{model} recovery"),
         labels=dict(request.labels), priority=PRIORITIES[request.priority],
-        initiator={"type": "user", "id": "local"}, request=sent,
+        initiator=(actors.current() or actors.LOCAL).document(), request=sent,
         resolved_spec=resolved.model_dump(mode="json") if resolved else None,
         resolved_revision=None, work_hash=None, engine_version=ENGINE_VERSION,
         model=model, method=step.method if step else "none",

@@ -9,9 +9,6 @@ from app.queue import Doorbell
 from app.settings import Settings
 from app.storage.base import ObjectStore
 
-DEFAULT_PROJECT = "prj_default"
-"""The one project of this version; the first migration makes it."""
-
 
 @dataclass(frozen=True)
 class Resources:

@@ -17,6 +17,7 @@ from app.db.job import Job
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import Database, clock
 from app.errors import StorageError
+from app.services import credentials
 from app.settings import Settings
 from app.specs.base import canonical, fingerprint
 from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest
@@ -161,12 +162,19 @@ class _Attempt:
             job=self._request.model_copy(update={"source": source}), cache_dir=str(settings.cache),
             cache_max_bytes=settings.cache_max_bytes, workspace=str(self._workspace),
             roots=[str(root) for root in settings.roots], hf_endpoint=settings.hf_endpoint,
-            hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+            hf_token=self._hub_token(),
         )  # fmt: skip
         fetched = self._supervise("fetch", request)
         if not isinstance(fetched, Fetched) or self._resolved is None:
             raise JobFailed(_silent("the fetcher ended without a model"))
         return fetched, self._resolved.revision, CompressionSpec.model_validate_json(canonical(self._resolved.spec))
+
+    def _hub_token(self) -> str | None:
+        """The project's own token, else the installation's."""
+        services = self._services
+        own = credentials.opened(services.database, services.settings, self._job.project_id, "huggingface")
+        shared = services.settings.hf_token
+        return own.get("token") or (shared.get_secret_value() if shared else None)
 
     def _compute(self, fetched: Fetched, revision: str, spec: CompressionSpec) -> Done:
         settings = self._services.settings

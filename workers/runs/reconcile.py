@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import select
 
 from app.db.job import Job, Outbox
-from app.db.queries import leases
+from app.db.queries import leases, tenancy
 from app.db.session import Database, clock
 from app.queue import Doorbell
 from app.storage.base import ObjectStore
@@ -30,12 +30,15 @@ class Reconciler:
         self._database, self._store, self._doorbell = database, store, doorbell
         self._bells: dict[str, tuple[float, float]] = {}
         """Worker class -> when it is rung for next, and the pause that follows."""
+        self._capped: list[str] | None = None
+        """Projects whose queued jobs are marked as waiting for their quota; None before the first look."""
         self._collect_at = time.monotonic() + FIRST_COLLECT_SECONDS
 
     def sweep(self) -> None:
         """Heal everything once; each kind in its own short transactions."""
         self.recover()
         self.expire()
+        self.mark_quotas()
         self.deliver()
         self.ring_again()
         if time.monotonic() > self._collect_at:
@@ -63,6 +66,15 @@ class Reconciler:
             for job in jobs:
                 endings.expire(session, job, now=now)
         return len(jobs)
+
+    def mark_quotas(self) -> None:
+        """Let queued jobs say whether their project's quota is what they wait for."""
+        with self._database.reading() as session:
+            capped = tenancy.capped(session, clock(session))
+        if capped != self._capped or capped:
+            with self._database.unit_of_work() as session:
+                tenancy.mark_waiting(session, capped)
+            self._capped = capped
 
     def deliver(self) -> int:
         """Send what the outbox holds: bells that the API had no time to ring; return how many."""

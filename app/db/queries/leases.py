@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Integer, cast, or_, select, update
+from sqlalchemy import Integer, cast, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from app.db.job import HELD, QUEUED, Attempt, Job, Worker
-from app.db.queries import events
+from app.db.queries import events, tenancy
 from app.db.session import clock
 from app.ids import new_id
 
@@ -57,11 +57,13 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
     A job made by a newer engine than ours is left to a worker that knows it.
     """
     now = clock(session)
+    capped = tenancy.capped(session, now, lock=True)
     candidate = (
         select(Job.id)
         .where(
             QUEUED,
             Job.worker_class == worker.worker_class,
+            Job.project_id.not_in(capped) if capped else true(),
             or_(Job.not_before.is_(None), Job.not_before <= now),
             cast(Job.engine_version, Integer) <= int(worker.engine_version),
         )
@@ -150,7 +152,10 @@ def end_attempt(
     attempt = session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt))
     assert attempt is not None
     if attempt.finished_at is None:
-        job.running_seconds += max((now - attempt.started_at).total_seconds(), 0.0)
+        seconds = max((now - attempt.started_at).total_seconds(), 0.0)
+        job.running_seconds += seconds
+        device = session.scalar(select(Worker.device).where(Worker.id == attempt.worker_id))
+        tenancy.charge(session, job.project_id, seconds=seconds, gpu=device == "cuda", now=now)
     attempt.outcome, attempt.error, attempt.finished_at = outcome, error, now
     if attempt.worker_id:
         session.execute(

@@ -1,0 +1,127 @@
+"""Middleware: who calls, and whether they may; before a byte of the body is read."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.actor import LOCAL, Actor, acting
+from app.api.problems import problem_response
+from app.errors import AppError, Forbidden, NotReady, Unauthenticated
+from app.services.keys import Doorman
+from app.settings import Settings
+from app.specs.access import Scope as KeyScope
+
+_READ = frozenset({"GET", "HEAD"})
+_RULES: Final[list[tuple[re.Pattern[str], KeyScope | None, KeyScope]]] = [
+    # path, scope to look (None: any key), scope to change; the first that matches counts
+    (re.compile(r"/v1/(methods|spec-schema|usage)"), None, "admin"),
+    (re.compile(r"/v1/jobs/[^/]+/publications.*"), "jobs:read", "models:write"),
+    (re.compile(r"/v1/jobs/[^/]+/(cancel|pause|resume)"), "jobs:read", "jobs:cancel"),
+    (re.compile(r"/v1/sweeps/[^/]+/cancel"), "jobs:read", "jobs:cancel"),
+    (re.compile(r"/v1/(jobs/[^/]+/artifacts|artifacts/.+)"), "artifacts:read", "admin"),
+    (re.compile(r"/v1/uploads.*"), "models:write", "models:write"),
+    (re.compile(r"/v1/webhook-endpoints.*"), "webhooks:manage", "webhooks:manage"),
+    (re.compile(r"/v1/(hook-sources|hook-deliveries|rules).*"), "hooks:manage", "hooks:manage"),
+    (re.compile(r"/v1/(projects|api-keys|credentials|audit-events).*"), "admin", "admin"),
+    (re.compile(r"/v1/workers.*"), "jobs:read", "admin"),
+    (re.compile(r"/v1/.*"), "jobs:read", "jobs:write"),
+]
+_PUBLIC = re.compile(r"/v1/hooks/[^/]+")
+"""Registries bring credentials of their own."""
+
+
+def required_scope(method: str, path: str) -> KeyScope | None:
+    """Return the scope that a call takes; None where any key will do."""
+    look, change = next((look, change) for pattern, look, change in _RULES if pattern.fullmatch(path))
+    return look if method in _READ else change
+
+
+class AccessGuard:
+    """Finds out who calls, refuses who may not, and names the actor to everything behind it."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self.app = app
+        self._settings = settings
+        self._doorman: Doorman | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request of somebody who may make it."""
+        path = scope["path"] if scope["type"] == "http" else ""
+        if not path.startswith("/v1/") or _PUBLIC.fullmatch(path):
+            await self.app(scope, receive, send)
+            return
+        try:
+            actor = await self._actor(scope)
+            wanted = required_scope(scope["method"], path)
+            if wanted and not {wanted, "admin"} & actor.scopes:
+                raise Forbidden(f"This takes an API key with the scope {wanted}.")
+        except AppError as error:
+            await problem_response(scope, error)(scope, receive, send)
+            return
+        except (OperationalError, PoolTimeout):
+            refusal = NotReady("The database does not answer.", headers={"Retry-After": "2"})
+            await problem_response(scope, refusal)(scope, receive, send)
+            return
+        scope["state"]["actor"] = actor
+        named = {"project_id": actor.project_id, "actor_id": actor.id}
+        with acting(actor), structlog.contextvars.bound_contextvars(**named):
+            await self.app(scope, receive, send)
+
+    async def _actor(self, scope: Scope) -> Actor:
+        headers = Headers(scope=scope)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if not scheme and self._settings.mode == "embedded":
+            _require_loopback(headers, self._settings.host)
+            found: Actor | None = LOCAL
+        elif scheme.lower() == "bearer":
+            doorman = self._doorman_of(scope)
+            found = doorman.known(token) or await run_in_threadpool(doorman.verify, token)
+            doorman.take(found)
+        else:
+            found = None
+        if found is None:
+            raise Unauthenticated
+        return Actor(
+            found.type, found.id, found.project_id, found.scopes, found.limits, scope["state"].get("request_id")
+        )
+
+    def _doorman_of(self, scope: Scope) -> Doorman:
+        if self._doorman is None:
+            self._doorman = Doorman(scope["app"].state.resources.database, self._settings)
+        return self._doorman
+
+
+def _require_loopback(headers: Headers, host: str) -> None:
+    """Take calls without a key from this machine only, and not from another site's page in its browser."""
+    if not _is_loopback(host):
+        raise Unauthenticated("ESPALIER_HOST is not a loopback address, so every call takes an API key.")
+    asked = headers.get("host", "")
+    # A page whose name was made to resolve to 127.0.0.1 sends its own name here, and such names have dots.
+    name = _hostname(asked)
+    if "." in name and not _is_loopback(name):
+        raise Forbidden("Without an API key the service is reached as localhost or 127.0.0.1.")
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != asked:
+        raise Forbidden("Without an API key the service takes no calls of other sites' pages.")
+
+
+def _hostname(host: str) -> str:
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,218 @@
+"""Tenants: projects, API keys, credentials, usage, and the audit log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Response
+from fastapi import Query as FromQuery
+
+from app.api.deps import ActorDep, PagerDep, ProjectDep, ResourcesDep
+from app.api.paging import Page, PageQuery
+from app.api.views import View
+from app.db.queries import tenancy
+from app.db.tenancy import ApiKey, Project
+from app.services import credentials, keys, projects
+from app.specs.access import (
+    HubCredential,
+    KeyChange,
+    KeyRequest,
+    ProjectChange,
+    ProjectRequest,
+    Quotas,
+    S3Credential,
+)
+
+router = APIRouter(prefix="/v1", tags=["tenancy"])
+
+
+class ProjectView(View):
+    """A tenant."""
+
+    id: str
+    name: str
+    quotas: Quotas
+    created_at: datetime
+
+
+class KeyView(View):
+    """An API key, without its secret."""
+
+    id: str
+    project_id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+    revoked_at: datetime | None
+
+
+class NewKeyView(KeyView):
+    """An API key that was just made."""
+
+    key: str
+    """Send it as `Authorization: Bearer <key>`. It is shown this once."""
+
+
+class UsageView(View):
+    """What a project holds now, and used in this calendar month (UTC)."""
+
+    project_id: str
+    month: str
+    queued_jobs: int
+    running_jobs: int
+    stored_bytes: int
+    gpu_seconds: float
+    cpu_seconds: float
+    attempts: int
+    quotas: Quotas
+
+
+class AuditView(View):
+    """Something that somebody did."""
+
+    id: str
+    time: datetime
+    project_id: str
+    actor: dict[str, Any]
+    action: str
+    resource_id: str
+    request_id: str | None
+    data: dict[str, Any]
+
+
+class CredentialView(View):
+    """A secret of another service, of which only the end is shown."""
+
+    kind: str
+    hint: str
+    updated_at: datetime
+
+
+def _project(row: Project) -> ProjectView:
+    return ProjectView(id=row.id, name=row.name, quotas=Quotas(**row.quotas), created_at=row.created_at)
+
+
+def _key(row: ApiKey) -> KeyView:
+    return KeyView.model_validate(row)
+
+
+@router.post("/projects", status_code=201)
+def create_project(body: ProjectRequest, response: Response, actor: ActorDep, resources: ResourcesDep) -> ProjectView:
+    """Make a project; for admins of the default project."""
+    row = projects.create(resources.database, actor, body)
+    response.headers["Location"] = f"/v1/projects/{row.id}"
+    return _project(row)
+
+
+@router.get("/projects")
+def list_projects(
+    query: Annotated[PageQuery, FromQuery()], pager: PagerDep, actor: ActorDep, resources: ResourcesDep
+) -> Page[ProjectView]:
+    """List the projects that the caller administers: all of them for admins of the default project."""
+    with resources.database.reading() as session:
+        rows = tenancy.projects(session, keys.scope(actor), before=pager.position(query), limit=query.limit + 1)
+    return pager.page(query, rows, _project, lambda row: row.id)
+
+
+@router.get("/projects/{project_id}")
+def get_project(project_id: str, actor: ActorDep, resources: ResourcesDep) -> ProjectView:
+    """Show a project."""
+    return _project(projects.get(resources.database, actor, project_id))
+
+
+@router.patch("/projects/{project_id}")
+def change_project(project_id: str, body: ProjectChange, actor: ActorDep, resources: ResourcesDep) -> ProjectView:
+    """Rename a project, or change its quotas; keys learn of it within five seconds."""
+    return _project(projects.change(resources.database, actor, project_id, body))
+
+
+@router.delete("/projects/{project_id}", status_code=204)
+def delete_project(project_id: str, actor: ActorDep, resources: ResourcesDep) -> None:
+    """Remove a project that has no jobs, and its keys."""
+    projects.delete(resources.database, actor, project_id)
+
+
+@router.post("/api-keys", status_code=201)
+def create_key(body: KeyRequest, response: Response, actor: ActorDep, resources: ResourcesDep) -> NewKeyView:
+    """Make an API key; the answer alone holds it."""
+    project_id = keys.project_of_new_key(actor, body.project_id)
+    row, token = keys.create(resources.database, resources.settings, body, project_id)
+    response.headers["Location"] = f"/v1/api-keys/{row.id}"
+    response.headers["Cache-Control"] = "no-store"
+    return NewKeyView(**_key(row).model_dump(), key=token)
+
+
+@router.get("/api-keys")
+def list_keys(
+    query: Annotated[PageQuery, FromQuery()], pager: PagerDep, actor: ActorDep, resources: ResourcesDep
+) -> Page[KeyView]:
+    """List API keys, newest first."""
+    with resources.database.reading() as session:
+        rows = tenancy.keys(session, keys.scope(actor), before=pager.position(query), limit=query.limit + 1)
+    return pager.page(query, rows, _key, lambda row: row.id)
+
+
+@router.get("/api-keys/{key_id}")
+def get_key(key_id: str, actor: ActorDep, resources: ResourcesDep) -> KeyView:
+    """Show an API key."""
+    return _key(keys.get(resources.database, actor, key_id))
+
+
+@router.patch("/api-keys/{key_id}")
+def change_key(key_id: str, body: KeyChange, actor: ActorDep, resources: ResourcesDep) -> KeyView:
+    """Rename an API key, or let it end at another time."""
+    return _key(keys.change(resources.database, actor, key_id, body))
+
+
+@router.delete("/api-keys/{key_id}", status_code=204)
+def revoke_key(key_id: str, actor: ActorDep, resources: ResourcesDep) -> None:
+    """Revoke an API key: within five seconds it opens nothing."""
+    keys.revoke(resources.database, actor, key_id)
+
+
+@router.get("/usage")
+def get_usage(resources: ResourcesDep, project: ProjectDep) -> UsageView:
+    """Show what the caller's project holds and uses."""
+    return UsageView.model_validate(projects.usage(resources.database, project))
+
+
+@router.get("/audit-events")
+def list_audit_events(
+    query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
+) -> Page[AuditView]:
+    """List who did what in the caller's project, newest first."""
+    with resources.database.reading() as session:
+        rows = tenancy.audit_page(session, project, before=pager.position(query), limit=query.limit + 1)
+    return pager.page(query, rows, AuditView.model_validate, lambda row: row.id)
+
+
+@router.get("/credentials")
+def list_credentials(resources: ResourcesDep, project: ProjectDep) -> Page[CredentialView]:
+    """List the kinds of credentials that the project has."""
+    with resources.database.reading() as session:
+        rows = tenancy.credentials(session, project)
+    return Page(items=[CredentialView.model_validate(row) for row in rows], next_cursor=None)
+
+
+@router.put("/credentials/huggingface")
+def put_hub_credential(body: HubCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
+    """Keep a Hugging Face token, encrypted: only the fetcher and the publisher of the project's jobs get it."""
+    row = credentials.put(resources, project, "huggingface", body, hint=body.token[-4:])
+    return CredentialView.model_validate(row)
+
+
+@router.put("/credentials/s3")
+def put_s3_credential(body: S3Credential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
+    """Keep an S3 key pair, encrypted: only the publisher of the project's jobs gets it."""
+    row = credentials.put(resources, project, "s3", body, hint=body.access_key_id[-4:])
+    return CredentialView.model_validate(row)
+
+
+@router.delete("/credentials/{kind}", status_code=204)
+def delete_credential(kind: str, resources: ResourcesDep, project: ProjectDep) -> None:
+    """Forget a credential."""
+    credentials.delete(resources, project, kind)

@@ -1,0 +1,180 @@
+"""Statements about tenants: keys, projects, what they hold and use, and the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app import actor as actors
+from app.db.job import HELD, QUEUED, Job
+from app.db.result import Artifact
+from app.db.tenancy import ApiKey, AuditEvent, Credential, Project, UsageDay
+from app.ids import new_id
+
+
+def audit(
+    session: Session,
+    action: str,
+    resource_id: str,
+    *,
+    now: datetime,
+    project_id: str | None = None,
+    **data: object,
+) -> None:
+    """Write down that somebody did something, in the transaction that does it; the service itself is nobody."""
+    actor = actors.current()
+    if actor is None:
+        return
+    row = {
+        "id": new_id("aud"), "project_id": project_id or actor.project_id, "time": now, "actor": actor.document(),
+        "action": action, "resource_id": resource_id, "request_id": actor.request_id, "data": data,
+    }  # fmt: skip
+    session.execute(insert(AuditEvent), [row])
+
+
+def audit_page(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[AuditEvent]:
+    """Return what was done, newest first."""
+    query = select(AuditEvent).where(AuditEvent.project_id == project_id)
+    if before is not None:
+        query = query.where(AuditEvent.id < before)
+    return session.scalars(query.order_by(AuditEvent.id.desc()).limit(limit)).all()
+
+
+def key_with_project(session: Session, key_id: str) -> tuple[ApiKey, Project] | None:
+    """Return a key and its project."""
+    query = select(ApiKey, Project).join(Project, Project.id == ApiKey.project_id).where(ApiKey.id == key_id)
+    row = session.execute(query).one_or_none()
+    return (row[0], row[1]) if row else None
+
+
+def key_used(session: Session, key_id: str, *, now: datetime) -> None:
+    """Note that a key was used."""
+    session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=now))
+
+
+def key(session: Session, key_id: str, *, project_id: str | None) -> ApiKey | None:
+    """Return a key of a project, or of any."""
+    query = select(ApiKey).where(ApiKey.id == key_id)
+    return session.scalar(query if project_id is None else query.where(ApiKey.project_id == project_id))
+
+
+def keys(session: Session, project_id: str | None, *, before: str | None, limit: int) -> Sequence[ApiKey]:
+    """Return the keys of a project, or of all, newest first."""
+    query = select(ApiKey)
+    if project_id is not None:
+        query = query.where(ApiKey.project_id == project_id)
+    if before is not None:
+        query = query.where(ApiKey.id < before)
+    return session.scalars(query.order_by(ApiKey.id.desc()).limit(limit)).all()
+
+
+def projects(session: Session, project_id: str | None, *, before: str | None, limit: int) -> Sequence[Project]:
+    """Return one project, or all, newest first."""
+    query = select(Project)
+    if project_id is not None:
+        query = query.where(Project.id == project_id)
+    if before is not None:
+        query = query.where(Project.id < before)
+    return session.scalars(query.order_by(Project.id.desc()).limit(limit)).all()
+
+
+def project(session: Session, project_id: str, *, lock: bool = False) -> Project | None:
+    """Return a project; with `lock`, hold its row until the end of the transaction."""
+    query = select(Project).where(Project.id == project_id).execution_options(populate_existing=True)
+    return session.scalar(query.with_for_update() if lock else query)
+
+
+def has_jobs(session: Session, project_id: str) -> bool:
+    """Tell whether a project ever had a job that is still there."""
+    return session.scalar(select(Job.id).where(Job.project_id == project_id).limit(1)) is not None
+
+
+def delete_project(session: Session, project_id: str) -> None:
+    """Remove a project without jobs, its keys and its credentials."""
+    for table in (ApiKey, Credential):
+        session.execute(delete(table).where(table.project_id == project_id))
+    session.execute(delete(Project).where(Project.id == project_id))
+
+
+def count_queued(session: Session, project_id: str) -> int:
+    """Return how many jobs of a project wait."""
+    return session.scalar(select(func.count()).select_from(Job).where(QUEUED, Job.project_id == project_id)) or 0
+
+
+def count_held(session: Session, project_id: str) -> int:
+    """Return how many jobs of a project a worker holds."""
+    return session.scalar(select(func.count()).select_from(Job).where(HELD, Job.project_id == project_id)) or 0
+
+
+def stored_bytes(session: Session, project_id: str) -> int:
+    """Return what the objects of a project's results weigh, each once."""
+    objects = select(Artifact.key, Artifact.bytes).where(Artifact.project_id == project_id).distinct().subquery()
+    return int(session.scalar(select(func.coalesce(func.sum(objects.c.bytes), 0))) or 0)
+
+
+def usage_since(session: Session, project_id: str, day: str) -> tuple[float, float, int]:
+    """Return GPU seconds, CPU seconds and attempts from a day on."""
+    query = select(func.sum(UsageDay.gpu_seconds), func.sum(UsageDay.cpu_seconds), func.sum(UsageDay.attempts))
+    gpu, cpu, attempts = session.execute(query.where(UsageDay.project_id == project_id, UsageDay.day >= day)).one()
+    return float(gpu or 0), float(cpu or 0), int(attempts or 0)
+
+
+def charge(session: Session, project_id: str, *, seconds: float, gpu: bool, now: datetime) -> None:
+    """Add an attempt to what a project used today."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    row = {
+        "project_id": project_id, "day": now.date().isoformat(), "gpu_seconds": seconds if gpu else 0.0,
+        "cpu_seconds": 0.0 if gpu else seconds, "attempts": 1,
+    }  # fmt: skip
+    statement = dialect.insert(UsageDay).values(row)
+    more = {
+        name: getattr(UsageDay, name) + statement.excluded[name] for name in ("gpu_seconds", "cpu_seconds", "attempts")
+    }
+    session.execute(statement.on_conflict_do_update(index_elements=["project_id", "day"], set_=more))
+
+
+def month(now: datetime) -> str:
+    """The first day of the month, as usage rows name it."""
+    return now.date().replace(day=1).isoformat()
+
+
+def capped(session: Session, now: datetime, *, lock: bool = False) -> list[str]:
+    """Return the projects that may start no further job now.
+
+    With `lock` their rows are held, so that two claims count one after the other; projects without quotas are not
+    touched.
+    """
+    query = select(Project).where(Project.max_running_jobs.is_not(None) | Project.max_gpu_seconds.is_not(None))
+    rows = session.scalars((query.with_for_update() if lock else query).order_by(Project.id)).all()
+    return [row.id for row in rows if _is_capped(session, row, now)]
+
+
+def _is_capped(session: Session, row: Project, now: datetime) -> bool:
+    if row.max_running_jobs is not None and count_held(session, row.id) >= row.max_running_jobs:
+        return True
+    return row.max_gpu_seconds is not None and usage_since(session, row.id, month(now))[0] >= row.max_gpu_seconds
+
+
+def mark_waiting(session: Session, capped_ids: Sequence[str]) -> None:
+    """Say of queued jobs whether their project's quota is what they wait for."""
+    waits = QUEUED, Job.wait_reason == "capacity", Job.project_id.in_(capped_ids)
+    if capped_ids:
+        session.execute(update(Job).where(*waits).values(wait_reason="quota"))
+    free = QUEUED, Job.wait_reason == "quota", Job.project_id.not_in(capped_ids)
+    session.execute(update(Job).where(*free).values(wait_reason="capacity"))
+
+
+def credential(session: Session, project_id: str, kind: str) -> Credential | None:
+    """Return one sealed secret of a project."""
+    return session.get(Credential, (project_id, kind), populate_existing=True)
+
+
+def credentials(session: Session, project_id: str) -> Sequence[Credential]:
+    """Return the sealed secrets of a project."""
+    return session.scalars(
+        select(Credential).where(Credential.project_id == project_id).order_by(Credential.kind)
+    ).all()

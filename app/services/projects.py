@@ -1,0 +1,146 @@
+"""Projects: made and bounded by operators; what they use is counted here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.actor import DEFAULT_PROJECT, Actor
+from app.db.queries import tenancy
+from app.db.session import Database, clock
+from app.db.tenancy import Project
+from app.errors import Forbidden, NotFound, ProjectInUse, QuotaExceeded
+from app.ids import new_id
+from app.services.keys import scope
+from app.specs.access import ProjectChange, ProjectRequest, Quotas
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a project holds now and used this month."""
+
+    project_id: str
+    month: str
+    queued_jobs: int
+    running_jobs: int
+    stored_bytes: int
+    gpu_seconds: float
+    cpu_seconds: float
+    attempts: int
+    quotas: dict[str, int | None]
+
+
+def create(database: Database, actor: Actor, request: ProjectRequest) -> Project:
+    """Make a project."""
+    _require_operator(actor)
+    with database.unit_of_work() as session:
+        now = clock(session)
+        row = Project(id=new_id("prj"), name=request.name, created_at=now, **request.quotas.model_dump())
+        session.add(row)
+        tenancy.audit(session, "project.create", row.id, now=now, project_id=row.id, name=row.name)
+    return row
+
+
+def get(database: Database, actor: Actor, project_id: str) -> Project:
+    """Return a project; raises NotFound."""
+    with database.reading() as session:
+        return _found(session, actor, project_id)
+
+
+def change(database: Database, actor: Actor, project_id: str, request: ProjectChange) -> Project:
+    """Rename a project or bound it anew; raises NotFound, Forbidden."""
+    with database.unit_of_work() as session:
+        row = _found(session, actor, project_id)
+        _require_operator(actor)
+        row.name = request.name or row.name
+        if request.quotas is not None:
+            _bound(row, request.quotas)
+        tenancy.audit(
+            session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **row.quotas
+        )
+    return row
+
+
+def delete(database: Database, actor: Actor, project_id: str) -> None:
+    """Remove a project that has no jobs, with its keys; raises NotFound, Forbidden, ProjectInUse."""
+    with database.unit_of_work() as session:
+        row = _found(session, actor, project_id)
+        _require_operator(actor)
+        if project_id == DEFAULT_PROJECT:
+            raise ProjectInUse("The default project stays.")
+        if tenancy.has_jobs(session, project_id):
+            raise ProjectInUse
+        tenancy.delete_project(session, project_id)
+        tenancy.audit(session, "project.delete", row.id, now=clock(session), name=row.name)
+
+
+def usage(database: Database, project_id: str) -> Usage:
+    """Return what a project holds and uses."""
+    with database.reading() as session:
+        now = clock(session)
+        row = tenancy.project(session, project_id)
+        if row is None:
+            raise NotFound
+        gpu, cpu, attempts = tenancy.usage_since(session, project_id, tenancy.month(now))
+        return Usage(
+            project_id, tenancy.month(now)[:7], tenancy.count_queued(session, project_id),
+            tenancy.count_held(session, project_id), tenancy.stored_bytes(session, project_id),
+            gpu, cpu, attempts, row.quotas,
+        )  # fmt: skip
+
+
+def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:
+    """Raise QuotaExceeded when a project may queue no further job.
+
+    A project without such quotas costs nothing. One with them is locked, so that parallel calls count one by one.
+    """
+    bounds = ("max_queued_jobs", "max_stored_bytes", "max_gpu_seconds")
+    if actor is None or all(actor.limits.get(name) is None for name in bounds):
+        return
+    row = tenancy.project(session, project_id, lock=True)
+    if row is None:
+        raise NotFound
+    if row.max_queued_jobs is not None and tenancy.count_queued(session, project_id) >= row.max_queued_jobs:
+        raise QuotaExceeded(f"The project may have {row.max_queued_jobs} queued jobs.", headers={"Retry-After": "30"})
+    admit_bytes(session, row, 0)
+    now = clock(session)
+    if row.max_gpu_seconds is not None:
+        used = tenancy.usage_since(session, project_id, tenancy.month(now))[0]
+        if used >= row.max_gpu_seconds:
+            left = str(int((_next_month(now) - now).total_seconds()) + 1)
+            raise QuotaExceeded("The project's GPU seconds of this month are used up.", headers={"Retry-After": left})
+
+
+def admit_bytes(session: Session, row: Project, more: int) -> None:
+    """Raise QuotaExceeded when a project may not store so many bytes more."""
+    if row.max_stored_bytes is not None and tenancy.stored_bytes(session, row.id) + more > row.max_stored_bytes - (
+        0 if more else 1
+    ):
+        raise QuotaExceeded(
+            f"The project may store {row.max_stored_bytes} bytes; delete jobs or uploads.",
+            headers={"Retry-After": "3600"},
+        )
+
+
+def _next_month(now: datetime) -> datetime:
+    first = datetime(now.year, now.month, 1, tzinfo=UTC)
+    return (first + timedelta(days=32)).replace(day=1)
+
+
+def _bound(row: Project, quotas: Quotas) -> None:
+    for name, value in quotas.model_dump().items():
+        setattr(row, name, value)
+
+
+def _require_operator(actor: Actor) -> None:
+    if not actor.is_operator:
+        raise Forbidden("Only an admin of the default project manages projects.")
+
+
+def _found(session: Session, actor: Actor, project_id: str) -> Project:
+    row = tenancy.project(session, project_id)
+    if row is None or scope(actor) not in {None, row.id}:
+        raise NotFound
+    return row

@@ -1,0 +1,104 @@
+"""Quotas and rates: what a project may queue, run, store and ask."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import update
+
+from app.db.job import Job
+from app.db.queries import leases, tenancy
+from app.db.queries.leases import WorkerIdentity
+from app.db.session import Database, clock
+from app.services.resources import Resources
+from tests.app.api.conftest import REMOTE
+from tests.app.api.tenants import bearer, new_key, new_project
+from tests.fixtures import rows as fixture_rows
+from workers.runs.reconcile import Reconciler
+
+
+def _headers(client: TestClient, **quotas: int) -> tuple[str, dict[str, str]]:
+    project = new_project(client, **quotas)
+    return project, bearer(new_key(client, project)["key"])
+
+
+def _claim(rows: Database, device: str = "cpu") -> Job | None:
+    worker = WorkerIdentity("wrk_1", "default", "host", 1, device, "1000")
+    with rows.unit_of_work() as session:
+        leases.register(session, worker)
+        return leases.claim(session, worker, lease_seconds=60)
+
+
+def test_parallel_calls_never_queue_more_than_the_quota(client: TestClient) -> None:
+    _, headers = _headers(client, max_queued_jobs=3)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/jobs", json=REMOTE, headers=headers), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [202] * 3 + [429] * 5
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["code"] == "quota-exceeded"
+    assert int(refused.headers["Retry-After"]) > 0
+
+
+def test_jobs_beyond_the_running_quota_wait_for_it_and_others_pass(
+    client: TestClient, rows: Database, resources: Resources
+) -> None:
+    _, headers = _headers(client, max_running_jobs=1)
+    jobs = [client.post("/v1/jobs", json=REMOTE, headers=headers).json()["id"] for _ in range(2)]
+    other = client.post("/v1/jobs", json=REMOTE).json()["id"]
+    claimed = [_claim(rows) for _ in range(3)]
+    assert [job and job.id for job in claimed] == [jobs[0], other, None]
+    reconciler = Reconciler(rows, resources.store, resources.doorbell)
+    reconciler.mark_quotas()
+    assert client.get(f"/v1/jobs/{jobs[1]}", headers=headers).json()["wait_reason"] == "quota"
+    fixture_rows.end(rows, jobs[0], "failed")
+    reconciler.mark_quotas()
+    assert client.get(f"/v1/jobs/{jobs[1]}", headers=headers).json()["wait_reason"] == "capacity"
+    following = _claim(rows)
+    assert following is not None
+    assert following.id == jobs[1]
+
+
+def test_gpu_seconds_are_charged_and_bound(client: TestClient, rows: Database) -> None:
+    project, headers = _headers(client, max_gpu_seconds=100)
+    job = client.post("/v1/jobs", json=REMOTE, headers=headers).json()["id"]
+    claimed = _claim(rows, "cuda")
+    assert claimed is not None
+    with rows.unit_of_work() as session:
+        row = session.get_one(Job, job)
+        now = clock(session)
+        leases.end_attempt(session, row, "failed", now=now + timedelta(seconds=100))
+        session.execute(update(Job).where(Job.id == job).values(state="failed"))
+    usage = client.get("/v1/usage", headers=headers).json()
+    assert usage["gpu_seconds"] == pytest.approx(100, abs=5)
+    assert usage["attempts"] == 1
+    assert usage["quotas"]["max_gpu_seconds"] == 100
+    with rows.unit_of_work() as session:
+        tenancy.charge(session, project, seconds=10, gpu=True, now=clock(session))
+    answer = client.post("/v1/jobs", json=REMOTE, headers=headers)
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["Retry-After"]) <= 31 * 86_400 + 1
+
+
+def test_stored_bytes_are_counted_once_and_bound(client: TestClient, rows: Database, resources: Resources) -> None:
+    _, headers = _headers(client, max_stored_bytes=10)
+    job = client.post("/v1/jobs", json=REMOTE, headers=headers).json()["id"]
+    fixture_rows.start(rows, job)
+    fixture_rows.publish(rows, resources.store, job, {"a": b"x" * 8, "b": b"y" * 2})
+    assert client.get("/v1/usage", headers=headers).json()["stored_bytes"] == 10
+    assert client.post("/v1/jobs", json=REMOTE, headers=headers).status_code == 429
+
+
+def test_a_key_that_asks_too_often_is_told_to_wait(client: TestClient) -> None:
+    _, headers = _headers(client, max_requests_per_second=5)
+    answers = [client.get("/v1/methods", headers=headers) for _ in range(12)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert (refused[0].json()["code"], refused[0].headers["Retry-After"]) == ("too-many-requests", "1")
+
+
+def test_a_project_without_quotas_is_not_bound(client: TestClient) -> None:
+    _, headers = _headers(client)
+    assert {client.post("/v1/jobs", json=REMOTE, headers=headers).status_code for _ in range(5)} == {202}
