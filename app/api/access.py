@@ -81,18 +81,20 @@ class AccessGuard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if not scheme and self._settings.mode == "embedded":
             _require_loopback(headers, self._settings.host)
-            found: Actor | None = LOCAL
-        elif scheme.lower() == "bearer":
-            doorman = self._doorman_of(scope)
-            found = doorman.known(token) or await run_in_threadpool(doorman.verify, token)
-            doorman.take(found)
+            found = LOCAL
         else:
-            found = None
-        if found is None:
-            raise Unauthenticated
+            if scheme.lower() != "bearer":
+                raise Unauthenticated
+            doorman = self._doorman_of(scope)
+            found = await self._holder(doorman, token)
+            doorman.take(found)
         return Actor(
             found.type, found.id, found.project_id, found.scopes, found.limits, scope["state"].get("request_id")
         )
+
+    @staticmethod
+    async def _holder(doorman: Doorman, token: str) -> Actor:
+        return doorman.known(token) or await run_in_threadpool(doorman.verify, token)
 
     def _doorman_of(self, scope: Scope) -> Doorman:
         if self._doorman is None:

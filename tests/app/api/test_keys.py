@@ -27,6 +27,12 @@ SECRETS = {"api_key_pepper": "p" * 32, "credentials_key": "c" * 32}
 
 
 @pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """The statements of keys are plain: one kind of database is enough."""
+    return sqlite_url
+
+
+@pytest.fixture
 def strict(sqlite_url: str, tmp_path: Path) -> FastAPI:
     """An installation that is reached from elsewhere: every call takes a key."""
     return create_app(Settings(home=tmp_path, database_url=sqlite_url, host="0.0.0.0"))
