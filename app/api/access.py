@@ -94,7 +94,9 @@ class AccessGuard:
 
     @staticmethod
     async def _holder(doorman: Doorman, token: str) -> Actor:
-        return doorman.known(token) or await run_in_threadpool(doorman.verify, token)
+        if known := doorman.known(token):
+            return known
+        return await run_in_threadpool(doorman.verify, token)
 
     def _doorman_of(self, scope: Scope) -> Doorman:
         if self._doorman is None:
