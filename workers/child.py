@@ -63,7 +63,7 @@ def compute(context: Context) -> Done:
     plan = calibrate.run(context) if spec.prune or spec.reconstruct else None
     prune.run(context, plan)
     if spec.reconstruct is not None:
-        reconstruct.run(context)
+        reconstruct.run(context, plan)
     if spec.retrain is not None:
         retrain.run(context)
     written, perplexity = evaluate.run(context)

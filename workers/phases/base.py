@@ -162,6 +162,12 @@ class Context:
         """The prune step; None for a model that is already sparse."""
         return self.request.spec.prune[0] if self.request.spec.prune else None
 
+    @property
+    def interleaves(self) -> bool:
+        """Whether every block is pruned just before it is fitted."""
+        reconstruct = self.request.spec.reconstruct
+        return reconstruct is not None and reconstruct.interleave
+
     @cached_property
     def streamed(self) -> StreamedModel:
         """The model with its weights on disk."""
