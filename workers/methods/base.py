@@ -204,6 +204,10 @@ class Solver(Method):
         """The solver as it works with the other choices of a step."""
         return self
 
+    def picked(self, shape: tuple[int, int], *, sparsity: float) -> Solver:
+        """The solver that does the work for a matrix of this shape (O, I): another one when this one only picks."""
+        return self
+
     @abstractmethod
     def solve(
         self,

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from workers.methods.base import Cost, InputStatistics, Pattern, Refit, Solver, torch
-from workers.methods.quadratic import Scaled
+from workers.methods.patterns.unstructured import without_lowest
+from workers.methods.quadratic import WIDE, Scaled
+from workers.methods.solvers.alps import conjugate_gradients
 from workers.methods.solvers.least_squares import refit_rows
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+GRADIENT_STEPS = 100
+"""Conjugate gradients towards the optimum of wide matrices, whose rows are too many and too long to factorise."""
 
 
 class Admm(Solver):
@@ -45,9 +50,13 @@ class Admm(Solver):
         problem = Scaled.of(weight_OI, statistics.gram_II, self.damping)
         sum_OI = self._iterate(problem, pattern, sparsity)
         found_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
-        if self.refit:
+        if self.refit and weight_OI.shape[1] <= 2 * WIDE:
             return Refit(refit_rows(weight_OI, found_OI, statistics.gram_II, self.refit_damping), found_OI)
-        return Refit(problem.back(sum_OI).masked_fill(~found_OI, 0), found_OI)
+        fitted_OI = sum_OI.masked_fill(~found_OI, 0)
+        if self.refit:
+            gentle = Scaled.of(weight_OI, statistics.gram_II, self.refit_damping)
+            fitted_OI = conjugate_gradients(gentle, fitted_OI, found_OI, steps=GRADIENT_STEPS)
+        return Refit(problem.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
 
     def _iterate(self, problem: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
         """The scaled weights whose projection is the result."""
@@ -68,7 +77,12 @@ class Admm(Solver):
 
 
 def relaxed(mask_OI: Tensor, score_OI: Tensor, *, share: float) -> Tensor:
-    """The mask with only the lowest `share` of what it prunes in every row pruned: the ramp, for any pattern."""
-    gone_O = (share * (~mask_OI).sum(dim=1)).round().long()
-    rank_OI = score_OI.masked_fill(mask_OI, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
-    return rank_OI >= gone_O[:, None]
+    """The mask with only the lowest `share` of what it prunes pruned: the ramp, for any pattern.
+
+    The lowest of every row where rows lose equally many, else of the matrix.
+    """
+    gone_O = (~mask_OI).sum(dim=1)
+    rows = len(score_OI) if bool((gone_O == gone_O[0]).all()) else 1
+    line_LN = score_OI.masked_fill(mask_OI, torch.inf).view(rows, -1)
+    kept_LN = without_lowest(line_LN, num_pruned=round(share * int(gone_O.sum()) / rows))
+    return kept_LN.view(score_OI.shape)
