@@ -9,12 +9,13 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import make_url
 
-from app.api import actions, artifacts, health, history, jobs, methods, problems, tenancy, unbuilt
+from app.api import actions, artifacts, health, history, jobs, methods, problems, streams, tenancy, unbuilt
 from app.api.access import AccessGuard
 from app.api.guard import BodyGuard, RequestContext
 from app.db.session import Database
 from app.logs import setup_logs
 from app.queue import Doorbell, make_celery
+from app.services.feed import Feed, ending_streams
 from app.services.resources import Resources
 from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
 from app.storage.open import open_store
@@ -36,7 +37,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database, doorbell = Database(settings.database), Doorbell(make_celery(settings))
         app.state.resources = Resources(settings, database, open_store(settings), doorbell)
-        yield
+        app.state.feed = Feed(database)
+        with ending_streams(app.state.feed):
+            yield
         doorbell.close()
         database.dispose()
 
@@ -45,7 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
-    for module in (jobs, actions, history, artifacts, methods, tenancy, health, unbuilt):
+    for module in (jobs, actions, history, streams, artifacts, methods, tenancy, health, unbuilt):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyGuard)

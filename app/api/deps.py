@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Path, Request, Response
 
 from app.actor import Actor
 from app.api.paging import Pager
+from app.services.feed import Feed
 from app.services.resources import Resources
 
 
@@ -34,6 +35,14 @@ def _project(request: Request) -> str:
 
 
 ProjectDep = Annotated[str, Depends(_project)]
+
+
+def _feed(request: Request) -> Feed:
+    found: Feed = request.app.state.feed
+    return found
+
+
+FeedDep = Annotated[Feed, Depends(_feed)]
 
 
 def _sent(request: Request) -> Any:  # noqa: ANN401 - JSON

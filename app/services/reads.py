@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.job import Attempt, Event, Job
+from app.db.queries import feed, reads
 from app.db.queries import jobs as job_queries
-from app.db.queries import reads
+from app.db.queries.feed import Head
 from app.db.queries.jobs import Filters
 from app.db.result import Artifact, LayerRow, LogLine
 from app.db.session import Database, clock
@@ -67,6 +68,15 @@ def _complete(session: Session, rows: Sequence[Job], places: dict[str, int]) -> 
 
 def _found(session: Session, project_id: str, job_id: str) -> Job:
     found = job_queries.get(session, project_id, job_id)
+    if found is None:
+        raise NotFound
+    return found
+
+
+def head(database: Database, project_id: str, job_id: str) -> Head:
+    """Return a job's state and newest seq; raises NotFound."""
+    with database.reading() as session:
+        found = feed.head(session, project_id, job_id)
     if found is None:
         raise NotFound
     return found

@@ -1,0 +1,111 @@
+"""Events as Server-Sent Events: of one job until it ends, of all jobs for as long as somebody listens."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Header
+from fastapi import Query as FromQuery
+from pydantic import Field
+from starlette.responses import Response, StreamingResponse
+
+from app.api.deps import FeedDep, JobId, ProjectDep, ResourcesDep
+from app.api.paging import Query
+from app.api.views import event_view
+from app.db.job import Event
+from app.db.queries.feed import Position, place_of
+from app.errors import InvalidCursor
+from app.services import reads
+from app.specs.lifecycle import TERMINAL
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+BEAT = b": beat\n\n"
+OPENING = b"retry: 2000\n\n"
+"""How long a client waits before it comes again, in milliseconds."""
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=200, description="Go on after this id.")]
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`id`: where to go on; `data`: an event, as in the list.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+class SeqQuery(Query):
+    """Where to go on in the events of a job."""
+
+    after: int = Field(0, ge=0, lt=2**63, description="Send events with a higher seq; Last-Event-ID wins over it.")
+
+
+class PlaceQuery(Query):
+    """Where to go on in the events of all jobs."""
+
+    after: str | None = Field(None, max_length=200, description="`id` of the last event seen; default: from now on.")
+
+
+@router.get(
+    "/jobs/{job_id}/events/stream", response_class=StreamingResponse,
+    responses={**_STREAM, 204: {"description": "The job has ended and everything was told: do not come again."}},
+)  # fmt: skip
+async def stream_events(
+    job_id: JobId, query: Annotated[SeqQuery, FromQuery()], resources: ResourcesDep, project: ProjectDep,
+    feed: FeedDep, last_event_id: LastEventId = None,
+) -> Response:  # fmt: skip
+    """Send the events of a job as they happen; the stream ends after the one that ends the job."""
+    after = query.after
+    if last_event_id:
+        if not (last_event_id.isascii() and last_event_id.isdecimal()) or len(last_event_id) > 18:
+            raise InvalidCursor("Last-Event-ID is the seq of an event.")
+        after = int(last_event_id)
+    head = await to_thread.run_sync(reads.head, resources.database, project, job_id)
+    if head.state in TERMINAL and after >= head.seq:
+        return Response(status_code=204)
+    return _stream(feed.of_job(project, job_id, after=after), lambda event: str(event.seq))
+
+
+@router.get("/events/stream", response_class=StreamingResponse, responses={**_STREAM})
+async def stream_all_events(
+    query: Annotated[PlaceQuery, FromQuery()], project: ProjectDep, feed: FeedDep, last_event_id: LastEventId = None
+) -> Response:
+    """Send the events of all jobs as they happen, from now or from an id on."""
+    given = last_event_id or query.after
+    return _stream(feed.of_project(project, _place(given) if given else None), _id_of)
+
+
+def _stream(events: AsyncIterator[Event | None], id_of: Callable[[Event], str]) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        yield OPENING
+        async for event in events:
+            yield BEAT if event is None else _frame(event, id_of(event))
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+
+
+def _frame(event: Event, id_: str) -> bytes:
+    """One event on the wire; rendered once, however many listen."""
+    rendered: bytes | None = event.__dict__.get("rendered")
+    if rendered is None:
+        rendered = event_view(event).model_dump_json().encode()
+        event.__dict__["rendered"] = rendered
+    return b"id: %s\ndata: %s\n\n" % (id_.encode(), rendered)
+
+
+def _id_of(event: Event) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place_of(event)).encode()).decode().rstrip("=")
+
+
+def _place(id_: str) -> Position:
+    try:
+        number, job_id, seq = json.loads(base64.urlsafe_b64decode(id_ + "=" * (-len(id_) % 4)))
+        place = Position(int(number), str(job_id), int(seq))
+    except (ValueError, TypeError):
+        raise InvalidCursor("This is no id of the stream of all events.") from None
+    if not (0 <= place.commit_number < 2**63 and 0 <= place.seq < 2**63):
+        raise InvalidCursor("This is no id of the stream of all events.")
+    return place

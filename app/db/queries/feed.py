@@ -1,0 +1,74 @@
+"""What the streams of events read: heads of jobs, news of one, news of all in the order of their commits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, Text, and_, cast, func, literal, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.db.job import Event, Job
+
+
+class Head(NamedTuple):
+    """Where a job stands: its state and its newest seq."""
+
+    state: str
+    seq: int
+
+
+class Position(NamedTuple):
+    """A place in the order of all events; what comes after it is greater."""
+
+    commit_number: int
+    job_id: str
+    seq: int
+
+
+def head(session: Session, project_id: str, job_id: str) -> Head | None:
+    """Return where a job of a project stands."""
+    row = session.execute(
+        select(Job.state, Job.event_seq).where(Job.id == job_id, Job.project_id == project_id)
+    ).one_or_none()
+    return Head(*row) if row else None
+
+
+def heads(session: Session, job_ids: Collection[str]) -> dict[str, Head]:
+    """Return where jobs stand; one that is deleted is left out."""
+    rows = session.execute(select(Job.id, Job.state, Job.event_seq).where(Job.id.in_(job_ids)))
+    return {row.id: Head(row.state, row.event_seq) for row in rows}
+
+
+def news(session: Session, after: Mapping[str, int]) -> list[Event]:
+    """Return the events of jobs beyond a seq of each, in order."""
+    wanted = or_(*(and_(Event.job_id == job_id, Event.seq > seq) for job_id, seq in after.items()))
+    return list(session.scalars(select(Event).where(wanted).order_by(Event.job_id, Event.seq)))
+
+
+def now(session: Session) -> Position:
+    """Return the place that every event still to come is behind."""
+    return Position(session.scalar(select(_horizon(session))) or 0, "", 0)
+
+
+def all_news(session: Session, position: Position, *, project_id: str | None = None, limit: int) -> Sequence[Event]:
+    """Return events behind a place, of one project or of all; never one that a late commit could still precede."""
+    place = tuple_(Event.commit_number, Event.job_id, Event.seq)
+    query = select(Event).where(place > tuple_(*map(literal, position)))
+    if session.get_bind().dialect.name == "postgresql":
+        query = query.where(Event.commit_number < _horizon(session))
+    if project_id is not None:
+        query = query.where(Event.project_id == project_id)
+    return session.scalars(query.order_by(Event.commit_number, Event.job_id, Event.seq).limit(limit)).all()
+
+
+def place_of(event: Event) -> Position:
+    """Return the place of an event."""
+    return Position(event.commit_number, event.job_id, event.seq)
+
+
+def _horizon(session: Session):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an SQL expression
+    """The smallest number that a transaction which writes events may still have."""
+    if session.get_bind().dialect.name == "postgresql":
+        return cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
+    return select(func.coalesce(func.max(Event.commit_number), 0) + 1).scalar_subquery()

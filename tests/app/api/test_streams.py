@@ -1,0 +1,186 @@
+"""Server-Sent Events: nothing is missed, nothing comes twice, and a stream ends with its job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from app.db.job import Job
+from app.db.queries import events as event_queries
+from app.db.queries import feed as queries
+from app.db.session import Database, clock
+from app.services.feed import Feed
+from tests.app.api.conftest import REMOTE, submit
+from tests.fixtures import rows as make
+from tests.fixtures.runs import _job
+
+Frames = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def server(app: FastAPI) -> Iterator[str]:
+    """The application on a real port: a test client would collect a stream before it shows it."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def frames(text: str) -> Frames:
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "data" in fields:
+            found.append((fields["id"], json.loads(fields["data"])))
+    return found
+
+
+class Listener(threading.Thread):
+    """Reads one stream to its end, or until it has seen enough."""
+
+    def __init__(self, url: str, *, enough: int = 10**6, last: str = "") -> None:
+        super().__init__(daemon=True)
+        self.url, self.enough, self.headers = url, enough, {"Last-Event-ID": last} if last else {}
+        self.text, self.ended, self.open = "", False, threading.Event()
+        self.start()
+        assert self.open.wait(10)
+
+    def run(self) -> None:
+        with httpx.stream("GET", self.url, headers=self.headers, timeout=20) as answer:
+            assert answer.status_code == 200, answer.read()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            for text in answer.iter_text():
+                self.open.set()
+                self.text += text
+                if self.text.count("\n\n") > self.enough:  # the first one opens the stream
+                    return
+            self.ended = True
+
+    @property
+    def frames(self) -> Frames:
+        return frames(self.text)
+
+    def finish(self) -> Frames:
+        self.join(10)
+        assert not self.is_alive(), self.text
+        return self.frames
+
+
+def post(server: str, **fields: Any) -> str:
+    return str(httpx.post(f"{server}/v1/jobs", json=REMOTE | fields).json()["id"])
+
+
+def test_a_stream_tells_history_and_news_once_and_ends_with_the_job(server: str, app: FastAPI) -> None:
+    rows: Database = app.state.resources.database
+    job = post(server)
+    early = Listener(f"{server}/v1/jobs/{job}/events/stream")
+    make.start(rows, job)
+    make.tell(rows, job, 1200)
+    late = Listener(f"{server}/v1/jobs/{job}/events/stream?after=3")
+    again = Listener(f"{server}/v1/jobs/{job}/events/stream?after=0", last="700")
+    make.end(rows, job, "failed")
+    assert [int(id_) for id_, _ in early.finish()] == list(range(1, 1205))
+    assert [int(id_) for id_, _ in late.finish()] == list(range(4, 1205))
+    assert [int(id_) for id_, _ in again.finish()] == list(range(701, 1205))
+    assert early.ended
+    listed = httpx.get(f"{server}/v1/jobs/{job}/events?limit=200").json()["items"]
+    assert [data for _, data in early.frames][:200] == listed
+    assert early.frames[-1][1]["type"] == "job.failed"
+
+    done = httpx.get(f"{server}/v1/jobs/{job}/events/stream", headers={"Last-Event-ID": "1204"})
+    assert (done.status_code, done.content) == (204, b"")
+    assert httpx.post(f"{server}/v1/jobs/{job}/retry").status_code == 200
+    resumed = Listener(f"{server}/v1/jobs/{job}/events/stream", last="1204")
+    httpx.post(f"{server}/v1/jobs/{job}/cancel")
+    assert [data["type"] for _, data in resumed.finish()] == ["job.queued", "job.cancel_requested", "job.cancelled"]
+
+
+def test_the_stream_of_all_events_can_be_resumed_anywhere(server: str, app: FastAPI) -> None:
+    rows: Database = app.state.resources.database
+    before = post(server)
+    whole = Listener(f"{server}/v1/events/stream", enough=10)
+    jobs = [post(server) for _ in range(2)]
+    for job in jobs:
+        make.start(rows, job)
+        make.tell(rows, job, 2)
+    told = whole.finish()
+    assert {data["job_id"] for _, data in told} == set(jobs) != {before}
+    for job in jobs:
+        assert [data["seq"] for _, data in told if data["job_id"] == job] == [1, 2, 3, 4, 5]
+    rest = Listener(f"{server}/v1/events/stream", enough=6, last=told[3][0])
+    assert rest.finish() == told[4:]
+    with rows.reading() as session:
+        number = session.get_one(Job, jobs[0]).id
+    assert number not in told[0][0], "ids are opaque"
+
+
+def test_bad_ids_and_unknown_jobs_are_refused(client: TestClient) -> None:
+    job = submit(client)
+    url = f"/v1/jobs/{job}/events/stream"
+    assert client.get(url, headers={"Last-Event-ID": "x"}).status_code == 400
+    assert client.get(f"{url}?after=-1").status_code == 422
+    assert client.get("/v1/jobs/job_x/events/stream").status_code == 404
+    for id_ in ("x", "!", "WzEsMl0", "W10", "bnVsbA"):
+        assert client.get("/v1/events/stream", headers={"Last-Event-ID": id_}).json()["code"] == "invalid-cursor"
+
+
+def test_a_silent_stream_beats_and_many_watchers_cost_one_loop(database: Database) -> None:
+    async def watch(feed: Feed, job_id: str) -> list[int | None]:
+        return [event.seq if event else None async for event in feed.of_job("prj_default", job_id, after=0)]
+
+    async def scene() -> tuple[list[list[int | None]], int]:
+        feed = Feed(database, silence_seconds=0.2)
+        watchers = [asyncio.create_task(watch(feed, job_id)) for job_id in jobs for _ in range(100)]
+        await asyncio.sleep(1.0)
+        for job_id in jobs:
+            await asyncio.to_thread(make.start, database, job_id)
+            await asyncio.to_thread(make.end, database, job_id, "succeeded")
+        return await asyncio.wait_for(asyncio.gather(*watchers), 20), feed.queries
+
+    jobs = [_add(database) for _ in range(3)]
+    told, queries = asyncio.run(scene())
+    assert all([seq for seq in one if seq is not None] == [1, 2] for one in told)
+    assert any(None in one for one in told)
+    assert queries < 40
+
+
+def test_a_late_commit_is_not_passed_by(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    first, second = _add(database), _add(database)
+    with database.reading() as session:
+        position = queries.now(session)
+    with database.unit_of_work() as late:
+        job = event_queries.lock(late, first)
+        assert job is not None
+        event_queries.append(late, job, [("job.progress", {})], now=clock(late))
+        make.tell(database, second, 1)  # begun later, committed first
+        with database.reading() as session:
+            assert queries.all_news(session, position, limit=10) == []
+    with database.reading() as session:
+        told = queries.all_news(session, position, limit=10)
+    assert [event.job_id for event in told] == [first, second]
+    database.dispose()
+
+
+def _add(database: Database) -> str:
+    with database.unit_of_work() as session:
+        now = clock(session)
+        job = Job(**_job("steady", now))
+        session.add(job)
+    return job.id
