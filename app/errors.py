@@ -118,6 +118,12 @@ class IllegalTransition(AppError):
     code, status = "illegal-transition", 409
 
 
+class NoEqualResult(AppError):
+    """There is no equal result to reuse, and the request allows nothing else (reuse: require)."""
+
+    code, status = "no-equal-result", 409
+
+
 class NotFinished(AppError):
     """The job has not succeeded, so there is no report."""
 

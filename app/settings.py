@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     cache_max_bytes: int = Field(200 * 2**30, ge=0, description="Cap of the cache; least recently used goes first.")
     scratch_dir: Path | None = Field(None, description="Working folders of running jobs; default: home/scratch.")
     scratch_max_bytes: int = Field(500 * 2**30, ge=0, description="Cap of working folders; beyond: disk_full.")
+    phase_store_max_bytes: int = Field(
+        100 * 2**30,
+        ge=0,
+        description="Cap of stored phase results in the object store; least recently used goes first.",
+    )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
     hf_token: SecretStr | None = Field(None, description="Hugging Face token; reaches the fetcher only.")
     hf_endpoint: str | None = Field(None, description="Hugging Face Hub endpoint, for a mirror or a stand-in.")

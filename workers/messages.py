@@ -28,6 +28,8 @@ class StoredCheckpoint(Message):
     bytes: int
     data: dict[str, Any] = {}
     """What the child wants back: seconds, layer rows, phase results."""
+    origin: str | None = None
+    """The other job that made it; null for one of our own."""
 
 
 class FetchRequest(Message):
@@ -96,6 +98,8 @@ class PhaseCompleted(Message):
     seconds: float
     peak_memory_bytes: int
     perplexity: dict[str, float] | None = None
+    reused_from: str | None = None
+    """The other job whose stored result the phase took over, or started from."""
 
 
 class Progress(Message):

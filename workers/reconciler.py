@@ -113,7 +113,11 @@ def main() -> None:
     database = Database(settings.database, pool_size=2)
     lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
     log.info("reconciler started")
-    reconcile(Reconciler(database, open_store(settings), Doorbell(make_celery(settings))), lead, stop)
+    reconciler = Reconciler(
+        database, open_store(settings), Doorbell(make_celery(settings)),
+        phase_store_max_bytes=settings.phase_store_max_bytes,
+    )  # fmt: skip
+    reconcile(reconciler, lead, stop)
 
 
 if __name__ == "__main__":

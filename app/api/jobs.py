@@ -100,6 +100,8 @@ EXAMPLES: dict[str, Example] = {
     responses={
         200: {"model": JobView, "headers": _LOCATION | _REPLAYED,
               "description": "An equal call was here before: its job as it is now."},
+        201: {"model": JobView, "headers": _LOCATION,
+              "description": "An equal job has done the work: this one has succeeded with its files."},
         202: {"headers": _LOCATION, "description": "The job is queued."},
     },
 )  # fmt: skip
@@ -115,6 +117,8 @@ def create_job(
     if submitted.replayed:
         response.status_code = 200
         response.headers["Idempotency-Replayed"] = "true"
+    elif submitted.reused:
+        response.status_code = 201
     response.headers["Location"] = f"/v1/jobs/{submitted.job_id}"
     return job_view(reads.job(resources.database, project, submitted.job_id))
 

@@ -207,7 +207,7 @@ def job_view(reading: JobReading) -> JobView:
             "max_attempts": job.max_attempts, "priority": _PRIORITY_NAMES[job.priority], "labels": job.labels,
             "source": {**job.request["source"], "resolved_revision": job.resolved_revision},
             "spec": job.request["spec"], "resolved_spec": job.resolved_spec, "work_hash": job.work_hash,
-            "reused_from": None, "initiator": job.initiator, "durations": _durations(reading),
+            "reused_from": job.reused_from, "initiator": job.initiator, "durations": _durations(reading),
             "error": _error(job.error, job.attempt), "gate": job.gate, "result": _result(job.report),
             "warnings": job.warnings, "created_at": job.created_at, "started_at": job.started_at,
             "finished_at": job.finished_at, "urls": _job_urls(job.id),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, literal_column, text
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, and_, literal_column, text
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -61,7 +61,8 @@ class Job(OfProject, Base):
     )  # fmt: skip
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    parent_id: Mapped[str | None]
+    parent_id: Mapped[str | None] = mapped_column(index=True)
+    """The job or sweep that made it."""
     name: Mapped[str]
     labels: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)
@@ -74,6 +75,8 @@ class Job(OfProject, Base):
     resolved_spec: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
     resolved_revision: Mapped[str | None]
     work_hash: Mapped[str | None] = mapped_column(index=True)
+    reused_from: Mapped[str | None]
+    """The job that did the work."""
     engine_version: Mapped[str]
     model: Mapped[str]
     method: Mapped[str]
@@ -86,6 +89,8 @@ class Job(OfProject, Base):
     phase_unit: Mapped[str] = mapped_column(default="")
     progress: Mapped[float] = mapped_column(default=0.0)
     wait_reason: Mapped[str | None]
+    waits_for: Mapped[str | None]
+    """The job in flight whose equal result it waits for; a parent waits for its children, which name it."""
 
     worker_class: Mapped[str] = mapped_column(default="default")
     attempt: Mapped[int] = mapped_column(default=0)
@@ -126,6 +131,7 @@ class Job(OfProject, Base):
 
 # States written out: with a parameter a plan cannot know that a partial index holds every row it wants.
 QUEUED = Job.state == literal_column("'queued'")
+CLAIMABLE = and_(QUEUED, Job.wait_reason.is_distinct_from(literal_column("'dependency'")))
 HELD = Job.state.in_([literal_column(f"'{state}'") for state in sorted(LEASED)])
 """Rows that a worker holds, or held until its lease ran out."""
 

@@ -87,6 +87,6 @@ class Artifact(OfProject, Base):
     kind: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
-    key: Mapped[str]
-    """Where it lies in the store."""
+    key: Mapped[str] = mapped_column(index=True)
+    """Where it lies in the store; a file stays for as long as any row names it."""
     created_at: Mapped[datetime]

@@ -11,7 +11,7 @@ from app.db.job import PRIORITIES, Job
 from app.db.queries import events, tenancy
 from app.db.session import clock
 from app.ids import new_id
-from app.services import idempotency, outbox, projects
+from app.services import adoption, equal_work, idempotency, outbox, projects
 from app.services.admission import admit
 from app.services.resources import Resources
 from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest
@@ -20,10 +20,11 @@ from app.specs.source import model_name
 
 @dataclass(frozen=True)
 class Submitted:
-    """The answer to a POST: the job, and whether an earlier equal call made it."""
+    """The answer to a POST: the job, whether an earlier equal call made it, or an earlier equal job did its work."""
 
     job_id: str
-    replayed: bool
+    replayed: bool = False
+    reused: bool = False
 
 
 def submit(
@@ -37,6 +38,8 @@ def submit(
     with resources.database.unit_of_work() as session:
         now = clock(session)
         job = _new_job(project_id, request, sent, resolved, now)
+        known = equal_work.recognise(session, project_id, request, resolved)
+        done = equal_work.place(session, job, known, request.reuse) if known else None
         if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):
             return Submitted(found, replayed=True)
         projects.admit_job(session, actors.current(), project_id)
@@ -44,11 +47,16 @@ def submit(
         session.flush()
         created = {"name": job.name, "model": job.model, "method": job.method}
         created |= {"cloned_from": cloned_from} if cloned_from else {}
-        events.append(session, job, [("job.created", created), ("job.queued", {"reason": "submitted"})], now=now)
-        outbox.add_bell(session, job, now=now)
         tenancy.audit(session, "job.create", job.id, now=now)
+        if done is not None:
+            events.append(session, job, [("job.created", created)], now=now)
+            adoption.born(session, job, done, now=now)
+            return Submitted(job.id, reused=True)
+        queued = {"reason": "submitted", **({"waits_for": job.waits_for} if job.waits_for else {})}
+        events.append(session, job, [("job.created", created), ("job.queued", queued)], now=now)
+        outbox.add_bell(session, job, now=now)
     resources.doorbell.ring(job.worker_class)
-    return Submitted(job.id, replayed=False)
+    return Submitted(job.id)
 
 
 def _earlier(resources: Resources, key: idempotency.Key) -> str | None:

@@ -91,6 +91,8 @@ class JobRequest(Spec):
     spec: CompressionSpec
     plan_id: Unbuilt = None
     priority: Literal["low", "normal", "high"] = "normal"
-    reuse: Annotated[Literal["auto", "never"], refusing("require")] = "auto"
+    reuse: Literal["auto", "never", "require"] = Field(
+        "auto", description="An equal result: taken where there is one, never, or nothing else."
+    )
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=64)
     limits: Limits = Limits()

@@ -42,7 +42,7 @@ def bench(sqlite_url: str, tmp_path: Path) -> Bench:
 
 
 def add(bench: Bench) -> str:
-    return bench.add(request={"source": {"kind": "local", "path": str(DEMO_MODEL)}, "spec": SPEC})
+    return bench.add(request={"source": {"kind": "local", "path": str(DEMO_MODEL)}, "spec": SPEC, "reuse": "never"})
 
 
 def digests(bench: Bench, job_id: str) -> dict[str, str]:

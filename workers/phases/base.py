@@ -53,6 +53,7 @@ class PhaseRun:
     """What earlier attempts spent on work that this attempt did not repeat."""
     peak_memory_bytes: int = 0
     perplexity: dict[str, float] | None = None
+    reused_from: str | None = None
     _said: float = 0.0
 
     @property
@@ -76,6 +77,7 @@ class PhaseRun:
         """Count a finished piece of an earlier attempt as ours and return what was written with it."""
         self.reused_seconds += float(stored.data.get("seconds", 0.0))
         self.peak_memory_bytes = max(self.peak_memory_bytes, int(stored.data.get("peak_memory_bytes", 0)))
+        self.reused_from = self.reused_from or stored.origin
         return stored.data
 
     def finished(self) -> dict[str, Any] | None:
@@ -91,7 +93,7 @@ class PhaseRun:
 
     def finish(self, data: dict[str, Any] | None = None) -> None:
         """Write the phase's result, so that no later attempt repeats it."""
-        whole = {**(data or {}), **self.completed().model_dump(exclude={"kind", "phase"})}
+        whole = {**(data or {}), **self.completed().model_dump(exclude={"kind", "phase", "reused_from"})}
         path = self.context.checkpoint_path(self.name, "result", suffix=".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(whole, sort_keys=True))
@@ -100,7 +102,10 @@ class PhaseRun:
     def completed(self) -> PhaseCompleted:
         """The phase's figures as they stand."""
         peak = max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.context.device))
-        return PhaseCompleted(phase=self.name, seconds=self.seconds, peak_memory_bytes=peak, perplexity=self.perplexity)
+        return PhaseCompleted(
+            phase=self.name, seconds=self.seconds, peak_memory_bytes=peak, perplexity=self.perplexity,
+            reused_from=self.reused_from,
+        )  # fmt: skip
 
     def finish_block(
         self,

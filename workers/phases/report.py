@@ -88,6 +88,7 @@ def _phase_row(context: Context, done: PhaseCompleted, final: dict[str, float]) 
         "name": done.phase,
         "seconds": done.seconds,
         "peak_memory_bytes": done.peak_memory_bytes,
+        "reused_from": done.reused_from,
         "perplexity": numbers or None,
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import structlog
 from sqlalchemy.orm import Session
@@ -19,8 +19,8 @@ from app.db.session import Database, clock
 from app.errors import StorageError
 from app.services import credentials
 from app.settings import Settings
-from app.specs.base import canonical, fingerprint
-from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest
+from app.specs.base import canonical
+from app.specs.job import CompressionSpec, JobRequest
 from app.specs.source import HuggingFaceSource, model_name
 from app.storage.base import ObjectStore
 from workers.messages import (
@@ -45,6 +45,7 @@ from workers.runs.failures import JobFailed, from_exception
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Facts, Recorder, Said
+from workers.runs.reuse import EqualWork, Reuse
 from workers.runs.supervise import supervise
 from workers.runs.workspace import Room, Workspace
 
@@ -92,7 +93,8 @@ class _Attempt:
         self._workspace = self._folder.path
         self._recorder = Recorder(services.database, job, discard=self._discard)
         self._prefix = job_prefix(job.project_id, job.id)
-        self._uploader = Uploader(services.store, self._prefix, self._workspace)
+        self._reuse = Reuse(services.database, services.settings, job)
+        self._uploader = Uploader(services.store, self._prefix, self._workspace, shared=self._reuse.phases)
         self._resolved: Resolved | None = None
         self._stale = False
 
@@ -105,12 +107,16 @@ class _Attempt:
         """Do the work and return what the last transaction is to do."""
         try:
             with self._folder:
+                self._reuse.check(last=False)
                 model, revision, spec = self._fetch()
+                self._reuse.check(last=True)
                 done = self._compute(model, revision, spec)
                 keys = self._upload(done)
         except Interrupted as interrupted:
             reason = interrupted.reason
             return lambda session, job, now: endings.stop(session, job, reason, now=now)
+        except EqualWork:
+            return self._reuse.settle
         except LeaseLost:
             raise
         except JobFailed as failure:
@@ -201,6 +207,10 @@ class _Attempt:
                 job.checkpoints = kept
 
             self._persist(keep)
+        others = self._reuse.found(restored)
+        documents = [item.model_dump(mode="json") for item in others]
+        restored += restore(self._services.store, documents, self._workspace, between=self._keeper.check)
+        self._recorder.take(self._reuse.told(restored))
         return restored
 
     def _supervise(self, side: Literal["fetch", "compute"], request: FetchRequest | ComputeRequest) -> Done | Fetched:
@@ -243,15 +253,9 @@ class _Attempt:
             )
 
     def _facts(self, fetched: Fetched) -> Facts:
-        """All that decides the result's bytes, and its hash."""
         if self._resolved is None:
             raise JobFailed(_silent("the fetcher named no revision"))
-        spec: dict[str, Any] = {**self._resolved.spec, "output": {**self._resolved.spec.get("output", {})}}
-        spec["output"].pop("publish", None)
-        work = {
-            "revision": self._resolved.revision, "data": fetched.data_sha256, "spec": spec, "engine": ENGINE_VERSION
-        }  # fmt: skip
-        facts = Facts(**self._resolved.model_dump(exclude={"kind"}), work_hash=fingerprint(work))
+        facts = self._reuse.resolved(self._resolved, fetched.data_sha256)
         self._stale = self._job.work_hash not in {None, facts.work_hash}
         return facts
 

@@ -15,6 +15,7 @@ from app.errors import ChecksumMismatch, ObjectMissing
 from app.storage.base import ObjectStore
 from workers.messages import Checkpoint, StoredCheckpoint
 from workers.runs.report import StoredInStore
+from workers.runs.reuse import PhaseStore
 from workers.runs.workspace import inside
 
 _NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
@@ -30,8 +31,11 @@ def job_prefix(project_id: str, job_id: str) -> str:
 class Uploader:
     """Stores the checkpoints of one attempt, one after the other, in the order in which they were finished."""
 
-    def __init__(self, store: ObjectStore, prefix: str, workspace: Path) -> None:
-        self._store, self._prefix, self._workspace = store, prefix, workspace
+    def __init__(
+        self, store: ObjectStore, prefix: str, workspace: Path, *, shared: PhaseStore | None = None
+    ) -> None:  # fmt: skip
+        """`shared` says what other jobs may start from, and where that lies; the rest lies below `prefix`."""
+        self._store, self._prefix, self._workspace, self._shared = store, prefix, workspace, shared
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._uploads: deque[Future[StoredInStore]] = deque()
         self._newest: dict[tuple[str, str], Path] = {}
@@ -60,13 +64,15 @@ class Uploader:
         if not _NAME.fullmatch(checkpoint.name):
             raise ValueError("the child gave a checkpoint an impossible name")
         path = inside(self._workspace, checkpoint.path)
-        key = f"{self._prefix}checkpoints/{checkpoint.phase}/{checkpoint.name}-{checkpoint.sha256[:12]}{path.suffix}"
+        shared = self._shared.key(checkpoint.phase, checkpoint.name) if self._shared else None
+        folder = self._shared.prefix(shared) if self._shared and shared else f"{self._prefix}checkpoints/"
+        key = f"{folder}{checkpoint.phase}/{checkpoint.name}-{checkpoint.sha256[:12]}{path.suffix}"
         self._store.put_file(key, path, checkpoint.sha256)
         replaced = self._newest.get((checkpoint.phase, checkpoint.name), path)
         if replaced != path:
             replaced.unlink(missing_ok=True)  # training states of a long run would fill the disk
         self._newest[checkpoint.phase, checkpoint.name] = path
-        return StoredInStore(**checkpoint.model_dump(exclude={"kind"}), key=key)
+        return StoredInStore(**checkpoint.model_dump(exclude={"kind"}), key=key, shared=shared)
 
 
 def restore(
@@ -86,5 +92,5 @@ def restore(
         except (ObjectMissing, ChecksumMismatch) as error:
             log.warning("checkpoint dropped", phase=stored.phase, name=stored.name, error=type(error).__name__)
             break
-        restored.append(StoredCheckpoint(**{**stored.model_dump(exclude={"key"}), "path": path}))
+        restored.append(StoredCheckpoint(**{**stored.model_dump(exclude={"key", "shared"}), "path": path}))
     return restored

@@ -15,7 +15,7 @@ from workers.runs.keeper import Reason
 
 def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
     """End a locked job's attempt on request: the job is cancelled, paused, expired, or queued again uncharged."""
-    if _granted(session, job, now=now):
+    if granted(session, job, now=now):
         return
     if reason == "overtime":
         expire(session, job, now=now)
@@ -27,7 +27,7 @@ def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
 
 def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> None:
     """End a locked job's attempt with an error: queue the job again with a back-off, or fail it for good."""
-    if _granted(session, job, now=now):
+    if granted(session, job, now=now):
         return
     failures = {**job.failures, error.class_: int(job.failures.get(error.class_, 0)) + 1}
     document = describe(error, attempt=job.attempt)
@@ -60,13 +60,27 @@ def expire(session: Session, job: Job, *, now: datetime) -> None:
     events.move(session, job, "expired", [("job.expired", {"error": job.error})], now=now)
 
 
+def wait(session: Session, job: Job, *, now: datetime, waits_for: str | None = None) -> None:
+    """Let a locked job's attempt go, uncharged, until its children have ended, or the equal job that it names."""
+    _release(session, job, now=now)
+    told: events.NewEvent = ("job.queued", {"reason": "dependency", "waits_for": waits_for})
+    events.move(session, job, "queued", [told], now=now)
+    job.wait_reason, job.waits_for = "dependency", waits_for
+
+
+def wake(session: Session, job: Job, *, now: datetime) -> None:
+    """Let a locked job that waited be claimed."""
+    job.wait_reason, job.waits_for, job.queued_at = "capacity", None, now
+    events.append(session, job, [("job.queued", {"reason": "dependency_ended"})], now=now)
+
+
 def _release(session: Session, job: Job, *, now: datetime) -> None:
     """End an attempt that is not charged: the job may have one more."""
     leases.end_attempt(session, job, "released", now=now)
     job.max_attempts += 1
 
 
-def _granted(session: Session, job: Job, *, now: datetime) -> bool:
+def granted(session: Session, job: Job, *, now: datetime) -> bool:
     """Grant what the user asked for, whatever else ended the attempt; True when something was asked."""
     if job.state == "cancelling":
         leases.end_attempt(session, job, "cancelled", now=now)

@@ -11,7 +11,9 @@ import structlog
 from sqlalchemy import delete, select
 
 from app.db.job import IdempotencyKey, Job, Outbox, Worker
+from app.db.queries import reuse
 from app.db.result import Artifact
+from app.db.reuse import PhaseResult
 from app.db.session import Database, clock
 from app.services.idempotency import KEPT
 from app.specs.lifecycle import TERMINAL
@@ -21,6 +23,9 @@ GARBAGE_AGE: Final = timedelta(days=1)
 """Younger files may belong to an attempt that is about to commit them."""
 CHECKPOINT_AGE: Final = timedelta(days=7)
 """How long the checkpoints of a job that ended without success are kept for another try."""
+PHASE_GRACE: Final = timedelta(hours=1)
+"""A phase result that was used so lately may be on its way to a worker."""
+_PHASE_KEY = re.compile(r"projects/[^/]+/phases/[^/]+/.+")
 _KEY = re.compile(r"projects/[^/]+/jobs/(?P<job>[^/]+)/(?:a\d+|checkpoints)/.+")
 
 log = structlog.get_logger(__name__)
@@ -34,15 +39,48 @@ def collect(database: Database, store: ObjectStore) -> int:
         session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))
     old = [stored.key for stored in store.list("projects/") if now - stored.modified_at > GARBAGE_AGE]
-    removed = store.delete_unfinished(now - GARBAGE_AGE)
+    removed = store.delete_unfinished(now - GARBAGE_AGE) + _collect_phases(database, store, old)
     for job_id, keys in groupby(filter(_KEY.fullmatch, old), key=_job_of):
-        named = _named(database, job_id, now)
-        for key in keys:
+        found = list(keys)
+        named = _named(database, job_id, found, now)
+        for key in found:
             if key not in named:
                 store.delete(key)
                 removed += 1
     if removed:
         log.info("files that no row names removed", count=removed)
+    return removed
+
+
+def evict_phase_results(
+    database: Database, store: ObjectStore, *, max_bytes: int, grace: timedelta = PHASE_GRACE
+) -> int:  # fmt: skip
+    """Delete the least recently used phase results until they are below their cap; return how many."""
+    with database.unit_of_work() as session:
+        excess = reuse.stored_bytes(session) - max_bytes
+        rows = reuse.evictable(session, excess=excess, unused_since=clock(session) - grace)
+        keys = [str(row.document["key"]) for row in rows]
+        for row in rows:
+            session.delete(row)
+    # The rows go first: a job that looks between the two finds nothing, and computes.
+    for key in keys:
+        store.delete(key)
+    if keys:
+        log.info("phase results evicted", count=len(keys))
+    return len(keys)
+
+
+def _collect_phases(database: Database, store: ObjectStore, old: list[str]) -> int:
+    """Delete what an attempt stored of a phase and never wrote down; return how many files."""
+    removed = 0
+    for phase_key, keys in groupby(filter(_PHASE_KEY.fullmatch, old), key=lambda key: key.split("/")[3]):
+        with database.reading() as session:
+            documents = session.scalars(select(PhaseResult.document).where(PhaseResult.key == phase_key))
+            named = {document["key"] for document in documents}
+        for key in keys:
+            if key not in named:
+                store.delete(key)
+                removed += 1
     return removed
 
 
@@ -52,10 +90,11 @@ def _job_of(key: str) -> str:
     return match["job"]
 
 
-def _named(database: Database, job_id: str, now: datetime) -> set[str]:
+def _named(database: Database, job_id: str, keys: list[str], now: datetime) -> set[str]:
     """The keys that a job still needs: one look per job, not per file."""
     with database.reading() as session:
-        named = set(session.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
+        # Another job may point at the files of one that is gone.
+        named = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
         job = session.get(Job, job_id)
     if job is None:
         return named

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import select
 
 from app.db.job import Job, Outbox
-from app.db.queries import leases, tenancy
+from app.db.queries import leases, reuse, tenancy
 from app.db.session import Database, clock
 from app.queue import Doorbell
 from app.storage.base import ObjectStore
@@ -26,8 +26,11 @@ log = structlog.get_logger(__name__)
 class Reconciler:
     """One sweep after the other, by whoever leads."""
 
-    def __init__(self, database: Database, store: ObjectStore, doorbell: Doorbell) -> None:
+    def __init__(
+        self, database: Database, store: ObjectStore, doorbell: Doorbell, *, phase_store_max_bytes: int = 2**62
+    ) -> None:
         self._database, self._store, self._doorbell = database, store, doorbell
+        self._phase_store_max_bytes = phase_store_max_bytes
         self._bells: dict[str, tuple[float, float]] = {}
         """Worker class -> when it is rung for next, and the pause that follows."""
         self._capped: list[str] | None = None
@@ -37,6 +40,7 @@ class Reconciler:
     def sweep(self) -> None:
         """Heal everything once; each kind in its own short transactions."""
         self.recover()
+        self.wake()
         self.expire()
         self.mark_quotas()
         self.deliver()
@@ -55,6 +59,19 @@ class Reconciler:
                 job.fence += 1  # whatever the old holder still writes, it finds no row
                 phase = job.phase
                 endings.settle(session, job, lost_worker(phase), now=now)  # type: ignore[arg-type]
+        return len(jobs)
+
+    def wake(self) -> int:
+        """Let jobs go on that waited for others; return how many."""
+        with self._database.unit_of_work() as session:
+            jobs = reuse.due(session)
+            now = clock(session) if jobs else None
+            for job in jobs:
+                assert now is not None
+                endings.wake(session, job, now=now)
+            classes = {job.worker_class for job in jobs}
+        for worker_class in classes:
+            self._doorbell.ring(worker_class)
         return len(jobs)
 
     def expire(self) -> int:
@@ -105,4 +122,5 @@ class Reconciler:
 
     def collect_garbage(self) -> int:
         """Delete what nobody needs any more; return how many files of the store."""
-        return garbage.collect(self._database, self._store)
+        evicted = garbage.evict_phase_results(self._database, self._store, max_bytes=self._phase_store_max_bytes)
+        return evicted + garbage.collect(self._database, self._store)

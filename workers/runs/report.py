@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 from app.db.job import Job
 from app.db.queries import events, leases, results
 from app.db.result import LayerRow, LogLine, MetricPoint, PhaseRecord
+from app.db.reuse import PhaseResult
 from app.db.session import Database, clock
 from app.ids import new_id
+from app.services import known
 from app.specs.lifecycle import Phase
 from workers.messages import (
     AnyMessage,
@@ -46,12 +48,16 @@ class StoredInStore(StoredCheckpoint):
     """A checkpoint that lies in the store: the supervisor's own message to its rows."""
 
     key: str
+    shared: str | None = None
+    """The key under which other jobs find it."""
 
 
 class Facts(Resolved):
     """The fetcher's `Resolved` with the hash of all that decides the result: ours, once the text is known."""
 
     work_hash: str
+    known: dict[str, dict[str, Any]] = {}
+    """What the pinned source and texts turned out to be."""
 
 
 Said = AnyMessage | StoredInStore | Facts
@@ -113,7 +119,7 @@ class Recorder:
         told: list[tuple[Phase | None, events.NewEvent]] = []
         self._superseded = []
         _write_metrics(session, job, [m for m in messages if isinstance(m, Metric)], now)
-        known = _write_layers(session, job, [m for m in messages if isinstance(m, Layer)])
+        layers = _write_layers(session, job, [m for m in messages if isinstance(m, Layer)])
         self._write_log(session, job, [line for m in messages if (line := _log_line(m))], now)
         last_progress = max((i for i, m in enumerate(messages) if isinstance(m, Progress)), default=-1)
         last_points = {m.name: i for i, m in enumerate(messages) if isinstance(m, Metric)}
@@ -127,16 +133,18 @@ class Recorder:
                     told += self._progress(job, message)
                 case Metric() if last_points[message.name] == index:
                     told.append((message.phase, ("job.metric", _data(message))))
-                case Layer() if message.name not in known:
-                    known.add(message.name)
+                case Layer() if message.name not in layers:
+                    layers.add(message.name)
                     told.append((None, ("job.layer_completed", _data(message))))
                 case StoredInStore():
                     self._superseded += _replaced(job, message)
                     told.append((message.phase, _record_checkpoint(job, message)))
+                    _share(session, job, message, now)
                 case Warned():
                     told += _warn(job, message)
                 case Facts():
                     _resolve(job, message)
+                    known.remember(session, job.project_id, message.known, now=now)
                 case _:
                     pass
         session.flush()
@@ -252,6 +260,18 @@ def _record_checkpoint(job: Job, message: StoredInStore) -> events.NewEvent:
     job.checkpoints = [*others, message.model_dump(mode="json")]
     job.failures = {}
     return "job.checkpoint", {"phase": message.phase, "name": message.name, "bytes": message.bytes}
+
+
+def _share(session: Session, job: Job, message: StoredInStore, now: datetime) -> None:
+    """Let other jobs find a checkpoint of a phase that they may have to make too."""
+    if message.shared is None:
+        return
+    row = {
+        "project_id": job.project_id, "key": message.shared, "name": message.name, "phase": message.phase,
+        "job_id": job.id, "document": message.model_dump(mode="json"), "bytes": message.bytes, "created_at": now,
+        "used_at": now,
+    }  # fmt: skip
+    results.upsert(session, PhaseResult, [row], keep=["created_at"])
 
 
 def _warn(job: Job, message: Warned) -> list[tuple[Phase | None, events.NewEvent]]:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Integer, cast, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from app.db.job import HELD, QUEUED, Attempt, Job, Worker
+from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
 from app.db.queries import events, tenancy
 from app.db.session import clock
 from app.ids import new_id
@@ -61,7 +61,7 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
     candidate = (
         select(Job.id)
         .where(
-            QUEUED,
+            CLAIMABLE,
             Job.worker_class == worker.worker_class,
             Job.project_id.not_in(capped) if capped else true(),
             or_(Job.not_before.is_(None), Job.not_before <= now),
@@ -76,7 +76,8 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
         .where(Job.id == candidate.scalar_subquery())
         .values(
             state="running", fence=Job.fence + 1, attempt=Job.attempt + 1, worker_id=worker.id,
-            lease_until=now + timedelta(seconds=lease_seconds), wait_reason=None, not_before=None, pending_until=None,
+            lease_until=now + timedelta(seconds=lease_seconds), wait_reason=None, waits_for=None, not_before=None,
+            pending_until=None,
         )
         .returning(Job.id)
         .execution_options(synchronize_session=False)
@@ -180,7 +181,7 @@ def unheard(session: Session, now: datetime, *, older_than_seconds: float) -> li
     due = now - timedelta(seconds=older_than_seconds)
     query = (
         select(Job.worker_class)
-        .where(QUEUED, Job.queued_at < due, or_(Job.not_before.is_(None), Job.not_before <= now))
+        .where(CLAIMABLE, Job.queued_at < due, or_(Job.not_before.is_(None), Job.not_before <= now))
         .distinct()
     )
     return list(session.scalars(query))

@@ -1,0 +1,109 @@
+"""Statements about equal work: who did it, who does it, what of it is kept, and who waits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import func, insert, literal, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.db.base import Base
+from app.db.job import QUEUED, Job
+from app.db.result import Artifact, LayerRow, MetricPoint, PhaseRecord
+from app.db.reuse import PhaseResult
+from app.specs.lifecycle import TERMINAL
+
+RESTING = (*sorted(TERMINAL), "paused")
+"""States in which a job does nothing that another could wait for."""
+
+
+def done(session: Session, project_id: str, work_hash: str, *, but: str) -> Job | None:
+    """Return the newest job that succeeded with this work and still has its files."""
+    files = select(Artifact.id).where(Artifact.job_id == Job.id).exists()
+    query = select(Job).where(
+        Job.project_id == project_id, Job.work_hash == work_hash, Job.state == "succeeded", Job.id != but, files
+    )
+    return session.scalar(query.order_by(Job.id.desc()).limit(1))
+
+
+def in_flight(session: Session, project_id: str, work_hash: str, *, before: str) -> Job | None:
+    """Return the oldest job that is about this work and older than ours: nobody waits in a ring."""
+    query = select(Job).where(
+        Job.project_id == project_id,
+        Job.work_hash == work_hash,
+        Job.state.not_in(RESTING),
+        Job.waits_for.is_(None),
+        Job.id < before,
+    )
+    return session.scalar(query.order_by(Job.id).limit(1))
+
+
+def copy_rows(session: Session, table: type[Base], source_id: str, target_id: str, phases: Collection[str]) -> None:
+    """Give a job the rows that another one wrote in some phases, unless it has its own."""
+    columns = list(table.__table__.columns)
+    mine, theirs = aliased(table), table.__table__.c
+    others = [c.name for c in table.__table__.primary_key if c.name != "job_id"]
+    there = select(mine.job_id).where(  # type: ignore[attr-defined]
+        mine.job_id == target_id,  # type: ignore[attr-defined]
+        *(getattr(mine, name) == theirs[name] for name in others),
+    )
+    query = select(*(literal(target_id) if c.name == "job_id" else c for c in columns)).where(
+        theirs.job_id == source_id, ~there.exists()
+    )
+    if table in {PhaseRecord, MetricPoint}:
+        query = query.where(theirs["name" if table is PhaseRecord else "phase"].in_(phases))
+    session.execute(insert(table).from_select([c.name for c in columns], query))
+
+
+def copy_history(session: Session, source_id: str, target_id: str, phases: Collection[str]) -> None:
+    """Give a job the phases, the series and the matrices of another one that did the work."""
+    for table in (PhaseRecord, MetricPoint, LayerRow):
+        copy_rows(session, table, source_id, target_id, phases)
+
+
+def phase_results(session: Session, project_id: str, keys: Collection[str], *, now: datetime) -> Sequence[PhaseResult]:
+    """Return what is stored under some keys, and note that it is used."""
+    rows = session.scalars(
+        update(PhaseResult)
+        .where(PhaseResult.project_id == project_id, PhaseResult.key.in_(keys))
+        .values(used_at=now)
+        .returning(PhaseResult)
+        .execution_options(synchronize_session=False)
+    )
+    return list(rows)
+
+
+def evictable(session: Session, *, excess: int, unused_since: datetime) -> list[PhaseResult]:
+    """Return the least recently used results that make up `excess` bytes, none of a job that still runs."""
+    if excess <= 0:
+        return []
+    working = select(Job.id).where(Job.id == PhaseResult.job_id, Job.state.not_in(TERMINAL)).exists()
+    query = select(PhaseResult).where(PhaseResult.used_at < unused_since, ~working).order_by(PhaseResult.used_at)
+    chosen: list[PhaseResult] = []
+    for row in session.scalars(query.execution_options(yield_per=200)):
+        chosen.append(row)
+        excess -= row.bytes
+        if excess <= 0:
+            break
+    return chosen
+
+
+def stored_bytes(session: Session) -> int:
+    """Return the size of all phase results."""
+    return int(session.scalar(select(func.coalesce(func.sum(PhaseResult.bytes), 0))) or 0)
+
+
+def due(session: Session, *, limit: int = 100) -> list[Job]:
+    """Lock waiting jobs that wait for nothing any more: no unfinished child, no equal job at work."""
+    child, leader = aliased(Job), aliased(Job)
+    unfinished = select(child.id).where(child.parent_id == Job.id, child.state.not_in(TERMINAL)).exists()
+    leading = select(leader.id).where(leader.id == Job.waits_for, leader.state.not_in(RESTING)).exists()
+    query = (
+        select(Job)
+        .where(QUEUED, Job.wait_reason == "dependency", ~unfinished, or_(Job.waits_for.is_(None), ~leading))
+        .order_by(Job.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return list(session.scalars(query))

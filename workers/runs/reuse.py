@@ -1,0 +1,143 @@
+"""Equal work is done once: take a finished result, wait for one that is being made, or start from stored phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import leases, reuse
+from app.db.session import Database, clock
+from app.services import adoption, known
+from app.settings import Settings
+from app.specs.job import ENGINE_VERSION
+from app.specs.work import SHARED_PHASES, phase_key, work_hash
+from workers.messages import ErrorInfo, Layer, Resolved, StoredCheckpoint
+from workers.runs import endings
+from workers.runs.failures import JobFailed
+from workers.runs.report import Facts, Said, StoredInStore
+
+
+def made_by(settings: Settings) -> dict[str, Any]:
+    """What decides bits beside the work itself."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+    return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **libraries}
+
+
+class EqualWork(Exception):
+    """The attempt need not go on: its work is done, or is being done by another job."""
+
+
+class Reuse:
+    """What one attempt needs to know of others: it raises EqualWork, or JobFailed where it may do nothing else."""
+
+    def __init__(self, database: Database, settings: Settings, job: Job) -> None:
+        self._database, self._job = database, job
+        self._wish = job.request.get("reuse", "auto")
+        self.work_hash = job.work_hash
+        self._source = known.source_key(job.request["source"])
+        store = PhaseStore(job.project_id, settings)
+        self.phases = store if self._wish != "never" else None
+
+    def resolved(self, resolved: Resolved, data: Mapping[str, str]) -> Facts:
+        """All that decides the result's bytes, its hash, and what of it was pinned before it was read."""
+        self.work_hash = work_hash(resolved.revision, data, resolved.spec, ENGINE_VERSION)
+        seen: dict[str, dict[str, Any]] = {}
+        if self._source and self._source == known.source_key(self._job.request["source"]):
+            seen[self._source] = {"revision": resolved.revision, "facts": resolved.facts}
+        for name, key in known.texts_of(resolved.spec).items():
+            if name in data:
+                seen[key] = {"sha256": data[name]}
+        if self.phases is not None:
+            self.phases.opened(revision=resolved.revision, data=data, spec=resolved.spec)
+        return Facts(**resolved.model_dump(exclude={"kind"}), work_hash=self.work_hash, known=seen)
+
+    def check(self, *, last: bool) -> None:
+        """Look for equal work; `last` when all is known that will ever be."""
+        if self._wish == "never" or (self.work_hash is None and not last):
+            return
+        assert self.work_hash is not None
+        with self._database.reading() as session:
+            done, leader = _look(session, self._job, self.work_hash)
+        if done or leader:
+            raise EqualWork
+        if self._wish == "require":
+            raise JobFailed(_nothing_to_reuse())
+
+    def settle(self, session: Session, job: Job, now: datetime) -> None:
+        """End a locked job's attempt with the result of another, let it wait for that, or give it another try."""
+        assert self.work_hash is not None
+        if endings.granted(session, job, now=now):
+            return
+        done, leader = _look(session, job, self.work_hash)
+        if done is not None:
+            leases.end_attempt(session, job, "succeeded", now=now)
+            adoption.adopt(session, job, done, now=now)
+        else:
+            endings.wait(session, job, now=now, waits_for=leader.id if leader else None)
+
+    def found(self, own: Sequence[StoredCheckpoint]) -> list[StoredInStore]:
+        """What other jobs have stored of this one's phases and it has not made itself."""
+        have = {(item.phase, item.name) for item in own}
+        found = self.phases.find(self._database, self._job.id) if self.phases else []
+        return [item for item in found if (item.phase, item.name) not in have]
+
+    def told(self, restored: Sequence[StoredCheckpoint]) -> list[Said]:
+        """The rows that another job wrote with its blocks, as messages of our own."""
+        foreign = [item for item in restored if item.origin is not None]
+        return [Layer.model_validate(row) for item in foreign for row in item.data.get("layers", [])]
+
+
+def _look(session: Session, job: Job, work_hash: str) -> tuple[Job | None, Job | None]:
+    """Return the job that has done this work, or else the older one that is about it."""
+    done = reuse.done(session, job.project_id, work_hash, but=job.id)
+    return done, None if done else reuse.in_flight(session, job.project_id, work_hash, before=job.id)
+
+
+def _nothing_to_reuse() -> ErrorInfo:
+    return ErrorInfo(
+        class_="invalid_spec", retryable=False, phase="resolving", message="there is no equal result to reuse",
+        hint="Submit it with reuse: auto.",
+    )  # fmt: skip
+
+
+class PhaseStore:
+    """Where the checkpoints of one job's phases lie for every job that has the same ones to make."""
+
+    def __init__(self, project_id: str, settings: Settings) -> None:
+        self._project_id = project_id
+        self._made_by = made_by(settings)
+        self._work: dict[str, Any] | None = None
+
+    def opened(self, *, revision: str, data: Mapping[str, str], spec: Mapping[str, Any]) -> None:
+        """Note what the job works on; before that nothing is shared."""
+        self._work = {"revision": revision, "data": data, "spec": spec}
+
+    def key(self, phase: str, name: str) -> str | None:
+        """The key of a checkpoint; None for one that stays with its job."""
+        if self._work is None:
+            return None
+        # Blocks differ by their names, not by what decides them.
+        role = "block" if name.startswith("block-") else name
+        return phase_key(phase, role, **self._work, made_by=self._made_by)
+
+    def prefix(self, key: str) -> str:
+        """Where the files of a key lie in the store."""
+        return f"projects/{self._project_id}/phases/{key}/"
+
+    def find(self, database: Database, job_id: str) -> list[StoredInStore]:
+        """What other jobs have stored of this one's phases, in the order in which they are made."""
+        roles = ("block", "result", "norms", "statistics")
+        keys = {key for phase in SHARED_PHASES for role in roles if (key := self.key(phase, role))}
+        with database.unit_of_work() as session:
+            rows = reuse.phase_results(session, self._project_id, keys, now=clock(session))
+        found = [
+            StoredInStore.model_validate({**row.document, "origin": row.job_id})
+            for row in rows
+            if row.job_id != job_id and self.key(row.phase, row.name) == row.key
+        ]
+        return sorted(found, key=lambda item: (SHARED_PHASES.index(item.phase), item.name))
