@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Union
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -9,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec, Unbuilt, not_available, refusing
 from app.specs.prune import Prune
+from app.specs.recovery import Cycles, Soup
 from app.specs.source import Source
 from app.specs.steps import Calibration, Evaluate, Gate, Output, Reconstruct, Retrain
 
@@ -38,22 +40,12 @@ class CompressionSpec(Spec):
     prune: Annotated[PruneSteps, BeforeValidator(_one_step, json_schema_input_type=Union[Prune, PruneSteps])]  # noqa: UP007
     reconstruct: Reconstruct | None = None
     retrain: Retrain | None = None
-    cycles: Unbuilt = None
-    soup: Unbuilt = None
+    cycles: Cycles | None = None
+    soup: Soup | None = None
     evaluate: Evaluate = Evaluate()
     objective: Unbuilt = None
     gate: Gate | None = None
     output: Output = Output()
-
-    @model_validator(mode="after")
-    def _interleaving_prunes(self) -> CompressionSpec:
-        if self.reconstruct and self.reconstruct.interleave and not self.prune:
-            raise PydanticCustomError(
-                "nothing_to_interleave",
-                "`interleave` prunes each block before it is fitted, and `prune` is empty",
-                {"at": "reconstruct/interleave"},
-            )
-        return self
 
     @model_validator(mode="after")
     def _training_text_is_not_evaluation_text(self) -> CompressionSpec:
@@ -68,6 +60,57 @@ class CompressionSpec(Spec):
                     {"index": index, "at": f"evaluate/perplexity/{index}/dataset"},
                 )
         return self
+
+    @model_validator(mode="after")
+    def _soups_and_cycles_have_what_they_turn_on(self) -> CompressionSpec:
+        for problem in (*_soup_problems(self), *_cycle_problems(self)):
+            raise problem
+        return self
+
+
+def _soup_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
+    if spec.soup is None:
+        return
+    if spec.cycles is not None:
+        yield not_available("a soup inside cycles", at="soup")
+    if spec.retrain is None:
+        yield PydanticCustomError("nothing_to_average", "a soup averages what `retrain` gives", {"at": "soup"})
+    elif "lora" in spec.retrain.trainable:
+        yield PydanticCustomError(
+            "nothing_to_average", "`lora` stays apart from the weights that a soup averages", {"at": "soup"}
+        )
+
+
+def _cycle_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
+    if spec.cycles is None:
+        return
+    count = spec.cycles.count
+    if not spec.prune or (spec.retrain is None and spec.reconstruct is None):
+        yield PydanticCustomError("nothing_to_repeat", "cycles prune and recover by turns", {"at": "cycles"})
+    if spec.retrain and spec.retrain.steps < count:
+        yield PydanticCustomError(
+            "too_few_steps", "every cycle needs a step: at least {count}", {"count": count, "at": "retrain/steps"}
+        )
+    if spec.retrain and "lora" in spec.retrain.trainable:
+        yield PydanticCustomError(
+            "adapter_between_cycles", "`lora` stays apart, and the next cycle prunes the weights", {"at": "cycles"}
+        )
+    for index, step in enumerate(spec.prune):
+        if step.optimizer is not None or (step.solver is not None and step.solver.chooses_mask):
+            yield PydanticCustomError(
+                "pruned_comes_back", "a mask that is searched anew could bring back what an earlier cycle pruned",
+                {"at": f"prune/{index}/{'optimizer' if step.optimizer else 'update'}"},
+            )  # fmt: skip
+        if getattr(step.budget, "kind", None) != "uniform":
+            yield PydanticCustomError(
+                "pruned_comes_back", "a budget that is spread anew could ask less of a matrix than it has lost",
+                {"at": f"prune/{index}/budget"},
+            )  # fmt: skip
+        if step.pattern.implied_sparsity() is not None:
+            yield PydanticCustomError(
+                "one_sparsity", "this pattern has one sparsity; there is nothing to raise in cycles",
+                {"at": f"prune/{index}/pattern"},
+            )  # fmt: skip
 
 
 class Limits(Spec):

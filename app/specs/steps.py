@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import regex
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec, UnbuiltList, refusing
@@ -56,66 +56,84 @@ class Targets(Spec):
         return (not self.include or found(self.include)) and not found(self.exclude)
 
 
-class BlockWindow(Spec):
-    """Windows of several consecutive blocks; the last one takes what is left."""
-
-    blocks: int = Field(ge=1, le=100_000)
-
-
 class Reconstruct(Spec):
     """Refit the kept weights window by window against the dense model's activations (arXiv 2510.14444)."""
 
-    window: Annotated[
-        Annotated[Literal["submodule", "matrix", "block", "all", "auto"], Tag("name")]
-        | Annotated[BlockWindow, Tag("span")],
-        Discriminator(lambda value: "span" if isinstance(value, dict | BlockWindow) else "name"),
-    ] = Field(
-        "submodule", description="What is fitted at once; auto: the largest of block, submodule, matrix that fits."
+    window: Annotated[Literal["submodule", "matrix", "block"], refusing("all", "auto", "blocks")] = "submodule"
+    mode: Annotated[Literal["dense_inputs"], refusing("sparse_inputs", "sparse_inputs_dense_targets")] = Field(
+        "dense_inputs", description="Inputs and targets are the dense model's activations."
     )
-    mode: Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"] = Field(
-        "dense_inputs",
-        description="Whose activations a window reads and should give: the dense model's; the fitted prefix's and what "
-        "the dense window makes of them; the fitted prefix's and the dense model's.",
+    trainable: list[Annotated[Literal["weights", "norms", "biases"], refusing("mask_lora")]] = Field(
+        ["weights", "norms", "biases"], min_length=1, max_length=3
     )
-    trainable: list[Literal["weights", "norms", "biases", "mask_lora"]] = Field(
-        ["weights", "norms", "biases"], min_length=1, max_length=3, description="`weights` or `mask_lora`, not both."
-    )
-    rank: int = Field(16, ge=1, le=4096, description="Of mask_lora.")
-    alpha: float = Field(32, gt=0, le=65_536, description="Of mask_lora: its update is scaled by alpha / rank.")
-    loss: Literal["mse", "cosine"] = "mse"
+    loss: Annotated[Literal["mse"], refusing("cosine")] = "mse"
     learning_rate: LearningRate = Field("auto", description="auto: a short search scaled to the weights.")
-    epochs: int = Field(4, ge=1, le=1000, description="Passes at most; a fit that no longer improves ends early.")
+    epochs: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(8, ge=1, le=4096)
     validation_fraction: float = Field(0.125, ge=0, le=0.5, description="Share of the windows held out.")
-    interleave: bool = Field(False, description="Prune each block just before it is fitted.")
+    interleave: Annotated[Literal[False], refusing(True)] = False
 
-    @model_validator(mode="after")
-    def _one_way_to_move_the_weights(self) -> Reconstruct:
-        if {"weights", "mask_lora"} <= set(self.trainable):
-            at = {"at": f"trainable/{self.trainable.index('mask_lora')}"}
-            raise PydanticCustomError("contradictory_trainable", "train `weights` or `mask_lora`, not both", at)
-        return self
+
+Schedule = Literal["linear", "cosine", "constant", "slr", "clr", "llr", "allr"]
+SCHEDULES: Final[tuple[Schedule, ...]] = get_args(Schedule)
+Trained = Literal["norms", "biases", "head", "embeddings", "mask_lora", "scale_lora", "lora_prune", "lora", "spp"]
+ADAPTERS: Final = frozenset({"mask_lora", "scale_lora", "lora_prune", "lora", "spp"})
+"""Low-rank updates of pruned matrices: a matrix has room for one."""
 
 
 class Retrain(Spec):
-    """Parameter-efficient retraining on language-model loss, zeros kept (PERP, arXiv 2312.15230)."""
+    """Retraining of a few parameters (PERP, arXiv 2312.15230) or of all, zeros kept."""
 
-    method: Annotated[Literal["perp"], refusing("full")] = "perp"
-    trainable: Annotated[
-        list[Literal["norms", "biases", "mask_lora"]],
-        refusing("head", "embeddings", "scale_lora", "lora_prune", "lora", "spp"),
-    ] = Field(["norms", "mask_lora"], min_length=1, max_length=3)
+    method: Literal["perp", "full"] = Field("perp", description="full: every parameter, `trainable` left out.")
+    trainable: Annotated[list[Trained], refusing("lora")] = Field(
+        ["norms", "mask_lora"],
+        max_length=9,
+        description="`lora` stays an adapter beside the model; `head` is low-rank and merged, `embeddings` are whole.",
+    )
     rank: int = Field(16, ge=1, le=4096)
-    alpha: float = Field(32, gt=0, le=65_536)
+    alpha: float = Field(32, gt=0, le=65_536, description="Updates count alpha / rank times; scale_lora has no factor.")
     steps: int = Field(200, ge=1, le=10_000_000, description="Optimizer steps.")
     batch_size: int = Field(8, ge=1, le=65_536)
     accumulate: int = Field(1, ge=1, le=65_536, description="Micro-batches per optimizer step.")
-    learning_rate: LearningRate = "auto"
-    schedule: Annotated[Literal["linear"], refusing("cosine", "constant", "slr", "clr", "llr", "allr")] = "linear"
-    loss: Annotated[Literal["cross_entropy"], refusing("kl", "squarehead")] = "cross_entropy"
+    learning_rate: LearningRate = Field("auto", description="auto: a short search around a rate for each trainable.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="Of matrices; norms and biases never decay.")
+    schedule: Schedule = Field("linear", description="10 % warm-up; allr starts by the pruning distance (2111.00843).")
+    loss: Literal["cross_entropy", "kl", "squarehead"] = Field(
+        "cross_entropy", description="kl and squarehead (arXiv 2310.06927) keep the dense model in memory as teacher."
+    )
+    patience: int | None = Field(None, ge=1, le=10_000, description="Held-out checks without gain before the end.")
+    gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="auto: where activations are large.")
     dataset: Dataset | None = Field(None, description="Default: the calibration's data set.")
     sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default: the calibration's.")
     seed: Seed = 0
+    order_seed: Seed | None = Field(None, description="Seed of the text's order alone; default: `seed`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_names_nothing(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("method") == "full":
+            return {"trainable": [], **value}
+        return value
+
+    @model_validator(mode="after")
+    def _something_is_trained_once(self) -> Retrain:
+        if self.method == "full" and self.trainable:
+            raise PydanticCustomError("contradictory_trainable", "full trains all; leave it out", {"at": "trainable"})
+        if self.method == "perp" and not self.trainable:
+            raise PydanticCustomError("nothing_to_train", "name at least one trainable", {"at": "trainable"})
+        for index, name in enumerate(self.trainable):
+            if name in self.trainable[:index]:
+                raise PydanticCustomError("duplicate_name", "named twice", {"at": f"trainable/{index}"})
+            if name in ADAPTERS and ADAPTERS & set(self.trainable[:index]):
+                raise PydanticCustomError(
+                    "several_adapters", "a matrix has room for one kind of adapter", {"at": f"trainable/{index}"}
+                )
+        return self
+
+    @property
+    def adapter(self) -> Trained | None:
+        """The kind of low-rank update that pruned matrices get."""
+        return next((name for name in self.trainable if name in ADAPTERS), None)
 
 
 class Perplexity(Spec):

@@ -71,7 +71,7 @@ SPECS: list[tuple[dict[str, Any], str]] = [
     ({"prune": {"method": "wanda", "sparsity": 0.5, "colour": "red"}}, "/spec/prune/colour"),
     ({"prune": {"method": "sparsegpt", "sparsity": 0.5}}, "/spec/prune/method"),
     (WANDA | {"retrain": {"trainable": ["biases"]}}, "/spec/retrain/trainable"),
-    (WANDA | {"retrain": {"trainable": ["spp"]}}, "/spec/retrain/trainable/0"),
+    (WANDA | {"retrain": {"trainable": ["spp", "lora"]}}, "/spec/retrain/trainable/1"),
     (WANDA | {"soup": {"members": 3}}, "/spec/soup"),
     (WANDA | {"calibration": {"sequence_length": 4096}}, "/spec/calibration/sequence_length"),
     (WANDA | {"evaluate": {"perplexity": [{"dataset": {"kind": "builtin"}}]}}, "/spec/evaluate/perplexity/0/dataset"),

@@ -1,0 +1,55 @@
+"""Recovery beyond one pass: several retrainings averaged (soup), and pruning and recovery by turns (cycles)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.specs.base import Spec
+from app.specs.steps import SCHEDULES
+
+
+class Soup(Spec):
+    """Retrain several times from one pruned model and average the merged weights (arXiv 2306.16788)."""
+
+    members: int = Field(3, ge=2, le=16, description="Retrainings from the same pruned weights.")
+    vary: Literal["seed", "order", "weight_decay", "steps", "schedule"] = Field(
+        "seed", description="The one thing in which the members differ; `order` keeps the adapters' first values."
+    )
+    average: Literal["uniform", "greedy"] = Field(
+        "uniform", description="greedy: take a member in only where the held-out loss does not rise."
+    )
+
+    @model_validator(mode="after")
+    def _schedules_suffice(self) -> Soup:
+        if self.vary == "schedule" and self.members > len(SCHEDULES):
+            raise PydanticCustomError(
+                "too_many_members", "there are {count} schedules", {"count": len(SCHEDULES), "at": "members"}
+            )
+        return self
+
+
+class Cycles(Spec):
+    """Prune and recover by turns; what is pruned never comes back (IMP; arXiv 2111.00843 splits the steps)."""
+
+    count: int = Field(3, ge=2, le=100, description="Turns; each has an equal share of `retrain.steps`.")
+    schedule: Literal["geometric", "linear", "cubic"] = Field(
+        "geometric",
+        description="How sparsity rises: equal shares of the rest, equal steps, or large ones first.",
+    )
+
+    def sparsity(self, cycle: int, target: float) -> float:
+        """The sparsity after one of the turns, counted from 1; the last one reaches the target exactly."""
+        share = cycle / self.count
+        if cycle == self.count:
+            return target
+        if self.schedule == "geometric":
+            return float(1 - (1 - target) ** share)
+        return target * (share if self.schedule == "linear" else 1.0 - float((1 - share) ** 3))
+
+    def steps(self, cycle: int, total: int) -> int:
+        """The optimizer steps of one of the turns: an equal part, and the rest for the last."""
+        part = total // self.count
+        return part if cycle < self.count else total - part * (self.count - 1)
