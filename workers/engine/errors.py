@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 
 class EngineError(Exception):
     """A failure that the user can understand; `class_` is the contract's error class."""
 
-    class_: ClassVar[Literal["unsupported_architecture", "dataset_error", "numerical", "invalid_spec", "internal"]]
+    class_: Literal[
+        "unsupported_architecture", "dataset_error", "numerical", "invalid_spec", "internal", "gpu_oom", "host_oom"
+    ]
 
     def __init__(self, message: str, *, hint: str, module: str | None = None) -> None:
         super().__init__(message)
@@ -44,3 +46,17 @@ class BrokenResultError(EngineError):
     """What was written is not what was meant: ours to mend."""
 
     class_ = "internal"
+
+
+class NoRoomError(EngineError):
+    """What a step has to hold does not fit into memory; known before any work."""
+
+    def __init__(self, message: str, *, hint: str, class_: Literal["gpu_oom", "host_oom"]) -> None:
+        super().__init__(message, hint=hint)
+        self.class_ = class_
+
+
+class UnequalMembersError(EngineError, ValueError):
+    """Models that are not pruned alike have no average."""
+
+    class_ = "invalid_spec"

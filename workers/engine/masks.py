@@ -25,6 +25,13 @@ def unpack(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
     return torch.from_numpy(bits.astype(bool))
 
 
+def unpack_here(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
+    """The boolean mask (O, I) of packed bits, on the device where they lie."""
+    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    bits = packed.unsqueeze(-1).bitwise_right_shift(places).bitwise_and_(1)
+    return bits.view(torch.bool).flatten(1)[:, :num_inputs]
+
+
 def apply(weight_OI: torch.Tensor, mask_OI: torch.Tensor) -> torch.Tensor:
     """Zero what is pruned; kept weights keep their bits."""
     return weight_OI.masked_fill(~mask_OI, 0)

@@ -6,21 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from workers.engine import rates
+from workers.engine import rates as schedules
+from workers.engine.losses import Loss, language_loss
 from workers.engine.numerics import generator
+from workers.engine.rates import Schedule
 from workers.engine.trainables import Trainable, restore, snapshot
 
-KEEP_EVERY = 10
-"""Steps between two copies of the trainables, to which a diverged run goes back; states are saved at these only."""
+UNDECAYED: Final = frozenset({"norms", "biases"})
+"""Kinds that weight decay leaves alone, as is usual."""
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no number any more; the trainables stand at the last copied state again."""
+    """The loss or its gradient is no number any more; the trainables stand where they stood before the step."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"the loss is not finite at step {step}")
@@ -37,6 +39,10 @@ class Plan:
     seed: int = 0
     rates: Mapping[str, float]
     """Top learning rate for each kind of trainable."""
+    schedule: Schedule = "linear"
+    start: float = 1.0
+    """Share of the top rate at which `allr` starts."""
+    weight_decay: float = 0.0
     clip: float = 1.0
 
 
@@ -65,6 +71,28 @@ class Order:
         return int(self._cached[1][offset])
 
 
+@dataclass
+class Best:
+    """The trainables where the held-out loss was lowest so far, on the CPU."""
+
+    step: int
+    loss: float
+    values: list[torch.Tensor]
+    checks_since: int = 0
+
+    @classmethod
+    def at_start(cls, trainables: Sequence[Trainable], loss: float) -> Best:
+        """What every later state has to beat; anything finite does where the start has no number."""
+        return cls(0, loss if math.isfinite(loss) else math.inf, [value.cpu() for value in snapshot(trainables)])
+
+    def offer(self, trainables: Sequence[Trainable], *, step: int, loss: float) -> None:
+        """Take a state that is better; NaN never is."""
+        self.checks_since += 1
+        if loss < self.loss:
+            self.step, self.loss, self.checks_since = step, loss, 0
+            self.values = [value.cpu() for value in snapshot(trainables)]
+
+
 class Trainer:
     """Steps a model through text. Everything random derives from the seed and the step."""
 
@@ -76,6 +104,7 @@ class Trainer:
         plan: Plan,
         *,
         autocast: AbstractContextManager[None] | None = None,
+        loss: Loss = language_loss,
     ) -> None:
         assert not model.training, "dropout must stay off"
         self.model = model
@@ -84,55 +113,62 @@ class Trainer:
         self.plan = plan
         self.step = 0
         self._autocast = autocast or nullcontext()
+        self._loss = loss
         self._order = Order(len(windows_NT), plan.seed)
         self._optimizer = torch.optim.AdamW(
             [
-                {"params": [item.parameter for item in trainables if item.kind == kind], "top": plan.rates[kind]}
+                {
+                    "params": [item.parameter for item in trainables if item.kind == kind],
+                    "top": plan.rates[kind],
+                    "weight_decay": 0.0 if kind in UNDECAYED else plan.weight_decay,
+                }
                 for kind in sorted({item.kind for item in trainables})
             ],
-            weight_decay=0.0,
         )
-        self._kept: tuple[int, list[torch.Tensor]] = (0, snapshot(self.trainables))
 
     def advance(self) -> Point:
-        """Take one optimizer step; DivergedError sends the trainables back to the last copied state."""
-        factor = rates.linear(self.step, steps=self.plan.steps)
+        """Take one optimizer step; raises DivergedError instead of one that is not finite."""
+        plan = self.plan
+        factor = schedules.share(plan.schedule, self.step, steps=plan.steps, start=plan.start)
         for group in self._optimizer.param_groups:
             group["lr"] = group["top"] * factor
-        loss = sum(self._backward(part) for part in range(self.plan.accumulate))
-        parameters = [item.parameter for item in self.trainables]
-        norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip)
+        loss = sum(self._backward(part) for part in range(plan.accumulate))
+        for item in self.trainables:
+            item.hold_gradient()
+        norm = nn.utils.clip_grad_norm_([item.parameter for item in self.trainables], plan.clip)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
-            diverged = DivergedError(self.step)
-            self.step, values = self._kept
-            restore(self.trainables, values)
-            raise diverged
+            self._optimizer.zero_grad()
+            raise DivergedError(self.step)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        for item in self.trainables:
+            item.hold_zeros()
         point = Point(self.step, loss, max(group["lr"] for group in self._optimizer.param_groups))
         self.step += 1
-        if self.step % KEEP_EVERY == 0:
-            self._kept = (self.step, snapshot(self.trainables))
         return point
 
     def _backward(self, part: int) -> float:
         first = (self.step * self.plan.accumulate + part) * self.plan.batch_size
         chosen = [self._order[position] for position in range(first, first + self.plan.batch_size)]
         with self._autocast:
-            loss = language_loss(self.model, self.windows_NT[chosen])
+            loss = self._loss(self.model, self.windows_NT[chosen])
         (loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
         return loss.item() / self.plan.accumulate
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Everything that the next step reads, as tensors by name."""
-        tensors = {"step": torch.tensor(self.step)}
-        for item in self.trainables:
+    def state(self, best: Best) -> dict[str, torch.Tensor]:
+        """Everything that the next step and the end of the run read, as tensors by name."""
+        tensors = {
+            "step": torch.tensor(self.step),
+            "best": torch.tensor([best.loss, best.step, best.checks_since], dtype=torch.float64),
+        }
+        for item, value in zip(self.trainables, best.values, strict=True):
             tensors[f"value:{item.name}"] = item.parameter.detach().cpu().contiguous()
-            for key, value in self._optimizer.state[item.parameter].items():
-                tensors[f"{key}:{item.name}"] = value.detach().cpu().contiguous()
+            tensors[f"best:{item.name}"] = value
+            for key, moment in self._optimizer.state[item.parameter].items():
+                tensors[f"{key}:{item.name}"] = moment.detach().cpu().contiguous()
         return tensors
 
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> Best:
         """Go on where a saved state stood."""
         self.step = int(tensors["step"])
         restore(self.trainables, [tensors[f"value:{item.name}"] for item in self.trainables])
@@ -142,15 +178,11 @@ class Trainer:
                 # The count of steps stays on the CPU, where AdamW keeps it.
                 key: tensors[f"{key}:{item.name}"].to("cpu" if key == "step" else device).clone()
                 for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}:{item.name}" in tensors  # an expert that no token has reached has none
             }
-        self._kept = (self.step, snapshot(self.trainables))
-
-
-def language_loss(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of the next token, in float32."""
-    tokens_BT = tokens_BT.to(next(model.parameters()).device)
-    logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits[:, :-1]
-    return functional.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
+        loss, step, checks_since = tensors["best"].tolist()
+        values = [tensors[f"best:{item.name}"].clone() for item in self.trainables]
+        return Best(int(step), loss, values, int(checks_since))
 
 
 @torch.no_grad()

@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-Kind = Literal["weights", "norms", "biases", "mask_lora"]
+Kind = Literal[
+    "weights", "norms", "biases", "head", "embeddings", "mask_lora", "scale_lora", "lora_prune", "lora", "spp"
+]
 """What a trainable is; the words of the spec."""
 
 
@@ -24,8 +26,6 @@ class Trainable:
     """In the parameter's own shape, True = keep: elsewhere the parameter is zero and stays zero."""
     stored: torch.dtype = torch.float32
     """What the parameter is cast to when it is written."""
-    size: float | None = None
-    """What a learning rate is a share of, where that is not the parameter's own scale."""
 
     @property
     def count(self) -> int:
@@ -76,10 +76,27 @@ def thaw(module: nn.Module, name: str) -> nn.Parameter:
     owner = module.get_submodule(owner_name)
     parameter: nn.Parameter = getattr(owner, leaf)
     if parameter.dtype != torch.float32:
-        parameter = nn.Parameter(parameter.detach().float())
-        setattr(owner, leaf, parameter)
+        coarse, parameter = parameter, nn.Parameter(parameter.detach().float())
+        for other in module.modules():  # under all its names: a tied head stays tied
+            for own, value in other._parameters.items():
+                if value is coarse:
+                    other._parameters[own] = parameter
+        assert getattr(owner, leaf) is parameter
     parameter.requires_grad_(True)
     return parameter
+
+
+def embeddings(model: nn.Module) -> list[str]:
+    """Names of the tables that turn tokens and positions into vectors, shared parameters once."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in tables]
+
+
+def kind_of(name: str, parameter: nn.Parameter) -> Kind:
+    """What a parameter is among all of a model's: a norm, a bias, or weights."""
+    if parameter.ndim == 1:
+        return "biases" if name.endswith("bias") else "norms"
+    return "weights"
 
 
 def freeze(module: nn.Module) -> None:
@@ -111,8 +128,8 @@ def window_trainables(
 
 
 def snapshot(trainables: Iterable[Trainable]) -> list[torch.Tensor]:
-    """Copy the values of trainables to the host: the device has better use for its memory."""
-    return [item.parameter.detach().to("cpu", copy=True) for item in trainables]
+    """Copy the values of trainables."""
+    return [item.parameter.detach().clone() for item in trainables]
 
 
 @torch.no_grad()

@@ -93,7 +93,7 @@ def test_no_copy_of_the_effective_weight_is_kept_for_backward() -> None:
     base, mask_OI = _masked()
     adapter = _adapter(base, mask_OI, moved=True)
     x_TI = torch.randn(7, INPUTS)
-    known = {t.data_ptr() for t in (x_TI, base.weight, adapter.a_RI, adapter.b_OR, adapter.mask_OI)}
+    known = {t.data_ptr() for t in (x_TI, base.weight, adapter.a_RI, adapter.b_OR, adapter.bits)}
     saved: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTraine
 from workers.engine.layout import find_stack
 from workers.engine.lora import MaskLora
 from workers.engine.numerics import generator
-from workers.engine.train import DivergedError, Order, Plan, Trainer, held_out_loss
+from workers.engine.train import Best, DivergedError, Order, Plan, Trainer, held_out_loss
 from workers.engine.trainables import Trainable, freeze, norms_and_biases, thaw
 
 LLAMA = LlamaConfig(
@@ -88,21 +88,26 @@ def test_training_lowers_the_held_out_loss_and_moves_nothing_else(config: PreTra
     assert all(torch.equal(now[name], value) for name, value in rest.items())
 
 
-@pytest.mark.parametrize("stop", [10, 20])
+@pytest.mark.parametrize("stop", [1, 17])
 def test_a_stopped_run_goes_on_to_the_same_bits(stop: int) -> None:
     whole = _trainer(LLAMA)
     for _ in range(stop):
         whole.advance()
-    saved = {name: tensor.clone() for name, tensor in whole.state().items()}
+    best = Best.at_start(whole.trainables, 3.0)
+    best.offer(whole.trainables, step=stop, loss=2.0)
+    best.offer(whole.trainables, step=stop, loss=2.5)
+    saved = {name: tensor.clone() for name, tensor in whole.state(best).items()}
     for _ in range(25 - stop):
         whole.advance()
     resumed = _trainer(LLAMA)
-    resumed.load(saved)
+    again = resumed.load(saved)
+    assert (again.step, again.loss, again.checks_since) == (stop, 2.0, 1)
+    assert all(torch.equal(a, b) for a, b in zip(again.values, best.values, strict=True))
     torch.manual_seed(99)  # whatever ran before must not matter
     while resumed.step < 25:
         resumed.advance()
     assert all(torch.equal(a, b) for a, b in zip(_values(whole), _values(resumed), strict=True))
-    ends = whole.state(), resumed.state()
+    ends = whole.state(best), resumed.state(again)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
@@ -112,20 +117,29 @@ def test_accumulated_micro_batches_are_one_batch() -> None:
         assert at_once.advance().loss == pytest.approx(in_parts.advance().loss, rel=1e-4)
 
 
-def test_a_diverged_run_goes_back_to_the_last_copied_state() -> None:
+def test_a_step_that_is_not_finite_is_not_taken() -> None:
     trainer = _trainer(LLAMA)
     for _ in range(12):
         trainer.advance()
-    reached = _trainer(LLAMA)
-    for _ in range(10):
-        reached.advance()
     with torch.no_grad():
         trainer.trainables[0].parameter.fill_(float("nan"))
+    before = _values(trainer)[1:]
     with pytest.raises(DivergedError) as caught:
         trainer.advance()
-    assert caught.value.step == 12
-    assert trainer.step == 10
-    assert all(torch.equal(a, b) for a, b in zip(_values(trainer), _values(reached), strict=True))
+    assert caught.value.step == trainer.step == 12
+    assert all(torch.equal(a, b) for a, b in zip(_values(trainer)[1:], before, strict=True))
+
+
+def test_the_best_state_is_the_lowest_finite_loss() -> None:
+    trainer = _trainer(LLAMA)
+    best = Best.at_start(trainer.trainables, float("nan"))
+    for loss in (4.0, float("nan"), 5.0):
+        trainer.advance()
+        best.offer(trainer.trainables, step=trainer.step, loss=loss)
+    assert (best.step, best.loss, best.checks_since) == (1, 4.0, 2)
+    first = _trainer(LLAMA)
+    first.advance()
+    assert all(torch.equal(a, b) for a, b in zip(best.values, _values(first), strict=True))
 
 
 def test_every_window_comes_once_in_a_pass_and_passes_differ() -> None:
