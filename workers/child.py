@@ -27,7 +27,7 @@ import transformers  # noqa: TID253 - read by the imports below: offline must be
 from app.specs.job import ENGINE_VERSION
 from workers.engine import numerics
 from workers.messages import ComputeRequest, Done, Failed, Message
-from workers.phases import baseline, calibrate, evaluate, export, prune, reconstruct, retrain, targets
+from workers.phases import baseline, evaluate, export, recover, targets, teacher
 from workers.phases.base import Context
 from workers.phases.failures import classify
 
@@ -56,16 +56,10 @@ def main() -> int:
 
 def compute(context: Context) -> Done:
     """Run all phases in order; each skips what an earlier attempt has finished."""
-    spec = context.request.spec
     targets.check(context)
+    teacher.check(context)
     baseline.run(context)
-    # A model that is already sparse and stays as it is reads no calibration text.
-    plan = calibrate.run(context) if spec.prune or spec.reconstruct else None
-    prune.run(context, plan)
-    if spec.reconstruct is not None:
-        reconstruct.run(context, plan)
-    if spec.retrain is not None:
-        retrain.run(context)
+    recover.run(context)
     written, perplexity = evaluate.run(context)
     report, gate, files = export.run(context, written, perplexity)
     return Done(report=report, gate=gate, files=files)

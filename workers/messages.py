@@ -56,6 +56,8 @@ class ComputeRequest(Message):
     """Fingerprint of a data set's spec -> path of its plain text (builtin ones are not listed)."""
     workspace: str
     artifact_dir: str
+    member_dirs: list[str] = []
+    """Finished members of a soup, as artifact folders; empty: the members are trained here."""
     checkpoints: list[StoredCheckpoint] = []
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -100,6 +102,8 @@ class PhaseCompleted(Message):
     perplexity: dict[str, float] | None = None
     reused_from: str | None = None
     """The other job whose stored result the phase took over, or started from."""
+    turn: str = ""
+    """The cycle or member whose phase it was; empty where phases run once."""
 
 
 class Progress(Message):

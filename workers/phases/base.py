@@ -35,6 +35,7 @@ from workers.messages import (
     StoredCheckpoint,
     Warned,
 )
+from workers.phases.turn import Turn
 
 PROGRESS_SECONDS = 0.4
 """Shortest time between two progress messages."""
@@ -70,8 +71,9 @@ class PhaseRun:
         self.context.send(Progress(phase=self.name, current=current, total=self.total, unit=self.unit))
 
     def metric(self, name: str, step: int, value: float) -> None:
-        """Report one point of a series."""
-        self.context.send(Metric(phase=self.name, name=name, step=step, value=value))
+        """Report one point of a series; every turn has its own."""
+        series = f"{self.context.turn.name}.{name}" if self.context.turn.name else name
+        self.context.send(Metric(phase=self.name, name=series, step=step, value=value))
 
     def reuse(self, stored: StoredCheckpoint) -> dict[str, Any]:
         """Count a finished piece of an earlier attempt as ours and return what was written with it."""
@@ -104,7 +106,7 @@ class PhaseRun:
         peak = max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.context.device))
         return PhaseCompleted(
             phase=self.name, seconds=self.seconds, peak_memory_bytes=peak, perplexity=self.perplexity,
-            reused_from=self.reused_from,
+            reused_from=self.reused_from, turn=self.context.turn.name,
         )  # fmt: skip
 
     def finish_block(
@@ -149,6 +151,9 @@ class Context:
     protocol: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     dense_perplexity: dict[str, float] = field(default_factory=dict)
+    recovery: dict[str, Any] = field(default_factory=dict)
+    """What the report says of cycles, soups and adapters, under their names."""
+    turn: Turn = field(default_factory=Turn)
 
     def __post_init__(self) -> None:
         self.workspace = Path(self.request.workspace)
@@ -160,18 +165,22 @@ class Context:
         """The source as it is."""
         self.weights = Weights(self.model_dir, dtype=output_cast(self.dense, self.request.spec.output.dtype))
         """The result so far, in the dtype that the artifact will have."""
+        self.before_pruning = self.weights
+        """The weights as the newest prune step found them."""
         self.corpus = Corpus(self.model_dir)
 
     @property
     def step(self) -> PruneStep | None:
-        """The prune step; None for a model that is already sparse."""
-        return self.request.spec.prune[0] if self.request.spec.prune else None
+        """The prune step of this turn; None for a model that is already sparse."""
+        if not self.request.spec.prune:
+            return None
+        step = self.request.spec.prune[0]
+        return step if self.turn.sparsity is None else step.model_copy(update={"sparsity": self.turn.sparsity})
 
     @property
-    def interleaves(self) -> bool:
-        """Whether every block is pruned just before it is fitted."""
-        reconstruct = self.request.spec.reconstruct
-        return reconstruct is not None and reconstruct.interleave
+    def retrain(self) -> Retrain | None:
+        """The retraining of this turn."""
+        return self.turn.retrain or self.request.spec.retrain
 
     @cached_property
     def streamed(self) -> StreamedModel:
@@ -209,18 +218,24 @@ class Context:
         return self.weights.mask(name, num_inputs=self.streamed.layout.by_name[name].shape[1])
 
     def stored(self, phase: Phase) -> dict[str, StoredCheckpoint]:
-        """What earlier attempts finished of a phase, by name."""
-        return {item.name: item for item in self.request.checkpoints if item.phase == phase}
+        """What earlier attempts finished of a phase in this turn, by name."""
+        ours = [item for item in self.request.checkpoints if item.phase == phase]
+        parts = [(item.name.rpartition("--"), item) for item in ours]
+        return {name: item for (turn, _, name), item in parts if turn == self.turn.name}
+
+    def _of_turn(self, name: str) -> str:
+        return f"{self.turn.name}--{name}" if self.turn.name else name
 
     def checkpoint_path(self, phase: Phase, name: str, *, suffix: str = ".safetensors") -> Path:
         """Where a checkpoint file lies."""
-        return self.workspace / "checkpoints" / phase / f"{name}{suffix}"
+        return self.workspace / "checkpoints" / phase / f"{self._of_turn(name)}{suffix}"
 
     def checkpoint(self, phase: Phase, name: str, path: Path, data: dict[str, Any] | None = None) -> None:
         """Tell the supervisor that a file of the workspace is finished; it must not change any more."""
         digest, size = sha256_of(path)
         relative = str(path.relative_to(self.workspace))
-        self.send(Checkpoint(phase=phase, name=name, path=relative, sha256=digest, bytes=size, data=data or {}))
+        ours = self._of_turn(name)
+        self.send(Checkpoint(phase=phase, name=ours, path=relative, sha256=digest, bytes=size, data=data or {}))
 
     def warn(self, code: str, text: str) -> None:
         """Tell the user something, once; it also stands in the report."""

@@ -47,6 +47,13 @@ def run(context: Context) -> Plan | None:
         return None if step is None else _plan(context, step, phase, windows_NT, passes=passes)
 
 
+def below_pruned(context: Context, matrix: Matrix, score_OI: torch.Tensor) -> torch.Tensor:
+    """Put what an earlier cycle has pruned below every other score: it never comes back."""
+    if matrix.name not in context.weights.mask_names:
+        return score_OI
+    return score_OI.masked_fill(~context.mask(matrix.name).to(score_OI.device), -torch.inf)
+
+
 def _describe(context: Context, windows_NT: torch.Tensor) -> None:
     calibration = context.request.spec.calibration
     text = context.text(calibration.dataset)
@@ -155,7 +162,9 @@ def _global_shares(
         for matrix in matrices:
             weight_OI = matrix.view(context.weights.get(matrix.tensor)).float()
             draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
-            yield matrix.name, score(step, weight_OI, plan.statistics(matrix.name), module=matrix.name, generator=draws)
+            seen = plan.statistics(matrix.name)
+            score_OI = score(step, weight_OI, seen, module=matrix.name, generator=draws)
+            yield matrix.name, below_pruned(context, matrix, score_OI).clamp(min=0)  # what counts them knows no others
 
     sizes = {matrix.name: matrix.shape[0] * matrix.shape[1] for matrix in matrices}
     counts = counts_below_threshold(sweep, num_pruned=round(step.share * sum(sizes.values())))

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from workers.engine import masks
 from workers.engine.layout import Block, Matrix
-from workers.engine.lora import LORA_A, LORA_B, effective_weight
+from workers.engine.lora import ADAPTERS, LORA_A, LORA_B, Lora
 from workers.phases.base import Context
 
 
@@ -23,9 +23,9 @@ def run(context: Context, trained: Path) -> None:
         for block in blocks:
             began = time.monotonic()
             if phase.stored_block(block.index) is None:
-                tensors = merging.vectors(block) | merging.matrices(block)
+                tensors = merging.whole(block) | merging.matrices(block)
                 if block is blocks[-1]:
-                    tensors |= merging.vectors(None)
+                    tensors |= merging.whole(None) | merging.head()
                 phase.finish_block(block.index, tensors, {}, seconds=time.monotonic() - began)
             phase.progress(block.index + 1)
 
@@ -36,34 +36,65 @@ class _Merging:
         self.file: Any = safe_open(trained, framework="pt")
         names: list[str] = self.file.offset_keys()  # type: ignore[no-untyped-call]
         self.names = {name.removeprefix("value:") for name in names if name.startswith("value:")}
-        spec = context.request.spec.retrain
-        assert spec is not None
-        self.scale = spec.alpha / spec.rank
+        assert context.retrain is not None
+        self.spec = context.retrain
+        self.scale = self.spec.alpha / self.spec.rank
+        self.pruned = {
+            matrix.tensor: matrix
+            for matrix in context.streamed.layout.matrices
+            if matrix.name in context.weights.mask_names
+        }
 
     def value(self, name: str) -> torch.Tensor:
         """A trained value, float32."""
         tensor: torch.Tensor = self.file.get_tensor(f"value:{name}")
         return tensor
 
-    def vectors(self, block: Block | None) -> dict[str, torch.Tensor]:
-        """Trained norms and biases of a block (None: outside all blocks), by tensor name, as they are written."""
+    def whole(self, block: Block | None) -> dict[str, torch.Tensor]:
+        """What was trained as it is, of a block (None: outside all blocks), by tensor name, as it is written."""
         owners = self.context.streamed.layout.blocks
         found = {}
         for name, tensor in self.context.streamed.tensors.items():
             owner = next((each for each in owners if name.startswith(f"{each.name}.")), None)
             if name in self.names and owner is block:
                 found[tensor] = self.value(name).to(self.context.weights.dtype(tensor))
+                if tensor in self.pruned:
+                    self._prove(self.pruned[tensor], found[tensor])
         return found
 
     def matrices(self, block: Block) -> dict[str, torch.Tensor]:
-        """The block's adapted matrices, merged, by tensor name, as they are written."""
+        """The block's adapted matrices, merged, by tensor name, as they are written; adapters kept apart are not."""
+        if self.spec.adapter == "lora":
+            return {}
         adapted = [matrix for matrix in block.matrices if f"{matrix.name}.{LORA_A}" in self.names]
         return {matrix.tensor: self._merged(matrix) for matrix in adapted}
+
+    def head(self) -> dict[str, torch.Tensor]:
+        """The head with its update."""
+        if "head" not in self.spec.trainable:
+            return {}
+        inside = {matrix.name for matrix in self.context.streamed.layout.matrices}
+        adapted = {name.removesuffix(f".{LORA_A}") for name in self.names if name.endswith(LORA_A)}
+        (name,) = adapted - inside
+        tensor = self.context.streamed.tensors[f"{name}.weight"]
+        weight_OI = self.context.weights.get(tensor)
+        b_OR, a_RI = self._factors(name)
+        everything = torch.ones_like(weight_OI, dtype=torch.bool)
+        return {tensor: Lora.merged(weight_OI, b_OR, a_RI, everything, self.scale).to(weight_OI.dtype)}
 
     def _merged(self, matrix: Matrix) -> torch.Tensor:
         stored = matrix.view(self.context.weights.get(matrix.tensor))
         mask_OI = self.context.mask(matrix.name)
-        b_OR, a_RI = self.value(f"{matrix.name}.{LORA_B}"), self.value(f"{matrix.name}.{LORA_A}")
-        merged_OI = effective_weight(stored, b_OR, a_RI, mask_OI, self.scale).to(stored.dtype)
-        masks.prove(merged_OI, mask_OI, module=matrix.name)
-        return matrix.view(merged_OI).contiguous()
+        assert self.spec.adapter is not None
+        adapter = ADAPTERS[self.spec.adapter]
+        merged_OI = adapter.merged(stored, *self._factors(matrix.name), mask_OI, self.scale).to(stored.dtype)
+        # A zero times a negative number is a negative zero.
+        merged = matrix.view(merged_OI.masked_fill_(~mask_OI, 0.0)).contiguous()
+        self._prove(matrix, merged)
+        return merged
+
+    def _factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.value(f"{name}.{LORA_B}"), self.value(f"{name}.{LORA_A}")
+
+    def _prove(self, matrix: Matrix, weight: torch.Tensor) -> None:
+        masks.prove(matrix.view(weight), self.context.mask(matrix.name), module=matrix.name)

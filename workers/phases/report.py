@@ -47,6 +47,7 @@ def build(
             "scope": "pruned matrices",
         },
         "trained_parameters": _trained(context, parameters),
+        **context.recovery,
         "protocol": {
             **context.protocol,
             "layer_errors": {"tokens": ERROR_TOKENS, "of": "the first calibration windows"},
@@ -84,8 +85,10 @@ def _phase_row(context: Context, done: PhaseCompleted, final: dict[str, float]) 
     numbers = done.perplexity
     if done.phase == "pruning" and spec.reconstruct is None and spec.retrain is None:
         numbers = final  # nothing changed the weights after this phase
+    turn = {"turn": done.turn} if done.turn else {}
     return {
         "name": done.phase,
+        **turn,
         "seconds": done.seconds,
         "peak_memory_bytes": done.peak_memory_bytes,
         "reused_from": done.reused_from,

@@ -1,10 +1,11 @@
-"""Retrain a few parameters of the whole pruned model on its language-model loss (PERP, arXiv 2312.15230)."""
+"""Retrain a few parameters of the whole pruned model, or all, on text and perhaps a teacher (arXiv 2312.15230)."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,22 +14,29 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from app.specs.steps import Retrain
-from workers.engine.errors import DatasetError, NumericalError, TargetsError
-from workers.engine.lora import LORA_A, LORA_B, MaskLora
-from workers.engine.numerics import generator
-from workers.engine.overlap import overlapping
-from workers.engine.train import KEEP_EVERY, DivergedError, Plan, Trainer, held_out_loss
-from workers.engine.trainables import Trainable, freeze, norms_and_biases, restore, snapshot, thaw
+from workers.engine.errors import NumericalError
+from workers.engine.losses import Loss
+from workers.engine.numerics import derived_seed
+from workers.engine.recompute import recomputing
+from workers.engine.train import Best, DivergedError, Plan, Trainer, held_out_loss
+from workers.engine.trainables import restore, snapshot
 from workers.phases import merge
 from workers.phases.base import Context, PhaseRun
+from workers.phases.equip import equip
+from workers.phases.pace import start_of
 from workers.phases.scoring import score
+from workers.phases.teacher import recomputes, teaching
+from workers.phases.training_text import split, training_windows
 
 SAVE_SECONDS: Final = 30.0
-"""Work that a killed run loses, give or take a few steps."""
-HELD_OUT: Final = 16
-"""Windows that only judge, at most one in ten."""
-BASE_RATES: Final = {"norms": 2e-2, "biases": 1e-2, "mask_lora": 4e-3}
-"""What the search for a learning rate starts from: vectors bear more than adapters."""
+"""Work that a killed run loses, give or take a step."""
+CHECKS: Final = 20
+"""Times that the held-out loss is looked at, at most; never more often than every tenth step."""
+BASE_RATES: Final = {
+    "norms": 2e-2, "biases": 1e-2, "head": 4e-3, "embeddings": 1e-3, "weights": 1e-3,
+    "mask_lora": 4e-3, "scale_lora": 1e-2, "lora_prune": 4e-3, "lora": 4e-3, "spp": 2e-2,
+}  # fmt: skip
+"""What the search for a learning rate starts from: vectors bear more than adapters, and those more than weights."""
 FACTORS: Final = (0.1, 0.3, 1.0)
 """What the search multiplies them with; large models ask for less."""
 TRIAL_SHARE: Final = 0.05
@@ -37,13 +45,13 @@ TRIAL_SHARE: Final = 0.05
 
 def run(context: Context) -> None:
     """Train, then merge."""
-    spec = context.request.spec.retrain
+    spec = context.retrain
     assert spec is not None
     with context.phase("retraining", total=spec.steps, unit="step") as phase:
         done = phase.finished()
         if done is None:
-            with context.streamed.whole(context.weights) as model:
-                trained = _Retraining(context, phase, spec, model).finish()
+            with context.streamed.whole(context.weights) as model, teaching(context, spec) as loss:
+                trained = _Retraining(context, phase, spec, model, loss).finish()
         else:
             context.trained[phase.name] = int(done["trained"])
             context.protocol[phase.name] = done["protocol"]
@@ -53,64 +61,83 @@ def run(context: Context) -> None:
 
 
 class _Retraining:
-    def __init__(self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module) -> None:
-        self.context, self.phase, self.spec, self.model = context, phase, spec, model
+    def __init__(self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss) -> None:
+        self.context, self.phase, self.spec, self.model, self.loss = context, phase, spec, model, loss
         self.items = equip(context, model, spec)
-        self.seen_NT, self.held_out_NT = _split(training_windows(context, spec), seed=spec.seed)
+        self.seen_NT, self.held_out_NT = split(context, training_windows(context, spec))
         device, dtype = context.device, context.compute_dtype
         self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+        self.start = start_of(context, spec)
         self.saved = time.monotonic()
 
     def finish(self) -> Path:
-        """Train to the end, or to where the loss diverges; keep the start where that was better."""
-        start = snapshot(self.items)
+        """Train to the end, or to where it no longer helps; the state with the lowest held-out loss is the result."""
         stored = self.context.stored("retraining").get("state")
-        if stored is None:
-            before, rates = self._judge(), self._rates()
-        else:
-            data = self.phase.reuse(stored)
-            before, rates = data["before"], data["rates"]
-        trainer = self._trainer(rates, steps=self.spec.steps)
-        if stored is not None:
-            trainer.load(load_file(self.context.workspace / stored.path))
-        self._train(trainer, {"before": before, "rates": rates})
-        after = self._judge()
-        self.phase.metric("validation_loss", trainer.step, after)
-        if not after < before:
-            restore(self.items, start)
+        with self._frugally():
+            if stored is None:
+                best, rates = Best.at_start(self.items, self._judge()), self._rates()
+                trainer = self._trainer(rates, steps=self.spec.steps)
+                self.phase.metric("validation_loss", 0, best.loss)
+            else:
+                rates = self.phase.reuse(stored)["rates"]
+                trainer = self._trainer(rates, steps=self.spec.steps)
+                best = trainer.load(load_file(self.context.workspace / stored.path))
+            self._train(trainer, best, rates)
+        restore(self.items, best.values)
+        if best.step == 0:
             self.context.warn(
                 "retraining_did_not_help",
-                f"Retraining took the held-out loss from {before:.4f} to {after:.4f}; the weights stay as they were.",
+                f"Retraining never took the held-out loss below {best.loss:.4f}; the weights stay as they were.",
             )
         if self.context.request.spec.evaluate.after_each_phase:
             self.phase.perplexity = score(self.context, self.model)
+        return self._finished(rates, best, trainer.step)
+
+    def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
         values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
         path = self._save("trained", "trained", values, {})
         trained = sum(item.count for item in self.items)
         self.context.trained[self.phase.name] = trained
+        used = {item.kind for item in self.items}
+        self.context.protocol[self.phase.name] |= {
+            "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
+            "steps": steps, "kept_step": best.step, "validation_loss": best.loss, "start": self.start,
+        }  # fmt: skip
         told = {"protocol": self.context.protocol[self.phase.name], "warnings": self.context.warnings}
         self.phase.finish({"trained": trained, **told})
         return path
 
-    def _train(self, trainer: Trainer, data: dict[str, Any]) -> None:
+    def _train(self, trainer: Trainer, best: Best, rates: Mapping[str, float]) -> None:
+        every = max(10, -(-self.spec.steps // CHECKS))
         try:
             while trainer.step < self.spec.steps:
                 point = trainer.advance()
                 self.phase.metric("training_loss", point.step, point.loss)
                 self.phase.metric("learning_rate", point.step, point.rate)
+                if trainer.step % every == 0 or trainer.step == self.spec.steps:
+                    self._check(trainer, best)
+                if self.spec.patience and best.checks_since >= self.spec.patience:
+                    self.phase.metric("stopped_early", trainer.step, best.loss)
+                    break
                 self.phase.progress(trainer.step)
-                if trainer.step % KEEP_EVERY == 0 and time.monotonic() - self.saved > SAVE_SECONDS:
-                    self._save("state", f"state-{trainer.step:08d}", trainer.state(), data)
+                if time.monotonic() - self.saved > SAVE_SECONDS:
+                    self._save("state", f"state-{trainer.step:08d}", trainer.state(best), {"rates": rates})
         except DivergedError as error:
-            if error.step == 0:
+            if not math.isfinite(best.loss):
                 raise NumericalError(
                     "the loss of the pruned model is not finite", hint="Use compute_dtype float32 or a lower sparsity."
                 ) from None
             self.context.warn(
                 "retraining_diverged",
-                f"The loss was not finite at step {error.step}; training ended with the state of step {trainer.step}. "
+                f"The loss was not finite at step {error.step}; the result is the state of step {best.step}. "
                 "Use a lower learning rate.",
             )
+
+    def _check(self, trainer: Trainer, best: Best) -> None:
+        loss = self._judge()
+        if math.isfinite(loss):
+            self.phase.metric("validation_loss", trainer.step, loss)
+        best.offer(self.items, step=trainer.step, loss=loss)
 
     def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> Path:
         """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
@@ -125,8 +152,19 @@ class _Retraining:
 
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec
-        plan = Plan(steps=steps, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=spec.seed, rates=rates)
-        return Trainer(self.model, self.items, self.seen_NT, plan, autocast=self.autocast)
+        seed = spec.seed if spec.order_seed is None else spec.order_seed
+        if self.context.turn.sparsity is not None:  # no cycle reads the first batches again
+            seed = derived_seed(seed, self.context.turn.name)
+        plan = Plan(
+            steps=steps, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=seed, rates=rates,
+            schedule=spec.schedule, start=self.start, weight_decay=spec.weight_decay,
+        )  # fmt: skip
+        return Trainer(self.model, self.items, self.seen_NT, plan, autocast=self.autocast, loss=self.loss)
+
+    @contextmanager
+    def _frugally(self) -> Iterator[None]:
+        with recomputing(self.model) if recomputes(self.context, self.spec) else nullcontext():
+            yield
 
     def _judge(self) -> float:
         with self.autocast:
@@ -155,76 +193,3 @@ class _Retraining:
 
 def _scaled(factor: float) -> dict[str, float]:
     return {kind: factor * rate for kind, rate in BASE_RATES.items()}
-
-
-def equip(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
-    """Freeze a model and make the parameters of a spec trainable: norms, biases, adapters on every pruned matrix."""
-    freeze(model)
-    named = norms_and_biases(model, spec.trainable)
-    items: list[Trainable] = []
-    for name, kind, _ in named:
-        parameter = thaw(model, name)
-        # From the file: the model in memory may be in a coarser compute dtype.
-        parameter.data.copy_(context.weights.get(context.streamed.tensors[name]))
-        items.append(Trainable(name, kind, parameter))
-    if "biases" in spec.trainable and not any(item.kind == "biases" for item in items):
-        if spec.trainable == ["biases"]:
-            raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
-        context.warn("no_biases", "The model has no biases; the other parameters are trained.")
-    if "mask_lora" in spec.trainable:
-        items += _adapt(context, model, spec)
-    return items
-
-
-def _adapt(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
-    items: list[Trainable] = []
-    pruned = set(context.weights.mask_names)
-    for matrix in context.streamed.layout.matrices:
-        if matrix.name not in pruned:
-            continue
-        adapter = MaskLora(
-            model.get_submodule(matrix.name),
-            context.mask(matrix.name),
-            transposed=matrix.transposed,
-            rank=spec.rank,
-            alpha=spec.alpha,
-            generator=generator(spec.seed, "mask_lora", matrix.name),
-        )
-        model.set_submodule(matrix.name, adapter)
-        items.append(Trainable(f"{matrix.name}.{LORA_A}", "mask_lora", adapter.a_RI))
-        items.append(Trainable(f"{matrix.name}.{LORA_B}", "mask_lora", adapter.b_OR))
-    return items
-
-
-def training_windows(context: Context, spec: Retrain) -> torch.Tensor:
-    """The whole stream of the training text in windows (N, T), without those that evaluation reads."""
-    text = context.text(spec.dataset or context.request.spec.calibration.dataset)
-    windows_NT = text.evaluation(length=context.length_of(spec), max_windows=None)
-    clean_N = torch.ones(len(windows_NT), dtype=torch.bool)
-    for item in context.request.spec.evaluate.perplexity:
-        clean_N &= ~overlapping(windows_NT, context.evaluation_windows(item))
-    left_out = len(clean_N) - int(clean_N.sum())
-    if left_out:
-        context.warn(
-            "evaluation_windows_excluded",
-            f"{left_out} of {len(clean_N)} training windows share text with evaluation and are left out.",
-        )
-    windows_NT = windows_NT[clean_N]
-    if len(windows_NT) < 2:
-        raise DatasetError(
-            f"{text.name} leaves {len(windows_NT)} windows to train on", hint="Give more text or shorter windows."
-        )
-    context.protocol["retraining"] = {
-        "dataset": (spec.dataset or context.request.spec.calibration.dataset).model_dump(mode="json"),
-        "text_sha256": text.sha256,
-        "windows": len(windows_NT),
-        "sequence_length": windows_NT.shape[1],
-        "tokens_read": spec.steps * spec.batch_size * spec.accumulate * windows_NT.shape[1],
-    }
-    return windows_NT
-
-
-def _split(windows_NT: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    held_out = max(1, min(HELD_OUT, len(windows_NT) // 10))
-    order = torch.randperm(len(windows_NT), generator=generator(seed, "held-out"))
-    return windows_NT[order[held_out:]], windows_NT[order[:held_out]]

@@ -1,0 +1,118 @@
+"""A soup: members retrained from one pruned model, here or in jobs of their own, become one model by averaging."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.specs.soup import vary
+from workers.engine import masks
+from workers.engine.layout import Block
+from workers.engine.soup import Blend, Masks, greedy, require_equal
+from workers.engine.train import held_out_loss
+from workers.engine.weights import Weights
+from workers.phases import retrain
+from workers.phases.base import Context
+from workers.phases.training_text import split, training_windows
+from workers.phases.turn import Turn
+
+
+@dataclass(frozen=True)
+class Member:
+    """One finished retraining."""
+
+    weights: Weights
+    masks: Masks
+
+
+def run(context: Context, member_dirs: Sequence[Path]) -> None:
+    """Average the artifacts of finished members over the weights of this job."""
+    cast = context.weights.cast
+    _blend(context, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
+
+
+def retrain_and_average(context: Context) -> None:
+    """Train the members one after the other in this process, each from the pruned weights, and average them."""
+    spec = context.request.spec
+    assert spec.retrain is not None
+    assert spec.soup is not None
+    pruned, members = context.weights, []
+    for number, varied in enumerate(vary(spec.retrain, spec.soup), start=1):
+        context.weights, context.turn = pruned, Turn(f"member-{number}", retrain=varied)
+        retrain.run(context)
+        members.append(Member(context.weights, Masks.of_weights(context.weights)))
+    context.weights, context.turn = pruned, Turn()
+    _blend(context, members)
+
+
+def _blend(context: Context, members: Sequence[Member]) -> None:
+    require_equal([member.masks for member in members])
+    blocks = context.streamed.layout.blocks
+    with context.phase("merging", total=len(blocks), unit="block") as phase:
+        done = phase.finished()
+        chosen = _choose(context, members) if done is None else done["soup"]
+        blend = Blend([members[index].weights for index in chosen["used"]])
+        for block in blocks:
+            began = time.monotonic()
+            if phase.stored_block(block.index) is None:
+                tensors = _changed(context, blend, block.tensors.values())
+                kept = _kept(block, members[0].masks, tensors)
+                if block is blocks[-1]:
+                    tensors |= _changed(context, blend, _outer(context))
+                phase.finish_block(block.index, tensors, kept, seconds=time.monotonic() - began)
+            phase.progress(block.index + 1)
+        context.recovery["soup"] = chosen
+        context.protocol["soup"] = {"judged_on": "the retraining's held-out windows"}
+        if done is None:
+            phase.finish({"soup": chosen})
+
+
+def _choose(context: Context, members: Sequence[Member]) -> dict[str, Any]:
+    """The held-out loss of every member and of the average, and whom the average is of."""
+    spec = context.request.spec
+    assert spec.retrain is not None
+    assert spec.soup is not None
+    _, held_out_NT = split(context, training_windows(context, spec.retrain))
+
+    def loss(chosen: Sequence[int]) -> float:
+        blend = Blend([members[index].weights for index in chosen])
+        with context.streamed.whole(blend) as model:
+            return held_out_loss(model, held_out_NT, batch_size=spec.retrain.batch_size if spec.retrain else 1)
+
+    alone = [loss([index]) for index in range(len(members))]
+    if spec.soup.average == "greedy":
+        used, reached = greedy(alone, loss)
+    else:
+        used = list(range(len(members)))
+        reached = loss(used)
+    return {
+        "average": spec.soup.average, "vary": spec.soup.vary, "members": alone,
+        "used": used, "validation_loss": reached,
+    }  # fmt: skip
+
+
+def _changed(context: Context, blend: Blend, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The averaged tensors that differ from what all members started from."""
+    tensors = {name: blend.get(name) for name in names}
+    return {name: tensor for name, tensor in tensors.items() if not torch.equal(tensor, context.weights.get(name))}
+
+
+def _outer(context: Context) -> set[str]:
+    inside = {name for block in context.streamed.layout.blocks for name in block.tensors.values()}
+    return set(context.streamed.tensors.values()) - inside
+
+
+def _kept(block: Block, packed: Masks, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The masks of a block's matrices; the average is proved to be zero where they say so."""
+    kept = {}
+    for matrix in block.matrices:
+        if matrix.name in packed.names:
+            mask_OI = kept[matrix.name] = masks.unpack(packed.read(matrix.name), num_inputs=matrix.shape[1])
+            if matrix.tensor in tensors:
+                masks.prove(matrix.view(tensors[matrix.tensor]), mask_OI, module=matrix.name)
+    return kept
