@@ -7,8 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.outbound import networks
 
 DEFAULT_PEPPER = "insecure-embedded-pepper"
 DEFAULT_CREDENTIALS_KEY = "insecure-embedded-credentials-key"
@@ -52,6 +54,12 @@ class Settings(BaseSettings):
     hf_token: SecretStr | None = Field(None, description="Hugging Face token; reaches the fetcher only.")
     hf_endpoint: str | None = Field(None, description="Hugging Face Hub endpoint, for a mirror or a stand-in.")
     mlflow_tracking_uri: str | None = Field(None, description="MLflow server of `mlflow` sources.")
+
+    @field_validator("webhook_allowed_cidrs")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        networks(value)
+        return value
 
     @property
     def database(self) -> str:

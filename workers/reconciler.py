@@ -19,6 +19,7 @@ from app.logs import setup_logs
 from app.queue import Doorbell, make_celery
 from app.settings import get_settings
 from app.storage.open import open_store
+from workers.runs.deliver import Dispatcher
 from workers.runs.keeper import OUTAGE
 from workers.runs.reconcile import Reconciler
 
@@ -110,8 +111,10 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    database = Database(settings.database, pool_size=2)
+    database = Database(settings.database, pool_size=8)
     lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
+    dispatcher = threading.Thread(target=Dispatcher(database, settings).run, args=(stop,), name="webhooks", daemon=True)
+    dispatcher.start()
     log.info("reconciler started")
     reconciler = Reconciler(
         database, open_store(settings), Doorbell(make_celery(settings)),

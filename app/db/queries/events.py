@@ -9,6 +9,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db.job import Event, Job, pending_until
+from app.db.queries import webhooks
 from app.ids import new_id
 from app.specs.lifecycle import TERMINAL, JobState, may_move
 
@@ -39,6 +40,7 @@ def append(session: Session, job: Job, events: list[NewEvent], *, now: datetime,
     ]  # fmt: skip
     if rows:
         session.execute(insert(Event), rows)
+        webhooks.enqueue(session, job, rows, now=now)
     return int(last)
 
 

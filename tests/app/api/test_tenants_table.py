@@ -43,6 +43,7 @@ def _own(client: TestClient, resources: Resources) -> dict[str, str]:
         "artifacts": artifact,
         "api-keys": new_key(client, DEFAULT_PROJECT)["id"],
         "projects": DEFAULT_PROJECT,
+        "webhook-endpoints": client.post("/v1/webhook-endpoints", json={"url": "https://example.com"}).json()["id"],
     }
 
 

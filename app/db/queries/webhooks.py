@@ -1,0 +1,136 @@
+"""Statements about webhooks: who listens, what is due, in which order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.db.job import Job
+from app.db.webhook import WebhookDelivery, WebhookEndpoint
+from app.ids import new_id
+
+SILENT = frozenset({"job.progress", "job.metric", "job.layer_completed", "job.checkpoint"})
+"""Events that no webhook tells: they come many times a second."""
+
+
+def enqueue(session: Session, job: Job, events: Sequence[dict[str, Any]], *, now: datetime) -> None:
+    """Put events of a job into the outbox of every endpoint that listens, in the transaction of the events."""
+    told = [event for event in events if event["type"] not in SILENT]
+    if not told:
+        return
+    query = select(WebhookEndpoint.id, WebhookEndpoint.events)
+    listening = session.execute(query.where(WebhookEndpoint.project_id == job.project_id, WebhookEndpoint.enabled))
+    rows = [
+        delivery(endpoint_id, job.project_id, event["id"], event["type"], _told(job, event), subject=job.id,
+                 seq=event["seq"], now=now)
+        for endpoint_id, types in listening
+        for event in told
+        if event["type"] in types or "*" in types
+    ]  # fmt: skip
+    if rows:
+        session.execute(insert(WebhookDelivery), rows)
+
+
+def _told(job: Job, event: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": job.id, "project_id": job.project_id, "name": job.name, "state": job.state, "labels": job.labels,
+        "seq": event["seq"], "attempt": event["attempt"], "phase": event["phase"], "event": event["data"],
+    }  # fmt: skip
+
+
+def delivery(
+    endpoint_id: str, project_id: str, message_id: str, type_: str, data: dict[str, Any], *, subject: str, seq: int,
+    now: datetime,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the row of a message to be delivered."""
+    time = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = json.dumps({"type": type_, "timestamp": time, "data": data}, separators=(",", ":"))
+    return {
+        "id": new_id("dlv"), "endpoint_id": endpoint_id, "project_id": project_id, "message_id": message_id,
+        "type": type_, "subject": subject, "seq": seq, "body": body, "state": "pending", "attempts": 0, "next_at": now,
+        "locked_until": None, "log": [], "created_at": now, "delivered_at": None,
+    }  # fmt: skip
+
+
+def endpoint(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint | None:
+    """Return an endpoint of a project."""
+    return session.scalar(
+        select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.project_id == project_id)
+    )
+
+
+def endpoints(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[WebhookEndpoint]:
+    """Return the endpoints of a project, newest first."""
+    query = select(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id)
+    if before is not None:
+        query = query.where(WebhookEndpoint.id < before)
+    return session.scalars(query.order_by(WebhookEndpoint.id.desc()).limit(limit)).all()
+
+
+def deliveries(session: Session, endpoint_id: str, *, before: str | None, limit: int) -> Sequence[WebhookDelivery]:
+    """Return the log of an endpoint, newest first."""
+    query = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint_id)
+    if before is not None:
+        query = query.where(WebhookDelivery.id < before)
+    return session.scalars(query.order_by(WebhookDelivery.id.desc()).limit(limit)).all()
+
+
+def one_delivery(session: Session, endpoint_id: str, delivery_id: str) -> WebhookDelivery | None:
+    """Return one delivery of an endpoint."""
+    query = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id, WebhookDelivery.endpoint_id == endpoint_id)
+    return session.scalar(query.with_for_update())
+
+
+def claim_due(
+    session: Session, now: datetime, *, busy: Collection[str], limit: int, per_endpoint: int, lease_seconds: float
+) -> list[tuple[WebhookDelivery, WebhookEndpoint]]:
+    """Lock what is due: of each job the oldest only, few of each endpoint, nothing of those that are busy."""
+    earlier = aliased(WebhookDelivery)
+    waits_for_another = (
+        select(earlier.id)
+        .where(
+            earlier.endpoint_id == WebhookDelivery.endpoint_id, earlier.subject == WebhookDelivery.subject,
+            earlier.seq < WebhookDelivery.seq, earlier.state == "pending",
+        )
+        .exists()
+    )  # fmt: skip
+    query = (
+        select(WebhookDelivery, WebhookEndpoint)
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+        .where(
+            WebhookDelivery.state == "pending", WebhookDelivery.next_at <= now, WebhookEndpoint.enabled,
+            or_(WebhookDelivery.locked_until.is_(None), WebhookDelivery.locked_until < now),
+            WebhookDelivery.endpoint_id.not_in(busy), ~waits_for_another,
+        )
+        .order_by(WebhookDelivery.next_at, WebhookDelivery.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=WebhookDelivery)
+    )  # fmt: skip
+    taken: list[tuple[WebhookDelivery, WebhookEndpoint]] = []
+    counts: dict[str, int] = {}
+    for row, endpoint_ in session.execute(query):
+        counts[endpoint_.id] = counts.get(endpoint_.id, 0) + 1
+        if counts[endpoint_.id] <= per_endpoint:
+            row.locked_until = now + timedelta(seconds=lease_seconds)
+            taken.append((row, endpoint_))
+    return taken
+
+
+def fail_pending(session: Session, endpoint_id: str) -> None:
+    """Give up what waits for an endpoint that wants nothing any more."""
+    session.execute(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.state == "pending")
+        .values(state="failed")
+    )
+
+
+def count_pending(session: Session) -> int:
+    """Return how many deliveries wait."""
+    query = select(func.count()).select_from(WebhookDelivery).where(WebhookDelivery.state == "pending")
+    return session.scalar(query) or 0

@@ -1,0 +1,35 @@
+"""Secrets at rest: sealed by a key from the settings."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from app.settings import Settings
+
+
+class CannotOpen(Exception):
+    """None of the keys in the settings sealed this."""
+
+
+def seal(settings: Settings, text: str) -> str:
+    """Encrypt a secret."""
+    return _box(settings).encrypt(text.encode()).decode()
+
+
+def unseal(settings: Settings, sealed: str) -> str:
+    """Decrypt a secret; raises CannotOpen."""
+    try:
+        return _box(settings).decrypt(sealed.encode()).decode()
+    except InvalidToken:
+        raise CannotOpen from None
+
+
+def _box(settings: Settings) -> MultiFernet:
+    """The first of the comma-separated keys seals, all of them open."""
+    keys = settings.credentials_key.get_secret_value().split(",")
+    # Any text is a key: Fernet wants 32 bytes, and an operator's `openssl rand -hex 32` is 64 characters.
+    derived = [hashlib.sha256(b"espalier credentials " + key.strip().encode()).digest() for key in keys if key.strip()]
+    return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in derived])

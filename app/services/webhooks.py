@@ -1,0 +1,139 @@
+"""Webhook endpoints: made, changed, tested, their secrets rotated, their deliveries repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from app.db.queries import tenancy, webhooks
+from app.db.session import clock
+from app.db.webhook import WebhookDelivery, WebhookEndpoint
+from app.errors import InvalidRequest, NotFound, Problem
+from app.ids import new_id
+from app.outbound import ForbiddenAddress, check_literal, networks, parse
+from app.services.resources import Resources
+from app.services.sealing import seal
+from app.settings import Settings
+from app.signing import new_secret
+from app.specs.webhook import EndpointChange, EndpointRequest
+
+OVERLAP = timedelta(hours=24)
+"""How long a replaced secret signs beside the new one."""
+
+
+def create(resources: Resources, project_id: str, request: EndpointRequest) -> tuple[WebhookEndpoint, str]:
+    """Make an endpoint and return it with its secret; raises InvalidRequest on an address that is never called."""
+    check_url(request.url, resources.settings)
+    secret = request.secret or new_secret()
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        row = WebhookEndpoint(
+            id=new_id("whk"), project_id=project_id, url=request.url, events=sorted(set(request.events)),
+            description=request.description, enabled=True, disabled_reason=None,
+            secret=seal(resources.settings, secret), old_secret=None, old_secret_until=None, created_at=now,
+            updated_at=now,
+        )  # fmt: skip
+        session.add(row)
+        tenancy.audit(session, "webhook_endpoint.create", row.id, now=now, url=row.url)
+    return row, secret
+
+
+def check_url(url: str, settings: Settings) -> None:
+    """Refuse what no look-up is needed to refuse; names are looked up and checked at every delivery."""
+    try:
+        check_literal(parse(url), networks(settings.webhook_allowed_cidrs))
+    except ForbiddenAddress as error:
+        raise InvalidRequest(
+            "The service does not call this address.", items=[Problem("/url", "forbidden-address", str(error))]
+        ) from None
+
+
+def get(resources: Resources, project_id: str, endpoint_id: str) -> WebhookEndpoint:
+    """Return an endpoint; raises NotFound."""
+    with resources.database.reading() as session:
+        return _found(session, project_id, endpoint_id)
+
+
+def change(resources: Resources, project_id: str, endpoint_id: str, request: EndpointChange) -> WebhookEndpoint:
+    """Change an endpoint; one that is enabled again goes on with what waits."""
+    if request.url is not None:
+        check_url(request.url, resources.settings)
+    with _changing(resources, project_id, endpoint_id, "change") as (_, row, _now):
+        row.url = request.url or row.url
+        row.events = sorted(set(request.events)) if request.events else row.events
+        row.description = row.description if request.description is None else request.description
+        if request.enabled is not None:
+            row.enabled = request.enabled
+            row.disabled_reason = None if request.enabled else "by its owner"
+    return row
+
+
+def delete(resources: Resources, project_id: str, endpoint_id: str) -> None:
+    """Remove an endpoint and its log."""
+    with _changing(resources, project_id, endpoint_id, "delete") as (session, row, _now):
+        session.delete(row)
+
+
+def rotate(resources: Resources, project_id: str, endpoint_id: str) -> tuple[WebhookEndpoint, str]:
+    """Give an endpoint a new secret; for a day the old one signs beside it."""
+    secret = new_secret()
+    with _changing(resources, project_id, endpoint_id, "rotate_secret") as (_, row, now):
+        row.old_secret, row.old_secret_until = row.secret, now + OVERLAP
+        row.secret = seal(resources.settings, secret)
+    return row, secret
+
+
+def test(resources: Resources, project_id: str, endpoint_id: str) -> WebhookDelivery:
+    """Send an endpoint a message of the type `webhook.test`."""
+    with _changing(resources, project_id, endpoint_id, "test") as (session, row, now):
+        message_id = new_id("evt")
+        fields = webhooks.delivery(
+            row.id, project_id, message_id, "webhook.test", {"id": row.id}, subject=message_id, seq=0, now=now
+        )
+        session.execute(insert(WebhookDelivery), [fields])
+        sent = webhooks.one_delivery(session, row.id, fields["id"])
+        assert sent is not None
+    return sent
+
+
+def redeliver(resources: Resources, project_id: str, endpoint_id: str, delivery_id: str) -> WebhookDelivery:
+    """Send a message again, whatever became of it; it keeps its id."""
+    with _changing(resources, project_id, endpoint_id, "redeliver") as (session, row, now):
+        sent = webhooks.one_delivery(session, row.id, delivery_id)
+        if sent is None:
+            raise NotFound
+        sent.state, sent.attempts, sent.next_at, sent.delivered_at = "pending", 0, now, None
+    return sent
+
+
+def delivery(resources: Resources, project_id: str, endpoint_id: str, delivery_id: str) -> WebhookDelivery:
+    """Return one delivery; raises NotFound."""
+    with resources.database.reading() as session:
+        found = webhooks.one_delivery(session, _found(session, project_id, endpoint_id).id, delivery_id)
+    if found is None:
+        raise NotFound
+    return found
+
+
+@contextmanager
+def _changing(
+    resources: Resources, project_id: str, endpoint_id: str, verb: str
+) -> Iterator[tuple[Session, WebhookEndpoint, datetime]]:
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        row = _found(session, project_id, endpoint_id)
+        yield session, row, now
+        if verb in {"change", "rotate_secret"}:
+            row.updated_at = now
+        tenancy.audit(session, f"webhook_endpoint.{verb}", endpoint_id, now=now)
+
+
+def _found(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
+    row = webhooks.endpoint(session, project_id, endpoint_id)
+    if row is None:
+        raise NotFound
+    return row
