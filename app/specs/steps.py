@@ -56,22 +56,41 @@ class Targets(Spec):
         return (not self.include or found(self.include)) and not found(self.exclude)
 
 
+class BlockWindow(Spec):
+    """Windows of several consecutive blocks; the last one takes what is left."""
+
+    blocks: int = Field(ge=1, le=100_000)
+
+
 class Reconstruct(Spec):
     """Refit the kept weights window by window against the dense model's activations (arXiv 2510.14444)."""
 
-    window: Annotated[Literal["submodule", "matrix", "block"], refusing("all", "auto", "blocks")] = "submodule"
-    mode: Annotated[Literal["dense_inputs"], refusing("sparse_inputs", "sparse_inputs_dense_targets")] = Field(
-        "dense_inputs", description="Inputs and targets are the dense model's activations."
+    window: Literal["submodule", "matrix", "block", "all", "auto"] | BlockWindow = Field(
+        "submodule", description="What is fitted at once; auto: the largest of block, submodule, matrix that fits."
     )
-    trainable: list[Annotated[Literal["weights", "norms", "biases"], refusing("mask_lora")]] = Field(
-        ["weights", "norms", "biases"], min_length=1, max_length=3
+    mode: Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"] = Field(
+        "dense_inputs",
+        description="Whose activations a window reads and should give: the dense model's; the fitted prefix's and what "
+        "the dense window makes of them; the fitted prefix's and the dense model's.",
     )
-    loss: Annotated[Literal["mse"], refusing("cosine")] = "mse"
+    trainable: list[Literal["weights", "norms", "biases", "mask_lora"]] = Field(
+        ["weights", "norms", "biases"], min_length=1, max_length=3, description="`weights` or `mask_lora`, not both."
+    )
+    rank: int = Field(16, ge=1, le=4096, description="Of mask_lora.")
+    alpha: float = Field(32, gt=0, le=65_536, description="Of mask_lora: its update is scaled by alpha / rank.")
+    loss: Literal["mse", "cosine"] = "mse"
     learning_rate: LearningRate = Field("auto", description="auto: a short search scaled to the weights.")
-    epochs: int = Field(4, ge=1, le=1000)
+    epochs: int = Field(4, ge=1, le=1000, description="Passes at most; a fit that no longer improves ends early.")
     batch_size: int = Field(8, ge=1, le=4096)
     validation_fraction: float = Field(0.125, ge=0, le=0.5, description="Share of the windows held out.")
-    interleave: Annotated[Literal[False], refusing(True)] = False
+    interleave: bool = Field(False, description="Prune each block just before it is fitted.")
+
+    @model_validator(mode="after")
+    def _one_way_to_move_the_weights(self) -> Reconstruct:
+        if {"weights", "mask_lora"} <= set(self.trainable):
+            at = {"at": f"trainable/{self.trainable.index('mask_lora')}"}
+            raise PydanticCustomError("contradictory_trainable", "train `weights` or `mask_lora`, not both", at)
+        return self
 
 
 Schedule = Literal["linear", "cosine", "constant", "slr", "clr", "llr", "allr"]

@@ -1,12 +1,14 @@
-"""Fit one window of a pruned model to what the dense model makes of the same inputs; never leave it worse."""
+"""Fit one window of a pruned model to what the dense model gives; never leave it worse."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch.nn import functional
 
 from workers.engine import rates
 from workers.engine.numerics import generator
@@ -21,16 +23,25 @@ FLOOR = 0.01
 """Stands in for the root mean square of a tensor that begins at zero (biases), so that it can move at all."""
 
 
-@dataclass(frozen=True)
+PATIENCE = 2
+"""Passes over the windows without a better held-out error after which a fit ends."""
+Loss = Literal["mse", "cosine"]
+"""mse: squared error relative to the target's power. cosine: one minus the cosine, per token. Both are 0 at best."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Window:
     """A part of the model, what enters it and what should leave it; activations (N, ...) on the CPU."""
 
     run: Run
     trainables: Sequence[Trainable]
+    """What moves, and frozen weights that adapters are merged into."""
     inputs: torch.Tensor
     targets: torch.Tensor
-    residual: bool
-    """True where the window adds to the hidden states: errors are then relative to what the dense part adds."""
+    power: float
+    """What squared errors are relative to."""
+    merge: Callable[[], None] = lambda: None
+    """Write adapters into their weights, so that the adapters stand at zero again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +54,12 @@ class FitPlan:
     learning_rate: float | None
     """The same for every tensor; None searches the grid."""
     seed: int
+    loss: Loss = "mse"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What came of a window. Errors: squared, relative, on the held-out windows."""
+    """What came of a window. Errors: the loss on the held-out windows."""
 
     error_before: float
     error_after: float
@@ -64,17 +76,17 @@ class _Fitter:
         order = torch.randperm(count, generator=generator(plan.seed, "held-out"))
         self.seen = order[held_out:]
         self.held_out = order[:held_out] if held_out else self.seen
-        reference = window.targets - window.inputs if window.residual else window.targets
-        # A window that adds nothing has no scale; its error is then absolute, and zero at the start.
-        self.power = float(reference.float().square().mean()) or 1.0
+        self.moving = [item for item in window.trainables if item.parameter.requires_grad]
         self.steps = plan.epochs * math.ceil(len(self.seen) / plan.batch_size)
 
     def loss(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over some windows, relative to the power of what they should give."""
-        device = self.window.trainables[0].parameter.device
-        output = self.window.run(self.window.inputs[chosen].to(device))
-        target = self.window.targets[chosen].to(device)
-        return (output.float() - target.float()).square().mean() / self.power
+        """The mean loss over some windows."""
+        device = self.moving[0].parameter.device
+        output = self.window.run(self.window.inputs[chosen].to(device)).float()
+        target = self.window.targets[chosen].to(device).float()
+        if self.plan.loss == "cosine":
+            return 1 - functional.cosine_similarity(output, target, dim=-1).mean()
+        return (output - target).square().mean() / self.window.power
 
     @torch.no_grad()
     def error(self) -> float:
@@ -84,9 +96,8 @@ class _Fitter:
 
     def descend(self, share: float, *, steps: int) -> Iterator[None]:
         """Run AdamW at rates of `share` times each tensor's scale; yield after every pass, end early on divergence."""
-        items = self.window.trainables
-        tops = [self._top(item, share) for item in items]
-        optimizer = torch.optim.AdamW([{"params": [item.parameter]} for item in items], weight_decay=0.0)
+        tops = [self._top(item, share) for item in self.moving]
+        optimizer = torch.optim.AdamW([{"params": [item.parameter]} for item in self.moving], weight_decay=0.0)
         step = 0
         for epoch in range(self.plan.epochs):
             order = torch.randperm(len(self.seen), generator=generator(self.plan.seed, "order", epoch))
@@ -105,17 +116,17 @@ class _Fitter:
             return False
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for item in self.window.trainables:
+        for item in self.moving:
             item.hold_gradient()
         optimizer.step()
-        for item in self.window.trainables:
+        for item in self.moving:
             item.hold_zeros()
         return True
 
     def _top(self, item: Trainable, share: float) -> float:
         if self.plan.learning_rate is not None:
             return self.plan.learning_rate
-        return share * (item.scale() or FLOOR)
+        return share * (item.size or item.scale() or FLOOR)
 
 
 def fit(window: Window, plan: FitPlan) -> Fit:
@@ -126,13 +137,17 @@ def fit(window: Window, plan: FitPlan) -> Fit:
     best = start = snapshot(window.trainables)
     before = after = fitter.error()
     share = plan.learning_rate or _search(fitter, start)
+    waited = 0
     for _ in fitter.descend(share, steps=fitter.steps):
         moving = snapshot(window.trainables)
+        window.merge()
         for item in window.trainables:
             item.settle()
-        error = fitter.error()
+        error, waited = fitter.error(), waited + 1
         if error < after:
-            after, best = error, snapshot(window.trainables)
+            after, best, waited = error, snapshot(window.trainables), 0
+        if waited == PATIENCE:
+            break
         restore(window.trainables, moving)
     restore(window.trainables, best)
     return Fit(before, after, share if best is not start else 0.0)

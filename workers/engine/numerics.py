@@ -6,8 +6,10 @@ import hashlib
 import os
 import platform
 import resource
+from pathlib import Path
 from typing import Final
 
+import psutil
 import torch
 
 from workers.engine.errors import NumericalError
@@ -79,6 +81,19 @@ def reset_peak_memory(device: torch.device) -> None:
     """Begin a new high-water mark where the device can; the process's own cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def host_memory_bytes() -> int:
+    """The machine's memory, or what the control group grants."""
+    total = psutil.virtual_memory().total
+    limit = Path("/sys/fs/cgroup/memory.max")
+    granted = limit.read_text().strip() if limit.is_file() else "max"
+    return total if granted == "max" else min(total, int(granted))
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """All memory of a GPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def device_name(device: torch.device) -> str:

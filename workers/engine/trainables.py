@@ -26,6 +26,8 @@ class Trainable:
     """In the parameter's own shape, True = keep: elsewhere the parameter is zero and stays zero."""
     stored: torch.dtype = torch.float32
     """What the parameter is cast to when it is written."""
+    size: float | None = None
+    """What a learning rate is a share of, where that is not the parameter's own scale."""
 
     @property
     def count(self) -> int:
@@ -128,8 +130,8 @@ def window_trainables(
 
 
 def snapshot(trainables: Iterable[Trainable]) -> list[torch.Tensor]:
-    """Copy the values of trainables."""
-    return [item.parameter.detach().clone() for item in trainables]
+    """Copy the values of trainables to the host: the device has better use for its memory."""
+    return [item.parameter.detach().to("cpu", copy=True) for item in trainables]
 
 
 @torch.no_grad()

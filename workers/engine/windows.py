@@ -1,121 +1,183 @@
-"""The windows of one block and the dense activations around them: what enters, what should leave, who may move."""
+"""The windows of a span of blocks: what enters, what should leave, who may move; the three modes of Free Lunch.
+
+The teacher is the dense model, the student is what is fitted. The modes differ in what the two read:
+`dense_inputs`: both the dense activations. `sparse_inputs`: both what the fitted prefix gives, so that the target is
+the dense window on those inputs. `sparse_inputs_dense_targets`: each its own stream.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.hidden import Hidden
 from workers.engine.layout import Block
-from workers.engine.model import BlockCall, StreamedModel
 from workers.engine.submodules import Half, Halves, Run, find_halves
-from workers.engine.weights import Weights
+
+Mode = Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"]
+"""What student and teacher read; the words of the spec."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One window of a block, with its dense activations (N, T, ...) on the CPU."""
+    """One window, with its activations (N, T, ...) on the CPU."""
 
     name: str
-    """`attention`, `mlp`, `block`, or the matrix's name within the block."""
+    """`attention`, `mlp`, `block`, `blocks`, or the matrix's name within the block."""
     owned: frozenset[str]
-    """Names of the parameters that belong to the window."""
+    """Names within the span of the parameters that belong to the window."""
+    run: Run
+    """The student's window."""
     inputs: torch.Tensor
     targets: torch.Tensor
-    residual: bool
-    """True where the window adds to the hidden states that it reads."""
-    within: Callable[[nn.Module], AbstractContextManager[None]]
-    """While it holds, a run of the block is a run of the window."""
-    child: str = ""
-    """The module that is run; empty for the block itself."""
+    power: float
+    """Mean square of what the dense window gives; of what it adds, where it adds to the hidden states."""
 
 
-class DenseWalk:
-    """The dense model's hidden states on their way through the blocks."""
+@dataclass
+class Streams:
+    """Student's and teacher's hidden states at one place; one and the same where the mode says so."""
 
-    def __init__(self, streamed: StreamedModel, windows_NT: torch.Tensor, dense: Weights, *, batch_size: int) -> None:
-        self.streamed = streamed
-        self.batch_size = batch_size
-        self.index = 0
-        """The block that comes next."""
-        self._windows_NT = windows_NT
-        self._dense = dense
-        self._calls: dict[int, list[BlockCall]] = {}
-        batches = list(torch.split(windows_NT, batch_size))
-        hidden = []
-        for entering, calls in streamed.prelude(batches, dense):
-            hidden.append(entering.cpu())
-            self._calls[len(entering)] = calls
-        self.hidden = torch.cat(hidden)
-        """What enters the next block, for all windows; on the CPU."""
+    mode: Mode
+    student: torch.Tensor
+    teacher: torch.Tensor
 
-    def run(self, block: nn.Module) -> Run:
-        """Bind the next block to its arguments, for batches of any size."""
-        index = self.index
+    def __post_init__(self) -> None:
+        if self.mode == "dense_inputs":
+            self.student = self.teacher
+        elif self.mode == "sparse_inputs":
+            self.teacher = self.student
 
-        def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            return self.streamed.forward(block, hidden_BTD, self._calls_for(len(hidden_BTD))[index])
-
-        return run
-
-    @torch.no_grad()
-    def through(self, run: Run, inputs: torch.Tensor | None = None) -> torch.Tensor:
-        """Send all windows through something, batch by batch."""
-        batches = torch.split(self.hidden if inputs is None else inputs, self.batch_size)
-        return torch.cat([run(batch.to(self.streamed.device)).cpu() for batch in batches])
-
-    def advance(self, output: torch.Tensor) -> None:
-        """Go on to the next block with what the last one gave."""
-        self.hidden = output
-        self.index += 1
-
-    def _calls_for(self, size: int) -> list[BlockCall]:
-        # Windows are equally long, so that the arguments depend on the size of the batch alone.
-        if size not in self._calls:
-            ((_, self._calls[size]),) = self.streamed.prelude([self._windows_NT[:size]], self._dense)
-        return self._calls[size]
+    def behind(self, walk: Hidden, student: Run, targets: torch.Tensor) -> Streams:
+        """The streams behind a window, given the teacher's output."""
+        moved = targets if self.mode == "dense_inputs" else walk.through(student, self.student)
+        return Streams(self.mode, student=moved, teacher=targets)
 
 
-def parts_of(kind: str, walk: DenseWalk, block: nn.Module, layout: Block) -> Iterator[Part]:
-    """Cut a dense block into windows (`matrix`, `submodule` or `block`), in order, and send the walk past it."""
-    run = walk.run(block)
-    if kind == "submodule":
-        output = yield from _halves(walk, block, run)
-    elif kind == "matrix":
-        for matrix in layout.matrices:
-            yield _matrix(walk, block, run, matrix.local)
-        output = walk.through(run)
+@dataclass(frozen=True)
+class Pair:
+    """One block of the teacher and the same block of the student, real, with the place where they stand."""
+
+    walk: Hidden
+    layout: Block
+    dense: nn.Module
+    block: nn.Module
+
+    @property
+    def teacher(self) -> Run:
+        """The dense block."""
+        return self.walk.run(self.dense, self.layout.index)
+
+    @property
+    def student(self) -> Run:
+        """The block that is fitted."""
+        return casting(self.walk.run(self.block, self.layout.index), self.walk)
+
+
+def casting(run: Run, walk: Hidden) -> Run:
+    """Let float32 parameters run in the compute dtype."""
+    dtype, device = walk.streamed.compute_dtype, walk.streamed.device
+
+    def cast(inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            return run(inputs)
+
+    return cast
+
+
+def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
+    """Attention, then mlp; each is cut out of the block's own code by muting the other."""
+    walk = pair.walk
+    halves = find_halves(pair.dense, pair.teacher, streams.teacher[:1].to(walk.streamed.device))
+    attention, dense_attention = _both(pair, halves, "attention")
+    mlp, dense_mlp = _both(pair, halves, "mlp")
+
+    targets = walk.through(dense_attention, streams.teacher)
+    yield _adding("attention", halves.owned["attention"], attention, streams, targets)
+    mid = streams.behind(walk, attention, targets)
+    if not halves.parallel:
+        targets = walk.through(dense_mlp, mid.teacher)
+        yield _adding("mlp", halves.owned["mlp"], mlp, mid, targets)
+        return
+    if streams.mode == "sparse_inputs_dense_targets":
+        # Both halves add to the block's input: the second is asked for what the first leaves of the whole.
+        targets = walk.through(pair.teacher, streams.teacher) - (mid.student - streams.student)
     else:
-        output = walk.through(run)
-        owned = frozenset(name for name, _ in block.named_parameters())
-        yield Part("block", owned, walk.hidden, output, residual=True, within=lambda _: nullcontext())
-    walk.advance(output)
+        targets = walk.through(dense_mlp, streams.teacher)
+    yield _adding("mlp", halves.owned["mlp"], mlp, streams, targets)
 
 
-def _halves(walk: DenseWalk, block: nn.Module, run: Run) -> Generator[Part, None, torch.Tensor]:
-    halves = find_halves(block, run, walk.hidden[:1].to(walk.streamed.device))
-
-    def part(half: Half, inputs: torch.Tensor) -> Part:
-        with halves.only(block, half):
-            targets = walk.through(run, inputs)
-        return Part(half, halves.owned[half], inputs, targets, residual=True, within=_only(halves, half))
-
-    attention = part("attention", walk.hidden)
-    yield attention
-    mlp = part("mlp", walk.hidden if halves.parallel else attention.targets)
-    yield mlp
-    return walk.through(run) if halves.parallel else mlp.targets
-
-
-def _only(halves: Halves, half: Half) -> Callable[[nn.Module], AbstractContextManager[None]]:
-    return lambda block: halves.only(block, half)
+def matrices_of(pair: Pair, streams: Streams) -> Iterator[Part]:
+    """Every linear map of a block by itself; its target is the dense map's own output."""
+    walk = pair.walk
+    for matrix in pair.layout.matrices:
+        own = _entering(walk, pair.block, matrix.local, pair.student, streams.student)
+        taught = own
+        if streams.mode != "sparse_inputs":
+            taught = _entering(walk, pair.dense, matrix.local, pair.teacher, streams.teacher)
+        targets = walk.through(pair.dense.get_submodule(matrix.local), taught)
+        inputs = taught if streams.mode == "dense_inputs" else own
+        names = [name for name, _ in pair.dense.get_submodule(matrix.local).named_parameters(prefix=matrix.local)]
+        run = casting(_child(pair.block, matrix.local), walk)
+        yield Part(matrix.local, frozenset(names), run, inputs, targets, _mean_square(targets))
 
 
-def _matrix(walk: DenseWalk, block: nn.Module, run: Run, local: str) -> Part:
-    module = block.get_submodule(local)
+def whole(
+    blocks: Sequence[nn.Module], owned: frozenset[str], walk: Hidden, *, streams: Streams, targets: torch.Tensor
+) -> Part:
+    """All blocks of a span as one window, from the walk's place on.
+
+    With several blocks only the hidden states between them are kept for the backward pass.
+    """
+    runs = [casting(walk.run(block, walk.index + number), walk) for number, block in enumerate(blocks)]
+
+    def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
+        keep = len(runs) == 1 or not torch.is_grad_enabled()
+        for each in runs:
+            hidden_BTD = each(hidden_BTD) if keep else checkpoint(each, hidden_BTD, use_reentrant=False)
+        return hidden_BTD
+
+    return _adding("block" if len(runs) == 1 else "blocks", owned, run, streams, targets)
+
+
+def _adding(name: str, owned: frozenset[str], run: Run, streams: Streams, targets: torch.Tensor) -> Part:
+    return Part(name, owned, run, streams.student, targets, _mean_square(targets - streams.teacher))
+
+
+def _mean_square(values: torch.Tensor) -> float:
+    # A window that adds nothing has no scale; its error is then absolute, and zero at the start.
+    return float(values.float().square().mean()) or 1.0
+
+
+def _both(pair: Pair, halves: Halves, half: Half) -> tuple[Run, Run]:
+    """One half of the student and of the teacher."""
+
+    def only(block: nn.Module, run: Run) -> Run:
+        def muted(hidden_BTD: torch.Tensor) -> torch.Tensor:
+            with halves.only(block, half):
+                return run(hidden_BTD)
+
+        return muted
+
+    return only(pair.block, pair.student), only(pair.dense, pair.teacher)
+
+
+def _child(block: nn.Module, local: str) -> Run:
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = block.get_submodule(local)(inputs)  # looked up anew: an adapter may have taken its place
+        return output
+
+    return run
+
+
+def _entering(walk: Hidden, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
+    """What a linear map reads while its block runs, (N, T, I)."""
     seen: list[torch.Tensor] = []
 
     def look(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -124,14 +186,14 @@ def _matrix(walk: DenseWalk, block: nn.Module, run: Run, local: str) -> Part:
     def inputs_of(hidden_BTD: torch.Tensor) -> torch.Tensor:
         seen.clear()
         run(hidden_BTD)
-        (entered,) = seen
-        return entered.reshape(len(hidden_BTD), -1, entered.shape[-1])  # OPT flattens batch and time
+        if len(seen) != 1 or seen[0].numel() != hidden_BTD.shape[:2].numel() * seen[0].shape[-1]:
+            raise UnsupportedArchitectureError(
+                f"{local} does not read every token once", hint="Use reconstruct.window `submodule`.", module=local
+            )
+        return seen[0].reshape(*hidden_BTD.shape[:2], -1)  # OPT flattens batch and time
 
-    handle = module.register_forward_pre_hook(look)
+    handle = block.get_submodule(local).register_forward_pre_hook(look)
     try:
-        inputs = walk.through(inputs_of)
+        return walk.through(inputs_of, states)
     finally:
         handle.remove()
-    owned = frozenset(f"{local}.{name}" for name, _ in module.named_parameters())
-    targets = walk.through(module, inputs)
-    return Part(local, owned, inputs, targets, residual=False, within=lambda _: nullcontext(), child=local)

@@ -32,7 +32,11 @@ def _pruned(*, seed: int = 0, pruned: bool = True) -> tuple[nn.Module, list[Trai
         stored=STORED,
         among=set(STORED),
     )
-    return dense, items, Window(dense, items, inputs, targets, residual=False)
+    return (
+        dense,
+        items,
+        Window(run=dense, trainables=items, inputs=inputs, targets=targets, power=float(targets.square().mean())),
+    )
 
 
 def _plan(rate: float | None = None, *, held_out: float = 0.25) -> FitPlan:

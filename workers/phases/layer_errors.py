@@ -1,0 +1,54 @@
+"""What a refit did to the output of every pruned matrix, beside what its mask alone does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from workers.engine import masks
+from workers.engine.capture import Capture, capturing
+from workers.engine.hidden import Hidden
+from workers.engine.layout import Block, Matrix
+from workers.engine.stats import relative_error
+from workers.messages import Layer
+from workers.phases.base import Context
+from workers.phases.prune import ERROR_TOKENS
+
+
+def refreshed(
+    context: Context, walk: Hidden, states: torch.Tensor, span: Sequence[Block], tensors: Mapping[str, torch.Tensor]
+) -> list[Layer]:
+    """The rows of a span's pruned matrices with both errors on what the dense blocks make of `states`.
+
+    `tensors` are the refitted ones by name; `states` enter the span.
+    """
+    rows: list[Layer] = []
+    states = states[: math.ceil(ERROR_TOKENS / states.shape[1])]
+    for block in span:
+        matrices = [matrix for matrix in block.matrices if matrix.name in context.layers]
+        with (
+            context.streamed.block(block.index, context.dense) as dense,
+            capturing(dense, matrices, needs="none", sample_tokens=ERROR_TOKENS) as capture,
+        ):
+            states = walk.through(walk.run(dense, block.index), states)
+        rows += _rows(context, matrices, capture, tensors)
+    return rows
+
+
+def _rows(
+    context: Context, matrices: Sequence[Matrix], capture: Capture, tensors: Mapping[str, torch.Tensor]
+) -> Iterator[Layer]:
+    for matrix in matrices:
+        input_TI = capture.of(matrix.name).sample().to(context.device, torch.float32)
+        dense_OI = matrix.view(context.dense.get(matrix.tensor).to(context.weights.dtype(matrix.tensor)))
+        fitted = tensors.get(matrix.tensor)
+        fitted_OI = matrix.view(context.weights.get(matrix.tensor) if fitted is None else fitted.cpu())
+
+        def error(weight_OI: torch.Tensor, inputs: torch.Tensor = input_TI, dense: torch.Tensor = dense_OI) -> float:
+            device = context.device
+            return relative_error(inputs, dense.to(device, torch.float32), weight_OI.to(device, torch.float32))
+
+        before, after = error(masks.apply(dense_OI, context.mask(matrix.name))), error(fitted_OI)
+        yield context.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})

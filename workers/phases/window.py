@@ -1,0 +1,60 @@
+"""Which windows a job fits: as asked for, or as memory allows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+
+from app.specs.steps import BlockWindow, Reconstruct
+from workers.engine import numerics
+from workers.engine.layout import Block
+from workers.engine.window_size import Load, Room, largest_fitting
+from workers.phases.base import Context, PhaseRun
+
+
+def choose(context: Context, phase: PhaseRun, spec: Reconstruct, windows_NT: torch.Tensor) -> str | BlockWindow:
+    """The window's kind, written into the protocol; what `auto` took is kept: a resumed run must not choose anew."""
+    kind: str | BlockWindow = spec.window
+    if kind == "auto":
+        stored = context.stored(phase.name).get("window")
+        kind = stored.data["window"] if stored else _by_memory(context, spec, windows_NT)
+        if stored is None:
+            path = context.checkpoint_path(phase.name, "window", suffix=".json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(kind))
+            context.checkpoint(phase.name, "window", path, {"window": kind})
+    context.protocol[phase.name] = {
+        "window": kind if isinstance(kind, str) else kind.model_dump(),
+        "mode": spec.mode,
+        "loss": spec.loss,
+        "samples": windows_NT.shape[0],
+        "sequence_length": windows_NT.shape[1],
+        "tokens": windows_NT.numel(),
+    }
+    return kind
+
+
+def spans(kind: str | BlockWindow, blocks: Sequence[Block]) -> list[Sequence[Block]]:
+    """Consecutive blocks that are fitted from one checkpoint to the next."""
+    size = kind.blocks if isinstance(kind, BlockWindow) else len(blocks) if kind == "all" else 1
+    return [blocks[first : first + size] for first in range(0, len(blocks), size)]
+
+
+def _by_memory(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
+    itemsize, width = context.compute_dtype.itemsize, _width(context)
+    # Entering and leaving, for student and teacher.
+    streams = 4 * windows_NT.numel() * width * itemsize
+    load = Load(min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1], itemsize, streams)
+    host = numerics.host_memory_bytes()
+    cpu = context.device.type == "cpu"
+    room = Room(device=host if cpu else numerics.device_memory_bytes(context.device), host=host, shared=cpu)
+    return largest_fitting(context.streamed.layout.blocks, room, load)
+
+
+def _width(context: Context) -> int:
+    config = context.streamed.config
+    return int(getattr(config, "hidden_size", 0)) or max(
+        matrix.shape[1] for matrix in context.streamed.layout.blocks[0].matrices
+    )
