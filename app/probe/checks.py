@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from app.errors import Problem
 from app.probe.facts import Matrix, ModelFacts
 from app.specs.job import CompressionSpec
-from app.specs.steps import Retrain, Targets
+from app.specs.steps import BlockWindow, Retrain, Targets
 
 MAX_REGEX_SECONDS = 1.0
 """For all module names together: the patterns come from the request."""
@@ -20,7 +20,7 @@ def check(spec: CompressionSpec, facts: ModelFacts) -> list[Problem]:
     return [
         *_lengths(spec, facts),
         *_pruning(spec, chosen),
-        *_reconstruction(spec, facts),
+        *_reconstruction(spec, facts, chosen),
         *_retraining(spec, facts, chosen),
         *_tokenizer(spec, facts),
     ]
@@ -68,9 +68,18 @@ def _pruning(spec: CompressionSpec, chosen: list[list[Matrix] | Problem]) -> Ite
             break
 
 
-def _reconstruction(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
-    if spec.reconstruct:
-        yield from _something_to_train(spec.reconstruct.trainable, facts, "/spec/reconstruct/trainable")
+def _reconstruction(
+    spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matrix] | Problem]
+) -> Iterator[Problem]:
+    step = spec.reconstruct
+    if not step:
+        return
+    yield from _something_to_train(step.trainable, facts, "/spec/reconstruct/trainable")
+    if isinstance(step.window, BlockWindow) and step.window.blocks > facts.num_blocks:
+        detail = f"the model has only {facts.num_blocks} blocks; `all` is one window over all of them"
+        yield Problem("/spec/reconstruct/window/blocks", "too-many-blocks", detail)
+    if "mask_lora" in step.trainable:
+        yield from _rank(step.rank, "/spec/reconstruct/rank", facts, chosen)
 
 
 def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -> Iterator[Problem]:
@@ -93,11 +102,15 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matr
     if spec.prune and not any(step.share for step in spec.prune):
         detail = f"{adapter} trains pruned matrices and nothing is pruned; use `prune: []` for a sparse model"
         yield Problem("/spec/retrain/trainable", "nothing-pruned", detail)
+    yield from _rank(spec.retrain.rank, "/spec/retrain/rank", facts, chosen)
+
+
+def _rank(rank: int, pointer: str, facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
     matrices = [matrix for each in chosen if isinstance(each, list) for matrix in each] or list(facts.matrices)
     narrowest = min(matrices, key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
-    if spec.retrain.rank > min(narrowest.num_inputs, narrowest.num_outputs):
+    if rank > min(narrowest.num_inputs, narrowest.num_outputs):
         shape = f"{narrowest.num_outputs} x {narrowest.num_inputs}"
-        yield Problem("/spec/retrain/rank", "rank-too-large", f"{narrowest.name} is only {shape}")
+        yield Problem(pointer, "rank-too-large", f"{narrowest.name} is only {shape}")
 
 
 def _head(retrain: Retrain, facts: ModelFacts) -> Iterator[Problem]:

@@ -48,6 +48,16 @@ class CompressionSpec(Spec):
     output: Output = Output()
 
     @model_validator(mode="after")
+    def _interleaving_prunes(self) -> CompressionSpec:
+        if self.reconstruct and self.reconstruct.interleave and not self.prune:
+            raise PydanticCustomError(
+                "nothing_to_interleave",
+                "`interleave` prunes each block before it is fitted, and `prune` is empty",
+                {"at": "reconstruct/interleave"},
+            )
+        return self
+
+    @model_validator(mode="after")
     def _training_text_is_not_evaluation_text(self) -> CompressionSpec:
         seen = [self.calibration.dataset]
         if self.retrain and self.retrain.dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal, get_args
 
 import regex
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec, UnbuiltList, refusing
@@ -65,7 +65,11 @@ class BlockWindow(Spec):
 class Reconstruct(Spec):
     """Refit the kept weights window by window against the dense model's activations (arXiv 2510.14444)."""
 
-    window: Literal["submodule", "matrix", "block", "all", "auto"] | BlockWindow = Field(
+    window: Annotated[
+        Annotated[Literal["submodule", "matrix", "block", "all", "auto"], Tag("name")]
+        | Annotated[BlockWindow, Tag("span")],
+        Discriminator(lambda value: "span" if isinstance(value, dict | BlockWindow) else "name"),
+    ] = Field(
         "submodule", description="What is fitted at once; auto: the largest of block, submodule, matrix that fits."
     )
     mode: Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"] = Field(

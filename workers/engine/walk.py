@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -39,6 +40,12 @@ class Stream:
             Batch(hidden.to("cpu"), calls)
             for hidden, calls in streamed.prelude(list(torch.split(windows_NT, size)), weights)
         ]
+
+    def fork(self) -> Stream:
+        """A second stream from here."""
+        other = copy.copy(self)
+        other.batches = [replace(batch) for batch in self.batches]
+        return other
 
     def outputs(self, block: nn.Module) -> Iterator[torch.Tensor]:
         """Run the next block over every batch and yield what comes out, on the device."""

@@ -182,6 +182,12 @@ class Context:
         """The retraining of this turn."""
         return self.turn.retrain or self.request.spec.retrain
 
+    @property
+    def interleaves(self) -> bool:
+        """Whether every block is pruned just before it is fitted."""
+        reconstruct = self.request.spec.reconstruct
+        return reconstruct is not None and reconstruct.interleave
+
     @cached_property
     def streamed(self) -> StreamedModel:
         """The model with its weights on disk."""

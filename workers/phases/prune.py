@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -30,8 +31,11 @@ ERROR_TOKENS = 4096
 def run(context: Context, plan: Plan | None) -> None:
     """Prune every block, or take the zeros of a model that is already sparse as its masks."""
     blocks = context.streamed.layout.blocks
+    if context.interleaves:
+        with context.phase("pruning", unit="block"):
+            return  # every block is pruned in `reconstructing`, just before it is fitted
     with context.phase("pruning", total=len(blocks), unit="block") as phase:
-        walk = _Walk(context, phase, plan)
+        walk = Walk(context, phase, plan)
         for block in blocks:
             walk.pass_(block)
             phase.progress(block.index + 1)
@@ -48,14 +52,25 @@ def _score(context: Context) -> dict[str, float] | None:
     return score_weights(context, context.weights)
 
 
-class _Walk:
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning makes of one block."""
+
+    rows: list[Layer]
+    tensors: dict[str, torch.Tensor]
+    masks: dict[str, torch.Tensor]
+
+
+class Walk:
+    """The stream of hidden states on its way, and the pruning of the block that comes next."""
+
     def __init__(self, context: Context, phase: PhaseRun, plan: Plan | None) -> None:
         self.context, self.phase, self.plan = context, phase, plan
         step = context.step
         self.needs: Need = "none" if step is None or plan is None else _reads(step, plan)
         self.stream: Stream | None = None
         self.passed: list[Block] = []
-        """Blocks that an earlier attempt finished and that the stream has yet to go through."""
+        """Finished blocks that the stream has yet to go through."""
 
     def pass_(self, block: Block) -> None:
         """Prune one block or take it over from an earlier attempt."""
@@ -66,16 +81,20 @@ class _Walk:
             self.passed.append(block)
             return
         began = time.monotonic()
-        step = self.context.step
-        rows, tensors, kept = self._given(block) if step is None else self._prune(block, step)
-        layers = [row.model_dump() for row in rows]
-        for row in rows:
+        done = self.prune(block)
+        layers = [row.model_dump() for row in done.rows]
+        for row in done.rows:
             self.context.layer(row)
         seconds = time.monotonic() - began
-        self.phase.finish_block(block.index, tensors, kept, seconds=seconds, data={"layers": layers})
+        self.phase.finish_block(block.index, done.tensors, done.masks, seconds=seconds, data={"layers": layers})
         self.passed.append(block)
 
-    def _stream_to(self, block: Block) -> Stream:
+    def prune(self, block: Block) -> Pruned:
+        """Choose the masks of a block on what the blocks behind it give, and zero what goes; nothing is written."""
+        step = self.context.step
+        return Pruned(*(self._given(block) if step is None else self._prune(block, step)))
+
+    def stream_to(self, block: Block) -> Stream:
         """The stream at the entrance of a block, through all that has been passed since it was last asked for."""
         if self.stream is None:
             self.stream = Stream(self.context.streamed, self._windows(), self.context.weights)
@@ -109,7 +128,7 @@ class _Walk:
         matrices = selected(self.context, block)
         if not matrices:
             return [], {}, {}
-        stream = self._stream_to(block)
+        stream = self.stream_to(block)
         with (
             self.context.streamed.block(block.index, self.context.weights) as module,
             capturing(module, matrices, needs=self.needs, sample_tokens=ERROR_TOKENS) as capture,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 from app.specs.steps import Reconstruct
@@ -14,18 +14,21 @@ from workers.engine.windows import Streams
 from workers.messages import Layer
 from workers.phases import window
 from workers.phases.base import Context, PhaseRun
+from workers.phases.calibrate import Plan
+from workers.phases.interleave import Interleaved
 from workers.phases.layer_errors import refreshed
+from workers.phases.prune import Pruned
 from workers.phases.refit import Refit
 from workers.phases.scoring import score_weights
 
 
-def run(context: Context) -> None:
-    """Fit every window of the model; spans of an earlier attempt are taken as they are."""
+def run(context: Context, plan: Plan | None = None) -> None:
+    """Fit every window of the model; `plan` is for the blocks that are pruned on the way."""
     spec = context.request.spec.reconstruct
     assert spec is not None
     blocks = context.streamed.layout.blocks
     with context.phase("reconstructing", total=len(blocks), unit="block") as phase:
-        walk = _Walk(context, phase, spec)
+        walk = _Walk(context, phase, spec, plan)
         for span in walk.spans:
             walk.pass_(span)
             phase.progress(span[-1].index + 1)
@@ -37,13 +40,14 @@ def run(context: Context) -> None:
 
 
 class _Walk:
-    def __init__(self, context: Context, phase: PhaseRun, spec: Reconstruct) -> None:
+    def __init__(self, context: Context, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
         self.context, self.phase, self.spec = context, phase, spec
         self.windows_NT = context.calibration_windows()
         self.kind = window.choose(context, phase, spec, self.windows_NT)
         self.spans = window.spans(self.kind, context.streamed.layout.blocks)
         self.trained = 0
         """Numbers that could move."""
+        self._interleaved = Interleaved(context, phase, plan) if spec.interleave else None
         self._dense: Hidden | None = None
         self._sparse: Hidden | None = None
 
@@ -55,20 +59,24 @@ class _Walk:
         else:
             for row in data["layers"]:
                 self.context.layer(Layer.model_validate(row), silent=True)
+        if self._interleaved:
+            self._interleaved.passed(span)
         self.trained += int(data["trained"])
 
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
         began = time.monotonic()
-        walk, streams = self._at(span[0].index)
-        with ExitStack() as stack:
-            refit = Refit(self.context, self.phase, self.spec, self.kind, span, walk, streams, stack)
-            tensors, trained = refit.finish()
-        rows = refreshed(self.context, walk, streams.student, span, tensors)
+        with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
+            walk, streams = self._at(span[0].index)
+            with ExitStack() as stack:
+                refit = Refit(self.context, self.phase, self.spec, self.kind, span, walk, streams, stack)
+                tensors, trained = refit.finish()
+            rows = refreshed(self.context, walk, streams.student, span, tensors)
         for row in rows:
             self.context.layer(row)
         data = {"trained": trained, "layers": [row.model_dump() for row in rows]}
         seconds = time.monotonic() - began
-        self.phase.finish_block(span[0].index, tensors, {}, seconds=seconds, data=data)
+        changed = pruned.tensors | tensors
+        self.phase.finish_block(span[0].index, changed, pruned.masks, seconds=seconds, data=data)
         return data
 
     def _at(self, index: int) -> tuple[Hidden, Streams]:

@@ -30,7 +30,7 @@ def _turn(context: Context) -> None:
     plan = calibrate.run(context) if spec.prune or spec.reconstruct else None
     prune.run(context, plan)
     if spec.reconstruct is not None:
-        reconstruct.run(context)
+        reconstruct.run(context, plan)
     if spec.soup is None and spec.retrain is not None:
         retrain.run(context)
     elif spec.soup is not None and context.request.member_dirs:

@@ -51,7 +51,18 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/prune", {"method": {}}, "/spec/prune/method", "union-tag-invalid"),
     ("/spec/prune", [{**WANDA, "pattern": {"kind": []}}], "/spec/prune/0/pattern/kind", "union-tag-invalid"),
     ("/spec/calibration/dataset", {"kind": {}}, "/spec/calibration/dataset/kind", "union-tag-invalid"),
-    ("/spec/reconstruct/window", {"a": []}, "/spec/reconstruct/window", "literal-error"),
+    ("/spec/reconstruct/window", [], "/spec/reconstruct/window", "literal-error"),
+    ("/spec/reconstruct/window", {"a": []}, "/spec/reconstruct/window/blocks", "missing"),
+    ("/spec/reconstruct/window", {"blocks": 0}, "/spec/reconstruct/window/blocks", "greater-than-equal"),
+    ("/spec/reconstruct/window", {"blocks": True}, "/spec/reconstruct/window/blocks", "int-type"),
+    ("/spec/reconstruct/trainable", [], "/spec/reconstruct/trainable", "too-short"),
+    (
+        "/spec/reconstruct/trainable",
+        ["weights", "mask_lora"],
+        "/spec/reconstruct/trainable/1",
+        "contradictory-trainable",
+    ),
+    ("/spec/reconstruct/interleave", 1, "/spec/reconstruct/interleave", "bool-type"),
     # 1 equals True for Python, and is another mistake
     ("/spec/evaluate/divergence", 1, "/spec/evaluate/divergence", "literal-error"),
     ("/spec/output/publish", 5, "/spec/output/publish", "list-type"),
@@ -66,6 +77,12 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/prune", {**WANDA, "pattern": {"kind": "nm", "n": 1}}, "/spec/prune/sparsity", "contradictory-sparsity"),
     ("/spec/evaluate/perplexity", [{}, {"name": "python-docs"}], "/spec/evaluate/perplexity/1/name", "duplicate-name"),
     ("/spec/evaluate/perplexity", [{}, {}], "/spec/evaluate/perplexity/1", "duplicate-name"),
+    (
+        "/spec",
+        {"prune": [], "reconstruct": {"interleave": True}},
+        "/spec/reconstruct/interleave",
+        "nothing-to-interleave",
+    ),
     (
         "/spec/evaluate/perplexity",
         [{"dataset": {"kind": "builtin"}}],
