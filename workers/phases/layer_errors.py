@@ -11,7 +11,7 @@ from workers.engine import masks
 from workers.engine.capture import Capture, capturing
 from workers.engine.hidden import Hidden
 from workers.engine.layout import Block, Matrix
-from workers.engine.stats import relative_error
+from workers.engine.stats import OutputErrors
 from workers.messages import Layer
 from workers.phases.base import Context
 from workers.phases.prune import ERROR_TOKENS
@@ -40,15 +40,12 @@ def refreshed(
 def _rows(
     context: Context, matrices: Sequence[Matrix], capture: Capture, tensors: Mapping[str, torch.Tensor]
 ) -> Iterator[Layer]:
+    device = context.device
     for matrix in matrices:
-        input_TI = capture.of(matrix.name).sample().to(context.device, torch.float32)
         dense_OI = matrix.view(context.dense.get(matrix.tensor).to(context.weights.dtype(matrix.tensor)))
         fitted = tensors.get(matrix.tensor)
-        fitted_OI = matrix.view(context.weights.get(matrix.tensor) if fitted is None else fitted.cpu())
-
-        def error(weight_OI: torch.Tensor, inputs: torch.Tensor = input_TI, dense: torch.Tensor = dense_OI) -> float:
-            device = context.device
-            return relative_error(inputs, dense.to(device, torch.float32), weight_OI.to(device, torch.float32))
-
-        before, after = error(masks.apply(dense_OI, context.mask(matrix.name))), error(fitted_OI)
+        fitted_OI = matrix.view(context.weights.get(matrix.tensor) if fitted is None else fitted)
+        errors = OutputErrors(dense_OI.to(device, torch.float32), capture.of(matrix.name).sample(), None)
+        before = errors.relative(masks.apply(dense_OI, context.mask(matrix.name)).to(device, torch.float32))
+        after = errors.relative(fitted_OI.to(device, torch.float32))
         yield context.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})
