@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Union
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.specs.base import Spec, Unbuilt, not_available, refusing
+from app.specs.base import Spec, Unbuilt, not_available
 from app.specs.prune import Prune
 from app.specs.recovery import Cycles, Soup
 from app.specs.source import Source
@@ -36,7 +36,10 @@ class CompressionSpec(Spec):
     preset: Unbuilt = None
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Forward passes only.")
     calibration: Calibration = Calibration()
-    propagation: Annotated[Literal["sequential"], refusing("dense")] = "sequential"
+    propagation: Literal["sequential", "dense"] = Field(
+        "sequential",
+        description="Calibrate on what the pruned blocks before give, or on the dense model's activations.",
+    )
     prune: Annotated[PruneSteps, BeforeValidator(_one_step, json_schema_input_type=Union[Prune, PruneSteps])]  # noqa: UP007
     reconstruct: Reconstruct | None = None
     retrain: Retrain | None = None
@@ -54,6 +57,16 @@ class CompressionSpec(Spec):
                 "nothing_to_interleave",
                 "`interleave` prunes each block before it is fitted, and `prune` is empty",
                 {"at": "reconstruct/interleave"},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _interleaving_is_sequential(self) -> CompressionSpec:
+        if self.reconstruct and self.reconstruct.interleave and self.propagation == "dense":
+            raise PydanticCustomError(
+                "does_not_combine",
+                "`interleave` takes statistics on the fitted blocks before: leave `propagation` sequential",
+                {"at": "propagation"},
             )
         return self
 

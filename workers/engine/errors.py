@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
+ErrorClass = Literal[
+    "unsupported_architecture",
+    "dataset_error",
+    "numerical",
+    "collapsed",
+    "gpu_oom",
+    "host_oom",
+    "invalid_spec",
+    "internal",
+]
+
 
 class EngineError(Exception):
     """A failure that the user can understand; `class_` is the contract's error class."""
 
-    class_: Literal[
-        "unsupported_architecture", "dataset_error", "numerical", "invalid_spec", "internal", "gpu_oom", "host_oom"
-    ]
+    class_: ErrorClass
 
     def __init__(self, message: str, *, hint: str, module: str | None = None) -> None:
         super().__init__(message)
@@ -34,6 +43,12 @@ class NumericalError(EngineError):
     """NaN or infinity where numbers are needed."""
 
     class_ = "numerical"
+
+
+class CollapsedError(EngineError):
+    """The pruned model does no better than guessing."""
+
+    class_ = "collapsed"
 
 
 class TargetsError(EngineError, ValueError):

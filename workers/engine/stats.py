@@ -24,11 +24,11 @@ class InputAccumulator:
     def add(self, input_TI: torch.Tensor) -> None:
         """Count a batch of inputs, flattened to tokens."""
         self.tokens += input_TI.shape[0]
-        if self._needs == "norms":
+        if self._needs != "none":
             # Squares in float64: a float32 sum over 10^5 tokens would move near ties.
             squares_I = input_TI.double().square_().sum(dim=0)
             self._squares_I = squares_I if self._squares_I is None else self._squares_I.add_(squares_I)
-        elif self._needs == "gram":
+        if self._needs == "gram":
             wide = input_TI.float()
             self._gram_II = wide.T @ wide if self._gram_II is None else self._gram_II.addmm_(wide.T, wide)
         missing = self._wanted - sum(len(part) for part in self._sample)

@@ -44,7 +44,23 @@ def run(context: Context) -> Plan | None:
         windows_NT = context.calibration_windows()
         _describe(context, windows_NT)
         _warn(context, windows_NT)
-        return None if step is None else _plan(context, step, phase, windows_NT, passes=passes)
+        if step is None:
+            return None
+        plan = _plan(context, step, phase, windows_NT, passes=passes)
+        _describe_update(context, step, plan)
+        return plan
+
+
+def _describe_update(context: Context, step: PruneStep, plan: Plan) -> None:
+    """Say with which parameters weights are updated, and of a solver that picks, what it took for which matrix."""
+    if step.solver is None:
+        return
+    took: dict[str, list[str]] = {}
+    for name, share in plan.shares.items():
+        picked = step.solver.picked(context.streamed.layout.by_name[name].shape, sparsity=share)
+        took.setdefault(picked.model_dump()["kind"], []).append(name)
+    picks = took if step.solver.model_dump()["kind"] not in took else {}
+    context.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
 
 
 def below_pruned(context: Context, matrix: Matrix, score_OI: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from workers.engine.errors import BrokenResultError
+from workers.phases import collapse
 from workers.phases.base import Context
 from workers.phases.export import Written, write_model
 from workers.phases.scoring import count_windows, score
@@ -19,6 +20,7 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
         if done is None or done["model_sha256"] != written.sha256:
             model = _load(context)
             phase.perplexity = score(context, model, phase=phase)
+            collapse.check(context, phase.perplexity)
             phase.finish({"model_sha256": written.sha256})
     return written, phase.perplexity or {}
 

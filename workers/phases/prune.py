@@ -9,18 +9,16 @@ from dataclasses import dataclass
 import torch
 
 from app.specs.prune import PruneStep
-from workers.engine import masks
-from workers.engine.capture import Capture, capturing
-from workers.engine.layout import Block, Matrix
-from workers.engine.numerics import generator
-from workers.engine.refit import guarded
-from workers.engine.selection import score
-from workers.engine.stats import OutputErrors
+from workers.engine.capture import capturing
+from workers.engine.layout import Block
 from workers.engine.walk import Stream
+from workers.engine.weights import Weights
 from workers.messages import Layer
-from workers.methods.base import NEEDS, InputStatistics, Need, Refit
+from workers.methods.base import Need
+from workers.phases import collapse
 from workers.phases.base import Context, PhaseRun
-from workers.phases.calibrate import Plan, below_pruned
+from workers.phases.calibrate import Plan
+from workers.phases.matrices import prune_matrix, reads, row_of
 from workers.phases.scoring import score_weights
 from workers.phases.targets import selected
 
@@ -49,7 +47,9 @@ def _score(context: Context) -> dict[str, float] | None:
     spec = context.request.spec
     if spec.reconstruct is None and spec.retrain is None:
         return None
-    return score_weights(context, context.weights)
+    numbers = score_weights(context, context.weights)
+    collapse.check(context, numbers)
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,19 @@ class Pruned:
 
 
 class Walk:
-    """The stream of hidden states on its way, and the pruning of the block that comes next."""
+    """The stream of hidden states on its way, and the pruning of the block that comes next.
+
+    Sequential propagation takes two forwards per block: one for the statistics, and one through the pruned block for
+    the inputs of the next; behind the last block nobody reads, so that it takes one. Dense propagation takes one.
+    """
 
     def __init__(self, context: Context, phase: PhaseRun, plan: Plan | None) -> None:
         self.context, self.phase, self.plan = context, phase, plan
         step = context.step
-        self.needs: Need = "none" if step is None or plan is None else _reads(step, plan)
+        self.needs: Need = "none" if step is None or plan is None else reads(step, plan)
+        if self.needs == "gram":
+            self._warn_of_few_tokens()
+        self._dense = context.request.spec.propagation == "dense"
         self.stream: Stream | None = None
         self.passed: list[Block] = []
         """Finished blocks that the stream has yet to go through."""
@@ -97,13 +104,19 @@ class Walk:
     def stream_to(self, block: Block) -> Stream:
         """The stream at the entrance of a block, through all that has been passed since it was last asked for."""
         if self.stream is None:
-            self.stream = Stream(self.context.streamed, self._windows(), self.context.weights)
+            self.stream = Stream(self.context.streamed, self._windows(), self._propagated)
         for earlier in self.passed:
-            with self.context.streamed.block(earlier.index, self.context.weights) as module:
-                self.stream.advance(module)
+            if earlier.index == self.stream.index:  # dense propagation has been through the block already
+                with self.context.streamed.block(earlier.index, self._propagated) as module:
+                    self.stream.advance(module)
         self.passed = []
         assert self.stream.index == block.index
         return self.stream
+
+    @property
+    def _propagated(self) -> Weights:
+        """The weights whose outputs the next block is calibrated on."""
+        return self.context.dense if self._dense else self.context.weights
 
     def _windows(self) -> torch.Tensor:
         windows_NT = self.context.calibration_windows()
@@ -112,6 +125,16 @@ class Walk:
         # Nothing but the errors is read: as many windows as those take.
         return windows_NT[: math.ceil(ERROR_TOKENS / windows_NT.shape[1])]
 
+    def _warn_of_few_tokens(self) -> None:
+        tokens = self.context.calibration_windows().numel()
+        widest = max(matrix.shape[1] for block in self.context.streamed.layout.blocks for matrix in block.matrices)
+        if tokens < widest:
+            self.context.warn(
+                "fewer_tokens_than_inputs",
+                f"Calibration has {tokens} tokens for matrices with up to {widest} inputs: their Gram matrices are "
+                "singular, and damping alone decides what the text does not show. Raise calibration.samples.",
+            )
+
     def _given(self, block: Block) -> tuple[list[Layer], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         rows, kept = [], {}
         for matrix in block.matrices:
@@ -119,7 +142,7 @@ class Walk:
             mask_OI = matrix.view(self.context.weights.get(matrix.tensor)) != 0
             kept[matrix.name] = mask_OI
             share = 1 - float(mask_OI.double().mean())
-            rows.append(_row(matrix, mask_OI, "given", share, time.monotonic() - began))
+            rows.append(row_of(matrix, mask_OI, "given", share, time.monotonic() - began))
         return rows, {}, kept
 
     def _prune(
@@ -130,17 +153,23 @@ class Walk:
             return [], {}, {}
         stream = self.stream_to(block)
         with (
-            self.context.streamed.block(block.index, self.context.weights) as module,
+            self.context.streamed.block(block.index, self._propagated) as module,
             capturing(module, matrices, needs=self.needs, sample_tokens=ERROR_TOKENS) as capture,
         ):
-            for _ in stream.outputs(module):
-                pass
+            if self._dense:  # what the block gives now is what the next one reads: one forward does
+                stream.advance(module)
+            else:
+                for _ in stream.outputs(module):
+                    pass
         self._warn_of_idle(capture.idle_experts)
         rows: list[Layer] = []
         tensors: dict[str, torch.Tensor] = {}
         kept: dict[str, torch.Tensor] = {}
+        assert self.plan is not None
         for matrix in matrices:
-            row, tensors[matrix.tensor], kept[matrix.name] = self._prune_matrix(matrix, step, capture)
+            row, tensors[matrix.tensor], kept[matrix.name] = prune_matrix(
+                self.context, matrix, step, self.plan, capture.of(matrix.name)
+            )
             rows.append(row)
         return rows, tensors, kept
 
@@ -152,89 +181,3 @@ class Walk:
                 f"No calibration token was routed to {shown}: their weights are judged by magnitude alone. "
                 "Calibrate on more or other text.",
             )
-
-    def _prune_matrix(
-        self, matrix: Matrix, step: PruneStep, capture: Capture
-    ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
-        began = time.monotonic()
-        context = self.context
-        stored = matrix.view(context.weights.get(matrix.tensor))
-        weight_OI = stored.to(context.device, torch.float32)
-        accumulator = capture.of(matrix.name)
-        seen = accumulator.statistics(matrix.name)
-        mask_OI = self._choose(matrix, step, weight_OI, seen)
-        errors = OutputErrors(weight_OI, accumulator.sample(), seen.gram_II)
-        pruned = masks.apply(stored.to(context.device), mask_OI)
-        if step.solver is not None:
-            found = self._refit(matrix, step, weight_OI, mask_OI, seen, errors, dtype=stored.dtype)
-            mask_OI, pruned = found.mask_OI, found.weight_OI.to(stored.dtype)
-        before, after = errors.relative(masks.apply(weight_OI, mask_OI)), errors.relative(pruned.float())
-        row = _row(matrix, mask_OI, step.pattern.label(), self._share(matrix), time.monotonic() - began, before, after)
-        return row, matrix.view(pruned.cpu()), mask_OI.cpu()
-
-    def _refit(
-        self,
-        matrix: Matrix,
-        step: PruneStep,
-        weight_OI: torch.Tensor,
-        mask_OI: torch.Tensor,
-        seen: InputStatistics,
-        errors: OutputErrors,
-        *,
-        dtype: torch.dtype,
-    ) -> Refit:
-        solver = step.solver
-        assert solver is not None
-        draws = generator(self.context.request.spec.calibration.seed, "update", matrix.name)
-        return guarded(
-            lambda: solver.solve(
-                weight_OI, mask_OI, seen, pattern=step.pattern, sparsity=self._share(matrix), generator=draws
-            ),
-            weight_OI, mask_OI, errors, dtype=dtype, module=matrix.name,
-        )  # fmt: skip
-
-    def _choose(self, matrix: Matrix, step: PruneStep, weight_OI: torch.Tensor, seen: InputStatistics) -> torch.Tensor:
-        assert self.plan is not None
-        planned = self.plan.norms is not None
-        statistics = self.plan.statistics(matrix.name) if planned else seen
-        draws = generator(self.context.request.spec.calibration.seed, "score", matrix.name)
-        score_OI = score(
-            step, weight_OI.cpu() if planned else weight_OI, statistics, module=matrix.name, generator=draws
-        )
-        if planned:
-            score_OI = score_OI.float()  # float32, as the plan compared them
-        score_OI = below_pruned(self.context, matrix, score_OI)
-        mask_OI = step.pattern.keep(score_OI, sparsity=self._share(matrix)).to(weight_OI.device)
-        return mask_OI & ~torch.isneginf(score_OI).to(weight_OI.device)
-
-    def _share(self, matrix: Matrix) -> float:
-        assert self.plan is not None
-        return self.plan.shares[matrix.name]
-
-
-def _reads(step: PruneStep, plan: Plan) -> Need:
-    """What the walk gathers: the plan of the global scope holds what the criterion reads."""
-    later = [method.needs for method in (step.optimizer, step.solver) if method]
-    return max([*later, "none" if plan.norms is not None else step.needs], key=NEEDS.index)
-
-
-def _row(
-    matrix: Matrix,
-    mask_OI: torch.Tensor,
-    pattern: str,
-    share: float,
-    seconds: float,
-    before: float = 0.0,
-    after: float = 0.0,
-) -> Layer:
-    return Layer(
-        name=matrix.name,
-        block=matrix.block,
-        shape=list(matrix.shape),
-        pattern=pattern,
-        sparsity_requested=share,
-        sparsity_achieved=1 - int(mask_OI.sum()) / mask_OI.numel(),
-        error_before=before,
-        error_after=after,
-        seconds=seconds,
-    )

@@ -62,7 +62,7 @@ def test_only_what_is_needed_is_computed() -> None:
         accumulator.add(torch.eye(3))
         statistics = accumulator.statistics("m")
         seen[needs] = (statistics.norm_I is not None, statistics.gram_II is not None)
-    assert seen == {"none": (False, False), "norms": (True, False), "gram": (False, True)}
+    assert seen == {"none": (False, False), "norms": (True, False), "gram": (True, True)}
 
 
 def test_inputs_that_are_not_finite_name_the_module() -> None:

@@ -1,0 +1,34 @@
+"""A pruned model that does no better than guessing ends its job, with the next milder setting as the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.specs.prune import PruneStep
+from workers.engine.errors import CollapsedError
+from workers.phases.base import Context
+
+RATIO = 100.0
+"""Perplexity over the dense model's from which a model that is worse than a uniform guess counts as collapsed."""
+
+
+def check(context: Context, numbers: Mapping[str, float]) -> None:
+    """Raise CollapsedError when a perplexity is above the vocabulary's size and above `RATIO` times the dense one."""
+    guess = float(context.streamed.config.get_text_config().vocab_size)
+    for name, value in numbers.items():
+        dense = context.dense_perplexity.get(name)
+        if dense is not None and value > max(guess, RATIO * dense):
+            raise CollapsedError(
+                f"perplexity on {name} went from {dense:.4g} to {value:.4g}: worse than a uniform guess ({guess:.0f})",
+                hint=f"Try {milder(context.step)}." if context.step else "The source model is damaged.",
+            )
+
+
+def milder(step: PruneStep) -> str:
+    """The next gentler setting of a step, in the words of a spec."""
+    if step.solver is None:
+        return 'prune.update {"kind": "admm"}, which refits the kept weights'
+    if step.pattern.implied_sparsity() is not None:
+        return "a pattern that keeps more, or an unstructured one"
+    lower = max(0.0, step.share - 0.1)
+    return f"prune.sparsity {lower:.2g}"

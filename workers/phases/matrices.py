@@ -1,0 +1,90 @@
+"""One matrix: score, mask, improved mask, refitted weights, and the row that says what they cost."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from app.specs.prune import PruneStep
+from workers.engine import masks
+from workers.engine.layout import Matrix
+from workers.engine.numerics import generator, require_finite
+from workers.engine.refit import guarded
+from workers.engine.selection import score
+from workers.engine.stats import InputAccumulator, OutputErrors
+from workers.messages import Layer
+from workers.methods.base import NEEDS, InputStatistics, Need
+from workers.phases.base import Context
+from workers.phases.calibrate import Plan, below_pruned
+
+
+def reads(step: PruneStep, plan: Plan) -> Need:
+    """What the walk gathers of every matrix: the plan of the global scope holds what the criterion reads."""
+    later = [method.needs for method in (step.optimizer, step.solver) if method]
+    return max([*later, "none" if plan.norms is not None else step.needs], key=NEEDS.index)
+
+
+def prune_matrix(
+    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, accumulator: InputAccumulator
+) -> tuple[Layer, torch.Tensor, torch.Tensor]:
+    """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU."""
+    began = time.monotonic()
+    stored = matrix.view(context.weights.get(matrix.tensor))
+    weight_OI = stored.to(context.device, torch.float32)
+    seen, share = accumulator.statistics(matrix.name), plan.shares[matrix.name]
+    score_OI = below_pruned(context, matrix, _scored(context, matrix, step, plan, weight_OI, seen)).to(context.device)
+    mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
+    if step.optimizer is not None:
+        mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
+    sample_TI = accumulator.sample()
+    require_finite(sample_TI, what="the inputs", module=matrix.name)
+    errors = OutputErrors(weight_OI, sample_TI, seen.gram_II)
+    pruned = masks.apply(stored.to(context.device), mask_OI)
+    if step.solver is not None:
+        solver = step.solver.picked(matrix.shape, sparsity=share)
+        draws = generator(context.request.spec.calibration.seed, "update", matrix.name)
+        found = guarded(
+            lambda: solver.solve(
+                weight_OI, mask_OI, seen, pattern=step.pattern, sparsity=share, generator=draws
+            ),
+            weight_OI, mask_OI, errors, dtype=stored.dtype, module=matrix.name,
+        )  # fmt: skip
+        mask_OI, pruned = found.mask_OI, found.weight_OI.to(stored.dtype)
+    before, after = errors.relative(masks.apply(weight_OI, mask_OI)), errors.relative(pruned.float())
+    row = row_of(matrix, mask_OI, step.pattern.label(), share, time.monotonic() - began, before, after)
+    return row, matrix.view(pruned.cpu()), mask_OI.cpu()
+
+
+def _scored(
+    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, weight_OI: torch.Tensor, seen: InputStatistics
+) -> torch.Tensor:
+    draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
+    if plan.norms is None:
+        return score(step, weight_OI, seen, module=matrix.name, generator=draws)
+    planned = plan.statistics(matrix.name)
+    # On the CPU and in float32, as the plan compared them.
+    return score(step, weight_OI.cpu(), planned, module=matrix.name, generator=draws).float()
+
+
+def row_of(
+    matrix: Matrix,
+    mask_OI: torch.Tensor,
+    pattern: str,
+    share: float,
+    seconds: float,
+    before: float = 0.0,
+    after: float = 0.0,
+) -> Layer:
+    """The row of a matrix: what was asked, what came of it, and the errors without and with an update."""
+    return Layer(
+        name=matrix.name,
+        block=matrix.block,
+        shape=list(matrix.shape),
+        pattern=pattern,
+        sparsity_requested=share,
+        sparsity_achieved=1 - int(mask_OI.sum()) / mask_OI.numel(),
+        error_before=before,
+        error_after=after,
+        seconds=seconds,
+    )
