@@ -9,7 +9,20 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import make_url
 
-from app.api import actions, artifacts, health, history, jobs, methods, problems, streams, tenancy, unbuilt, webhooks
+from app.api import (
+    actions,
+    artifacts,
+    health,
+    history,
+    jobs,
+    methods,
+    operations,
+    problems,
+    streams,
+    tenancy,
+    unbuilt,
+    webhooks,
+)
 from app.api.access import AccessGuard
 from app.api.guard import BodyGuard, RequestContext
 from app.db.session import Database
@@ -48,7 +61,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
-    for module in (jobs, actions, history, streams, artifacts, methods, tenancy, webhooks, health, unbuilt):
+    for module in (
+        jobs, actions, history, streams, operations, artifacts, methods, tenancy, webhooks, health, unbuilt
+    ):  # fmt: skip
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyGuard)

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     url: str = Field("http://127.0.0.1:8000", description="Where the command line's client finds the service.")
     api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where children compute.")
+    worker_classes: str = Field(
+        "default", description="Worker classes as name=bytes of memory, smallest first: cpu=16e9,gpu=80e9."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are printed.")
     cache_dir: Path | None = Field(None, description="Fetched models and text; default: home/cache.")
     cache_max_bytes: int = Field(200 * 2**30, ge=0, description="Cap of the cache; least recently used goes first.")

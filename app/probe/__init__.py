@@ -3,5 +3,6 @@
 from app.probe.checks import check
 from app.probe.config import sanitised_config
 from app.probe.facts import Matrix, ModelFacts, probe
+from app.probe.remembered import probe_again
 
-__all__ = ["Matrix", "ModelFacts", "check", "probe", "sanitised_config"]
+__all__ = ["Matrix", "ModelFacts", "check", "probe", "probe_again", "sanitised_config"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import InvalidRequest, NotAvailable, Problem, SourceRefused
-from app.probe import check, probe
+from app.probe import check, probe_again
+from app.services import routing
 from app.settings import Settings
 from app.specs.dataset import LocalDataset
 from app.specs.job import CompressionSpec, JobRequest
@@ -14,8 +16,16 @@ from app.specs.resolve import resolve
 from app.specs.source import LocalSource
 
 
-def admit(request: JobRequest, settings: Settings) -> CompressionSpec | None:
-    """Return the resolved spec of a job over a local model, None for a remote one; raises what must be refused."""
+@dataclass(frozen=True)
+class Admitted:
+    """What POST knows of a job: the spec with every default filled in, and the worker class that holds it."""
+
+    spec: CompressionSpec | None
+    worker_class: str
+
+
+def admit(request: JobRequest, settings: Settings) -> Admitted:
+    """Hold a request against its model, where that lies on this machine; raises what must be refused."""
     problems = [
         problem
         for pointer, path in _local_paths(request)
@@ -24,9 +34,9 @@ def admit(request: JobRequest, settings: Settings) -> CompressionSpec | None:
     if problems:
         raise InvalidRequest("The request names files that the service does not read.", items=problems)
     if not isinstance(request.source, LocalSource):
-        return None
+        return Admitted(None, routing.worker_class(settings, None, None))
     try:
-        facts = probe(Path(request.source.path).resolve(), settings.roots)
+        facts = probe_again(Path(request.source.path).resolve(), settings.roots)
     except SourceRefused as error:
         raise type(error)(
             error.message,
@@ -36,7 +46,8 @@ def admit(request: JobRequest, settings: Settings) -> CompressionSpec | None:
         ) from error
     if problems := check(request.spec, facts):
         raise InvalidRequest("The spec does not fit the model.", items=problems)
-    return resolve(request.spec, facts)
+    spec = resolve(request.spec, facts)
+    return Admitted(spec, routing.worker_class(settings, spec, facts))
 
 
 def _local_paths(request: JobRequest) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,9 @@ from app.db.queries import events, tenancy
 from app.db.session import clock
 from app.ids import new_id
 from app.services import adoption, equal_work, idempotency, outbox, projects
-from app.services.admission import admit
+from app.services.admission import Admitted, admit
 from app.services.resources import Resources
-from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest
+from app.specs.job import ENGINE_VERSION, JobRequest
 from app.specs.source import model_name
 
 
@@ -34,11 +34,11 @@ def submit(
     """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction."""
     if key and (found := _earlier(resources, key)):
         return Submitted(found, replayed=True)
-    resolved = admit(request, resources.settings)
+    admitted = admit(request, resources.settings)
     with resources.database.unit_of_work() as session:
         now = clock(session)
-        job = _new_job(project_id, request, sent, resolved, now)
-        known = equal_work.recognise(session, project_id, request, resolved)
+        job = _new_job(project_id, request, sent, admitted, now)
+        known = equal_work.recognise(session, project_id, request, admitted.spec)
         done = equal_work.place(session, job, known, request.reuse) if known else None
         if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):
             return Submitted(found, replayed=True)
@@ -64,9 +64,7 @@ def _earlier(resources: Resources, key: idempotency.Key) -> str | None:
         return idempotency.earlier(session, key, now=clock(session))
 
 
-def _new_job(
-    project_id: str, request: JobRequest, sent: dict[str, Any], resolved: CompressionSpec | None, now: datetime
-) -> Job:
+def _new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted: Admitted, now: datetime) -> Job:
     model = model_name(request.source)
     step = request.spec.prune[0] if request.spec.prune else None
     return Job(
@@ -74,7 +72,8 @@ def _new_job(
         name=request.name or (f"{model} {step.method} {step.share:.0%}" if step else f"{model} recovery"),
         labels=dict(request.labels), priority=PRIORITIES[request.priority],
         initiator=(actors.current() or actors.LOCAL).document(), request=sent,
-        resolved_spec=resolved.model_dump(mode="json") if resolved else None,
+        resolved_spec=admitted.spec.model_dump(mode="json") if admitted.spec else None,
+        worker_class=admitted.worker_class,
         resolved_revision=None, work_hash=None, engine_version=ENGINE_VERSION,
         model=model, method=step.method if step else "none",
         state="queued", phase=None, wait_reason="capacity", failures={}, lease_until=None, worker_id=None,

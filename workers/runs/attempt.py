@@ -41,8 +41,9 @@ from workers.messages import (
 )  # fmt: skip
 from workers.runs import endings, publish
 from workers.runs.checkpoints import Uploader, job_prefix, restore
-from workers.runs.failures import JobFailed, from_exception
+from workers.runs.failures import JobFailed, from_exception, silent
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
+from workers.runs.placement import Misplaced, check_place
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Facts, Recorder, Said
 from workers.runs.reuse import EqualWork, Reuse
@@ -112,6 +113,8 @@ class _Attempt:
                 self._reuse.check(last=True)
                 done = self._compute(model, revision, spec)
                 keys = self._upload(done)
+        except Misplaced as misplaced:
+            return misplaced.settle
         except Interrupted as interrupted:
             reason = interrupted.reason
             return lambda session, job, now: endings.stop(session, job, reason, now=now)
@@ -172,7 +175,7 @@ class _Attempt:
         )  # fmt: skip
         fetched = self._supervise("fetch", request)
         if not isinstance(fetched, Fetched) or self._resolved is None:
-            raise JobFailed(_silent("the fetcher ended without a model"))
+            raise JobFailed(silent("the fetcher ended without a model"))
         return fetched, self._resolved.revision, CompressionSpec.model_validate_json(canonical(self._resolved.spec))
 
     def _hub_token(self) -> str | None:
@@ -192,7 +195,7 @@ class _Attempt:
         )  # fmt: skip
         done = self._supervise("compute", request)
         if not isinstance(done, Done):
-            raise JobFailed(_silent("the compute child ended without a result"))
+            raise JobFailed(silent("the compute child ended without a result"))
         return done
 
     def _restore(self) -> list[StoredCheckpoint]:
@@ -231,6 +234,7 @@ class _Attempt:
         match message:
             case Resolved():
                 self._check_source(message)
+                check_place(self._services.settings, self._job, message)
                 self._resolved = message
                 return [Warned(code="source", text=text) for text in message.warnings]
             case Fetched():
@@ -254,7 +258,7 @@ class _Attempt:
 
     def _facts(self, fetched: Fetched) -> Facts:
         if self._resolved is None:
-            raise JobFailed(_silent("the fetcher named no revision"))
+            raise JobFailed(silent("the fetcher named no revision"))
         facts = self._reuse.resolved(self._resolved, fetched.data_sha256)
         self._stale = self._job.work_hash not in {None, facts.work_hash}
         return facts
@@ -288,9 +292,3 @@ class _Attempt:
             self._services.store.delete_prefix(f"{self._prefix}checkpoints/")
         except StorageError as error:
             log.warning("checkpoints stay for now", error=error.detail)
-
-
-def _silent(message: str) -> ErrorInfo:
-    return ErrorInfo(
-        class_="internal", retryable=False, phase=None, message=message, hint="This is a fault of the service."
-    )

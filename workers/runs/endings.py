@@ -25,6 +25,16 @@ def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
     job.wait_reason = "capacity"
 
 
+def reroute(session: Session, job: Job, worker_class: str, *, now: datetime) -> None:
+    """Queue a locked job for the workers that have the memory it turned out to need; nothing is charged."""
+    if granted(session, job, now=now):
+        return
+    _release(session, job, now=now)
+    job.worker_class = worker_class
+    events.move(session, job, "queued", [("job.queued", {"reason": "rerouted", "worker_class": worker_class})], now=now)
+    job.wait_reason = "capacity"
+
+
 def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> None:
     """End a locked job's attempt with an error: queue the job again with a back-off, or fail it for good."""
     if granted(session, job, now=now):

@@ -69,6 +69,13 @@ def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
     )  # fmt: skip
 
 
+def silent(message: str) -> ErrorInfo:
+    """The failure of a child that ended well and did not say what it had to."""
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=None, message=message, hint="This is a fault of the service."
+    )
+
+
 def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memory: bool) -> ErrorInfo:
     """Say what it means that a child ended without a last word."""
     if status < 0 and out_of_memory:

@@ -9,8 +9,9 @@ from typing import Literal
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
 
-from app.db.queries import leases
+from app.db.queries import leases, workers
 from app.db.session import Database
 from workers.runs.process import Child
 
@@ -117,13 +118,19 @@ class Keeper:
 
     def _renew(self) -> str | None:
         with self._database.unit_of_work() as session:
+            self._see_drain(session)
             return leases.heartbeat(
                 session, self._job_id, self._fence, worker_id=self._worker_id, lease_seconds=self._lease_seconds
             )
 
     def _look(self) -> str | None:
         with self._database.reading() as session:
+            self._see_drain(session)
             return leases.look(session, self._job_id, self._fence)
+
+    def _see_drain(self, session: Session) -> None:
+        if workers.drain_requested(session, self._worker_id):
+            self._draining.set()
 
     def _watch(self) -> None:
         while not self._stop.wait(0.1):

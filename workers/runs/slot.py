@@ -10,10 +10,11 @@ import time
 import structlog
 
 from app.db.job import Job
-from app.db.queries import leases
+from app.db.queries import leases, workers
 from app.db.queries.leases import WorkerIdentity
 from app.ids import new_id
 from app.specs.job import ENGINE_VERSION
+from workers.runs import machine
 from workers.runs.attempt import Services, run_attempt
 from workers.runs.keeper import OUTAGE
 from workers.runs.workspace import remove_leftovers
@@ -31,10 +32,12 @@ class Slot:
         self._services = services
         self._bell = threading.Event()
         self._draining = threading.Event()
+        self._ending = threading.Event()
         self._registered = False
+        device = machine.device_of(services.settings)
         self.identity = WorkerIdentity(
             id=new_id("wrk"), worker_class=worker_class, host=socket.gethostname(), pid=os.getpid(),
-            device=services.settings.device, engine_version=ENGINE_VERSION,
+            device=device, engine_version=ENGINE_VERSION, memory_bytes=machine.memory_bytes(device),
         )  # fmt: skip
 
     def ring(self) -> None:
@@ -42,14 +45,18 @@ class Slot:
         self._bell.set()
 
     def drain(self) -> None:
-        """Claim nothing more, and give the job at hand back."""
+        """Claim nothing more, give the job at hand back, and end."""
+        self._ending.set()
         self._draining.set()
         self._bell.set()
 
     def run(self, *, once: bool = False) -> None:
-        """Work until drained; with `once`, until one job was worked on or none was there."""
+        """Work until drained; with `once`, until one job was worked on or none was there.
+
+        A worker that an operator drains stays, idle and seen, until its process is ended.
+        """
         remove_leftovers(self._services.settings.scratch)
-        while not self._draining.is_set():
+        while not self._ending.is_set():
             # Cleared before the look: a bell that rings during the look is heard after it.
             self._bell.clear()
             worked = self.work_once()
@@ -85,7 +92,11 @@ class Slot:
         with self._services.database.unit_of_work() as session:
             if not self._registered:
                 leases.register(session, self.identity)
-            job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
+            elif workers.drain_requested(session, self.identity.id):
+                self._draining.set()
+            job = None
+            if not self._draining.is_set():
+                job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
             if job is None:
                 leases.seen(session, self.identity.id, job_id=None)
         self._registered = True

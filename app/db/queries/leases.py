@@ -25,6 +25,7 @@ class WorkerIdentity:
     pid: int
     device: str
     engine_version: str
+    memory_bytes: int | None = None
 
 
 def register(session: Session, worker: WorkerIdentity) -> None:
@@ -37,6 +38,8 @@ def register(session: Session, worker: WorkerIdentity) -> None:
             host=worker.host,
             pid=worker.pid,
             device=worker.device,
+            memory_bytes=worker.memory_bytes,
+            drain_requested_at=None,
             engine_version=worker.engine_version,
             job_id=None,
             started_at=now,

@@ -9,7 +9,10 @@ import psutil
 import pytest
 from sqlalchemy import select
 
+from app.db.job import Worker
+from app.db.queries import workers
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
+from app.db.session import clock
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from workers.runs.slot import Slot
@@ -175,3 +178,35 @@ def test_a_zombie_with_an_old_fence_kills_its_child_and_writes_nothing(bench: Be
         time.sleep(0.7)
     assert types(bench, job_id) == before
     assert bench.job(job_id).state == "running"
+
+
+def test_a_worker_that_an_operator_drains_gives_its_job_back_and_stays_without_work(bench: Bench) -> None:
+    job_id = bench.add("slow")
+    with bench.slot() as slot:
+        bench.wait_for_event(job_id, "job.checkpoint", count=2)
+        with bench.database.unit_of_work() as session:
+            assert workers.ask_to_drain(session, slot.identity.id, now=clock(session)) is not None
+        bench.wait(job_id, "queued")
+        slot.ring()
+        time.sleep(0.5)
+        assert bench.job(job_id).state == "queued"
+        with bench.database.reading() as session:
+            row = session.get_one(Worker, slot.identity.id)
+            assert (row.job_id, row.device, bool(row.memory_bytes)) == (None, "cpu", True)
+    assert bench.attempts(job_id)[0].outcome == "released"
+
+
+def test_a_job_is_paused_with_what_is_done_and_resumed_behind_it(bench: Bench) -> None:
+    job_id = bench.add("slow")
+    with bench.slot():
+        bench.wait_for_event(job_id, "job.checkpoint", count=2)
+        bench.set(job_id, state="pausing")
+        paused = bench.wait(job_id, "paused")
+        assert (paused.worker_id, paused.lease_until, paused.max_attempts) == (None, None, 21)
+        assert len(paused.checkpoints) >= 2
+        bench.set(job_id, state="queued")
+        bench.wait(job_id, "succeeded", seconds=40)
+    assert [attempt.outcome for attempt in bench.attempts(job_id)] == ["released", "succeeded"]
+    assert bench.attempts(job_id)[1].resumed_from is not None
+    stored = [event.data["name"] for event in bench.events(job_id) if event.type == "job.checkpoint"]
+    assert len(stored) == len(set(stored)) == 30

@@ -17,7 +17,7 @@ from tests.fixtures.runs import Bench
 
 
 def worker(name: str, **fields: str) -> WorkerIdentity:
-    given = {"worker_class": "default", "host": "h", "device": "cpu", "engine_version": "1"} | fields
+    given: Any = {"worker_class": "default", "host": "h", "device": "cpu", "engine_version": "1"} | fields
     return WorkerIdentity(id=name, pid=1, **given)
 
 

@@ -1,0 +1,74 @@
+"""Queues and workers as operators see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import case, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.db.job import HELD, QUEUED, Job, Worker
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The jobs and workers of one worker class."""
+
+    worker_class: str
+    depth: int
+    delayed: int
+    oldest_queued_at: datetime | None
+    running: int
+    workers: int
+
+
+def queues(session: Session, now: datetime, *, seen_after: datetime) -> list[Queue]:
+    """Return every class that has jobs to do or a worker that was seen lately."""
+    due = or_(Job.not_before.is_(None), Job.not_before <= now)
+    waiting = session.execute(
+        select(
+            Job.worker_class,
+            func.sum(case((due, 1), else_=0)),
+            func.sum(case((due, 0), else_=1)),
+            func.min(case((due, Job.queued_at))),
+        )
+        .where(QUEUED)
+        .group_by(Job.worker_class)
+    )
+    by_class = {name: (int(depth), int(delayed), oldest) for name, depth, delayed, oldest in waiting}
+    running = dict(_pairs(session, select(Job.worker_class, func.count()).where(HELD).group_by(Job.worker_class)))
+    alive = select(Worker.worker_class, func.count()).where(Worker.seen_at >= seen_after).group_by(Worker.worker_class)
+    workers = dict(_pairs(session, alive))
+    return [
+        Queue(name, *by_class.get(name, (0, 0, None)), running.get(name, 0), workers.get(name, 0))
+        for name in sorted({*by_class, *running, *workers})
+    ]
+
+
+def _pairs(session: Session, query):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - any grouped count
+    return [(str(name), int(count)) for name, count in session.execute(query)]
+
+
+def page(session: Session, *, after: str, limit: int) -> list[Worker]:
+    """Return workers, first started first."""
+    return list(session.scalars(select(Worker).where(Worker.id > after).order_by(Worker.id).limit(limit)))
+
+
+def project_of(session: Session, job_ids: list[str]) -> dict[str, str]:
+    """Return which project each job belongs to."""
+    rows = session.execute(select(Job.id, Job.project_id).where(Job.id.in_(job_ids)))
+    return {row.id: row.project_id for row in rows}
+
+
+def ask_to_drain(session: Session, worker_id: str, *, now: datetime) -> Worker | None:
+    """Ask a worker to claim nothing more; None when there is none of this id."""
+    worker = session.get(Worker, worker_id, with_for_update=True)
+    if worker is not None:
+        worker.drain_requested_at = worker.drain_requested_at or now
+    return worker
+
+
+def drain_requested(session: Session, worker_id: str) -> bool:
+    """Tell whether a worker was asked to drain."""
+    return session.scalar(select(Worker.drain_requested_at).where(Worker.id == worker_id)) is not None

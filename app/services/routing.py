@@ -1,0 +1,49 @@
+"""Which worker class a job belongs to: the first whose memory holds what the job needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+
+from app.probe import ModelFacts
+from app.settings import Settings
+from app.specs.job import CompressionSpec
+
+FLOAT_BYTES = 4
+"""Statistics, solvers and trainables are float32 always."""
+
+
+def classes(settings: Settings) -> list[tuple[str, float]]:
+    """Return the worker classes, smallest first, with the bytes of memory of their workers."""
+    found = []
+    for item in settings.worker_classes.split(","):
+        name, _, memory = item.strip().partition("=")
+        found.append((name, float(memory or "inf")))
+    if not all(name for name, _ in found) or any(before[1] > after[1] for before, after in pairwise(found)):
+        raise ValueError("ESPALIER_WORKER_CLASSES is a list of name=bytes, smallest first")
+    return found
+
+
+def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None) -> str:
+    """Return the class of a job; one whose model nobody has seen yet begins in the first."""
+    known = classes(settings)
+    if spec is None or facts is None:
+        return known[0][0]
+    needed = memory_bytes(spec, facts)
+    return next((name for name, memory in known if needed <= memory), known[-1][0])
+
+
+def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
+    """Estimate the memory that a job needs on its device: blocks pass one by one, only retraining holds all of them."""
+    weights: dict[int, int] = defaultdict(int)
+    grams: dict[int, int] = defaultdict(int)
+    for matrix in facts.matrices:
+        weights[matrix.block] += matrix.num_outputs * matrix.num_inputs
+        grams[matrix.block] += matrix.num_inputs**2
+    # A block dense and sparse with its scores, its statistics, and its inputs and outputs.
+    block = max((3 * weights[index] + grams[index] for index in weights), default=0)
+    tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
+    streamed = block + 2 * tokens * facts.hidden_size
+    embeddings = facts.vocab_size * facts.hidden_size
+    whole = facts.parameters + facts.parameters // 4 if spec.retrain else 0
+    return FLOAT_BYTES * max(streamed, whole, embeddings)

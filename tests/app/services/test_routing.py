@@ -1,0 +1,70 @@
+"""A job belongs to the smallest worker class that holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.db.job import Job
+from app.probe import ModelFacts, probe, probe_again
+from app.services import routing
+from app.settings import Settings
+from app.specs.job import CompressionSpec
+from workers.messages import Resolved
+from workers.runs.placement import Misplaced, check_place
+
+MODEL = Path(__file__).parents[3] / "app/cli/demo_model"
+SPEC = CompressionSpec.model_validate(
+    {"prune": {"method": "magnitude", "sparsity": 0.5}, "calibration": {"samples": 4, "sequence_length": 32}}
+)
+
+
+@pytest.fixture(scope="module")
+def facts() -> ModelFacts:
+    return probe(MODEL)
+
+
+def settings(classes: str) -> Settings:
+    return Settings(worker_classes=classes)
+
+
+def test_the_first_class_that_holds_a_job_takes_it_and_the_last_one_what_none_holds(facts: ModelFacts) -> None:
+    needed = routing.memory_bytes(SPEC, facts)
+    for small, expected in ((needed, "cpu"), (needed - 1, "gpu")):
+        assert routing.worker_class(settings(f"cpu={small},gpu={2 * needed}"), SPEC, facts) == expected
+    assert routing.worker_class(settings("cpu=1,gpu=2"), SPEC, facts) == "gpu"
+    assert routing.worker_class(settings("cpu=1,gpu=2"), None, None) == "cpu"
+    assert routing.worker_class(settings("default"), SPEC, facts) == "default"
+
+
+def test_retraining_holds_the_whole_model(facts: ModelFacts) -> None:
+    retrained = SPEC.model_copy(update={"retrain": CompressionSpec.model_validate(
+        {"prune": [], "retrain": {"steps": 1}}
+    ).retrain})  # fmt: skip
+    assert routing.memory_bytes(retrained, facts) >= 4 * facts.parameters > routing.memory_bytes(SPEC, facts)
+
+
+@pytest.mark.parametrize("classes", ["", "cpu=2,gpu=1", "=5", "cpu=x"])
+def test_classes_that_make_no_sense_are_refused(classes: str) -> None:
+    with pytest.raises(ValueError, match=r"smallest first|float"):
+        routing.classes(settings(classes))
+
+
+def test_a_job_moves_on_when_its_model_turns_out_larger(facts: ModelFacts) -> None:
+    resolved = Resolved(revision="r", spec=SPEC.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
+    with pytest.raises(Misplaced) as caught:
+        check_place(settings("cpu=1,gpu=2"), Job(worker_class="cpu"), resolved)
+    assert caught.value.worker_class == "gpu"
+    check_place(settings("cpu=1,gpu=2"), Job(worker_class="gpu"), resolved)
+    check_place(settings("cpu=1,gpu=2"), Job(worker_class="by-hand"), resolved)
+    check_place(settings("cpu=1e12,gpu=2e12"), Job(worker_class="cpu"), resolved)
+
+
+def test_a_folder_is_probed_again_when_a_file_is_another(tmp_path: Path) -> None:
+    for file in MODEL.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    first = probe_again(tmp_path)
+    assert probe_again(tmp_path) is first
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert probe_again(tmp_path).licence == "mit"
