@@ -19,13 +19,8 @@ BUDGETS: dict[str, type[Budget]] = discover("workers.methods.budgets", Budget, t
 OPTIMIZERS: dict[str, type[MaskOptimizer]] = discover("workers.methods.mask_optimizers", MaskOptimizer, tag="kind")  # type: ignore[type-abstract]
 SOLVERS: dict[str, type[Solver]] = discover("workers.methods.solvers", Solver, tag="kind")  # type: ignore[type-abstract]
 
-_LATER_METHODS = {"ria", "dass", "sparsegpt", "lamp", "block_influence", "angular", "perplexity", "flap", "reap"}
-_LATER_PATTERNS = {"group", "tiles", "cs256", "depth", "neurons", "kv_groups", "experts"}
-
-
-_LATER_BUDGETS = {"owl", "lamp", "erdos_renyi", "per_layer"}
-_LATER_OPTIMIZERS = {"sparseswaps", "sparsefw"}
-_LATER_SOLVERS = {"sparsegpt", "least_squares", "admm", "alps", "awp", "auto"}
+_LATER_METHODS = frozenset({"block_influence", "angular", "perplexity", "flap", "reap"})
+_LATER_PATTERNS = frozenset({"depth", "neurons", "kv_groups", "experts"})
 
 
 class NoUpdate(Spec):
@@ -34,11 +29,10 @@ class NoUpdate(Spec):
     kind: Literal["none"] = "none"
 
 
-def _one_of(tag: str, kinds: dict[str, Any], later: set[str]) -> Any:  # noqa: ANN401 - a type made at run time
+def _one_of(tag: str, kinds: dict[str, Any], later: frozenset[str] = frozenset()) -> Any:  # noqa: ANN401 - made at run time
     """The union of discovered classes by their tag; names to come are refused as such."""
-    members = tuple(kinds.values())
-    union = Annotated[Union[members], Field(discriminator=tag)] if len(members) > 1 else Union[members]  # noqa: UP007
-    return Annotated[union, refusing_tags(tag, *later - set(kinds))]
+    union: Any = Union[tuple(kinds.values())]  # noqa: UP007
+    return Annotated[union, Field(discriminator=tag), refusing_tags(tag, *later - set(kinds))]
 
 
 if TYPE_CHECKING:
@@ -48,9 +42,9 @@ if TYPE_CHECKING:
     AnyUpdate = NoUpdate | Solver
 else:
     AnyPattern = _one_of("kind", PATTERNS, _LATER_PATTERNS)
-    AnyBudget = _one_of("kind", BUDGETS, _LATER_BUDGETS)
-    AnyOptimizer = _one_of("kind", OPTIMIZERS or {"": None}, _LATER_OPTIMIZERS) | None
-    AnyUpdate = _one_of("kind", {"none": NoUpdate, **SOLVERS}, _LATER_SOLVERS)
+    AnyBudget = _one_of("kind", BUDGETS)
+    AnyOptimizer = _one_of("kind", OPTIMIZERS) | None
+    AnyUpdate = _one_of("kind", {"none": NoUpdate, **SOLVERS})
 
 
 class PruneFields(Spec):

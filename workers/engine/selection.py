@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from workers.engine.errors import NumericalError
 from workers.engine.numerics import require_finite
 from workers.methods.base import Criterion, InputStatistics
+from workers.methods.quadratic import SingularError
 
 
 def score(
@@ -18,6 +20,13 @@ def score(
 ) -> torch.Tensor:
     """Score one matrix; NumericalError names the module whose weights or scores are not finite."""
     require_finite(weight_OI, what="the weights", module=module)
-    score_OI = criterion.score(weight_OI, statistics, generator=generator)
+    try:
+        score_OI = criterion.score(weight_OI, statistics, generator=generator)
+    except SingularError as error:
+        raise NumericalError(
+            f"the inputs of {module} give no solvable system",
+            hint="Raise the criterion's damping, or calibrate on more tokens.",
+            module=module,
+        ) from error
     require_finite(score_OI, what="the scores", module=module)
     return score_OI

@@ -45,6 +45,8 @@ class InputAccumulator:
             squares_I = _filled(squares_I)
         if self._routed and gram_II is not None:
             gram_II = gram_II + torch.diag(_filled(gram_II.diagonal()) - gram_II.diagonal())
+        if gram_II is not None:
+            squares_I = gram_II.diagonal().double()
         return InputStatistics(self.tokens, None if squares_I is None else squares_I.sqrt(), gram_II)
 
     def sample(self) -> torch.Tensor:

@@ -36,7 +36,7 @@ Cost = Literal["free", "low", "medium", "high"]
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """What calibration saw at the input of one matrix; only what some method asked for is there."""
+    """What calibration saw at the input of one matrix; only what some method asked for, and what that contains."""
 
     tokens: int
     norm_I: torch.Tensor | None = None
@@ -55,8 +55,8 @@ class MatrixFacts:
     block: int
     shape: tuple[int, int]
     """(outputs, inputs)."""
-    weight: Callable[[], torch.Tensor]
-    """Loads the dense weight (O, I) as float32."""
+    weight: Callable[[], torch.Tensor] | None = None
+    """Loads the dense weight (O, I) as float32; None where only names and shapes are known."""
     norm_I: torch.Tensor | None = None
     """L2 norm of every input on the dense model's activations; only for budgets with `needs_pass`."""
 
@@ -64,6 +64,11 @@ class MatrixFacts:
     def size(self) -> int:
         """How many weights it has."""
         return self.shape[0] * self.shape[1]
+
+    def load(self) -> torch.Tensor:
+        """The dense weight (O, I) as float32."""
+        assert self.weight is not None
+        return self.weight()
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class Budget(Method):
     """True when it reads input norms of the dense model, which takes a pass before pruning."""
 
     def refusal(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> str | None:
-        """Why these matrices (their names, blocks and shapes are known, nothing else) cannot share so; None if so."""
+        """Why these matrices, of which names, blocks and shapes are known, cannot share so; None when they can."""
         return None
 
     @abstractmethod
@@ -190,7 +195,10 @@ class MaskOptimizer(Method):
         pattern: Pattern,
         sparsity: float,
     ) -> torch.Tensor:
-        """Return a mask of the same pattern and budget whose ||X (W - M*W)^T||^2 is never above the given one's."""
+        """Return a mask of the same pattern and budget whose ||X (W - M*W)^T||^2 is never above the given one's.
+
+        A score of -inf marks what an earlier step has pruned: it stays pruned.
+        """
 
 
 class Solver(Method):

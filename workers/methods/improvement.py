@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workers.methods.base import Axes
+from workers.methods.quadratic import lost
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 
 def mask_errors(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor) -> Tensor:
     """||X (w - m*w)||^2 of every row, float64 (O,), from G = X^T X."""
-    lost_OI = weight_OI.masked_fill(mask_OI, 0)
-    return ((lost_OI @ gram_II).double() * lost_OI).sum(dim=1)
+    return lost(weight_OI.masked_fill(mask_OI, 0), gram_II)
 
 
 def refuse_optimizer(axes: Axes, name: str) -> str | None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from app.specs.prune import PruneStep
 from workers.engine.capture import capturing
+from workers.engine.gated import Gated
 from workers.engine.layout import Matrix
 from workers.engine.numerics import generator
 from workers.engine.overlap import overlapping
@@ -19,6 +20,9 @@ from workers.methods.allocation import counts_below_threshold, fitted
 from workers.methods.base import InputStatistics, MatrixFacts
 from workers.phases.base import Context, PhaseRun
 from workers.phases.targets import selected
+
+NEURONS = "/neurons"
+"""Behind a gate's or up projection's name: the norms of its outputs' neurons, among the input norms."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Plan:
     def statistics(self, name: str) -> InputStatistics:
         """What the criterion saw of a matrix when the plan was made."""
         assert self.norms is not None
-        return InputStatistics(tokens=0, norm_I=self.norms.get(name))
+        return InputStatistics(tokens=0, norm_I=self.norms.get(name), neuron_norm_O=self.norms.get(name + NEURONS))
 
 
 def run(context: Context) -> Plan | None:
@@ -141,15 +145,18 @@ def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) ->
     stream = Stream(streamed, windows_NT, context.weights)
     for block in streamed.layout.blocks:
         matrices = selected(context, block)
-        with (
-            streamed.block(block.index, context.weights) as module,
-            capturing(module, matrices, needs="norms", sample_tokens=0) as capture,
-        ):
-            stream.advance(module)
+        with streamed.block(block.index, context.weights) as module:
+            gated = Gated.of(module, block.matrices if context.step and context.step.reads_neurons else ())
+            watched = [*matrices, *gated.beyond(matrices)]
+            with capturing(module, watched, needs="norms", sample_tokens=0) as capture:
+                stream.advance(module)
         for matrix in matrices:
             norm_I = capture.of(matrix.name).statistics(matrix.name).norm_I
             assert norm_I is not None
             norms[matrix.name] = norm_I.cpu()
+            neurons_O = gated.norm(matrix, capture)
+            if neurons_O is not None:
+                norms[matrix.name + NEURONS] = neurons_O.cpu()
         phase.progress(block.index + 1)
     return norms
 

@@ -12,7 +12,7 @@ from workers.engine.layout import Matrix
 from workers.engine.numerics import generator, require_finite
 from workers.engine.refit import guarded
 from workers.engine.selection import score
-from workers.engine.stats import InputAccumulator, OutputErrors
+from workers.engine.stats import OutputErrors
 from workers.messages import Layer
 from workers.methods.base import NEEDS, InputStatistics, Need
 from workers.phases.base import Context
@@ -26,18 +26,17 @@ def reads(step: PruneStep, plan: Plan) -> Need:
 
 
 def prune_matrix(
-    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, accumulator: InputAccumulator
+    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, sample_TI: torch.Tensor
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
     """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU."""
     began = time.monotonic()
     stored = matrix.view(context.weights.get(matrix.tensor))
     weight_OI = stored.to(context.device, torch.float32)
-    seen, share = accumulator.statistics(matrix.name), plan.shares[matrix.name]
+    share = plan.shares[matrix.name]
     score_OI = below_pruned(context, matrix, _scored(context, matrix, step, plan, weight_OI, seen)).to(context.device)
     mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
     if step.optimizer is not None:
         mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
-    sample_TI = accumulator.sample()
     require_finite(sample_TI, what="the inputs", module=matrix.name)
     errors = OutputErrors(weight_OI, sample_TI, seen.gram_II)
     pruned = masks.apply(stored.to(context.device), mask_OI)

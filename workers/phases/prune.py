@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from app.specs.prune import PruneStep
 from workers.engine.capture import capturing
+from workers.engine.gated import Gated
 from workers.engine.layout import Block
 from workers.engine.walk import Stream
 from workers.engine.weights import Weights
@@ -151,24 +152,25 @@ class Walk:
         matrices = selected(self.context, block)
         if not matrices:
             return [], {}, {}
+        assert self.plan is not None
         stream = self.stream_to(block)
-        with (
-            self.context.streamed.block(block.index, self._propagated) as module,
-            capturing(module, matrices, needs=self.needs, sample_tokens=ERROR_TOKENS) as capture,
-        ):
-            if self._dense:  # what the block gives now is what the next one reads: one forward does
-                stream.advance(module)
-            else:
-                for _ in stream.outputs(module):
-                    pass
+        with self.context.streamed.block(block.index, self._propagated) as module:
+            gated = Gated.of(module, block.matrices if step.reads_neurons and self.plan.norms is None else ())
+            watched = [*matrices, *gated.beyond(matrices)]
+            with capturing(module, watched, needs=self.needs, sample_tokens=ERROR_TOKENS) as capture:
+                if self._dense:  # what the block gives now is what the next one reads: one forward does
+                    stream.advance(module)
+                else:
+                    for _ in stream.outputs(module):
+                        pass
         self._warn_of_idle(capture.idle_experts)
         rows: list[Layer] = []
         tensors: dict[str, torch.Tensor] = {}
         kept: dict[str, torch.Tensor] = {}
-        assert self.plan is not None
         for matrix in matrices:
+            seen = replace(capture.of(matrix.name).statistics(matrix.name), neuron_norm_O=gated.norm(matrix, capture))
             row, tensors[matrix.tensor], kept[matrix.name] = prune_matrix(
-                self.context, matrix, step, self.plan, capture.of(matrix.name)
+                self.context, matrix, step, self.plan, seen, capture.of(matrix.name).sample()
             )
             rows.append(row)
         return rows, tensors, kept

@@ -77,7 +77,9 @@ class SparseFw(MaskOptimizer):
         best_RI, least_R = mask_RI, mask_errors(weight_RI, mask_RI, gram_II)
         for alpha in GRID if self.alpha == "grid" else (self.alpha,):
             fixed_RI = _fixed(mask_RI, score_RI, alpha, whole=whole)
-            found_RI = frank_wolfe(weight_RI, mask_RI, fixed_RI, gram_II, line=line, iterations=iterations)
+            found_RI = frank_wolfe(
+                weight_RI, mask_RI, fixed_RI, torch.isneginf(score_RI), gram_II, line=line, iterations=iterations
+            )
             error_R = mask_errors(weight_RI, found_RI, gram_II)
             better_R = (error_R.sum() < least_R.sum()).expand(len(error_R)) if whole else error_R < least_R
             best_RI = torch.where(better_R[:, None], found_RI, best_RI)
@@ -96,10 +98,18 @@ def _fixed(mask_RI: Tensor, score_RI: Tensor, alpha: float, *, whole: bool) -> T
 
 
 def frank_wolfe(
-    weight_RI: Tensor, mask_RI: Tensor, fixed_RI: Tensor, gram_II: Tensor, *, line: int, iterations: int
+    weight_RI: Tensor,
+    mask_RI: Tensor,
+    fixed_RI: Tensor,
+    closed_RI: Tensor,
+    gram_II: Tensor,
+    *,
+    line: int,
+    iterations: int,
 ) -> Tensor:
-    """Minimise ||X (w - (fixed + m) * w)||^2 over m in [0, 1] outside of `fixed`, with every line's count of `mask_RI`.
+    """Minimise ||X (w - (fixed + m) * w)||^2 over m in [0, 1], with every line's count of `mask_RI`.
 
+    `fixed` is kept and `closed` pruned whatever the gradient says.
     The gradient -2 w * ((w - (fixed + m) * w) G) contains what is fixed; without it the free part would be chosen as
     if the fixed weights were pruned.
     """
@@ -112,11 +122,13 @@ def frank_wolfe(
     target_RI = weight_RI.masked_fill(fixed_RI, 0) @ gram_II
     share_RI = (mask_RI & ~fixed_RI).to(weight_RI.dtype)
     for step in range(iterations):
-        gain_RI = (target_RI - (weight_RI * share_RI) @ gram_II).mul_(weight_RI).masked_fill_(fixed_RI, 0)
+        gain_RI = (target_RI - (weight_RI * share_RI) @ gram_II).mul_(weight_RI).masked_fill_(fixed_RI | closed_RI, 0)
         value_LK, index_LK = gain_RI.view(-1, line).topk(most, dim=1)
         vertex_LK = ((value_LK > 0) & (rank_K < budget_L)).to(weight_RI.dtype)
         share_RI.mul_(1 - 2 / (step + 2)).view(-1, line).scatter_add_(1, index_LK, vertex_LK * (2 / (step + 2)))
-    order_LN = share_RI.masked_fill_(fixed_RI, -1).view(-1, line).argsort(dim=1, descending=True, stable=True)
+    order_LN = (
+        share_RI.masked_fill_(fixed_RI | closed_RI, -1).view(-1, line).argsort(dim=1, descending=True, stable=True)
+    )
     kept_LN = torch.arange(line, device=weight_RI.device) < budget_L
     found_LN = torch.zeros_like(free_LN).scatter_(1, order_LN, kept_LN)
     return fixed_RI | found_LN.view(fixed_RI.shape)

@@ -58,14 +58,15 @@ class SparseSwaps(MaskOptimizer):
         line = min(pattern.line((len(weight_OI), num_inputs)) or 0, num_inputs)
         pairs = num_inputs * line if line < num_inputs else min(CANDIDATES, num_inputs) ** 2
         rows = max(1, BATCH_ELEMENTS // max(pairs, num_inputs))
-        found_OI = mask_OI.clone()
+        found_OI, closed_OI = mask_OI.clone(), torch.isneginf(score_OI)
         for start in range(0, len(weight_OI), rows):
-            _swap(weight_OI[start : start + rows], found_OI[start : start + rows], gram_II, line, self.iterations)
+            part = slice(start, start + rows)
+            _swap(weight_OI[part], found_OI[part], closed_OI[part], gram_II, line, self.iterations)
         better_O = mask_errors(weight_OI, found_OI, gram_II) < mask_errors(weight_OI, mask_OI, gram_II)
         return torch.where(better_O[:, None], found_OI, mask_OI)
 
 
-def _swap(weight_RI: Tensor, mask_RI: Tensor, gram_II: Tensor, line: int, iterations: int) -> None:
+def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor, line: int, iterations: int) -> None:
     """Swap in place until no row gains; with r = w * (1 - m) and c = G r, pruning p and restoring u changes r^T G r by
 
     2 w_p c_p + w_p^2 G_pp - 2 w_u c_u + w_u^2 G_uu - 2 w_p w_u G_pu.
@@ -79,7 +80,7 @@ def _swap(weight_RI: Tensor, mask_RI: Tensor, gram_II: Tensor, line: int, iterat
         weight_AI, kept_AI, pull_AI = weight_RI[active_A], mask_RI[active_A], pull_RI[active_A]
         cross_AI = 2 * weight_AI * pull_AI
         prune_AI = (own_RI[active_A] + cross_AI).masked_fill_(~kept_AI, torch.inf)
-        restore_AI = (own_RI[active_A] - cross_AI).masked_fill_(kept_AI, torch.inf)
+        restore_AI = (own_RI[active_A] - cross_AI).masked_fill_(kept_AI | closed_RI[active_A], torch.inf)
         pick = _best_of_row if line == weight_RI.shape[1] else _best_of_groups
         change_A, p_A, u_A = pick(weight_AI, prune_AI, restore_AI, gram_II, line)
         gains_A = change_A < least_R[active_A]

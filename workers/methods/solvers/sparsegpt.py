@@ -29,6 +29,12 @@ class SparseGpt(Solver):
         "auto", description="own: chosen block by block on updated weights; auto: with the criterion `sparsegpt`."
     )
 
+    def misfit(self, axes: Axes) -> str | None:
+        """Refuse to choose anew what an optimizer improved."""
+        if self.mask == "own" and axes.optimizer is not None:
+            return "`mask: own` would undo the mask optimizer: use `mask: given`, or no optimizer"
+        return None
+
     def beside(self, axes: Axes) -> SparseGpt:
         """Settle `auto`: a mask that an optimizer improved is not chosen anew."""
         own = axes.criterion.own_update == self.kind and axes.optimizer is None
