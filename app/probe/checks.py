@@ -9,6 +9,7 @@ from app.errors import Problem
 from app.probe.facts import Matrix, ModelFacts
 from app.specs.job import CompressionSpec
 from app.specs.steps import BlockWindow, Retrain, Targets
+from workers.methods.base import MatrixFacts
 
 MAX_REGEX_SECONDS = 1.0
 """For all module names together: the patterns come from the request."""
@@ -66,6 +67,9 @@ def _pruning(spec: CompressionSpec, chosen: list[list[Matrix] | Problem]) -> Ite
             detail = f"{matrix.name} has {matrix.num_inputs} inputs: {refusal}"
             yield Problem(f"/spec/prune/{index}/pattern", "pattern-does-not-fit", detail)
             break
+        known = [MatrixFacts(m.name, m.block, (m.num_outputs, m.num_inputs)) for m in matrices]
+        if why := step.budget.refusal(step.share, known):
+            yield Problem(f"/spec/prune/{index}/budget", "budget-does-not-fit", why)
 
 
 def _reconstruction(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workers.engine.errors import TargetsError
 from workers.engine.layout import Block, Matrix
+from workers.methods.base import MatrixFacts
 from workers.phases.base import Context
 
 
@@ -32,3 +33,7 @@ def check(context: Context) -> None:
         refusal = step.pattern.refusal(matrix.shape[1])
         if refusal:
             raise TargetsError(f"{matrix.name}: {refusal}", hint="Choose another pattern.", module=matrix.name)
+    known = [MatrixFacts(matrix.name, matrix.block, matrix.shape) for matrix in matrices]
+    refusal = step.budget.refusal(step.share, known)
+    if refusal:
+        raise TargetsError(f"the budget does not fit: {refusal}", hint="Change budget.values or sparsity.")

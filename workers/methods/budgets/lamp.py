@@ -32,7 +32,7 @@ class LampBudget(Budget):
 
         def sweep() -> Iterable[tuple[str, Tensor]]:
             for matrix in matrices:
-                yield matrix.name, lamp_scores(matrix.weight())
+                yield matrix.name, lamp_scores(matrix.load())
 
         num_pruned = round(sparsity * sum(matrix.size for matrix in matrices))
         counts = counts_below_threshold(sweep, num_pruned=num_pruned)

@@ -56,4 +56,4 @@ def outlier_ratio(matrices: Sequence[MatrixFacts], threshold: float) -> float:
 def _scores(matrices: Sequence[MatrixFacts]) -> Iterator[Tensor]:
     for matrix in matrices:
         assert matrix.norm_I is not None
-        yield matrix.weight().abs().double() * matrix.norm_I
+        yield matrix.load().abs().double() * matrix.norm_I
