@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
-.PHONY: setup demo serve test chaos load numbers check lint types contracts bench clean
+.PHONY: setup demo serve test chaos load numbers check lint types contracts bench results clean
 
 setup: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ check: lint types contracts
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# Tables of numbers through the API; rows that results/ holds already are not measured again.
+results: setup
+	$(BIN)/python -m tests.results methods
 
 clean:
 	rm -rf $(VENV) .espalier .demo demo-output

@@ -1,0 +1,162 @@
+"""Measure a table of jobs through POST /v1/jobs and keep it: rows that are there already are not measured again.
+
+A table is a list of cells; a cell is one job. The service is one that the harness starts for itself, and its state
+lies in a folder that goes away. After every job the JSON file and the markdown beside it are written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from app.specs.base import fingerprint
+from app.specs.job import ENGINE_VERSION
+from tests.fixtures.deployment import Deployment
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+JOB_SECONDS = 7200.0
+
+Row = dict[str, Any]
+Numbers = dict[str, Any]
+"""What a table takes from a finished job, besides what every row has."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One job of a table."""
+
+    key: str
+    """Unique in the table."""
+    model: str
+    """A folder of the reference models."""
+    spec: dict[str, Any]
+    labels: dict[str, Any]
+    """What names the row in the table: method, sparsity, seed."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the API tells of a job that has succeeded."""
+
+    job: dict[str, Any]
+    report: dict[str, Any]
+    layers: list[dict[str, Any]]
+
+    @property
+    def dense(self) -> float:
+        """Perplexity of the dense model."""
+        return _only(self.report["dense"]["perplexity"])
+
+    @property
+    def compressed(self) -> float:
+        """Perplexity of the artifact."""
+        return _only(self.report["compressed"]["perplexity"])
+
+    def phase(self, name: str) -> dict[str, Any]:
+        """The figures of one phase."""
+        return next(phase for phase in self.report["phases"] if phase["name"] == name)
+
+    def pruned(self) -> float:
+        """Perplexity behind the phase `pruning`."""
+        return _only(self.phase("pruning")["perplexity"])
+
+    def mean_error(self, which: str = "error_after") -> float:
+        """The mean over pruned matrices of a relative output error."""
+        return sum(float(row[which]) for row in self.layers) / len(self.layers)
+
+
+def reference_dir() -> Path:
+    """The folder of the reference models and texts."""
+    given = os.environ.get("ESPALIER_REFERENCE_DIR")
+    return Path(given).resolve() if given else (ROOT.parent / "shared/reference").resolve()
+
+
+def reference_spec(reference: Path, *, seed: int = 0, windows: int = 200, **fields: Any) -> dict[str, Any]:
+    """A spec in the reference protocol: 128 x 256 calibration tokens, perplexity on docs.valid, windows of 256."""
+    calibration = {"kind": "local", "path": str(reference / "calibration.txt")}
+    held_out = {"kind": "local", "path": str(reference / "docs.valid.txt")}
+    perplexity = {"name": "docs", "dataset": held_out, "sequence_length": 256, "max_windows": windows}
+    return {
+        "calibration": {"dataset": calibration, "samples": 128, "sequence_length": 256, "seed": seed},
+        "evaluate": {"perplexity": [perplexity]},
+        **fields,
+    }
+
+
+def measure(
+    name: str,
+    cells: Sequence[Cell],
+    read: Callable[[Finished], Numbers],
+    render: Callable[[list[Row]], str],
+    *,
+    threads: int = 1,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """Measure what is missing of the table `name`, write results/NAME.json and .md, and return all rows in order."""
+    path = RESULTS / f"{name}.json"
+    rows: dict[str, Row] = {row["key"]: row for row in _load(path)}
+    reference = reference_dir()
+    missing = [cell for cell in cells if rows.get(cell.key, {}).get("work") != work_of(cell, reference)]
+    with _service(reference, threads) as deployment:
+        for number, cell in enumerate(missing, start=1):
+            say(f"{number}/{len(missing)} {cell.key}")
+            rows[cell.key] = _row(deployment, reference, cell, read)
+            order = {cell.key: position for position, cell in enumerate(cells)}
+            known = sorted(rows.values(), key=lambda row: order.get(row["key"], len(order)))
+            _write(path, known)
+            path.with_suffix(".md").write_text(render(known))
+    return [rows[cell.key] for cell in cells]
+
+
+def work_of(cell: Cell, reference: Path) -> str:
+    """What a row was measured from: its spec without the place of the texts, and the engine."""
+    text = json.dumps(cell.spec, sort_keys=True).replace(str(reference), "")
+    return fingerprint([cell.model, text, ENGINE_VERSION])[:16]
+
+
+def _row(deployment: Deployment, reference: Path, cell: Cell, read: Callable[[Finished], Numbers]) -> Row:
+    job = deployment.submit(reference / cell.model, cell.spec, reuse="never")
+    document = deployment.finish(job, timeout=JOB_SECONDS)
+    row = {"key": cell.key, "model": cell.model, **cell.labels, "work": work_of(cell, reference)}
+    row |= {"state": document["state"], "measured_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ")}
+    if document["state"] != "succeeded":
+        return {**row, "error": {name: document["error"][name] for name in ("class", "message")}}
+    report = deployment.get(f"/v1/jobs/{job}/report")
+    finished = Finished(document, report, deployment.get(f"/v1/jobs/{job}/layers?limit=200")["items"])
+    return {**row, **read(finished), "environment": report["environment"]}
+
+
+@contextmanager
+def _service(reference: Path, threads: int) -> Iterator[Deployment]:
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"ESPALIER_LOCAL_ROOTS": str(reference), "ESPALIER_THREADS": str(threads)}
+        deployment = Deployment(Path(folder) / "home", environment)
+        deployment.start()
+        try:
+            yield deployment
+        finally:
+            deployment.stop()
+            deployment.http.close()
+
+
+def _load(path: Path) -> list[Row]:
+    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return rows
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n")
+
+
+def _only(numbers: dict[str, float]) -> float:
+    (value,) = numbers.values()
+    return float(value)
