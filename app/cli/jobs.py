@@ -104,16 +104,6 @@ def logs(job: JobId, json: Json = False) -> None:
                 out.print(f"[dim]{line.get('time')}[/] {line.get('level', ''):7} {escape(str(line.get('text')))}")
 
 
-def cancel(job: JobId, json: Json = False) -> None:
-    """Ask a job to end."""
-    with connect() as client:
-        answer = client.cancel(job)
-    if json:
-        print_json(answer.model_dump(mode="json"))
-    else:
-        out.print(f"{answer.id} is {answer.state}")
-
-
 def report(job: JobId, json: Json = False) -> None:
     """Compare the dense and the compressed model."""
     with connect() as client:

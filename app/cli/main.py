@@ -9,12 +9,12 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from app.cli import artifact, configuration, demo, jobs, keys, processes, run
+from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, processes, run
 from app.cli.output import err, print_problem
 from app.cli.spec_file import SpecFileError
 from app.client import BadDownload, ServiceError, Unreachable
 
-NOT_BUILT = ("plan", "pause", "resume", "retry")
+NOT_BUILT = ("plan",)
 """Verbs of the contract that this version refuses by name."""
 
 app = typer.Typer(
@@ -26,7 +26,8 @@ app = typer.Typer(
 )
 for verb in (
     demo.demo, processes.serve, processes.worker, processes.reconciler, processes.migrate, configuration.settings,
-    jobs.submit, jobs.ps, jobs.watch, jobs.logs, jobs.cancel, jobs.report, jobs.download, run.run,
+    jobs.submit, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, run.run, actions.cancel, actions.pause,
+    actions.resume, actions.retry, actions.clone, actions.delete, fleet.queues, fleet.workers, fleet.drain,
     artifact.unpack, artifact.inspect,
 ):  # fmt: skip
     app.command()(verb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,17 +135,58 @@ def page(items: list[dict[str, Any]], cursor: str | None = None) -> httpx.Respon
     return httpx.Response(200, json={"items": items, "next_cursor": cursor})
 
 
-def test_events_are_polled_after_the_last_seen_until_the_job_ends() -> None:
-    service = Service(page(events(1, 200)), page(events(201, 3)), page([]), page(events(204, 1, "job.succeeded")))
+def sse(items: list[dict[str, Any]], *, cut: bool = False) -> httpx.Response:
+    text = "retry: 2000\n\n: beat\n\n" + "".join(f"id: {e['seq']}\ndata: {json.dumps(e)}\n\n" for e in items)
+    return httpx.Response(200, stream=Cut(text.encode())) if cut else httpx.Response(200, text=text)
+
+
+def test_events_stream_on_after_a_cut_and_end_with_the_job() -> None:
+    service = Service(
+        sse(events(1, 3), cut=True), httpx.ConnectError("away"), problem(503), sse(events(4, 2)),
+        sse([*events(6, 1, "job.failed"), *events(7, 1, "job.queued"), *events(8, 1, "job.succeeded")]),
+    )  # fmt: skip
+    assert [event.seq for event in service.client().events("job_1")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [request.headers["Last-Event-ID"] for request in service.requests] == ["0", "3", "3", "3", "5"]
+
+
+def test_a_stream_that_has_nothing_left_is_over() -> None:
+    service = Service(httpx.Response(204))
+    assert list(service.client().events("job_1", after=7)) == []
+
+
+def test_an_action_whose_answer_was_lost_is_done_when_the_job_is_where_it_leads() -> None:
+    refused = problem(409, code="illegal-transition")
+    service = Service(httpx.ReadTimeout("gone"), refused, httpx.Response(200, json=JOB | {"state": "paused"}))
+    assert service.client().pause("job_1").state == "paused"
+    service = Service(httpx.ReadTimeout("gone"), refused, httpx.Response(200, json=JOB | {"state": "failed"}))
+    with pytest.raises(ServiceError):
+        service.client().pause("job_1")
+    with pytest.raises(ServiceError):
+        Service(refused).client().pause("job_1")
+
+
+def test_a_deletion_whose_answer_was_lost_is_done() -> None:
+    Service(httpx.ReadTimeout("gone"), problem(404)).client().delete("job_1")
+    Service(httpx.Response(204)).client().delete("job_1")
+    with pytest.raises(ServiceError):
+        Service(problem(404)).client().delete("job_1")
+
+
+def test_events_are_polled_after_the_last_seen_where_there_is_no_stream() -> None:
+    service = Service(
+        problem(404), page(events(1, 200)), page(events(201, 3)), page([]), page(events(204, 1, "job.succeeded"))
+    )
     found = list(service.client().events("job_1", poll_seconds=0.5))
     assert [event.seq for event in found] == list(range(1, 205))
-    assert [request.url.params["after"] for request in service.requests] == ["0", "200", "203", "203"]
+    assert [request.url.params["after"] for request in service.requests[1:]] == ["0", "200", "203", "203"]
     assert service.slept == [0.5, 0.5]  # a full page is followed at once
 
 
 def test_events_go_on_after_an_ending_that_a_retry_undid() -> None:
     service = Service(
-        page([*events(1, 1, "job.failed"), *events(2, 1, "job.queued")]), page(events(3, 1, "job.cancelled"))
+        problem(404),
+        page([*events(1, 1, "job.failed"), *events(2, 1, "job.queued")]),
+        page(events(3, 1, "job.cancelled")),
     )
     assert [event.type for event in service.client().events("job_1")] == ["job.failed", "job.queued", "job.cancelled"]
 

@@ -42,6 +42,28 @@ def test_a_job_is_submitted_listed_and_cancelled(espalier: Espalier, spec: Path)
 
 
 @pytest.mark.usefixtures("service")
+def test_a_job_is_paused_resumed_cloned_and_tried_again(espalier: Espalier, spec: Path) -> None:
+    job = espalier("submit", str(spec)).out.strip()
+    assert espalier("pause", job).out == f"{job} is paused\n"
+    again = espalier("pause", job)
+    assert again.status == 1
+    assert "allowed now" in again.err
+    assert espalier("resume", job).out == f"{job} is queued\n"
+    clone = espalier("clone", job, "--set", "spec.prune.sparsity=0.25", "--set", "name=other").out.strip()
+    (copied,) = [item for item in json.loads(espalier("ps", "--json").out) if item["id"] == clone]
+    assert (copied["name"], copied["spec"]["prune"]["sparsity"]) == ("other", 0.25)
+    espalier("cancel", job)
+    retried = espalier("retry", job, "--from-start", "--priority", "high", "--max-run-seconds", "60", "--json")
+    assert json.loads(retried.out)["state"] == "queued"
+    espalier("cancel", job)
+    assert espalier("delete", job).out == f"{job} is deleted\n"
+    assert espalier("logs", job).status == 1
+    assert "default" in espalier("queues").out
+    assert espalier("workers").status == 0
+    assert espalier("drain", "wrk_x").status == 1
+
+
+@pytest.mark.usefixtures("service")
 def test_watching_a_cancelled_job_ends_with_a_failure(espalier: Espalier, spec: Path) -> None:
     job = espalier("submit", str(spec)).out.strip()
     espalier("cancel", job)
@@ -80,7 +102,9 @@ def test_what_the_model_cannot_carry_is_refused_at_once(espalier: Espalier, tmp_
 
 
 @pytest.mark.usefixtures("service")
-@pytest.mark.parametrize("verb", ["watch", "logs", "cancel", "report", "download"])
+@pytest.mark.parametrize(
+    "verb", ["watch", "logs", "cancel", "report", "download", "pause", "resume", "retry", "clone", "delete"]
+)
 def test_an_unknown_job_is_a_failure_in_words(verb: str, espalier: Espalier) -> None:
     outcome = espalier(verb, "job_01ARZ3NDEKTSV4RRFFQ69G5FAV")
     assert outcome.status == 1
@@ -106,7 +130,7 @@ def test_verbs_of_the_contract_that_are_not_built_say_so(verb: str, espalier: Es
 
 def test_no_service_is_told_with_a_hint(espalier: Espalier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESPALIER_URL", "http://127.0.0.1:1")
-    monkeypatch.setattr("app.client.FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr("app.client.transport.FIRST_DELAY_SECONDS", 0.001)
     outcome = espalier("ps")
     assert outcome.status == 1
     assert "espalier serve" in outcome.err

@@ -1,0 +1,55 @@
+"""Verbs for operators: queues, workers, drain."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from app.cli.jobs import connect
+from app.cli.output import Json, out, print_json, size
+
+
+def queues(json: Json = False) -> None:
+    """List the queues, one per worker class."""
+    with connect() as client:
+        found = client.queues()
+    if json:
+        print_json([queue.model_dump(mode="json") for queue in found])
+        return
+    table = Table("class", "queued", "delayed", "oldest", "running", "workers", box=None)
+    for queue in found:
+        oldest = "" if queue.oldest_age_seconds is None else f"{queue.oldest_age_seconds:.0f} s"
+        counts = (str(number) for number in (queue.running, queue.workers))
+        table.add_row(queue.worker_class, str(queue.depth), str(queue.delayed), oldest, *counts)
+    out.print(table)
+
+
+def workers(json: Json = False) -> None:
+    """List the workers and what they do."""
+    with connect() as client:
+        found = client.workers()
+    if json:
+        print_json([worker.model_dump(mode="json") for worker in found])
+        return
+    table = Table("worker", "class", "state", "host", "device", "memory", "job", "seen", box=None)
+    for worker in found:
+        table.add_row(
+            worker.id, worker.worker_class, worker.state, worker.host, worker.device, size(worker.memory_bytes),
+            worker.job_id or "", f"{worker.heartbeat_age_seconds:.0f} s ago",
+        )  # fmt: skip
+    out.print(table)
+
+
+def drain(
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Let a worker claim nothing more and give its job back."""
+    with connect() as client:
+        answer = client.drain(worker)
+    if json:
+        print_json(answer.model_dump(mode="json"))
+    else:
+        out.print(f"{answer.id} is {answer.state}")
