@@ -54,6 +54,10 @@ class Settings(BaseSettings):
         description="Cap of stored phase results in the object store; least recently used goes first.",
     )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
+    tasks_dir: Path | None = Field(
+        None,
+        description="Folder of lm-eval task files; its `cache` may hold data of Hub tasks, as `datasets` keeps them.",
+    )
     hf_token: SecretStr | None = Field(None, description="Hugging Face token; reaches the fetcher only.")
     hf_endpoint: str | None = Field(None, description="Hugging Face Hub endpoint, for a mirror or a stand-in.")
     mlflow_tracking_uri: str | None = Field(None, description="MLflow server of `mlflow` sources.")

@@ -60,6 +60,7 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
             spec=CompressionSpec.model_validate_json(canonical(resolved.spec)), model_dir=last.model_dir,
             revision=resolved.revision, source_name=model_name(job.source), datasets=last.datasets,
             workspace=str(workspace), artifact_dir=str(artifact), threads=settings.threads, device=settings.device,
+            tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
         )  # fmt: skip
         computed = _follow("compute", commands.compute, compute, workspace, settings, lambda message: (
             None if isinstance(message, Done) else say(message)

@@ -60,6 +60,8 @@ class ComputeRequest(Message):
     """Finished members of a soup, as artifact folders; empty: the members are trained here."""
     checkpoints: list[StoredCheckpoint] = []
     threads: int = 1
+    tasks_dir: str | None = None
+    """Folder of lm-eval's task files and of their data."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -39,6 +39,23 @@ def _stages(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
     yield "the artifact, reloaded", report["compressed"]["perplexity"]
 
 
+def _comparisons(report: dict[str, Any]) -> Iterator[str]:
+    """Divergence from the dense model and tasks: one line for each measurement."""
+    for name, numbers in (report["compressed"].get("divergence") or {}).items():
+        yield (
+            f"divergence   {escape(name)}: KL {numbers['kl']:.4f} nats per token from dense, "
+            f"same first choice {numbers['top1_agreement']:.1%}"
+        )
+    dense = report["dense"].get("tasks") or {}
+    for task, numbers in (report["compressed"].get("tasks") or {}).items():
+        shown = (
+            f"{escape(name)} {dense[task][name]:.4f} -> {value:.4f}"
+            for name, value in numbers.items()
+            if name in dense.get(task, {}) and not name.endswith("_stderr")
+        )
+        yield f"task         {escape(task)}: {', '.join(shown)}"
+
+
 def facts(report: dict[str, Any]) -> Iterator[str]:
     """Sparsity, sizes, trained parameters, seconds per phase, verdict, warnings: one line each."""
     sparsity, compressed = report["sparsity"], report["compressed"]
@@ -48,6 +65,7 @@ def facts(report: dict[str, Any]) -> Iterator[str]:
         f"bytes        dense {size(report['dense']['bytes'])}, artifact {size(compressed['bytes'])}, "
         f"packed {size(compressed.get('packed_bytes'))}{_estimate(report)}"
     )
+    yield from _comparisons(report)
     trained = report.get("trained_parameters") or {}
     if trained.get("count"):
         yield f"trained      {trained['count']:,} parameters ({trained['fraction']:.2%})"

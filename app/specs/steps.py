@@ -175,13 +175,37 @@ class Perplexity(Spec):
         return self.name or dataset_name(self.dataset)
 
 
+TaskName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w-][\w.-]*$")]
+
+
 class Evaluate(Spec):
     """What is measured on the dense model and on the artifact."""
 
     perplexity: list[Perplexity] = Field([Perplexity()], max_length=16)
-    tasks: UnbuiltList = []
-    divergence: Annotated[Literal[False], refusing(True)] = False
+    tasks: list[TaskName] = Field(
+        [], max_length=64, description="Names of lm-eval; the worker needs the extra `tasks` and their data."
+    )
+    divergence: bool = Field(
+        False, description="Also KL and top-1 agreement with the dense model, on the windows of the perplexity."
+    )
     after_each_phase: bool = Field(False, description="Also measure after reconstruction and retraining.")
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> Evaluate:
+        for index, name in enumerate(self.tasks):
+            if name in self.tasks[:index]:
+                raise PydanticCustomError("duplicate_name", "a task is named twice", {"at": f"tasks/{index}"})
+        return self
+
+    @model_validator(mode="after")
+    def _divergence_has_windows(self) -> Evaluate:
+        if self.divergence and not self.perplexity:
+            raise PydanticCustomError(
+                "nothing_to_measure",
+                "`divergence` reads the windows of `perplexity`, which is empty",
+                {"at": "divergence"},
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Evaluate:

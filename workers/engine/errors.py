@@ -57,6 +57,12 @@ class TargetsError(EngineError, ValueError):
     class_ = "invalid_spec"
 
 
+class MissingExtraError(EngineError):
+    """The worker was installed without something that the spec needs."""
+
+    class_ = "invalid_spec"
+
+
 class BrokenResultError(EngineError):
     """What was written is not what was meant: ours to mend."""
 

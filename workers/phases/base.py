@@ -22,6 +22,7 @@ from app.specs.steps import Calibration, Perplexity, Retrain
 from workers.engine import numerics
 from workers.engine.corpus import Corpus, Text
 from workers.engine.model import StreamedModel
+from workers.engine.tasks import Tasks
 from workers.engine.weights import Weights, save_overlay
 from workers.messages import (
     Checkpoint,
@@ -135,6 +136,15 @@ class PhaseRun:
         return self.reuse(stored)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What is measured of the artifact besides perplexity."""
+
+    divergence: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Measurement -> `kl` and `top1_agreement` with the dense model."""
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
 @dataclass
 class Context:
     """The state of one attempt."""
@@ -154,6 +164,12 @@ class Context:
     recovery: dict[str, Any] = field(default_factory=dict)
     """What the report says of cycles, soups and adapters, under their names."""
     turn: Turn = field(default_factory=Turn)
+    tasks: Tasks | None = None
+    """What of lm-eval is asked for."""
+    dense_tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Task -> its numbers."""
+    compared: Compared = field(default_factory=Compared)
+    """The artifact beside the dense model."""
 
     def __post_init__(self) -> None:
         self.workspace = Path(self.request.workspace)

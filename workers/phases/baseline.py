@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from workers.phases import benchmarks
 from workers.phases.base import Context
-from workers.phases.scoring import count_windows, describe, score_weights
+from workers.phases.scoring import DIVERGENCE, count_windows, describe, score_weights
 
 
 def run(context: Context) -> None:
     """Score the source as it is."""
     context.protocol["perplexity"] = describe(context)
+    if context.request.spec.evaluate.divergence:
+        context.protocol["divergence"] = DIVERGENCE
     with context.phase("baseline", total=count_windows(context), unit="window") as phase:
-        if phase.finished() is None:
+        done = phase.finished()
+        if done is None:
             phase.perplexity = score_weights(context, context.dense, phase=phase)
-            phase.finish()
+            if context.tasks:
+                with context.streamed.whole(context.dense) as model:
+                    context.dense_tasks = benchmarks.score(context, model)
+            phase.finish({"tasks": context.dense_tasks})
+        else:
+            context.dense_tasks = done.get("tasks", {})
         context.dense_perplexity = phase.perplexity or {}

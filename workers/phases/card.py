@@ -46,6 +46,7 @@ def card(context: Context, report: dict[str, Any]) -> str:
         f"| bytes of the files | {report['dense']['bytes']:,} | {report['compressed']['bytes']:,} |",
         f"| bytes in a bit-mask pack ({how}) | | {report['compressed']['packed_bytes']:,} |",
         f"| parameters trained | | {report['trained_parameters']['count']:,} |",
+        *_comparisons(report),
         "",
         *(f"- Warning: {warning['text']}" for warning in report["warnings"]),
         "",
@@ -84,6 +85,19 @@ def _perplexity_table(report: dict[str, Any]) -> list[str]:
         if numbers:
             lines.append(f"| {title} | {' | '.join(f'{numbers[name]:.2f}' for name in names)} |")
     return lines
+
+
+def _comparisons(report: dict[str, Any]) -> list[str]:
+    """Rows of the second table: divergence from the dense model, and tasks."""
+    dense, compressed = report["dense"], report["compressed"]
+    rows = []
+    for name, numbers in compressed["divergence"].items():
+        rows.append(f"| KL(dense, this) on {name}, nats per token | | {numbers['kl']:.4f} |")
+        rows.append(f"| same likeliest token on {name} | | {numbers['top1_agreement']:.1%} |")
+    for task, numbers in compressed["tasks"].items():
+        before = dense["tasks"].get(task, {})
+        rows += [f"| {task}, {name} | {before.get(name, 0):.4f} | {value:.4f} |" for name, value in numbers.items()]
+    return rows
 
 
 _TOLD = {"pruning": "after pruning", "reconstructing": "after reconstruction", "retraining": "after retraining"}

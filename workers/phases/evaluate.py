@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from workers.engine.errors import BrokenResultError
-from workers.phases import collapse
-from workers.phases.base import Context
+from workers.phases import benchmarks, collapse
+from workers.phases.base import Compared, Context
 from workers.phases.export import Written, write_model
-from workers.phases.scoring import count_windows, score
+from workers.phases.scoring import compare, count_windows, score
 
 
 def run(context: Context) -> tuple[Written, dict[str, float]]:
@@ -21,7 +23,10 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
             model = _load(context)
             phase.perplexity = score(context, model, phase=phase)
             collapse.check(context, phase.perplexity)
-            phase.finish({"model_sha256": written.sha256})
+            context.compared = Compared(compare(context, model), benchmarks.score(context, model))
+            phase.finish({"model_sha256": written.sha256, "compared": asdict(context.compared)})
+        else:
+            context.compared = Compared(**done["compared"])
     return written, phase.perplexity or {}
 
 

@@ -30,11 +30,14 @@ def build(
     return {
         "dense": {
             "perplexity": context.dense_perplexity,
+            "tasks": context.dense_tasks,
             "parameters": parameters,
             "bytes": _file_bytes(context, dense=True),
         },
         "compressed": {
             "perplexity": perplexity,
+            "divergence": context.compared.divergence,
+            "tasks": context.compared.tasks,
             "parameters": parameters,
             "nonzero_parameters": nonzero_parameters,
             "bytes": _file_bytes(context, dense=False),

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
+from workers.engine.divergence import divergence
 from workers.engine.numerics import name_of
 from workers.engine.perplexity import perplexity
 from workers.engine.weights import Weights
 from workers.phases.base import Context, PhaseRun
+
+DIVERGENCE = {
+    "windows": "those of the perplexity",
+    "kl": "KL(dense || compressed), nats, mean over the predicted tokens",
+    "top1_agreement": "share of predicted tokens for which both models think the same token the likeliest",
+}
+"""What the numbers of `evaluate.divergence` mean."""
 
 
 def score(context: Context, model: nn.Module, *, phase: PhaseRun | None = None) -> dict[str, float]:
@@ -35,6 +44,18 @@ def score_weights(context: Context, weights: Weights, *, phase: PhaseRun | None 
         return {}
     with context.streamed.whole(weights) as model:
         return score(context, model, phase=phase)
+
+
+def compare(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
+    """How far a whole model's predictions are from the dense model's, on every text; nothing unless asked for."""
+    evaluate = context.request.spec.evaluate
+    if not evaluate.divergence:
+        return {}
+    with context.streamed.whole(context.dense) as dense:
+        return {
+            item.key: asdict(divergence(dense, model, context.evaluation_windows(item), device=context.device))
+            for item in evaluate.perplexity
+        }
 
 
 def count_windows(context: Context) -> int:

@@ -192,6 +192,7 @@ class _Attempt:
             spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=model_name(self._request.source),
             datasets=fetched.datasets, workspace=str(self._workspace), artifact_dir=str(self._workspace / "artifact"),
             checkpoints=self._restore(), threads=settings.threads, device=settings.device,
+            tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
         )  # fmt: skip
         done = self._supervise("compute", request)
         if not isinstance(done, Done):

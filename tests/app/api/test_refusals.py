@@ -29,8 +29,6 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
     ("/spec/prune", [{**WANDA, "pattern": {"kind": "neurons"}}], "/spec/prune/0/pattern/kind"),
     ("/spec/prune", [WANDA, WANDA], "/spec/prune"),
     ("/spec/objective", {"max_relative_perplexity_increase": 0.05}, "/spec/objective"),
-    ("/spec/evaluate/tasks", ["arc_easy"], "/spec/evaluate/tasks"),
-    ("/spec/evaluate/divergence", True, "/spec/evaluate/divergence"),
     ("/spec/output/publish", [{"kind": "huggingface"}], "/spec/output/publish"),
 ]
 
@@ -64,7 +62,11 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ),
     ("/spec/reconstruct/interleave", 1, "/spec/reconstruct/interleave", "bool-type"),
     # 1 equals True for Python, and is another mistake
-    ("/spec/evaluate/divergence", 1, "/spec/evaluate/divergence", "literal-error"),
+    ("/spec/evaluate/divergence", 1, "/spec/evaluate/divergence", "bool-type"),
+    ("/spec/evaluate/tasks", "arc_easy", "/spec/evaluate/tasks", "list-type"),
+    ("/spec/evaluate/tasks", ["../arc"], "/spec/evaluate/tasks/0", "string-pattern-mismatch"),
+    ("/spec/evaluate/tasks", ["piqa", "piqa"], "/spec/evaluate/tasks/1", "duplicate-name"),
+    ("/spec/evaluate", {"divergence": True, "perplexity": []}, "/spec/evaluate/divergence", "nothing-to-measure"),
     ("/spec/output/publish", 5, "/spec/output/publish", "list-type"),
     # rules over several fields
     ("/spec/retrain", {"trainable": []}, "/spec/retrain/trainable", "nothing-to-train"),

@@ -130,6 +130,16 @@ def test_a_report_shows_each_stage_sizes_and_seconds() -> None:
         assert words in text
 
 
+def test_a_report_shows_divergence_and_tasks() -> None:
+    compared = {"divergence": {"docs": {"kl": 0.01234, "top1_agreement": 0.934}}, "tasks": {"piqa": {"acc": 0.5}}}
+    report = REPORT | {
+        "dense": REPORT["dense"] | {"tasks": {"piqa": {"acc": 0.75}}}, "compressed": REPORT["compressed"] | compared
+    }  # fmt: skip
+    text = rendered(report)
+    assert "docs: KL 0.0123 nats per token from dense, same first choice 93.4%" in text
+    assert "piqa: acc 0.7500 -> 0.5000" in text
+
+
 def test_a_report_without_measurements_is_a_report() -> None:
     bare = REPORT | {
         "dense": REPORT["dense"] | {"perplexity": {}}, "compressed": REPORT["compressed"] | {"perplexity": {}},
