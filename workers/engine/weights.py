@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from workers.engine.experts import STACKED
 from workers.engine.masks import pack, unpack
+from workers.engine.numerics import NAMES
 
 INDEX: Final = "model.safetensors.index.json"
 MASK_PREFIX: Final = "mask:"
@@ -174,3 +175,22 @@ def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks: Mapping
     temporary = path.with_suffix(".partial")
     save_file({**plain, **packed}, temporary)
     temporary.replace(path)
+
+
+def output_cast(dense: Weights, wish: str | None) -> torch.dtype | None:
+    """The dtype that tensors are cast to on their way out; None when the model already is in that dtype.
+
+    A model in the wished dtype is left alone tensor by tensor: a few float32 norms inside a bfloat16 model stay.
+    """
+    if wish is None or NAMES[wish] == main_dtype(dense):
+        return None
+    return NAMES[wish]
+
+
+def main_dtype(weights: Weights) -> torch.dtype:
+    """The dtype that most elements of a model have."""
+    counts: dict[torch.dtype, int] = {}
+    for name in weights.names:
+        dtype = weights.dtype(name)
+        counts[dtype] = counts.get(dtype, 0) + torch.Size(weights.shape(name)).numel()
+    return max(counts, key=lambda dtype: counts[dtype])

@@ -23,7 +23,7 @@ from workers.engine import numerics
 from workers.engine.corpus import Corpus, Text
 from workers.engine.model import StreamedModel
 from workers.engine.tasks import Tasks
-from workers.engine.weights import Weights, save_overlay
+from workers.engine.weights import Weights, output_cast, save_overlay
 from workers.messages import (
     Checkpoint,
     ComputeRequest,
@@ -136,15 +136,6 @@ class PhaseRun:
         return self.reuse(stored)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What is measured of the artifact besides perplexity."""
-
-    divergence: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Measurement -> `kl` and `top1_agreement` with the dense model."""
-    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
 @dataclass
 class Context:
     """The state of one attempt."""
@@ -168,8 +159,8 @@ class Context:
     """What of lm-eval is asked for."""
     dense_tasks: dict[str, dict[str, float]] = field(default_factory=dict)
     """Task -> its numbers."""
-    compared: Compared = field(default_factory=Compared)
-    """The artifact beside the dense model."""
+    compared: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """The artifact's `divergence` from the dense model by measurement, and its `tasks`."""
 
     def __post_init__(self) -> None:
         self.workspace = Path(self.request.workspace)
@@ -282,25 +273,6 @@ class Context:
         done = run.completed()
         self.phases.append(done)
         self.send(done)
-
-
-def output_cast(dense: Weights, wish: str | None) -> torch.dtype | None:
-    """The dtype that tensors are cast to on their way out; None when the model already is in that dtype.
-
-    A model in the wished dtype is left alone tensor by tensor: a few float32 norms inside a bfloat16 model stay.
-    """
-    if wish is None or numerics.NAMES[wish] == main_dtype(dense):
-        return None
-    return numerics.NAMES[wish]
-
-
-def main_dtype(weights: Weights) -> torch.dtype:
-    """The dtype that most elements of a model have."""
-    counts: dict[torch.dtype, int] = {}
-    for name in weights.names:
-        dtype = weights.dtype(name)
-        counts[dtype] = counts.get(dtype, 0) + torch.Size(weights.shape(name)).numel()
-    return max(counts, key=lambda dtype: counts[dtype])
 
 
 def sha256_of(path: Path) -> tuple[str, int]:

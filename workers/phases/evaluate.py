@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from workers.engine.errors import BrokenResultError
 from workers.phases import benchmarks, collapse
-from workers.phases.base import Compared, Context
+from workers.phases.base import Context
 from workers.phases.export import Written, write_model
 from workers.phases.scoring import compare, count_windows, score
 
@@ -23,10 +21,10 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
             model = _load(context)
             phase.perplexity = score(context, model, phase=phase)
             collapse.check(context, phase.perplexity)
-            context.compared = Compared(compare(context, model), benchmarks.score(context, model))
-            phase.finish({"model_sha256": written.sha256, "compared": asdict(context.compared)})
+            context.compared = {"divergence": compare(context, model), "tasks": benchmarks.score(context, model)}
+            phase.finish({"model_sha256": written.sha256, "compared": context.compared})
         else:
-            context.compared = Compared(**done["compared"])
+            context.compared = done["compared"]
     return written, phase.perplexity or {}
 
 

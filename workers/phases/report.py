@@ -36,8 +36,7 @@ def build(
         },
         "compressed": {
             "perplexity": perplexity,
-            "divergence": context.compared.divergence,
-            "tasks": context.compared.tasks,
+            **context.compared,
             "parameters": parameters,
             "nonzero_parameters": nonzero_parameters,
             "bytes": _file_bytes(context, dense=False),
