@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -76,6 +77,7 @@ class Mixtral(WithExperts):
     """Mixtral: every block has experts."""
 
     architecture: ClassVar[str] = "MixtralForCausalLM"
+    other_keys: ClassVar[Mapping[str, str]] = {"num_experts": "num_local_experts"}
     other_names: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"\.block_sparse_moe\.", ".mlp."),
         (r"(\.experts\.\d+)\.w1\.", r"\1.gate_proj."),
@@ -107,6 +109,8 @@ class Qwen3Moe(WithExperts):
 
     architecture: ClassVar[str] = "Qwen3MoeForCausalLM"
     query_key_norms: ClassVar[bool] = True
+
+    other_keys: ClassVar[Mapping[str, str]] = {"num_local_experts": "num_experts"}
 
     model_type: Literal["qwen3_moe"]
     num_key_value_heads: Count | None = 4

@@ -192,7 +192,7 @@ class Gemma2(LlamaLike):
     head_dim: HeadSize | None = 256
     hidden_activation: Activation | None = "gelu_pytorch_tanh"
     attention_bias: bool = False
-    query_pre_attn_scalar: Annotated[float, Field(gt=0, le=1e6)] = 256
+    query_pre_attn_scalar: Count = 256
     sliding_window: Count | None = 4096
     layer_types: LayerTypes | None = None
     final_logit_softcapping: Number | None = 30.0
