@@ -29,9 +29,7 @@ class Admitted:
     worker_class: str
 
 
-def admit(
-    request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None
-) -> Admitted:
+def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None) -> Admitted:
     """Hold a request against its model, where that is at hand; raises what must be refused."""
     problems = [
         problem
