@@ -27,7 +27,7 @@ import transformers  # noqa: TID253 - read by the imports below: offline must be
 from app.specs.job import ENGINE_VERSION
 from workers.engine import numerics
 from workers.messages import ComputeRequest, Done, Failed, Message
-from workers.phases import baseline, benchmarks, evaluate, export, recover, targets, teacher
+from workers.phases import baseline, benchmarks, evaluate, export, recover, structure, targets, teacher
 from workers.phases.base import Context
 from workers.phases.failures import classify
 
@@ -56,10 +56,14 @@ def main() -> int:
 
 def compute(context: Context) -> Done:
     """Run all phases in order; each skips what an earlier attempt has finished."""
-    targets.check(context)
+    if not context.request.spec.structure:
+        targets.check(context)
     teacher.check(context)
     benchmarks.check(context)
     baseline.run(context)
+    if context.request.spec.structure:
+        structure.run(context)
+        targets.check(context)
     recover.run(context)
     written, perplexity = evaluate.run(context)
     report, gate, files = export.run(context, written, perplexity)

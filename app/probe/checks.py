@@ -9,6 +9,7 @@ from app.errors import Problem
 from app.probe.facts import Matrix, ModelFacts
 from app.specs.job import CompressionSpec
 from app.specs.steps import BlockWindow, Retrain, Targets
+from app.specs.structure import DepthFields
 from workers.methods.base import MatrixFacts
 
 MAX_REGEX_SECONDS = 1.0
@@ -17,9 +18,11 @@ MAX_REGEX_SECONDS = 1.0
 
 def check(spec: CompressionSpec, facts: ModelFacts) -> list[Problem]:
     """Return every reason why this model cannot be compressed so; `prune` is a list in pointers, as in the spec."""
-    chosen = [_select(step.targets, facts, f"/spec/prune/{index}/targets") for index, step in enumerate(spec.prune)]
+    # Names and shapes of what is left once whole parts are gone are known in the run alone.
+    chosen = [] if spec.structure else [_select(step.targets, facts, "/spec/prune/0/targets") for step in spec.masking]
     return [
         *_lengths(spec, facts),
+        *_structure(spec, facts),
         *_pruning(spec, chosen),
         *_reconstruction(spec, facts, chosen),
         *_retraining(spec, facts, chosen),
@@ -57,8 +60,19 @@ def _lengths(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
             yield Problem(pointer, "sequence-too-long", f"the model reads at most {facts.max_positions} tokens")
 
 
+def _structure(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
+    left = facts.num_blocks
+    for index, step in enumerate(spec.structure):
+        if isinstance(step, DepthFields):
+            left -= step.gone(left)
+            if left < 1:
+                detail = f"no block would be left of {facts.num_blocks}; at least one has to stay"
+                yield Problem(f"/spec/prune/{index}", "no-block-left", detail)
+                return
+
+
 def _pruning(spec: CompressionSpec, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
-    for index, (step, matrices) in enumerate(zip(spec.prune, chosen, strict=True)):
+    for index, (step, matrices) in enumerate(zip(spec.masking, chosen, strict=False)):
         if isinstance(matrices, Problem):
             yield matrices
             continue
@@ -79,9 +93,6 @@ def _reconstruction(
     if not step:
         return
     yield from _something_to_train(step.trainable, facts, "/spec/reconstruct/trainable")
-    if step.window == "submodule" and not facts.splits_in_halves:
-        detail = "attention and feed-forward net of this model do not add up to the block: use `block` or `matrix`"
-        yield Problem("/spec/reconstruct/window", "no-submodules", detail)
     if isinstance(step.window, BlockWindow) and step.window.blocks > facts.num_blocks:
         detail = f"the model has only {facts.num_blocks} blocks; `all` is one window over all of them"
         yield Problem("/spec/reconstruct/window/blocks", "too-many-blocks", detail)
@@ -106,7 +117,7 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matr
     adapter = spec.retrain.adapter
     if adapter is None:
         return
-    if spec.prune and not any(step.share for step in spec.prune):
+    if spec.masking and not any(step.share for step in spec.masking):
         detail = f"{adapter} trains pruned matrices and nothing is pruned; use `prune: []` for a sparse model"
         yield Problem("/spec/retrain/trainable", "nothing-pruned", detail)
     yield from _rank(spec.retrain.rank, "/spec/retrain/rank", facts, chosen)
@@ -131,7 +142,7 @@ def _head(retrain: Retrain, facts: ModelFacts) -> Iterator[Problem]:
 def _tokenizer(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     reads_text = spec.reconstruct or spec.retrain or spec.evaluate.perplexity
     if not facts.tokenizer_present and (
-        reads_text or any(step.reads != "none" or step.budget.needs_pass for step in spec.prune)
+        reads_text or spec.structure or any(step.reads != "none" or step.budget.needs_pass for step in spec.masking)
     ):
         detail = "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt), and the job reads text"
         yield Problem("/source", "no-tokenizer", detail)

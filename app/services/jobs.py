@@ -11,7 +11,7 @@ from app.db.job import PRIORITIES, Job
 from app.db.queries import events, tenancy
 from app.db.session import clock
 from app.ids import new_id
-from app.services import adoption, equal_work, idempotency, outbox, projects, uploads
+from app.services import adoption, equal_work, idempotency, outbox, projects
 from app.services.admission import Admitted, admit
 from app.services.resources import Resources
 from app.specs.job import ENGINE_VERSION, JobRequest
@@ -34,9 +34,7 @@ def submit(
     """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction."""
     if key and (found := _earlier(resources, key)):
         return Submitted(found, replayed=True)
-    admitted = admit(
-        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
-    )
+    admitted = admit(request, resources.settings)
     with resources.database.unit_of_work() as session:
         now = clock(session)
         job = _new_job(project_id, request, sent, admitted, now)
@@ -71,7 +69,7 @@ def _new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitte
     step = request.spec.prune[0] if request.spec.prune else None
     return Job(
         id=new_id("job"), project_id=project_id, parent_id=None,
-        name=request.name or (f"{model} {step.method} {step.share:.0%}" if step else f"{model} recovery"),
+        name=request.name or (f"{model} {step.method} {step.amount}" if step else f"{model} recovery"),
         labels=dict(request.labels), priority=PRIORITIES[request.priority],
         initiator=(actors.current() or actors.LOCAL).document(), request=sent,
         resolved_spec=admitted.spec.model_dump(mode="json") if admitted.spec else None,

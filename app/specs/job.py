@@ -9,25 +9,22 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec, Unbuilt, not_available
-from app.specs.prune import Prune
+from app.specs.prune import Prune, PruneFields, PruneStep
 from app.specs.recovery import Cycles, Soup
 from app.specs.source import Source
 from app.specs.steps import Calibration, Evaluate, Gate, Output, Reconstruct, Retrain
+from app.specs.structure import DepthFields, StructureStep
 
 SCHEMA_VERSION = 1
 ENGINE_VERSION = "1"
 """Part of every work hash: raised whenever equal specs would give other bytes."""
 
 
-def _one_step(value: object) -> object:
-    if isinstance(value, dict):
-        return [value]
-    if isinstance(value, list) and len(value) > 1:
-        raise not_available("a list of several prune steps")
-    return value
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
 
 
-PruneSteps = Annotated[list[Prune], Field(max_length=1)]
+PruneSteps = Annotated[list[Prune], Field(max_length=8)]
 
 
 class CompressionSpec(Spec):
@@ -40,7 +37,7 @@ class CompressionSpec(Spec):
         "sequential",
         description="Calibrate on what the pruned blocks before give, or on the dense model's activations.",
     )
-    prune: Annotated[PruneSteps, BeforeValidator(_one_step, json_schema_input_type=Union[Prune, PruneSteps])]  # noqa: UP007
+    prune: Annotated[PruneSteps, BeforeValidator(_as_list, json_schema_input_type=Union[Prune, PruneSteps])]  # noqa: UP007
     reconstruct: Reconstruct | None = None
     retrain: Retrain | None = None
     cycles: Cycles | None = None
@@ -50,9 +47,39 @@ class CompressionSpec(Spec):
     gate: Gate | None = None
     output: Output = Output()
 
+    @property
+    def structure(self) -> list[StructureStep]:
+        """The steps that remove whole parts, in order; they come first."""
+        return [step for step in self.prune if not isinstance(step, PruneFields)]
+
+    @property
+    def masking(self) -> list[PruneStep]:
+        """The step that prunes single weights, if there is one."""
+        return [step for step in self.prune if isinstance(step, PruneFields)]
+
+    @model_validator(mode="after")
+    def _parts_go_before_weights(self) -> CompressionSpec:
+        for index, step in enumerate(self.prune[:-1]):
+            if isinstance(step, PruneFields):
+                raise PydanticCustomError(
+                    "weights_before_parts",
+                    "a step that prunes single weights comes last, and there is one of them",
+                    {"at": f"prune/{index}"},
+                )
+        if self.structure and self.cycles is not None:
+            raise not_available("cycles after a step that removes whole parts", at="cycles")
+        fewer_blocks = any(isinstance(step, DepthFields) for step in self.structure)
+        if fewer_blocks and self.retrain and self.retrain.loss == "squarehead":
+            raise PydanticCustomError(
+                "blocks_do_not_match",
+                "SquareHead compares block by block, and blocks go; use `kl`",
+                {"at": "retrain/loss"},
+            )
+        return self
+
     @model_validator(mode="after")
     def _interleaving_prunes(self) -> CompressionSpec:
-        if self.reconstruct and self.reconstruct.interleave and not self.prune:
+        if self.reconstruct and self.reconstruct.interleave and not self.masking:
             raise PydanticCustomError(
                 "nothing_to_interleave",
                 "`interleave` prunes each block before it is fitted, and `prune` is empty",
@@ -108,7 +135,7 @@ def _cycle_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
     if spec.cycles is None:
         return
     count = spec.cycles.count
-    if not spec.prune or (spec.retrain is None and spec.reconstruct is None):
+    if not spec.masking or (spec.retrain is None and spec.reconstruct is None):
         yield PydanticCustomError("nothing_to_repeat", "cycles prune and recover by turns", {"at": "cycles"})
     if spec.retrain and spec.retrain.steps < count:
         yield PydanticCustomError(
@@ -118,7 +145,7 @@ def _cycle_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
         yield PydanticCustomError(
             "adapter_between_cycles", "`lora` stays apart, and the next cycle prunes the weights", {"at": "cycles"}
         )
-    for index, step in enumerate(spec.prune):
+    for index, step in enumerate(spec.masking):
         if step.optimizer is not None or (step.solver is not None and step.solver.chooses_mask):
             yield PydanticCustomError(
                 "pruned_comes_back", "a mask that is searched anew could bring back what an earlier cycle pruned",

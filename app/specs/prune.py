@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.discovery import discover
 from app.specs.base import Spec, refusing_tags
 from app.specs.steps import Targets
+from app.specs.structure import BLOCK_CRITERIA, STRUCTURE_STEPS, UNIT_CRITERIA, StructureStep
 from workers.methods.base import NEEDS, Axes, Budget, Criterion, MaskOptimizer, Need, Pattern, Solver
 
 CRITERIA: dict[str, type[Criterion]] = discover("workers.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
@@ -19,8 +20,8 @@ BUDGETS: dict[str, type[Budget]] = discover("workers.methods.budgets", Budget, t
 OPTIMIZERS: dict[str, type[MaskOptimizer]] = discover("workers.methods.mask_optimizers", MaskOptimizer, tag="kind")  # type: ignore[type-abstract]
 SOLVERS: dict[str, type[Solver]] = discover("workers.methods.solvers", Solver, tag="kind")  # type: ignore[type-abstract]
 
-_LATER_METHODS = frozenset({"block_influence", "angular", "perplexity", "flap", "reap"})
-_LATER_PATTERNS = frozenset({"depth", "neurons", "kv_groups", "experts"})
+_LATER_METHODS = frozenset({"reap", "frequency", "output_variance"})
+_LATER_PATTERNS = frozenset({"experts"})
 
 
 class NoUpdate(Spec):
@@ -35,13 +36,24 @@ def _one_of(tag: str, kinds: dict[str, Any], later: frozenset[str] = frozenset()
     return Annotated[union, Field(discriminator=tag), refusing_tags(tag, *later - set(kinds))]
 
 
+def _parts_have_methods_of_their_own(value: object) -> object:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    methods: dict[str, dict[str, Any]] = {"depth": BLOCK_CRITERIA, "neurons": UNIT_CRITERIA, "kv_groups": UNIT_CRITERIA}
+    if isinstance(kind, str) and kind in methods:
+        why = f"`{kind}` is a pattern of {', '.join(methods[kind])}: choose one of these methods"
+        raise PydanticCustomError("does_not_combine", "{why}", {"why": why, "at": "kind"})
+    return value
+
+
 if TYPE_CHECKING:
     AnyPattern = Pattern
     AnyBudget = Budget
     AnyOptimizer = MaskOptimizer | None
     AnyUpdate = NoUpdate | Solver
 else:
-    AnyPattern = _one_of("kind", PATTERNS, _LATER_PATTERNS)
+    AnyPattern = Annotated[
+        _one_of("kind", PATTERNS, _LATER_PATTERNS), BeforeValidator(_parts_have_methods_of_their_own)
+    ]
     AnyBudget = _one_of("kind", BUDGETS)
     AnyOptimizer = _one_of("kind", OPTIMIZERS) | None
     AnyUpdate = _one_of("kind", {"none": NoUpdate, **SOLVERS})
@@ -116,6 +128,11 @@ class PruneFields(Spec):
         implied = self.pattern.implied_sparsity()
         return implied if implied is not None else self.sparsity or 0.0
 
+    @property
+    def amount(self) -> str:
+        """How much goes, for the name of a job."""
+        return f"{self.share:.0%}"
+
 
 if TYPE_CHECKING:
 
@@ -138,6 +155,6 @@ STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion 
 
 
 if TYPE_CHECKING:
-    Prune = PruneStep
+    Prune = PruneStep | StructureStep
 else:
-    Prune = _one_of("method", STEPS, _LATER_METHODS)
+    Prune = _one_of("method", STEPS | STRUCTURE_STEPS, _LATER_METHODS)

@@ -35,7 +35,7 @@ def resolve(spec: CompressionSpec, facts: Defaults) -> CompressionSpec:
     return spec.model_copy(
         update={
             "calibration": calibration,
-            "prune": [step.model_copy(update={"sparsity": step.share}) for step in spec.prune],
+            "prune": [*spec.structure, *(step.model_copy(update={"sparsity": step.share}) for step in spec.masking)],
             "retrain": retrain,
             "evaluate": _evaluate(spec.evaluate, tokens),
             "output": spec.output.model_copy(update={"dtype": spec.output.dtype or facts.dtype}),

@@ -92,6 +92,11 @@ def find_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return name, stacks[name]
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a plain linear map."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
 def _block(name: str, index: int, block: nn.Module, tensors: Mapping[str, str]) -> Block:
     matrices = []
     experts = tuple(f"{local}." for local, module in block.named_modules() if isinstance(module, Experts))

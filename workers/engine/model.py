@@ -60,6 +60,12 @@ class StreamedModel:
         self._stack = find_stack(self.model)[1]
         self._returns_tuple: bool | None = None
 
+    @property
+    def returns_tuple(self) -> bool:
+        """Whether blocks return their hidden states in a tuple; known once a prelude has run."""
+        assert self._returns_tuple is not None
+        return self._returns_tuple
+
     @contextmanager
     def block(self, index: int, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
         """Yield a real copy of one block in `dtype` (default: the compute dtype), in eval mode, without gradients."""

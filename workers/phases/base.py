@@ -168,8 +168,9 @@ class Context:
         self.artifact_dir = Path(self.request.artifact_dir)
         self.device = numerics.pick_device(self.request.device)
         self.compute_dtype = numerics.pick_compute_dtype(self.request.spec.compute_dtype, self.device)
-        self.dense = Weights(self.model_dir)
-        """The source as it is."""
+        self.source_dir = self.model_dir
+        self.source = self.dense = Weights(self.model_dir)
+        """The source as it is; and what phases take for dense, which is smaller once whole parts are gone."""
         self.weights = Weights(self.model_dir, dtype=output_cast(self.dense, self.request.spec.output.dtype))
         """The result so far, in the dtype that the artifact will have."""
         self.before_pruning = self.weights
@@ -179,9 +180,9 @@ class Context:
     @property
     def step(self) -> PruneStep | None:
         """The prune step of this turn; None for a model that is already sparse."""
-        if not self.request.spec.prune:
+        if not self.request.spec.masking:
             return None
-        step = self.request.spec.prune[0]
+        (step,) = self.request.spec.masking
         return step if self.turn.sparsity is None else step.model_copy(update={"sparsity": self.turn.sparsity})
 
     @property
@@ -194,6 +195,19 @@ class Context:
         """Whether every block is pruned just before it is fitted."""
         reconstruct = self.request.spec.reconstruct
         return reconstruct is not None and reconstruct.interleave
+
+    def adopt(self, folder: Path, streamed: StreamedModel) -> None:
+        """Go on with a smaller model, made from the source by removing parts."""
+        self.source_streamed  # noqa: B018 - opened while it still is the model at hand
+        self.model_dir, self.streamed = folder, streamed
+        self.dense = Weights(folder)
+        dtype = output_cast(self.dense, self.request.spec.output.dtype)
+        self.weights = self.before_pruning = Weights(folder, dtype=dtype)
+
+    @cached_property
+    def source_streamed(self) -> StreamedModel:
+        """The source as it was before any part of it was removed."""
+        return self.streamed
 
     @cached_property
     def streamed(self) -> StreamedModel:

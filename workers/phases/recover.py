@@ -27,8 +27,9 @@ def run(context: Context) -> None:
 def _turn(context: Context) -> None:
     spec = context.request.spec
     # A model that is already sparse and stays as it is reads no calibration text.
-    plan = calibrate.run(context) if spec.prune or spec.reconstruct else None
-    prune.run(context, plan)
+    plan = calibrate.run(context) if spec.masking or spec.reconstruct else None
+    if spec.masking or spec.reconstruct or spec.retrain or not spec.structure:
+        prune.run(context, plan)
     if spec.reconstruct is not None:
         reconstruct.run(context, plan)
     if spec.soup is None and spec.retrain is not None:
@@ -41,7 +42,7 @@ def _turn(context: Context) -> None:
 
 def _cycle(context: Context, cycles: Cycles, number: int) -> Turn:
     spec = context.request.spec
-    share = cycles.sparsity(number, spec.prune[0].share)
+    share = cycles.sparsity(number, spec.masking[0].share)
     varied = spec.retrain and spec.retrain.model_copy(update={"steps": cycles.steps(number, spec.retrain.steps)})
     return Turn(f"cycle-{number}", sparsity=share, retrain=varied)
 

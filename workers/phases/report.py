@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from app.specs.steps import Gate
@@ -31,15 +32,15 @@ def build(
         "dense": {
             "perplexity": context.dense_perplexity,
             "tasks": context.dense_tasks,
-            "parameters": parameters,
-            "bytes": _file_bytes(context, dense=True),
+            "parameters": sum(context.source_streamed.parameters.values()),
+            "bytes": _file_bytes(context.source_dir),
         },
         "compressed": {
             "perplexity": perplexity,
             **context.compared,
             "parameters": parameters,
             "nonzero_parameters": nonzero_parameters,
-            "bytes": _file_bytes(context, dense=False),
+            "bytes": _file_bytes(context.artifact_dir),
             "packed_bytes": _packed_bytes(context, sizes),
         },
         "phases": [_phase_row(context, done, perplexity) for done in (*context.phases, current)],
@@ -116,8 +117,8 @@ def _mask_sizes(context: Context) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def _file_bytes(context: Context, *, dense: bool) -> int:
-    return sum(path.stat().st_size for path in source_files(context.model_dir if dense else context.artifact_dir))
+def _file_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in source_files(folder))
 
 
 def _packed_bytes(context: Context, sizes: dict[str, tuple[int, int]]) -> int:

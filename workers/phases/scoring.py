@@ -51,7 +51,7 @@ def compare(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
     evaluate = context.request.spec.evaluate
     if not evaluate.divergence:
         return {}
-    with context.streamed.whole(context.dense) as dense:
+    with context.source_streamed.whole(context.source) as dense:
         return {
             item.key: asdict(divergence(dense, model, context.evaluation_windows(item), device=context.device))
             for item in evaluate.perplexity

@@ -38,7 +38,7 @@ def teaching(context: Context, spec: Retrain) -> Iterator[Loss]:
         yield language_loss
         return
     device, dtype = context.device, context.compute_dtype
-    with context.streamed.whole(context.dense) as dense:
+    with context.source_streamed.whole(context.source) as dense:
         autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
         yield Distillation(spec.loss, dense, autocast=autocast)
 

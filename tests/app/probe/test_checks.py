@@ -54,6 +54,8 @@ CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"prune": {"method": "magnitude", "pattern": {"kind": "nm", "n": 2, "m": 4}}}, []),
     ({"prune": TWO_OF_16}, [("/spec/prune/0/pattern", "pattern-does-not-fit")]),
     ({"prune": TWO_OF_16 | {"targets": targets(exclude="down_proj")}}, []),
+    ({"prune": {"method": "angular", "pattern": {"count": 1000}}}, [("/spec/prune/0", "no-block-left")]),
+    ({"prune": [{"method": "angular", "pattern": {"count": 1}}, TWO_OF_16]}, []),
     ({"retrain": {"trainable": ["biases"]}}, [("/spec/retrain/trainable", "no-biases")]),
     ({"retrain": {"trainable": ["biases", "norms"]}}, []),
     ({"reconstruct": {"trainable": ["biases"]}}, [("/spec/reconstruct/trainable", "no-biases")]),

@@ -180,4 +180,4 @@ def test_a_collapsed_model_ends_the_job_with_a_milder_setting(
     ],
 )
 def test_the_next_milder_setting(prune: dict[str, Any], hint: str) -> None:
-    assert hint in collapse.milder(CompressionSpec.model_validate({"prune": prune}).prune[0])
+    assert hint in collapse.milder(CompressionSpec.model_validate({"prune": prune}).masking[0])

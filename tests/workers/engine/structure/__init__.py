@@ -1,0 +1,1 @@
+"""Tests of structured pruning in the engine."""

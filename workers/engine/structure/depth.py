@@ -1,0 +1,72 @@
+"""What a criterion of blocks reads: one pass of the calibration text, and the model with some blocks left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from workers.engine.layout import find_stack
+from workers.engine.model import StreamedModel
+from workers.engine.walk import Stream
+from workers.engine.weights import Weights
+from workers.methods.structure import Passage
+
+
+def watch(
+    streamed: StreamedModel,
+    windows_NT: torch.Tensor,
+    weights: Weights,
+    *,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Passage:
+    """Go through all blocks once."""
+    stream = Stream(streamed, windows_NT, weights)
+    influence: list[float] = []
+    last: list[torch.Tensor] = [_last(stream)]
+    for block in streamed.layout.blocks:
+        before = [batch.hidden_BTD for batch in stream.batches]
+        with streamed.block(block.index, weights) as module:
+            stream.advance(module)
+        similar = [
+            torch.cosine_similarity(old.float(), batch.hidden_BTD.float(), dim=-1).double().flatten()
+            for old, batch in zip(before, stream.batches, strict=True)
+        ]
+        influence.append(1 - float(torch.cat(similar).mean()))
+        last.append(_last(stream))
+        tick(block.index + 1)
+    return Passage(torch.tensor(influence, dtype=torch.float64), torch.stack(last))
+
+
+def _last(stream: Stream) -> torch.Tensor:
+    return torch.cat([batch.hidden_BTD[:, -1].float() for batch in stream.batches])
+
+
+def runs(blocks: Sequence[int]) -> list[tuple[int, int]]:
+    """Consecutive blocks as (first, one past the last)."""
+    found: list[tuple[int, int]] = []
+    for index in sorted(blocks):
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found
+
+
+@contextmanager
+def without(model: nn.Module, blocks: Collection[int], *, returns_tuple: bool) -> Iterator[None]:
+    """Let hidden states pass some blocks of a whole model as if they were not there."""
+    stack = find_stack(model)[1]
+
+    def pass_on(hidden_states: torch.Tensor, *_: object, **__: object) -> object:
+        return (hidden_states, None) if returns_tuple else hidden_states
+
+    try:
+        for index in blocks:
+            stack[index].forward = pass_on
+        yield
+    finally:
+        for index in blocks:
+            stack[index].__dict__.pop("forward", None)

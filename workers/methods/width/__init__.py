@@ -1,0 +1,1 @@
+"""Criteria of neurons and of groups of heads."""
