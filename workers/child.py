@@ -26,7 +26,7 @@ import transformers  # noqa: TID253 - read by the imports below: offline must be
 
 from app.specs.job import ENGINE_VERSION
 from workers.engine import numerics
-from workers.messages import ComputeRequest, Done, Failed, Message
+from workers.messages import ComputeRequest, Done, Failed, Message, Spread
 from workers.phases import baseline, benchmarks, evaluate, export, recover, structure, targets, teacher
 from workers.phases.base import Context
 from workers.phases.failures import classify
@@ -47,6 +47,8 @@ def main() -> int:
         context = Context(request, send)
         context.environment.update(_environment(context))
         send(compute(context))
+    except recover.MembersWanted:
+        send(Spread())
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message
         traceback.print_exc()
         send(Failed(error=classify(error, phase=context.phase_now if context else None)))

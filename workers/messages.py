@@ -58,6 +58,8 @@ class ComputeRequest(Message):
     artifact_dir: str
     member_dirs: list[str] = []
     """Finished members of a soup, as artifact folders; empty: the members are trained here."""
+    spread: bool = False
+    """Members of a soup are left to jobs of their own: the child ends with `spread` where they would begin."""
     checkpoints: list[StoredCheckpoint] = []
     threads: int = 1
     tasks_dir: str | None = None
@@ -184,6 +186,12 @@ class Done(Message):
     files: list[ArtifactFile]
 
 
+class Spread(Message):
+    """What the job does itself is checkpointed; the rest is for jobs of their own."""
+
+    kind: Literal["spread"] = "spread"
+
+
 class ErrorInfo(Message):
     """Why an attempt failed, in words for the user."""
 
@@ -216,6 +224,7 @@ AnyMessage = Annotated[
     | Warned
     | Log
     | Done
+    | Spread
     | Failed,
     Field(discriminator="kind"),
 ]

@@ -14,7 +14,7 @@ from app.db.queries import events, tenancy
 from app.db.queries.events import NewEvent
 from app.db.session import clock
 from app.errors import IllegalTransition, InvalidRequest, NotFound, Problem
-from app.services import outbox
+from app.services import children, outbox
 from app.services.resources import Resources
 from app.specs.control import JobPatch, Retry
 from app.specs.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
@@ -35,6 +35,7 @@ def cancel(resources: Resources, project_id: str, job_id: str) -> None:
         if target == "cancelled":
             told.append(("job.cancelled", {}))
         events.move(session, job, target, told, now=now)
+        children.cancel_all(session, job.id, now=now)
 
 
 def pause(resources: Resources, project_id: str, job_id: str) -> None:
@@ -67,6 +68,7 @@ def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> No
         job.phase = None
         job.max_attempts, job.forgiven_seconds = job.attempt + MORE_ATTEMPTS, job.running_seconds
         _queue(session, job, target, [("job.queued", {"reason": "retried", "from": wish.from_})], now)
+        children.retry_all(session, job.id, now=now)
     resources.doorbell.ring(job.worker_class)
 
 

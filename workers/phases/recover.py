@@ -10,8 +10,12 @@ from workers.phases.base import Context
 from workers.phases.turn import Turn
 
 
+class MembersWanted(Exception):
+    """The weights that the members of a soup start from are finished, and others are to train them."""
+
+
 def run(context: Context) -> None:
-    """Go through all turns of a spec."""
+    """Go through all turns of a spec; raises MembersWanted where it goes on elsewhere."""
     cycles = context.request.spec.cycles
     if cycles is None:
         _turn(context)
@@ -36,6 +40,8 @@ def _turn(context: Context) -> None:
         retrain.run(context)
     elif spec.soup is not None and context.request.member_dirs:
         soup.run(context, [Path(folder) for folder in context.request.member_dirs])
+    elif spec.soup is not None and context.request.spread:
+        raise MembersWanted
     elif spec.soup is not None:
         soup.retrain_and_average(context)
 

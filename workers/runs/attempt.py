@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -36,17 +35,20 @@ from workers.messages import (
     PhaseStarted,
     Progress,
     Resolved,
+    Spread,
     StoredCheckpoint,
     Warned,
 )  # fmt: skip
 from workers.runs import endings, publish
 from workers.runs.checkpoints import Uploader, job_prefix, restore
-from workers.runs.failures import JobFailed, from_exception, silent
+from workers.runs.endings import Ending, Handover
+from workers.runs.failures import JobFailed, from_exception, silent, source_changed
+from workers.runs.family import Family, spawn_members
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
 from workers.runs.placement import Misplaced, check_place
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Facts, Recorder, Said
-from workers.runs.reuse import EqualWork, Reuse
+from workers.runs.reuse import Reuse
 from workers.runs.supervise import supervise
 from workers.runs.workspace import Room, Workspace
 
@@ -84,9 +86,6 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
             attempt.close()
 
 
-Ending = Callable[[Session, Job, datetime], None]
-
-
 class _Attempt:
     def __init__(self, services: Services, job: Job, keeper: Keeper) -> None:
         self._services, self._job, self._keeper = services, job, keeper
@@ -96,6 +95,7 @@ class _Attempt:
         self._prefix = job_prefix(job.project_id, job.id)
         self._reuse = Reuse(services.database, services.settings, job)
         self._uploader = Uploader(services.store, self._prefix, self._workspace, shared=self._reuse.phases)
+        self._family = Family(services.database, services.store, job)
         self._resolved: Resolved | None = None
         self._stale = False
 
@@ -109,6 +109,7 @@ class _Attempt:
         try:
             with self._folder:
                 self._reuse.check(last=False)
+                self._family.check()
                 model, revision, spec = self._fetch()
                 self._reuse.check(last=True)
                 done = self._compute(model, revision, spec)
@@ -118,8 +119,8 @@ class _Attempt:
         except Interrupted as interrupted:
             reason = interrupted.reason
             return lambda session, job, now: endings.stop(session, job, reason, now=now)
-        except EqualWork:
-            return self._reuse.settle
+        except Handover as handover:
+            return handover.ending
         except LeaseLost:
             raise
         except JobFailed as failure:
@@ -191,10 +192,14 @@ class _Attempt:
         request = ComputeRequest(
             spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=model_name(self._request.source),
             datasets=fetched.datasets, workspace=str(self._workspace), artifact_dir=str(self._workspace / "artifact"),
+            member_dirs=self._family.member_dirs(self._workspace, between=self._keeper.check), spread=True,
             checkpoints=self._restore(), threads=settings.threads, device=settings.device,
             tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
         )  # fmt: skip
+        self._recorder.take([Warned(code="member_left_out", text=text) for text in self._family.missing()])
         done = self._supervise("compute", request)
+        if isinstance(done, Spread):
+            raise Handover(spawn_members)
         if not isinstance(done, Done):
             raise JobFailed(silent("the compute child ended without a result"))
         return done
@@ -217,7 +222,9 @@ class _Attempt:
         self._recorder.take(self._reuse.told(restored))
         return restored
 
-    def _supervise(self, side: Literal["fetch", "compute"], request: FetchRequest | ComputeRequest) -> Done | Fetched:
+    def _supervise(
+        self, side: Literal["fetch", "compute"], request: FetchRequest | ComputeRequest
+    ) -> Done | Spread | Fetched:
         commands = self._services.commands
         child = Child(
             commands.fetch if side == "fetch" else commands.compute, request,
@@ -240,22 +247,14 @@ class _Attempt:
                 return [Warned(code="source", text=text) for text in message.warnings]
             case Fetched():
                 return [self._facts(message)]
-            case Checkpoint() | Done() | Failed():
+            case Checkpoint() | Done() | Spread() | Failed():
                 return []
             case _:
                 return [message]
 
     def _check_source(self, resolved: Resolved) -> None:
         if self._job.resolved_revision not in {None, resolved.revision}:
-            raise JobFailed(
-                ErrorInfo(
-                    class_="source_not_found",
-                    retryable=False,
-                    phase="resolving",
-                    message="source changed: its files are not those that the job started with",
-                    hint="Submit the job again for the new content.",
-                )
-            )
+            raise JobFailed(source_changed())
 
     def _facts(self, fetched: Fetched) -> Facts:
         if self._resolved is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
@@ -11,6 +12,16 @@ from app.db.queries import events, leases
 from workers.messages import ErrorInfo
 from workers.runs.failures import backoff_seconds, budget, describe
 from workers.runs.keeper import Reason
+
+Ending = Callable[[Session, Job, datetime], None]
+
+
+class Handover(Exception):
+    """The attempt is over before its work is, because other jobs do it; `ending` writes that down."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__()
+        self.ending = ending
 
 
 def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:

@@ -116,6 +116,14 @@ def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
     )  # fmt: skip
 
 
+def source_changed() -> ErrorInfo:
+    """Say that a resumed job would go on with another model."""
+    return ErrorInfo(
+        class_="source_not_found", retryable=False, phase="resolving", hint="Submit the job again for the new content.",
+        message="source changed: its files are not those that the job started with",
+    )  # fmt: skip
+
+
 def oom_kills() -> int:
     """How often the kernel ended a process of our control group for want of memory; 0 where that is not told."""
     for name, key in (

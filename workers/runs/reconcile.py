@@ -12,7 +12,7 @@ from app.db.queries import leases, reuse, tenancy
 from app.db.session import Database, clock
 from app.queue import Doorbell
 from app.storage.base import ObjectStore
-from workers.runs import endings, garbage
+from workers.runs import endings, family, garbage
 from workers.runs.failures import lost_worker
 
 UNHEARD_SECONDS = 3.0
@@ -40,6 +40,7 @@ class Reconciler:
     def sweep(self) -> None:
         """Heal everything once; each kind in its own short transactions."""
         self.recover()
+        self.end_orphans()
         self.wake()
         self.expire()
         self.mark_quotas()
@@ -73,6 +74,11 @@ class Reconciler:
         for worker_class in classes:
             self._doorbell.ring(worker_class)
         return len(jobs)
+
+    def end_orphans(self) -> int:
+        """Cancel the children of jobs that ended without success; return how many."""
+        with self._database.unit_of_work() as session:
+            return family.end_orphans(session, now=clock(session))
 
     def expire(self) -> int:
         """End jobs that waited longer than they may, queued or paused; return how many."""

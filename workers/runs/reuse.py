@@ -28,12 +28,8 @@ def made_by(settings: Settings) -> dict[str, Any]:
     return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **libraries}
 
 
-class EqualWork(Exception):
-    """The attempt need not go on: its work is done, or is being done by another job."""
-
-
 class Reuse:
-    """What one attempt needs to know of others: it raises EqualWork, or JobFailed where it may do nothing else."""
+    """What one attempt needs to know of jobs that do the same."""
 
     def __init__(self, database: Database, settings: Settings, job: Job) -> None:
         self._database, self._job = database, job
@@ -57,14 +53,17 @@ class Reuse:
         return Facts(**resolved.model_dump(exclude={"kind"}), work_hash=self.work_hash, known=seen)
 
     def check(self, *, last: bool) -> None:
-        """Look for equal work; `last` when all is known that will ever be."""
+        """Raise Handover when another job has done the work, or is about it; `last` when all of it is known.
+
+        Raises JobFailed when there is none and the job may do nothing else.
+        """
         if self._wish == "never" or (self.work_hash is None and not last):
             return
         assert self.work_hash is not None
         with self._database.reading() as session:
             done, leader = _look(session, self._job, self.work_hash)
         if done or leader:
-            raise EqualWork
+            raise endings.Handover(self.settle)
         if self._wish == "require":
             raise JobFailed(_nothing_to_reuse())
 
@@ -120,6 +119,8 @@ class PhaseStore:
     def key(self, phase: str, name: str) -> str | None:
         """The key of a checkpoint; None for one that stays with its job."""
         if self._work is None:
+            return None
+        if "--" in name:  # of a cycle
             return None
         # Blocks differ by their names, not by what decides them.
         role = "block" if name.startswith("block-") else name

@@ -94,6 +94,28 @@ def stored_bytes(session: Session) -> int:
     return int(session.scalar(select(func.coalesce(func.sum(PhaseResult.bytes), 0))) or 0)
 
 
+def children(session: Session, parent_id: str, *, lock: bool = False) -> list[Job]:
+    """Return what a job or a sweep has made, in that order."""
+    query = select(Job).where(Job.parent_id == parent_id).order_by(Job.id)
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    return list(session.scalars(query))
+
+
+def orphans(session: Session, *, limit: int = 100) -> list[Job]:
+    """Lock jobs that go on although the job that made them ended without success."""
+    parent = aliased(Job)
+    query = (
+        select(Job)
+        .join(parent, parent.id == Job.parent_id)
+        .where(parent.state.in_(TERMINAL - {"succeeded"}), Job.state.not_in((*TERMINAL, "cancelling")))
+        .order_by(Job.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Job)
+    )
+    return list(session.scalars(query))
+
+
 def due(session: Session, *, limit: int = 100) -> list[Job]:
     """Lock waiting jobs that wait for nothing any more: no unfinished child, no equal job at work."""
     child, leader = aliased(Job), aliased(Job)

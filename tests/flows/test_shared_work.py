@@ -1,0 +1,127 @@
+"""Real children and one worker: what is shared between jobs changes no bit of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from app.db.job import Job
+from app.db.queries import reuse
+from app.db.result import Artifact
+from tests.fixtures.jobs import local_job, write_texts
+from tests.fixtures.processes import running
+from tests.fixtures.runs import Bench
+from tests.fixtures.tiny_models import write_tiny_model
+from tests.workers.runs.test_reuse import reconciler
+from workers.messages import PhaseStarted
+from workers.runs.process import Commands
+from workers.runs.report import Recorder, Said
+from workers.runs.slot import Slot
+
+SOUP: dict[str, Any] = {
+    "reconstruct": {"epochs": 1},
+    "retrain": {"steps": 3, "batch_size": 2, "sequence_length": 32},
+    "soup": {"members": 2},
+}
+
+
+@pytest.fixture
+def bench(sqlite_url: str, tmp_path: Path) -> Bench:
+    """A slot with the real children, worked by hand, and a tiny model with texts."""
+    bench = Bench(sqlite_url, tmp_path)
+    write_tiny_model(tmp_path / "model")
+    write_texts(tmp_path)
+    settings = bench.settings.model_copy(update={"local_roots": str(tmp_path), "lease_seconds": 30.0})
+    bench.services = replace(bench.services, commands=Commands(), settings=settings)
+    return bench
+
+
+def spec(folder: Path, **more: Any) -> dict[str, Any]:
+    train, valid = ({"kind": "local", "path": str(folder / name)} for name in ("train.txt", "valid.txt"))
+    return {
+        "calibration": {"dataset": train, "samples": 12, "sequence_length": 32},
+        "prune": {"method": "wanda", "sparsity": 0.5},
+        "evaluate": {"perplexity": [{"name": "text", "dataset": valid, "sequence_length": 32, "max_windows": 6}]},
+        **more,
+    }
+
+
+def run(bench: Bench, wish: str = "auto", **more: Any) -> Job:
+    """Queue a job and work until nothing is left."""
+    folder = bench.settings.home
+    source = {"kind": "local", "path": str(folder / "model")}
+    job_id = bench.add(request={"source": source, "spec": spec(folder, **more), "reuse": wish})
+    slot = Slot(bench.services)
+    while slot.work_once() or reconciler(bench).wake():
+        pass
+    job = bench.job(job_id)
+    assert job.state == "succeeded", job.error
+    return job
+
+
+def digests(bench: Bench, job_id: str) -> dict[str, str]:
+    with bench.database.reading() as session:
+        rows = session.scalars(select(Artifact).where(Artifact.job_id == job_id)).all()
+    return {row.name: row.sha256 for row in rows if row.name.endswith(".safetensors")}
+
+
+def reused(job: Job) -> set[str]:
+    assert job.report is not None
+    return {phase["name"] for phase in job.report["phases"] if phase["reused_from"]}
+
+
+def test_a_job_that_starts_from_stored_phases_ends_with_the_bytes_of_one_that_does_not(bench: Bench) -> None:
+    first = run(bench)
+    recovered: dict[str, Any] = {"reconstruct": {"epochs": 1}, "gate": {"max_perplexity": 1e6}}
+    second = run(bench, **recovered)
+    alone = run(bench, "never", **recovered)
+    assert reused(first) == reused(alone) == set()
+    assert reused(second) == {"baseline", "pruning"}
+    assert digests(bench, second.id) == digests(bench, alone.id) != digests(bench, first.id)
+    assert second.report is not None
+    assert alone.report is not None
+    for part in ("dense", "compressed", "sparsity", "gate"):
+        assert second.report[part] == alone.report[part]
+
+
+def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, tmp_path: Path) -> None:
+    job = run(bench, **SOUP)
+    with bench.database.reading() as session:
+        members = reuse.children(session, job.id)
+    assert [member.state for member in members] == ["succeeded"] * 2
+    for member in members:
+        assert {"baseline", "pruning", "reconstructing"} <= reused(member), "members start from the stored weights"
+    alone = local_job(tmp_path, tmp_path / "model", tmp_path, **SOUP)
+    alone.artifact.mkdir()
+    files = {file.path: file.sha256 for file in alone.attempt().files if file.path.endswith(".safetensors")}
+    assert digests(bench, job.id) == files != digests(bench, members[0].id)
+
+
+@pytest.mark.chaos
+def test_a_soup_killed_in_every_phase_of_every_job_is_the_same_soup(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = run(bench, "never", **SOUP)
+    killed: set[tuple[str, str]] = set()
+    take = Recorder.take
+
+    def kill(self: Recorder, messages: Sequence[Said]) -> None:
+        take(self, messages)
+        for message in messages:
+            if isinstance(message, PhaseStarted) and message.phase in {"pruning", "retraining", "merging"}:
+                kill_once = (self._job_id, message.phase)
+                if kill_once not in killed:
+                    killed.add(kill_once)
+                    for child in running("workers.child"):
+                        child.kill()
+
+    monkeypatch.setattr(Recorder, "take", kill)
+    monkeypatch.setattr("workers.runs.endings.backoff_seconds", lambda *_: 0.0)
+    disturbed = run(bench, "never", **SOUP)
+    assert len(killed) >= 7, "the parent twice, members twice or three times each"
+    assert digests(bench, disturbed.id) == digests(bench, undisturbed.id) != {}

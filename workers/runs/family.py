@@ -1,0 +1,97 @@
+"""A job that lets others do a part of it: it makes them, waits without a slot, and goes on with what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import reuse
+from app.db.result import Artifact
+from app.db.session import Database
+from app.services import children
+from app.specs.job import CompressionSpec
+from app.specs.lifecycle import TERMINAL
+from app.specs.soup import member_specs
+from app.specs.work import SHARED_PHASES
+from app.storage.base import ObjectStore
+from workers.messages import ErrorInfo
+from workers.runs import endings
+from workers.runs.failures import JobFailed
+
+FEWEST_MEMBERS = 2
+"""An average of one is no average."""
+
+
+class Family:
+    """The children of one job, as one attempt finds them."""
+
+    def __init__(self, database: Database, store: ObjectStore, job: Job) -> None:
+        self._database, self._store, self._job = database, store, job
+
+    @cached_property
+    def children(self) -> list[Job]:
+        """In the order in which they were made."""
+        with self._database.reading() as session:
+            return reuse.children(session, self._job.id)
+
+    def check(self) -> None:
+        """Raise Handover while one of them is not over."""
+        if any(child.state not in TERMINAL for child in self.children):
+            raise endings.Handover(lambda session, job, now: endings.wait(session, job, now=now))
+
+    def member_dirs(self, workspace: Path, *, between: Callable[[], None]) -> list[str]:
+        """Download the models that the members of a soup have made; JobFailed when too few of them have."""
+        done = [child for child in self.children if child.state == "succeeded"]
+        if self.children and len(done) < FEWEST_MEMBERS:
+            raise JobFailed(self._lost())
+        return [str(self._download(child.id, workspace / f"members/{n}", between)) for n, child in enumerate(done)]
+
+    def missing(self) -> list[str]:
+        """What to say of children that did not succeed."""
+        lost = [child for child in self.children if child.state != "succeeded"]
+        return [f"{child.name} ({child.id}) is {child.state} and left out." for child in lost]
+
+    def _download(self, job_id: str, folder: Path, between: Callable[[], None]) -> Path:
+        with self._database.reading() as session:
+            query = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(("model", "mask")))
+            files = list(session.scalars(query))
+        for file in files:
+            between()
+            self._store.get_file(file.key, folder / file.name, file.sha256)
+        return folder
+
+    def _lost(self) -> ErrorInfo:
+        first = next(child for child in self.children if child.state != "succeeded")
+        error = first.error or {}
+        return ErrorInfo.model_validate(
+            {
+                "class": error.get("class", "internal"), "retryable": False, "phase": "retraining",
+                "message": f"{first.name} ({first.id}) is {first.state}: {error.get('message', 'no error of its own')}",
+                "hint": error.get("hint") or "Retry this job: its children that did not succeed are tried again.",
+            }
+        )  # fmt: skip
+
+
+def spawn_members(session: Session, job: Job, now: datetime) -> None:
+    """Let a locked parent go and make the members of its soup, each from the weights that the parent has stored."""
+    if endings.granted(session, job, now=now):
+        return
+    spec = CompressionSpec.model_validate(job.resolved_spec)
+    stored = [{**item, "origin": job.id} for item in job.checkpoints if item["phase"] in SHARED_PHASES]
+    for number, member in enumerate(member_specs(spec), start=1):
+        children.add(session, job, member, name=f"{job.name} member {number}", checkpoints=stored, now=now)
+    endings.wait(session, job, now=now)
+
+
+def end_orphans(session: Session, *, now: datetime) -> int:
+    """Cancel the children of parents that ended without success; return how many."""
+    orphans = reuse.orphans(session)
+    for child in orphans:
+        children.cancel(session, child, now=now)
+    return len(orphans)
