@@ -78,6 +78,22 @@ class CompressionSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _a_loss_gap_can_be_seen(self) -> CompressionSpec:
+        """The gap is between the dense model and the pruned one, and picks what recovery reads."""
+        why = ""
+        if not self.prune:
+            why = "`prune` is empty: nothing differs from the source"
+        elif not self.reconstruct and not self.retrain:
+            why = "it picks the text of recovery: add `reconstruct` or `retrain`"
+        elif self.reconstruct and self.reconstruct.interleave:
+            why = "with `interleave` no pruned model stands before it is fitted"
+        if self.calibration.selection == "loss_gap" and why:
+            raise PydanticCustomError(
+                "no_loss_gap", "`loss_gap` cannot be used: {why}", {"why": why, "at": "calibration/selection"}
+            )
+        return self
+
+    @model_validator(mode="after")
     def _interleaving_prunes(self) -> CompressionSpec:
         if self.reconstruct and self.reconstruct.interleave and not self.masking:
             raise PydanticCustomError(

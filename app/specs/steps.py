@@ -22,8 +22,13 @@ class Calibration(Spec):
     samples: int = Field(128, ge=1, le=65_536, description="Number of windows.")
     sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default min(2048, model maximum).")
     seed: Seed = 0
-    selection: Annotated[Literal["random", "sequential"], refusing("loss_gap")] = Field(
-        "random", description="random crops of the token stream, or its first windows."
+    selection: Literal["random", "sequential", "loss_gap"] = Field(
+        "random",
+        description="random crops of the token stream, or its first windows. loss_gap: pruning reads random crops; "
+        "reconstruction and retraining read the windows whose loss pruning raised most.",
+    )
+    candidates: int = Field(
+        4, ge=2, le=64, description="Of loss_gap: how many times as many windows are looked at as are kept."
     )
 
 

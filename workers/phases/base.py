@@ -229,7 +229,7 @@ class Context:
             seed=calibration.seed,
             selection=calibration.selection,
             # The builtin text is what it is: the default request must work with any model.
-            overlapping=calibration.dataset.kind == "builtin" and calibration.selection == "random",
+            overlapping=calibration.dataset.kind == "builtin" and calibration.selection != "sequential",
         )
 
     def evaluation_windows(self, item: Perplexity) -> torch.Tensor:

@@ -82,7 +82,7 @@ def _describe(context: Context, windows_NT: torch.Tensor) -> None:
         "text_sha256": text.sha256,
         "text_tokens": len(text.tokens),
         "tokenizer": context.corpus.tokenizer_id,
-        "selection": calibration.selection,
+        "selection": "random" if calibration.selection == "loss_gap" else calibration.selection,
         "seed": calibration.seed,
         "samples": windows_NT.shape[0],
         "sequence_length": windows_NT.shape[1],
@@ -93,7 +93,7 @@ def _describe(context: Context, windows_NT: torch.Tensor) -> None:
 def _warn(context: Context, windows_NT: torch.Tensor) -> None:
     calibration = context.request.spec.calibration
     available = len(context.text(calibration.dataset).tokens)
-    if calibration.selection == "random" and available < 2 * windows_NT.numel():
+    if calibration.selection != "sequential" and available < 2 * windows_NT.numel():
         context.warn(
             "short_calibration_text",
             f"The calibration text has {available} tokens for {windows_NT.numel()} asked for: its crops overlap.",

@@ -12,7 +12,7 @@ from workers.engine.hidden import Hidden
 from workers.engine.layout import Block
 from workers.engine.windows import Streams
 from workers.messages import Layer
-from workers.phases import window
+from workers.phases import loss_gap, window
 from workers.phases.base import Context, PhaseRun
 from workers.phases.calibrate import Plan
 from workers.phases.interleave import Interleaved
@@ -42,7 +42,7 @@ def run(context: Context, plan: Plan | None = None) -> None:
 class _Walk:
     def __init__(self, context: Context, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
         self.context, self.phase, self.spec = context, phase, spec
-        self.windows_NT = context.calibration_windows()
+        self.windows_NT = loss_gap.reconstruction_windows(context, phase)
         self.kind = window.choose(context, phase, spec, self.windows_NT)
         self.spans = window.spans(self.kind, context.streamed.layout.blocks)
         self.trained = 0

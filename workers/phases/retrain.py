@@ -20,7 +20,7 @@ from workers.engine.numerics import derived_seed
 from workers.engine.recompute import recomputing
 from workers.engine.train import Best, DivergedError, Plan, Trainer, held_out_loss
 from workers.engine.trainables import restore, snapshot
-from workers.phases import merge
+from workers.phases import loss_gap, merge
 from workers.phases.base import Context, PhaseRun
 from workers.phases.equip import equip
 from workers.phases.pace import start_of
@@ -64,7 +64,8 @@ class _Retraining:
     def __init__(self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss) -> None:
         self.context, self.phase, self.spec, self.model, self.loss = context, phase, spec, model, loss
         self.items = equip(context, model, spec)
-        self.seen_NT, self.held_out_NT = split(context, training_windows(context, spec))
+        seen_NT, self.held_out_NT = split(context, training_windows(context, spec))
+        self.seen_NT = loss_gap.training_windows(context, phase, seen_NT)
         device, dtype = context.device, context.compute_dtype
         self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
         self.start = start_of(context, spec)

@@ -25,7 +25,7 @@ def choose(context: Context, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kind))
             context.checkpoint(phase.name, "window", path, {"window": kind})
-    context.protocol[phase.name] = {
+    context.protocol[phase.name] = context.protocol.get(phase.name, {}) | {
         "window": kind if isinstance(kind, str) else kind.model_dump(),
         "mode": spec.mode,
         "loss": spec.loss,

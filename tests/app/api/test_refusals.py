@@ -20,7 +20,6 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
     ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind"),
     ("/spec/preset", "balanced", "/spec/preset"),
     ("/spec/calibration/dataset", {"kind": "upload", "upload_id": "upl_1"}, "/spec/calibration/dataset/kind"),
-    ("/spec/calibration/selection", "loss_gap", "/spec/calibration/selection"),
     ("/spec/prune", {**WANDA, "method": "reap"}, "/spec/prune/method"),
     ("/spec/prune", [{**WANDA, "method": "reap"}], "/spec/prune/0/method"),
     ("/spec/prune", {**WANDA, "pattern": {"kind": "experts"}}, "/spec/prune/pattern/kind"),
@@ -61,6 +60,9 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/reconstruct/interleave", 1, "/spec/reconstruct/interleave", "bool-type"),
     # 1 equals True for Python, and is another mistake
     ("/spec/evaluate/divergence", 1, "/spec/evaluate/divergence", "bool-type"),
+    ("/spec/calibration/selection", "loss_gap", "/spec/calibration/selection", "no-loss-gap"),
+    ("/spec/calibration/selection", "gap", "/spec/calibration/selection", "literal-error"),
+    ("/spec/calibration/candidates", 1, "/spec/calibration/candidates", "greater-than-equal"),
     ("/spec/evaluate/tasks", "arc_easy", "/spec/evaluate/tasks", "list-type"),
     ("/spec/evaluate/tasks", ["../arc"], "/spec/evaluate/tasks/0", "string-pattern-mismatch"),
     ("/spec/evaluate/tasks", ["piqa", "piqa"], "/spec/evaluate/tasks/1", "duplicate-name"),
