@@ -102,6 +102,8 @@ class Method(BaseModel, ABC):
     cost: ClassVar[Cost] = "free"
     constraints: ClassVar[tuple[str, ...]] = ()
     """What a model must have for it, for people who choose."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Values for parameters that have no default."""
 
     def misfit(self, axes: Axes) -> str | None:
         """Why this method does not go with the other choices of a step, naming the way out; None when it does."""
@@ -158,6 +160,10 @@ class Pattern(Method):
     def levels(self) -> int | None:
         """Shares pruned are multiples of one in so many; None when any share is possible up to rounding."""
         return None
+
+    def step(self, shape: tuple[int, int]) -> float:
+        """The rounding: shares pruned of a matrix (O, I) are at most half of this away from what is asked."""
+        return 1 / (shape[0] * shape[1])
 
     @abstractmethod
     def keep(self, score_OI: torch.Tensor, *, sparsity: float) -> torch.Tensor:

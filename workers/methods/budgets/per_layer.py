@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ class PerLayer(Budget):
         "the mean over the pruned weights is `sparsity`",
         "not with n:m, the global scope, or tiles of n:m",
     )
+
+    example: ClassVar[Mapping[str, Any]] = {"values": [0.5]}
 
     kind: Literal["per_layer"] = "per_layer"
     values: Annotated[list[Share], Field(min_length=1, max_length=4096)] | dict[Suffix, Share] = Field(

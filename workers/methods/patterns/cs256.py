@@ -37,6 +37,10 @@ class Cs256(Pattern):
         """A tile must hold whole eights."""
         return f"{num_inputs} inputs are no multiple of {STEP}" if num_inputs % STEP else None
 
+    def step(self, shape: tuple[int, int]) -> float:
+        """One eight of every column of tiles."""
+        return STEP * -(-shape[1] // TILE) / (shape[0] * shape[1])
+
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
         """Return the mask."""
         return torch.cat([_keep_column(tiles_OT, sparsity) for tiles_OT in torch.split(score_OI, TILE, dim=1)], dim=1)

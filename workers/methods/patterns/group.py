@@ -32,6 +32,10 @@ class Group(Pattern):
         """The inputs must fall into whole groups."""
         return f"{num_inputs} inputs do not divide into groups of {self.g}" if num_inputs % self.g else None
 
+    def step(self, shape: tuple[int, int]) -> float:
+        """One group of the row, or of the matrix."""
+        return self.g / (shape[1] if self.scope == "row" else shape[0] * shape[1])
+
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
         """Return the mask."""
         group_ON = score_OI.reshape(score_OI.shape[0], -1, self.g).sum(dim=2)

@@ -54,6 +54,10 @@ class NOfM(Pattern):
         """A budget may move n, not m."""
         return self.m
 
+    def step(self, shape: tuple[int, int]) -> float:
+        """One weight of every group."""
+        return 1 / self.m
+
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
         """Return the mask; `sparsity` is 1 - n/m, or what a budget made of it."""
         num_pruned = round(sparsity * self.m)

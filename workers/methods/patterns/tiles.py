@@ -60,6 +60,12 @@ class Tiles(Pattern):
         """With n:m the inputs must fall into whole groups."""
         return NOfM(n=self.n, m=self.m).refusal(num_inputs) if self.rest == "nm" else None
 
+    def step(self, shape: tuple[int, int]) -> float:
+        """One weight of the matrix; with n:m what one tile loses."""
+        if self.rest == "unstructured":
+            return super().step(shape)
+        return (1 - self.n / self.m) * min(1.0, self.rows * self.columns / (shape[0] * shape[1]))
+
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
         """Return the mask."""
         num_pruned = round(sparsity * score_OI.numel())

@@ -42,6 +42,10 @@ class Unstructured(Pattern):
         """A row, or the matrix."""
         return shape[1] if self.scope == "row" else shape[0] * shape[1]
 
+    def step(self, shape: tuple[int, int]) -> float:
+        """One weight of the row, or of the matrix."""
+        return 1 / self.line(shape)
+
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:
         """Return the mask of one matrix; for the global scope `sparsity` is this matrix's share of the model's."""
         return keep_highest(score_OI, sparsity=sparsity, scope="row" if self.scope == "row" else "matrix")
