@@ -18,7 +18,7 @@ def _seen(criterion: Criterion, input_TI: torch.Tensor) -> InputStatistics:
     wide = input_TI.double()
     return InputStatistics(
         tokens=len(input_TI),
-        norm_I=wide.square().sum(dim=0).sqrt() if criterion.needs == "norms" else None,
+        norm_I=None if criterion.needs == "none" else wide.square().sum(dim=0).sqrt(),
         gram_II=(wide.T @ wide).float() if criterion.needs == "gram" else None,
     )
 
