@@ -68,12 +68,14 @@ def prune_of(cell: Cell) -> dict[str, Any]:
 def step_of(cell: Cell) -> PruneStep | str:
     """The step, or the field that is refused; any other refusal is an error of the test."""
     try:
-        return CompressionSpec.model_validate({"prune": prune_of(cell)}).prune[0]
+        spec = CompressionSpec.model_validate({"prune": prune_of(cell)})
     except ValidationError as error:
         (item,) = error.errors()
         assert item["type"] == "does_not_combine", item
         assert item["msg"]
         return str(item["ctx"]["at"])
+    (step,) = spec.masking
+    return step
 
 
 def name_of(cell: Cell) -> str:

@@ -48,7 +48,7 @@ def _fitting(cell: Cell) -> dict[str, Any]:
 def test_it_runs_through_the_phases(cell: Cell, tmp_path: Path, texts: Path, llama: Path) -> None:
     job = local_job(tmp_path, llama, texts, prune=_fitting(cell))
     report = job.attempt().report
-    step = job.spec.prune[0]
+    (step,) = job.spec.masking
     assert len(job.layers) == 14
     for row in job.layers:
         half = step.pattern.step((row.shape[0], row.shape[1])) / 2 + 1e-9
