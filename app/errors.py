@@ -112,6 +112,18 @@ class IdempotencyKeyReused(AppError):
     code, status = "idempotency-key-reused", 422
 
 
+class UploadClosed(AppError):
+    """The upload is complete and takes no more parts."""
+
+    code, status = "upload-closed", 409
+
+
+class UploadIncomplete(AppError):
+    """Parts of the upload are missing."""
+
+    code, status = "upload-incomplete", 409
+
+
 class IllegalTransition(AppError):
     """The job's state does not allow this."""
 

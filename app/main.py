@@ -21,6 +21,7 @@ from app.api import (
     streams,
     tenancy,
     unbuilt,
+    uploads,
     webhooks,
 )
 from app.api.access import AccessGuard
@@ -62,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
     for module in (
-        jobs, actions, history, streams, operations, artifacts, methods, tenancy, webhooks, health, unbuilt
+        jobs, actions, history, streams, operations, artifacts, methods, tenancy, uploads, webhooks, health, unbuilt
     ):  # fmt: skip
         app.include_router(module.router)
     problems.install(app)

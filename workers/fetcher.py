@@ -55,7 +55,8 @@ class _Fetcher:
         self._told = 0.0
         self._access = Access(
             cache_dir=Path(request.cache_dir), roots=tuple(Path(root) for root in request.roots),
-            hf_endpoint=request.hf_endpoint, hf_token=request.hf_token, progress=self._progress,
+            hf_endpoint=request.hf_endpoint, hf_token=request.hf_token, uploads=request.uploads,
+            progress=self._progress,
         )  # fmt: skip
 
     def run(self) -> None:

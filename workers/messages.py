@@ -42,6 +42,8 @@ class FetchRequest(Message):
     roots: list[str] = []
     hf_endpoint: str | None = None
     hf_token: str | None = None
+    uploads: dict[str, Any] = {}
+    """Id of an upload -> its files and the URLs of their parts, which need no credentials."""
 
 
 class ComputeRequest(Message):

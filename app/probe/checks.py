@@ -93,6 +93,9 @@ def _reconstruction(
     if not step:
         return
     yield from _something_to_train(step.trainable, facts, "/spec/reconstruct/trainable")
+    if step.window == "submodule" and not facts.splits_in_halves:
+        detail = "attention and feed-forward net of this model do not add up to the block: use `block` or `matrix`"
+        yield Problem("/spec/reconstruct/window", "no-submodules", detail)
     if isinstance(step.window, BlockWindow) and step.window.blocks > facts.num_blocks:
         detail = f"the model has only {facts.num_blocks} blocks; `all` is one window over all of them"
         yield Problem("/spec/reconstruct/window/blocks", "too-many-blocks", detail)

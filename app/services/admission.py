@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.db.upload import Upload
 from app.errors import InvalidRequest, NotAvailable, Problem, SourceRefused
-from app.probe import check, probe_again
+from app.probe import ModelFacts, check, probe_again
 from app.services import routing
 from app.settings import Settings
-from app.specs.dataset import LocalDataset
+from app.specs.base import canonical
+from app.specs.dataset import Dataset, LocalDataset, UploadDataset
 from app.specs.job import CompressionSpec, JobRequest
 from app.specs.resolve import resolve
-from app.specs.source import LocalSource
+from app.specs.source import HuggingFaceSource, LocalSource, UploadSource
+
+FindUpload = Callable[[str, str], Upload | None]
+"""(id, kind) -> a complete upload of the job's project."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +29,24 @@ class Admitted:
     worker_class: str
 
 
-def admit(request: JobRequest, settings: Settings) -> Admitted:
-    """Hold a request against its model, where that lies on this machine; raises what must be refused."""
+def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None) -> Admitted:
+    """Hold a request against its model, where that is at hand; raises what must be refused."""
     problems = [
         problem
         for pointer, path in _local_paths(request)
         if (problem := _refusal(pointer, path, settings, folder=pointer == "/source/path"))
     ]
+    problems += [
+        Problem(f"{pointer}/upload_id", "no-such-upload", f"there is no complete upload of a {kind} with this id")
+        for pointer, kind, upload_id in _named_uploads(request)
+        if find_upload(upload_id, kind) is None
+    ]
     if problems:
-        raise InvalidRequest("The request names files that the service does not read.", items=problems)
-    if not isinstance(request.source, LocalSource):
+        raise InvalidRequest("The request names what the service does not read.", items=problems)
+    if isinstance(request.source, HuggingFaceSource):
         return Admitted(None, routing.worker_class(settings, None, None))
     try:
-        facts = probe_again(Path(request.source.path).resolve(), settings.roots)
+        facts = _facts(request.source, settings, find_upload)
     except SourceRefused as error:
         raise type(error)(
             error.message,
@@ -50,18 +60,43 @@ def admit(request: JobRequest, settings: Settings) -> Admitted:
     return Admitted(spec, routing.worker_class(settings, spec, facts))
 
 
+def _facts(source: LocalSource | UploadSource, settings: Settings, find_upload: FindUpload) -> ModelFacts:
+    if isinstance(source, LocalSource):
+        return probe_again(Path(source.path).resolve(), settings.roots)
+    upload = find_upload(source.upload_id, "model")
+    assert upload is not None
+    return ModelFacts.model_validate_json(canonical(upload.facts))
+
+
+def uploads_of(request: JobRequest) -> list[tuple[str, str]]:
+    """Return (kind, id) of every upload that a job names."""
+    return [(kind, upload_id) for _, kind, upload_id in _named_uploads(request)]
+
+
+def _named_uploads(request: JobRequest) -> Iterator[tuple[str, str, str]]:
+    if isinstance(request.source, UploadSource):
+        yield "/source", "model", request.source.upload_id
+    for pointer, dataset in _datasets(request):
+        if isinstance(dataset, UploadDataset):
+            yield pointer, "dataset", dataset.upload_id
+
+
 def _local_paths(request: JobRequest) -> Iterator[tuple[str, str]]:
     if isinstance(request.source, LocalSource):
         yield "/source/path", request.source.path
+    for pointer, dataset in _datasets(request):
+        if isinstance(dataset, LocalDataset):
+            yield f"{pointer}/path", dataset.path
+
+
+def _datasets(request: JobRequest) -> Iterator[tuple[str, Dataset]]:
     spec = request.spec
     datasets = {"/spec/calibration/dataset": spec.calibration.dataset}
     if spec.retrain and spec.retrain.dataset:
         datasets["/spec/retrain/dataset"] = spec.retrain.dataset
     for index, item in enumerate(spec.evaluate.perplexity):
         datasets[f"/spec/evaluate/perplexity/{index}/dataset"] = item.dataset
-    for pointer, dataset in datasets.items():
-        if isinstance(dataset, LocalDataset):
-            yield f"{pointer}/path", dataset.path
+    yield from datasets.items()
 
 
 def _refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Problem | None:

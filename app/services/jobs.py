@@ -11,7 +11,7 @@ from app.db.job import PRIORITIES, Job
 from app.db.queries import events, tenancy
 from app.db.session import clock
 from app.ids import new_id
-from app.services import adoption, equal_work, idempotency, outbox, projects
+from app.services import adoption, equal_work, idempotency, outbox, projects, uploads
 from app.services.admission import Admitted, admit
 from app.services.resources import Resources
 from app.specs.job import ENGINE_VERSION, JobRequest
@@ -34,7 +34,9 @@ def submit(
     """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction."""
     if key and (found := _earlier(resources, key)):
         return Submitted(found, replayed=True)
-    admitted = admit(request, resources.settings)
+    admitted = admit(
+        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
+    )
     with resources.database.unit_of_work() as session:
         now = clock(session)
         job = _new_job(project_id, request, sent, admitted, now)

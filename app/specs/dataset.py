@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from app.specs.base import Spec, refusing_tags
-from app.specs.source import Path
+from app.specs.base import Spec
+from app.specs.source import Path, UploadId
 
 
 class BuiltinDataset(Spec):
@@ -37,6 +37,14 @@ class LocalDataset(Spec):
     column: str = Field("text", min_length=1, max_length=200, description="Field of each JSON line.")
 
 
+class UploadDataset(Spec):
+    """A complete upload of a text or JSONL file, made with /v1/uploads."""
+
+    kind: Literal["upload"] = "upload"
+    upload_id: UploadId
+    column: str = Field("text", min_length=1, max_length=200, description="Field of each JSON line.")
+
+
 def _repo_is_a_name(value: object) -> object:
     if isinstance(value, dict) and value.get("kind") == "huggingface" and "repo" in value and "name" not in value:
         value = {**value, "name": value["repo"]}
@@ -45,15 +53,16 @@ def _repo_is_a_name(value: object) -> object:
 
 
 Dataset = Annotated[
-    BuiltinDataset | HuggingFaceDataset | LocalDataset,
+    BuiltinDataset | HuggingFaceDataset | LocalDataset | UploadDataset,
     Field(discriminator="kind"),
     BeforeValidator(_repo_is_a_name),
-    refusing_tags("kind", "upload"),
 ]
 
 
-def dataset_name(dataset: BuiltinDataset | HuggingFaceDataset | LocalDataset) -> str:
+def dataset_name(dataset: BuiltinDataset | HuggingFaceDataset | LocalDataset | UploadDataset) -> str:
     """The default name of a measurement on this text."""
+    if isinstance(dataset, UploadDataset):
+        return dataset.upload_id
     if isinstance(dataset, LocalDataset):
         return dataset.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return dataset.name.rsplit("/", 1)[-1]

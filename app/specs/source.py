@@ -12,6 +12,11 @@ RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w
 Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 
 
+UploadId = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^upl_[0-9A-Z]+$", description="`upl_` and a ULID.")
+]
+
+
 class HuggingFaceSource(Spec):
     """A repository of the Hugging Face Hub at a branch, tag or commit."""
 
@@ -27,11 +32,20 @@ class LocalSource(Spec):
     path: Path = Field(description="Absolute path of a Hugging Face model directory.")
 
 
+class UploadSource(Spec):
+    """A complete upload of a model, made with /v1/uploads."""
+
+    kind: Literal["upload"] = "upload"
+    upload_id: UploadId
+
+
 Source = Annotated[
-    HuggingFaceSource | LocalSource, Field(discriminator="kind"), refusing_tags("kind", "s3", "upload", "mlflow")
+    HuggingFaceSource | LocalSource | UploadSource, Field(discriminator="kind"), refusing_tags("kind", "s3", "mlflow")
 ]
 
 
-def model_name(source: HuggingFaceSource | LocalSource) -> str:
+def model_name(source: HuggingFaceSource | LocalSource | UploadSource) -> str:
     """The name that lists and filters show for a source."""
+    if isinstance(source, UploadSource):
+        return source.upload_id
     return source.repo if isinstance(source, HuggingFaceSource) else source.path.rstrip("/").rsplit("/", 1)[-1]

@@ -29,6 +29,14 @@ class StoredObject:
     modified_at: datetime
 
 
+@dataclass(frozen=True)
+class PutUrl:
+    """Where a client PUTs an object itself, and the headers that it must send."""
+
+    url: str
+    headers: dict[str, str]
+
+
 class ObjectStore(ABC):
     """Objects by key; every failure is a StorageError of app.errors."""
 
@@ -77,6 +85,14 @@ class ObjectStore(ABC):
     @abstractmethod
     def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:
         """Return a short-lived URL that downloads the object under a file name; None when the store has no URLs."""
+
+    @abstractmethod
+    def presign_put(self, key: str, *, num_bytes: int, sha256: str, expires_seconds: int) -> PutUrl | None:
+        """Return where a client stores exactly these bytes; None when the store has no URLs."""
+
+    @abstractmethod
+    def locate(self, key: str, *, expires_seconds: int) -> str:
+        """Return a URL, `file:` or `https:`, at which a process without credentials reads the object."""
 
     @abstractmethod
     def check(self) -> None:

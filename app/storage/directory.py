@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
-from app.storage.base import CHUNK_BYTES, Between, ObjectStore, StoredObject, checked_key, nothing
+from app.storage.base import CHUNK_BYTES, Between, ObjectStore, PutUrl, StoredObject, checked_key, nothing
 
 _UNFINISHED = ".unfinished"
 """Folder of temporary files, on the same file system so that a rename is atomic; no key begins with it."""
@@ -111,6 +111,14 @@ class DirectoryStore(ObjectStore):
     def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:  # noqa: ARG002
         """Return None: the API streams the file."""
         return None
+
+    def presign_put(self, key: str, *, num_bytes: int, sha256: str, expires_seconds: int) -> PutUrl | None:  # noqa: ARG002
+        """Return None: the API takes the bytes."""
+        return None
+
+    def locate(self, key: str, *, expires_seconds: int) -> str:  # noqa: ARG002
+        """Return the file's own URL."""
+        return self._path(key).as_uri()
 
     def check(self) -> None:
         """Try to write."""

@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
-from app.storage.base import CHUNK_BYTES, Between, ObjectStore, StoredObject, attachment, checked_key, nothing
+from app.storage.base import CHUNK_BYTES, Between, ObjectStore, PutUrl, StoredObject, attachment, checked_key, nothing
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -215,6 +215,24 @@ class S3Store(ObjectStore):
                 },
                 ExpiresIn=expires_seconds,
             )
+
+    def presign_put(self, key: str, *, num_bytes: int, sha256: str, expires_seconds: int) -> PutUrl | None:
+        """Sign a PUT of so many bytes with this checksum, which the server verifies."""
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        parameters = {
+            "Bucket": self.bucket, "Key": self._key(key), "ContentLength": num_bytes,
+            "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": checksum,
+        }  # fmt: skip
+        with _typed():
+            url = self._client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=expires_seconds)
+        headers = {"x-amz-checksum-sha256": checksum, "x-amz-sdk-checksum-algorithm": "SHA256"}
+        return PutUrl(url, {**headers, "Content-Length": str(num_bytes)})
+
+    def locate(self, key: str, *, expires_seconds: int) -> str:
+        """Sign a GET."""
+        url = self.presign(key, filename=key, expires_seconds=expires_seconds)
+        assert url is not None
+        return url
 
     def check(self) -> None:
         """Ask for the bucket."""

@@ -16,11 +16,10 @@ from app.db.job import Job
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import Database, clock
 from app.errors import StorageError
-from app.services import credentials
 from app.settings import Settings
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec, JobRequest
-from app.specs.source import HuggingFaceSource, model_name
+from app.specs.source import model_name
 from app.storage.base import ObjectStore
 from workers.messages import (
     AnyMessage,
@@ -41,9 +40,14 @@ from workers.messages import (
 )  # fmt: skip
 from workers.runs import endings, publish
 from workers.runs.checkpoints import Uploader, job_prefix, restore
+<<<<<<< HEAD
 from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, from_exception, silent, source_changed
 from workers.runs.family import Family, spawn_members
+=======
+from workers.runs.failures import JobFailed, from_exception, silent
+from workers.runs.fetching import fetch_request
+>>>>>>> 438b6f8 ([main] Bring back uploads and the family contract test)
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
 from workers.runs.placement import Misplaced, check_place
 from workers.runs.process import Child, Commands, environment
@@ -164,27 +168,14 @@ class _Attempt:
                 return state
 
     def _fetch(self) -> tuple[Fetched, str, CompressionSpec]:
-        settings = self._services.settings
-        source = self._request.source
-        if self._job.resolved_revision and isinstance(source, HuggingFaceSource):
-            source = source.model_copy(update={"revision": self._job.resolved_revision})
-        request = FetchRequest(
-            job=self._request.model_copy(update={"source": source}), cache_dir=str(settings.cache),
-            cache_max_bytes=settings.cache_max_bytes, workspace=str(self._workspace),
-            roots=[str(root) for root in settings.roots], hf_endpoint=settings.hf_endpoint,
-            hf_token=self._hub_token(),
-        )  # fmt: skip
+        services = self._services
+        request = fetch_request(
+            services.database, services.store, services.settings, self._job, self._request, self._workspace
+        )
         fetched = self._supervise("fetch", request)
         if not isinstance(fetched, Fetched) or self._resolved is None:
             raise JobFailed(silent("the fetcher ended without a model"))
         return fetched, self._resolved.revision, CompressionSpec.model_validate_json(canonical(self._resolved.spec))
-
-    def _hub_token(self) -> str | None:
-        """The project's own token, else the installation's."""
-        services = self._services
-        own = credentials.opened(services.database, services.settings, self._job.project_id, "huggingface")
-        shared = services.settings.hf_token
-        return own.get("token") or (shared.get_secret_value() if shared else None)
 
     def _compute(self, fetched: Fetched, revision: str, spec: CompressionSpec) -> Done:
         settings = self._services.settings

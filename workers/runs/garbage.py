@@ -18,6 +18,7 @@ from app.db.session import Database, clock
 from app.services.idempotency import KEPT
 from app.specs.lifecycle import TERMINAL
 from app.storage.base import ObjectStore
+from workers.runs import stale
 
 GARBAGE_AGE: Final = timedelta(days=1)
 """Younger files may belong to an attempt that is about to commit them."""
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 def collect(database: Database, store: ObjectStore) -> int:
     """Delete what is old and named by nobody; return how many files of the store."""
+    stale.abort_uploads(database, store)
     with database.unit_of_work() as session:
         now = clock(session)
         session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
@@ -40,6 +42,7 @@ def collect(database: Database, store: ObjectStore) -> int:
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))
     old = [stored.key for stored in store.list("projects/") if now - stored.modified_at > GARBAGE_AGE]
     removed = store.delete_unfinished(now - GARBAGE_AGE) + _collect_phases(database, store, old)
+    removed += stale.collect_parts(database, store, old)
     for job_id, keys in groupby(filter(_KEY.fullmatch, old), key=_job_of):
         found = list(keys)
         named = _named(database, job_id, found, now)

@@ -6,11 +6,11 @@ import fcntl
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,6 +40,8 @@ class Access:
     roots: tuple[Path, ...] = ()
     hf_endpoint: str | None = None
     hf_token: str | None = None
+    uploads: Mapping[str, Any] = field(default_factory=dict)
+    """Id of an upload of the job's project -> its files and the URLs of their parts."""
     progress: Callable[[int, int], None] = field(default=lambda _current, _total: None)
     """Hears how many bytes of how many have come."""
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import actor as actors
 from app.db.job import HELD, QUEUED, Job
+from app.db.queries import uploads
 from app.db.result import Artifact
 from app.db.tenancy import ApiKey, AuditEvent, Credential, Project, UsageDay
 from app.ids import new_id
@@ -111,9 +112,10 @@ def count_held(session: Session, project_id: str) -> int:
 
 
 def stored_bytes(session: Session, project_id: str) -> int:
-    """Return what the objects of a project's results weigh, each once."""
+    """Return what the results of a project weigh, each object once, and its uploads."""
     objects = select(Artifact.key, Artifact.bytes).where(Artifact.project_id == project_id).distinct().subquery()
-    return int(session.scalar(select(func.coalesce(func.sum(objects.c.bytes), 0))) or 0)
+    results = int(session.scalar(select(func.coalesce(func.sum(objects.c.bytes), 0))) or 0)
+    return results + uploads.stored_bytes(session, project_id)
 
 
 def usage_since(session: Session, project_id: str, day: str) -> tuple[float, float, int]:

@@ -20,6 +20,7 @@ from tests.fixtures import rows as fixture_rows
 UNKNOWN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 SHARED = {"/v1/credentials/{kind}", "/v1/presets/{name}", "/v1/methods/{name}", "/v1/hooks/{source_id}"}
 """Names, not ids: there is nothing of another project to hide; and hooks, which bring credentials of their own."""
+TEXT_UPLOAD = {"kind": "dataset", "files": [{"name": "a.txt", "bytes": 1, "sha256": "0" * 64}]}
 
 
 def _routes() -> list[tuple[str, str]]:
@@ -43,6 +44,7 @@ def _own(client: TestClient, resources: Resources) -> dict[str, str]:
         "artifacts": artifact,
         "api-keys": new_key(client, DEFAULT_PROJECT)["id"],
         "projects": DEFAULT_PROJECT,
+        "uploads": client.post("/v1/uploads", json=TEXT_UPLOAD).json()["id"],
         "webhook-endpoints": client.post("/v1/webhook-endpoints", json={"url": "https://example.com"}).json()["id"],
     }
 

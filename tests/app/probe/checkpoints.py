@@ -42,9 +42,9 @@ def tensors_of(config: dict[str, Any], dtype: str = "BF16") -> Tensors:
     family = parse_config(config)
     shapes = dict(family.outer_shapes())
     for index in range(family.num_hidden_layers):
-        shapes |= {f"{family.blocks}.{index}.{name}": shape for name, shape in family.block_shapes().items()}
+        shapes |= {f"{family.blocks}.{index}.{name}": shape for name, shape in family.block_shapes(index).items()}
     if not family.tie_word_embeddings:
-        shapes["lm_head.weight"] = family.head_shape()
+        shapes |= family.head_shapes()
     return {name: (dtype, list(shape)) for name, shape in shapes.items()}
 
 

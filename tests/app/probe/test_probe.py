@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 from app.errors import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedArchitecture
 from app.probe import probe
+from app.probe.config import parse_config
+from app.probe.tensors import Expected
 from tests.app.probe.checkpoints import LLAMA, OPT, header_of, safetensors, tensors_of, write_model
 
 DEMO_MODEL = Path(__file__).resolve().parents[3] / "app/cli/demo_model"
@@ -41,6 +44,18 @@ def test_facts_of_the_reference_models(name: str, parameters: float, reference_d
     assert all(matrix.name.startswith(("model.layers.", "model.decoder.layers.")) for matrix in facts.matrices)
 
 
+NEOX: dict[str, Any] = {
+    "model_type": "gpt_neox", "vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 64,
+}  # fmt: skip
+GPT2 = {"model_type": "gpt2", "vocab_size": 48, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
+FALCON: dict[str, Any] = {
+    "model_type": "falcon", "vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+}  # fmt: skip
+QWEN3_MOE = LLAMA | {
+    "model_type": "qwen3_moe", "architectures": None, "head_dim": 4, "moe_intermediate_size": 12, "num_experts": 5,
+    "num_experts_per_tok": 2,
+}  # fmt: skip
 FAMILY_CASES: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
     "llama with biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
@@ -52,6 +67,23 @@ FAMILY_CASES: dict[str, dict[str, Any]] = {
     "opt with narrow embeddings": OPT | {"word_embed_proj_dim": 8},
     "opt without biases": OPT | {"enable_bias": False, "layer_norm_elementwise_affine": False},
     "opt with norms behind": OPT | {"do_layer_norm_before": False},
+    "gemma2": LLAMA | {"model_type": "gemma2", "architectures": None, "head_dim": 8, "tie_word_embeddings": True},
+    "phi3": LLAMA | {"model_type": "phi3", "architectures": None, "pad_token_id": 0},
+    "olmo2": LLAMA | {"model_type": "olmo2", "architectures": None},
+    "mixtral": LLAMA | {"model_type": "mixtral", "architectures": None, "num_local_experts": 3},
+    "qwen3 with experts": QWEN3_MOE,
+    "qwen3 with experts here and there": QWEN3_MOE
+    | {"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [1]},
+    "gpt2": GPT2,
+    "gpt2 with a narrow net": GPT2 | {"n_inner": 20},
+    "gpt_neox": NEOX,
+    "gpt_neox in sequence": NEOX | {"use_parallel_residual": False, "attention_bias": False},
+    "bloom": {"model_type": "bloom", "vocab_size": 48, "hidden_size": 16, "n_layer": 2, "n_head": 4},
+    "falcon 7b": FALCON,
+    "falcon 40b": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon 11b": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    "falcon rw": FALCON
+    | {"parallel_attn": False, "multi_query": False, "alibi": True, "bias": True, "ffn_hidden_size": 24},
 }
 
 STOCK_SHAPES = """
@@ -74,18 +106,24 @@ def test_expected_tensors_are_those_of_stock_transformers() -> None:
         [sys.executable, "-c", STOCK_SHAPES], input=json.dumps(FAMILY_CASES), capture_output=True, text=True, check=True
     )
     stock = json.loads(done.stdout)
-    ours = {
-        name: {key: shape for key, (_, shape) in tensors_of(config).items()} for name, config in FAMILY_CASES.items()
-    }
-    assert ours == stock
+    for name, config in FAMILY_CASES.items():
+        expected = Expected(parse_config(config))
+        in_memory = {key: list(shape) for key, shape in expected.own.items()}
+        for stack, (shape, parts) in expected.stacks.items():
+            assert sum(math.prod(in_memory.pop(part)) for part in parts) == math.prod(shape)
+            in_memory[stack] = list(shape)
+        assert in_memory == stock[name], name
 
 
 @pytest.mark.parametrize("config", FAMILY_CASES.values(), ids=FAMILY_CASES.keys())
 def test_every_family_is_probed(config: dict[str, Any], tmp_path: Path) -> None:
     facts = probe(write_model(tmp_path, config))
     assert facts.has_biases == any(name.endswith(".bias") for name in tensors_of(config))
-    assert {matrix.block for matrix in facts.matrices} == {0, 1}
-    assert len(facts.matrices) == (12 if config["model_type"] == "opt" else 14)
+    assert {matrix.block for matrix in facts.matrices} == set(range(facts.num_blocks))
+    stored = tensors_of(config)
+    for matrix in facts.matrices:
+        shape = [matrix.num_inputs, matrix.num_outputs] if config["model_type"] == "gpt2" else None
+        assert stored[f"{matrix.name}.weight"][1] == (shape or [matrix.num_outputs, matrix.num_inputs])
 
 
 def changed(**changes: tuple[str, list[int]] | None) -> dict[str, tuple[str, list[int]]]:

@@ -1,0 +1,170 @@
+"""Uploads: open, send parts (to the store itself, or through here), complete, look, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path as FilePath
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import Query as FromQuery
+from starlette.concurrency import run_in_threadpool
+
+from app.api.deps import IdempotencyKeyHeader, PagerDep, ProjectDep, ResourcesDep, SentDep
+from app.api.paging import Page, PageQuery
+from app.api.views import View
+from app.db.queries import uploads as queries
+from app.db.upload import Upload
+from app.errors import BodyTooLarge, InvalidRequest, Problem
+from app.services import uploads
+from app.services.idempotency import Key
+from app.services.resources import Resources
+from app.specs.upload import PartRequest, UploadRequest
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+
+UploadId = Annotated[str, Path(description="`upl_` and a ULID.")]
+
+
+class FileView(View):
+    """One file of an upload."""
+
+    name: str
+    bytes: int
+    sha256: str
+    parts: int
+    received: list[int]
+    """Numbers of the parts that are there; send the others."""
+
+
+class UploadView(View):
+    """A model or a data set on its way."""
+
+    id: str
+    kind: Literal["model", "dataset"]
+    name: str
+    state: Literal["open", "complete"]
+    bytes: int
+    part_bytes: int
+    """Of every part but a file's last."""
+    files: list[FileView]
+    created_at: datetime
+    completed_at: datetime | None
+
+
+class UploadItemView(View):
+    """An upload in a list."""
+
+    id: str
+    kind: Literal["model", "dataset"]
+    name: str
+    state: Literal["open", "complete"]
+    bytes: int
+    created_at: datetime
+    completed_at: datetime | None
+
+
+class PartView(View):
+    """How to send one part."""
+
+    method: Literal["PUT"]
+    url: str
+    """Of the object store, or of this service; relative in that case, and it takes the API key."""
+    headers: dict[str, str]
+    """To be sent with it."""
+    bytes: int
+    expires_at: datetime
+
+
+def _view(resources: Resources, row: Upload) -> UploadView:
+    files = [FileView.model_validate(file) for file in uploads.progress(resources.store, row)]
+    fields = {name: getattr(row, name) for name in UploadView.model_fields if name != "files"}
+    return UploadView(**fields, files=files)
+
+
+@router.post("", status_code=201)
+def create_upload(
+    body: UploadRequest, sent: SentDep, response: Response, resources: ResourcesDep, project: ProjectDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> UploadView:  # fmt: skip
+    """Open an upload by the names, sizes and hashes of its files; it is aborted when nothing comes for a day."""
+    key = Key.of(project, "POST", "/v1/uploads", key=idempotency_key, body=sent) if idempotency_key else None
+    row, replayed = uploads.create(resources, project, body, key)
+    if replayed:
+        response.status_code = 200
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers["Location"] = f"/v1/uploads/{row.id}"
+    return _view(resources, row)
+
+
+@router.get("")
+def list_uploads(
+    query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
+) -> Page[UploadItemView]:
+    """List uploads, newest first."""
+    with resources.database.reading() as session:
+        rows = queries.page(session, project, before=pager.position(query), limit=query.limit + 1)
+    return pager.page(query, rows, UploadItemView.model_validate, lambda row: row.id)
+
+
+@router.get("/{upload_id}")
+def get_upload(upload_id: UploadId, resources: ResourcesDep, project: ProjectDep) -> UploadView:
+    """Show an upload and which parts of it are there."""
+    return _view(resources, uploads.get(resources.database, project, upload_id))
+
+
+@router.post("/{upload_id}/parts")
+def create_part(upload_id: UploadId, body: PartRequest, resources: ResourcesDep, project: ProjectDep) -> PartView:
+    """Ask how to send one part; a part that was sent before may be sent again."""
+    _, size, direct = uploads.part(resources, project, upload_id, body)
+    url = f"/v1/uploads/{upload_id}/files/{quote(body.file)}/parts/{body.number}"
+    headers = {"Content-Type": "application/octet-stream", "X-Content-SHA256": body.sha256}
+    expires = datetime.now(UTC) + timedelta(seconds=uploads.URL_SECONDS)
+    if direct is not None:
+        url, headers = direct.url, direct.headers
+    return PartView(method="PUT", url=url, headers=headers, bytes=size, expires_at=expires)
+
+
+@router.put(
+    "/{upload_id}/files/{file}/parts/{number}",
+    status_code=204,
+    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
+)
+async def put_part(
+    upload_id: UploadId, file: str, number: int, request: Request, resources: ResourcesDep, project: ProjectDep,
+    sha256: Annotated[str, Header(alias="X-Content-SHA256", pattern=r"^[0-9a-f]{64}$")],
+) -> None:  # fmt: skip
+    """Take the bytes of one part, where the store takes none from clients."""
+    row = await run_in_threadpool(uploads.get_open, resources.database, project, upload_id)
+    key, size = uploads.place(row, file, number)
+    with tempfile.TemporaryDirectory(prefix="espalier-part-") as folder:
+        path = FilePath(folder) / "part"
+        digest, received = hashlib.sha256(), 0
+        with path.open("wb") as target:
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > size:
+                    raise BodyTooLarge(f"The part has {size} bytes.")
+                digest.update(chunk)
+                target.write(chunk)
+        if received != size or digest.hexdigest() != sha256:
+            raise InvalidRequest(
+                f"The part has {size} bytes of the given hash; {received} came.",
+                items=[Problem("", "wrong-bytes", "send the part again")],
+            )
+        await run_in_threadpool(resources.store.put_file, key, path, sha256)
+
+
+@router.post("/{upload_id}/complete")
+def complete_upload(upload_id: UploadId, resources: ResourcesDep, project: ProjectDep) -> UploadView:
+    """Close an upload; what a model is, and whether it is safe and supported, is told here."""
+    return _view(resources, uploads.complete(resources, project, upload_id))
+
+
+@router.delete("/{upload_id}", status_code=204)
+def delete_upload(upload_id: UploadId, resources: ResourcesDep, project: ProjectDep) -> None:
+    """Remove an upload and its parts."""
+    uploads.delete(resources, project, upload_id)

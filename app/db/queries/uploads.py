@@ -1,0 +1,41 @@
+"""Statements about uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db.upload import Upload
+
+
+def get(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> Upload | None:
+    """Return an upload of a project."""
+    query = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
+    return session.scalar(query.with_for_update() if lock else query)
+
+
+def page(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[Upload]:
+    """Return the uploads of a project, newest first."""
+    query = select(Upload).where(Upload.project_id == project_id)
+    if before is not None:
+        query = query.where(Upload.id < before)
+    return session.scalars(query.order_by(Upload.id.desc()).limit(limit)).all()
+
+
+def stale(session: Session, before: datetime) -> Sequence[Upload]:
+    """Return open uploads that nobody has gone on with."""
+    return session.scalars(select(Upload).where(Upload.state == "open", Upload.touched_at < before).limit(100)).all()
+
+
+def existing(session: Session, ids: Sequence[str]) -> set[str]:
+    """Return which of these uploads are there."""
+    return set(session.scalars(select(Upload.id).where(Upload.id.in_(ids))))
+
+
+def stored_bytes(session: Session, project_id: str) -> int:
+    """Return what the uploads of a project weigh, or will."""
+    query = select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.project_id == project_id)
+    return int(session.scalar(query) or 0)

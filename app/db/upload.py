@@ -1,0 +1,48 @@
+"""Uploads: what a client brings, part by part."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base, JsonColumn, OfProject
+
+
+class Upload(OfProject, Base):
+    """A model or a data set that a client sends."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index("ix_uploads_project", "project_id", "id"), Index("ix_uploads_stale", "state", "touched_at"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    name: Mapped[str]
+    state: Mapped[str]
+    """open or complete; what stands still is removed."""
+    files: Mapped[list[Any]]
+    """name, bytes, sha256 of each."""
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    part_bytes: Mapped[int] = mapped_column(BigInteger)
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    """What the probe found, of a complete model."""
+    created_at: Mapped[datetime]
+    touched_at: Mapped[datetime]
+    """When the last part was asked for: an upload that stands still is aborted."""
+    completed_at: Mapped[datetime | None]
+
+    @property
+    def prefix(self) -> str:
+        """Where its parts lie in the store."""
+        return f"projects/{self.project_id}/uploads/{self.id}/"
+
+    def part_sizes(self, num_bytes: int) -> list[int]:
+        """The sizes of the parts of a file."""
+        whole, rest = divmod(num_bytes, self.part_bytes)
+        return [self.part_bytes] * whole + ([rest] if rest else [])
+
+    def part_key(self, file: str, number: int) -> str:
+        """Where a part lies in the store."""
+        return f"{self.prefix}{file}/{number:05d}"

@@ -1,0 +1,99 @@
+"""Hold the tensors of the files against those that a configuration asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from app.errors import UnsafeSource, UnsupportedArchitecture
+from app.probe.families import Family, Shapes
+from app.probe.headers import WEIGHT_BYTES, Tensor
+
+BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
+"""Constants that old checkpoints carry and nobody reads: angles of positions, triangles of attention."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The parameters of a configuration by name, and what may stand for them in the files."""
+
+    family: Family
+
+    @cached_property
+    def own(self) -> Shapes:
+        """Every parameter but a tied head."""
+        shapes = self.family.outer_shapes() | self._in_blocks(self.family.block_shapes)
+        return shapes if self.family.tie_word_embeddings else shapes | self.family.head_shapes()
+
+    @cached_property
+    def stacks(self) -> dict[str, tuple[tuple[int, ...], list[str]]]:
+        """Tensors that may stand for the maps of all experts of a block."""
+        return {
+            f"{prefix}{name}": (shape, [f"{prefix}{part}" for part in parts])
+            for index, prefix in self.blocks()
+            for name, (shape, parts) in self.family.stacks(index).items()
+        }
+
+    @cached_property
+    def allowed(self) -> Shapes:
+        """What a file may hold."""
+        stacked = {name: shape for name, (shape, _) in self.stacks.items()}
+        return self.own | self.family.head_shapes() | stacked
+
+    def blocks(self) -> Iterator[tuple[int, str]]:
+        """The index and the name prefix of every block."""
+        for index in range(self.family.num_hidden_layers):
+            yield index, f"{self.family.blocks}.{index}."
+
+    def _in_blocks(self, shapes_of: Callable[[int], Shapes]) -> Shapes:
+        return {f"{prefix}{name}": shape for index, prefix in self.blocks() for name, shape in shapes_of(index).items()}
+
+
+def match(tensors: dict[str, Tensor], expected: Expected) -> None:
+    """Refuse a model whose tensors are not exactly those that its configuration tells."""
+    found: dict[str, Tensor] = {}
+    for tensor in tensors.values():
+        parameter = expected.family.parameter(tensor.name)
+        if parameter in found:
+            raise UnsafeSource(f"Tensors {found[parameter].name} and {tensor.name} are the same.", module=tensor.name)
+        found[parameter] = tensor
+    _count_blocks(found, expected.family)
+    for name, (_, parts) in expected.stacks.items():
+        if name in found and any(part in found for part in parts):
+            raise UnsafeSource(f"Tensor {found[name].name} is there twice: whole and in parts.", module=name)
+    whole = {part for name, (_, parts) in expected.stacks.items() if name in found for part in parts}
+    for name in expected.own:
+        if name not in found and name not in whole:
+            kind = expected.family.model_type
+            raise UnsafeSource(f"Tensor {name} is missing: a {kind} model of this configuration has one.", module=name)
+    for name, tensor in found.items():
+        _fits(tensor, expected.allowed.get(name), expected.family.model_type)
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...] | None, kind: str) -> None:
+    if tensor.dtype not in WEIGHT_BYTES:
+        if shape is not None:
+            raise UnsafeSource(
+                f"Tensor {tensor.name} is {tensor.dtype}; weights are {', '.join(WEIGHT_BYTES)}.", module=tensor.name
+            )
+    elif shape is None:
+        if not BUFFERS.search(tensor.name):
+            raise UnsafeSource(
+                f"Tensor {tensor.name} does not belong to a {kind} model of this config.json.", module=tensor.name
+            )
+    elif tensor.shape != shape:
+        raise UnsafeSource(
+            f"Tensor {tensor.name} has shape {list(tensor.shape)} where config.json tells {list(shape)}.",
+            module=tensor.name,
+        )
+
+
+def _count_blocks(found: Iterable[str], family: Family) -> None:
+    block = re.compile(re.escape(family.blocks) + r"\.(\d{1,6})\.")
+    blocks = {int(match[1]) for match in map(block.match, found) if match}
+    if not blocks:
+        raise UnsupportedArchitecture(f"The weights have no {family.blocks}: not a {family.architecture} checkpoint.")
+    if blocks != set(range(family.num_hidden_layers)):
+        raise UnsafeSource(f"The weights have {len(blocks)} blocks where config.json tells {family.num_hidden_layers}.")

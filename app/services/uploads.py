@@ -1,0 +1,207 @@
+"""Uploads: opened with the names and hashes of what will come, sent part by part, looked at when they are complete.
+
+Parts are objects of their own, so that any store can take them and nothing is copied: whoever reads the upload joins
+them and checks the whole against its hash.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.db.queries import tenancy, uploads
+from app.db.session import Database, clock
+from app.db.upload import Upload
+from app.errors import InvalidRequest, NotFound, Problem, SourceRefused, UploadClosed, UploadIncomplete
+from app.ids import new_id
+from app.probe import probe
+from app.services import idempotency, projects
+from app.services.idempotency import Key
+from app.services.resources import Resources
+from app.specs.upload import PartRequest, UploadRequest
+from app.storage.base import ObjectStore, PutUrl
+
+PART_BYTES = 16 * 2**20
+MAX_PARTS = 9_000
+URL_SECONDS = 3600
+MAX_HEADER_BYTES = 16 * 2**20 + 8
+"""Of a safetensors file; all that the probe reads of weights."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Which parts of a file are there."""
+
+    name: str
+    bytes: int
+    sha256: str
+    parts: int
+    received: list[int]
+
+
+def create(resources: Resources, project_id: str, request: UploadRequest, key: Key | None) -> tuple[Upload, bool]:
+    """Open an upload and return it, and whether an earlier equal call made it; raises QuotaExceeded."""
+    total = sum(file.bytes for file in request.files)
+    largest = max(file.bytes for file in request.files)
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        row = Upload(
+            id=new_id("upl"), project_id=project_id, kind=request.kind, name=request.name, state="open",
+            files=[file.model_dump() for file in request.files], bytes=total,
+            part_bytes=max(PART_BYTES, -(-largest // MAX_PARTS)), facts=None, created_at=now, touched_at=now,
+            completed_at=None,
+        )  # fmt: skip
+        if key and (found := idempotency.claim(session, key, resource_id=row.id, now=now)):
+            return _found(session, project_id, found), True
+        project = tenancy.project(session, project_id, lock=True)
+        if project is not None:
+            projects.admit_bytes(session, project, total)
+        session.add(row)
+        tenancy.audit(session, "upload.create", row.id, now=now)
+    return row, False
+
+
+def get(database: Database, project_id: str, upload_id: str) -> Upload:
+    """Return an upload; raises NotFound."""
+    with database.reading() as session:
+        return _found(session, project_id, upload_id)
+
+
+def get_open(database: Database, project_id: str, upload_id: str) -> Upload:
+    """Return an upload that takes parts; raises NotFound, UploadClosed."""
+    row = get(database, project_id, upload_id)
+    if row.state != "open":
+        raise UploadClosed
+    return row
+
+
+def progress(store: ObjectStore, row: Upload) -> list[Progress]:
+    """Return which parts of each file are there, whole."""
+    sizes = {stored.key.removeprefix(row.prefix): stored.bytes for stored in store.list(row.prefix)}
+    found = []
+    for file in row.files:
+        wanted = row.part_sizes(file["bytes"])
+        here = [n for n, size in enumerate(wanted, 1) if sizes.get(f"{file['name']}/{n:05d}") == size]
+        found.append(Progress(file["name"], file["bytes"], file["sha256"], len(wanted), here))
+    return found
+
+
+def part(resources: Resources, project_id: str, upload_id: str, request: PartRequest) -> tuple[str, int, PutUrl | None]:
+    """Return the key and size of a part, and where the store itself takes it; raises what must be refused."""
+    with resources.database.unit_of_work() as session:
+        row = _open(session, project_id, upload_id)
+        key, size = place(row, request.file, request.number)
+        row.touched_at = clock(session)
+    return (
+        key,
+        size,
+        resources.store.presign_put(key, num_bytes=size, sha256=request.sha256, expires_seconds=URL_SECONDS),
+    )
+
+
+def place(row: Upload, name: str, number: int) -> tuple[str, int]:
+    """Return the key and the size of a part; raises InvalidRequest when the upload has no such part."""
+    file = next((file for file in row.files if file["name"] == name), None)
+    if file is None:
+        raise InvalidRequest(items=[Problem("/file", "no-such-file", "the upload was not opened with this file")])
+    sizes = row.part_sizes(file["bytes"])
+    if not 1 <= number <= len(sizes):
+        raise InvalidRequest(items=[Problem("/number", "no-such-part", f"the file has {len(sizes)} parts")])
+    return row.part_key(name, number), sizes[number - 1]
+
+
+def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
+    """Close an upload whose parts are all there; a model is looked at first. Twice is as good as once.
+
+    Raises UploadIncomplete, or the refusal of the probe: then the upload stays open.
+    """
+    row = get(resources.database, project_id, upload_id)
+    if row.state == "complete":
+        return row
+    missing = [
+        Problem(f"/files/{index}", "parts-missing", f"{file.name}: {file.parts - len(file.received)} parts are missing")
+        for index, file in enumerate(progress(resources.store, row))
+        if len(file.received) < file.parts
+    ]
+    if missing:
+        raise UploadIncomplete(items=missing)
+    facts = _look(resources.store, row) if row.kind == "model" else None
+    with resources.database.unit_of_work() as session:
+        row = _found(session, project_id, upload_id, lock=True)
+        row.state, row.facts, row.completed_at = "complete", facts, clock(session)
+        tenancy.audit(session, "upload.complete", row.id, now=row.completed_at)
+    return row
+
+
+def delete(resources: Resources, project_id: str, upload_id: str) -> None:
+    """Remove an upload and its parts; jobs that have not fetched it yet will not find it."""
+    with resources.database.unit_of_work() as session:
+        row = _found(session, project_id, upload_id, lock=True)
+        session.delete(row)
+        tenancy.audit(session, "upload.delete", row.id, now=clock(session))
+    resources.store.delete_prefix(row.prefix)
+
+
+def finished(database: Database, project_id: str, upload_id: str, kind: str) -> Upload | None:
+    """Return a complete upload of a kind, or None."""
+    with database.reading() as session:
+        row = uploads.get(session, project_id, upload_id)
+    return row if row is not None and row.state == "complete" and row.kind == kind else None
+
+
+def located(store: ObjectStore, row: Upload, *, expires_seconds: int) -> dict[str, Any]:
+    """Describe an upload to the fetcher: its files, and URLs of their parts, which need no credentials."""
+    files = [
+        file
+        | {
+            "parts": [
+                store.locate(row.part_key(file["name"], number), expires_seconds=expires_seconds)
+                for number in range(1, len(row.part_sizes(file["bytes"])) + 1)
+            ]
+        }
+        for file in row.files
+    ]
+    return {"files": files}
+
+
+def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
+    """Probe a model without its weights: sparse files with their headers are all that it reads."""
+    with tempfile.TemporaryDirectory(prefix="espalier-upload-") as folder:
+        for file in row.files:
+            weights = file["name"].endswith(".safetensors")
+            with (Path(folder) / file["name"]).open("wb") as target:
+                for chunk in _head(store, row, file, MAX_HEADER_BYTES if weights else file["bytes"]):
+                    target.write(chunk)
+                target.truncate(file["bytes"])
+        try:
+            return probe(Path(folder)).model_dump(mode="json")
+        except SourceRefused as error:
+            error.items = error.items or (Problem("", error.code, error.detail),)
+            raise
+
+
+def _head(store: ObjectStore, row: Upload, file: dict[str, Any], num_bytes: int) -> Iterator[bytes]:
+    for number, size in enumerate(row.part_sizes(file["bytes"]), 1):
+        if num_bytes <= 0:
+            return
+        yield from store.open(row.part_key(file["name"], number), 0, min(size, num_bytes))
+        num_bytes -= size
+
+
+def _open(session: Session, project_id: str, upload_id: str) -> Upload:
+    row = _found(session, project_id, upload_id, lock=True)
+    if row.state != "open":
+        raise UploadClosed
+    return row
+
+
+def _found(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> Upload:
+    row = uploads.get(session, project_id, upload_id, lock=lock)
+    if row is None:
+        raise NotFound
+    return row

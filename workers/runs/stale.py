@@ -1,0 +1,45 @@
+"""Uploads that nobody goes on with, and parts that no upload names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from itertools import groupby
+from typing import Final
+
+import structlog
+
+from app.db.queries import uploads
+from app.db.session import Database, clock
+from app.storage.base import ObjectStore
+
+STALE_AGE: Final = timedelta(days=1)
+"""After its last part an open upload is kept so long."""
+
+log = structlog.get_logger(__name__)
+
+
+def abort_uploads(database: Database, store: ObjectStore) -> int:
+    """Remove open uploads that stand still, and their parts; return how many."""
+    with database.unit_of_work() as session:
+        rows = uploads.stale(session, clock(session) - STALE_AGE)
+        for row in rows:
+            session.delete(row)
+    # The rows go first: parts that are left behind are collected as nobody's.
+    for row in rows:
+        store.delete_prefix(row.prefix)
+        log.info("upload aborted", upload_id=row.id, project_id=row.project_id)
+    return len(rows)
+
+
+def collect_parts(database: Database, store: ObjectStore, old: Iterable[str]) -> int:
+    """Delete old parts of uploads that are not there; return how many."""
+    removed = 0
+    parts = [key for key in old if key.split("/")[2:3] == ["uploads"]]
+    for upload_id, keys in groupby(parts, key=lambda key: key.split("/")[3]):
+        with database.reading() as session:
+            there = uploads.existing(session, [upload_id])
+        for key in keys if not there else ():
+            store.delete(key)
+            removed += 1
+    return removed

@@ -1,0 +1,27 @@
+"""A text or JSONL file that a client sent."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from app.errors import DatasetRefused, SourceNotFound
+from workers.sources.base import Access, Text, TextSource, Use
+from workers.sources.documents import keep, read
+from workers.sources.uploads import find, join
+
+
+class UploadText(TextSource):
+    """A complete upload of the job's project."""
+
+    kind: Literal["upload"] = "upload"
+    upload_id: str
+    column: str = "text"
+
+    def fetch(self, access: Access, use: Use) -> Text:  # noqa: ARG002 (the upload is the split)
+        """Join the parts and keep the text."""
+        try:
+            upload = find(self.upload_id, access)
+        except SourceNotFound as error:
+            raise DatasetRefused(error.message, hint=error.hint) from error
+        folder = join(upload, access)
+        return keep(read([folder / file.name for file in upload.files], self.column), access.cache_dir)
