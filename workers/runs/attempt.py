@@ -40,14 +40,10 @@ from workers.messages import (
 )  # fmt: skip
 from workers.runs import endings, publish
 from workers.runs.checkpoints import Uploader, job_prefix, restore
-<<<<<<< HEAD
 from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, from_exception, silent, source_changed
 from workers.runs.family import Family, spawn_members
-=======
-from workers.runs.failures import JobFailed, from_exception, silent
 from workers.runs.fetching import fetch_request
->>>>>>> 438b6f8 ([main] Bring back uploads and the family contract test)
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
 from workers.runs.placement import Misplaced, check_place
 from workers.runs.process import Child, Commands, environment
