@@ -26,6 +26,7 @@ from app.api import (
 )
 from app.api.access import AccessGuard
 from app.api.guard import BodyGuard, RequestContext
+from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.logs import setup_logs
 from app.queue import Doorbell, make_celery
@@ -50,10 +51,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database, doorbell = Database(settings.database), Doorbell(make_celery(settings))
-        app.state.resources = Resources(settings, database, open_store(settings), doorbell)
+        commits = GroupCommit(database)
+        app.state.resources = Resources(settings, database, open_store(settings), doorbell, commits)
         app.state.feed = Feed(database)
         with ending_streams(app.state.feed):
             yield
+        commits.close()
         doorbell.close()
         database.dispose()
 

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import secrets
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from app.settings import Settings
 
 RUN_JOBS = "jobs.run"
 """The one task: claim from the database until nothing is left."""
+
+BURST, BELLS_PER_SECOND = 32.0, 50.0
+"""So many bells at once, and so many a second after that: more would wake nobody who is not awake."""
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +115,13 @@ class Doorbell:
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
+        left, refilled = BURST, time.monotonic()
         while (worker_class := self._waiting.get()) is not None:
+            now = time.monotonic()
+            left, refilled = min(left + (now - refilled) * BELLS_PER_SECOND, BURST), now
+            if left < 1:  # whoever hears one works until nothing is left
+                continue
+            left -= 1
             try:
                 self._celery.send_task(RUN_JOBS, queue=queue_name(worker_class), retry=False, ignore_result=True)
             except Exception as error:  # noqa: BLE001 - whatever a broker library raises, workers look by themselves

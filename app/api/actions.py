@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.api.deps import IdempotencyKeyHeader, JobId, ProjectDep, ResourcesDep
+from app.api.submitted import answer
 from app.api.views import JobView, job_view
 from app.services import control, jobs, reads
 from app.services.idempotency import Key
@@ -59,12 +60,13 @@ def retry_job(
 @router.post(
     "/clone",
     status_code=202,
+    response_model=JobView,
     responses={200: {"model": JobView, "description": "An equal call was here before: its job as it is now."}},
 )
 def clone_job(
-    job_id: JobId, request: Request, response: Response, resources: ResourcesDep, project: ProjectDep,
+    job_id: JobId, request: Request, resources: ResourcesDep, project: ProjectDep,
     body: Overrides | None = None, idempotency_key: IdempotencyKeyHeader = None,
-) -> JobView:  # fmt: skip
+) -> Response:  # fmt: skip
     """Queue a new job from the same body, with changes."""
     merged = merge_patch(reads.job(resources.database, project, job_id).job.request, body or {})
     request.state.json = merged  # pointers of refusals lead into it
@@ -75,12 +77,8 @@ def clone_job(
         raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in found]) from None
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=body or {}) if idempotency_key else None
-    submitted = jobs.submit(resources, project, wish, merged, key, cloned_from=job_id)
-    if submitted.replayed:
-        response.status_code = 200
-        response.headers["Idempotency-Replayed"] = "true"
-    response.headers["Location"] = f"/v1/jobs/{submitted.job_id}"
-    return job_view(reads.job(resources.database, project, submitted.job_id))
+    submitted = jobs.submit(resources, project, wish, merged, key, cloned_from=job_id).result()
+    return answer(resources, project, submitted)
 
 
 def merge_patch(document: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON

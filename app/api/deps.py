@@ -12,7 +12,7 @@ from app.services.feed import Feed
 from app.services.resources import Resources
 
 
-def _resources(request: Request) -> Resources:
+async def _resources(request: Request) -> Resources:
     found: Resources = request.app.state.resources
     return found
 
@@ -20,7 +20,7 @@ def _resources(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(_resources)]
 
 
-def _actor(request: Request) -> Actor:
+async def _actor(request: Request) -> Actor:
     found: Actor = request.state.actor
     return found
 
@@ -29,7 +29,7 @@ ActorDep = Annotated[Actor, Depends(_actor)]
 """Who calls, as app.api.access found out."""
 
 
-def _project(request: Request) -> str:
+async def _project(request: Request) -> str:
     found: str = request.state.actor.project_id
     return found
 
@@ -37,7 +37,7 @@ def _project(request: Request) -> str:
 ProjectDep = Annotated[str, Depends(_project)]
 
 
-def _feed(request: Request) -> Feed:
+async def _feed(request: Request) -> Feed:
     found: Feed = request.app.state.feed
     return found
 
@@ -45,7 +45,7 @@ def _feed(request: Request) -> Feed:
 FeedDep = Annotated[Feed, Depends(_feed)]
 
 
-def _sent(request: Request) -> Any:  # noqa: ANN401 - JSON
+async def _sent(request: Request) -> Any:  # noqa: ANN401 - JSON
     return request.state.json
 
 
@@ -53,7 +53,7 @@ SentDep = Annotated[Any, Depends(_sent)]
 """The body as it came, no defaults filled in."""
 
 
-def _pager(request: Request, response: Response, resources: ResourcesDep) -> Pager:
+async def _pager(request: Request, response: Response, resources: ResourcesDep) -> Pager:
     return Pager(request, response, resources.settings)
 
 

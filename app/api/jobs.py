@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import UTC, datetime
 from typing import Annotated
@@ -11,15 +12,18 @@ from fastapi import Query as FromQuery
 from fastapi.openapi.models import Example
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
+from starlette.concurrency import run_in_threadpool
 
 from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, ProjectDep, ResourcesDep, SentDep
 from app.api.paging import Page, PageQuery
+from app.api.submitted import created
 from app.api.views import JobView, job_view
 from app.db.queries.jobs import Filters
 from app.services import jobs, reads
 from app.services.idempotency import Key
 from app.specs.job import JobRequest
 from app.specs.lifecycle import JobState
+from app.specs.source import HuggingFaceSource
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -97,6 +101,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "",
     status_code=202,
+    response_model=JobView,
     responses={
         200: {"model": JobView, "headers": _LOCATION | _REPLAYED,
               "description": "An equal call was here before: its job as it is now."},
@@ -105,22 +110,18 @@ EXAMPLES: dict[str, Example] = {
         202: {"headers": _LOCATION, "description": "The job is queued."},
     },
 )  # fmt: skip
-def create_job(
+async def create_job(
     body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], sent: SentDep,
-    request: Request, response: Response, resources: ResourcesDep,
-    project: ProjectDep, idempotency_key: IdempotencyKeyHeader = None,
-) -> JobView:  # fmt: skip
+    request: Request, resources: ResourcesDep, project: ProjectDep, idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:  # fmt: skip
     """Queue a job."""
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
-    submitted = jobs.submit(resources, project, body, sent, key)
-    if submitted.replayed:
-        response.status_code = 200
-        response.headers["Idempotency-Replayed"] = "true"
-    elif submitted.reused:
-        response.status_code = 201
-    response.headers["Location"] = f"/v1/jobs/{submitted.job_id}"
-    return job_view(reads.job(resources.database, project, submitted.job_id))
+    if isinstance(body.source, HuggingFaceSource):  # nothing of it is on a disk that could be slow
+        written = jobs.submit(resources, project, body, sent, key)
+    else:
+        written = await run_in_threadpool(jobs.submit, resources, project, body, sent, key)
+    return await created(resources, project, await asyncio.wrap_future(written))
 
 
 @router.get("")

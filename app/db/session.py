@@ -6,9 +6,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.orm import Session, sessionmaker
+
+from app.db.base import Base
 
 _SQLITE_CLOCK = text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")
 
@@ -47,6 +50,30 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+_DEFERRED = "deferred rows"
+
+
+@contextmanager
+def deferring(session: Session) -> Iterator[None]:
+    """Collect the rows that `add_rows` is given, and insert them together at the end, after what the session holds."""
+    rows: dict[type[Base], list[dict[str, Any]]] = {}
+    session.info[_DEFERRED] = rows
+    yield
+    session.flush()
+    for table, of_table in rows.items():
+        session.execute(insert(table), of_table)
+
+
+def add_rows(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
+    """Insert rows that nothing in this transaction reads again: now, or with those of others."""
+    deferred = session.info.get(_DEFERRED)
+    if deferred is not None:
+        deferred.setdefault(table, []).extend(rows)
+    elif rows:
+        session.flush()
+        session.execute(insert(table), rows)
 
 
 def clock(session: Session) -> datetime:

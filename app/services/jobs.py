@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app import actor as actors
 from app.db.job import PRIORITIES, Job
-from app.db.queries import events, tenancy
+from app.db.queries import events, places, tenancy
 from app.db.session import clock
+from app.errors import AppError
 from app.ids import new_id
-from app.services import adoption, equal_work, idempotency, outbox, projects, uploads
+from app.services import adoption, equal_work, idempotency, outbox, projects
 from app.services.admission import Admitted, admit
+from app.services.reads import JobReading
 from app.services.resources import Resources
 from app.specs.job import ENGINE_VERSION, JobRequest
 from app.specs.source import model_name
@@ -25,40 +30,72 @@ class Submitted:
     job_id: str
     replayed: bool = False
     reused: bool = False
+    reading: JobReading | None = None
+    """Of a job that was just queued: nothing has to be read again."""
 
 
 def submit(
     resources: Resources, project_id: str, request: JobRequest, sent: dict[str, Any], key: idempotency.Key | None,
     *, cloned_from: str | None = None,
-) -> Submitted:  # fmt: skip
-    """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction."""
-    if key and (found := _earlier(resources, key)):
-        return Submitted(found, replayed=True)
-    admitted = admit(
-        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
-    )
-    with resources.database.unit_of_work() as session:
-        now = clock(session)
+) -> Future[Submitted]:  # fmt: skip
+    """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction.
+
+    What must be refused before a row is read is raised at once; the rest comes with the future.
+    """
+    try:
+        admitted = admit(request, resources.settings)
+    except AppError:
+        if key and (found := _earlier(resources, key)):  # what was good then has its answer
+            return _done(Submitted(found, replayed=True))
+        raise
+
+    def write(session: Session, now: datetime) -> Submitted:
         job = _new_job(project_id, request, sent, admitted, now)
-        known = equal_work.recognise(session, project_id, request, admitted.spec)
-        done = equal_work.place(session, job, known, request.reuse) if known else None
+        return _write(session, job, request, admitted, key, cloned_from, now)
+
+    written = resources.commits.put(write)
+    written.add_done_callback(lambda done: _ring(resources, done))
+    return written
+
+
+def _write(
+    session: Session, job: Job, request: JobRequest, admitted: Admitted, key: idempotency.Key | None,
+    cloned_from: str | None, now: datetime,
+) -> Submitted:  # fmt: skip
+    """Write a new job and all that comes with it; every refusal comes before the first row."""
+    with session.no_autoflush:  # keys refer to nothing that waits in the session
+        if key and (found := idempotency.earlier(session, key, now=now)):
+            return Submitted(found, replayed=True)
+    known = equal_work.recognise(session, job.project_id, request, admitted.spec)
+    done = equal_work.place(session, job, known, request.reuse) if known else None
+    projects.admit_job(session, actors.current(), job.project_id)
+    with session.no_autoflush:
         if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):
             return Submitted(found, replayed=True)
-        projects.admit_job(session, actors.current(), project_id)
-        session.add(job)
+    session.add(job)
+    created = {"name": job.name, "model": job.model, "method": job.method}
+    created |= {"cloned_from": cloned_from} if cloned_from else {}
+    tenancy.audit(session, "job.create", job.id, now=now)
+    if done is not None:
         session.flush()
-        created = {"name": job.name, "model": job.model, "method": job.method}
-        created |= {"cloned_from": cloned_from} if cloned_from else {}
-        tenancy.audit(session, "job.create", job.id, now=now)
-        if done is not None:
-            events.append(session, job, [("job.created", created)], now=now)
-            adoption.born(session, job, done, now=now)
-            return Submitted(job.id, reused=True)
-        queued = {"reason": "submitted", **({"waits_for": job.waits_for} if job.waits_for else {})}
-        events.append(session, job, [("job.created", created), ("job.queued", queued)], now=now)
-        outbox.add_bell(session, job, now=now)
-    resources.doorbell.ring(job.worker_class)
-    return Submitted(job.id)
+        events.append(session, job, [("job.created", created)], now=now)
+        adoption.born(session, job, done, now=now)
+        return Submitted(job.id, reused=True)
+    queued = {"reason": "submitted", **({"waits_for": job.waits_for} if job.waits_for else {})}
+    events.begin(session, job, [("job.created", created), ("job.queued", queued)], now=now)
+    outbox.add_bell(session, job, now=now)
+    return Submitted(job.id, reading=JobReading(job, now, None, places.of_new(session, job)))
+
+
+def _ring(resources: Resources, written: Future[Submitted]) -> None:
+    if written.exception() is None and (reading := written.result().reading) is not None:
+        resources.doorbell.ring(reading.job.worker_class)
+
+
+def _done(submitted: Submitted) -> Future[Submitted]:
+    done: Future[Submitted] = Future()
+    done.set_result(submitted)
+    return done
 
 
 def _earlier(resources: Resources, key: idempotency.Key) -> str | None:

@@ -7,18 +7,14 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from app.db.job import Job, Outbox
+from app.db.session import add_rows
 from app.ids import new_id
 
 
 def add_bell(session: Session, job: Job, *, now: datetime) -> None:
     """Leave a bell for the workers of a job's class, should the one after the commit be lost."""
-    session.add(
-        Outbox(
-            id=new_id("out"),
-            project_id=job.project_id,
-            topic="bell",
-            payload={"worker_class": job.worker_class, "job_id": job.id},
-            created_at=now,
-            sent_at=None,
-        )
-    )
+    row = {
+        "id": new_id("out"), "project_id": job.project_id, "topic": "bell", "created_at": now, "sent_at": None,
+        "payload": {"worker_class": job.worker_class, "job_id": job.id},
+    }  # fmt: skip
+    add_rows(session, Outbox, [row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.queue import Doorbell
 from app.settings import Settings
@@ -12,9 +13,10 @@ from app.storage.base import ObjectStore
 
 @dataclass(frozen=True)
 class Resources:
-    """Settings and the three ports: database, store, doorbell."""
+    """Settings and the three ports: database, store, doorbell; and the one who commits for all."""
 
     settings: Settings
     database: Database
     store: ObjectStore
     doorbell: Doorbell
+    commits: GroupCommit

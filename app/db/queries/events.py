@@ -10,11 +10,20 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Event, Job, pending_until
 from app.db.queries import webhooks
+from app.db.session import add_rows
 from app.ids import new_id
 from app.specs.lifecycle import TERMINAL, JobState, may_move
 
 NewEvent = tuple[str, dict[str, Any]]
 """(type, data) of an event to append."""
+
+
+def begin(session: Session, job: Job, events: list[NewEvent], *, now: datetime) -> None:
+    """Write the first events of a job that this transaction makes: its counter is inserted as it will stand."""
+    job.event_seq = len(events)
+    rows = _rows(job, events, 1, now, None)
+    add_rows(session, Event, rows)
+    webhooks.enqueue(session, job, rows, now=now)
 
 
 def append(session: Session, job: Job, events: list[NewEvent], *, now: datetime, phase: str | None = None) -> int:
@@ -30,18 +39,21 @@ def append(session: Session, job: Job, events: list[NewEvent], *, now: datetime,
         .execution_options(synchronize_session=False)
     )
     assert last is not None
-    rows = [
-        {
-            "job_id": job.id, "project_id": job.project_id, "seq": last - len(events) + 1 + index,
-            "id": new_id("evt"), "type": type_, "time": now, "attempt": max(job.attempt, 1),
-            "phase": phase or job.phase, "data": data,
-        }
-        for index, (type_, data) in enumerate(events)
-    ]  # fmt: skip
+    rows = _rows(job, events, last - len(events) + 1, now, phase or job.phase)
     if rows:
         session.execute(insert(Event), rows)
         webhooks.enqueue(session, job, rows, now=now)
     return int(last)
+
+
+def _rows(job: Job, events: list[NewEvent], first: int, now: datetime, phase: str | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "job_id": job.id, "project_id": job.project_id, "seq": first + index, "id": new_id("evt"), "type": type_,
+            "time": now, "attempt": max(job.attempt or 0, 1), "phase": phase, "data": data,
+        }
+        for index, (type_, data) in enumerate(events)
+    ]  # fmt: skip
 
 
 def lock(session: Session, job_id: str, *, project_id: str | None = None) -> Job | None:

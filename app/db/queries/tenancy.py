@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -13,6 +13,7 @@ from app import actor as actors
 from app.db.job import HELD, QUEUED, Job
 from app.db.queries import uploads
 from app.db.result import Artifact
+from app.db.session import add_rows
 from app.db.tenancy import ApiKey, AuditEvent, Credential, Project, UsageDay
 from app.ids import new_id
 
@@ -34,7 +35,7 @@ def audit(
         "id": new_id("aud"), "project_id": project_id or actor.project_id, "time": now, "actor": actor.document(),
         "action": action, "resource_id": resource_id, "request_id": actor.request_id, "data": data,
     }  # fmt: skip
-    session.execute(insert(AuditEvent), [row])
+    add_rows(session, AuditEvent, [row])
 
 
 def audit_page(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[AuditEvent]:

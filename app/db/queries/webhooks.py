@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.job import Job
+from app.db.session import add_rows
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.ids import new_id
 
@@ -23,17 +24,27 @@ def enqueue(session: Session, job: Job, events: Sequence[dict[str, Any]], *, now
     told = [event for event in events if event["type"] not in SILENT]
     if not told:
         return
-    query = select(WebhookEndpoint.id, WebhookEndpoint.events)
-    listening = session.execute(query.where(WebhookEndpoint.project_id == job.project_id, WebhookEndpoint.enabled))
     rows = [
         delivery(endpoint_id, job.project_id, event["id"], event["type"], _told(job, event), subject=job.id,
                  seq=event["seq"], now=now)
-        for endpoint_id, types in listening
+        for endpoint_id, types in _listening(session, job.project_id)
         for event in told
         if event["type"] in types or "*" in types
     ]  # fmt: skip
     if rows:
-        session.execute(insert(WebhookDelivery), rows)
+        add_rows(session, WebhookDelivery, rows)
+
+
+def _listening(session: Session, project_id: str) -> list[tuple[str, list[str]]]:
+    """The endpoints of a project, asked for once in a transaction."""
+    known = session.info.setdefault("listening", {})
+    if project_id not in known:
+        query = select(WebhookEndpoint.id, WebhookEndpoint.events)
+        with session.no_autoflush:
+            rows = session.execute(query.where(WebhookEndpoint.project_id == project_id, WebhookEndpoint.enabled))
+        known[project_id] = [(row.id, row.events) for row in rows]
+    found: list[tuple[str, list[str]]] = known[project_id]
+    return found
 
 
 def _told(job: Job, event: dict[str, Any]) -> dict[str, Any]:

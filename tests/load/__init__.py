@@ -1,0 +1,1 @@
+"""Many clients, many jobs, many watchers: `make load`."""
