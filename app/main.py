@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -46,6 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = get_settings()
         setup_logs(settings)
+        _die_with_parent()
     refuse_unsafe_production(settings)
 
     @asynccontextmanager
@@ -75,6 +80,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestContext)  # added last: outermost
     _describe_problems(app)
     return app
+
+
+def _die_with_parent() -> None:
+    """Bind one of several server processes to the one that started them: killed hard, it would leave them listening."""
+    if multiprocessing.parent_process() is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def refuse_unsafe_production(settings: Settings) -> None:

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         SecretStr(DEFAULT_CREDENTIALS_KEY),
         description="Key that seals stored secrets (credentials, webhooks); comma-separated: the first seals.",
     )
+    api_processes: int = Field(1, ge=1, le=64, description="Processes that answer requests; production: one per core.")
     lease_seconds: float = Field(60, ge=2, le=3600, description="How long a silent worker keeps its job.")
     url: str = Field("http://127.0.0.1:8000", description="Where the command line's client finds the service.")
     api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")

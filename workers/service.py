@@ -74,6 +74,8 @@ class Service:
         ours = {"ESPALIER_HOME": settings.home.absolute(), "ESPALIER_PORT": self.port, "PYTHONPATH": ROOT}
         self._env = {**os.environ, **{name: str(value) for name, value in ours.items()}}
         api = f"uvicorn app.main:create_app --factory --port {self.port} --no-access-log --timeout-graceful-shutdown 5"
+        if settings.api_processes > 1:
+            api += f" --workers {settings.api_processes}"
         self.parts = [
             Part("api", [sys.executable, "-P", "-m", *api.split(), "--host", settings.host, "--app-dir", str(ROOT)]),
             Part("worker", [sys.executable, "-P", "-m", "workers.main"]),
