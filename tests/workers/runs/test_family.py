@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.db.commits import GroupCommit
 from app.db.job import Job
 from app.db.queries import reuse
 from app.services import control
@@ -36,7 +37,7 @@ def children(bench: Bench, parent: str) -> list[Job]:
 @pytest.fixture
 def resources(sqlite_bench: Bench) -> Resources:
     bench = sqlite_bench
-    return Resources(bench.settings, bench.database, bench.store, RecordedBell())  # type: ignore[arg-type]
+    return Resources(bench.settings, bench.database, bench.store, RecordedBell(), GroupCommit(bench.database))  # type: ignore[arg-type]
 
 
 def test_one_slot_carries_a_parent_and_its_children_to_the_end(bench: Bench) -> None:
