@@ -79,6 +79,7 @@ class Mixtral(WithExperts):
     architecture: ClassVar[str] = "MixtralForCausalLM"
     other_keys: ClassVar[Mapping[str, str]] = {"num_experts": "num_local_experts"}
     other_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"(\.experts\.\d+)\.(gate|up|down)_proj\.", r"\1.never_\2."),  # stock transformers does not load them
         (r"\.block_sparse_moe\.", ".mlp."),
         (r"(\.experts\.\d+)\.w1\.", r"\1.gate_proj."),
         (r"(\.experts\.\d+)\.w2\.", r"\1.down_proj."),

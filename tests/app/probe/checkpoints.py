@@ -24,6 +24,9 @@ OPT: dict[str, Any] = {
     "num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 16,
 }  # fmt: skip
 
+MIXTRAL_NAMES = {"mlp": "block_sparse_moe", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+"""Names in memory -> names in the published files."""
+
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _text = st.text(st.characters(codec="ascii"), max_size=5)
 JSON = st.recursive(
@@ -45,6 +48,9 @@ def tensors_of(config: dict[str, Any], dtype: str = "BF16") -> Tensors:
         shapes |= {f"{family.blocks}.{index}.{name}": shape for name, shape in family.block_shapes(index).items()}
     if not family.tie_word_embeddings:
         shapes |= family.head_shapes()
+    if config["model_type"] == "mixtral":
+        for new, old in MIXTRAL_NAMES.items():
+            shapes = {name.replace(new, old): shape for name, shape in shapes.items()}
     return {name: (dtype, list(shape)) for name, shape in shapes.items()}
 
 

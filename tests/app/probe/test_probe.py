@@ -16,7 +16,7 @@ from app.errors import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedA
 from app.probe import probe
 from app.probe.config import parse_config
 from app.probe.tensors import Expected
-from tests.app.probe.checkpoints import LLAMA, OPT, header_of, safetensors, tensors_of, write_model
+from tests.app.probe.checkpoints import LLAMA, MIXTRAL_NAMES, OPT, header_of, safetensors, tensors_of, write_model
 
 DEMO_MODEL = Path(__file__).resolve().parents[3] / "app/cli/demo_model"
 
@@ -120,10 +120,10 @@ def test_every_family_is_probed(config: dict[str, Any], tmp_path: Path) -> None:
     facts = probe(write_model(tmp_path, config))
     assert facts.has_biases == any(name.endswith(".bias") for name in tensors_of(config))
     assert {matrix.block for matrix in facts.matrices} == set(range(facts.num_blocks))
-    stored = tensors_of(config)
+    stored = Expected(parse_config(config)).own
     for matrix in facts.matrices:
-        shape = [matrix.num_inputs, matrix.num_outputs] if config["model_type"] == "gpt2" else None
-        assert stored[f"{matrix.name}.weight"][1] == (shape or [matrix.num_outputs, matrix.num_inputs])
+        shape = (matrix.num_outputs, matrix.num_inputs)
+        assert stored[f"{matrix.name}.weight"] == (shape[::-1] if config["model_type"] == "gpt2" else shape)
 
 
 def changed(**changes: tuple[str, list[int]] | None) -> dict[str, tuple[str, list[int]]]:
@@ -153,6 +153,41 @@ def test_tensors_that_are_not_those_of_the_configuration_are_refused(
     with pytest.raises(UnsafeSource) as caught:
         probe(write_model(tmp_path, tensors=tensors))
     assert message.lower() in str(caught.value).lower()
+
+
+MIXTRAL = LLAMA | {"model_type": "mixtral", "architectures": None, "num_local_experts": 2}
+
+
+def _in_memory(tensors: dict[str, Any]) -> dict[str, Any]:
+    for new, old in MIXTRAL_NAMES.items():
+        tensors = {name.replace(old, new): value for name, value in tensors.items()}
+    return tensors
+
+
+def _stack(*, experts: int = 2) -> dict[str, Any]:
+    return {"model.layers.0.mlp.experts.down_proj": ("BF16", [experts, 16, 24])}
+
+
+EXPERTS: dict[str, tuple[dict[str, Any], str]] = {
+    "names that stock transformers does not load": (_in_memory(tensors_of(MIXTRAL)), "is missing"),
+    "whole and in parts": (tensors_of(MIXTRAL) | _stack(), "whole and in parts"),
+    "one expert too many": (tensors_of(MIXTRAL | {"num_local_experts": 3}), "[3, 16]"),
+    "stack of another number of experts": (
+        {name: value for name, value in tensors_of(MIXTRAL).items() if "0.block_sparse_moe" not in name
+         or "w2" not in name} | _stack(experts=3), "has shape [3, 16, 24]",
+    ),
+    "one map twice, by two names": (
+        tensors_of(MIXTRAL) | {"model.layers.0.mlp.experts.0.w1.weight": ("BF16", [24, 16])}, "are the same"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensors", "message"), EXPERTS.values(), ids=list(EXPERTS))
+def test_experts_are_there_once(tensors: dict[str, Any], message: str, tmp_path: Path) -> None:
+    assert probe(write_model(tmp_path / "good", MIXTRAL, tensors_of(MIXTRAL))).num_blocks == 2
+    with pytest.raises(UnsafeSource) as caught:
+        probe(write_model(tmp_path / "bad", MIXTRAL, tensors))
+    assert message in str(caught.value)
 
 
 def test_buffers_of_old_checkpoints_are_let_through(tmp_path: Path) -> None:
