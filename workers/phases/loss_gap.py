@@ -9,7 +9,6 @@ from workers.engine.errors import DatasetError
 from workers.engine.numerics import generator
 from workers.engine.overlap import overlapping
 from workers.engine.perplexity import window_losses
-from workers.engine.weights import Weights
 from workers.phases.base import Context, PhaseRun
 
 
@@ -41,7 +40,11 @@ def widest(context: Context, phase: PhaseRun, windows_NT: torch.Tensor, *, count
     """The `count` windows, in their order, whose loss is the most above the dense model's; kept for resumed runs."""
     stored = context.stored(phase.name).get("picked")
     if stored is None:
-        gaps_N = _losses(context, windows_NT, context.weights) - _losses(context, windows_NT, context.dense)
+        with context.streamed.whole(context.weights) as model:
+            gaps_N = window_losses(model, windows_NT, device=context.device)
+        # The source itself: where whole parts were removed, what the walks call dense is smaller.
+        with context.source_streamed.whole(context.source) as model:
+            gaps_N -= window_losses(model, windows_NT, device=context.device)
         picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
         path = context.checkpoint_path(phase.name, "picked")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +60,6 @@ def widest(context: Context, phase: PhaseRun, windows_NT: torch.Tensor, *, count
         "mean_gap_of_picked": float(gaps_N[picked].mean()),
     }
     return windows_NT[picked]
-
-
-def _losses(context: Context, windows_NT: torch.Tensor, weights: Weights) -> torch.Tensor:
-    with context.streamed.whole(weights) as model:
-        return window_losses(model, windows_NT, device=context.device)
 
 
 def _evaluated(context: Context, windows_NT: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,12 @@ def run(context: Context, plan: Plan | None = None) -> None:
             walk.pass_(span)
             phase.progress(span[-1].index + 1)
         context.trained[phase.name] = walk.trained
+        if walk.error_before == 0:
+            context.warn(
+                "nothing_to_reconstruct",
+                "Every window already gives what the source gives, and nothing was fitted. A model that came sparse is "
+                "its own target: `retrain` recovers it.",
+            )
         if phase.finished() is None:
             if context.request.spec.evaluate.after_each_phase:
                 phase.perplexity = score_weights(context, context.weights)
@@ -47,6 +53,8 @@ class _Walk:
         self.spans = window.spans(self.kind, context.streamed.layout.blocks)
         self.trained = 0
         """Numbers that could move."""
+        self.error_before = 0.0
+        """The largest of all windows."""
         self._interleaved = Interleaved(context, phase, plan) if spec.interleave else None
         self._dense: Hidden | None = None
         self._sparse: Hidden | None = None
@@ -62,6 +70,7 @@ class _Walk:
         if self._interleaved:
             self._interleaved.passed(span)
         self.trained += int(data["trained"])
+        self.error_before = max(self.error_before, float(data["error_before"]))
 
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
         began = time.monotonic()
@@ -73,7 +82,8 @@ class _Walk:
             rows = refreshed(self.context, walk, streams.student, span, tensors)
         for row in rows:
             self.context.layer(row)
-        data = {"trained": trained, "layers": [row.model_dump() for row in rows]}
+        layers = [row.model_dump() for row in rows]
+        data = {"trained": trained, "layers": layers, "error_before": refit.error_before}
         seconds = time.monotonic() - began
         changed = pruned.tensors | tensors
         self.phase.finish_block(span[0].index, changed, pruned.masks, seconds=seconds, data=data)
