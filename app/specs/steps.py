@@ -113,7 +113,7 @@ class Retrain(Spec):
     """Retraining of a few parameters (PERP, arXiv 2312.15230) or of all, zeros kept."""
 
     method: Literal["perp", "full"] = Field("perp", description="full: every parameter, `trainable` left out.")
-    trainable: Annotated[list[Trained], refusing("lora")] = Field(
+    trainable: list[Trained] = Field(
         ["norms", "mask_lora"],
         max_length=9,
         description="`lora` stays an adapter beside the model; `head` is low-rank and merged, `embeddings` are whole.",

@@ -154,6 +154,8 @@ class Context:
     dense_perplexity: dict[str, float] = field(default_factory=dict)
     recovery: dict[str, Any] = field(default_factory=dict)
     """What the report says of cycles, soups and adapters, under their names."""
+    adapter: Path | None = None
+    """Trained values of an adapter that stays apart."""
     turn: Turn = field(default_factory=Turn)
     tasks: Tasks | None = None
     """What of lm-eval is asked for."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from workers.engine.errors import BrokenResultError
-from workers.phases import benchmarks, collapse
+from workers.phases import adapter, benchmarks, collapse
 from workers.phases.base import Context
 from workers.phases.export import Written, write_model
 from workers.phases.scoring import compare, count_windows, score
@@ -16,16 +19,27 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
     """Write the model directory and score it."""
     with context.phase("evaluating", total=count_windows(context), unit="window") as phase:
         written = write_model(context)
+        if context.adapter is not None:
+            adapter.write(context, context.adapter)
         done = phase.finished()
         if done is None or done["model_sha256"] != written.sha256:
             model = _load(context)
             phase.perplexity = score(context, model, phase=phase)
             collapse.check(context, phase.perplexity)
             context.compared = {"divergence": compare(context, model), "tasks": benchmarks.score(context, model)}
-            phase.finish({"model_sha256": written.sha256, "compared": context.compared})
+            told = {} if context.adapter is None else _with_adapter(context, model)
+            phase.finish({"model_sha256": written.sha256, "compared": context.compared, "recovery": told})
         else:
-            context.compared = done["compared"]
+            context.compared, told = done["compared"], done["recovery"]
+        context.recovery |= told
     return written, phase.perplexity or {}
+
+
+def _with_adapter(context: Context, model: nn.Module) -> dict[str, Any]:
+    """The numbers of the model with its adapter; those of the model alone are the result's."""
+    dtype = context.compute_dtype
+    with torch.autocast(context.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        return {"adapter": {"folder": adapter.FOLDER, "perplexity": score(context, adapter.apply(context, model))}}
 
 
 def _load(context: Context) -> nn.Module:

@@ -27,7 +27,7 @@ SMALL_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LI
 """What else of a source belongs to a model: tokenizer, generation settings, licence."""
 SMALL_BYTES: Final = 64 * 2**20
 _OURS: Final = {"config.json", INDEX, "report.json", "manifest.json"}
-_MODEL_CONFIGS: Final = {"config.json", "generation_config.json", INDEX}
+_MODEL_CONFIGS: Final = {"adapter_config.json", "config.json", "generation_config.json", INDEX}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def run(
         if context.request.spec.output.format == "packed":
             _drop_dense(folder)
         phase.progress(3)
-        files = [_describe(folder, path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"]
+        others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json")
+        files = [_describe(folder, path) for path in others]
         _write_json(folder / "manifest.json", _manifest(context, files, unpacked))
         files.append(_describe(folder, folder / "manifest.json"))
         phase.progress(4)

@@ -57,6 +57,7 @@ def run(context: Context) -> None:
             context.protocol[phase.name] = done["protocol"]
             context.warnings += [warning for warning in done["warnings"] if warning not in context.warnings]
             trained = context.workspace / context.stored("retraining")["trained"].path
+    context.adapter = trained if spec.adapter == "lora" else None
     merge.run(context, trained)
 
 
