@@ -26,7 +26,11 @@ def equip(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
             raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
         context.warn("no_biases", "The model has no biases; the other parameters are trained.")
     if "embeddings" in spec.trainable:
-        items += [_thawed(context, model, name, "embeddings") for name in embeddings(model)]
+        for name in embeddings(model):
+            items.append(_thawed(context, model, name, "embeddings"))
+            # What a float32 table gives would meet norms in the compute dtype, which CPU kernels refuse.
+            table = model.get_submodule(name.rpartition(".")[0])
+            table.register_forward_hook(lambda _module, _args, output: output.to(context.compute_dtype))
     if "head" in spec.trainable:
         items += _adapt_head(context, model, spec)
     if spec.adapter is not None:

@@ -1,4 +1,4 @@
-"""MaskLoRA against its closed forms."""
+"""Low-rank updates against their closed forms: where they start, what pulls at them, what they merge to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from workers.engine.lora import MaskLora, effective_weight
+from workers.engine import masks
+from workers.engine.lora import ADAPTERS, Adapter, Lora, LoraPrune, MaskLora, ScaleLora, Spp, effective_weight
 from workers.engine.numerics import generator
 
 OUTPUTS, INPUTS, RANK, ALPHA = 6, 10, 3, 12.0
@@ -124,3 +125,98 @@ def test_under_autocast_the_forward_pass_still_equals_the_merge() -> None:
         got = adapter(x_TI)
     merged_OI = effective_weight(base.weight, adapter.b_OR, adapter.a_RI, mask_OI, ALPHA / RANK).bfloat16()
     torch.testing.assert_close(got, linear(x_TI.bfloat16(), merged_OI, base.bias), rtol=0, atol=0)
+
+
+EXACT = [MaskLora, ScaleLora, Spp]
+
+
+def _double(kind: type[Adapter], *, moved: bool = True) -> tuple[Adapter, torch.Tensor]:
+    """An adapter in float64."""
+    base, mask_OI = _masked()
+    adapter = kind(base, mask_OI, rank=RANK, alpha=ALPHA, generator=generator(0, "test")).double()
+    if moved:
+        with torch.no_grad():
+            for factor in (adapter.a_RI, adapter.b_OR):
+                factor.add_(torch.randn_like(factor))
+    return adapter, mask_OI
+
+
+@pytest.mark.parametrize("kind", sorted(ADAPTERS))
+@pytest.mark.parametrize("alpha", [1.0, 32.0])
+def test_every_adapter_starts_as_the_map_itself(kind: str, alpha: float) -> None:
+    base, mask_OI = _masked()
+    adapter = ADAPTERS[kind](base, mask_OI, rank=RANK, alpha=alpha, generator=generator(0, "test"))
+    x_TI = torch.randn(7, INPUTS)
+    torch.testing.assert_close(adapter(x_TI), base(x_TI), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_gradients_of_every_effective_weight_are_the_closed_forms(kind: type[Adapter]) -> None:
+    adapter, mask_OI = _double(kind)
+    weight_OI: torch.Tensor = adapter.oriented_weight()
+    x_TI = torch.randn(7, INPUTS, dtype=torch.float64, requires_grad=True)
+    dy_TO = torch.randn(7, OUTPUTS, dtype=torch.float64)
+    torch.autograd.backward(adapter(x_TI), dy_TO)
+    scale, g_OI = ALPHA / RANK, dy_TO.T @ x_TI.detach()
+    pulls: dict[type[Adapter], torch.Tensor] = {
+        MaskLora: scale * g_OI * mask_OI,
+        ScaleLora: g_OI * weight_OI,
+        Spp: scale * g_OI * weight_OI,
+    }
+    pull_OI = pulls[kind]
+    product_OI = adapter.b_OR @ adapter.a_RI
+    effective: dict[type[Adapter], torch.Tensor] = {
+        MaskLora: weight_OI + scale * product_OI * mask_OI,
+        ScaleLora: weight_OI * product_OI,
+        Spp: weight_OI + scale * weight_OI * product_OI,
+    }
+    torch.testing.assert_close(adapter.b_OR.grad, pull_OI @ adapter.a_RI.T, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(adapter.a_RI.grad, adapter.b_OR.T @ pull_OI, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(x_TI.grad, dy_TO @ effective[kind], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_autograd_finds_the_same_gradients_numerically(kind: type[Adapter]) -> None:
+    adapter, _ = _double(kind)
+    x_TI = torch.randn(3, INPUTS, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: adapter(x), (x_TI, adapter.a_RI, adapter.b_OR))
+
+
+@pytest.mark.parametrize("kind", [MaskLora, ScaleLora, Spp, Lora, LoraPrune])
+@torch.no_grad()
+def test_what_is_merged_is_what_was_trained_except_for_lora_prune(kind: type[Adapter]) -> None:
+    adapter, mask_OI = _double(kind)
+    x_TI = torch.randn(7, INPUTS, dtype=torch.float64)
+    merged_OI = kind.merged(adapter.oriented_weight(), adapter.b_OR, adapter.a_RI, mask_OI, adapter.scale)
+    trained_TO = adapter(x_TI)
+    bias_O: torch.Tensor = adapter.base.bias  # type: ignore[assignment]
+    gap = float((linear(x_TI, merged_OI, bias_O) - trained_TO).norm() / trained_TO.norm())
+    if kind.merges_exactly:
+        assert gap < 1e-12
+    else:
+        assert gap > 0.1, "LoRA-Prune throws a part of its update away"
+    assert bool(merged_OI[~mask_OI].any()) == (kind is Lora), "a dense update fills zeros: it stays apart"
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_no_adapter_keeps_an_effective_weight(kind: type[Adapter]) -> None:
+    adapter, _ = _double(kind)
+    x_TI = torch.randn(7, INPUTS, dtype=torch.float64)
+    weight = adapter.oriented_weight()
+    known = {t.data_ptr() for t in (x_TI, weight, adapter.a_RI, adapter.b_OR, adapter.bits)}
+    saved: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, keep):
+        adapter(x_TI)
+    assert saved
+    assert {t.data_ptr() for t in saved} <= known
+
+
+@pytest.mark.parametrize("num_inputs", [1, 7, 8, 9, 64])
+def test_masks_unpack_on_the_device_as_on_the_disk(num_inputs: int) -> None:
+    mask_OI = torch.rand(5, num_inputs) < 0.5
+    assert torch.equal(masks.unpack_here(masks.pack(mask_OI), num_inputs=num_inputs), mask_OI)
