@@ -8,7 +8,7 @@ import regex
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.specs.base import Spec, UnbuiltList, refusing
+from app.specs.base import Spec, UnbuiltList
 from app.specs.dataset import BuiltinDataset, Dataset, dataset_name
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
