@@ -15,7 +15,7 @@ from app.db.queries import events, places, tenancy
 from app.db.session import clock
 from app.errors import AppError
 from app.ids import new_id
-from app.services import adoption, equal_work, idempotency, outbox, projects
+from app.services import adoption, equal_work, idempotency, outbox, projects, uploads
 from app.services.admission import Admitted, admit
 from app.services.reads import JobReading
 from app.services.resources import Resources
@@ -43,24 +43,24 @@ def submit(
     What must be refused before a row is read is raised at once; the rest comes with the future.
     """
     try:
-        admitted = admit(request, resources.settings)
+        admitted = admitted_of(resources, project_id, request)
     except AppError:
         if key and (found := _earlier(resources, key)):  # what was good then has its answer
             return _done(Submitted(found, replayed=True))
         raise
 
-    def write(session: Session, now: datetime) -> Submitted:
-        job = _new_job(project_id, request, sent, admitted, now)
-        return _write(session, job, request, admitted, key, cloned_from, now)
+    def work(session: Session, now: datetime) -> Submitted:
+        job = new_job(project_id, request, sent, admitted, now)
+        return write(session, job, request, admitted, key, {"cloned_from": cloned_from} if cloned_from else {}, now)
 
-    written = resources.commits.put(write)
+    written = resources.commits.put(work)
     written.add_done_callback(lambda done: _ring(resources, done))
     return written
 
 
-def _write(
+def write(
     session: Session, job: Job, request: JobRequest, admitted: Admitted, key: idempotency.Key | None,
-    cloned_from: str | None, now: datetime,
+    origin: dict[str, Any], now: datetime,
 ) -> Submitted:  # fmt: skip
     """Write a new job and all that comes with it; every refusal comes before the first row."""
     with session.no_autoflush:  # keys refer to nothing that waits in the session
@@ -73,8 +73,7 @@ def _write(
         if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):
             return Submitted(found, replayed=True)
     session.add(job)
-    created = {"name": job.name, "model": job.model, "method": job.method}
-    created |= {"cloned_from": cloned_from} if cloned_from else {}
+    created = {"name": job.name, "model": job.model, "method": job.method, **origin}
     tenancy.audit(session, "job.create", job.id, now=now)
     if done is not None:
         session.flush()
@@ -85,6 +84,13 @@ def _write(
     events.begin(session, job, [("job.created", created), ("job.queued", queued)], now=now)
     outbox.add_bell(session, job, now=now)
     return Submitted(job.id, reading=JobReading(job, now, None, places.of_new(session, job)))
+
+
+def admitted_of(resources: Resources, project_id: str, request: JobRequest) -> Admitted:
+    """Hold a request against its model and the project's uploads; raises what must be refused."""
+    return admit(
+        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
+    )
 
 
 def _ring(resources: Resources, written: Future[Submitted]) -> None:
@@ -103,7 +109,8 @@ def _earlier(resources: Resources, key: idempotency.Key) -> str | None:
         return idempotency.earlier(session, key, now=clock(session))
 
 
-def _new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted: Admitted, now: datetime) -> Job:
+def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted: Admitted, now: datetime) -> Job:
+    """Return the row of a request, not yet added."""
     model = model_name(request.source)
     step = request.spec.prune[0] if request.spec.prune else None
     return Job(

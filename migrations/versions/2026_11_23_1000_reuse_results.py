@@ -40,3 +40,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project_id", "key", "name", name="pk_phase_results"),
     )
     op.create_index("ix_phase_results_used", "phase_results", ["used_at"])
+
+
+def downgrade() -> None:
+    op.drop_table("phase_results")
+    op.drop_table("known_contents")
+    op.drop_index("ix_artifacts_key", "artifacts")
+    op.drop_index("ix_jobs_parent_id", "jobs")
+    op.drop_column("jobs", "waits_for")
+    op.drop_column("jobs", "reused_from")

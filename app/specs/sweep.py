@@ -1,0 +1,79 @@
+"""The body of POST /v1/sweeps: a request, and lists of values for some of its fields."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.specs.base import Spec
+
+Pointer = Annotated[str, Field(min_length=2, max_length=300, pattern=r"^(/[^/]+)+$")]
+MAX_CHILDREN = 256
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid: the value of every axis and the request that they make."""
+
+    values: dict[str, Any]
+    request: dict[str, Any]
+
+
+class SweepRequest(Spec):
+    """One job per combination of the axes' values."""
+
+    name: str | None = Field(None, min_length=1, max_length=200)
+    base: dict[str, Any] = Field(max_length=16, description="A job's request; what the axes give may be left out.")
+    axes: dict[Pointer, Annotated[list[Any], Field(min_length=1, max_length=64)]] = Field(
+        min_length=1, max_length=8, description='JSON Pointer into `base` -> values: {"/spec/prune/sparsity": [0.5]}.'
+    )
+    max_children: int = Field(64, ge=1, le=MAX_CHILDREN, description="A larger grid is refused.")
+
+    @model_validator(mode="after")
+    def _grid_is_bounded(self) -> SweepRequest:
+        count = 1
+        for values in self.axes.values():
+            count *= len(values)
+        if count > self.max_children:
+            raise PydanticCustomError(
+                "too_many_children",
+                "the grid has {count} points, `max_children` is {most}",
+                {"count": count, "most": self.max_children, "at": "axes"},
+            )
+        return self
+
+    def points(self) -> Iterator[Point]:
+        """Every combination, the last axis fastest; ValueError names an axis that leads nowhere."""
+        for combination in itertools.product(*self.axes.values()):
+            values = dict(zip(self.axes, combination, strict=True))
+            request = copy.deepcopy(self.base)
+            for pointer, value in values.items():
+                place(request, pointer, value)
+            yield Point(values, request)
+
+
+def place(document: Any, pointer: str, value: object) -> None:  # noqa: ANN401 - JSON
+    """Set what a JSON Pointer leads to; objects on the way are made, lists are not."""
+    *steps, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
+    for step in steps:
+        document = _step(document, step, pointer)
+    if isinstance(document, dict):
+        document[last] = copy.deepcopy(value)
+    elif isinstance(document, list) and last.isdecimal() and int(last) < len(document):
+        document[int(last)] = copy.deepcopy(value)
+    else:
+        raise ValueError(pointer)
+
+
+def _step(document: Any, step: str, pointer: str) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(document, dict):
+        return document.setdefault(step, {})
+    if isinstance(document, list) and step.isdecimal() and int(step) < len(document):
+        return document[int(step)]
+    raise ValueError(pointer)
