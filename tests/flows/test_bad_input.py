@@ -128,7 +128,7 @@ def test_what_only_the_run_can_know_is_a_failed_job_with_its_class_and_a_hint(la
 
 def test_a_path_of_the_contract_that_is_not_built_is_refused_by_name(launch: Launch) -> None:
     deployment = launch()
-    for path in ("/v1/plans", "/v1/sweeps", "/v1/uploads"):
+    for path in ("/v1/rules", "/v1/hook-sources"):
         answer = deployment.http.post(path, json={})
         assert answer.status_code == 404
         assert answer.json()["code"] == "not-available"
