@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from workers.engine.fit import Fit, FitPlan, Window, fit
+from workers.engine.fit import PATIENCE, Fit, FitPlan, Loss, Window, _Fitter, fit
 from workers.engine.rates import linear
 from workers.engine.trainables import Trainable, window_trainables
 
@@ -103,3 +104,45 @@ def test_the_schedule_warms_up_for_a_tenth_and_ends_near_zero() -> None:
     assert factors[-1] == pytest.approx(1 / 90)
     assert all(0 < factor <= 1 for steps in range(1, 25) for factor in (linear(s, steps=steps) for s in range(steps)))
     assert math.isclose(linear(0, steps=1), 1.0)
+
+
+def test_a_fit_that_no_longer_improves_ends_early() -> None:
+    _, _, window = _pruned()
+    calls: list[int] = []
+
+    def counting(inputs: torch.Tensor) -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        return run(inputs)
+
+    run = window.run
+    plan = FitPlan(epochs=50, batch_size=30, validation_fraction=0.25, learning_rate=1e-12, seed=7)
+    fit(dataclasses.replace(window, run=counting), plan)
+    assert sum(calls) == PATIENCE  # one step a pass, and none of them helps
+
+
+@pytest.mark.parametrize("loss", ["mse", "cosine"])
+def test_the_gradient_of_a_loss_is_that_of_its_formula(loss: Loss) -> None:
+    module, _, window = _pruned()
+    plan = FitPlan(epochs=1, batch_size=40, validation_fraction=0.0, learning_rate=1.0, seed=7, loss=loss)
+    fitter = _Fitter(window, plan)
+    error = fitter.loss(torch.arange(40))
+    (gradient,) = torch.autograd.grad(error, module.get_parameter("1.weight"))
+    x, t = window.inputs.double(), window.targets.double()
+    z = x / (x.square().mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()
+    z = z * module.get_parameter("0.weight").double()
+    y = z @ module.get_parameter("1.weight").double().T + module.get_parameter("1.bias").double()
+    if loss == "mse":
+        value, dy = ((y - t).square().mean() / window.power), 2 * (y - t) / y.numel() / window.power
+    else:
+        ny, nt = y.norm(dim=-1, keepdim=True), t.norm(dim=-1, keepdim=True)
+        cosine = (y * t).sum(dim=-1, keepdim=True) / (ny * nt)
+        value, dy = 1 - cosine.mean(), -(t / (ny * nt) - cosine * y / ny.square()) / cosine.numel()
+    expected = dy.flatten(end_dim=-2).T @ z.flatten(end_dim=-2)
+    assert error.item() == pytest.approx(value.item(), rel=1e-5)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_cosine_is_fitted_too() -> None:
+    _, _, window = _pruned()
+    result = fit(window, dataclasses.replace(_plan(), loss="cosine"))
+    assert 0 < result.error_after < 0.8 * result.error_before
