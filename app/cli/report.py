@@ -65,6 +65,7 @@ def facts(report: dict[str, Any]) -> Iterator[str]:
         f"bytes        dense {size(report['dense']['bytes'])}, artifact {size(compressed['bytes'])}, "
         f"packed {size(compressed.get('packed_bytes'))}{_estimate(report)}"
     )
+    yield from _speeds(report)
     yield from _comparisons(report)
     trained = report.get("trained_parameters") or {}
     if trained.get("count"):
@@ -82,3 +83,16 @@ def facts(report: dict[str, Any]) -> Iterator[str]:
 def _estimate(report: dict[str, Any]) -> str:
     """Nothing where the packed files were written and measured."""
     return "" if str(report.get("protocol", {}).get("packed_bytes", "")).startswith("measured") else " (estimate)"
+
+
+def _speeds(report: dict[str, Any]) -> Iterator[str]:
+    """Milliseconds per token, dense against result, and what a token costs; nothing where it was not timed."""
+    dense, compressed = report["dense"].get("latency"), report["compressed"].get("latency")
+    if dense and compressed:
+        cells = []
+        for name in ("prefill", "decode"):
+            before, after = (item[f"{name}_seconds_per_token"]["median"] for item in (dense, compressed))
+            cells.append(f"{name} {1e3 * before:.2f} -> {1e3 * after:.2f} ms a token ({before / after:.2f}x)")
+        yield f"speed        {', '.join(cells)}"
+    for line in report.get("advice", []):
+        yield f"runtimes     {escape(str(line))}"

@@ -193,6 +193,7 @@ class Evaluate(Spec):
     divergence: bool = Field(
         False, description="Also KL and top-1 agreement with the dense model, on the windows of the perplexity."
     )
+    latency: bool = Field(True, description="Time the dense model and the result on the worker: prompt and decoding.")
     after_each_phase: bool = Field(False, description="Also measure after reconstruction and retraining.")
 
     @model_validator(mode="after")

@@ -156,6 +156,8 @@ class Context:
     """What the report says of cycles, soups and adapters, under their names."""
     adapter: Path | None = None
     """Trained values of an adapter that stays apart."""
+    latency: dict[str, Any] = field(default_factory=dict)
+    """`dense` and `compressed`: how fast they were here."""
     turn: Turn = field(default_factory=Turn)
     tasks: Tasks | None = None
     """What of lm-eval is asked for."""

@@ -20,6 +20,7 @@ def card(context: Context, report: dict[str, Any]) -> str:
     """Render README.md."""
     source, spec = context.request.source_name, context.request.spec
     sparsity, how = report["sparsity"], report["protocol"]["packed_bytes"].split(":")[0]
+    dense, compressed = report["dense"], report["compressed"]
     lines = [
         "---",
         "library_name: transformers",
@@ -45,9 +46,12 @@ def card(context: Context, report: dict[str, Any]) -> str:
         f"| of these not zero | | {report['compressed']['nonzero_parameters']:,} |",
         f"| bytes of the files | {report['dense']['bytes']:,} | {report['compressed']['bytes']:,} |",
         f"| bytes in a bit-mask pack ({how}) | | {report['compressed']['packed_bytes']:,} |",
+        f"| multiply-adds per token | {dense['macs_per_token']:,} | {compressed['macs_per_token']:,} |",
+        *_speed_rows(dense["latency"], compressed["latency"]),
         f"| parameters trained | | {report['trained_parameters']['count']:,} |",
         *_comparisons(report),
         "",
+        *(f"- {line}" for line in report["advice"]),
         *(f"- Warning: {warning['text']}" for warning in report["warnings"]),
         "",
         "## Protocol",
@@ -71,6 +75,19 @@ def card(context: Context, report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _speed_rows(dense: dict[str, Any] | None, compressed: dict[str, Any] | None) -> list[str]:
+    if not dense or not compressed:
+        return []
+    rows = []
+    for name in ("prefill", "decode"):
+        cells = [
+            f"{1e3 * item['median']:.3f} ({1e3 * item['least']:.3f} to {1e3 * item['most']:.3f})"
+            for item in (side[f"{name}_seconds_per_token"] for side in (dense, compressed))
+        ]
+        rows.append(f"| {name}, ms per token, batch 1 | {cells[0]} | {cells[1]} |")
+    return rows
 
 
 def _perplexity_table(report: dict[str, Any]) -> list[str]:

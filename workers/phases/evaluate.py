@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from workers.engine.errors import BrokenResultError
+from workers.engine.speed import measure
 from workers.phases import adapter, benchmarks, collapse
 from workers.phases.base import Context
 from workers.phases.export import Written, write_model
@@ -23,14 +25,23 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
             adapter.write(context, context.adapter)
         done = phase.finished()
         if done is None or done["model_sha256"] != written.sha256:
-            model = _load(context)
+            model = _load(context, context.artifact_dir)
             phase.perplexity = score(context, model, phase=phase)
             collapse.check(context, phase.perplexity)
             context.compared = {"divergence": compare(context, model), "tasks": benchmarks.score(context, model)}
             told = {} if context.adapter is None else _with_adapter(context, model)
-            phase.finish({"model_sha256": written.sha256, "compared": context.compared, "recovery": told})
+            if context.request.spec.evaluate.latency:
+                context.latency = {"compressed": _latency(context, model)}
+                del model
+                context.latency["dense"] = _latency(context, _load(context, context.source_dir))
+            phase.finish(
+                {
+                    "model_sha256": written.sha256, "compared": context.compared, "recovery": told,
+                    "latency": context.latency,
+                }
+            )  # fmt: skip
         else:
-            context.compared, told = done["compared"], done["recovery"]
+            context.compared, context.latency, told = done["compared"], done["latency"], done["recovery"]
         context.recovery |= told
     return written, phase.perplexity or {}
 
@@ -42,9 +53,13 @@ def _with_adapter(context: Context, model: nn.Module) -> dict[str, Any]:
         return {"adapter": {"folder": adapter.FOLDER, "perplexity": score(context, adapter.apply(context, model))}}
 
 
-def _load(context: Context) -> nn.Module:
+def _latency(context: Context, model: nn.Module) -> dict[str, Any]:
+    return measure(model, device=context.device, longest=context.length_of(context.request.spec.calibration))
+
+
+def _load(context: Context, folder: Path) -> nn.Module:
     model, info = AutoModelForCausalLM.from_pretrained(
-        context.artifact_dir,
+        folder,
         dtype=context.compute_dtype,
         local_files_only=True,
         trust_remote_code=False,

@@ -7,9 +7,11 @@ from typing import Any
 
 from app.specs.steps import Gate
 from workers.engine import masks
+from workers.engine.speed import macs_per_token
 from workers.engine.weights import source_files
 from workers.messages import PhaseCompleted
 from workers.packing.pack import packed_path
+from workers.phases.advice import advice
 from workers.phases.base import Context
 from workers.phases.prune import ERROR_TOKENS
 
@@ -34,6 +36,8 @@ def build(
             "tasks": context.dense_tasks,
             "parameters": sum(context.source_streamed.parameters.values()),
             "bytes": _file_bytes(context.source_dir),
+            "macs_per_token": macs_per_token(context.source_streamed),
+            "latency": context.latency.get("dense"),
         },
         "compressed": {
             "perplexity": perplexity,
@@ -42,7 +46,10 @@ def build(
             "nonzero_parameters": nonzero_parameters,
             "bytes": _file_bytes(context.artifact_dir),
             "packed_bytes": _packed_bytes(context, sizes),
+            "macs_per_token": macs_per_token(context.streamed),
+            "latency": context.latency.get("compressed"),
         },
+        "advice": advice(context, achieved=achieved),
         "phases": [_phase_row(context, done, perplexity) for done in (*context.phases, current)],
         "sparsity": {
             "requested": None if step is None else step.share,

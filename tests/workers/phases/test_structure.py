@@ -143,6 +143,17 @@ def test_removing_a_dead_neuron_changes_nothing(family: str, tmp_path: Path, tex
         torch.testing.assert_close(logits(job.artifact), logits(model), rtol=1e-5, atol=1e-5)
 
 
+def test_a_report_says_what_became_of_size_and_speed(tmp_path: Path, texts: Path, deep: Path) -> None:
+    step = {"method": "angular", "sparsity": 0.5}
+    report = report_of(run(tmp_path, deep, texts, step, evaluate={"perplexity": []}))
+    dense, compressed = report["dense"], report["compressed"]
+    assert compressed["macs_per_token"] < dense["macs_per_token"]
+    for side in (dense, compressed):
+        assert side["latency"]["decode_seconds_per_token"]["median"] > 0
+    assert "every runtime" in report["advice"][0]
+    assert "ms per token" in (tmp_path / "artifact" / "README.md").read_text()
+
+
 def test_widths_are_rounded_to_the_multiple_asked_for(tmp_path: Path, texts: Path, deep: Path) -> None:
     pattern = {"kind": "neurons", "multiple_of": 24}
     job = run(tmp_path, deep, texts, {"method": "two_ssp", "sparsity": 0.3, "pattern": pattern})

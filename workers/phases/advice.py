@@ -1,0 +1,28 @@
+"""What a result gains on which runtime, said plainly, with the source of the claim."""
+
+from __future__ import annotations
+
+from workers.phases.base import Context
+
+_SMALLER = (
+    "Fewer parameters and fewer products: smaller and faster on every runtime that loads the model. "
+    "The latencies above were measured here."
+)
+_TWO_OF_FOUR = (
+    "2:4 zeros: PyTorch's semi-structured tensors gain at large batches and long prompts on NVIDIA GPUs from Ampere "
+    "on, not in single-token decoding (pytorch/ao issue 1460); vLLM removed its 2:4 kernels (pull request 36799)."
+)
+_UNSTRUCTURED = (
+    "Unstructured zeros: stock runtimes run them as dense, same size in memory and same speed. MACKO's sparse products "
+    "report gains from 50 % on consumer NVIDIA GPUs (arXiv 2511.13061). The packed format makes the file smaller."
+)
+_NOTHING = "No zeros and no fewer parameters: no runtime gains."
+
+
+def advice(context: Context, *, achieved: float) -> list[str]:
+    """Lines about the runtimes that would profit, and those that would not."""
+    lines = [_SMALLER] if context.request.spec.structure else []
+    if achieved > 0:
+        step = context.step
+        lines.append(_TWO_OF_FOUR if step is not None and step.pattern.label() == "2:4" else _UNSTRUCTURED)
+    return lines or [_NOTHING]
