@@ -8,7 +8,7 @@ import re
 
 from tests.results.harness import measure
 
-TABLES = ("methods",)
+TABLES = ("methods", "recovery")
 
 
 def main() -> None:
@@ -21,7 +21,8 @@ def main() -> None:
     arguments = parser.parse_args()
     table = importlib.import_module(f"tests.results.{arguments.table}")
     cells = [cell for cell in table.cells(seeds=arguments.seeds) if re.search(arguments.only, cell.key)]
-    measure(arguments.table, cells, table.read, table.render, threads=arguments.threads)
+    reuse = getattr(table, "REUSE", "never")
+    measure(arguments.table, cells, table.read, table.render, threads=arguments.threads, reuse=reuse)
 
 
 if __name__ == "__main__":

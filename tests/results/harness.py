@@ -98,6 +98,7 @@ def measure(
     render: Callable[[list[Row]], str],
     *,
     threads: int = 1,
+    reuse: str = "never",
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Measure what is missing of the table `name`, write results/NAME.json and .md, and return all rows in order."""
@@ -108,7 +109,7 @@ def measure(
     with _service(reference, threads) as deployment:
         for number, cell in enumerate(missing, start=1):
             say(f"{number}/{len(missing)} {cell.key}")
-            rows[cell.key] = _row(deployment, reference, cell, read)
+            rows[cell.key] = _row(deployment, reference, cell, read, reuse=reuse)
             order = {cell.key: position for position, cell in enumerate(cells)}
             known = sorted(rows.values(), key=lambda row: order.get(row["key"], len(order)))
             _write(path, known)
@@ -122,8 +123,10 @@ def work_of(cell: Cell, reference: Path) -> str:
     return fingerprint([cell.model, text, ENGINE_VERSION])[:16]
 
 
-def _row(deployment: Deployment, reference: Path, cell: Cell, read: Callable[[Finished], Numbers]) -> Row:
-    job = deployment.submit(reference / cell.model, cell.spec, reuse="never")
+def _row(
+    deployment: Deployment, reference: Path, cell: Cell, read: Callable[[Finished], Numbers], *, reuse: str
+) -> Row:
+    job = deployment.submit(reference / cell.model, cell.spec, reuse=reuse)
     document = deployment.finish(job, timeout=JOB_SECONDS)
     row = {"key": cell.key, "model": cell.model, **cell.labels, "work": work_of(cell, reference)}
     row |= {"state": document["state"], "measured_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ")}
