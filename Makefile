@@ -45,6 +45,7 @@ bench: setup
 # Tables of numbers through the API; rows that results/ holds already are not measured again.
 results: setup
 	$(BIN)/python -m tests.results methods
+	$(BIN)/python -m tests.results recovery
 
 clean:
 	rm -rf $(VENV) .espalier .demo demo-output

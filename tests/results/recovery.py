@@ -1,4 +1,4 @@
-"""Criteria, recoveries and sparsities on the reference models: how much of what pruning lost comes back, and its cost."""
+"""Criteria, recoveries and sparsities on the reference models: what comes back of what pruning lost, and its cost."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ RECOVERIES: Final[dict[str, dict[str, Any]]] = {
 
 ABOUT: Final = f"""\
 Made by `python -m tests.results recovery` through `POST /v1/jobs`: 128 x 256 calibration tokens, retraining in
-{TRAINING["steps"]} steps of {TRAINING["batch_size"]} x {TRAINING["sequence_length"]} tokens at the rate that the service
-finds, perplexity on docs.valid ({WINDOWS} windows of 256), float32 on one thread of a shared CPU. Recovered: the share of
-the perplexity lost by pruning that came back (above 100 %: better than the dense model, which is undertrained). Seconds:
-recovery alone, good for ratios only. The seed and the versions of every row are in `results/recovery.json`."""
+{TRAINING["steps"]} steps of {TRAINING["batch_size"]} x {TRAINING["sequence_length"]} tokens at the rate that
+the service finds, perplexity on docs.valid ({WINDOWS} windows of 256), float32 on one thread of a shared CPU.
+Recovered: the share of the perplexity lost by pruning that came back (above 100 %: better than the dense model, which
+is undertrained). Seconds: recovery alone, good for ratios only. Seeds and versions are in `results/recovery.json`."""
 
 
 def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
@@ -113,10 +113,8 @@ def render(rows: list[Row]) -> str:
 
 
 def _table(rows: list[Row], before: float) -> str:
-    lines = [
-        "| recovery | perplexity | recovered | parameters trained | seconds | seeds |",
-        "|---|---|---|---|---|---|",
-    ]
+    header = ["recovery", "perplexity", "recovered", "parameters trained", "seconds", "seeds"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, value in _medians(rows).items():
         same = [row for row in rows if row["recovery"] == name]
         share = (before - value) / (before - rows[0]["dense"])
