@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from app.specs.job import CompressionSpec
+from app.specs.prune import PruneStep
 from app.specs.steps import Evaluate
 
 LONGEST_DEFAULT_TOKENS = 2048
@@ -35,12 +36,17 @@ def resolve(spec: CompressionSpec, facts: Defaults) -> CompressionSpec:
     return spec.model_copy(
         update={
             "calibration": calibration,
-            "prune": [*spec.structure, *(step.model_copy(update={"sparsity": step.share}) for step in spec.masking)],
+            "prune": [*spec.structure, *map(_settled, spec.masking)],
             "retrain": retrain,
             "evaluate": _evaluate(spec.evaluate, tokens),
             "output": spec.output.model_copy(update={"dtype": spec.output.dtype or facts.dtype}),
         }
     )
+
+
+def _settled(step: PruneStep) -> PruneStep:
+    """Write out the share that the pattern implies, and the update that the criterion brings."""
+    return step.model_copy(update={"sparsity": step.share, "update": step.solver or step.update})
 
 
 def _evaluate(evaluate: Evaluate, tokens: int) -> Evaluate:

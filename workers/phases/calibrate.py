@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from app.specs.prune import PruneStep
 from workers.engine.capture import capturing
-from workers.engine.gated import Gated
 from workers.engine.layout import Matrix
 from workers.engine.numerics import generator
 from workers.engine.overlap import overlapping
@@ -19,6 +18,7 @@ from workers.engine.walk import Stream
 from workers.methods.allocation import counts_below_threshold, fitted
 from workers.methods.base import InputStatistics, MatrixFacts
 from workers.phases.base import Context, PhaseRun
+from workers.phases.gates import gated_neurons
 from workers.phases.targets import selected
 
 NEURONS = "/neurons"
@@ -146,7 +146,7 @@ def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) ->
     for block in streamed.layout.blocks:
         matrices = selected(context, block)
         with streamed.block(block.index, context.weights) as module:
-            gated = Gated.of(module, block.matrices if context.step and context.step.reads_neurons else ())
+            gated = gated_neurons(context, block, module)
             watched = [*matrices, *gated.beyond(matrices)]
             with capturing(module, watched, needs="norms", sample_tokens=0) as capture:
                 stream.advance(module)

@@ -19,6 +19,7 @@ from workers.methods.base import Need
 from workers.phases import collapse
 from workers.phases.base import Context, PhaseRun
 from workers.phases.calibrate import Plan
+from workers.phases.gates import gated_neurons
 from workers.phases.matrices import prune_matrix, reads, row_of
 from workers.phases.scoring import score_weights
 from workers.phases.targets import selected
@@ -155,7 +156,7 @@ class Walk:
         assert self.plan is not None
         stream = self.stream_to(block)
         with self.context.streamed.block(block.index, self._propagated) as module:
-            gated = Gated.of(module, block.matrices if step.reads_neurons and self.plan.norms is None else ())
+            gated = gated_neurons(self.context, block, module) if self.plan.norms is None else Gated({})
             watched = [*matrices, *gated.beyond(matrices)]
             with capturing(module, watched, needs=self.needs, sample_tokens=ERROR_TOKENS) as capture:
                 if self._dense:  # what the block gives now is what the next one reads: one forward does

@@ -37,7 +37,8 @@ def lamp_scores(weight_OI: Tensor) -> Tensor:
     """The LAMP score of every weight of a matrix, in [0, 1], as float64; of equal weights the lower input's is less."""
     squares_N = weight_OI.T.reshape(-1).double().square()
     ordered_N, order_N = squares_N.sort(stable=True)
-    not_smaller_N = ordered_N.flip(0).cumsum(dim=0).flip(0)
+    # On the CPU: a running sum of floats has no deterministic kernel on a GPU.
+    not_smaller_N = ordered_N.cpu().flip(0).cumsum(dim=0).flip(0).to(ordered_N.device)
     scores_N = torch.empty_like(squares_N)
     scores_N[order_N] = ordered_N / not_smaller_N.clamp_min(torch.finfo(torch.float64).tiny)
     return scores_N.view(weight_OI.shape[1], weight_OI.shape[0]).T.contiguous()

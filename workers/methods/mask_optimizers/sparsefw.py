@@ -124,11 +124,11 @@ def frank_wolfe(
     for step in range(iterations):
         gain_RI = (target_RI - (weight_RI * share_RI) @ gram_II).mul_(weight_RI).masked_fill_(fixed_RI | closed_RI, 0)
         value_LK, index_LK = gain_RI.view(-1, line).topk(most, dim=1)
-        vertex_LK = ((value_LK > 0) & (rank_K < budget_L)).to(weight_RI.dtype)
-        share_RI.mul_(1 - 2 / (step + 2)).view(-1, line).scatter_add_(1, index_LK, vertex_LK * (2 / (step + 2)))
-    order_LN = (
-        share_RI.masked_fill_(fixed_RI | closed_RI, -1).view(-1, line).argsort(dim=1, descending=True, stable=True)
-    )
+        chosen_LK = ((value_LK > 0) & (rank_K < budget_L)).to(weight_RI.dtype)
+        vertex_LN = torch.zeros_like(share_RI).view(-1, line).scatter_(1, index_LK, chosen_LK)
+        share_RI.lerp_(vertex_LN.view(share_RI.shape), 2 / (step + 2))
+    share_RI.masked_fill_(fixed_RI | closed_RI, -1)
+    order_LN = share_RI.view(-1, line).argsort(dim=1, descending=True, stable=True)
     kept_LN = torch.arange(line, device=weight_RI.device) < budget_L
     found_LN = torch.zeros_like(free_LN).scatter_(1, order_LN, kept_LN)
     return fixed_RI | found_LN.view(fixed_RI.shape)

@@ -73,7 +73,7 @@ class Tiles(Pattern):
             mask_OI = NOfM(n=self.n, m=self.m).keep(score_OI, sparsity=1 - self.n / self.m)
             order_T = self._worst_first(score_OI, mask_OI)
             left_T = int((~mask_OI).sum()) - self._sums(~mask_OI)[order_T].cumsum(dim=0)
-            left_T = torch.cat([(~mask_OI).sum()[None].to(left_T), left_T])
+            left_T = torch.cat([left_T.new_tensor([int((~mask_OI).sum())]), left_T])
             return mask_OI | self._area(order_T[: int((left_T - num_pruned).abs().argmin())], score_OI)
         alike_OI = keep_highest(score_OI, sparsity=min(1.0, sparsity / (1 - self.dense)), scope="row")
         order_T = self._worst_first(score_OI, alike_OI)
@@ -88,18 +88,18 @@ class Tiles(Pattern):
         return lost_T.sort(stable=True).indices.flip(0)
 
     def _sums(self, values_OI: Tensor) -> Tensor:
-        """The sum over every tile, float64."""
+        """The sum over every tile, float64, on the CPU: running sums of them have no deterministic kernel on a GPU."""
         outputs, inputs = values_OI.shape
         padding = (0, -inputs % self.columns, 0, -outputs % self.rows)
         padded = torch.nn.functional.pad(values_OI.double(), padding)
         across = padded.shape[1] // self.columns
-        return padded.view(-1, self.rows, across, self.columns).sum(dim=(1, 3)).flatten()
+        return padded.view(-1, self.rows, across, self.columns).sum(dim=(1, 3)).flatten().cpu()
 
     def _area(self, tiles_T: Tensor, like_OI: Tensor) -> Tensor:
         """True on the weights of the given tiles."""
         outputs, inputs = like_OI.shape
         across = -(-inputs // self.columns)
-        chosen = torch.zeros(-(-outputs // self.rows) * across, dtype=torch.bool, device=like_OI.device)
+        chosen = torch.zeros(-(-outputs // self.rows) * across, dtype=torch.bool)
         chosen[tiles_T] = True
         wide = chosen.view(-1, across).repeat_interleave(self.rows, dim=0).repeat_interleave(self.columns, dim=1)
-        return wide[:outputs, :inputs]
+        return wide[:outputs, :inputs].to(like_OI.device)

@@ -65,8 +65,12 @@ def without_lowest(score_LN: Tensor, *, num_pruned: int) -> Tensor:
     """Prune exactly `num_pruned` of every line; of equal scores the first goes."""
     if num_pruned == 0:
         return torch.ones_like(score_LN, dtype=torch.bool)
-    # Selecting the threshold is several times faster than sorting, and solvers come here in every iteration.
-    last_L1 = score_LN.kthvalue(num_pruned, dim=1, keepdim=True).values
+    # Selecting the threshold is several times faster than sorting, and solvers come here in every iteration; on a GPU
+    # the selection has no deterministic kernel, and sorting is fast.
+    if score_LN.is_cuda:
+        last_L1 = score_LN.sort(dim=1).values[:, num_pruned - 1, None]
+    else:
+        last_L1 = score_LN.kthvalue(num_pruned, dim=1, keepdim=True).values
     mask = score_LN > last_L1
     staying_L1 = score_LN.shape[1] - num_pruned - mask.sum(dim=1, keepdim=True)
     if bool(staying_L1.any()):  # some scores are equal to the threshold and stay: the last of them

@@ -1,0 +1,23 @@
+"""The gated neurons of a block, for criteria that read them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from workers.engine.gated import Gated
+from workers.engine.layout import Block
+from workers.phases.base import Context
+
+
+def gated_neurons(context: Context, block: Block, module: nn.Module) -> Gated:
+    """Find them if the step's criterion reads them; a model without any is a warning, for nothing sets it apart."""
+    step = context.step
+    if step is None or not step.reads_neurons:
+        return Gated({})
+    gated = Gated.of(module, block.matrices)
+    if not gated.readers:
+        context.warn(
+            "no_gated_neurons",
+            f"No gated MLP was found in {block.name}: `{step.method}` scores all of its matrices by their inputs.",
+        )
+    return gated
