@@ -38,6 +38,10 @@ def targets(*include: str, exclude: str | None = None) -> dict[str, Any]:
     return {"include": list(include), "exclude": [exclude] if exclude else []}
 
 
+def by_hand(values: object) -> dict[str, Any]:
+    return {"budget": {"kind": "per_layer", "values": values}}
+
+
 CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({}, []),
     ({"calibration": {"sequence_length": 64}}, []),
@@ -53,6 +57,9 @@ CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"prune": MAGNITUDE | {"targets": targets(r"layers\.0\.")}}, []),
     ({"prune": {"method": "magnitude", "pattern": {"kind": "nm", "n": 2, "m": 4}}}, []),
     ({"prune": TWO_OF_16}, [("/spec/prune/0/pattern", "pattern-does-not-fit")]),
+    ({"prune": MAGNITUDE | by_hand([0.5])}, [("/spec/prune/0/budget", "budget-does-not-fit")]),
+    ({"prune": MAGNITUDE | by_hand([0.4, 0.6])}, []),
+    ({"prune": MAGNITUDE | by_hand({"typo": 0.5})}, [("/spec/prune/0/budget", "budget-does-not-fit")]),
     ({"prune": TWO_OF_16 | {"targets": targets(exclude="down_proj")}}, []),
     ({"prune": {"method": "angular", "pattern": {"count": 1000}}}, [("/spec/prune/0", "no-block-left")]),
     ({"prune": [{"method": "angular", "pattern": {"count": 1}}, TWO_OF_16]}, []),

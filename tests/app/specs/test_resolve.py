@@ -54,6 +54,14 @@ def test_what_was_said_stays() -> None:
     assert spec["output"]["dtype"] == "float32"
 
 
+def test_the_update_that_a_criterion_brings_is_written_out_and_stays_when_resolved_again() -> None:
+    spec = resolved({"prune": {"method": "sparsegpt", "sparsity": 0.5}})
+    assert (spec["prune"][0]["update"]["kind"], spec["prune"][0]["update"]["mask"]) == ("sparsegpt", "own")
+    assert resolved({"prune": spec["prune"]})["prune"] == spec["prune"]
+    other = resolved({"prune": {"method": "sparsegpt", "sparsity": 0.5, "update": {"kind": "least_squares"}}})
+    assert other["prune"][0]["update"]["kind"] == "least_squares"
+
+
 def test_the_pattern_tells_the_sparsity() -> None:
     spec = resolved({"prune": {"method": "magnitude", "pattern": {"kind": "nm", "n": 1, "m": 4}}})
     assert spec["prune"][0]["sparsity"] == 0.75

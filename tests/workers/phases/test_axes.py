@@ -68,6 +68,16 @@ def test_hand_written_shares_that_do_not_fit_the_model_end_the_job_with_a_hint(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(("family", "warned"), [("llama", False), ("opt", True)])
+def test_a_criterion_that_finds_no_gated_neurons_says_so(
+    family: str, warned: bool, tmp_path: Path, texts: Path
+) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", family)
+    job = local_job(tmp_path / "job", model_dir, texts, prune={"method": "dass", "sparsity": 0.5})
+    codes = {warning["code"] for warning in job.attempt().report["warnings"]}
+    assert ("no_gated_neurons" in codes) == warned
+
+
 GATED = {"llama": 2, "gemma2": 2, "phi3": 1, "opt": 0, "gpt2": 0, "falcon": 0}
 """Family -> maps of a block that make gated neurons; phi3 fuses gate and up."""
 

@@ -28,7 +28,7 @@ def _errors(folder: Path, reference_dir: Path, **prune: Any) -> dict[str, float]
 @pytest.mark.reference
 @pytest.mark.timeout(1800)
 def test_better_masks_take_their_share_off_wanda_s_errors(tmp_path: Path, reference_dir: Path) -> None:
-    # With an update the errors are taken from the Gram matrix, as they are with an optimizer; `before` is the mask alone.
+    # With an update the errors are taken from the Gram matrix, as with an optimizer; `before` is the mask alone.
     wanda = _errors(tmp_path / "wanda", reference_dir, update={"kind": "sparsegpt", "mask": "given"})
     for kind, share in (("sparseswaps", 0.4), ("sparsefw", 0.2)):
         found = _errors(tmp_path / kind, reference_dir, optimizer={"kind": kind})
