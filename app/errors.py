@@ -136,6 +136,12 @@ class NoEqualResult(AppError):
     code, status = "no-equal-result", 409
 
 
+class GateRejected(AppError):
+    """The result did not keep its gate, and such a result is never published."""
+
+    code, status = "gate-rejected", 409
+
+
 class NotFinished(AppError):
     """The job has not succeeded, so there is no report."""
 

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="Celery broker URL; empty: a folder in the home folder (filesystem://).")
     store_url: str = Field("", description="file:///dir or s3://bucket/prefix; empty: a folder in the home folder.")
     s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3 store that is not AWS.")
+    publish_s3_endpoint_url: str | None = Field(None, description="Server of `s3` publications; empty: AWS.")
     local_roots: str = Field("", description="Colon-separated folders below which `local` sources may lie.")
     webhook_allowed_cidrs: str = Field("", description="Comma-separated private networks that webhooks may reach.")
     api_key_pepper: SecretStr = Field(SecretStr(DEFAULT_PEPPER), description="Key of the HMAC over API keys.")

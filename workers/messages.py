@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from app.specs.job import CompressionSpec, JobRequest
 from app.specs.lifecycle import ErrorClass, Phase
+from app.specs.publish import Target
 
 
 class Message(BaseModel):
@@ -67,6 +68,34 @@ class ComputeRequest(Message):
     tasks_dir: str | None = None
     """Folder of lm-eval's task files and of their data."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class PublicFile(Message):
+    """One file to be published, and where it is read."""
+
+    path: str
+    sha256: str
+    url: str
+
+
+class PublishRequest(Message):
+    """What the publisher child reads: one result, one target, the credentials for it."""
+
+    job_id: str
+    target: Target
+    files: list[PublicFile]
+    workspace: str
+    credentials: dict[str, str]
+    hf_endpoint: str | None = None
+    s3_endpoint_url: str | None = None
+
+
+class Published(Message):
+    """A result stands at its target."""
+
+    kind: Literal["published"] = "published"
+    target: dict[str, Any]
+    reference: str
 
 
 class Resolved(Message):
@@ -227,6 +256,7 @@ AnyMessage = Annotated[
     | Log
     | Done
     | Spread
+    | Published
     | Failed,
     Field(discriminator="kind"),
 ]

@@ -21,6 +21,7 @@ from app.settings import get_settings
 from app.storage.open import open_store
 from workers.runs.deliver import Dispatcher
 from workers.runs.keeper import OUTAGE
+from workers.runs.publications import Publisher
 from workers.runs.reconcile import Reconciler
 
 SWEEP_SECONDS = 1.0
@@ -115,6 +116,10 @@ def main() -> None:
     lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
     dispatcher = threading.Thread(target=Dispatcher(database, settings).run, args=(stop,), name="webhooks", daemon=True)
     dispatcher.start()
+    publisher = threading.Thread(
+        target=Publisher(database, open_store(settings), settings).run, args=(stop,), name="publisher", daemon=True
+    )
+    publisher.start()
     log.info("reconciler started")
     reconciler = Reconciler(
         database, open_store(settings), Doorbell(make_celery(settings)),

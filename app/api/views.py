@@ -245,7 +245,7 @@ def _result(report: dict[str, Any] | None) -> dict[str, Any] | None:
 def _job_urls(job_id: str) -> dict[str, str]:
     base = f"/v1/jobs/{job_id}"
     actions = ("cancel", "pause", "resume", "retry", "clone")
-    parts = ("events", "events/stream", "logs", "metrics", "layers", "attempts", "report", "artifacts")
+    parts = ("events", "events/stream", "logs", "metrics", "layers", "attempts", "report", "artifacts", "publications")
     return {"self": base, **{part.replace("/", "_"): f"{base}/{part}" for part in (*actions, *parts)}}
 
 

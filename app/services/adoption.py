@@ -12,6 +12,7 @@ from app.db.job import Job
 from app.db.queries import events, reuse
 from app.db.result import Artifact
 from app.ids import new_id
+from app.services import publications
 from app.specs.lifecycle import PHASES
 
 
@@ -44,5 +45,13 @@ def take_over(session: Session, job: Job, done: Job, *, now: datetime) -> list[e
     job.report, job.gate, job.error, job.checkpoints, job.warnings = done.report, done.gate, None, [], done.warnings
     job.resolved_spec, job.resolved_revision = done.resolved_spec, done.resolved_revision
     job.work_hash, job.waits_for, job.phase = done.work_hash, None, None
+    for target in [] if publications.rejected(job.gate) else _targets(job):
+        session.add(publications.row(job, target, now=now))
     told.append(("job.succeeded", {"artifacts": len(rows), "reused_from": job.reused_from}))
     return told
+
+
+def _targets(job: Job) -> list[dict[str, Any]]:
+    """Where the spec of a job wants its result; whoever takes over a result publishes it anew."""
+    found: list[dict[str, Any]] = (job.request["spec"].get("output") or {}).get("publish") or []
+    return found

@@ -8,8 +8,9 @@ import regex
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.specs.base import Spec, UnbuiltList
+from app.specs.base import Spec
 from app.specs.dataset import BuiltinDataset, Dataset, dataset_name
+from app.specs.publish import Target
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
@@ -240,4 +241,4 @@ class Output(Spec):
         description="Dense tensors with zeros, a bit-mask pack without them (docs/packed-format.md), or both.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
-    publish: UnbuiltList = []
+    publish: list[Target] = Field([], max_length=8, description="Where the result goes, unless its gate is rejected.")

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -51,7 +51,13 @@ class S3Store(ObjectStore):
     """Objects below `prefix` in a bucket that somebody else made."""
 
     def __init__(
-        self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None, part_bytes: int = _PART_BYTES
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint_url: str | None = None,
+        part_bytes: int = _PART_BYTES,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -59,7 +65,12 @@ class S3Store(ObjectStore):
         self._client = boto3.client(
             "s3",
             endpoint_url=endpoint_url,
-            region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+            aws_access_key_id=(credentials or {}).get("access_key_id"),
+            aws_secret_access_key=(credentials or {}).get("secret_access_key"),
+            region_name=(credentials or {}).get("region")
+            or os.environ.get("AWS_REGION")
+            or os.environ.get("AWS_DEFAULT_REGION")
+            or "us-east-1",
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path" if endpoint_url else "auto"},

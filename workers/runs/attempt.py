@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 
 import structlog
 from sqlalchemy.orm import Session
@@ -16,6 +16,7 @@ from app.db.job import Job
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import Database, clock
 from app.errors import StorageError
+from app.services.publications import rejected
 from app.settings import Settings
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec, JobRequest
@@ -33,12 +34,14 @@ from workers.messages import (
     PhaseCompleted,
     PhaseStarted,
     Progress,
+    Published,
+    PublishRequest,
     Resolved,
     Spread,
     StoredCheckpoint,
     Warned,
 )  # fmt: skip
-from workers.runs import endings, publish
+from workers.runs import endings, publications, publish
 from workers.runs.checkpoints import Uploader, job_prefix, restore
 from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, from_exception, silent, source_changed
@@ -46,13 +49,13 @@ from workers.runs.family import Family, spawn_members
 from workers.runs.fetching import fetch_request
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
 from workers.runs.placement import Misplaced, check_place
-from workers.runs.process import Child, Commands, environment
+from workers.runs.process import Child, Commands, Side, environment
 from workers.runs.report import Facts, Recorder, Said
 from workers.runs.reuse import Reuse
 from workers.runs.supervise import supervise
 from workers.runs.workspace import Room, Workspace
 
-STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0}
+STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0, "publish": 3600.0}
 """How long a child may stand still; a fetcher may wait in silence while another one downloads the same files."""
 
 log = structlog.get_logger(__name__)
@@ -114,6 +117,7 @@ class _Attempt:
                 self._reuse.check(last=True)
                 done = self._compute(model, revision, spec)
                 keys = self._upload(done)
+                published = [] if rejected(done.gate) else self._publish(done, spec)
         except Misplaced as misplaced:
             return misplaced.settle
         except Interrupted as interrupted:
@@ -130,7 +134,7 @@ class _Attempt:
         except Exception as error:  # whatever it is, the job must learn of it
             log.exception("the attempt failed in the worker")
             return self._failed(from_exception(error, self._recorder.phase))
-        return lambda session, job, now: publish.commit(session, job, done, keys, now=now)
+        return lambda session, job, now: publish.commit(session, job, done, keys, published, now=now)
 
     def end(self, ending: Ending) -> None:
         """Write the last messages and the ending in one transaction, for as long as the lease surely holds."""
@@ -210,11 +214,10 @@ class _Attempt:
         return restored
 
     def _supervise(
-        self, side: Literal["fetch", "compute"], request: FetchRequest | ComputeRequest
-    ) -> Done | Spread | Fetched:
-        commands = self._services.commands
+        self, side: Side, request: FetchRequest | ComputeRequest | PublishRequest
+    ) -> Done | Spread | Fetched | Published:
         child = Child(
-            commands.fetch if side == "fetch" else commands.compute, request,
+            getattr(self._services.commands, side), request,
             env=environment(side, self._workspace, self._services.settings.threads), cwd=self._workspace,
             offline=side == "compute",
         )  # fmt: skip
@@ -234,7 +237,7 @@ class _Attempt:
                 return [Warned(code="source", text=text) for text in message.warnings]
             case Fetched():
                 return [self._facts(message)]
-            case Checkpoint() | Done() | Spread() | Failed():
+            case Checkpoint() | Done() | Spread() | Published() | Failed():
                 return []
             case _:
                 return [message]
@@ -264,6 +267,13 @@ class _Attempt:
         seconds = time.monotonic() - started
         self._recorder.take([PhaseCompleted(phase="uploading", seconds=seconds, peak_memory_bytes=0)])
         return keys
+
+    def _publish(self, done: Done, spec: CompressionSpec) -> list[Published]:
+        """Send the result to every target of the spec, one after the other."""
+        services = self._services
+        files = publications.local_files(self._workspace / "artifact", done.files)
+        todo = publications.requests(services.database, services.settings, self._job, spec, files, self._workspace)
+        return publications.in_run(todo, self._recorder, lambda one: self._supervise("publish", one))
 
     def _discard(self, keys: list[str]) -> None:
         """Delete checkpoints that newer ones replaced; what stays behind is collected a day later."""

@@ -41,6 +41,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 MAX_LINE = 8 * 2**20
 MAX_WAITING = 4096
 """Messages held back while the database is away; then the pipe fills and the child waits."""
+Side = Literal["fetch", "compute", "publish"]
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
 
@@ -51,11 +52,12 @@ class Commands:
 
     fetch: Sequence[str] = (sys.executable, "-P", "-m", "workers.fetcher")
     compute: Sequence[str] = (sys.executable, "-P", "-m", "workers.child")
+    publish: Sequence[str] = (sys.executable, "-P", "-m", "workers.publisher")
 
 
-def environment(side: Literal["fetch", "compute"], workspace: Path, threads: int) -> dict[str, str]:
+def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
     """Return the environment of a child: nothing secret, private temporary files, no Hub for the compute side."""
-    names = (*INHERITED, *PROXIES) if side == "fetch" else INHERITED
+    names = (*INHERITED, *PROXIES) if side != "compute" else INHERITED
     temporary = workspace / "tmp"
     temporary.mkdir(exist_ok=True)
     ours = {
@@ -63,6 +65,8 @@ def environment(side: Literal["fetch", "compute"], workspace: Path, threads: int
         "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
+    if side == "publish":
+        ours["HF_HUB_DISABLE_XET"] = "1"  # a mirror may not speak it, and every Hub takes LFS
     if side == "compute":
         ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     return {name: os.environ[name] for name in names if name in os.environ} | ours

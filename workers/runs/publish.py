@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from app.db.queries import events, leases
 from app.db.result import Artifact
 from app.errors import ObjectExists, StorageError
 from app.ids import new_id
+from app.services import publications
 from app.storage.base import ObjectStore
-from workers.messages import ArtifactFile, Done
+from workers.messages import ArtifactFile, Done, Published
 from workers.runs.workspace import inside
 
 MANIFEST = "manifest.json"
@@ -52,7 +53,9 @@ def _put_manifest(store: ObjectStore, key: str, data: bytes) -> None:
             raise StorageError("another result lies where this one belongs") from None
 
 
-def commit(session: Session, job: Job, done: Done, keys: dict[str, str], *, now: datetime) -> None:
+def commit(
+    session: Session, job: Job, done: Done, keys: dict[str, str], published: Sequence[Published], *, now: datetime
+) -> None:
     """Make a locked job succeed: artifact rows, report, gate and events, all or nothing."""
     told: list[events.NewEvent] = []
     for file in done.files:
@@ -64,6 +67,9 @@ def commit(session: Session, job: Job, done: Done, keys: dict[str, str], *, now:
         told.append(("job.artifact_ready", {"id": row.id, **data}))
     if done.gate is not None:
         told.insert(0, ("job.gate_evaluated", done.gate))
+    for one in published:
+        session.add(publications.row(job, one.target, now=now, reference=one.reference))
+        told.append(("job.published", publications.told(one.target, one.reference)))
     job.report, job.gate, job.error, job.checkpoints = done.report, done.gate, None, []
     leases.end_attempt(session, job, "succeeded", now=now)
     told.append(("job.succeeded", {"artifacts": len(done.files)}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from workers.messages import AnyMessage, Checkpoint, Done, Failed, Fetched, Spread
+from workers.messages import AnyMessage, Checkpoint, Done, Failed, Fetched, Published, Spread
 from workers.runs.checkpoints import Uploader
 from workers.runs.failures import JobFailed, from_exit, hung, oom_kills
 from workers.runs.keeper import Interrupted, Keeper
@@ -23,17 +23,17 @@ STILL_CPU_SECONDS = 1.0
 def supervise(
     child: Child, *, keeper: Keeper, recorder: Recorder, uploader: Uploader,
     translate: Callable[[AnyMessage], list[Said]], room: Room, still_seconds: float,
-) -> Done | Spread | Fetched:  # fmt: skip
+) -> Done | Spread | Fetched | Published:  # fmt: skip
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
     kills = oom_kills()
-    result: Done | Spread | Fetched | Failed | None = None
+    result: Done | Spread | Fetched | Published | Failed | None = None
     keeper.guard(child)
     watchdog = _Watchdog(child, still_seconds)
     try:
         while not child.finished:
             messages = child.messages(wait_seconds=TICK_SECONDS)
             for message in messages:
-                if isinstance(message, Done | Spread | Fetched | Failed):
+                if isinstance(message, Done | Spread | Fetched | Published | Failed):
                     result = message
                 elif isinstance(message, Checkpoint):
                     uploader.add(message)
@@ -55,7 +55,7 @@ def supervise(
     keeper.check()
     if isinstance(result, Spread):
         _store_all(keeper, recorder, uploader)  # children start from these files
-    if isinstance(result, Done | Spread | Fetched):
+    if isinstance(result, Done | Spread | Fetched | Published):
         return result
     _keep_what_is_done(keeper, recorder, uploader)
     if result is not None:

@@ -19,14 +19,13 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
     ("/source", {"kind": "s3", "uri": "s3://bucket/model"}, "/source/kind"),
     ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind"),
     ("/spec/preset", "balanced", "/spec/preset"),
-    ("/spec/calibration/dataset", {"kind": "upload", "upload_id": "upl_1"}, "/spec/calibration/dataset/kind"),
     ("/spec/prune", {**WANDA, "method": "reap"}, "/spec/prune/method"),
     ("/spec/prune", [{**WANDA, "method": "reap"}], "/spec/prune/0/method"),
     ("/spec/prune", {**WANDA, "pattern": {"kind": "experts"}}, "/spec/prune/pattern/kind"),
     ("/spec/prune", [{**WANDA, "pattern": {"kind": "experts"}}], "/spec/prune/0/pattern/kind"),
     ("/spec/prune", {"method": "flap", "sparsity": 0.5, "pattern": {"kind": "experts"}}, "/spec/prune/pattern/kind"),
     ("/spec/objective", {"max_relative_perplexity_increase": 0.05}, "/spec/objective"),
-    ("/spec/output/publish", [{"kind": "huggingface"}], "/spec/output/publish"),
+    ("/spec/output/publish", [{"kind": "mlflow"}], "/spec/output/publish/0/kind"),
 ]
 
 WRONG: list[tuple[str, Any, str, str]] = [

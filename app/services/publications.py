@@ -1,0 +1,124 @@
+"""Publications: asked for by a job's spec or afterwards, done at least once, retried, never of a rejected result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.publication import Publication
+from app.db.queries import events, tenancy
+from app.db.session import Database, clock
+from app.errors import GateRejected, NotFinished, NotFound
+from app.ids import new_id
+from app.services import idempotency
+from app.services.idempotency import Key
+from app.specs.publish import HubTarget, S3Target
+
+LEASE = timedelta(minutes=5)
+"""A publication whose publisher died is done again after this."""
+DELAYS_SECONDS = (10, 60, 300, 1800, 7200)
+
+
+def rejected(gate: dict[str, Any] | None) -> bool:
+    """Tell whether a result must not be published."""
+    return (gate or {}).get("verdict") == "rejected"
+
+
+def row(job: Job, target: dict[str, Any], *, now: datetime, reference: str | None = None) -> Publication:
+    """Return a publication of a job; with a reference, one that is done."""
+    return Publication(
+        id=new_id("pub"), project_id=job.project_id, job_id=job.id, target=target,
+        state="succeeded" if reference else "pending", attempts=1 if reference else 0, next_at=now, locked_until=None,
+        reference=reference, error=None, created_at=now, finished_at=now if reference else None,
+    )  # fmt: skip
+
+
+def create(
+    database: Database, project_id: str, job_id: str, target: HubTarget | S3Target, key: Key | None
+) -> tuple[Publication, bool]:
+    """Ask for a publication and return it, and whether an earlier equal call did."""
+    with database.unit_of_work() as session:
+        now = clock(session)
+        job = _job(session, project_id, job_id)
+        if job.state != "succeeded":
+            raise NotFinished(f"The job is {job.state}; only a succeeded job has something to publish.")
+        if rejected(job.gate):
+            raise GateRejected
+        made = row(job, target.model_dump(mode="json"), now=now)
+        if key and (found := idempotency.claim(session, key, resource_id=made.id, now=now)):
+            return session.get_one(Publication, found), True
+        session.add(made)
+        tenancy.audit(session, "publication.create", made.id, now=now, job_id=job_id)
+    return made, False
+
+
+def page(database: Database, project_id: str, job_id: str, *, before: str | None, limit: int) -> Sequence[Publication]:
+    """Return the publications of a job, newest first."""
+    with database.reading() as session:
+        query = select(Publication).where(Publication.job_id == _job(session, project_id, job_id).id)
+        if before is not None:
+            query = query.where(Publication.id < before)
+        return session.scalars(query.order_by(Publication.id.desc()).limit(limit)).all()
+
+
+def claim(session: Session) -> Publication | None:
+    """Take the next publication that is due, for a while."""
+    now = clock(session)
+    free = Publication.locked_until.is_(None) | (Publication.locked_until < now)
+    query = select(Publication).where(Publication.state == "pending", Publication.next_at <= now, free)
+    found = session.scalar(query.order_by(Publication.next_at).limit(1).with_for_update(skip_locked=True))
+    if found is not None:
+        found.locked_until = now + LEASE
+    return found
+
+
+def keep(session: Session, publication_id: str) -> bool:
+    """Hold a publication for longer; False when it is gone."""
+    found = session.get(Publication, publication_id, with_for_update=True)
+    if found is None:
+        return False
+    found.locked_until = clock(session) + LEASE
+    return True
+
+
+def succeed(session: Session, publication_id: str, reference: str) -> None:
+    """Write down that a publication is done."""
+    found = session.get(Publication, publication_id, with_for_update=True)
+    if found is None:
+        return
+    now = clock(session)
+    found.state, found.reference, found.error, found.finished_at = "succeeded", reference, None, now
+    found.attempts += 1
+    job = events.lock(session, found.job_id)
+    if job is not None:
+        events.append(session, job, [("job.published", told(found.target, reference))], now=now)
+
+
+def fail(session: Session, publication_id: str, error: dict[str, Any]) -> None:
+    """Write down that a publication failed, and when it is tried again."""
+    found = session.get(Publication, publication_id, with_for_update=True)
+    if found is None:
+        return
+    now = clock(session)
+    found.attempts, found.error, found.locked_until = found.attempts + 1, error, None
+    if error.get("retryable") and found.attempts <= len(DELAYS_SECONDS):
+        found.next_at = now + timedelta(seconds=DELAYS_SECONDS[found.attempts - 1])
+    else:
+        found.state, found.finished_at = "failed", now
+
+
+def told(target: dict[str, Any], reference: str) -> dict[str, Any]:
+    """Return the data of a `job.published` event."""
+    return {"kind": target["kind"], "target": target.get("repo") or target.get("uri"), "reference": reference}
+
+
+def _job(session: Session, project_id: str, job_id: str) -> Job:
+    job = session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+    if job is None:
+        raise NotFound
+    return job

@@ -1,0 +1,186 @@
+"""Publishes results: of a running job, after its upload; and of jobs that are over, beside the reconciler."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import select
+
+from app.db.job import Job
+from app.db.publication import Publication
+from app.db.result import Artifact
+from app.db.session import Database
+from app.errors import StorageError
+from app.services import credentials, publications
+from app.settings import Settings
+from app.specs.job import CompressionSpec
+from app.storage.base import ObjectStore
+from workers.messages import (
+    ArtifactFile,
+    ErrorInfo,
+    Failed,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+    PublicFile,
+    Published,
+    PublishRequest,
+)  # fmt: skip
+from workers.runs.failures import from_exit
+from workers.runs.keeper import OUTAGE
+from workers.runs.process import Child, Commands, environment
+from workers.runs.report import Recorder
+from workers.runs.workspace import inside
+
+URL_SECONDS: Final = 6 * 3600
+KEEP_SECONDS: Final = 60.0
+TOTAL_SECONDS: Final = 6 * 3600.0
+IDLE_SECONDS: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+def requests(
+    database: Database, settings: Settings, job: Job, spec: CompressionSpec, files: list[PublicFile], workspace: Path
+) -> list[PublishRequest]:
+    """Return what the publisher is to do for the targets that a job's spec names."""
+    targets = [target.model_dump(mode="json") for target in spec.output.publish]
+    return [request(database, settings, job, target, files, workspace) for target in targets]
+
+
+def request(
+    database: Database, settings: Settings, job: Job, target: dict[str, Any], files: list[PublicFile], workspace: Path
+) -> PublishRequest:
+    """Return what the publisher is told, with the project's own credentials and nobody else's."""
+    return PublishRequest.model_validate(
+        {
+            "job_id": job.id, "target": target, "files": files, "workspace": str(workspace),
+            "credentials": credentials.opened(database, settings, job.project_id, target["kind"]),
+            "hf_endpoint": settings.hf_endpoint, "s3_endpoint_url": settings.publish_s3_endpoint_url,
+        }
+    )  # fmt: skip
+
+
+def local_files(folder: Path, files: Sequence[ArtifactFile]) -> list[PublicFile]:
+    """Return the files of a result that lies on this machine."""
+    return [
+        PublicFile(path=file.path, sha256=file.sha256, url=inside(folder, file.path).resolve().as_uri())
+        for file in files
+    ]
+
+
+def in_run(
+    todo: Sequence[PublishRequest], recorder: Recorder, supervise: Callable[[PublishRequest], object]
+) -> list[Published]:
+    """Carry out the publications of a running job as its phase `publishing`, if there are any."""
+    found: list[Published] = []
+    if not todo:
+        return found
+    started = time.monotonic()
+    recorder.take([PhaseStarted(phase="publishing", total=len(todo), unit="target")])
+    for one in todo:
+        result = supervise(one)
+        assert isinstance(result, Published)
+        found.append(result)
+        recorder.take([Progress(phase="publishing", current=len(found), total=len(todo), unit="target")])
+    seconds = time.monotonic() - started
+    recorder.take([PhaseCompleted(phase="publishing", seconds=seconds, peak_memory_bytes=0)])
+    return found
+
+
+class Publisher:
+    """Does what was asked for afterwards, one publication at a time, in a child process."""
+
+    def __init__(
+        self, database: Database, store: ObjectStore, settings: Settings, commands: Commands | None = None
+    ) -> None:
+        self._database, self._store, self._settings = database, store, settings
+        self._commands = commands or Commands()
+
+    def run(self, stop: threading.Event) -> None:
+        """Publish until told to stop."""
+        while not stop.is_set():
+            try:
+                worked = self.work_once(stop.is_set)
+            except OUTAGE as error:
+                log.warning("the database is out of reach", error=type(error).__name__)
+                worked = False
+            except Exception:  # the lease passes, and it is tried again
+                log.exception("a publication broke")
+                worked = False
+            if not worked:
+                stop.wait(IDLE_SECONDS)
+
+    def work_once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Do the next publication that is due; False when there is none."""
+        with self._database.unit_of_work() as session:
+            row = publications.claim(session)
+        if row is None:
+            return False
+        outcome = self._publish(row, stopping)
+        with self._database.unit_of_work() as session:
+            if isinstance(outcome, Published):
+                publications.succeed(session, row.id, outcome.reference)
+            else:
+                publications.fail(session, row.id, outcome.model_dump(mode="json", by_alias=True))
+        log.info("published" if isinstance(outcome, Published) else "not published", publication_id=row.id)
+        return True
+
+    def _publish(self, row: Publication, stopping: Callable[[], bool]) -> Published | ErrorInfo:
+        with self._database.reading() as session:
+            job = session.get_one(Job, row.job_id)
+            artifacts = session.scalars(select(Artifact).where(Artifact.job_id == row.job_id)).all()
+        try:
+            files = [
+                PublicFile(
+                    path=file.name, sha256=file.sha256, url=self._store.locate(file.key, expires_seconds=URL_SECONDS)
+                )
+                for file in artifacts
+            ]
+        except StorageError as error:
+            return _failure(error.detail, retryable=True)
+        if not files:
+            return _failure("The job has no files any more.", retryable=False)
+        self._settings.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="publish-", dir=self._settings.scratch) as folder:
+            told = request(self._database, self._settings, job, row.target, files, Path(folder))
+            return self._follow(row.id, told, Path(folder), stopping)
+
+    def _follow(
+        self, publication_id: str, told: PublishRequest, folder: Path, stopping: Callable[[], bool]
+    ) -> Published | ErrorInfo:
+        child = Child(
+            self._commands.publish, told, env=environment("publish", folder, self._settings.threads), cwd=folder,
+            offline=False,
+        )  # fmt: skip
+        outcome: Published | ErrorInfo | None = None
+        kept = started = time.monotonic()
+        try:
+            while not child.finished:
+                for message in child.messages(wait_seconds=0.2):
+                    if isinstance(message, Published):
+                        outcome = message
+                    elif isinstance(message, Failed):
+                        outcome = message.error
+                if stopping() or time.monotonic() - started > TOTAL_SECONDS:
+                    return _failure("The publisher was stopped.", retryable=True)
+                if time.monotonic() - kept > KEEP_SECONDS:
+                    kept = time.monotonic()
+                    with self._database.unit_of_work() as session:
+                        if not publications.keep(session, publication_id):
+                            return _failure("The publication was deleted.", retryable=False)
+            status = child.returncode
+        finally:
+            child.close()
+        return outcome or from_exit(status or 0, child.tail, "publishing", out_of_memory=False)
+
+
+def _failure(message: str, *, retryable: bool) -> ErrorInfo:
+    hint = "It is tried again." if retryable else "Ask for it again."
+    return ErrorInfo(class_="publish_failed", retryable=retryable, phase="publishing", message=message, hint=hint)
