@@ -201,18 +201,18 @@ def list_credentials(resources: ResourcesDep, project: ProjectDep) -> Page[Crede
 @router.put("/credentials/huggingface")
 def put_hub_credential(body: HubCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
     """Keep a Hugging Face token, encrypted: only the fetcher and the publisher of the project's jobs get it."""
-    row = credentials.put(resources, project, "huggingface", body, hint=body.token[-4:])
+    row = credentials.put(resources.database, resources.settings, project, "huggingface", body, hint=body.token[-4:])
     return CredentialView.model_validate(row)
 
 
 @router.put("/credentials/s3")
 def put_s3_credential(body: S3Credential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
     """Keep an S3 key pair, encrypted: only the publisher of the project's jobs gets it."""
-    row = credentials.put(resources, project, "s3", body, hint=body.access_key_id[-4:])
+    row = credentials.put(resources.database, resources.settings, project, "s3", body, hint=body.access_key_id[-4:])
     return CredentialView.model_validate(row)
 
 
 @router.delete("/credentials/{kind}", status_code=204)
 def delete_credential(kind: str, resources: ResourcesDep, project: ProjectDep) -> None:
     """Forget a credential."""
-    credentials.delete(resources, project, kind)
+    credentials.delete(resources.database, project, kind)

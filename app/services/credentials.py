@@ -11,26 +11,27 @@ from app.db.queries import tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import Credential
 from app.errors import NotFound
-from app.services.resources import Resources
 from app.services.sealing import CannotOpen, seal, unseal
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
-def put(resources: Resources, project_id: str, kind: str, secret: BaseModel, *, hint: str) -> Credential:
+def put(
+    database: Database, settings: Settings, project_id: str, kind: str, secret: BaseModel, *, hint: str
+) -> Credential:
     """Seal a secret and keep it in place of the one before."""
-    sealed = seal(resources.settings, secret.model_dump_json())
-    with resources.database.unit_of_work() as session:
+    sealed = seal(settings, secret.model_dump_json())
+    with database.unit_of_work() as session:
         now = clock(session)
         row = session.merge(Credential(project_id=project_id, kind=kind, sealed=sealed, hint=hint, updated_at=now))
         tenancy.audit(session, "credential.store", kind, now=now)
     return row
 
 
-def delete(resources: Resources, project_id: str, kind: str) -> None:
+def delete(database: Database, project_id: str, kind: str) -> None:
     """Forget a secret; raises NotFound."""
-    with resources.database.unit_of_work() as session:
+    with database.unit_of_work() as session:
         row = tenancy.credential(session, project_id, kind)
         if row is None:
             raise NotFound

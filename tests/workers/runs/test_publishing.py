@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +12,7 @@ from sqlalchemy import select, text
 
 from app.db.publication import Publication
 from app.db.result import LogLine
-from app.queue import Doorbell, make_celery
 from app.services import credentials
-from app.services.resources import Resources
 from app.specs.access import HubCredential, S3Credential
 from app.specs.base import canonical
 from app.specs.job import JobRequest
@@ -30,21 +27,23 @@ TARGET = {"kind": "huggingface", "repo": "org/out"}
 
 
 @pytest.fixture
-def publishing(sqlite_bench: Bench, hub: Hub) -> Iterator[Bench]:
+def publishing(sqlite_bench: Bench, hub: Hub) -> Bench:
     """A bench whose project may write to the stand-in."""
     hub.writer = TOKEN
     settings = sqlite_bench.settings.model_copy(
         update={"hf_endpoint": hub.url, "hf_token": SecretStr(SHARED), "api_key_pepper": SecretStr(PEPPER)}
     )
     sqlite_bench.services = replace(sqlite_bench.services, settings=settings)
-    bell = Doorbell(make_celery(settings))
-    resources = Resources(settings, sqlite_bench.database, sqlite_bench.store, bell)
-    credentials.put(resources, "prj_default", "huggingface", HubCredential(token=TOKEN), hint="")
+    credentials.put(sqlite_bench.database, settings, "prj_default", "huggingface", HubCredential(token=TOKEN), hint="")
     credentials.put(
-        resources, "prj_default", "s3", S3Credential(access_key_id="AK", secret_access_key=S3_SECRET), hint=""
+        sqlite_bench.database,
+        settings,
+        "prj_default",
+        "s3",
+        S3Credential(access_key_id="AK", secret_access_key=S3_SECRET),
+        hint="",
     )
-    yield sqlite_bench
-    bell.close()
+    return sqlite_bench
 
 
 def _request(script: str) -> dict[str, Any]:
