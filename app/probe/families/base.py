@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1, le=2**20)]
@@ -17,7 +17,16 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 Word = Annotated[str, Field(max_length=64, pattern=r"^\w+$")]
 Number = Annotated[float, Field(ge=-1e12, le=1e12)]
-Rope = dict[Word, bool | Number | Word | list[Number] | None]
+
+
+def _known_rotation(rope: dict[str, object]) -> dict[str, object]:
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind is not None and kind not in ("default", "linear", "dynamic", "yarn", "longrope", "llama3"):
+        raise PydanticCustomError("bad_config", "a rope type that stock transformers does not know")
+    return rope
+
+
+Rope = Annotated[dict[Word, bool | Number | Word | list[Number] | None], AfterValidator(_known_rotation)]
 Theta = Annotated[float, Field(gt=0, le=1e12)]
 HeadSize = Annotated[int, Field(ge=2, le=8192)]
 Activation = Literal[
