@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.api.views import View
+from app.specs.conflicts import conflicts
 from app.specs.job import ENGINE_VERSION, SCHEMA_VERSION, JobRequest
 from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
 from app.specs.steps import Reconstruct, Retrain
@@ -35,6 +36,15 @@ class MethodView(View):
     """JSON Schema."""
 
 
+class ConflictView(View):
+    """Two choices of a prune step that do not go together, parameters at their defaults."""
+
+    choices: dict[str, str]
+    """Field of the prune step -> name of the method."""
+    reason: str
+    """Why, and the way out; `POST /v1/jobs` answers 422 with it."""
+
+
 class CatalogueView(View):
     """Everything that a spec can name."""
 
@@ -51,6 +61,8 @@ class CatalogueView(View):
     """`prune.optimizer`: better masks, weights unchanged."""
     updates: list[MethodView]
     """`prune.update`: the kept weights of a matrix refitted."""
+    conflicts: list[ConflictView]
+    """What of these is refused together."""
     recovery: list[MethodView]
     """`reconstruct` and `retrain.method`: how the loss is won back."""
 
@@ -66,6 +78,7 @@ def list_methods() -> CatalogueView:
         budgets=_axis(BUDGETS),
         mask_optimizers=_axis(OPTIMIZERS),
         updates=_axis(SOLVERS),
+        conflicts=[ConflictView(choices=item.choices, reason=item.reason) for item in conflicts()],
         recovery=[
             MethodView(
                 name="reconstruct",

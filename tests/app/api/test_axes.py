@@ -7,7 +7,7 @@ import copy
 from fastapi.testclient import TestClient
 
 from tests.app.api.conftest import REMOTE
-from tests.contracts.cells import AXES, prune_of, refused_pairs
+from tests.contracts.cells import AXES, USUAL, prune_of, refused_pairs, step_of
 
 
 def test_choices_that_do_not_go_together_are_refused_at_one_of_them(client: TestClient) -> None:
@@ -46,3 +46,15 @@ def test_the_catalogue_shows_all_five_axes(client: TestClient) -> None:
             assert view["cost"] in {"free", "low", "medium", "high"}
             assert view["needs"] in {"none", "norms", "gram"}
             assert f'"{kind}"' in schema
+
+
+def test_the_catalogue_lists_exactly_the_pairs_that_are_refused(client: TestClient) -> None:
+    listed = client.get("/v1/methods").json()["conflicts"]
+    assert {"pattern": "nm", "budget": "lamp"} in [item["choices"] for item in listed]
+    assert {"pattern": "group", "optimizer": "sparseswaps"} in [item["choices"] for item in listed]
+    for item in listed:
+        cell = dict(USUAL)
+        for axis, name in item["choices"].items():
+            cell[axis] = next(c for c in AXES[axis] if c and name == c["method" if axis == "method" else "kind"])
+        assert isinstance(step_of(cell), str), item
+        assert item["reason"]
