@@ -21,6 +21,7 @@ from app.api import (
     jobs,
     methods,
     operations,
+    presets,
     problems,
     publications,
     streams,
@@ -73,8 +74,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
     for module in (
-        jobs, actions, history, streams, operations, artifacts, publications, methods, sweeps, tenancy, uploads,
-        webhooks, health, unbuilt,
+        jobs, actions, history, streams, operations, artifacts, publications, methods, presets, sweeps, tenancy,
+        uploads, webhooks, health, unbuilt,
     ):  # fmt: skip
         app.include_router(module.router)
     problems.install(app)

@@ -8,8 +8,10 @@ from fastapi import Depends, Header, Path, Request, Response
 
 from app.actor import Actor
 from app.api.paging import Pager
+from app.services import presets
 from app.services.feed import Feed
 from app.services.resources import Resources
+from app.specs.presets import LOOKUP
 
 
 async def _resources(request: Request) -> Resources:
@@ -58,6 +60,14 @@ async def _pager(request: Request, response: Response, resources: ResourcesDep) 
 
 
 PagerDep = Annotated[Pager, Depends(_pager)]
+
+
+async def _presets(project: ProjectDep, resources: ResourcesDep) -> None:
+    """Let the body that is read next name the project's own presets."""
+    LOOKUP.set(presets.lookup(resources.database, project))
+
+
+PresetsDep = Depends(_presets)
 
 JobId = Annotated[str, Path(description="`job_` and a ULID.")]
 ArtifactId = Annotated[str, Path(description="`art_` and a ULID.")]

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, ProjectDep, ResourcesDep, SentDep
+from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, PresetsDep, ProjectDep, ResourcesDep, SentDep
 from app.api.paging import Page, PageQuery
 from app.api.submitted import created
 from app.api.views import JobView, job_view
@@ -101,6 +101,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "",
     status_code=202,
+    dependencies=[PresetsDep],
     response_model=JobView,
     responses={
         200: {"model": JobView, "headers": _LOCATION | _REPLAYED,

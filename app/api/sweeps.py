@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi import Query as FromQuery
 from pydantic import Field
 
-from app.api.deps import IdempotencyKeyHeader, PagerDep, ProjectDep, ResourcesDep, SentDep
+from app.api.deps import IdempotencyKeyHeader, PagerDep, PresetsDep, ProjectDep, ResourcesDep, SentDep
 from app.api.paging import Page, PageQuery, Query
 from app.api.views import View
 from app.services import sweeps
@@ -83,6 +83,7 @@ class ParetoView(View):
 @router.post(
     "",
     status_code=202,
+    dependencies=[PresetsDep],
     responses={200: {"model": SweepView, "description": "An equal call was here before: its sweep as it is now."}},
 )
 def create_sweep(

@@ -19,6 +19,7 @@ from app.services import adoption, equal_work, idempotency, outbox, projects, up
 from app.services.admission import Admitted, admit
 from app.services.reads import JobReading
 from app.services.resources import Resources
+from app.specs import presets
 from app.specs.job import ENGINE_VERSION, JobRequest
 from app.specs.source import model_name
 
@@ -117,7 +118,8 @@ def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted
         id=new_id("job"), project_id=project_id, parent_id=None,
         name=request.name or (f"{model} {step.method} {step.amount}" if step else f"{model} recovery"),
         labels=dict(request.labels), priority=PRIORITIES[request.priority],
-        initiator=(actors.current() or actors.LOCAL).document(), request=sent,
+        initiator=(actors.current() or actors.LOCAL).document(),
+        request={**sent, "spec": presets.expanded(sent["spec"])},
         resolved_spec=admitted.spec.model_dump(mode="json") if admitted.spec else None,
         worker_class=admitted.worker_class,
         resolved_revision=None, work_hash=None, engine_version=ENGINE_VERSION,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Union
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.specs import presets
 from app.specs.base import Spec, Unbuilt, not_available
 from app.specs.prune import Prune, PruneFields, PruneStep
 from app.specs.recovery import Cycles, Soup
@@ -30,7 +31,9 @@ PruneSteps = Annotated[list[Prune], Field(max_length=8)]
 class CompressionSpec(Spec):
     """What is done to the model."""
 
-    preset: Unbuilt = None
+    preset: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(@[1-9][0-9]{0,5})?$", description="name or name@version."
+    )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Forward passes only.")
     calibration: Calibration = Calibration()
     propagation: Literal["sequential", "dense"] = Field(
@@ -112,6 +115,11 @@ class CompressionSpec(Spec):
                 {"at": "propagation"},
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _explicit_fields_win_over_the_preset(cls, spec: object) -> object:
+        return presets.expanded(spec)
 
     @model_validator(mode="after")
     def _training_text_is_not_evaluation_text(self) -> CompressionSpec:

@@ -83,7 +83,7 @@ def _deciding(phase: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     steps = spec.get("prune") or []
     if phase == "calibrating" and name != "result" and len(steps) == 1:
         # Statistics of the dense model serve every sparsity.
-        spec["prune"] = [_without(steps[0], "sparsity", "pattern")]
+        spec["prune"] = [_without(steps[0], "sparsity")]
     return spec
 
 

@@ -18,7 +18,6 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
     ("/limits/max_device_memory_bytes", 5, "/limits/max_device_memory_bytes"),
     ("/source", {"kind": "s3", "uri": "s3://bucket/model"}, "/source/kind"),
     ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind"),
-    ("/spec/preset", "balanced", "/spec/preset"),
     ("/spec/prune", {**WANDA, "method": "reap"}, "/spec/prune/method"),
     ("/spec/prune", [{**WANDA, "method": "reap"}], "/spec/prune/0/method"),
     ("/spec/prune", {**WANDA, "pattern": {"kind": "experts"}}, "/spec/prune/pattern/kind"),

@@ -1,0 +1,122 @@
+"""A project's presets: every change is a version, the newest counts, and what ships with the service is version 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db.planning import Preset
+from app.db.queries import tenancy
+from app.db.session import Database, clock
+from app.errors import InvalidRequest, NotFound, Problem
+from app.specs.base import canonical
+from app.specs.job import CompressionSpec
+from app.specs.presets import BUILT_IN, Found, Lookup
+
+
+def lookup(database: Database, project_id: str) -> Lookup:
+    """Return how a project's own presets are found."""
+
+    def find(name: str, version: int | None) -> Found | None:
+        with database.reading() as session:
+            row = _row(session, project_id, name, version)
+        return _found(row) if row is not None and row.spec is not None else None
+
+    return find
+
+
+def get(database: Database, project_id: str, name: str) -> Found:
+    """Return a preset by `name` or `name@version`; raises NotFound."""
+    base, _, version = name.partition("@")
+    number = int(version) if version.isdecimal() and len(version) < 7 else None
+    found = lookup(database, project_id)(base, number) if not version or number else None
+    shipped = BUILT_IN.get(base)
+    if found is None and shipped is not None and version in {"", str(shipped.version)}:
+        found = shipped
+    if found is None:
+        raise NotFound
+    return found
+
+
+def every(database: Database, project_id: str) -> Sequence[Found]:
+    """Return the newest version of every preset."""
+    with database.reading() as session:
+        newest = (
+            select(Preset.name, func.max(Preset.version).label("version"))
+            .where(Preset.project_id == project_id)
+            .group_by(Preset.name)
+            .subquery()
+        )
+        rows = session.scalars(
+            select(Preset)
+            .join(newest, (Preset.name == newest.c.name) & (Preset.version == newest.c.version))
+            .where(Preset.project_id == project_id, Preset.spec.is_not(None))
+        )
+        own = {row.name: _found(row) for row in rows}
+    return sorted({**BUILT_IN, **own}.values(), key=lambda found: found.name)
+
+
+def put(database: Database, project_id: str, name: str, *, description: str, spec: dict[str, Any]) -> Found:
+    """Write the next version of a preset; raises InvalidRequest where the spec could never be a part of one."""
+    _check(spec)
+    with database.unit_of_work() as session:
+        row = _next(session, project_id, name, description, spec)
+        tenancy.audit(session, "preset.change", row.name, now=row.created_at, version=row.version)
+    return _found(row)
+
+
+def delete(database: Database, project_id: str, name: str) -> None:
+    """Forget a project's own preset; its old versions can still be named. Raises NotFound."""
+    with database.unit_of_work() as session:
+        row = _row(session, project_id, name, None)
+        if row is None or row.spec is None:
+            raise NotFound("There is no preset of your own with this name.")
+        _next(session, project_id, name, "", None)
+        tenancy.audit(session, "preset.delete", name, now=clock(session))
+
+
+def _row(session: Session, project_id: str, name: str, version: int | None) -> Preset | None:
+    query = select(Preset).where(Preset.project_id == project_id, Preset.name == name)
+    if version is not None:
+        query = query.where(Preset.version == version)
+    return session.scalar(query.order_by(Preset.version.desc()).limit(1))
+
+
+def _next(session: Session, project_id: str, name: str, description: str, spec: dict[str, Any] | None) -> Preset:
+    newest = _row(session, project_id, name, None)
+    shipped = BUILT_IN.get(name)
+    version = newest.version if newest else shipped.version if shipped else 0
+    row = Preset(
+        project_id=project_id, name=name, version=version + 1, description=description, spec=spec,
+        created_at=clock(session),
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _found(row: Preset) -> Found:
+    assert row.spec is not None
+    return Found(row.name, row.version, row.description, row.spec)
+
+
+def _check(spec: dict[str, Any]) -> None:
+    if "preset" in spec:
+        raise InvalidRequest(
+            "A preset names no other.", items=[Problem("/spec/preset", "nested-preset", "leave it out")]
+        )
+    whole = {"prune": {"method": "magnitude", "sparsity": 0.5}, **spec}
+    try:
+        CompressionSpec.model_validate_json(canonical(whole))
+    except ValidationError as error:
+        items = [
+            Problem(
+                "".join(f"/{part}" for part in ("spec", *item["loc"])), str(item["type"]).replace("_", "-"), item["msg"]
+            )
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise InvalidRequest("The spec is no part of a valid one.", items=items) from None

@@ -1,0 +1,119 @@
+"""Named parts of specs: what ships with the service, and how explicit fields win over them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic_core import PydanticCustomError
+
+SHARED_PRUNE_FIELDS: Final = ("sparsity", "pattern", "budget", "optimizer", "update", "targets")
+"""What a step keeps when another criterion is asked for; the rest are parameters of the criterion."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One version of a preset."""
+
+    name: str
+    version: int
+    description: str
+    spec: Mapping[str, Any]
+
+    @property
+    def pinned(self) -> str:
+        """The name that never changes its meaning."""
+        return f"{self.name}@{self.version}"
+
+
+_SCORE: Final = {"perplexity": [{"max_windows": 128}]}
+BUILT_IN: Final = {
+    found.name: found
+    for found in (
+        Found(
+            "fast", 1, "Half of the weights by Wanda on little text, no recovery: minutes, for a first look.",
+            {"calibration": {"samples": 32}, "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": _SCORE},
+        ),
+        Found(
+            "balanced", 1, "Half of the weights by Wanda, every attention and MLP half refitted.",
+            {"prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"}},
+        ),
+        Found(
+            "quality", 1, "As balanced, and norms and MaskLoRA retrained: the best perplexity, the most seconds.",
+            {
+                "prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"},
+                "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
+            },
+        ),
+        Found(
+            "2of4", 1, "Two of every four weights kept, refitted: the pattern that sparse tensor cores read.",
+            {
+                "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+                "reconstruct": {"window": "submodule"},
+            },
+        ),
+        Found(
+            "vllm-2of4", 1, "As 2of4, retrained, in bfloat16: what serving engines load.",
+            {
+                "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+                "reconstruct": {"window": "submodule"}, "output": {"dtype": "bfloat16"},
+                "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
+            },
+        ),
+    )
+}  # fmt: skip
+
+Lookup = Callable[[str, int | None], Found | None]
+LOOKUP: ContextVar[Lookup | None] = ContextVar("presets", default=None)
+"""How this request finds its project's own presets; None outside of the service."""
+
+
+def find(name: str) -> Found | None:
+    """Return what `name` or `name@version` means here."""
+    base, _, version = name.partition("@")
+    number = int(version) if version else None
+    lookup = LOOKUP.get()
+    if lookup is not None and (own := lookup(base, number)) is not None:
+        return own
+    shipped = BUILT_IN.get(base)
+    return shipped if shipped is not None and number in {None, shipped.version} else None
+
+
+def expanded(spec: object) -> object:
+    """Fill a spec as sent with what its preset says, and pin the version; one that names no preset stays as it is.
+
+    A spec that was expanded before, by a service whose presets are not at hand, names a version that is not found
+    here: it is complete as it is.
+    """
+    name = spec.get("preset") if isinstance(spec, dict) else None
+    if not isinstance(spec, dict) or not isinstance(name, str):
+        return spec
+    found = find(name)
+    if found is None:
+        if LOOKUP.get() is None and "@" in name and "prune" in spec:
+            return spec
+        raise PydanticCustomError("no_such_preset", "there is no preset of this name and version", {"at": "preset"})
+    explicit = {key: value for key, value in spec.items() if key != "preset"}
+    merged = _merge(found.spec, explicit)
+    return {**merged, "preset": found.pinned}
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: copy.deepcopy(value) for key, value in base.items()}
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, list) and len(value) == 1 and isinstance(old, dict):
+            value = value[0]  # noqa: PLW2901 - `prune` may be one step or a list of them
+        merged[key] = _merged_object(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _merged_object(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    if "kind" in new and new["kind"] != old.get("kind"):
+        return new
+    if "method" in new and new["method"] != old.get("method"):
+        old = {key: value for key, value in old.items() if key in SHARED_PRUNE_FIELDS}
+    return _merge(old, new)
