@@ -11,7 +11,8 @@ from typing import Final
 
 import torch
 
-from workers.engine.weights import DTYPES, INDEX
+from workers.engine.tensor_file import DTYPES
+from workers.engine.weights import INDEX
 
 SHARD_BYTES: Final = 4 * 2**30
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.experts import take_apart
 from workers.engine.layout import Layout, find_stack
 from workers.engine.names import names_in_files
-from workers.engine.weights import DTYPES, Weights
+from workers.engine.tensor_file import DTYPES
+from workers.engine.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class StreamedModel:
         assert self._returns_tuple is not None
         return self._returns_tuple
 
+    @property
+    def head_width(self) -> int:
+        """Number of logits per token."""
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        return int(head.weight.shape[0])
+
     @contextmanager
     def block(self, index: int, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
         """Yield a real copy of one block in `dtype` (default: the compute dtype), in eval mode, without gradients."""
@@ -101,6 +108,23 @@ class StreamedModel:
         fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
         for tokens in batches:
             yield self._look(model.eval(), blocks, tokens.to(self.device))
+
+    @torch.no_grad()
+    def logits(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], weights: Weights) -> Iterator[torch.Tensor]:
+        """Yield what the head makes of (tokens, hidden states behind the last block), batch by batch.
+
+        The model's own forward runs with blocks that hand the hidden states through: norms and heads of every family
+        come out right.
+        """
+        hollow = {id(child): child for block in self._stack for child in block.children()}
+        model = copy.deepcopy(self.model, memo={id(self.config): self.config, **hollow})
+        prefix, blocks = find_stack(model)
+        outer = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{prefix}.")}
+        fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
+        for tokens_BT, hidden_BTD in batches:
+            for block in blocks:
+                block.forward = _handing(hidden_BTD, returns_tuple=bool(self._returns_tuple))
+            yield model.eval()(input_ids=tokens_BT.to(self.device), use_cache=False).logits
 
     def _look(
         self, model: nn.Module, blocks: nn.ModuleList, tokens: torch.Tensor
@@ -166,6 +190,13 @@ def _recorder(seen: list[tuple[torch.Tensor, BlockCall]], total: int, *, returns
         return (hidden_states, None) if returns_tuple else hidden_states
 
     return look
+
+
+def _handing(hidden_BTD: torch.Tensor, *, returns_tuple: bool) -> Callable[..., object]:
+    def hand(*_args: object, **_kwargs: object) -> object:
+        return (hidden_BTD, None) if returns_tuple else hidden_BTD
+
+    return hand
 
 
 def _base_of(model: nn.Module) -> nn.Module:

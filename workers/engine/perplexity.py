@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from workers.engine.errors import NumericalError
+from workers.engine.model import StreamedModel
+from workers.engine.walk import Stream
+from workers.engine.weights import Weights
 
 LOGITS_BYTES = 256 * 2**20
 """Most memory for the logits of one batch: with large vocabularies they outweigh the model's activations."""
@@ -19,7 +23,46 @@ def perplexity(
     model: nn.Module, windows_NT: torch.Tensor, *, device: torch.device, tick: Callable[[int], None] = lambda _: None
 ) -> float:
     """Score `model` on windows of tokens; `tick` hears how many windows are done."""
-    mean = float(window_losses(model, windows_NT, device=device, tick=tick).mean())
+    return _of_losses(window_losses(model, windows_NT, device=device, tick=tick))
+
+
+@torch.no_grad()
+def perplexity_by_blocks(
+    streamed: StreamedModel,
+    windows_NT: torch.Tensor,
+    weights: Weights,
+    *,
+    spill: Path | None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> float:
+    """Score a model of which one block at a time is in memory: the same batches, and so the same number."""
+    count, length = windows_NT.shape
+    size = _batch_size(length, streamed.head_width)
+    sizes = [1, *[size] * ((count - 1) // size)]
+    sizes += [count - sum(sizes)] if count > sum(sizes) else []
+    stream = Stream(streamed, windows_NT, weights, sizes=sizes, spill=spill)
+    blocks = streamed.layout.blocks
+    for block in blocks:
+        with streamed.block(block.index, weights) as module:
+            stream.advance(module)
+        tick(count * (block.index + 1) // (len(blocks) + 1))
+    batches = list(torch.split(windows_NT, sizes))
+    heads = streamed.logits(zip(batches, stream.hidden(), strict=True), weights)
+    losses = [
+        _mean_loss(logits_TV, target_T.to(logits_TV.device))
+        for tokens_BT, logits_BTV in zip(batches, heads, strict=True)
+        for logits_TV, target_T in zip(logits_BTV[:, :-1], tokens_BT[:, 1:], strict=True)
+    ]
+    tick(count)
+    return _of_losses(torch.tensor(losses, dtype=torch.float64))
+
+
+def _batch_size(length: int, width: int) -> int:
+    return max(1, min(8, LOGITS_BYTES // (4 * length * width)))
+
+
+def _of_losses(losses_N: torch.Tensor) -> float:
+    mean = float(losses_N.mean())
     if not math.isfinite(mean):
         raise NumericalError("the perplexity is not finite", hint="Try compute_dtype float32 or a lower sparsity.")
     return math.exp(min(mean, 700.0))  # exp(710) leaves float64
@@ -37,7 +80,7 @@ def window_losses(
         batch_BT = windows_NT[len(losses) : len(losses) + size].to(device)
         logits_BTV = model(input_ids=batch_BT, use_cache=False).logits[:, :-1]
         losses += [_mean_loss(*pair) for pair in zip(logits_BTV, batch_BT[:, 1:], strict=True)]
-        size = max(1, min(8, LOGITS_BYTES // (4 * windows_NT.shape[1] * logits_BTV.shape[-1])))
+        size = _batch_size(windows_NT.shape[1], logits_BTV.shape[-1])
         tick(len(losses))
     return torch.tensor(losses, dtype=torch.float64)
 

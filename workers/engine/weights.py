@@ -11,31 +11,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from workers.engine.experts import STACKED
 from workers.engine.masks import pack, unpack
 from workers.engine.numerics import NAMES
+from workers.engine.tensor_file import DTYPES, TensorFile
 
 INDEX: Final = "model.safetensors.index.json"
 MASK_PREFIX: Final = "mask:"
-DTYPES: Final[dict[str, torch.dtype]] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""The dtypes of safetensors files that the engine reads and writes."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +48,11 @@ class Weights:
         self.model_dir = model_dir
         self.overlays = tuple(overlays)
         self.cast = dtype
-        self._files: dict[str, Any] = {}
-        self._masks: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
+        self._masks: dict[str, TensorFile] = {}
         for path in source_files(model_dir):
-            handle = safe_open(path, framework="pt")
-            self._files.update(dict.fromkeys(handle.offset_keys(), handle))  # type: ignore[no-untyped-call]
+            file = TensorFile(path)
+            self._files.update(dict.fromkeys(file, file))
         self.names: list[str] = list(self._files)
         """Tensor names in the source's order."""
         self.slices: dict[str, Slice] = {
@@ -76,13 +63,13 @@ class Weights:
             self._lay_over(path)
 
     def _lay_over(self, path: Path) -> None:
-        handle = safe_open(path, framework="pt")
-        for name in handle.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 - the handle is no mapping
+        file = TensorFile(path)
+        for name in file:
             if name.startswith(MASK_PREFIX):
-                self._masks[name.removeprefix(MASK_PREFIX)] = handle
+                self._masks[name.removeprefix(MASK_PREFIX)] = file
             else:
                 assert name in self, f"an overlay brings the unknown tensor {name}"
-                self._files[name] = handle
+                self._files[name] = file
 
     def with_overlay(self, path: Path) -> Weights:
         """The same weights with one more file on top."""
@@ -97,14 +84,13 @@ class Weights:
 
     def get(self, name: str) -> torch.Tensor:
         """Read one tensor, cast if these weights have a dtype."""
-        tensor: torch.Tensor
         if name in self._files:
-            tensor = self._files[name].get_tensor(name)
+            tensor = self._files[name].read(name)
             for part_name, part in self._changed(name):
-                tensor[part.expert, part.begin : part.end] = self._files[part_name].get_tensor(part_name)
+                tensor[part.expert, part.begin : part.end] = self._files[part_name].read(part_name)
         else:
             part = self.slices[name]
-            tensor = self._files[part.home].get_slice(part.home)[part.expert, part.begin : part.end]
+            tensor = self._files[part.home].read_rows(part.home, part.expert, part.begin, part.end)
         return tensor.to(self.cast) if self.cast and tensor.is_floating_point() else tensor
 
     def _changed(self, home: str) -> Iterator[tuple[str, Slice]]:
@@ -119,7 +105,7 @@ class Weights:
     def stored_dtype(self, name: str) -> str:
         """The dtype in the file, in the words of safetensors (`BF16`)."""
         name = name if name in self._files else self.home(name)
-        return str(self._files[name].get_slice(name).get_dtype())
+        return self._files[name].dtype(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of what `get` returns."""
@@ -129,7 +115,7 @@ class Weights:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape, without reading the tensor."""
         if name in self._files:
-            return tuple(self._files[name].get_slice(name).get_shape())
+            return self._files[name].shape(name)
         part = self.slices[name]
         return part.end - part.begin, self.shape(part.home)[2]
 
@@ -140,17 +126,16 @@ class Weights:
 
     def packed_mask(self, module: str) -> torch.Tensor:
         """The mask as it is stored: uint8 of shape (O, ceil(I / 8))."""
-        tensor: torch.Tensor = self._masks[module].get_tensor(MASK_PREFIX + module)
-        return tensor
+        return self._masks[module].read(MASK_PREFIX + module)
 
     def mask(self, module: str, *, num_inputs: int) -> torch.Tensor:
         """The mask of a module as a boolean (O, I), True = keep."""
         return unpack(self.packed_mask(module), num_inputs=num_inputs)
 
 
-def _slices(tensor: str, handle: Any) -> Iterator[tuple[str, Slice]]:  # noqa: ANN401 - the library gives it no type
+def _slices(tensor: str, file: TensorFile) -> Iterator[tuple[str, Slice]]:
     parent, _, leaf = tensor.rpartition(".")
-    shape = tuple(handle.get_slice(tensor).get_shape()) if leaf in STACKED else ()
+    shape = file.shape(tensor) if leaf in STACKED else ()
     if len(shape) == 3:
         rows = shape[1] // len(STACKED[leaf])
         for expert in range(shape[0]):

@@ -22,7 +22,7 @@ def test_inputs_of_all_batches_are_counted_once_and_shared(tmp_path: Path) -> No
     streamed = StreamedModel(folder, compute_dtype=torch.float32, device=torch.device("cpu"))
     weights = Weights(folder)
     matrices = streamed.layout.blocks[0].matrices
-    stream = Stream(streamed, torch.randint(VOCABULARY, (5, 16), generator=generator(0)), weights, batch_size=2)
+    stream = Stream(streamed, torch.randint(VOCABULARY, (5, 16), generator=generator(0)), weights, sizes=[2, 2, 1])
     inputs: list[torch.Tensor] = []
     with streamed.block(0, weights) as block:
         block.get_submodule("mlp.down_proj").register_forward_pre_hook(lambda _, args: inputs.append(args[0]))

@@ -15,6 +15,7 @@ from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.layout import find_stack
 from workers.engine.model import StreamedModel, unwrap
 from workers.engine.numerics import generator
+from workers.engine.perplexity import perplexity, perplexity_by_blocks
 from workers.engine.walk import Stream
 from workers.engine.weights import Weights
 
@@ -41,7 +42,8 @@ def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tm
     folder = write_tiny_model(tmp_path, family, tied=tied)
     tokens_NT = torch.randint(VOCABULARY, (5, 40), generator=generator(0))
     streamed, weights = _streamed(folder), Weights(folder)
-    stream = Stream(streamed, tokens_NT, weights, batch_size=2)
+    spill = tmp_path / "spill" if tied else None
+    stream = Stream(streamed, tokens_NT, weights, sizes=[2, 2, 1], spill=spill)
     for block in streamed.layout.blocks:
         with streamed.block(block.index, weights) as module:
             stream.advance(module)
@@ -49,7 +51,9 @@ def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tm
     stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with streamed.whole(weights) as model:
         ours = _last_hidden(model, tokens_NT)
-    assert torch.equal(torch.cat([batch.hidden_BTD for batch in stream.batches]), ours[0])
+        whole = perplexity(model, tokens_NT, device=CPU)
+    assert perplexity_by_blocks(streamed, tokens_NT, weights, spill=spill) == whole
+    assert torch.equal(torch.cat(list(stream.hidden())), ours[0])
     # Stock models multiply all experts at once, which rounds otherwise in the last bit.
     routed = any(matrix.routed for matrix in streamed.layout.matrices)
     for mine, theirs in zip(ours, _last_hidden(stock, tokens_NT), strict=True):
