@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import resource
 import signal
 import socket
 import sys
@@ -27,7 +28,7 @@ import transformers  # noqa: TID253 - read by the imports below: offline must be
 from app.specs.job import ENGINE_VERSION
 from workers.engine import numerics
 from workers.messages import ComputeRequest, Done, Failed, Message, Spread
-from workers.phases import baseline, benchmarks, evaluate, export, recover, structure, targets, teacher
+from workers.phases import baseline, benchmarks, evaluate, export, recover, room, structure, targets, teacher
 from workers.phases.base import Context
 from workers.phases.failures import classify
 
@@ -43,6 +44,8 @@ def main() -> int:
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
         numerics.be_deterministic(request.threads)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every finished block is an open file
         transformers.utils.logging.disable_progress_bar()
         context = Context(request, send)
         context.environment.update(_environment(context))
@@ -60,6 +63,7 @@ def compute(context: Context) -> Done:
     """Run all phases in order; each skips what an earlier attempt has finished."""
     if not context.request.spec.structure:
         targets.check(context)
+    room.check(context)
     teacher.check(context)
     benchmarks.check(context)
     baseline.run(context)

@@ -68,6 +68,8 @@ class ComputeRequest(Message):
     tasks_dir: str | None = None
     """Folder of lm-eval's task files and of their data."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_host_memory_bytes: int | None = None
+    max_device_memory_bytes: int | None = None
 
 
 class PublicFile(Message):

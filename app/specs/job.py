@@ -192,8 +192,10 @@ class Limits(Spec):
 
     max_run_seconds: float | None = Field(None, gt=0, le=30 * 86_400, description="Running time over all attempts.")
     max_pending_seconds: float | None = Field(None, gt=0, le=365 * 86_400, description="Time in the queue.")
-    max_device_memory_bytes: Unbuilt = None
-    max_host_memory_bytes: Unbuilt = None
+    max_device_memory_bytes: int | None = Field(None, ge=2**20, description="Of the GPU; a CPU job ignores it.")
+    max_host_memory_bytes: int | None = Field(
+        None, ge=2**28, description="Of the computing process, its libraries included (about half a GB)."
+    )
 
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][\w./-]*$")]

@@ -123,7 +123,7 @@ class StreamedModel:
         fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
         for tokens_BT, hidden_BTD in batches:
             for block in blocks:
-                block.forward = _handing(hidden_BTD, returns_tuple=bool(self._returns_tuple))
+                block.forward = _handing(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
             yield model.eval()(input_ids=tokens_BT.to(self.device), use_cache=False).logits
 
     def _look(

@@ -47,7 +47,7 @@ def perplexity_by_blocks(
             stream.advance(module)
         tick(count * (block.index + 1) // (len(blocks) + 1))
     batches = list(torch.split(windows_NT, sizes))
-    heads = streamed.logits(zip(batches, stream.hidden(), strict=True), weights)
+    heads = streamed.logits(zip(batches, (batch.hidden_BTD for batch in stream.batches), strict=True), weights)
     losses = [
         _mean_loss(logits_TV, target_T.to(logits_TV.device))
         for tokens_BT, logits_BTV in zip(batches, heads, strict=True)

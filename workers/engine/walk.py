@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,6 +35,15 @@ from workers.engine.weights import Weights
 
 TOKENS_PER_BATCH = 2048
 """Large enough to keep the matrix products busy, small enough for the activations of one block."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A few windows: what enters the next block, and what every block is called with."""
+
+    hidden_BTD: torch.Tensor
+    """On the CPU."""
+    calls: list[BlockCall]
 
 
 class Stream:
@@ -72,23 +82,28 @@ class Stream:
         other._states = self._states.fork()
         return other
 
+    @property
+    def batches(self) -> Iterator[Batch]:
+        """What enters the next block, batch by batch."""
+        for number, size in enumerate(self._sizes):
+            yield Batch(self._states.get(number), self._calls[size])
+
     def outputs(self, block: nn.Module) -> Iterator[torch.Tensor]:
         """Run the next block over every batch and yield what comes out, on the device."""
         with torch.no_grad():
-            for batch, size in enumerate(self._sizes):
-                hidden_BTD = self._states.get(batch).to(self.streamed.device)
-                yield self.streamed.forward(block, hidden_BTD, self._calls[size][self.index])
+            for batch in self.batches:
+                yield self.output(block, batch)
+
+    def output(self, block: nn.Module, batch: Batch) -> torch.Tensor:
+        """Run the next block over one batch."""
+        hidden = batch.hidden_BTD.to(self.streamed.device)
+        return self.streamed.forward(block, hidden, batch.calls[self.index])
 
     def advance(self, block: nn.Module) -> None:
         """Replace the hidden states by what the next block makes of them, and move on to the one after it."""
         following = States(self._spill)
-        for batch, output_BTD in enumerate(self.outputs(block)):
+        for number, output_BTD in enumerate(self.outputs(block)):
             following.put(output_BTD)
-            self._states.drop(batch)
+            self._states.drop(number)
         self._states = following
         self.index += 1
-
-    def hidden(self) -> Iterator[torch.Tensor]:
-        """The hidden states of every batch, on the device."""
-        for batch in range(len(self._sizes)):
-            yield self._states.get(batch).to(self.streamed.device)

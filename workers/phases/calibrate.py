@@ -142,7 +142,7 @@ def _norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[
 def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
     streamed = context.streamed
     norms: dict[str, torch.Tensor] = {}
-    stream = Stream(streamed, windows_NT, context.weights)
+    stream = Stream(streamed, windows_NT, context.weights, spill=context.spill)
     for block in streamed.layout.blocks:
         matrices = selected(context, block)
         with streamed.block(block.index, context.weights) as module:

@@ -109,7 +109,7 @@ class Replacement:
     def _replaced(self, block: Block, stream: Stream, wanted: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         context = self.context
         with context.streamed.block(block.index, context.weights) as module:
-            first = stream.batches[0]
+            first = next(stream.batches)
             name = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
             writer = module.get_submodule(name)
             normal = Normal.of(first.hidden_BTD.shape[-1])

@@ -1,4 +1,7 @@
-"""The artifact's weights are written, loaded again by stock transformers, and measured: that is the result's score."""
+"""The artifact's weights are written, loaded again by stock transformers, and measured: that is the result's score.
+
+Where memory does not hold the whole model, its blocks are loaded one by one from the artifact's files.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from workers.engine.errors import BrokenResultError
 from workers.engine.speed import measure
+from workers.engine.weights import Weights
 from workers.phases import adapter, benchmarks, collapse
-from workers.phases.base import Context
+from workers.phases.base import Context, PhaseRun
 from workers.phases.export import Written, write_model
-from workers.phases.scoring import compare, count_windows, score
+from workers.phases.scoring import compare, count_windows, score, score_weights
 
 
 def run(context: Context) -> tuple[Written, dict[str, float]]:
@@ -25,15 +29,13 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
             adapter.write(context, context.adapter)
         done = phase.finished()
         if done is None or done["model_sha256"] != written.sha256:
-            model = _load(context, context.artifact_dir)
-            phase.perplexity = score(context, model, phase=phase)
-            collapse.check(context, phase.perplexity)
-            context.compared = {"divergence": compare(context, model), "tasks": benchmarks.score(context, model)}
-            told = {} if context.adapter is None else _with_adapter(context, model)
-            if context.request.spec.evaluate.latency:
-                context.latency = {"compressed": _latency(context, model)}
-                del model
-                context.latency["dense"] = _latency(context, _load(context, context.source_dir))
+            told: dict[str, Any] = {}
+            if context.by_blocks:  # the artifact's own files, through the stock class, one block at a time
+                phase.perplexity = score_weights(context, Weights(context.artifact_dir), phase=phase)
+                context.compared = {"divergence": {}, "tasks": {}}  # asked for, they would have been refused
+            else:
+                told = _score_whole(context, phase)
+            collapse.check(context, phase.perplexity or {})
             phase.finish(
                 {
                     "model_sha256": written.sha256, "compared": context.compared, "recovery": told,
@@ -44,6 +46,19 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
             context.compared, context.latency, told = done["compared"], done["latency"], done["recovery"]
         context.recovery |= told
     return written, phase.perplexity or {}
+
+
+def _score_whole(context: Context, phase: PhaseRun) -> dict[str, Any]:
+    """Score the artifact as stock transformers loads it, and all that compares whole models; what an adapter tells."""
+    model = _load(context, context.artifact_dir)
+    phase.perplexity = score(context, model, phase=phase)
+    context.compared = {"divergence": compare(context, model), "tasks": benchmarks.score(context, model)}
+    told = {} if context.adapter is None else _with_adapter(context, model)
+    if context.request.spec.evaluate.latency:
+        context.latency = {"compressed": _latency(context, model)}
+        del model
+        context.latency["dense"] = _latency(context, _load(context, context.source_dir))
+    return told
 
 
 def _with_adapter(context: Context, model: nn.Module) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Walk:
     def stream_to(self, block: Block) -> Stream:
         """The stream at the entrance of a block, through all that has been passed since it was last asked for."""
         if self.stream is None:
-            self.stream = Stream(self.context.streamed, self._windows(), self._propagated)
+            self.stream = Stream(self.context.streamed, self._windows(), self._propagated, spill=self.context.spill)
         for earlier in self.passed:
             if earlier.index == self.stream.index:  # dense propagation has been through the block already
                 with self.context.streamed.block(earlier.index, self._propagated) as module:
@@ -164,6 +164,7 @@ class Walk:
                 else:
                     for _ in stream.outputs(module):
                         pass
+            del module  # what follows works on one matrix at a time
         self._warn_of_idle(capture.idle_experts)
         rows: list[Layer] = []
         tensors: dict[str, torch.Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from workers.engine.divergence import divergence
 from workers.engine.numerics import name_of
-from workers.engine.perplexity import perplexity
+from workers.engine.perplexity import perplexity, perplexity_by_blocks
 from workers.engine.weights import Weights
 from workers.phases.base import Context, PhaseRun
 
@@ -27,13 +28,7 @@ def score(context: Context, model: nn.Module, *, phase: PhaseRun | None = None) 
     done = 0
     for item in context.request.spec.evaluate.perplexity:
         windows_NT = context.evaluation_windows(item)
-        before = done
-
-        def tick(count: int, before: int = before) -> None:
-            if phase is not None and phase.unit == "window":
-                phase.progress(before + count)
-
-        numbers[item.key] = perplexity(model, windows_NT, device=context.device, tick=tick)
+        numbers[item.key] = perplexity(model, windows_NT, device=context.device, tick=_ticking(phase, done))
         done += len(windows_NT)
     return numbers
 
@@ -42,6 +37,8 @@ def score_weights(context: Context, weights: Weights, *, phase: PhaseRun | None 
     """Measure the model that `weights` make."""
     if not context.request.spec.evaluate.perplexity:
         return {}
+    if context.by_blocks:
+        return _by_blocks(context, weights, phase)
     with context.streamed.whole(weights) as model:
         return score(context, model, phase=phase)
 
@@ -56,6 +53,27 @@ def compare(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
             item.key: asdict(divergence(dense, model, context.evaluation_windows(item), device=context.device))
             for item in evaluate.perplexity
         }
+
+
+def _by_blocks(context: Context, weights: Weights, phase: PhaseRun | None) -> dict[str, float]:
+    """Measure with one block in memory at a time."""
+    numbers: dict[str, float] = {}
+    done = 0
+    for item in context.request.spec.evaluate.perplexity:
+        windows_NT = context.evaluation_windows(item)
+        numbers[item.key] = perplexity_by_blocks(
+            context.streamed, windows_NT, weights, spill=context.spill, tick=_ticking(phase, done)
+        )
+        done += len(windows_NT)
+    return numbers
+
+
+def _ticking(phase: PhaseRun | None, before: int) -> Callable[[int], None]:
+    def tick(count: int) -> None:
+        if phase is not None and phase.unit == "window":
+            phase.progress(before + count)
+
+    return tick
 
 
 def count_windows(context: Context) -> int:

@@ -67,7 +67,7 @@ class Narrowing:
 
     def units(self, block: Block) -> Units:
         """The units of the next block."""
-        streamed, first = self.context.streamed, self.stream.batches[0]
+        streamed, first = self.context.streamed, next(self.stream.batches)
         heads = Heads.of(streamed.config)
         with streamed.block(block.index, self.context.weights) as module:
 

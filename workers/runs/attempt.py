@@ -186,6 +186,8 @@ class _Attempt:
             member_dirs=self._family.member_dirs(self._workspace, between=self._keeper.check), spread=True,
             checkpoints=self._restore(), threads=settings.threads, device=settings.device,
             tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
+            max_host_memory_bytes=self._request.limits.max_host_memory_bytes,
+            max_device_memory_bytes=self._request.limits.max_device_memory_bytes,
         )  # fmt: skip
         self._recorder.take([Warned(code="member_left_out", text=text) for text in self._family.missing()])
         done = self._supervise("compute", request)

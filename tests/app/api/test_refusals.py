@@ -15,7 +15,6 @@ WANDA = {"method": "wanda", "sparsity": 0.5}
 NOT_BUILT: list[tuple[str, Any, str]] = [
     # (where in the body, what is put there, what the refusal points at)
     ("/plan_id", "pln_1", "/plan_id"),
-    ("/limits/max_device_memory_bytes", 5, "/limits/max_device_memory_bytes"),
     ("/source", {"kind": "s3", "uri": "s3://bucket/model"}, "/source/kind"),
     ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind"),
     ("/spec/prune", {**WANDA, "method": "reap"}, "/spec/prune/method"),

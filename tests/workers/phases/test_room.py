@@ -1,0 +1,89 @@
+"""Memory limits: refused early with both numbers, and kept without changing a bit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.jobs import LocalJob, local_job
+from workers import child
+from workers.engine.errors import NoRoomError
+from workers.messages import Done, Message
+from workers.phases import room
+from workers.phases.base import Context
+from workers.phases.failures import classify
+
+
+def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Context]:
+    messages: list[Message] = []
+    context = Context(job.request().model_copy(update=limits), messages.append)
+    return child.compute(context), context
+
+
+def _measured(job: LocalJob) -> room.Room:
+    return room.measured(Context(job.request(), lambda _: None))
+
+
+@pytest.mark.parametrize("propagation", ["sequential", "dense"])
+def test_a_limit_changes_where_things_lie_and_no_bit(
+    propagation: str, tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: dict[str, Any] = {"propagation": propagation}
+    free = local_job(tmp_path / "free", llama, texts, **spec)
+    expected, _ = _attempt(free)
+    bound = local_job(tmp_path / "bound", llama, texts, **spec)
+    monkeypatch.setattr(room, "measured", lambda _: room.Room(process=10, outside=20, block=30, hidden=5, model=50))
+    done, context = _attempt(bound, max_host_memory_bytes=42)
+    assert context.spill is not None
+    assert context.by_blocks
+    assert done.report["compressed"] == expected.report["compressed"]
+    assert done.report["dense"] == expected.report["dense"]
+    for name in ("model.safetensors", "masks.safetensors"):
+        assert (bound.artifact / name).read_bytes() == (free.artifact / name).read_bytes()
+
+
+def test_a_limit_below_one_block_is_refused_with_both_numbers(tmp_path: Path, texts: Path, llama: Path) -> None:
+    job = local_job(tmp_path, llama, texts)
+    with pytest.raises(NoRoomError) as caught:
+        _attempt(job, max_host_memory_bytes=2**28)
+    error = classify(caught.value, phase=None)
+    assert error.class_ == "host_oom"
+    assert not error.retryable
+    assert str(2**28) in error.message
+    (needed,) = re.findall(r"takes about (\d+)", error.message)
+    assert int(needed) > 2**28
+    assert needed in error.hint
+
+
+def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, llama: Path) -> None:
+    _, context = _attempt(local_job(tmp_path, llama, texts), max_host_memory_bytes=2**40)
+    assert context.spill is None
+    assert not context.by_blocks
+
+
+def test_retraining_needs_the_whole_model(
+    tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "measured", lambda _: room.Room(process=10, outside=20, block=30, hidden=5, model=50))
+    with pytest.raises(NoRoomError, match="retraining"):
+        _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=60)
+
+
+def test_a_cpu_job_says_that_it_ignores_the_device_limit(tmp_path: Path, texts: Path, llama: Path) -> None:
+    done, _ = _attempt(local_job(tmp_path, llama, texts), max_device_memory_bytes=1)
+    assert "device_limit_ignored" in [warning["code"] for warning in done.report["warnings"]]
+
+
+def test_gram_matrices_count(tmp_path: Path, texts: Path, llama: Path) -> None:
+    norms = _measured(local_job(tmp_path / "a", llama, texts))
+    gram = _measured(
+        local_job(
+            tmp_path / "b", llama, texts, prune={"method": "magnitude", "sparsity": 0.5, "update": {"kind": "alps"}}
+        )
+    )
+    # self_attn reads two inputs of 32, of one size; mlp one of 32 and one of 64.
+    assert gram.block - norms.block == 4 * (32**2 + 32**2 + 64**2) + 12 * 64**2
+    assert norms.hidden == 12 * 32 * 32 * 4
