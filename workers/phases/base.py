@@ -166,9 +166,8 @@ class Context:
     compared: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """The artifact's `divergence` from the dense model by measurement, and its `tasks`."""
     spill: Path | None = None
-    """Where hidden states go when memory is short; None keeps them in memory."""
     by_blocks: bool = False
-    """True when the whole model does not fit, and perplexity takes one block at a time."""
+    """Where memory is short: hidden states go into files below `spill`, and perplexity takes one block at a time."""
 
     def __post_init__(self) -> None:
         self.workspace = Path(self.request.workspace)

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def _captured(folder: Path, needs: Need) -> tuple[Capture, StreamedModel, list[torch.Tensor], list[torch.Tensor]]:
     streamed, weights = StreamedModel(folder, compute_dtype=torch.float32, device=CPU), Weights(folder)
     tokens_NT = torch.randint(VOCABULARY, (4, 24), generator=generator(0))
-    stream = Stream(streamed, tokens_NT, weights, batch_size=2)
+    stream = Stream(streamed, tokens_NT, weights, sizes=[2, 2])
     entered, chosen = list[torch.Tensor](), list[torch.Tensor]()
     matrices = streamed.layout.blocks[0].matrices
     with streamed.block(0, weights) as block, capturing(block, matrices, needs=needs, sample_tokens=1000) as capture:
