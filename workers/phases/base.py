@@ -160,9 +160,8 @@ class Context:
     """`dense` and `compressed`: how fast they were here."""
     turn: Turn = field(default_factory=Turn)
     tasks: Tasks | None = None
-    """What of lm-eval is asked for."""
     dense_tasks: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Task -> its numbers."""
+    """What of lm-eval is asked for, and task -> numbers of the dense model."""
     compared: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """The artifact's `divergence` from the dense model by measurement, and its `tasks`."""
     spill: Path | None = None
@@ -207,9 +206,8 @@ class Context:
         """Go on with a smaller model, made from the source by removing parts."""
         self.source_streamed  # noqa: B018 - opened while it still is the model at hand
         self.model_dir, self.streamed = folder, streamed
-        self.dense = Weights(folder)
-        dtype = output_cast(self.dense, self.request.spec.output.dtype)
-        self.weights = self.before_pruning = Weights(folder, dtype=dtype)
+        self.dense, wish = Weights(folder), self.request.spec.output.dtype
+        self.weights = self.before_pruning = Weights(folder, dtype=output_cast(self.dense, wish))
 
     @cached_property
     def source_streamed(self) -> StreamedModel:
