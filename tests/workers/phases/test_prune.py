@@ -75,6 +75,15 @@ SPECS: dict[str, dict[str, Any]] = {
     "random": {"prune": {"method": "random", "sparsity": 0.5}},
     "global": {"prune": {"method": "wanda", "sparsity": 0.5, "pattern": {"kind": "unstructured", "scope": "global"}}},
     "nm": {"prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 1, "m": 4}}},
+    "owl": {"prune": {"method": "dass", "sparsity": 0.5, "budget": {"kind": "owl"}}},
+    "better masks": {
+        "prune": {
+            "method": "ria",
+            "sparsity": 0.5,
+            "budget": {"kind": "lamp"},
+            "optimizer": {"kind": "sparsefw", "iterations": 9},
+        }
+    },
     "float32": {"output": {"dtype": "float32"}},
 }
 
