@@ -1,0 +1,92 @@
+"""What a training step holds at most, in measured allocations, beside a forward pass alone and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from workers.engine.layout import find_stack
+from workers.engine.lora import MaskLora
+from workers.engine.losses import language_loss
+from workers.engine.numerics import generator
+from workers.engine.recompute import recomputing
+from workers.engine.train import Plan, Trainer
+from workers.engine.trainables import Trainable, freeze, norms_and_biases, thaw
+
+CONFIG = LlamaConfig(
+    vocab_size=512,
+    hidden_size=1024,
+    intermediate_size=2816,
+    num_hidden_layers=6,
+    num_attention_heads=8,
+    num_key_value_heads=8,
+    tie_word_embeddings=False,
+)
+TOKENS = torch.randint(CONFIG.vocab_size, (8, 256), generator=generator(0, "tokens"))
+
+
+def _peak(run: Callable[[], object]) -> int:
+    """The most bytes that are live at once of those that a call allocates."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def _size(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _model(dtype: torch.dtype) -> nn.Module:
+    model: nn.Module = AutoModelForCausalLM.from_config(CONFIG, dtype=dtype).eval()
+    freeze(model)
+    return model
+
+
+def _adapt(model: nn.Module) -> list[Trainable]:
+    stack, blocks = find_stack(model)
+    items = []
+    for local in [name for name, module in blocks.named_modules() if isinstance(module, nn.Linear)]:
+        base = model.get_submodule(f"{stack}.{local}")
+        mask = torch.rand(base.weight.shape, generator=generator(0, "mask", local)) < 0.5
+        adapter = MaskLora(base, mask, rank=16, alpha=32, generator=generator(0, "lora", local))
+        model.set_submodule(f"{stack}.{local}", adapter)
+        items += [Trainable(f"{local}.{n}", "mask_lora", p) for n, p in (("a", adapter.a_RI), ("b", adapter.b_OR))]
+    return items
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("kind", "limit"), [("norms", 1.15), ("mask_lora", 1.3)])
+def test_a_step_holds_little_more_than_a_forward_pass(kind: str, limit: float, dtype: torch.dtype) -> None:
+    model = _model(dtype)
+    weights = _size(list(model.parameters()))
+    batch = TOKENS[:2]
+    with torch.no_grad():
+        alone = weights + _peak(lambda: language_loss(model, batch))
+    checkpoints = CONFIG.num_hidden_layers * batch.numel() * CONFIG.hidden_size * dtype.itemsize
+    if kind == "norms":
+        items = [Trainable(name, which, thaw(model, name)) for name, which, _ in norms_and_biases(model, ["norms"])]
+    else:
+        items = _adapt(model)
+    plan = Plan(steps=4, batch_size=2, rates={kind: 1e-3})
+    autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
+    trainer = Trainer(model, items, TOKENS, plan, autocast=autocast)
+    with recomputing(model):
+        trainer.advance()  # from here on the optimizer has its state
+        step = _peak(trainer.advance)
+    moments = 2 * _size([item.parameter for item in items])
+    held = _size([*model.parameters(), *model.buffers()]) + moments + step
+    ratio = held / (alone + checkpoints)
+    print(f"{kind} {dtype}: {held / 2**20:.0f} MiB, {ratio:.3f} x the forward pass alone plus checkpoints")  # noqa: T201
+    assert ratio <= limit
