@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from app.specs.recovery import Cycles
-from tests.fixtures.jobs import KilledError
+from tests.fixtures.jobs import KilledError, local_job, write_texts
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine.weights import Weights
-from workers.messages import Checkpoint, Message
+from workers.messages import Checkpoint, Message, Metric
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,20 @@ def test_masks_are_nested_and_the_last_sparsity_is_exact(
     assert [row["cycle"] for row in rows] == [1, 2, 3]
     assert [row["steps"] for row in rows] == [2, 2, 3]
     assert [done.turn for done in context.phases if done.phase == "pruning"] == ["cycle-1", "cycle-2", "cycle-3"]
+
+
+def test_a_whole_job_reports_every_cycle(tmp_path: Path, model_dir: Path) -> None:
+    retrain = {"steps": 6, "batch_size": 2, "rank": 2, "learning_rate": 0.01}
+    job = local_job(tmp_path / "job", model_dir, write_texts(tmp_path), retrain=retrain, cycles={"count": 2})
+    report = job.attempt().report
+    assert [(row["cycle"], row["steps"]) for row in report["cycles"]] == [(1, 3), (2, 3)]
+    assert all(row["perplexity"]["pruning"]["text"] > 1 for row in report["cycles"])
+    turns = [(row["name"], row.get("turn")) for row in report["phases"]]
+    assert [turn for name, turn in turns if name == "retraining"] == ["cycle-1", "cycle-2"]
+    assert dict(turns)["evaluating"] is None
+    assert report["sparsity"]["achieved"] == 0.5
+    series = {message.name for message in job.messages if isinstance(message, Metric)}
+    assert {"cycle-1.training_loss", "cycle-2.training_loss"} <= series
 
 
 def _named(phase: str, name: str) -> Any:
