@@ -13,7 +13,7 @@ from app.specs.conflicts import conflicts
 from app.specs.job import ENGINE_VERSION, SCHEMA_VERSION, JobRequest
 from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
 from app.specs.steps import Reconstruct, Retrain
-from app.specs.structure import BLOCK_CRITERIA, UNIT_CRITERIA
+from app.specs.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 from workers.methods.base import Method
 
 router = APIRouter(prefix="/v1", tags=["methods"])
@@ -52,7 +52,7 @@ class CatalogueView(View):
     criteria: list[MethodView]
     """`prune.method`: which weights go."""
     structured: list[MethodView]
-    """`prune.method` where whole blocks, neurons or groups of heads go; the result is a smaller stock model."""
+    """`prune.method` where whole blocks, neurons, heads or experts go; the result is a smaller stock model."""
     patterns: list[MethodView]
     """`prune.pattern`: the shape of the mask."""
     budgets: list[MethodView]
@@ -73,7 +73,7 @@ def list_methods() -> CatalogueView:
     return CatalogueView(
         engine_version=ENGINE_VERSION,
         criteria=_axis(CRITERIA, tag="method"),
-        structured=_axis({**BLOCK_CRITERIA, **UNIT_CRITERIA}, tag="method"),
+        structured=_axis({**BLOCK_CRITERIA, **UNIT_CRITERIA, **EXPERT_CRITERIA}, tag="method"),
         patterns=_axis(PATTERNS),
         budgets=_axis(BUDGETS),
         mask_optimizers=_axis(OPTIMIZERS),

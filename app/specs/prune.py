@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.discovery import discover
 from app.specs.base import Spec, refusing_tags
 from app.specs.steps import Targets
-from app.specs.structure import BLOCK_CRITERIA, STRUCTURE_STEPS, UNIT_CRITERIA, StructureStep
+from app.specs.structure import OF_PATTERN, STRUCTURE_STEPS, StructureStep
 from workers.methods.base import NEEDS, Axes, Budget, Criterion, MaskOptimizer, Need, Pattern, Solver
 
 CRITERIA: dict[str, type[Criterion]] = discover("workers.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
@@ -19,9 +19,6 @@ PATTERNS: dict[str, type[Pattern]] = discover("workers.methods.patterns", Patter
 BUDGETS: dict[str, type[Budget]] = discover("workers.methods.budgets", Budget, tag="kind")  # type: ignore[type-abstract]
 OPTIMIZERS: dict[str, type[MaskOptimizer]] = discover("workers.methods.mask_optimizers", MaskOptimizer, tag="kind")  # type: ignore[type-abstract]
 SOLVERS: dict[str, type[Solver]] = discover("workers.methods.solvers", Solver, tag="kind")  # type: ignore[type-abstract]
-
-_LATER_METHODS = frozenset({"reap", "frequency", "output_variance"})
-_LATER_PATTERNS = frozenset({"experts"})
 
 
 class NoUpdate(Spec):
@@ -38,9 +35,8 @@ def _one_of(tag: str, kinds: dict[str, Any], later: frozenset[str] = frozenset()
 
 def _parts_have_methods_of_their_own(value: object) -> object:
     kind = value.get("kind") if isinstance(value, dict) else None
-    methods: dict[str, dict[str, Any]] = {"depth": BLOCK_CRITERIA, "neurons": UNIT_CRITERIA, "kv_groups": UNIT_CRITERIA}
-    if isinstance(kind, str) and kind in methods:
-        why = f"`{kind}` is a pattern of {', '.join(methods[kind])}: choose one of these methods"
+    if isinstance(kind, str) and kind in OF_PATTERN:
+        why = f"`{kind}` is a pattern of {', '.join(OF_PATTERN[kind])}: choose one of these methods"
         raise PydanticCustomError("does_not_combine", "{why}", {"why": why, "at": "kind"})
     return value
 
@@ -51,9 +47,7 @@ if TYPE_CHECKING:
     AnyOptimizer = MaskOptimizer | None
     AnyUpdate = NoUpdate | Solver
 else:
-    AnyPattern = Annotated[
-        _one_of("kind", PATTERNS, _LATER_PATTERNS), BeforeValidator(_parts_have_methods_of_their_own)
-    ]
+    AnyPattern = Annotated[_one_of("kind", PATTERNS), BeforeValidator(_parts_have_methods_of_their_own)]
     AnyBudget = _one_of("kind", BUDGETS)
     AnyOptimizer = _one_of("kind", OPTIMIZERS) | None
     AnyUpdate = _one_of("kind", {"none": NoUpdate, **SOLVERS})
@@ -157,4 +151,4 @@ STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion 
 if TYPE_CHECKING:
     Prune = PruneStep | StructureStep
 else:
-    Prune = _one_of("method", STEPS | STRUCTURE_STEPS, _LATER_METHODS)
+    Prune = _one_of("method", STEPS | STRUCTURE_STEPS)

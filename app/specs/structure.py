@@ -8,11 +8,20 @@ from pydantic import Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.discovery import discover
-from app.specs.base import Spec, refusing
-from workers.methods.structure import BlockCriterion, UnitCriterion, WidthUpdate
+from app.specs.base import Spec
+from workers.methods.structure import BlockCriterion, ExpertCriterion, UnitCriterion, WidthUpdate
 
 BLOCK_CRITERIA: dict[str, type[BlockCriterion]] = discover("workers.methods.depth", BlockCriterion, tag="method")  # type: ignore[type-abstract]
 UNIT_CRITERIA: dict[str, type[UnitCriterion]] = discover("workers.methods.width", UnitCriterion, tag="method")  # type: ignore[type-abstract]
+
+EXPERT_CRITERIA: dict[str, type[ExpertCriterion]] = discover("workers.methods.experts", ExpertCriterion, tag="method")  # type: ignore[type-abstract]
+OF_PATTERN: dict[str, dict[str, Any]] = {
+    "depth": BLOCK_CRITERIA,
+    "neurons": UNIT_CRITERIA,
+    "kv_groups": UNIT_CRITERIA,
+    "experts": EXPERT_CRITERIA,
+}
+"""The methods of every pattern that removes whole parts."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -20,20 +29,26 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Depth(Spec):
     """Whole blocks go; the model has fewer of them."""
 
-    kind: Annotated[Literal["depth"], refusing("experts")] = "depth"
+    kind: Literal["depth"] = "depth"
     count: int | None = Field(None, ge=0, le=100_000, description="Blocks that go; or give `sparsity`, their share.")
 
 
 class Width(Spec):
     """Parts of every block go, equally many in each, so that a stock configuration can say so."""
 
-    kind: Annotated[Literal["neurons", "kv_groups"], refusing("experts")] = "neurons"
+    kind: Literal["neurons", "kv_groups"] = "neurons"
     multiple_of: int = Field(1, ge=1, le=65_536, description="What stays is rounded to a multiple of it.")
 
     def kept(self, units: int, *, sparsity: float) -> int:
         """How many units of a block stay: the multiple nearest to their share, at least one multiple."""
         nearest = round((1 - sparsity) * units / self.multiple_of) * self.multiple_of
         return min(units, max(nearest, self.multiple_of))
+
+
+class Experts(Width):
+    """Whole experts of every mixture go, equally many in each; the router gets as much narrower."""
+
+    kind: Literal["experts"] = "experts"  # type: ignore[assignment]
 
 
 class DepthFields(Spec):
@@ -76,6 +91,18 @@ class WidthFields(Spec):
         return f"{self.sparsity:.0%}"
 
 
+class ExpertFields(Spec):
+    """The fields of every step that removes experts."""
+
+    sparsity: Share = Field(description="Share of the experts of every block that go.")
+    pattern: Experts = Experts()
+
+    @property
+    def amount(self) -> str:
+        """How much goes, for the name of a job."""
+        return f"{self.sparsity:.0%}"
+
+
 if TYPE_CHECKING:
 
     class DepthStep(DepthFields, BlockCriterion):
@@ -88,10 +115,15 @@ if TYPE_CHECKING:
 
         method: str = ""
 
-else:
-    DepthStep, WidthStep = DepthFields, WidthFields
+    class ExpertStep(ExpertFields, ExpertCriterion):
+        """What the type checker sees of a step that removes experts."""
 
-StructureStep = DepthStep | WidthStep
+        method: str = ""
+
+else:
+    DepthStep, WidthStep, ExpertStep = DepthFields, WidthFields, ExpertFields
+
+StructureStep = DepthStep | WidthStep | ExpertStep
 
 
 def _steps(criteria: dict[str, Any], fields: type[Spec]) -> dict[str, Any]:
@@ -103,5 +135,7 @@ def _steps(criteria: dict[str, Any], fields: type[Spec]) -> dict[str, Any]:
     }
 
 
-STRUCTURE_STEPS: dict[str, Any] = _steps(BLOCK_CRITERIA, DepthFields) | _steps(UNIT_CRITERIA, WidthFields)
+STRUCTURE_STEPS: dict[str, Any] = (
+    _steps(BLOCK_CRITERIA, DepthFields) | _steps(UNIT_CRITERIA, WidthFields) | _steps(EXPERT_CRITERIA, ExpertFields)
+)
 """Every step by its method."""

@@ -126,3 +126,30 @@ class UnitScore(UnitCriterion):
         """Keep the highest scores; of equals the lower index goes."""
         order = self.score(evidence).sort(stable=True).indices
         return order[len(order) - kept :].sort().values
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What calibration saw of the E experts of one block, float64."""
+
+    tokens_E: Tensor
+    """Tokens that reached an expert, int64."""
+    weighed_E: Tensor
+    """Sum over these tokens of gate weight times the norm of the output."""
+    sum_ED: Tensor
+    """Sum of the outputs."""
+    squares_E: Tensor
+    """Sum of their squared norms."""
+
+
+class ExpertCriterion(Method):
+    """Chooses experts. A subclass sets `method: Literal["name"] = "name"`."""
+
+    @abstractmethod
+    def score(self, routing: Routing) -> Tensor:
+        """Return scores (E,), float64; the lowest go."""
+
+    def choose(self, routing: Routing, *, kept: int) -> Tensor:
+        """The experts that stay, in order; of equals the lower index goes."""
+        order = self.score(routing).sort(stable=True).indices
+        return order[len(order) - kept :].sort().values

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.specs.structure import DepthFields, DepthStep, WidthStep
+from app.specs.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
 from workers.engine.layout import Block
+from workers.engine.structure.experts import cuts, find_mixture, renamed
 from workers.engine.structure.reshape import Shape, open_reshaped, write_reshaped
 from workers.engine.structure.width import Units, settings
 from workers.engine.weights import save_overlay
-from workers.phases import depth
+from workers.phases import depth, experts
 from workers.phases.base import Context, PhaseRun
 from workers.phases.width import Narrowing
 
@@ -29,8 +30,10 @@ def run(context: Context) -> None:
         with context.phase("pruning", total=total, unit="block") as phase:
             if isinstance(step, DepthFields):
                 _Depth(context, phase, step, number).run()
-            else:
+            elif isinstance(step, WidthFields):
                 _Width(context, phase, step, number).run()
+            else:
+                _Experts(context, phase, step, number).run()
 
 
 class _Reshaping:
@@ -149,4 +152,46 @@ class _Width(_Reshaping):
         if biases:
             assert self.setting is not None
             changed[self.setting] = True
-        return Shape(tuple(self.blocks), changed, cuts, biases)
+        return Shape(tuple(self.blocks), changed, cuts, added=biases)
+
+
+class _Experts(_Reshaping):
+    def __init__(self, context: Context, phase: PhaseRun, step: ExpertStep, number: int) -> None:
+        super().__init__(context, phase, number)
+        self.step = step
+
+    def run(self) -> None:
+        """Choose the experts that stay and write the model with them alone."""
+        kept = self._kept()
+        context, narrow = self.context, dict[str, tuple[int, torch.Tensor]]()
+        names: dict[str, str | None] = {}
+        count = of = 0
+        for block in context.streamed.layout.blocks:
+            if block.index not in kept:
+                continue
+            with context.streamed.block(block.index, context.weights) as module:
+                mixture = find_mixture(block, module, context.weights)
+            assert mixture is not None
+            stay = kept[block.index]
+            count, of = len(stay), mixture.count
+            if count < of:
+                narrow |= cuts(block, mixture, context.weights, stay)
+                names |= renamed(block, mixture, context.weights, stay.tolist())
+        settings = {"num_experts": count} if count < of else {}
+        told = {"kind": "experts", "method": self.step.method, "kept": count, "of": of}
+        self.adopt(Shape(tuple(self.blocks), settings, narrow, names), told)
+
+    def _kept(self) -> dict[int, torch.Tensor]:
+        """Which experts of every block stay, from an earlier attempt if it got so far."""
+        name = self.named("experts")
+        stored = self.context.stored("pruning").get(name)
+        if stored is not None:
+            self.phase.reuse(stored)
+            return {int(key): value for key, value in load_file(self.context.workspace / stored.path).items()}
+        began = time.monotonic()
+        kept = {index: stay for index, (_, stay) in experts.choose(self.context, self.step, self.phase).items()}
+        path = self.context.checkpoint_path("pruning", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({str(index): stay for index, stay in kept.items()}, path)
+        self.context.checkpoint("pruning", name, path, {"seconds": time.monotonic() - began})
+        return kept

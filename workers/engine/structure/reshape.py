@@ -28,6 +28,8 @@ class Shape:
     settings: Mapping[str, Any] = field(default_factory=dict)
     cuts: Mapping[str, tuple[int, torch.Tensor]] = field(default_factory=dict)
     """Tensor in the files -> (dimension, indices that stay)."""
+    names: Mapping[str, str | None] = field(default_factory=dict)
+    """Tensor in the files -> its new name, None when it goes."""
     added: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Tensors that the source does not have: biases that a setting brings."""
 
@@ -39,13 +41,14 @@ def write_reshaped(folder: Path, source: StreamedModel, weights: Weights, shape:
     """
     check_blocks(source, shape.blocks)
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [_entry(weights, old, new, shape) for old, new in _new_names(source, weights, shape.blocks).items()]
+    entries = [_entry(weights, old, new, shape) for old, new in _new_names(source, weights, shape).items()]
     for name, tensor in shape.added.items():
         entries.append(TensorEntry(name, tensor.dtype, tuple(tensor.shape), lambda tensor=tensor: tensor))  # type: ignore[misc]
     write_model(folder, entries)
     config = json.loads((weights.model_dir / "config.json").read_text())
     config.update(_depth_settings(source, config, shape.blocks))
-    config.update({spelled(source, name): value for name, value in shape.settings.items()})
+    for name, value in shape.settings.items():
+        _set(config, source, name, value)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in sorted(weights.model_dir.iterdir()):
         if path.is_file() and path.suffix != ".safetensors" and path.name not in {"config.json", INDEX}:
@@ -77,6 +80,13 @@ def check_blocks(source: StreamedModel, kept: Sequence[int]) -> None:
             )
 
 
+def _set(config: dict[str, Any], source: StreamedModel, name: str, value: object) -> None:
+    """Set one value under the family's own name, and drop what it is called elsewhere."""
+    for other in [key for key in config if spelled(source, key) == spelled(source, name)]:
+        del config[other]
+    config[spelled(source, name)] = value
+
+
 def spelled(source: StreamedModel, name: str) -> str:
     """The family's own name of a setting (`n_layer` for `num_hidden_layers`)."""
     mapped: str = getattr(source.config, "attribute_map", {}).get(name, name)
@@ -96,22 +106,24 @@ def _depth_settings(source: StreamedModel, config: Mapping[str, Any], kept: Sequ
     return settings | {name: [value[index] for index in kept] for name, value in per_block.items()}
 
 
-def _new_names(source: StreamedModel, weights: Weights, kept: Sequence[int]) -> dict[str, str]:
+def _new_names(source: StreamedModel, weights: Weights, shape: Shape) -> dict[str, str]:
     """Name in the files -> name in the smaller model, in the order of the source."""
     owner: dict[str, int] = {}
     for block in source.layout.blocks:
         owner.update({weights.home(tensor): block.index for tensor in block.tensors.values()})
     stack = source.layout.blocks[0].name.split(".")[-2]
-    numbers = {old: new for new, old in enumerate(kept)}
+    numbers = {old: new for new, old in enumerate(shape.blocks)}
     names: dict[str, str] = {}
     for name in weights.names:
-        index = owner.get(name)
+        index, spelled_now = owner.get(name), shape.names.get(name, name)
+        if spelled_now is None:
+            continue
         if index is None:
-            names[name] = name
+            names[name] = spelled_now
         elif index in numbers:
             before, after = f"{stack}.{index}.", f"{stack}.{numbers[index]}."
             assert name.count(before) == 1, name
-            names[name] = name.replace(before, after)
+            names[name] = spelled_now.replace(before, after)
     return names
 
 
