@@ -19,28 +19,27 @@ SECONDS: Final = 20.0
 
 
 @torch.no_grad()
-def measure(model: nn.Module, *, device: torch.device, longest: int) -> dict[str, Any]:
+def measure(*models: nn.Module, device: torch.device, longest: int) -> list[dict[str, Any]]:
     """Time a prompt and the tokens after it, greedily, batch of one; median over repeats, and their spread.
 
-    Seconds per token; the first run only warms up.
+    Models take turns, so that whatever else the machine does meets them alike; the first turn only warms up.
     """
     length = max(1, min(PROMPT_TOKENS, longest - WRITTEN_TOKENS))
     prompt = torch.arange(length, device=device).view(1, -1) % 97 + 1
     began = time.monotonic()
-    _once(model, prompt, device)
-    read: list[float] = []
-    written: list[float] = []
-    while not read or (len(read) < REPEATS and time.monotonic() - began < SECONDS):
-        prefill, decode = _once(model, prompt, device)
-        read.append(prefill / length)
-        written.append(decode / WRITTEN_TOKENS)
-    return {
-        "prompt_tokens": length,
-        "written_tokens": WRITTEN_TOKENS,
-        "repeats": len(read),
-        "prefill_seconds_per_token": _spread(read),
-        "decode_seconds_per_token": _spread(written),
-    }
+    turns: list[list[tuple[float, float]]] = []
+    while len(turns) < 2 or (len(turns) <= REPEATS and time.monotonic() - began < SECONDS):
+        turns.append([_once(model, prompt, device) for model in models])
+    return [
+        {
+            "prompt_tokens": length,
+            "written_tokens": WRITTEN_TOKENS,
+            "repeats": len(turns) - 1,
+            "prefill_seconds_per_token": _spread([turn[place][0] / length for turn in turns[1:]]),
+            "decode_seconds_per_token": _spread([turn[place][1] / WRITTEN_TOKENS for turn in turns[1:]]),
+        }
+        for place in range(len(models))
+    ]
 
 
 def _once(model: nn.Module, prompt: torch.Tensor, device: torch.device) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from workers.phases import adapter, benchmarks, collapse
 from workers.phases.base import Context, PhaseRun
 from workers.phases.export import Written, write_model
 from workers.phases.scoring import compare, count_windows, score, score_weights
+from workers.phases.teacher import free_bytes
 
 
 def run(context: Context) -> tuple[Written, dict[str, float]]:
@@ -53,12 +54,9 @@ def _score_whole(context: Context, phase: PhaseRun) -> dict[str, Any]:
     model = _load(context, context.artifact_dir)
     phase.perplexity = score(context, model, phase=phase)
     context.compared = {"divergence": compare(context, model), "tasks": benchmarks.score(context, model)}
-    told = {} if context.adapter is None else _with_adapter(context, model)
     if context.request.spec.evaluate.latency:
-        context.latency = {"compressed": _latency(context, model)}
-        del model
-        context.latency["dense"] = _latency(context, _load(context, context.source_dir))
-    return told
+        context.latency = _latency(context, model)
+    return {} if context.adapter is None else _with_adapter(context, model)
 
 
 def _with_adapter(context: Context, model: nn.Module) -> dict[str, Any]:
@@ -69,7 +67,13 @@ def _with_adapter(context: Context, model: nn.Module) -> dict[str, Any]:
 
 
 def _latency(context: Context, model: nn.Module) -> dict[str, Any]:
-    return measure(model, device=context.device, longest=context.length_of(context.request.spec.calibration))
+    """Dense and compressed by turns; where memory does not hold both, the compressed one alone."""
+    device, longest = context.device, context.length_of(context.request.spec.calibration)
+    size = sum(context.source_streamed.parameters.values()) * context.compute_dtype.itemsize
+    if free_bytes(device) < 2 * size:
+        return {"compressed": measure(model, device=device, longest=longest)[0]}
+    dense, compressed = measure(_load(context, context.source_dir), model, device=device, longest=longest)
+    return {"dense": dense, "compressed": compressed}
 
 
 def _load(context: Context, folder: Path) -> nn.Module:

@@ -16,7 +16,8 @@ CPU = torch.device("cpu")
 
 def test_a_model_is_timed_reading_and_writing(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(write_tiny_model(tmp_path)).eval()
-    found = measure(model, device=CPU, longest=32)
+    found, again = measure(model, model, device=CPU, longest=32)
+    assert found.keys() == again.keys()
     assert found["prompt_tokens"] == 24
     assert found["repeats"] == 5
     for name in ("prefill_seconds_per_token", "decode_seconds_per_token"):
