@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.api.views import View
+from app.probe.families import FAMILIES
 from app.specs.conflicts import conflicts
 from app.specs.job import ENGINE_VERSION, SCHEMA_VERSION, JobRequest
 from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
@@ -45,6 +47,18 @@ class ConflictView(View):
     """Why, and the way out; `POST /v1/jobs` answers 422 with it."""
 
 
+class FamilyView(View):
+    """One family of models."""
+
+    model_type: str
+    """What config.json says."""
+    architecture: str
+    """The class of stock transformers."""
+    summary: str
+    notes: str | None
+    """What sets its matrices or its windows apart."""
+
+
 class CatalogueView(View):
     """Everything that a spec can name."""
 
@@ -65,6 +79,8 @@ class CatalogueView(View):
     """What of these is refused together."""
     recovery: list[MethodView]
     """`reconstruct` and `retrain.method`: how the loss is won back."""
+    families: list[FamilyView]
+    """Models that are accepted; every method works on each, unless its notes or its shapes say otherwise."""
 
 
 @router.get("/methods")
@@ -98,6 +114,15 @@ def list_methods() -> CatalogueView:
                 constraints=["a tokenizer, for the text", "biases in the model, where `biases` is all that trains"],
                 parameters=_parameters(Retrain),
             ),
+        ],
+        families=[
+            FamilyView(
+                model_type=name,
+                architecture=family.architecture,
+                summary=inspect.cleandoc(family.__doc__ or ""),
+                notes=family.notes or None,
+            )
+            for name, family in FAMILIES.items()
         ],
     )
 

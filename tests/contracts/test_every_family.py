@@ -15,14 +15,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.probe import ModelFacts, probe, sanitised_config
 from app.probe.families import FAMILIES
-from tests.fixtures.jobs import LocalJob, local_job, write_texts
+from tests.fixtures.jobs import KilledError, LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine.masks import unpack
 from workers.engine.model import StreamedModel
 from workers.engine.perplexity import perplexity
 from workers.engine.trainables import norms_and_biases
 from workers.engine.weights import Weights
-from workers.messages import Done
+from workers.messages import Checkpoint, Done
 
 INERT = (
     "chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "output_hidden_states", "problem_type",
@@ -131,3 +131,32 @@ def test_recovery_changes_every_half_of_every_block(case: Case) -> None:
             changed |= load_file(case.job.folder / item.path).keys()
     tensors = {matrix.tensor for matrix in case.streamed.layout.matrices}
     assert tensors <= changed
+
+
+SOLVED: dict[str, dict[str, Any]] = {
+    "sparsegpt": {"method": "sparsegpt", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+    "least_squares": {"method": "wanda", "sparsity": 0.5, "update": {"kind": "least_squares"}},
+}
+
+
+@pytest.mark.parametrize("solver", SOLVED)
+def test_refitting_the_kept_weights_lowers_the_error_of_every_matrix(case: Case, solver: str) -> None:
+    context = case.job.spec.calibration.model_dump(mode="json")
+    job = local_job(case.folder / solver, case.model_dir, case.texts, prune=SOLVED[solver], calibration=context)
+    assert job.attempt().report["sparsity"]["achieved"] == 0.5
+    assert {row.name for row in job.layers} == case.streamed.layout.by_name.keys()
+    for row in job.layers:
+        assert row.error_before is not None
+        assert row.error_after is not None
+        assert 0 < row.error_after <= row.error_before * 1.001, row.name
+
+
+def test_a_killed_job_keeps_the_warnings_of_the_blocks_that_it_had_finished(tmp_path: Path) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", "qwen3_moe", num_experts=64)
+    job = local_job(
+        tmp_path / "job", model_dir, write_texts(tmp_path), calibration={"samples": 1, "sequence_length": 8}
+    )
+    with pytest.raises(KilledError):
+        job.attempt(kill_at=lambda message: isinstance(message, Checkpoint) and message.name == "block-00000")
+    texts = [item["text"] for item in job.attempt().report["warnings"] if item["code"] == "idle_experts"]
+    assert [f"model.layers.{index}.mlp.experts." in text for index, text in enumerate(texts)] == [True, True]

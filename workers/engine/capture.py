@@ -47,7 +47,7 @@ class Capture:
     def idle_experts(self) -> list[str]:
         """The experts that no token was routed to."""
         names = [name for name, matrix in self._matrices.items() if matrix.routed and not self.of(name).tokens]
-        return sorted({name.rpartition(".")[0] for name in names})
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
     def see(self, name: str, input_BTI: torch.Tensor) -> None:
         """Count one input of one matrix."""

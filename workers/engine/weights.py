@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -120,9 +120,9 @@ class Weights:
         return part.end - part.begin, self.shape(part.home)[2]
 
     @property
-    def mask_names(self) -> list[str]:
+    def mask_names(self) -> KeysView[str]:
         """Names of the modules that have a mask, in the order in which the masks came."""
-        return list(self._masks)
+        return self._masks.keys()
 
     def packed_mask(self, module: str) -> torch.Tensor:
         """The mask as it is stored: uint8 of shape (O, ceil(I / 8))."""

@@ -87,15 +87,17 @@ class Walk:
         if data is not None:
             for row in data["layers"]:
                 self.context.layer(Layer.model_validate(row), silent=True)
+            self.context.warnings += [item for item in data.get("warnings", []) if item not in self.context.warnings]
             self.passed.append(block)
             return
-        began = time.monotonic()
+        began, warned = time.monotonic(), len(self.context.warnings)
         done = self.prune(block)
         layers = [row.model_dump() for row in done.rows]
         for row in done.rows:
             self.context.layer(row)
         seconds = time.monotonic() - began
-        self.phase.finish_block(block.index, done.tensors, done.masks, seconds=seconds, data={"layers": layers})
+        data = {"layers": layers, "warnings": self.context.warnings[warned:]}
+        self.phase.finish_block(block.index, done.tensors, done.masks, seconds=seconds, data=data)
         self.passed.append(block)
 
     def prune(self, block: Block) -> Pruned:

@@ -36,7 +36,7 @@ def test_masks_travel_beside_the_tensors(model_dir: Path, tmp_path: Path) -> Non
     mask_OI = torch.rand(32, 21) < 0.5
     save_overlay(tmp_path / "a.safetensors", {}, {"some.module": mask_OI})
     weights = Weights(model_dir, [tmp_path / "a.safetensors"])
-    assert weights.mask_names == ["some.module"]
+    assert list(weights.mask_names) == ["some.module"]
     assert torch.equal(weights.mask("some.module", num_inputs=21), mask_OI)
     assert weights.names == Weights(model_dir).names
 
