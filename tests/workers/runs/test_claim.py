@@ -13,11 +13,12 @@ from app.db.job import PRIORITIES
 from app.db.queries import leases
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import clock
+from app.specs.job import ENGINE_VERSION
 from tests.fixtures.runs import Bench
 
 
 def worker(name: str, **fields: str) -> WorkerIdentity:
-    given: Any = {"worker_class": "default", "host": "h", "device": "cpu", "engine_version": "1"} | fields
+    given: Any = {"worker_class": "default", "host": "h", "device": "cpu", "engine_version": ENGINE_VERSION} | fields
     return WorkerIdentity(id=name, pid=1, **given)
 
 
