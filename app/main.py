@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 
 from app.api import (
@@ -33,6 +34,7 @@ from app.api import (
 )
 from app.api.access import AccessGuard
 from app.api.guard import BodyGuard, RequestContext
+from app.api.metering import Fleet, RequestMeter
 from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.logs import setup_logs
@@ -61,9 +63,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database, doorbell = Database(settings.database), Doorbell(make_celery(settings))
         commits = GroupCommit(database)
         app.state.resources = Resources(settings, database, open_store(settings), doorbell, commits)
+        fleet = Fleet(database)
+        app.state.registry.register(fleet)
         app.state.feed = Feed(database)
         with ending_streams(app.state.feed):
             yield
+        app.state.registry.unregister(fleet)
         commits.close()
         doorbell.close()
         database.dispose()
@@ -79,8 +84,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):  # fmt: skip
         app.include_router(module.router)
     problems.install(app)
+    app.state.registry = CollectorRegistry()
     app.add_middleware(BodyGuard)
     app.add_middleware(AccessGuard, settings=settings)  # before a body is read
+    app.add_middleware(RequestMeter, registry=app.state.registry)
     app.add_middleware(RequestContext)  # added last: outermost
     _describe_problems(app)
     return app
@@ -117,6 +124,22 @@ def _describe_problems(app: FastAPI) -> None:
         schema = problems.ProblemView.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(schema.pop("$defs", {}), Problem=schema)
+        _drop_odd_discriminators(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _drop_odd_discriminators(value: Any) -> None:  # noqa: ANN401 - JSON
+    """Remove discriminators that name a schema in full: OpenAPI takes references only, and they only speed up."""
+    if isinstance(value, list):
+        for item in value:
+            _drop_odd_discriminators(item)
+    elif isinstance(value, dict):
+        mapping = (
+            value.get("discriminator", {}).get("mapping") if isinstance(value.get("discriminator"), dict) else None
+        )
+        if mapping and not all(isinstance(target, str) for target in mapping.values()):
+            del value["discriminator"]
+        for item in value.values():
+            _drop_odd_discriminators(item)

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Cap of stored phase results in the object store; least recently used goes first.",
     )
+    keep_artifacts_days: float = Field(0, ge=0, description="Files of results after the job's end; 0: for ever.")
+    keep_events_days: float = Field(365, ge=0, description="Events after the job's end; 0: for ever.")
+    keep_logs_days: float = Field(90, ge=0, description="Log lines after the job's end; 0: for ever.")
+    keep_deliveries_days: float = Field(30, ge=0, description="Webhook deliveries that are over; 0: for ever.")
+    keep_audit_days: float = Field(730, ge=0, description="The audit log; 0: for ever.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
     tasks_dir: Path | None = Field(
         None,

@@ -123,7 +123,7 @@ def main() -> None:
     log.info("reconciler started")
     reconciler = Reconciler(
         database, open_store(settings), Doorbell(make_celery(settings)),
-        phase_store_max_bytes=settings.phase_store_max_bytes,
+        settings=settings, phase_store_max_bytes=settings.phase_store_max_bytes,
     )  # fmt: skip
     reconcile(reconciler, lead, stop)
 

@@ -11,8 +11,9 @@ from app.db.job import Job, Outbox
 from app.db.queries import leases, reuse, tenancy
 from app.db.session import Database, clock
 from app.queue import Doorbell
+from app.settings import Settings
 from app.storage.base import ObjectStore
-from workers.runs import endings, family, garbage
+from workers.runs import endings, family, garbage, retention
 from workers.runs.failures import lost_worker
 
 UNHEARD_SECONDS = 3.0
@@ -27,10 +28,18 @@ class Reconciler:
     """One sweep after the other, by whoever leads."""
 
     def __init__(
-        self, database: Database, store: ObjectStore, doorbell: Doorbell, *, phase_store_max_bytes: int = 2**62
+        self,
+        database: Database,
+        store: ObjectStore,
+        doorbell: Doorbell,
+        *,
+        phase_store_max_bytes: int = 2**62,
+        settings: Settings | None = None,
     ) -> None:
         self._database, self._store, self._doorbell = database, store, doorbell
         self._phase_store_max_bytes = phase_store_max_bytes
+        self._settings = settings
+        """How long things are kept; None: for ever."""
         self._bells: dict[str, tuple[float, float]] = {}
         """Worker class -> when it is rung for next, and the pause that follows."""
         self._capped: list[str] | None = None
@@ -128,5 +137,7 @@ class Reconciler:
 
     def collect_garbage(self) -> int:
         """Delete what nobody needs any more; return how many files of the store."""
+        if self._settings is not None:
+            retention.forget(self._database, self._settings)
         evicted = garbage.evict_phase_results(self._database, self._store, max_bytes=self._phase_store_max_bytes)
         return evicted + garbage.collect(self._database, self._store)

@@ -200,4 +200,4 @@ def test_the_examples_of_the_document_are_accepted(client: TestClient, name: str
 
 def test_prometheus_sees_jobs_by_state(client: TestClient) -> None:
     client.post("/v1/jobs", json=REMOTE)
-    assert 'espalier_jobs{state="queued"} 1\n' in client.get("/metrics").text
+    assert 'espalier_jobs{state="queued"} 1.0\n' in client.get("/metrics").text
