@@ -21,19 +21,19 @@ from app.settings import Settings
 from app.specs.access import Scope as KeyScope
 
 _READ = frozenset({"GET", "HEAD"})
-_RULES: Final[list[tuple[re.Pattern[str], KeyScope | None, KeyScope]]] = [
+_RULES: Final[list[tuple[str, KeyScope | None, KeyScope]]] = [
     # path, scope to look (None: any key), scope to change; the first that matches counts
-    (re.compile(r"/v1/(methods|spec-schema|usage)"), None, "admin"),
-    (re.compile(r"/v1/jobs/[^/]+/publications.*"), "jobs:read", "models:write"),
-    (re.compile(r"/v1/jobs/[^/]+/(cancel|pause|resume)"), "jobs:read", "jobs:cancel"),
-    (re.compile(r"/v1/sweeps/[^/]+/cancel"), "jobs:read", "jobs:cancel"),
-    (re.compile(r"/v1/(jobs/[^/]+/artifacts|artifacts/.+)"), "artifacts:read", "admin"),
-    (re.compile(r"/v1/uploads.*"), "models:write", "models:write"),
-    (re.compile(r"/v1/webhook-endpoints.*"), "webhooks:manage", "webhooks:manage"),
-    (re.compile(r"/v1/(hook-sources|hook-deliveries|rules).*"), "hooks:manage", "hooks:manage"),
-    (re.compile(r"/v1/(projects|api-keys|credentials|audit-events).*"), "admin", "admin"),
-    (re.compile(r"/v1/workers.*"), "jobs:read", "admin"),
-    (re.compile(r"/v1/.*"), "jobs:read", "jobs:write"),
+    (r"/v1/(methods|spec-schema|usage)", None, "admin"),
+    (r"/v1/jobs/[^/]+/publications.*", "jobs:read", "models:write"),
+    (r"/v1/jobs/[^/]+/(cancel|pause|resume)", "jobs:read", "jobs:cancel"),
+    (r"/v1/sweeps/[^/]+/cancel", "jobs:read", "jobs:cancel"),
+    (r"/v1/(jobs/[^/]+/artifacts|artifacts/.+)", "artifacts:read", "admin"),
+    (r"/v1/uploads.*", "models:write", "models:write"),
+    (r"/v1/webhook-endpoints.*", "webhooks:manage", "webhooks:manage"),
+    (r"/v1/(hook-sources|hook-deliveries|rules).*", "hooks:manage", "hooks:manage"),
+    (r"/v1/(projects|api-keys|credentials|audit-events).*", "admin", "admin"),
+    (r"/v1/workers.*", "jobs:read", "admin"),
+    (r"/v1/.*", "jobs:read", "jobs:write"),
 ]
 _PUBLIC = re.compile(r"/v1/hooks/[^/]+")
 """Registries bring credentials of their own."""
@@ -41,7 +41,8 @@ _PUBLIC = re.compile(r"/v1/hooks/[^/]+")
 
 def required_scope(method: str, path: str) -> KeyScope | None:
     """Return the scope that a call takes; None where any key will do."""
-    look, change = next((look, change) for pattern, look, change in _RULES if pattern.fullmatch(path))
+    # DOTALL: a path may hold a line break, and must not slip through a rule with it.
+    look, change = next((look, change) for rule, look, change in _RULES if re.fullmatch(rule, path, re.DOTALL))
     return look if method in _READ else change
 
 
