@@ -19,6 +19,7 @@ from rich.table import Table
 from app.probe import probe
 from app.specs.job import CompressionSpec
 from app.specs.resolve import resolve
+from tests.bench import peer
 from workers.child import compute
 from workers.engine import numerics
 from workers.engine.walk import Stream
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--peer", action="store_true", help="Also time llm-compressor, in a venv of its own.")
     arguments = parser.parse_args()
     numerics.be_deterministic(arguments.threads)
 
@@ -44,6 +46,9 @@ def main() -> None:
     rows: list[tuple[str, dict[str, Any], str]] = [
         ("magnitude: pruning", {"prune": {"method": "magnitude", "sparsity": 0.5}}, "pruning"),
         ("wanda: pruning", {"prune": PRUNE}, "pruning"),
+        ("wanda, dense propagation: pruning", {"prune": PRUNE, "propagation": "dense"}, "pruning"),
+        ("wanda, bfloat16 forwards: pruning", {"prune": PRUNE, "compute_dtype": "bfloat16"}, "pruning"),
+        ("sparsegpt: pruning", {"prune": {"method": "sparsegpt", "sparsity": 0.5}}, "pruning"),
         ("wanda + submodule: reconstructing", {"prune": PRUNE, "reconstruct": {}}, "reconstructing"),
         ("wanda + PERP, 20 steps of 8: retraining", {"prune": PRUNE, "retrain": {"steps": 20}}, "retraining"),
     ]
@@ -53,7 +58,20 @@ def main() -> None:
         for number, (label, spec, phase) in enumerate(rows):
             seconds = _seconds(_context(arguments, base | spec, Path(folder) / str(number)), phase)
             table.add_row(label, f"{seconds:.2f}", f"{seconds / floor:.2f}")
+        if arguments.peer:
+            _add_peer(table, arguments, base, floor, Path(folder))
     Console().print(table)
+
+
+def _add_peer(table: Table, arguments: argparse.Namespace, base: dict[str, Any], floor: float, folder: Path) -> None:
+    python = peer.install()
+    windows_NT = _context(arguments, base | {"prune": PRUNE}, folder / "tokens").calibration_windows()
+    for method in ("wanda", "sparsegpt"):
+        found = peer.run(
+            python, arguments.model, windows_NT, method=method, sparsity=0.5, threads=arguments.threads, folder=folder
+        )
+        label = f"llm-compressor, {method}: one-shot, peak {found.peak_bytes / 2**20:.0f} MiB"
+        table.add_row(label, f"{found.seconds:.2f}", f"{found.seconds / floor:.2f}")
 
 
 def _context(arguments: argparse.Namespace, spec: dict[str, Any], workspace: Path) -> Context:
