@@ -63,7 +63,8 @@ def read(finished: Finished) -> Numbers:
         "error_after": round(finished.mean_error(), 6),
         "pruning_seconds": round(finished.phase("pruning")["seconds"], 1),
         "solving_seconds": round(sum(row["seconds"] for row in finished.layers), 1),
-        "protocol": finished.report["protocol"]["perplexity"],
+        "predicted_tokens": finished.report["protocol"]["perplexity"]["docs"]["predicted_tokens"],
+        "text_sha256": finished.report["protocol"]["perplexity"]["docs"]["text_sha256"],
     }
 
 

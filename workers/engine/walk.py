@@ -14,9 +14,9 @@ its inputs where a solver factorises:
 | 30B (d 6656, f 17920) | 1.1 GB | 1.8 GB | 3.8 / 7.7 GB | 5.2 / 10.9 GB | 3.5 GB |
 | 70B (d 8192, f 28672) | 1.7 GB | 4.1 GB | 7.5 / 17.4 GB | 9.7 / 23.7 GB | 4.3 GB |
 
-All of them fit one card of 80 GB or 141 GB with room; the host needs its hidden states, or next
-to nothing when they are spilled, and one tensor at a time. The whole model, which perplexity takes by default, is 16, 60 and 140 GB:
-30B is scored whole on either card, 70B on neither beside its activations, and block by block under a limit.
+All of them fit one card of 80 GB or 141 GB with room; the host needs its hidden states, or next to nothing when they
+are spilled, and one tensor at a time. The whole model, which perplexity takes by default, is 16, 60 and 140 GB: 30B is
+scored whole on either card, 70B on neither beside its activations, and block by block under a limit.
 """
 
 from __future__ import annotations
