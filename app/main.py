@@ -42,6 +42,7 @@ from app.queue import Doorbell, make_celery
 from app.services.feed import Feed, ending_streams
 from app.services.resources import Resources
 from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
+from app.specs.schema import require_tags
 from app.storage.open import open_store
 
 _PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
@@ -125,7 +126,7 @@ def _describe_problems(app: FastAPI) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(schema.pop("$defs", {}), Problem=schema)
         _drop_odd_discriminators(document)
-        return document
+        return require_tags(document)
 
     app.openapi = openapi  # type: ignore[method-assign]
 

@@ -6,6 +6,7 @@ The last line is `done` or `failed`. The output folder appears whole, after ever
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from app.settings import Settings, get_settings
+from app.specs import pointers
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec, JobRequest
 from app.specs.source import model_name
@@ -31,7 +33,7 @@ from workers.messages import (
     Log,
     Resolved,
 )  # fmt: skip
-from workers.runs.failures import from_exit, oom_kills
+from workers.runs.failures import as_sent, from_exit, oom_kills
 from workers.runs.process import Child, Commands, environment
 from workers.runs.workspace import Workspace, remove_leftovers
 
@@ -121,13 +123,21 @@ def main() -> int:
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         return refuse("The output folder is not empty.", "Name another one.")
+    sent = sys.stdin.read()
     try:
-        job = JobRequest.model_validate_json(sys.stdin.read())
+        job = JobRequest.model_validate_json(sent)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = "/".join(str(part) for part in first["loc"])
-        return refuse(f"{where}: {first['msg']}", "Change the spec.")
-    return 0 if run(job, output, get_settings(), say) else 1
+        first = error.errors(include_input=False, include_url=False)[0]
+        body = None if first["type"] == "json_invalid" else json.loads(sent)
+        where = pointers.of_error(first, first["loc"], body)
+        return refuse(f"{where or '/'}: {first['msg']}", "Change the spec.")
+
+    def tell(message: BaseModel) -> None:
+        if isinstance(message, Failed):
+            message = Failed(error=as_sent(message.error, json.loads(sent)))
+        say(message)
+
+    return 0 if run(job, output, get_settings(), tell) else 1
 
 
 if __name__ == "__main__":

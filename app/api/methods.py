@@ -14,6 +14,7 @@ from app.probe.families import FAMILIES
 from app.specs.conflicts import conflicts
 from app.specs.job import ENGINE_VERSION, SCHEMA_VERSION, JobRequest
 from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from app.specs.schema import require_tags
 from app.specs.steps import Reconstruct, Retrain
 from app.specs.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 from workers.methods.base import Method
@@ -154,5 +155,5 @@ def get_spec_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "schema_version": SCHEMA_VERSION,
-        **JobRequest.model_json_schema(),
+        **require_tags(JobRequest.model_json_schema()),
     }

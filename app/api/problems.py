@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -20,13 +19,11 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import AppError, InvalidRequest, NotFound, NotReady, Problem
+from app.specs import pointers
 
 MAX_ITEMS = 100
 _ECHO = {"union_tag_invalid", "union_tag_not_found"}
 """Kinds of pydantic errors whose text would repeat what the client sent."""
-
-_MISSING = {"missing", "missing_sparsity", "union_tag_not_found"}
-"""Kinds of errors whose pointer leads to what is not there."""
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +71,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(AppError)
     def _app_error(request: Request, error: AppError) -> JSONResponse:
         body = getattr(request.state, "json", None)
-        items = [Problem(pointer_into(body, item.pointer), item.code, item.detail) for item in error.items]
+        items = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
         return problem_response(request.scope, _with_items(error, items))
 
     @app.exception_handler(RequestValidationError)
@@ -132,37 +129,6 @@ def _item(detail: Mapping[str, Any], body: object) -> Problem:
     where, *parts = detail["loc"]
     text = str(detail["msg"])
     if kind in _ECHO:
-        # pydantic points at the union; the mistake is its tag.
-        parts.append(str(detail["ctx"]["discriminator"]).strip("'"))
         text = f"Expected one of {detail['ctx']['expected_tags']}" if "expected_tags" in detail["ctx"] else "Required"
-    if at := detail.get("ctx", {}).get("at"):  # a rule over several fields says which of them is at fault
-        parts.extend(at.split("/"))
-    pointer = _join(_existing(body, parts, keep_last=kind in _MISSING)) if where == "body" else _join([where, *parts])
+    pointer = pointers.of_error(detail, parts, body) if where == "body" else pointers.join([where, *parts])
     return Problem(pointer, kind.replace("_", "-"), text)
-
-
-def pointer_into(body: object, pointer: str) -> str:
-    """Drop from a pointer what the body as sent does not have: `prune` may be one object or a list of them."""
-    if not pointer or body is None:
-        return pointer
-    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-    return _join(_existing(body, parts, keep_last=False)) or pointer
-
-
-def _existing(body: object, parts: Sequence[str | int], *, keep_last: bool) -> list[str | int]:
-    """Follow a location into a document and drop the steps that are not in it: union tags, inserted indices."""
-    found: list[str | int] = []
-    for index, part in enumerate(parts):
-        if isinstance(body, dict) and part in body:
-            body = body[part]
-            found.append(part)
-        elif isinstance(body, list) and re.fullmatch(r"\d{1,6}", str(part)) and int(part) < len(body):
-            body = body[int(part)]
-            found.append(part)
-        elif keep_last and index == len(parts) - 1:
-            found.append(part)
-    return found
-
-
-def _join(parts: Sequence[str | int]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)

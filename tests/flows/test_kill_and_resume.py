@@ -35,7 +35,14 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         return deployment.safetensors(job)
 
 
-@pytest.mark.parametrize("victim", ["child", "worker", "everything"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "child",
+        pytest.param("worker", marks=pytest.mark.chaos),
+        pytest.param("everything", marks=pytest.mark.chaos),
+    ],
+)
 def test_a_killed_job_resumes_from_its_last_block_and_ends_with_the_same_bytes(
     launch: Launch, untouched: dict[str, str], victim: str
 ) -> None:

@@ -44,7 +44,7 @@ from workers.messages import (
 from workers.runs import endings, publications, publish
 from workers.runs.checkpoints import Uploader, job_prefix, restore
 from workers.runs.endings import Ending, Handover
-from workers.runs.failures import JobFailed, from_exception, silent, source_changed
+from workers.runs.failures import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.runs.family import Family, spawn_members
 from workers.runs.fetching import fetch_request
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
@@ -149,6 +149,7 @@ class _Attempt:
         self._uploader.close()
 
     def _failed(self, error: ErrorInfo) -> Ending:
+        error = as_sent(error, self._job.request)
         log.warning("attempt failed", error_class=error.class_, phase=error.phase, message=error.message)
         return lambda session, job, now: endings.settle(session, job, error, now=now)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.errors import StorageError
+from app.specs import pointers
 from app.specs.lifecycle import Phase
 from workers.messages import ErrorInfo
 
@@ -51,6 +52,15 @@ def describe(error: ErrorInfo, *, attempt: int) -> dict[str, Any]:
     document = error.model_dump(mode="json", by_alias=True)
     texts = {name: value.replace("\x00", "") for name, value in document.items() if isinstance(value, str)}
     return {**document, **texts, "attempt": attempt}
+
+
+def as_sent(error: ErrorInfo, body: object) -> ErrorInfo:
+    """Let an error that points into the request point into the body as it came: `prune` may be one object."""
+    if not (error.module or "").startswith("/"):
+        return error
+    given = str(error.module)
+    pointer = pointers.into(body, given)
+    return error.model_copy(update={"module": pointer, "hint": error.hint.replace(given, pointer)})
 
 
 def lost_worker(phase: Phase | None) -> ErrorInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -75,6 +76,9 @@ class Recorder:
         self._progress_told = 0.0
         self._log_lines = 0
         self._superseded: list[str] = []
+        self._mark: str | None = None
+        """Of the newest write whose commit is not known of, and how many messages it held."""
+        self._marked = 0
         self.phase: Phase | None = None
         """The phase that the attempt is in, for its errors."""
 
@@ -105,13 +109,20 @@ class Recorder:
         job = leases.held(session, self._job_id, self._fence)
         if job is None:
             raise LeaseLost
+        if self._mark is not None and job.last_flush == self._mark:
+            # The commit that we never learned of did happen.
+            del self._waiting[: self._marked]
+        self._mark = None
         if self._waiting:
             self._apply(session, job, self._waiting, clock(session))
+            self._mark, self._marked = secrets.token_hex(8), len(self._waiting)
+            job.last_flush = self._mark
         return job
 
     def written(self) -> None:
         """Drop what `write` has committed, and the store's files that no row names any more."""
         self._waiting.clear()
+        self._mark = None
         if self._superseded:
             self._discard(self._superseded)
 

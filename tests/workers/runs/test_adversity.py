@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,8 +16,10 @@ from typing import Literal
 import psutil
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
-from app.db.result import Artifact
+from app.db.result import Artifact, LogLine
 from app.storage.s3 import S3Store
 from tests.fixtures.processes import running
 from tests.fixtures.runs import LEASE_SECONDS, Bench
@@ -174,3 +179,31 @@ def test_a_job_resumes_and_commits_on_s3_too(sqlite_bench: Bench, s3_store: S3St
     with bench.database.reading() as session:
         keys = {artifact.key for artifact in session.scalars(select(Artifact))}
     assert {stored.key for stored in s3_store.list("projects/")} == keys
+
+
+def test_a_flush_whose_commit_was_never_learned_of_is_not_written_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = bench.add("slow")
+    unit = bench.database.unit_of_work
+    lost: list[int] = []
+
+    @contextmanager
+    def forgetful() -> Iterator[Session]:
+        with unit() as session:
+            yield session
+        if sys._getframe(2).f_code.co_name == "flush_if_due" and len(lost) < 2:
+            lost.append(1)
+            raise OperationalError("COMMIT", {}, Exception("the connection broke"))
+
+    monkeypatch.setattr(bench.database, "unit_of_work", forgetful)
+    job = bench.work(job_id)
+    assert job.state == "succeeded"
+    assert lost
+    told = [(event.type, event.phase, event.data.get("name")) for event in bench.events(job_id)]
+    for type_ in ("job.phase_started", "job.layer_completed", "job.checkpoint"):
+        some = [one for one in told if one[0] == type_]
+        assert len(some) == len(set(some)) > 0
+    with bench.database.reading() as session:
+        lines = list(session.scalars(select(LogLine.text).where(LogLine.job_id == job_id)))
+    assert len(lines) == len(set(lines)) > 0

@@ -1,0 +1,50 @@
+"""JSON Pointers into a request as it was sent, from where a validator or a check found a mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_AT_TAG = {"union_tag_invalid", "union_tag_not_found"}
+"""Kinds of pydantic errors that point at a union where the mistake is its tag."""
+_MISSING = {"missing", "missing_sparsity", "union_tag_not_found"}
+"""Kinds of errors whose pointer leads to what is not there."""
+
+
+def of_error(detail: Mapping[str, Any], parts: Sequence[str | int], body: object) -> str:
+    """Return the pointer of an error of pydantic, of which `parts` is the place."""
+    steps, kind = list(parts), str(detail["type"])
+    if kind in _AT_TAG:
+        steps.append(str(detail["ctx"]["discriminator"]).strip("'"))
+    if at := detail.get("ctx", {}).get("at"):  # a rule over several fields says which of them is at fault
+        steps.extend(at.split("/"))
+    return join(_existing(body, steps, keep_last=kind in _MISSING))
+
+
+def into(body: object, pointer: str) -> str:
+    """Drop from a pointer what the body as sent does not have: `prune` may be one object or a list of them."""
+    if not pointer or body is None:
+        return pointer
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    return join(_existing(body, parts, keep_last=False)) or pointer
+
+
+def _existing(body: object, parts: Sequence[str | int], *, keep_last: bool) -> list[str | int]:
+    """Follow a location into a document and drop the steps that are not in it: union tags, inserted indices."""
+    found: list[str | int] = []
+    for index, part in enumerate(parts):
+        if isinstance(body, dict) and part in body:
+            body = body[part]
+            found.append(part)
+        elif isinstance(body, list) and re.fullmatch(r"\d{1,6}", str(part)) and int(part) < len(body):
+            body = body[int(part)]
+            found.append(part)
+        elif keep_last and index == len(parts) - 1:
+            found.append(part)
+    return found
+
+
+def join(parts: Sequence[str | int]) -> str:
+    """Return the pointer that leads through these steps."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)

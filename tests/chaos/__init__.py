@@ -1,0 +1,1 @@
+"""Installations killed on purpose, again and again: `make chaos`."""

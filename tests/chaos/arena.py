@@ -1,0 +1,190 @@
+"""Workers, a reconciler and the faults that befall them, over any database, broker and store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from sqlalchemy import func, select
+
+from app.db.job import Attempt, Event, Job
+from app.db.result import Artifact
+from app.storage.base import ObjectStore
+from tests.fixtures.processes import running
+from tests.fixtures.runs import Bench
+from workers.runs.keeper import OUTAGE
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = "tests.chaos.worker"
+LEASE_SECONDS = 5.0
+"""Long enough for a machine that does other things too."""
+SPARED_SECONDS = 6.0
+"""A worker is struck when it has lived so long: a fault needs something to interrupt."""
+_T = TypeVar("_T")
+
+
+class Arena:
+    """One installation under fire; `faults` counts what was done to it."""
+
+    def __init__(
+        self, bench: Bench, *, seed: int, environment: dict[str, str], store: ObjectStore | None = None
+    ) -> None:
+        self.bench, self.random, self.environment = bench, random.Random(seed), environment
+        bench.store = store or bench.store  # type: ignore[assignment]
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self._born: dict[int, float] = {}
+        self.faults: Counter[str] = Counter()
+        self._pending: list[threading.Thread] = []
+        self.drained: list[int] = []
+        """Exit statuses of workers that were asked to end."""
+
+    def spawn(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start one of our modules."""
+        settings = self.bench.settings
+        env = {
+            **os.environ, "ESPALIER_HOME": str(settings.home), "ESPALIER_DATABASE_URL": self.bench.database.url,
+            "ESPALIER_LEASE_SECONDS": str(LEASE_SECONDS), "ESPALIER_THREADS": "1", **self.environment, **environment,
+        }  # fmt: skip
+        command = [sys.executable, "-m", module, *arguments]
+        with (settings.home / "workers.log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
+        self._born[process.pid] = time.monotonic()
+        return process
+
+    @contextmanager
+    def open(self, workers: int) -> Iterator[None]:
+        """Run workers, one clock an hour fast and one an hour slow, and a reconciler."""
+        reconciler = self.spawn("workers.reconciler")
+        skews = ("0", "3600", "-3600")
+        self.workers = [self.spawn(WORKER, SKEW_SECONDS=skews[number % 3]) for number in range(workers)]
+        try:
+            yield
+        finally:
+            for thread in self._pending:
+                thread.join()
+            assert set(self.drained) <= {0}, "a drained worker ended badly"
+            for process in [*self.workers, reconciler]:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+                process.wait()
+
+    def patiently(self, read: Callable[[], _T]) -> _T:
+        """Ask again while the database is away."""
+        while True:
+            try:
+                return read()
+            except OUTAGE:
+                time.sleep(0.2)
+
+    def left(self) -> int:
+        """How many jobs have not ended."""
+
+        def count() -> int:
+            with self.bench.database.reading() as session:
+                ended = Job.state.in_(("succeeded", "failed", "cancelled", "expired"))
+                return session.scalar(select(func.count()).select_from(Job).where(~ended)) or 0
+
+        return self.patiently(count)
+
+    def kill_child(self) -> None:
+        """kill -9 of a child."""
+        children = [child for worker in self.workers for child in _below(worker)]
+        if children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.random.choice(children).kill()
+                self.faults["child killed"] += 1
+
+    def _victim(self) -> int | None:
+        """The number of a worker that has lived for a while."""
+        now = time.monotonic()
+        old = [n for n, worker in enumerate(self.workers) if now - self._born[worker.pid] > SPARED_SECONDS]
+        return self.random.choice(old) if old else None
+
+    def kill_worker(self) -> None:
+        """kill -9 of a worker; another one takes its place."""
+        if (number := self._victim()) is not None:
+            self.workers[number].kill()
+            self.workers[number].wait()
+            self.workers[number] = self.spawn(WORKER)
+            self.faults["worker killed"] += 1
+
+    def stop_worker(self) -> None:
+        """SIGSTOP of a worker until its lease has long passed: then it writes as a zombie."""
+        if (number := self._victim()) is not None:
+            worker = self.workers[number]
+            self._born[worker.pid] = time.monotonic() + LEASE_SECONDS
+            worker.send_signal(signal.SIGSTOP)
+            self.later(LEASE_SECONDS + 2.5, lambda: worker.send_signal(signal.SIGCONT))
+            self.faults["zombie"] += 1
+
+    def drain_worker(self) -> None:
+        """SIGTERM of a worker, which must give its job back and end well; another one takes its place."""
+        if (number := self._victim()) is not None:
+            worker, self.workers[number] = self.workers[number], self.spawn(WORKER)
+            worker.terminate()
+            self.later(0, lambda: self.drained.append(worker.wait(90)))
+            self.faults["worker drained"] += 1
+
+    def later(self, seconds: float, do: Callable[[], object]) -> None:
+        """Do something beside what goes on; waited for at the end."""
+
+        def run() -> None:
+            time.sleep(seconds)
+            do()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self._pending.append(thread)
+
+    def rage(self, faults: list[Callable[[], None]], *, count: int, every: float, seconds: float) -> float:
+        """Do one thing after the other, so many in all, until every job has ended; return how long it took."""
+        began = time.monotonic()
+        while self.left():
+            assert time.monotonic() - began < seconds, f"{self.left()} jobs left after {dict(self.faults)}"
+            time.sleep(every)
+            if self.faults.total() < count:
+                self.random.choice(faults)()
+        return time.monotonic() - began
+
+    def verdict(self, expected: dict[str, str]) -> str:
+        """Hold every job against what it must have left behind; `expected`: job -> sha256 of its model file."""
+        with self.bench.database.reading() as session:
+            states = Counter(session.scalars(select(Job.state).where(Job.id.in_(expected))))
+            ends = Counter(session.scalars(select(Event.job_id).where(Event.type == "job.succeeded")))
+            wins = Counter(session.scalars(select(Attempt.job_id).where(Attempt.outcome == "succeeded")))
+            rows = session.scalars(select(Artifact)).all()
+            gaps = session.execute(
+                select(Event.job_id, func.count(), func.max(Event.seq), func.min(Event.seq)).group_by(Event.job_id)
+            ).all()
+        assert states == {"succeeded": len(expected)}, states
+        assert all(ends[job] == wins[job] == 1 for job in expected), "a job succeeded twice"
+        assert all(count == last and first == 1 for _, count, last, first in gaps), "a gap in the events"
+        assert len(rows) == len({(row.job_id, row.name) for row in rows}), "an artifact twice"
+        models = {row.job_id: row for row in rows if row.name == "model.safetensors"}
+        for job, sha256 in expected.items():
+            data = b"".join(self.bench.store.open(models[job].key))
+            assert hashlib.sha256(data).hexdigest() == models[job].sha256 == sha256, "a corrupt artifact"
+        with self.bench.database.reading() as session:
+            lost = session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == "lost"))
+        done = ", ".join(f"{count} {what}" for what, count in sorted(self.faults.items()))
+        return f"0 lost, 0 doubled, 0 corrupt; {done}; {lost} attempts lost"
+
+
+def _below(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return running("scripted_child", below=worker.pid)
+    except psutil.NoSuchProcess:
+        return []
