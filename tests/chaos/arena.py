@@ -20,7 +20,7 @@ from typing import TypeVar
 import psutil
 from sqlalchemy import func, select
 
-from app.db.job import Attempt, Event, Job
+from app.db.job import Attempt, Event, Job, Worker
 from app.db.result import Artifact
 from app.storage.base import ObjectStore
 from tests.fixtures.processes import running
@@ -31,8 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = "tests.chaos.worker"
 LEASE_SECONDS = 5.0
 """Long enough for a machine that does other things too."""
-SPARED_SECONDS = 6.0
-"""A worker is struck when it has lived so long: a fault needs something to interrupt."""
 _T = TypeVar("_T")
 
 
@@ -45,7 +43,7 @@ class Arena:
         self.bench, self.random, self.environment = bench, random.Random(seed), environment
         bench.store = store or bench.store  # type: ignore[assignment]
         self.workers: list[subprocess.Popen[bytes]] = []
-        self._born: dict[int, float] = {}
+        self._stopped: set[int] = set()
         self.faults: Counter[str] = Counter()
         self._pending: list[threading.Thread] = []
         self.drained: list[int] = []
@@ -60,9 +58,7 @@ class Arena:
         }  # fmt: skip
         command = [sys.executable, "-m", module, *arguments]
         with (settings.home / "workers.log").open("ab") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
-        self._born[process.pid] = time.monotonic()
-        return process
+            return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
 
     @contextmanager
     def open(self, workers: int) -> Iterator[None]:
@@ -108,10 +104,15 @@ class Arena:
                 self.faults["child killed"] += 1
 
     def _victim(self) -> int | None:
-        """The number of a worker that has lived for a while."""
-        now = time.monotonic()
-        old = [n for n, worker in enumerate(self.workers) if now - self._born[worker.pid] > SPARED_SECONDS]
-        return self.random.choice(old) if old else None
+        """The number of a worker that has begun to work: a fault needs something to interrupt."""
+
+        def begun() -> set[int]:
+            with self.bench.database.reading() as session:
+                return set(session.scalars(select(Worker.pid)))
+
+        pids = self.patiently(begun)
+        able = [n for n, worker in enumerate(self.workers) if worker.pid in pids - self._stopped]
+        return self.random.choice(able) if able else None
 
     def kill_worker(self) -> None:
         """kill -9 of a worker; another one takes its place."""
@@ -125,10 +126,14 @@ class Arena:
         """SIGSTOP of a worker until its lease has long passed: then it writes as a zombie."""
         if (number := self._victim()) is not None:
             worker = self.workers[number]
-            self._born[worker.pid] = time.monotonic() + LEASE_SECONDS
+            self._stopped.add(worker.pid)
             worker.send_signal(signal.SIGSTOP)
-            self.later(LEASE_SECONDS + 2.5, lambda: worker.send_signal(signal.SIGCONT))
+            self.later(LEASE_SECONDS + 2.5, lambda: self._go_on(worker))
             self.faults["zombie"] += 1
+
+    def _go_on(self, worker: subprocess.Popen[bytes]) -> None:
+        worker.send_signal(signal.SIGCONT)
+        self._stopped.discard(worker.pid)
 
     def drain_worker(self) -> None:
         """SIGTERM of a worker, which must give its job back and end well; another one takes its place."""
