@@ -84,7 +84,8 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._server.get_pid(), signal.SIGKILL)
         # A dead process that nobody waits for would pass for a running server.
-        (self._folder / "postmaster.pid").unlink(missing_ok=True)
+        for lock in ("postmaster.pid", ".s.PGSQL.5432.lock", ".s.PGSQL.5432"):
+            (self._folder / lock).unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start it again, as often as its old processes need to be gone."""
