@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.test_kill_by_phase import digests
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from tests.fixtures.tiny_models import write_tiny_model
-from tests.flows.test_kill_by_phase import digests
 from workers.messages import Checkpoint, Metric
 from workers.runs.process import Commands
 from workers.runs.report import Recorder, Said
