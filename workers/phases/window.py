@@ -47,10 +47,15 @@ def _by_memory(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) ->
     # Entering and leaving, for student and teacher.
     streams = 4 * windows_NT.numel() * width * itemsize
     load = Load(min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1], itemsize, streams)
-    host = numerics.host_memory_bytes()
-    cpu = context.device.type == "cpu"
-    room = Room(device=host if cpu else numerics.device_memory_bytes(context.device), host=host, shared=cpu)
+    request, cpu = context.request, context.device.type == "cpu"
+    host = _capped(numerics.host_memory_bytes(), request.max_host_memory_bytes)
+    device = host if cpu else _capped(numerics.device_memory_bytes(context.device), request.max_device_memory_bytes)
+    room = Room(device=device, host=host, shared=cpu)
     return largest_fitting(context.streamed.layout.blocks, room, load)
+
+
+def _capped(there: int, limit: int | None) -> int:
+    return there if limit is None else min(there, limit)
 
 
 def _width(context: Context) -> int:

@@ -14,6 +14,7 @@ from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine import numerics
 from workers.messages import Checkpoint, Layer, Message
 from workers.phases.base import Context
+from workers.phases.window import _by_memory
 
 TWO_BLOCKS = {"blocks": 2}
 DENSE, SPARSE, BOTH = "dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"
@@ -169,3 +170,12 @@ def test_the_protocol_tells_windows_and_tokens(tmp_path: Path) -> None:
     assert context.protocol["reconstructing"] == {
         "window": {"blocks": 1}, "mode": SPARSE, "loss": "mse", "samples": 12, "sequence_length": 24, "tokens": 288,
     }  # fmt: skip
+
+
+def test_the_job_s_own_limit_decides_what_auto_takes(tmp_path: Path) -> None:
+    job = _job(tmp_path / "job", "llama", ROWS, {"window": "auto"})
+    context, spec = job.context(), job.spec.reconstruct
+    assert spec is not None
+    assert _by_memory(context, spec, context.calibration_windows()) == "block"
+    context.request = context.request.model_copy(update={"max_host_memory_bytes": 2**17})
+    assert _by_memory(context, spec, context.calibration_windows()) != "block"
