@@ -22,6 +22,7 @@ from app.api import (
     jobs,
     methods,
     operations,
+    plans,
     presets,
     problems,
     publications,
@@ -80,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
     for module in (
-        jobs, actions, history, streams, operations, artifacts, publications, methods, presets, sweeps, tenancy,
+        jobs, actions, history, streams, operations, artifacts, publications, methods, plans, presets, sweeps, tenancy,
         uploads, webhooks, health, unbuilt,
     ):  # fmt: skip
         app.include_router(module.router)

@@ -12,7 +12,6 @@ router = APIRouter(include_in_schema=False)
 
 _VERBS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _PATHS = [
-    "/v1/models/resolve", "/v1/plans",
     "/v1/hook-sources", "/v1/hook-sources/{path:path}",
     "/v1/hooks/{source_id}", "/v1/hook-deliveries", "/v1/hook-deliveries/{path:path}", "/v1/rules",
     "/v1/rules/{path:path}",

@@ -9,13 +9,10 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, processes, run
+from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, planning, processes, run
 from app.cli.output import err, print_problem
 from app.cli.spec_file import SpecFileError
 from app.client import BadDownload, ServiceError, Unreachable
-
-NOT_BUILT = ("plan",)
-"""Verbs of the contract that this version refuses by name."""
 
 app = typer.Typer(
     name="espalier",
@@ -26,21 +23,13 @@ app = typer.Typer(
 )
 for verb in (
     demo.demo, processes.serve, processes.worker, processes.reconciler, processes.migrate, configuration.settings,
-    jobs.submit, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, run.run, actions.cancel, actions.pause,
+    jobs.submit, planning.plan, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, run.run,
+    actions.cancel, actions.pause,
     actions.resume, actions.retry, actions.clone, actions.delete, fleet.queues, fleet.workers, fleet.drain,
     artifact.unpack, artifact.inspect,
 ):  # fmt: skip
     app.command()(verb)
 app.add_typer(keys.app, name="keys")
-
-
-def _refuse(context: typer.Context) -> None:
-    err.print(f"`espalier {context.info_name}` is not available in this version")
-    raise typer.Exit(2)
-
-
-for name in NOT_BUILT:
-    app.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(_refuse)
 
 
 def main() -> None:

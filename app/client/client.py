@@ -45,6 +45,11 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key or str(ULID())}
         return Job.model_validate(self._call("POST", "/v1/jobs", json=body, headers=headers))
 
+    def plan(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a job would take, without making one."""
+        plan: dict[str, Any] = self._call("POST", "/v1/plans", json=body)
+        return plan
+
     def clone(self, job: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None) -> Job:
         """Create a job from the body of another; `changes` is a JSON merge patch."""
         headers = {"Idempotency-Key": idempotency_key or str(ULID())}

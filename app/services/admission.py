@@ -27,6 +27,7 @@ class Admitted:
 
     spec: CompressionSpec | None
     worker_class: str
+    facts: ModelFacts | None = None
 
 
 def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None) -> Admitted:
@@ -57,7 +58,7 @@ def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lam
     if problems := check(request.spec, facts):
         raise InvalidRequest("The spec does not fit the model.", items=problems)
     spec = resolve(request.spec, facts)
-    return Admitted(spec, routing.worker_class(settings, spec, facts))
+    return Admitted(spec, routing.worker_class(settings, spec, facts), facts)
 
 
 def _facts(source: LocalSource | UploadSource, settings: Settings, find_upload: FindUpload) -> ModelFacts:

@@ -15,7 +15,7 @@ from app.db.queries import events, places, tenancy
 from app.db.session import clock
 from app.errors import AppError
 from app.ids import new_id
-from app.services import adoption, equal_work, idempotency, outbox, projects, uploads
+from app.services import adoption, equal_work, idempotency, outbox, plans, projects, uploads
 from app.services.admission import Admitted, admit
 from app.services.reads import JobReading
 from app.services.resources import Resources
@@ -69,6 +69,7 @@ def write(
             return Submitted(found, replayed=True)
     known = equal_work.recognise(session, job.project_id, request, admitted.spec)
     done = equal_work.place(session, job, known, request.reuse) if known else None
+    plans.check(session, job.project_id, request, now=now)
     projects.admit_job(session, actors.current(), job.project_id)
     with session.no_autoflush:
         if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):

@@ -208,7 +208,9 @@ class JobRequest(Spec):
     name: str | None = Field(None, min_length=1, max_length=200, description="For people; default: made from the spec.")
     source: Source
     spec: CompressionSpec
-    plan_id: Unbuilt = None
+    plan_id: str | None = Field(
+        None, pattern=r"^pln_[0-9A-Z]{26}$", description="A plan of the same source and spec, not older than a day."
+    )
     priority: Literal["low", "normal", "high"] = "normal"
     reuse: Literal["auto", "never", "require"] = Field(
         "auto", description="An equal result: taken where there is one, never, or nothing else."

@@ -14,7 +14,6 @@ WANDA = {"method": "wanda", "sparsity": 0.5}
 
 NOT_BUILT: list[tuple[str, Any, str]] = [
     # (where in the body, what is put there, what the refusal points at)
-    ("/plan_id", "pln_1", "/plan_id"),
     ("/source", {"kind": "s3", "uri": "s3://bucket/model"}, "/source/kind"),
     ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind"),
     ("/spec/objective", {"max_relative_perplexity_increase": 0.05}, "/spec/objective"),

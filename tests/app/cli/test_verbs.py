@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.main import NOT_BUILT
 from tests.app.cli.conftest import Espalier
 
 
@@ -121,11 +120,14 @@ def test_a_report_before_success_is_not_finished(espalier: Espalier, spec: Path)
     assert espalier("download", job).status != 0
 
 
-@pytest.mark.parametrize("verb", NOT_BUILT)
-def test_verbs_of_the_contract_that_are_not_built_say_so(verb: str, espalier: Espalier) -> None:
-    outcome = espalier(verb, "anything", "--option", "x")
-    assert outcome.status == 2
-    assert f"`espalier {verb}` is not available in this version" in outcome.err
+@pytest.mark.usefixtures("service")
+def test_a_plan_is_shown_by_phase_and_makes_no_job(espalier: Espalier, spec: Path) -> None:
+    outcome = espalier("plan", str(spec))
+    assert outcome.status == 0, outcome.err
+    assert "pln_" in outcome.out
+    assert "evaluating" in outcome.out
+    assert "no speed-up" in outcome.out
+    assert espalier("ps", "--json").out.strip() in {"", "[]"}
 
 
 def test_no_service_is_told_with_a_hint(espalier: Espalier, monkeypatch: pytest.MonkeyPatch) -> None:

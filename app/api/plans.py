@@ -1,0 +1,115 @@
+"""Plans and models: what a request would take, and what a source is, before there is a job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Response
+from pydantic import Field
+
+from app.api.deps import PresetsDep, ProjectDep, ResourcesDep
+from app.api.jobs import EXAMPLES
+from app.api.views import View
+from app.db.planning import Plan
+from app.services import models, plans
+from app.specs.base import Spec
+from app.specs.job import JobRequest
+from app.specs.source import Source
+
+router = APIRouter(prefix="/v1", tags=["plans"])
+PlanId = Annotated[str, Path(description="`pln_` and a ULID.")]
+
+
+class PlannedPhaseView(View):
+    """What one phase would take."""
+
+    name: str
+    seconds: float
+    memory_bytes: int
+    """At once, on the device that computes."""
+    disk_bytes: int
+    """What it leaves in the cache, the working folder or the store."""
+
+
+class PlanWarningView(View):
+    """Something to know before the job runs."""
+
+    code: str
+    text: str
+
+
+class PlanView(View):
+    """A dry run; a job submitted with its id must ask for the same."""
+
+    id: str
+    resolved_spec: dict[str, Any] | None
+    """With every default filled in; null while nobody has seen the source."""
+    resolved_revision: str | None
+    phases: list[PlannedPhaseView]
+    seconds: float | None
+    """Of all phases and of starting them; waiting not counted. Null while nobody has seen the source."""
+    calibrated_by: int
+    """How many finished jobs of the worker class the seconds are taken from; 0: a guess."""
+    worker_class: str
+    queue_position: int
+    """Of a job that is submitted now."""
+    reusable_job_id: str | None
+    """The job whose result an equal one would take over at once."""
+    warnings: list[PlanWarningView]
+    created_at: datetime
+    expires_at: datetime
+
+
+class ResolveRequest(Spec):
+    """A source of a model."""
+
+    source: Source = Field(description="As in a job.")
+
+
+class ModelView(View):
+    """What a source is."""
+
+    resolved: bool
+    """False for a remote source that no job has met at this commit: it is resolved when a job runs."""
+    supported: bool | None
+    why_not: str | None
+    """Why it cannot be worked on."""
+    revision: str | None
+    architecture: str | None
+    model_type: str | None
+    parameters: int | None
+    bytes: int | None
+    dtype: str | None
+    max_positions: int | None
+    num_blocks: int | None
+    licence: str | None
+
+
+@router.post("/plans", status_code=201, dependencies=[PresetsDep])
+def create_plan(
+    body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], response: Response, resources: ResourcesDep,
+    project: ProjectDep,
+) -> PlanView:  # fmt: skip
+    """Work out what a job would take, without making one."""
+    plan = plans.create(resources, project, body)
+    response.headers["Location"] = f"/v1/plans/{plan.id}"
+    return _view(plan)
+
+
+@router.get("/plans/{plan_id}")
+def get_plan(plan_id: PlanId, resources: ResourcesDep, project: ProjectDep) -> PlanView:
+    """Show a plan as it was made."""
+    return _view(plans.get(resources, project, plan_id))
+
+
+@router.post("/models/resolve")
+def resolve_model(body: ResolveRequest, resources: ResourcesDep, project: ProjectDep) -> ModelView:
+    """Tell what a source is, and whether it can be worked on."""
+    return ModelView.model_validate(models.resolve(resources, project, body.source))
+
+
+def _view(plan: Plan) -> PlanView:
+    return PlanView.model_validate(
+        {"id": plan.id, "created_at": plan.created_at, "expires_at": plan.expires_at, **plan.document}
+    )

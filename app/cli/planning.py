@@ -1,0 +1,31 @@
+"""`espalier plan`: what a job would take, before there is one."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.jobs import SpecFile, connect
+from app.cli.output import Json, out, print_json, size
+from app.cli.spec_file import read_body
+
+
+def plan(spec: SpecFile, json: Json = False) -> None:
+    """Show what a job would take: seconds, memory and disk by phase; makes none."""
+    with connect() as client:
+        found = client.plan(read_body(spec))
+    if json:
+        print_json(found)
+        return
+    table = Table("phase", "seconds", "memory", "disk")
+    for phase in found["phases"]:
+        table.add_row(
+            phase["name"], f"{phase['seconds']:,.1f}", size(phase["memory_bytes"]), size(phase["disk_bytes"])
+        )  # fmt: skip
+    out.print(table)
+    seconds = "unknown" if found["seconds"] is None else f"{found['seconds']:,.0f} s"
+    out.print(f"{found['id']}  {seconds}, worker class {found['worker_class']}, place {found['queue_position']}")
+    if found["reusable_job_id"]:
+        out.print(f"reuse      {found['reusable_job_id']} has done this: an equal job ends at once")
+    for warning in found["warnings"]:
+        out.print(f"note       {escape(warning['text'])}")

@@ -1,0 +1,126 @@
+"""What a job will take: seconds from the model's shapes and from what finished jobs of the worker class reached."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.result import PhaseRecord
+from app.probe import ModelFacts
+from app.services import known, routing
+from app.specs.base import canonical
+from app.specs.job import CompressionSpec
+from app.specs.prune import PruneStep
+
+DEFAULT_RATES: Final[Mapping[str, float]] = {"compute": 2e10, "bytes": 1e8}
+"""Floating-point operations and bytes a second of two CPU cores: until a job has finished here."""
+ASSUMED_WINDOWS: Final = 200
+"""Where a measurement takes all windows of its text."""
+SAMPLE_JOBS: Final = 20
+OVERHEAD_SECONDS: Final = 3.0
+"""Of starting the two children, once per job."""
+_MOVES: Final = frozenset({"fetching", "exporting", "uploading"})
+FLOAT_BYTES: Final = 4
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How much of a phase's work a second does, by phase, and from how many jobs that is known."""
+
+    by_phase: Mapping[str, float]
+    jobs: int
+
+    def seconds(self, phase: str, work: float) -> float:
+        """Return how long some work takes in a phase."""
+        default = DEFAULT_RATES["bytes" if phase in _MOVES else "compute"]
+        return work / self.by_phase.get(phase, default)
+
+
+def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
+    """Return the work of every phase of a resolved spec: floating-point operations, or bytes where files move."""
+    inside = sum(matrix.num_outputs * matrix.num_inputs for matrix in facts.matrices)
+    tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
+    scored = sum(
+        (item.max_windows or ASSUMED_WINDOWS) * (item.sequence_length or 0) for item in spec.evaluate.perplexity
+    )
+    forward = 2.0 * facts.parameters
+    extra = 1 + (1 if spec.evaluate.after_each_phase else 0)
+    found = {"fetching": float(facts.bytes), "baseline": forward * scored}
+    if spec.prune:
+        passes = 1 if spec.propagation == "dense" else 2
+        reads_gram = any(isinstance(step, PruneStep) and step.reads == "gram" for step in spec.prune)
+        grams = tokens * sum(matrix.num_inputs**2 for matrix in facts.matrices) if reads_gram else 0
+        recovers = spec.reconstruct is not None or spec.retrain is not None
+        found["calibrating"] = 0.0
+        found["pruning"] = 2.0 * inside * tokens * passes + grams + (forward * scored if recovers else 0.0)
+    if spec.reconstruct is not None:
+        epochs = spec.reconstruct.epochs + 2  # the search of a rate and the errors before and after
+        found["reconstructing"] = 6.0 * inside * tokens * epochs + forward * scored * (extra - 1)
+    if spec.retrain is not None:
+        retrain = spec.retrain
+        seen = retrain.steps * retrain.batch_size * retrain.accumulate * (retrain.sequence_length or 0)
+        found["retraining"] = 3 * forward * seen + forward * scored * (extra - 1)
+        found["merging"] = float(inside)
+    return {
+        **found, "evaluating": forward * scored, "exporting": float(facts.bytes), "uploading": float(facts.bytes)
+    }  # fmt: skip
+
+
+def memory_bytes(phase: str, spec: CompressionSpec, facts: ModelFacts) -> int:
+    """Estimate what a phase holds on its device at once."""
+    if phase in _MOVES:
+        return 0
+    if phase in {"baseline", "evaluating", "merging"}:
+        blocks = max(facts.num_blocks, 1)
+        return FLOAT_BYTES * (facts.parameters // blocks + facts.vocab_size * facts.hidden_size)
+    if phase == "retraining":
+        return routing.memory_bytes(spec, facts)
+    return routing.memory_bytes(spec.model_copy(update={"retrain": None, "soup": None, "cycles": None}), facts)
+
+
+def disk_bytes(phase: str, facts: ModelFacts) -> int:
+    """Estimate what a phase leaves in the working folder or the cache: weights, checkpoints of changed blocks."""
+    inside = sum(matrix.num_outputs * matrix.num_inputs for matrix in facts.matrices)
+    share = inside / facts.parameters if facts.parameters else 0.0
+    if phase in {"fetching", "exporting"}:
+        return facts.bytes
+    return int(facts.bytes * share) if phase in {"pruning", "reconstructing", "merging"} else 0
+
+
+def rates(session: Session, project_id: str, worker_class: str) -> Rates:
+    """Measure how fast the last finished jobs of a worker class went, over models that are known."""
+    query = (
+        select(Job)
+        .where(
+            Job.project_id == project_id, Job.worker_class == worker_class, Job.state == "succeeded",
+            Job.reused_from.is_(None), Job.resolved_spec.is_not(None),
+        )
+        .order_by(Job.id.desc())
+        .limit(SAMPLE_JOBS)
+    )  # fmt: skip
+    reached: dict[str, list[float]] = defaultdict(list)
+    counted = 0
+    for job in session.scalars(query):
+        model = known.model(session, project_id, _pinned(job))
+        if model is None:
+            continue
+        counted += 1
+        expected = works(CompressionSpec.model_validate_json(canonical(job.resolved_spec)), model.facts)
+        for record in session.scalars(select(PhaseRecord).where(PhaseRecord.job_id == job.id)):
+            if record.seconds and expected.get(record.name):
+                reached[record.name].append(expected[record.name] / record.seconds)
+    return Rates({phase: median(values) for phase, values in reached.items()}, counted)
+
+
+def _pinned(job: Job) -> dict[str, object]:
+    source = dict(job.request["source"])
+    if source.get("kind") == "huggingface" and job.resolved_revision:
+        source["revision"] = job.resolved_revision
+    return source

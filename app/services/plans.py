@@ -1,0 +1,124 @@
+"""Plans: a dry run of a request, and the promise that a job submitted with one asks for the same."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db.job import QUEUED, Job
+from app.db.planning import Plan
+from app.db.queries import reuse
+from app.db.session import clock
+from app.errors import InvalidRequest, NotFound, Problem
+from app.ids import new_id
+from app.probe import ModelFacts
+from app.services import equal_work, estimates, known, routing, uploads
+from app.services.admission import admit
+from app.services.resources import Resources
+from app.specs.base import fingerprint
+from app.specs.job import CompressionSpec, JobRequest
+
+LIFE = timedelta(hours=24)
+
+
+def request_sha256(request: JobRequest) -> str:
+    """Hash what a plan is made of: source and spec."""
+    return fingerprint(request.model_dump(mode="json", include={"source", "spec"}))
+
+
+def create(resources: Resources, project_id: str, request: JobRequest) -> Plan:
+    """Work out what a request would take; refuses what POST /v1/jobs would refuse."""
+    admitted = admit(
+        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
+    )
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        found = equal_work.recognise(session, project_id, request, admitted.spec)
+        spec = found.spec if found else admitted.spec
+        facts = admitted.facts
+        if facts is None and (model := known.model(session, project_id, request.source.model_dump(mode="json"))):
+            facts = model.facts
+        done = reuse.done(session, project_id, found.work_hash, but="") if found and found.work_hash else None
+        worker_class = routing.worker_class(resources.settings, spec, facts)
+        document = {
+            "resolved_spec": spec.model_dump(mode="json") if spec else None,
+            "resolved_revision": found.revision if found else None, "worker_class": worker_class,
+            "queue_position": _queue_position(session, worker_class), "reusable_job_id": done.id if done else None,
+            **_estimate(session, project_id, worker_class, spec, facts),
+        }  # fmt: skip
+        plan = Plan(
+            id=new_id("pln"), project_id=project_id, request_sha256=request_sha256(request), document=document,
+            created_at=now, expires_at=now + LIFE,
+        )  # fmt: skip
+        session.add(plan)
+    return plan
+
+
+def get(resources: Resources, project_id: str, plan_id: str) -> Plan:
+    """Return a plan; raises NotFound."""
+    with resources.database.reading() as session:
+        plan = session.get(Plan, plan_id)
+    if plan is None or plan.project_id != project_id:
+        raise NotFound
+    return plan
+
+
+def check(session: Session, project_id: str, request: JobRequest, *, now: datetime) -> None:
+    """Raise InvalidRequest when the plan that a job names is unknown, stale, or of another request."""
+    if request.plan_id is None:
+        return
+    plan = session.get(Plan, request.plan_id)
+    if plan is None or plan.project_id != project_id:
+        raise _refusal("no-such-plan", "there is no plan with this id")
+    if plan.expires_at < now:
+        raise _refusal("stale-plan", "the plan is older than a day: make another one")
+    if plan.request_sha256 != request_sha256(request):
+        raise _refusal("unequal-plan", "the plan was made of another source or spec")
+
+
+def _refusal(code: str, detail: str) -> InvalidRequest:
+    return InvalidRequest("The job does not follow its plan.", items=[Problem("/plan_id", code, detail)])
+
+
+def _queue_position(session: Session, worker_class: str) -> int:
+    """Where a job would stand that is submitted now."""
+    return 1 + (session.scalar(select(func.count()).where(QUEUED, Job.worker_class == worker_class)) or 0)
+
+
+def _estimate(
+    session: Session, project_id: str, worker_class: str, spec: CompressionSpec | None, facts: ModelFacts | None
+) -> dict[str, Any]:
+    if spec is None or facts is None:
+        warning = {"code": "source_not_seen", "text": "Nothing is known of this source until a job has resolved it."}
+        return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
+    rates = estimates.rates(session, project_id, worker_class)
+    phases = [
+        {
+            "name": phase, "seconds": round(rates.seconds(phase, work), 3),
+            "memory_bytes": estimates.memory_bytes(phase, spec, facts),
+            "disk_bytes": estimates.disk_bytes(phase, facts),
+        }
+        for phase, work in estimates.works(spec, facts).items()
+    ]  # fmt: skip
+    total = estimates.OVERHEAD_SECONDS + sum(float(str(phase["seconds"])) for phase in phases)
+    return {
+        "phases": phases, "seconds": round(total, 3), "calibrated_by": rates.jobs,
+        "warnings": _warnings(spec, rates),
+    }  # fmt: skip
+
+
+def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, str]]:
+    found = []
+    if spec.prune and spec.output.format == "safetensors":
+        text = "The same size on disk unless packed, and no speed-up on a runtime that does not exploit the zeros."
+        found.append({"code": "no_speed_up", "text": text})
+    if not rates.jobs:
+        text = "No job has finished here yet: seconds are those of two CPU cores, and may be far off."
+        found.append({"code": "not_calibrated", "text": text})
+    if any(item.max_windows is None for item in spec.evaluate.perplexity):
+        text = f"A measurement takes all windows of its text; {estimates.ASSUMED_WINDOWS} are assumed."
+        found.append({"code": "windows_assumed", "text": text})
+    return found

@@ -1,0 +1,115 @@
+"""Plans tell what a job would take, are calibrated by what jobs took, and bind the job that names them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.db.planning import Plan
+from app.db.result import PhaseRecord
+from app.db.session import Database, clock
+from app.probe import probe
+from app.services import known
+from app.services.resources import Resources
+from tests.app.api.conftest import REMOTE
+from tests.fixtures import rows as fixture
+
+
+@pytest.fixture
+def body(model: Path) -> dict[str, Any]:
+    spec = {
+        "calibration": {"samples": 16, "sequence_length": 64}, "prune": {"method": "wanda", "sparsity": 0.5},
+        "retrain": {"steps": 10}, "evaluate": {"perplexity": [{"sequence_length": 64, "max_windows": 8}]},
+    }  # fmt: skip
+    return {"source": {"kind": "local", "path": str(model)}, "spec": spec}
+
+
+def plan(client: TestClient, body: dict[str, Any]) -> dict[str, Any]:
+    answer = client.post("/v1/plans", json=body)
+    assert answer.status_code == 201, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def seconds(document: dict[str, Any]) -> dict[str, float]:
+    return {phase["name"]: phase["seconds"] for phase in document["phases"]}
+
+
+def test_a_plan_tells_every_phase_and_makes_no_job(client: TestClient, body: dict[str, Any]) -> None:
+    found = plan(client, body)
+    assert {"baseline", "pruning", "retraining", "evaluating", "uploading"} <= set(seconds(found))
+    assert "reconstructing" not in seconds(found)
+    assert found["seconds"] >= sum(seconds(found).values())
+    assert all(phase["memory_bytes"] > 0 for phase in found["phases"] if phase["name"] == "pruning")
+    assert found["resolved_spec"]["prune"][0]["sparsity"] == 0.5
+    assert {"no_speed_up", "not_calibrated"} <= {warning["code"] for warning in found["warnings"]}
+    assert client.get(f"/v1/plans/{found['id']}").json() == found
+    assert client.get("/v1/plans/pln_unknown").status_code == 404
+    assert client.get("/v1/jobs").json()["items"] == []
+    more = {**body, "spec": {**body["spec"], "retrain": {"steps": 20}}}
+    assert seconds(plan(client, more))["retraining"] > 1.9 * seconds(found)["retraining"]
+
+
+def test_finished_jobs_calibrate_the_seconds(
+    client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path
+) -> None:
+    job = client.post("/v1/jobs", json=body).json()["id"]
+    fixture.start(rows, job)
+    fixture.end(rows, job, "succeeded", report=fixture.REPORT)
+    source = known.source_key(body["source"])
+    assert source is not None
+    facts = probe(model.resolve(), resources.settings.roots).model_dump(mode="json")
+    with rows.unit_of_work() as session:
+        now = clock(session)
+        known.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
+        session.add(
+            PhaseRecord(
+                job_id=job, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
+                seconds=7.0, peak_memory_bytes=1, perplexity=None,
+            )
+        )  # fmt: skip
+    found = plan(client, body)
+    assert found["calibrated_by"] == 1
+    assert seconds(found)["pruning"] == pytest.approx(7.0)
+    twice = {**body, "spec": {**body["spec"], "retrain": None, "calibration": {"samples": 32, "sequence_length": 64}}}
+    assert 7.0 < seconds(plan(client, twice))["pruning"] < 14.1
+
+
+def test_a_job_follows_its_plan_or_is_refused(client: TestClient, body: dict[str, Any], rows: Database) -> None:
+    found = plan(client, body)
+    assert client.post("/v1/jobs", json={**body, "plan_id": found["id"], "name": "planned"}).status_code == 202
+    other = {**body, "spec": {**body["spec"], "retrain": None}, "plan_id": found["id"]}
+    for wrong, code in ((other, "unequal-plan"), ({**body, "plan_id": "pln_" + "0" * 26}, "no-such-plan")):
+        answer = client.post("/v1/jobs", json=wrong)
+        assert answer.status_code == 422
+        assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [("/plan_id", code)]
+    with rows.unit_of_work() as session:
+        row = session.get(Plan, found["id"])
+        assert row is not None
+        row.expires_at -= timedelta(days=2)
+    assert client.post("/v1/jobs", json={**body, "plan_id": found["id"]}).json()["errors"][0]["code"] == "stale-plan"
+
+
+def test_what_nobody_has_seen_is_said_so(client: TestClient) -> None:
+    found = plan(client, REMOTE)
+    assert (found["phases"], found["seconds"]) == ([], None)
+    assert found["warnings"][0]["code"] == "source_not_seen"
+    resolved = client.post("/v1/models/resolve", json={"source": REMOTE["source"]}).json()
+    assert (resolved["resolved"], resolved["supported"]) == (False, None)
+
+
+def test_a_model_is_described_or_refused_with_a_reason(client: TestClient, model: Path) -> None:
+    source = {"kind": "local", "path": str(model)}
+    found = client.post("/v1/models/resolve", json={"source": source}).json()
+    assert (found["supported"], found["model_type"], found["why_not"]) == (True, "llama", None)
+    assert found["parameters"] > 1_000_000
+    (model / "config.json").write_text('{"model_type": "mamba", "architectures": ["MambaForCausalLM"]}')
+    refused = client.post("/v1/models/resolve", json={"source": source}).json()
+    assert refused["supported"] is False
+    assert refused["why_not"]
+    outside = client.post("/v1/models/resolve", json={"source": {"kind": "local", "path": "/etc"}})
+    assert outside.status_code == 422
