@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.specs import presets
 from app.specs.base import Spec, Unbuilt, not_available
+from app.specs.objective import Objective
 from app.specs.prune import Prune, PruneFields, PruneStep
 from app.specs.recovery import Cycles, Soup
 from app.specs.source import Source
@@ -46,7 +47,7 @@ class CompressionSpec(Spec):
     cycles: Cycles | None = None
     soup: Soup | None = None
     evaluate: Evaluate = Evaluate()
-    objective: Unbuilt = None
+    objective: Objective | None = None
     gate: Gate | None = None
     output: Output = Output()
 
@@ -120,6 +121,23 @@ class CompressionSpec(Spec):
     @classmethod
     def _explicit_fields_win_over_the_preset(cls, spec: object) -> object:
         return presets.expanded(spec)
+
+    @model_validator(mode="after")
+    def _an_objective_has_what_it_turns(self) -> CompressionSpec:
+        if self.objective is None:
+            return self
+        steps = [step for step in self.prune if isinstance(step, PruneStep)]
+        if len(self.prune) != 1 or not steps or steps[0].pattern.implied_sparsity() is not None:
+            raise PydanticCustomError(
+                "nothing_to_search",
+                "an objective searches the sparsity of one step that prunes single weights",
+                {"at": "objective"},
+            )
+        if not self.evaluate.perplexity:
+            raise PydanticCustomError(
+                "nothing_to_judge", "an objective needs a measurement in `evaluate.perplexity`", {"at": "objective"}
+            )
+        return self
 
     @model_validator(mode="after")
     def _training_text_is_not_evaluation_text(self) -> CompressionSpec:

@@ -41,7 +41,7 @@ from workers.messages import (
     StoredCheckpoint,
     Warned,
 )  # fmt: skip
-from workers.runs import endings, publications, publish
+from workers.runs import endings, publications, publish, search
 from workers.runs.checkpoints import Uploader, job_prefix, restore
 from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, as_sent, from_exception, silent, source_changed
@@ -115,6 +115,7 @@ class _Attempt:
                 self._family.check()
                 model, revision, spec = self._fetch()
                 self._reuse.check(last=True)
+                search.go_on(spec, self._family.children)
                 done = self._compute(model, revision, spec)
                 keys = self._upload(done)
                 published = [] if rejected(done.gate) else self._publish(done, spec)

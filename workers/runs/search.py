@@ -1,0 +1,98 @@
+"""The search of an objective: trials are child jobs, one at a time, and the best one's result is the job's."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import events, leases
+from app.services import adoption, children
+from app.specs.base import canonical
+from app.specs.job import CompressionSpec
+from app.specs.objective import Objective, Trial
+from app.specs.prune import PruneStep
+from workers.messages import ErrorInfo
+from workers.runs import endings
+from workers.runs.failures import JobFailed
+
+_LOST = frozenset({"numerical", "collapsed"})
+"""Errors that say something of a sparsity; any other says something of the machine."""
+
+
+def go_on(spec: CompressionSpec, found: list[Job]) -> None:
+    """Raise Handover with the next trial or the end of the search; JobFailed when there is neither."""
+    objective = spec.objective
+    if objective is None:
+        return
+    step = spec.prune[0]
+    assert isinstance(step, PruneStep)
+    trials = [_trial(child) for child in found]
+    sparsity = objective.next(trials, step.share)
+    if sparsity is not None:
+        raise endings.Handover(lambda session, job, now: _spawn(session, job, sparsity, len(trials) + 1, now))
+    best = objective.best(trials)
+    if best is None:
+        raise JobFailed(_nothing_keeps_it(objective, trials))
+    winner = found[trials.index(best)]
+    rows = [
+        {"job_id": child.id, "sparsity": t.sparsity, "relative_increase": t.increase, "kept": objective.keeps(t)}
+        for child, t in zip(found, trials, strict=True)
+    ]
+    told = {**objective.model_dump(), "sparsity": best.sparsity, "job_id": winner.id, "trials": rows}
+    raise endings.Handover(lambda session, job, now: _take(session, job, winner.id, told, now))
+
+
+def _trial(child: Job) -> Trial:
+    sparsity = float(child.request["spec"]["prune"][0]["sparsity"])
+    error = child.error or {}
+    if child.state != "succeeded" or child.report is None:
+        if error.get("class") in _LOST:
+            return Trial(sparsity, None)
+        raise JobFailed(
+            ErrorInfo.model_validate(
+                {
+                    "class": error.get("class", "internal"),
+                    "retryable": False,
+                    "phase": None,
+                    "message": f"{child.name} ({child.id}) is {child.state}: {error.get('message', '')}",
+                    "hint": error.get("hint") or "Retry this job: trials that did not succeed are tried again.",
+                }
+            )
+        )
+    dense, now = child.report["dense"]["perplexity"], child.report["compressed"]["perplexity"]
+    return Trial(sparsity, max(now[name] / dense[name] - 1 for name in now))
+
+
+def _spawn(session: Session, job: Job, sparsity: float, number: int, now: datetime) -> None:
+    if endings.granted(session, job, now=now):
+        return
+    spec = CompressionSpec.model_validate_json(canonical(job.resolved_spec))
+    step = spec.prune[0].model_copy(update={"sparsity": sparsity})
+    trial = spec.model_copy(update={"objective": None, "prune": [step]})
+    children.add(session, job, trial, name=f"{job.name} trial {number}: {sparsity:.2%}", checkpoints=[], now=now)
+    endings.wait(session, job, now=now)
+
+
+def _take(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
+    if endings.granted(session, job, now=now):
+        return
+    winner = session.get(Job, winner_id)
+    assert winner is not None
+    mine = job.work_hash, job.resolved_spec
+    rows = adoption.take_over(session, job, winner, now=now)
+    job.work_hash, job.resolved_spec = mine
+    job.report = {**(winner.report or {}), "objective": told}
+    leases.end_attempt(session, job, "succeeded", now=now)
+    events.move(session, job, "succeeded", rows, now=now)
+
+
+def _nothing_keeps_it(objective: Objective, trials: list[Trial]) -> ErrorInfo:
+    tried = ", ".join(f"{trial.sparsity:.1%}" for trial in trials)
+    return ErrorInfo(
+        class_="invalid_spec", retryable=False, phase=None,
+        message=f"nothing tried keeps the bound of {objective.max_relative_perplexity_increase:.1%}: {tried}",
+        hint="Raise objective.max_relative_perplexity_increase or max_trials, or begin at a lower prune.sparsity.",
+    )  # fmt: skip
