@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.specs import presets
-from app.specs.base import Spec, Unbuilt, not_available
+from app.specs.base import Spec, not_available
 from app.specs.objective import Objective
 from app.specs.prune import Prune, PruneFields, PruneStep
 from app.specs.recovery import Cycles, Soup
