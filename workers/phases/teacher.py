@@ -20,7 +20,7 @@ def check(context: Context) -> None:
     spec = context.request.spec.retrain
     if spec is None or spec.loss == "cross_entropy":
         return
-    held, free = model_bytes(context), free_bytes(context.device)
+    held, free = model_bytes(context), _allowed_bytes(context)
     if 2 * held > free:
         raise NoRoomError(
             f"`loss: {spec.loss}` holds the dense model beside the trained one: {_mib(2 * held)} MiB, "
@@ -60,6 +60,14 @@ def model_bytes(context: Context) -> int:
 def free_bytes(device: torch.device) -> int:
     """Memory that is free where the model is computed."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
+
+
+def _allowed_bytes(context: Context) -> int:
+    """What is free, or the job's limit where that is less."""
+    request = context.request
+    limit = request.max_device_memory_bytes if context.device.type == "cuda" else request.max_host_memory_bytes
+    free = free_bytes(context.device)
+    return free if limit is None else min(free, limit)
 
 
 def _mib(size: int) -> int:

@@ -209,6 +209,10 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
     with pytest.raises(NoRoomError, match="holds the dense model") as refusal:
         teacher.check(context)
     assert refusal.value.class_ == "host_oom"
+    monkeypatch.undo()
+    context.request = context.request.model_copy(update={"max_host_memory_bytes": 1000})
+    with pytest.raises(NoRoomError):
+        teacher.check(context)
 
 
 def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
