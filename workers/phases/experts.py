@@ -29,7 +29,7 @@ def choose(context: Context, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
                 stream.advance(module)
                 continue
             kept = _kept(context, step, mixture)
-            with routing(module, mixture, stream.batches[0].hidden_BTD.shape[-1]) as seen:
+            with routing(module, mixture, next(stream.batches).hidden_BTD.shape[-1]) as seen:
                 stream.advance(module)
         poorly += _poorly(block, seen)
         found[block.index] = (mixture, step.choose(seen, kept=kept))
