@@ -46,6 +46,7 @@ bench: setup
 results: setup
 	$(BIN)/python -m tests.results methods
 	$(BIN)/python -m tests.results recovery
+	$(BIN)/python -m tests.results structure
 
 clean:
 	rm -rf $(VENV) .espalier .demo demo-output

@@ -8,7 +8,7 @@ import re
 
 from tests.results.harness import measure
 
-TABLES = ("methods", "recovery")
+TABLES = ("methods", "recovery", "structure")
 
 
 def main() -> None:

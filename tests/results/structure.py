@@ -1,0 +1,97 @@
+"""Removing whole parts of the reference model: what shrinks, what speeds up, what it costs in perplexity."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tests.results.harness import Cell, Finished, Numbers, Row, reference_dir, reference_spec
+
+MODELS: Final = ("ref-llama", "ref-opt")
+PERP: Final = {"trainable": ["norms", "mask_lora"], "steps": 100, "batch_size": 8, "sequence_length": 256}
+THREE_BLOCKS: Final = {"kind": "depth", "count": 3}
+DEPTH: Final[dict[str, dict[str, Any]]] = {
+    method: {"prune": [{"method": method, "pattern": THREE_BLOCKS}]}
+    for method in ("block_influence", "angular", "perplexity")
+}
+WIDTH: Final[dict[str, dict[str, Any]]] = {
+    f"{method}, 25 % of the neurons": {"prune": [{"method": method, "sparsity": 0.25}]}
+    for method in ("magnitude_sp", "wanda_sp", "two_ssp", "flap", "structured_obs")
+}
+REPLACED: Final = {"method": "angular", "pattern": THREE_BLOCKS, "replace": "least_squares"}
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    **{f"{name}, 3 of 8 blocks": step for name, step in DEPTH.items()},
+    "angular, 3 of 8 blocks, replaced": {"prune": [REPLACED]},
+    "angular, 3 of 8 blocks, replaced, PERP": {"prune": [REPLACED], "retrain": PERP},
+    **WIDTH,
+    "structured_obs, 25 % of the heads": {
+        "prune": [{"method": "structured_obs", "sparsity": 0.25, "pattern": {"kind": "kv_groups"}}]
+    },
+}
+
+ABOUT: Final = """\
+Made by `python -m tests.results structure` through `POST /v1/jobs`: 128 x 256 calibration tokens, perplexity on
+docs.valid (200 windows of 256), float32 on one thread of a shared CPU, seed 0. PERP: 100 steps of 8 x 256 tokens.
+Speed: dense over result, medians of runs that take turns, batch of one. Seconds: choosing and refitting."""
+
+
+def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
+    """Every method on every model; heads of OPT cannot go in a stock configuration."""
+    reference = reference_dir()
+    return [
+        Cell(
+            key=f"{model} / {name} / seed {seed}",
+            model=model,
+            spec=reference_spec(reference, seed=seed, **fields),
+            labels={"method": name, "seed": seed},
+        )
+        for seed in range(seeds)
+        for model in models
+        for name, fields in METHODS.items()
+        if not (model == "ref-opt" and "heads" in name)
+    ]
+
+
+def read(finished: Finished) -> Numbers:
+    """The numbers of one job."""
+    dense, compressed = finished.report["dense"], finished.report["compressed"]
+    first = next(phase for phase in finished.report["phases"] if phase["name"] == "pruning")
+    return {
+        "dense": round(finished.dense, 4),
+        "perplexity": round(finished.compressed, 4),
+        "bytes": compressed["bytes"],
+        "bytes_share": round(compressed["bytes"] / dense["bytes"], 4),
+        "macs_share": round(compressed["macs_per_token"] / dense["macs_per_token"], 4),
+        **{f"{name}_speed": round(_speed(dense, compressed, name), 2) for name in ("prefill", "decode")},
+        "seconds": round(first["seconds"], 1),
+        "structure": finished.report["protocol"]["structure"],
+    }
+
+
+def _speed(dense: dict[str, Any], compressed: dict[str, Any], name: str) -> float:
+    before, after = (side["latency"][f"{name}_seconds_per_token"]["median"] for side in (dense, compressed))
+    return float(before / after)
+
+
+def render(rows: list[Row]) -> str:
+    """One markdown table per model."""
+    parts = ["# Whole parts removed from the reference models", ABOUT]
+    for model in sorted({row["model"] for row in rows}):
+        mine = [row for row in rows if row["model"] == model]
+        dense = next((row["dense"] for row in mine if "dense" in row), float("nan"))
+        lines = [
+            f"## {model} (dense {dense:.2f})\n",
+            "| method | perplexity | bytes | products | prompts | decoding | s |",
+            "|---|---|---|---|---|---|---|",
+            *(_line(row) for row in mine),
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(row: Row) -> str:
+    if row["state"] != "succeeded":
+        return f"| {row['method']} | {row['error']['class']} | | | | | |"
+    return (
+        f"| {row['method']} | {row['perplexity']:.2f} | {row['bytes_share']:.0%} | {row['macs_share']:.0%} "
+        f"| {row['prefill_speed']:.2f} x | {row['decode_speed']:.2f} x | {row['seconds']:.0f} |"
+    )
