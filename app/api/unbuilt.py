@@ -15,7 +15,6 @@ _PATHS = [
     "/v1/hook-sources", "/v1/hook-sources/{path:path}",
     "/v1/hooks/{source_id}", "/v1/hook-deliveries", "/v1/hook-deliveries/{path:path}", "/v1/rules",
     "/v1/rules/{path:path}",
-
 ]  # fmt: skip
 
 

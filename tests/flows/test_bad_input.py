@@ -69,7 +69,7 @@ SPECS: list[tuple[dict[str, Any], str]] = [
         "/spec/prune/sparsity",
     ),
     ({"prune": {"method": "wanda", "sparsity": 0.5, "colour": "red"}}, "/spec/prune/colour"),
-    ({"prune": {"method": "sparsegpt", "sparsity": 0.5}}, "/spec/prune/method"),
+    ({"prune": {"method": "no_such_method", "sparsity": 0.5}}, "/spec/prune/method"),
     (WANDA | {"retrain": {"trainable": ["biases"]}}, "/spec/retrain/trainable"),
     (WANDA | {"retrain": {"trainable": ["spp", "lora"]}}, "/spec/retrain/trainable/1"),
     (WANDA | {"soup": {"members": 3}}, "/spec/soup"),

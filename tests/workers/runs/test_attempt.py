@@ -201,7 +201,7 @@ def test_a_job_is_paused_with_what_is_done_and_resumed_behind_it(bench: Bench) -
     with bench.slot():
         bench.wait_for_event(job_id, "job.checkpoint", count=2)
         bench.set(job_id, state="pausing")
-        paused = bench.wait(job_id, "paused")
+        paused = bench.wait(job_id, "paused", seconds=40)
         assert (paused.worker_id, paused.lease_until, paused.max_attempts) == (None, None, 21)
         assert len(paused.checkpoints) >= 2
         bench.set(job_id, state="queued")
