@@ -48,6 +48,19 @@ class SweepRequest(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _points_do_not_publish_over_each_other(self) -> SweepRequest:
+        spec = self.base.get("spec")
+        output = spec.get("output") if isinstance(spec, dict) else None
+        moved = any(pointer.startswith("/spec/output/publish") for pointer in self.axes)
+        if isinstance(output, dict) and output.get("publish") and not moved:
+            raise PydanticCustomError(
+                "one_place_for_all",
+                "all points would publish to one place: publish the best job afterwards, or make it an axis",
+                {"at": "base/spec/output/publish"},
+            )
+        return self
+
     def points(self) -> Iterator[Point]:
         """Every combination, the last axis fastest; ValueError names an axis that leads nowhere."""
         for combination in itertools.product(*self.axes.values()):

@@ -44,6 +44,8 @@ def test_updates_reach_what_is_known_of_them(launch: Launch, reference_dir: Path
     assert share({"method": "sparsegpt", "sparsity": 0.5, "update": {"kind": "least_squares"}}, half) <= 0.8
     assert share({"method": "wanda", "sparsity": 0.5, "update": {"kind": "admm"}}, half) <= 0.65
     assert share({"method": "wanda", "sparsity": 0.7, "update": {"kind": "admm"}}, most) <= 0.5
-    # Our SparseGPT spreads a row's budget over the blocks of columns and loses less than the peer's: the share that
-    # ALPS must keep is of what SparseGPT is known to lose.
-    assert share({"method": "wanda", "sparsity": 0.7, "update": {"kind": "alps"}}, PEER["70 %"]) <= 0.35
+    # Our SparseGPT spreads a row's budget over the blocks of columns and loses less than the peer's. ALPS was measured
+    # at 0.33 of what the peer's loses and 0.40 of what ours does; 0.35 of ours is the aim, and not reached.
+    alps = {"method": "wanda", "sparsity": 0.7, "update": {"kind": "alps"}}
+    assert share(alps, PEER["70 %"]) <= 0.35
+    assert share(alps, most) <= 0.42

@@ -71,7 +71,8 @@ def _spawn(session: Session, job: Job, sparsity: float, number: int, now: dateti
         return
     spec = CompressionSpec.model_validate_json(canonical(job.resolved_spec))
     step = spec.prune[0].model_copy(update={"sparsity": sparsity})
-    trial = spec.model_copy(update={"objective": None, "prune": [step]})
+    quiet = {"objective": None, "output": spec.output.model_copy(update={"publish": []})}
+    trial = spec.model_copy(update={**quiet, "prune": [step]})
     children.add(session, job, trial, name=f"{job.name} trial {number}: {sparsity:.2%}", checkpoints=[], now=now)
     endings.wait(session, job, now=now)
 

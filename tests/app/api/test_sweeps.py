@@ -68,6 +68,13 @@ def test_a_grid_with_a_bad_point_is_refused_as_a_whole(
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+def test_points_do_not_publish_over_each_other(client: TestClient, body: dict[str, Any]) -> None:
+    body["base"]["spec"]["output"] = {"publish": [{"kind": "huggingface", "repo": "org/model"}]}
+    answer = client.post("/v1/sweeps", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"] == "/base/spec/output/publish"
+
+
 def test_the_front_holds_what_nothing_beats(
     client: TestClient, body: dict[str, Any], rows: Database, resources: Resources
 ) -> None:
