@@ -46,6 +46,13 @@ def process(bench: Bench, module: str, broker_url: str = "") -> Iterator[subproc
         started.wait()
 
 
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has said what it does at a signal: before that, it just dies."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def scripted(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return running("scripted_child", below=worker.pid)
 
@@ -136,7 +143,10 @@ def test_sigterm_drains_a_worker_within_seconds(sqlite_bench: Bench, broker_url:
 
 def test_sigterm_ends_a_reconciler_cleanly(sqlite_bench: Bench) -> None:
     with process(sqlite_bench, RECONCILER) as reconciler:
-        time.sleep(1.5)
+        deadline = time.monotonic() + 30
+        while not handles(reconciler.pid, signal.SIGTERM) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
         assert reconciler.poll() is None
         reconciler.terminate()
         assert reconciler.wait(10) == 0
