@@ -188,7 +188,7 @@ def _cycle_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
             "adapter_between_cycles", "`lora` stays apart, and the next cycle prunes the weights", {"at": "cycles"}
         )
     for index, step in enumerate(spec.masking):
-        if step.optimizer is not None or (step.solver is not None and step.solver.chooses_mask):
+        if step.optimizer is not None or (step.solver is not None and step.solver.moves_mask):
             yield PydanticCustomError(
                 "pruned_comes_back", "a mask that is searched anew could bring back what an earlier cycle pruned",
                 {"at": f"prune/{index}/{'optimizer' if step.optimizer else 'update'}"},

@@ -214,6 +214,11 @@ class Solver(Method):
     chooses_mask: ClassVar[bool] = False
     """True when it finds mask and weights together, starting from the mask given."""
 
+    @property
+    def moves_mask(self) -> bool:
+        """Whether, set up as it is, it may return another mask than the one given."""
+        return self.chooses_mask
+
     def beside(self, axes: Axes) -> Solver:
         """The solver as it works with the other choices of a step."""
         return self

@@ -71,6 +71,12 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/retrain/trainable", ["norms", "norms"], "/spec/retrain/trainable/1", "duplicate-name"),
     ("/spec/soup", {"members": 3}, "/spec/soup", "nothing-to-average"),
     ("/spec/cycles", {"count": 2}, "/spec/cycles", "nothing-to-repeat"),
+    (
+        "/spec",
+        {"prune": {"method": "sparsegpt", "sparsity": 0.5}, "retrain": {"steps": 8}, "cycles": {"count": 2}},
+        "/spec/prune",
+        "pruned-comes-back",
+    ),
     ("/spec/prune", {"method": "wanda"}, "/spec/prune/sparsity", "missing-sparsity"),
     ("/spec/prune", {**WANDA, "pattern": {"kind": "nm", "n": 1}}, "/spec/prune/sparsity", "contradictory-sparsity"),
     ("/spec/evaluate/perplexity", [{}, {"name": "python-docs"}], "/spec/evaluate/perplexity/1/name", "duplicate-name"),

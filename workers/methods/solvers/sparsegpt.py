@@ -35,6 +35,11 @@ class SparseGpt(Solver):
             return "`mask: own` would undo the mask optimizer: use `mask: given`, or no optimizer"
         return None
 
+    @property
+    def moves_mask(self) -> bool:
+        """With a mask of its own: weights that were zero move during the sweep and may be kept."""
+        return self.mask == "own"
+
     def beside(self, axes: Axes) -> SparseGpt:
         """Settle `auto`: a mask that an optimizer improved is not chosen anew."""
         own = axes.criterion.own_update == self.kind and axes.optimizer is None
