@@ -25,12 +25,14 @@ from app.db.result import Artifact
 from app.storage.base import ObjectStore
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
+from workers.leash import leashed
 from workers.runs.keeper import OUTAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = "tests.chaos.worker"
 LEASE_SECONDS = 5.0
 """Long enough for a machine that does other things too."""
+STRIKES = 2
 _T = TypeVar("_T")
 
 
@@ -41,7 +43,11 @@ class Arena:
         self, bench: Bench, *, seed: int, environment: dict[str, str], store: ObjectStore | None = None
     ) -> None:
         self.bench, self.random, self.environment = bench, random.Random(seed), environment
+        self.shim: dict[str, str] = {}
+        """Environment of a wrong clock (tests.fixtures.skew), for workers that share a database with its own."""
         bench.store = store or bench.store  # type: ignore[assignment]
+        self.around: list[str] = []
+        """A command that runs the worker's: in a namespace of its own, say."""
         self.workers: list[subprocess.Popen[bytes]] = []
         self._stopped: set[int] = set()
         self.faults: Counter[str] = Counter()
@@ -56,16 +62,17 @@ class Arena:
             **os.environ, "ESPALIER_HOME": str(settings.home), "ESPALIER_DATABASE_URL": self.bench.database.url,
             "ESPALIER_LEASE_SECONDS": str(LEASE_SECONDS), "ESPALIER_THREADS": "1", **self.environment, **environment,
         }  # fmt: skip
-        command = [sys.executable, "-m", module, *arguments]
+        command = [*self.around, sys.executable, "-m", module, *arguments]
         with (settings.home / "workers.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
+            # Leashed: they end with a test that is ended from outside, too.
+            return subprocess.Popen(leashed(command), cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
 
     @contextmanager
     def open(self, workers: int) -> Iterator[None]:
-        """Run workers, one clock an hour fast and one an hour slow, and a reconciler."""
-        reconciler = self.spawn("workers.reconciler")
-        skews = ("0", "3600", "-3600")
-        self.workers = [self.spawn(WORKER, SKEW_SECONDS=skews[number % 3]) for number in range(workers)]
+        """Run workers and a reconciler; with a shim, their clocks are an hour fast, an hour slow, and right."""
+        skews = ("3600", "-3600", "0")
+        reconciler = self.spawn("workers.reconciler", **self.shim, SKEW_SECONDS="3600")
+        self.workers = [self.spawn(WORKER, **self.shim, SKEW_SECONDS=skews[n % 3]) for n in range(workers)]
         try:
             yield
         finally:
@@ -97,21 +104,29 @@ class Arena:
 
     def kill_child(self) -> None:
         """kill -9 of a child."""
-        children = [child for worker in self.workers for child in _below(worker)]
-        if children:
+        number = self._victim()
+        for child in children_of(self.workers[number]) if number is not None else []:
             with contextlib.suppress(psutil.NoSuchProcess):
-                self.random.choice(children).kill()
+                child.kill()
                 self.faults["child killed"] += 1
 
     def _victim(self) -> int | None:
-        """The number of a worker that has begun to work: a fault needs something to interrupt."""
+        """The number of a worker that has begun to work: a fault needs something to interrupt.
 
-        def begun() -> set[int]:
+        A job is not struck a third time before its next checkpoint: one more may come by itself, and then its budget
+        for lost workers ends it, as it should.
+        """
+
+        def begun() -> dict[int, int]:
+            query = select(Worker.pid, Job.failures).outerjoin(Job, Job.id == Worker.job_id)
             with self.bench.database.reading() as session:
-                return set(session.scalars(select(Worker.pid)))
+                return {pid: (failures or {}).get("worker_lost", 0) for pid, failures in session.execute(query)}
 
-        pids = self.patiently(begun)
-        able = [n for n, worker in enumerate(self.workers) if worker.pid in pids - self._stopped]
+        struck = self.patiently(begun)
+        able = [
+            n for n, worker in enumerate(self.workers)
+            if worker.pid not in self._stopped and struck.get(worker.pid, STRIKES) < STRIKES
+        ]  # fmt: skip
         return self.random.choice(able) if able else None
 
     def kill_worker(self) -> None:
@@ -164,8 +179,11 @@ class Arena:
                 self.random.choice(faults)()
         return time.monotonic() - began
 
-    def verdict(self, expected: dict[str, str]) -> str:
-        """Hold every job against what it must have left behind; `expected`: job -> sha256 of its model file."""
+    def verdict(self, expected: dict[str, str]) -> int:
+        """Hold every job against what it must have left behind; `expected`: job -> sha256 of its model file.
+
+        Returns how many attempts were lost on the way.
+        """
         with self.bench.database.reading() as session:
             states = Counter(session.scalars(select(Job.state).where(Job.id.in_(expected))))
             ends = Counter(session.scalars(select(Event.job_id).where(Event.type == "job.succeeded")))
@@ -183,13 +201,12 @@ class Arena:
             data = b"".join(self.bench.store.open(models[job].key))
             assert hashlib.sha256(data).hexdigest() == models[job].sha256 == sha256, "a corrupt artifact"
         with self.bench.database.reading() as session:
-            lost = session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == "lost"))
-        done = ", ".join(f"{count} {what}" for what, count in sorted(self.faults.items()))
-        return f"0 lost, 0 doubled, 0 corrupt; {done}; {lost} attempts lost"
+            return session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == "lost")) or 0
 
 
-def _below(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def children_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The children of a worker that may end at any moment."""
     try:
-        return running("scripted_child", below=worker.pid)
+        return running("mixed_child", below=worker.pid)
     except psutil.NoSuchProcess:
         return []

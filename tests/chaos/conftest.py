@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.hub import hub
 from tests.flows.conftest import launch
 
-__all__ = ["launch"]
+__all__ = ["hub", "launch"]
 
 _HERE = Path(__file__).parent
 

@@ -15,8 +15,6 @@ from urllib.parse import urlsplit
 
 Mood = Literal["good", "errors", "slow", "cut", "wrong"]
 MOODS: tuple[Mood, ...] = ("good", "errors", "slow", "cut", "wrong")
-SHARE = 0.3
-"""Of the requests, that a mood touches."""
 _HOP = {"connection", "transfer-encoding", "content-length"}
 
 
@@ -25,6 +23,8 @@ class S3Proxy:
 
     def __init__(self, target: str, seed: int) -> None:
         self.mood: Mood = "good"
+        self.share = 0.3
+        """Of the requests, that a mood touches."""
         self.faults: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
         proxy = self
@@ -72,6 +72,8 @@ class S3Proxy:
         except OSError:
             request.close_connection = True
             return
+        if status < 300 and request.command in {"PUT", "POST"}:
+            self.stored(request)
         if fault == "wrong" and data and request.command == "GET":
             data = bytes([data[0] ^ 1]) + data[1:]
         if fault == "cut" and data:
@@ -79,9 +81,12 @@ class S3Proxy:
             return
         _answer(request, status, headers, data)
 
+    def stored(self, request: BaseHTTPRequestHandler) -> None:
+        """Hear that the server has taken something, before the client does; for servers that then spoil it."""
+
     def _fault(self) -> Mood:
         with self._lock:
-            if self.mood == "good" or self._random.random() > SHARE:
+            if self.mood == "good" or self._random.random() >= self.share:
                 return "good"
             self.faults[self.mood] += 1
             return self.mood

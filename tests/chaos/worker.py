@@ -1,18 +1,12 @@
-"""A real worker process with scripted children whose wall clock may be wrong: `SKEW_SECONDS=3600 python -m ...`."""
+"""A real worker process whose children follow a script, or prune, as their job says."""
 
 from __future__ import annotations
 
-import os
-import time
+import sys
 
-SKEW = float(os.environ.get("SKEW_SECONDS", "0"))
-if SKEW:
-    _time, _time_ns = time.time, time.time_ns
-    time.time = lambda: _time() + SKEW
-    time.time_ns = lambda: _time_ns() + int(SKEW * 1e9)
+from workers.main import WorkerProcess
+from workers.runs.process import Commands
 
 if __name__ == "__main__":
-    from tests.fixtures.runs import SCRIPTED
-    from workers.main import WorkerProcess
-
-    WorkerProcess(commands=SCRIPTED).run()
+    mixed = (sys.executable, "-P", "-m", "tests.chaos.mixed_child")
+    WorkerProcess(commands=Commands(fetch=(*mixed, "fetch"), compute=(*mixed, "compute"))).run()

@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from app.db.session import Database
 from tests.fixtures.services import _await_port, free_port
+from workers.leash import leashed
 
 ROOT = Path(__file__).resolve().parents[2]
 BODY = json.dumps(
@@ -47,8 +48,9 @@ class Stack:
         """Run one of our modules until the block ends."""
         with (self.home / "processes.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command], env=self.env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
+                leashed([sys.executable, "-m", *command]), env=self.env, cwd=ROOT, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
         try:
             yield process
         finally:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.fixtures import rows as make
-from tests.fixtures.figures import record
+from tests.fixtures.figures import load, record
 from tests.load.conftest import BODY, Stack
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]
@@ -26,10 +26,6 @@ SECONDS = float(os.environ.get("ESPALIER_LOAD_SECONDS", "15"))
 JOBS = int(os.environ.get("ESPALIER_LOAD_JOBS", "10000"))
 WATCHERS = 1000
 WORKERS = 4
-
-
-def _load() -> str:
-    return f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
 def test_posts_are_taken_fast_and_none_is_lost_or_doubled_on_its_way_to_an_artifact(stack: Stack) -> None:
@@ -45,9 +41,9 @@ def test_posts_are_taken_fast_and_none_is_lost_or_doubled_on_its_way_to_an_artif
         assert stack.count("SELECT count(*) FROM events") == 2 * accepted
         ratio = ours["rate"] / bare["rate"]
         record(
-            f"{CLIENTS} clients POST /v1/jobs, Postgres + Redis", ">= 500/s, p99 < 250 ms",
+            "load", f"{CLIENTS} clients POST /v1/jobs, Postgres + Redis", ">= 500/s, p99 < 250 ms",
             f"{ours['rate']:.0f}/s, p99 {ours['p99'] * 1e3:.0f} ms; bare insert {bare['rate']:.0f}/s, "
-            f"p99 {bare['p99'] * 1e3:.0f} ms; ratio {ratio:.2f}; {_load()}",
+            f"p99 {bare['p99'] * 1e3:.0f} ms; ratio {ratio:.2f}; {load()}",
         )  # fmt: skip
         while accepted < JOBS:
             more = stack.clients(url, "/v1/jobs", clients=CLIENTS, seconds=2)
@@ -71,10 +67,10 @@ def _drain(stack: Stack, jobs: int) -> None:
     claims = sorted(one for file in stack.home.glob("claims-*.json") for one in json.loads(file.read_text()))
     assert len(claims) == jobs
     record(
-        f"{jobs} queued micro-jobs (null child), {WORKERS} workers",
+        "load", f"{jobs:,} queued micro-jobs (null child), {WORKERS} workers",
         "all terminal, one artifact set each, claim p99 < 20 ms",
         f"all succeeded in {seconds:.0f} s ({jobs / seconds:.0f}/s), one attempt and one set each; claim p50 "
-        f"{claims[len(claims) // 2] * 1e3:.1f} ms, p99 {claims[int(len(claims) * 0.99)] * 1e3:.1f} ms; {_load()}",
+        f"{claims[len(claims) // 2] * 1e3:.1f} ms, p99 {claims[int(len(claims) * 0.99)] * 1e3:.1f} ms; {load()}",
     )  # fmt: skip
 
 
@@ -100,7 +96,12 @@ def test_a_hundred_threads_with_a_hundred_keys_make_a_hundred_jobs(stack: Stack)
         seconds = time.monotonic() - began
     assert dict(statuses) == {202: 100, 200: 9900}
     assert stack.count("SELECT count(*) FROM jobs") == 100
-    record("100 threads x 100 Idempotency-Keys", "100 jobs", f"100 jobs, 9,900 replays in {seconds:.0f} s; {_load()}")
+    record(
+        "idempotency",
+        "100 threads x 100 Idempotency-Keys",
+        "100 jobs",
+        f"100 jobs, 9,900 replays in {seconds:.0f} s; {load()}",
+    )
 
 
 def test_a_thousand_watchers_miss_no_terminal_event(stack: Stack) -> None:
@@ -113,8 +114,8 @@ def test_a_thousand_watchers_miss_no_terminal_event(stack: Stack) -> None:
         ended = asyncio.run(_watch_all(stack, url, jobs))
         seconds = time.monotonic() - began
     assert ended == Counter(dict.fromkeys(jobs, WATCHERS // len(jobs)))
-    record(f"{WATCHERS} SSE watchers of {len(jobs)} jobs", "no terminal event missed",
-           f"{ended.total()} of {WATCHERS} saw the end, streams closed, in {seconds:.0f} s; {_load()}")  # fmt: skip
+    record("load", f"{WATCHERS:,} SSE watchers of {len(jobs)} jobs", "no terminal event missed",
+           f"{ended.total()} of {WATCHERS} saw the end, streams closed, in {seconds:.0f} s; {load()}")  # fmt: skip
 
 
 async def _watch_all(stack: Stack, url: str, jobs: list[str]) -> Counter[str]:
