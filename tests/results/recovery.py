@@ -7,11 +7,12 @@ from typing import Any, Final
 from tests.results.bars import Bar, draw
 from tests.results.harness import RESULTS, Cell, Finished, Numbers, Row, reference_dir, reference_spec
 
-MODELS: Final = ("demo-llama", "ref-llama", "ref-opt")
-SPARSITIES: Final = {"70 %": 0.7, "50 %": 0.5}
-CRITERIA: Final = ("wanda", "magnitude", "sparsegpt")
-TRAINING: Final[dict[str, Any]] = {"steps": 60, "batch_size": 8, "sequence_length": 128}
-WINDOWS: Final = 60
+SPARSITIES: Final[dict[str, dict[str, Any]]] = {
+    "50 %": {"sparsity": 0.5},
+    "70 %": {"sparsity": 0.7},
+    "2:4": {"pattern": {"kind": "nm", "n": 2, "m": 4}},
+}
+TRAINING: Final[dict[str, Any]] = {"steps": 80, "batch_size": 8, "sequence_length": 256}
 REUSE: Final = "auto"
 """Cells share the dense baseline and the pruned model; the seconds of recovery are their own."""
 
@@ -20,56 +21,71 @@ def _perp(*names: str, **fields: Any) -> dict[str, Any]:
     return {"retrain": {**TRAINING, "trainable": list(names), **fields}}
 
 
-RECOVERIES: Final[dict[str, dict[str, Any]]] = {
+WINDOWS: Final[dict[str, dict[str, Any]]] = {
+    "reconstruct submodules": {"reconstruct": {"window": "submodule"}},
+    "reconstruct matrices": {"reconstruct": {"window": "matrix"}},
+    "reconstruct blocks": {"reconstruct": {"window": "block"}},
+    "least squares per matrix": {"update": {"kind": "least_squares"}},
+}
+RETRAINING: Final[dict[str, dict[str, Any]]] = {
     "full": {"retrain": {**TRAINING, "method": "full"}},
     "mask_lora": _perp("mask_lora"),
-    "norms": _perp("norms"),
+    "norms + biases": _perp("norms", "biases"),
     "norms + mask_lora": _perp("norms", "mask_lora"),
-    "spp": _perp("spp"),
     "scale_lora": _perp("scale_lora"),
     "lora_prune": _perp("lora_prune"),
+    "spp": _perp("spp"),
     "mask_lora, kl": _perp("mask_lora", loss="kl"),
     "mask_lora, squarehead": _perp("mask_lora", loss="squarehead"),
-    "mask_lora, 3 x as long": _perp("mask_lora", steps=3 * TRAINING["steps"]),
     "mask_lora, soup of 3": {**_perp("mask_lora"), "soup": {"members": 3}},
     "mask_lora, greedy soup of 3": {**_perp("mask_lora"), "soup": {"members": 3, "average": "greedy"}},
+    "mask_lora, 3 x as long": _perp("mask_lora", steps=3 * TRAINING["steps"]),
     "mask_lora in 3 cycles": {**_perp("mask_lora"), "cycles": {"count": 3}},
-    "reconstruct": {"reconstruct": {"epochs": 2}},
-    "reconstruct + norms": {"reconstruct": {"epochs": 2}, **_perp("norms")},
+    "reconstruct, then mask_lora": {"reconstruct": {}, **_perp("mask_lora")},
 }
+RECOVERIES: Final = {**WINDOWS, **RETRAINING}
 """What follows pruning; every learning rate is found by the service's own search."""
+MAIN: Final = ("full", "mask_lora", "norms + biases")
+TABLES: Final[dict[tuple[str, str, str], tuple[str, ...]]] = {
+    ("ref-llama", "wanda", "70 %"): (*WINDOWS, *RETRAINING),
+    ("ref-llama", "wanda", "50 %"): (*WINDOWS, "mask_lora"),
+    ("ref-llama", "wanda", "2:4"): (*WINDOWS, "mask_lora"),
+    ("ref-opt", "wanda", "70 %"): (*WINDOWS, *MAIN),
+    ("ref-opt", "wanda", "50 %"): tuple(WINDOWS),
+    ("ref-opt", "wanda", "2:4"): tuple(WINDOWS),
+    ("ref-llama", "magnitude", "70 %"): ("reconstruct submodules", "mask_lora"),
+    ("ref-llama", "sparsegpt", "70 %"): ("reconstruct submodules", "mask_lora"),
+}
+"""Model, criterion, sparsity: what is measured there."""
 
 ABOUT: Final = f"""\
 Made by `python -m tests.results recovery` through `POST /v1/jobs`: 128 x 256 calibration tokens, retraining in
 {TRAINING["steps"]} steps of {TRAINING["batch_size"]} x {TRAINING["sequence_length"]} tokens at the rate that
-the service finds, perplexity on docs.valid ({WINDOWS} windows of 256), float32 on one thread of a shared CPU.
+the service finds, perplexity on docs.valid (200 windows of 256), float32 on one thread of a shared CPU.
 Recovered: the share of the perplexity lost by pruning that came back (above 100 %: better than the dense model, which
 is undertrained). Seconds: recovery alone, good for ratios only. Seeds and versions are in `results/recovery.json`."""
 
 
-def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
-    """Every recovery at every sparsity after every criterion, on every model; SparseGPT's own masks do not nest."""
+def cells(*, seeds: int = 1) -> list[Cell]:
+    """Every cell of every table, seed by seed."""
     reference = reference_dir()
     return [
         Cell(
             key=f"{model} / {setting} / {criterion} / {name} / seed {seed}",
             model=model,
-            spec=_spec(reference_spec(reference, seed=seed, windows=WINDOWS), criterion, sparsity, recovery, seed=seed),
+            spec=_spec(reference_spec(reference, seed=seed), criterion, setting, RECOVERIES[name], seed=seed),
             labels={"criterion": criterion, "recovery": name, "setting": setting, "seed": seed},
         )
         for seed in range(seeds)
-        for model in models
-        for setting, sparsity in SPARSITIES.items()
-        for criterion in CRITERIA
-        for name, recovery in RECOVERIES.items()
-        if not (criterion == "sparsegpt" and "cycles" in recovery)
+        for (model, criterion, setting), names in TABLES.items()
+        for name in names
     ]
 
 
-def _spec(
-    base: dict[str, Any], criterion: str, sparsity: float, recovery: dict[str, Any], *, seed: int
-) -> dict[str, Any]:
-    spec = {**base, "prune": {"method": criterion, "sparsity": sparsity}, **recovery}
+def _spec(base: dict[str, Any], criterion: str, setting: str, recovery: dict[str, Any], *, seed: int) -> dict[str, Any]:
+    recovery = dict(recovery)
+    update = {"update": recovery.pop("update")} if "update" in recovery else {}
+    spec = {**base, "prune": {"method": criterion, **SPARSITIES[setting], **update}, **recovery}
     if "retrain" in recovery:
         spec["retrain"] = {**recovery["retrain"], "seed": seed}
     return spec
@@ -85,7 +101,6 @@ def read(finished: Finished) -> Numbers:
         "dense": round(dense, 4),
         "pruned": before and round(before, 4),
         "perplexity": round(after, 4),
-        "recovered": before and round((before - after) / (before - dense), 4),
         "trained": report["trained_parameters"]["count"],
         "trained_fraction": report["trained_parameters"]["fraction"],
         "sparsity": report["sparsity"]["achieved"],
@@ -102,7 +117,7 @@ def render(rows: list[Row]) -> str:
     groups = dict.fromkeys((row["model"], row["setting"], row["criterion"]) for row in done)
     for number, (model, setting, criterion) in enumerate(groups):
         mine = [r for r in done if (r["model"], r["setting"], r["criterion"]) == (model, setting, criterion)]
-        before = next((row["pruned"] for row in mine if row["pruned"]), float("nan"))
+        before = next((row["pruned"] for row in mine if row["pruned"] and "least" not in row["recovery"]), float("nan"))
         title = f"{model}, {criterion} {setting}: dense {mine[0]['dense']:.2f}, pruned {before:.2f}"
         if number == 0:
             drawing = RESULTS / "recovery.svg"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
-from tests.results.harness import Cell, Finished, Numbers, Row, reference_dir, reference_spec
+from tests.results.harness import RESULTS, ROOT, Cell, Finished, Numbers, Row, reference_dir, reference_spec
 
 MODELS: Final = ("ref-llama", "ref-opt")
 PERP: Final = {"trainable": ["norms", "mask_lora"], "steps": 100, "batch_size": 8, "sequence_length": 256}
@@ -28,6 +29,8 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
+MARKS: Final = ("<!-- structure: python -m tests.results.structure -->", "<!-- /structure -->")
+"""Around the table of the README that `python -m tests.results.structure` writes."""
 ABOUT: Final = """\
 Made by `python -m tests.results structure` through `POST /v1/jobs`: 128 x 256 calibration tokens, perplexity on
 docs.valid (200 windows of 256), float32 on one thread of a shared CPU, seed 0. PERP: 100 steps of 8 x 256 tokens.
@@ -88,6 +91,33 @@ def render(rows: list[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def readme(rows: list[Row], *, model: str = "ref-llama") -> str:
+    """The README's table of one model: what shrinks, what speeds up, where, and what it costs."""
+    mine = [row for row in rows if row["model"] == model and row["state"] == "succeeded" and row["seed"] == 0]
+    lines = [
+        "| removed | what shrinks | what speeds up (one CPU thread) | on what runtime | perplexity |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['method']} | file to {row['bytes_share']:.0%}, products to {row['macs_share']:.0%} "
+            f"| prompts {row['prefill_speed']:.2f} x, decoding {row['decode_speed']:.2f} x | every one "
+            f"| {row['dense']:.2f} -> {row['perplexity']:.2f} |"
+            for row in mine
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def write_readme() -> None:
+    """Put what results/structure.json holds between the marks of the README."""
+    path = ROOT / "README.md"
+    before, begin, rest = path.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    assert begin
+    assert end
+    rows = json.loads((RESULTS / "structure.json").read_text())["rows"]
+    path.write_text(f"{before}{begin}\n{readme(rows)}\n{end}{after}")
+
+
 def _line(row: Row) -> str:
     if row["state"] != "succeeded":
         return f"| {row['method']} | {row['error']['class']} | | | | | |"
@@ -95,3 +125,7 @@ def _line(row: Row) -> str:
         f"| {row['method']} | {row['perplexity']:.2f} | {row['bytes_share']:.0%} | {row['macs_share']:.0%} "
         f"| {row['prefill_speed']:.2f} x | {row['decode_speed']:.2f} x | {row['seconds']:.0f} |"
     )
+
+
+if __name__ == "__main__":
+    write_readme()
