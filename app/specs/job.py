@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.specs import presets
 from app.specs.base import Spec, not_available
-from app.specs.objective import Objective
+from app.specs.objective import AnyObjective, Objective
 from app.specs.prune import Prune, PruneFields, PruneStep
 from app.specs.recovery import Cycles, Soup
 from app.specs.source import Source
@@ -26,7 +26,8 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
-PruneSteps = Annotated[list[Prune], Field(max_length=8)]
+MOST_STEPS = 8
+PruneSteps = Annotated[list[Prune], Field(max_length=MOST_STEPS)]
 
 
 class CompressionSpec(Spec):
@@ -47,7 +48,7 @@ class CompressionSpec(Spec):
     cycles: Cycles | None = None
     soup: Soup | None = None
     evaluate: Evaluate = Evaluate()
-    objective: Objective | None = None
+    objective: AnyObjective | None = None
     gate: Gate | None = None
     output: Output = Output()
 
@@ -79,6 +80,12 @@ class CompressionSpec(Spec):
                 "SquareHead compares block by block, and blocks go; use `kl`",
                 {"at": "retrain/loss"},
             )
+        if self.structure and self.reconstruct and self.reconstruct.window == "matrix":
+            raise PydanticCustomError(
+                "parts_are_gone",
+                "a matrix by itself cannot make up for parts that are gone; use `submodule` or `block`",
+                {"at": "reconstruct/window"},
+            )
         return self
 
     @model_validator(mode="after")
@@ -94,6 +101,17 @@ class CompressionSpec(Spec):
         if self.calibration.selection == "loss_gap" and why:
             raise PydanticCustomError(
                 "no_loss_gap", "`loss_gap` cannot be used: {why}", {"why": why, "at": "calibration/selection"}
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_dense_model_to_fit_to(self) -> CompressionSpec:
+        if self.reconstruct and not self.reconstruct.interleave and not self.prune:
+            raise PydanticCustomError(
+                "nothing_to_fit_to",
+                "`reconstruct` fits the kept weights to what the dense model gives, and with `prune: []` the source is "
+                "sparse itself: use `retrain`, or prune the dense model",
+                {"at": "reconstruct"},
             )
         return self
 
@@ -127,10 +145,18 @@ class CompressionSpec(Spec):
         if self.objective is None:
             return self
         steps = [step for step in self.prune if isinstance(step, PruneStep)]
-        if len(self.prune) != 1 or not steps or steps[0].pattern.implied_sparsity() is not None:
+        bounded = isinstance(self.objective, Objective)
+        if bounded and (len(self.prune) != 1 or not steps or steps[0].pattern.implied_sparsity() is not None):
             raise PydanticCustomError(
                 "nothing_to_search",
                 "an objective searches the sparsity of one step that prunes single weights",
+                {"at": "objective"},
+            )
+        kinds = [step.pattern.kind for step in self.structure]
+        if not bounded and (not kinds or len(set(kinds)) < len(kinds)):
+            raise PydanticCustomError(
+                "nothing_to_search",
+                "a target is split over steps that remove whole parts: one each of depth, neurons, kv_groups, experts",
                 {"at": "objective"},
             )
         if not self.evaluate.perplexity:

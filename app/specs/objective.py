@@ -1,14 +1,16 @@
-"""A target instead of a number: the highest sparsity that keeps a bound on quality, within a budget of trials."""
+"""A goal instead of a number: the highest sparsity that keeps a bound on quality, or the best quality at a size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec
+from app.specs.target import UNITS, Target
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,14 @@ class Objective(Spec):
         if high - low <= self.tolerance:
             return None
         return round((low + high) / 2, 6)
+
+
+def _what_is_bounded(value: object) -> str:
+    given = value.keys() if isinstance(value, dict) else ()
+    return "size" if isinstance(value, Target) or any(unit in given for unit in UNITS) else "quality"
+
+
+AnyObjective = Annotated[
+    Annotated[Objective, Tag("quality")] | Annotated[Target, Tag("size")], Discriminator(_what_is_bounded)
+]
+"""A bound on quality, or on size or time."""

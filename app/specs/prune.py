@@ -117,6 +117,13 @@ class PruneFields(Spec):
         return max(asked, key=NEEDS.index)
 
     @property
+    def gathers(self) -> Need:
+        """What a walk gathers of every matrix: where scores are compared across blocks, a plan holds what they read."""
+        later = [method.needs for method in (self.optimizer, self.solver) if method]
+        own = "none" if self.pattern.spans_model else cast(Criterion, self).needs
+        return max([*later, own], key=NEEDS.index)
+
+    @property
     def share(self) -> float:
         """The share pruned, from the request or from the pattern."""
         implied = self.pattern.implied_sparsity()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -9,6 +10,10 @@ from app.specs.base import fingerprint
 
 SHARED_PHASES: Final = ("baseline", "calibrating", "pruning", "reconstructing")
 """Phases whose results other jobs may start from, in the order in which a job goes through them."""
+STRUCTURE: Final = re.compile(r"structure-(\d+)")
+"""What checkpoints of a step that removes whole parts are called, with the number of the step."""
+DENSE_INPUTS: Final = ("norms-inputs", "gram-inputs")
+"""Checkpoints of `calibrating`, one per block: what the dense model's matrices read, and how much of it was kept."""
 _LATER: Final = frozenset({"retrain", "soup", "evaluate"})
 """Fields that decide nothing of a block that was pruned or reconstructed."""
 _NOT_OF_BASELINE: Final = frozenset({"calibration", "propagation", "prune", "reconstruct", "retrain", "cycles", "soup"})
@@ -72,6 +77,10 @@ def _deciding(phase: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     if spec.get("cycles") or chosen_by_loss:
         return spec  # every step may look back on every other
     interleaved = bool((spec.get("reconstruct") or {}).get("interleave"))
+    if step := STRUCTURE.match(name):  # steps after it, single weights and recovery decide nothing of it
+        return {**_without(spec, *_LATER, "reconstruct"), "prune": (spec.get("prune") or [])[: int(step[1]) + 1]}
+    if phase == "calibrating" and name in DENSE_INPUTS:
+        return {"read": name, **_of_dense_inputs(spec)}
     recovers = {"reconstruct": bool(spec.get("reconstruct")), "retrain": bool(spec.get("retrain"))}
     if name == "result" and phase != "calibrating":
         # It holds the perplexity of the model as it stood then, if that was asked for.
@@ -85,6 +94,15 @@ def _deciding(phase: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         # Statistics of the dense model serve every sparsity.
         spec["prune"] = [_without(steps[0], "sparsity")]
     return spec
+
+
+def _of_dense_inputs(spec: dict[str, Any]) -> dict[str, Any]:
+    """What the matrices of the dense model read: no method decides it, but for the parts that steps before removed."""
+    *before, last = spec.get("prune") or [{}]
+    kept = {name: spec.get(name) for name in ("calibration", "compute_dtype")}
+    if before:  # what was fitted in place of removed parts was cast
+        kept |= {"before": before, "dtype": spec["dtype"]}
+    return kept | {"targets": last.get("targets")}
 
 
 def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:

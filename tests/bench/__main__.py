@@ -1,7 +1,7 @@
 """`make bench`: what the phases of a job cost, as ratios to two bare forward passes measured in the same run.
 
 The floor is what any sequential pruner must pay: every calibration token through every block twice, once for the
-statistics and once for the inputs of the next block.
+statistics and once for the inputs of the next block. A second table tells how fast the pack is written and read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.table import Table
 from app.probe import probe
 from app.specs.job import CompressionSpec
 from app.specs.resolve import resolve
-from tests.bench import peer
+from tests.bench import packing, peer
 from workers.child import compute
 from workers.engine import numerics
 from workers.engine.walk import Stream
@@ -60,7 +60,15 @@ def main() -> None:
             table.add_row(label, f"{seconds:.2f}", f"{seconds / floor:.2f}")
         if arguments.peer:
             _add_peer(table, arguments, base, floor, Path(folder))
-    Console().print(table)
+        Console().print(table)
+        Console().print(_packing(Path(folder)))
+
+
+def _packing(folder: Path) -> Table:
+    table = Table("zeros", "pack MB/s", "unpack MB/s", title="bit-mask pack, 16-bit weights, one core")
+    for label, written, read in packing.speeds(folder):
+        table.add_row(label, f"{written:.0f}", f"{read:.0f}")
+    return table
 
 
 def _add_peer(table: Table, arguments: argparse.Namespace, base: dict[str, Any], floor: float, folder: Path) -> None:

@@ -35,6 +35,12 @@ class Hidden:
         """A second walk from here; the two share what they can."""
         return copy.copy(self)
 
+    def placed(self, index: int, states: torch.Tensor) -> Hidden:
+        """The same walk with other states, at the entrance of a block."""
+        there = copy.copy(self)
+        there.index, there.states = index, states
+        return there
+
     def run(self, block: nn.Module, index: int) -> Run:
         """Bind a block to its arguments, for batches of any size."""
 

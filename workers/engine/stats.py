@@ -64,9 +64,10 @@ def _filled(squares_I: torch.Tensor) -> torch.Tensor:
 class OutputErrors:
     """What a change of a matrix costs in its output: by the Gram matrix where there is one, else on a sample."""
 
-    def __init__(self, dense_OI: torch.Tensor, sample_TI: torch.Tensor, gram_II: torch.Tensor | None) -> None:
+    def __init__(self, dense_OI: torch.Tensor, sample_TI: torch.Tensor | None, gram_II: torch.Tensor | None) -> None:
         self._dense_OI = dense_OI
-        self._sample_TI = sample_TI.to(dense_OI.device, torch.float32) if gram_II is None else None
+        needed = sample_TI if gram_II is None else None
+        self._sample_TI = None if needed is None else needed.to(dense_OI.device, torch.float32)
         self._gram_II = gram_II
         self._whole = float(self._squared(dense_OI).sum())
 

@@ -37,6 +37,11 @@ TOKENS_PER_BATCH = 2048
 """Large enough to keep the matrix products busy, small enough for the activations of one block."""
 
 
+def windows_per_batch(length: int) -> int:
+    """How many windows of so many tokens go through a block together."""
+    return max(1, TOKENS_PER_BATCH // length)
+
+
 @dataclass(frozen=True)
 class Batch:
     """A few windows: what enters the next block, and what every block is called with."""
@@ -62,7 +67,7 @@ class Stream:
 
         `spill`: a folder for the hidden states; None keeps them in memory.
         """
-        even = max(1, TOKENS_PER_BATCH // windows_NT.shape[1])
+        even = windows_per_batch(windows_NT.shape[1])
         batches = list(torch.split(windows_NT, even if sizes is None else list(sizes)))
         self.streamed = streamed
         self.index = 0

@@ -68,11 +68,19 @@ class Pair:
     layout: Block
     dense: nn.Module
     block: nn.Module
+    taught: Run | None = None
+    """The dense block where it stands in a model of its own, from which the student's was made by removing parts."""
+    behind: Run | None = None
+    """Blocks of that model behind this one which the student lacks: its output is to be what leaves them."""
 
     @property
     def teacher(self) -> Run:
         """The dense block."""
-        return self.walk.run(self.dense, self.layout.index)
+        return self.taught or self.walk.run(self.dense, self.layout.index)
+
+    def past(self, states: torch.Tensor) -> torch.Tensor:
+        """What the teacher makes of what leaves its block, up to where the student's next block stands."""
+        return states if self.behind is None else self.behind(states)
 
     @property
     def student(self) -> Run:
@@ -102,10 +110,14 @@ def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
     yield _adding("attention", halves.owned["attention"], attention, streams, targets)
     mid = streams.behind(walk, attention, targets)
     if not halves.parallel:
-        targets = walk.through(dense_mlp, mid.teacher)
+        targets = pair.past(walk.through(dense_mlp, mid.teacher))
         yield _adding("mlp", halves.owned["mlp"], mlp, mid, targets)
         return
-    if streams.mode == "sparse_inputs_dense_targets":
+    if pair.behind is not None:
+        own_stream = streams.mode == "sparse_inputs_dense_targets"
+        given = mid.student - streams.student if own_stream else targets - streams.teacher
+        targets = pair.past(walk.through(pair.teacher, streams.teacher)) - given
+    elif streams.mode == "sparse_inputs_dense_targets":
         # Both halves add to the block's input: the second is asked for what the first leaves of the whole.
         targets = walk.through(pair.teacher, streams.teacher) - (mid.student - streams.student)
     else:

@@ -140,6 +140,10 @@ class Pattern(Method):
     def label(self) -> str:
         """Return the short name that stands in the row of a matrix."""
 
+    def label_at(self, sparsity: float) -> str:
+        """The name in the row of a matrix that a budget gave so much."""
+        return self.label()
+
     def implied_sparsity(self) -> float | None:
         """The share pruned that the pattern itself dictates, if it does."""
         return None

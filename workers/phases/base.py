@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,8 +88,7 @@ class PhaseRun:
         stored = self.context.stored(self.name).get("result")
         if stored is None:
             return None
-        # The result's seconds are the whole phase's: blocks reused before it must not count twice.
-        self.reused_seconds = 0.0
+        self.reused_seconds = 0.0  # the result's are the whole phase's: blocks before it must not count twice
         data = self.reuse(stored)
         self.perplexity = data.get("perplexity")
         return data
@@ -147,8 +146,7 @@ class Context:
     layers: dict[str, Layer] = field(default_factory=dict)
     """The newest row of every pruned matrix."""
     warnings: list[dict[str, str]] = field(default_factory=list)
-    trained: dict[str, int] = field(default_factory=dict)
-    """Phase -> number of parameters that it trained."""
+    trained: dict[str, int] = field(default_factory=dict)  # phase -> parameters that it trained
     protocol: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     dense_perplexity: dict[str, float] = field(default_factory=dict)
@@ -165,6 +163,8 @@ class Context:
     compared: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """The artifact's `divergence` from the dense model by measurement, and its `tasks`."""
     spill: Path | None = None
+    kept: tuple[int, ...] | None = None
+    """The source's blocks that are left, in order; None before whole parts are removed."""
     by_blocks: bool = False
     """Where memory is short: hidden states go into files below `spill`, and perplexity takes one block at a time."""
 
@@ -202,8 +202,9 @@ class Context:
         reconstruct = self.request.spec.reconstruct
         return reconstruct is not None and reconstruct.interleave
 
-    def adopt(self, folder: Path, streamed: StreamedModel) -> None:
-        """Go on with a smaller model, made from the source by removing parts."""
+    def adopt(self, folder: Path, streamed: StreamedModel, *, kept: Sequence[int]) -> None:
+        """Go on with a smaller model, made by removing parts; `kept` are the blocks that are left of the one so far."""
+        self.kept = tuple(self.kept[index] if self.kept else index for index in kept)
         self.source_streamed  # noqa: B018 - opened while it still is the model at hand
         self.model_dir, self.streamed = folder, streamed
         self.dense, wish = Weights(folder), self.request.spec.output.dtype
@@ -265,9 +266,8 @@ class Context:
     def checkpoint(self, phase: Phase, name: str, path: Path, data: dict[str, Any] | None = None) -> None:
         """Tell the supervisor that a file of the workspace is finished; it must not change any more."""
         digest, size = sha256_of(path)
-        relative = str(path.relative_to(self.workspace))
-        ours = self._of_turn(name)
-        self.send(Checkpoint(phase=phase, name=ours, path=relative, sha256=digest, bytes=size, data=data or {}))
+        names = {"name": self._of_turn(name), "path": str(path.relative_to(self.workspace))}
+        self.send(Checkpoint(phase=phase, **names, sha256=digest, bytes=size, data=data or {}))
 
     def warn(self, code: str, text: str) -> None:
         """Tell the user something, once; it also stands in the report."""

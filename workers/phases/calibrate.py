@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +19,7 @@ from workers.methods.allocation import counts_below_threshold, fitted
 from workers.methods.base import InputStatistics, MatrixFacts
 from workers.phases.base import Context, PhaseRun
 from workers.phases.gates import gated_neurons
+from workers.phases.inputs import Inputs, stored_for
 from workers.phases.targets import selected
 
 NEURONS = "/neurons"
@@ -32,6 +33,8 @@ class Plan:
     shares: dict[str, float]
     norms: dict[str, torch.Tensor] | None = None
     """The dense model's input norms where the global scope compared scores; None when every block sees its own."""
+    inputs: Inputs | None = None
+    """What the blocks read, where dense propagation lets it be known before the walk."""
 
     def statistics(self, name: str) -> InputStatistics:
         """What the criterion saw of a matrix when the plan was made."""
@@ -43,14 +46,18 @@ def run(context: Context) -> Plan | None:
     """Cut and check the windows, and spread the sparsity; None for a model that is already sparse."""
     step = context.step
     passes = step is not None and (step.budget.needs_pass or (step.pattern.spans_model and step.needs != "none"))
-    total = len(context.streamed.layout.blocks) if passes else 1
-    with context.phase("calibrating", total=total, unit="block" if passes else "step") as phase:
+    inputs = stored_for(context, step) if step is not None else None
+    walks = passes + (inputs is not None)
+    total = walks * len(context.streamed.layout.blocks) or 1
+    with context.phase("calibrating", total=total, unit="block" if walks else "step") as phase:
         windows_NT = context.calibration_windows()
         _describe(context, windows_NT)
         _warn(context, windows_NT)
         if step is None:
             return None
-        plan = _plan(context, step, phase, windows_NT, passes=passes)
+        if inputs is not None:
+            inputs.gather(phase, windows_NT)
+        plan = replace(_plan(context, step, phase, windows_NT, passes=passes), inputs=inputs)
         _describe_update(context, step, plan)
         return plan
 
@@ -157,7 +164,7 @@ def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) ->
             neurons_O = gated.norm(matrix, capture)
             if neurons_O is not None:
                 norms[matrix.name + NEURONS] = neurons_O.cpu()
-        phase.progress(block.index + 1)
+        phase.progress(phase.total - len(streamed.layout.blocks) + block.index + 1)
     return norms
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import torch
+from safetensors import SafetensorError
 
 from app.specs.lifecycle import Phase
 from workers.engine.errors import EngineError
@@ -12,6 +13,15 @@ from workers.messages import ErrorInfo
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 """What torch's CPU allocator says; it has no exception class of its own."""
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Tell whether a write found no room; safetensors has an exception of its own, with Rust's words for the number."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    return isinstance(error, SafetensorError) and any(f"(os error {number})" in str(error) for number in _DISK_FULL)
 
 
 def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
@@ -36,7 +46,7 @@ def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
             hint="Use fewer or shorter calibration samples, or a machine with more memory.",
             message="The machine ran out of memory.",
         )
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if _is_disk_full(error):
         return ErrorInfo(
             class_="disk_full",
             retryable=True,

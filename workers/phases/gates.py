@@ -16,8 +16,14 @@ def gated_neurons(context: Context, block: Block, module: nn.Module) -> Gated:
         return Gated({})
     gated = Gated.of(module, block.matrices)
     if not gated.readers:
-        context.warn(
-            "no_gated_neurons",
-            f"No gated MLP was found in {block.name}: `{step.method}` scores all of its matrices by their inputs.",
-        )
+        warn_of_none(context, block)
     return gated
+
+
+def warn_of_none(context: Context, block: Block) -> None:
+    """Say that a criterion which reads gated neurons found none in a block."""
+    assert context.step is not None
+    context.warn(
+        "no_gated_neurons",
+        f"No gated MLP was found in {block.name}: `{context.step.method}` scores all of its matrices by their inputs.",
+    )

@@ -14,21 +14,18 @@ from workers.engine.refit import guarded
 from workers.engine.selection import score
 from workers.engine.stats import OutputErrors
 from workers.messages import Layer
-from workers.methods.base import NEEDS, InputStatistics, Need
+from workers.methods.base import InputStatistics
 from workers.phases.base import Context
 from workers.phases.calibrate import Plan, below_pruned
 
 
-def reads(step: PruneStep, plan: Plan) -> Need:
-    """What the walk gathers of every matrix: the plan of the global scope holds what the criterion reads."""
-    later = [method.needs for method in (step.optimizer, step.solver) if method]
-    return max([*later, "none" if plan.norms is not None else step.needs], key=NEEDS.index)
-
-
 def prune_matrix(
-    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, sample_TI: torch.Tensor
+    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, sample_TI: torch.Tensor | None
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
-    """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU."""
+    """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU.
+
+    `sample_TI`: inputs that errors are measured on, None where the Gram matrix tells them.
+    """
     began = time.monotonic()
     stored = matrix.view(context.weights.get(matrix.tensor))
     weight_OI = stored.to(context.device, torch.float32)
@@ -37,7 +34,8 @@ def prune_matrix(
     mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
     if step.optimizer is not None:
         mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
-    require_finite(sample_TI, what="the inputs", module=matrix.name)
+    if sample_TI is not None:
+        require_finite(sample_TI, what="the inputs", module=matrix.name)
     errors = OutputErrors(weight_OI, sample_TI, seen.gram_II)
     pruned = masks.apply(stored.to(context.device), mask_OI)
     if step.solver is not None:
@@ -50,8 +48,10 @@ def prune_matrix(
             weight_OI, mask_OI, errors, dtype=stored.dtype, module=matrix.name,
         )  # fmt: skip
         mask_OI, pruned = found.mask_OI, found.weight_OI.to(stored.dtype)
-    before, after = errors.relative(masks.apply(weight_OI, mask_OI)), errors.relative(pruned.float())
-    row = row_of(matrix, mask_OI, step.pattern.label(), share, time.monotonic() - began, before, after)
+    before = after = errors.relative(masks.apply(weight_OI, mask_OI))
+    if step.solver is not None:
+        after = errors.relative(pruned.float())
+    row = row_of(matrix, mask_OI, step.pattern.label_at(share), share, time.monotonic() - began, before, after)
     return row, matrix.view(pruned.cpu()), mask_OI.cpu()
 
 

@@ -11,16 +11,17 @@ import torch
 from app.specs.prune import PruneStep
 from workers.engine.capture import capturing
 from workers.engine.gated import Gated
-from workers.engine.layout import Block
-from workers.engine.walk import Stream
+from workers.engine.layout import Block, Matrix
+from workers.engine.walk import Stream, windows_per_batch
 from workers.engine.weights import Weights
 from workers.messages import Layer
-from workers.methods.base import Need
+from workers.methods.base import InputStatistics, Need
 from workers.phases import collapse
 from workers.phases.base import Context, PhaseRun
 from workers.phases.calibrate import Plan
 from workers.phases.gates import gated_neurons
-from workers.phases.matrices import prune_matrix, reads, row_of
+from workers.phases.inputs import Reading
+from workers.phases.matrices import prune_matrix, row_of
 from workers.phases.scoring import score_weights
 from workers.phases.targets import selected
 
@@ -67,13 +68,14 @@ class Walk:
     """The stream of hidden states on its way, and the pruning of the block that comes next.
 
     Sequential propagation takes two forwards per block: one for the statistics, and one through the pruned block for
-    the inputs of the next; behind the last block nobody reads, so that it takes one. Dense propagation takes one.
+    the inputs of the next; behind the last block nobody reads, so that it takes one. Dense propagation takes one, or
+    where the statistics are there already, one of the few tokens that errors are measured on.
     """
 
     def __init__(self, context: Context, phase: PhaseRun, plan: Plan | None) -> None:
         self.context, self.phase, self.plan = context, phase, plan
         step = context.step
-        self.needs: Need = "none" if step is None or plan is None else reads(step, plan)
+        self.needs: Need = "none" if step is None or plan is None else step.gathers
         if self.needs == "gram":
             self._warn_of_few_tokens()
         self._dense = context.request.spec.propagation == "dense"
@@ -124,10 +126,11 @@ class Walk:
 
     def _windows(self) -> torch.Tensor:
         windows_NT = self.context.calibration_windows()
-        if self.needs != "none":
+        if self.needs != "none" and (self.plan is None or self.plan.inputs is None):
             return windows_NT
-        # Nothing but the errors is read: as many windows as those take.
-        return windows_NT[: math.ceil(ERROR_TOKENS / windows_NT.shape[1])]
+        # Nothing but the errors is read: as many windows as those take, in whole batches, so that they are the same.
+        batch = windows_per_batch(windows_NT.shape[1])
+        return windows_NT[: math.ceil(ERROR_TOKENS / (windows_NT.shape[1] * batch)) * batch]
 
     def _warn_of_few_tokens(self) -> None:
         tokens = self.context.calibration_windows().numel()
@@ -156,28 +159,46 @@ class Walk:
         if not matrices:
             return [], {}, {}
         assert self.plan is not None
-        stream = self.stream_to(block)
+        read = self._read(block, matrices, self.plan)
+        self._warn_of_idle(read.idle_experts)
+        rows: list[Layer] = []
+        tensors: dict[str, torch.Tensor] = {}
+        kept: dict[str, torch.Tensor] = {}
+        for matrix in matrices:
+            sample_TI = read.sample(matrix) if read.sample else None
+            row, tensors[matrix.tensor], kept[matrix.name] = prune_matrix(
+                self.context, matrix, step, self.plan, read.statistics(matrix), sample_TI
+            )
+            rows.append(row)
+        return rows, tensors, kept
+
+    def _read(self, block: Block, matrices: list[Matrix], plan: Plan) -> Reading:
+        """What the matrices of a block read: stored, or seen in one forward pass of the block as it is."""
+        stored = plan.inputs.of(block) if plan.inputs else None
+        if stored is not None and self.needs == "gram":
+            return stored
+        stream, needs = self.stream_to(block), self.needs if stored is None else "none"
         with self.context.streamed.block(block.index, self._propagated) as module:
-            gated = gated_neurons(self.context, block, module) if self.plan.norms is None else Gated({})
+            reads_neurons = plan.norms is None and stored is None
+            gated = gated_neurons(self.context, block, module) if reads_neurons else Gated({})
             watched = [*matrices, *gated.beyond(matrices)]
-            with capturing(module, watched, needs=self.needs, sample_tokens=ERROR_TOKENS) as capture:
+            with capturing(module, watched, needs=needs, sample_tokens=ERROR_TOKENS) as capture:
                 if self._dense:  # what the block gives now is what the next one reads: one forward does
                     stream.advance(module)
                 else:
                     for _ in stream.outputs(module):
                         pass
-            del module  # what follows works on one matrix at a time
-        self._warn_of_idle(capture.idle_experts)
-        rows: list[Layer] = []
-        tensors: dict[str, torch.Tensor] = {}
-        kept: dict[str, torch.Tensor] = {}
-        for matrix in matrices:
-            seen = replace(capture.of(matrix.name).statistics(matrix.name), neuron_norm_O=gated.norm(matrix, capture))
-            row, tensors[matrix.tensor], kept[matrix.name] = prune_matrix(
-                self.context, matrix, step, self.plan, seen, capture.of(matrix.name).sample()
-            )
-            rows.append(row)
-        return rows, tensors, kept
+
+        def sample(matrix: Matrix) -> torch.Tensor:
+            return capture.of(matrix.name).sample()
+
+        def statistics(matrix: Matrix) -> InputStatistics:
+            seen = capture.of(matrix.name).statistics(matrix.name)
+            return replace(seen, neuron_norm_O=gated.norm(matrix, capture))
+
+        if stored is not None:
+            return replace(stored, sample=sample)
+        return Reading(statistics, capture.idle_experts, sample)
 
     def _warn_of_idle(self, experts: list[str]) -> None:
         if experts:

@@ -15,6 +15,7 @@ from workers.messages import Layer
 from workers.phases import loss_gap, window
 from workers.phases.base import Context, PhaseRun
 from workers.phases.calibrate import Plan
+from workers.phases.dense_side import DenseSide
 from workers.phases.interleave import Interleaved
 from workers.phases.layer_errors import refreshed
 from workers.phases.prune import Pruned
@@ -56,7 +57,7 @@ class _Walk:
         self.error_before = 0.0
         """The largest of all windows."""
         self._interleaved = Interleaved(context, phase, plan) if spec.interleave else None
-        self._dense: Hidden | None = None
+        self._dense: DenseSide | None = None
         self._sparse: Hidden | None = None
 
     def pass_(self, span: Sequence[Block]) -> None:
@@ -77,7 +78,8 @@ class _Walk:
         with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
             walk, streams = self._at(span[0].index)
             with ExitStack() as stack:
-                refit = Refit(self.context, self.phase, self.spec, self.kind, span, walk, streams, stack)
+                assert self._dense is not None
+                refit = Refit(self.context, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
                 tensors, trained = refit.finish()
             rows = refreshed(self.context, walk, streams.student, span, tensors)
         for row in rows:
@@ -92,14 +94,20 @@ class _Walk:
     def _at(self, index: int) -> tuple[Hidden, Streams]:
         """The hidden states at the entrance of a block; the prefix is gone through when it is first asked for."""
         if self._dense is None:
-            batch_size = self.spec.batch_size
-            self._dense = Hidden(self.context.streamed, self.windows_NT, self.context.dense, batch_size=batch_size)
-            self._sparse = self._dense.fork()
+            context, batch_size = self.context, self.spec.batch_size
+            halves = self.kind in {"submodule", "matrix"}
+            self._dense = DenseSide(context, self.windows_NT, batch_size=batch_size, halves=halves)
+            self._sparse = (
+                Hidden(context.streamed, self.windows_NT, context.dense, batch_size=batch_size)
+                if self._dense.removed
+                else self._dense.walk.fork()
+            )
         assert self._sparse is not None
         mode = self.spec.mode
         if mode != "sparse_inputs":
-            self._dense.to(index, self.context.dense)
+            self._dense.to(index)
         if mode != "dense_inputs":
             self._sparse.to(index, self.context.weights)
-        walk = self._dense if mode == "dense_inputs" else self._sparse
-        return walk, Streams(mode, student=self._sparse.states, teacher=self._dense.states)
+        taught = self._dense.walk.states
+        walk = self._sparse.placed(index, taught) if mode == "dense_inputs" else self._sparse
+        return walk, Streams(mode, student=self._sparse.states, teacher=taught)

@@ -16,8 +16,9 @@ from workers.engine.hidden import Hidden
 from workers.engine.layout import Block
 from workers.engine.numerics import derived_seed
 from workers.engine.trainables import Trainable, freeze, window_trainables
-from workers.engine.windows import Pair, Part, Streams, halves_of, matrices_of, whole
+from workers.engine.windows import Part, Streams, halves_of, matrices_of, whole
 from workers.phases.base import Context, PhaseRun
+from workers.phases.dense_side import DenseSide
 
 
 class Refit:
@@ -25,10 +26,10 @@ class Refit:
 
     def __init__(
         self, context: Context, phase: PhaseRun, spec: Reconstruct, kind: str | BlockWindow, span: Sequence[Block],
-        walk: Hidden, streams: Streams, stack: ExitStack,
+        walk: Hidden, streams: Streams, dense: DenseSide, stack: ExitStack,
     ) -> None:  # fmt: skip
         self.context, self.phase, self.spec, self.kind = context, phase, spec, kind
-        self.span, self.walk, self.streams, self.stack = span, walk, streams, stack
+        self.span, self.walk, self.streams, self.dense, self.stack = span, walk, streams, dense, stack
         modules = [
             stack.enter_context(context.streamed.block(block.index, context.weights, dtype=torch.float32))
             for block in span
@@ -67,12 +68,11 @@ class Refit:
     def _parts(self) -> Iterator[Part]:
         if self.kind in {"submodule", "matrix"}:
             (block,) = self.span
-            with self.context.streamed.block(block.index, self.context.dense) as dense:
-                pair = Pair(self.walk, block, dense, self.module)
+            with self.dense.pair(self.walk, block, self.module) as pair:
                 yield from (halves_of if self.kind == "submodule" else matrices_of)(pair, self.streams)
             return
         first, last = self.span[0].index, self.span[-1].index
-        targets = self.walk.past(self.streams.teacher, self.context.dense, first=first, last=last)
+        targets = self.dense.past(self.streams.teacher, first=first, last=last)
         blocks = list(self.module) if isinstance(self.module, nn.ModuleList) else [self.module]
         yield whole(blocks, frozenset(self.stored), self.walk, streams=self.streams, targets=targets)
 

@@ -70,7 +70,7 @@ class _Reshaping:
         write_reshaped(folder, context.streamed, context.weights, shape)
         smaller = open_reshaped(folder, compute_dtype=context.compute_dtype, device=context.device)
         context.protocol.setdefault("structure", []).append(told)
-        context.adopt(folder, smaller)
+        context.adopt(folder, smaller, kept=shape.blocks)
 
 
 class _Depth(_Reshaping):

@@ -20,6 +20,7 @@ def choose(context: Context, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
     if kind == "auto":
         stored = context.stored(phase.name).get("window")
         kind = stored.data["window"] if stored else _by_memory(context, spec, windows_NT)
+        kind = "submodule" if kind == "matrix" and context.kept is not None else kind
         if stored is None:
             path = context.checkpoint_path(phase.name, "window", suffix=".json")
             path.parent.mkdir(parents=True, exist_ok=True)

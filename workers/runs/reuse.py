@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
@@ -14,12 +15,15 @@ from app.db.queries import leases, reuse
 from app.db.session import Database, clock
 from app.services import adoption, known
 from app.settings import Settings
-from app.specs.job import ENGINE_VERSION
-from app.specs.work import SHARED_PHASES, phase_key, work_hash
+from app.specs.base import canonical
+from app.specs.job import ENGINE_VERSION, MOST_STEPS, CompressionSpec
+from app.specs.work import SHARED_PHASES, STRUCTURE, phase_key, work_hash
 from workers.messages import ErrorInfo, Layer, Resolved, StoredCheckpoint
 from workers.runs import endings
 from workers.runs.failures import JobFailed
 from workers.runs.report import Facts, Said, StoredInStore
+
+_BLOCK: Final = re.compile(r"-\d+$")
 
 
 def made_by(settings: Settings) -> dict[str, Any]:
@@ -111,10 +115,15 @@ class PhaseStore:
         self._project_id = project_id
         self._made_by = made_by(settings)
         self._work: dict[str, Any] | None = None
+        self._inputs: list[str] = []
+        """The one kind of stored statistics that the job reads; files of Gram matrices are large."""
 
     def opened(self, *, revision: str, data: Mapping[str, str], spec: Mapping[str, Any]) -> None:
         """Note what the job works on; before that nothing is shared."""
         self._work = {"revision": revision, "data": data, "spec": spec}
+        if spec.get("propagation") == "dense":
+            masking = CompressionSpec.model_validate_json(canonical(spec)).masking
+            self._inputs = [f"{step.gathers}-inputs" for step in masking if step.gathers != "none"]
 
     def key(self, phase: str, name: str) -> str | None:
         """The key of a checkpoint; None for one that stays with its job."""
@@ -122,8 +131,9 @@ class PhaseStore:
             return None
         if "--" in name:  # of a cycle
             return None
-        # Blocks differ by their names, not by what decides them.
-        role = "block" if name.startswith("block-") else name
+        # Blocks differ by their names, not by what decides them; so do pieces of one step that removes whole parts.
+        step = STRUCTURE.match(name)
+        role = step[0] if step else _BLOCK.sub("", name)
         return phase_key(phase, role, **self._work, made_by=self._made_by)
 
     def prefix(self, key: str) -> str:
@@ -132,7 +142,8 @@ class PhaseStore:
 
     def find(self, database: Database, job_id: str) -> list[StoredInStore]:
         """What other jobs have stored of this one's phases, in the order in which they are made."""
-        roles = ("block", "result", "norms", "statistics")
+        removed = [f"structure-{number}" for number in range(MOST_STEPS)]
+        roles = ("block", "result", "norms", *self._inputs, *removed)
         keys = {key for phase in SHARED_PHASES for role in roles if (key := self.key(phase, role))}
         with database.unit_of_work() as session:
             rows = reuse.phase_results(session, self._project_id, keys, now=clock(session))

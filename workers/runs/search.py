@@ -1,4 +1,4 @@
-"""The search of an objective: trials are child jobs, one at a time, and the best one's result is the job's."""
+"""The search of a bound on quality: trials are child jobs, one at a time, and the best one's result is the job's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOST = frozenset({"numerical", "collapsed"})
 def go_on(spec: CompressionSpec, found: list[Job]) -> None:
     """Raise Handover with the next trial or the end of the search; JobFailed when there is neither."""
     objective = spec.objective
-    if objective is None:
+    if not isinstance(objective, Objective):
         return
     step = spec.prune[0]
     assert isinstance(step, PruneStep)
@@ -42,42 +42,62 @@ def go_on(spec: CompressionSpec, found: list[Job]) -> None:
         for child, t in zip(found, trials, strict=True)
     ]
     told = {**objective.model_dump(), "sparsity": best.sparsity, "job_id": winner.id, "trials": rows}
-    raise endings.Handover(lambda session, job, now: _take(session, job, winner.id, told, now))
+    raise endings.Handover(lambda session, job, now: take(session, job, winner.id, told, now))
 
 
 def _trial(child: Job) -> Trial:
-    sparsity = float(child.request["spec"]["prune"][0]["sparsity"])
+    report = report_of(child)
+    return Trial(float(child.request["spec"]["prune"][0]["sparsity"]), None if report is None else increase(report))
+
+
+def report_of(child: Job) -> dict[str, Any] | None:
+    """What a trial measured; None when it gave no model, JobFailed when that says nothing of what was tried."""
+    if child.state == "succeeded" and child.report is not None:
+        return child.report
     error = child.error or {}
-    if child.state != "succeeded" or child.report is None:
-        if error.get("class") in _LOST:
-            return Trial(sparsity, None)
-        raise JobFailed(
-            ErrorInfo.model_validate(
-                {
-                    "class": error.get("class", "internal"),
-                    "retryable": False,
-                    "phase": None,
-                    "message": f"{child.name} ({child.id}) is {child.state}: {error.get('message', '')}",
-                    "hint": error.get("hint") or "Retry this job: trials that did not succeed are tried again.",
-                }
-            )
+    if error.get("class") in _LOST:
+        return None
+    raise JobFailed(
+        ErrorInfo.model_validate(
+            {
+                "class": error.get("class", "internal"),
+                "retryable": False,
+                "phase": None,
+                "message": f"{child.name} ({child.id}) is {child.state}: {error.get('message', '')}",
+                "hint": error.get("hint") or "Retry this job: trials that did not succeed are tried again.",
+            }
         )
-    dense, now = child.report["dense"]["perplexity"], child.report["compressed"]["perplexity"]
-    return Trial(sparsity, max(now[name] / dense[name] - 1 for name in now))
+    )
+
+
+def increase(report: dict[str, Any]) -> float:
+    """Relative increase of perplexity over the dense model, the largest of all measurements."""
+    dense, now = report["dense"]["perplexity"], report["compressed"]["perplexity"]
+    return max(float(now[name]) / float(dense[name]) - 1 for name in now)
 
 
 def _spawn(session: Session, job: Job, sparsity: float, number: int, now: datetime) -> None:
+    spec = alone(job)
+    trial = spec.model_copy(update={"prune": [spec.prune[0].model_copy(update={"sparsity": sparsity})]})
+    spawn(session, job, trial, name=f"{job.name} trial {number}: {sparsity:.2%}", now=now)
+
+
+def alone(job: Job) -> CompressionSpec:
+    """The job's spec without what is the search's."""
+    spec = CompressionSpec.model_validate_json(canonical(job.resolved_spec))
+    return spec.model_copy(update={"objective": None, "output": spec.output.model_copy(update={"publish": []})})
+
+
+def spawn(session: Session, job: Job, trial: CompressionSpec, *, name: str, now: datetime) -> None:
+    """Let a locked job go until a child of it has tried something."""
     if endings.granted(session, job, now=now):
         return
-    spec = CompressionSpec.model_validate_json(canonical(job.resolved_spec))
-    step = spec.prune[0].model_copy(update={"sparsity": sparsity})
-    quiet = {"objective": None, "output": spec.output.model_copy(update={"publish": []})}
-    trial = spec.model_copy(update={**quiet, "prune": [step]})
-    children.add(session, job, trial, name=f"{job.name} trial {number}: {sparsity:.2%}", checkpoints=[], now=now)
+    children.add(session, job, trial, name=name, checkpoints=[], now=now)
     endings.wait(session, job, now=now)
 
 
-def _take(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
+def take(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
+    """End a locked job with the result of one of its children."""
     if endings.granted(session, job, now=now):
         return
     winner = session.get(Job, winner_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,24 @@ def test_a_two_of_four_matrix_takes_nine_bits_an_element(tmp_path: Path) -> None
     assert pack.codes == {"w": "2:4"}
     parts = pack.parts["w.values"], pack.parts["w.positions"]
     assert 8 * sum(part.end - part.begin for part in parts) == 9 * values.size
+
+
+def test_memory_is_bounded_by_a_chunk_whatever_the_size_of_shards(tmp_path: Path) -> None:
+    """Three shards of 8 MB each way; mapped files are no allocations, all that is copied is."""
+    shards = [tmp_path / f"model-{number:05d}-of-00003.safetensors" for number in range(3)]
+    for seed, path in enumerate(shards):
+        save_file({"a": sparse((2048, 1024), share=0.6, seed=seed), "b": two_of_four((2048, 1024), seed=seed)}, path)
+    whole = [path.read_bytes() for path in shards]
+    tracemalloc.start()
+    for path in shards:
+        pack_file(path, packed_path(path))
+        path.unlink()
+        unpack_file(packed_path(path), path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [path.read_bytes() for path in shards] == whole
+    assert peak < shards[0].stat().st_size
+    assert peak < 24 * CHUNK, "of a chunk: its elements, a byte and an index for each, and what is written"
 
 
 def test_equal_files_give_equal_packs(tmp_path: Path) -> None:

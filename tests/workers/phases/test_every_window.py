@@ -13,7 +13,6 @@ from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine import numerics
 from workers.messages import Checkpoint, Layer, Message
-from workers.phases.base import Context
 from workers.phases.window import _by_memory
 
 TWO_BLOCKS = {"blocks": 2}
@@ -128,28 +127,6 @@ def test_interleaving_prunes_on_what_the_fitted_prefix_gives(tmp_path: Path) -> 
     assert [len(done) for done in pruning] == [1, 1]
     assert pruning[1][0].perplexity is None
     assert {row.sparsity_achieved for row in contexts[1].layers.values()} != {0.0}
-
-
-def test_a_model_that_came_sparse_is_its_own_target(tmp_path: Path) -> None:
-    first = _job(tmp_path / "first", "llama", ROWS, {})
-    context = first.recover()
-    sparse = write_sparse(context, tmp_path / "sparse")
-    job = _job(tmp_path / "again", "llama", {}, {})
-    job.model_dir = sparse
-    again = job.recover()
-    assert "nothing_to_reconstruct" in job.warnings
-    for name in context.weights.names:
-        assert torch.equal(context.weights.get(name), again.weights.get(name))
-    assert_zeros_hold(again.weights, again)
-
-
-def write_sparse(context: Context, folder: Path) -> Path:
-    """The result of a job as a model directory."""
-    with context.streamed.whole(context.weights, dtype=torch.bfloat16) as model:
-        model.save_pretrained(folder)  # type: ignore[operator]
-    for path in context.model_dir.glob("tokenizer*"):
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
 
 
 def test_rows_show_what_the_refit_did_to_every_matrix(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from workers.engine.errors import DatasetError, NumericalError, TargetsError
 from workers.phases.failures import classify
@@ -24,6 +25,13 @@ from workers.phases.failures import classify
             True,
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full", True),
+        # what safetensors says
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "disk_full",
+            True,
+        ),
+        (SafetensorError("Error while deserializing: header too small"), "internal", False),
         (OSError(errno.EIO, "broken"), "internal", False),
         (TargetsError("the block has no two halves to fit", hint="Use the window `block`."), "invalid_spec", False),
         (ValueError("could not read /home/secret"), "internal", False),

@@ -85,6 +85,8 @@ SPECS: dict[str, dict[str, Any]] = {
         }
     },
     "float32": {"output": {"dtype": "float32"}},
+    "dense": {"propagation": "dense"},
+    "dense Gram matrices": {"propagation": "dense", "prune": {"method": "sparsegpt", "sparsity": 0.5}},
 }
 
 

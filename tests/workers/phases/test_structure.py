@@ -143,6 +143,38 @@ def test_removing_a_dead_neuron_changes_nothing(family: str, tmp_path: Path, tex
         torch.testing.assert_close(logits(job.artifact), logits(model), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mixtral"])
+def test_removing_a_dead_group_of_heads_changes_nothing(family: str, tmp_path: Path, texts: Path) -> None:
+    model = write_tiny_model(tmp_path / "model", family, dtype=torch.float32)
+    tensors = load_file(model / "model.safetensors")
+    for name in tensors:  # the first of two groups: heads 0 and 1 of four, 8 wide
+        if name.endswith("o_proj.weight"):
+            tensors[name][:, :16] = 0
+        elif name.endswith("q_proj.weight"):
+            tensors[name][:16] = 0
+        elif name.endswith(("k_proj.weight", "v_proj.weight")):
+            tensors[name][:8] = 0
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    for method in ("magnitude_sp", "structured_obs"):
+        step = {"method": method, "sparsity": 0.5, "pattern": {"kind": "kv_groups"}, "update": "none"}
+        job = run(tmp_path / method, model, texts, step)
+        torch.testing.assert_close(logits(job.artifact), logits(model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_removing_a_block_that_passes_everything_on_changes_nothing(family: str, tmp_path: Path, texts: Path) -> None:
+    model = write_tiny_model(tmp_path / "model", family, dtype=torch.float32)
+    tensors = load_file(model / "model.safetensors")
+    writers = ("o_proj", "down_proj", "c_proj", "attention.dense", "dense_4h_to_h")
+    for name in tensors:
+        if ".1." in name and name.rpartition(".")[0].endswith(writers):
+            tensors[name] = torch.zeros_like(tensors[name])
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    job = run(tmp_path / "job", model, texts, {"method": "block_influence", "sparsity": 0.5})
+    assert report_of(job)["protocol"]["structure"][0]["removed_blocks"] == [1]
+    assert torch.equal(logits(job.artifact), logits(model))
+
+
 def test_a_report_says_what_became_of_size_and_speed(tmp_path: Path, texts: Path, deep: Path) -> None:
     step = {"method": "angular", "sparsity": 0.5}
     report = report_of(run(tmp_path, deep, texts, step, evaluate={"perplexity": []}))

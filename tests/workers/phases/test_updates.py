@@ -52,7 +52,8 @@ def test_an_update_lowers_the_error_and_survives_a_kill(case: str, tmp_path: Pat
         assert (killed.artifact / name).read_bytes() == (whole.artifact / name).read_bytes()
 
 
-def _count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Note every pass of a batch through a block."""
     seen: list[nn.Module] = []
     forward = StreamedModel.forward
 
@@ -64,12 +65,22 @@ def _count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return seen
 
 
-@pytest.mark.parametrize(("propagation", "forwards"), [("sequential", 3), ("dense", 2)])
+@pytest.mark.parametrize(
+    ("propagation", "method", "forwards"),
+    [("sequential", "wanda", 3), ("dense", "wanda", 4), ("dense", "sparsegpt", 2)],
+)
 def test_no_forward_is_run_that_nobody_reads(
-    propagation: str, forwards: int, tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+    propagation: str,
+    method: str,
+    forwards: int,
+    tmp_path: Path,
+    texts: Path,
+    llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = _count_forwards(monkeypatch)
-    local_job(tmp_path, llama, texts, propagation=propagation).attempt()
+    seen = count_forwards(monkeypatch)
+    prune = {"method": method, "sparsity": 0.5}
+    local_job(tmp_path, llama, texts, propagation=propagation, prune=prune).attempt()
     assert len(seen) == forwards  # two blocks, one batch each
 
 

@@ -42,6 +42,10 @@ class NOfM(Pattern):
         """`2:4`."""
         return f"{self.n}:{self.m}"
 
+    def label_at(self, sparsity: float) -> str:
+        """`3:8`: a budget moves n."""
+        return f"{self.m - round(sparsity * self.m)}:{self.m}"
+
     def line(self, shape: tuple[int, int]) -> int:
         """A group."""
         return self.m

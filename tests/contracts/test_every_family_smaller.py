@@ -1,0 +1,122 @@
+"""Every family with whole parts removed: what the probe says can go goes, stock loads it, and the rest is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from app.probe import ModelFacts, check, probe
+from app.probe.families import FAMILIES
+from app.specs.job import CompressionSpec
+from app.specs.sizes import Part
+from tests.fixtures.jobs import LocalJob, local_job, write_texts
+from tests.fixtures.tiny_models import write_tiny_model
+from workers.engine.errors import EngineError
+from workers.engine.perplexity import perplexity
+from workers.messages import Done
+
+
+def step(part: Part) -> dict[str, Any]:
+    """Half of the units of a part."""
+    if part.kind == "depth":
+        return {"method": "block_influence", "sparsity": 0.5}
+    method = "reap" if part.kind == "experts" else "structured_obs" if part.kind == "kv_groups" else "flap"
+    return {"method": method, "sparsity": 0.5, "pattern": {"kind": part.kind}}
+
+
+@dataclass
+class Case:
+    """One family, and a job that removes half of everything that can go; embeddings are tied."""
+
+    family: str
+    folder: Path
+
+    @cached_property
+    def model_dir(self) -> Path:
+        return write_tiny_model(self.folder / "model", self.family, tied=True, dtype=torch.float32)
+
+    @cached_property
+    def texts(self) -> Path:
+        return write_texts(self.folder)
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        return probe(self.model_dir)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        assert self.facts.sizes is not None
+        return self.facts.sizes.parts
+
+    @cached_property
+    def steps(self) -> list[dict[str, Any]]:
+        return [step(part) for part in self.parts if part.refusal is None]
+
+    @cached_property
+    def job(self) -> LocalJob:
+        return local_job(self.folder / "job", self.model_dir, self.texts, prune=self.steps)
+
+    @cached_property
+    def done(self) -> Done:
+        return self.job.attempt()
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_the_smaller_model_is_a_stock_model_that_scores_and_weighs_what_the_report_says(case: Case) -> None:
+    report = case.done.report
+    model, info = AutoModelForCausalLM.from_pretrained(case.job.artifact, dtype=torch.float32, output_loading_info=True)
+    assert not any(info.values()), info
+    windows_NT = case.job.context().evaluation_windows(case.job.spec.evaluate.perplexity[0])
+    scored = perplexity(model.eval(), windows_NT, device=torch.device("cpu"), tick=lambda _: None)
+    assert report["compressed"]["perplexity"]["text"] == pytest.approx(scored, rel=1e-9)
+    written = model.generate(windows_NT[:1, :8], max_new_tokens=4, do_sample=False)
+    assert written.shape[1] > 8
+    assert report["compressed"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    told = {row["kind"]: row for row in report["protocol"]["structure"]}
+    assert set(told) == {part.kind for part in case.parts if part.refusal is None}
+    for part in case.parts:
+        if part.refusal is None and part.kind != "depth":
+            assert told[part.kind]["of"] == part.count
+            assert told[part.kind]["kept"] == max(part.least, part.count // 2)
+
+
+def test_the_smaller_model_is_one_that_can_be_posted_again(case: Case) -> None:
+    assert case.done
+    smaller = probe(case.job.artifact)
+    assert smaller.num_blocks == case.facts.num_blocks // 2
+    assert smaller.parameters == case.done.report["compressed"]["parameters"]
+    assert smaller.tied_embeddings
+
+
+def test_the_probe_foretells_what_is_left(case: Case) -> None:
+    """But for the biases that a setting adds."""
+    assert case.facts.sizes is not None
+    left = case.facts.sizes.after(case.job.spec.structure).parameters
+    report = case.done.report["compressed"]
+    added = {"llama": 2 * 32 + 32}.get(case.family, 0)
+    assert report["parameters"] - added == left
+
+
+def test_what_no_stock_configuration_can_carry_is_refused_by_post_and_by_the_worker(case: Case) -> None:
+    for number, part in enumerate(part for part in case.parts if part.refusal is not None):
+        spec = CompressionSpec.model_validate({"prune": [step(part)]})
+        assert [problem.code for problem in check(spec, case.facts)] == ["part-stays-whole"]
+        job = local_job(case.folder / f"refused-{number}", case.model_dir, case.texts, prune=[step(part)])
+        with pytest.raises(EngineError):
+            job.attempt()
+
+
+def test_a_family_without_experts_has_none_to_remove(case: Case) -> None:
+    spec = CompressionSpec.model_validate({"prune": [{"method": "reap", "sparsity": 0.25}]})
+    has = any(part.kind == "experts" for part in case.parts)
+    assert [problem.code for problem in check(spec, case.facts)] == ([] if has else ["no-such-part"])
