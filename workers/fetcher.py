@@ -56,7 +56,8 @@ class _Fetcher:
         self._access = Access(
             cache_dir=Path(request.cache_dir), roots=tuple(Path(root) for root in request.roots),
             hf_endpoint=request.hf_endpoint, hf_token=request.hf_token, uploads=request.uploads,
-            progress=self._progress,
+            mlflow=request.mlflow, s3=request.s3, s3_endpoint_url=request.s3_endpoint_url, progress=self._progress,
+            refuse_outputs=request.refuse_outputs,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -66,6 +67,7 @@ class _Fetcher:
             revision = source.resolve(self._access)
         with self._in_phase("fetching", "byte"):
             folder = source.fetch(revision, self._access)
+            revision = source.pin(revision, folder, self._access)
             # Links of a local model must stay below the allowed folders; the cache's files are our own.
             facts = probe(folder, self._access.roots if self._request.job.source.kind == "local" else ())
             spec = self._request.job.spec
@@ -168,6 +170,20 @@ def describe(error: Exception, phase: Phase) -> ErrorInfo:
     )
 
 
+def serve(line: str, send: Send) -> int:
+    """Do what one request asks for, say how it went, and return the exit status."""
+    fetcher: _Fetcher | None = None
+    try:
+        fetcher = _Fetcher(FetchRequest.model_validate_json(line), send)
+        fetcher.run()
+    except Exception as error:  # noqa: BLE001 (the one place where every failure becomes a message)
+        if not isinstance(error, SourceRefused):
+            traceback.print_exc()
+        send(Failed(error=describe(error, fetcher.phase if fetcher else "resolving")))
+        return 1
+    return 0
+
+
 def main() -> int:
     """Read one request from standard input, fetch, and say how it went."""
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -177,16 +193,7 @@ def main() -> int:
         pipe.write(message.model_dump_json(by_alias=True) + "\n")
         pipe.flush()
 
-    fetcher: _Fetcher | None = None
-    try:
-        fetcher = _Fetcher(FetchRequest.model_validate_json(sys.stdin.readline()), send)
-        fetcher.run()
-    except Exception as error:  # noqa: BLE001 (the one place where every failure becomes a message)
-        if not isinstance(error, SourceRefused):
-            traceback.print_exc()
-        send(Failed(error=describe(error, fetcher.phase if fetcher else "resolving")))
-        return 1
-    return 0
+    return serve(sys.stdin.readline(), send)
 
 
 if __name__ == "__main__":

@@ -51,3 +51,17 @@ def opened(database: Database, settings: Settings, project_id: str, kind: str) -
         log.warning("a credential cannot be opened: ESPALIER_CREDENTIALS_KEY has changed", kind=kind)
         return {}
     return found
+
+
+def mlflow_login(database: Database, settings: Settings, project_id: str) -> dict[str, str]:
+    """Return how a project logs in at the service's MLflow server: its own login, or else the operator's."""
+    if settings.mlflow_tracking_uri is None:
+        return {}
+    own = {key: value for key, value in opened(database, settings, project_id, "mlflow").items() if value}
+    token, password = settings.mlflow_token, settings.mlflow_password
+    shared = {
+        "token": token.get_secret_value() if token else None, "username": settings.mlflow_username,
+        "password": password.get_secret_value() if password else None,
+    }  # fmt: skip
+    login = own or {key: value for key, value in shared.items() if value}
+    return {"tracking_uri": settings.mlflow_tracking_uri, **login}

@@ -13,11 +13,11 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries import events, tenancy
 from app.db.session import Database, clock
-from app.errors import GateRejected, NotFinished, NotFound
+from app.errors import GateRejected, InvalidRequest, NotFinished, NotFound, Problem
 from app.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
-from app.specs.publish import HubTarget, S3Target
+from app.specs.publish import AnyTarget
 
 LEASE = timedelta(minutes=5)
 """A publication whose publisher died is done again after this."""
@@ -32,14 +32,14 @@ def rejected(gate: dict[str, Any] | None) -> bool:
 def row(job: Job, target: dict[str, Any], *, now: datetime, reference: str | None = None) -> Publication:
     """Return a publication of a job; with a reference, one that is done."""
     return Publication(
-        id=new_id("pub"), project_id=job.project_id, job_id=job.id, target=target,
+        id=new_id("pub"), project_id=job.project_id, job_id=job.id, target=at_home(target, job),
         state="succeeded" if reference else "pending", attempts=1 if reference else 0, next_at=now, locked_until=None,
         reference=reference, error=None, created_at=now, finished_at=now if reference else None,
     )  # fmt: skip
 
 
 def create(
-    database: Database, project_id: str, job_id: str, target: HubTarget | S3Target, key: Key | None
+    database: Database, project_id: str, job_id: str, target: AnyTarget, key: Key | None
 ) -> tuple[Publication, bool]:
     """Ask for a publication and return it, and whether an earlier equal call did."""
     with database.unit_of_work() as session:
@@ -114,7 +114,19 @@ def fail(session: Session, publication_id: str, error: dict[str, Any]) -> None:
 
 def told(target: dict[str, Any], reference: str) -> dict[str, Any]:
     """Return the data of a `job.published` event."""
-    return {"kind": target["kind"], "target": target.get("repo") or target.get("uri"), "reference": reference}
+    place = target.get("repo") or target.get("uri") or target.get("name")
+    return {"kind": target["kind"], "target": place, "reference": reference}
+
+
+def at_home(target: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Return a target that names its registered model: where it names none, that of the job's source."""
+    if target["kind"] != "mlflow" or target.get("name") is not None:
+        return target
+    source = job.request["source"]
+    if source["kind"] != "mlflow":
+        detail = "the model does not come from MLflow: name the registered model that takes the new version"
+        raise InvalidRequest("The target names no model.", items=[Problem("/name", "no-name", detail)])
+    return {**target, "name": source["name"]}
 
 
 def _job(session: Session, project_id: str, job_id: str) -> Job:

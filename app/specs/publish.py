@@ -1,4 +1,4 @@
-"""Where results go: a repository of the Hugging Face Hub, or a prefix of an S3 bucket."""
+"""Where results go: a repository of the Hugging Face Hub, a registered model at MLflow, a prefix of an S3 bucket."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from app.specs.base import Spec, refusing_tags
-from app.specs.source import RepoId
+from app.specs.base import Spec
+from app.specs.source import MlflowAlias, MlflowName, RepoId, S3Uri
 
 
 class HubTarget(Spec):
@@ -23,10 +23,22 @@ class S3Target(Spec):
     """A prefix of a bucket; takes the project's S3 keys. The server is AWS, or ESPALIER_PUBLISH_S3_ENDPOINT_URL."""
 
     kind: Literal["s3"] = "s3"
-    uri: str = Field(
-        max_length=900, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9_][\w.=+-]*(/[A-Za-z0-9_][\w.=+-]*)*/?$",
-        description="s3://bucket/prefix",
-    )  # fmt: skip
+    uri: S3Uri
 
 
-Target = Annotated[HubTarget | S3Target, Field(discriminator="kind"), refusing_tags("kind", "mlflow")]
+class MlflowTarget(Spec):
+    """A new version of a model registered at ESPALIER_MLFLOW_TRACKING_URI; the model is made when it is not there.
+
+    Takes the project's MLflow login, or else the service's.
+    """
+
+    kind: Literal["mlflow"] = "mlflow"
+    name: MlflowName | None = Field(None, description="Null: the registered model that the job's source is of.")
+    alias: MlflowAlias | None = Field(None, description="Set on the new version.")
+    experiment: str = Field(
+        "espalier", min_length=1, max_length=256, pattern=r"^[^\x00-\x1f'\x7f]+$", description="Holds the run."
+    )
+
+
+AnyTarget = HubTarget | S3Target | MlflowTarget
+Target = Annotated[AnyTarget, Field(discriminator="kind")]

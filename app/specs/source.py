@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from app.specs.base import Spec, refusing_tags
+from app.specs.base import Spec
 
 RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$", max_length=200)]
 Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
-
+MlflowName = Annotated[
+    str, Field(min_length=1, max_length=256, pattern=r"""^[^/:'"`\x00-\x1f\x7f]+$""", description="Registered model.")
+]
+MlflowAlias = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\w-]+$", description="Without the @.")]
+S3Uri = Annotated[
+    str,
+    Field(
+        max_length=900, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9_][\w.=+-]*(/[A-Za-z0-9_][\w.=+-]*)*/?$",
+        description="s3://bucket/prefix",
+    ),
+]  # fmt: skip
 
 UploadId = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^upl_[0-9A-Z]+$", description="`upl_` and a ULID.")
@@ -39,13 +50,42 @@ class UploadSource(Spec):
     upload_id: UploadId
 
 
-Source = Annotated[
-    HuggingFaceSource | LocalSource | UploadSource, Field(discriminator="kind"), refusing_tags("kind", "s3", "mlflow")
-]
+class MlflowSource(Spec):
+    """A version of a model registered at ESPALIER_MLFLOW_TRACKING_URI; read with the project's login, if it has one."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    name: MlflowName
+    version: str | None = Field(None, pattern=r"^[1-9][0-9]{0,17}$", description="A version's number, or null.")
+    alias: MlflowAlias | None = None
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> MlflowSource:
+        if (self.version is None) == (self.alias is None):
+            raise PydanticCustomError("version_or_alias", "give either `version` or `alias`", {"at": "version"})
+        return self
 
 
-def model_name(source: HuggingFaceSource | LocalSource | UploadSource) -> str:
+class S3Source(Spec):
+    """A model below a prefix of a bucket; takes the project's S3 keys. The server is that of `s3` publications."""
+
+    kind: Literal["s3"] = "s3"
+    uri: S3Uri
+
+
+AnySource = HuggingFaceSource | LocalSource | UploadSource | MlflowSource | S3Source
+Source = Annotated[AnySource, Field(discriminator="kind")]
+REMOTE = (HuggingFaceSource, MlflowSource, S3Source)
+"""Sources that only the fetcher can look into."""
+
+
+def model_name(source: AnySource) -> str:
     """The name that lists and filters show for a source."""
-    if isinstance(source, UploadSource):
-        return source.upload_id
-    return source.repo if isinstance(source, HuggingFaceSource) else source.path.rstrip("/").rsplit("/", 1)[-1]
+    match source:
+        case UploadSource():
+            return source.upload_id
+        case HuggingFaceSource():
+            return source.repo
+        case MlflowSource():
+            return source.name
+    path = source.uri if isinstance(source, S3Source) else source.path
+    return path.rstrip("/").rsplit("/", 1)[-1]

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -19,12 +19,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
 from app.storage.base import CHUNK_BYTES, Between, ObjectStore, PutUrl, StoredObject, attachment, checked_key, nothing
+from app.storage.proof import Sent, Tally
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _PART_BYTES = 64 * 2**20
 _MAX_PARTS = 9_000  # S3 takes 10,000
+_TRIES = 3
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _EXISTS = {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
 _BAD_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
@@ -85,31 +87,34 @@ class S3Store(ObjectStore):
         )
 
     def put_file(self, key: str, path: Path, sha256: str, *, between: Between = nothing) -> None:
-        """Upload in parts, each with its checksum; the whole is verified before it becomes visible."""
+        """Upload in parts, each with its checksum; the whole is verified before it becomes visible, and once there."""
         size = path.stat().st_size
         part_bytes = max(self._part_bytes, -(-size // _MAX_PARTS))
-        with path.open("rb") as source:
-            if size > part_bytes:
-                self._put_parts(key, source, part_bytes, sha256, between)
-                return
-            data = source.read()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise ChecksumMismatch
-        self.put_bytes(key, data)
+        if size <= part_bytes:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise ChecksumMismatch
+            self.put_bytes(key, data)
+            return
 
-    def _put_parts(self, key: str, source: BinaryIO, part_bytes: int, sha256: str, between: Between) -> None:
+        def put() -> Sent:
+            with path.open("rb") as source:
+                return self._put_parts(key, source, part_bytes, sha256, between)
+
+        self._put_until_held(key, put)
+
+    def _put_parts(self, key: str, source: BinaryIO, part_bytes: int, sha256: str, between: Between) -> Sent:
         at = self._key(key)
         with _typed():
             upload = self._client.create_multipart_upload(
                 Bucket=self.bucket, Key=at, ChecksumAlgorithm="SHA256", Metadata={"sha256": sha256}
             )["UploadId"]
-        whole = hashlib.sha256()
+        tally = Tally()
         parts: list[CompletedPartTypeDef] = []
         try:
             with _typed():
                 while data := source.read(part_bytes):
-                    whole.update(data)
-                    number, checksum = len(parts) + 1, _checksum(data)
+                    number, checksum = len(parts) + 1, tally.add(data)
                     answer = self._client.upload_part(
                         Bucket=self.bucket,
                         Key=at,
@@ -120,7 +125,7 @@ class S3Store(ObjectStore):
                     )
                     parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
                     between(source.tell())
-                if whole.hexdigest() != sha256:
+                if tally.sha256 != sha256:
                     raise ChecksumMismatch
                 self._client.complete_multipart_upload(
                     Bucket=self.bucket, Key=at, UploadId=upload, MultipartUpload={"Parts": parts}
@@ -129,17 +134,41 @@ class S3Store(ObjectStore):
             with _typed():
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=at, UploadId=upload)
             raise
+        return tally.sent(in_parts=True)
 
     def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> None:
-        """Upload in one request; the server verifies the checksum."""
-        at = self._key(key)
-        metadata, checksum = {"sha256": hashlib.sha256(data).hexdigest()}, _checksum(data)
-        put = partial(self._client.put_object, Bucket=self.bucket, Key=at, Metadata=metadata, ChecksumSHA256=checksum)
-        with _typed():
-            if if_none_match:
-                put(Body=data, IfNoneMatch="*")
-            else:
-                put(Body=data)
+        """Upload in one request; the server verifies the checksum, and what it holds is looked at after it."""
+        at, tally = self._key(key), Tally()
+        checksum = tally.add(data)
+        put = partial(
+            self._client.put_object,
+            Bucket=self.bucket, Key=at, Metadata={"sha256": tally.sha256}, ChecksumSHA256=checksum, Body=data,
+        )  # fmt: skip
+
+        def once() -> Sent:
+            with _typed():
+                if if_none_match:
+                    put(IfNoneMatch="*")
+                else:
+                    put()
+            return tally.sent(in_parts=False)
+
+        self._put_until_held(key, once)
+
+    def _put_until_held(self, key: str, put: Callable[[], Sent]) -> None:
+        for _ in range(_TRIES):
+            sent = put()
+            try:
+                with _typed():
+                    answer = self._client.head_object(
+                        Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED"
+                    )  # fmt: skip
+                    if sent.held(answer, partial(self.open, key)):
+                        return
+            except ObjectMissing:
+                continue
+            self.delete(key)  # nobody may read it
+        raise ChecksumMismatch("The object store holds other bytes than it was sent, three times in a row.")
 
     def get_file(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Download to a temporary neighbour, verify, rename."""
@@ -255,7 +284,3 @@ class S3Store(ObjectStore):
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}{checked_key(key)}"
-
-
-def _checksum(data: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()

@@ -173,7 +173,7 @@ def test_an_equal_call_publishes_once(client: TestClient, resources: Resources) 
     "target",
     [
         {"kind": "s3", "uri": "http://x/y"}, {"kind": "s3", "uri": "s3://b/../x"}, {"kind": "s3", "uri": "s3://bucket/"},
-        {"kind": "huggingface", "repo": "../x"}, {"kind": "mlflow", "name": "x"}, {"kind": "local", "path": "/"}, {},
+        {"kind": "huggingface", "repo": "../x"}, {"kind": "mlflow", "name": "a:b"}, {"kind": "local", "path": "/"}, {},
     ],
 )  # fmt: skip
 def test_other_targets_are_refused(client: TestClient, target: dict[str, str]) -> None:

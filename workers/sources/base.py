@@ -34,14 +34,21 @@ class Unreachable(SourceNotFound):
 
 @dataclass(frozen=True)
 class Access:
-    """What a source may use: a cache, the folders that are allowed, the Hub's address and token."""
+    """What a source may use: a cache, the folders that are allowed, other services' addresses and secrets."""
 
     cache_dir: Path
     roots: tuple[Path, ...] = ()
     hf_endpoint: str | None = None
     hf_token: str | None = None
+    refuse_outputs: bool = False
+    """A rule asks, not a person: what says that Espalier made it is refused."""
     uploads: Mapping[str, Any] = field(default_factory=dict)
     """Id of an upload of the job's project -> its files and the URLs of their parts."""
+    mlflow: Mapping[str, str] = field(default_factory=dict)
+    """The server's `tracking_uri`, and the login: `token`, or `username` and `password`."""
+    s3: Mapping[str, str] = field(default_factory=dict)
+    """The project's own key pair."""
+    s3_endpoint_url: str | None = None
     progress: Callable[[int, int], None] = field(default=lambda _current, _total: None)
     """Hears how many bytes of how many have come."""
 
@@ -60,6 +67,10 @@ class ModelSource(_Declaration, ABC):
     @abstractmethod
     def fetch(self, revision: str, access: Access) -> Path:
         """Return a folder that holds the model's files at that revision, and perhaps others."""
+
+    def pin(self, revision: str, folder: Path, access: Access) -> str:  # noqa: ARG002 (for sources that need them)
+        """Return the revision that is written down, now that the files are here: for most, what was resolved."""
+        return revision
 
 
 @dataclass(frozen=True)

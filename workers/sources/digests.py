@@ -8,6 +8,8 @@ import os
 import secrets
 from pathlib import Path
 
+from workers.sources.base import belongs_to_model
+
 CHUNK_BYTES = 2**22
 
 
@@ -31,6 +33,15 @@ def remembered_sha256(path: Path, cache_dir: Path) -> str:
     digest = sha256_of(path)
     write_whole(note, json.dumps({"same": same, "sha256": digest}).encode())
     return digest
+
+
+def content_sha256(folder: Path, cache_dir: Path) -> str:
+    """Name the model that lies in a folder: a hash over its files' names and contents."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if belongs_to_model(file.name) and file.is_file():
+            digest.update(f"{file.name} {remembered_sha256(file.resolve(), cache_dir)}\n".encode())
+    return digest.hexdigest()
 
 
 def read_note(path: Path) -> object:

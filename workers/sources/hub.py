@@ -49,6 +49,8 @@ class Repo:
     id: str
     commit: str
     files: tuple[RepoFile, ...]
+    tags: tuple[str, ...] = ()
+    """Those of its card among them."""
 
     def file(self, name: str) -> RepoFile | None:
         """The file of this name."""
@@ -66,7 +68,7 @@ def look_up(repo_type: RepoType, repo_id: str, revision: str, access: Access) ->
     files = tuple(
         RepoFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None) for file in info.siblings or []
     )
-    return Repo(repo_type, repo_id, info.sha, files)
+    return Repo(repo_type, repo_id, info.sha, files, tuple(info.tags or ()))
 
 
 def download(repo: Repo, names: Sequence[str], access: Access) -> Path:

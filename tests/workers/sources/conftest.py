@@ -13,6 +13,7 @@ import pytest
 
 from app.specs.job import JobRequest
 from tests.fixtures.hub import Hub, hub
+from workers import fetcher
 from workers.messages import MESSAGES, AnyMessage, Failed, FetchRequest
 from workers.runs.process import ROOT, environment
 
@@ -23,13 +24,43 @@ MODEL = ROOT / "app/cli/demo_model"
 SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}, "evaluate": {"perplexity": []}}
 
 
+def _as_child(line: str, workspace: Path) -> list[AnyMessage]:
+    """As the supervisor runs it."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "workers.fetcher"], input=f"{line}\n", env=environment("fetch", workspace, 1),
+        cwd=workspace, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    said = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
+    assert said, done.stderr
+    assert isinstance(said[-1], Failed) == (done.returncode == 1), done.stderr
+    return said
+
+
+def _here(line: str, _workspace: Path) -> list[AnyMessage]:
+    """In this process, which spares the start of another."""
+    said: list[AnyMessage] = []
+    status = fetcher.serve(line, said.append)  # type: ignore[arg-type]
+    assert isinstance(said[-1], Failed) == (status == 1)
+    return said
+
+
 @pytest.fixture
 def fetch(hub: Hub, tmp_path: Path) -> Fetch:
-    """Run the fetcher for a source and a spec, as the supervisor would; return what it said."""
+    """Run the fetcher for a source and a spec in a process of its own; return what it said."""
+    return _fetch(hub, tmp_path, _as_child)
+
+
+@pytest.fixture
+def fetch_here(hub: Hub, tmp_path: Path) -> Fetch:
+    """The same in this process."""
+    return _fetch(hub, tmp_path, _here)
+
+
+def _fetch(hub: Hub, tmp_path: Path, run_fetcher: Callable[[str, Path], list[AnyMessage]]) -> Fetch:
     runs = iter(range(1000))
 
     def run(
-        source: dict[str, Any], spec: dict[str, Any] | None = None, *, token: str | None = None
+        source: dict[str, Any], spec: dict[str, Any] | None = None, *, token: str | None = None, **fields: Any
     ) -> list[AnyMessage]:
         workspace = tmp_path / f"workspace-{next(runs)}"
         workspace.mkdir()
@@ -37,16 +68,9 @@ def fetch(hub: Hub, tmp_path: Path) -> Fetch:
             job=JobRequest.model_validate_json(json.dumps({"source": source, "spec": spec or SPEC})),
             cache_dir=str(tmp_path / "cache"), cache_max_bytes=2**30, workspace=str(workspace),
             roots=[str(tmp_path / "roots"), str(MODEL)], hf_endpoint=hub.url, hf_token=token,
+            **fields,
         )  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "workers.fetcher"], input=request.model_dump_json(by_alias=True) + "\n",
-            env=environment("fetch", workspace, 1), cwd=workspace, capture_output=True, text=True, timeout=60,
-            check=False,
-        )  # fmt: skip
-        said = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
-        assert said, done.stderr
-        assert isinstance(said[-1], Failed) == (done.returncode == 1), done.stderr
-        return said
+        return run_fetcher(request.model_dump_json(by_alias=True), workspace)
 
     (tmp_path / "roots").mkdir()
     return run

@@ -170,3 +170,14 @@ def test_a_file_that_links_out_of_the_roots_is_refused(fetch: Fetch, tmp_path: P
 @pytest.mark.parametrize("name", ["LICENSE-é", "tokenizer.json\n", "model.safetensors.py", "a/config.json"])
 def test_what_the_store_cannot_name_is_no_part_of_a_model(name: str) -> None:
     assert not belongs_to_model(name)
+
+
+def test_a_rule_never_compresses_what_a_card_calls_our_output(hub: Hub, fetch: Fetch) -> None:
+    output = hub.add_model("org/output", MODEL)
+    output.card["tags"] = ["transformers", "espalier"]
+    source = {"kind": "huggingface", "repo": "org/output", "revision": output.commit}
+    said = error(fetch(source, refuse_outputs=True))
+    assert (said.class_, said.phase, said.retryable) == ("invalid_spec", "resolving", False)
+    assert "output of Espalier" in said.message
+    assert hub.downloads() == []
+    one(fetch(source), Resolved)  # a person may

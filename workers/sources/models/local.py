@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 from app.errors import SourceNotFound
 from workers.sources.base import Access, ModelSource, belongs_to_model, below
-from workers.sources.digests import remembered_sha256
+from workers.sources.digests import content_sha256
 
 
 class LocalModel(ModelSource):
@@ -22,12 +21,10 @@ class LocalModel(ModelSource):
         folder = below(Path(self.path), access.roots)
         if not folder.is_dir():
             raise SourceNotFound("There is no such folder.", hint="`path` names a Hugging Face model directory.")
-        digest = hashlib.sha256()
-        for file in sorted(folder.iterdir()):
+        for file in folder.iterdir():
             if belongs_to_model(file.name) and file.is_file():
                 below(file, access.roots)
-                digest.update(f"{file.name} {remembered_sha256(file.resolve(), access.cache_dir)}\n".encode())
-        return digest.hexdigest()
+        return content_sha256(folder, access.cache_dir)
 
     def fetch(self, revision: str, access: Access) -> Path:  # noqa: ARG002 (it lies where it lies)
         """Return the directory itself."""

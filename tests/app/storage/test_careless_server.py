@@ -1,0 +1,117 @@
+"""An S3 server that stores other bytes than it was sent and says that all is well: found out, sent again, or told."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from app.errors import ChecksumMismatch
+from app.storage.s3 import S3Store
+from tests.chaos.s3_proxy import S3Proxy
+from workers.runs.failures import from_exception
+
+PART = 5 * 2**20
+HARM: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "altered": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "lost": lambda _: b"",
+}
+
+
+class Careless(S3Proxy):
+    """Passes everything on; behind the back of its client it spoils so many objects after they were stored."""
+
+    def __init__(self, target: str, store: S3Store) -> None:
+        super().__init__(target, seed=0)
+        self.store, self.left, self.harm = store, 0, HARM["altered"]
+        self.spoilt = 0
+
+    def stored(self, request: BaseHTTPRequestHandler) -> None:
+        """Spoil an object that is just complete."""
+        path, _, query = request.path.partition("?")
+        whole = request.command == "PUT" and "partNumber" not in query
+        whole = whole or (request.command == "POST" and "uploadId" in query)
+        if not whole or not self.left:
+            return
+        self.left -= 1
+        self.spoilt += 1
+        key = path.removeprefix(f"/{self.store.bucket}/")
+        held = self.store._client.get_object(Bucket=self.store.bucket, Key=key)["Body"].read()
+        self.store._client.put_object(Bucket=self.store.bucket, Key=key, Body=self.harm(held))
+
+
+@pytest.fixture
+def careless(s3_server: str, s3_store: S3Store) -> Iterator[tuple[Careless, S3Store]]:
+    """A careless server, and a store that believes in it."""
+    with contextlib.ExitStack() as stack:
+        proxy = Careless(s3_server, s3_store)
+        stack.enter_context(proxy.listening())
+        store = S3Store(s3_store.bucket, s3_store.prefix, endpoint_url=proxy.url, part_bytes=PART)
+        yield proxy, store
+
+
+def _file(folder: Path, num_bytes: int) -> tuple[Path, str]:
+    path = folder / "source.bin"
+    path.write_bytes(os.urandom(num_bytes))
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("num_bytes", [1000, PART + 7])
+def test_what_arrived_wrong_is_sent_again(
+    harm: str, num_bytes: int, careless: tuple[Careless, S3Store], tmp_path: Path
+) -> None:
+    proxy, store = careless
+    path, sha256 = _file(tmp_path, num_bytes)
+    proxy.harm, proxy.left = HARM[harm], 2
+    store.put_file("a/file", path, sha256)
+    assert proxy.spoilt == 2
+    store.get_file("a/file", tmp_path / "back", sha256)
+
+
+def test_a_server_that_never_holds_what_it_was_sent_is_a_storage_failure_that_is_tried_again(
+    careless: tuple[Careless, S3Store], tmp_path: Path
+) -> None:
+    proxy, store = careless
+    path, sha256 = _file(tmp_path, 1000)
+    proxy.left = 99
+    with pytest.raises(ChecksumMismatch, match="holds other bytes") as caught:
+        store.put_file("a/file", path, sha256)
+    assert store.head("a/file") is None, "nobody may read what was stored"
+    error = from_exception(caught.value, "uploading")
+    assert (error.class_, error.retryable) == ("storage", True)
+
+
+def test_a_manifest_that_arrived_wrong_is_written_again_and_still_only_once(
+    careless: tuple[Careless, S3Store],
+) -> None:
+    proxy, store = careless
+    proxy.left = 1
+    store.put_bytes("manifest.json", b"{}", if_none_match=True)
+    assert b"".join(store.open("manifest.json")) == b"{}"
+
+
+def test_a_server_whose_etags_mean_nothing_is_read_back(
+    s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    head, opened = s3_store._client.head_object, S3Store.open
+
+    def opaque(**fields: str) -> dict[str, object]:
+        return {**head(**fields), "ETag": '"0x8DC"'}  # type: ignore[arg-type]
+
+    def noted(self: S3Store, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        reads.append(key)
+        return opened(self, key, start, end)
+
+    monkeypatch.setattr(s3_store._client, "head_object", opaque)
+    monkeypatch.setattr(S3Store, "open", noted)
+    path, sha256 = _file(tmp_path, 1000)
+    s3_store.put_file("a/file", path, sha256)
+    assert reads == ["a/file"]

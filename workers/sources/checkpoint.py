@@ -1,0 +1,46 @@
+"""Which files of a listing are the model: the small ones, then the weights that stock transformers would read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from app.errors import SourceNotFound, UnsafeSource
+from workers.sources.base import PICKLES, belongs_to_model, is_weights
+
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
+_INDEX_HINT = "Save the model again with save_pretrained, which writes the index."
+
+
+def small_files(names: Collection[str], what: str, *, convert: str) -> list[str]:
+    """Return what comes before the weights; raises what such a listing is refused for. `convert`: what to do about it.
+
+    `what` names the source for people.
+    """
+    if "config.json" not in names:
+        raise SourceNotFound(f"{what} has no config.json.", hint="A model is a Hugging Face directory.")
+    if not {INDEX, SINGLE} & set(names):
+        if any(PICKLES.fullmatch(name) for name in names):
+            raise UnsafeSource(f"The weights of {what} are pickles, which can run code.", hint=convert)
+        raise SourceNotFound(f"{what} has no weights in safetensors.", hint=convert)
+    small = [name for name in names if belongs_to_model(name) and not is_weights(name)]
+    return [name for name in small if name != INDEX] if SINGLE in names else small
+
+
+def weight_names(names: Collection[str], folder: Path, what: str) -> list[str]:
+    """Return the files of the weights, by the index where there is one; the small files lie in `folder`."""
+    if SINGLE in names:
+        return [SINGLE]
+    try:
+        shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UnsafeSource(f"{INDEX} of {what} is not usable.", hint=_INDEX_HINT, module=INDEX) from None
+    if not all(isinstance(name, str) and is_weights(name) for name in shards):
+        raise UnsafeSource(f"{INDEX} names what is no plain *.safetensors file.", hint=_INDEX_HINT, module=INDEX)
+    missing = [name for name in shards if name not in names]
+    if missing:
+        raise SourceNotFound(f"{what} lacks {missing[0]}.", hint=_INDEX_HINT, module=missing[0])
+    return shards
