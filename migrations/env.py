@@ -5,7 +5,17 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, text
 
-from app.db import job, planning, publication, result, reuse, tenancy, upload, webhook  # noqa: F401 - fills the metadata
+from app.db import (  # noqa: F401 - fills the metadata
+    hook,
+    job,
+    planning,
+    publication,
+    result,
+    reuse,
+    tenancy,
+    upload,
+    webhook,
+)
 from app.db.base import Base
 from app.db.session import Database
 from app.settings import get_settings

@@ -1,0 +1,107 @@
+"""What registries delivered, what the rules made of it, and the proposals that wait for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from fastapi import Query as FromQuery
+from pydantic import Field
+
+from app.api.deps import PagerDep, ProjectDep, ResourcesDep
+from app.api.paging import Page, PageQuery
+from app.api.views import View
+from app.db.hook import HookDelivery, HookVerdict
+from app.db.queries import hooks as queries
+from app.services.hooks import inbox
+from app.services.resources import Resources
+
+router = APIRouter(prefix="/v1/hook-deliveries", tags=["hooks"])
+DeliveryId = Annotated[str, Path(description="`dlv_` and a ULID.")]
+State = Literal["pending", "evaluated", "failed"]
+
+
+class DeliveryQuery(PageQuery):
+    """Filters of the list of deliveries."""
+
+    source_id: str | None = Field(None, max_length=64)
+    state: State | None = None
+
+
+class VerdictView(View):
+    """What one rule made of a delivery."""
+
+    rule_id: str
+    outcome: Literal["job", "proposal", "dry_run", "no_match", "ignored", "limited", "refused", "waiting"]
+    """ignored: the loop guard; limited: cap or cooldown; refused: no valid job; waiting: a quota is used up."""
+    reason: str
+    detail: str
+    job_id: str | None
+    proposal_id: str | None
+    decided_at: datetime
+
+
+class RegistryDeliveryView(View):
+    """An event of a registry."""
+
+    id: str
+    source_id: str
+    via: Literal["webhook", "reconciliation"]
+    """reconciliation: its delivery was lost, and a look at the registry found it."""
+    event: dict[str, Any]
+    """What was understood of it, in words that all registries share."""
+    state: State
+    error: str | None
+    """Why it could not be evaluated; it is tried again."""
+    verdicts: list[VerdictView]
+    """One per rule of the source; empty until it is evaluated, or where the source has no rule."""
+    received_at: datetime
+    evaluated_at: datetime | None
+
+
+class FullDeliveryView(RegistryDeliveryView):
+    """An event of a registry, with what came."""
+
+    body: str | None
+    """The document as it came."""
+
+
+def _shown(row: HookDelivery, verdicts: Sequence[HookVerdict]) -> dict[str, Any]:
+    named = {name: getattr(row, name) for name in FullDeliveryView.model_fields if name != "verdicts"}
+    return {**named, "verdicts": [VerdictView.model_validate(found) for found in verdicts]}
+
+
+def _full(resources: Resources, row: HookDelivery) -> FullDeliveryView:
+    with resources.database.reading() as session:
+        return FullDeliveryView.model_validate(_shown(row, queries.verdicts_of(session, [row.id])))
+
+
+@router.get("")
+def list_deliveries(
+    query: Annotated[DeliveryQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
+) -> Page[RegistryDeliveryView]:
+    """List deliveries, newest first."""
+    with resources.database.reading() as session:
+        rows = queries.page(session, HookDelivery, project, before=pager.position(query), limit=query.limit + 1,
+                            source_id=query.source_id, state=query.state)  # fmt: skip
+        verdicts = queries.verdicts_of(session, [row.id for row in rows])
+
+    def view(row: HookDelivery) -> RegistryDeliveryView:
+        fields = _shown(row, [found for found in verdicts if found.delivery_id == row.id])
+        return RegistryDeliveryView.model_validate({name: fields[name] for name in RegistryDeliveryView.model_fields})
+
+    return pager.page(query, rows, view, lambda row: row.id)
+
+
+@router.get("/{delivery_id}")
+def get_delivery(delivery_id: DeliveryId, resources: ResourcesDep, project: ProjectDep) -> FullDeliveryView:
+    """Show a delivery and what each rule made of it."""
+    return _full(resources, inbox.delivery(resources.database, project, delivery_id))
+
+
+@router.post("/{delivery_id}/replay", status_code=202)
+def replay(delivery_id: DeliveryId, resources: ResourcesDep, project: ProjectDep) -> FullDeliveryView:
+    """Hold a delivery against the rules as they are now; what it became before stays, and is not made again."""
+    return _full(resources, inbox.replay(resources.database, project, delivery_id))

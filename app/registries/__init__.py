@@ -1,0 +1,1 @@
+"""Model registries that tell of new versions: one file each, discovered."""

@@ -1,0 +1,1 @@
+"""Registry events: taken from sources, held against rules, made jobs or proposals."""

@@ -1,0 +1,173 @@
+"""Deliveries against rules: each pair makes at most one job or proposal, in the transaction that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.actor import Actor, acting
+from app.db.hook import HookDelivery, HookProposal, HookVerdict, Rule
+from app.db.queries import hooks, tenancy
+from app.db.session import Database, clock
+from app.errors import AppError, QuotaExceeded
+from app.ids import new_id
+from app.services import jobs, plans, presets
+from app.services.hooks import guard, inbox
+from app.services.hooks.judging import Bench, Judgement, Wish, judge
+from app.settings import Settings
+from app.specs.hooks import RuleLimits
+from app.specs.presets import LOOKUP
+
+AGAIN: Final = {"publication-under-way": timedelta(seconds=5), "quota": timedelta(seconds=30)}
+"""When an event is looked at again that waits for this."""
+LONGEST_WAIT: Final = timedelta(days=1)
+MOST_ATTEMPTS: Final = 10
+EFFECTS: Final = frozenset({"job", "proposal"})
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What came of an event."""
+
+    outcome: str
+    reason: str
+    detail: str
+    job_id: str | None = None
+    proposal_id: str | None = None
+    worker_class: str | None = None
+
+
+def evaluate_next(database: Database, settings: Settings) -> list[str] | None:
+    """Hold the next delivery against the rules of its source, in one transaction.
+
+    Returns the worker classes to ring for; None when nothing is due. Killed anywhere, it has done nothing or all.
+    """
+    delivery_id = ""
+    try:
+        with database.unit_of_work() as session:
+            delivery = hooks.claim_due(session, clock(session))
+            if delivery is None:
+                return None
+            delivery_id = delivery.id
+            with structlog.contextvars.bound_contextvars(delivery_id=delivery_id), _presets(database, delivery):
+                return _evaluate(session, database, settings, delivery)
+    except AppError as error:
+        _postpone(database, delivery_id, error.detail)
+    except (LookupError, ValueError, TypeError, AssertionError) as error:
+        log.exception("a delivery could not be evaluated", delivery_id=delivery_id)
+        _postpone(database, delivery_id, type(error).__name__)
+    return []
+
+
+def _postpone(database: Database, delivery_id: str, why: str) -> None:
+    """Let a delivery that breaks us wait, and others pass."""
+    with database.unit_of_work() as session:
+        row = session.get(HookDelivery, delivery_id)
+        if row is None:
+            return
+        row.attempts, row.error = row.attempts + 1, why
+        row.next_at = clock(session) + timedelta(seconds=5 * 2**row.attempts)
+        if row.attempts >= MOST_ATTEMPTS:
+            row.state = "failed"
+
+
+@contextmanager
+def _presets(database: Database, delivery: HookDelivery) -> Iterator[None]:
+    token = LOOKUP.set(presets.lookup(database, delivery.project_id))
+    try:
+        yield
+    finally:
+        LOOKUP.reset(token)
+
+
+def _evaluate(session: Session, database: Database, settings: Settings, delivery: HookDelivery) -> list[str]:
+    event, project = inbox.event_of(delivery), tenancy.project(session, delivery.project_id)
+    before = {verdict.rule_id: verdict for verdict in hooks.verdicts_of(session, [delivery.id])}
+    again: list[timedelta] = []
+    classes = set()
+    for rule in hooks.rules_of(session, delivery.source_id):
+        if rule.id in before and before[rule.id].outcome in EFFECTS:
+            continue
+        hook = Actor("hook", rule.id, delivery.project_id, frozenset(), project.quotas if project else {})
+        with acting(hook):
+            bench = Bench(session, database, settings, clock(session))
+            effect = _follow(bench, delivery, rule, judge(bench, rule, event))
+        if effect.outcome == "waiting" and bench.now > delivery.received_at + LONGEST_WAIT:
+            effect = Effect("refused", effect.reason, f"{effect.detail}; it waited for a day")
+        elif effect.outcome == "waiting":
+            again.append(AGAIN[effect.reason])
+        _write(session, delivery, rule, before.get(rule.id), effect, now=bench.now)
+        if effect.worker_class:
+            classes.add(effect.worker_class)
+    now = clock(session)
+    delivery.evaluated_at, delivery.error = now, None
+    if again:
+        delivery.next_at = now + min(again)
+    else:
+        delivery.state = "evaluated"
+    return sorted(classes)
+
+
+def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement) -> Effect:
+    """Do what was judged. The rule's row is held from here on, so that its limits hold whoever else evaluates."""
+    effect = Effect(found.outcome, found.reason, found.detail)
+    if found.wish is None or found.outcome == "limited":
+        return effect
+    locked = hooks.lock_rule(bench.session, rule.id)
+    if locked is None:
+        return Effect("ignored", "no-rule", "the rule was deleted")
+    now = clock(bench.session)
+    if stop := guard.limited(locked, RuleLimits.model_validate(locked.limits), now=now):
+        return Effect("limited", stop.reason, stop.detail)
+    try:
+        if found.outcome == "job":
+            effect = _job(bench.session, delivery, rule, found, found.wish, now=now)
+        elif found.outcome == "proposal":
+            effect = _propose(bench, delivery, rule, found, found.wish, now=now)
+    except QuotaExceeded as error:
+        return Effect("waiting", "quota", error.detail)
+    except AppError as error:
+        return Effect("refused", "no-valid-job", error.detail)
+    guard.count(locked, now=now)
+    return effect
+
+
+def _job(
+    session: Session, delivery: HookDelivery, rule: Rule, found: Judgement, wish: Wish, *, now: datetime
+) -> Effect:  # fmt: skip
+    origin = {"rule_id": rule.id, "delivery_id": delivery.id}
+    job = jobs.new_job(delivery.project_id, wish.request, wish.sent, wish.admitted, now)
+    made = jobs.write(session, job, wish.request, wish.admitted, None, origin, now)
+    return Effect("job", found.reason, found.detail, job_id=made.job_id, worker_class=job.worker_class)
+
+
+def _propose(
+    bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement, wish: Wish, *, now: datetime
+) -> Effect:  # fmt: skip
+    plan = plans.make(bench.session, bench.settings, delivery.project_id, wish.request, wish.admitted, now=now)
+    row = HookProposal(
+        id=new_id("prp"), project_id=delivery.project_id, delivery_id=delivery.id, rule_id=rule.id,
+        model=found.event.model, request=wish.sent, plan_id=plan.id, state="waiting", job_id=None, decided_by=None,
+        decided_at=None, created_at=now,
+    )  # fmt: skip
+    bench.session.add(row)
+    return Effect("proposal", found.reason, found.detail, proposal_id=row.id)
+
+
+def _write(
+    session: Session, delivery: HookDelivery, rule: Rule, row: HookVerdict | None, effect: Effect, *, now: datetime
+) -> None:
+    if row is None:
+        row = HookVerdict(delivery_id=delivery.id, rule_id=rule.id, project_id=delivery.project_id)
+        session.add(row)
+    row.outcome, row.reason, row.detail = effect.outcome, effect.reason, effect.detail
+    row.job_id, row.proposal_id, row.decided_at = effect.job_id, effect.proposal_id, now
+    session.flush()

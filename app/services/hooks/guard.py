@@ -1,0 +1,105 @@
+"""The loop guard: what we made ourselves is never made again.
+
+Four layers: an event that a publication of ours caused, an output that carries our tags, a source that is an output
+of ours (lineage depth 1), and the cap and cooldown of every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.hook import Rule
+from app.db.job import HELD, Job
+from app.db.publication import Publication
+from app.registries.base import RegistryEvent
+from app.specs.hooks import RuleLimits
+
+TAG: Final = "espalier."
+"""Begins every tag that a publication leaves."""
+MESSAGE: Final = "[espalier]"
+"""Begins the message of every commit that a publication makes."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why an event starts nothing."""
+
+    reason: str
+    detail: str
+
+
+def ours(session: Session, project_id: str, event: RegistryEvent) -> Stop | None:
+    """Tell why an event is one of our own making."""
+    if (event.message or "").startswith(MESSAGE):
+        return Stop("own-publication", f"the commit message begins with {MESSAGE}")
+    known = select(Publication.id).where(Publication.project_id == project_id)
+    if event.references and session.scalar(known.where(Publication.reference.in_(event.references)).limit(1)):
+        return Stop("own-publication", "this version is a publication of ours")
+    tags = sorted(key for key in event.tags if key.startswith(TAG))
+    if tags:
+        return Stop("own-output", f"the version carries the tag {tags[0]}: it is an output of Espalier")
+    for target in _places(event):
+        query = known
+        for key, value in target.items():
+            query = query.where(Publication.target[key].as_string() == value)
+        if session.scalar(query.limit(1)):
+            return Stop("lineage", "results are published to this very place: it is an output of ours")
+    return None
+
+
+def _places(event: RegistryEvent) -> Iterator[dict[str, str]]:
+    """What the target of a publication would say that made this source, where a place holds one model at a time."""
+    source = event.source or {}
+    if source.get("kind") == "huggingface":
+        branch = event.ref.removeprefix("refs/heads/") if event.ref else str(source.get("revision") or "main")
+        yield {"kind": "huggingface", "repo": event.model, "revision": branch}
+    elif source.get("kind") == "s3":
+        uri = str(source["uri"]).rstrip("/")
+        yield {"kind": "s3", "uri": uri}
+        yield {"kind": "s3", "uri": f"{uri}/"}
+
+
+def publishing(session: Session, project_id: str, event: RegistryEvent, *, now: datetime) -> Stop | None:
+    """Tell whether a publication to this model is under way: only when it is over, we know what it caused."""
+    jobs = select(Job).where(Job.project_id == project_id, HELD, Job.phase == "publishing")
+    for job in session.scalars(jobs):
+        output = job.request["spec"].get("output") or {}
+        if any(_is_about(target, job.model, event) for target in output.get("publish") or []):
+            return Stop("publication-under-way", f"{job.id} is publishing to this model")
+    rows = select(Publication, Job.model).join(Job, Job.id == Publication.job_id)
+    rows = rows.where(
+        Publication.project_id == project_id, Publication.state == "pending", Publication.locked_until > now
+    )
+    for row, model in session.execute(rows):
+        if _is_about(row.target, model, event):
+            return Stop("publication-under-way", f"{row.id} is on its way to this model")
+    return None
+
+
+def _is_about(target: dict[str, Any], model: str, event: RegistryEvent) -> bool:
+    source = event.source or {}
+    if target.get("kind") != source.get("kind"):
+        return False
+    # A registry whose versions lie side by side takes the source's own name where none is given.
+    return event.model == (target.get("repo") or target.get("uri") or target.get("name") or model)
+
+
+def limited(rule: Rule, limits: RuleLimits, *, now: datetime) -> Stop | None:
+    """Tell whether a rule has let enough through; who then lets one through holds the rule's row."""
+    if rule.last_at is not None and now < rule.last_at + timedelta(seconds=limits.cooldown_seconds):
+        return Stop("cooldown", f"less than {limits.cooldown_seconds} s after the event before")
+    if rule.day == now.date().isoformat() and rule.day_count >= limits.max_per_day:
+        return Stop("max-per-day", f"the rule has let {limits.max_per_day} through today (UTC)")
+    return None
+
+
+def count(rule: Rule, *, now: datetime) -> None:
+    """Count an event that a locked rule lets through."""
+    day = now.date().isoformat()
+    rule.day, rule.day_count, rule.last_at = day, 1 + (rule.day_count if rule.day == day else 0), now

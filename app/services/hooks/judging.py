@@ -1,0 +1,110 @@
+"""What a rule would make of an event: everything but the effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.db.hook import Rule
+from app.db.session import Database
+from app.errors import AppError
+from app.registries.base import RegistryEvent
+from app.services import uploads
+from app.services.admission import Admitted, admit
+from app.services.hooks import guard
+from app.services.hooks.guard import Stop
+from app.services.hooks.matching import Check, match_event
+from app.services.hooks.template import Unfilled, spec_of, values_of
+from app.settings import Settings
+from app.specs import pointers, presets
+from app.specs.base import canonical
+from app.specs.hooks import Match, RuleLimits, Template
+from app.specs.job import JobRequest
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The job that an event would become."""
+
+    sent: dict[str, Any]
+    request: JobRequest
+    admitted: Admitted
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a rule makes of an event; `wish` is there when nothing stands against it."""
+
+    outcome: str
+    reason: str
+    detail: str
+    checks: list[Check]
+    event: RegistryEvent
+    wish: Wish | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a rule is held against an event."""
+
+    session: Session
+    database: Database
+    settings: Settings
+    now: datetime
+
+
+OUTCOMES = {"dry_run": "dry_run", "propose": "proposal", "run": "job"}
+"""Mode of a rule -> what an event becomes that it lets through."""
+
+
+def judge(bench: Bench, rule: Rule, event: RegistryEvent) -> Judgement:
+    """Hold an event against one rule, up to the job that it would become. Presets are those of `presets.LOOKUP`."""
+    event, checks = match_event(Match.model_validate(rule.match), event)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        return Judgement("no_match", failed[0].name, failed[0].detail, checks, event)
+    stop = guard.ours(bench.session, rule.project_id, event)
+    checks.append(_check("loop-guard", stop, "nothing says that we made this"))
+    if stop is not None:
+        return Judgement("ignored", stop.reason, stop.detail, checks, event)
+    stop = guard.publishing(bench.session, rule.project_id, event, now=bench.now)
+    if stop is not None:
+        checks.append(_check("loop-guard", stop, ""))
+        return Judgement("waiting", stop.reason, stop.detail, checks, event)
+    try:
+        wish = _wish(bench, rule, event)
+    except (Unfilled, ValidationError, AppError) as error:
+        detail = _told(error)
+        return Judgement("refused", "no-valid-job", detail, [*checks, Check("template", False, detail)], event)
+    stop = guard.limited(rule, RuleLimits.model_validate(rule.limits), now=bench.now)
+    checks += [Check("template", True, "a valid job"), _check("limits", stop, "below the cap, not in a cooldown")]
+    if stop is not None:
+        return Judgement("limited", stop.reason, stop.detail, checks, event, wish)
+    return Judgement(OUTCOMES[rule.mode], "matched", "every check holds", checks, event, wish)
+
+
+def _check(name: str, stop: Stop | None, otherwise: str) -> Check:
+    return Check(name, stop is None, stop.detail if stop else otherwise)
+
+
+def _wish(bench: Bench, rule: Rule, event: RegistryEvent) -> Wish:
+    spec = spec_of(Template.model_validate(rule.template), values_of(event))
+    sent = {"source": event.source, "spec": presets.expanded(spec), "labels": {"espalier.rule": rule.id}}
+    request = JobRequest.model_validate_json(canonical(sent))
+    database, project = bench.database, rule.project_id
+    admitted = admit(request, bench.settings, lambda id_, kind: uploads.finished(database, project, id_, kind))
+    return Wish(sent, request, admitted)
+
+
+def _told(error: Unfilled | ValidationError | AppError) -> str:
+    """Why there is no valid job, in one line that repeats no value."""
+    if isinstance(error, ValidationError):
+        found = error.errors(include_input=False, include_url=False)
+        return "; ".join(f"{pointers.join(item['loc'])}: {item['msg']}" for item in found[:5])
+    if isinstance(error, AppError):
+        return "; ".join([error.detail, *(f"{item.pointer}: {item.detail}" for item in error.items[:5])])
+    return str(error)

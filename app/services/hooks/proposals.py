@@ -1,0 +1,66 @@
+"""Proposals: jobs that wait for a person, who approves or rejects them."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from app import actor as actors
+from app.db.hook import HookProposal
+from app.db.queries import hooks, tenancy
+from app.db.session import clock
+from app.errors import AlreadyDecided, NotFound
+from app.services import jobs
+from app.services.resources import Resources
+from app.specs.base import canonical
+from app.specs.job import JobRequest
+
+
+def get(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
+    """Return a proposal; raises NotFound."""
+    with resources.database.reading() as session:
+        return _found(session, project_id, proposal_id)
+
+
+def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
+    """Make the job of a proposal, once; raises AlreadyDecided when it was rejected."""
+    with resources.database.reading() as session:
+        sent = _found(session, project_id, proposal_id).request
+    request = JobRequest.model_validate_json(canonical(sent))
+    admitted = jobs.admitted_of(resources, project_id, request)
+    with resources.database.unit_of_work() as session:
+        row = _found(session, project_id, proposal_id, lock=True)
+        if _decide(session, row, "approved"):
+            now = clock(session)
+            origin = {"proposal_id": row.id, "rule_id": row.rule_id, "delivery_id": row.delivery_id}
+            job = jobs.new_job(project_id, request, sent, admitted, now)
+            row.job_id = jobs.write(session, job, request, admitted, None, origin, now).job_id
+    resources.doorbell.ring(admitted.worker_class)
+    return row
+
+
+def reject(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
+    """Let a proposal be; raises AlreadyDecided when it was approved."""
+    with resources.database.unit_of_work() as session:
+        row = _found(session, project_id, proposal_id, lock=True)
+        _decide(session, row, "rejected")
+    return row
+
+
+def _decide(session: Session, row: HookProposal, state: str) -> bool:
+    """Write down a decision, and tell whether it is news."""
+    if row.state == state:
+        return False
+    if row.state != "waiting":
+        raise AlreadyDecided(f"The proposal is {row.state}.")
+    row.state, row.decided_at = state, clock(session)
+    row.decided_by = (actors.current() or actors.LOCAL).document()
+    verb = {"approved": "approve", "rejected": "reject"}[state]
+    tenancy.audit(session, f"hook_proposal.{verb}", row.id, now=row.decided_at)
+    return True
+
+
+def _found(session: Session, project_id: str, proposal_id: str, *, lock: bool = False) -> HookProposal:
+    row = hooks.proposal(session, proposal_id, lock=lock)
+    if row is None or row.project_id != project_id:
+        raise NotFound
+    return row

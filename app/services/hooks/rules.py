@@ -1,0 +1,123 @@
+"""Rules: made, changed, deleted, and tried without effects."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.db.hook import HookDelivery, Rule
+from app.db.queries import hooks, tenancy
+from app.db.session import clock
+from app.errors import InvalidRequest, NotFound, Problem
+from app.ids import new_id
+from app.registries.base import RegistryEvent
+from app.services import idempotency
+from app.services.hooks import inbox
+from app.services.hooks.judging import Bench, Judgement, judge
+from app.services.hooks.problems import problems_of
+from app.services.hooks.template import STANDINS, Unfilled, spec_of
+from app.services.idempotency import Key
+from app.services.resources import Resources
+from app.specs.base import canonical
+from app.specs.hooks import RuleChange, RuleRequest, RuleTrial, Template
+from app.specs.job import CompressionSpec
+
+
+def create(resources: Resources, project_id: str, request: RuleRequest, *, key: Key | None = None) -> Rule:
+    """Make a rule; raises InvalidRequest where its template could never be a job."""
+    check_template(request.template)
+    fields = request.model_dump(mode="json", exclude={"source_id"}, exclude_unset=False)
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        source = hooks.source(session, request.source_id)
+        if source is None or source.project_id != project_id:
+            known = Problem("/source_id", "no-such-source", "give the id of a hook source of this project")
+            raise InvalidRequest("There is no such source.", items=[known])
+        row = Rule(
+            id=new_id("rul"), project_id=project_id, source_id=source.id, **fields, day=None, day_count=0,
+            last_at=None, created_at=now, updated_at=now,
+        )  # fmt: skip
+        idempotency.once(session, key, row.id, now=now)
+        session.add(row)
+        tenancy.audit(session, "rule.create", row.id, now=now, name=row.name, mode=row.mode)
+    return row
+
+
+def get(resources: Resources, project_id: str, rule_id: str) -> Rule:
+    """Return a rule; raises NotFound."""
+    with resources.database.reading() as session:
+        return _found(session, project_id, rule_id)
+
+
+def change(resources: Resources, project_id: str, rule_id: str, request: RuleChange) -> Rule:
+    """Change a rule; what it let through today still counts."""
+    if request.template is not None:
+        check_template(request.template)
+    fields = {name: value for name, value in request.model_dump(mode="json").items() if value is not None}
+    with resources.database.unit_of_work() as session:
+        row = _found(session, project_id, rule_id)
+        for name, value in fields.items():
+            setattr(row, name, value)
+        row.updated_at = clock(session)
+        tenancy.audit(session, "rule.change", row.id, now=row.updated_at, fields=sorted(fields))
+    return row
+
+
+def delete(resources: Resources, project_id: str, rule_id: str) -> None:
+    """Remove a rule with its verdicts and proposals; jobs that it made stay."""
+    with resources.database.unit_of_work() as session:
+        session.delete(_found(session, project_id, rule_id))
+        tenancy.audit(session, "rule.delete", rule_id, now=clock(session))
+
+
+def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> Judgement:
+    """Say what a rule would make of a delivery, as of now; nothing is written."""
+    with resources.database.reading() as session:
+        rule = _found(session, project_id, rule_id)
+        event = _event(session, rule, request)
+        return judge(Bench(session, resources.database, resources.settings, clock(session)), rule, event)
+
+
+def _event(session: Session, rule: Rule, request: RuleTrial) -> RegistryEvent:
+    if request.payload is not None:
+        source = hooks.source(session, rule.source_id)
+        assert source is not None
+        try:
+            return inbox.read(source.kind, {}, request.payload)
+        except InvalidRequest as error:
+            error.items = tuple(Problem(f"/payload{item.pointer}", item.code, item.detail) for item in error.items)
+            raise
+    row = session.get(HookDelivery, request.delivery_id)
+    if row is None or row.source_id != rule.source_id:
+        known = Problem("/delivery_id", "no-such-delivery", "give a delivery of the rule's source")
+        raise InvalidRequest("There is no such delivery.", items=[known])
+    return inbox.event_of(row)
+
+
+def check_template(template: Template) -> None:
+    """Raise InvalidRequest where a template is no valid spec, whatever stands for its placeholders."""
+    try:
+        spec = spec_of(template, STANDINS)
+    except Unfilled as error:
+        raise InvalidRequest("The template cannot be filled.", items=error.problems) from None
+    try:
+        CompressionSpec.model_validate_json(canonical(spec))
+    except ValidationError as error:
+        items = [Problem(_place(template, item.pointer), item.code, item.detail) for item in problems_of(error, spec)]
+        raise InvalidRequest("The template is no valid spec.", items=items) from None
+
+
+def _place(template: Template, pointer: str) -> str:
+    """Where a rule says what stands at a place of its spec."""
+    if template.preset is not None and pointer == "/preset":
+        return "/template/preset"
+    if template.publish and pointer.startswith("/output/publish"):
+        return "/template/publish" + pointer.removeprefix("/output/publish")
+    return f"/template/spec{pointer}"
+
+
+def _found(session: Session, project_id: str, rule_id: str) -> Rule:
+    row = session.get(Rule, rule_id)
+    if row is None or row.project_id != project_id:
+        raise NotFound
+    return row

@@ -1,0 +1,127 @@
+"""Sources: made, renamed, deleted; their secrets shown once, sealed, rotated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.db.hook import HookSource
+from app.db.queries import hooks, tenancy
+from app.db.session import clock
+from app.errors import InvalidRequest, NotFound, Problem
+from app.ids import new_id
+from app.registries.base import Receiver
+from app.services import idempotency
+from app.services.hooks.receivers import receiver_of
+from app.services.idempotency import Key
+from app.services.resources import Resources
+from app.services.sealing import CannotOpen, seal, unseal
+from app.settings import Settings
+from app.specs.hooks import SecretRotation, SourceChange, SourceRequest
+
+log = structlog.get_logger(__name__)
+
+
+def create(
+    resources: Resources, project_id: str, request: SourceRequest, *, key: Key | None = None
+) -> tuple[HookSource, str]:
+    """Make a source and return it with its secret."""
+    secret = _secret(receiver_of(request.kind), request.secret)
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        row = HookSource(
+            id=new_id("src"), project_id=project_id, kind=request.kind, name=request.name,
+            secret=seal(resources.settings, secret), old_secret=None, old_secret_until=None, cursor=None,
+            created_at=now, updated_at=now,
+        )  # fmt: skip
+        idempotency.once(session, key, row.id, now=now)
+        session.add(row)
+        tenancy.audit(session, "hook_source.create", row.id, now=now, kind=row.kind, name=row.name)
+    return row, secret
+
+
+def again(resources: Resources, project_id: str, source_id: str) -> tuple[HookSource, str]:
+    """Return what an equal call has made, with its secret; raises NotFound."""
+    row = get(resources, project_id, source_id)
+    return row, unseal(resources.settings, row.secret) if row.secret else ""
+
+
+def _secret(receiver: Receiver, given: str | None) -> str:
+    if given is None:
+        return receiver.new_secret()
+    try:
+        receiver.check_secret(given)
+    except ValueError as error:
+        raise InvalidRequest(
+            "This cannot be the secret.", items=[Problem("/secret", "bad-secret", str(error))]
+        ) from None
+    return given
+
+
+def get(resources: Resources, project_id: str, source_id: str) -> HookSource:
+    """Return a source; raises NotFound."""
+    with resources.database.reading() as session:
+        return found(session, project_id, source_id)
+
+
+def change(resources: Resources, project_id: str, source_id: str, request: SourceChange) -> HookSource:
+    """Rename a source."""
+    with _changing(resources, project_id, source_id, "change") as (_, row, _now):
+        row.name = request.name
+    return row
+
+
+def delete(resources: Resources, project_id: str, source_id: str) -> None:
+    """Remove a source with its rules, deliveries and proposals."""
+    with _changing(resources, project_id, source_id, "delete") as (session, row, _now):
+        session.delete(row)
+
+
+def rotate(
+    resources: Resources, project_id: str, source_id: str, request: SecretRotation
+) -> tuple[HookSource, str]:  # fmt: skip
+    """Give a source a new secret; the old one is accepted beside it for a while."""
+    with _changing(resources, project_id, source_id, "rotate_secret") as (_, row, now):
+        secret = _secret(receiver_of(row.kind), request.secret)
+        row.old_secret, row.old_secret_until = row.secret, now + timedelta(seconds=request.overlap_seconds)
+        if request.overlap_seconds == 0:
+            row.old_secret = row.old_secret_until = None
+        row.secret = seal(resources.settings, secret)
+    return row, secret
+
+
+def secrets_of(settings: Settings, row: HookSource, *, now: datetime) -> list[str]:
+    """Return the secrets that a delivery may be made with; none where none can be opened."""
+    sealed = [row.secret]
+    if row.old_secret_until is not None and now < row.old_secret_until:
+        sealed.append(row.old_secret)
+    try:
+        return [unseal(settings, one) for one in sealed if one]
+    except CannotOpen:
+        log.warning("a hook's secret cannot be opened: ESPALIER_CREDENTIALS_KEY has changed", source_id=row.id)
+        return []
+
+
+def found(session: Session, project_id: str, source_id: str) -> HookSource:
+    """Return a source of a project; raises NotFound."""
+    row = hooks.source(session, source_id)
+    if row is None or row.project_id != project_id:
+        raise NotFound
+    return row
+
+
+@contextmanager
+def _changing(
+    resources: Resources, project_id: str, source_id: str, verb: str
+) -> Iterator[tuple[Session, HookSource, datetime]]:
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        row = found(session, project_id, source_id)
+        yield session, row, now
+        if verb != "delete":
+            row.updated_at = now
+        tenancy.audit(session, f"hook_source.{verb}", source_id, now=now)

@@ -1,0 +1,1 @@
+"""Proofs against a real MLflow server (`make registry`)."""
