@@ -19,17 +19,20 @@ from app.api import (
     artifacts,
     health,
     history,
+    hook_deliveries,
+    hooks,
     jobs,
     methods,
     operations,
     plans,
     presets,
     problems,
+    proposals,
     publications,
+    rules,
     streams,
     sweeps,
     tenancy,
-    unbuilt,
     uploads,
     webhooks,
 )
@@ -39,12 +42,14 @@ from app.api.metering import Fleet, RequestMeter
 from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.logs import setup_logs
+from app.portal import site
 from app.queue import Doorbell, make_celery
 from app.services.feed import Feed, ending_streams
 from app.services.resources import Resources
 from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
 from app.specs.schema import require_tags
 from app.storage.open import open_store
+from app.tracing import setup_traces
 
 _PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
@@ -57,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = get_settings()
         setup_logs(settings)
+        setup_traces(settings, "espalier-api")
         _die_with_parent()
     refuse_unsafe_production(settings)
 
@@ -82,9 +88,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     for module in (
         jobs, actions, history, streams, operations, artifacts, publications, methods, plans, presets, sweeps, tenancy,
-        uploads, webhooks, health, unbuilt,
+        uploads, webhooks, hooks, hook_deliveries, rules, proposals, health,
     ):  # fmt: skip
         app.include_router(module.router)
+    site.mount(app, settings)
     problems.install(app)
     app.state.registry = CollectorRegistry()
     app.add_middleware(BodyGuard)

@@ -31,6 +31,15 @@ class JobReading:
     """Of the attempt that runs now."""
     queue_position: int | None
 
+    @property
+    def durations(self) -> dict[str, float]:
+        """Seconds so far: pending (back-offs included), running (over all attempts), total (since creation)."""
+        total = ((self.job.finished_at or self.now) - self.job.created_at).total_seconds()
+        open_attempt = (self.now - self.attempt_started_at).total_seconds() if self.attempt_started_at else 0.0
+        running = self.job.running_seconds + open_attempt
+        seconds = {"pending": total - running, "running": running, "total": total}
+        return {name: round(max(value, 0.0), 3) for name, value in seconds.items()}
+
 
 @dataclass(frozen=True)
 class Series:

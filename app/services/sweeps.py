@@ -20,6 +20,7 @@ from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
 from app.services import children, idempotency, jobs
 from app.services.admission import Admitted
+from app.services.fronts import unbeaten
 from app.services.resources import Resources
 from app.specs.base import canonical
 from app.specs.job import JobRequest
@@ -194,11 +195,8 @@ def pareto(reading: SweepReading, x: str, metric: str | None) -> tuple[str | Non
         if lost is not None:
             found.append((job.id, point["values"], _measure(report, job, x), lost))
     sign = -1.0 if x == "sparsity" else 1.0
-    costs = [(sign * at, lost) for _, _, at, lost in found]
-    return metric, [
-        ParetoPoint(job_id, values, at, lost, not any(_beats(other, cost) for other in costs))
-        for (job_id, values, at, lost), cost in zip(found, costs, strict=True)
-    ]
+    marks = unbeaten([(sign * at, lost) for _, _, at, lost in found])
+    return metric, [ParetoPoint(*fields, front) for fields, front in zip(found, marks, strict=True)]
 
 
 def _measure(report: dict[str, Any], job: Job, x: str) -> float:
@@ -207,7 +205,3 @@ def _measure(report: dict[str, Any], job: Job, x: str) -> float:
     if x == "seconds":
         return job.running_seconds
     return float(report["compressed"][x])
-
-
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one[0] <= other[0] and one[1] <= other[1] and one != other

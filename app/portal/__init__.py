@@ -1,0 +1,1 @@
+"""The portal: pages rendered on the server over the same services that the API calls."""

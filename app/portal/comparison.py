@@ -1,0 +1,105 @@
+"""Several jobs side by side: what they reached, and where their specs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.portal.rendering import duration, number, percent, size
+from app.services.reads import JobReading
+
+Write = Callable[[float | None], str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure of all jobs."""
+
+    title: str
+    texts: list[str]
+    best: frozenset[int]
+    """Places of the lowest values, where lower is better and not all are alike."""
+
+
+def _count(value: float | None) -> str:
+    return number(None if value is None else int(value))
+
+
+_PARTS: Final[list[tuple[str, tuple[str, str], Write, bool]]] = [
+    ("Bytes of the files", ("compressed", "bytes"), size, True),
+    ("Bytes, packed", ("compressed", "packed_bytes"), size, True),
+    ("Parameters", ("compressed", "parameters"), _count, False),
+    ("Parameters that are not zero", ("compressed", "nonzero_parameters"), _count, False),
+    ("Parameters that were trained", ("trained_parameters", "count"), _count, False),
+    ("Multiply-adds per token", ("compressed", "macs_per_token"), _count, True),
+]
+"""Title, place in the report, how it is written, and whether the lowest wins."""
+
+
+def lines(readings: Sequence[JobReading]) -> list[Line]:
+    """Return what the jobs reached, a measure a line; a job without a report has dashes."""
+    reports = [reading.job.report or {} for reading in readings]
+    names = sorted({name for report in reports for name in _part(report, "compressed", "perplexity") or {}})
+    found = [
+        _line(
+            "Sparsity", [_part(report, "sparsity", "achieved") for report in reports], lambda value: percent(value, 2)
+        )
+    ]
+    for name in names:
+        after = [_part(report, "compressed", "perplexity", name) for report in reports]
+        before = [_part(report, "dense", "perplexity", name) for report in reports]
+        change = [_change(new, old) for new, old in zip(after, before, strict=True)]
+        found.append(_line(f"Perplexity, {name}", after, number, lower_wins=True))
+        found.append(_line("against dense", change, _signed, lower_wins=True))
+        found.append(_line("dense", before, number))
+    for title, steps, write, lower_wins in _PARTS:
+        values = [_part(report, *steps) for report in reports]
+        found.append(_line(title, values, write, lower_wins=lower_wins))
+    found.append(_line("Most memory", [_peak(report) for report in reports], size, lower_wins=True))
+    times = [reading.durations["running"] for reading in readings]
+    found.append(_line("Time of work", times, duration, lower_wins=True))
+    return [line for line in found if set(line.texts) != {number(None)}]
+
+
+def _part(report: dict[str, Any], *steps: str) -> Any:  # noqa: ANN401 - JSON
+    found: Any = report
+    for step in steps:
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
+
+
+def _change(after: float | None, before: float | None) -> float | None:
+    return None if after is None or not before else after / before - 1
+
+
+def _peak(report: dict[str, Any]) -> float | None:
+    peaks = [phase.get("peak_memory_bytes") for phase in report.get("phases") or []]
+    return max((peak for peak in peaks if peak), default=None)
+
+
+def _signed(value: float | None) -> str:
+    return number(None) if value is None else f"{100 * value:+.1f} %"
+
+
+def _line(title: str, values: Sequence[float | None], write: Write, *, lower_wins: bool = False) -> Line:
+    known = [value for value in values if value is not None]
+    best = min(known) if lower_wins and len(set(known)) > 1 else None
+    places = frozenset(index for index, value in enumerate(values) if best is not None and value == best)
+    return Line(title, [write(value) for value in values], places)
+
+
+def differences(documents: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Return the JSON Pointers at which documents differ, with the value of each; None where it has none."""
+    flat = [dict(_leaves(document, "")) for document in documents]
+    pointers = sorted({pointer for leaves in flat for pointer in leaves})
+    found = [(pointer, [leaves.get(pointer) for leaves in flat]) for pointer in pointers]
+    return [(pointer, values) for pointer, values in found if any(value != values[0] for value in values)]
+
+
+def _leaves(value: object, pointer: str) -> list[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{pointer}/{key}")]
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return [leaf for index, inner in enumerate(value) for leaf in _leaves(inner, f"{pointer}/{index}")]
+    return [(pointer, value)]

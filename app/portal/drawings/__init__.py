@@ -1,0 +1,1 @@
+"""Drawings as inline SVG: pure functions from numbers to markup, without scripts, styles or anything from outside."""

@@ -1,0 +1,124 @@
+"""From numbers to places and colours: round ticks, linear and logarithmic axes, and a scale for every kind of eye."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+CIVIDIS = (
+    "#002051", "#11366c", "#3c4d6e", "#62646f", "#7f7c75", "#9a9478", "#bbaf71", "#e2cb5c", "#fdea45",
+)  # fmt: skip
+"""Nine even steps of cividis: dark to light alike for all kinds of colour vision."""
+_FIRST_LIGHT = 4
+"""From this step on black is the readable ink; contrast is 5:1 or better on every step."""
+
+
+@dataclass(frozen=True)
+class Shades:
+    """Colours over a range of values."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Shades:
+        """The range of all values; at least one."""
+        return cls(min(values), max(values))
+
+    def step(self, value: float) -> int:
+        """Which of the nine steps a value takes."""
+        if self.high <= self.low:
+            return 0
+        share = (value - self.low) / (self.high - self.low)
+        return min(max(int(share * len(CIVIDIS)), 0), len(CIVIDIS) - 1)
+
+    def colour(self, value: float) -> str:
+        """What is behind a value."""
+        return CIVIDIS[self.step(value)]
+
+    def ink(self, value: float) -> str:
+        """What its number is written in: light or dark, which style sheets take for white and black."""
+        return "light" if self.step(value) < _FIRST_LIGHT else "dark"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values over a stretch of the drawing; `start` may lie behind `end`, as it does on upright axes."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    @classmethod
+    def over(cls, values: Sequence[float], start: float, end: float, *, spread: float = math.inf) -> Axis:
+        """An axis that leaves a little room around all values; logarithmic when they spread wider than asked."""
+        low, high = min(values), max(values)
+        if low > 0 and high / low > spread:
+            return cls(low / 1.15, high * 1.15, start, end, logarithmic=True)
+        room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+        return cls(max(low - room, 0.0) if low >= 0 else low - room, high + room, start, end)
+
+    def __call__(self, value: float) -> float:
+        """Return the place of a value."""
+        low, high = self._bend(self.low), self._bend(self.high)
+        return self.start + (self._bend(value) - low) / (high - low) * (self.end - self.start)
+
+    def _bend(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round values on the axis, about so many."""
+        if self.logarithmic:
+            tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            # One decade alone would have two ticks.
+            factors = (1, 2, 5) if self.high / self.low < 1e3 else (1,)
+            found = [factor * 10.0**ten for ten in tens for factor in factors]
+        else:
+            step = _round_step((self.high - self.low) / max(count, 1))
+            first = math.ceil(self.low / step - 1e-9)
+            found = [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return [value for value in found if self.low <= value <= self.high]
+
+
+def _round_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def plain(value: float) -> str:
+    """Write a number with three digits that count, and no exponent where it can be helped."""
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2g}"
+    digits = max(2 - math.floor(math.log10(abs(value))), 0)
+    text = f"{value:,.{min(digits, 6)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(value: float) -> str:
+    """Write a share in percent."""
+    return f"{100 * value:.1f}".removesuffix(".0") + " %"
+
+
+def size(value: float) -> str:
+    """Write bytes."""
+    return _unit(value, 1000, ("B", "kB", "MB", "GB", "TB"))
+
+
+def seconds(value: float) -> str:
+    """Write a duration."""
+    if value < 90:
+        return f"{plain(value)} s"
+    return f"{plain(value / 60)} min" if value < 5400 else f"{plain(value / 3600)} h"
+
+
+def _unit(value: float, base: int, units: Sequence[str]) -> str:
+    power = min(int(math.log(value, base) + 1e-9) if value >= 1 else 0, len(units) - 1)
+    return f"{plain(value / base**power)} {units[power]}"
+
+
+Writing = Callable[[float], str]

@@ -1,0 +1,54 @@
+"""The table twin of the heat map: every matrix with every number, for those who read and those who copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from markupsafe import Markup
+
+from app.portal.drawings.heat import MatrixRow
+from app.portal.drawings.scales import percent, plain
+from app.portal.drawings.svg import joined, tag
+
+_NUMBERS = ("requested", "achieved", "error, mask alone", "error, after", "seconds")
+
+
+class LayerRow(MatrixRow, Protocol):
+    """One pruned matrix with all that is known of it."""
+
+    shape: list[Any]
+    pattern: str
+    sparsity_requested: float
+    seconds: float
+
+
+def matrix_table(rows: Iterable[LayerRow], *, caption: str) -> Markup:
+    """Return a table with a row per matrix."""
+    heads = joined(
+        *(tag("th", name, scope="col") for name in ("matrix", "shape", "pattern")),
+        *(tag("th", name, scope="col", class_="num") for name in _NUMBERS),
+    )
+    return tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", tag("tr", heads)),
+        tag("tbody", *(_row(row) for row in rows)),
+        class_="matrices",
+    )
+
+
+def _row(row: LayerRow) -> Markup:
+    numbers = (
+        percent(row.sparsity_requested),
+        percent(row.sparsity_achieved),
+        *("\N{EN DASH}" if error is None else plain(error) for error in (row.error_before, row.error_after)),
+        plain(row.seconds),
+    )
+    return tag(
+        "tr",
+        tag("th", row.name, scope="row"),
+        tag("td", " \N{MULTIPLICATION SIGN} ".join(str(side) for side in row.shape)),
+        tag("td", row.pattern),
+        *(tag("td", text, class_="num") for text in numbers),
+    )

@@ -1,0 +1,59 @@
+"""The phases of a job as bars over time, one row for each attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from markupsafe import Markup
+
+from app.portal.drawings.scales import Axis
+from app.portal.drawings.svg import drawing, shortened, tag, words
+from app.portal.rendering import duration
+from app.services.histories import Stretch
+from app.specs.lifecycle import PHASES
+
+WIDTH, LEFT, RIGHT = 960.0, 84.0, 950.0
+ROW, BAR = 46.0, 24.0
+_LETTER = 7.2
+"""Width of a letter of a name inside a bar."""
+
+
+def timeline(name: str, stretches: Sequence[Stretch], *, now: datetime) -> Markup | None:
+    """Draw what every attempt was busy with; None before the first phase."""
+    if not stretches:
+        return None
+    first = min(stretch.start for stretch in stretches)
+    last = max((stretch.end or now for stretch in stretches), default=now)
+    total = max((last - first).total_seconds(), 1e-3)
+    x = Axis(0.0, total, LEFT, RIGHT)
+    attempts = sorted({stretch.attempt for stretch in stretches})
+    bottom = len(attempts) * ROW
+    return drawing(
+        name,
+        *(words(f"attempt {number}", x=0, y=row * ROW + 17) for row, number in enumerate(attempts)),
+        *(_bar(stretch, attempts.index(stretch.attempt), x, first, now) for stretch in stretches),
+        *(
+            words(duration(share * total), x=x(share * total), y=bottom + 8, anchor=anchor)
+            for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+        ),
+        width=WIDTH, height=bottom + 16, title="Phases over time",
+        description=f"{len(stretches)} phases in {len(attempts)} attempts; a table holds the same values.",
+    )  # fmt: skip
+
+
+def _bar(stretch: Stretch, row: int, x: Axis, first: datetime, now: datetime) -> Markup:
+    begin = (stretch.start - first).total_seconds()
+    end = ((stretch.end or now) - first).total_seconds()
+    left, width = x(begin), max(x(end) - x(begin), 2.0)
+    how = "done" if stretch.done else "open" if stretch.end is None else "cut"
+    told = {"done": "", "open": ", not yet over", "cut": ", not finished"}[how]
+    room = int((width - 10) / _LETTER)
+    text = shortened(stretch.phase, room) if room >= 4 else ""
+    return tag(
+        "g",
+        tag("title", f"{stretch.phase}: {duration(end - begin)}{told}"),
+        tag("rect", x=left, y=row * ROW, width=max(width - 1, 1.0), height=BAR, rx=3,
+            class_=f"phase phase-{PHASES.index(stretch.phase) % 4 if stretch.phase in PHASES else 0} {how}"),
+        *([words(text, x=left + 6, y=row * ROW + 16.5, class_="in-bar")] if text else []),
+    )  # fmt: skip

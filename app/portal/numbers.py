@@ -1,0 +1,102 @@
+"""The before and after of a report, arranged for a table: one row per state of the model, one column per measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number, and how far it is from the dense model's."""
+
+    value: float
+    change: float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One state of the model and what was measured on it."""
+
+    name: str
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two numbers of the same kind: of the dense model and of the result."""
+
+    name: str
+    before: float | None
+    after: float | None
+    unit: str
+    """bytes, count, milliseconds or score."""
+
+
+def stages(report: dict[str, Any]) -> list[Stage]:
+    """Return the perplexities of every state of the model."""
+    dense = report["dense"].get("perplexity") or {}
+    return [Stage(name, _scores(found, dense if name != "dense" else {})) for name, found in _found(report)]
+
+
+def _found(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
+    yield "dense", report["dense"].get("perplexity") or {}
+    for phase in report.get("phases", []):
+        if phase["name"] in _STAGES and phase.get("perplexity"):
+            turn = f", turn {phase['turn']}" if phase.get("turn") else ""
+            yield _STAGES[phase["name"]] + turn, phase["perplexity"]
+    yield "the artifact, loaded again", report["compressed"].get("perplexity") or {}
+
+
+def _scores(found: dict[str, float], dense: dict[str, float]) -> dict[str, Score]:
+    return {name: Score(value, value / dense[name] - 1 if dense.get(name) else None) for name, value in found.items()}
+
+
+def comparisons(report: dict[str, Any]) -> list[Comparison]:
+    """Return sizes, work and speed, before and after."""
+    dense, compressed = report["dense"], report["compressed"]
+    rows = [
+        Comparison("parameters", dense.get("parameters"), compressed.get("parameters"), "count"),
+        Comparison("parameters not zero", dense.get("parameters"), compressed.get("nonzero_parameters"), "count"),
+        Comparison("bytes on disk", dense.get("bytes"), compressed.get("bytes"), "bytes"),
+        Comparison("bytes without the zeros", None, compressed.get("packed_bytes"), "bytes"),
+        Comparison("multiply-adds per token", dense.get("macs_per_token"), compressed.get("macs_per_token"), "count"),
+    ]  # fmt: skip
+    for name, told in (("prefill", "prompt, per token"), ("decode", "decoding, per token")):
+        before, after = (_milliseconds(side.get("latency"), name) for side in (dense, compressed))
+        if before is not None or after is not None:
+            rows.append(Comparison(told, before, after, "milliseconds"))
+    tasks = dense.get("tasks") or {}
+    for task, found in (compressed.get("tasks") or {}).items():
+        rows += [
+            Comparison(f"{task} {name}", tasks.get(task, {}).get(name), value, "score")
+            for name, value in found.items()
+            if not name.endswith("_stderr")
+        ]
+    for name, found in (compressed.get("divergence") or {}).items():
+        rows += [Comparison(f"{name} {key}", None, value, "score") for key, value in found.items()]
+    return [row for row in rows if row.before is not None or row.after is not None]
+
+
+def _milliseconds(latency: dict[str, Any] | None, name: str) -> float | None:
+    found = (latency or {}).get(f"{name}_seconds_per_token")
+    return None if found is None else 1000 * float(found["median"])
+
+
+def protocol_line(protocol: dict[str, Any], name: str) -> str:
+    """Say in one line how a perplexity was measured; empty where the report does not tell."""
+    found = (protocol.get("perplexity") or {}).get(name) or {}
+    dataset = found.get("dataset") or {}
+    text = " ".join(str(dataset[key]) for key in ("kind", "name", "path", "upload_id", "split") if dataset.get(key))
+    parts = (
+        text, _counted(found, "windows", "windows"), _counted(found, "sequence_length", "tokens each"),
+        _counted(found, "predicted_tokens", "predicted tokens"), found.get("dtype"), found.get("tokenizer"),
+    )  # fmt: skip
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _counted(found: dict[str, Any], key: str, what: str) -> str | None:
+    return f"{found[key]:,} {what}" if isinstance(found.get(key), int) else None

@@ -1,0 +1,44 @@
+"""Who did what, newest first."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from app.db.queries import tenancy
+from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.portal.navigation import Entry
+from app.portal.rendering import render
+
+router = APIRouter(prefix="/audit", dependencies=[needs("admin")])
+NAVIGATION = Entry("Audit", "/portal/audit", 110, "Operations", scope="admin")
+
+PAGE = 100
+PLACES = {"job_": "/portal/jobs/", "swp_": "/portal/sweeps/", "whk_": "/portal/webhooks/"}
+"""Prefix of an id -> the page about it."""
+Text = Annotated[str, Query(max_length=200)]
+
+
+@router.get("")
+def audit_page(
+    request: Request, resources: ResourcesDep, project: ProjectDep, action: Text = "", actor: Text = "",
+    before: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:  # fmt: skip
+    """List what was done; `action` filters by how it begins."""
+    action, actor = action.strip(), actor.strip()
+    with resources.database.reading() as session:
+        rows = tenancy.audit_page(session, project, before=before, limit=PAGE + 1, action=action, actor=actor)
+    filters = {name: value for name, value in (("action", action), ("actor", actor)) if value}
+    older = f"/portal/audit?{urlencode({**filters, 'before': rows[PAGE - 1].id})}" if len(rows) > PAGE else None
+    return render(
+        request, "audit.html", rows=rows[:PAGE], older=older, action=action, who=actor, place_of=place_of
+    )  # fmt: skip
+
+
+def place_of(resource_id: str) -> str | None:
+    """Return the page about a thing, if it has one."""
+    found = PLACES.get(resource_id[:4])
+    return f"{found}{resource_id}" if found else None

@@ -1,0 +1,146 @@
+"""A new job: a form made from the schema, and beside it what the job would take and how to ask for it elsewhere."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import RedirectResponse, Response
+
+from app.db.planning import Plan
+from app.errors import AppError, NotFound, Problem
+from app.portal.deps import FormDep, PresetsDep, ProjectDep, ResourcesDep, needs
+from app.portal.forms import Form
+from app.portal.navigation import Entry
+from app.portal.rendering import render
+from app.portal.spec_form import snippets
+from app.portal.spec_form.build import tree
+from app.portal.spec_form.nodes import id_of
+from app.portal.spec_form.values import EXTRA, PRESET, BadExtra, document, filled, is_filled
+from app.services import fleet, jobs, models, plans, presets, reads
+from app.services.idempotency import Key
+from app.services.resources import Resources
+from app.specs import pointers
+from app.specs.job import JobRequest
+
+router = APIRouter(dependencies=[needs("jobs:write"), PresetsDep])
+NAVIGATION = Entry("New job", "/portal/new-job", 20, scope="jobs:write")
+
+FIRST_PRESET = "balanced"
+"""What a newcomer gets."""
+SECTIONS = ("reconstruct", "retrain", "calibration", "evaluate", "gate", "output", "objective", "cycles", "soup")
+"""Parts of the spec that are folded until somebody wants them."""
+
+
+@router.get("/new-job")
+def new_job(
+    request: Request, resources: ResourcesDep, project: ProjectDep, clone: str = "", preset: str = ""
+) -> Response:
+    """Show an empty form, or one that another job filled."""
+    if clone:
+        body = reads.job(resources.database, project, clone).job.request
+        name = str((body.get("spec") or {}).get("preset") or "")
+        form = filled(body, _preset(resources, project, name))
+    else:
+        form = Form([(PRESET, preset or FIRST_PRESET)])
+    return _form_page(request, resources, project, form)
+
+
+@router.post("/new-job/form")
+def again(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
+    """Show the form with the fields that its choices open."""
+    return _form_page(request, resources, project, form)
+
+
+@router.post("/new-job/plan")
+def plan(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
+    """Show what the job would take."""
+    return render(request, "new_job_plan.html", **_panel(request, resources, project, form))
+
+
+@router.post("/new-job")
+def submit(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
+    """Queue the job, once for each page that was opened."""
+    body, wish, problems = _checked(resources, project, form)
+    if wish is None:
+        return _form_page(request, resources, project, form, problems, status=422)
+    key = Key.of(project, "POST", "/portal/new-job", key=form.get("key") or str(uuid.uuid4()), body=body)
+    try:
+        submitted = jobs.submit(resources, project, wish, body, key).result()
+    except AppError as error:
+        found = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
+        found = found or [Problem("", error.code, error.detail)]
+        return _form_page(request, resources, project, form, found, status=error.status)
+    return RedirectResponse(f"/portal/jobs/{submitted.job_id}", 303)
+
+
+def _form_page(
+    request: Request, resources: Resources, project: str, form: Form, problems: list[Problem] | None = None,
+    *, status: int = 200,
+) -> Response:  # fmt: skip
+    base = _preset(resources, project, form.get(PRESET))
+    root = tree(form, base)
+    found = presets.every(resources.database, project)
+    known = {*root.pointers(), PRESET, EXTRA}
+    errors = {problem.pointer: problem.detail for problem in problems or []}
+    return render(
+        request, "new_job.html", status=status, root=root, spec=root["spec"], source=root["source"], form=form,
+        presets=found, own_preset=form.get(PRESET) not in {"", *(item.name for item in found)},
+        sections=SECTIONS, errors=errors, problems=problems or [], known=known,
+        key=form.get("key") or str(uuid.uuid4()), preset_name=PRESET, extra_name=EXTRA,
+        is_filled=lambda node: is_filled(node, form) or any(at.startswith(node.pointer) for at in errors),
+        **_panel(request, resources, project, form),
+    )  # fmt: skip
+
+
+def _panel(request: Request, resources: Resources, project: str, form: Form) -> dict[str, Any]:
+    """What stands beside the form: the model, the plan or what is in its way, and the body in three ways."""
+    body, wish, problems = _checked(resources, project, form)
+    found: Plan | None = None
+    model: dict[str, Any] | None = None
+    if wish is not None:
+        try:
+            model = models.resolve(resources, project, wish.source)
+            found = plans.draft(resources, project, wish)
+        except AppError as error:
+            problems = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
+            problems = problems or [Problem("", error.code, error.detail)]
+    base_url = str(request.base_url).rstrip("/").removesuffix("/portal")
+    return {
+        "plan": found.document if found else None, "model": model, "wrong": problems, "body": body, "id_of": id_of,
+        "memory": _memory(resources, project, found.document["worker_class"]) if found else None,
+        "snippets": snippets.every(body, base_url, keyed=resources.settings.mode == "production"),
+    }  # fmt: skip
+
+
+def _checked(
+    resources: Resources, project: str, form: Form
+) -> tuple[dict[str, Any], JobRequest | None, list[Problem]]:  # fmt: skip
+    try:
+        body = document(form, _preset(resources, project, form.get(PRESET)))
+    except BadExtra as error:
+        return {}, None, [Problem(EXTRA, "malformed", str(error))]
+    try:
+        return body, JobRequest.model_validate(body), []
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        items = [Problem(pointers.of_error(item, item["loc"], body), str(item["type"]), item["msg"]) for item in found]
+        return body, None, items
+
+
+def _preset(resources: Resources, project: str, name: str) -> dict[str, Any]:
+    try:
+        return dict(presets.get(resources.database, project, name).spec) if name else {}
+    except NotFound:
+        return {}
+
+
+def _memory(resources: Resources, project: str, worker_class: str) -> int | None:
+    """The memory of the largest worker that may take the job."""
+    found = fleet.page(resources, project, after="", limit=200)
+    sizes = [
+        row.worker.memory_bytes for row in found if row.worker.worker_class == worker_class and row.state != "lost"
+    ]
+    return max((size for size in sizes if size), default=None)

@@ -1,0 +1,42 @@
+"""Queues and workers, for those who keep the service running."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.portal.navigation import Entry
+from app.portal.rendering import render
+from app.services import fleet, marks
+
+router = APIRouter(prefix="/workers", dependencies=[needs("jobs:read")])
+NAVIGATION = Entry("Workers and queues", "/portal/workers", 90, "Operations")
+
+PAGE = 100
+
+
+@router.get("")
+def workers_page(
+    request: Request, resources: ResourcesDep, project: ProjectDep,
+    after: Annotated[str, Query(max_length=64)] = "",
+) -> Response:  # fmt: skip
+    """Show queues and workers; a script of ours gets the tables alone."""
+    mark = marks.of_now(resources.database)
+    now, queues = fleet.queues(resources)
+    rows = fleet.page(resources, project, after=after, limit=PAGE + 1)
+    template = "workers_tables.html" if request.headers.get("hx-request") else "workers.html"
+    return render(
+        request, template, queues=queues, now=now, rows=rows[:PAGE], mark=mark, first=not after,
+        more=f"/portal/workers?after={rows[PAGE - 1].worker.id}" if len(rows) > PAGE else None,
+        here_url=f"/portal/workers?after={after}" if after else "/portal/workers",
+    )  # fmt: skip
+
+
+@router.post("/{worker_id}/drain", dependencies=[needs("admin")])
+def drain(worker_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
+    """Ask a worker to claim nothing more."""
+    fleet.drain(resources, project, worker_id)
+    return RedirectResponse("/portal/workers", 303)

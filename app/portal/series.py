@@ -1,0 +1,88 @@
+"""Metric series of a job, gathered into the few charts that people look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.db.result import PhaseRecord
+from app.services.reads import Series
+
+MOST: Final = 8
+"""Lines in one chart."""
+_TITLES: Final = {
+    "loss": ("Loss", "step"),
+    "window": ("Relative error of windows, with the mask alone and refitted", "block"),
+    "rate": ("Learning rate", "step"),
+    "other": ("Other measures", "step"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: values at steps."""
+
+    name: str
+    points: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines that share one pair of axes."""
+
+    name: str
+    title: str
+    x_title: str
+    lines: list[Line]
+    ticks: list[str] | None = None
+    """Names of the steps, where they are no numbers."""
+
+    @property
+    def rows(self) -> list[tuple[int | str, list[float | None]]]:
+        """Every step with the value of each line: the table that holds the same."""
+        steps = sorted({step for line in self.lines for step, _ in line.points})
+        values = [dict(line.points) for line in self.lines]
+        return [(self.ticks[step] if self.ticks else step, [found.get(step) for found in values]) for step in steps]
+
+    def document(self) -> dict[str, Any]:
+        """The chart as our script takes it."""
+        rows = self.rows
+        x = list(range(len(rows))) if self.ticks else [step for step, _ in rows]
+        columns = [[values[index] for _, values in rows] for index in range(len(self.lines))]
+        return {
+            "names": [line.name for line in self.lines], "data": [x, *columns], "x_title": self.x_title,
+            "ticks": [str(step) for step, _ in rows] if self.ticks else None,
+        }  # fmt: skip
+
+
+def charts(series: Sequence[Series], phases: Sequence[PhaseRecord]) -> list[Chart]:
+    """Put what belongs together into one chart each."""
+    found: dict[str, list[Line]] = {}
+    for line in series:
+        name = _chart_of(line.name)
+        if line.points and name:
+            found.setdefault(name, []).append(Line(line.name, [(point.step, point.value) for point in line.points]))
+    return [
+        *_perplexity(phases),
+        *(Chart(name, *_TITLES[name], lines=found[name][:MOST]) for name in _TITLES if name in found),
+    ]
+
+
+def _chart_of(name: str) -> str | None:
+    if "." in name:  # of the windows of reconstruction: a value per block
+        return None if name.endswith("learning_rate") else "window"
+    if name.endswith("loss"):
+        return "loss"
+    return "rate" if name == "learning_rate" else "other"
+
+
+def _perplexity(phases: Sequence[PhaseRecord]) -> Iterator[Chart]:
+    measured = [(phase.name, phase.perplexity) for phase in phases if phase.perplexity]
+    names = list(dict.fromkeys(name for _, scores in measured for name in scores))
+    if len(measured) > 1:
+        lines = [
+            Line(name, [(index, float(scores[name])) for index, (_, scores) in enumerate(measured) if name in scores])
+            for name in names[:MOST]
+        ]
+        yield Chart("perplexity", "Perplexity after each phase", "phase", lines, [phase for phase, _ in measured])

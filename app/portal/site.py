@@ -1,0 +1,63 @@
+"""The portal as an application of its own, mounted at /portal beside the API."""
+
+from __future__ import annotations
+
+from os import PathLike, stat_result
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from app.errors import NotFound
+from app.portal import navigation, problems
+from app.portal.guard import PortalGuard
+from app.portal.rendering import STATIC, environment
+from app.settings import Settings
+
+FRONT = "/portal/jobs"
+"""Where somebody begins."""
+
+
+class _Static(StaticFiles):
+    """Files whose address names their bytes are kept for ever."""
+
+    def file_response(
+        self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        answer = super().file_response(full_path, stat_result, scope, status_code)
+        kept = b"v=" in scope["query_string"]
+        answer.headers["Cache-Control"] = "public, max-age=31536000, immutable" if kept else "no-cache"
+        return answer
+
+
+def mount(app: FastAPI, settings: Settings) -> None:
+    """Add the portal to an application, and lead browsers to it."""
+    routers, menu = navigation.discover()
+    site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    site.state = app.state  # database, feed: what the lifespan of the whole opens
+    app.state.menu, app.state.templates, app.state.portal_settings = menu, environment(), settings
+    for router in routers:
+        site.include_router(router)
+    site.mount("/static", _Static(directory=STATIC))
+    problems.install(site)
+    site.add_middleware(PortalGuard, settings=settings)
+    app.include_router(_doors())
+    app.mount("/portal", site)
+
+
+def _doors() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def front(request: Request) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):
+            raise NotFound("There is no such path.")
+        return RedirectResponse(FRONT, 303)
+
+    @router.get("/portal")
+    @router.get("/portal/")
+    async def portal() -> Response:
+        return RedirectResponse(FRONT, 303)
+
+    return router

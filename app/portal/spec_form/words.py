@@ -1,0 +1,51 @@
+"""What is said of the choices: one line each, and the paper that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from app.portal.spec_form.nodes import Option
+from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from app.specs.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
+from workers.methods.base import Method
+
+GROUPS: Final[tuple[tuple[str, Mapping[str, type[Method]]], ...]] = (
+    ("single weights go", CRITERIA),
+    ("blocks go", BLOCK_CRITERIA),
+    ("neurons and heads go", UNIT_CRITERIA),
+    ("experts go", EXPERT_CRITERIA),
+)
+"""The methods of `prune.method`, by what they remove."""
+AXES: Final[Mapping[str, Mapping[str, type[Method]]]] = {
+    "pattern": PATTERNS, "budget": BUDGETS, "optimizer": OPTIMIZERS, "update": SOLVERS
+}  # fmt: skip
+"""The other choices of a step that prunes single weights, by their field."""
+SOURCES: Final = {
+    "huggingface": "a repository of the Hugging Face Hub",
+    "local": "a folder on the service's machine",
+    "upload": "a model that was uploaded",
+}
+
+
+@lru_cache
+def explained(part: str) -> dict[str, Option]:
+    """Return what is said of the choices of a field, by their name; empty for fields that say it all."""
+    if part == "method":
+        return {
+            name: Option(name, method.summary, method.paper, group)
+            for group, methods in GROUPS
+            for name, method in methods.items()
+        }
+    if part == "source":
+        return {name: Option(name, text) for name, text in SOURCES.items()}
+    return {name: Option(name, method.summary, method.paper) for name, method in AXES.get(part, {}).items()}
+
+
+def catalogue() -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return every kind of method with the field that names it."""
+    return [
+        *(("prune.method", group, methods) for group, methods in GROUPS),
+        *((f"prune.{part}", part, methods) for part, methods in AXES.items()),
+    ]

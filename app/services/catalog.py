@@ -1,0 +1,166 @@
+"""The models that were compressed, the best of what came of them, and what was published and compressed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.publication import Publication
+from app.db.session import Database
+from app.errors import NotFound
+from app.services.fronts import unbeaten
+
+MAX_MODELS, MAX_RESULTS, MAX_PUBLISHED = 200, 1000, 200
+"""What one page shows, the newest of each."""
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model, and how many jobs it had."""
+
+    model: str
+    jobs: int
+    succeeded: int
+    last_at: datetime
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one succeeded job reached."""
+
+    job_id: str
+    name: str
+    method: str
+    created_at: datetime
+    sparsity: float | None
+    dense: dict[str, Any]
+    compressed: dict[str, Any]
+    """The parts of its report."""
+
+    def perplexity(self, metric: str) -> float | None:
+        """One measurement of the result."""
+        found = (self.compressed.get("perplexity") or {}).get(metric)
+        return None if found is None else float(found)
+
+    def dense_perplexity(self, metric: str) -> float | None:
+        """The same measurement of the model it came from."""
+        found = (self.dense.get("perplexity") or {}).get(metric)
+        return None if found is None else float(found)
+
+    def increase(self, metric: str) -> float | None:
+        """Relative to the dense model; None where one of the two was not measured."""
+        after, before = self.perplexity(metric), self.dense_perplexity(metric)
+        return None if after is None or not before else after / before - 1
+
+
+@dataclass(frozen=True)
+class Published:
+    """A result that stands in a registry."""
+
+    job_id: str
+    job_name: str
+    model: str
+    """What the job compressed."""
+    kind: str
+    place: str
+    """The repository, address or name there."""
+
+
+@dataclass(frozen=True)
+class ModelReading:
+    """All about one model."""
+
+    model: str
+    results: Sequence[Result]
+    made_from: Sequence[Published]
+    """The publications that are this model."""
+    published: Sequence[Published]
+    """What was published of its results."""
+    compressed_again: dict[str, int]
+    """Published place -> jobs that began from it."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the measurements."""
+        return sorted({name for result in self.results for name in result.compressed.get("perplexity") or {}})
+
+    def front(self, metric: str) -> list[tuple[Result, bool]]:
+        """The results that have a measurement and a sparsity, sparsest last, and whether nothing beats each."""
+        found = [item for item in self.results if item.perplexity(metric) is not None and item.sparsity is not None]
+        found.sort(key=lambda item: (item.sparsity or 0.0, item.perplexity(metric) or 0.0))
+        costs = [(-(item.sparsity or 0.0), item.perplexity(metric) or 0.0) for item in found]
+        return list(zip(found, unbeaten(costs), strict=True))
+
+
+def models(database: Database, project_id: str) -> list[ModelSummary]:
+    """Return the models of a project, latest used first."""
+    succeeded = func.sum(case((Job.state == "succeeded", 1), else_=0))
+    last = func.max(Job.created_at)
+    query = (
+        select(Job.model, func.count(), succeeded, last)
+        .where(Job.project_id == project_id)
+        .group_by(Job.model)
+        .order_by(last.desc())
+        .limit(MAX_MODELS)
+    )
+    with database.reading() as session:
+        return [ModelSummary(*row) for row in session.execute(query)]
+
+
+def model(database: Database, project_id: str, name: str) -> ModelReading:
+    """Return one model; raises NotFound when no job and no publication has to do with it."""
+    with database.reading() as session:
+        results = _results(session, project_id, name)
+        everything = _published(session, project_id)
+        made_from = [item for item in everything if item.place == name]
+        of_it = [item for item in everything if item.model == name]
+        counts = _counts(session, project_id, [item.place for item in of_it] + [name])
+    if not results and not made_from and name not in counts:
+        raise NotFound("No job compressed this model.")
+    counts.pop(name, None)
+    return ModelReading(name, results, made_from, of_it, counts)
+
+
+def _results(session: Session, project_id: str, name: str) -> list[Result]:
+    query = (
+        select(Job.id, Job.name, Job.method, Job.created_at, Job.report)
+        .where(Job.project_id == project_id, Job.model == name, Job.state == "succeeded", Job.report.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(MAX_RESULTS)
+    )
+    return [
+        Result(
+            row.id, row.name, row.method, row.created_at, (row.report.get("sparsity") or {}).get("achieved"),
+            row.report.get("dense") or {}, row.report.get("compressed") or {},
+        )
+        for row in session.execute(query)
+    ]  # fmt: skip
+
+
+def _published(session: Session, project_id: str) -> list[Published]:
+    query = (
+        select(Publication.target, Job.id, Job.name, Job.model)
+        .join(Job, Job.id == Publication.job_id)
+        .where(Publication.project_id == project_id, Publication.state == "succeeded")
+        .order_by(Publication.id.desc())
+        .limit(MAX_PUBLISHED)
+    )
+    return [
+        Published(job_id, name, model_, str(target.get("kind")), _place(target))
+        for target, job_id, name, model_ in session.execute(query)
+    ]
+
+
+def _place(target: dict[str, Any]) -> str:
+    return str(target.get("repo") or target.get("uri") or target.get("name") or "")
+
+
+def _counts(session: Session, project_id: str, names: Sequence[str]) -> dict[str, int]:
+    query = select(Job.model, func.count()).where(Job.project_id == project_id, Job.model.in_(names))
+    return {name: count for name, count in session.execute(query.group_by(Job.model))}  # noqa: C416 - rows

@@ -1,0 +1,23 @@
+"""Which results nothing beats: as good in both measures and better in one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def unbeaten(costs: Sequence[tuple[float, float]]) -> list[bool]:
+    """Tell of each pair of costs, less is better, whether nothing beats it; equal pairs do not beat each other."""
+    marks = [False] * len(costs)
+    best_of_cheaper = math.inf
+    order = sorted(range(len(costs)), key=lambda index: costs[index])
+    start = 0
+    while start < len(order):
+        cost = costs[order[start]][0]
+        stop = next((at for at in range(start, len(order)) if costs[order[at]][0] != cost), len(order))
+        best = costs[order[start]][1]
+        for index in order[start:stop]:
+            marks[index] = costs[index][1] == best < best_of_cheaper
+        best_of_cheaper = min(best_of_cheaper, best)
+        start = stop
+    return marks

@@ -1,0 +1,88 @@
+"""What a page tells of one job: its phases over all attempts, its relatives, and its newest events and lines first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.db.job import Attempt, Event, Job
+from app.db.queries import jobs, reads
+from app.db.result import LogLine, PhaseRecord
+from app.db.session import Database
+from app.errors import NotFound
+
+MOST = 500
+"""Rows of one kind on one page."""
+_TURNS = ("job.phase_started", "job.phase_completed", "job.attempt_failed", "job.queued", "job.paused")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One phase in one attempt; the end is None while it lasts."""
+
+    attempt: int
+    phase: str
+    start: datetime
+    end: datetime | None
+    done: bool
+    """False for a phase that an attempt did not get to the end of."""
+
+
+@dataclass(frozen=True)
+class History:
+    """How a job got where it is, and what it belongs to."""
+
+    stretches: list[Stretch]
+    phases: Sequence[PhaseRecord]
+    attempts: Sequence[Attempt]
+    children: Sequence[Job]
+    """The jobs that it made, and those that took over its result."""
+
+
+def read(database: Database, project_id: str, job_id: str) -> History:
+    """Return the history of a job; raises NotFound."""
+    with database.reading() as session:
+        if jobs.get(session, project_id, job_id) is None:
+            raise NotFound
+        turns = reads.events_of(session, job_id, _TURNS, limit=MOST)
+        attempts = reads.attempts(session, job_id, after=0, limit=MOST)
+        return History(
+            _stretches(turns, attempts), reads.phases(session, job_id), attempts,
+            reads.children(session, project_id, job_id, limit=MOST),
+        )  # fmt: skip
+
+
+def events(database: Database, project_id: str, job_id: str, *, before: int | None, limit: int) -> Sequence[Event]:
+    """Return events of a job, newest first; raises NotFound."""
+    with database.reading() as session:
+        if jobs.get(session, project_id, job_id) is None:
+            raise NotFound
+        return reads.newest_events(session, job_id, before=before, limit=limit)
+
+
+def log(database: Database, project_id: str, job_id: str, *, before: str | None, limit: int) -> Sequence[LogLine]:
+    """Return log lines of a job, newest first; raises NotFound."""
+    with database.reading() as session:
+        if jobs.get(session, project_id, job_id) is None:
+            raise NotFound
+        return reads.newest_log_lines(session, job_id, before=before, limit=limit)
+
+
+def _stretches(turns: Sequence[Event], attempts: Sequence[Attempt]) -> list[Stretch]:
+    ends = {attempt.number: attempt.finished_at for attempt in attempts}
+    found: list[Stretch] = []
+    began: dict[tuple[int, str], datetime] = {}
+    for event in turns:
+        key = event.attempt, event.phase or ""
+        if event.type == "job.phase_started":
+            began[key] = event.time
+        elif event.type == "job.phase_completed" and key in began:
+            found.append(Stretch(*key, began.pop(key), event.time, done=True))
+    cut = [Stretch(*key, start, _end(ends, key[0], start), done=False) for key, start in began.items()]
+    return sorted([*found, *cut], key=lambda stretch: (stretch.attempt, stretch.start))
+
+
+def _end(ends: dict[int, datetime | None], attempt: int, start: datetime) -> datetime | None:
+    end = ends.get(attempt)
+    return None if end is None else max(end, start)

@@ -1,0 +1,39 @@
+"""Where to go on in the stream of all events, as a word that clients give back."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from app.db.job import Event
+from app.db.queries import feed
+from app.db.queries.feed import Position
+from app.db.session import Database
+from app.errors import InvalidCursor
+
+
+def of_event(event: Event) -> str:
+    """Return the mark behind an event."""
+    return _written(feed.place_of(event))
+
+
+def of_now(database: Database) -> str:
+    """Return the mark that every event still to come is behind."""
+    with database.reading() as session:
+        return _written(feed.now(session))
+
+
+def _written(position: Position) -> str:
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+
+
+def position_of(mark: str) -> Position:
+    """Return the place that a mark stands for; raises InvalidCursor."""
+    try:
+        number, job_id, seq = json.loads(base64.urlsafe_b64decode(mark + "=" * (-len(mark) % 4)))
+        place = Position(int(number), str(job_id), int(seq))
+    except (ValueError, TypeError):
+        raise InvalidCursor("This is no id of the stream of all events.") from None
+    if not (0 <= place.commit_number < 2**63 and 0 <= place.seq < 2**63):
+        raise InvalidCursor("This is no id of the stream of all events.")
+    return place

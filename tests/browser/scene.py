@@ -1,0 +1,287 @@
+"""A team's worth of jobs: every page of the portal has something to show, and nothing depends on the hour."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.actor import DEFAULT_PROJECT, LOCAL, acting
+from app.db.job import Job, Worker
+from app.db.publication import Publication
+from app.db.queries import events, tenancy
+from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
+from app.db.session import clock
+from app.db.tenancy import Project
+from app.db.webhook import WebhookDelivery
+from app.ids import new_id
+from app.services.hooks.evaluation import evaluate_next
+from tests.browser.site import Site
+from tests.fixtures import rows
+from tests.fixtures.hooks import deliver
+
+MODEL = "acme/llama-8m"
+DENSE = 31.83
+PHASES = ("fetching", "baseline", "calibrating", "pruning", "reconstructing", "retraining", "evaluating", "uploading")
+KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+         "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+
+
+@dataclass
+class Scene:
+    """The installation, and the ids of what stands in it."""
+
+    site: Site
+    ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """A name and an address for every page that there is to see."""
+        ids = self.ids
+        job = f"/portal/jobs/{ids['best']}"
+        return {
+            "jobs": "/portal/jobs", "jobs-none": "/portal/jobs?label=no=such", "new-job": "/portal/new-job",
+            "methods": "/portal/methods",
+            "job": job,
+            "job-layers": f"{job}/layers", "job-events": f"{job}/events", "job-log": f"{job}/log",
+            "job-files": f"{job}/files", "job-spec": f"{job}/spec", "job-running": f"/portal/jobs/{ids['running']}",
+            "job-failed": f"/portal/jobs/{ids['failed']}", "job-queued": f"/portal/jobs/{ids['queued']}",
+            "compare-pick": "/portal/compare",
+            "compare": f"/portal/compare?job={ids['best']}&job={ids['second']}&job={ids['third']}",
+            "sweeps": "/portal/sweeps", "sweep": f"/portal/sweeps/{ids['sweep']}",
+            "sweep-bytes": f"/portal/sweeps/{ids['sweep']}?x=packed_bytes", "models": "/portal/models",
+            "model": f"/portal/models/one?name={MODEL}", "webhooks": "/portal/webhooks",
+            "hooks": "/portal/hooks", "hook-source": f"/portal/hooks/sources/{ids['source']}",
+            "rule": f"/portal/hooks/rules/{ids['rule']}", "rule-new": "/portal/hooks/rules/new",
+            "deliveries": "/portal/hooks/deliveries", "delivery": f"/portal/hooks/deliveries/{ids['delivery']}",
+            "webhook": f"/portal/webhooks/{ids['endpoint']}", "workers": "/portal/workers", "usage": "/portal/usage",
+            "audit": "/portal/audit", "keys": "/portal/keys", "sign-in": "/portal/sign-in", "none": "/portal/none",
+        }  # fmt: skip
+
+
+def furnished(site: Site) -> Scene:
+    """Fill an empty installation."""
+    scene = Scene(site)
+    _sweep(scene)
+    _jobs(scene)
+    _webhooks(scene)
+    _hooks(scene)
+    _operations(scene)
+    return scene
+
+
+def _body(name: str, method: str, sparsity: float, **spec: Any) -> dict[str, Any]:
+    return {
+        "name": name, "source": {"kind": "huggingface", "repo": MODEL},
+        "spec": {"prune": {"method": method, "sparsity": sparsity}, **spec}, "reuse": "never",
+    }  # fmt: skip
+
+
+def report(perplexity: float, sparsity: float, seconds: float = 90.0) -> dict[str, Any]:
+    """A report as jobs of the reference model write it."""
+    nonzero = int(8_400_000 * (1 - 0.75 * sparsity))
+    dataset = {"kind": "builtin", "name": "python-docs", "split": "validation"}
+    length = {"dataset": dataset, "sequence_length": 256, "windows": 200, "dtype": "float32"}
+    return {
+        "dense": {"perplexity": {"python-docs": DENSE}, "parameters": 8_400_000, "bytes": 16_900_000,
+                  "macs_per_token": 6_300_000},
+        "compressed": {"perplexity": {"python-docs": perplexity}, "parameters": 8_400_000, "macs_per_token": 6_300_000,
+                       "nonzero_parameters": nonzero, "bytes": 16_900_000, "packed_bytes": 2 * nonzero + 800_000},
+        "phases": [
+            {"name": name, "seconds": seconds / len(PHASES), "peak_memory_bytes": 700_000_000, "perplexity": None}
+            for name in PHASES
+        ],
+        "sparsity": {"requested": sparsity, "achieved": sparsity, "scope": "pruned matrices"},
+        "trained_parameters": {"count": 598_016, "fraction": 0.071},
+        "protocol": {"perplexity": {"python-docs": length}, "packed_bytes": "an estimate"},
+        "gate": {"verdict": "accepted", "checks": [{"name": "max_relative_perplexity_increase", "limit": 0.5,
+                                                    "value": perplexity / DENSE - 1, "passed": True}]},
+        "environment": {"engine": "2", "device": "cpu", "torch": "2.13.0"},
+        "advice": ["Zeros alone make no file smaller: ask for output.format packed."], "warnings": [],
+    }  # fmt: skip
+
+
+NUMBERS = {
+    "magnitude": {0.5: 33.78, 0.6: 39.9, 0.7: 54.06}, "wanda": {0.5: 33.47, 0.6: 37.2, 0.7: 45.61},
+    "sparsegpt": {0.5: 32.48, 0.6: 33.4, 0.7: 35.50},
+}  # fmt: skip
+
+
+def _sweep(scene: Scene) -> None:
+    made = scene.site.post(
+        "/v1/sweeps",
+        {
+            "name": "how far without recovery",
+            "base": {"source": {"kind": "huggingface", "repo": MODEL}, "spec": {"prune": {"method": "wanda"}}},
+            "axes": {"/spec/prune/method": list(NUMBERS), "/spec/prune/sparsity": [0.5, 0.6, 0.7]},
+        },
+    )  # fmt: skip
+    scene.ids["sweep"] = made["id"]
+    for point in made["points"]:
+        method, sparsity = point["values"].values()
+        _finish(scene, point["job_id"], NUMBERS[method][sparsity], sparsity, seconds=40)
+
+
+def _jobs(scene: Scene) -> None:
+    recovery = {
+        "reconstruct": {"window": "submodule"}, "retrain": {"trainable": ["norms", "mask_lora"], "steps": 80},
+        "gate": {"max_relative_perplexity_increase": 0.5},
+    }  # fmt: skip
+    site = scene.site
+    for word, name, method, sparsity, perplexity in (
+        ("third", "wanda 50 %, recovered", "wanda", 0.5, 32.30),
+        ("second", "magnitude 70 %, recovered", "magnitude", 0.7, 34.90),
+        ("best", "wanda 70 %, recovered", "wanda", 0.7, 34.01),
+    ):  # fmt: skip
+        body = _body(name, method, sparsity, **recovery) | {"labels": {"team": "nlp", "stage": "release"}}
+        scene.ids[word] = site.post("/v1/jobs", body)["id"]
+        _finish(scene, scene.ids[word], perplexity, sparsity, seconds=262)
+        _fill(scene, scene.ids[word], sparsity, perplexity)
+    for word, name in (("failed", "mixtral, out of memory"), ("cancelled", "wrong data set"), ("paused", "after hours"),
+                       ("queued", "ria 2:4"), ("running", "wanda 60 %, all of it")):  # fmt: skip
+        scene.ids[word] = site.post("/v1/jobs", _body(name, "wanda", 0.6, **recovery))["id"]
+    site.post(f"/v1/jobs/{scene.ids['cancelled']}/cancel", {})
+    site.post(f"/v1/jobs/{scene.ids['paused']}/pause", {})
+    database = site.resources.database
+    rows.start(database, scene.ids["failed"])
+    rows.end(
+        database, scene.ids["failed"], "failed", phase="pruning",
+        error={"class": "host_oom", "retryable": False, "phase": "pruning", "module": "model.layers.3.mlp.down_proj",
+               "hint": "Use fewer calibration samples, or a machine with more memory.",
+               "message": "The child needed more than limits.max_host_memory_bytes.", "attempt": 1},
+    )  # fmt: skip
+    rows.start(database, scene.ids["running"], lease_seconds=10**6)
+    with database.unit_of_work() as session:
+        job = session.get_one(Job, scene.ids["running"])
+        job.phase, job.phase_current, job.phase_total, job.phase_unit = "reconstructing", 5, 16, "windows"
+        job.progress = 0.42
+        session.flush()
+        _phases(session, job, PHASES[:4], clock(session))
+
+
+def _finish(scene: Scene, job_id: str, perplexity: float, sparsity: float, *, seconds: float) -> None:
+    database = scene.site.resources.database
+    rows.start(database, job_id)
+    document = report(perplexity, sparsity, seconds)
+    rows.end(
+        database, job_id, "succeeded", report=document, gate=document["gate"], progress=1.0, phase="publishing",
+        running_seconds=seconds,
+    )  # fmt: skip
+
+
+def _fill(scene: Scene, job_id: str, sparsity: float, perplexity: float) -> None:
+    """Write what a whole run leaves behind."""
+    with scene.site.resources.database.unit_of_work() as session:
+        job, now = session.get_one(Job, job_id), clock(session)
+        of_job: dict[str, Any] = {"job_id": job.id, "project_id": job.project_id}
+        _phases(session, job, PHASES, now)
+        for position in range(8 * len(KINDS)):
+            block, kind = divmod(position, len(KINDS))
+            before = 0.1 + 0.03 * block + 0.02 * kind * sparsity
+            session.add(
+                LayerRow(
+                    **of_job, name=f"model.layers.{block}.{KINDS[kind]}", position=position, block=block,
+                    shape=[256, 256], pattern="unstructured", sparsity_requested=sparsity, sparsity_achieved=sparsity,
+                    error_before=before, error_after=before * (0.45 + 0.04 * kind), seconds=0.8,
+                )
+            )  # fmt: skip
+        for step in range(80):
+            loss = math.log(perplexity) + 0.35 * math.exp(-step / 14)
+            for name, value in (("retrain.loss", loss), ("retrain.perplexity", math.exp(loss))):
+                point = MetricPoint(
+                    **of_job, name=name, step=step, phase="retraining", attempt=1, value=value,
+                    time=now - timedelta(seconds=80 - step),
+                )  # fmt: skip
+                session.add(point)
+        session.add_all(
+            LogLine(**of_job, id=new_id("log"), attempt=1, time=now, level=level, text=text)
+            for level, text in (("info", "8 blocks, 56 matrices"), ("warning", "block 7 pruned with few tokens"))
+        )
+        session.add_all(
+            Artifact(
+                **of_job, id=new_id("art"), name=name, kind=kind, bytes=size, sha256=f"{size:064x}", key=f"k/{name}",
+                created_at=now,
+            )
+            for name, kind, size in (("model.safetensors", "model", 16_900_000), ("masks.safetensors", "mask", 795_000),
+                                     ("tokenizer.json", "tokenizer", 640_000), ("report.json", "report", 5_300),
+                                     ("README.md", "card", 2_100), ("manifest.json", "manifest", 1_900))
+        )  # fmt: skip
+        events.append(session, job, [("job.warning", {"text": "block 7 pruned with few tokens"})], now=now)
+
+
+def _phases(session: Session, job: Job, names: tuple[str, ...], now: datetime) -> None:
+    start = now - timedelta(seconds=30 * len(names))
+    for index, name in enumerate(names):
+        began = start + timedelta(seconds=30 * index)
+        session.add(
+            PhaseRecord(
+                job_id=job.id, project_id=job.project_id, name=name, attempt=1, started_at=began,
+                finished_at=began + timedelta(seconds=30), seconds=30.0, peak_memory_bytes=600_000_000 + 10**7 * index,
+                perplexity={"python-docs": 45.61} if name == "pruning" else None,
+            )
+        )  # fmt: skip
+
+
+def _webhooks(scene: Scene) -> None:
+    made = scene.site.post("/v1/webhook-endpoints", {"url": "https://ci.example.com/espalier", "description": "CI"})
+    scene.ids["endpoint"] = made["id"]
+    scene.site.post("/v1/webhook-endpoints", {"url": "https://chat.example.com/hook", "events": ["job.failed"]})
+    scene.site.post(f"/v1/webhook-endpoints/{made['id']}/test", {})
+    scene.site.post(f"/v1/jobs/{scene.ids['cancelled']}/retry", {})
+    scene.site.post(f"/v1/jobs/{scene.ids['cancelled']}/cancel", {})
+    with scene.site.resources.database.unit_of_work() as session:
+        time = clock(session).isoformat()
+        good = {"time": time, "status": 204, "seconds": 0.031, "error": None, "answer": ""}
+        bad = {"time": time, "status": 503, "seconds": 1.4, "error": "it answered 503", "answer": "try again later"}
+        for index, row in enumerate(session.scalars(select(WebhookDelivery)).all()):
+            row.state, row.log = ("failed", [bad, bad]) if index % 3 == 2 else ("delivered", [bad, good])
+            row.attempts = len(row.log)
+
+
+def _hooks(scene: Scene) -> None:
+    site = scene.site
+    source = site.post("/v1/hook-sources", {"name": "the Hub", "kind": "huggingface"})
+    site.post("/v1/hook-sources", {"name": "registry of the lab", "kind": "mlflow"})
+    rule = {
+        "name": "everything of org", "source_id": source["id"], "match": {"repo_glob": "org/*"},
+        "template": {"preset": "balanced", "publish": {"kind": "huggingface", "repo": "acme/{name}-sparse"}},
+    }  # fmt: skip
+    scene.ids |= {"source": source["id"], "rule": site.post("/v1/rules", rule)["id"]}
+    scene.ids["delivery"] = deliver(site.http, source["path"], source["secret"])
+    while evaluate_next(site.resources.database, site.resources.settings) is not None:
+        pass
+
+
+def _operations(scene: Scene) -> None:
+    site = scene.site
+    for name, scopes in (("ci", ["jobs:read", "jobs:write"]), ("notebook", ["jobs:read", "artifacts:read"])):
+        scene.ids[f"key-{name}"] = site.post("/v1/api-keys", {"name": name, "scopes": scopes})["id"]
+    site.http.delete(f"/v1/api-keys/{scene.ids['key-notebook']}")
+    with acting(LOCAL), site.resources.database.unit_of_work() as session:
+        now = clock(session)
+        session.get_one(Project, DEFAULT_PROJECT).max_gpu_seconds = 100 * 3600
+        for day in range(now.day):
+            at = now - timedelta(days=day)
+            tenancy.charge(session, DEFAULT_PROJECT, seconds=3600 * (1 + day % 5), gpu=True, now=at)
+            tenancy.charge(session, DEFAULT_PROJECT, seconds=1800 * (1 + day % 3), gpu=False, now=at)
+        for number, (state, job_id) in enumerate((("busy", scene.ids["running"]), ("idle", None), ("drained", None))):
+            session.add(
+                Worker(
+                    id=new_id("wrk"), worker_class="default", host=f"gpu-{number + 1}", pid=4000 + number,
+                    device="cuda", memory_bytes=80 * 2**30, engine_version="2", job_id=job_id,
+                    started_at=now - timedelta(hours=5),
+                    drain_requested_at=now if state == "drained" else None, seen_at=now + timedelta(days=1),
+                )
+            )  # fmt: skip
+        target = {"kind": "huggingface", "repo": "acme/llama-8m-sparse", "revision": "main", "private": True}
+        session.add(
+            Publication(
+                id=new_id("pub"), project_id=DEFAULT_PROJECT, job_id=scene.ids["best"], target=target,
+                state="succeeded", attempts=1, next_at=now, locked_until=None, reference="0f3c", error=None,
+                created_at=now, finished_at=now,
+            )
+        )  # fmt: skip

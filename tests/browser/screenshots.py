@@ -1,0 +1,67 @@
+"""`python -m tests.browser.screenshots [PAGE... | readme]`: every page, light and dark, wide and narrow, as pictures;
+`readme` takes those of the README instead."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.scene import Scene, furnished
+from tests.browser.site import serving
+from tests.browser.watch import chromium, launched, watching
+
+FOLDER = Path(__file__).resolve().parents[2] / "screenshots"
+WIDTHS = {"wide": 1280, "narrow": 390}
+
+
+def shoot(browser: Browser, scene: Scene, names: list[str]) -> int:
+    """Take the pictures of some pages, or of all."""
+    taken = 0
+    FOLDER.mkdir(exist_ok=True)
+    for scheme in ("light", "dark"):
+        for word, width in WIDTHS.items():
+            options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "reduced_motion": "reduce"}
+            with watching(browser, scene.site.url, **options) as watch:
+                watch.expected = ("404",)
+                for name, path in scene.pages.items():
+                    if names and name not in names:
+                        continue
+                    scene.site.resources.settings.host = "0.0.0.0" if name == "sign-in" else "127.0.0.1"
+                    page = watch.page(path)
+                    page.screenshot(path=FOLDER / f"{name}-{scheme}-{word}.png", full_page=True)
+                    taken += 1
+                    overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                    if overflow > 0:
+                        print(f"{name} is {overflow} pixels wider than its {word} window")  # noqa: T201
+                    page.close()
+    return taken
+
+
+def for_the_readme(browser: Browser, scene: Scene) -> int:
+    """Take the two small pictures that the README shows."""
+    pictures = {"jobs": "jobs", "front": "sweep"}
+    with watching(browser, scene.site.url, viewport={"width": 1100, "height": 620}, reduced_motion="reduce") as watch:
+        for name, path in pictures.items():
+            watch.page(scene.pages[path]).screenshot(path=FOLDER.parent / f"docs/portal-{name}.png")
+    return len(pictures)
+
+
+def main(names: list[str]) -> None:
+    """Furnish an installation, and photograph it."""
+    executable = chromium()
+    if executable is None:
+        sys.exit("no chromium: apt-get install chromium, or set ESPALIER_CHROMIUM")
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "home") as site:
+        scene = furnished(site)
+        with sync_playwright() as playwright:
+            browser = launched(playwright, executable)
+            taken = for_the_readme(browser, scene) if names == ["readme"] else shoot(browser, scene, names)
+            print(f"{taken} pictures")  # noqa: T201
+            browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,136 @@
+"""Every page: no serious finding of axe, no complaint, nothing from elsewhere, no wider than its window, and readable
+without JavaScript."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import select
+
+from app.db.hook import HookProposal
+from app.db.tenancy import ApiKey
+from app.services.hooks.evaluation import evaluate_next
+from tests.browser.scene import Scene
+from tests.browser.site import Site
+from tests.fixtures.hooks import deliver
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.browser.conftest import Watching
+
+
+def _findings(page: Page, **options: Any) -> list[str]:
+    """What axe calls serious or critical."""
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 - needs the extra
+
+    found = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
+    return [
+        f"{item['id']}: {node['html'][:160]} ({node['failureSummary'][:200]})"
+        for item in found
+        if item["impact"] in {"serious", "critical"}
+        for node in item["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_quiet_and_open_to_everybody(scene: Scene, watching: Watching, scheme: str) -> None:
+    findings: dict[str, list[str]] = {}
+    # The dark scheme changes colours and nothing else.
+    options = {} if scheme == "light" else {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+    with watching(scene.site.url, color_scheme=scheme, reduced_motion="reduce") as watch:
+        watch.expected = ("404",)
+        page = watch.page("/portal/jobs")
+        for name, path in scene.pages.items():
+            page.goto(scene.site.url + path)
+            if found := _findings(page, **options):
+                findings[name] = found
+    assert findings == {}
+
+
+def test_pages_fit_a_narrow_window(scene: Scene, watching: Watching) -> None:
+    wider = {}
+    with watching(scene.site.url, viewport={"width": 390, "height": 844}) as watch:
+        watch.expected = ("404",)
+        page = watch.page("/portal/jobs")
+        for name, path in scene.pages.items():
+            page.goto(scene.site.url + path)
+            overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            if overflow > 0:
+                wider[name] = overflow
+    assert wider == {}
+
+
+def test_pages_read_without_javascript(scene: Scene, watching: Watching) -> None:
+    with watching(scene.site.url, java_script_enabled=False) as watch:
+        watch.expected = ("404",)
+        page = watch.page("/portal/jobs")
+        for path in scene.pages.values():
+            page.goto(scene.site.url + path)
+            assert len(page.inner_text("main")) > 20, path
+        page.goto(f"{scene.site.url}/portal/jobs/{scene.ids['best']}")
+        assert "34.01" in page.inner_text("main")
+        page.goto(f"{scene.site.url}/portal/sweeps/{scene.ids['sweep']}")
+        page.click("text=Bytes, packed")
+        assert page.get_attribute("nav.tabs a[aria-current]", "href").endswith("x=packed_bytes&metric=python-docs")
+        assert page.locator("svg.drawing a").count() == 9
+
+
+def test_forms_work_without_javascript(site: Site, watching: Watching) -> None:
+    with watching(site.url, java_script_enabled=False) as watch:
+        page = watch.page("/portal/keys")
+        page.fill("#key-name", "without a script")
+        page.check("input[value='jobs:read']")
+        page.click("text=Make the key")
+        assert page.inner_text("#new-key").startswith("esp_")
+    with site.resources.database.reading() as session:
+        assert session.scalars(select(ApiKey)).one().name == "without a script"
+
+
+def test_eight_tabs_hear_of_a_job_at_once(site: Site, watching: Watching) -> None:
+    with watching(site.url) as watch:
+        tabs = [watch.page("/portal/jobs") for _ in range(8)]
+        for tab in tabs:
+            tab.wait_for_selector("html[data-live]")
+        lives = [tab.get_attribute("html", "data-live") for tab in tabs]
+        assert lives.count("stream") == 4, "a browser opens six connections to one server, so four hold a stream"
+        assert lives.count("poll") == 4, "and the others look by themselves"
+        site.post(
+            "/v1/jobs",
+            {"name": "heard of", "source": {"kind": "huggingface", "repo": "org/model"},
+             "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}}},
+        )  # fmt: skip
+        for tab in tabs:
+            tab.wait_for_selector("text=heard of", timeout=60_000)
+        tabs[0].close()
+        late = watch.page("/portal/jobs")
+        late.wait_for_selector("html[data-live]")
+        assert late.is_visible("text=heard of")
+
+
+def test_a_hook_becomes_a_proposal_that_a_click_makes_a_job(site: Site, watching: Watching) -> None:
+    with watching(site.url) as watch:
+        page = watch.page("/portal/hooks")
+        page.fill("#name", "the Hub")
+        page.select_option("#kind", "huggingface")
+        page.click("text=Make the source")
+        secret, address = page.inner_text("#secret"), page.inner_text("#address")
+        page.click("text=Make a rule for it")
+        page.fill("#name", "everything of org")
+        page.fill("#repo_glob", "org/*")
+        page.click("text=Make the rule")
+        assert "everything of org" in page.inner_text("h1")
+        deliver(site.http, address, secret)
+        while evaluate_next(site.resources.database, site.resources.settings) is not None:
+            pass
+        page.goto(f"{site.url}/portal/hooks")
+        assert "Waiting for you" in page.inner_text("main")
+        page.click("button:has-text('Approve')")
+        page.wait_for_url(re.compile(r"/portal/jobs/job_"))
+        assert "org/" in page.inner_text("main")
+        job = page.url.rpartition("/")[2]
+    with site.resources.database.reading() as session:
+        row = session.scalars(select(HookProposal)).one()
+    assert (row.state, row.job_id) == ("approved", job)
