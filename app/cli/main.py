@@ -9,10 +9,10 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, planning, processes, run
+from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, planning, processes, run, uploading
 from app.cli.output import err, print_problem
 from app.cli.spec_file import SpecFileError
-from app.client import BadDownload, ServiceError, Unreachable
+from app.client import BadDownload, NothingToUpload, ServiceError, Unreachable
 
 app = typer.Typer(
     name="espalier",
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 for verb in (
     demo.demo, processes.serve, processes.worker, processes.reconciler, processes.migrate, configuration.settings,
-    jobs.submit, planning.plan, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, run.run,
+    jobs.submit, planning.plan, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, uploading.upload, run.run,
     actions.cancel, actions.pause,
     actions.resume, actions.retry, actions.clone, actions.delete, fleet.queues, fleet.workers, fleet.drain,
     artifact.unpack, artifact.inspect,
@@ -53,6 +53,6 @@ def main() -> None:
         err.print(f"[bold red]unreachable[/]: {escape(str(error))}")
         err.print("  hint: start one with `espalier serve`, or set ESPALIER_URL")
         sys.exit(1)
-    except (BadDownload, RuntimeError, OSError) as error:
+    except (BadDownload, NothingToUpload, RuntimeError, OSError) as error:
         err.print(f"[bold red]error[/]: {escape(str(error))}")
         sys.exit(1)

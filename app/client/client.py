@@ -12,8 +12,10 @@ from typing import Any, Self
 import httpx
 from ulid import ULID
 
+from app.client.hooks import Hooks
 from app.client.models import ENDINGS, Artifact, Event, Job, Queue, Worker
 from app.client.transport import ATTEMPTS, BUSY, BadDownload, ServiceError, Transport, delay
+from app.client.uploads import Uploader
 
 PAGE = 200
 CHUNK_BYTES = 2**20
@@ -33,6 +35,7 @@ class Client:
     ) -> None:
         self._transport = Transport(url, api_key=api_key, transport=transport, sleep=sleep)
         self._call, self._sleep = self._transport.call, sleep
+        self.hooks = Hooks(self._transport.call, self._pages)
 
     def __enter__(self) -> Self:
         return self
@@ -159,6 +162,16 @@ class Client:
             if len(events) < PAGE:
                 self._sleep(poll_seconds)
 
+    def upload(
+        self, path: Path, *, name: str = "", sent: Callable[[int, int], None] = lambda _there, _total: None
+    ) -> dict[str, Any]:
+        """Send a model folder or a text file, or what is missing of it, and return the complete upload.
+
+        Its id is a source (`{"kind": "upload", "upload_id": ...}`) or a data set; a folder that was sent within a day
+        is found again. `sent` hears how many bytes of how many are there.
+        """
+        return Uploader(self._transport, path, name=name).run(sent)
+
     def download(self, artifact: Artifact, folder: Path) -> Path:
         """Fetch one file into a folder, going on where an earlier try was cut; its sha256 is checked."""
         name = PurePosixPath(artifact.name)
@@ -200,10 +213,10 @@ class Client:
             if error.status != RANGE_ENDED:  # nothing is left to fetch, or the part is not of this file
                 raise
 
-    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, path: str, filters: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
         cursor: str | None = None
         while True:
-            params = {"limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
+            params = {"limit": str(PAGE), **(filters or {})} | ({"cursor": cursor} if cursor else {})
             page = self._call("GET", path, params=params)
             yield from page["items"]
             cursor = page.get("next_cursor")

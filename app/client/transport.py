@@ -69,11 +69,12 @@ class Transport:
         json: object = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        once: bool = False,
     ) -> dict[str, Any]:
-        """Send one request that is safe to send again, and again while the service is away or busy."""
+        """Send one request that is safe to send again, and again while the service is away or busy; or `once`."""
         lost = False
         for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
+            last = once or attempt == ATTEMPTS - 1
             try:
                 answer = self.http.request(method, path, json=json, params=params, headers=headers)
             except httpx.TransportError as error:

@@ -76,4 +76,4 @@ def service(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("ESPALIER_URL", f"http://127.0.0.1:{port}")
     yield settings
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)

@@ -1,0 +1,31 @@
+"""The verb that sends models and texts from this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from app.cli.jobs import connect
+from app.cli.output import Json, err, out, print_json
+
+
+def upload(
+    path: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="A model's folder, or one *.txt or *.jsonl file.")],
+    name: Annotated[str, typer.Option(help="For people; default: the name of the folder or file.")] = "",
+    json: Json = False,
+) -> None:
+    """Send a model or a text and print its id; a second call goes on where the first was cut."""
+    bar = Progress(
+        BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=err, transient=True,
+        disable=json or not err.is_terminal,
+    )  # fmt: skip
+    with connect() as client, bar:
+        task = bar.add_task("upload", total=None)
+        found = client.upload(path, name=name, sent=lambda there, total: bar.update(task, completed=there, total=total))
+    if json:
+        print_json(found)
+    else:
+        out.print(found["id"])
