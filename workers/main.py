@@ -19,6 +19,7 @@ from app.logs import setup_logs
 from app.queue import make_celery, queue_name
 from app.settings import get_settings
 from app.storage.open import open_store
+from app.tracing import setup_traces
 from workers.runs.attempt import Services
 from workers.runs.process import Commands
 from workers.runs.slot import Slot
@@ -36,6 +37,7 @@ class WorkerProcess:
     def __init__(self, *, commands: Commands | None = None, worker_class: str = "default") -> None:
         settings = get_settings()
         setup_logs(settings)
+        setup_traces(settings, "espalier-worker")
         self.worker_class = worker_class
         self.celery = make_celery(settings)
         services = Services(Database(settings.database), open_store(settings), settings, commands or Commands())

@@ -43,8 +43,15 @@ class FetchRequest(Message):
     roots: list[str] = []
     hf_endpoint: str | None = None
     hf_token: str | None = None
+    refuse_outputs: bool = False
+    """A rule made the job: the source must not be an output of ours."""
     uploads: dict[str, Any] = {}
     """Id of an upload -> its files and the URLs of their parts, which need no credentials."""
+    mlflow: dict[str, str] = {}
+    """Of an `mlflow` source: the server's `tracking_uri`, and the login."""
+    s3: dict[str, str] = {}
+    """Of an `s3` source: the project's own keys."""
+    s3_endpoint_url: str | None = None
 
 
 class ComputeRequest(Message):
@@ -88,6 +95,9 @@ class PublishRequest(Message):
     files: list[PublicFile]
     workspace: str
     credentials: dict[str, str]
+    """For MLflow also the server's `tracking_uri`."""
+    lineage: dict[str, str] = {}
+    """What became what: job, source, source_version, source_revision, spec_hash, work_hash."""
     hf_endpoint: str | None = None
     s3_endpoint_url: str | None = None
 

@@ -20,9 +20,11 @@ from app.queue import Doorbell, make_celery
 from app.settings import get_settings
 from app.storage.open import open_store
 from workers.runs.deliver import Dispatcher
+from workers.runs.hooks import Evaluator
 from workers.runs.keeper import OUTAGE
 from workers.runs.publications import Publisher
 from workers.runs.reconcile import Reconciler
+from workers.runs.registries import RegistrySweep
 
 SWEEP_SECONDS = 1.0
 _ADVISORY_LOCK = 7306577255
@@ -120,9 +122,18 @@ def main() -> None:
         target=Publisher(database, open_store(settings), settings).run, args=(stop,), name="publisher", daemon=True
     )
     publisher.start()
+    doorbell = Doorbell(make_celery(settings))
+    evaluator = threading.Thread(
+        target=Evaluator(database, doorbell, settings).run, args=(stop,), name="hooks", daemon=True
+    )
+    evaluator.start()
+    registries = threading.Thread(
+        target=RegistrySweep(database, settings).run, args=(stop,), name="registries", daemon=True
+    )
+    registries.start()
     log.info("reconciler started")
     reconciler = Reconciler(
-        database, open_store(settings), Doorbell(make_celery(settings)),
+        database, open_store(settings), doorbell,
         settings=settings, phase_store_max_bytes=settings.phase_store_max_bytes,
     )  # fmt: skip
     reconcile(reconciler, lead, stop)

@@ -22,6 +22,7 @@ import structlog
 from app.db.migrate import run_migrations
 from app.logs import setup_logs
 from app.settings import Settings, get_settings
+from app.tracing import setup_traces
 from workers.leash import leashed
 from workers.runs.process import ROOT
 
@@ -140,6 +141,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = get_settings()
     setup_logs(settings)
+    setup_traces(settings, "espalier-serve")  # refused here, not by each of the processes
     settings.home.mkdir(parents=True, exist_ok=True)
     try:
         service = Service(settings)

@@ -14,11 +14,11 @@ from workers.runs.process import ROOT
 PARENT = """
 import subprocess, sys, time
 from workers.leash import leashed
-child = subprocess.Popen(leashed([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]),
+child = subprocess.Popen(leashed([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]),
                          start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 LISTEN = "import socket; print({name for _, name in socket.if_nameindex()} <= {'lo'})"
 
@@ -30,7 +30,7 @@ def test_a_leashed_process_dies_with_its_parent() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    _, alive = psutil.wait_procs([child], timeout=5)
+    _, alive = psutil.wait_procs([child], timeout=60)
     assert alive == []
 
 

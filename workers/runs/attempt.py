@@ -41,7 +41,7 @@ from workers.messages import (
     StoredCheckpoint,
     Warned,
 )  # fmt: skip
-from workers.runs import endings, publications, publish, search
+from workers.runs import endings, publications, publish, search, split
 from workers.runs.checkpoints import Uploader, job_prefix, restore
 from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, as_sent, from_exception, silent, source_changed
@@ -116,6 +116,7 @@ class _Attempt:
                 model, revision, spec = self._fetch()
                 self._reuse.check(last=True)
                 search.go_on(spec, self._family.children)
+                split.go_on(spec, self._resolved, self._family.children)
                 done = self._compute(model, revision, spec)
                 keys = self._upload(done)
                 published = [] if rejected(done.gate) else self._publish(done, spec)
@@ -146,8 +147,9 @@ class _Attempt:
         log.info("attempt ended", state=state)
 
     def close(self) -> None:
-        """Stop the thread of the uploads."""
+        """Stop the thread of the uploads, and end the last span."""
         self._uploader.close()
+        self._recorder.spans.end()
 
     def _failed(self, error: ErrorInfo) -> Ending:
         error = as_sent(error, self._job.request)
@@ -274,9 +276,11 @@ class _Attempt:
 
     def _publish(self, done: Done, spec: CompressionSpec) -> list[Published]:
         """Send the result to every target of the spec, one after the other."""
-        services = self._services
+        assert self._resolved is not None
         files = publications.local_files(self._workspace / "artifact", done.files)
-        todo = publications.requests(services.database, services.settings, self._job, spec, files, self._workspace)
+        lineage = publications.lineage_of(self._job, self._resolved, self._reuse.work_hash)
+        database, settings = self._services.database, self._services.settings
+        todo = publications.requests(database, settings, self._job, spec, files, self._workspace, lineage=lineage)
         return publications.in_run(todo, self._recorder, lambda one: self._supervise("publish", one))
 
     def _discard(self, keys: list[str]) -> None:

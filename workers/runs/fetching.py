@@ -11,7 +11,7 @@ from app.services import credentials, uploads
 from app.services.admission import uploads_of
 from app.settings import Settings
 from app.specs.job import JobRequest
-from app.specs.source import HuggingFaceSource
+from app.specs.source import HuggingFaceSource, MlflowSource, S3Source
 from app.storage.base import ObjectStore
 from workers.messages import FetchRequest
 
@@ -26,6 +26,8 @@ def fetch_request(
     source = request.source
     if job.resolved_revision and isinstance(source, HuggingFaceSource):
         source = source.model_copy(update={"revision": job.resolved_revision})
+    if job.resolved_revision and isinstance(source, MlflowSource):  # the alias may point elsewhere by now
+        source = source.model_copy(update={"version": job.resolved_revision.partition("-")[0], "alias": None})
     own = credentials.opened(database, settings, job.project_id, "huggingface").get("token")
     shared = settings.hf_token.get_secret_value() if settings.hf_token else None
     return FetchRequest(
@@ -33,6 +35,10 @@ def fetch_request(
         cache_max_bytes=settings.cache_max_bytes, workspace=str(workspace),
         roots=[str(root) for root in settings.roots], hf_endpoint=settings.hf_endpoint, hf_token=own or shared,
         uploads=_uploads(database, store, job.project_id, request),
+        refuse_outputs=job.initiator.get("type") == "hook",
+        mlflow=credentials.mlflow_login(database, settings, job.project_id) if isinstance(source, MlflowSource) else {},
+        s3=credentials.opened(database, settings, job.project_id, "s3") if isinstance(source, S3Source) else {},
+        s3_endpoint_url=settings.publish_s3_endpoint_url,
     )  # fmt: skip
 
 

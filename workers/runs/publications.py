@@ -19,6 +19,7 @@ from app.db.session import Database
 from app.errors import StorageError
 from app.services import credentials, publications
 from app.settings import Settings
+from app.specs.base import fingerprint
 from app.specs.job import CompressionSpec
 from app.storage.base import ObjectStore
 from workers.messages import (
@@ -31,6 +32,7 @@ from workers.messages import (
     PublicFile,
     Published,
     PublishRequest,
+    Resolved,
 )  # fmt: skip
 from workers.runs.failures import from_exit
 from workers.runs.keeper import OUTAGE
@@ -47,24 +49,46 @@ log = structlog.get_logger(__name__)
 
 
 def requests(
-    database: Database, settings: Settings, job: Job, spec: CompressionSpec, files: list[PublicFile], workspace: Path
-) -> list[PublishRequest]:
+    database: Database, settings: Settings, job: Job, spec: CompressionSpec, files: list[PublicFile], workspace: Path,
+    *, lineage: dict[str, str],
+) -> list[PublishRequest]:  # fmt: skip
     """Return what the publisher is to do for the targets that a job's spec names."""
-    targets = [target.model_dump(mode="json") for target in spec.output.publish]
-    return [request(database, settings, job, target, files, workspace) for target in targets]
+    targets = [publications.at_home(target.model_dump(mode="json"), job) for target in spec.output.publish]
+    return [request(database, settings, job, target, files, workspace, lineage=lineage) for target in targets]
 
 
 def request(
-    database: Database, settings: Settings, job: Job, target: dict[str, Any], files: list[PublicFile], workspace: Path
-) -> PublishRequest:
-    """Return what the publisher is told, with the project's own credentials and nobody else's."""
+    database: Database, settings: Settings, job: Job, target: dict[str, Any], files: list[PublicFile], workspace: Path,
+    *, lineage: dict[str, str],
+) -> PublishRequest:  # fmt: skip
+    """Return what the publisher is told, with the project's own credentials for this one target."""
+    kind = target["kind"]
+    own = (
+        credentials.mlflow_login(database, settings, job.project_id)
+        if kind == "mlflow"
+        else credentials.opened(database, settings, job.project_id, kind)
+    )
     return PublishRequest.model_validate(
         {
             "job_id": job.id, "target": target, "files": files, "workspace": str(workspace),
-            "credentials": credentials.opened(database, settings, job.project_id, target["kind"]),
-            "hf_endpoint": settings.hf_endpoint, "s3_endpoint_url": settings.publish_s3_endpoint_url,
+            "credentials": own, "lineage": lineage, "hf_endpoint": settings.hf_endpoint,
+            "s3_endpoint_url": settings.publish_s3_endpoint_url,
         }
     )  # fmt: skip
+
+
+def lineage_of(job: Job, resolved: Resolved | None = None, work_hash: str | None = None) -> dict[str, str]:
+    """Say what became what, in the words of tags; of a job that still runs, its row does not know all of it yet."""
+    revision, spec = (resolved.revision, resolved.spec) if resolved else (job.resolved_revision, job.resolved_spec)
+    source = job.request["source"]
+    place = source.get("name") or source.get("repo") or source.get("uri") or job.model
+    version = (revision or "").partition("-")[0] if source["kind"] == "mlflow" else revision
+    told = {
+        "source": f"{source['kind']}:{place}", "source_version": version, "source_revision": revision,
+        "spec_hash": fingerprint(spec) if spec else None, "work_hash": work_hash or job.work_hash,
+        "engine_version": job.engine_version,
+    }  # fmt: skip
+    return {key: value for key, value in told.items() if value}
 
 
 def local_files(folder: Path, files: Sequence[ArtifactFile]) -> list[PublicFile]:
@@ -149,7 +173,10 @@ class Publisher:
             return _failure("The job has no files any more.", retryable=False)
         self._settings.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="publish-", dir=self._settings.scratch) as folder:
-            told = request(self._database, self._settings, job, row.target, files, Path(folder))
+            told = request(
+                self._database, self._settings, job, row.target, files, Path(folder),
+                lineage=lineage_of(job),
+            )  # fmt: skip
             return self._follow(row.id, told, Path(folder), stopping)
 
     def _follow(

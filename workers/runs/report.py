@@ -21,6 +21,7 @@ from app.db.session import Database, clock
 from app.ids import new_id
 from app.services import known
 from app.specs.lifecycle import Phase
+from app.tracing import Phases
 from workers.messages import (
     AnyMessage,
     Layer,
@@ -79,6 +80,7 @@ class Recorder:
         self._mark: str | None = None
         """Of the newest write whose commit is not known of, and how many messages it held."""
         self._marked = 0
+        self.spans = Phases()
         self.phase: Phase | None = None
         """The phase that the attempt is in, for its errors."""
 
@@ -87,6 +89,7 @@ class Recorder:
         for message in messages:
             if isinstance(message, PhaseStarted):
                 self.phase = message.phase
+                self.spans.begin(message.phase)
             if isinstance(message, Resolved):
                 self._spec = message.spec
         self._waiting.extend(messages)

@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
+from app.db.hook import HookDelivery
 from app.db.job import Event, Job
 from app.db.result import Artifact, LogLine
 from app.db.session import Database, clock
@@ -44,7 +45,10 @@ def _forget(database: Database, name: str, days: float) -> int:
         before = clock(session) - timedelta(days=days)
         if name == "deliveries":
             done = WebhookDelivery.state != "pending"
-            return _deleted(session, WebhookDelivery, done, WebhookDelivery.created_at < before)
+            came = HookDelivery.state != "pending", HookDelivery.received_at < before
+            return _deleted(session, WebhookDelivery, done, WebhookDelivery.created_at < before) + _deleted(
+                session, HookDelivery, *came
+            )
         if name == "audit_events":
             return _deleted(session, AuditEvent, AuditEvent.time < before)
         table = {"artifacts": Artifact, "events": Event, "log_lines": LogLine}[name]

@@ -9,6 +9,7 @@ import time
 
 import structlog
 
+from app import tracing
 from app.db.job import Job
 from app.db.queries import leases, workers
 from app.db.queries.leases import WorkerIdentity
@@ -82,7 +83,8 @@ class Slot:
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
             log.info("job claimed", fence=job.fence)
             try:
-                run_attempt(self._services, job, self.identity, self._draining)
+                with tracing.span("attempt", job.traceparent, job_id=job.id, attempt=job.attempt):
+                    run_attempt(self._services, job, self.identity, self._draining)
             except Exception:  # a fault of ours must not end the slot; the lease runs out and the attempt is charged
                 log.exception("the attempt broke")
                 time.sleep(1)
@@ -92,12 +94,15 @@ class Slot:
         with self._services.database.unit_of_work() as session:
             if not self._registered:
                 leases.register(session, self.identity)
-            elif workers.drain_requested(session, self.identity.id):
-                self._draining.set()
             job = None
+            began = time.time_ns()
             if not self._draining.is_set():
                 job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
+            if job is not None:
+                tracing.note("claim", job.traceparent, since=began, job_id=job.id, worker_id=self.identity.id)
             if job is None:
                 leases.seen(session, self.identity.id, job_id=None)
+                if workers.drain_requested(session, self.identity.id):
+                    self._draining.set()
         self._registered = True
         return job

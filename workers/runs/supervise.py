@@ -53,8 +53,8 @@ def supervise(
         status = child.returncode
         child.close()
     keeper.check()
-    if isinstance(result, Spread):
-        _store_all(keeper, recorder, uploader)  # children start from these files
+    if isinstance(result, Spread | Done):
+        _store_all(keeper, recorder, uploader)  # other jobs start from these files
     if isinstance(result, Done | Spread | Fetched | Published):
         return result
     _keep_what_is_done(keeper, recorder, uploader)

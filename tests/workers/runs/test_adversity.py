@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +21,7 @@ from sqlalchemy.orm import Session
 from app.db.result import Artifact, LogLine
 from app.storage.s3 import S3Store
 from tests.fixtures.processes import running
-from tests.fixtures.runs import LEASE_SECONDS, Bench
+from tests.fixtures.runs import Bench
 from workers.runs.slot import Slot
 
 
@@ -34,18 +33,18 @@ def test_a_database_out_of_reach_for_longer_than_the_lease_ends_the_child(
     sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = sqlite_bench
-    job_id = bench.add("slow")
+    settings = bench.settings.model_copy(update={"lease_seconds": 3.0})
+    bench.services = replace(bench.services, settings=settings)
+    job_id = bench.add("endless")
     thread = threading.Thread(target=Slot(bench.services).work_once)
     thread.start()
     bench.wait_for_event(job_id, "job.layer_completed")
     real = bench.database.engine.pool
-    away = time.monotonic()
     with monkeypatch.context() as patch:
         patch.setattr(bench.database, "unit_of_work", _unreachable)
         patch.setattr(bench.database, "reading", _unreachable)
-        thread.join(10)
+        thread.join(60)
     assert not thread.is_alive()
-    assert LEASE_SECONDS / 2 < time.monotonic() - away < LEASE_SECONDS + 0.5
     assert _children() == []
     assert bench.database.engine.pool is real
     assert bench.job(job_id).state == "running"  # until the reconciler finds it
@@ -63,11 +62,17 @@ def test_a_short_outage_is_ridden_out(sqlite_bench: Bench, monkeypatch: pytest.M
     thread = threading.Thread(target=Slot(bench.services).work_once)
     thread.start()
     bench.wait_for_event(job_id, "job.layer_completed")
+    tried = threading.Event()
+
+    def unreachable() -> None:
+        tried.set()
+        _unreachable()
+
     with monkeypatch.context() as patch:
-        patch.setattr(bench.database, "unit_of_work", _unreachable)
-        patch.setattr(bench.database, "reading", _unreachable)
-        time.sleep(LEASE_SECONDS / 3)
-    thread.join(30)
+        patch.setattr(bench.database, "unit_of_work", unreachable)
+        patch.setattr(bench.database, "reading", unreachable)
+        assert tried.wait(60)
+    thread.join(60)
     assert bench.job(job_id).state == "succeeded"
     assert [event.type for event in bench.events(job_id)].count("job.layer_completed") == 30
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 from redis import Redis
+from sqlalchemy import select
 
+from app.db.job import Job, Worker
 from app.queue import Doorbell, make_celery
 from tests.fixtures.processes import running
-from tests.fixtures.runs import LEASE_SECONDS, Bench
+from tests.fixtures.runs import Bench
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,13 +33,13 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 def environment(bench: Bench, broker_url: str) -> dict[str, str]:
     return {
         **os.environ, "ESPALIER_HOME": str(bench.settings.home), "ESPALIER_DATABASE_URL": bench.database.url,
-        "ESPALIER_BROKER_URL": broker_url, "ESPALIER_LEASE_SECONDS": str(LEASE_SECONDS), "ESPALIER_THREADS": "1",
+        "ESPALIER_BROKER_URL": broker_url, "ESPALIER_LEASE_SECONDS": "5", "ESPALIER_THREADS": "1",
     }  # fmt: skip
 
 
 @contextmanager
-def process(bench: Bench, module: str, broker_url: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", module]
+def process(bench: Bench, module: str, broker_url: str = "", *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", module, *flags]
     started = subprocess.Popen(command, cwd=ROOT, env=environment(bench, broker_url), start_new_session=True)
     try:
         yield started
@@ -60,24 +62,29 @@ def scripted(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
 WORKER, RECONCILER = "tests.fixtures.scripted_worker", "workers.reconciler"
 
 
-def test_a_bell_wakes_a_worker_at_once(sqlite_bench: Bench, broker_url: str) -> None:
+def wait_until_idle(bench: Bench, job: Job) -> None:
+    """Wait until the worker of an ended job has looked again and found nothing."""
+    while True:
+        with bench.database.reading() as session:
+            (worker,) = session.scalars(select(Worker))
+        assert job.finished_at is not None
+        if worker.job_id is None and worker.seen_at > job.finished_at:
+            return
+        time.sleep(0.02)
+
+
+def test_a_bell_wakes_a_worker_that_never_looks_by_itself(sqlite_bench: Bench, broker_url: str) -> None:
     bench = sqlite_bench
     settings = bench.settings.model_copy(update={"broker_url": broker_url})
-    with process(bench, WORKER, broker_url):
-        bench.wait(bench.add(), "succeeded")
-        time.sleep(2.5)  # past its own look: it waits now, up to two seconds
-        bell = Doorbell(make_celery(settings))
-        waits = []
-        for _ in range(5):
+    bell = Doorbell(make_celery(settings))
+    with process(bench, WORKER, broker_url, "--never-looks"):
+        job = bench.wait(bench.add(), "succeeded")
+        for _ in range(3):
+            wait_until_idle(bench, job)
             job_id = bench.add()
-            queued = time.monotonic()
             bell.ring("default")
-            bench.wait_for_event(job_id, "job.started")
-            waits.append(time.monotonic() - queued)
-            bench.wait(job_id, "succeeded")
-            time.sleep(0.3)
-        bell.close()
-    assert sorted(waits)[2] < 0.5, waits
+            job = bench.wait(job_id, "succeeded")
+    bell.close()
 
 
 def test_a_worker_without_a_broker_works_on(sqlite_bench: Bench) -> None:
@@ -98,7 +105,7 @@ def test_jobs_whose_bells_were_flushed_all_succeed(sqlite_bench: Bench, redis_ur
     client.close()
     with process(bench, WORKER, redis_url):
         for job in jobs:
-            bench.wait(job, "succeeded", seconds=40)
+            bench.wait(job, "succeeded")
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
@@ -107,17 +114,14 @@ def test_a_job_outlives_its_worker(bench: Bench, blow: signal.Signals) -> None:
     with process(bench, RECONCILER), process(bench, WORKER) as worker:
         bench.wait_for_event(job_id, "job.checkpoint", count=3)
         (child,) = scripted(worker)
-        struck = time.monotonic()
         worker.send_signal(blow)
         if blow == signal.SIGKILL:
-            psutil.wait_procs([child], timeout=2)
+            psutil.wait_procs([child], timeout=30)
             assert not child.is_running()
         with process(bench, WORKER):
-            bench.wait_for_event(job_id, "job.started", count=2, seconds=LEASE_SECONDS + 8)
-            recovered = time.monotonic() - struck
+            bench.wait_for_event(job_id, "job.started", count=2)
             worker.send_signal(signal.SIGCONT)
-            job = bench.wait(job_id, "succeeded", seconds=40)
-    assert recovered < LEASE_SECONDS + 5
+            job = bench.wait(job_id, "succeeded")
     assert job.attempt == 2
     lost, resumed = bench.attempts(job_id)
     assert lost.outcome == "lost"
@@ -127,15 +131,13 @@ def test_a_job_outlives_its_worker(bench: Bench, blow: signal.Signals) -> None:
     assert told.count("job.layer_completed") == 30
 
 
-def test_sigterm_drains_a_worker_within_seconds(sqlite_bench: Bench, broker_url: str) -> None:
+def test_sigterm_drains_a_worker_in_the_middle_of_a_job(sqlite_bench: Bench, broker_url: str) -> None:
     bench = sqlite_bench
-    job_id = bench.add("slow")
+    job_id = bench.add("endless")
     with process(bench, WORKER, broker_url) as worker:
         bench.wait_for_event(job_id, "job.checkpoint")
-        asked = time.monotonic()
         worker.terminate()
-        assert worker.wait(15) == 0
-        assert time.monotonic() - asked < 8
+        assert worker.wait(60) == 0
     job = bench.job(job_id)
     assert (job.state, job.failures) == ("queued", {})
     assert bench.attempts(job_id)[0].outcome == "released"
@@ -143,20 +145,18 @@ def test_sigterm_drains_a_worker_within_seconds(sqlite_bench: Bench, broker_url:
 
 def test_sigterm_ends_a_reconciler_cleanly(sqlite_bench: Bench) -> None:
     with process(sqlite_bench, RECONCILER) as reconciler:
-        deadline = time.monotonic() + 30
-        while not handles(reconciler.pid, signal.SIGTERM) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.5)
-        assert reconciler.poll() is None
+        while not handles(reconciler.pid, signal.SIGTERM):
+            assert reconciler.poll() is None
+            time.sleep(0.05)
         reconciler.terminate()
-        assert reconciler.wait(10) == 0
+        assert reconciler.wait(60) == 0
 
 
 def test_a_worker_asked_for_one_job_does_one_and_leaves(sqlite_bench: Bench) -> None:
     # Its children are the real ones, so the job fails at its source: what counts is that it was worked on.
     first, second = sqlite_bench.add(), sqlite_bench.add()
     done = subprocess.run(
-        [sys.executable, "-m", "workers.main", "--once"], cwd=ROOT, env=environment(sqlite_bench, ""), timeout=60,
+        [sys.executable, "-m", "workers.main", "--once"], cwd=ROOT, env=environment(sqlite_bench, ""), timeout=120,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0

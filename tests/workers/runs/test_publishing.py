@@ -16,6 +16,7 @@ from app.services import credentials
 from app.specs.access import HubCredential, S3Credential
 from app.specs.base import canonical
 from app.specs.job import JobRequest
+from app.specs.source import MlflowSource
 from tests.fixtures.hub import Hub, hub
 from tests.fixtures.runs import Bench
 from workers.runs.fetching import fetch_request
@@ -23,6 +24,7 @@ from workers.runs.fetching import fetch_request
 __all__ = ["hub"]
 
 TOKEN, S3_SECRET, SHARED, PEPPER = "hf_ProjectCanary", "S3CanaryCanary", "hf_SharedCanary", "PepperCanary"
+MLFLOW = "MlflowCanary"
 TARGET = {"kind": "huggingface", "repo": "org/out"}
 
 
@@ -31,8 +33,11 @@ def publishing(sqlite_bench: Bench, hub: Hub) -> Bench:
     """A bench whose project may write to the stand-in."""
     hub.writer = TOKEN
     settings = sqlite_bench.settings.model_copy(
-        update={"hf_endpoint": hub.url, "hf_token": SecretStr(SHARED), "api_key_pepper": SecretStr(PEPPER)}
-    )
+        update={
+            "hf_endpoint": hub.url, "hf_token": SecretStr(SHARED), "api_key_pepper": SecretStr(PEPPER),
+            "mlflow_tracking_uri": "http://127.0.0.1:9", "mlflow_token": SecretStr(MLFLOW),
+        }
+    )  # fmt: skip
     sqlite_bench.services = replace(sqlite_bench.services, settings=settings)
     credentials.put(sqlite_bench.database, settings, "prj_default", "huggingface", HubCredential(token=TOKEN), hint="")
     credentials.put(
@@ -118,4 +123,20 @@ def test_the_fetcher_gets_the_token_of_the_project_or_else_the_shared_one(publis
             services.settings.scratch,
         )  # fmt: skip
         assert told.hf_token == token
+        assert S3_SECRET not in told.model_dump_json()
+        assert MLFLOW not in told.model_dump_json()
+
+
+def test_an_mlflow_source_gets_the_login_and_stays_at_the_version_that_was_resolved(publishing: Bench) -> None:
+    document = {**_request("steady"), "source": {"kind": "mlflow", "name": "demo", "alias": "champion"}}
+    job_id, services = publishing.add(request=document), publishing.services
+    for revision, version, alias in ((None, None, "champion"), ("3-abc", "3", None)):
+        publishing.set(job_id, resolved_revision=revision)
+        told = fetch_request(
+            services.database, services.store, services.settings, publishing.job(job_id),
+            JobRequest.model_validate_json(canonical(document)), services.settings.scratch,
+        )  # fmt: skip
+        assert isinstance(told.job.source, MlflowSource)
+        assert (told.job.source.version, told.job.source.alias) == (version, alias)
+        assert told.mlflow == {"tracking_uri": "http://127.0.0.1:9", "token": MLFLOW}
         assert S3_SECRET not in told.model_dump_json()

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import leases
 from tests.fixtures.runs import Bench
-from workers.runs import attempt, workspace
+from workers.runs import attempt, failures, workspace
 from workers.runs.workspace import remove_leftovers
 
 
@@ -33,7 +33,7 @@ def test_a_grandchild_that_holds_the_pipes_is_not_waited_for(sqlite_bench: Bench
     bench = sqlite_bench
     job_id = bench.add("leaves-a-grandchild")
     with bench.slot():
-        assert bench.wait(job_id, "succeeded", seconds=15).attempt == 1
+        assert bench.wait(job_id, "succeeded").attempt == 1
 
 
 def test_only_folders_of_ours_are_leftovers(tmp_path: Path) -> None:
@@ -82,3 +82,13 @@ def test_an_error_that_the_database_cannot_hold_is_told_without_that_character(b
     job = bench.work(bench.add("fails-with-nul"))
     assert job.error is not None
     assert (job.state, job.error["message"]) == ("failed", "a name with a  in it")
+
+
+def test_kills_for_memory_are_counted_in_our_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, whole = tmp_path / "memory.events", tmp_path / "vmstat"
+    own.write_text("oom 5\noom_kill 2\noom_group_kill 0\n")
+    whole.write_text("oom_kill 7\n")
+    monkeypatch.setattr(failures, "_counters", lambda: iter([tmp_path / "absent", own, whole]))
+    assert failures.oom_kills() == 2
+    own.unlink()
+    assert failures.oom_kills() == 7
