@@ -22,6 +22,8 @@ def discover(package: str, base: type[T], *, tag: str) -> dict[str, type[T]]:
         for value in vars(module).values():
             if not (isinstance(value, type) and issubclass(value, base) and value.__module__ == info.name):
                 continue
+            if value is base:  # it lies in the same package
+                continue
             fields = getattr(value, "model_fields", {})
             name = fields[tag].default if tag in fields else None
             if not isinstance(name, str):

@@ -52,6 +52,21 @@ class Forbidden(AppError):
     code, status = "forbidden", 403
 
 
+class HookUnauthenticated(AppError):
+    """The delivery carries no credential."""
+
+    code, status = "unauthenticated", 401
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Webhook"})
+
+
+class HookForbidden(AppError):
+    """The delivery is not made with the secret of this source, or its timestamp is too far from now."""
+
+    code, status = "forbidden", 403
+
+
 class QuotaExceeded(AppError):
     """A quota of the project is used up."""
 
@@ -130,6 +145,12 @@ class IllegalTransition(AppError):
     code, status = "illegal-transition", 409
 
 
+class AlreadyDecided(AppError):
+    """The proposal was decided before."""
+
+    code, status = "already-decided", 409
+
+
 class NoEqualResult(AppError):
     """There is no equal result to reuse, and the request allows nothing else (reuse: require)."""
 
@@ -177,6 +198,11 @@ class SourceRefused(AppError):
         """The file or tensor at fault."""
         super().__init__(f"{self.message} {hint}".strip(), items=items)
 
+    def at(self, pointer: str) -> SourceRefused:
+        """The same refusal, with the place in the request that it is about."""
+        items = self.items or [Problem(pointer, self.code, self.detail)]
+        return type(self)(self.message, hint=self.hint, module=self.module, items=items)
+
 
 class SourceNotFound(SourceRefused):
     """There is no model at this source."""
@@ -188,6 +214,15 @@ class SourceGated(SourceRefused):
     """The repository asks for permission that the service's token does not have."""
 
     code, error_class = "source-gated", "source_gated"
+
+
+class OwnOutput(SourceRefused):
+    """The model is an output of Espalier, and a rule compresses sources only."""
+
+    code, error_class = "own-output", "invalid_spec"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, hint="Submit the job yourself if you mean it; a rule would run in circles.")
 
 
 class UnsafeSource(SourceRefused):

@@ -1,6 +1,6 @@
 """Calls to addresses that strangers name: resolved once, every answer checked, connected to what was checked.
 
-The whole call has one deadline, follows no redirect and reads at most 64 KiB of the answer.
+The whole call has one deadline, follows no redirect and reads a bounded part of the answer.
 """
 
 from __future__ import annotations
@@ -67,6 +67,17 @@ class Target:
         """The host as HTTP names it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a GET brought."""
+
+    status: int
+    headers: Mapping[str, str]
+    """By lower-case name."""
+    body: bytes
+    """Its beginning, where it is longer than what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,29 @@ def post(
     target: Target, body: bytes, headers: Mapping[str, str], *, allowed: Sequence[Network], seconds: float
 ) -> Answer:
     """POST and return the answer; raises ForbiddenAddress, OSError (TimeoutError too) or http.client.HTTPException."""
+    sent = {"Content-Length": str(len(body)), **headers}
+    reply = _call("POST", target, body, sent, MAX_ANSWER_BYTES, allowed=allowed, seconds=seconds)
+    text = reply.body.decode("utf-8", errors="replace").replace("\x00", "")
+    return Answer(reply.status, reply.headers.get("retry-after"), text[:500])
+
+
+def get(
+    target: Target, headers: Mapping[str, str], *, most_bytes: int, allowed: Sequence[Network], seconds: float
+) -> Reply:
+    """GET and return the beginning of the answer; raises what `post` raises."""
+    return _call("GET", target, b"", headers, most_bytes, allowed=allowed, seconds=seconds)
+
+
+def _call(
+    method: str,
+    target: Target,
+    body: bytes,
+    headers: Mapping[str, str],
+    most_bytes: int,
+    *,
+    allowed: Sequence[Network],
+    seconds: float,
+) -> Reply:
     deadline = time.monotonic() + seconds
     plain = _connect(resolve(target, allowed), target.port, deadline)
     with plain:
@@ -169,7 +203,7 @@ def post(
         ender.start()
         try:
             with _secured(plain, target) as connection:
-                return _exchange(connection, target, body, headers)
+                return _exchange(connection, method, target, body, headers, most_bytes)
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"no answer within {seconds:g} seconds") from error
@@ -209,14 +243,17 @@ def _shut(connection: socket.socket) -> None:
         return
 
 
-def _exchange(connection: socket.socket, target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
+def _exchange(
+    connection: socket.socket, method: str, target: Target, body: bytes, headers: Mapping[str, str], most_bytes: int
+) -> Reply:
     client = http.client.HTTPConnection(target.host, target.port)
     client.sock = connection
-    client.putrequest("POST", target.path, skip_host=True, skip_accept_encoding=True)
-    for name, value in {"Host": target.host_header, "Content-Length": str(len(body)), **headers}.items():
+    client.putrequest(method, target.path, skip_host=True, skip_accept_encoding=True)
+    for name, value in {"Host": target.host_header, **headers}.items():
         client.putheader(name, value)
     client.putheader("Connection", "close")
     client.endheaders(body)
     answer = client.getresponse()
-    text = answer.read(MAX_ANSWER_BYTES).decode("utf-8", errors="replace").replace("\x00", "")
-    return Answer(answer.status, answer.getheader("Retry-After"), text[:500])
+    return Reply(
+        answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read(most_bytes)
+    )  # fmt: skip

@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="Celery broker URL; empty: a folder in the home folder (filesystem://).")
     store_url: str = Field("", description="file:///dir or s3://bucket/prefix; empty: a folder in the home folder.")
     s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3 store that is not AWS.")
-    publish_s3_endpoint_url: str | None = Field(None, description="Server of `s3` publications; empty: AWS.")
+    publish_s3_endpoint_url: str | None = Field(
+        None, description="Server of `s3` sources and publications; empty: AWS."
+    )
     local_roots: str = Field("", description="Colon-separated folders below which `local` sources may lie.")
     webhook_allowed_cidrs: str = Field("", description="Comma-separated private networks that webhooks may reach.")
     api_key_pepper: SecretStr = Field(SecretStr(DEFAULT_PEPPER), description="Key of the HMAC over API keys.")
@@ -38,6 +40,7 @@ class Settings(BaseSettings):
         description="Key that seals stored secrets (credentials, webhooks); comma-separated: the first seals.",
     )
     api_processes: int = Field(1, ge=1, le=64, description="Processes that answer requests; production: one per core.")
+    portal_session_hours: float = Field(12, gt=0, le=720, description="How long a sign-in to the portal lasts.")
     lease_seconds: float = Field(60, ge=2, le=3600, description="How long a silent worker keeps its job.")
     url: str = Field("http://127.0.0.1:8000", description="Where the command line's client finds the service.")
     api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")
@@ -58,7 +61,9 @@ class Settings(BaseSettings):
     keep_artifacts_days: float = Field(0, ge=0, description="Files of results after the job's end; 0: for ever.")
     keep_events_days: float = Field(365, ge=0, description="Events after the job's end; 0: for ever.")
     keep_logs_days: float = Field(90, ge=0, description="Log lines after the job's end; 0: for ever.")
-    keep_deliveries_days: float = Field(30, ge=0, description="Webhook deliveries that are over; 0: for ever.")
+    keep_deliveries_days: float = Field(
+        30, ge=0, description="Deliveries of webhooks and hooks that are over; 0: for ever."
+    )
     keep_audit_days: float = Field(730, ge=0, description="The audit log; 0: for ever.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
     tasks_dir: Path | None = Field(
@@ -67,7 +72,26 @@ class Settings(BaseSettings):
     )
     hf_token: SecretStr | None = Field(None, description="Hugging Face token; reaches the fetcher only.")
     hf_endpoint: str | None = Field(None, description="Hugging Face Hub endpoint, for a mirror or a stand-in.")
-    mlflow_tracking_uri: str | None = Field(None, description="MLflow server of `mlflow` sources.")
+    otel_endpoint: str = Field(
+        "", description="OTLP/HTTP collector of traces, like http://host:4318; empty: none. Needs the `otel` extra."
+    )
+    mlflow_tracking_uri: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="MLflow server of `mlflow` sources and publications.",
+    )
+    mlflow_token: SecretStr | None = Field(
+        None, description="Its token, for projects that stored no login of their own."
+    )
+    mlflow_username: str | None = Field(None, description="The same as user and password.")
+    mlflow_password: SecretStr | None = Field(None, description="Reaches fetcher, publisher and registry sweep only.")
+
+    registry_sweep_seconds: float = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="Pause between looks at MLflow for what its deliveries have lost; 0: no looks.",
+    )
 
     @field_validator("webhook_allowed_cidrs")
     @classmethod

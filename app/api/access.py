@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Final
 
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.actor import LOCAL, Actor, acting
 from app.api.problems import problem_response
 from app.errors import AppError, Forbidden, NotReady, Unauthenticated
+from app.loopback import require_loopback
 from app.services.keys import Doorman
 from app.settings import Settings
 from app.specs.access import Scope as KeyScope
@@ -30,7 +30,7 @@ _RULES: Final[list[tuple[str, KeyScope | None, KeyScope]]] = [
     (r"/v1/(jobs/[^/]+/artifacts|artifacts/.+)", "artifacts:read", "admin"),
     (r"/v1/uploads.*", "models:write", "models:write"),
     (r"/v1/webhook-endpoints.*", "webhooks:manage", "webhooks:manage"),
-    (r"/v1/(hook-sources|hook-deliveries|rules).*", "hooks:manage", "hooks:manage"),
+    (r"/v1/(hook-sources|hook-deliveries|hook-proposals|rules).*", "hooks:manage", "hooks:manage"),
     (r"/v1/(projects|api-keys|credentials|audit-events).*", "admin", "admin"),
     (r"/v1/workers.*", "jobs:read", "admin"),
     (r"/v1/.*", "jobs:read", "jobs:write"),
@@ -81,7 +81,7 @@ class AccessGuard:
         headers = Headers(scope=scope)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if not scheme and self._settings.mode == "embedded":
-            _require_loopback(headers, self._settings.host)
+            require_loopback(headers, self._settings.host)
             found = LOCAL
         else:
             if scheme.lower() != "bearer":
@@ -103,30 +103,3 @@ class AccessGuard:
         if self._doorman is None:
             self._doorman = Doorman(scope["app"].state.resources.database, self._settings)
         return self._doorman
-
-
-def _require_loopback(headers: Headers, host: str) -> None:
-    """Take calls without a key from this machine only, and not from another site's page in its browser."""
-    if not _is_loopback(host):
-        raise Unauthenticated("ESPALIER_HOST is not a loopback address, so every call takes an API key.")
-    asked = headers.get("host", "")
-    # A page whose name was made to resolve to 127.0.0.1 sends its own name here, and such names have dots.
-    name = _hostname(asked)
-    if "." in name and not _is_loopback(name):
-        raise Forbidden("Without an API key the service is reached as localhost or 127.0.0.1.")
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != asked:
-        raise Forbidden("Without an API key the service takes no calls of other sites' pages.")
-
-
-def _hostname(host: str) -> str:
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

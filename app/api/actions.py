@@ -15,6 +15,7 @@ from app.services import control, jobs, reads
 from app.services.idempotency import Key
 from app.specs.control import JobPatch, Retry
 from app.specs.job import JobRequest
+from app.specs.merge import merge_patch
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
@@ -79,19 +80,6 @@ def clone_job(
     key = Key.of(project, "POST", path, key=idempotency_key, body=body or {}) if idempotency_key else None
     submitted = jobs.submit(resources, project, wish, merged, key, cloned_from=job_id).result()
     return answer(resources, project, submitted)
-
-
-def merge_patch(document: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a document with a JSON merge patch applied (RFC 7396)."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(document) if isinstance(document, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = merge_patch(merged.get(name), value)
-    return merged
 
 
 @router.patch("")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Path, Request, Response
 
@@ -10,6 +11,7 @@ from app.actor import Actor
 from app.api.paging import Pager
 from app.services import presets
 from app.services.feed import Feed
+from app.services.idempotency import AlreadyMade, Key
 from app.services.resources import Resources
 from app.specs.presets import LOOKUP
 
@@ -81,3 +83,27 @@ IdempotencyKeyHeader = Annotated[
         description="Any unique word; for a day, a call with the same key and body makes no second job.",
     ),
 ]
+
+
+T = TypeVar("T")
+
+
+async def _key(
+    request: Request, project: ProjectDep, sent: SentDep, idempotency_key: IdempotencyKeyHeader = None
+) -> Key | None:
+    path = request.url.path
+    return Key.of(project, request.method, path, key=idempotency_key, body=sent) if idempotency_key else None
+
+
+KeyDep = Annotated[Key | None, Depends(_key)]
+"""The call's Idempotency-Key, bound to its path and body."""
+
+
+def replayed(response: Response, make: Callable[[], T], show: Callable[[str], T]) -> T:
+    """Make a resource, or show the one that an equal call with the same key made."""
+    try:
+        return make()
+    except AlreadyMade as earlier:
+        response.status_code = 200
+        response.headers["Idempotency-Replayed"] = "true"
+        return show(earlier.resource_id)

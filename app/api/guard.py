@@ -10,6 +10,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import tracing
 from app.api.problems import problem_response
 from app.errors import AppError, BodyTooLarge, MalformedRequest, UnsupportedBody
 from app.ids import new_id
@@ -17,6 +18,9 @@ from app.ids import new_id
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 32
 """Of arrays and objects; a job needs 8."""
+MAX_HOOK_BYTES = 2**20
+_HOOK = re.compile(r"/v1/hooks/[^/]+")
+"""Deliveries: read like any body, verified over their bytes, and parsed by the endpoint."""
 _RAW = re.compile(r"/v1/uploads/[^/]+/files/[^/]+/parts/[^/]+")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -55,7 +59,11 @@ class RequestContext:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        parent = tracing.from_headers(Headers(scope=scope))
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            tracing.span(f"{scope['method']} {scope['path']}", parent, request_id=request_id),
+        ):
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception:
@@ -78,13 +86,14 @@ class BodyGuard:
             return
         try:
             _check_address(scope)
-            if _RAW.fullmatch(scope["path"]) and scope["method"] == "PUT":
-                await self.app(scope, receive, send)  # the endpoint reads the bytes as they come, and counts them
+            if _reads_itself(scope):
+                await self.app(scope, receive, send)  # it reads the bytes as they come, and counts them
                 return
-            body = await _read(Headers(scope=scope), receive)
+            hook = _HOOK.fullmatch(scope["path"]) is not None
+            body = await _read(Headers(scope=scope), receive, raw=hook)
             if body is None:  # the client has left
                 return
-            scope["state"]["json"] = parse(body) if body else None
+            scope["state"]["json"] = parse(body) if body and not hook else None
         except AppError as error:
             await problem_response(scope, error)(scope, receive, send)
             return
@@ -100,17 +109,24 @@ class BodyGuard:
         await self.app(scope, replay, send)
 
 
+def _reads_itself(scope: Scope) -> bool:
+    """Tell whether a body is read behind this guard: parts of uploads, and forms of the portal."""
+    path = scope["path"]
+    return path.startswith("/portal/") or (scope["method"] == "PUT" and _RAW.fullmatch(path) is not None)
+
+
 def _check_address(scope: Scope) -> None:
     # Postgres holds no NUL in text: it would be an error of the database.
     if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
         raise MalformedRequest("The address holds a NUL character.")
 
 
-async def _read(headers: Headers, receive: Receive) -> bytes | None:
+async def _read(headers: Headers, receive: Receive, *, raw: bool) -> bytes | None:
+    most = MAX_HOOK_BYTES if raw else MAX_BODY_BYTES
     if headers.get("content-encoding", "identity").lower() not in {"", "identity"}:
         raise UnsupportedBody
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > 12 or int(announced) > MAX_BODY_BYTES):
+    if announced.isdecimal() and (len(announced) > 12 or int(announced) > most):
         raise BodyTooLarge
     body = bytearray()
     while True:
@@ -118,13 +134,13 @@ async def _read(headers: Headers, receive: Receive) -> bytes | None:
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > most:
             raise BodyTooLarge
         if not message.get("more_body", False):
             break
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     # Any other type could be posted to loopback by a web page without asking the browser first.
-    if body and media_type != "application/json":
+    if body and media_type != "application/json" and not raw:
         raise UnsupportedBody
     return bytes(body)
 

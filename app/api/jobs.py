@@ -23,7 +23,7 @@ from app.services import jobs, reads
 from app.services.idempotency import Key
 from app.specs.job import JobRequest
 from app.specs.lifecycle import JobState
-from app.specs.source import HuggingFaceSource
+from app.specs.source import REMOTE
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -118,7 +118,7 @@ async def create_job(
     """Queue a job."""
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
-    if isinstance(body.source, HuggingFaceSource):  # nothing of it is on a disk that could be slow
+    if isinstance(body.source, REMOTE):  # nothing of it is on a disk that could be slow
         written = jobs.submit(resources, project, body, sent, key)
     else:
         written = await run_in_threadpool(jobs.submit, resources, project, body, sent, key)

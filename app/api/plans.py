@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path, Response
 from pydantic import Field
 
-from app.api.deps import PresetsDep, ProjectDep, ResourcesDep
+from app.api.deps import KeyDep, PresetsDep, ProjectDep, ResourcesDep, replayed
 from app.api.jobs import EXAMPLES
 from app.api.views import View
 from app.db.planning import Plan
@@ -71,7 +71,7 @@ class ModelView(View):
     """What a source is."""
 
     resolved: bool
-    """False for a remote source that no job has met at this commit: it is resolved when a job runs."""
+    """False for a remote source that could not be read from here; `warnings` tell why, and a job may still read it."""
     supported: bool | None
     why_not: str | None
     """Why it cannot be worked on."""
@@ -84,15 +84,21 @@ class ModelView(View):
     max_positions: int | None
     num_blocks: int | None
     licence: str | None
+    warnings: list[PlanWarningView]
+    """`source_gated`, `source_not_found` (to the public) or `hub_unreachable`, in words."""
 
 
 @router.post("/plans", status_code=201, dependencies=[PresetsDep])
 def create_plan(
     body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], response: Response, resources: ResourcesDep,
-    project: ProjectDep,
+    project: ProjectDep, key: KeyDep,
 ) -> PlanView:  # fmt: skip
     """Work out what a job would take, without making one."""
-    plan = plans.create(resources, project, body)
+    plan = replayed(
+        response,
+        lambda: plans.create(resources, project, body, key=key),
+        lambda made: plans.get(resources, project, made),
+    )
     response.headers["Location"] = f"/v1/plans/{plan.id}"
     return _view(plan)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -17,9 +15,8 @@ from app.api.deps import FeedDep, JobId, ProjectDep, ResourcesDep
 from app.api.paging import Query
 from app.api.views import event_view
 from app.db.job import Event
-from app.db.queries.feed import Position, place_of
 from app.errors import InvalidCursor
-from app.services import reads
+from app.services import marks, reads
 from app.specs.lifecycle import TERMINAL
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -74,7 +71,7 @@ async def stream_all_events(
 ) -> Response:
     """Send the events of all jobs as they happen, from now or from an id on."""
     given = last_event_id or query.after
-    return _stream(feed.of_project(project, _place(given) if given else None), _id_of)
+    return _stream(feed.of_project(project, marks.position_of(given) if given else None), marks.of_event)
 
 
 def _stream(events: AsyncIterator[Event | None], id_of: Callable[[Event], str]) -> Response:
@@ -94,18 +91,3 @@ def _frame(event: Event, id_: str) -> bytes:
         rendered = event_view(event).model_dump_json().encode()
         event.__dict__["rendered"] = rendered
     return b"id: %s\ndata: %s\n\n" % (id_.encode(), rendered)
-
-
-def _id_of(event: Event) -> str:
-    return base64.urlsafe_b64encode(json.dumps(place_of(event)).encode()).decode().rstrip("=")
-
-
-def _place(id_: str) -> Position:
-    try:
-        number, job_id, seq = json.loads(base64.urlsafe_b64decode(id_ + "=" * (-len(id_) % 4)))
-        place = Position(int(number), str(job_id), int(seq))
-    except (ValueError, TypeError):
-        raise InvalidCursor("This is no id of the stream of all events.") from None
-    if not (0 <= place.commit_number < 2**63 and 0 <= place.seq < 2**63):
-        raise InvalidCursor("This is no id of the stream of all events.")
-    return place

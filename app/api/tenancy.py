@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import ActorDep, PagerDep, ProjectDep, ResourcesDep
+from app.api.deps import ActorDep, KeyDep, PagerDep, ProjectDep, ResourcesDep, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import tenancy
@@ -18,6 +18,7 @@ from app.specs.access import (
     HubCredential,
     KeyChange,
     KeyRequest,
+    MlflowCredential,
     ProjectChange,
     ProjectRequest,
     Quotas,
@@ -53,8 +54,8 @@ class KeyView(View):
 class NewKeyView(KeyView):
     """An API key that was just made."""
 
-    key: str
-    """Send it as `Authorization: Bearer <key>`. It is shown this once."""
+    key: str | None
+    """Send it as `Authorization: Bearer <key>`. It is shown in the answer to this call alone."""
 
 
 class UsageView(View):
@@ -101,9 +102,15 @@ def _key(row: ApiKey) -> KeyView:
 
 
 @router.post("/projects", status_code=201)
-def create_project(body: ProjectRequest, response: Response, actor: ActorDep, resources: ResourcesDep) -> ProjectView:
+def create_project(
+    body: ProjectRequest, response: Response, actor: ActorDep, resources: ResourcesDep, key: KeyDep
+) -> ProjectView:
     """Make a project; for admins of the default project."""
-    row = projects.create(resources.database, actor, body)
+    row = replayed(
+        response,
+        lambda: projects.create(resources.database, actor, body, key=key),
+        lambda made: projects.get(resources.database, actor, made),
+    )
     response.headers["Location"] = f"/v1/projects/{row.id}"
     return _project(row)
 
@@ -137,10 +144,17 @@ def delete_project(project_id: str, actor: ActorDep, resources: ResourcesDep) ->
 
 
 @router.post("/api-keys", status_code=201)
-def create_key(body: KeyRequest, response: Response, actor: ActorDep, resources: ResourcesDep) -> NewKeyView:
+def create_key(
+    body: KeyRequest, response: Response, actor: ActorDep, resources: ResourcesDep, key: KeyDep
+) -> NewKeyView:
     """Make an API key; the answer alone holds it."""
     project_id = keys.project_of_new_key(actor, body.project_id)
-    row, token = keys.create(resources.database, resources.settings, body, project_id)
+    database, settings = resources.database, resources.settings
+    row, token = replayed(
+        response,
+        lambda: keys.create(database, settings, body, project_id, key=key),
+        lambda made: keys.again(database, settings, actor, made, key),
+    )
     response.headers["Location"] = f"/v1/api-keys/{row.id}"
     response.headers["Cache-Control"] = "no-store"
     return NewKeyView(**_key(row).model_dump(), key=token)
@@ -207,8 +221,16 @@ def put_hub_credential(body: HubCredential, resources: ResourcesDep, project: Pr
 
 @router.put("/credentials/s3")
 def put_s3_credential(body: S3Credential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
-    """Keep an S3 key pair, encrypted: only the publisher of the project's jobs gets it."""
+    """Keep an S3 key pair, encrypted: only the fetcher and the publisher of the project's jobs get it."""
     row = credentials.put(resources.database, resources.settings, project, "s3", body, hint=body.access_key_id[-4:])
+    return CredentialView.model_validate(row)
+
+
+@router.put("/credentials/mlflow")
+def put_mlflow_credential(body: MlflowCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
+    """Keep an MLflow login, encrypted: fetcher, publisher and the registry sweep of the project get it."""
+    hint = (body.token or body.username or "")[-4:]
+    row = credentials.put(resources.database, resources.settings, project, "mlflow", body, hint=hint)
     return CredentialView.model_validate(row)
 
 

@@ -206,22 +206,14 @@ def job_view(reading: JobReading) -> JobView:
             "queue_position": reading.queue_position, "attempt": max(job.attempt, 1),
             "max_attempts": job.max_attempts, "priority": _PRIORITY_NAMES[job.priority], "labels": job.labels,
             "source": {**job.request["source"], "resolved_revision": job.resolved_revision},
-            "spec": job.request["spec"], "resolved_spec": job.resolved_spec, "work_hash": job.work_hash,
-            "reused_from": job.reused_from, "initiator": job.initiator, "durations": _durations(reading),
+            "spec": job.sent_spec or job.request["spec"], "resolved_spec": job.resolved_spec,
+            "work_hash": job.work_hash,
+            "reused_from": job.reused_from, "initiator": job.initiator, "durations": reading.durations,
             "error": _error(job.error, job.attempt), "gate": job.gate, "result": _result(job.report),
             "warnings": job.warnings, "created_at": job.created_at, "started_at": job.started_at,
             "finished_at": job.finished_at, "urls": _job_urls(job.id),
         }
     )  # fmt: skip
-
-
-def _durations(reading: JobReading) -> dict[str, float]:
-    job = reading.job
-    total = ((job.finished_at or reading.now) - job.created_at).total_seconds()
-    open_attempt = (reading.now - reading.attempt_started_at).total_seconds() if reading.attempt_started_at else 0.0
-    running = job.running_seconds + open_attempt
-    seconds = {"pending": total - running, "running": running, "total": total}
-    return {name: round(max(value, 0.0), 3) for name, value in seconds.items()}
 
 
 def _error(document: dict[str, Any] | None, attempt: int) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import PagerDep, ProjectDep, ResourcesDep
+from app.api.deps import KeyDep, PagerDep, ProjectDep, ResourcesDep, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import webhooks as queries
@@ -82,10 +82,14 @@ def _delivery(row: WebhookDelivery) -> DeliveryView:
 
 @router.post("", status_code=201)
 def create_endpoint(
-    body: EndpointRequest, response: Response, resources: ResourcesDep, project: ProjectDep
+    body: EndpointRequest, response: Response, resources: ResourcesDep, project: ProjectDep, key: KeyDep
 ) -> EndpointWithSecretView:
     """Make an endpoint."""
-    row, secret = webhooks.create(resources, project, body)
+    row, secret = replayed(
+        response,
+        lambda: webhooks.create(resources, project, body, key=key),
+        lambda made: webhooks.again(resources, project, made),
+    )
     response.headers["Location"] = f"/v1/webhook-endpoints/{row.id}"
     response.headers["Cache-Control"] = "no-store"
     return EndpointWithSecretView(**EndpointView.model_validate(row).model_dump(), secret=secret)

@@ -71,7 +71,11 @@ class Job(OfProject, Base):
     initiator: Mapped[dict[str, Any]]
 
     request: Mapped[dict[str, Any]]
-    """The body as sent, defaults not filled in."""
+    """The body as sent, defaults not filled in, and presets spelled out."""
+    sent_spec: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    """The spec as sent, where it names a preset."""
+    traceparent: Mapped[str | None]
+    """W3C Trace Context of the request that made it, where traces are asked for."""
     resolved_spec: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
     resolved_revision: Mapped[str | None]
     work_hash: Mapped[str | None] = mapped_column(index=True)

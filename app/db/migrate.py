@@ -16,8 +16,8 @@ from app.settings import get_settings
 _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 
 
-def run_migrations(url: str) -> None:
-    """Upgrade the database behind a URL to the newest revision, in one transaction."""
+def run_migrations(url: str, revision: str = "head") -> None:
+    """Upgrade the database behind a URL to a revision, the newest one by default, in one transaction."""
     if url.startswith("sqlite") and (file := make_url(url).database):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
     database = Database(url)
@@ -26,9 +26,17 @@ def run_migrations(url: str) -> None:
         # IMMEDIATE on SQLite: two migrations started at once take turns.
         with database.engine.connect().execution_options(espalier_begin="IMMEDIATE") as connection, connection.begin():
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         database.dispose()
+
+
+def previous_revision() -> str:
+    """The revision before the newest one: what the last version of the service left behind."""
+    scripts = ScriptDirectory.from_config(_config())
+    before = scripts.get_revision("head").down_revision
+    assert isinstance(before, str)
+    return before
 
 
 def is_current(database: Database) -> bool:

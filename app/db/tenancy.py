@@ -52,6 +52,21 @@ class ApiKey(OfProject, Base):
     revoked_at: Mapped[datetime | None]
 
 
+class PortalSession(OfProject, Base):
+    """A browser that has signed in to the portal; of its cookie only the HMAC is known."""
+
+    __tablename__ = "portal_sessions"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str | None]
+    """The key that it signed in with, whose end is the session's."""
+    subject: Mapped[str]
+    """Who it is, for the audit log: the key's id, or what the identity provider calls the person."""
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
 class Credential(OfProject, Base):
     """A secret of another service, sealed."""
 

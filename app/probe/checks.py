@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
 from app.errors import Problem
 from app.probe.facts import Matrix, ModelFacts
 from app.specs.job import CompressionSpec
+from app.specs.sizes import Part
+from app.specs.split import Cut, Split
 from app.specs.steps import BlockWindow, Retrain, Targets
-from app.specs.structure import DepthFields
+from app.specs.structure import DepthFields, ExpertStep, WidthFields, WidthStep
+from app.specs.target import Target
 from workers.methods.base import MatrixFacts
 
+_PLURAL = {"depth": "blocks", "neurons": "neurons", "kv_groups": "groups of heads", "experts": "experts"}
 MAX_REGEX_SECONDS = 1.0
 """For all module names together: the patterns come from the request."""
 
@@ -22,7 +27,7 @@ def check(spec: CompressionSpec, facts: ModelFacts) -> list[Problem]:
     chosen = [] if spec.structure else [_select(step.targets, facts, "/spec/prune/0/targets") for step in spec.masking]
     return [
         *_lengths(spec, facts),
-        *_structure(spec, facts),
+        *(list(_structure(spec, facts)) or _target(spec, facts)),
         *_pruning(spec, chosen),
         *_reconstruction(spec, facts, chosen),
         *_retraining(spec, facts, chosen),
@@ -63,12 +68,48 @@ def _lengths(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
 def _structure(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     left = facts.num_blocks
     for index, step in enumerate(spec.structure):
-        if isinstance(step, DepthFields):
+        pointer = f"/spec/prune/{index}"
+        part = facts.sizes.part(step.pattern.kind) if facts.sizes else None
+        if facts.sizes and part is None:
+            yield Problem(f"{pointer}/pattern", "no-such-part", f"this model has no {step.pattern.kind}")
+        elif part is not None and part.refusal:
+            detail = f"a stock {facts.model_type} cannot have fewer {_PLURAL[part.kind]}: {part.refusal}"
+            yield Problem(f"{pointer}/pattern", "part-stays-whole", detail)
+        elif isinstance(step, DepthFields):
             left -= step.gone(left)
             if left < 1:
                 detail = f"no block would be left of {facts.num_blocks}; at least one has to stay"
-                yield Problem(f"/spec/prune/{index}", "no-block-left", detail)
+                yield Problem(pointer, "no-block-left", detail)
                 return
+        elif part is not None:
+            yield from _units(step, part, pointer)
+
+
+def _units(step: WidthStep | ExpertStep, part: Part, pointer: str) -> Iterator[Problem]:
+    kept, what = step.pattern.kept(part.count, sparsity=step.sparsity), _PLURAL[part.kind]
+    if step.pattern.multiple_of > part.count:
+        detail = f"a block has {part.count} {what}, fewer than one multiple"
+        yield Problem(f"{pointer}/pattern/multiple_of", "multiple-too-large", detail)
+    elif kept < part.least:
+        most = 1 - part.least / part.count
+        detail = f"{kept} of {part.count} {what} would stay and every token is sent to {part.least}: {most:.3g} at most"
+        yield Problem(f"{pointer}/sparsity", "too-few-left", detail)
+    if isinstance(step, WidthFields) and step.update == "bias_mean" and not part.carries_bias:
+        detail = "no bias of this family can carry the mean of what goes: use `least_squares`"
+        yield Problem(f"{pointer}/update", "no-biases", detail)
+
+
+def _target(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
+    """Times are known in the run alone."""
+    target, sizes = spec.objective, facts.sizes
+    if not isinstance(target, Target) or target.unit == "seconds_per_token" or sizes is None:
+        return
+    split = Split(target, spec.structure, sizes, spec.output.dtype or facts.dtype)
+    least, dense = (split.predicted(cut) for cut in (split.most, Cut(0, 0)))
+    if not least <= target.at_most < dense:
+        detail = f"these steps reach {math.ceil(least):,} to {math.ceil(dense) - 1:,} {target.unit}"
+        why = "the model is not larger" if target.at_most >= dense else "let them take more"
+        yield Problem(f"/spec/objective/{target.unit}", "out-of-reach", f"{detail}: {why}")
 
 
 def _pruning(spec: CompressionSpec, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:

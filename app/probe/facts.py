@@ -15,7 +15,9 @@ from app.errors import SourceNotFound, UnsafeSource
 from app.probe.config import read_config
 from app.probe.documents import require_regular
 from app.probe.headers import CONVERT, WEIGHT_BYTES, Tensor, read_tensors
+from app.probe.parts import sizes_of
 from app.probe.tensors import Expected, match
+from app.specs.sizes import Sizes
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, Dtype] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -59,6 +61,8 @@ class ModelFacts(BaseModel):
     matrices: tuple[Matrix, ...]
     licence: str | None
     tokenizer_present: bool
+    sizes: Sizes | None = None
+    """What could go as a whole; None in facts that an earlier version wrote down."""
 
 
 def probe(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
@@ -114,6 +118,7 @@ def _facts(directory: Path, expected: Expected, tensors: dict[str, Tensor], lice
         matrices=tuple(_matrices(expected)),
         licence=licence,
         tokenizer_present=_has_tokenizer(directory),
+        sizes=sizes_of(expected),
     )
 
 

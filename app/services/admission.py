@@ -14,8 +14,9 @@ from app.settings import Settings
 from app.specs.base import canonical
 from app.specs.dataset import Dataset, LocalDataset, UploadDataset
 from app.specs.job import CompressionSpec, JobRequest
+from app.specs.publish import MlflowTarget
 from app.specs.resolve import resolve
-from app.specs.source import HuggingFaceSource, LocalSource, UploadSource
+from app.specs.source import REMOTE, LocalSource, MlflowSource, UploadSource
 
 FindUpload = Callable[[str, str], Upload | None]
 """(id, kind) -> a complete upload of the job's project."""
@@ -42,23 +43,34 @@ def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lam
         for pointer, kind, upload_id in _named_uploads(request)
         if find_upload(upload_id, kind) is None
     ]
+    problems += _without_server(request, settings)
     if problems:
         raise InvalidRequest("The request names what the service does not read.", items=problems)
-    if isinstance(request.source, HuggingFaceSource):
+    if isinstance(request.source, REMOTE):
         return Admitted(None, routing.worker_class(settings, None, None))
     try:
         facts = _facts(request.source, settings, find_upload)
     except SourceRefused as error:
-        raise type(error)(
-            error.message,
-            hint=error.hint,
-            module=error.module,
-            items=error.items or [Problem("/source", error.code, error.detail)],
-        ) from error
+        raise error.at("/source") from error
     if problems := check(request.spec, facts):
         raise InvalidRequest("The spec does not fit the model.", items=problems)
     spec = resolve(request.spec, facts)
     return Admitted(spec, routing.worker_class(settings, spec, facts), facts)
+
+
+def _without_server(request: JobRequest, settings: Settings) -> Iterator[Problem]:
+    """Where a request needs MLflow and the service knows none, or takes for granted that its source is there."""
+    from_mlflow = isinstance(request.source, MlflowSource)
+    places = ["/source/kind"] if from_mlflow else []
+    for index, target in enumerate(request.spec.output.publish):
+        if isinstance(target, MlflowTarget):
+            places.append(f"/spec/output/publish/{index}/kind")
+            if target.name is None and not from_mlflow:
+                detail = "the model does not come from MLflow: name the registered model that takes the new version"
+                yield Problem(f"/spec/output/publish/{index}/name", "no-name", detail)
+    if settings.mlflow_tracking_uri is None:
+        detail = "the service knows no MLflow server: its operator sets ESPALIER_MLFLOW_TRACKING_URI"
+        yield from (Problem(place, "no-mlflow-server", detail) for place in places)
 
 
 def _facts(source: LocalSource | UploadSource, settings: Settings, find_upload: FindUpload) -> ModelFacts:

@@ -28,6 +28,8 @@ OVERHEAD_SECONDS: Final = 3.0
 """Of starting the two children, once per job."""
 _MOVES: Final = frozenset({"fetching", "exporting", "uploading"})
 FLOAT_BYTES: Final = 4
+ERROR_TOKENS: Final = 4096
+"""What the walk measures the errors of masks on."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
     extra = 1 + (1 if spec.evaluate.after_each_phase else 0)
     found = {"fetching": float(facts.bytes), "baseline": forward * scored}
     if spec.prune:
-        passes = 1 if spec.propagation == "dense" else 2
         reads_gram = any(isinstance(step, PruneStep) and step.reads == "gram" for step in spec.prune)
         grams = tokens * sum(matrix.num_inputs**2 for matrix in facts.matrices) if reads_gram else 0
         recovers = spec.reconstruct is not None or spec.retrain is not None
-        found["calibrating"] = 0.0
-        found["pruning"] = 2.0 * inside * tokens * passes + grams + (forward * scored if recovers else 0.0)
+        walk, rescored = 2.0 * inside * tokens, forward * scored if recovers else 0.0
+        if spec.propagation == "dense":  # its statistics are a result by themselves, and pruning reads a few tokens
+            found |= {"calibrating": walk + grams, "pruning": 2.0 * inside * min(tokens, ERROR_TOKENS) + rescored}
+        else:
+            found |= {"calibrating": 0.0, "pruning": 2 * walk + grams + rescored}
     if spec.reconstruct is not None:
         epochs = spec.reconstruct.epochs + 2  # the search of a rate and the errors before and after
         found["reconstructing"] = 6.0 * inside * tokens * epochs + forward * scored * (extra - 1)

@@ -31,6 +31,20 @@ class Key:
         return cls(project_id, method, path, key, fingerprint(body))
 
 
+class AlreadyMade(Exception):
+    """An equal call with the same key has made a resource before."""
+
+    def __init__(self, resource_id: str) -> None:
+        self.resource_id = resource_id
+        super().__init__(resource_id)
+
+
+def once(session: Session, key: Key | None, resource_id: str, *, now: datetime) -> None:
+    """Bind a key to the resource that this transaction is about to make; raises AlreadyMade when there is one."""
+    if key and (found := claim(session, key, resource_id=resource_id, now=now)):
+        raise AlreadyMade(found)
+
+
 def earlier(session: Session, key: Key, *, now: datetime) -> str | None:
     """Return the resource that an equal call made; raises IdempotencyKeyReused when the body was another."""
     row = idempotency.find(session, key.project_id, key.method, key.path, key.key, newer_than=now - KEPT)

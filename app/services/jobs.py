@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app import actor as actors
+from app import tracing
 from app.db.job import PRIORITIES, Job
 from app.db.queries import events, places, tenancy
 from app.db.session import clock
@@ -50,9 +51,13 @@ def submit(
             return _done(Submitted(found, replayed=True))
         raise
 
+    parent = tracing.traceparent()  # the transaction runs in another thread
+
     def work(session: Session, now: datetime) -> Submitted:
         job = new_job(project_id, request, sent, admitted, now)
-        return write(session, job, request, admitted, key, {"cloned_from": cloned_from} if cloned_from else {}, now)
+        with tracing.span("enqueue", parent, job_id=job.id):
+            job.traceparent = tracing.traceparent()
+            return write(session, job, request, admitted, key, {"cloned_from": cloned_from} if cloned_from else {}, now)
 
     written = resources.commits.put(work)
     written.add_done_callback(lambda done: _ring(resources, done))
@@ -120,7 +125,8 @@ def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted
         name=request.name or (f"{model} {step.method} {step.amount}" if step else f"{model} recovery"),
         labels=dict(request.labels), priority=PRIORITIES[request.priority],
         initiator=(actors.current() or actors.LOCAL).document(),
-        request={**sent, "spec": presets.expanded(sent["spec"])},
+        request={**sent, "spec": (spec := presets.expanded(sent["spec"]))},
+        sent_spec=None if spec == sent["spec"] else sent["spec"],
         resolved_spec=admitted.spec.model_dump(mode="json") if admitted.spec else None,
         worker_class=admitted.worker_class,
         resolved_revision=None, work_hash=None, engine_version=ENGINE_VERSION,

@@ -15,6 +15,8 @@ from app.db.session import Database, clock
 from app.db.tenancy import ApiKey
 from app.errors import Forbidden, InvalidRequest, NotFound, Problem, TooManyRequests, Unauthenticated
 from app.ids import new_id
+from app.services import idempotency
+from app.services.idempotency import Key
 from app.settings import Settings
 from app.specs.access import KeyChange, KeyRequest
 
@@ -85,25 +87,43 @@ class Doorman:
         self._buckets[actor.id] = (tokens - 1, now)
 
 
-def create(database: Database, settings: Settings, request: KeyRequest, project_id: str) -> tuple[ApiKey, str]:
+def create(
+    database: Database, settings: Settings, request: KeyRequest, project_id: str, *, key: Key | None = None
+) -> tuple[ApiKey, str]:
     """Make a key of a project and return it with its token, which nobody can read again."""
     key_id = new_id("key")
-    token = f"esp_{key_id.removeprefix('key_')}_{secrets.token_hex(24)}"
+    token = _token(key_id, settings, key) if key else f"esp_{key_id.removeprefix('key_')}_{secrets.token_hex(24)}"
     with database.unit_of_work() as session:
         now = clock(session)
         if tenancy.project(session, project_id) is None:
             raise NotFound("There is no project with this id.")
         _refuse_past(request.expires_at, now)
-        key = ApiKey(
+        idempotency.once(session, key, key_id, now=now)
+        row = ApiKey(
             id=key_id, project_id=project_id, name=request.name, scopes=sorted(set(request.scopes)),
             digest=digest(token, settings), created_at=now, expires_at=request.expires_at, last_used_at=None,
             revoked_at=None,
         )  # fmt: skip
-        session.add(key)
+        session.add(row)
         tenancy.audit(
-            session, "api_key.create", key.id, now=now, project_id=project_id, name=key.name, scopes=key.scopes
+            session, "api_key.create", row.id, now=now, project_id=project_id, name=row.name, scopes=row.scopes
         )
-    return key, token
+    return row, token
+
+
+def again(
+    database: Database, settings: Settings, actor: Actor, key_id: str, key: Key | None
+) -> tuple[ApiKey, str | None]:
+    """Return what an equal call has made, and its token if the pepper is still the one of then; raises NotFound."""
+    assert key is not None
+    row, token = get(database, actor, key_id), _token(key_id, settings, key)
+    return row, token if hmac.compare_digest(row.digest, digest(token, settings)) else None
+
+
+def _token(key_id: str, settings: Settings, key: Key) -> str:
+    """The token that a call with an Idempotency-Key makes: it can be told again, and not be guessed."""
+    said = "\n".join(("api key", key_id, key.project_id, key.path, key.key, key.body_sha256))
+    return f"esp_{key_id.removeprefix('key_')}_{digest(said, settings)[:48]}"
 
 
 def project_of_new_key(actor: Actor, wanted: str | None) -> str:

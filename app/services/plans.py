@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,16 +13,29 @@ from app.db.job import QUEUED, Job
 from app.db.planning import Plan
 from app.db.queries import reuse
 from app.db.session import clock
-from app.errors import InvalidRequest, NotFound, Problem
+from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
 from app.probe import ModelFacts
-from app.services import equal_work, estimates, known, routing, uploads
-from app.services.admission import admit
+from app.services import equal_work, estimates, idempotency, known, models, routing, uploads
+from app.services.admission import Admitted, admit
+from app.services.idempotency import Key
 from app.services.resources import Resources
+from app.settings import Settings
 from app.specs.base import fingerprint
 from app.specs.job import CompressionSpec, JobRequest
+from app.specs.source import HuggingFaceSource
 
 LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look at a remote source gave."""
+
+    request: JobRequest
+    """With the model at the commit where it was seen."""
+    warning: dict[str, str] | None = None
+    """Why it was not."""
 
 
 def request_sha256(request: JobRequest) -> str:
@@ -29,32 +43,73 @@ def request_sha256(request: JobRequest) -> str:
     return fingerprint(request.model_dump(mode="json", include={"source", "spec"}))
 
 
-def create(resources: Resources, project_id: str, request: JobRequest) -> Plan:
+def create(resources: Resources, project_id: str, request: JobRequest, *, key: Key | None = None) -> Plan:
     """Work out what a request would take; refuses what POST /v1/jobs would refuse."""
     admitted = admit(
         request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
     )
+    looked = _look(resources, project_id, request)
     with resources.database.unit_of_work() as session:
         now = clock(session)
-        found = equal_work.recognise(session, project_id, request, admitted.spec)
-        spec = found.spec if found else admitted.spec
-        facts = admitted.facts
-        if facts is None and (model := known.model(session, project_id, request.source.model_dump(mode="json"))):
-            facts = model.facts
-        done = reuse.done(session, project_id, found.work_hash, but="") if found and found.work_hash else None
-        worker_class = routing.worker_class(resources.settings, spec, facts)
-        document = {
-            "resolved_spec": spec.model_dump(mode="json") if spec else None,
-            "resolved_revision": found.revision if found else None, "worker_class": worker_class,
-            "queue_position": _queue_position(session, worker_class), "reusable_job_id": done.id if done else None,
-            **_estimate(session, project_id, worker_class, spec, facts),
-        }  # fmt: skip
-        plan = Plan(
-            id=new_id("pln"), project_id=project_id, request_sha256=request_sha256(request), document=document,
-            created_at=now, expires_at=now + LIFE,
-        )  # fmt: skip
-        session.add(plan)
+        plan = make(session, resources.settings, project_id, request, admitted, now=now, looked=looked)
+        idempotency.once(session, key, plan.id, now=now)
     return plan
+
+
+def draft(resources: Resources, project_id: str, request: JobRequest) -> Plan:
+    """Work out what a request would take, for somebody who is still writing it; nothing is kept."""
+    admitted = admit(
+        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
+    )
+    looked = _look(resources, project_id, request)
+    with resources.database.reading() as session:
+        plan = make(session, resources.settings, project_id, request, admitted, now=clock(session), looked=looked)
+        session.expunge(plan)
+    return plan
+
+
+def make(
+    session: Session, settings: Settings, project_id: str, request: JobRequest, admitted: Admitted, *, now: datetime,
+    looked: Looked | None = None,
+) -> Plan:  # fmt: skip
+    """Write down what an admitted request would take; `looked`: what the Hub was asked about its source."""
+    seen = looked.request if looked else request
+    found = equal_work.recognise(session, project_id, seen, admitted.spec)
+    spec = found.spec if found else admitted.spec
+    facts = admitted.facts
+    if facts is None and (model := known.model(session, project_id, seen.source.model_dump(mode="json"))):
+        facts = model.facts
+    done = reuse.done(session, project_id, found.work_hash, but="") if found and found.work_hash else None
+    worker_class = routing.worker_class(settings, spec, facts)
+    document = {
+        "resolved_spec": spec.model_dump(mode="json") if spec else None,
+        "resolved_revision": found.revision if found else None, "worker_class": worker_class,
+        "queue_position": _queue_position(session, worker_class), "reusable_job_id": done.id if done else None,
+        **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None),
+    }  # fmt: skip
+    plan = Plan(
+        id=new_id("pln"), project_id=project_id, request_sha256=request_sha256(request), document=document,
+        created_at=now, expires_at=now + LIFE,
+    )  # fmt: skip
+    session.add(plan)
+    return plan
+
+
+def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked | None:
+    """Ask the Hub about a remote model that nobody has met; raises SourceRefused for what no job could work on."""
+    source = request.source
+    if not isinstance(source, HuggingFaceSource):
+        return None
+    with resources.database.reading() as session:
+        if known.model(session, project_id, source.model_dump(mode="json")):
+            return None
+    try:
+        look = models.look_up(resources, project_id, source)
+    except SourceRefused as error:
+        raise error.at("/source") from error
+    if look.facts is None or look.revision is None:
+        return Looked(request, {"code": look.code, "text": f"{look.why} A job resolves the source when it runs."})
+    return Looked(request.model_copy(update={"source": models.pinned(source, look.revision)}))
 
 
 def get(resources: Resources, project_id: str, plan_id: str) -> Plan:
@@ -89,10 +144,11 @@ def _queue_position(session: Session, worker_class: str) -> int:
 
 
 def _estimate(
-    session: Session, project_id: str, worker_class: str, spec: CompressionSpec | None, facts: ModelFacts | None
-) -> dict[str, Any]:
+    session: Session, project_id: str, worker_class: str, spec: CompressionSpec | None, facts: ModelFacts | None,
+    unseen: dict[str, str] | None,
+) -> dict[str, Any]:  # fmt: skip
     if spec is None or facts is None:
-        warning = {"code": "source_not_seen", "text": "Nothing is known of this source until a job has resolved it."}
+        warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
     rates = estimates.rates(session, project_id, worker_class)
     phases = [
@@ -112,7 +168,10 @@ def _estimate(
 
 def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, str]]:
     found = []
-    if spec.prune and spec.output.format == "safetensors":
+    if spec.objective is not None:
+        text = f"A search may run {spec.objective.max_trials} jobs before the last one; seconds are those of one."
+        found.append({"code": "searches", "text": text})
+    if spec.masking and spec.output.format == "safetensors":
         text = "The same size on disk unless packed, and no speed-up on a runtime that does not exploit the zeros."
         found.append({"code": "no_speed_up", "text": text})
     if not rates.jobs:

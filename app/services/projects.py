@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -10,9 +11,11 @@ from sqlalchemy.orm import Session
 from app.actor import DEFAULT_PROJECT, Actor
 from app.db.queries import tenancy
 from app.db.session import Database, clock
-from app.db.tenancy import Project
+from app.db.tenancy import Project, UsageDay
 from app.errors import Forbidden, NotFound, ProjectInUse, QuotaExceeded
 from app.ids import new_id
+from app.services import idempotency
+from app.services.idempotency import Key
 from app.services.keys import scope
 from app.specs.access import ProjectChange, ProjectRequest, Quotas
 
@@ -32,12 +35,14 @@ class Usage:
     quotas: dict[str, int | None]
 
 
-def create(database: Database, actor: Actor, request: ProjectRequest) -> Project:
+def create(database: Database, actor: Actor, request: ProjectRequest, *, key: Key | None = None) -> Project:
     """Make a project."""
     _require_operator(actor)
     with database.unit_of_work() as session:
         now = clock(session)
-        row = Project(id=new_id("prj"), name=request.name, created_at=now, **request.quotas.model_dump())
+        project_id = new_id("prj")
+        idempotency.once(session, key, project_id, now=now)
+        row = Project(id=project_id, name=request.name, created_at=now, **request.quotas.model_dump())
         session.add(row)
         tenancy.audit(session, "project.create", row.id, now=now, project_id=row.id, name=row.name)
     return row
@@ -89,6 +94,12 @@ def usage(database: Database, project_id: str) -> Usage:
             tenancy.count_held(session, project_id), tenancy.stored_bytes(session, project_id),
             gpu, cpu, attempts, row.quotas,
         )  # fmt: skip
+
+
+def usage_days(database: Database, project_id: str) -> Sequence[UsageDay]:
+    """Return what a project used on each day of this month."""
+    with database.reading() as session:
+        return tenancy.usage_days(session, project_id, tenancy.month(clock(session)))
 
 
 def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:

@@ -15,8 +15,10 @@ from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.errors import InvalidRequest, NotFound, Problem
 from app.ids import new_id
 from app.outbound import ForbiddenAddress, check_literal, networks, parse
+from app.services import idempotency
+from app.services.idempotency import Key
 from app.services.resources import Resources
-from app.services.sealing import seal
+from app.services.sealing import seal, unseal
 from app.settings import Settings
 from app.signing import new_secret
 from app.specs.webhook import EndpointChange, EndpointRequest
@@ -25,7 +27,9 @@ OVERLAP = timedelta(hours=24)
 """How long a replaced secret signs beside the new one."""
 
 
-def create(resources: Resources, project_id: str, request: EndpointRequest) -> tuple[WebhookEndpoint, str]:
+def create(
+    resources: Resources, project_id: str, request: EndpointRequest, *, key: Key | None = None
+) -> tuple[WebhookEndpoint, str]:
     """Make an endpoint and return it with its secret; raises InvalidRequest on an address that is never called."""
     check_url(request.url, resources.settings)
     secret = request.secret or new_secret()
@@ -37,9 +41,16 @@ def create(resources: Resources, project_id: str, request: EndpointRequest) -> t
             secret=seal(resources.settings, secret), old_secret=None, old_secret_until=None, created_at=now,
             updated_at=now,
         )  # fmt: skip
+        idempotency.once(session, key, row.id, now=now)
         session.add(row)
         tenancy.audit(session, "webhook_endpoint.create", row.id, now=now, url=row.url)
     return row, secret
+
+
+def again(resources: Resources, project_id: str, endpoint_id: str) -> tuple[WebhookEndpoint, str]:
+    """Return what an equal call has made, with its secret; raises NotFound."""
+    row = get(resources, project_id, endpoint_id)
+    return row, unseal(resources.settings, row.secret)
 
 
 def check_url(url: str, settings: Settings) -> None:

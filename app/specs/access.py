@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec
 
@@ -79,8 +80,23 @@ class HubCredential(Spec):
 
 
 class S3Credential(Spec):
-    """A key pair of an S3 server: writes publications."""
+    """A key pair of an S3 server: reads sources, writes publications."""
 
     access_key_id: Secret
     secret_access_key: Secret
     region: str = Field("us-east-1", min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
+
+
+class MlflowCredential(Spec):
+    """A login at the service's MLflow server, a token or user and password: reads sources, writes publications."""
+
+    token: Secret | None = None
+    username: Secret | None = None
+    password: Secret | None = None
+
+    @model_validator(mode="after")
+    def _one_login(self) -> MlflowCredential:
+        by_name = self.username is not None and self.password is not None
+        if by_name == (self.token is not None) or (self.username is None) != (self.password is None):
+            raise PydanticCustomError("one_login", "give `token`, or `username` and `password`", {"at": "token"})
+        return self

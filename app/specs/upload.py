@@ -17,6 +17,11 @@ _TEXT = re.compile(r"[A-Za-z0-9_-][\w.-]{0,150}\.(txt|jsonl)", re.ASCII)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in lower-case hex.")]
 
 
+def is_of_model(name: str) -> bool:
+    """Tell whether a file of this name belongs to a model, and is taken."""
+    return belongs_to_model(name)
+
+
 def _plain(name: str) -> str:
     if not belongs_to_model(name) and not _TEXT.fullmatch(name):
         raise PydanticCustomError(

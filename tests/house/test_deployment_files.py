@@ -61,7 +61,7 @@ def test_images_copy_only_what_exists(file: str) -> None:
 
 def test_the_api_image_is_without_torch() -> None:
     assert "worker]" not in (ROOT / "docker/api.Dockerfile").read_text()
-    assert "'.[worker]'" in (ROOT / "docker/worker.Dockerfile").read_text()
+    assert "'.[worker,otel]'" in (ROOT / "docker/worker.Dockerfile").read_text()
 
 
 def test_no_secret_has_a_default() -> None:

@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from app.db import job, planning, publication, result, reuse, tenancy, upload, webhook  # noqa: F401 - fills the metadata
+from app.db import hook, job, planning, publication, result, reuse, tenancy, upload, webhook  # noqa: F401 - fills the metadata
 from app.db.base import Base
 from app.db.migrate import is_current, run_migrations
 from app.db.session import Database

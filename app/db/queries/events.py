@@ -39,11 +39,18 @@ def append(session: Session, job: Job, events: list[NewEvent], *, now: datetime,
         .execution_options(synchronize_session=False)
     )
     assert last is not None
+    write(session, job, events, last=int(last), now=now, phase=phase)
+    return int(last)
+
+
+def write(
+    session: Session, job: Job, events: list[NewEvent], *, last: int, now: datetime, phase: str | None = None
+) -> None:
+    """Write events that the job's counter, held by this transaction, already has counted up to `last`."""
     rows = _rows(job, events, last - len(events) + 1, now, phase or job.phase)
     if rows:
         session.execute(insert(Event), rows)
         webhooks.enqueue(session, job, rows, now=now)
-    return int(last)
 
 
 def _rows(job: Job, events: list[NewEvent], first: int, now: datetime, phase: str | None) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Integer, cast, or_, select, true, update
+from sqlalchemy import Integer, cast, exists, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
@@ -48,16 +48,18 @@ def register(session: Session, worker: WorkerIdentity) -> None:
     )
 
 
-def seen(session: Session, worker_id: str, *, job_id: str | None) -> None:
+def seen(session: Session, worker_id: str, *, job_id: str | None, now: datetime | None = None) -> None:
     """Note that a worker lives, and what it does."""
-    session.execute(update(Worker).where(Worker.id == worker_id).values(seen_at=clock(session), job_id=job_id))
+    values = {"seen_at": now or clock(session), "job_id": job_id}
+    session.execute(update(Worker).where(Worker.id == worker_id).values(values))
 
 
 def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> Job | None:
     """Take the next job of the worker's class in the order of their turns, or None.
 
     On Postgres the inner SELECT skips rows that another worker is taking; on SQLite the transaction is IMMEDIATE.
-    A job made by a newer engine than ours is left to a worker that knows it.
+    A job made by a newer engine than ours is left to a worker that knows it, and a worker that is to drain gets none.
+    One statement does it all to the job's row: every further one is another wait while many claim.
     """
     now = clock(session)
     capped = tenancy.capped(session, now, lock=True)
@@ -69,66 +71,55 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
             Job.project_id.not_in(capped) if capped else true(),
             or_(Job.not_before.is_(None), Job.not_before <= now),
             cast(Job.engine_version, Integer) <= int(worker.engine_version),
+            ~exists().where(Worker.id == worker.id, Worker.drain_requested_at.is_not(None)),
         )
         .order_by(Job.turn, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    job_id = session.scalar(
+    job: Job | None = session.scalar(
         update(Job)
         .where(Job.id == candidate.scalar_subquery())
         .values(
             state="running", fence=Job.fence + 1, attempt=Job.attempt + 1, worker_id=worker.id,
             lease_until=now + timedelta(seconds=lease_seconds), wait_reason=None, waits_for=None, not_before=None,
-            pending_until=None,
+            pending_until=None, started_at=func.coalesce(Job.started_at, now), finished_at=None,
+            event_seq=Job.event_seq + 1,
         )
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
     )  # fmt: skip
-    if job_id is None:
-        return None
-    job = events.lock(session, job_id)
-    assert job is not None
-    job.started_at = job.started_at or now
-    job.finished_at = None
-    _begin_attempt(session, job, worker, now)
+    if job is not None:
+        _begin_attempt(session, job, worker, now)
     return job
 
 
 def _begin_attempt(session: Session, job: Job, worker: WorkerIdentity, now: datetime) -> None:
     newest = job.checkpoints[-1] if job.checkpoints else None
     resumed_from = {"phase": newest["phase"], "name": newest["name"]} if newest else None
-    session.add(
-        Attempt(
-            id=new_id("att"),
-            project_id=job.project_id,
-            job_id=job.id,
-            number=job.attempt,
-            fence=job.fence,
-            worker_id=worker.id,
-            outcome=None,
-            error=None,
-            resumed_from=resumed_from,
-            started_at=now,
-            finished_at=None,
-        )
-    )
-    seen(session, worker.id, job_id=job.id)
+    attempt = {
+        "id": new_id("att"), "project_id": job.project_id, "job_id": job.id, "number": job.attempt, "fence": job.fence,
+        "worker_id": worker.id, "outcome": None, "error": None, "resumed_from": resumed_from, "started_at": now,
+        "finished_at": None,
+    }  # fmt: skip
+    session.execute(insert(Attempt), [attempt])
+    seen(session, worker.id, job_id=job.id, now=now)
     data: dict[str, Any] = {"worker_id": worker.id, "resumed": job.attempt > 1, "resumed_from": resumed_from}
-    events.append(session, job, [("job.started", data)], now=now)
+    events.write(session, job, [("job.started", data)], last=job.event_seq, now=now)
 
 
 def heartbeat(session: Session, job_id: str, fence: int, *, worker_id: str, lease_seconds: float) -> str | None:
     """Extend the lease and return the job's state; None when the job is no longer ours."""
+    now = clock(session)
     state = session.scalar(
         update(Job)
         .where(Job.id == job_id, Job.fence == fence, HELD)
-        .values(lease_until=clock(session) + timedelta(seconds=lease_seconds))
+        .values(lease_until=now + timedelta(seconds=lease_seconds))
         .returning(Job.state)
         .execution_options(synchronize_session=False)
     )
     if state is not None:
-        seen(session, worker_id, job_id=job_id)
+        seen(session, worker_id, job_id=job_id, now=now)
     return state
 
 

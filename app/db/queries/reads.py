@@ -9,8 +9,8 @@ from typing import NamedTuple
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app.db.job import Attempt, Event
-from app.db.result import Artifact, LayerRow, LogLine, MetricPoint
+from app.db.job import Attempt, Event, Job
+from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 
 
 class Point(NamedTuple):
@@ -27,6 +27,41 @@ def events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence
     """Return events with a higher seq, in order."""
     query = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
     return session.scalars(query).all()
+
+
+def events_of(session: Session, job_id: str, types: Sequence[str], *, limit: int) -> Sequence[Event]:
+    """Return the first events of some types, in order."""
+    query = select(Event).where(Event.job_id == job_id, Event.type.in_(types)).order_by(Event.seq).limit(limit)
+    return session.scalars(query).all()
+
+
+def newest_events(session: Session, job_id: str, *, before: int | None, limit: int) -> Sequence[Event]:
+    """Return events with a lower seq, newest first."""
+    query = select(Event).where(Event.job_id == job_id)
+    if before is not None:
+        query = query.where(Event.seq < before)
+    return session.scalars(query.order_by(Event.seq.desc()).limit(limit)).all()
+
+
+def newest_log_lines(session: Session, job_id: str, *, before: str | None, limit: int) -> Sequence[LogLine]:
+    """Return log lines before one, newest first."""
+    query = select(LogLine).where(LogLine.job_id == job_id)
+    if before is not None:
+        query = query.where(LogLine.id < before)
+    return session.scalars(query.order_by(LogLine.id.desc()).limit(limit)).all()
+
+
+def phases(session: Session, job_id: str) -> Sequence[PhaseRecord]:
+    """Return the phases of a job, first begun first."""
+    return session.scalars(
+        select(PhaseRecord).where(PhaseRecord.job_id == job_id).order_by(PhaseRecord.started_at)
+    ).all()
+
+
+def children(session: Session, project_id: str, job_id: str, *, limit: int) -> Sequence[Job]:
+    """Return the jobs that a job made, or whose work it did, oldest first."""
+    made = or_(Job.parent_id == job_id, Job.reused_from == job_id)
+    return session.scalars(select(Job).where(Job.project_id == project_id, made).order_by(Job.id).limit(limit)).all()
 
 
 def log_lines(session: Session, job_id: str, *, after: str, limit: int) -> Sequence[LogLine]:

@@ -14,7 +14,7 @@ from app.db.job import HELD, QUEUED, Job
 from app.db.queries import uploads
 from app.db.result import Artifact
 from app.db.session import add_rows
-from app.db.tenancy import ApiKey, AuditEvent, Credential, Project, UsageDay
+from app.db.tenancy import ApiKey, AuditEvent, Credential, PortalSession, Project, UsageDay
 from app.ids import new_id
 
 
@@ -38,9 +38,15 @@ def audit(
     add_rows(session, AuditEvent, [row])
 
 
-def audit_page(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[AuditEvent]:
-    """Return what was done, newest first."""
+def audit_page(
+    session: Session, project_id: str, *, before: str | None, limit: int, action: str = "", actor: str = ""
+) -> Sequence[AuditEvent]:
+    """Return what was done, newest first: all of it, or what an action begins with and somebody did."""
     query = select(AuditEvent).where(AuditEvent.project_id == project_id)
+    if action:
+        query = query.where(AuditEvent.action.startswith(action, autoescape=True))
+    if actor:
+        query = query.where(AuditEvent.actor["id"].as_string() == actor)
     if before is not None:
         query = query.where(AuditEvent.id < before)
     return session.scalars(query.order_by(AuditEvent.id.desc()).limit(limit)).all()
@@ -96,8 +102,8 @@ def has_jobs(session: Session, project_id: str) -> bool:
 
 
 def delete_project(session: Session, project_id: str) -> None:
-    """Remove a project without jobs, its keys and its credentials."""
-    for table in (ApiKey, Credential):
+    """Remove a project without jobs, its keys, its credentials and its sources of events."""
+    for table in (ApiKey, Credential, PortalSession):
         session.execute(delete(table).where(table.project_id == project_id))
     session.execute(delete(Project).where(Project.id == project_id))
 
@@ -124,6 +130,12 @@ def usage_since(session: Session, project_id: str, day: str) -> tuple[float, flo
     query = select(func.sum(UsageDay.gpu_seconds), func.sum(UsageDay.cpu_seconds), func.sum(UsageDay.attempts))
     gpu, cpu, attempts = session.execute(query.where(UsageDay.project_id == project_id, UsageDay.day >= day)).one()
     return float(gpu or 0), float(cpu or 0), int(attempts or 0)
+
+
+def usage_days(session: Session, project_id: str, day: str) -> Sequence[UsageDay]:
+    """Return what was used on each day from one on."""
+    query = select(UsageDay).where(UsageDay.project_id == project_id, UsageDay.day >= day)
+    return session.scalars(query.order_by(UsageDay.day)).all()
 
 
 def charge(session: Session, project_id: str, *, seconds: float, gpu: bool, now: datetime) -> None:

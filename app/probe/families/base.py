@@ -71,6 +71,8 @@ class Family(BaseModel, ABC):
     """Regular expressions of published tensor names, and what turns them into parameter names."""
     notes: ClassVar[str] = ""
     """What sets the family apart, for people."""
+    whole: ClassVar[Mapping[str, str]] = {}
+    """Parts that stay whole (`neurons`, `kv_groups`) -> why."""
 
     model_type: str
     architectures: list[Word] | None = Field(None, max_length=8)
@@ -111,6 +113,10 @@ class Family(BaseModel, ABC):
     def splits_in_halves(self) -> bool:
         """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
         return True
+
+    def why_not(self, part: str) -> str | None:
+        """Why no stock configuration of the family can have fewer units of a part; None when one can."""
+        return self.whole.get(part)
 
     @abstractmethod
     def maps(self, block: int) -> Maps:

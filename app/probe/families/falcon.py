@@ -35,6 +35,10 @@ class Bloom(EvenHeads):
         "max_position_embeddings": "seq_length",
     }  # fmt: skip
     notes: ClassVar[str] = "query, key and value are one matrix; each half adds the residual itself"
+    whole: ClassVar[Mapping[str, str]] = {
+        "neurons": "its configuration says four times the hidden size and nothing else",
+        "kv_groups": "queries, keys and values are one matrix",
+    }
 
     model_type: Literal["bloom"]
     num_hidden_layers: int = Field(alias="n_layer", ge=1, le=4096)
@@ -82,6 +86,7 @@ class Falcon(EvenHeads):
     base: ClassVar[str] = "transformer."
     other_keys: ClassVar[Mapping[str, str]] = {"n_embed": "hidden_size"}
     notes: ClassVar[str] = "attention and feed-forward net side by side, in sequence in the RW models"
+    whole: ClassVar[Mapping[str, str]] = {"kv_groups": "queries, keys and values are one matrix"}
 
     model_type: Literal["falcon"]
     max_position_embeddings: Positions = 2048

@@ -30,6 +30,7 @@ class Opt(EvenHeads):
     architecture: ClassVar[str] = "OPTForCausalLM"
     blocks: ClassVar[str] = "model.decoder.layers"
     notes: ClassVar[str] = "opt-350m has its norms behind the additions: windows `block` and `matrix` only"
+    whole: ClassVar[Mapping[str, str]] = {"kv_groups": "its configuration ties the heads to the hidden size"}
 
     model_type: Literal["opt"]
     ffn_dim: Count
@@ -101,6 +102,7 @@ class Gpt2(EvenHeads):
         "max_position_embeddings": "n_positions",
     }  # fmt: skip
     notes: ClassVar[str] = "matrices are stored as (inputs, outputs); query, key and value are one matrix"
+    whole: ClassVar[Mapping[str, str]] = {"kv_groups": "queries, keys and values are one matrix"}
 
     model_type: Literal["gpt2"]
     hidden_size: Count = Field(alias="n_embd")
@@ -118,6 +120,12 @@ class Gpt2(EvenHeads):
     scale_attn_by_inverse_layer_idx: bool = False
     reorder_and_upcast_attn: bool = False
     add_cross_attention: Literal[False] = False
+
+    def why_not(self, part: str) -> str | None:
+        """Why no stock configuration of the family can have fewer units of a part; None when one can."""
+        if part == "depth" and (self.scale_attn_by_inverse_layer_idx or self.reorder_and_upcast_attn):
+            return "what a block computes depends on how deep it stands"
+        return super().why_not(part)
 
     def maps(self, block: int) -> Maps:
         """The linear maps of a block that are pruned."""
@@ -152,6 +160,7 @@ class GptNeoX(EvenHeads):
     base: ClassVar[str] = "gpt_neox."
     other_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"^embed_out\.", "lm_head."),)
     notes: ClassVar[str] = "attention and feed-forward net side by side; query, key and value are one matrix"
+    whole: ClassVar[Mapping[str, str]] = {"kv_groups": "queries, keys and values are one matrix"}
 
     model_type: Literal["gpt_neox"]
     intermediate_size: Count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -225,6 +226,7 @@ class Olmo2(LlamaLike):
 
     architecture: ClassVar[str] = "Olmo2ForCausalLM"
     notes: ClassVar[str] = "norms behind each half only"
+    whole: ClassVar[Mapping[str, str]] = {"kv_groups": "a norm goes over all heads together"}
 
     model_type: Literal["olmo2"]
     attention_bias: bool = False
@@ -249,6 +251,9 @@ class Phi3(LlamaLike):
 
     architecture: ClassVar[str] = "Phi3ForCausalLM"
     notes: ClassVar[str] = "query, key and value are one matrix, gate and up are one"
+    whole: ClassVar[Mapping[str, str]] = {
+        "neurons": "gate and up are one matrix", "kv_groups": "queries, keys and values are one matrix"
+    }  # fmt: skip
 
     model_type: Literal["phi3"]
     original_max_position_embeddings: Count | None = 4096

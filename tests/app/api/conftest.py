@@ -26,7 +26,8 @@ REMOTE: dict[str, Any] = {
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """An embedded installation whose roots hold one model."""
-    return Settings(home=tmp_path / "home", database_url=database_url, local_roots=str(tmp_path / "roots"))
+    roots, nobody = str(tmp_path / "roots"), "http://127.0.0.1:9"  # a Hub that refuses every connection
+    return Settings(home=tmp_path / "home", database_url=database_url, local_roots=roots, hf_endpoint=nobody)
 
 
 @pytest.fixture

@@ -54,6 +54,17 @@ def test_a_plan_tells_every_phase_and_makes_no_job(client: TestClient, body: dic
     assert seconds(plan(client, more))["retraining"] > 1.9 * seconds(found)["retraining"]
 
 
+def test_a_plan_of_a_search_counts_its_jobs_and_a_smaller_model_is_not_called_as_large(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    prune = [{"method": "angular", "sparsity": 0.5}, {"method": "structured_obs", "sparsity": 0.5}]
+    spec = {**body["spec"], "prune": prune, "retrain": None}
+    assert not {"no_speed_up", "searches"} & {item["code"] for item in plan(client, {**body, "spec": spec})["warnings"]}
+    searching = {**spec, "objective": {"seconds_per_token": 0.001, "max_trials": 5}}
+    warnings = plan(client, {**body, "spec": searching})["warnings"]
+    assert any(item["code"] == "searches" and "5 jobs" in item["text"] for item in warnings)
+
+
 def test_finished_jobs_calibrate_the_seconds(
     client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path
 ) -> None:
@@ -97,7 +108,7 @@ def test_a_job_follows_its_plan_or_is_refused(client: TestClient, body: dict[str
 def test_what_nobody_has_seen_is_said_so(client: TestClient) -> None:
     found = plan(client, REMOTE)
     assert (found["phases"], found["seconds"]) == ([], None)
-    assert found["warnings"][0]["code"] == "source_not_seen"
+    assert found["warnings"][0]["code"] == "hub_unreachable"
     resolved = client.post("/v1/models/resolve", json={"source": REMOTE["source"]}).json()
     assert (resolved["resolved"], resolved["supported"]) == (False, None)
 

@@ -55,6 +55,16 @@ def test_a_job_names_a_preset_and_keeps_its_version(client: TestClient, source: 
     assert (resolved["prune"][0]["sparsity"], resolved["calibration"]["samples"]) == (0.3, 32)
 
 
+def test_the_job_shows_the_spec_as_it_was_sent(client: TestClient, source: dict[str, Any]) -> None:
+    sent = {"preset": "fast", "prune": {"sparsity": 0.3}}
+    made = client.post("/v1/jobs", json={"source": source, "spec": sent}).json()
+    assert made["spec"] == sent
+    assert client.get(f"/v1/jobs/{made['id']}").json()["spec"] == sent
+    assert client.get("/v1/jobs").json()["items"][0]["spec"] == sent
+    cloned = client.post(f"/v1/jobs/{made['id']}/clone", json={"name": "again"}).json()
+    assert cloned["resolved_spec"] == made["resolved_spec"]
+
+
 def test_a_project_writes_versions_of_its_own(client: TestClient, source: dict[str, Any]) -> None:
     mine = {"description": "ours", "spec": {"prune": {"method": "magnitude", "sparsity": 0.2}}}
     first = client.put("/v1/presets/house", json=mine).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ WANDA = {"method": "wanda", "sparsity": 0.5}
 
 NOT_BUILT: list[tuple[str, Any, str]] = [
     # (where in the body, what is put there, what the refusal points at)
-    ("/source", {"kind": "s3", "uri": "s3://bucket/model"}, "/source/kind"),
-    ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind"),
-    ("/spec/output/publish", [{"kind": "mlflow"}], "/spec/output/publish/0/kind"),
+    (
+        "/spec",
+        {"prune": WANDA, "retrain": {"steps": 8}, "cycles": {"count": 2}, "soup": {"members": 2}},
+        "/spec/soup",
+    ),
 ]
 
 WRONG: list[tuple[str, Any, str, str]] = [
@@ -29,6 +32,14 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/prune", {"sparsity": 0.5}, "/spec/prune/method", "union-tag-not-found"),
     ("/spec", {}, "/spec/prune", "missing"),
     ("/source", {"kind": "huggingface"}, "/source/repo", "missing"),
+    ("/source", {"kind": "s3", "uri": "https://bucket/model"}, "/source/uri", "string-pattern-mismatch"),
+    ("/source", {"kind": "s3", "uri": "s3://bucket/../x"}, "/source/uri", "string-pattern-mismatch"),
+    ("/source", {"kind": "mlflow", "name": "m"}, "/source", "version-or-alias"),
+    ("/source", {"kind": "mlflow", "name": "m", "version": "1", "alias": "a"}, "/source/version", "version-or-alias"),
+    ("/source", {"kind": "mlflow", "name": "a/../b", "version": "1"}, "/source/name", "string-pattern-mismatch"),
+    ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind", "no-mlflow-server"),
+    ("/spec/output/publish", [{"kind": "mlflow", "name": "m"}], "/spec/output/publish/0/kind", "no-mlflow-server"),
+    ("/spec/output/publish", [{"kind": "mlflow"}], "/spec/output/publish/0/name", "no-name"),
     ("/labels", {"a/~b!": "x"}, "/labels/a~1~0b!", "string-pattern-mismatch"),
     ("/limits/max_run_seconds", 0, "/limits/max_run_seconds", "greater-than"),
     # a name that is no name: lists and objects are not even hashable
@@ -78,6 +89,11 @@ WRONG: list[tuple[str, Any, str, str]] = [
         "pruned-comes-back",
     ),
     ("/spec/prune", {"method": "wanda"}, "/spec/prune/sparsity", "missing-sparsity"),
+    # a target is split over whole parts, and there is one of it
+    ("/spec/objective", {"parameters": 10}, "/spec/objective", "nothing-to-search"),
+    ("/spec/objective", {"parameters": 10, "bytes": 10}, "/spec/objective", "one-target"),
+    ("/spec/objective", {"seconds_per_token": 0.0}, "/spec/objective/seconds_per_token", "greater-than"),
+    ("/spec/objective", {}, "/spec/objective/max_relative_perplexity_increase", "missing"),
     ("/spec/prune", {**WANDA, "pattern": {"kind": "nm", "n": 1}}, "/spec/prune/sparsity", "contradictory-sparsity"),
     ("/spec/evaluate/perplexity", [{}, {"name": "python-docs"}], "/spec/evaluate/perplexity/1/name", "duplicate-name"),
     ("/spec/evaluate/perplexity", [{}, {}], "/spec/evaluate/perplexity/1", "duplicate-name"),
@@ -87,6 +103,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
         "/spec/reconstruct/interleave",
         "nothing-to-interleave",
     ),
+    ("/spec", {"prune": [], "reconstruct": {}}, "/spec/reconstruct", "nothing-to-fit-to"),
     (
         "/spec/evaluate/perplexity",
         [{"dataset": {"kind": "builtin"}}],
@@ -122,3 +139,13 @@ def test_a_mistake_is_pointed_at(client: TestClient, where: str, value: object, 
     assert (answer.json()["errors"][0]["pointer"], answer.json()["errors"][0]["code"]) == (pointer, code)
     assert "<script>" not in answer.text
     assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_target_that_cannot_be_reached_is_told_the_range(client: TestClient, model: Path) -> None:
+    prune = [{"method": "angular", "sparsity": 0.5}, {"method": "structured_obs", "sparsity": 0.5}]
+    body = {"source": {"kind": "local", "path": str(model)}, "spec": {"prune": prune, "objective": {"bytes": 1000}}}
+    answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/spec/objective/bytes", "out-of-reach")
+    assert "these steps reach " in error["detail"]

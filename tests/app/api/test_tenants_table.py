@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,11 +17,26 @@ from app.settings import Settings
 from tests.app.api.conftest import submit
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures import rows as fixture_rows
+from tests.fixtures.hooks import Registry, evaluate
 
 UNKNOWN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-SHARED = {"/v1/credentials/{kind}", "/v1/presets/{name}", "/v1/methods/{name}", "/v1/hooks/{source_id}"}
-"""Names, not ids: there is nothing of another project to hide; and hooks, which bring credentials of their own."""
+WITHOUT_TENANTS = {
+    "/v1/methods/{name}": "the catalogue is the same for everybody",
+    "/v1/hooks/{source_id}": "deliveries bring credentials of their own, and belong to no caller",
+    "/v1/workers/{worker_id}/drain": "machines belong to the operator: no project has any",
+}
+"""Routes that take a name and hide nothing of a project; every other route is tried, those to come too."""
+CREATING = {("PUT", "/v1/presets/{name}")}
+"""What makes a thing of the caller's own under a name."""
+SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}}
 TEXT_UPLOAD = {"kind": "dataset", "files": [{"name": "a.txt", "bytes": 1, "sha256": "0" * 64}]}
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/v1/jobs/{job_id}/publications"): {"kind": "huggingface", "repo": "a/b"},
+    ("PATCH", "/v1/hook-sources/{source_id}"): {"name": "n"},
+    ("POST", "/v1/rules/{rule_id}/test"): {"delivery_id": f"hkd_{UNKNOWN}"},
+    ("POST", "/v1/uploads/{upload_id}/parts"): {"file": "a.txt", "number": 1, "sha256": "0" * 64},
+}
+"""Where an empty object is no valid body: validation must not answer in the place of the 404."""
 
 
 def _routes() -> list[tuple[str, str]]:
@@ -28,8 +44,9 @@ def _routes() -> list[tuple[str, str]]:
     return [
         (verb.upper(), path)
         for path, operations in document["paths"].items()
-        if path.startswith("/v1/") and "{" in path and path not in SHARED
+        if path.startswith("/v1/") and "{" in path and path not in WITHOUT_TENANTS
         for verb in operations
+        if (verb.upper(), path) not in CREATING
     ]
 
 
@@ -39,14 +56,36 @@ def _own(client: TestClient, resources: Resources) -> dict[str, str]:
     done = submit(client)
     fixture_rows.start(resources.database, done)
     artifact = fixture_rows.publish(resources.database, resources.store, done, {"config.json": b"{}"})["config.json"]
+    registry = Registry.new(client)
+    rule = registry.rule("propose")
+    delivery = registry.deliver()
+    evaluate(resources)
+    source = {"kind": "huggingface", "repo": "org/model"}
+    axes = {"/spec/prune/sparsity": [0.3, 0.5]}
+    assert client.put("/v1/presets/house", json={"description": "ours", "spec": SPEC}).is_success
+    assert client.put("/v1/credentials/huggingface", json={"token": "hf_abcdefghijkl"}).is_success
     return {
+        "hook-sources": registry.id,
+        "hook-deliveries": delivery,
+        "hook-proposals": registry.verdicts(delivery)[0]["proposal_id"],
+        "rules": rule,
         "jobs": job,
         "artifacts": artifact,
         "api-keys": new_key(client, DEFAULT_PROJECT)["id"],
         "projects": DEFAULT_PROJECT,
-        "uploads": client.post("/v1/uploads", json=TEXT_UPLOAD).json()["id"],
-        "webhook-endpoints": client.post("/v1/webhook-endpoints", json={"url": "https://example.com"}).json()["id"],
+        "uploads": _made(client, "/v1/uploads", TEXT_UPLOAD),
+        "webhook-endpoints": _made(client, "/v1/webhook-endpoints", {"url": "https://example.com"}),
+        "plans": _made(client, "/v1/plans", {"source": source, "spec": SPEC}),
+        "sweeps": _made(client, "/v1/sweeps", {"base": {"source": source, "spec": SPEC}, "axes": axes}),
+        "presets": "house",
+        "credentials": "huggingface",
     }
+
+
+def _made(client: TestClient, path: str, body: dict[str, Any]) -> str:
+    answer = client.post(path, json=body)
+    assert answer.is_success, answer.text
+    return str(answer.json()["id"])
 
 
 @pytest.fixture
@@ -55,8 +94,10 @@ def database_url(sqlite_url: str) -> str:
     return sqlite_url
 
 
-def _body(operation: dict[str, Any]) -> dict[str, Any] | None:
-    return {} if "requestBody" in operation else None
+def _unknown(mine: str) -> str:
+    """What nobody has, and looks like what is somebody's."""
+    names = {"house": "shed", "huggingface": "s3"}
+    return names.get(mine) or f"{mine.partition('_')[0]}_{UNKNOWN}"
 
 
 def test_what_is_anothers_answers_like_what_is_not_there(
@@ -67,21 +108,54 @@ def test_what_is_anothers_answers_like_what_is_not_there(
     tried = set()
     for verb, path in _routes():
         kind = path.split("/")[2]
-        if kind not in own:
-            continue
-        prefix = own[kind].split("_")[0]
+        assert kind in own, f"{path} is new: say in _own what the default project has of it, or why it has none"
         tried.add(kind)
         answers = []
-        for id_ in (own[kind], f"{prefix}_{UNKNOWN}"):
+        for id_ in (own[kind], _unknown(own[kind])):
             address = re.sub(r"\{\w+\}", id_, path, count=1)
+            address = address.replace("{file}", "a.txt").replace("{number}", "1")
             address = re.sub(r"\{\w+\}", f"x_{UNKNOWN}", address)
-            answer = client.request(
-                verb, address, json={} if verb in {"POST", "PATCH", "PUT"} else None, headers=stranger
-            )
+            body = BODIES.get((verb, path), {}) if verb in {"POST", "PATCH", "PUT"} else None
+            answer = client.request(verb, address, json=body, headers=stranger | {"X-Content-SHA256": "0" * 64})
             answers.append((answer.status_code, answer.text.replace(id_, "ID"), answer.headers.get("content-type")))
         assert answers[0] == answers[1], (verb, path)
-        assert answers[0][0] in {404, 422}, (verb, path, answers[0])
-        if verb in {"GET", "DELETE"}:
-            assert answers[0][0] == 404, (verb, path, answers[0])
+        assert answers[0][0] == 404, (verb, path, answers[0])
     assert tried == set(own)
     assert client.get(f"/v1/jobs/{own['jobs']}").json()["state"] == "queued"
+
+
+def test_an_id_inside_of_a_body_or_behind_another_id_tells_no_more(client: TestClient, resources: Resources) -> None:
+    own = _own(client, resources)
+    headers = bearer(new_key(client, new_project(client))["key"]) | {"X-Request-ID": "same"}
+    delivery = client.post(f"/v1/webhook-endpoints/{own['webhook-endpoints']}/test").json()["id"]
+    made = client.post("/v1/webhook-endpoints", json={"url": "https://example.com"}, headers=headers).json()["id"]
+    behind = f"/v1/webhook-endpoints/{made}/deliveries"
+    source = {"kind": "huggingface", "repo": "org/model"}
+    calls: list[tuple[str, str, str, Callable[[str], dict[str, Any] | None]]] = [
+        ("GET", f"{behind}/ID", delivery, lambda _: None),
+        ("POST", f"{behind}/ID/redeliver", delivery, lambda _: None),
+        ("POST", "/v1/jobs", own["plans"], lambda id_: {"source": source, "spec": SPEC, "plan_id": id_}),
+        ("POST", "/v1/jobs", own["uploads"], lambda id_: {"source": _upload(id_), "spec": SPEC}),
+        ("POST", "/v1/models/resolve", own["uploads"], lambda id_: {"source": _upload(id_)}),
+        ("POST", "/v1/jobs", own["uploads"], lambda id_: {
+            "source": source, "spec": {**SPEC, "calibration": {"dataset": _upload(id_)}},
+        }),
+        ("POST", "/v1/jobs", "house", lambda name: {"source": source, "spec": {"preset": name}}),
+        ("POST", "/v1/rules", own["hook-sources"], lambda id_: {
+            "name": "r", "source_id": id_, "template": {"spec": SPEC},
+        }),
+        ("POST", "/v1/api-keys", own["projects"], lambda id_: {
+            "name": "k", "scopes": ["admin"], "project_id": id_,
+        }),
+    ]  # fmt: skip
+    for verb, path, mine, body in calls:
+        answers = []
+        for id_ in (mine, _unknown(mine)):
+            answer = client.request(verb, path.replace("ID", id_), json=body(id_), headers=headers)
+            answers.append((answer.status_code, answer.text.replace(id_, "ID")))
+        assert answers[0] == answers[1], (verb, path)
+        assert answers[0][0] in {403, 404, 422}, (verb, path, answers[0])
+
+
+def _upload(upload_id: str) -> dict[str, str]:
+    return {"kind": "upload", "upload_id": upload_id}

@@ -93,6 +93,14 @@ def test_a_bad_header_is_refused(content: bytes, tmp_path: Path) -> None:
         read_header(path)
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    path.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert [tensor.name for tensor in read_header(path)] == ["w"]
+
+
 def test_other_formats_are_recognised_by_their_content(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for protocol in (2, 3, 4, 5):
