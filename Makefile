@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
-.PHONY: setup demo serve test chaos load numbers check lint types contracts bench results clean
+.PHONY: setup demo serve test chaos load numbers registry browser screenshots check lint types contracts bench results clean
 
 setup: $(VENV)/.installed
 
@@ -20,12 +20,34 @@ demo: setup
 serve: setup
 	$(BIN)/espalier serve
 
+# One process a core, each with its own Postgres, Redis and S3.
 test: setup
-	REQUIRE_SERVICES=1 $(BIN)/python -m pytest
+	REQUIRE_SERVICES=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # The slow proofs, which `make test` leaves out and counts.
 chaos load numbers: setup
 	REQUIRE_SERVICES=1 $(BIN)/python -m pytest -m $@
+
+# The portal in Debian's chromium, which is installed where it is missing and may be; else the tests are skipped, and say so.
+browser: setup $(VENV)/.browser
+	REQUIRE_SERVICES=1 $(BIN)/python -m pytest -m browser tests/browser
+
+screenshots: setup $(VENV)/.browser
+	$(BIN)/python -m tests.browser.screenshots
+
+$(VENV)/.browser: pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	command -v chromium >/dev/null || apt-get install -y chromium || echo 'no chromium, and it could not be installed'
+	touch $@
+
+# Against a real MLflow server, from a Python of its own.
+registry: setup .venv-mlflow/.installed
+	REQUIRE_SERVICES=1 $(BIN)/python -m pytest -m $@
+
+.venv-mlflow/.installed: tests/registry/requirements.txt
+	test -x .venv-mlflow/bin/python || $(PYTHON) -m venv .venv-mlflow
+	.venv-mlflow/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -49,4 +71,4 @@ results: setup
 	$(BIN)/python -m tests.results structure
 
 clean:
-	rm -rf $(VENV) .espalier .demo demo-output
+	rm -rf $(VENV) .venv-mlflow .espalier .demo demo-output

@@ -7,7 +7,7 @@ COPY app app
 COPY workers workers
 COPY migrations migrations
 # Editable: the migrations are read from beside the packages.
-RUN pip install -c constraints.txt -e . \
+RUN pip install -c constraints.txt -e '.[otel]' \
  && useradd --uid 10001 --create-home espalier
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
 USER espalier

@@ -8,7 +8,7 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY app app
 COPY workers workers
 COPY migrations migrations
-RUN pip install ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} -c constraints.txt -e '.[worker]' \
+RUN pip install ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} -c constraints.txt -e '.[worker,otel]' \
  && useradd --uid 10001 --create-home espalier \
  && install -d -o espalier /var/lib/espalier
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
