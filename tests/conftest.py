@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: tests share their cores with children
+from tests.fixtures.reference import reference_folder
 
-pytest_plugins = ["tests.fixtures.services", "tests.fixtures.figures"]
+# Before torch loads: tests share their cores with children, and with the other processes of a parallel run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_ROOT = Path(__file__).resolve().parents[1]
-TIERS = ("chaos", "load", "numbers")
-"""Slow proofs, by marker: each runs only when `-m` names it (`make chaos`, `make load`, `make numbers`)."""
+pytest_plugins = [f"tests.fixtures.{name}" for name in ("services", "killable", "skew", "figures")]
+
+TIERS = ("browser", "chaos", "load", "numbers", "registry")
+"""Slow proofs, by marker: each runs only when `-m` names it (`make chaos`, `make load`, ...)."""
 _left_out: Counter[str] = Counter()
 
 
@@ -28,15 +33,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in off]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a process of a parallel run left out to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process of a parallel run left out: all of them collect, and leave out, the same tests."""
+    _left_out.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - _left_out)
+
+
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """The folder of the reference models and texts."""
-    given = os.environ.get("ESPALIER_REFERENCE_DIR")
-    places = [Path(given)] if given else [_ROOT.parent / "shared/reference", _ROOT / "shared/reference"]
-    for place in places:
-        if place.is_dir():
-            return place.resolve()
-    pytest.skip("no reference models: set ESPALIER_REFERENCE_DIR")
+    return reference_folder() or pytest.skip("no reference models: set ESPALIER_REFERENCE_DIR")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

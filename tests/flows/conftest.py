@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.deployment import Deployment
+from tests.fixtures.reference import reference_folder
 
 DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 
@@ -21,7 +22,7 @@ def launching(folder: Path) -> Iterator[Launch]:
     running: list[Deployment] = []
 
     def start(name: str = "home", **environment: str) -> Deployment:
-        defaults = {"ESPALIER_LOCAL_ROOTS": f"{DEMO_MODEL}:{folder}", "ESPALIER_LEASE_SECONDS": "4"}
+        defaults = {"ESPALIER_LOCAL_ROOTS": f"{DEMO_MODEL}:{folder}", "ESPALIER_LEASE_SECONDS": "6"}
         deployment = Deployment(folder / name, defaults | environment)
         running.append(deployment)
         deployment.start()
@@ -33,6 +34,14 @@ def launching(folder: Path) -> Iterator[Launch]:
         for deployment in running:
             deployment.stop()
             deployment.http.close()
+
+
+@pytest.fixture(scope="package")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One installation for all tests of this folder that need nothing special of it."""
+    roots = [DEMO_MODEL, tmp_path_factory.getbasetemp(), reference_folder()]
+    with launching(tmp_path_factory.mktemp("shared")) as start:
+        yield start(ESPALIER_LOCAL_ROOTS=":".join(str(root) for root in roots if root))
 
 
 @pytest.fixture

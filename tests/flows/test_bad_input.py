@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fixtures.deployment import Deployment
-from tests.flows.conftest import DEMO_MODEL, Launch
+from tests.flows.conftest import DEMO_MODEL
 
 WANDA = {"prune": {"method": "wanda", "sparsity": 0.5}}
 
@@ -79,8 +79,8 @@ SPECS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def _refused(deployment: Deployment, body: dict[str, Any]) -> dict[str, Any]:
-    answer = deployment.http.post("/v1/jobs", json=body)
+def _refused(shared: Deployment, body: dict[str, Any]) -> dict[str, Any]:
+    answer = shared.http.post("/v1/jobs", json=body)
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"].startswith("application/problem+json")
     problem: dict[str, Any] = answer.json()
@@ -89,47 +89,40 @@ def _refused(deployment: Deployment, body: dict[str, Any]) -> dict[str, Any]:
     return problem
 
 
-def test_what_the_api_can_know_is_refused_before_anything_is_written(launch: Launch, tmp_path: Path) -> None:
-    deployment = launch()
+def test_what_the_api_can_know_is_refused_before_anything_is_written(shared: Deployment, tmp_path: Path) -> None:
+    before = shared.get("/v1/jobs?limit=200")["items"]
     for index, (spoil, code) in enumerate(MODELS):
         folder = tmp_path / f"model-{index}"
         shutil.copytree(DEMO_MODEL, folder)
         spoil(folder)
-        problem = _refused(deployment, {"source": {"kind": "local", "path": str(folder)}, "spec": WANDA})
+        problem = _refused(shared, {"source": {"kind": "local", "path": str(folder)}, "spec": WANDA})
         assert problem["code"] == code, (spoil.__name__, problem)
         assert problem["errors"][0]["pointer"].startswith("/source"), problem
 
     source = {"kind": "local", "path": str(DEMO_MODEL)}
     for spec, pointer in SPECS:
-        problem = _refused(deployment, {"source": source, "spec": spec})
+        problem = _refused(shared, {"source": source, "spec": spec})
         assert problem["errors"][0]["pointer"] == pointer, (spec, problem)
 
     for path in ("/etc", str(tmp_path / ".." / ".."), "relative/folder"):
-        problem = _refused(deployment, {"source": {"kind": "local", "path": path}, "spec": WANDA})
+        problem = _refused(shared, {"source": {"kind": "local", "path": path}, "spec": WANDA})
         assert problem["errors"][0]["pointer"] == "/source/path"
 
-    assert deployment.get("/v1/jobs")["items"] == []
+    assert shared.get("/v1/jobs?limit=200")["items"] == before
 
 
-def test_what_only_the_run_can_know_is_a_failed_job_with_its_class_and_a_hint(launch: Launch, tmp_path: Path) -> None:
-    deployment = launch()
+def test_what_only_the_run_can_know_is_a_failed_job_with_its_class_and_a_hint(
+    shared: Deployment, tmp_path: Path
+) -> None:
     short = tmp_path / "short.txt"
     short.write_text("A few words are no calibration set.\n")
     dataset = {"kind": "local", "path": str(short)}
-    job = deployment.submit(DEMO_MODEL, WANDA | {"calibration": {"dataset": dataset, "samples": 64}})
-    document = deployment.finish(job)
+    spec = WANDA | {"calibration": {"dataset": dataset, "samples": 64}, "evaluate": {"perplexity": []}}
+    job = shared.submit(DEMO_MODEL, spec)
+    document = shared.finish(job)
     assert document["state"] == "failed"
     assert document["error"]["class"] == "dataset_error"
     assert document["error"]["hint"]
     assert "Traceback" not in json.dumps(document)
-    assert deployment.artifacts(job) == {}
-    assert deployment.http.get(f"/v1/jobs/{job}/report").status_code == 409
-
-
-def test_a_path_of_the_contract_that_is_not_built_is_refused_by_name(launch: Launch) -> None:
-    deployment = launch()
-    for path in ("/v1/rules", "/v1/hook-sources"):
-        answer = deployment.http.post(path, json={})
-        assert answer.status_code == 404
-        assert answer.json()["code"] == "not-available"
-        assert path in answer.json()["detail"]
+    assert shared.artifacts(job) == {}
+    assert shared.http.get(f"/v1/jobs/{job}/report").status_code == 409

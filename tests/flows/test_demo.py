@@ -50,7 +50,7 @@ def test_an_interrupted_demo_takes_its_service_along(tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     gone = [child for child in psutil.process_iter() if _belongs(child, tmp_path)]
-    psutil.wait_procs(gone, timeout=10)
+    psutil.wait_procs(gone, timeout=60)
     _nothing_is_left(tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.deployment import Deployment, checkpoints
-from tests.flows.conftest import DEMO_MODEL, Launch, launching
+from tests.flows.conftest import DEMO_MODEL
 
 SPEC: dict[str, Any] = {
     "calibration": {"samples": 96, "sequence_length": 256},
@@ -26,13 +26,11 @@ def _kill(deployment: Deployment, victim: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def untouched(shared: Deployment) -> dict[str, str]:
     """What the job gives when nobody disturbs it."""
-    with launching(tmp_path_factory.mktemp("untouched")) as launch:
-        deployment = launch()
-        job = deployment.submit(DEMO_MODEL, SPEC)
-        assert deployment.succeed(job)["attempt"] == 1
-        return deployment.safetensors(job)
+    job = shared.submit(DEMO_MODEL, SPEC)
+    assert shared.succeed(job)["attempt"] == 1
+    return shared.safetensors(job)
 
 
 @pytest.mark.parametrize(
@@ -44,23 +42,22 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ],
 )
 def test_a_killed_job_resumes_from_its_last_block_and_ends_with_the_same_bytes(
-    launch: Launch, untouched: dict[str, str], victim: str
+    shared: Deployment, untouched: dict[str, str], victim: str
 ) -> None:
-    deployment = launch()
-    job = deployment.submit(DEMO_MODEL, SPEC)
+    job = shared.submit(DEMO_MODEL, SPEC)
     for phase in ("pruning", "reconstructing"):
-        deployment.wait_for(job, lambda events, phase=phase: checkpoints(events, phase) >= 1)  # type: ignore[misc]
-        _kill(deployment, victim)
-    document = deployment.succeed(job)
+        shared.wait_for(job, lambda events, phase=phase: checkpoints(events, phase) >= 1)  # type: ignore[misc]
+        _kill(shared, victim)
+    document = shared.succeed(job)
 
     assert document["attempt"] == 3, "the kills must have hit two attempts"
-    assert deployment.safetensors(job) == untouched
-    attempts = deployment.get(f"/v1/jobs/{job}/attempts")["items"]
+    assert shared.safetensors(job) == untouched
+    attempts = shared.get(f"/v1/jobs/{job}/attempts")["items"]
     assert [attempt["outcome"] for attempt in attempts] == ["lost", "lost", "succeeded"]
     resumed = [attempt["resumed_from"] for attempt in attempts]
     assert resumed[0] is None
     assert resumed[1]["phase"] == "pruning"
     assert resumed[2]["phase"] == "reconstructing"
-    stored = [event for event in deployment.events(job) if event["type"] == "job.checkpoint"]
+    stored = [event for event in shared.events(job) if event["type"] == "job.checkpoint"]
     names = [(event["phase"], event["data"]["name"]) for event in stored]
     assert len(names) == len(set(names)), "a stored block was computed again"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.fixtures.deployment import Deployment
-from tests.flows.conftest import Launch
 
 DENSE = 31.83
 
@@ -40,9 +39,8 @@ def _run(
 
 @pytest.mark.reference
 @pytest.mark.slow
-def test_wanda_keeps_the_reference_model_near_its_known_perplexity(launch: Launch, reference_dir: Path) -> None:
-    deployment = launch(ESPALIER_LOCAL_ROOTS=str(reference_dir))
-    wanda = _run(deployment, reference_dir, {"method": "wanda", "sparsity": 0.5})
+def test_wanda_keeps_the_reference_model_near_its_known_perplexity(shared: Deployment, reference_dir: Path) -> None:
+    wanda = _run(shared, reference_dir, {"method": "wanda", "sparsity": 0.5})
     dense = wanda["dense"]["perplexity"]["docs"]
     assert dense == pytest.approx(DENSE, abs=0.02), "the protocol differs"
     assert dense < _final(wanda) <= 33.7
@@ -51,14 +49,13 @@ def test_wanda_keeps_the_reference_model_near_its_known_perplexity(launch: Launc
 @pytest.mark.numbers
 @pytest.mark.reference
 @pytest.mark.timeout(1800)
-def test_recovery_wins_back_what_is_known(launch: Launch, reference_dir: Path) -> None:
-    deployment = launch(ESPALIER_LOCAL_ROOTS=str(reference_dir))
+def test_recovery_wins_back_what_is_known(shared: Deployment, reference_dir: Path) -> None:
 
-    magnitude = _run(deployment, reference_dir, {"method": "magnitude", "sparsity": 0.5})
-    half = _run(deployment, reference_dir, {"method": "wanda", "sparsity": 0.5}, reconstruct={})
-    most = _run(deployment, reference_dir, {"method": "wanda", "sparsity": 0.7}, reconstruct={})
+    magnitude = _run(shared, reference_dir, {"method": "magnitude", "sparsity": 0.5})
+    half = _run(shared, reference_dir, {"method": "wanda", "sparsity": 0.5}, reconstruct={})
+    most = _run(shared, reference_dir, {"method": "wanda", "sparsity": 0.7}, reconstruct={})
     perp = _run(
-        deployment, reference_dir, {"method": "wanda", "sparsity": 0.7},
+        shared, reference_dir, {"method": "wanda", "sparsity": 0.7},
         retrain={"trainable": ["norms", "mask_lora"], "steps": 80, "batch_size": 8, "sequence_length": 256},
     )  # fmt: skip
 

@@ -92,6 +92,14 @@ def test_a_job_that_starts_from_stored_phases_ends_with_the_bytes_of_one_that_do
         assert second.report[part] == alone.report[part]
 
 
+def test_the_second_sparsity_of_a_dense_sweep_starts_from_stored_statistics(bench: Bench) -> None:
+    sparser: dict[str, Any] = {"prune": {"method": "wanda", "sparsity": 0.7}, "propagation": "dense"}
+    first = run(bench, propagation="dense")
+    second, alone = run(bench, **sparser), run(bench, "never", **sparser)
+    assert (reused(first), reused(second)) == (set(), {"baseline", "calibrating"})
+    assert digests(bench, second.id) == digests(bench, alone.id) != digests(bench, first.id)
+
+
 def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, tmp_path: Path) -> None:
     job = run(bench, **SOUP)
     with bench.database.reading() as session:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.fixtures.deployment import Deployment
 from tests.fixtures.services import Services
 from tests.flows.conftest import DEMO_MODEL, Launch
 
@@ -28,9 +29,9 @@ WHOLE: dict[str, Any] = {
 
 
 def test_the_embedded_and_the_production_services_give_the_same_bytes(
-    launch: Launch, services: Services, tmp_path: Path
+    shared: Deployment, launch: Launch, services: Services, tmp_path: Path
 ) -> None:
-    embedded = launch("embedded")
+    embedded = shared
     production = launch(
         "production",
         ESPALIER_DATABASE_URL=services.postgres_database(),
@@ -109,10 +110,9 @@ def _manifest_matches_the_files(folder: Path) -> None:
     "pattern", [{"kind": "unstructured", "scope": "row"}, {"kind": "unstructured", "scope": "global"}]
 )
 def test_a_job_with_sparsity_zero_gives_bit_identical_tensors(
-    launch: Launch, pattern: dict[str, str], tmp_path: Path
+    shared: Deployment, pattern: dict[str, str], tmp_path: Path
 ) -> None:
-    deployment = launch()
-    job = deployment.submit(
+    job = shared.submit(
         DEMO_MODEL,
         {
             "calibration": CALIBRATION,
@@ -120,10 +120,10 @@ def test_a_job_with_sparsity_zero_gives_bit_identical_tensors(
             "evaluate": EVALUATE,
         },
     )
-    deployment.succeed(job)
-    result = load_file(deployment.download(job, tmp_path / "artifact") / "model.safetensors")
+    shared.succeed(job)
+    result = load_file(shared.download(job, tmp_path / "artifact") / "model.safetensors")
     source = load_file(DEMO_MODEL / "model.safetensors")
     assert set(result) == set(source)
     assert all(torch.equal(result[name].view(torch.uint8), source[name].view(torch.uint8)) for name in source)
-    report = deployment.get(f"/v1/jobs/{job}/report")
+    report = shared.get(f"/v1/jobs/{job}/report")
     assert report["compressed"]["perplexity"] == report["dense"]["perplexity"]
