@@ -22,7 +22,7 @@ from app.db.session import Database, clock
 from app.services.feed import Feed
 from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures import rows as make
-from tests.fixtures.runs import _job
+from tests.fixtures.runs import job_fields
 
 Frames = list[tuple[str, dict[str, Any]]]
 
@@ -181,6 +181,6 @@ def test_a_late_commit_is_not_passed_by(postgres_url: str) -> None:
 def _add(database: Database) -> str:
     with database.unit_of_work() as session:
         now = clock(session)
-        job = Job(**_job("steady", now))
+        job = Job(**job_fields("steady", now))
         session.add(job)
     return job.id
