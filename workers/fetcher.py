@@ -39,6 +39,7 @@ from workers.messages import (
 )
 from workers.sources.base import Access, ModelSource, TextSource, Unreachable, Use, belongs_to_model, is_weights
 from workers.sources.cache import evict, linked
+from workers.sources.outputs import refuse_by_card
 
 MODELS: Final = discover("workers.sources.models", ModelSource, tag="kind")  # type: ignore[type-abstract]
 TEXTS: Final = discover("workers.sources.texts", TextSource, tag="kind")  # type: ignore[type-abstract]
@@ -67,6 +68,8 @@ class _Fetcher:
             revision = source.resolve(self._access)
         with self._in_phase("fetching", "byte"):
             folder = source.fetch(revision, self._access)
+            if self._access.refuse_outputs:
+                refuse_by_card("The model", folder)
             revision = source.pin(revision, folder, self._access)
             # Links of a local model must stay below the allowed folders; the cache's files are our own.
             facts = probe(folder, self._access.roots if self._request.job.source.kind == "local" else ())

@@ -76,6 +76,20 @@ def test_an_alias_is_the_version_that_it_points_at_now(mlflow: MlflowServer, fet
     assert "model.safetensors" in mlflow.downloads()
 
 
+@pytest.mark.parametrize("mark", ["tag", "card"])
+def test_a_rule_never_compresses_a_copy_of_an_output(
+    mlflow: MlflowServer, fetch_here: Fetch, tmp_path: Path, mark: str
+) -> None:
+    copy = shutil.copytree(MODEL, tmp_path / "copy")
+    if mark == "card":
+        (copy / "README.md").write_text("---\nlibrary_name: transformers\ntags: [espalier, pruned]\n---\n# A model\n")
+    mlflow.register("demo", copy, tags=[{"key": "espalier.job", "value": "job_1"}] if mark == "tag" else [])
+    found = error(fetch_here(LATEST, mlflow=login(mlflow), refuse_outputs=True))
+    assert (found.class_, found.retryable) == ("invalid_spec", False)
+    assert "output of Espalier" in found.message
+    one(fetch_here(LATEST, mlflow=login(mlflow)), Resolved)  # a person may
+
+
 def test_what_is_whole_is_not_downloaded_again_and_what_changed_is(mlflow: MlflowServer, fetch_here: Fetch) -> None:
     mlflow.register("demo", MODEL)
     first = one(fetch_here(LATEST, mlflow=login(mlflow)), Resolved)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from app.errors import OwnOutput
 from workers.sources.base import Access, ModelSource
 from workers.sources.checkpoint import small_files, weight_names
 from workers.sources.hub import download, look_up
+from workers.sources.outputs import refuse_tagged
 
-OUTPUT_TAG = "espalier"
-"""Stands in the card of every result (workers.phases.card)."""
 _CONVERT = "Convert the weights to safetensors (huggingface.co/spaces/safetensors/convert) and name that revision."
 
 
@@ -23,10 +21,10 @@ class HuggingFaceModel(ModelSource):
     revision: str = "main"
 
     def resolve(self, access: Access) -> str:
-        """Ask the Hub for the commit; what a rule started must not be an output of ours, as its card would tell."""
+        """Ask the Hub for the commit, and whether its card calls it an output of ours."""
         repo = look_up("model", self.repo, self.revision, access)
-        if access.refuse_outputs and OUTPUT_TAG in repo.tags:
-            raise OwnOutput(f"{self.repo} is an output of Espalier: its card has the tag `{OUTPUT_TAG}`.")
+        if access.refuse_outputs:
+            refuse_tagged(self.repo, repo.tags)
         return repo.commit
 
     def fetch(self, revision: str, access: Access) -> Path:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from app.errors import SourceGated, SourceNotFound
-from app.mlflow import Entry, Mlflow, MlflowError
+from app.mlflow import Entry, Mlflow, MlflowError, tags_of
 from workers.sources.base import Access, ModelSource, Unreachable
 from workers.sources.digests import content_sha256
 from workers.sources.filling import RemoteFile, fill
+from workers.sources.outputs import refuse_tagged
 
 _MODEL: Final = "model"
 _TOKENIZER: Final = "components/tokenizer"
@@ -30,7 +31,7 @@ class MlflowModel(ModelSource):
     alias: str | None = None
 
     def resolve(self, access: Access) -> str:
-        """Ask which version it is."""
+        """Ask which version it is, and whether its tags call it an output of ours."""
         with self._server(access) as server:
             if self.version is not None:
                 found = server.version(self.name, self.version)
@@ -38,6 +39,8 @@ class MlflowModel(ModelSource):
                 found = server.by_alias(self.name, self.alias or "")
         if found.get("status", "READY") != "READY":
             raise Unreachable(f"{self._what} is not ready at MLflow yet.", hint="The job tries again.")
+        if access.refuse_outputs:
+            refuse_tagged(self._what, tags_of(found))
         return str(found["version"])
 
     def fetch(self, revision: str, access: Access) -> Path:

@@ -1,0 +1,46 @@
+"""A copy of a result is known by its card, wherever it lies; any other card says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import OwnOutput
+from workers.sources.outputs import refuse_by_card
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "---\nlibrary_name: transformers\ntags: [espalier, pruned]\n---\n# A model\n",
+        "---\r\ntags:\r\n- pruned\r\n- espalier\r\n---\r\n",
+        "\ufeff---\ntags: espalier\n---\n",
+    ],
+)
+def test_a_card_with_our_tag_is_refused(tmp_path: Path, card: str) -> None:
+    (tmp_path / "README.md").write_bytes(card.encode())
+    with pytest.raises(OwnOutput, match="output of Espalier"):
+        refuse_by_card("The model", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        None,
+        b"",
+        b"# A model compressed by espalier\n",
+        b"Text first\n---\ntags: [espalier]\n---\n",  # no front matter
+        b"---\ntags: [espaliered]\n---\n",
+        b"---\nlicense: mit\n---\n",
+        b"---\n- a list\n---\n",
+        b"---\ntags: [a, {\n---\n",  # no YAML
+        b"---\ntags: !!python/object/apply:os.getcwd []\n---\n",
+        b"---\n" + b"[" * 3_000 + b"\n---\n",
+        b"---\n\xff\xfe\n---\n",
+    ],
+)
+def test_other_cards_say_nothing(tmp_path: Path, card: bytes | None) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_bytes(card)
+    refuse_by_card("The model", tmp_path)

@@ -1,0 +1,40 @@
+"""Whether a model says that Espalier made it: what a rule asks for must not be one, or it would run in circles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from app.errors import OwnOutput
+
+OUTPUT_TAG: Final = "espalier"
+"""Stands in the card of every result (workers.phases.card), and begins the tags of a version at MLflow."""
+_CARD: Final = "README.md"
+_HEAD_BYTES: Final = 2**16
+
+
+def refuse_tagged(what: str, tags: Iterable[str]) -> None:
+    """Raise OwnOutput where one of a model's tags is ours."""
+    for tag in tags:
+        if tag == OUTPUT_TAG or tag.startswith(f"{OUTPUT_TAG}."):
+            raise OwnOutput(f"{what} is an output of Espalier: it has the tag `{tag}`.")
+
+
+def refuse_by_card(what: str, folder: Path) -> None:
+    """Raise OwnOutput where the card among a model's files has our tag: copies keep it wherever they lie."""
+    refuse_tagged(what, _tags(folder / _CARD))
+
+
+def _tags(card: Path) -> list[str]:
+    """The tags in a card's front matter; none where there is none, or none that can be read."""
+    try:
+        with card.open("rb") as file:
+            head = file.read(_HEAD_BYTES).decode(errors="replace")
+        mark, front, _ = head.split("---", 2)
+        tags = [] if mark.strip("\ufeff \r\n") else yaml.safe_load(front)["tags"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError, RecursionError):
+        return []
+    return [str(tag) for tag in tags] if isinstance(tags, list) else [str(tags)]
