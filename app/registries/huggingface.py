@@ -86,7 +86,7 @@ class HuggingFaceHook(Receiver):
         refs = _moved(told)
         why_not = _why_not(told, refs)
         source = None if why_not else {"kind": "huggingface", "repo": told.repo.name}
-        shas = sorted(f"{ref.ref}={ref.newSha or ''}" for ref in told.updatedRefs)
+        shas = sorted(f"{ref.ref}={ref.newSha or ''}" for ref in told.updatedRefs) or [told.repo.headSha or ""]
         facts = (told.webhook.id, told.repo.id, told.event.scope, told.event.action, *shas)
         return RegistryEvent(
             kind=self.kind, event=f"{told.event.scope}.{told.event.action}", what="other" if why_not else "version",

@@ -116,6 +116,8 @@ def test_hub_events_are_told_apart_by_what_the_contract_names() -> None:
         hub("create"),
         hub(scope="repo"),
         hub(updatedRefs=[{"ref": "refs/heads/main", "newSha": other}]),
+        hub(updatedRefs=[]),
+        hub(updatedRefs=[], repo={**HUB.EXAMPLE["repo"], "headSha": other}),
     ]
     assert len({event.dedupe_key for event in events}) == len(events)
     assert hub().dedupe_key == hub(anything="else").dedupe_key
