@@ -189,8 +189,6 @@ class CompressionSpec(Spec):
 def _soup_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
     if spec.soup is None:
         return
-    if spec.cycles is not None:
-        yield not_available("a soup inside cycles", at="soup")
     if spec.retrain is None:
         yield PydanticCustomError("nothing_to_average", "a soup averages what `retrain` gives", {"at": "soup"})
     elif "lora" in spec.retrain.trainable:

@@ -12,7 +12,11 @@ from app.specs.steps import SCHEDULES
 
 
 class Soup(Spec):
-    """Retrain several times from one pruned model and average the merged weights (arXiv 2306.16788)."""
+    """Retrain several times from one pruned model and average the merged weights (arXiv 2306.16788).
+
+    Members are jobs of their own. With `cycles` every cycle ends in a soup that the next one starts from, and its
+    members are trained in the job itself, one after the other.
+    """
 
     members: int = Field(3, ge=2, le=16, description="Retrainings from the same pruned weights.")
     vary: Literal["seed", "order", "weight_decay", "steps", "schedule"] = Field(

@@ -1,8 +1,9 @@
-"""The part of a job that changes weights: prune, reconstruct, retrain; once, in cycles, or with a soup at the end."""
+"""The part of a job that changes weights: prune, reconstruct, retrain; once or in cycles, each with a soup or not."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from app.specs.recovery import Cycles
 from workers.phases import calibrate, prune, reconstruct, retrain, soup
@@ -18,17 +19,17 @@ def run(context: Context) -> None:
     """Go through all turns of a spec; raises MembersWanted where it goes on elsewhere."""
     cycles = context.request.spec.cycles
     if cycles is None:
-        _turn(context)
+        context.recovery |= _turn(context)
         return
     for number in range(1, cycles.count + 1):
         context.turn = _cycle(context, cycles, number)
         context.before_pruning = context.weights
-        _turn(context)
-        _describe(context, number)
+        _describe(context, number, _turn(context))
     context.turn = Turn()
 
 
-def _turn(context: Context) -> None:
+def _turn(context: Context) -> dict[str, Any]:
+    """Go through one turn; what the report says of its soup, if there is one."""
     spec = context.request.spec
     # A model that is already sparse and stays as it is reads no calibration text.
     plan = calibrate.run(context) if spec.masking or spec.reconstruct else None
@@ -36,24 +37,26 @@ def _turn(context: Context) -> None:
         prune.run(context, plan)
     if spec.reconstruct is not None:
         reconstruct.run(context, plan)
-    if spec.soup is None and spec.retrain is not None:
-        retrain.run(context)
-    elif spec.soup is not None and context.request.member_dirs:
-        soup.run(context, [Path(folder) for folder in context.request.member_dirs])
-    elif spec.soup is not None and context.request.spread:
+    if spec.soup is None:
+        if spec.retrain is not None:
+            retrain.run(context)
+        return {}
+    if context.request.member_dirs:
+        return {"soup": soup.run(context, [Path(folder) for folder in context.request.member_dirs])}
+    if context.request.spread and spec.cycles is None:
         raise MembersWanted
-    elif spec.soup is not None:
-        soup.retrain_and_average(context)
+    return {"soup": soup.retrain_and_average(context)}
 
 
 def _cycle(context: Context, cycles: Cycles, number: int) -> Turn:
     spec = context.request.spec
     share = cycles.sparsity(number, spec.masking[0].share)
     varied = spec.retrain and spec.retrain.model_copy(update={"steps": cycles.steps(number, spec.retrain.steps)})
-    return Turn(f"cycle-{number}", sparsity=share, retrain=varied)
+    name = f"cycle-{number}"
+    return Turn(name, cycle=name, sparsity=share, retrain=varied)
 
 
-def _describe(context: Context, number: int) -> None:
+def _describe(context: Context, number: int, more: dict[str, Any]) -> None:
     """What the report says of a cycle; rows of the phases carry its name."""
     numbers = {done.phase: done.perplexity for done in context.phases if done.turn == context.turn.name}
     rows = context.recovery.setdefault("cycles", [])
@@ -63,5 +66,6 @@ def _describe(context: Context, number: int) -> None:
             "sparsity": context.turn.sparsity,
             "steps": context.retrain.steps if context.retrain else 0,
             "perplexity": {phase: value for phase, value in numbers.items() if value},
+            **more,
         }
     )

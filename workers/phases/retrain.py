@@ -155,8 +155,8 @@ class _Retraining:
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec
         seed = spec.seed if spec.order_seed is None else spec.order_seed
-        if self.context.turn.sparsity is not None:  # no cycle reads the first batches again
-            seed = derived_seed(seed, self.context.turn.name)
+        if self.context.turn.cycle:  # no cycle reads the first batches again
+            seed = derived_seed(seed, self.context.turn.cycle)
         plan = Plan(
             steps=steps, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=seed, rates=rates,
             schedule=spec.schedule, start=self.start, weight_decay=spec.weight_decay,

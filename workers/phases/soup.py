@@ -19,7 +19,6 @@ from workers.engine.weights import Weights
 from workers.phases import retrain
 from workers.phases.base import Context
 from workers.phases.training_text import split, training_windows
-from workers.phases.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -30,27 +29,27 @@ class Member:
     masks: Masks
 
 
-def run(context: Context, member_dirs: Sequence[Path]) -> None:
-    """Average the artifacts of finished members over the weights of this job."""
+def run(context: Context, member_dirs: Sequence[Path]) -> dict[str, Any]:
+    """Average the artifacts of finished members over the weights of this job; what the report says of it."""
     cast = context.weights.cast
-    _blend(context, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
+    return _blend(context, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
 
 
-def retrain_and_average(context: Context) -> None:
+def retrain_and_average(context: Context) -> dict[str, Any]:
     """Train the members one after the other in this process, each from the pruned weights, and average them."""
-    spec = context.request.spec
-    assert spec.retrain is not None
-    assert spec.soup is not None
-    pruned, members = context.weights, []
-    for number, varied in enumerate(vary(spec.retrain, spec.soup), start=1):
-        context.weights, context.turn = pruned, Turn(f"member-{number}", retrain=varied)
+    soup = context.request.spec.soup
+    assert context.retrain is not None
+    assert soup is not None
+    pruned, turn, members = context.weights, context.turn, []
+    for number, varied in enumerate(vary(context.retrain, soup), start=1):
+        context.weights, context.turn = pruned, turn.member(number, varied)
         retrain.run(context)
         members.append(Member(context.weights, Masks.of_weights(context.weights)))
-    context.weights, context.turn = pruned, Turn()
-    _blend(context, members)
+    context.weights, context.turn = pruned, turn
+    return _blend(context, members)
 
 
-def _blend(context: Context, members: Sequence[Member]) -> None:
+def _blend(context: Context, members: Sequence[Member]) -> dict[str, Any]:
     require_equal([member.masks for member in members])
     blocks = context.streamed.layout.blocks
     with context.phase("merging", total=len(blocks), unit="block") as phase:
@@ -66,23 +65,23 @@ def _blend(context: Context, members: Sequence[Member]) -> None:
                     tensors |= _changed(context, blend, _outer(context))
                 phase.finish_block(block.index, tensors, kept, seconds=time.monotonic() - began)
             phase.progress(block.index + 1)
-        context.recovery["soup"] = chosen
         context.protocol["soup"] = {"judged_on": "the retraining's held-out windows"}
         if done is None:
             phase.finish({"soup": chosen})
+    return chosen
 
 
 def _choose(context: Context, members: Sequence[Member]) -> dict[str, Any]:
     """The held-out loss of every member and of the average, and whom the average is of."""
-    spec = context.request.spec
-    assert spec.retrain is not None
+    spec, training = context.request.spec, context.retrain
+    assert training is not None
     assert spec.soup is not None
-    _, held_out_NT = split(context, training_windows(context, spec.retrain))
+    _, held_out_NT = split(context, training_windows(context, training))
 
     def loss(chosen: Sequence[int]) -> float:
         blend = Blend([members[index].weights for index in chosen])
         with context.streamed.whole(blend) as model:
-            return held_out_loss(model, held_out_NT, batch_size=spec.retrain.batch_size if spec.retrain else 1)
+            return held_out_loss(model, held_out_NT, batch_size=training.batch_size)
 
     alone = [loss([index]) for index in range(len(members))]
     if spec.soup.average == "greedy":

@@ -17,8 +17,12 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
     # (where in the body, what is put there, what the refusal points at)
     (
         "/spec",
-        {"prune": WANDA, "retrain": {"steps": 8}, "cycles": {"count": 2}, "soup": {"members": 2}},
-        "/spec/soup",
+        {
+            "prune": [{"method": "flap", "pattern": {"kind": "neurons"}, "sparsity": 0.25}, WANDA],
+            "retrain": {"steps": 8},
+            "cycles": {"count": 2},
+        },
+        "/spec/cycles",
     ),
 ]
 

@@ -13,6 +13,7 @@ from app.specs.recovery import Cycles
 from tests.fixtures.jobs import KilledError, local_job, write_texts
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
+from workers.engine.soup import mean
 from workers.engine.weights import Weights
 from workers.messages import Checkpoint, Message, Metric
 
@@ -92,6 +93,56 @@ def test_a_whole_job_reports_every_cycle(tmp_path: Path, model_dir: Path) -> Non
     assert report["sparsity"]["achieved"] == 0.5
     series = {message.name for message in job.messages if isinstance(message, Metric)}
     assert {"cycle-1.training_loss", "cycle-2.training_loss"} <= series
+
+
+@pytest.mark.parametrize("kill_at", ["retraining/cycle-2-member-2--trained", "merging/cycle-2--block-00000"])
+def test_every_cycle_starts_from_the_soup_of_the_last_one(
+    tmp_path: Path, model_dir: Path, text: Path, kill_at: str
+) -> None:
+    fields: dict[str, Any] = {"cycles": {"count": 2}, "soup": {"members": 2, "vary": "weight_decay"}}
+    whole = _cycles(tmp_path / "whole", model_dir, text, **fields)
+    context = whole.recover()
+    assert_zeros_hold(context.weights, context)
+
+    def weights(*wanted: str) -> Weights:
+        names = [f"checkpoints/{item}" for item in wanted]
+        paths = [path for name in names for path in sorted(whole.folder.glob(f"{name}--block-*.safetensors"))]
+        return Weights(model_dir, paths)
+
+    pruned = weights("pruning/cycle-1")
+    souped = weights("pruning/cycle-1", "merging/cycle-1")
+    members = [weights("pruning/cycle-1", f"merging/cycle-1-member-{number}") for number in (1, 2)]
+    again = weights("pruning/cycle-1", "merging/cycle-1", "pruning/cycle-2")
+    for matrix in context.streamed.layout.matrices:
+        averaged = souped.get(matrix.tensor)
+        assert not torch.equal(averaged, pruned.get(matrix.tensor))
+        assert torch.equal(averaged, mean([member.get(matrix.tensor) for member in members]).to(averaged.dtype))
+        kept = matrix.view(again.mask(matrix.name, num_inputs=matrix.shape[1]))
+        assert torch.equal(again.get(matrix.tensor), averaged * kept)
+    rows = context.recovery["cycles"]
+    assert [(row["steps"], len(row["soup"]["members"])) for row in rows] == [(3, 2), (4, 2)]
+    assert "soup" not in context.recovery
+
+    killed = _cycles(tmp_path / "killed", model_dir, text, **fields)
+    with pytest.raises(KilledError):
+        killed.recover(kill_at=_named(*kill_at.split("/")))
+    resumed = killed.recover()
+    assert all(torch.equal(resumed.weights.get(name), context.weights.get(name)) for name in context.weights.names)
+    assert resumed.recovery == context.recovery
+
+
+def test_members_of_one_cycle_read_the_same_text(tmp_path: Path, model_dir: Path, text: Path) -> None:
+    """What differs is the one thing that is varied: here nothing that the first step could see."""
+    soup = {"members": 2, "vary": "weight_decay"}
+    job = _cycles(tmp_path / "job", model_dir, text, cycles={"count": 2}, soup=soup)
+    job.recover()
+    first = {
+        message.name.removesuffix(".training_loss"): message.value
+        for message in job.messages
+        if isinstance(message, Metric) and message.name.endswith("training_loss") and message.step == 0
+    }
+    assert first["cycle-1-member-1"] == first["cycle-1-member-2"] != first["cycle-2-member-1"]
+    assert first["cycle-2-member-1"] == first["cycle-2-member-2"]
 
 
 def _named(phase: str, name: str) -> Any:
