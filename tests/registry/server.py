@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,10 +16,12 @@ from typing import Any
 import httpx
 from cryptography.fernet import Fernet
 
+from tests.fixtures.readme import block, exports
 from tests.fixtures.services import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
+HEADING = "MLflow in five minutes"
 _CLIENT = """
 import json, sys
 sys.path += {sites!r}  # torch and transformers, which this Python lacks
@@ -38,21 +38,6 @@ def python() -> str:
     if not Path(found).exists():
         missing("no MLflow: run `make registry`, or set TEST_MLFLOW_PYTHON")
     return found
-
-
-def readme(language: str, word: str) -> str:
-    """The one code block of the README's part about MLflow that holds a word."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    part = re.split(r"^## ", text.split("## Connect MLflow", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-    blocks = [body for kind, body in re.findall(r"```(\w*)\n(.*?)```", part, re.DOTALL) if kind == language]
-    (found,) = [str(body) for body in blocks if word in body]
-    return found
-
-
-def exports(block: str) -> dict[str, str]:
-    """What `export NAME=value` lines set."""
-    words = [shlex.split(line, comments=True) for line in block.splitlines() if line.startswith("export ")]
-    return dict(assignment.split("=", 1) for line in words for assignment in line[1:])
 
 
 @dataclass
@@ -72,7 +57,7 @@ class RealMlflow:
     def start(self) -> None:
         """Start it as the README says, and wait until it answers."""
         if not self.settings:
-            self.settings = exports(readme("", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS"))
+            self.settings = exports(block(HEADING, "", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS"))
             self.settings["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"] = Fernet.generate_key().decode()
         ours = {
             **self.settings, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",

@@ -13,9 +13,10 @@ import pytest
 
 from app.specs.base import fingerprint
 from tests.fixtures.deployment import Deployment
+from tests.fixtures.readme import block
 from tests.fixtures.services import free_port
 from tests.flows.conftest import DEMO_MODEL, Launch
-from tests.registry.server import RealMlflow, readme
+from tests.registry.server import HEADING, RealMlflow
 
 pytestmark = [pytest.mark.registry, pytest.mark.timeout(1800)]
 
@@ -37,7 +38,7 @@ class Bridge:
 
     def rule(self, **fields: Any) -> dict[str, Any]:
         """Make the rule of the README, or another one."""
-        body = json.loads(readme("json", "source_id")) | {"source_id": self.source["id"]}
+        body = json.loads(block(HEADING, "json", "source_id")) | {"source_id": self.source["id"]}
         body["template"]["spec"] |= SMALL
         for name, value in fields.items():
             body[name] = value if not isinstance(value, dict) else {**body[name], **value}
@@ -96,7 +97,7 @@ def bridge(launch: Launch, mlflow: RealMlflow) -> Bridge:
     )
     source = deployment.http.post("/v1/hook-sources", json={"name": "models", "kind": "mlflow"}).json()
     espalier = str(deployment.http.base_url).rstrip("/")
-    mlflow.run(f"source, espalier = {source!r}, {espalier!r}\n{readme('python', 'create_webhook')}")
+    mlflow.run(f"source, espalier = {source!r}, {espalier!r}\n{block(HEADING, 'python', 'create_webhook')}")
     return Bridge(deployment, mlflow, source)
 
 
