@@ -118,6 +118,8 @@ def refuse_unsafe_production(settings: Settings) -> None:
         in settings.credentials_key.get_secret_value(),
         "ESPALIER_DATABASE_URL is SQLite": make_url(settings.database).get_backend_name() == "sqlite",
         "ESPALIER_STORE_URL is a folder": not settings.store.startswith("s3://"),
+        "ESPALIER_OIDC_ISSUER is not https": settings.oidc_issuer.startswith("http:"),
+        "ESPALIER_OIDC_ISSUER takes ESPALIER_PUBLIC_URL": bool(settings.oidc_issuer) and not settings.public_url,
     }
     found = [fault for fault, there in faults.items() if there]
     if found:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.outbound import networks
@@ -41,6 +41,27 @@ class Settings(BaseSettings):
     )
     api_processes: int = Field(1, ge=1, le=64, description="Processes that answer requests; production: one per core.")
     portal_session_hours: float = Field(12, gt=0, le=720, description="How long a sign-in to the portal lasts.")
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/?#@]+)?$",
+        description="Where people reach the service, like https://espalier.example; empty: as each request names it.",
+    )
+    oidc_issuer: str = Field(
+        "",
+        pattern=r"^(https?://[^\s?#@]+)?$",
+        description="OpenID Connect provider that people may sign in to the portal with; empty: none.",
+    )
+    oidc_client_id: str = Field("", description="What the provider calls this service.")
+    oidc_client_secret: SecretStr | None = Field(None, description="Its secret; none: a public client, by PKCE alone.")
+    oidc_title: str = Field("single sign-on", max_length=60, description="What the page of the sign-in calls it.")
+    oidc_scope: str = Field("openid profile email", description="What the provider is asked for.")
+    oidc_name_claim: str = Field("sub", description="Claim that names people in the audit log; `email` if verified.")
+    oidc_project_claim: str = Field("", description="Claim that holds a project id, or several: the first one here.")
+    oidc_project: str = Field("", description="Project of those without one; empty: they stay outside.")
+    oidc_grants: str = Field(
+        "jobs:read,jobs:write,jobs:cancel,artifacts:read,models:write",
+        description="Comma-separated scopes of those who signed in so.",
+    )
     lease_seconds: float = Field(60, ge=2, le=3600, description="How long a silent worker keeps its job.")
     url: str = Field("http://127.0.0.1:8000", description="Where the command line's client finds the service.")
     api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")
@@ -98,6 +119,12 @@ class Settings(BaseSettings):
     def _networks(cls, value: str) -> str:
         networks(value)
         return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Settings:
+        if self.oidc_issuer and not self.oidc_client_id:
+            raise ValueError("ESPALIER_OIDC_ISSUER takes ESPALIER_OIDC_CLIENT_ID")
+        return self
 
     @property
     def database(self) -> str:

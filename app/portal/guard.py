@@ -68,7 +68,8 @@ class PortalGuard:
                 for name, value in HEADERS.items():
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
-                if cookie:
+                ours = any(value.startswith(f"{COOKIE}=") for value in headers.getlist("set-cookie"))
+                if cookie and not ours:  # somebody who has just signed in has a better one
                     headers.append("Set-Cookie", cookie_header(self._settings, cookie))
             await send(message)
 
@@ -153,18 +154,20 @@ def _as(actor: Actor | None) -> Iterator[None]:
         yield
 
 
-def cookie_header(settings: Settings, token: str, *, seconds: int | None = None) -> str:
+def cookie_header(
+    settings: Settings, token: str, *, seconds: int | None = None, name: str = COOKIE, path: str = "/portal"
+) -> str:
     """Return the Set-Cookie header of a token: kept until the browser closes, or for so long."""
     cookie: SimpleCookie = SimpleCookie()
-    cookie[COOKIE] = token
-    cookie[COOKIE]["path"] = "/portal"
-    cookie[COOKIE]["httponly"] = True
-    cookie[COOKIE]["samesite"] = "Lax"
+    cookie[name] = token
+    cookie[name]["path"] = path
+    cookie[name]["httponly"] = True
+    cookie[name]["samesite"] = "Lax"
     if settings.mode == "production":
-        cookie[COOKIE]["secure"] = True
+        cookie[name]["secure"] = True
     if seconds is not None:
-        cookie[COOKIE]["max-age"] = seconds
-    return cookie[COOKIE].OutputString()
+        cookie[name]["max-age"] = seconds
+    return cookie[name].OutputString()
 
 
 def _token(request: Request) -> str:

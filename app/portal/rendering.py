@@ -93,6 +93,12 @@ def unquoted(text: str) -> str:
     return text.replace("`", "")
 
 
+def base_url(request: Request) -> str:
+    """Return the address of the service as people reach it: what the settings say, else what the request says."""
+    said: str = request.app.state.portal_settings.public_url
+    return said or str(request.base_url).rstrip("/").removesuffix("/portal")
+
+
 def environment() -> Environment:
     """Return what renders every template of the portal."""
     found = Environment(

@@ -13,6 +13,7 @@ from app.errors import NotFound
 from app.portal import navigation, problems
 from app.portal.guard import PortalGuard
 from app.portal.rendering import STATIC, environment
+from app.services.oidc import Provider
 from app.settings import Settings
 
 FRONT = "/portal/jobs"
@@ -37,6 +38,7 @@ def mount(app: FastAPI, settings: Settings) -> None:
     site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     site.state = app.state  # database, feed: what the lifespan of the whole opens
     app.state.menu, app.state.templates, app.state.portal_settings = menu, environment(), settings
+    app.state.identity_provider = Provider(settings) if settings.oidc_issuer else None
     for router in routers:
         site.include_router(router)
     site.mount("/static", _Static(directory=STATIC))

@@ -15,7 +15,7 @@ from app.portal.checking import checked
 from app.portal.deps import FormDep, ProjectDep, ResourcesDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
-from app.portal.rendering import render
+from app.portal.rendering import base_url, render
 from app.services.hooks import inbox, proposals, sources
 from app.services.hooks.receivers import RECEIVERS
 from app.services.resources import Resources
@@ -88,7 +88,7 @@ def _secret(request: Request, source: HookSource, secret: str, *, status: int = 
 
 
 def _address(request: Request, source: HookSource) -> str:
-    return f"{request.url.scheme}://{request.url.netloc}/v1/hooks/{source.id}"
+    return f"{base_url(request)}/v1/hooks/{source.id}"
 
 
 @router.get("/sources/{source_id}")

@@ -13,7 +13,7 @@ from app.portal.drawings.heat import MEASURES, errors_range, heat_map
 from app.portal.drawings.tables import matrix_table
 from app.portal.drawings.timeline import timeline
 from app.portal.pages.jobs import remaining_seconds
-from app.portal.rendering import render
+from app.portal.rendering import base_url, render
 from app.services import artifacts, histories, reads
 from app.services.reads import JobReading
 from app.specs.lifecycle import TERMINAL, JobState, allowed
@@ -42,7 +42,7 @@ def _page(
     return render(
         request, f"job_{tab or 'overview'}.html", job=job, reading=reading, tab=tab, tabs=TABS,
         actions=allowed(state), over=state in TERMINAL, left=remaining_seconds(reading),
-        base_url=str(request.base_url).rstrip("/").removesuffix("/portal"), **context,
+        base_url=base_url(request), **context,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from app.errors import AppError, NotFound, Problem
 from app.portal.deps import FormDep, PresetsDep, ProjectDep, ResourcesDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
-from app.portal.rendering import render
+from app.portal.rendering import base_url, render
 from app.portal.spec_form import snippets
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import id_of
@@ -107,11 +107,10 @@ def _panel(request: Request, resources: Resources, project: str, form: Form) -> 
         except AppError as error:
             problems = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
             problems = problems or [Problem("", error.code, error.detail)]
-    base_url = str(request.base_url).rstrip("/").removesuffix("/portal")
     return {
         "plan": found.document if found else None, "model": model, "wrong": problems, "body": body, "id_of": id_of,
         "memory": _memory(resources, project, found.document["worker_class"]) if found else None,
-        "snippets": snippets.every(body, base_url, keyed=resources.settings.mode == "production"),
+        "snippets": snippets.every(body, base_url(request), keyed=resources.settings.mode == "production"),
     }  # fmt: skip
 
 
