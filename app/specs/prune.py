@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.discovery import discover
 from app.specs.base import Spec, refusing_tags
 from app.specs.steps import Targets
-from app.specs.structure import OF_PATTERN, STRUCTURE_STEPS, StructureStep
+from app.specs.structure import OF_PATTERN, STRUCTURE_STEPS, StructureStep, refuse_halves
 from workers.methods.base import NEEDS, Axes, Budget, Criterion, MaskOptimizer, Need, Pattern, Solver
 
 CRITERIA: dict[str, type[Criterion]] = discover("workers.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
@@ -34,6 +34,7 @@ def _one_of(tag: str, kinds: dict[str, Any], later: frozenset[str] = frozenset()
 
 
 def _parts_have_methods_of_their_own(value: object) -> object:
+    refuse_halves(value)
     kind = value.get("kind") if isinstance(value, dict) else None
     if isinstance(kind, str) and kind in OF_PATTERN:
         why = f"`{kind}` is a pattern of {', '.join(OF_PATTERN[kind])}: choose one of these methods"

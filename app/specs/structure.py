@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.discovery import discover
@@ -24,6 +24,23 @@ OF_PATTERN: dict[str, dict[str, Any]] = {
 """The methods of every pattern that removes whole parts."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+_HALVES = ("attention", "mlp", "submodules")
+"""What other tools remove by itself."""
+
+
+def refuse_halves(value: object) -> object:
+    """Refuse to remove one half of a block: the result would need code of its own to load."""
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind in _HALVES:
+        why = (
+            "no stock configuration of a supported family has a block without its attention or its feed-forward net: "
+            "choose `depth` for whole blocks, `neurons` or `kv_groups` for narrower halves"
+        )
+        raise PydanticCustomError("no_stock_configuration", "{why}", {"why": why, "at": "kind"})
+    return value
+
+
+_WholeHalves = BeforeValidator(refuse_halves)
 
 
 class Depth(Spec):
@@ -40,7 +57,9 @@ class Width(Spec):
     multiple_of: int = Field(1, ge=1, le=65_536, description="What stays is rounded to a multiple of it.")
 
     def kept(self, units: int, *, sparsity: float) -> int:
-        """How many units of a block stay: the multiple nearest to their share, at least one multiple."""
+        """How many units of a block stay: the multiple nearest to their share, at least one; all where none go."""
+        if sparsity == 0:
+            return units
         nearest = round((1 - sparsity) * units / self.multiple_of) * self.multiple_of
         return min(units, max(nearest, self.multiple_of))
 
@@ -55,7 +74,7 @@ class DepthFields(Spec):
     """The fields of every step that removes blocks."""
 
     sparsity: Share | None = Field(None, description="Share of the blocks that go.")
-    pattern: Depth = Depth()
+    pattern: Annotated[Depth, _WholeHalves] = Depth()
     replace: Literal["least_squares"] | None = Field(
         None, description="A linear map in the place of every run of removed blocks, merged into the matrix before it."
     )
@@ -82,7 +101,7 @@ class WidthFields(Spec):
     """The fields of every step that removes units."""
 
     sparsity: Share = Field(description="Share of the units of every block that go.")
-    pattern: Width = Width()
+    pattern: Annotated[Width, _WholeHalves] = Width()
     update: WidthUpdate | None = Field(None, description="Default: the criterion's own.")
 
     @property
@@ -95,7 +114,7 @@ class ExpertFields(Spec):
     """The fields of every step that removes experts."""
 
     sparsity: Share = Field(description="Share of the experts of every block that go.")
-    pattern: Experts = Experts()
+    pattern: Annotated[Experts, _WholeHalves] = Experts()
 
     @property
     def amount(self) -> str:

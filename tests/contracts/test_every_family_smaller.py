@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from app.probe import ModelFacts, check, probe
@@ -22,12 +23,12 @@ from workers.engine.perplexity import perplexity
 from workers.messages import Done
 
 
-def step(part: Part) -> dict[str, Any]:
-    """Half of the units of a part."""
+def step(part: Part, sparsity: float = 0.5) -> dict[str, Any]:
+    """Remove a share of the units of a part."""
     if part.kind == "depth":
-        return {"method": "block_influence", "sparsity": 0.5}
+        return {"method": "block_influence", "sparsity": sparsity}
     method = "reap" if part.kind == "experts" else "structured_obs" if part.kind == "kv_groups" else "flap"
-    return {"method": method, "sparsity": 0.5, "pattern": {"kind": part.kind}}
+    return {"method": method, "sparsity": sparsity, "pattern": {"kind": part.kind}}
 
 
 @dataclass
@@ -55,12 +56,17 @@ class Case:
         return self.facts.sizes.parts
 
     @cached_property
-    def steps(self) -> list[dict[str, Any]]:
-        return [step(part) for part in self.parts if part.refusal is None]
+    def free(self) -> list[Part]:
+        """What can go."""
+        return [part for part in self.parts if part.refusal is None]
 
     @cached_property
     def job(self) -> LocalJob:
-        return local_job(self.folder / "job", self.model_dir, self.texts, prune=self.steps)
+        return self.of("job", [step(part) for part in self.free])
+
+    def of(self, name: str, steps: list[dict[str, Any]]) -> LocalJob:
+        """Another job on the same model."""
+        return local_job(self.folder / name, self.model_dir, self.texts, prune=steps)
 
     @cached_property
     def done(self) -> Done:
@@ -83,9 +89,9 @@ def test_the_smaller_model_is_a_stock_model_that_scores_and_weighs_what_the_repo
     assert written.shape[1] > 8
     assert report["compressed"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     told = {row["kind"]: row for row in report["protocol"]["structure"]}
-    assert set(told) == {part.kind for part in case.parts if part.refusal is None}
-    for part in case.parts:
-        if part.refusal is None and part.kind != "depth":
+    assert set(told) == {part.kind for part in case.free}
+    for part in case.free:
+        if part.kind != "depth":
             assert told[part.kind]["of"] == part.count
             assert told[part.kind]["kept"] == max(part.least, part.count // 2)
 
@@ -111,12 +117,46 @@ def test_what_no_stock_configuration_can_carry_is_refused_by_post_and_by_the_wor
     for number, part in enumerate(part for part in case.parts if part.refusal is not None):
         spec = CompressionSpec.model_validate({"prune": [step(part)]})
         assert [problem.code for problem in check(spec, case.facts)] == ["part-stays-whole"]
-        job = local_job(case.folder / f"refused-{number}", case.model_dir, case.texts, prune=[step(part)])
         with pytest.raises(EngineError):
-            job.attempt()
+            case.of(f"refused-{number}", [step(part)]).attempt()
 
 
 def test_a_family_without_experts_has_none_to_remove(case: Case) -> None:
     spec = CompressionSpec.model_validate({"prune": [{"method": "reap", "sparsity": 0.25}]})
     has = any(part.kind == "experts" for part in case.parts)
     assert [problem.code for problem in check(spec, case.facts)] == ([] if has else ["no-such-part"])
+
+
+def test_a_job_that_keeps_everything_is_bit_identical(case: Case) -> None:
+    job = case.of("whole", [step(part, 0.0) for part in case.free])
+    job.attempt()
+    before, after = (load_file(folder / "model.safetensors") for folder in (case.model_dir, job.artifact))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_least_that_can_stay_is_a_stock_model(case: Case) -> None:
+    """One block, one neuron, one group of heads, as many experts as a token is sent to: never none."""
+    most = [step(part, 1 - part.least / part.count) for part in case.free]
+    job = case.of("least", most)
+    left = {row["kind"]: row for row in job.attempt().report["protocol"]["structure"]}
+    assert left["depth"]["blocks"] == 1
+    assert all(left[part.kind]["kept"] == part.least for part in case.free if part.kind != "depth")
+    model = AutoModelForCausalLM.from_pretrained(job.artifact, dtype=torch.float32).eval()
+    assert torch.isfinite(model(torch.arange(60, 72).view(1, -1)).logits).all()
+
+
+def test_the_last_block_and_the_last_expert_stay(case: Case) -> None:
+    """Refused by POST, and by the worker for sources that POST has not seen."""
+    too_much: dict[str, dict[str, Any]] = {
+        "depth": {"method": "angular", "pattern": {"kind": "depth", "count": case.facts.num_blocks}}
+    }
+    too_much["experts"] = {"method": "reap", "sparsity": 0.99}
+    for part in case.free:
+        asked = too_much.get(part.kind)
+        if asked is None:
+            continue
+        codes = [problem.code for problem in check(CompressionSpec.model_validate({"prune": [asked]}), case.facts)]
+        assert codes == ["no-block-left" if part.kind == "depth" else "too-few-left"]
+        with pytest.raises(EngineError):
+            case.of(f"none-{part.kind}", [asked]).attempt()

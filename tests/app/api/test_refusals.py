@@ -78,6 +78,14 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/prune", [WANDA, WANDA], "/spec/prune/0", "weights-before-parts"),
     ("/spec/prune", [WANDA, {"method": "angular", "sparsity": 0.5}], "/spec/prune/0", "weights-before-parts"),
     ("/spec/prune", [{**WANDA, "pattern": {"kind": "experts"}}], "/spec/prune/0/pattern/kind", "does-not-combine"),
+    # a half of a block cannot go: whoever asks learns why
+    ("/spec/prune", {**WANDA, "pattern": {"kind": "mlp"}}, "/spec/prune/pattern/kind", "no-stock-configuration"),
+    (
+        "/spec/prune",
+        {"method": "perplexity", "sparsity": 0.25, "pattern": {"kind": "attention"}},
+        "/spec/prune/pattern/kind",
+        "no-stock-configuration",
+    ),
     ("/spec/prune", {"method": "angular"}, "/spec/prune/sparsity", "missing-sparsity"),
     ("/spec/prune", {"method": "flap", "sparsity": 1.0}, "/spec/prune/sparsity", "less-than"),
     ("/spec/retrain", {"trainable": []}, "/spec/retrain/trainable", "nothing-to-train"),
