@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from workers.engine.speed import macs_per_token
 from workers.phases.base import Context
 
-_SMALLER = (
-    "Fewer parameters and fewer products: smaller and faster on every runtime that loads the model. "
-    "The latencies above were measured here."
+_SMALLER = "Fewer parameters and fewer products: smaller and faster on every runtime that loads the model. "
+_TIMED = "The latencies above were measured here."
+_COUNTED = "The multiply-adds above were counted from the shapes; nothing was timed."
+_FEWER_EXPERTS = (
+    "Fewer experts: a smaller file and less memory on every runtime that loads the model. A single token is no faster, "
+    "it still goes to as many experts: the multiply-adds above were counted from the shapes."
 )
 _TWO_OF_FOUR = (
     "2:4 zeros: PyTorch's semi-structured tensors gain at large batches and long prompts on NVIDIA GPUs from Ampere "
@@ -21,8 +25,18 @@ _NOTHING = "No zeros and no fewer parameters: no runtime gains."
 
 def advice(context: Context, *, achieved: float) -> list[str]:
     """Lines about the runtimes that would profit, and those that would not."""
-    lines = [_SMALLER] if context.request.spec.structure else []
+    lines = _of_parts(context)
     if achieved > 0:
         step = context.step
         lines.append(_TWO_OF_FOUR if step is not None and step.pattern.label() == "2:4" else _UNSTRUCTURED)
     return lines or [_NOTHING]
+
+
+def _of_parts(context: Context) -> list[str]:
+    """What whole parts that are gone give; nothing where everything was kept."""
+    dense, left = context.source_streamed, context.streamed
+    if sum(left.parameters.values()) >= sum(dense.parameters.values()):
+        return []
+    if macs_per_token(left) >= 0.999 * macs_per_token(dense):
+        return [_FEWER_EXPERTS]
+    return [_SMALLER + (_TIMED if context.latency else _COUNTED)]

@@ -48,6 +48,7 @@ def card(context: Context, report: dict[str, Any]) -> str:
         f"| bytes in a bit-mask pack ({how}) | | {report['compressed']['packed_bytes']:,} |",
         f"| multiply-adds per token | {dense['macs_per_token']:,} | {compressed['macs_per_token']:,} |",
         *_speed_rows(dense["latency"], compressed["latency"]),
+        f"| most memory that the job took, bytes | | {max(row['peak_memory_bytes'] for row in report['phases']):,} |",
         f"| parameters trained | | {report['trained_parameters']['count']:,} |",
         *_comparisons(report),
         "",

@@ -48,7 +48,7 @@ class _Evidence:
     def _passage(self) -> Passage:
         context = self.context
         windows_NT = context.calibration_windows()
-        return watch(context.streamed, windows_NT, context.weights, tick=self.phase.progress)
+        return watch(context.streamed, windows_NT, context.weights, spill=context.spill, tick=self.phase.progress)
 
     def loss(self, kept: Sequence[int]) -> float:
         gone = sorted(set(range(self.num_blocks)) - set(kept))
@@ -84,7 +84,7 @@ class Replacement:
             context.warn("nothing_before_the_cut", "The first block goes: no matrix before it can stand in for it.")
         wanted = self._wanted()
         found: dict[str, torch.Tensor] = {}
-        stream = Stream(context.streamed, context.calibration_windows(), context.weights)
+        stream = self._stream()
         for block in context.streamed.layout.blocks:
             if block.index in self.gone:
                 stream.index += 1
@@ -95,30 +95,35 @@ class Replacement:
                     stream.advance(module)
         return found
 
-    def _wanted(self) -> dict[int, list[torch.Tensor]]:
-        """The dense model's states after every cut, batch by batch."""
-        stream = Stream(self.context.streamed, self.context.calibration_windows(), self.context.weights)
-        wanted: dict[int, list[torch.Tensor]] = {}
+    def _stream(self) -> Stream:
+        context = self.context
+        return Stream(context.streamed, context.calibration_windows(), context.weights, spill=context.spill)
+
+    def _wanted(self) -> dict[int, Stream]:
+        """The dense model's states after every cut."""
+        stream = self._stream()
+        wanted: dict[int, Stream] = {}
         for block in self.context.streamed.layout.blocks:
             with self.context.streamed.block(block.index, self.context.weights) as module:
                 stream.advance(module)
             if stream.index in self.ends.values():
-                wanted[stream.index] = [batch.hidden_BTD for batch in stream.batches]
+                wanted[stream.index] = stream.fork()
         return wanted
 
-    def _replaced(self, block: Block, stream: Stream, wanted: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _replaced(self, block: Block, stream: Stream, wanted: Stream) -> dict[str, torch.Tensor]:
         context = self.context
         with context.streamed.block(block.index, context.weights) as module:
             first = next(stream.batches)
             name = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
             writer = module.get_submodule(name)
             normal = Normal.of(first.hidden_BTD.shape[-1])
-            for batch, target_BTD in zip(stream.batches, wanted, strict=True):
+            for batch, target in zip(stream.batches, wanted.batches, strict=True):
                 seen: list[torch.Tensor] = []
                 with outputs_of(writer, seen.append):
                     output_TD = stream.output(module, batch).flatten(end_dim=-2)
                 added_TD = seen[0].reshape(output_TD.shape)
-                normal.add(added_TD, target_BTD.to(output_TD.device).flatten(end_dim=-2) - (output_TD - added_TD))
+                target_TD = target.hidden_BTD.to(output_TD.device).flatten(end_dim=-2)
+                normal.add(added_TD, target_TD - (output_TD - added_TD))
             map_DD = normal.solve()
             with outputs_of(writer, lambda out: out @ map_DD.to(out.device, out.dtype)):
                 stream.advance(module)

@@ -19,7 +19,7 @@ FEW_TOKENS = 32
 def choose(context: Context, step: ExpertStep, phase: PhaseRun) -> dict[int, tuple[Mixture, torch.Tensor]]:
     """Which experts of every block stay, on the dense model's routing."""
     streamed, weights = context.streamed, context.weights
-    stream = Stream(streamed, context.calibration_windows(), weights)
+    stream = Stream(streamed, context.calibration_windows(), weights, spill=context.spill)
     found: dict[int, tuple[Mixture, torch.Tensor]] = {}
     poorly: list[str] = []
     for block in streamed.layout.blocks:

@@ -38,7 +38,7 @@ class Narrowing:
         self.context, self.phase, self.step = context, phase, step
         self.added_biases = added_biases
         """Whether the smaller model's configuration brings biases that the source lacks."""
-        self.stream = Stream(context.streamed, context.calibration_windows(), context.weights)
+        self.stream = Stream(context.streamed, context.calibration_windows(), context.weights, spill=context.spill)
 
     def narrow(self, block: Block, units: Units) -> Narrowed:
         """Choose the units of the next block; the stream stays before it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,19 +21,20 @@ def watch(
     windows_NT: torch.Tensor,
     weights: Weights,
     *,
+    spill: Path | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> Passage:
     """Go through all blocks once."""
-    stream = Stream(streamed, windows_NT, weights)
+    stream = Stream(streamed, windows_NT, weights, spill=spill)
     influence: list[float] = []
     last: list[torch.Tensor] = [_last(stream)]
     for block in streamed.layout.blocks:
-        before = [batch.hidden_BTD for batch in stream.batches]
+        before = stream.fork()
         with streamed.block(block.index, weights) as module:
             stream.advance(module)
         similar = [
-            torch.cosine_similarity(old.float(), batch.hidden_BTD.float(), dim=-1).double().flatten()
-            for old, batch in zip(before, stream.batches, strict=True)
+            torch.cosine_similarity(old.hidden_BTD.float(), new.hidden_BTD.float(), dim=-1).double().flatten()
+            for old, new in zip(before.batches, stream.batches, strict=True)
         ]
         influence.append(1 - float(torch.cat(similar).mean()))
         last.append(_last(stream))

@@ -103,7 +103,17 @@ def _depth_settings(source: StreamedModel, config: Mapping[str, Any], kept: Sequ
     kinds = getattr(source.config, "layer_types", None)
     if isinstance(kinds, list) and len(kinds) == total:
         per_block["layer_types"] = kinds  # derived by the family's class from a depth that no longer holds
-    return settings | {name: [value[index] for index in kept] for name, value in per_block.items()}
+    settings |= {name: [value[index] for index in kept] for name, value in per_block.items()}
+    return settings | _dense_among_experts(source, kept)
+
+
+def _dense_among_experts(source: StreamedModel, kept: Sequence[int]) -> dict[str, Any]:
+    """Which of the blocks that stay have no experts, by their new numbers; families that count them say so."""
+    if not hasattr(source.config, "mlp_only_layers"):
+        return {}
+    blocks = source.layout.blocks
+    dense = [new for new, old in enumerate(kept) if not any(matrix.routed for matrix in blocks[old].matrices)]
+    return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
 
 
 def _new_names(source: StreamedModel, weights: Weights, shape: Shape) -> dict[str, str]:
