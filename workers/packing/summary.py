@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from workers.packing.codes import fits_two_of_four, mask_of
+from workers.packing.codes import Bytes
 from workers.packing.files import Entry, PackError, TensorFile, Words, chunks
 from workers.packing.pack import CHUNK, SUFFIX
 from workers.packing.unpack import Pack
 
 _MODEL = "model*.safetensors"
+_GROUPS = (4, 8, 16)
+"""The m of n:m that are looked for, the smallest first."""
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -24,13 +26,12 @@ def summary(folder: Path) -> dict[str, Any]:
     parameters = nonzero = sparse_total = sparse_nonzero = 0
     patterns: dict[str, int] = {}
     for entry, parts in _tensors(folder):
-        counts, two_of_four = _zeros(entry, parts)
+        counts, pattern = _kept(entry, parts)
         tensors, dense_bytes = tensors + 1, dense_bytes + entry.end - entry.begin
         parameters, nonzero = parameters + entry.numel, nonzero + counts
         if 4 * (entry.numel - counts) >= entry.numel > 0:  # a quarter of zeros is nobody's accident
             sparse_total, sparse_nonzero = sparse_total + entry.numel, sparse_nonzero + counts
-            name = "2:4" if two_of_four else "unstructured"
-            patterns[name] = patterns.get(name, 0) + 1
+            patterns[pattern] = patterns.get(pattern, 0) + 1
     packed = [path.stat().st_size for path in sorted(folder.glob(f"model*{SUFFIX}"))]
     return {
         "architecture": (_json(folder / "config.json").get("architectures") or [None])[0],
@@ -62,12 +63,27 @@ def _tensors(folder: Path) -> Iterator[tuple[Entry, Iterator[Words]]]:
             yield entry, pack.words(entry)
 
 
-def _zeros(entry: Entry, parts: Iterator[Words]) -> tuple[int, bool]:
-    count, two_of_four = 0, len(entry.shape) > 1 and entry.shape[-1] % 4 == 0
+def _kept(entry: Entry, parts: Iterator[Words]) -> tuple[int, str]:
+    """How many elements are not zero, and whether they keep to n of every m in a row: `2:4`, or `unstructured`."""
+    count, most = 0, dict.fromkeys(_GROUPS, 0)
     for words in parts:
-        count += int(np.count_nonzero(words))
-        two_of_four = two_of_four and fits_two_of_four(mask_of(words))
-    return count, two_of_four
+        kept = (words != 0).view(np.uint8)
+        count += int(np.count_nonzero(kept))
+        for size in _GROUPS:
+            if len(kept) % size == 0:
+                most[size] = max(most[size], int(_sums(kept, size).max(initial=0)))
+    for size, n in most.items():
+        whole = len(entry.shape) > 1 and entry.shape[-1] % size == 0
+        # Few weights leave room in every group; of a pattern all groups are full, but for kept weights that are zero.
+        if whole and n < size and count >= 0.99 * entry.numel * n / size:
+            return count, f"{n}:{size}"
+    return count, "unstructured"
+
+
+def _sums(counts: Bytes, size: int) -> Bytes:
+    while size > 1:
+        counts, size = counts[::2] + counts[1::2], size // 2
+    return counts
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:

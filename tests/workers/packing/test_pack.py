@@ -133,10 +133,11 @@ def test_equal_files_give_equal_packs(tmp_path: Path) -> None:
 
 
 def test_the_documented_unpacker_gives_the_same_file(tmp_path: Path) -> None:
-    there_and_back(tmp_path, {"a": sparse((300, 1001), share=0.6), "b": two_of_four((96, 400)), "c": np.ones(7)})
+    many_chunks = sparse((5, CHUNK // 4 + 3), share=0.6)
+    there_and_back(tmp_path, {"a": many_chunks, "b": two_of_four((96, 400)), "c": np.ones(7)})
     code = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert len(code) == 1
-    assert len(code[0].splitlines()) <= 60
+    assert len(code[0].splitlines()) <= 50
     names: dict[str, Any] = {}
     exec(code[0], names)
     names["unpack"](tmp_path / "model.packed.safetensors", tmp_path / "by_hand.safetensors")

@@ -69,14 +69,22 @@ def test_a_packed_shard_of_every_dense_shard(
     AutoModelForCausalLM.from_pretrained(job.artifact)
 
 
-def test_the_summary_counts_what_is_there(tmp_path: Path, texts: Path, llama: Path) -> None:
-    prune = {"method": "magnitude", "pattern": {"kind": "nm", "n": 2, "m": 4}}
+@pytest.mark.parametrize(("pattern", "name"), [
+    ({"kind": "nm", "n": 2, "m": 4}, "2:4"),
+    ({"kind": "nm", "n": 4, "m": 8}, "4:8"),
+    ({"kind": "nm", "n": 1, "m": 4}, "1:4"),
+    ({"kind": "unstructured"}, "unstructured"),
+])  # fmt: skip
+def test_the_summary_counts_what_is_there(
+    pattern: dict[str, Any], name: str, tmp_path: Path, texts: Path, llama: Path
+) -> None:
+    prune = {"method": "magnitude", "sparsity": 0.75 if name == "1:4" else 0.5, "pattern": pattern}
     job, report = run(tmp_path / "job", llama, texts, "packed", prune=prune)
     found = summary(job.artifact)
     assert found["parameters"] == report["compressed"]["parameters"]
     assert found["nonzero_parameters"] == report["compressed"]["nonzero_parameters"]
-    assert found["sparse_tensors"] == {"2:4": 14}
-    assert found["sparsity_of_sparse_tensors"] == pytest.approx(0.5, abs=1e-3)
+    assert found["sparse_tensors"] == {name: 14}
+    assert found["sparsity_of_sparse_tensors"] == pytest.approx(prune["sparsity"], abs=1e-3)
     assert all(item["verified"] for item in found["files"])
     (job.artifact / "config.json").write_text("{}")
     assert [item["path"] for item in summary(job.artifact)["files"] if not item["verified"]] == ["config.json"]
