@@ -27,6 +27,15 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     "structured_obs, 25 % of the heads": {
         "prune": [{"method": "structured_obs", "sparsity": 0.25, "pattern": {"kind": "kv_groups"}}]
     },
+    "1 block, 25 % of the neurons, 2:4, PERP, packed": {
+        "prune": [
+            {"method": "angular", "pattern": {"kind": "depth", "count": 1}, "replace": "least_squares"},
+            {"method": "structured_obs", "sparsity": 0.25},
+            {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+        ],
+        "retrain": PERP,
+        "output": {"format": "both"},
+    },
 }
 
 MARKS: Final = ("<!-- structure: python -m tests.results.structure -->", "<!-- /structure -->")
@@ -34,7 +43,8 @@ MARKS: Final = ("<!-- structure: python -m tests.results.structure -->", "<!-- /
 ABOUT: Final = """\
 Made by `python -m tests.results structure` through `POST /v1/jobs`: 128 x 256 calibration tokens, perplexity on
 docs.valid (200 windows of 256), float32 on one thread of a shared CPU, seed 0. PERP: 100 steps of 8 x 256 tokens.
-Speed: dense over result, medians of runs that take turns, batch of one. Seconds: choosing and refitting."""
+Speed: dense over result, medians of runs that take turns, batch of one; in brackets the least and the most of the
+result over the median of the dense. Seconds: choosing and refitting, then retraining. Pack: of the dense file."""
 
 
 def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
@@ -57,22 +67,35 @@ def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
 def read(finished: Finished) -> Numbers:
     """The numbers of one job."""
     dense, compressed = finished.report["dense"], finished.report["compressed"]
-    first = next(phase for phase in finished.report["phases"] if phase["name"] == "pruning")
+    phases = finished.report["phases"]
     return {
         "dense": round(finished.dense, 4),
         "perplexity": round(finished.compressed, 4),
         "bytes": compressed["bytes"],
         "bytes_share": round(compressed["bytes"] / dense["bytes"], 4),
+        "packed_share": round(compressed["packed_bytes"] / dense["bytes"], 4),
         "macs_share": round(compressed["macs_per_token"] / dense["macs_per_token"], 4),
-        **{f"{name}_speed": round(_speed(dense, compressed, name), 2) for name in ("prefill", "decode")},
-        "seconds": round(first["seconds"], 1),
+        **{f"{name}_speed": _speed(dense, compressed, name) for name in ("prefill", "decode")},
+        **{f"{name}_spread": _spread(dense, compressed, name) for name in ("prefill", "decode")},
+        "seconds": _seconds(phases, "pruning"),
+        "retraining_seconds": _seconds(phases, "retraining"),
+        "peak_memory_bytes": max(phase["peak_memory_bytes"] for phase in phases),
         "structure": finished.report["protocol"]["structure"],
     }
 
 
 def _speed(dense: dict[str, Any], compressed: dict[str, Any], name: str) -> float:
     before, after = (side["latency"][f"{name}_seconds_per_token"]["median"] for side in (dense, compressed))
-    return float(before / after)
+    return round(float(before / after), 2)
+
+
+def _spread(dense: dict[str, Any], compressed: dict[str, Any], name: str) -> list[float]:
+    before, after = (side["latency"][f"{name}_seconds_per_token"] for side in (dense, compressed))
+    return [round(float(before["median"] / after[end]), 2) for end in ("most", "least")]
+
+
+def _seconds(phases: list[dict[str, Any]], name: str) -> float:
+    return round(sum(float(phase["seconds"]) for phase in phases if phase["name"] == name), 1)
 
 
 def render(rows: list[Row]) -> str:
@@ -83,8 +106,8 @@ def render(rows: list[Row]) -> str:
         dense = next((row["dense"] for row in mine if "dense" in row), float("nan"))
         lines = [
             f"## {model} (dense {dense:.2f})\n",
-            "| method | perplexity | bytes | products | prompts | decoding | s |",
-            "|---|---|---|---|---|---|---|",
+            "| method | perplexity | MB | of dense | pack | products | prompts | decoding | s |",
+            "|---|---|---|---|---|---|---|---|---|",
             *(_line(row) for row in mine),
         ]
         parts.append("\n".join(lines))
@@ -95,12 +118,12 @@ def readme(rows: list[Row], *, model: str = "ref-llama") -> str:
     """The README's table of one model: what shrinks, what speeds up, where, and what it costs."""
     mine = [row for row in rows if row["model"] == model and row["state"] == "succeeded" and row["seed"] == 0]
     lines = [
-        "| removed | what shrinks | what speeds up (one CPU thread) | on what runtime | perplexity |",
-        "|---|---|---|---|---|",
+        "| removed | what shrinks | what speeds up (one CPU thread) | on what runtime | perplexity | s |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {row['method']} | file to {row['bytes_share']:.0%}, products to {row['macs_share']:.0%} "
+            f"| {row['method']} | {_shrinks(row)} "
             f"| prompts {row['prefill_speed']:.2f} x, decoding {row['decode_speed']:.2f} x | every one "
-            f"| {row['dense']:.2f} -> {row['perplexity']:.2f} |"
+            f"| {row['dense']:.2f} -> {row['perplexity']:.2f} | {_time(row)} |"
             for row in mine
         ),
     ]
@@ -120,11 +143,26 @@ def write_readme() -> None:
 
 def _line(row: Row) -> str:
     if row["state"] != "succeeded":
-        return f"| {row['method']} | {row['error']['class']} | | | | | |"
+        return f"| {row['method']} | {row['error']['class']} | | | | | | | |"
+    pack = f"{row['packed_share']:.0%}" if "packed" in row["method"] else ""
+    speeds = (f"{row[f'{name}_speed']:.2f} x {_range(row[f'{name}_spread'])}" for name in ("prefill", "decode"))
     return (
-        f"| {row['method']} | {row['perplexity']:.2f} | {row['bytes_share']:.0%} | {row['macs_share']:.0%} "
-        f"| {row['prefill_speed']:.2f} x | {row['decode_speed']:.2f} x | {row['seconds']:.0f} |"
+        f"| {row['method']} | {row['perplexity']:.2f} | {row['bytes'] / 1e6:.1f} | {row['bytes_share']:.0%} | {pack} "
+        f"| {row['macs_share']:.0%} | {' | '.join(speeds)} | {_time(row)} |"
     )
+
+
+def _shrinks(row: Row) -> str:
+    pack = f" (packed {row['packed_share']:.0%})" if "packed" in row["method"] else ""
+    return f"file to {row['bytes_share']:.0%}, {row['bytes'] / 1e6:.1f} MB{pack}; products to {row['macs_share']:.0%}"
+
+
+def _time(row: Row) -> str:
+    return f"{row['seconds']:.0f}" + (f" + {row['retraining_seconds']:.0f}" if row["retraining_seconds"] else "")
+
+
+def _range(spread: list[float]) -> str:
+    return f"({spread[0]:.2f} to {spread[1]:.2f})"
 
 
 if __name__ == "__main__":
