@@ -36,7 +36,7 @@ from app.api import (
     uploads,
     webhooks,
 )
-from app.api.access import AccessGuard
+from app.api.access import AccessGuard, takes_no_key
 from app.api.guard import BodyGuard, RequestContext
 from app.api.metering import Fleet, RequestMeter
 from app.db.commits import GroupCommit
@@ -47,7 +47,7 @@ from app.queue import Doorbell, make_celery
 from app.services.feed import Feed, ending_streams
 from app.services.resources import Resources
 from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
-from app.specs.schema import require_tags
+from app.specs.schema import require_tags, tell_object_defaults
 from app.storage.open import open_store
 from app.tracing import setup_traces
 
@@ -136,9 +136,21 @@ def _describe_problems(app: FastAPI) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(schema.pop("$defs", {}), Problem=schema)
         _drop_odd_discriminators(document)
+        tell_object_defaults(document)
+        _describe_keys(document)
         return require_tags(document)
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_keys(document: dict[str, Any]) -> None:
+    """Say in the document where the API key goes, and which paths take none."""
+    text = "`esp_<id>_<secret>`; the embedded mode takes calls without one from its own machine."
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": text}}
+    document["security"] = [{"key": []}, {}]
+    for path, verbs in document["paths"].items():
+        for operation in verbs.values() if takes_no_key(path) else ():
+            operation["security"] = []
 
 
 def _drop_odd_discriminators(value: Any) -> None:  # noqa: ANN401 - JSON

@@ -46,6 +46,11 @@ def required_scope(method: str, path: str) -> KeyScope | None:
     return look if method in _READ else change
 
 
+def takes_no_key(path: str) -> bool:
+    """Tell whether a path is served to anybody."""
+    return not path.startswith("/v1/") or _PUBLIC.fullmatch(path) is not None
+
+
 class AccessGuard:
     """Finds out who calls, refuses who may not, and names the actor to everything behind it."""
 
@@ -57,7 +62,7 @@ class AccessGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request of somebody who may make it."""
         path = scope["path"] if scope["type"] == "http" else ""
-        if not path.startswith("/v1/") or _PUBLIC.fullmatch(path):
+        if takes_no_key(path):
             await self.app(scope, receive, send)
             return
         try:

@@ -26,6 +26,7 @@ from app.specs.upload import PartRequest, UploadRequest
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
+_BYTES = {"type": "string", "format": "binary"}
 UploadId = Annotated[str, Path(description="`upl_` and a ULID.")]
 
 
@@ -131,7 +132,7 @@ def create_part(upload_id: UploadId, body: PartRequest, resources: ResourcesDep,
 @router.put(
     "/{upload_id}/files/{file}/parts/{number}",
     status_code=204,
-    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BYTES}}}},
 )
 async def put_part(
     upload_id: UploadId, file: str, number: int, request: Request, resources: ResourcesDep, project: ProjectDep,

@@ -45,7 +45,7 @@ class EndpointWithSecretView(EndpointView):
     """Verify with it: `webhook-signature` is `v1,` and the base64 HMAC-SHA256 of `id.timestamp.body`."""
 
 
-class AttemptView(View):
+class DeliveryAttemptView(View):
     """One try."""
 
     time: datetime
@@ -70,7 +70,7 @@ class DeliveryView(View):
     attempts: int
     next_at: datetime | None
     """Null when no further attempt will be made."""
-    log: list[AttemptView]
+    log: list[DeliveryAttemptView]
     created_at: datetime
     delivered_at: datetime | None
 

@@ -1,12 +1,34 @@
-"""What pydantic's JSON Schema leaves out: the tag of a union's member is required, for all that it has a default."""
+"""What generated JSON Schema is amended by, so that validators and generators of clients read what is meant."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 
+def tell_object_defaults(value: Any, *, names: bool = False) -> None:  # noqa: ANN401 - JSON
+    """Move defaults that are objects into descriptions: generators of clients drop schemas that have them.
+
+    `names`: the keys of this object are names of fields or schemas, and none of them is a keyword.
+    """
+    if isinstance(value, list):
+        for item in value:
+            tell_object_defaults(item)
+    elif isinstance(value, dict):
+        default = None if names else value.get("default")
+        if isinstance(default, dict) or (isinstance(default, list) and any(isinstance(item, dict) for item in default)):
+            told = f"Default: `{json.dumps(value.pop('default'))}`."
+            value["description"] = f"{value['description']} {told}" if "description" in value else told
+        for key, item in value.items():
+            if names or key not in {"example", "examples"}:
+                tell_object_defaults(item, names=not names and key in {"properties", "schemas"})
+
+
 def require_tags(document: dict[str, Any]) -> dict[str, Any]:
-    """Mark in a schema, or a document that holds some, the tag of every member of a tagged union as required."""
+    """Mark in a schema, or a document that holds some, the tag of every member of a tagged union as required.
+
+    Pydantic leaves it out where the tag has a default, and a body without it is refused.
+    """
     for tag, reference in _members(document):
         schema = document
         for step in reference.removeprefix("#/").split("/"):

@@ -1,4 +1,4 @@
-"""Two projects with keys, for tests of who may do what."""
+"""Two projects with keys, and one thing of each kind, for tests of who may do what."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from app.actor import DEFAULT_PROJECT
+from app.services.resources import Resources
+from tests.app.api.conftest import submit
+from tests.fixtures import rows as fixture_rows
+from tests.fixtures.hooks import SPEC, Registry, evaluate
+
+TEXT_UPLOAD = {"kind": "dataset", "files": [{"name": "a.txt", "bytes": 1, "sha256": "0" * 64}]}
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -28,3 +34,41 @@ def new_key(client: TestClient, project_id: str = DEFAULT_PROJECT, *scopes: str,
     assert answer.status_code == 201, answer.text
     document: dict[str, Any] = answer.json()
     return document
+
+
+def one_of_each(client: TestClient, resources: Resources) -> dict[str, str]:
+    """Make one thing of each kind that the default project has; its id by the first part of its path."""
+    job = submit(client)
+    done = submit(client)
+    fixture_rows.start(resources.database, done)
+    artifact = fixture_rows.publish(resources.database, resources.store, done, {"config.json": b"{}"})["config.json"]
+    registry = Registry.new(client)
+    rule = registry.rule("propose")
+    delivery = registry.deliver()
+    evaluate(resources)
+    source = {"kind": "huggingface", "repo": "org/model"}
+    axes = {"/spec/prune/sparsity": [0.3, 0.5]}
+    assert client.put("/v1/presets/house", json={"description": "ours", "spec": SPEC}).is_success
+    assert client.put("/v1/credentials/huggingface", json={"token": "hf_abcdefghijkl"}).is_success
+    return {
+        "hook-sources": registry.id,
+        "hook-deliveries": delivery,
+        "hook-proposals": registry.verdicts(delivery)[0]["proposal_id"],
+        "rules": rule,
+        "jobs": job,
+        "artifacts": artifact,
+        "api-keys": new_key(client, DEFAULT_PROJECT)["id"],
+        "projects": DEFAULT_PROJECT,
+        "uploads": _made(client, "/v1/uploads", TEXT_UPLOAD),
+        "webhook-endpoints": _made(client, "/v1/webhook-endpoints", {"url": "https://example.com"}),
+        "plans": _made(client, "/v1/plans", {"source": source, "spec": SPEC}),
+        "sweeps": _made(client, "/v1/sweeps", {"base": {"source": source, "spec": SPEC}, "axes": axes}),
+        "presets": "house",
+        "credentials": "huggingface",
+    }
+
+
+def _made(client: TestClient, path: str, body: dict[str, Any]) -> str:
+    answer = client.post(path, json=body)
+    assert answer.is_success, answer.text
+    return str(answer.json()["id"])

@@ -10,14 +10,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.actor import DEFAULT_PROJECT
 from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
-from tests.app.api.conftest import submit
-from tests.app.api.tenants import bearer, new_key, new_project
-from tests.fixtures import rows as fixture_rows
-from tests.fixtures.hooks import Registry, evaluate
+from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
+from tests.fixtures.hooks import SPEC
 
 UNKNOWN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 WITHOUT_TENANTS = {
@@ -28,8 +25,6 @@ WITHOUT_TENANTS = {
 """Routes that take a name and hide nothing of a project; every other route is tried, those to come too."""
 CREATING = {("PUT", "/v1/presets/{name}")}
 """What makes a thing of the caller's own under a name."""
-SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}}
-TEXT_UPLOAD = {"kind": "dataset", "files": [{"name": "a.txt", "bytes": 1, "sha256": "0" * 64}]}
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/jobs/{job_id}/publications"): {"kind": "huggingface", "repo": "a/b"},
     ("PATCH", "/v1/hook-sources/{source_id}"): {"name": "n"},
@@ -50,44 +45,6 @@ def _routes() -> list[tuple[str, str]]:
     ]
 
 
-def _own(client: TestClient, resources: Resources) -> dict[str, str]:
-    """One thing of each kind that the default project has, by the first part of its path."""
-    job = submit(client)
-    done = submit(client)
-    fixture_rows.start(resources.database, done)
-    artifact = fixture_rows.publish(resources.database, resources.store, done, {"config.json": b"{}"})["config.json"]
-    registry = Registry.new(client)
-    rule = registry.rule("propose")
-    delivery = registry.deliver()
-    evaluate(resources)
-    source = {"kind": "huggingface", "repo": "org/model"}
-    axes = {"/spec/prune/sparsity": [0.3, 0.5]}
-    assert client.put("/v1/presets/house", json={"description": "ours", "spec": SPEC}).is_success
-    assert client.put("/v1/credentials/huggingface", json={"token": "hf_abcdefghijkl"}).is_success
-    return {
-        "hook-sources": registry.id,
-        "hook-deliveries": delivery,
-        "hook-proposals": registry.verdicts(delivery)[0]["proposal_id"],
-        "rules": rule,
-        "jobs": job,
-        "artifacts": artifact,
-        "api-keys": new_key(client, DEFAULT_PROJECT)["id"],
-        "projects": DEFAULT_PROJECT,
-        "uploads": _made(client, "/v1/uploads", TEXT_UPLOAD),
-        "webhook-endpoints": _made(client, "/v1/webhook-endpoints", {"url": "https://example.com"}),
-        "plans": _made(client, "/v1/plans", {"source": source, "spec": SPEC}),
-        "sweeps": _made(client, "/v1/sweeps", {"base": {"source": source, "spec": SPEC}, "axes": axes}),
-        "presets": "house",
-        "credentials": "huggingface",
-    }
-
-
-def _made(client: TestClient, path: str, body: dict[str, Any]) -> str:
-    answer = client.post(path, json=body)
-    assert answer.is_success, answer.text
-    return str(answer.json()["id"])
-
-
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
     """The statements are the same on both databases; one is enough."""
@@ -103,12 +60,12 @@ def _unknown(mine: str) -> str:
 def test_what_is_anothers_answers_like_what_is_not_there(
     client: TestClient, app: FastAPI, resources: Resources
 ) -> None:
-    own = _own(client, resources)
+    own = one_of_each(client, resources)
     stranger = bearer(new_key(client, new_project(client))["key"]) | {"X-Request-ID": "same"}
     tried = set()
     for verb, path in _routes():
         kind = path.split("/")[2]
-        assert kind in own, f"{path} is new: say in _own what the default project has of it, or why it has none"
+        assert kind in own, f"{path} is new: say in one_of_each what the default project has of it, or why it has none"
         tried.add(kind)
         answers = []
         for id_ in (own[kind], _unknown(own[kind])):
@@ -125,7 +82,7 @@ def test_what_is_anothers_answers_like_what_is_not_there(
 
 
 def test_an_id_inside_of_a_body_or_behind_another_id_tells_no_more(client: TestClient, resources: Resources) -> None:
-    own = _own(client, resources)
+    own = one_of_each(client, resources)
     headers = bearer(new_key(client, new_project(client))["key"]) | {"X-Request-ID": "same"}
     delivery = client.post(f"/v1/webhook-endpoints/{own['webhook-endpoints']}/test").json()["id"]
     made = client.post("/v1/webhook-endpoints", json={"url": "https://example.com"}, headers=headers).json()["id"]
