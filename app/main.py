@@ -12,7 +12,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from sqlalchemy import make_url
 
 from app.api import (
     actions,
@@ -43,10 +42,11 @@ from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.logs import setup_logs
 from app.portal import site
+from app.production import refuse_unsafe_production
 from app.queue import Doorbell, make_celery
 from app.services.feed import Feed, ending_streams
 from app.services.resources import Resources
-from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
+from app.settings import Settings, get_settings
 from app.specs.schema import require_tags, tell_object_defaults
 from app.storage.open import open_store
 from app.tracing import setup_traces
@@ -106,24 +106,6 @@ def _die_with_parent() -> None:
     """Bind one of several server processes to the one that started them: killed hard, it would leave them listening."""
     if multiprocessing.parent_process() is not None and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def refuse_unsafe_production(settings: Settings) -> None:
-    """Raise ValueError when production would run with what is only safe on one machine."""
-    if settings.mode != "production":
-        return
-    faults = {
-        "ESPALIER_API_KEY_PEPPER is the default": settings.api_key_pepper.get_secret_value() == DEFAULT_PEPPER,
-        "ESPALIER_CREDENTIALS_KEY is the default": DEFAULT_CREDENTIALS_KEY
-        in settings.credentials_key.get_secret_value(),
-        "ESPALIER_DATABASE_URL is SQLite": make_url(settings.database).get_backend_name() == "sqlite",
-        "ESPALIER_STORE_URL is a folder": not settings.store.startswith("s3://"),
-        "ESPALIER_OIDC_ISSUER is not https": settings.oidc_issuer.startswith("http:"),
-        "ESPALIER_OIDC_ISSUER takes ESPALIER_PUBLIC_URL": bool(settings.oidc_issuer) and not settings.public_url,
-    }
-    found = [fault for fault, there in faults.items() if there]
-    if found:
-        raise ValueError(f"production does not start: {'; '.join(found)}")
 
 
 def _describe_problems(app: FastAPI) -> None:

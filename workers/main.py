@@ -16,6 +16,7 @@ from celery.signals import setup_logging, worker_init, worker_shutdown, worker_s
 
 from app.db.session import Database
 from app.logs import setup_logs
+from app.production import leave_unsafe_production
 from app.queue import make_celery, queue_name
 from app.settings import get_settings
 from app.storage.open import open_store
@@ -37,6 +38,7 @@ class WorkerProcess:
     def __init__(self, *, commands: Commands | None = None, worker_class: str = "default") -> None:
         settings = get_settings()
         setup_logs(settings)
+        leave_unsafe_production(settings)
         setup_traces(settings, "espalier-worker")
         self.worker_class = worker_class
         self.celery = make_celery(settings)

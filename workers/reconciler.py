@@ -16,6 +16,7 @@ from sqlalchemy import Connection, make_url, text
 from app.db.session import Database
 from app.errors import StorageError
 from app.logs import setup_logs
+from app.production import leave_unsafe_production
 from app.queue import Doorbell, make_celery
 from app.settings import get_settings
 from app.storage.open import open_store
@@ -111,6 +112,7 @@ def main() -> None:
     """Run until SIGTERM."""
     settings = get_settings()
     setup_logs(settings)
+    leave_unsafe_production(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -21,6 +21,7 @@ import structlog
 
 from app.db.migrate import run_migrations
 from app.logs import setup_logs
+from app.production import leave_unsafe_production
 from app.settings import Settings, get_settings
 from app.tracing import setup_traces
 from workers.leash import leashed
@@ -141,6 +142,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = get_settings()
     setup_logs(settings)
+    leave_unsafe_production(settings)
     setup_traces(settings, "espalier-serve")  # refused here, not by each of the processes
     settings.home.mkdir(parents=True, exist_ok=True)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from alembic import command
@@ -9,6 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from app.db.session import Database
 from app.settings import get_settings
@@ -54,4 +56,7 @@ def _config() -> Config:
 
 
 if __name__ == "__main__":
-    run_migrations(get_settings().database)
+    try:
+        run_migrations(get_settings().database)
+    except OperationalError as error:
+        sys.exit(f"The database does not answer: {error.orig}")

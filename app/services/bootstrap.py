@@ -8,10 +8,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
 from app.actor import DEFAULT_PROJECT, LOCAL, acting
+from app.db.migrate import is_current
 from app.db.session import Database
 from app.errors import AppError
+from app.production import leave_unsafe_production
 from app.services import keys
 from app.settings import get_settings
 from app.specs.access import SCOPES, KeyRequest
@@ -28,8 +31,12 @@ def main() -> int:
     options = parser.parse_args()
     expires = datetime.now(UTC) + timedelta(days=options.days) if options.days is not None else None
     settings = get_settings()
+    leave_unsafe_production(settings)
     database = Database(settings.database)
     try:
+        if not is_current(database):
+            sys.stderr.write("The database is not of this version: run `espalier migrate` first.\n")
+            return 1
         request = KeyRequest(name=options.name, scopes=options.scopes or ["admin"], expires_at=expires)
         with acting(LOCAL):
             row, token = keys.create(database, settings, request, options.project)
@@ -38,6 +45,9 @@ def main() -> int:
         return 2
     except AppError as error:
         sys.stderr.write(f"{error.detail}\n")
+        return 1
+    except OperationalError as error:
+        sys.stderr.write(f"The database does not answer: {error.orig}\n")
         return 1
     finally:
         database.dispose()
