@@ -25,7 +25,7 @@ ASSUMED_WINDOWS: Final = 200
 """Where a measurement takes all windows of its text."""
 SAMPLE_JOBS: Final = 20
 OVERHEAD_SECONDS: Final = 3.0
-"""Of starting the two children, once per job."""
+"""Of starting the two children and of all else that is no phase, once per job: until a job has finished here."""
 _MOVES: Final = frozenset({"fetching", "exporting", "uploading"})
 FLOAT_BYTES: Final = 4
 ERROR_TOKENS: Final = 4096
@@ -38,6 +38,8 @@ class Rates:
 
     by_phase: Mapping[str, float]
     jobs: int
+    overhead_seconds: float = OVERHEAD_SECONDS
+    """What a job took beside its phases."""
 
     def seconds(self, phase: str, work: float) -> float:
         """Return how long some work takes in a phase."""
@@ -110,6 +112,7 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
         .limit(SAMPLE_JOBS)
     )  # fmt: skip
     reached: dict[str, list[float]] = defaultdict(list)
+    beside: list[float] = []
     counted = 0
     for job in session.scalars(query):
         model = known.model(session, project_id, _pinned(job))
@@ -117,10 +120,15 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
             continue
         counted += 1
         expected = works(CompressionSpec.model_validate_json(canonical(job.resolved_spec)), model.facts)
-        for record in session.scalars(select(PhaseRecord).where(PhaseRecord.job_id == job.id)):
+        records = session.scalars(select(PhaseRecord).where(PhaseRecord.job_id == job.id)).all()
+        for record in records:
             if record.seconds and expected.get(record.name):
                 reached[record.name].append(expected[record.name] / record.seconds)
-    return Rates({phase: median(values) for phase, values in reached.items()}, counted)
+        rest = job.running_seconds - sum(record.seconds or 0.0 for record in records)
+        if job.attempt == 1 and rest > 0:  # what was resumed began more than once; phases taken over took nothing
+            beside.append(rest)
+    overhead = median(beside) if beside else OVERHEAD_SECONDS
+    return Rates({phase: median(values) for phase, values in reached.items()}, counted, overhead)
 
 
 def _pinned(job: Job) -> dict[str, object]:

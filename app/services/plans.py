@@ -159,7 +159,7 @@ def _estimate(
         }
         for phase, work in estimates.works(spec, facts).items()
     ]  # fmt: skip
-    total = estimates.OVERHEAD_SECONDS + sum(float(str(phase["seconds"])) for phase in phases)
+    total = rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
     return {
         "phases": phases, "seconds": round(total, 3), "calibrated_by": rates.jobs,
         "warnings": _warnings(spec, rates),

@@ -46,9 +46,11 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return tried
 
 
-def _escapes(cases: Iterable[Any], read: Callable[[Any], object], refusal: type[Exception]) -> list[Any]:
+def _escapes(
+    cases: Iterable[Any], read: Callable[[Any], object], refusal: type[Exception]
+) -> list[tuple[Any, Exception | None]]:
     """The cases that are taken, or fail otherwise than by a refusal."""
-    found = []
+    found: list[tuple[Any, Exception | None]] = []
     for case in cases:
         try:
             read(case)

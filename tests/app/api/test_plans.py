@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.db.job import Job
 from app.db.planning import Plan
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
@@ -76,6 +77,9 @@ def test_finished_jobs_calibrate_the_seconds(
     facts = probe(model.resolve(), resources.settings.roots).model_dump(mode="json")
     with rows.unit_of_work() as session:
         now = clock(session)
+        row = session.get(Job, job)
+        assert row is not None
+        row.running_seconds = 20.0
         known.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
         session.add(
             PhaseRecord(
@@ -86,6 +90,7 @@ def test_finished_jobs_calibrate_the_seconds(
     found = plan(client, body)
     assert found["calibrated_by"] == 1
     assert seconds(found)["pruning"] == pytest.approx(7.0)
+    assert found["seconds"] == pytest.approx(20.0 - 7.0 + sum(seconds(found).values())), "starting it took 13 s"
     twice = {**body, "spec": {**body["spec"], "retrain": None, "calibration": {"samples": 32, "sequence_length": 64}}}
     assert 7.0 < seconds(plan(client, twice))["pruning"] < 14.1
 
