@@ -76,6 +76,9 @@ def _structure(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
             detail = f"a stock {facts.model_type} cannot have fewer {_PLURAL[part.kind]}: {part.refusal}"
             yield Problem(f"{pointer}/pattern", "part-stays-whole", detail)
         elif isinstance(step, DepthFields):
+            if step.replace and part is not None and part.no_stand_in:
+                detail = f"no matrix of a {facts.model_type} can stand in for a block: {part.no_stand_in}"
+                yield Problem(f"{pointer}/replace", "nothing-stands-in", detail)
             left -= step.gone(left)
             if left < 1:
                 detail = f"no block would be left of {facts.num_blocks}; at least one has to stay"

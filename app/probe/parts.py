@@ -29,7 +29,10 @@ def sizes_of(expected: Expected) -> Sizes:
 def _parts(expected: Expected) -> Iterator[Part]:
     family = expected.family
     inside = _count(expected.own) - _count(family.outer_shapes()) - _head(family)
-    yield Part(kind="depth", count=family.num_hidden_layers, parameters=inside, refusal=family.why_not("depth"))
+    yield Part(
+        kind="depth", count=family.num_hidden_layers, parameters=inside, refusal=family.why_not("depth"),
+        no_stand_in=family.why_not("replace"),
+    )  # fmt: skip
     wide = max(each.inputs for each in family.maps(0).values())
     name = next((name for name in _WIDTHS if name in type(family).model_fields), None)
     if _routed(family):

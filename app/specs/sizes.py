@@ -29,6 +29,8 @@ class Part(BaseModel):
     """Whether a bias can carry what the units that go gave on average."""
     refusal: str | None = None
     """Why none of them can go."""
+    no_stand_in: str | None = None
+    """Of blocks: why no matrix can stand in for those that go."""
 
 
 class Sizes(BaseModel):

@@ -142,8 +142,7 @@ def test_the_least_that_can_stay_is_a_stock_model(case: Case) -> None:
     left = {row["kind"]: row for row in job.attempt().report["protocol"]["structure"]}
     assert left["depth"]["blocks"] == 1
     assert all(left[part.kind]["kept"] == part.least for part in case.free if part.kind != "depth")
-    model = AutoModelForCausalLM.from_pretrained(job.artifact, dtype=torch.float32).eval()
-    assert torch.isfinite(model(torch.arange(60, 72).view(1, -1)).logits).all()
+    assert torch.isfinite(logits(job.artifact, torch.arange(60, 72).view(1, -1))).all()
 
 
 def test_the_last_block_and_the_last_expert_stay(case: Case) -> None:
@@ -160,3 +159,29 @@ def test_the_last_block_and_the_last_expert_stay(case: Case) -> None:
         assert codes == ["no-block-left" if part.kind == "depth" else "too-few-left"]
         with pytest.raises(EngineError):
             case.of(f"none-{part.kind}", [asked]).attempt()
+
+
+def test_a_matrix_stands_in_for_a_block_or_is_refused_by_post_and_by_the_worker(case: Case) -> None:
+    plain = {"method": "angular", "sparsity": 0.5}
+    replaced = plain | {"replace": "least_squares"}
+    (depth,) = (part for part in case.parts if part.kind == "depth")
+    codes = [problem.code for problem in check(CompressionSpec.model_validate({"prune": [replaced]}), case.facts)]
+    assert codes == (["nothing-stands-in"] if depth.no_stand_in else [])
+    jobs = case.of("cut", [plain]), case.of("replaced", [replaced])
+    if depth.no_stand_in:
+        with pytest.raises(EngineError, match="adds to the hidden states"):
+            jobs[1].attempt()
+        return
+    windows_NT = jobs[0].context().calibration_windows()
+    wanted = logits(case.model_dir, windows_NT)
+    errors = []
+    for job in jobs:
+        job.attempt()
+        errors.append(float((logits(job.artifact, windows_NT) - wanted).square().mean()))
+    assert errors[1] < 0.9 * errors[0]
+
+
+@torch.no_grad()
+def logits(folder: Path, windows_NT: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(windows_NT).logits
+    return found

@@ -12,10 +12,10 @@ from torch import nn
 
 from app.specs.structure import DepthStep
 from workers.engine.errors import TargetsError
-from workers.engine.layout import Block
+from workers.engine.layout import Block, Matrix
 from workers.engine.perplexity import perplexity
 from workers.engine.structure.depth import runs, watch, without
-from workers.engine.structure.replace import Normal, last_writer, merged, outputs_of
+from workers.engine.structure.replace import Normal, keeping, last_writer, merged, outputs_of
 from workers.engine.walk import Batch, Stream
 from workers.methods.structure import Passage
 from workers.phases.base import Context, PhaseRun
@@ -114,12 +114,12 @@ class Replacement:
         context = self.context
         with context.streamed.block(block.index, context.weights) as module:
             first = next(stream.batches)
-            name = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
-            writer = module.get_submodule(name)
+            found = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
+            writer = module.get_submodule(found.module)
             normal = Normal.of(first.hidden_BTD.shape[-1])
             for batch, target in zip(stream.batches, wanted.batches, strict=True):
                 seen: list[torch.Tensor] = []
-                with outputs_of(writer, seen.append):
+                with outputs_of(writer, keeping(seen)):
                     output_TD = stream.output(module, batch).flatten(end_dim=-2)
                 added_TD = seen[0].reshape(output_TD.shape)
                 target_TD = target.hidden_BTD.to(output_TD.device).flatten(end_dim=-2)
@@ -127,9 +127,14 @@ class Replacement:
             map_DD = normal.solve()
             with outputs_of(writer, lambda out: out @ map_DD.to(out.device, out.dtype)):
                 stream.advance(module)
-        matrix = next(matrix for matrix in block.matrices if matrix.local == name)
-        bias = block.tensors.get(f"{name}.bias")
-        weights = context.weights
+        by_name = {matrix.local: matrix for matrix in block.matrices}
+        changed: dict[str, torch.Tensor] = {}
+        for name in found.maps:
+            changed |= self._merged(by_name[name], block.tensors.get(f"{name}.bias"), map_DD)
+        return changed
+
+    def _merged(self, matrix: Matrix, bias: str | None, map_DD: torch.Tensor) -> dict[str, torch.Tensor]:
+        weights = self.context.weights
         weight_OI, bias_O = merged(
             matrix.view(weights.get(matrix.tensor)), None if bias is None else weights.get(bias), map_DD
         )

@@ -35,6 +35,7 @@ Activation = Literal[
 ]  # fmt: skip
 LayerTypes = Annotated[list[Literal["full_attention", "sliding_attention"]], Field(max_length=4096)]
 
+NORM_BEHIND = "a norm stands between its last matrix and the hidden states"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -72,7 +73,7 @@ class Family(BaseModel, ABC):
     notes: ClassVar[str] = ""
     """What sets the family apart, for people."""
     whole: ClassVar[Mapping[str, str]] = {}
-    """Parts that stay whole (`neurons`, `kv_groups`) -> why."""
+    """Parts that stay whole (`neurons`, `kv_groups`), and `replace` -> why."""
 
     model_type: str
     architectures: list[Word] | None = Field(None, max_length=8)
@@ -115,7 +116,10 @@ class Family(BaseModel, ABC):
         return True
 
     def why_not(self, part: str) -> str | None:
-        """Why no stock configuration of the family can have fewer units of a part; None when one can."""
+        """Why no stock configuration of the family can have fewer units of a part; None when one can.
+
+        Of `replace`: why no matrix can stand in for a block.
+        """
         return self.whole.get(part)
 
     @abstractmethod

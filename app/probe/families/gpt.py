@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from app.probe.families.base import (
+    NORM_BEHIND,
     Activation,
     Count,
     Epsilon,
@@ -54,6 +55,12 @@ class Opt(EvenHeads):
     def splits_in_halves(self) -> bool:
         """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
         return self.do_layer_norm_before
+
+    def why_not(self, part: str) -> str | None:
+        """Why no stock configuration of the family can have fewer units of a part; None when one can."""
+        if part == "replace" and not self.do_layer_norm_before:
+            return NORM_BEHIND
+        return super().why_not(part)
 
     def head_shapes(self) -> Shapes:
         """Parameters of the head."""

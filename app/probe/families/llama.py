@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.probe.families.base import (
+    NORM_BEHIND,
     Activation,
     Count,
     Epsilon,
@@ -187,6 +188,7 @@ class Gemma2(LlamaLike):
 
     architecture: ClassVar[str] = "Gemma2ForCausalLM"
     notes: ClassVar[str] = "norms before and behind each half; sliding and full attention by turns"
+    whole: ClassVar[Mapping[str, str]] = {"replace": NORM_BEHIND}
 
     model_type: Literal["gemma2"]
     num_key_value_heads: Count | None = 4
@@ -226,7 +228,9 @@ class Olmo2(LlamaLike):
 
     architecture: ClassVar[str] = "Olmo2ForCausalLM"
     notes: ClassVar[str] = "norms behind each half only"
-    whole: ClassVar[Mapping[str, str]] = {"kv_groups": "a norm goes over all heads together"}
+    whole: ClassVar[Mapping[str, str]] = {
+        "kv_groups": "a norm goes over all heads together", "replace": NORM_BEHIND
+    }  # fmt: skip
 
     model_type: Literal["olmo2"]
     attention_bias: bool = False

@@ -124,6 +124,13 @@ def test_parts_that_a_stock_model_needs_stay(opt: ModelFacts, tmp_path: Path) ->
     assert found(facts, prune=heads | {"update": "bias_mean"}) == [("/spec/prune/0/update", "no-biases")]
 
 
+def test_nothing_stands_in_for_a_block_behind_whose_matrices_a_norm_stands(opt: ModelFacts, tmp_path: Path) -> None:
+    step = {"method": "angular", "sparsity": 0.5, "replace": "least_squares"}
+    assert found(opt, prune=step) == []
+    behind = probe(write_model(tmp_path, OPT | {"do_layer_norm_before": False}))
+    assert found(behind, prune=step) == [("/spec/prune/0/replace", "nothing-stands-in")]
+
+
 def test_a_target_out_of_reach_is_told_the_range(llama: ModelFacts) -> None:
     spec = CompressionSpec.model_validate({"prune": HALVES, "objective": {"parameters": 100}})
     (problem,) = check(spec, llama)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.experts import Experts
 from workers.engine.layout import is_linear
 from workers.engine.submodules import AGREEMENT, Run
 
@@ -62,17 +63,27 @@ def merged(
     return map_DD.T @ weight_OI.double(), None if bias_O is None else bias_O.double() @ map_DD
 
 
-def last_writer(block: nn.Module, run: Run, probe: torch.Tensor) -> str:
-    """The linear map whose output the block adds to its hidden states last, by name.
+@dataclass(frozen=True)
+class Writer:
+    """What a block adds to its hidden states last."""
 
-    Found by running the block, and proved: without the map's output the block must give its output less exactly that.
-    A norm behind the map (Gemma 2, OLMo 2) breaks this, and no merged map can stand in for the removed blocks.
+    module: str
+    """The module whose output it is, by name: a linear map, or all experts of a mixture together."""
+    maps: tuple[str, ...]
+    """The linear maps that end in it; each takes the transformation, for it is the same for all."""
+
+
+def last_writer(block: nn.Module, run: Run, probe: torch.Tensor) -> Writer:
+    """The module whose output the block adds to its hidden states last.
+
+    Found by running the block, and proved: without the module's output the block must give its output less exactly
+    that. A norm behind it (Gemma 2, OLMo 2) breaks this, and no merged map can stand in for the removed blocks.
     """
     order: list[str] = []
     handles = [
         module.register_forward_hook(lambda *_, name=name: order.append(name))
         for name, module in block.named_modules()
-        if is_linear(module)
+        if is_linear(module) or isinstance(module, Experts)
     ]
     try:
         with torch.no_grad():
@@ -81,7 +92,10 @@ def last_writer(block: nn.Module, run: Run, probe: torch.Tensor) -> str:
         for handle in handles:
             handle.remove()
     if order and _adds(block.get_submodule(order[-1]), run, probe):
-        return order[-1]
+        module = block.get_submodule(order[-1])
+        if not isinstance(module, Experts):
+            return Writer(order[-1], (order[-1],))
+        return Writer(order[-1], tuple(f"{order[-1]}.{index}.down_proj" for index in range(len(module))))
     raise UnsupportedArchitectureError(
         "no matrix of the block before the cut adds to the hidden states as it is",
         hint="Leave `replace` out: a norm stands between the last matrix and the hidden states of this family.",
@@ -98,10 +112,15 @@ def outputs_of(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor 
         handle.remove()
 
 
+def keeping(seen: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
+    """Put copies of outputs into a list: some blocks (Falcon) add to what a map gave in its own place."""
+    return lambda output: seen.append(output.clone())
+
+
 @torch.no_grad()
 def _adds(module: nn.Module, run: Run, probe: torch.Tensor) -> bool:
     seen: list[torch.Tensor] = []
-    with outputs_of(module, seen.append):
+    with outputs_of(module, keeping(seen)):
         whole = run(probe)
     with outputs_of(module, torch.zeros_like):
         without = run(probe)
