@@ -8,6 +8,8 @@ from typing import Any, Final
 from tests.results.harness import RESULTS, ROOT, Cell, Finished, Numbers, Row, reference_dir, reference_spec
 
 MODELS: Final = ("ref-llama", "ref-opt")
+REUSE: Final = "auto"
+"""Cells share the dense baseline and whatever else is equal: the bits are the same, and so are the seconds told."""
 PERP: Final = {"trainable": ["norms", "mask_lora"], "steps": 100, "batch_size": 8, "sequence_length": 256}
 THREE_BLOCKS: Final = {"kind": "depth", "count": 3}
 DEPTH: Final[dict[str, dict[str, Any]]] = {
