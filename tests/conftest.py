@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = [f"tests.fixtures.{name}" for name in ("services", "killable", "skew", "figures")]
+pytest_plugins = [f"tests.fixtures.{name}" for name in ("canaries", "services", "killable", "skew", "figures")]
 
 TIERS = ("browser", "chaos", "load", "numbers", "registry")
 """Slow proofs, by marker: each runs only when `-m` names it (`make chaos`, `make load`, ...)."""
