@@ -208,13 +208,19 @@ def _race(work: Callable[[], object], threads: int = 6) -> None:
         ({}, 12, None),
     ],
 )
-def test_limits_hold_however_many_evaluate_at_once(
+def test_limits_hold_however_many_deliver_and_evaluate_at_once(
     hub: Registry, resources: Resources, limits: dict[str, int], let_through: int, reason: str | None
 ) -> None:
     rule = hub.rule(limits=limits)
-    for number in range(12):
-        hub.deliver(push(f"org/m{number}", f"{number:040d}".replace("0", "e")))
-    _race(lambda: evaluate(resources))
+    pushes = iter([push(f"org/m{number}", f"{number:040d}".replace("0", "e")) for number in range(12)])
+
+    def deliver_and_evaluate() -> None:
+        for document in (next(pushes), next(pushes)):
+            hub.deliver(document)
+        evaluate(resources)
+
+    _race(deliver_and_evaluate)
+    evaluate(resources)  # what one delivered while another evaluated the last that it saw
     with resources.database.reading() as session:
         found = Counter(session.execute(select(HookVerdict.outcome, HookVerdict.reason)).tuples())
     expected = Counter({("job", "matched"): let_through})
