@@ -19,6 +19,8 @@ from workers.engine import masks
 LORA_A: Final = "lora_a"
 LORA_B: Final = "lora_b"
 """What the factors are called behind the name of their matrix."""
+PART: Final = 2**19
+"""Elements of an effective weight that are made at a time, at least."""
 
 
 def effective_weight(
@@ -205,7 +207,8 @@ ADAPTERS: Final[dict[str, type[Adapter]]] = {
 class _EffectiveLinear(torch.autograd.Function):
     """x W_eff^T + bias, which recomputes W_eff in backward instead of keeping one copy per layer alive.
 
-    With D the gradient of P that `pull` gives: dB = D A^T, dA = B^T D.
+    With D the gradient of P that `pull` gives: dB = D A^T, dA = B^T D. No more than a few rows of either W_eff or D
+    exist at a time.
     """
 
     @staticmethod
@@ -224,23 +227,39 @@ class _EffectiveLinear(torch.autograd.Function):
         ctx.save_for_backward(x_TI, weight_OI, a_RI, b_OR, bits)
         ctx.scale, ctx.form = scale, form
         ctx.bias_dtype = None if bias_O is None else bias_O.dtype
-        mask_OI = masks.unpack_here(bits, num_inputs=weight_OI.shape[1])
-        effective_OI = form.merged(weight_OI, b_OR, a_RI, mask_OI, scale).to(weight_OI.dtype)
-        return functional.linear(x_TI, effective_OI, None if bias_O is None else bias_O.to(weight_OI.dtype))
+        output_TO = x_TI.new_empty((*x_TI.shape[:-1], len(weight_OI)))
+        for rows in _row_parts(weight_OI):
+            mask_OI = masks.unpack_here(bits[rows], num_inputs=weight_OI.shape[1])
+            effective_OI = form.merged(weight_OI[rows], b_OR[rows], a_RI, mask_OI, scale).to(weight_OI.dtype)
+            bias = None if bias_O is None else bias_O[rows].to(weight_OI.dtype)
+            output_TO[..., rows] = functional.linear(x_TI, effective_OI, bias)
+        return output_TO
 
     @staticmethod
     def backward(ctx: Any, dy_TO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         x_TI, weight_OI, a_RI, b_OR, bits = ctx.saved_tensors
-        form: type[Effective] = ctx.form
-        mask_OI = masks.unpack_here(bits, num_inputs=weight_OI.shape[1])
-        dx_TI = dbias_O = da_RI = db_OR = None
-        flat_dy_TO = dy_TO.reshape(-1, dy_TO.shape[-1])
-        if ctx.needs_input_grad[0]:
-            dx_TI = dy_TO @ form.merged(weight_OI, b_OR, a_RI, mask_OI, ctx.scale).to(weight_OI.dtype)
-        if ctx.needs_input_grad[2]:
-            dbias_O = flat_dy_TO.sum(0, dtype=a_RI.dtype).to(ctx.bias_dtype)
-        if ctx.needs_input_grad[3] or ctx.needs_input_grad[4]:
-            gradient_OI = (flat_dy_TO.T @ x_TI.reshape(-1, x_TI.shape[-1])).to(a_RI.dtype)
-            pull_OI = form.pull(gradient_OI, weight_OI, mask_OI, ctx.scale)
-            da_RI, db_OR = b_OR.T @ pull_OI, pull_OI @ a_RI.T
+        flat_dy_TO, flat_x_TI = dy_TO.reshape(-1, dy_TO.shape[-1]), x_TI.reshape(-1, x_TI.shape[-1])
+        dx_TI = torch.zeros_like(flat_x_TI, dtype=a_RI.dtype) if ctx.needs_input_grad[0] else None
+        pulled = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+        da_RI, db_OR = (torch.zeros_like(a_RI), torch.empty_like(b_OR)) if pulled else (None, None)
+        for rows in _row_parts(weight_OI):
+            dy_part_TO, mask_OI = flat_dy_TO[:, rows], masks.unpack_here(bits[rows], num_inputs=weight_OI.shape[1])
+            if dx_TI is not None:
+                effective_OI = ctx.form.merged(weight_OI[rows], b_OR[rows], a_RI, mask_OI, ctx.scale)
+                dx_TI += dy_part_TO @ effective_OI.to(weight_OI.dtype)
+            if da_RI is not None and db_OR is not None:
+                gradient_OI = (dy_part_TO.T @ flat_x_TI).to(a_RI.dtype)
+                pull_OI = ctx.form.pull(gradient_OI, weight_OI[rows], mask_OI, ctx.scale)
+                da_RI += b_OR[rows].T @ pull_OI
+                db_OR[rows] = pull_OI @ a_RI.T
+        if dx_TI is not None:
+            dx_TI = dx_TI.to(x_TI.dtype).reshape(x_TI.shape)
+        dbias_O = flat_dy_TO.sum(0, dtype=a_RI.dtype).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         return dx_TI, None, dbias_O, da_RI, db_OR, None, None, None
+
+
+def _row_parts(weight_OI: torch.Tensor) -> list[slice]:
+    """An eighth of the rows each, where that is not too little to be worth a kernel."""
+    num_outputs, num_inputs = weight_OI.shape
+    size = max(-(-num_outputs // 8), -(-PART // num_inputs))
+    return [slice(first, first + size) for first in range(0, num_outputs, size)]

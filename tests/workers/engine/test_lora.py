@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from workers.engine import masks
+from workers.engine import lora, masks
 from workers.engine.lora import ADAPTERS, Adapter, Lora, LoraPrune, MaskLora, ScaleLora, Spp, effective_weight
 from workers.engine.numerics import generator
 
@@ -150,13 +150,18 @@ def test_every_adapter_starts_as_the_map_itself(kind: str, alpha: float) -> None
     torch.testing.assert_close(adapter(x_TI), base(x_TI), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("part", [1, lora.PART], ids=["row by row", "at once"])
 @pytest.mark.parametrize("kind", EXACT)
-def test_gradients_of_every_effective_weight_are_the_closed_forms(kind: type[Adapter]) -> None:
+def test_gradients_of_every_effective_weight_are_the_closed_forms(
+    kind: type[Adapter], part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora, "PART", part)
     adapter, mask_OI = _double(kind)
     weight_OI: torch.Tensor = adapter.oriented_weight()
     x_TI = torch.randn(7, INPUTS, dtype=torch.float64, requires_grad=True)
     dy_TO = torch.randn(7, OUTPUTS, dtype=torch.float64)
-    torch.autograd.backward(adapter(x_TI), dy_TO)
+    y_TO = adapter(x_TI)
+    torch.autograd.backward(y_TO, dy_TO)
     scale, g_OI = ALPHA / RANK, dy_TO.T @ x_TI.detach()
     pulls: dict[type[Adapter], torch.Tensor] = {
         MaskLora: scale * g_OI * mask_OI,
@@ -173,6 +178,8 @@ def test_gradients_of_every_effective_weight_are_the_closed_forms(kind: type[Ada
     torch.testing.assert_close(adapter.b_OR.grad, pull_OI @ adapter.a_RI.T, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(adapter.a_RI.grad, adapter.b_OR.T @ pull_OI, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(x_TI.grad, dy_TO @ effective[kind], rtol=1e-12, atol=1e-12)
+    bias_O: torch.Tensor = adapter.base.bias  # type: ignore[assignment]
+    torch.testing.assert_close(y_TO, linear(x_TI, effective[kind], bias_O), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", EXACT)

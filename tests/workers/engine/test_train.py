@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedConfig
 
 from workers.engine.layout import find_stack
 from workers.engine.lora import MaskLora
@@ -165,3 +165,21 @@ def test_norms_and_biases_are_found_by_their_shape() -> None:
     assert sum(p.numel() for _, _, p in norms_and_biases(opt, ["norms"])) == 5 * 32
     # Per block: q, k, v, o, fc2 and two norms of width 32, fc1 of 48; and the last norm.
     assert sum(p.numel() for _, _, p in norms_and_biases(opt, ["biases"])) == 2 * (7 * 32 + 48) + 32
+
+
+@pytest.mark.parametrize(
+    ("family", "norms", "biases"),
+    [
+        ("qwen2", 5 * 32, 2 * (32 + 16 + 16)),  # biases on q, k and v alone
+        ("qwen3", 5 * 32 + 2 * 2 * 8, 0),  # norms of queries and keys
+        ("gemma2", 9 * 32, 0),  # four norms a block
+    ],
+)
+def test_no_family_s_own_norm_class_is_missed(family: str, norms: int, biases: int) -> None:
+    sizes = LLAMA.to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads")  # fmt: skip
+    config = AutoConfig.for_model(family, head_dim=8, **{name: sizes[name] for name in names})
+    model = AutoModelForCausalLM.from_config(config)
+    counted = [sum(p.numel() for _, _, p in norms_and_biases(model, [kind])) for kind in ("norms", "biases")]
+    assert counted == [norms, biases]
