@@ -51,7 +51,7 @@ class RequestMeter:
 
 
 class Fleet(Collector):
-    """Queues, jobs, phases, failures and webhooks, as the database tells them."""
+    """Queues, jobs, phases, memory, failures and webhooks, as the database tells them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,6 +70,8 @@ class Fleet(Collector):
             states = measures.jobs_by_state(session)
             queues = measures.queues(session)
             phases = measures.phases_of_the_last_day(session, now)
+            peaks = measures.peaks_of_the_last_day(session, now)
+            memory = measures.device_memory(session, now)
             failures = measures.failures_of_the_last_day(session, now)
             pending = measures.pending_deliveries(session)
         jobs = _family("espalier_jobs", "Jobs by state.", ["state"])
@@ -83,12 +85,23 @@ class Fleet(Collector):
         seconds = _family("espalier_phase_seconds", "Mean seconds of a phase over the last day.", ["phase"])
         for name, mean in phases:
             seconds.add_metric([name], mean)
+        peak = _family(
+            "espalier_phase_peak_memory_bytes", "Most that a phase held on its device in a day.",
+            ["worker_class", "phase"],
+        )  # fmt: skip
+        for worker_class, name, most in peaks:
+            peak.add_metric([worker_class, name], most)
+        device = _family(
+            "espalier_device_memory_bytes", "Memory of the devices of all live workers.", ["worker_class", "device"]
+        )
+        for worker_class, kind, total in memory:
+            device.add_metric([worker_class, kind], total)
         failed = _family("espalier_failures", "Jobs that failed within the last day, by class.", ["class"])
         for class_, count in failures:
             failed.add_metric([class_], count)
         webhooks = _family("espalier_webhooks_pending", "Webhook deliveries that wait.", [])
         webhooks.add_metric([], pending)
-        return [jobs, depth, age, seconds, failed, webhooks]
+        return [jobs, depth, age, seconds, peak, device, failed, webhooks]
 
 
 def _family(name: str, help_: str, labels: list[str]) -> GaugeMetricFamily:

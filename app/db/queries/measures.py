@@ -8,12 +8,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.db.job import QUEUED, Job
+from app.db.job import QUEUED, Job, Worker
 from app.db.queries import webhooks
 from app.db.queries.jobs import count_by_state
 from app.db.result import PhaseRecord
 
 DAY = timedelta(days=1)
+GONE = timedelta(minutes=2)
+"""A worker that was not seen for so long holds no memory."""
 
 
 def jobs_by_state(session: Session) -> dict[str, int]:
@@ -31,6 +33,27 @@ def phases_of_the_last_day(session: Session, now: datetime) -> Sequence[tuple[st
     """Return (phase, mean seconds) of the phases that ended lately."""
     query = select(PhaseRecord.name, func.avg(PhaseRecord.seconds)).where(PhaseRecord.finished_at > now - DAY)
     return [(name, float(mean or 0)) for name, mean in session.execute(query.group_by(PhaseRecord.name))]
+
+
+def peaks_of_the_last_day(session: Session, now: datetime) -> Sequence[tuple[str, str, int]]:
+    """Return (worker class, phase, most bytes that a child held on its device) of the phases that ended lately."""
+    query = (
+        select(Job.worker_class, PhaseRecord.name, func.max(PhaseRecord.peak_memory_bytes))
+        .join(Job, Job.id == PhaseRecord.job_id)
+        .where(PhaseRecord.finished_at > now - DAY, PhaseRecord.peak_memory_bytes > 0)
+        .group_by(Job.worker_class, PhaseRecord.name)
+    )
+    return [(class_, name, peak or 0) for class_, name, peak in session.execute(query)]
+
+
+def device_memory(session: Session, now: datetime) -> Sequence[tuple[str, str, int]]:
+    """Return (worker class, device, bytes of memory of all its workers) of the workers that live."""
+    query = (
+        select(Worker.worker_class, Worker.device, func.sum(Worker.memory_bytes))
+        .where(Worker.seen_at > now - GONE, Worker.memory_bytes.is_not(None))
+        .group_by(Worker.worker_class, Worker.device)
+    )
+    return [(class_, device, int(memory or 0)) for class_, device, memory in session.execute(query)]
 
 
 def failures_of_the_last_day(session: Session, now: datetime) -> Sequence[tuple[str, int]]:

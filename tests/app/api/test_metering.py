@@ -6,7 +6,10 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.db.session import Database
+from app.db.queries import leases
+from app.db.queries.leases import WorkerIdentity
+from app.db.result import PhaseRecord
+from app.db.session import Database, clock
 from tests.app.api.conftest import submit
 from tests.fixtures import rows as fixture_rows
 
@@ -31,6 +34,18 @@ def test_queues_states_failures_and_latencies_are_told(
     failed = submit(client)
     fixture_rows.start(rows, failed)
     fixture_rows.end(rows, failed, "failed", error=ERROR)
+    gpu = WorkerIdentity(
+        id="wrk_gpu", worker_class="gpu", host="h", pid=1, device="cuda", engine_version="2", memory_bytes=80 * 2**30
+    )
+    with rows.unit_of_work() as session:
+        now = clock(session)
+        leases.register(session, gpu)
+        session.add(
+            PhaseRecord(
+                job_id=failed, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
+                seconds=7.0, peak_memory_bytes=2**30, perplexity=None,
+            )
+        )  # fmt: skip
     client.get("/v1/jobs/job_unknown")
     found = _scrape(client)
     depth = [value for (name, _), value in found.items() if name == "espalier_queue_depth"]
@@ -39,6 +54,9 @@ def test_queues_states_failures_and_latencies_are_told(
     assert found["espalier_jobs", "queued"] == 1
     assert found["espalier_jobs", "failed"] == 1
     assert found["espalier_failures", "numerical"] == 1
+    assert found["espalier_phase_seconds", "pruning"] == 7
+    assert found["espalier_phase_peak_memory_bytes", "pruning,default"] == 2**30
+    assert found["espalier_device_memory_bytes", "cuda,gpu"] == 80 * 2**30
     assert found["espalier_webhooks_pending", ""] == 0
     assert found["espalier_http_request_seconds_count", "POST,/v1/jobs,202"] == 2
     assert found["espalier_http_request_seconds_count", "GET,/v1/jobs/{job_id},404"] == 1
