@@ -149,6 +149,10 @@ def test_a_new_version_comes_back_compressed_and_starts_nothing_more(bridge: Bri
     bridge.starts_nothing("model_version.created", "chat-a", "2")
     bridge.starts_nothing("model_version_alias.created", "chat-a", "2")
     assert [one["id"] for one in bridge.jobs("chat-a")] == [job["id"]]
+    bridge.mlflow.run("client.copy_model_version('models:/chat-a/2', 'chat-copy')")
+    copied = bridge.starts_nothing("model_version.created", "chat-copy", "1")
+    assert "own-output" in {verdict["reason"] for verdict in copied["verdicts"]}
+    assert bridge.jobs("chat-copy") == []
     publications = bridge.deployment.get(f"/v1/jobs/{job['id']}/publications")["items"]
     assert [row["reference"] for row in publications] == ["models:/chat-a/2"]
 
@@ -194,7 +198,10 @@ def test_what_was_registered_while_nobody_listened_is_found(bridge: Bridge) -> N
 
 
 def test_a_registry_that_is_restarted_while_the_job_runs_gets_one_twin(bridge: Bridge) -> None:
-    bridge.rule(match={"repo_glob": "torn-*"})
+    # Work of its own: what an equal job has done already would be taken over, and nothing would run meanwhile.
+    windows = {"perplexity": [{"sequence_length": 64, "max_windows": 9}]}
+    spec = {**SMALL, "prune": {"method": "wanda", "sparsity": 0.4}, "evaluate": windows}
+    bridge.rule(match={"repo_glob": "torn-*"}, template={"spec": spec})
     bridge.mlflow.register_folder("torn-a", DEMO_MODEL)
     bridge.until(lambda: bridge.jobs("torn-a"), "no job was made")
     job_id = bridge.jobs("torn-a")[0]["id"]
