@@ -36,6 +36,14 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
+def measured(value: float | None) -> str:
+    """Show a measurement with the digits that count: 34.01, 3.5283, 0.000125."""
+    if value is None:
+        return NONE
+    small = 0 < abs(value) < 0.01
+    return f"{value:.3g}" if small else f"{value:,.{2 if abs(value) >= 10 else 4}f}"
+
+
 def percent(value: float | None, digits: int = 0) -> str:
     """Show a share."""
     return NONE if value is None else f"{value * 100:.{digits}f} %"
@@ -106,8 +114,8 @@ def environment() -> Environment:
         lstrip_blocks=True, extensions=["jinja2.ext.do"],
     )  # fmt: skip
     found.filters |= {
-        "number": number, "percent": percent, "size": size, "duration": duration, "stamp": stamp, "pretty": pretty,
-        "compact": compact, "unquoted": unquoted, "word": word,
+        "number": number, "measured": measured, "percent": percent, "size": size, "duration": duration,
+        "stamp": stamp, "pretty": pretty, "compact": compact, "unquoted": unquoted, "word": word,
     }  # fmt: skip
     found.globals |= {"asset": asset}
     return found

@@ -39,6 +39,11 @@ class History:
     children: Sequence[Job]
     """The jobs that it made, and those that took over its result."""
 
+    def phase_of(self, stretch: Stretch) -> PhaseRecord | None:
+        """Return what was written down of a stretch that came to its end."""
+        key = stretch.phase, stretch.attempt
+        return next((phase for phase in self.phases if (phase.name, phase.attempt) == key), None)
+
 
 def read(database: Database, project_id: str, job_id: str) -> History:
     """Return the history of a job; raises NotFound."""

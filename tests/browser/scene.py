@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from app.actor import DEFAULT_PROJECT, LOCAL, acting
 from app.db.job import Job, Worker
 from app.db.publication import Publication
-from app.db.queries import events, tenancy
-from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
+from app.db.queries import tenancy
 from app.db.session import clock
 from app.db.tenancy import Project
 from app.db.webhook import WebhookDelivery
 from app.ids import new_id
 from app.services.hooks.evaluation import evaluate_next
+from tests.browser.runs import PHASES, fill, finish, phases
 from tests.browser.site import Site
 from tests.fixtures import rows
 from tests.fixtures.hooks import deliver
 
 MODEL = "acme/llama-8m"
-DENSE = 31.83
-PHASES = ("fetching", "baseline", "calibrating", "pruning", "reconstructing", "retraining", "evaluating", "uploading")
-KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
-         "mlp.up_proj", "mlp.down_proj")  # fmt: skip
 
 
 @dataclass
@@ -62,6 +56,11 @@ class Scene:
             "audit": "/portal/audit", "keys": "/portal/keys", "sign-in": "/portal/sign-in", "none": "/portal/none",
         }  # fmt: skip
 
+    def ready_for(self, page: str) -> str:
+        """Return the address of a page; the sign-in is shown to those only who come from elsewhere."""
+        self.site.resources.settings.host = "0.0.0.0" if page == "sign-in" else "127.0.0.1"
+        return self.site.url + self.pages[page]
+
 
 def furnished(site: Site) -> Scene:
     """Fill an empty installation."""
@@ -78,30 +77,6 @@ def _body(name: str, method: str, sparsity: float, **spec: Any) -> dict[str, Any
     return {
         "name": name, "source": {"kind": "huggingface", "repo": MODEL},
         "spec": {"prune": {"method": method, "sparsity": sparsity}, **spec}, "reuse": "never",
-    }  # fmt: skip
-
-
-def report(perplexity: float, sparsity: float, seconds: float = 90.0) -> dict[str, Any]:
-    """A report as jobs of the reference model write it."""
-    nonzero = int(8_400_000 * (1 - 0.75 * sparsity))
-    dataset = {"kind": "builtin", "name": "python-docs", "split": "validation"}
-    length = {"dataset": dataset, "sequence_length": 256, "windows": 200, "dtype": "float32"}
-    return {
-        "dense": {"perplexity": {"python-docs": DENSE}, "parameters": 8_400_000, "bytes": 16_900_000,
-                  "macs_per_token": 6_300_000},
-        "compressed": {"perplexity": {"python-docs": perplexity}, "parameters": 8_400_000, "macs_per_token": 6_300_000,
-                       "nonzero_parameters": nonzero, "bytes": 16_900_000, "packed_bytes": 2 * nonzero + 800_000},
-        "phases": [
-            {"name": name, "seconds": seconds / len(PHASES), "peak_memory_bytes": 700_000_000, "perplexity": None}
-            for name in PHASES
-        ],
-        "sparsity": {"requested": sparsity, "achieved": sparsity, "scope": "pruned matrices"},
-        "trained_parameters": {"count": 598_016, "fraction": 0.071},
-        "protocol": {"perplexity": {"python-docs": length}, "packed_bytes": "an estimate"},
-        "gate": {"verdict": "accepted", "checks": [{"name": "max_relative_perplexity_increase", "limit": 0.5,
-                                                    "value": perplexity / DENSE - 1, "passed": True}]},
-        "environment": {"engine": "2", "device": "cpu", "torch": "2.13.0"},
-        "advice": ["Zeros alone make no file smaller: ask for output.format packed."], "warnings": [],
     }  # fmt: skip
 
 
@@ -123,7 +98,7 @@ def _sweep(scene: Scene) -> None:
     scene.ids["sweep"] = made["id"]
     for point in made["points"]:
         method, sparsity = point["values"].values()
-        _finish(scene, point["job_id"], NUMBERS[method][sparsity], sparsity, seconds=40)
+        finish(scene.site, point["job_id"], NUMBERS[method][sparsity], sparsity, seconds=40)
 
 
 def _jobs(scene: Scene) -> None:
@@ -139,8 +114,8 @@ def _jobs(scene: Scene) -> None:
     ):  # fmt: skip
         body = _body(name, method, sparsity, **recovery) | {"labels": {"team": "nlp", "stage": "release"}}
         scene.ids[word] = site.post("/v1/jobs", body)["id"]
-        _finish(scene, scene.ids[word], perplexity, sparsity, seconds=262)
-        _fill(scene, scene.ids[word], sparsity, perplexity)
+        finish(scene.site, scene.ids[word], perplexity, sparsity, seconds=262, pruned=NUMBERS[method][sparsity])
+        fill(scene.site, scene.ids[word], sparsity, perplexity)
     for word, name in (("failed", "mixtral, out of memory"), ("cancelled", "wrong data set"), ("paused", "after hours"),
                        ("queued", "ria 2:4"), ("running", "wanda 60 %, all of it")):  # fmt: skip
         scene.ids[word] = site.post("/v1/jobs", _body(name, "wanda", 0.6, **recovery))["id"]
@@ -160,70 +135,7 @@ def _jobs(scene: Scene) -> None:
         job.phase, job.phase_current, job.phase_total, job.phase_unit = "reconstructing", 5, 16, "windows"
         job.progress = 0.42
         session.flush()
-        _phases(session, job, PHASES[:4], clock(session))
-
-
-def _finish(scene: Scene, job_id: str, perplexity: float, sparsity: float, *, seconds: float) -> None:
-    database = scene.site.resources.database
-    rows.start(database, job_id)
-    document = report(perplexity, sparsity, seconds)
-    rows.end(
-        database, job_id, "succeeded", report=document, gate=document["gate"], progress=1.0, phase="publishing",
-        running_seconds=seconds,
-    )  # fmt: skip
-
-
-def _fill(scene: Scene, job_id: str, sparsity: float, perplexity: float) -> None:
-    """Write what a whole run leaves behind."""
-    with scene.site.resources.database.unit_of_work() as session:
-        job, now = session.get_one(Job, job_id), clock(session)
-        of_job: dict[str, Any] = {"job_id": job.id, "project_id": job.project_id}
-        _phases(session, job, PHASES, now)
-        for position in range(8 * len(KINDS)):
-            block, kind = divmod(position, len(KINDS))
-            before = 0.1 + 0.03 * block + 0.02 * kind * sparsity
-            session.add(
-                LayerRow(
-                    **of_job, name=f"model.layers.{block}.{KINDS[kind]}", position=position, block=block,
-                    shape=[256, 256], pattern="unstructured", sparsity_requested=sparsity, sparsity_achieved=sparsity,
-                    error_before=before, error_after=before * (0.45 + 0.04 * kind), seconds=0.8,
-                )
-            )  # fmt: skip
-        for step in range(80):
-            loss = math.log(perplexity) + 0.35 * math.exp(-step / 14)
-            for name, value in (("retrain.loss", loss), ("retrain.perplexity", math.exp(loss))):
-                point = MetricPoint(
-                    **of_job, name=name, step=step, phase="retraining", attempt=1, value=value,
-                    time=now - timedelta(seconds=80 - step),
-                )  # fmt: skip
-                session.add(point)
-        session.add_all(
-            LogLine(**of_job, id=new_id("log"), attempt=1, time=now, level=level, text=text)
-            for level, text in (("info", "8 blocks, 56 matrices"), ("warning", "block 7 pruned with few tokens"))
-        )
-        session.add_all(
-            Artifact(
-                **of_job, id=new_id("art"), name=name, kind=kind, bytes=size, sha256=f"{size:064x}", key=f"k/{name}",
-                created_at=now,
-            )
-            for name, kind, size in (("model.safetensors", "model", 16_900_000), ("masks.safetensors", "mask", 795_000),
-                                     ("tokenizer.json", "tokenizer", 640_000), ("report.json", "report", 5_300),
-                                     ("README.md", "card", 2_100), ("manifest.json", "manifest", 1_900))
-        )  # fmt: skip
-        events.append(session, job, [("job.warning", {"text": "block 7 pruned with few tokens"})], now=now)
-
-
-def _phases(session: Session, job: Job, names: tuple[str, ...], now: datetime) -> None:
-    start = now - timedelta(seconds=30 * len(names))
-    for index, name in enumerate(names):
-        began = start + timedelta(seconds=30 * index)
-        session.add(
-            PhaseRecord(
-                job_id=job.id, project_id=job.project_id, name=name, attempt=1, started_at=began,
-                finished_at=began + timedelta(seconds=30), seconds=30.0, peak_memory_bytes=600_000_000 + 10**7 * index,
-                perplexity={"python-docs": 45.61} if name == "pruning" else None,
-            )
-        )  # fmt: skip
+        phases(session, job, PHASES[:5], clock(session), over=False)
 
 
 def _webhooks(scene: Scene) -> None:

@@ -26,11 +26,8 @@ def shoot(browser: Browser, scene: Scene, names: list[str]) -> int:
             options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "reduced_motion": "reduce"}
             with watching(browser, scene.site.url, **options) as watch:
                 watch.expected = ("404",)
-                for name, path in scene.pages.items():
-                    if names and name not in names:
-                        continue
-                    scene.site.resources.settings.host = "0.0.0.0" if name == "sign-in" else "127.0.0.1"
-                    page = watch.page(path)
+                for name in names or scene.pages:
+                    page = watch.page(scene.ready_for(name).removeprefix(watch.origin))
                     page.screenshot(path=FOLDER / f"{name}-{scheme}-{word}.png", full_page=True)
                     taken += 1
                     overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")

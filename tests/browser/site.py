@@ -42,11 +42,11 @@ class Site:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Site]:
+def serving(home: Path, **knobs: Any) -> Iterator[Site]:
     """Serve an embedded installation until the block ends."""
     roots = home / "roots"
     roots.mkdir(parents=True)
-    settings = Settings(home=home, database_url=f"sqlite:///{home / 'espalier.db'}", local_roots=str(roots))
+    settings = Settings(home=home, database_url=f"sqlite:///{home / 'espalier.db'}", local_roots=str(roots), **knobs)
     run_migrations(settings.database)
     # A coloured trace of a failed page would hold up the server for a minute.
     structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])

@@ -12,7 +12,7 @@ from app import signing
 from app.db.job import Job
 from app.services.hooks.evaluation import evaluate_next
 from tests.browser.payloads import PAYLOADS
-from tests.browser.scene import report
+from tests.browser.runs import report
 from tests.browser.site import Site
 from tests.fixtures import rows
 from tests.flows.conftest import DEMO_MODEL

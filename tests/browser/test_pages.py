@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.browser.conftest import Watching
 
 
-def _findings(page: Page, **options: Any) -> list[str]:
+def findings_of(page: Page, **options: Any) -> list[str]:
     """What axe calls serious or critical."""
     from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 - needs the extra
 
@@ -43,9 +43,9 @@ def test_pages_are_quiet_and_open_to_everybody(scene: Scene, watching: Watching,
     with watching(scene.site.url, color_scheme=scheme, reduced_motion="reduce") as watch:
         watch.expected = ("404",)
         page = watch.page("/portal/jobs")
-        for name, path in scene.pages.items():
-            page.goto(scene.site.url + path)
-            if found := _findings(page, **options):
+        for name in scene.pages:
+            page.goto(scene.ready_for(name))
+            if found := findings_of(page, **options):
                 findings[name] = found
     assert findings == {}
 
@@ -55,8 +55,8 @@ def test_pages_fit_a_narrow_window(scene: Scene, watching: Watching) -> None:
     with watching(scene.site.url, viewport={"width": 390, "height": 844}) as watch:
         watch.expected = ("404",)
         page = watch.page("/portal/jobs")
-        for name, path in scene.pages.items():
-            page.goto(scene.site.url + path)
+        for name in scene.pages:
+            page.goto(scene.ready_for(name))
             overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             if overflow > 0:
                 wider[name] = overflow
@@ -67,9 +67,10 @@ def test_pages_read_without_javascript(scene: Scene, watching: Watching) -> None
     with watching(scene.site.url, java_script_enabled=False) as watch:
         watch.expected = ("404",)
         page = watch.page("/portal/jobs")
-        for path in scene.pages.values():
-            page.goto(scene.site.url + path)
-            assert len(page.inner_text("main")) > 20, path
+        for name in scene.pages:
+            page.goto(scene.ready_for(name))
+            assert len(page.inner_text("main")) > 20, name
+            assert not page.locator("[data-copy]:visible, [data-check-all]:visible").count(), "they would do nothing"
         page.goto(f"{scene.site.url}/portal/jobs/{scene.ids['best']}")
         assert "34.01" in page.inner_text("main")
         page.goto(f"{scene.site.url}/portal/sweeps/{scene.ids['sweep']}")

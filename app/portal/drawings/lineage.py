@@ -10,7 +10,7 @@ from markupsafe import Markup
 from app.portal.drawings.svg import drawing, number, shortened, tag, words
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 200.0, 40.0, 44.0, 12.0
-_LETTERS = 28
+_LETTERS = 25
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,19 @@ def _round_step(rough: float) -> float:
 
 
 def plain(value: float) -> str:
-    """Write a number with three digits that count, and no exponent where it can be helped."""
+    """Write a number with at most three digits that count, and no exponent where it can be helped."""
+    text = three_digits(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+def three_digits(value: float) -> str:
+    """Write a number with three digits that count, whatever they are: what was measured stands beside its like."""
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e6:
         return f"{value:.2g}"
     digits = max(2 - math.floor(math.log10(abs(value))), 0)
-    text = f"{value:,.{min(digits, 6)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{value:,.{min(digits, 6)}f}"
 
 
 def percent(value: float) -> str:

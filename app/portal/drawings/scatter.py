@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from app.portal.drawings.plot import Plot
-from app.portal.drawings.scales import Axis, Writing, plain
+from app.portal.drawings.scales import Axis, Writing, plain, three_digits
 from app.portal.drawings.svg import drawing, joined, number, tag, words
 
 LOG_SPREAD = 20.0
@@ -64,7 +64,7 @@ def _line(front: Sequence[Mark], x: Axis, y: Axis) -> Markup:
 
 def _mark(mark: Mark, x: Axis, y: Axis, x_write: Writing, y_title: str) -> Markup:
     at_x, at_y = x(mark.x), y(mark.y)
-    text = f"{mark.label}: {x_write(mark.x)}, {y_title} {plain(mark.y)}"
+    text = f"{mark.label}: {x_write(mark.x)}, {y_title} {three_digits(mark.y)}"
     if mark.href is not None:
         text += ", on the front" if mark.front else ", beaten"
     else:
@@ -84,7 +84,7 @@ def _labels(marks: Sequence[Mark], x: Axis, y: Axis, plot: Plot) -> Markup:
     taken: list[tuple[float, float]] = []
     found: list[Markup] = []
     for mark in marks:
-        text = plain(mark.y) if mark.href else f"dense {plain(mark.y)}"
+        text = three_digits(mark.y) if mark.href else f"dense {three_digits(mark.y)}"
         at_x, at_y = x(mark.x), y(mark.y) + 20  # below: above it are those that it beats
         half = 3.5 * len(text)
         at_x = min(max(at_x, plot.left + half), plot.right - half)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from markupsafe import Markup
 
 from app.portal.drawings.heat import MatrixRow
-from app.portal.drawings.scales import percent, plain
+from app.portal.drawings.scales import percent
 from app.portal.drawings.svg import joined, tag
 
 _NUMBERS = ("requested", "achieved", "error, mask alone", "error, after", "seconds")
@@ -42,13 +42,18 @@ def _row(row: LayerRow) -> Markup:
     numbers = (
         percent(row.sparsity_requested),
         percent(row.sparsity_achieved),
-        *("\N{EN DASH}" if error is None else plain(error) for error in (row.error_before, row.error_after)),
-        plain(row.seconds),
+        *("\N{EN DASH}" if error is None else _error(error) for error in (row.error_before, row.error_after)),
+        f"{row.seconds:,.2f}",
     )
     return tag(
         "tr",
         tag("th", row.name, scope="row"),
-        tag("td", " \N{MULTIPLICATION SIGN} ".join(str(side) for side in row.shape)),
+        tag("td", " \N{MULTIPLICATION SIGN} ".join(str(side) for side in row.shape), class_="tight"),
         tag("td", row.pattern),
         *(tag("td", text, class_="num") for text in numbers),
     )
+
+
+def _error(value: float) -> str:
+    """With as many decimals as its neighbours have, so that they stand below each other."""
+    return f"{value:.4f}" if value == 0 or value >= 1e-4 else f"{value:.1e}"

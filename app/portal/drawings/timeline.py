@@ -38,7 +38,7 @@ def timeline(name: str, stretches: Sequence[Stretch], *, now: datetime) -> Marku
             for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
         ),
         width=WIDTH, height=bottom + 16, title="Phases over time",
-        description=f"{len(stretches)} phases in {len(attempts)} attempts; a table holds the same values.",
+        description=f"{len(stretches)} phases in {len(attempts)} attempts; a table holds the same values.", broad=True,
     )  # fmt: skip
 
 

@@ -120,9 +120,14 @@ def _union(schema: dict[str, Any], at: _At, form: Form, *, nullable: bool) -> Gr
 
 
 def _field(schema: dict[str, Any], at: _At) -> Field:
-    hint = " ".join(part for part in (schema.get("description", ""), _bounds(schema)) if part)
+    told = schema.get("description") or " Or: ".join(filter(None, map(_of_variant, schema.get("variants", []))))
+    hint = " ".join(part for part in (told, _bounds(schema)) if part)
     kind, words = _kind(schema)
     return Field(at.pointer, at.label, kind, hint, _text(at.default), tuple(map(Option, words)), at.required)
+
+
+def _of_variant(variant: dict[str, Any]) -> str:
+    return _said(_resolved(variant)[0]) if "$ref" in variant else ""
 
 
 def _kind(schema: dict[str, Any]) -> tuple[Kind, list[str]]:

@@ -26,6 +26,8 @@ SOURCES: Final = {
     "huggingface": "a repository of the Hugging Face Hub",
     "local": "a folder on the service's machine",
     "upload": "a model that was uploaded",
+    "s3": "a prefix in a bucket",
+    "mlflow": "a version of a model in the MLflow registry",
 }
 
 

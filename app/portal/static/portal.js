@@ -113,6 +113,32 @@ addEventListener("pagehide", rest);
 addEventListener("pageshow", wake);
 wake();
 
+// --- what a swap must not lose: what was opened or chosen, how far something was scrolled (htmx keeps the focus) --------
+
+let kept = [];
+document.body.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => {
+  kept = [];
+  for (const summary of target.querySelectorAll("details[open] > summary[id]")) {
+    kept.push([summary.id, (fresh) => { fresh.parentElement.open = true; }]);
+  }
+  for (const choice of target.querySelectorAll(".tabset input:checked")) {
+    kept.push([choice.id, (fresh) => { fresh.checked = true; }]);
+  }
+  for (const { id, scrollLeft, scrollTop, scrollHeight, clientHeight } of target.querySelectorAll(".scroll[id], .log")) {
+    const atEnd = scrollTop > 0 && scrollTop + clientHeight > scrollHeight - 4;
+    kept.push([id, (fresh) => { fresh.scrollLeft = scrollLeft; fresh.scrollTop = atEnd ? fresh.scrollHeight : scrollTop; }]);
+  }
+});
+document.body.addEventListener("htmx:afterSwap", () => {
+  for (const [id, restore] of kept) {
+    const fresh = document.getElementById(id);
+    if (fresh) restore(fresh);
+  }
+});
+for (const log of document.querySelectorAll(".log")) log.scrollTop = log.scrollHeight; // the newest line is the last
+// In a narrow window a plot begins at its right: there are the sparsest results, and what happens now.
+for (const plot of document.querySelectorAll(".scroll > svg.broad")) plot.parentElement.scrollLeft = plot.clientWidth;
+
 // --- curves -----------------------------------------------------------------------------------------------------
 
 const drawn = new Map();
@@ -140,6 +166,12 @@ async function again(holder) {
   draw(holder);
 }
 
+function short(value) {
+  if (value === null || value === undefined) return "";
+  const small = value !== 0 && Math.abs(value) < 1e-3;
+  return small ? value.toExponential(1) : String(Number(value.toPrecision(4)));
+}
+
 function plot(element, chart) {
   const known = drawn.get(element);
   if (known && known.names === chart.names.join()) return known.plot.setData(chart.data);
@@ -148,6 +180,7 @@ function plot(element, chart) {
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
   const shape = (index) => ({
     label: chart.names[index],
+    value: (_, value) => short(value),
     stroke: colour(`--series-${(index % 4) + 1}`),
     width: 2,
     dash: index < 4 ? undefined : [6, 4],
@@ -161,7 +194,7 @@ function plot(element, chart) {
     width: element.clientWidth,
     height: 260,
     scales: { x: { time: false, range: chart.ticks ? [-0.25, chart.data[0].length - 0.75] : undefined } },
-    axes: [x, { ...axis, size: 60 }],
+    axes: [x, { ...axis, size: 60, values: (_, splits) => splits.map(short) }],
     series: [{ label: chart.x_title, value: (_, v) => (chart.ticks ? chart.ticks[v] ?? "" : v ?? "") },
       ...chart.names.map((_, index) => shape(index))],
   }, chart.data, element);
@@ -203,11 +236,15 @@ function say(text) {
 
 // --- small helpers ----------------------------------------------------------------------------------------------
 
+document.documentElement.dataset.script = "on"; // shows what would do nothing without it
+
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
-  const text = document.querySelector(button.dataset.copy).textContent;
-  await navigator.clipboard.writeText(text);
+  const copied = document.querySelector(button.dataset.copy);
+  getSelection().selectAllChildren(copied);
+  if (!navigator.clipboard) return; // over plain HTTP browsers give none: what is picked can be copied by hand
+  await navigator.clipboard.writeText(copied.textContent);
   const label = button.textContent;
   button.textContent = "Copied";
   setTimeout(() => { button.textContent = label; }, 1500);
@@ -220,6 +257,6 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
-  const asked = event.target.dataset.confirm;
+  const asked = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;
   if (asked && !confirm(asked)) event.preventDefault();
 });

@@ -16,8 +16,9 @@ from httpx2 import Response
 from pydantic import SecretStr
 
 from app.actor import DEFAULT_PROJECT
-from app.main import create_app, refuse_unsafe_production
+from app.main import create_app
 from app.portal.pages.sign_in import ATTEMPT
+from app.production import refuse_unsafe_production
 from app.services import keys
 from app.services import oidc as service
 from app.services.resources import Resources
@@ -82,7 +83,7 @@ def test_a_person_goes_to_the_provider_and_comes_back_to_the_page_that_was_wante
     assert answer.headers["location"] == wanted
     page = browser.get(wanted)
     assert page.status_code == 200
-    assert f"{DEFAULT_PROJECT}<br>ada" in page.text
+    assert f"{DEFAULT_PROJECT}<br> ada" in page.text
 
 
 def test_the_provider_sends_browsers_to_the_address_of_the_settings_whatever_a_request_says(browser: Browser) -> None:
@@ -126,7 +127,7 @@ def test_people_are_called_by_a_claim_that_is_proven_or_else_by_their_subject(
     for claims, settings.oidc_name_claim, name in NAMES:
         oidc.claims = {"sub": "ada", **claims}
         _sign_in(browser, oidc)
-        assert f"{DEFAULT_PROJECT}<br>{name}</span>" in browser.get(JOBS).text, claims
+        assert f"{DEFAULT_PROJECT}<br> {name}</span>" in browser.get(JOBS).text, claims
         browser.post("/portal/sign-out")
 
 
@@ -139,7 +140,7 @@ def test_a_claim_leads_to_a_project_and_to_no_other(
     settings.oidc_project_claim, settings.oidc_project = "groups", ""
     oidc.claims["groups"] = ["everybody", project, DEFAULT_PROJECT]
     _sign_in(browser, oidc)
-    assert f"{project}<br>ada" in browser.get(JOBS).text
+    assert f"{project}<br> ada" in browser.get(JOBS).text
 
 
 def test_who_has_no_project_stays_outside_where_there_is_no_default(

@@ -108,8 +108,8 @@ def test_the_table_holds_what_the_map_draws() -> None:
         "2:4",
         "50 %",
         "40 %",
-        "0.25",
+        "0.2500",
         "\N{EN DASH}",
-        "0.5",
+        "0.50",
     ]
     assert len(rows) == 7

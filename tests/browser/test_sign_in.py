@@ -1,0 +1,94 @@
+"""Signing in, with a key and at an identity provider, as a browser does it; and the answers that forms give."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from app.actor import DEFAULT_PROJECT
+from app.services import keys
+from app.specs.access import KeyRequest
+from tests.browser.scene import Scene
+from tests.browser.site import serving
+from tests.browser.test_pages import findings_of
+from tests.fixtures.oidc import CLIENT, SECRET, OidcServer, oidc
+
+if TYPE_CHECKING:
+    from tests.browser.conftest import Watching
+
+__all__ = ["oidc"]  # a fixture
+
+
+def test_a_stranger_signs_in_with_a_key_or_at_the_provider_and_out(
+    tmp_path: Path, watching: Watching, oidc: OidcServer
+) -> None:
+    knobs = {
+        "host": "0.0.0.0", "oidc_issuer": oidc.url, "oidc_client_id": CLIENT, "oidc_client_secret": SecretStr(SECRET),
+        "oidc_project": DEFAULT_PROJECT, "oidc_title": "Acme",
+    }  # fmt: skip
+    with serving(tmp_path / "home", **knobs) as site, watching(site.url) as watch:
+        wish = KeyRequest(name="mine", scopes=["jobs:read"])
+        row, key = keys.create(site.resources.database, site.resources.settings, wish, DEFAULT_PROJECT)
+        page = watch.page("/portal/jobs?state=failed")
+        assert "/portal/sign-in?next=" in page.url
+        assert findings_of(page) == []
+        watch.expected = ("401",)
+        page.fill("#key", "esp_nothing")
+        page.click("text=Sign in with the key")
+        assert page.inner_text("#key-wrong") == "This key is not known here, revoked or expired."
+        assert findings_of(page) == []
+        page.fill("#key", key)
+        page.click("text=Sign in with the key")
+        page.wait_for_url("**/portal/jobs?state=failed")
+        assert row.id in page.inner_text(".who")
+        page.click("text=Sign out")
+        page.wait_for_url("**/portal/sign-in")
+        page.click("text=Sign in with Acme")
+        page.wait_for_url("**/portal/jobs")
+        assert "ada" in page.inner_text(".who")
+        assert {address.partition("?")[0] for address in watch.elsewhere} == {f"{oidc.url}/authorize"}
+        watch.elsewhere.clear()  # the one place outside that a person goes to on purpose
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.click("text=Sign out")
+        page.wait_for_url("**/portal/sign-in")
+
+
+def test_the_answers_of_forms_are_open_to_everybody_too(scene: Scene, watching: Watching) -> None:
+    url, found = scene.site.url, {}
+    with watching(url, reduced_motion="reduce") as watch:
+        watch.expected = ("422",)
+        scene.ready_for("jobs")
+        page = watch.page("/portal/keys")
+        page.click("summary:has-text('New key')")
+        page.fill("#key-name", "mine")
+        page.check("input[value='jobs:read']")
+        page.click("text=Make the key")
+        page.wait_for_selector("#new-key")
+        found["key"] = findings_of(page)
+        page.goto(f"{url}/portal/webhooks/{scene.ids['endpoint']}")
+        page.click("text=Rotate the secret")
+        page.wait_for_selector("#secret")
+        found["webhook"] = findings_of(page)
+        page.goto(f"{url}/portal/hooks/sources/{scene.ids['source']}")
+        page.click("text=Rotate the secret")
+        page.wait_for_selector("#secret")
+        found["hook"] = findings_of(page)
+        page.goto(f"{url}/portal/hooks/rules/{scene.ids['rule']}")
+        page.fill("#spec", "{")
+        page.click("text=Save")
+        page.wait_for_selector("#spec-wrong")
+        found["rule"] = findings_of(page)
+        page.goto(f"{url}/portal/jobs?state=cancelled")
+        page.check(f"#pick-{scene.ids['cancelled']}")
+        page.click("text=Cancel picked")
+        page.wait_for_url(re.compile("several-jobs/cancel"))
+        found["several"] = findings_of(page)
+        page.goto(f"{url}/portal/new-job")
+        page.fill("[name='/spec/prune/sparsity']", "2")
+        page.click("button.primary:has-text('Queue the job')")
+        page.wait_for_selector(".notice[data-tone=bad]:not(#notice)")
+        found["job"] = findings_of(page)
+    assert {name: faults for name, faults in found.items() if faults} == {}
