@@ -119,3 +119,8 @@ def test_an_action_that_cannot_be_done_says_why(
     answer = browser.post(f"{JOBS}/{job}/{action}", fields)
     assert answer.status_code == status
     assert said in answer.text
+
+
+def test_a_job_says_in_full_where_its_model_lies(browser: Browser) -> None:
+    job = browser.submit(source={"kind": "s3", "uri": "s3://lab/models/llama"})
+    assert "s3 s3://lab/models/llama</dd>" in browser.get(f"/portal/jobs/{job}").text
