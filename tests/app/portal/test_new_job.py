@@ -146,7 +146,10 @@ CLONED: list[dict[str, Any]] = [
         "source": {"kind": "upload", "upload_id": "upl_01"},
         "spec": {"prune": [{"method": "angular", "sparsity": 0.3}, {"method": "wanda", "sparsity": 0.5}]},
     },
-    {"source": {"kind": "huggingface", "repo": "a/123"}, "name": "123", "spec": {"preset": "quality@1", "prune": []}},
+    {
+        "source": {"kind": "huggingface", "repo": "a/123"}, "name": "123",
+        "spec": {"preset": "quality@1", "prune": [], "reconstruct": None},
+    },
 ]  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_a_sweep_shows_its_front_and_leads_to_its_jobs(browser: Browser, resourc
     page = browser.get(f"/portal/sweeps/{sweep['id']}").text
     (drawing,) = _drawings(page)
     links = {item.get("href"): item.get("aria-label") or "" for item in drawing.iter("a")}
-    assert links[f"/portal/jobs/{jobs[0]}"] == "sparsity 0.3: 30 %, perplexity 21, on the front"
+    assert links[f"/portal/jobs/{jobs[0]}"] == "sparsity 0.3: 30 %, perplexity 21.0, on the front"
     assert links[f"/portal/jobs/{jobs[1]}"].endswith("beaten")
     assert page.count("front</span>") == 3, "two points and the dense model"
     assert f'href="/portal/compare?job={jobs[0]}&amp;job={jobs[2]}&amp;">Compare the front' in page
@@ -159,7 +159,7 @@ def test_a_model_shows_its_best_results_and_what_was_made_of_it(browser: Browser
     assert "/portal/models/one?name=org%2Fmodel" in listed
     page = browser.get("/portal/models/one?name=org/model").text
     plot, tree = _drawings(page)
-    assert "beaten: 40 %, perplexity 23, beaten" in [item.get("aria-label") for item in plot.iter("a")]
+    assert "beaten: 40 %, perplexity 23.0, beaten" in [item.get("aria-label") for item in plot.iter("a")]
     nodes = [item.get("aria-label") for item in tree.iter("a")]
     assert nodes == ["org/model, this model", "mild, 50 %, perplexity 22.00", "me/smaller, huggingface, 1 job"]
     smaller = browser.get("/portal/models/one?name=me/smaller").text

@@ -49,12 +49,12 @@ def test_the_dense_model_is_marked_and_leads_nowhere() -> None:
     root = read(_scatter(MARKS))
     assert len(find(root, "polygon", "dense")) == 1
     assert len(find(root, "a")) == 3
-    assert "dense 30" in texts(root)
+    assert "dense 30.0" in texts(root)
 
 
 def test_every_mark_tells_its_numbers() -> None:
     root = read(_scatter(MARKS))
-    assert "magnitude 50: 50 %, perplexity 40, beaten" in titles(root)
+    assert "magnitude 50: 50 %, perplexity 40.0, beaten" in titles(root)
     assert root.get("role") == "group", "a picture would hide the links in it"
     assert {link.get("aria-label") for link in find(root, "a")} <= set(titles(root))
 
