@@ -40,7 +40,7 @@ def shoot(browser: Browser, scene: Scene, names: list[str]) -> int:
 def for_the_readme(browser: Browser, scene: Scene) -> int:
     """Take the two small pictures that the README shows."""
     pictures = {"jobs": "jobs", "front": "sweep"}
-    with watching(browser, scene.site.url, viewport={"width": 1100, "height": 620}, reduced_motion="reduce") as watch:
+    with watching(browser, scene.site.url, viewport={"width": 1240, "height": 660}, reduced_motion="reduce") as watch:
         for name, path in pictures.items():
             watch.page(scene.pages[path]).screenshot(path=FOLDER.parent / f"docs/portal-{name}.png")
     return len(pictures)
