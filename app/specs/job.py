@@ -18,7 +18,7 @@ from app.specs.steps import Calibration, Evaluate, Gate, Output, Reconstruct, Re
 from app.specs.structure import DepthFields, StructureStep
 
 SCHEMA_VERSION = 1
-ENGINE_VERSION = "2"
+ENGINE_VERSION = "3"
 """Part of every work hash: raised whenever equal specs would give other bytes."""
 
 

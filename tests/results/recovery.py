@@ -13,6 +13,8 @@ SPARSITIES: Final[dict[str, dict[str, Any]]] = {
     "2:4": {"pattern": {"kind": "nm", "n": 2, "m": 4}},
 }
 TRAINING: Final[dict[str, Any]] = {"steps": 80, "batch_size": 8, "sequence_length": 256}
+TOLD: Final = ("validation_loss", "learning_rates", "rate_search")
+"""What a row keeps of the retraining's protocol."""
 REUSE: Final = "auto"
 """Cells share the dense baseline and the pruned model; the seconds of recovery are their own."""
 
@@ -105,7 +107,7 @@ def read(finished: Finished) -> Numbers:
         "trained_fraction": report["trained_parameters"]["fraction"],
         "sparsity": report["sparsity"]["achieved"],
         "seconds": round(sum(row["seconds"] for row in phases), 1),
-        "validation_loss": report["protocol"].get("retraining", {}).get("validation_loss"),
+        **{name: report["protocol"].get("retraining", {}).get(name) for name in TOLD},
         "soup": report.get("soup"),
     }
 

@@ -44,6 +44,7 @@ def _turn(context: Context) -> dict[str, Any]:
     if context.request.member_dirs:
         return {"soup": soup.run(context, [Path(folder) for folder in context.request.member_dirs])}
     if context.request.spread and spec.cycles is None:
+        retrain.search(context)  # once for all
         raise MembersWanted
     return {"soup": soup.retrain_and_average(context)}
 

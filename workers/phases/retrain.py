@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,11 +19,12 @@ from workers.engine.losses import Loss
 from workers.engine.numerics import derived_seed
 from workers.engine.recompute import recomputing
 from workers.engine.train import Best, DivergedError, Plan, Trainer, held_out_loss
-from workers.engine.trainables import restore, snapshot
-from workers.phases import loss_gap, merge
+from workers.engine.trainables import restore
+from workers.phases import loss_gap, merge, rate_search
 from workers.phases.base import Context, PhaseRun
 from workers.phases.equip import equip
 from workers.phases.pace import start_of
+from workers.phases.rate_search import BASE_RATES, scaled
 from workers.phases.scoring import score
 from workers.phases.teacher import recomputes, teaching
 from workers.phases.training_text import split, training_windows
@@ -32,15 +33,6 @@ SAVE_SECONDS: Final = 30.0
 """Work that a killed run loses, give or take a step."""
 CHECKS: Final = 20
 """Times that the held-out loss is looked at, at most; never more often than every tenth step."""
-BASE_RATES: Final = {
-    "norms": 2e-2, "biases": 1e-2, "head": 4e-3, "embeddings": 1e-3, "weights": 1e-3,
-    "mask_lora": 4e-3, "scale_lora": 1e-2, "lora_prune": 4e-3, "lora": 4e-3, "spp": 2e-2,
-}  # fmt: skip
-"""What the search for a learning rate starts from: vectors bear more than adapters, and those more than weights."""
-FACTORS: Final = (0.1, 0.3, 1.0)
-"""What the search multiplies them with; large models ask for less."""
-TRIAL_SHARE: Final = 0.05
-"""Length of one trial as a share of the training."""
 
 
 def run(context: Context) -> None:
@@ -61,6 +53,20 @@ def run(context: Context) -> None:
     merge.run(context, trained)
 
 
+def search(context: Context) -> float | None:
+    """Find the learning rate that all members of a soup share: the factor of the base rates, if one is to be found."""
+    spec = context.retrain
+    assert spec is not None
+    if spec.learning_rate != "auto":
+        return None
+    with (
+        context.phase("retraining", total=spec.steps, unit="step") as phase,
+        context.streamed.whole(context.weights) as model,
+        teaching(context, spec) as loss,
+    ):
+        return _Retraining(context, phase, spec, model, loss).factor()
+
+
 class _Retraining:
     def __init__(self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss) -> None:
         self.context, self.phase, self.spec, self.model, self.loss = context, phase, spec, model, loss
@@ -75,16 +81,17 @@ class _Retraining:
     def finish(self) -> Path:
         """Train to the end, or to where it no longer helps; the state with the lowest held-out loss is the result."""
         stored = self.context.stored("retraining").get("state")
+        rates = self._rates()
+        trainer = self._trainer(rates, steps=self.spec.steps)
         with self._frugally():
             if stored is None:
-                best, rates = Best.at_start(self.items, self._judge()), self._rates()
-                trainer = self._trainer(rates, steps=self.spec.steps)
-                self.phase.metric("validation_loss", 0, best.loss)
+                best = Best.at_start(self.items, self._judge())
+                if math.isfinite(best.loss):  # the pipe carries numbers only
+                    self.phase.metric("validation_loss", 0, best.loss)
             else:
-                rates = self.phase.reuse(stored)["rates"]
-                trainer = self._trainer(rates, steps=self.spec.steps)
+                self.phase.reuse(stored)
                 best = trainer.load(load_file(self.context.workspace / stored.path))
-            self._train(trainer, best, rates)
+            self._train(trainer, best)
         restore(self.items, best.values)
         if best.step == 0:
             self.context.warn(
@@ -97,7 +104,7 @@ class _Retraining:
 
     def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
         values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
-        path = self._save("trained", "trained", values, {})
+        path = self._save("trained", "trained", values)
         trained = sum(item.count for item in self.items)
         self.context.trained[self.phase.name] = trained
         used = {item.kind for item in self.items}
@@ -109,7 +116,7 @@ class _Retraining:
         self.phase.finish({"trained": trained, **told})
         return path
 
-    def _train(self, trainer: Trainer, best: Best, rates: Mapping[str, float]) -> None:
+    def _train(self, trainer: Trainer, best: Best) -> None:
         every = max(10, -(-self.spec.steps // CHECKS))
         try:
             while trainer.step < self.spec.steps:
@@ -123,7 +130,7 @@ class _Retraining:
                     break
                 self.phase.progress(trainer.step)
                 if time.monotonic() - self.saved > SAVE_SECONDS:
-                    self._save("state", f"state-{trainer.step:08d}", trainer.state(best), {"rates": rates})
+                    self._save("state", f"state-{trainer.step:08d}", trainer.state(best))
         except DivergedError as error:
             if not math.isfinite(best.loss):
                 raise NumericalError(
@@ -141,14 +148,14 @@ class _Retraining:
             self.phase.metric("validation_loss", trainer.step, loss)
         best.offer(self.items, step=trainer.step, loss=loss)
 
-    def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> Path:
+    def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor]) -> Path:
         """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
         path = self.context.checkpoint_path("retraining", stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(path)
-        self.context.checkpoint("retraining", name, path, {**data, "seconds": self.phase.seconds})
+        self.context.checkpoint("retraining", name, path, {"seconds": self.phase.seconds})
         self.saved = time.monotonic()
         return path
 
@@ -173,25 +180,16 @@ class _Retraining:
             return held_out_loss(self.model, self.held_out_NT, batch_size=self.spec.batch_size)
 
     def _rates(self) -> dict[str, float]:
-        """The rates asked for, or the base rates times the factor whose short trial ends best on held-out text."""
-        wish = self.spec.learning_rate
+        """The rate asked for, or what a search has found."""
+        wish, found = self.spec.learning_rate, self.context.turn.factor
         if wish != "auto":
             return dict.fromkeys(BASE_RATES, wish)
-        start, steps = snapshot(self.items), max(1, round(TRIAL_SHARE * self.spec.steps))
-        best = (math.inf, FACTORS[0])
-        for factor in FACTORS:
-            trial = self._trainer(_scaled(factor), steps=steps)
-            try:
-                while trial.step < steps:
-                    trial.advance()
-                loss = self._judge()
-            except DivergedError:
-                loss = math.inf
-            if loss < best[0]:  # never true of NaN
-                best = (loss, factor)
-            restore(self.items, start)
-        return _scaled(best[1])
+        return scaled(self.factor() if found is None else found)
 
-
-def _scaled(factor: float) -> dict[str, float]:
-    return {kind: factor * rate for kind, rate in BASE_RATES.items()}
+    def factor(self) -> float:
+        """What the search makes of the base rates."""
+        with self._frugally():
+            return rate_search.search(
+                self.context, self.phase, self.items, steps=self.spec.steps, judge=self._judge,
+                trainer=lambda factor, steps: self._trainer(scaled(factor), steps=steps),
+            )  # fmt: skip

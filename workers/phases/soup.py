@@ -41,8 +41,9 @@ def retrain_and_average(context: Context) -> dict[str, Any]:
     assert context.retrain is not None
     assert soup is not None
     pruned, turn, members = context.weights, context.turn, []
+    factor = retrain.search(context)
     for number, varied in enumerate(vary(context.retrain, soup), start=1):
-        context.weights, context.turn = pruned, turn.member(number, varied)
+        context.weights, context.turn = pruned, turn.member(number, varied, factor)
         retrain.run(context)
         members.append(Member(context.weights, Masks.of_weights(context.weights)))
     context.weights, context.turn = pruned, turn

@@ -34,7 +34,7 @@ def training_windows(context: Context, spec: Retrain) -> torch.Tensor:
         raise DatasetError(
             f"{text.name} leaves {len(windows_NT)} windows to train on", hint="Give more text or shorter windows."
         )
-    context.protocol["retraining"] = {
+    context.protocol["retraining"] = context.protocol.get("retraining", {}) | {
         "dataset": (spec.dataset or context.request.spec.calibration.dataset).model_dump(mode="json"),
         "text_sha256": text.sha256,
         "windows": len(windows_NT),

@@ -83,10 +83,14 @@ def spawn_members(session: Session, job: Job, now: datetime) -> None:
     if endings.granted(session, job, now=now):
         return
     spec = CompressionSpec.model_validate(job.resolved_spec)
-    stored = [{**item, "origin": job.id} for item in job.checkpoints if item["phase"] in SHARED_PHASES]
+    stored = [{**item, "origin": job.id} for item in job.checkpoints if _is_for_all(item["phase"], item["name"])]
     for number, member in enumerate(member_specs(spec), start=1):
         children.add(session, job, member, name=f"{job.name} member {number}", checkpoints=stored, now=now)
     endings.wait(session, job, now=now)
+
+
+def _is_for_all(phase: str, name: str) -> bool:
+    return phase in SHARED_PHASES or (phase, name) == ("retraining", "rate-search")
 
 
 def end_orphans(session: Session, *, now: datetime) -> int:

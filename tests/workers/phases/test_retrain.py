@@ -15,7 +15,7 @@ from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine.errors import DatasetError, NumericalError, TargetsError
 from workers.engine.weights import Weights
-from workers.messages import Checkpoint, Message
+from workers.messages import MESSAGES, Checkpoint, Message
 from workers.phases import equip, retrain
 from workers.phases.base import Context
 from workers.phases.scoring import score_weights
@@ -139,6 +139,9 @@ def test_a_model_that_cannot_be_scored_is_a_numerical_failure(
     monkeypatch.setattr(retrain, "equip", broken)
     with pytest.raises(NumericalError, match="not finite"):
         run.recover()
+    assert run.messages
+    for message in run.messages:
+        assert MESSAGES.validate_json(message.model_dump_json()) == message
 
 
 def test_biases_alone_need_biases(tmp_path: Path, text: Path) -> None:
