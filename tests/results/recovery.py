@@ -65,7 +65,9 @@ Made by `python -m tests.results recovery` through `POST /v1/jobs`: 128 x 256 ca
 {TRAINING["steps"]} steps of {TRAINING["batch_size"]} x {TRAINING["sequence_length"]} tokens at the rate that
 the service finds, perplexity on docs.valid (200 windows of 256), float32 on one thread of a shared CPU.
 Recovered: the share of the perplexity lost by pruning that came back (above 100 %: better than the dense model, which
-is undertrained). Seconds: recovery alone, good for ratios only. Seeds and versions are in `results/recovery.json`."""
+is undertrained). Seconds: recovery alone, good for ratios only. Seeds and versions are in `results/recovery.json`.
+Engine: the version that made the row; 2 tried three rates in trials of 4 steps, 3 goes along a ladder until the best
+rate lies inside, in trials of 8 steps. What does not retrain is the same in both."""
 
 
 def cells(*, seeds: int = 1) -> list[Cell]:
@@ -131,13 +133,15 @@ def render(rows: list[Row]) -> str:
 
 
 def _table(rows: list[Row], before: float) -> str:
-    header = ["recovery", "perplexity", "recovered", "parameters trained", "seconds", "seeds"]
+    header = ["recovery", "perplexity", "recovered", "parameters trained", "seconds", "seeds", "engine"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, value in _medians(rows).items():
         same = [row for row in rows if row["recovery"] == name]
         share = (before - value) / (before - rows[0]["dense"])
         trained = f"{same[0]['trained']:,} ({same[0]['trained_fraction']:.2%})"
-        lines.append(f"| {name} | {value:.2f} | {share:.0%} | {trained} | {same[0]['seconds']:.0f} | {len(same)} |")
+        engines = ", ".join(sorted({row["environment"]["engine"] for row in same}))
+        numbers = (f"{value:.2f}", f"{share:.0%}", trained, f"{same[0]['seconds']:.0f}", str(len(same)), engines)
+        lines.append(f"| {name} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
 
