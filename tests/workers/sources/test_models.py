@@ -93,6 +93,15 @@ def test_a_hub_that_does_not_answer_is_asked_again_later(hub: Hub, fetch: Fetch)
     assert (found.class_, found.retryable) == ("source_not_found", True)
 
 
+def test_an_architecture_that_nothing_here_works_on_is_named(hub: Hub, fetch_here: Fetch) -> None:
+    repo = hub.add_model("org/model", MODEL)
+    config = json.loads(repo.files["config.json"]) | {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
+    repo.files["config.json"] = json.dumps(config).encode()
+    found = error(fetch_here(HUGGINGFACE))
+    assert (found.class_, found.retryable) == ("unsupported_architecture", False)
+    assert not [name for name in hub.downloads() if name.endswith(".safetensors")]
+
+
 def test_a_repository_of_pickles_is_unsafe_and_none_of_it_is_downloaded(hub: Hub, fetch: Fetch) -> None:
     hub.models["org/model"] = HubRepo({"config.json": b"{}", "pytorch_model.bin": b"\x80\x02" + bytes(2000)})
     found = error(fetch(HUGGINGFACE))
