@@ -45,8 +45,9 @@ MARKS: Final = ("<!-- structure: python -m tests.results.structure -->", "<!-- /
 ABOUT: Final = """\
 Made by `python -m tests.results structure` through `POST /v1/jobs`: 128 x 256 calibration tokens, perplexity on
 docs.valid (200 windows of 256), float32 on one thread of a shared CPU, seed 0. PERP: 100 steps of 8 x 256 tokens.
-Speed: dense over result, medians of runs that take turns, batch of one; in brackets the least and the most of the
-result over the median of the dense. Seconds: choosing and refitting, then retraining. Pack: of the dense file."""
+Speed: dense over result, medians of runs that take turns, batch of one; in brackets the same for the slowest and the
+fastest run of the result. Pack: share of the dense file. Seconds: choosing and refitting, then retraining, by the
+clock; where others wanted the same cores they tell who waited, and not which method is slow."""
 
 
 def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
