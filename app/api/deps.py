@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Path, Request, Response
+from pydantic import BaseModel
 
 from app.actor import Actor
 from app.api.paging import Pager
@@ -97,6 +98,11 @@ async def _key(
 
 KeyDep = Annotated[Key | None, Depends(_key)]
 """The call's Idempotency-Key, bound to its path and body."""
+
+
+def again(view: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Describe the answer to a call whose Idempotency-Key was here before, for the OpenAPI document."""
+    return {200: {"model": view, "description": "An equal call was here before: what it made, as it is now."}}
 
 
 def replayed(response: Response, make: Callable[[], T], show: Callable[[str], T]) -> T:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi import Query as FromQuery
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import KeyDep, PagerDep, ProjectDep, ResourcesDep, replayed
+from app.api.deps import KeyDep, PagerDep, ProjectDep, ResourcesDep, again, replayed
 from app.api.guard import parse
 from app.api.paging import Page, PageQuery
 from app.api.views import View
@@ -71,7 +71,7 @@ def _take(resources: Resources, source_id: str, headers: dict[str, str], body: b
     return inbox.receive(resources, source, headers, parse(body), body)
 
 
-@router.post("/hook-sources", status_code=201)
+@router.post("/hook-sources", status_code=201, responses=again(SourceWithSecretView))
 def create_source(
     body: SourceRequest, response: Response, resources: ResourcesDep, project: ProjectDep, key: KeyDep
 ) -> SourceWithSecretView:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path, Response
 from pydantic import Field
 
-from app.api.deps import KeyDep, PresetsDep, ProjectDep, ResourcesDep, replayed
+from app.api.deps import KeyDep, PresetsDep, ProjectDep, ResourcesDep, again, replayed
 from app.api.jobs import EXAMPLES
 from app.api.views import View
 from app.db.planning import Plan
@@ -88,7 +88,7 @@ class ModelView(View):
     """`source_gated`, `source_not_found` (to the public) or `hub_unreachable`, in words."""
 
 
-@router.post("/plans", status_code=201, dependencies=[PresetsDep])
+@router.post("/plans", status_code=201, dependencies=[PresetsDep], responses=again(PlanView))
 def create_plan(
     body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], response: Response, resources: ResourcesDep,
     project: ProjectDep, key: KeyDep,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, ProjectDep, ResourcesDep, SentDep
+from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, ProjectDep, ResourcesDep, SentDep, again
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.services import publications
@@ -34,7 +34,7 @@ class PublicationView(View):
     finished_at: datetime | None
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, responses=again(PublicationView))
 def create_publication(
     job_id: JobId, body: Target, sent: SentDep, response: Response, resources: ResourcesDep, project: ProjectDep,
     idempotency_key: IdempotencyKeyHeader = None,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Response
 from fastapi import Query as FromQuery
 from pydantic import Field
 
-from app.api.deps import KeyDep, PagerDep, PresetsDep, ProjectDep, ResourcesDep, replayed
+from app.api.deps import KeyDep, PagerDep, PresetsDep, ProjectDep, ResourcesDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.hook import Rule
@@ -69,7 +69,7 @@ class TrialView(View):
     """The body of the job, as `POST /v1/jobs` takes it."""
 
 
-@router.post("", status_code=201, dependencies=[PresetsDep])
+@router.post("", status_code=201, dependencies=[PresetsDep], responses=again(RuleView))
 def create_rule(
     body: RuleRequest, response: Response, resources: ResourcesDep, project: ProjectDep, key: KeyDep
 ) -> RuleView:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import ActorDep, KeyDep, PagerDep, ProjectDep, ResourcesDep, replayed
+from app.api.deps import ActorDep, KeyDep, PagerDep, ProjectDep, ResourcesDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import tenancy
@@ -101,7 +101,7 @@ def _key(row: ApiKey) -> KeyView:
     return KeyView.model_validate(row)
 
 
-@router.post("/projects", status_code=201)
+@router.post("/projects", status_code=201, responses=again(ProjectView))
 def create_project(
     body: ProjectRequest, response: Response, actor: ActorDep, resources: ResourcesDep, key: KeyDep
 ) -> ProjectView:
@@ -143,7 +143,7 @@ def delete_project(project_id: str, actor: ActorDep, resources: ResourcesDep) ->
     projects.delete(resources.database, actor, project_id)
 
 
-@router.post("/api-keys", status_code=201)
+@router.post("/api-keys", status_code=201, responses=again(NewKeyView))
 def create_key(
     body: KeyRequest, response: Response, actor: ActorDep, resources: ResourcesDep, key: KeyDep
 ) -> NewKeyView:

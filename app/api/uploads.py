@@ -13,7 +13,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi import Query as FromQuery
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import IdempotencyKeyHeader, PagerDep, ProjectDep, ResourcesDep, SentDep
+from app.api.deps import IdempotencyKeyHeader, PagerDep, ProjectDep, ResourcesDep, SentDep, again
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import uploads as queries
@@ -86,7 +86,7 @@ def _view(resources: Resources, row: Upload) -> UploadView:
     return UploadView(**fields, files=files)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=again(UploadView))
 def create_upload(
     body: UploadRequest, sent: SentDep, response: Response, resources: ResourcesDep, project: ProjectDep,
     idempotency_key: IdempotencyKeyHeader = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import KeyDep, PagerDep, ProjectDep, ResourcesDep, replayed
+from app.api.deps import KeyDep, PagerDep, ProjectDep, ResourcesDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import webhooks as queries
@@ -80,7 +80,7 @@ def _delivery(row: WebhookDelivery) -> DeliveryView:
     return DeliveryView.model_validate(fields | {"next_at": row.next_at if row.state == "pending" else None})
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=again(EndpointWithSecretView))
 def create_endpoint(
     body: EndpointRequest, response: Response, resources: ResourcesDep, project: ProjectDep, key: KeyDep
 ) -> EndpointWithSecretView:

@@ -53,6 +53,13 @@ def test_the_document_is_openapi_3_1() -> None:
     OpenAPI.model_validate(document)
 
 
+def test_every_operation_that_takes_an_idempotency_key_documents_the_replay() -> None:
+    operations = [operation for path in _document()["paths"].values() for operation in path.values()]
+    taking = [each for each in operations if "Idempotency-Key" in {item["name"] for item in each.get("parameters", [])}]
+    assert len(taking) == 11
+    assert [each["operationId"] for each in taking if "200" not in each["responses"]] == []
+
+
 def test_every_reference_leads_somewhere_and_every_operation_documents_problems() -> None:
     document = _document()
     schemas = document["components"]["schemas"]
