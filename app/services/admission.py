@@ -67,7 +67,7 @@ def _without_server(request: JobRequest, settings: Settings) -> Iterator[Problem
             places.append(f"/spec/output/publish/{index}/kind")
             if target.name is None and not from_mlflow:
                 detail = "the model does not come from MLflow: name the registered model that takes the new version"
-                yield Problem(f"/spec/output/publish/{index}/name", "no-name", detail)
+                yield Problem(f"/spec/output/publish/{index}", "no-name", detail)
     if settings.mlflow_tracking_uri is None:
         detail = "the service knows no MLflow server: its operator sets ESPALIER_MLFLOW_TRACKING_URI"
         yield from (Problem(place, "no-mlflow-server", detail) for place in places)

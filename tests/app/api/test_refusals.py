@@ -43,7 +43,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/source", {"kind": "mlflow", "name": "a/../b", "version": "1"}, "/source/name", "string-pattern-mismatch"),
     ("/source", {"kind": "mlflow", "name": "m", "version": "1"}, "/source/kind", "no-mlflow-server"),
     ("/spec/output/publish", [{"kind": "mlflow", "name": "m"}], "/spec/output/publish/0/kind", "no-mlflow-server"),
-    ("/spec/output/publish", [{"kind": "mlflow"}], "/spec/output/publish/0/name", "no-name"),
+    ("/spec/output/publish", [{"kind": "mlflow"}], "/spec/output/publish/0", "no-name"),
     ("/labels", {"a/~b!": "x"}, "/labels/a~1~0b!", "string-pattern-mismatch"),
     ("/limits/max_run_seconds", 0, "/limits/max_run_seconds", "greater-than"),
     # a name that is no name: lists and objects are not even hashable
