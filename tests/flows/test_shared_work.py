@@ -25,7 +25,7 @@ from workers.runs.slot import Slot
 
 SOUP: dict[str, Any] = {
     "reconstruct": {"epochs": 1},
-    "retrain": {"steps": 3, "batch_size": 2, "sequence_length": 32},
+    "retrain": {"steps": 16, "batch_size": 2, "sequence_length": 32},  # as many as two trials of a rate ask for
     "soup": {"members": 2},
 }
 
