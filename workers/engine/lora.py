@@ -19,7 +19,7 @@ from workers.engine import masks
 LORA_A: Final = "lora_a"
 LORA_B: Final = "lora_b"
 """What the factors are called behind the name of their matrix."""
-PART: Final = 2**19
+PART: Final = 2**17
 """Elements of an effective weight that are made at a time, at least."""
 
 
@@ -259,7 +259,8 @@ class _EffectiveLinear(torch.autograd.Function):
 
 
 def _row_parts(weight_OI: torch.Tensor) -> list[slice]:
-    """An eighth of the rows each, where that is not too little to be worth a kernel."""
+    """A sixteenth of the rows each, where that is not too little; a GPU asks for more work to a kernel."""
     num_outputs, num_inputs = weight_OI.shape
-    size = max(-(-num_outputs // 8), -(-PART // num_inputs))
+    least = PART if weight_OI.device.type == "cpu" else 64 * PART
+    size = max(-(-num_outputs // 16), -(-least // num_inputs))
     return [slice(first, first + size) for first in range(0, num_outputs, size)]

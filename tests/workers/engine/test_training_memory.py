@@ -77,7 +77,7 @@ def _adapt(model: nn.Module) -> list[Trainable]:
         ("norms", torch.float32, 1024, 4, 1.15),
         ("norms", torch.bfloat16, 1024, 4, 1.15),
         ("mask_lora", torch.float32, 1024, 4, 1.3),
-        # Beside bfloat16 weights the factors' float32 state weighs 200 / width, and one matrix in float32 0.8 / blocks.
+        # Beside bfloat16 weights the factors' float32 state weighs 200 / width.
         ("mask_lora", torch.bfloat16, 2048, 8, 1.3),
     ],
 )
