@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.db.job import Job
+from app.db.session import Database
 from app.specs.job import CompressionSpec, JobRequest
 from app.specs.presets import BUILT_IN, expanded
 
@@ -75,8 +77,12 @@ def test_a_project_writes_versions_of_its_own(client: TestClient, source: dict[s
     old = spec_of(client, source, preset="house@1")
     assert (old["preset"], old["prune"][0]["sparsity"]) == ("house@1", 0.2)
     # A worker has no presets at hand: what the job holds is complete.
-    job = client.get("/v1/jobs").json()["items"][0]
-    JobRequest.model_validate({"source": source, "spec": job["spec"]})
+    job_id = client.get("/v1/jobs").json()["items"][0]["id"]
+    database: Database = client.app.state.resources.database  # type: ignore[attr-defined]
+    with database.reading() as session:
+        job = session.get_one(Job, job_id)
+        held = JobRequest.model_validate(job.request)
+    assert held.spec.model_dump()["prune"][0]["sparsity"] == 0.2
 
     assert client.put("/v1/presets/fast", json=mine).json()["version"] == 2
     assert spec_of(client, source, preset="fast")["prune"][0]["method"] == "magnitude"
