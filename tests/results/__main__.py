@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import re
 
 from tests.results.harness import measure
 
@@ -20,9 +19,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     table = importlib.import_module(f"tests.results.{arguments.table}")
-    cells = [cell for cell in table.cells(seeds=arguments.seeds) if re.search(arguments.only, cell.key)]
-    reuse = getattr(table, "REUSE", "never")
-    measure(arguments.table, cells, table.read, table.render, threads=arguments.threads, reuse=reuse)
+    measure(
+        arguments.table, table.cells(seeds=arguments.seeds), table.read, table.render,
+        only=arguments.only, threads=arguments.threads, reuse=getattr(table, "REUSE", "never"),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
