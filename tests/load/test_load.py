@@ -25,10 +25,11 @@ CLIENTS = 128
 SECONDS = float(os.environ.get("ESPALIER_LOAD_SECONDS", "15"))
 JOBS = int(os.environ.get("ESPALIER_LOAD_JOBS", "10000"))
 WATCHERS = 1000
-WORKERS = 4
+WORKERS = 2
+"""One a core of a small machine: with more, a claim waits for a core and measures nothing but that."""
 
 
-def test_posts_are_taken_fast_and_none_is_lost_or_doubled_on_its_way_to_an_artifact(stack: Stack) -> None:
+def test_posts_are_taken_fast(stack: Stack) -> None:
     with stack.api("tests.load.bare:create_app") as url:
         stack.clients(url, "/bare", clients=CLIENTS, seconds=2)  # warm
         bare = stack.clients(url, "/bare", clients=CLIENTS, seconds=SECONDS)
@@ -45,14 +46,14 @@ def test_posts_are_taken_fast_and_none_is_lost_or_doubled_on_its_way_to_an_artif
             f"{ours['rate']:.0f}/s, p99 {ours['p99'] * 1e3:.0f} ms; bare insert {bare['rate']:.0f}/s, "
             f"p99 {bare['p99'] * 1e3:.0f} ms; ratio {ratio:.2f}; {load()}",
         )  # fmt: skip
-        while accepted < JOBS:
-            more = stack.clients(url, "/v1/jobs", clients=CLIENTS, seconds=2)
-            accepted += more["statuses"]["202"]
     assert ratio > 0.15, (ours, bare)
-    _drain(stack, accepted)
 
 
-def _drain(stack: Stack, jobs: int) -> None:
+def test_a_long_queue_of_posts_is_drained_and_none_is_lost_or_doubled_on_its_way_to_an_artifact(stack: Stack) -> None:
+    jobs = 0
+    with stack.api() as url:
+        while jobs < JOBS:
+            jobs += stack.clients(url, "/v1/jobs", clients=CLIENTS, seconds=2)["statuses"]["202"]
     terminal = "SELECT count(*) FROM jobs WHERE state = 'succeeded'"
     began = time.monotonic()
     with stack.workers(WORKERS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -28,8 +29,12 @@ _BLOCK: Final = re.compile(r"-\d+$")
 
 def made_by(settings: Settings) -> dict[str, Any]:
     """What decides bits beside the work itself."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
-    return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **libraries}
+    return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **_libraries()}
+
+
+@lru_cache
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "tokenizers")}
 
 
 class Reuse:

@@ -20,11 +20,11 @@ _lock = threading.Lock()
 
 def of_new(session: Session, job: Job) -> int:
     """Return the place of a job that this transaction makes, with those that it made before it."""
-    turn = turn_of(job.created_at, job.priority)
-    ahead = or_(Job.turn < turn, and_(Job.turn == turn, Job.id < job.id))
     before: dict[tuple[str, int], int] = session.info.setdefault("new places", {})
     key = (job.worker_class, job.priority)
     if key not in before:
+        turn = turn_of(job.created_at, job.priority)
+        ahead = or_(Job.turn < turn, and_(Job.turn == turn, Job.id < job.id))
         near = select(literal(1)).where(QUEUED, Job.worker_class == job.worker_class, ahead).limit(EXACT).subquery()
         with session.no_autoflush:
             counted = session.scalar(select(func.count()).select_from(near)) or 0
