@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from tests.bench.alone import Run
 
 PEER = "llmcompressor==0.14.0.1"
 VENV = Path(__file__).parents[2] / ".venv-peer"
@@ -44,14 +45,6 @@ print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
 """
 
 
-@dataclass(frozen=True)
-class Peer:
-    """What one run of the peer took."""
-
-    seconds: float
-    peak_bytes: int
-
-
 class PeerError(Exception):
     """The peer cannot be installed, or did not run; the message has its last words."""
 
@@ -68,12 +61,12 @@ def install() -> Path:
 
 def run(
     python: Path, model: Path, windows_NT: torch.Tensor, *, method: str, sparsity: float, threads: int, folder: Path
-) -> Peer:
+) -> Run:
     """Prune a copy of the model in the peer's process."""
     tokens = folder / "tokens.safetensors"
     save_file({"tokens": windows_NT.contiguous()}, tokens)
     command = [str(python), "-c", SCRIPT, str(model), str(tokens), method, str(sparsity), str(threads)]
-    return Peer(**json.loads(_run(command, f"the peer's {method}").strip().splitlines()[-1]))
+    return Run(**json.loads(_run(command, f"the peer's {method}").strip().splitlines()[-1]))
 
 
 def _run(command: list[str], what: str) -> str:

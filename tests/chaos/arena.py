@@ -30,7 +30,7 @@ from workers.runs.keeper import OUTAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = "tests.chaos.worker"
-LEASE_SECONDS = 5.0
+LEASE_SECONDS = 10.0
 """Long enough for a machine that does other things too."""
 STRIKES = 2
 _T = TypeVar("_T")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -30,6 +31,21 @@ class BlockCall:
     kwargs: dict[str, object]
 
 
+@contextmanager
+def _untouched_memory() -> Iterator[None]:
+    """Leave fresh tensors as they are, also where determinism would fill them.
+
+    A parameter is real for a moment before it becomes a meta tensor. Filled, its pages stay with the process when the
+    allocator cannot join what was freed: up to the size of the whole model.
+    """
+    switch: Any = torch.utils.deterministic
+    filling, switch.fill_uninitialized_memory = switch.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        switch.fill_uninitialized_memory = filling
+
+
 class _LastBlockReached(Exception):
     """Ends the model's own forward once every block's arguments are known."""
 
@@ -41,7 +57,7 @@ class StreamedModel:
         self.compute_dtype = compute_dtype
         self.device = device
         self.config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), _untouched_memory():
             model = AutoModelForCausalLM.from_config(self.config, dtype=compute_dtype, trust_remote_code=False)
         model.tie_weights()  # leaving the meta context unties what the constructor had tied
         source = Weights(model_dir)
