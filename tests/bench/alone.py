@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
 
+from tests.fixtures.processes import high_water
 from workers.messages import ComputeRequest
 
 
@@ -29,10 +29,11 @@ def run(request: ComputeRequest, *phases: str) -> Run:
     assert child.stdout is not None
     with child.stdin:
         child.stdin.write(request.model_dump_json() + "\n")
-    messages = [json.loads(line) for line in child.stdout]
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    messages, peak = [], 0
+    for line in child.stdout:
+        messages.append(json.loads(line))
+        peak = max(peak, high_water(child.pid))
+    if child.wait():
         raise RuntimeError(f"the job failed: {messages[-1]}")
     ended = {message["phase"]: message["seconds"] for message in messages if message["kind"] == "phase_completed"}
-    return Run(sum(ended[phase] for phase in phases), usage.ru_maxrss * 1024)
+    return Run(sum(ended[phase] for phase in phases), peak)

@@ -21,7 +21,8 @@ PEER = "llmcompressor==0.14.0.1"
 VENV = Path(__file__).parents[2] / ".venv-peer"
 
 SCRIPT = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
@@ -40,7 +41,8 @@ began = time.monotonic()
 oneshot(model=model, tokenizer=AutoTokenizer.from_pretrained(folder), dataset=data, recipe=recipe,
         num_calibration_samples=len(windows), max_seq_length=windows.shape[1])
 seconds = time.monotonic() - began
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+status = Path("/proc/self/status").read_text().splitlines()
+(peak,) = [int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")]
 print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
 """
 

@@ -19,6 +19,7 @@ from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.experts import take_apart
 from workers.engine.layout import Layout, find_stack
 from workers.engine.names import names_in_files
+from workers.engine.numerics import give_back_memory
 from workers.engine.tensor_file import DTYPES
 from workers.engine.weights import Weights
 
@@ -76,6 +77,8 @@ class StreamedModel:
         self.layout = Layout.of(self.model, self.tensors)
         self._stack = find_stack(self.model)[1]
         self._returns_tuple: bool | None = None
+        self.lean = False
+        """Whether what the last block took goes back to the system before the next one is read."""
 
     @property
     def returns_tuple(self) -> bool:
@@ -92,6 +95,8 @@ class StreamedModel:
     @contextmanager
     def block(self, index: int, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
         """Yield a real copy of one block in `dtype` (default: the compute dtype), in eval mode, without gradients."""
+        if self.lean:
+            give_back_memory()
         empty = self._stack[index]
         block = copy.deepcopy(empty, memo={id(self.config): self.config})
         fill(block, self.layout.blocks[index].tensors, weights, dtype=dtype or self.compute_dtype, device=self.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -81,6 +83,12 @@ def reset_peak_memory(device: torch.device) -> None:
     """Begin a new high-water mark where the device can; the process's own cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def give_back_memory() -> None:
+    """Return pages that are free but still the process's to the system, where the C library can (glibc)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def host_memory_bytes() -> int:

@@ -76,6 +76,7 @@ def _check_host(context: Context, room: Room, limit: int) -> None:
     if least + room.hidden > limit:
         context.spill = Path(context.request.workspace) / "hidden"
     context.by_blocks |= on_host and whole > limit
+    context.streamed.lean = on_host
 
 
 def _require(needed: int, limit: int, name: str, *, what: str) -> None:

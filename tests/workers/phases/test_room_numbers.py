@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.fixtures.jobs import local_job
+from tests.fixtures.processes import high_water
 from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
 
 LIMIT = 768 * 2**20
@@ -47,15 +48,6 @@ def _write_large_model(folder: Path, total_bytes: int) -> Path:
     return folder
 
 
-def _high_water(pid: int) -> int:
-    """The most resident memory that a process ever had; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
-
-
 @pytest.mark.numbers
 @pytest.mark.timeout(7200)
 def test_a_model_of_eight_times_the_limit_is_pruned_within_it(tmp_path: Path, texts: Path) -> None:
@@ -76,7 +68,7 @@ def test_a_model_of_eight_times_the_limit_is_pruned_within_it(tmp_path: Path, te
     child.stdin.close()
     peak, last = 0, ""
     for line in child.stdout:
-        last, peak = line, max(peak, _high_water(child.pid))
+        last, peak = line, max(peak, high_water(child.pid))
     assert child.wait(60) == 0, last
     assert json.loads(last)["kind"] == "done"
     written = sum(path.stat().st_size for path in job.artifact.glob("model*.safetensors"))
