@@ -32,6 +32,10 @@ _EXISTS = {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
 _BAD_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 
 
+class _Spoiled(ChecksumMismatch):
+    """The server refused bytes that are not those of their checksum: they were changed on the way."""
+
+
 @contextmanager
 def _typed() -> Iterator[None]:
     try:
@@ -43,7 +47,7 @@ def _typed() -> Iterator[None]:
         if code in _EXISTS:
             raise ObjectExists from error
         if code in _BAD_BYTES:
-            raise ChecksumMismatch from error
+            raise _Spoiled from error
         raise StorageError(f"The object store refused: {code or 'unknown error'}.") from error
     except BotoCoreError as error:
         raise StorageError(f"The object store cannot be reached: {type(error).__name__}.") from error
@@ -156,8 +160,13 @@ class S3Store(ObjectStore):
         self._put_until_held(key, once)
 
     def _put_until_held(self, key: str, put: Callable[[], Sent]) -> None:
+        spoiled: _Spoiled | None = None
         for _ in range(_TRIES):
-            sent = put()
+            try:
+                sent = put()
+            except _Spoiled as error:
+                spoiled = error
+                continue
             try:
                 with _typed():
                     answer = self._client.head_object(
@@ -168,24 +177,30 @@ class S3Store(ObjectStore):
             except ObjectMissing:
                 continue
             self.delete(key)  # nobody may read it
-        raise ChecksumMismatch("The object store holds other bytes than it was sent, three times in a row.")
+        raise spoiled or ChecksumMismatch("The object store holds other bytes than it was sent, three times in a row.")
 
     def get_file(self, key: str, path: Path, sha256: str | None = None) -> None:
-        """Download to a temporary neighbour, verify, rename."""
-        chunks = self.open(key)
+        """Download to a temporary neighbour, verify, rename; bytes that were changed on the way are asked for again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{secrets.token_hex(8)}.part"
-        digest = hashlib.sha256()
         try:
-            with temporary.open("wb") as target:
-                for chunk in chunks:
-                    digest.update(chunk)
-                    target.write(chunk)
-            if sha256 is not None and digest.hexdigest() != sha256:
-                raise ChecksumMismatch
-            temporary.replace(path)
+            for _ in range(_TRIES):
+                found = self._download(key, temporary)
+                if sha256 is None or found == sha256:
+                    temporary.replace(path)
+                    return
+            raise ChecksumMismatch
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _download(self, key: str, path: Path) -> str:
+        """Write an object to a path; its SHA-256."""
+        chunks, digest = self.open(key), hashlib.sha256()
+        with path.open("wb") as target:
+            for chunk in chunks:
+                digest.update(chunk)
+                target.write(chunk)
+        return digest.hexdigest()
 
     def open(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Ask now, read while the caller iterates."""

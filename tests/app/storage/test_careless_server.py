@@ -1,4 +1,4 @@
-"""An S3 server that stores other bytes than it was sent and says that all is well: found out, sent again, or told."""
+"""Bytes that change on the way to an S3 server, in it, or on the way back: found out, sent again, or told."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from app.errors import ChecksumMismatch
 from app.storage.s3 import S3Store
-from tests.chaos.s3_proxy import S3Proxy
+from tests.chaos.s3_proxy import Mood, S3Proxy
 from workers.runs.failures import from_exception
 
 PART = 5 * 2**20
@@ -115,3 +115,46 @@ def test_a_server_whose_etags_mean_nothing_is_read_back(
     path, sha256 = _file(tmp_path, 1000)
     s3_store.put_file("a/file", path, sha256)
     assert reads == ["a/file"]
+
+
+class BadLine(S3Proxy):
+    """Changes the bytes of so many requests on their way, in either direction."""
+
+    left = 0
+
+    def _fault(self) -> Mood:
+        self.left -= 1
+        return "wrong" if self.left >= 0 else "good"
+
+
+@pytest.fixture
+def bad_line(s3_server: str, s3_store: S3Store) -> Iterator[tuple[BadLine, S3Store]]:
+    """A good server behind a bad line."""
+    with BadLine(s3_server, seed=0).listening() as proxy:
+        assert isinstance(proxy, BadLine)
+        yield proxy, S3Store(s3_store.bucket, s3_store.prefix, endpoint_url=proxy.url)
+
+
+def test_what_changed_on_the_way_is_sent_and_read_again(bad_line: tuple[BadLine, S3Store], tmp_path: Path) -> None:
+    proxy, store = bad_line
+    path, sha256 = _file(tmp_path, 1000)
+    proxy.left = 2
+    store.put_file("a/file", path, sha256)
+    proxy.left = 2
+    store.get_file("a/file", tmp_path / "back", sha256)
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_a_line_that_stays_bad_is_told_and_leaves_nothing(bad_line: tuple[BadLine, S3Store], tmp_path: Path) -> None:
+    proxy, store = bad_line
+    path, sha256 = _file(tmp_path, 1000)
+    proxy.left = 99
+    with pytest.raises(ChecksumMismatch):
+        store.put_file("a/file", path, sha256)
+    proxy.left = 0
+    assert store.head("a/file") is None
+    store.put_file("a/file", path, sha256)
+    proxy.left = 99
+    with pytest.raises(ChecksumMismatch):
+        store.get_file("a/file", tmp_path / "back", sha256)
+    assert sorted(tmp_path.iterdir()) == [path]
