@@ -33,7 +33,7 @@ _BAD_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzCo
 
 
 class _Spoiled(ChecksumMismatch):
-    """The server refused bytes that are not those of their checksum: they were changed on the way."""
+    """The server refused bytes that changed on the way."""
 
 
 @contextmanager
@@ -169,9 +169,7 @@ class S3Store(ObjectStore):
                 continue
             try:
                 with _typed():
-                    answer = self._client.head_object(
-                        Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED"
-                    )  # fmt: skip
+                    answer = self._client.head_object(Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED")
                     if sent.held(answer, partial(self.open, key)):
                         return
             except ObjectMissing:

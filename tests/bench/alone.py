@@ -30,9 +30,10 @@ def run(request: ComputeRequest, *phases: str) -> Run:
     with child.stdin:
         child.stdin.write(request.model_dump_json() + "\n")
     messages, peak = [], 0
-    for line in child.stdout:
-        messages.append(json.loads(line))
-        peak = max(peak, high_water(child.pid))
+    with child.stdout:
+        for line in child.stdout:
+            messages.append(json.loads(line))
+            peak = max(peak, high_water(child.pid))
     if child.wait():
         raise RuntimeError(f"the job failed: {messages[-1]}")
     ended = {message["phase"]: message["seconds"] for message in messages if message["kind"] == "phase_completed"}

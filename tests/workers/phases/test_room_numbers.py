@@ -67,8 +67,9 @@ def test_a_model_of_eight_times_the_limit_is_pruned_within_it(tmp_path: Path, te
     child.stdin.write(request.model_dump_json() + "\n")
     child.stdin.close()
     peak, last = 0, ""
-    for line in child.stdout:
-        last, peak = line, max(peak, high_water(child.pid))
+    with child.stdout:
+        for line in child.stdout:
+            last, peak = line, max(peak, high_water(child.pid))
     assert child.wait(60) == 0, last
     assert json.loads(last)["kind"] == "done"
     written = sum(path.stat().st_size for path in job.artifact.glob("model*.safetensors"))
