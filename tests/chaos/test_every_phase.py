@@ -18,9 +18,7 @@ from typing import Any, Final
 
 import psutil
 import pytest
-from sqlalchemy import select
 
-from app.db.result import Artifact
 from app.specs.lifecycle import TERMINAL, Phase
 from tests.fixtures.deployment import Deployment
 from tests.fixtures.figures import record
@@ -66,18 +64,12 @@ def add(bench: Bench) -> str:
     return bench.add(request=request, max_attempts=100)
 
 
-def digests(bench: Bench, job_id: str) -> dict[str, str]:
-    with bench.database.reading() as session:
-        rows = session.scalars(select(Artifact).where(Artifact.job_id == job_id)).all()
-    return {row.name: row.sha256 for row in rows if row.name.endswith(".safetensors")}
-
-
 def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = bench.work(add(bench))
     assert undisturbed.state == "succeeded", undisturbed.error
-    wanted, draws = digests(bench, undisturbed.id), random.Random(SEED)
+    wanted, draws = bench.digests(undisturbed.id), random.Random(SEED)
     to_kill: list[Phase] = []
     kills: Counter[str] = Counter()
     take, wait = Recorder.take, [0.0]
@@ -106,7 +98,7 @@ def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
         while job.state not in TERMINAL:
             job = bench.work(job.id)
         assert job.state == "succeeded", job.error
-        assert digests(bench, job.id) == wanted != {}
+        assert bench.digests(job.id) == wanted != {}
         outcomes = [attempt.outcome for attempt in bench.attempts(job.id)]
         assert set(outcomes[:-1]) <= {"lost"}
         lost += len(outcomes) - 1

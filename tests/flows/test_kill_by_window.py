@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.test_kill_by_phase import digests
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from tests.fixtures.tiny_models import write_tiny_model
@@ -70,4 +69,4 @@ def test_a_child_killed_after_every_window_leaves_no_trace_in_the_result(
             break
     assert disturbed.state == "succeeded", disturbed.error
     assert disturbed.attempt > 3
-    assert digests(bench, job) == digests(bench, undisturbed.id) != {}
+    assert bench.digests(job) == bench.digests(undisturbed.id) != {}

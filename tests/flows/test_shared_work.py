@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from app.db.job import Job
 from app.db.queries import reuse
-from app.db.result import Artifact
 from tests.fixtures.jobs import local_job, write_texts
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
@@ -67,12 +65,6 @@ def run(bench: Bench, wish: str = "auto", **more: Any) -> Job:
     return job
 
 
-def digests(bench: Bench, job_id: str) -> dict[str, str]:
-    with bench.database.reading() as session:
-        rows = session.scalars(select(Artifact).where(Artifact.job_id == job_id)).all()
-    return {row.name: row.sha256 for row in rows if row.name.endswith(".safetensors")}
-
-
 def reused(job: Job) -> set[str]:
     assert job.report is not None
     return {phase["name"] for phase in job.report["phases"] if phase["reused_from"]}
@@ -85,7 +77,7 @@ def test_a_job_that_starts_from_stored_phases_ends_with_the_bytes_of_one_that_do
     alone = run(bench, "never", **recovered)
     assert reused(first) == reused(alone) == set()
     assert reused(second) == {"baseline", "pruning"}
-    assert digests(bench, second.id) == digests(bench, alone.id) != digests(bench, first.id)
+    assert bench.digests(second.id) == bench.digests(alone.id) != bench.digests(first.id)
     assert second.report is not None
     assert alone.report is not None
     for part in ("dense", "compressed", "sparsity", "gate"):
@@ -97,7 +89,7 @@ def test_the_second_sparsity_of_a_dense_sweep_starts_from_stored_statistics(benc
     first = run(bench, propagation="dense")
     second, alone = run(bench, **sparser), run(bench, "never", **sparser)
     assert (reused(first), reused(second)) == (set(), {"baseline", "calibrating"})
-    assert digests(bench, second.id) == digests(bench, alone.id) != digests(bench, first.id)
+    assert bench.digests(second.id) == bench.digests(alone.id) != bench.digests(first.id)
 
 
 def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, tmp_path: Path) -> None:
@@ -110,7 +102,7 @@ def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, t
     alone = local_job(tmp_path, tmp_path / "model", tmp_path, **SOUP)
     alone.artifact.mkdir()
     files = {file.path: file.sha256 for file in alone.attempt().files if file.path.endswith(".safetensors")}
-    assert digests(bench, job.id) == files != digests(bench, members[0].id)
+    assert bench.digests(job.id) == files != bench.digests(members[0].id)
 
 
 @pytest.mark.chaos
@@ -135,4 +127,4 @@ def test_a_soup_killed_in_every_phase_of_every_job_is_the_same_soup(
     monkeypatch.setattr("workers.runs.endings.backoff_seconds", lambda *_: 0.0)
     disturbed = run(bench, "never", **SOUP)
     assert len(killed) >= 7, "the parent twice, members twice or three times each"
-    assert digests(bench, disturbed.id) == digests(bench, undisturbed.id) != {}
+    assert bench.digests(disturbed.id) == bench.digests(undisturbed.id) != {}
