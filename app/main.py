@@ -110,7 +110,7 @@ def _spare_the_collector() -> None:
     """Keep what lives as long as the process out of every later collection, and collect less often."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 1000)
+    gc.set_threshold(20_000, 50, 10)
 
 
 def _die_with_parent() -> None:

@@ -69,6 +69,7 @@ def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
         ours["HF_HUB_DISABLE_XET"] = "1"  # a mirror may not speak it, and every Hub takes LFS
     if side == "compute":
         ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        ours["MALLOC_ARENA_MAX"] = "1"  # what one thread gave back in its arena, no other could take
     return {name: os.environ[name] for name in names if name in os.environ} | ours
 
 

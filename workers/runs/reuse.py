@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ def made_by(settings: Settings) -> dict[str, Any]:
     return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **_libraries()}
 
 
-@lru_cache
+@cache
 def _libraries() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "tokenizers")}
 
