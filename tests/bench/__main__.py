@@ -19,7 +19,8 @@ from rich.table import Table
 from app.probe import probe
 from app.specs.job import CompressionSpec
 from app.specs.resolve import resolve
-from tests.bench import alone, packing, peer
+from tests.bench import packing, peer
+from tests.fixtures import alone
 from workers.child import compute
 from workers.engine import numerics
 from workers.engine.walk import Stream

@@ -102,7 +102,7 @@ def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
         outcomes = [attempt.outcome for attempt in bench.attempts(job.id)]
         assert set(outcomes[:-1]) <= {"lost"}
         lost += len(outcomes) - 1
-    assert lost >= TIMES
+    assert lost >= TIMES * len(PHASES) // 2
     record(
         "fault", "kill -9 of the child as each of eight phases begins, and within it", "x 20: all succeed, equal bytes",
         "{jobs:.0f} jobs, all with the bytes of an unkilled one; {kills:.0f} kills, {lost:.0f} attempts lost; "
@@ -131,8 +131,8 @@ def test_a_cancel_in_every_phase_ends_the_job_within_seconds(launch: Launch) -> 
     assert seconds[len(seconds) // 2] <= 2
     assert seconds[-1] <= 20
     record(
-        "cancel", f"in each of {len(PHASES)} phases x {TIMES}", "median <= 2 s, worst <= 20 s",
-        f"{len(seconds)} cancelled: median {seconds[len(seconds) // 2]:.2f} s, worst {seconds[-1]:.2f} s; "
+        "cancel", f"in each of {len(PHASES)} phases, at its start and within it", "x 20: median <= 2 s, worst <= 20 s",
+        f"x {TIMES}: {len(seconds)} cancelled, median {seconds[len(seconds) // 2]:.2f} s, worst {seconds[-1]:.2f} s; "
         f"{late} had ended before",
     )  # fmt: skip
 

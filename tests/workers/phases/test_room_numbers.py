@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.fixtures import alone
 from tests.fixtures.jobs import local_job
-from tests.fixtures.processes import high_water
 from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
 
 LIMIT = 768 * 2**20
@@ -58,20 +55,7 @@ def test_a_model_of_eight_times_the_limit_is_pruned_within_it(tmp_path: Path, te
     job = local_job(tmp_path / "job", model, texts, calibration=calibration, compute_dtype="bfloat16")
     job.artifact.mkdir(parents=True)
     request = job.request().model_copy(update={"max_host_memory_bytes": LIMIT})
-    child = subprocess.Popen(
-        [sys.executable, "-m", "workers.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "MALLOC_ARENA_MAX": "1"},
-    )  # fmt: skip
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write(request.model_dump_json() + "\n")
-    child.stdin.close()
-    peak, last = 0, ""
-    with child.stdout:
-        for line in child.stdout:
-            last, peak = line, max(peak, high_water(child.pid))
-    assert child.wait(60) == 0, last
-    assert json.loads(last)["kind"] == "done"
+    peak = alone.run(request).peak_bytes
     written = sum(path.stat().st_size for path in job.artifact.glob("model*.safetensors"))
     print(f"model {written / 2**20:.0f} MiB, limit {LIMIT / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB")  # noqa: T201
     assert written >= 8 * LIMIT
