@@ -8,9 +8,10 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from app.api.deps import IdempotencyKeyHeader, JobId, ProjectDep, ResourcesDep
+from app.api.deps import IdempotencyKeyHeader, JobId
 from app.api.submitted import answer
 from app.api.views import JobView, job_view
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services import control, jobs, reads
 from app.services.idempotency import Key
 from app.specs.control import JobPatch, Retry

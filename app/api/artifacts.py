@@ -8,10 +8,11 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi import Query as FromQuery
 from starlette.responses import RedirectResponse, StreamingResponse
 
-from app.api.deps import ArtifactId, JobId, PagerDep, ProjectDep, ResourcesDep
+from app.api.deps import ArtifactId, JobId, PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import ArtifactView, artifact_view
 from app.db.result import Artifact
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services import artifacts, reads
 from app.services.resources import Resources
 from app.storage.base import attachment

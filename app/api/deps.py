@@ -1,4 +1,4 @@
-"""What endpoints ask for, as aliases."""
+"""What endpoints ask for beside what app.dependencies has, as aliases."""
 
 from __future__ import annotations
 
@@ -8,46 +8,9 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Header, Path, Request, Response
 from pydantic import BaseModel
 
-from app.actor import Actor
 from app.api.paging import Pager
-from app.services import presets
-from app.services.feed import Feed
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services.idempotency import AlreadyMade, Key
-from app.services.resources import Resources
-from app.specs.presets import LOOKUP
-
-
-async def _resources(request: Request) -> Resources:
-    found: Resources = request.app.state.resources
-    return found
-
-
-ResourcesDep = Annotated[Resources, Depends(_resources)]
-
-
-async def _actor(request: Request) -> Actor:
-    found: Actor = request.state.actor
-    return found
-
-
-ActorDep = Annotated[Actor, Depends(_actor)]
-"""Who calls, as app.api.access found out."""
-
-
-async def _project(request: Request) -> str:
-    found: str = request.state.actor.project_id
-    return found
-
-
-ProjectDep = Annotated[str, Depends(_project)]
-
-
-async def _feed(request: Request) -> Feed:
-    found: Feed = request.app.state.feed
-    return found
-
-
-FeedDep = Annotated[Feed, Depends(_feed)]
 
 
 async def _sent(request: Request) -> Any:  # noqa: ANN401 - JSON
@@ -64,13 +27,6 @@ async def _pager(request: Request, response: Response, resources: ResourcesDep) 
 
 PagerDep = Annotated[Pager, Depends(_pager)]
 
-
-async def _presets(project: ProjectDep, resources: ResourcesDep) -> None:
-    """Let the body that is read next name the project's own presets."""
-    LOOKUP.set(presets.lookup(resources.database, project))
-
-
-PresetsDep = Depends(_presets)
 
 JobId = Annotated[str, Path(description="`job_` and a ULID.")]
 ArtifactId = Annotated[str, Path(description="`art_` and a ULID.")]

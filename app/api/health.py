@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse
 
-from app.api.deps import ResourcesDep
 from app.api.views import View
 from app.db.migrate import is_current
+from app.dependencies import ResourcesDep
 from app.errors import NotReady, Problem
 from app.services.resources import Resources
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi import Query as FromQuery
 from pydantic import Field
 
-from app.api.deps import JobId, PagerDep, ProjectDep, ResourcesDep
+from app.api.deps import JobId, PagerDep
 from app.api.paging import Page, PageQuery, Query
 from app.api.views import (
     AttemptView,
@@ -22,6 +22,7 @@ from app.api.views import (
     log_view,
     series_view,
 )  # fmt: skip
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services import reads
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])

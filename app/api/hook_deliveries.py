@@ -10,11 +10,12 @@ from fastapi import APIRouter, Path
 from fastapi import Query as FromQuery
 from pydantic import Field
 
-from app.api.deps import PagerDep, ProjectDep, ResourcesDep
+from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.hook import HookDelivery, HookVerdict
 from app.db.queries import hooks as queries
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox
 from app.services.resources import Resources
 

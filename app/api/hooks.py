@@ -9,12 +9,13 @@ from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi import Query as FromQuery
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import KeyDep, PagerDep, ProjectDep, ResourcesDep, again, replayed
+from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.guard import parse
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.hook import HookSource
 from app.db.queries import hooks as queries
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox, sources
 from app.services.resources import Resources
 from app.specs.hooks import SecretRotation, SourceChange, SourceRequest

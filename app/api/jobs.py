@@ -14,11 +14,12 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, PresetsDep, ProjectDep, ResourcesDep, SentDep
+from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, SentDep
 from app.api.paging import Page, PageQuery
 from app.api.submitted import created
 from app.api.views import JobView, job_view
 from app.db.queries.jobs import Filters
+from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services import jobs, reads
 from app.services.idempotency import Key
 from app.specs.job import JobRequest

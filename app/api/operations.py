@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from fastapi import Query as FromQuery
 
-from app.api.deps import PagerDep, ProjectDep, ResourcesDep
+from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services import fleet
 from app.services.fleet import WorkerReading
 

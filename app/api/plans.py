@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path, Response
 from pydantic import Field
 
-from app.api.deps import KeyDep, PresetsDep, ProjectDep, ResourcesDep, again, replayed
+from app.api.deps import KeyDep, again, replayed
 from app.api.jobs import EXAMPLES
 from app.api.views import View
 from app.db.planning import Plan
+from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services import models, plans
 from app.specs.base import Spec
 from app.specs.job import JobRequest

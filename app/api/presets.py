@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from pydantic import Field
 
-from app.api.deps import ProjectDep, ResourcesDep
 from app.api.paging import Page
 from app.api.views import View
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services import presets
 from app.specs.base import Spec
 from app.specs.presets import BUILT_IN, Found

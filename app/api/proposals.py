@@ -9,11 +9,12 @@ from fastapi import APIRouter, Path
 from fastapi import Query as FromQuery
 from pydantic import Field
 
-from app.api.deps import PagerDep, PresetsDep, ProjectDep, ResourcesDep
+from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import InitiatorView, View
 from app.db.hook import HookProposal
 from app.db.queries import hooks as queries
+from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.hooks import proposals
 
 router = APIRouter(prefix="/v1/hook-proposals", tags=["hooks"])

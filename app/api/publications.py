@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, ProjectDep, ResourcesDep, SentDep, again
+from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, SentDep, again
 from app.api.paging import Page, PageQuery
 from app.api.views import View
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services import publications
 from app.services.idempotency import Key
 from app.specs.publish import Target

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Path, Response
 from fastapi import Query as FromQuery
 from pydantic import Field
 
-from app.api.deps import KeyDep, PagerDep, PresetsDep, ProjectDep, ResourcesDep, again, replayed
+from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.hook import Rule
 from app.db.queries import hooks as queries
+from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.hooks import rules
 from app.specs.hooks import Mode, RuleChange, RuleRequest, RuleTrial
 

@@ -11,10 +11,11 @@ from fastapi import Query as FromQuery
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
-from app.api.deps import FeedDep, JobId, ProjectDep, ResourcesDep
+from app.api.deps import JobId
 from app.api.paging import Query
 from app.api.views import event_view
 from app.db.job import Event
+from app.dependencies import FeedDep, ProjectDep, ResourcesDep
 from app.errors import InvalidCursor
 from app.services import marks, reads
 from app.specs.lifecycle import TERMINAL

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi import Query as FromQuery
 from pydantic import Field
 
-from app.api.deps import IdempotencyKeyHeader, PagerDep, PresetsDep, ProjectDep, ResourcesDep, SentDep
+from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep
 from app.api.paging import Page, PageQuery, Query
 from app.api.views import View
+from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services import sweeps
 from app.services.idempotency import Key
 from app.specs.lifecycle import JobState

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import ActorDep, KeyDep, PagerDep, ProjectDep, ResourcesDep, again, replayed
+from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import tenancy
 from app.db.tenancy import ApiKey, Project
+from app.dependencies import ActorDep, ProjectDep, ResourcesDep
 from app.services import credentials, keys, projects
 from app.specs.access import (
     HubCredential,

@@ -13,11 +13,12 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi import Query as FromQuery
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import IdempotencyKeyHeader, PagerDep, ProjectDep, ResourcesDep, SentDep, again
+from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep, again
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import uploads as queries
 from app.db.upload import Upload
+from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import BodyTooLarge, InvalidRequest, Problem
 from app.services import uploads
 from app.services.idempotency import Key

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import KeyDep, PagerDep, ProjectDep, ResourcesDep, again, replayed
+from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.queries import webhooks as queries
 from app.db.webhook import WebhookDelivery
+from app.dependencies import ProjectDep, ResourcesDep
 from app.services import webhooks
 from app.specs.webhook import EndpointChange, EndpointRequest
 

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.db.queries import tenancy
-from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.dependencies import ProjectDep, ResourcesDep
+from app.portal.deps import needs
 from app.portal.navigation import Entry
 from app.portal.rendering import render
 

@@ -10,8 +10,9 @@ from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
 from app.db.queries.jobs import Filters
+from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.comparison import differences, lines
-from app.portal.deps import FormDep, ProjectDep, ResourcesDep, needs
+from app.portal.deps import FormDep, needs
 from app.portal.drawings.curves import Curve, curves
 from app.portal.drawings.heat import MEASURES, cells, heat_map
 from app.portal.drawings.scales import Shades

@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
+from app.dependencies import ProjectDep, ResourcesDep
 from app.portal import numbers, series
-from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.portal.deps import needs
 from app.portal.drawings.heat import MEASURES, errors_range, heat_map
 from app.portal.drawings.tables import matrix_table
 from app.portal.drawings.timeline import timeline

@@ -8,8 +8,9 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 
+from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import InvalidRequest, Problem
-from app.portal.deps import FormDep, ProjectDep, ResourcesDep, needs
+from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.services import control
 from app.specs import pointers

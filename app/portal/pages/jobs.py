@@ -7,8 +7,9 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import AppError
-from app.portal.deps import FormDep, ProjectDep, ResourcesDep, needs
+from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.job_filters import JobFilters
 from app.portal.navigation import Entry

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.db.queries import tenancy
+from app.dependencies import ActorDep, ResourcesDep
 from app.errors import AppError
 from app.portal.checking import checked
-from app.portal.deps import ActorDep, FormDep, ResourcesDep, needs
+from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
 from app.portal.rendering import render

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.dependencies import ProjectDep, ResourcesDep
+from app.portal.deps import needs
 from app.portal.drawings.lineage import Node, lineage
 from app.portal.drawings.scales import percent as whole_percent
 from app.portal.drawings.scatter import Mark, scatter

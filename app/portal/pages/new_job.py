@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 
 from app.db.planning import Plan
+from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.errors import AppError, NotFound, Problem
-from app.portal.deps import FormDep, PresetsDep, ProjectDep, ResourcesDep, needs
+from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
 from app.portal.rendering import base_url, render

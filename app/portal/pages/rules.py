@@ -10,9 +10,10 @@ from starlette.responses import RedirectResponse, Response
 
 from app.db.hook import HookDelivery, HookSource, Rule
 from app.db.queries import hooks as queries
+from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.errors import AppError, InvalidRequest, Problem
 from app.portal.checking import checked
-from app.portal.deps import FormDep, PresetsDep, ProjectDep, ResourcesDep, needs
+from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.rendering import pretty, render
 from app.services import presets

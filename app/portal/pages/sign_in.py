@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.actor import Actor
+from app.dependencies import ResourcesDep
 from app.errors import NotFound, Unauthenticated
-from app.portal.deps import FormDep, ResourcesDep
+from app.portal.deps import FormDep
 from app.portal.guard import cookie_header
 from app.portal.rendering import base_url, render
 from app.services import oidc

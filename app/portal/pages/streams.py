@@ -11,8 +11,9 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from app.db.job import Event
+from app.dependencies import FeedDep, ProjectDep, ResourcesDep
 from app.errors import InvalidCursor
-from app.portal.deps import FeedDep, ProjectDep, ResourcesDep, needs
+from app.portal.deps import needs
 from app.services import marks, reads
 from app.specs.lifecycle import TERMINAL
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Request
 from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
-from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.dependencies import ProjectDep, ResourcesDep
+from app.portal.deps import needs
 from app.portal.drawings.scales import Writing
 from app.portal.drawings.scales import percent as whole_percent
 from app.portal.drawings.scatter import Mark, scatter

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.dependencies import ProjectDep, ResourcesDep
+from app.portal.deps import needs
 from app.portal.drawings.bars import Bar, bars
 from app.portal.drawings.scales import Writing
 from app.portal.navigation import Entry

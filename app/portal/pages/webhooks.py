@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.db.queries import webhooks as queries
+from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import AppError
 from app.portal.checking import checked
-from app.portal.deps import FormDep, ProjectDep, ResourcesDep, needs
+from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
 from app.portal.rendering import render

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from app.portal.deps import ProjectDep, ResourcesDep, needs
+from app.dependencies import ProjectDep, ResourcesDep
+from app.portal.deps import needs
 from app.portal.navigation import Entry
 from app.portal.rendering import render
 from app.services import fleet, marks

@@ -1,0 +1,53 @@
+"""What endpoints and pages alike ask for, as aliases."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.actor import Actor
+from app.services import presets
+from app.services.feed import Feed
+from app.services.resources import Resources
+from app.specs.presets import LOOKUP
+
+
+async def _resources(request: Request) -> Resources:
+    found: Resources = request.app.state.resources
+    return found
+
+
+ResourcesDep = Annotated[Resources, Depends(_resources)]
+
+
+async def _actor(request: Request) -> Actor:
+    found: Actor = request.state.actor
+    return found
+
+
+ActorDep = Annotated[Actor, Depends(_actor)]
+"""Who calls or has signed in, as app.api.access or app.portal.guard found out."""
+
+
+async def _project(actor: ActorDep) -> str:
+    return actor.project_id
+
+
+ProjectDep = Annotated[str, Depends(_project)]
+
+
+async def _feed(request: Request) -> Feed:
+    found: Feed = request.app.state.feed
+    return found
+
+
+FeedDep = Annotated[Feed, Depends(_feed)]
+
+
+async def _presets(project: ProjectDep, resources: ResourcesDep) -> None:
+    LOOKUP.set(presets.lookup(resources.database, project))
+
+
+PresetsDep = Depends(_presets)
+"""Lets the body that is read next name the project's own presets."""
