@@ -1,11 +1,13 @@
 """Measure a table of jobs through POST /v1/jobs and keep it: rows that are there already are not measured again.
 
 A table is a list of cells; a cell is one job. The service is one that the harness starts for itself, and its state
-lies in a folder that goes away. After every job the JSON file and the markdown beside it are written anew.
+lies in a folder that goes away. After every job the JSON file and the markdown beside it are written anew, from what
+the file holds at that moment: two processes may fill different cells of one table.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -113,15 +115,14 @@ def measure(
     rows: dict[str, Row] = {row["key"]: row for row in _load(path)}
     reference = reference_dir()
     wanted = [cell for cell in cells if re.search(only, cell.key)]
+    order = {cell.key: position for position, cell in enumerate(cells)}
     missing = [cell for cell in wanted if rows.get(cell.key, {}).get("work") != work_of(cell, reference)]
     with _service(reference, threads) as deployment:
         for number, cell in enumerate(missing, start=1):
             say(f"{number}/{len(missing)} {cell.key}")
-            rows[cell.key] = _row(deployment, reference, cell, read, reuse=reuse)
-            order = {cell.key: position for position, cell in enumerate(cells)}
-            known = sorted(rows.values(), key=lambda row: order.get(row["key"], len(order)))
-            _write(path, known)
-            path.with_suffix(".md").write_text(render(known))
+            row = _row(deployment, reference, cell, read, reuse=reuse)
+            rows = _keep(path, row, order)
+            path.with_suffix(".md").write_text(render(list(rows.values())))
     return [rows[cell.key] for cell in wanted]
 
 
@@ -159,13 +160,21 @@ def _service(reference: Path, threads: int) -> Iterator[Deployment]:
 
 
 def _load(path: Path) -> list[Row]:
-    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    rows: list[Row] = json.loads(text)["rows"] if text else []
     return rows
 
 
-def _write(path: Path, rows: list[Row]) -> None:
+def _keep(path: Path, row: Row, order: dict[str, int]) -> dict[str, Row]:
+    """Put the row into the file, in the order of the cells; return all rows that are there."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n")
+    with path.open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        rows = {known["key"]: known for known in _load(path)} | {row["key"]: row}
+        ordered = sorted(rows.values(), key=lambda row: order.get(row["key"], len(order)))
+        handle.truncate(0)
+        handle.write(json.dumps({"rows": ordered}, indent=1, sort_keys=True) + "\n")
+    return {row["key"]: row for row in ordered}
 
 
 def _only(numbers: dict[str, float]) -> float:
