@@ -23,11 +23,12 @@ def _perp(*names: str, **fields: Any) -> dict[str, Any]:
     return {"retrain": {**TRAINING, "trainable": list(names), **fields}}
 
 
+UPDATES: Final[dict[str, dict[str, Any]]] = {"least squares per matrix": {"update": {"kind": "least_squares"}}}
 WINDOWS: Final[dict[str, dict[str, Any]]] = {
     "reconstruct submodules": {"reconstruct": {"window": "submodule"}},
     "reconstruct matrices": {"reconstruct": {"window": "matrix"}},
     "reconstruct blocks": {"reconstruct": {"window": "block"}},
-    "least squares per matrix": {"update": {"kind": "least_squares"}},
+    **UPDATES,
 }
 RETRAINING: Final[dict[str, dict[str, Any]]] = {
     "full": {"retrain": {**TRAINING, "method": "full"}},
@@ -121,7 +122,7 @@ def render(rows: list[Row]) -> str:
     groups = dict.fromkeys((row["model"], row["setting"], row["criterion"]) for row in done)
     for number, (model, setting, criterion) in enumerate(groups):
         mine = [r for r in done if (r["model"], r["setting"], r["criterion"]) == (model, setting, criterion)]
-        before = next((row["pruned"] for row in mine if row["pruned"] and "least" not in row["recovery"]), float("nan"))
+        before = next((row["pruned"] for row in mine if row["pruned"] and row["recovery"] not in UPDATES), float("nan"))
         title = f"{model}, {criterion} {setting}: dense {mine[0]['dense']:.2f}, pruned {before:.2f}"
         if number == 0:
             drawing = RESULTS / "recovery.svg"
@@ -140,7 +141,8 @@ def _table(rows: list[Row], before: float) -> str:
         share = (before - value) / (before - rows[0]["dense"])
         trained = f"{same[0]['trained']:,} ({same[0]['trained_fraction']:.2%})"
         engines = ", ".join(sorted({row["environment"]["engine"] for row in same}))
-        numbers = (f"{value:.2f}", f"{share:.0%}", trained, f"{same[0]['seconds']:.0f}", str(len(same)), engines)
+        seconds = f"{same[0]['seconds']:.0f}" if name not in UPDATES else "within pruning"
+        numbers = (f"{value:.2f}", f"{share:.0%}", trained, seconds, str(len(same)), engines)
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
