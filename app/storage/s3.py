@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
 from app.storage.base import CHUNK_BYTES, Between, ObjectStore, PutUrl, StoredObject, attachment, checked_key, nothing
@@ -36,6 +42,10 @@ class _Spoiled(ChecksumMismatch):
     """The server refused bytes that changed on the way."""
 
 
+class _BrokenOff(StorageError):
+    """An answer ended before its last byte."""
+
+
 @contextmanager
 def _typed() -> Iterator[None]:
     try:
@@ -49,6 +59,8 @@ def _typed() -> Iterator[None]:
         if code in _BAD_BYTES:
             raise _Spoiled from error
         raise StorageError(f"The object store refused: {code or 'unknown error'}.") from error
+    except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
+        raise _BrokenOff("The object store broke off within an answer.") from error
     except BotoCoreError as error:
         raise StorageError(f"The object store cannot be reached: {type(error).__name__}.") from error
 
@@ -201,21 +213,28 @@ class S3Store(ObjectStore):
         return digest.hexdigest()
 
     def open(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Ask now, read while the caller iterates."""
+        """Ask now, read while the caller iterates; where an answer breaks off, ask for the rest."""
         if end is not None and end <= start:
             return iter(())
-        at = self._key(key)
+        whole = start == 0 and end is None
+        get = partial(self._client.get_object, Bucket=self.bucket, Key=self._key(key))
         with _typed():
-            if start == 0 and end is None:
-                body = self._client.get_object(Bucket=self.bucket, Key=at)["Body"]
-            else:
-                body = self._client.get_object(
-                    Bucket=self.bucket, Key=at, Range=f"bytes={start}-{'' if end is None else end - 1}"
-                )["Body"]
+            answer = get() if whole else get(Range=f"bytes={start}-{'' if end is None else end - 1}")
 
         def chunks() -> Iterator[bytes]:
-            with _typed():
-                yield from body.iter_chunks(CHUNK_BYTES)
+            body, at, stop, tries = answer["Body"], start, start + answer["ContentLength"], _TRIES
+            while at < stop:
+                try:
+                    with _typed():
+                        for chunk in body.iter_chunks(CHUNK_BYTES):
+                            at, tries = at + len(chunk), _TRIES
+                            yield chunk
+                except _BrokenOff:
+                    tries -= 1
+                    if not tries:
+                        raise
+                    with _typed():
+                        body = get(Range=f"bytes={at}-{stop - 1}", IfMatch=answer["ETag"])["Body"]
 
         return chunks()
 

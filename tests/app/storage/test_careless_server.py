@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import ChecksumMismatch
+from app.errors import ChecksumMismatch, StorageError
+from app.storage.base import CHUNK_BYTES
 from app.storage.s3 import S3Store
 from tests.chaos.s3_proxy import Mood, S3Proxy
 from workers.runs.failures import from_exception
@@ -95,6 +96,32 @@ def test_a_manifest_that_arrived_wrong_is_written_again_and_still_only_once(
     proxy.left = 1
     store.put_bytes("manifest.json", b"{}", if_none_match=True)
     assert b"".join(store.open("manifest.json")) == b"{}"
+
+
+def test_an_answer_that_breaks_off_is_asked_for_the_rest(careless: tuple[Careless, S3Store], tmp_path: Path) -> None:
+    proxy, store = careless
+    path, sha256 = _file(tmp_path, 3 * CHUNK_BYTES + 7)
+    store.put_file("a/file", path, sha256)
+    proxy.mood, proxy.share = "cut", 0.7
+    for number in range(8):
+        store.get_file("a/file", tmp_path / f"back{number}", sha256)
+    assert b"".join(store.open("a/file", 10, CHUNK_BYTES + 20)) == path.read_bytes()[10 : CHUNK_BYTES + 20]
+    assert b"".join(store.open("a/file", 10)) == path.read_bytes()[10:]
+    assert proxy.faults["cut"] > 8
+
+
+def test_answers_that_all_break_off_are_a_storage_failure_that_is_tried_again(
+    careless: tuple[Careless, S3Store], tmp_path: Path
+) -> None:
+    proxy, store = careless
+    path, sha256 = _file(tmp_path, 1000)
+    store.put_file("a/file", path, sha256)
+    proxy.mood, proxy.share = "cut", 1.0
+    with pytest.raises(StorageError, match="broke off") as caught:
+        store.get_file("a/file", tmp_path / "back", sha256)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    error = from_exception(caught.value, "resolving")
+    assert (error.class_, error.retryable) == ("storage", True)
 
 
 def test_a_server_whose_etags_mean_nothing_is_read_back(
