@@ -99,6 +99,9 @@ def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, t
     assert [member.state for member in members] == ["succeeded"] * 2
     for member in members:
         assert {"baseline", "pruning", "reconstructing"} <= reused(member), "members start from the stored weights"
+    reports = [found.report or {} for found in (job, *members)]
+    of_soup, *of_members = [report["trained_parameters"]["count"] for report in reports]
+    assert of_members == [of_soup] * 2 != [0] * 2
     alone = local_job(tmp_path, tmp_path / "model", tmp_path, **SOUP)
     alone.artifact.mkdir()
     files = {file.path: file.sha256 for file in alone.attempt().files if file.path.endswith(".safetensors")}

@@ -139,9 +139,10 @@ def _table(rows: list[Row], before: float) -> str:
     for name, value in _medians(rows).items():
         same = [row for row in rows if row["recovery"] == name]
         share = (before - value) / (before - rows[0]["dense"])
-        trained = f"{same[0]['trained']:,} ({same[0]['trained_fraction']:.2%})"
+        trained = f"{same[0]['trained']:,} ({same[0]['trained_fraction']:.2%})" if not same[0]["soup"] else "by members"
         engines = ", ".join(sorted({row["environment"]["engine"] for row in same}))
         seconds = f"{same[0]['seconds']:.0f}" if name not in UPDATES else "within pruning"
+        seconds += " after its members" if same[0]["soup"] else ""
         numbers = (f"{value:.2f}", f"{share:.0%}", trained, seconds, str(len(same)), engines)
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return "\n".join(lines)
