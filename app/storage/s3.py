@@ -7,7 +7,6 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
 
-from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
+from app.errors import ChecksumMismatch, ObjectMissing, StorageError
 from app.storage.base import CHUNK_BYTES, Between, ObjectStore, PutUrl, StoredObject, attachment, checked_key, nothing
 from app.storage.proof import Sent, Tally
+from app.storage.s3_errors import BrokenOff, Spoiled, typed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -33,36 +26,6 @@ if TYPE_CHECKING:
 _PART_BYTES = 64 * 2**20
 _MAX_PARTS = 9_000  # S3 takes 10,000
 _TRIES = 3
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_EXISTS = {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
-_BAD_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
-
-
-class _Spoiled(ChecksumMismatch):
-    """The server refused bytes that changed on the way."""
-
-
-class _BrokenOff(StorageError):
-    """An answer ended before its last byte."""
-
-
-@contextmanager
-def _typed() -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        if code in _MISSING:
-            raise ObjectMissing from error
-        if code in _EXISTS:
-            raise ObjectExists from error
-        if code in _BAD_BYTES:
-            raise _Spoiled from error
-        raise StorageError(f"The object store refused: {code or 'unknown error'}.") from error
-    except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
-        raise _BrokenOff("The object store broke off within an answer.") from error
-    except BotoCoreError as error:
-        raise StorageError(f"The object store cannot be reached: {type(error).__name__}.") from error
 
 
 class S3Store(ObjectStore):
@@ -121,14 +84,14 @@ class S3Store(ObjectStore):
 
     def _put_parts(self, key: str, source: BinaryIO, part_bytes: int, sha256: str, between: Between) -> Sent:
         at = self._key(key)
-        with _typed():
+        with typed():
             upload = self._client.create_multipart_upload(
                 Bucket=self.bucket, Key=at, ChecksumAlgorithm="SHA256", Metadata={"sha256": sha256}
             )["UploadId"]
         tally = Tally()
         parts: list[CompletedPartTypeDef] = []
         try:
-            with _typed():
+            with typed():
                 while data := source.read(part_bytes):
                     number, checksum = len(parts) + 1, tally.add(data)
                     answer = self._client.upload_part(
@@ -147,7 +110,7 @@ class S3Store(ObjectStore):
                     Bucket=self.bucket, Key=at, UploadId=upload, MultipartUpload={"Parts": parts}
                 )
         except BaseException:
-            with _typed():
+            with typed():
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=at, UploadId=upload)
             raise
         return tally.sent(in_parts=True)
@@ -162,7 +125,7 @@ class S3Store(ObjectStore):
         )  # fmt: skip
 
         def once() -> Sent:
-            with _typed():
+            with typed():
                 if if_none_match:
                     put(IfNoneMatch="*")
                 else:
@@ -172,15 +135,15 @@ class S3Store(ObjectStore):
         self._put_until_held(key, once)
 
     def _put_until_held(self, key: str, put: Callable[[], Sent]) -> None:
-        spoiled: _Spoiled | None = None
+        spoiled: Spoiled | None = None
         for _ in range(_TRIES):
             try:
                 sent = put()
-            except _Spoiled as error:
+            except Spoiled as error:
                 spoiled = error
                 continue
             try:
-                with _typed():
+                with typed():
                     answer = self._client.head_object(Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED")
                     if sent.held(answer, partial(self.open, key)):
                         return
@@ -218,22 +181,22 @@ class S3Store(ObjectStore):
             return iter(())
         whole = start == 0 and end is None
         get = partial(self._client.get_object, Bucket=self.bucket, Key=self._key(key))
-        with _typed():
+        with typed():
             answer = get() if whole else get(Range=f"bytes={start}-{'' if end is None else end - 1}")
 
         def chunks() -> Iterator[bytes]:
             body, at, stop, tries = answer["Body"], start, start + answer["ContentLength"], _TRIES
             while at < stop:
                 try:
-                    with _typed():
+                    with typed():
                         for chunk in body.iter_chunks(CHUNK_BYTES):
                             at, tries = at + len(chunk), _TRIES
                             yield chunk
-                except _BrokenOff:
+                except BrokenOff:
                     tries -= 1
                     if not tries:
                         raise
-                    with _typed():
+                    with typed():
                         body = get(Range=f"bytes={at}-{stop - 1}", IfMatch=answer["ETag"])["Body"]
 
         return chunks()
@@ -241,7 +204,7 @@ class S3Store(ObjectStore):
     def head(self, key: str) -> int | None:
         """Return the size of the object."""
         try:
-            with _typed():
+            with typed():
                 return self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
         except ObjectMissing:
             return None
@@ -251,21 +214,21 @@ class S3Store(ObjectStore):
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}"
         )
-        with _typed():
+        with typed():
             for page in pages:
                 for found in page.get("Contents", []):
                     yield StoredObject(found["Key"].removeprefix(self.prefix), found["Size"], found["LastModified"])
 
     def delete(self, key: str) -> None:
         """Remove the object."""
-        with _typed():
+        with typed():
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
     def delete_unfinished(self, before: datetime) -> int:
         """Abort multipart uploads of processes that were killed: their parts cost money and no listing shows them."""
         aborted = 0
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
-        with _typed():
+        with typed():
             for page in pages:
                 for found in page.get("Uploads", []):
                     if found["Initiated"] < before:
@@ -277,7 +240,7 @@ class S3Store(ObjectStore):
 
     def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:
         """Sign a GET."""
-        with _typed():
+        with typed():
             return self._client.generate_presigned_url(
                 "get_object",
                 Params={
@@ -295,7 +258,7 @@ class S3Store(ObjectStore):
             "Bucket": self.bucket, "Key": self._key(key), "ContentLength": num_bytes,
             "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": checksum,
         }  # fmt: skip
-        with _typed():
+        with typed():
             url = self._client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=expires_seconds)
         headers = {"x-amz-checksum-sha256": checksum, "x-amz-sdk-checksum-algorithm": "SHA256"}
         return PutUrl(url, {**headers, "Content-Length": str(num_bytes)})
@@ -309,7 +272,7 @@ class S3Store(ObjectStore):
     def check(self) -> None:
         """Ask for the bucket."""
         try:
-            with _typed():
+            with typed():
                 self._client.head_bucket(Bucket=self.bucket)
         except ObjectMissing:
             raise StorageError("The bucket of the store does not exist.") from None
