@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import boto3
 from botocore.config import Config
 
-from app.errors import ChecksumMismatch, ObjectMissing, StorageError
+from app.errors import ChecksumMismatch, ObjectExists, ObjectMissing, StorageError
 from app.storage.base import CHUNK_BYTES, Between, ObjectStore, PutUrl, StoredObject, attachment, checked_key, nothing
 from app.storage.proof import Sent, Tally
 from app.storage.s3_errors import BrokenOff, Spoiled, typed
@@ -196,8 +196,11 @@ class S3Store(ObjectStore):
                     tries -= 1
                     if not tries:
                         raise
-                    with typed():
-                        body = get(Range=f"bytes={at}-{stop - 1}", IfMatch=answer["ETag"])["Body"]
+                    try:
+                        with typed():
+                            body = get(Range=f"bytes={at}-{stop - 1}", IfMatch=answer["ETag"])["Body"]
+                    except ObjectExists:  # what a failed precondition says to one who writes
+                        raise StorageError("The object was replaced while it was read.") from None
 
         return chunks()
 

@@ -110,6 +110,18 @@ def test_an_answer_that_breaks_off_is_asked_for_the_rest(careless: tuple[Careles
     assert proxy.faults["cut"] > 8
 
 
+def test_the_rest_of_another_object_is_not_taken(careless: tuple[Careless, S3Store], s3_store: S3Store) -> None:
+    proxy, store = careless
+    store.put_bytes("a/file", b"a" * 1000)
+    proxy.mood, proxy.share = "cut", 1.0
+    chunks = store.open("a/file")
+    assert set(next(chunks)) == set(b"a")
+    s3_store.put_bytes("a/file", b"b" * 1000)
+    proxy.mood = "good"
+    with pytest.raises(StorageError, match="was replaced"):
+        next(chunks)
+
+
 def test_answers_that_all_break_off_are_a_storage_failure_that_is_tried_again(
     careless: tuple[Careless, S3Store], tmp_path: Path
 ) -> None:
