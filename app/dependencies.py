@@ -30,8 +30,9 @@ ActorDep = Annotated[Actor, Depends(_actor)]
 """Who calls or has signed in, as app.api.access or app.portal.guard found out."""
 
 
-async def _project(actor: ActorDep) -> str:
-    return actor.project_id
+async def _project(request: Request) -> str:
+    found: str = request.state.actor.project_id
+    return found
 
 
 ProjectDep = Annotated[str, Depends(_project)]
