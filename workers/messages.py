@@ -68,6 +68,8 @@ class ComputeRequest(Message):
     artifact_dir: str
     member_dirs: list[str] = []
     """Finished members of a soup, as artifact folders; empty: the members are trained here."""
+    member_trained: int = 0
+    """How many parameters each of them has trained."""
     spread: bool = False
     """Members of a soup are left to jobs of their own: the child ends with `spread` where they would begin."""
     checkpoints: list[StoredCheckpoint] = []

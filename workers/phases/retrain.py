@@ -67,13 +67,6 @@ def search(context: Context) -> float | None:
         return _Retraining(context, phase, spec, model, loss).factor()
 
 
-def count(context: Context) -> None:
-    """Put into the report how many parameters a member of a soup trains, where members are jobs of their own."""
-    assert context.retrain is not None
-    with context.streamed.whole(context.weights) as model:
-        context.trained["retraining"] = sum(item.count for item in equip(context, model, context.retrain))
-
-
 class _Retraining:
     def __init__(self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss) -> None:
         self.context, self.phase, self.spec, self.model, self.loss = context, phase, spec, model, loss

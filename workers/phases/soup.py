@@ -31,7 +31,7 @@ class Member:
 
 def run(context: Context, member_dirs: Sequence[Path]) -> dict[str, Any]:
     """Average the artifacts of finished members over the weights of this job; what the report says of it."""
-    retrain.count(context)
+    context.trained["retraining"] = context.request.member_trained
     cast = context.weights.cast
     return _blend(context, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
 

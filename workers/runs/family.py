@@ -47,15 +47,26 @@ class Family:
 
     def member_dirs(self, workspace: Path, *, between: Callable[[], None]) -> list[str]:
         """Download the models that the members of a soup have made; JobFailed when too few of them have."""
-        done = [child for child in self.children if child.state == "succeeded"]
-        if self.children and len(done) < FEWEST_MEMBERS:
+        if self.children and len(self._done) < FEWEST_MEMBERS:
             raise JobFailed(self._lost())
-        return [str(self._download(child.id, workspace / f"members/{n}", between)) for n, child in enumerate(done)]
+        return [
+            str(self._download(child.id, workspace / f"members/{n}", between)) for n, child in enumerate(self._done)
+        ]
+
+    @property
+    def trained(self) -> int:
+        """How many parameters each finished member has trained: the same ones, so the same number."""
+        told = [(child.report or {}).get("trained_parameters", {}) for child in self._done]
+        return max((trained.get("count", 0) for trained in told), default=0)
 
     def missing(self) -> list[str]:
         """What to say of children that did not succeed."""
         lost = [child for child in self.children if child.state != "succeeded"]
         return [f"{child.name} ({child.id}) is {child.state} and left out." for child in lost]
+
+    @property
+    def _done(self) -> list[Job]:
+        return [child for child in self.children if child.state == "succeeded"]
 
     def _download(self, job_id: str, folder: Path, between: Callable[[], None]) -> Path:
         with self._database.reading() as session:
