@@ -121,8 +121,7 @@ def measure(
         for number, cell in enumerate(missing, start=1):
             say(f"{number}/{len(missing)} {cell.key}")
             row = _row(deployment, reference, cell, read, reuse=reuse)
-            rows = _keep(path, row, order)
-            path.with_suffix(".md").write_text(render(list(rows.values())))
+            rows = _keep(path, row, order, render)
     return [rows[cell.key] for cell in wanted]
 
 
@@ -165,8 +164,8 @@ def _load(path: Path) -> list[Row]:
     return rows
 
 
-def _keep(path: Path, row: Row, order: dict[str, int]) -> dict[str, Row]:
-    """Put the row into the file, in the order of the cells; return all rows that are there."""
+def _keep(path: Path, row: Row, order: dict[str, int], render: Callable[[list[Row]], str]) -> dict[str, Row]:
+    """Put the row into the file, in the order of the cells, and all into the markdown; return what is there."""
     path.parent.mkdir(exist_ok=True)
     with path.open("a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -174,6 +173,7 @@ def _keep(path: Path, row: Row, order: dict[str, int]) -> dict[str, Row]:
         ordered = sorted(rows.values(), key=lambda row: order.get(row["key"], len(order)))
         handle.truncate(0)
         handle.write(json.dumps({"rows": ordered}, indent=1, sort_keys=True) + "\n")
+        path.with_suffix(".md").write_text(render(ordered))
     return {row["key"]: row for row in ordered}
 
 

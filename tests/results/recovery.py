@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any, Final
 
 from tests.results.bars import Bar, draw
@@ -64,7 +65,8 @@ TABLES: Final[dict[tuple[str, str, str], tuple[str, ...]]] = {
 ABOUT: Final = f"""\
 Made by `python -m tests.results recovery` through `POST /v1/jobs`: 128 x 256 calibration tokens, retraining in
 {TRAINING["steps"]} steps of {TRAINING["batch_size"]} x {TRAINING["sequence_length"]} tokens at the rate that
-the service finds, perplexity on docs.valid (200 windows of 256), float32 on one thread of a shared CPU.
+the service finds, perplexity on docs.valid (200 windows of 256; the median over seeds), float32 on one thread of a
+shared CPU.
 Recovered: the share of the perplexity lost by pruning that came back (above 100 %: better than the dense model, which
 is undertrained). Seconds: recovery alone, good for ratios only. Seeds and versions are in `results/recovery.json`.
 Engine: the version that made the row; 2 tried three rates in trials of 4 steps, 3 goes along a ladder until the best
@@ -152,7 +154,7 @@ def _medians(rows: list[Row]) -> dict[str, float]:
     """The median perplexity over the seeds, by recovery, in the order of the table."""
     found: dict[str, float] = {}
     for name in RECOVERIES:
-        values = sorted(float(row["perplexity"]) for row in rows if row["recovery"] == name)
+        values = [float(row["perplexity"]) for row in rows if row["recovery"] == name]
         if values:
-            found[name] = values[len(values) // 2]
+            found[name] = median(values)
     return found
