@@ -24,7 +24,8 @@ def _perp(*names: str, **fields: Any) -> dict[str, Any]:
     return {"retrain": {**TRAINING, "trainable": list(names), **fields}}
 
 
-UPDATES: Final[dict[str, dict[str, Any]]] = {"least squares per matrix": {"update": {"kind": "least_squares"}}}
+SOLVED: Final[dict[str, Any]] = {"update": {"kind": "least_squares"}}
+UPDATES: Final[dict[str, dict[str, Any]]] = {"least squares per matrix": SOLVED}
 WINDOWS: Final[dict[str, dict[str, Any]]] = {
     "reconstruct submodules": {"reconstruct": {"window": "submodule"}},
     "reconstruct matrices": {"reconstruct": {"window": "matrix"}},
@@ -47,14 +48,18 @@ RETRAINING: Final[dict[str, dict[str, Any]]] = {
     "mask_lora in 3 cycles": {**_perp("mask_lora"), "cycles": {"count": 3}},
     "reconstruct, then mask_lora": {"reconstruct": {}, **_perp("mask_lora")},
 }
-RECOVERIES: Final = {**WINDOWS, **RETRAINING}
+BOTH: Final[dict[str, dict[str, Any]]] = {
+    "least squares, then submodules": {**SOLVED, "reconstruct": {"window": "submodule"}},
+    "least squares, then mask_lora, kl": {**SOLVED, **_perp("mask_lora", loss="kl")},
+}
+RECOVERIES: Final = {**WINDOWS, **RETRAINING, **BOTH}
 """What follows pruning; every learning rate is found by the service's own search."""
 MAIN: Final = ("full", "mask_lora", "norms + biases")
 TABLES: Final[dict[tuple[str, str, str], tuple[str, ...]]] = {
-    ("ref-llama", "wanda", "70 %"): (*WINDOWS, *RETRAINING),
-    ("ref-llama", "wanda", "50 %"): (*WINDOWS, "mask_lora"),
-    ("ref-llama", "wanda", "2:4"): (*WINDOWS, "mask_lora"),
-    ("ref-opt", "wanda", "70 %"): (*WINDOWS, *MAIN),
+    ("ref-llama", "wanda", "70 %"): (*WINDOWS, *RETRAINING, *BOTH),
+    ("ref-llama", "wanda", "50 %"): (*WINDOWS, "mask_lora", *BOTH),
+    ("ref-llama", "wanda", "2:4"): (*WINDOWS, "mask_lora", *BOTH),
+    ("ref-opt", "wanda", "70 %"): (*WINDOWS, *MAIN, *BOTH),
     ("ref-opt", "wanda", "50 %"): tuple(WINDOWS),
     ("ref-opt", "wanda", "2:4"): tuple(WINDOWS),
     ("ref-llama", "magnitude", "70 %"): ("reconstruct submodules", "mask_lora"),
