@@ -125,6 +125,9 @@ class Retrain(Spec):
     batch_size: int = Field(8, ge=1, le=65_536)
     accumulate: int = Field(1, ge=1, le=65_536, description="Micro-batches per optimizer step.")
     learning_rate: LearningRate = Field("auto", description="auto: a short search around a rate for each trainable.")
+    rate_factor: float | None = Field(
+        None, gt=0, le=100, description="With learning_rate auto: what a search has found before, in place of one."
+    )
     weight_decay: float = Field(0.0, ge=0, le=10, description="Of matrices; norms and biases never decay.")
     schedule: Schedule = Field("linear", description="10 % warm-up; allr starts by the pruning distance (2111.00843).")
     loss: Literal["cross_entropy", "kl", "squarehead"] = Field(
@@ -150,6 +153,8 @@ class Retrain(Spec):
             raise PydanticCustomError("contradictory_trainable", "full trains all; leave it out", {"at": "trainable"})
         if self.method == "perp" and not self.trainable:
             raise PydanticCustomError("nothing_to_train", "name at least one trainable", {"at": "trainable"})
+        if self.rate_factor is not None and self.learning_rate != "auto":
+            raise PydanticCustomError("contradictory_rate", "name a rate or a factor, not both", {"at": "rate_factor"})
         for index, name in enumerate(self.trainable):
             if name in self.trainable[:index]:
                 raise PydanticCustomError("duplicate_name", "named twice", {"at": f"trainable/{index}"})

@@ -51,6 +51,11 @@ def be_deterministic(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Let a model whose trained parameters are float32 run in the compute dtype."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 def derived_seed(seed: int, *scope: object) -> int:
     """A 63-bit seed for one purpose: equal for equal scope, unrelated otherwise."""
     text = "/".join(str(part) for part in (seed, *scope))

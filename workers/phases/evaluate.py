@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from workers.engine.errors import BrokenResultError
+from workers.engine.numerics import autocast
 from workers.engine.speed import measure
 from workers.engine.weights import Weights
 from workers.phases import adapter, benchmarks, collapse
@@ -61,8 +61,7 @@ def _score_whole(context: Context, phase: PhaseRun) -> dict[str, Any]:
 
 def _with_adapter(context: Context, model: nn.Module) -> dict[str, Any]:
     """The numbers of the model with its adapter; those of the model alone are the result's."""
-    dtype = context.compute_dtype
-    with torch.autocast(context.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(context.device, context.compute_dtype):
         return {"adapter": {"folder": adapter.FOLDER, "perplexity": score(context, adapter.apply(context, model))}}
 
 

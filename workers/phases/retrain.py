@@ -16,7 +16,7 @@ from torch import nn
 from app.specs.steps import Retrain
 from workers.engine.errors import NumericalError
 from workers.engine.losses import Loss
-from workers.engine.numerics import derived_seed
+from workers.engine.numerics import autocast, derived_seed
 from workers.engine.recompute import recomputing
 from workers.engine.train import Best, DivergedError, Plan, Trainer, held_out_loss
 from workers.engine.trainables import restore
@@ -57,8 +57,8 @@ def search(context: Context) -> float | None:
     """Find the learning rate that all members of a soup share: the factor of the base rates, if one is to be found."""
     spec = context.retrain
     assert spec is not None
-    if spec.learning_rate != "auto":
-        return None
+    if spec.learning_rate != "auto" or spec.rate_factor is not None:
+        return spec.rate_factor
     with (
         context.phase("retraining", total=spec.steps, unit="step") as phase,
         context.streamed.whole(context.weights) as model,
@@ -73,8 +73,7 @@ class _Retraining:
         self.items = equip(context, model, spec)
         seen_NT, self.held_out_NT = split(context, training_windows(context, spec))
         self.seen_NT = loss_gap.training_windows(context, phase, seen_NT)
-        device, dtype = context.device, context.compute_dtype
-        self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+        self.autocast = autocast(context.device, context.compute_dtype)
         self.start = start_of(context, spec)
         self.saved = time.monotonic()
 
@@ -99,7 +98,8 @@ class _Retraining:
                 f"Retraining never took the held-out loss below {best.loss:.4f}; the weights stay as they were.",
             )
         if self.context.request.spec.evaluate.after_each_phase:
-            self.phase.perplexity = score(self.context, self.model)
+            with self.autocast:
+                self.phase.perplexity = score(self.context, self.model)
         return self._finished(rates, best, trainer.step)
 
     def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
@@ -110,7 +110,8 @@ class _Retraining:
         used = {item.kind for item in self.items}
         self.context.protocol[self.phase.name] |= {
             "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
-            "steps": steps, "kept_step": best.step, "validation_loss": best.loss, "start": self.start,
+            "steps": steps, "tokens_read": steps * self.spec.batch_size * self.spec.accumulate * self.seen_NT.shape[1],
+            "kept_step": best.step, "validation_loss": best.loss, "start": self.start,
         }  # fmt: skip
         told = {"protocol": self.context.protocol[self.phase.name], "warnings": self.context.warnings}
         self.phase.finish({"trained": trained, **told})
@@ -180,8 +181,8 @@ class _Retraining:
             return held_out_loss(self.model, self.held_out_NT, batch_size=self.spec.batch_size)
 
     def _rates(self) -> dict[str, float]:
-        """The rate asked for, or what a search has found."""
-        wish, found = self.spec.learning_rate, self.context.turn.factor
+        """The rate asked for, or what a search finds or has found."""
+        wish, found = self.spec.learning_rate, self.spec.rate_factor
         if wish != "auto":
             return dict.fromkeys(BASE_RATES, wish)
         return scaled(self.factor() if found is None else found)

@@ -11,6 +11,7 @@ import torch
 from app.specs.steps import Retrain
 from workers.engine.errors import NoRoomError
 from workers.engine.losses import Distillation, Loss, language_loss
+from workers.engine.numerics import autocast
 from workers.engine.recompute import LARGE, activation_bytes
 from workers.phases.base import Context
 
@@ -37,10 +38,8 @@ def teaching(context: Context, spec: Retrain) -> Iterator[Loss]:
     if spec.loss == "cross_entropy":
         yield language_loss
         return
-    device, dtype = context.device, context.compute_dtype
     with context.source_streamed.whole(context.source) as dense:
-        autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-        yield Distillation(spec.loss, dense, autocast=autocast)
+        yield Distillation(spec.loss, dense, autocast=autocast(context.device, context.compute_dtype))
 
 
 def recomputes(context: Context, spec: Retrain) -> bool:

@@ -39,7 +39,6 @@ def training_windows(context: Context, spec: Retrain) -> torch.Tensor:
         "text_sha256": text.sha256,
         "windows": len(windows_NT),
         "sequence_length": windows_NT.shape[1],
-        "tokens_read": spec.steps * spec.batch_size * spec.accumulate * windows_NT.shape[1],
     }
     return windows_NT
 

@@ -183,6 +183,7 @@ def test_training_stops_early_with_the_best_state(
     assert curve == [(0, 3.0), (10, 2.0), (20, 2.5), (30, 2.2)]
     told = context.protocol["retraining"]
     assert (told["kept_step"], told["steps"], told["validation_loss"]) == (10, 30, 2.0)
+    assert told["tokens_read"] == 30 * 2 * told["sequence_length"], "what was read, not what was planned"
 
 
 def test_allr_starts_by_what_pruning_took(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
