@@ -107,13 +107,15 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if isinstance(value, list) and len(value) == 1 and isinstance(old, dict):
             value = value[0]  # noqa: PLW2901 - `prune` may be one step or a list of them
-        merged[key] = _merged_object(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = _merged_object(key, old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
-def _merged_object(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _merged_object(name: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     if "kind" in new and new["kind"] != old.get("kind"):
         return new
-    if "method" in new and new["method"] != old.get("method"):
+    if name == "prune" and new.get("method", old.get("method")) != old.get("method"):
         old = {key: value for key, value in old.items() if key in SHARED_PRUNE_FIELDS}
+    if name == "retrain" and new.get("method") == "full":
+        old = {key: value for key, value in old.items() if key != "trainable"}
     return _merge(old, new)

@@ -51,6 +51,20 @@ def test_explicit_fields_win(explicit: dict[str, Any], prune: dict[str, Any]) ->
         assert spec["reconstruct"] is None
 
 
+@pytest.mark.parametrize(
+    ("retrain", "kept"),
+    [
+        ({"method": "perp", "rank": 8}, (["norms", "mask_lora"], 500, 8)),
+        ({"method": "full"}, ([], 500, 16)),
+        ({"trainable": ["norms"]}, (["norms"], 500, 16)),
+    ],
+)
+def test_a_retraining_keeps_the_rest_of_the_preset(retrain: dict[str, Any], kept: tuple[Any, ...]) -> None:
+    found = CompressionSpec.model_validate({"preset": "quality", "retrain": retrain}).retrain
+    assert found is not None
+    assert (found.trainable, found.steps, found.rank) == kept
+
+
 def test_a_job_names_a_preset_and_keeps_its_version(client: TestClient, source: dict[str, Any]) -> None:
     assert spec_of(client, source, preset="2of4")["preset"] == "2of4@1"
     resolved = spec_of(client, source, preset="fast", prune={"sparsity": 0.3})
