@@ -13,6 +13,7 @@ from app.specs.base import Spec, not_available
 from app.specs.objective import AnyObjective, Objective
 from app.specs.prune import Prune, PruneFields, PruneStep
 from app.specs.recovery import Cycles, Soup
+from app.specs.soup import some_are_equal
 from app.specs.source import Source
 from app.specs.steps import Calibration, Evaluate, Gate, Output, Reconstruct, Retrain
 from app.specs.structure import DepthFields, StructureStep
@@ -194,6 +195,12 @@ def _soup_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
     elif "lora" in spec.retrain.trainable:
         yield PydanticCustomError(
             "nothing_to_average", "`lora` stays apart from the weights that a soup averages", {"at": "soup"}
+        )
+    elif some_are_equal(spec.retrain, spec.soup):
+        yield PydanticCustomError(
+            "equal_members",
+            "some members would be equal: this retraining does not read all that `{what}` changes",
+            {"what": spec.soup.vary, "at": "soup/vary"},
         )
 
 

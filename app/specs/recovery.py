@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec
 from app.specs.steps import SCHEDULES
+
+DECAYS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Weight decays of members that differ in it; the spec's own comes first."""
 
 
 class Soup(Spec):
@@ -27,10 +30,13 @@ class Soup(Spec):
     )
 
     @model_validator(mode="after")
-    def _schedules_suffice(self) -> Soup:
-        if self.vary == "schedule" and self.members > len(SCHEDULES):
+    def _there_are_as_many(self) -> Soup:
+        there_are = {"schedule": len(SCHEDULES), "weight_decay": len(DECAYS)}.get(self.vary, self.members)
+        if self.members > there_are:
             raise PydanticCustomError(
-                "too_many_members", "there are {count} schedules", {"count": len(SCHEDULES), "at": "members"}
+                "too_many_members",
+                "members that differ in `{what}` are {count} at most",
+                {"what": self.vary, "count": there_are, "at": "members"},
             )
         return self
 

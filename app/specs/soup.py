@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
-from app.specs.job import CompressionSpec
-from app.specs.recovery import Soup
+from typing import TYPE_CHECKING, Final
+
+from app.specs.base import canonical
+from app.specs.recovery import DECAYS, Soup
 from app.specs.steps import SCHEDULES, Retrain
 
-DECAYS = (0.0, 0.01)
-"""The first two weight decays; each further one is three times the one before."""
+if TYPE_CHECKING:
+    from app.specs.job import CompressionSpec
+
 SHORTEST, LONGEST = 0.75, 1.25
 """Lengths as shares of `steps`: together the members cost what equal ones would."""
+VECTORS: Final = frozenset({"norms", "biases"})
+"""What never decays."""
+AS_THEY_WERE: Final = VECTORS | {"embeddings"}
+"""What is trained from its own values: nothing of it is drawn."""
 
 
-def member_specs(spec: CompressionSpec) -> list[CompressionSpec]:
+def member_specs(spec: CompressionSpec, factor: float | None = None) -> list[CompressionSpec]:
     """Return what every member of a spec's soup is to do; each is a job of its own from the same pruned weights.
 
-    Members prune and reconstruct as their parent does, so that equal phase results can be shared.
+    Members prune and reconstruct as their parent does, so that equal phase results can be shared, and leave dense
+    files, which are averaged. `factor`: the rate factor that was found for all of them.
     """
     assert spec.soup is not None
     assert spec.retrain is not None
-    retrains = vary(spec.retrain, spec.soup)
-    quiet = {"soup": None, "gate": None, "objective": None, "output": spec.output.model_copy(update={"publish": []})}
+    output = spec.output.model_copy(update={"publish": [], "format": "safetensors"})
+    quiet = {"soup": None, "gate": None, "objective": None, "output": output}
+    retrains = vary(spec.retrain, spec.soup, factor)
     return [spec.model_copy(update={**quiet, "retrain": retrain}) for retrain in retrains]
 
 
-def vary(retrain: Retrain, soup: Soup) -> list[Retrain]:
+def vary(retrain: Retrain, soup: Soup, factor: float | None = None) -> list[Retrain]:
     """Return one retraining per member; the first is the spec's own except where the lengths differ."""
-    return [retrain.model_copy(update=_change(retrain, soup, index)) for index in range(soup.members)]
+    found = {} if factor is None else {"rate_factor": factor}
+    return [retrain.model_copy(update=found | _change(retrain, soup, index)) for index in range(soup.members)]
+
+
+def some_are_equal(retrain: Retrain, soup: Soup) -> bool:
+    """Tell whether two members would come to the same weights, for what differs is nothing that they read."""
+    return len({_read_by(member) for member in vary(retrain, soup)}) < soup.members
+
+
+def _read_by(retrain: Retrain) -> str:
+    fields = retrain.model_dump(mode="json") | {"order_seed": _order_seed(retrain)}
+    if retrain.method == "full" or set(retrain.trainable) <= AS_THEY_WERE:
+        del fields["seed"]
+    if retrain.method == "perp" and set(retrain.trainable) <= VECTORS:
+        del fields["weight_decay"]
+    return canonical(fields)
+
+
+def _order_seed(retrain: Retrain) -> int:
+    return retrain.seed if retrain.order_seed is None else retrain.order_seed
 
 
 def _change(retrain: Retrain, soup: Soup, index: int) -> dict[str, object]:
     if soup.vary == "seed":
         return {"seed": (retrain.seed + index) % 2**31}
     if soup.vary == "order":
-        return {"order_seed": ((retrain.order_seed or retrain.seed) + index) % 2**31}
+        return {"order_seed": (_order_seed(retrain) + index) % 2**31}
     if soup.vary == "weight_decay":
-        return {"weight_decay": retrain.weight_decay if index == 0 else _other_decay(retrain.weight_decay, index)}
+        others = [value for value in DECAYS if value != retrain.weight_decay]
+        return {"weight_decay": retrain.weight_decay if index == 0 else others[index - 1]}
     if soup.vary == "steps":
         share = SHORTEST + (LONGEST - SHORTEST) * index / (soup.members - 1)
         return {"steps": max(1, round(share * retrain.steps))}
-    others = [name for name in SCHEDULES if name != retrain.schedule]
-    return {"schedule": retrain.schedule if index == 0 else others[index - 1]}
-
-
-def _other_decay(own: float, index: int) -> float:
-    """Rising decays that leave the first member's own out."""
-    ladder: list[float] = [DECAYS[0], *(DECAYS[1] * 3**step for step in range(index + 1))]
-    return [value for value in ladder if value != own][index - 1]
+    names = [name for name in SCHEDULES if name != retrain.schedule]
+    return {"schedule": retrain.schedule if index == 0 else names[index - 1]}

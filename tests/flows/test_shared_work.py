@@ -93,7 +93,8 @@ def test_the_second_sparsity_of_a_dense_sweep_starts_from_stored_statistics(benc
 
 
 def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, tmp_path: Path) -> None:
-    job = run(bench, **SOUP)
+    packed: dict[str, Any] = {**SOUP, "output": {"format": "packed"}}
+    job = run(bench, **packed)
     with bench.database.reading() as session:
         members = reuse.children(session, job.id)
     assert [member.state for member in members] == ["succeeded"] * 2
@@ -102,7 +103,12 @@ def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, t
     reports = [found.report or {} for found in (job, *members)]
     of_soup, *of_members = [report["trained_parameters"]["count"] for report in reports]
     assert of_members == [of_soup] * 2 != [0] * 2
-    alone = local_job(tmp_path, tmp_path / "model", tmp_path, **SOUP)
+    search, *of_their_own = [report["protocol"]["retraining"].get("rate_search") for report in reports]
+    assert len(search["trials"]) == 2
+    assert of_their_own == [None] * 2
+    rates = [member.request["spec"]["retrain"]["rate_factor"] for member in members]
+    assert rates == [search["factor"]] * 2, "a job of the same spec that looks for a rate of its own is other work"
+    alone = local_job(tmp_path, tmp_path / "model", tmp_path, **packed)
     alone.artifact.mkdir()
     files = {file.path: file.sha256 for file in alone.attempt().files if file.path.endswith(".safetensors")}
     assert bench.digests(job.id) == files != bench.digests(members[0].id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from workers.engine import ladder
@@ -72,11 +72,16 @@ def search(
             chosen = ladder.chosen(losses, start=_number(told["start"])) if losses else FIRST
             told["factor"] = ladder.factor(chosen)
         _keep(context, told)
-    context.protocol["retraining"]["rate_search"] = {
+    tell(context, told)
+    return float(told["factor"])
+
+
+def tell(context: Context, told: Mapping[str, Any]) -> None:
+    """Put a search, as its checkpoint has it, into the protocol."""
+    context.protocol.setdefault("retraining", {})["rate_search"] = {
         "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in told["trials"]],
         "start": told["start"], "factor": told["factor"],
     }  # fmt: skip
-    return float(told["factor"])
 
 
 def _trial(trial: Trainer, judge: Callable[[], float]) -> float:

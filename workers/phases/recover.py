@@ -67,6 +67,7 @@ def _describe(context: Context, number: int, more: dict[str, Any]) -> None:
             "sparsity": context.turn.sparsity,
             "steps": context.retrain.steps if context.retrain else 0,
             "perplexity": {phase: value for phase, value in numbers.items() if value},
+            **({"retraining": dict(context.protocol["retraining"])} if context.retrain else {}),
             **more,
         }
     )

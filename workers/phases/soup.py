@@ -16,7 +16,7 @@ from workers.engine.layout import Block
 from workers.engine.soup import Blend, Masks, greedy, require_equal
 from workers.engine.train import held_out_loss
 from workers.engine.weights import Weights
-from workers.phases import retrain
+from workers.phases import rate_search, retrain
 from workers.phases.base import Context
 from workers.phases.training_text import split, training_windows
 
@@ -32,6 +32,8 @@ class Member:
 def run(context: Context, member_dirs: Sequence[Path]) -> dict[str, Any]:
     """Average the artifacts of finished members over the weights of this job; what the report says of it."""
     context.trained["retraining"] = context.request.member_trained
+    if (searched := context.stored("retraining").get("rate-search")) is not None:
+        rate_search.tell(context, searched.data)
     cast = context.weights.cast
     return _blend(context, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
 
@@ -43,8 +45,8 @@ def retrain_and_average(context: Context) -> dict[str, Any]:
     assert soup is not None
     pruned, turn, members = context.weights, context.turn, []
     factor = retrain.search(context)
-    for number, varied in enumerate(vary(context.retrain, soup), start=1):
-        context.weights, context.turn = pruned, turn.member(number, varied, factor)
+    for number, varied in enumerate(vary(context.retrain, soup, factor), start=1):
+        context.weights, context.turn = pruned, turn.member(number, varied)
         retrain.run(context)
         members.append(Member(context.weights, Masks.of_weights(context.weights)))
     context.weights, context.turn = pruned, turn
@@ -52,11 +54,14 @@ def retrain_and_average(context: Context) -> dict[str, Any]:
 
 
 def _blend(context: Context, members: Sequence[Member]) -> dict[str, Any]:
+    spec = context.retrain
+    assert spec is not None
     require_equal([member.masks for member in members])
+    _, held_out_NT = split(context, training_windows(context, spec))
     blocks = context.streamed.layout.blocks
     with context.phase("merging", total=len(blocks), unit="block") as phase:
         done = phase.finished()
-        chosen = _choose(context, members) if done is None else done["soup"]
+        chosen = _choose(context, members, held_out_NT, spec.batch_size) if done is None else done["soup"]
         blend = Blend([members[index].weights for index in chosen["used"]])
         for block in blocks:
             began = time.monotonic()
@@ -73,26 +78,24 @@ def _blend(context: Context, members: Sequence[Member]) -> dict[str, Any]:
     return chosen
 
 
-def _choose(context: Context, members: Sequence[Member]) -> dict[str, Any]:
+def _choose(context: Context, members: Sequence[Member], held_out_NT: torch.Tensor, batch_size: int) -> dict[str, Any]:
     """The held-out loss of every member and of the average, and whom the average is of."""
-    spec, training = context.request.spec, context.retrain
-    assert training is not None
-    assert spec.soup is not None
-    _, held_out_NT = split(context, training_windows(context, training))
+    soup = context.request.spec.soup
+    assert soup is not None
 
     def loss(chosen: Sequence[int]) -> float:
         blend = Blend([members[index].weights for index in chosen])
         with context.streamed.whole(blend) as model:
-            return held_out_loss(model, held_out_NT, batch_size=training.batch_size)
+            return held_out_loss(model, held_out_NT, batch_size=batch_size)
 
     alone = [loss([index]) for index in range(len(members))]
-    if spec.soup.average == "greedy":
+    if soup.average == "greedy":
         used, reached = greedy(alone, loss)
     else:
         used = list(range(len(members)))
         reached = loss(used)
     return {
-        "average": spec.soup.average, "vary": spec.soup.vary, "members": alone,
+        "average": soup.average, "vary": soup.vary, "members": alone,
         "used": used, "validation_loss": reached,
     }  # fmt: skip
 

@@ -19,10 +19,8 @@ class Turn:
     """What is pruned by the end of this turn, in the place of the spec's."""
     retrain: Retrain | None = None
     """In the place of the spec's."""
-    factor: float | None = None
-    """What a search has found for all members of a soup."""
 
-    def member(self, number: int, retrain: Retrain, factor: float | None) -> Turn:
+    def member(self, number: int, retrain: Retrain) -> Turn:
         """One retraining of a soup in this turn."""
         name = f"member-{number}"
-        return replace(self, name=f"{self.name}-{name}" if self.name else name, retrain=retrain, factor=factor)
+        return replace(self, name=f"{self.name}-{name}" if self.name else name, retrain=retrain)

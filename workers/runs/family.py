@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -26,6 +27,10 @@ from workers.runs.failures import JobFailed
 
 FEWEST_MEMBERS = 2
 """An average of one is no average."""
+SEARCH: Final = ("retraining", "rate-search")
+"""Phase and name of the checkpoint whose factor of the base rates is every member's."""
+PICKED: Final = ("retraining", "picked")
+"""Phase and name of the text that every member reads."""
 
 
 class Family:
@@ -95,13 +100,15 @@ def spawn_members(session: Session, job: Job, now: datetime) -> None:
         return
     spec = CompressionSpec.model_validate(job.resolved_spec)
     stored = [{**item, "origin": job.id} for item in job.checkpoints if _is_for_all(item["phase"], item["name"])]
-    for number, member in enumerate(member_specs(spec), start=1):
+    searches = [item["data"] for item in job.checkpoints if (item["phase"], item["name"]) == SEARCH]
+    factor = searches[0]["factor"] if searches else None
+    for number, member in enumerate(member_specs(spec, factor), start=1):
         children.add(session, job, member, name=f"{job.name} member {number}", checkpoints=stored, now=now)
     endings.wait(session, job, now=now)
 
 
 def _is_for_all(phase: str, name: str) -> bool:
-    return phase in SHARED_PHASES or (phase, name) == ("retraining", "rate-search")
+    return phase in SHARED_PHASES or (phase, name) == PICKED
 
 
 def end_orphans(session: Session, *, now: datetime) -> int:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from app.specs.steps import Retrain
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, recovery
 from workers.engine.ladder import ENOUGH, factor
@@ -48,6 +50,16 @@ def test_trials_cost_at_most_half_of_the_training_and_are_told(
     found = told["rate_search"]["factor"]
     assert found == min(each for each, gain in gains.items() if gain >= ENOUGH * max(gains.values()))
     assert told["learning_rates"] == {"norms": found * rate_search.BASE_RATES["norms"]}
+
+
+def test_a_factor_that_is_known_is_not_looked_for(
+    tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
+) -> None:
+    context = _run(tmp_path, llama, texts, retrain={"rate_factor": 0.316}).recover()
+    assert context.protocol["retraining"]["learning_rates"] == {"norms": 0.316 * rate_search.BASE_RATES["norms"]}
+    assert advanced == [40] * 40
+    with pytest.raises(ValidationError, match="not both"):
+        Retrain(rate_factor=0.316, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("steps", [1, 8, 15])
@@ -104,7 +116,7 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
 
 
 def test_members_of_a_soup_share_one_search(tmp_path: Path, llama: Path, texts: Path, advanced: list[int]) -> None:
-    job = _run(tmp_path, llama, texts, soup={"members": 3, "vary": "weight_decay"})
+    job = _run(tmp_path, llama, texts, soup={"members": 3})
     context = job.recover()
     assert context.protocol["retraining"]["learning_rates"].keys() == {"norms"}
     trials = job.stored["retraining", "rate-search"].data["trials"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from app.specs.job import CompressionSpec
 from app.specs.recovery import Soup
@@ -79,6 +80,44 @@ def test_a_decay_of_its_own_is_not_taken_twice() -> None:
     assert decays[0] == 0.03
 
 
+def test_the_first_member_reads_in_the_order_that_was_asked_for() -> None:
+    orders = [member.order_seed for member in vary(Retrain(seed=7, order_seed=0), Soup(members=2, vary="order"))]
+    assert orders == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("retrain", "what", "equal"),
+    [
+        ({"trainable": ["norms", "biases"]}, "weight_decay", True),
+        ({"trainable": ["norms", "embeddings"]}, "weight_decay", False),
+        ({"method": "full"}, "weight_decay", False),
+        ({"trainable": ["norms"], "order_seed": 1}, "seed", True),
+        ({"method": "full", "order_seed": 1}, "seed", True),
+        ({"trainable": ["norms"]}, "seed", False),
+        ({"trainable": ["mask_lora"], "order_seed": 1}, "seed", False),
+        ({"steps": 1}, "steps", True),
+        ({"steps": 2}, "steps", True),
+        ({"steps": 8}, "steps", False),
+    ],
+)
+def test_members_that_would_be_equal_are_refused(retrain: dict[str, Any], what: str, equal: bool) -> None:
+    fields = {"prune": {"method": "wanda", "sparsity": 0.5}, "retrain": retrain, "soup": {"vary": what}}
+    if not equal:
+        CompressionSpec.model_validate(fields)
+        return
+    with pytest.raises(ValidationError) as refused:
+        CompressionSpec.model_validate(fields)
+    assert [error["type"] for error in refused.value.errors()] == ["equal_members"]
+
+
+@pytest.mark.parametrize(("what", "most"), [("schedule", 7), ("weight_decay", 6)])
+def test_there_are_no_more_members_than_values(what: Any, most: int) -> None:
+    members = vary(Retrain(), Soup(members=most, vary=what))
+    assert [Retrain.model_validate(member.model_dump()) for member in members] == members
+    with pytest.raises(ValidationError, match=f"{most} at most"):
+        Soup(members=most + 1, vary=what)
+
+
 def _soup(folder: Path, model_dir: Path, text: Path, **fields: Any) -> Any:
     return recovery(folder, model_dir, text, retrain=TRAINING, soup={"members": 3, **fields})
 
@@ -112,6 +151,7 @@ def test_a_soup_is_the_mean_of_its_members_and_goes_on_where_it_was_stopped(
         killed.recover(kill_at=in_the_second_member)
     again = killed.recover()
     assert again.recovery["soup"] == told
+    assert killed.recover().protocol["retraining"] == again.protocol["retraining"], "told by a job that had ended"
     assert all(torch.equal(again.weights.get(name), context.weights.get(name)) for name in again.weights.names)
 
 
