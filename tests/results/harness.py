@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from app.specs.base import fingerprint
 from app.specs.job import ENGINE_VERSION
@@ -112,11 +112,12 @@ def measure(
     `only`: a regular expression over keys; other cells are left as they are.
     """
     path = RESULTS / f"{name}.json"
-    rows: dict[str, Row] = {row["key"]: row for row in _load(path)}
+    with _locked(path) as handle:
+        rows = _rows(handle)
     reference = reference_dir()
     wanted = [cell for cell in cells if re.search(only, cell.key)]
     order = {cell.key: position for position, cell in enumerate(cells)}
-    missing = [cell for cell in wanted if rows.get(cell.key, {}).get("work") != work_of(cell, reference)]
+    missing = [cell for cell in wanted if not _holds(rows.get(cell.key, {}), work_of(cell, reference))]
     with _service(reference, threads) as deployment:
         for number, cell in enumerate(missing, start=1):
             say(f"{number}/{len(missing)} {cell.key}")
@@ -158,18 +159,29 @@ def _service(reference: Path, threads: int) -> Iterator[Deployment]:
             deployment.http.close()
 
 
-def _load(path: Path) -> list[Row]:
-    text = path.read_text() if path.exists() else ""
-    rows: list[Row] = json.loads(text)["rows"] if text else []
-    return rows
+def _holds(row: Row, work: str) -> bool:
+    return (row.get("work"), row.get("state")) == (work, "succeeded")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[TextIO]:
+    """Open the table's file, which may be new, for one process at a time."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+
+
+def _rows(handle: TextIO) -> dict[str, Row]:
+    handle.seek(0)
+    text = handle.read()
+    return {row["key"]: row for row in json.loads(text)["rows"]} if text else {}
 
 
 def _keep(path: Path, row: Row, order: dict[str, int], render: Callable[[list[Row]], str]) -> dict[str, Row]:
     """Put the row into the file, in the order of the cells, and all into the markdown; return what is there."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        rows = {known["key"]: known for known in _load(path)} | {row["key"]: row}
+    with _locked(path) as handle:
+        rows = _rows(handle) | {row["key"]: row}
         ordered = sorted(rows.values(), key=lambda row: order.get(row["key"], len(order)))
         handle.truncate(0)
         handle.write(json.dumps({"rows": ordered}, indent=1, sort_keys=True) + "\n")

@@ -52,6 +52,8 @@ BOTH: Final[dict[str, dict[str, Any]]] = {
     "least squares, then submodules": {**SOLVED, "reconstruct": {"window": "submodule"}},
     "least squares, then mask_lora, kl": {**SOLVED, **_perp("mask_lora", loss="kl")},
 }
+SOLVE: Final = (*UPDATES, *BOTH)
+"""What prunes and refits in one step: what the mask alone left is in the rows of others."""
 RECOVERIES: Final = {**WINDOWS, **RETRAINING, **BOTH}
 """What follows pruning; every learning rate is found by the service's own search."""
 MAIN: Final = ("full", "mask_lora", "norms + biases")
@@ -129,30 +131,36 @@ def render(rows: list[Row]) -> str:
     groups = dict.fromkeys((row["model"], row["setting"], row["criterion"]) for row in done)
     for number, (model, setting, criterion) in enumerate(groups):
         mine = [r for r in done if (r["model"], r["setting"], r["criterion"]) == (model, setting, criterion)]
-        before = next((row["pruned"] for row in mine if row["pruned"] and row["recovery"] not in UPDATES), float("nan"))
+        pruned = {row["seed"]: row["pruned"] for row in mine if row["pruned"] and row["recovery"] not in SOLVE}
+        before = median(pruned.values())
         title = f"{model}, {criterion} {setting}: dense {mine[0]['dense']:.2f}, pruned {before:.2f}"
         if number == 0:
             drawing = RESULTS / "recovery.svg"
             bars = [Bar("pruned", before), *(Bar(name, value) for name, value in _medians(mine).items())]
             drawing.write_text(draw(f"Perplexity on docs.valid: {title}", bars, line=mine[0]["dense"]))
             parts.append("![Perplexity after every recovery](recovery.svg)")
-        parts.append(f"## {title}\n\n" + _table(mine, before))
+        parts.append(f"## {title}\n\n" + _table(mine, pruned, before))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: list[Row], before: float) -> str:
+def _table(rows: list[Row], pruned: dict[int, float], before: float) -> str:
     header = ["recovery", "perplexity", "recovered", "parameters trained", "seconds", "seeds", "engine"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, value in _medians(rows).items():
         same = [row for row in rows if row["recovery"] == name]
-        share = (before - value) / (before - rows[0]["dense"])
+        share = median(_share(row, pruned.get(row["seed"], before)) for row in same)
         trained = f"{same[0]['trained']:,} ({same[0]['trained_fraction']:.2%})" if not same[0]["soup"] else "by members"
         engines = ", ".join(sorted({row["environment"]["engine"] for row in same}))
-        seconds = f"{same[0]['seconds']:.0f}" if name not in UPDATES else "within pruning"
+        seconds = f"{median(row['seconds'] for row in same):.0f}" if name not in UPDATES else "within pruning"
         seconds += " after its members" if same[0]["soup"] else ""
         numbers = (f"{value:.2f}", f"{share:.0%}", trained, seconds, str(len(same)), engines)
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return "\n".join(lines)
+
+
+def _share(row: Row, pruned: float) -> float:
+    """The part of what pruning lost with this seed that came back."""
+    return float((pruned - row["perplexity"]) / (pruned - row["dense"]))
 
 
 def _medians(rows: list[Row]) -> dict[str, float]:
