@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workers.engine.errors import DatasetError
+from workers.engine.model import StreamedModel
 from workers.engine.numerics import generator
 from workers.engine.overlap import overlapping
 from workers.engine.perplexity import window_losses
+from workers.engine.weights import Weights
 from workers.phases.base import Context, PhaseRun
 
 
@@ -40,11 +42,9 @@ def widest(context: Context, phase: PhaseRun, windows_NT: torch.Tensor, *, count
     """The `count` windows, in their order, whose loss is the most above the dense model's; kept for resumed runs."""
     stored = context.stored(phase.name).get("picked")
     if stored is None:
-        with context.streamed.whole(context.weights) as model:
-            gaps_N = window_losses(model, windows_NT, device=context.device)
         # The source itself: where whole parts were removed, what the walks call dense is smaller.
-        with context.source_streamed.whole(context.source) as model:
-            gaps_N -= window_losses(model, windows_NT, device=context.device)
+        dense_N = _losses(context.source_streamed, context.source, windows_NT)
+        gaps_N = _losses(context.streamed, context.weights, windows_NT) - dense_N
         picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
         path = context.checkpoint_path(phase.name, "picked")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,12 @@ def widest(context: Context, phase: PhaseRun, windows_NT: torch.Tensor, *, count
         "mean_gap_of_picked": float(gaps_N[picked].mean()),
     }
     return windows_NT[picked]
+
+
+def _losses(streamed: StreamedModel, weights: Weights, windows_NT: torch.Tensor) -> torch.Tensor:
+    """The loss of every window; the model is gone when the next one is loaded."""
+    with streamed.whole(weights) as model:
+        return window_losses(model, windows_NT, device=streamed.device)
 
 
 def _evaluated(context: Context, windows_NT: torch.Tensor) -> torch.Tensor:

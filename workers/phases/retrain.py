@@ -42,8 +42,8 @@ def run(context: Context) -> None:
     with context.phase("retraining", total=spec.steps, unit="step") as phase:
         done = phase.finished()
         if done is None:
-            with context.streamed.whole(context.weights) as model, teaching(context, spec) as loss:
-                trained = _Retraining(context, phase, spec, model, loss).finish()
+            with _ready(context, phase, spec) as ready:
+                trained = ready.finish()
         else:
             context.trained[phase.name] = int(done["trained"])
             context.protocol[phase.name] = done["protocol"]
@@ -59,20 +59,27 @@ def search(context: Context) -> float | None:
     assert spec is not None
     if spec.learning_rate != "auto" or spec.rate_factor is not None:
         return spec.rate_factor
-    with (
-        context.phase("retraining", total=spec.steps, unit="step") as phase,
-        context.streamed.whole(context.weights) as model,
-        teaching(context, spec) as loss,
-    ):
-        return _Retraining(context, phase, spec, model, loss).factor()
+    with context.phase("retraining", total=spec.steps, unit="step") as phase, _ready(context, phase, spec) as ready:
+        return ready.factor()
+
+
+@contextmanager
+def _ready(context: Context, phase: PhaseRun, spec: Retrain) -> Iterator[_Retraining]:
+    """Choose the text, which may load models of its own, and only then load the one that is trained."""
+    seen_NT, held_out_NT = split(context, training_windows(context, spec))
+    seen_NT = loss_gap.training_windows(context, phase, seen_NT)
+    with context.streamed.whole(context.weights) as model, teaching(context, spec) as loss:
+        yield _Retraining(context, phase, spec, model, loss, seen_NT=seen_NT, held_out_NT=held_out_NT)
 
 
 class _Retraining:
-    def __init__(self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss) -> None:
+    def __init__(
+        self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss,
+        *, seen_NT: torch.Tensor, held_out_NT: torch.Tensor,
+    ) -> None:  # fmt: skip
         self.context, self.phase, self.spec, self.model, self.loss = context, phase, spec, model, loss
+        self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
         self.items = equip(context, model, spec)
-        seen_NT, self.held_out_NT = split(context, training_windows(context, spec))
-        self.seen_NT = loss_gap.training_windows(context, phase, seen_NT)
         self.autocast = autocast(context.device, context.compute_dtype)
         self.start = start_of(context, spec)
         self.saved = time.monotonic()
