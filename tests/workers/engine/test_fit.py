@@ -120,6 +120,30 @@ def test_a_fit_that_no_longer_improves_ends_early() -> None:
     assert sum(calls) == PATIENCE  # one step a pass, and none of them helps
 
 
+def test_a_pass_sees_every_window_once_the_rest_of_the_last_batch_too() -> None:
+    _, _, window = _pruned()
+    run, seen = window.run, list[list[float]]()
+
+    def watched(inputs: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            seen.append(inputs[:, 0, 0].tolist())  # tells a window from the others
+        return run(inputs)
+
+    plan = FitPlan(epochs=2, batch_size=4, validation_fraction=0.25, learning_rate=1e-3, seed=7)
+    fit(dataclasses.replace(window, run=watched), plan)
+    assert [len(batch) for batch in seen] == 2 * [4, 4, 4, 4, 4, 4, 4, 2]
+    first, second = ({each for batch in seen[part] for each in batch} for part in (slice(8), slice(8, 16)))
+    assert len(first) == 30
+    assert first == second
+
+
+def test_every_held_out_window_counts_the_same_the_rest_of_the_last_batch_too() -> None:
+    window = _pruned()[2]
+    whole = fit(window, dataclasses.replace(_plan(1e-12), batch_size=10))
+    parts = fit(_pruned()[2], dataclasses.replace(_plan(1e-12), batch_size=4))  # of 4, 4 and 2 windows
+    assert parts.error_before == pytest.approx(whole.error_before, rel=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["mse", "cosine"])
 def test_the_gradient_of_a_loss_is_that_of_its_formula(loss: Loss) -> None:
     module, _, window = _pruned()
