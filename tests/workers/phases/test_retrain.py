@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -14,6 +18,7 @@ from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine.errors import DatasetError, NumericalError, TargetsError
+from workers.engine.losses import Loss, language_loss
 from workers.engine.weights import Weights
 from workers.messages import MESSAGES, Checkpoint, Message
 from workers.phases import equip, retrain
@@ -120,12 +125,39 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
             assert killed.stored[phase, name].sha256 == item.sha256
 
 
+def _same(ours: Weights, theirs: Weights) -> bool:
+    return all(torch.equal(ours.get(name), theirs.get(name)) for name in theirs.names)
+
+
 def test_a_rate_that_only_harms_leaves_the_model_as_it_was(tmp_path: Path, text: Path) -> None:
-    run = _run(tmp_path, text, retrain={"trainable": ["mask_lora"], "alpha": 65536.0, "learning_rate": 1.0})
+    harmful = {"method": "full", "learning_rate": 1.0, "schedule": "constant", "steps": 10}
+    run = _run(tmp_path, text, retrain=harmful)
     context = run.recover()
-    assert run.warnings in (["retraining_did_not_help"], ["retraining_diverged", "retraining_did_not_help"])
-    before = _pruned(context)
-    assert all(torch.equal(before.get(name), context.weights.get(name)) for name in before.names)
+    assert run.warnings == ["retraining_did_not_help"]
+    assert _same(context.weights, _pruned(context))
+
+
+@pytest.mark.parametrize(
+    ("at", "kept", "warnings"),
+    [(4, 0, ["retraining_diverged", "retraining_did_not_help"]), (11, 10, ["retraining_diverged"])],
+)
+def test_a_run_that_diverges_ends_in_its_best_state(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, at: int, kept: int, warnings: list[str]
+) -> None:
+    settings = {"learning_rate": 0.01, "schedule": "constant"}
+    ten = _run(tmp_path, text, name="ten", retrain=settings | {"steps": 10}).recover()
+
+    @contextmanager
+    def teaching(*_: object) -> Iterator[Loss]:
+        steps = count()
+        yield lambda model, tokens_BT: language_loss(model, tokens_BT) * (math.nan if next(steps) == at else 1.0)
+
+    monkeypatch.setattr(retrain, "teaching", teaching)
+    run = _run(tmp_path, text, retrain=settings | {"steps": 12})
+    context = run.recover()
+    assert run.warnings == warnings
+    assert (context.protocol["retraining"]["kept_step"], context.protocol["retraining"]["steps"]) == (kept, at)
+    assert _same(context.weights, ten.weights if kept else _pruned(context))
 
 
 def test_a_model_that_cannot_be_scored_is_a_numerical_failure(
