@@ -10,8 +10,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.app.api.conftest import REMOTE
+from tests.app.probe.checkpoints import LLAMA, OPT, write_model
 
 WANDA = {"method": "wanda", "sparsity": 0.5}
+BEHIND = OPT | {"do_layer_norm_before": False}
 
 NOT_BUILT: list[tuple[str, Any, str]] = [
     # (where in the body, what is put there, what the refusal points at)
@@ -93,7 +95,32 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/retrain/trainable", ["mask_lora", "norms", "spp"], "/spec/retrain/trainable/2", "several-adapters"),
     ("/spec/retrain/trainable", ["norms", "norms"], "/spec/retrain/trainable/1", "duplicate-name"),
     ("/spec/soup", {"members": 3}, "/spec/soup", "nothing-to-average"),
+    (
+        "/spec",
+        {"prune": WANDA, "retrain": {"trainable": ["norms", "lora"]}, "soup": {}},
+        "/spec/soup",
+        "nothing-to-average",
+    ),
+    ("/spec/soup", {"members": 8, "vary": "schedule"}, "/spec/soup/members", "too-many-members"),
     ("/spec/cycles", {"count": 2}, "/spec/cycles", "nothing-to-repeat"),
+    (
+        "/spec",
+        {"prune": WANDA, "retrain": {"trainable": ["norms", "lora"]}, "cycles": {}},
+        "/spec/cycles",
+        "adapter-between-cycles",
+    ),
+    (
+        "/spec",
+        {"prune": WANDA, "retrain": {"steps": 3}, "cycles": {"count": 4}},
+        "/spec/retrain/steps",
+        "too-few-steps",
+    ),
+    (
+        "/spec",
+        {"prune": {"method": "wanda", "pattern": {"kind": "nm"}}, "retrain": {}, "cycles": {}},
+        "/spec/prune/pattern",
+        "one-sparsity",
+    ),
     (
         "/spec",
         {"prune": {"method": "sparsegpt", "sparsity": 0.5}, "retrain": {"steps": 8}, "cycles": {"count": 2}},
@@ -150,6 +177,31 @@ def test_a_mistake_is_pointed_at(client: TestClient, where: str, value: object, 
     assert answer.status_code == 422
     assert (answer.json()["errors"][0]["pointer"], answer.json()["errors"][0]["code"]) == (pointer, code)
     assert "<script>" not in answer.text
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+MISFITS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    # (configuration of the model, what is done to it, what the refusal points at, its code)
+    (
+        LLAMA | {"tie_word_embeddings": True},
+        {"retrain": {"trainable": ["norms", "head"], "rank": 16}},
+        "/spec/retrain/trainable/1",
+        "tied-head",
+    ),
+    (LLAMA, {"retrain": {"trainable": ["norms", "head"], "rank": 17}}, "/spec/retrain/rank", "rank-too-large"),
+    (BEHIND, {"reconstruct": {"window": "submodule"}}, "/spec/reconstruct/window", "no-submodules"),
+    (BEHIND, {"reconstruct": {}}, "/spec/reconstruct", "no-submodules"),  # the default window
+]
+
+
+@pytest.mark.parametrize(("config", "steps", "pointer", "code"), MISFITS)
+def test_what_a_model_has_no_room_for_is_pointed_at(
+    client: TestClient, tmp_path: Path, config: dict[str, Any], steps: dict[str, Any], pointer: str, code: str
+) -> None:
+    source = {"kind": "local", "path": str(write_model(tmp_path / "roots/model", config))}
+    answer = client.post("/v1/jobs", json={"source": source, "spec": {"prune": WANDA} | steps})
+    assert answer.status_code == 422
+    assert [(each["pointer"], each["code"]) for each in answer.json()["errors"]] == [(pointer, code)]
     assert client.get("/v1/jobs").json()["items"] == []
 
 
