@@ -182,8 +182,10 @@ def _head(retrain: Retrain, facts: ModelFacts) -> Iterator[Problem]:
     if facts.tied_embeddings:
         detail = "the head shares its weight with the embeddings: train `embeddings`, which moves both"
         yield Problem(f"/spec/retrain/trainable/{retrain.trainable.index('head')}", "tied-head", detail)
-    if retrain.rank > min(facts.hidden_size, facts.vocab_size):
-        yield Problem("/spec/retrain/rank", "rank-too-large", f"the head is {facts.vocab_size} x {facts.hidden_size}")
+    # Small OPT models project to embeddings narrower than what is between their blocks.
+    width = facts.sizes.head // facts.vocab_size if facts.sizes else facts.hidden_size
+    if retrain.rank > min(width, facts.vocab_size):
+        yield Problem("/spec/retrain/rank", "rank-too-large", f"the head is {facts.vocab_size} x {width}")
 
 
 def _tokenizer(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ def sizes_of(expected: Expected) -> Sizes:
     family = expected.family
     return Sizes(
         parameters=_count(expected.own),
-        head=family.vocab_size * family.hidden_size,
+        head=_count(family.head_shapes()),
         tensors=len(expected.own),
         parts=tuple(_parts(expected)),
     )

@@ -78,6 +78,7 @@ CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"retrain": {"rank": 8}}, []),
     ({"retrain": {"rank": 9}}, [("/spec/retrain/rank", "rank-too-large")]),
     ({"retrain": {"rank": 9, "trainable": ["norms"]}}, []),
+    ({"retrain": {"rank": 16, "trainable": ["head"]}}, []),
     ({"retrain": {"rank": 16}, "prune": MAGNITUDE | {"targets": targets("mlp")}}, []),
     ({"retrain": {"rank": 8}, "prune": MAGNITUDE | {"sparsity": 0.0}}, [("/spec/retrain/trainable", "nothing-pruned")]),
     ({"retrain": {"rank": 8}, "prune": []}, []),
@@ -136,6 +137,20 @@ def test_a_target_out_of_reach_is_told_the_range(llama: ModelFacts) -> None:
     (problem,) = check(spec, llama)
     # one block of 768 + 32 + 3 x 12 x 16, and 1,552 outside: all of both steps; one parameter less than the model
     assert problem.detail == "these steps reach 2,928 to 5,455 parameters: let them take more"
+
+
+def test_blocks_that_cannot_be_split_are_refitted_whole(opt: ModelFacts, tmp_path: Path) -> None:
+    behind = probe(write_model(tmp_path, OPT | {"do_layer_norm_before": False}))
+    for window, there in [("block", True), ("matrix", True), ("auto", True), ("all", True), ("submodule", False)]:
+        refusals = [] if there else [("/spec/reconstruct/window", "no-submodules")]
+        assert found(behind, reconstruct={"window": window}) == refusals
+        assert found(opt, reconstruct={"window": window}) == []
+
+
+def test_a_head_is_as_wide_as_the_embeddings_that_a_small_model_projects(tmp_path: Path) -> None:
+    facts = probe(write_model(tmp_path, OPT | {"word_embed_proj_dim": 8, "tie_word_embeddings": False}))
+    assert found(facts, retrain={"trainable": ["head"], "rank": 8}) == []
+    assert found(facts, retrain={"trainable": ["head"], "rank": 9}) == [("/spec/retrain/rank", "rank-too-large")]
 
 
 def test_norms_alone_need_norms_with_weights(tmp_path: Path) -> None:
