@@ -114,6 +114,13 @@ class CompressionSpec(Spec):
                 "sparse itself: use `retrain`, or prune the dense model",
                 {"at": "reconstruct"},
             )
+        if self.retrain and self.retrain.loss != "cross_entropy" and not self.prune:
+            raise PydanticCustomError(
+                "no_teacher",
+                "`{loss}` learns from the dense model, and with `prune: []` the source is its own teacher: use "
+                "`cross_entropy`, or prune the dense model",
+                {"loss": self.retrain.loss, "at": "retrain/loss"},
+            )
         return self
 
     @model_validator(mode="after")

@@ -143,6 +143,8 @@ WRONG: list[tuple[str, Any, str, str]] = [
         "nothing-to-interleave",
     ),
     ("/spec", {"prune": [], "reconstruct": {}}, "/spec/reconstruct", "nothing-to-fit-to"),
+    ("/spec", {"prune": [], "retrain": {"loss": "kl"}}, "/spec/retrain/loss", "no-teacher"),
+    ("/spec", {"prune": [], "retrain": {"loss": "squarehead"}}, "/spec/retrain/loss", "no-teacher"),
     (
         "/spec/evaluate/perplexity",
         [{"dataset": {"kind": "builtin"}}],
