@@ -124,6 +124,17 @@ class CompressionSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _allr_has_a_distance(self) -> CompressionSpec:
+        if self.retrain and self.retrain.schedule == "allr" and not self.masking:
+            raise PydanticCustomError(
+                "no_distance",
+                "`allr` starts by how far pruning single weights moved the model, and no step prunes any: use `llr`, "
+                "which starts at the full rate",
+                {"at": "retrain/schedule"},
+            )
+        return self
+
+    @model_validator(mode="after")
     def _interleaving_prunes(self) -> CompressionSpec:
         if self.reconstruct and self.reconstruct.interleave and not self.masking:
             raise PydanticCustomError(

@@ -143,6 +143,13 @@ WRONG: list[tuple[str, Any, str, str]] = [
         "nothing-to-interleave",
     ),
     ("/spec", {"prune": [], "reconstruct": {}}, "/spec/reconstruct", "nothing-to-fit-to"),
+    ("/spec", {"prune": [], "retrain": {"schedule": "allr"}}, "/spec/retrain/schedule", "no-distance"),
+    (
+        "/spec",
+        {"prune": {"method": "flap", "sparsity": 0.25}, "retrain": {"schedule": "allr"}},
+        "/spec/retrain/schedule",
+        "no-distance",
+    ),
     ("/spec", {"prune": [], "retrain": {"loss": "kl"}}, "/spec/retrain/loss", "no-teacher"),
     ("/spec", {"prune": [], "retrain": {"loss": "squarehead"}}, "/spec/retrain/loss", "no-teacher"),
     (
