@@ -12,7 +12,7 @@ from app.specs.prune import PruneStep
 from workers.engine.capture import capturing
 from workers.engine.layout import Matrix
 from workers.engine.numerics import generator
-from workers.engine.overlap import overlapping
+from workers.engine.overlap import overlapping, run_length
 from workers.engine.selection import score
 from workers.engine.walk import Stream
 from workers.methods.allocation import counts_below_threshold, fitted
@@ -111,8 +111,8 @@ def _warn(context: Context, windows_NT: torch.Tensor) -> None:
         if shared:
             context.warn(
                 "evaluation_overlap",
-                f"{shared} of {len(evaluated_NT)} evaluation windows of {item.key} share 32 or more tokens in a row "
-                "with the calibration windows.",
+                f"{shared} of {len(evaluated_NT)} evaluation windows of {item.key} share "
+                f"{run_length(evaluated_NT, windows_NT)} or more tokens in a row with the calibration windows.",
             )
 
 

@@ -86,6 +86,13 @@ def test_windows_that_share_a_run_of_tokens_are_found() -> None:
     assert overlapping(windows_NT, learned_NT).tolist() == [False, False, True, False]
 
 
-def test_windows_shorter_than_a_run_share_nothing() -> None:
-    tokens_NT = torch.zeros(2, RUN - 1, dtype=torch.int64)
-    assert overlapping(tokens_NT, tokens_NT).tolist() == [False, False]
+# (length of the evaluation windows, length of the learned ones)
+@pytest.mark.parametrize(("length", "learned"), [(8, 80), (100, 8), (RUN - 1, RUN - 1)])
+def test_windows_shorter_than_a_run_are_shared_whole(length: int, learned: int) -> None:
+    draws = torch.Generator().manual_seed(0)
+    windows_NT = torch.randint(4096, (3, length), generator=draws)
+    learned_NT = torch.randint(4096, (2, learned), generator=draws)
+    run = min(length, learned)
+    learned_NT[1, -run:] = windows_NT[2, :run]
+    learned_NT[0, : run - 1] = windows_NT[0, : run - 1]  # one token short
+    assert overlapping(windows_NT, learned_NT).tolist() == [False, False, True]

@@ -29,15 +29,18 @@ def test_the_builtin_text_is_enough_for_any_default(tmp_path: Path, texts: Path,
     assert _warnings(job) == ["short_calibration_text"]
 
 
-def test_evaluation_windows_that_were_calibrated_on_are_counted(tmp_path: Path, texts: Path, llama: Path) -> None:
+@pytest.mark.parametrize(("length", "run"), [(64, 32), (16, 16)])
+def test_evaluation_windows_that_were_calibrated_on_are_counted(
+    tmp_path: Path, texts: Path, llama: Path, length: int, run: int
+) -> None:
     leak = tmp_path / "leak.txt"
     leak.write_text(topics["while"] + topics["yield"] * 2)
     dataset = {"kind": "local", "path": str(leak)}
-    calibration = {"dataset": dataset, "samples": 12, "sequence_length": 64, "selection": "sequential"}
+    calibration = {"dataset": dataset, "samples": 768 // length, "sequence_length": length, "selection": "sequential"}
     job = local_job(tmp_path / "job", llama, texts, calibration=calibration)
     report = job.attempt().report
     (warning,) = [item for item in report["warnings"] if item["code"] == "evaluation_overlap"]
-    assert warning["text"].startswith("6 of 6 evaluation windows of text")
+    assert warning["text"].startswith(f"6 of 6 evaluation windows of text share {run} or more tokens")
 
 
 def test_clean_text_brings_no_warning(tmp_path: Path, texts: Path, llama: Path) -> None:
