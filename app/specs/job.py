@@ -15,7 +15,7 @@ from app.specs.prune import Prune, PruneFields, PruneStep
 from app.specs.recovery import Cycles, Soup
 from app.specs.soup import some_are_equal
 from app.specs.source import Source
-from app.specs.steps import Calibration, Evaluate, Gate, Output, Reconstruct, Retrain
+from app.specs.steps import SCHEDULES, Calibration, Evaluate, Gate, Output, Reconstruct, Retrain
 from app.specs.structure import DepthFields, StructureStep
 
 SCHEMA_VERSION = 1
@@ -125,12 +125,18 @@ class CompressionSpec(Spec):
 
     @model_validator(mode="after")
     def _allr_has_a_distance(self) -> CompressionSpec:
-        if self.retrain and self.retrain.schedule == "allr" and not self.masking:
+        if not self.retrain or self.masking:
+            return self
+        why = "`allr` starts by how far pruning single weights moved the model, and no step prunes any"
+        if self.retrain.schedule == "allr":
             raise PydanticCustomError(
                 "no_distance",
-                "`allr` starts by how far pruning single weights moved the model, and no step prunes any: use `llr`, "
-                "which starts at the full rate",
-                {"at": "retrain/schedule"},
+                "{why}: use `llr`, which starts at the full rate",
+                {"why": why, "at": "retrain/schedule"},
+            )
+        if self.soup and self.soup.vary == "schedule" and self.soup.members == len(SCHEDULES):
+            raise PydanticCustomError(
+                "no_distance", "{why}: take one member less, which leaves it out", {"why": why, "at": "soup/members"}
             )
         return self
 

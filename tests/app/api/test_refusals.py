@@ -150,6 +150,12 @@ WRONG: list[tuple[str, Any, str, str]] = [
         "/spec/retrain/schedule",
         "no-distance",
     ),
+    (
+        "/spec",
+        {"prune": [], "retrain": {}, "soup": {"members": 7, "vary": "schedule"}},  # the seventh is allr
+        "/spec/soup/members",
+        "no-distance",
+    ),
     ("/spec", {"prune": [], "retrain": {"loss": "kl"}}, "/spec/retrain/loss", "no-teacher"),
     ("/spec", {"prune": [], "retrain": {"loss": "squarehead"}}, "/spec/retrain/loss", "no-teacher"),
     (
