@@ -7,7 +7,7 @@ the dense window on those inputs. `sparse_inputs_dense_targets`: each its own st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,19 +125,24 @@ def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
     yield _adding("mlp", halves.owned["mlp"], mlp, streams, targets)
 
 
-def matrices_of(pair: Pair, streams: Streams) -> Iterator[Part]:
-    """Every linear map of a block by itself; its target is the dense map's own output."""
+def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
+    """Linear maps of a block by themselves (`among`: names of their weights); a target is the dense map's own output.
+
+    Every map costs the forward passes over all windows that the mode reads: the teacher's, the student's or both.
+    """
     walk = pair.walk
-    for matrix in pair.layout.matrices:
-        own = _entering(walk, pair.block, matrix.local, pair.student, streams.student)
-        taught = own
-        if streams.mode != "sparse_inputs":
-            taught = _entering(walk, pair.dense, matrix.local, pair.teacher, streams.teacher)
-        targets = walk.through(pair.dense.get_submodule(matrix.local), taught)
-        inputs = taught if streams.mode == "dense_inputs" else own
-        names = [name for name, _ in pair.dense.get_submodule(matrix.local).named_parameters(prefix=matrix.local)]
-        run = casting(_child(pair.block, matrix.local), walk)
-        yield Part(matrix.local, frozenset(names), run, inputs, targets, _mean_square(targets))
+    for local in [matrix.local for matrix in pair.layout.matrices if f"{matrix.local}.weight" in among]:
+        dense = pair.dense.get_submodule(local)
+        if streams.mode == "dense_inputs":
+            inputs = taught = _entering(walk, pair.dense, local, pair.teacher, streams.teacher)
+        else:
+            inputs = taught = _entering(walk, pair.block, local, pair.student, streams.student)
+        if streams.mode == "sparse_inputs_dense_targets":
+            taught = _entering(walk, pair.dense, local, pair.teacher, streams.teacher)
+        targets = walk.through(dense, taught)
+        owned = frozenset(name for name, _ in dense.named_parameters(prefix=local))
+        run = casting(_child(pair.block, local), walk)
+        yield Part(local, owned, run, inputs, targets, _mean_square(targets))
 
 
 def whole(

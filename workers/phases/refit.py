@@ -69,7 +69,10 @@ class Refit:
         if self.kind in {"submodule", "matrix"}:
             (block,) = self.span
             with self.dense.pair(self.walk, block, self.module) as pair:
-                yield from (halves_of if self.kind == "submodule" else matrices_of)(pair, self.streams)
+                if self.kind == "submodule":
+                    yield from halves_of(pair, self.streams)
+                else:
+                    yield from matrices_of(pair, self.streams, among=self.masks)
             return
         first, last = self.span[0].index, self.span[-1].index
         targets = self.dense.past(self.streams.teacher, first=first, last=last)

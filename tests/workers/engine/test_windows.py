@@ -147,7 +147,8 @@ def test_a_matrix_should_give_the_dense_matrix_s_own_output(setting: Setting, mo
                     local = name.removeprefix("model.layers.1.")
                     module.register_forward_pre_hook(lambda _, args, at=local, into=found: into.update({at: args[0]}))
             model(input_ids=WINDOWS, use_cache=False)
-    parts = list(matrices_of(setting.pair(), setting.streams(mode)))
+    every = {f"{matrix.local}.weight" for matrix in setting.pair().layout.matrices}
+    parts = list(matrices_of(setting.pair(), setting.streams(mode), among=every))
     assert [part.name for part in parts] == list(seen[True])
     for part in parts:
         matrix = setting.teacher.get_submodule(part.name)
@@ -155,6 +156,23 @@ def test_a_matrix_should_give_the_dense_matrix_s_own_output(setting: Setting, mo
         taught = seen[mode != "sparse_inputs"][part.name]
         _check(part, inputs, matrix(taught), None)
         assert part.owned == {f"{part.name}.weight"}
+
+
+@pytest.mark.parametrize(("mode", "taught", "fitted"), [(MODES[0], 1, 0), (MODES[1], 0, 1), (MODES[2], 1, 1)])
+def test_a_matrix_costs_the_passes_that_its_mode_reads(setting: Setting, mode: Mode, taught: int, fitted: int) -> None:
+    seen = {False: 0, True: 0}
+
+    def count(block: nn.Module, _args: object) -> None:
+        seen[block is setting.student] += 1
+
+    handles = [block.register_forward_pre_hook(count) for block in (setting.teacher, setting.student)]
+    names = {"mlp.up_proj.weight", "self_attn.q_proj.weight"}
+    parts = list(matrices_of(setting.pair(), setting.streams(mode), among=names))
+    for handle in handles:
+        handle.remove()
+    assert [part.name for part in parts] == ["self_attn.q_proj", "mlp.up_proj"]
+    batches = len(parts) * 2  # six windows are two batches of four
+    assert seen == {False: taught * batches, True: fitted * batches}
 
 
 def test_windows_of_several_blocks_end_at_the_last_one_and_recompute_what_lies_between(setting: Setting) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
-from workers.engine import numerics
+from workers.engine import numerics, windows
+from workers.engine.windows import Pair, Part, Streams
 from workers.messages import Checkpoint, Layer, Message
+from workers.phases import refit
 from workers.phases.window import _by_memory
 
 TWO_BLOCKS = {"blocks": 2}
@@ -111,6 +114,35 @@ def test_a_walk_killed_at_every_message_of_its_spans_ends_with_the_same_bytes(
     taken = context.protocol["reconstructing"]["window"]
     assert taken == {"auto": "block"}.get(reconstruct["window"], reconstruct["window"])
     assert {row.name for row in context.layers.values()} == {matrix.name for matrix in context.streamed.layout.matrices}
+
+
+def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
+    """Every matrix from both streams, whatever the mode reads, and also those that are not pruned."""
+    assert among
+    walk, runs = pair.walk, ((pair.dense, pair.teacher, streams.teacher), (pair.block, pair.student, streams.student))
+    for local in [matrix.local for matrix in pair.layout.matrices]:
+        taught, own = (windows._entering(walk, block, local, run, states) for block, run, states in runs)
+        inputs = taught if streams.mode == DENSE else own
+        targets = walk.through(pair.dense.get_submodule(local), own if streams.mode == SPARSE else taught)
+        owned = frozenset({f"{local}.weight", f"{local}.bias"})
+        run = windows.casting(windows._child(pair.block, local), walk)
+        yield Part(local, owned, run, inputs, targets, windows._mean_square(targets))
+
+
+@pytest.mark.parametrize("mode", [DENSE, SPARSE, BOTH])
+def test_matrices_are_fitted_to_the_same_bits_without_what_the_mode_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    prune = ROWS | {"targets": {"include": ["q_proj", "fc"]}}
+    found = []
+    for name in ("table", "lean"):
+        with monkeypatch.context() as patch:
+            if name == "table":
+                patch.setattr(refit, "matrices_of", _by_the_table)
+            job = _job(tmp_path / name, "opt", prune, {"window": "matrix", "mode": mode, "epochs": 2})
+            job.recover()
+        found.append({key: item.sha256 for key, item in job.stored.items() if key[1].startswith("block-")})
+    assert found[0] == found[1]
 
 
 def test_interleaving_prunes_on_what_the_fitted_prefix_gives(tmp_path: Path) -> None:
