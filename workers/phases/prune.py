@@ -19,6 +19,7 @@ from workers.methods.base import InputStatistics, Need
 from workers.phases import collapse
 from workers.phases.base import Context, PhaseRun
 from workers.phases.calibrate import Plan
+from workers.phases.earlier import taken_over
 from workers.phases.gates import gated_neurons
 from workers.phases.inputs import Reading
 from workers.phases.matrices import prune_matrix, row_of
@@ -85,11 +86,7 @@ class Walk:
 
     def pass_(self, block: Block) -> None:
         """Prune one block or take it over from an earlier attempt."""
-        data = self.phase.stored_block(block.index)
-        if data is not None:
-            for row in data["layers"]:
-                self.context.layer(Layer.model_validate(row), silent=True)
-            self.context.warnings += [item for item in data.get("warnings", []) if item not in self.context.warnings]
+        if taken_over(self.phase, block.index) is not None:
             self.passed.append(block)
             return
         began, warned = time.monotonic(), len(self.context.warnings)

@@ -11,11 +11,11 @@ from app.specs.steps import Reconstruct
 from workers.engine.hidden import Hidden
 from workers.engine.layout import Block
 from workers.engine.windows import Streams
-from workers.messages import Layer
 from workers.phases import loss_gap, window
 from workers.phases.base import Context, PhaseRun
 from workers.phases.calibrate import Plan
 from workers.phases.dense_side import DenseSide
+from workers.phases.earlier import taken_over
 from workers.phases.interleave import Interleaved
 from workers.phases.layer_errors import refreshed
 from workers.phases.prune import Pruned
@@ -62,19 +62,14 @@ class _Walk:
 
     def pass_(self, span: Sequence[Block]) -> None:
         """Fit one span or take it over from an earlier attempt; its checkpoint bears the number of its first block."""
-        data = self.phase.stored_block(span[0].index)
-        if data is None:
-            data = self._fit(span)
-        else:
-            for row in data["layers"]:
-                self.context.layer(Layer.model_validate(row), silent=True)
+        data = taken_over(self.phase, span[0].index) or self._fit(span)
         if self._interleaved:
             self._interleaved.passed(span)
         self.trained += int(data["trained"])
         self.error_before = max(self.error_before, float(data["error_before"]))
 
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
-        began = time.monotonic()
+        began, warned = time.monotonic(), len(self.context.warnings)
         with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
             walk, streams = self._at(span[0].index)
             with ExitStack() as stack:
@@ -86,6 +81,7 @@ class _Walk:
             self.context.layer(row)
         layers = [row.model_dump() for row in rows]
         data = {"trained": trained, "layers": layers, "error_before": refit.error_before}
+        data["warnings"] = self.context.warnings[warned:]
         seconds = time.monotonic() - began
         changed = pruned.tensors | tensors
         self.phase.finish_block(span[0].index, changed, pruned.masks, seconds=seconds, data=data)

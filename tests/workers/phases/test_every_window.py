@@ -14,7 +14,7 @@ from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine import numerics, windows
 from workers.engine.windows import Pair, Part, Streams
-from workers.messages import Checkpoint, Layer, Message
+from workers.messages import Checkpoint, Layer, Message, Warned
 from workers.phases import refit
 from workers.phases.window import _by_memory
 
@@ -159,6 +159,25 @@ def test_interleaving_prunes_on_what_the_fitted_prefix_gives(tmp_path: Path) -> 
     assert [len(done) for done in pruning] == [1, 1]
     assert pruning[1][0].perplexity is None
     assert {row.sparsity_achieved for row in contexts[1].layers.values()} != {0.0}
+
+
+def test_a_resumed_walk_repeats_what_it_warned_of_while_it_pruned(tmp_path: Path) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", "qwen3_moe", num_experts=64)
+    text = Path(__file__)
+    prune = [{"method": "wanda", "sparsity": 0.5, "targets": {"include": [r"experts\.\d+\.up_proj"]}}]
+    calibration = {"dataset": {"kind": "local", "path": str(text)}, "samples": 4, "sequence_length": 8}
+    fields = {"interleave": True, "epochs": 1, "batch_size": 2}
+    job = recovery(tmp_path / "job", model_dir, text, prune=prune, reconstruct=fields, calibration=calibration)
+
+    def first_block(message: Message) -> bool:
+        return isinstance(message, Checkpoint) and (message.phase, message.name) == ("reconstructing", "block-00000")
+
+    with pytest.raises(KilledError):
+        job.recover(kill_at=first_block)
+    (told,) = [message.text for message in job.messages if isinstance(message, Warned)]
+    assert "mlp.experts" in told
+    context = job.recover()
+    assert {"code": "idle_experts", "text": told} in context.warnings
 
 
 def test_rows_show_what_the_refit_did_to_every_matrix(tmp_path: Path) -> None:
