@@ -136,7 +136,10 @@ def _reconstruction(
     step = spec.reconstruct
     if not step:
         return
-    yield from _something_to_train(step.trainable, facts, "/spec/reconstruct/trainable")
+    if step.window == "matrix":
+        yield from _something_in_a_matrix(step.trainable, facts, chosen)
+    else:
+        yield from _something_to_train(step.trainable, facts, "/spec/reconstruct/trainable")
     if step.window == "submodule" and not facts.splits_in_halves:
         detail = "attention and feed-forward net of this model do not add up to the block: use `block` or `matrix`"
         yield Problem("/spec/reconstruct/window", "no-submodules", detail)
@@ -152,6 +155,17 @@ def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -
     if set(names) <= absent:
         code = "no-biases" if "biases" in names else "no-norms"
         yield Problem(pointer, code, f"the model has no {' and no '.join(sorted(absent & set(names)))} to train")
+
+
+def _something_in_a_matrix(
+    names: Sequence[str], facts: ModelFacts, chosen: list[list[Matrix] | Problem]
+) -> Iterator[Problem]:
+    """A window of one matrix holds its weight and its bias alone."""
+    biased = facts.has_biases and any(matrix.biased for matrix in _pruned(facts, chosen))
+    if set(names) <= ({"norms"} if biased else {"norms", "biases"}):
+        why = "no norm" if biased else "no norm, and no pruned matrix has a bias"
+        detail = f"a window of one matrix holds {why}: train `weights` or `mask_lora`, or take larger windows"
+        yield Problem("/spec/reconstruct/trainable", "nothing-in-a-matrix", detail)
 
 
 def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
@@ -170,9 +184,13 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matr
     yield from _rank(spec.retrain.rank, "/spec/retrain/rank", facts, chosen)
 
 
+def _pruned(facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> list[Matrix]:
+    """The matrices that a step prunes; all where none is known to."""
+    return [matrix for each in chosen if isinstance(each, list) for matrix in each] or list(facts.matrices)
+
+
 def _rank(rank: int, pointer: str, facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
-    matrices = [matrix for each in chosen if isinstance(each, list) for matrix in each] or list(facts.matrices)
-    narrowest = min(matrices, key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
+    narrowest = min(_pruned(facts, chosen), key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
     if rank > min(narrowest.num_inputs, narrowest.num_outputs):
         shape = f"{narrowest.num_outputs} x {narrowest.num_inputs}"
         yield Problem(pointer, "rank-too-large", f"{narrowest.name} is only {shape}")

@@ -36,6 +36,8 @@ class Matrix(BaseModel):
     block: int
     num_outputs: int
     num_inputs: int
+    biased: bool = True
+    """Whether it has a bias; taken for granted in facts that an earlier version wrote down."""
 
 
 class ModelFacts(BaseModel):
@@ -125,7 +127,13 @@ def _facts(directory: Path, expected: Expected, tensors: dict[str, Tensor], lice
 def _matrices(expected: Expected) -> Iterator[Matrix]:
     for index, prefix in expected.blocks():
         for name, each in expected.family.maps(index).items():
-            yield Matrix(name=f"{prefix}{name}", block=index, num_outputs=each.outputs, num_inputs=each.inputs)
+            yield Matrix(
+                name=f"{prefix}{name}",
+                block=index,
+                num_outputs=each.outputs,
+                num_inputs=each.inputs,
+                biased=each.biased,
+            )
 
 
 def _has_tokenizer(directory: Path) -> bool:

@@ -84,7 +84,10 @@ class Reconstruct(Spec):
         "the dense window makes of them; the fitted prefix's and the dense model's.",
     )
     trainable: list[Literal["weights", "norms", "biases", "mask_lora"]] = Field(
-        ["weights", "norms", "biases"], min_length=1, max_length=3, description="`weights` or `mask_lora`, not both."
+        ["weights", "norms", "biases"],
+        min_length=1,
+        max_length=3,
+        description="`weights` or `mask_lora`, not both. Norms do not move in windows of one matrix, which hold none.",
     )
     rank: int = Field(16, ge=1, le=4096, description="Of mask_lora.")
     alpha: float = Field(32, gt=0, le=65_536, description="Of mask_lora: its update is scaled by alpha / rank.")

@@ -42,6 +42,8 @@ def by_hand(values: object) -> dict[str, Any]:
     return {"budget": {"kind": "per_layer", "values": values}}
 
 
+MATRIX = {"window": "matrix"}
+TRAINABLE = "/spec/reconstruct/trainable"
 FLAP = {"method": "flap", "sparsity": 0.5}
 HALVES = [{"method": "angular", "sparsity": 0.5}, FLAP]
 
@@ -71,6 +73,10 @@ CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"retrain": {"trainable": ["biases", "norms"]}}, []),
     ({"reconstruct": {"trainable": ["biases"]}}, [("/spec/reconstruct/trainable", "no-biases")]),
     ({"reconstruct": {"trainable": ["biases", "weights"]}}, []),
+    ({"reconstruct": MATRIX | {"trainable": ["norms"]}}, [(TRAINABLE, "nothing-in-a-matrix")]),
+    ({"reconstruct": MATRIX | {"trainable": ["norms", "biases"]}}, [(TRAINABLE, "nothing-in-a-matrix")]),
+    ({"reconstruct": MATRIX | {"trainable": ["norms", "mask_lora"], "rank": 8}}, []),
+    ({"reconstruct": {"window": "auto", "trainable": ["norms"]}}, []),  # known in the run alone
     ({"reconstruct": {"window": {"blocks": 2}}}, []),
     ({"reconstruct": {"window": {"blocks": 3}}}, [("/spec/reconstruct/window/blocks", "too-many-blocks")]),
     ({"reconstruct": {"trainable": ["mask_lora"], "rank": 9}}, [("/spec/reconstruct/rank", "rank-too-large")]),
@@ -111,6 +117,18 @@ def test_a_pattern_that_does_not_fit_names_the_module_and_its_inputs(llama: Mode
 
 def test_biases_alone_are_enough_where_there_are_some(opt: ModelFacts) -> None:
     assert found(opt, retrain={"trainable": ["biases"]}, reconstruct={"trainable": ["biases"]}) == []
+
+
+def test_a_matrix_window_moves_the_biases_of_pruned_matrices(opt: ModelFacts, tmp_path: Path) -> None:
+    assert found(opt, reconstruct=MATRIX | {"trainable": ["norms", "biases"]}) == []
+    assert found(opt, reconstruct=MATRIX | {"trainable": ["norms"]}) == [(TRAINABLE, "nothing-in-a-matrix")]
+    biases = {"reconstruct": MATRIX | {"trainable": ["biases"]}}
+    qwen = probe(write_model(tmp_path, LLAMA | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}))
+    assert found(qwen, **biases) == []
+    without = {"prune": MAGNITUDE | {"targets": targets("mlp")}}  # queries, keys and values have biases, and no other
+    assert found(qwen, **biases, **without) == [(TRAINABLE, "nothing-in-a-matrix")]
+    older = [matrix.model_dump(exclude={"biased"}) for matrix in qwen.matrices]
+    assert found(ModelFacts.model_validate(qwen.model_dump() | {"matrices": older}), **biases, **without) == []
 
 
 def test_parts_that_a_stock_model_needs_stay(opt: ModelFacts, tmp_path: Path) -> None:
