@@ -9,7 +9,10 @@ import torch
 
 from app.specs.steps import BlockWindow, Reconstruct
 from workers.engine import numerics
+from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.hidden import Hidden
 from workers.engine.layout import Block
+from workers.engine.submodules import find_halves
 from workers.engine.window_size import Load, Room, largest_fitting
 from workers.phases.base import Context, PhaseRun
 
@@ -19,8 +22,7 @@ def choose(context: Context, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
     kind: str | BlockWindow = spec.window
     if kind == "auto":
         stored = context.stored(phase.name).get("window")
-        kind = stored.data["window"] if stored else _by_memory(context, spec, windows_NT)
-        kind = "submodule" if kind == "matrix" and context.kept is not None else kind
+        kind = stored.data["window"] if stored else _largest(context, spec, windows_NT)
         if stored is None:
             path = context.checkpoint_path(phase.name, "window", suffix=".json")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +43,28 @@ def spans(kind: str | BlockWindow, blocks: Sequence[Block]) -> list[Sequence[Blo
     """Consecutive blocks that are fitted from one checkpoint to the next."""
     size = kind.blocks if isinstance(kind, BlockWindow) else len(blocks) if kind == "all" else 1
     return [blocks[first : first + size] for first in range(0, len(blocks), size)]
+
+
+def _largest(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
+    """The largest kind that memory allows, of those that the model can be cut into."""
+    kind = _by_memory(context, spec, windows_NT)
+    if kind == "matrix" and context.kept is not None:
+        kind = "submodule"  # a matrix by itself cannot make up for parts that are gone
+    if kind == "submodule" and not _splits(context, windows_NT[:1]):
+        kind = "block" if context.kept is not None else "matrix"
+    return kind
+
+
+def _splits(context: Context, probe_NT: torch.Tensor) -> bool:
+    """Tell whether the first block, run on a window of tokens, is attention and feed-forward net added up."""
+    streamed, weights = context.source_streamed, context.source
+    walk = Hidden(streamed, probe_NT, weights, batch_size=1)
+    with streamed.block(0, weights) as block:
+        try:
+            find_halves(block, walk.run(block, 0), walk.states.to(context.device))
+        except UnsupportedArchitectureError:
+            return False
+    return True
 
 
 def _by_memory(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
