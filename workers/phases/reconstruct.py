@@ -34,16 +34,27 @@ def run(context: Context, plan: Plan | None = None) -> None:
             walk.pass_(span)
             phase.progress(span[-1].index + 1)
         context.trained[phase.name] = walk.trained
-        if walk.error_before == 0:
-            context.warn(
-                "nothing_to_reconstruct",
-                "Every window already gives what the source gives, and nothing was fitted. A model that came sparse is "
-                "its own target: `retrain` recovers it.",
-            )
+        _warn(context, spec, walk.errors_before)
         if phase.finished() is None:
             if context.request.spec.evaluate.after_each_phase:
                 phase.perplexity = score_weights(context, context.weights)
             phase.finish()
+
+
+def _warn(context: Context, spec: Reconstruct, errors_before: Sequence[float]) -> None:
+    """Say why nothing was fitted, where nothing was; `errors_before` are those of the windows that were measured."""
+    if not errors_before:
+        context.warn(
+            "nothing_to_train",
+            f"Nothing was fitted: no window with pruned matrices holds any {' or '.join(spec.trainable)}. "
+            "Train `weights`, or take larger windows.",
+        )
+    elif max(errors_before) == 0:
+        context.warn(
+            "nothing_to_reconstruct",
+            "Every window already gives what the source gives, and nothing was fitted. A model that came sparse is "
+            "its own target: `retrain` recovers it.",
+        )
 
 
 class _Walk:
@@ -54,8 +65,8 @@ class _Walk:
         self.spans = window.spans(self.kind, context.streamed.layout.blocks)
         self.trained = 0
         """Numbers that could move."""
-        self.error_before = 0.0
-        """The largest of all windows."""
+        self.errors_before: list[float] = []
+        """The largest of every span's windows; of spans where none was measured, nothing."""
         self._interleaved = Interleaved(context, phase, plan) if spec.interleave else None
         self._dense: DenseSide | None = None
         self._sparse: Hidden | None = None
@@ -66,7 +77,8 @@ class _Walk:
         if self._interleaved:
             self._interleaved.passed(span)
         self.trained += int(data["trained"])
-        self.error_before = max(self.error_before, float(data["error_before"]))
+        if data["error_before"] is not None:
+            self.errors_before.append(float(data["error_before"]))
 
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
         began, warned = time.monotonic(), len(self.context.warnings)
@@ -80,7 +92,7 @@ class _Walk:
         for row in rows:
             self.context.layer(row)
         layers = [row.model_dump() for row in rows]
-        data = {"trained": trained, "layers": layers, "error_before": refit.error_before}
+        data = {"trained": trained, "layers": layers, "error_before": max(refit.errors_before, default=None)}
         data["warnings"] = self.context.warnings[warned:]
         seconds = time.monotonic() - began
         changed = pruned.tensors | tensors

@@ -50,8 +50,8 @@ class Refit:
                     name = f"{prefix}{matrix.local}.weight"
                     self.names[name] = matrix.name
                     self.masks[name] = matrix.view(context.mask(matrix.name)).to(context.device)
-        self.error_before = 0.0
-        """The largest of the windows."""
+        self.errors_before: list[float] = []
+        """Of the windows that were measured: those that hold something to train."""
         self.stored = {name: context.weights.dtype(self.tensors[name]) for name, _ in self.module.named_parameters()}
 
     def finish(self) -> tuple[dict[str, torch.Tensor], int]:
@@ -115,7 +115,7 @@ class Refit:
         )
 
     def _report(self, part: Part, result: Fit) -> None:
-        self.error_before = max(self.error_before, result.error_before)
+        self.errors_before.append(result.error_before)
         for name, value in (
             ("error_before", result.error_before),
             ("error_after", result.error_after),

@@ -9,12 +9,13 @@ import torch
 
 from app.specs.steps import BlockWindow, Reconstruct
 from workers.engine import numerics
-from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.errors import TargetsError, UnsupportedArchitectureError
 from workers.engine.hidden import Hidden
 from workers.engine.layout import Block
 from workers.engine.submodules import find_halves
 from workers.engine.window_size import Load, Room, largest_fitting
 from workers.phases.base import Context, PhaseRun
+from workers.phases.targets import selected
 
 
 def choose(context: Context, phase: PhaseRun, spec: Reconstruct, windows_NT: torch.Tensor) -> str | BlockWindow:
@@ -28,6 +29,8 @@ def choose(context: Context, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kind))
             context.checkpoint(phase.name, "window", path, {"window": kind})
+    if kind == "matrix":
+        _require_something_in_a_matrix(context, spec)
     context.protocol[phase.name] = context.protocol.get(phase.name, {}) | {
         "window": kind if isinstance(kind, str) else kind.model_dump(),
         "mode": spec.mode,
@@ -43,6 +46,18 @@ def spans(kind: str | BlockWindow, blocks: Sequence[Block]) -> list[Sequence[Blo
     """Consecutive blocks that are fitted from one checkpoint to the next."""
     size = kind.blocks if isinstance(kind, BlockWindow) else len(blocks) if kind == "all" else 1
     return [blocks[first : first + size] for first in range(0, len(blocks), size)]
+
+
+def _require_something_in_a_matrix(context: Context, spec: Reconstruct) -> None:
+    """Raise TargetsError where windows of one matrix would hold nothing that is to be trained."""
+    pruned = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
+    biased = any(f"{matrix.name}.bias" in context.streamed.tensors for matrix in pruned)
+    if set(spec.trainable) <= ({"norms"} if biased else {"norms", "biases"}):
+        raise TargetsError(
+            "a window of one matrix holds no norm" + (", and no pruned matrix has a bias" if not biased else ""),
+            hint="Train `weights` or `mask_lora`, or ask for reconstruct.window `block`; "
+            "`auto` takes `matrix` where memory or the model allows nothing larger.",
+        )
 
 
 def _largest(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Which windows a run takes."""
+"""Which windows a run takes, and what it says where they hold nothing to train."""
 
 from __future__ import annotations
 
@@ -9,18 +9,48 @@ import pytest
 
 from tests.fixtures.recovery import Recovery, recovery
 from tests.fixtures.tiny_models import write_tiny_model
+from workers.engine.errors import TargetsError
 from workers.phases import window
+
+MLP = [{"method": "wanda", "sparsity": 0.5, "targets": {"include": ["mlp"]}}]
 
 
 def _job(folder: Path, family: str, config: dict[str, Any] | None = None, **fields: Any) -> Recovery:
     model_dir = write_tiny_model(folder / "model", family, **(config or {}))
     calibration = {"dataset": {"kind": "local", "path": __file__}, "samples": 4, "sequence_length": 16}
+    prune = fields.pop("prune", [{"method": "wanda", "sparsity": 0.5}])
     reconstruct = {"epochs": 1, "batch_size": 2} | fields
-    return recovery(folder / "job", model_dir, Path(__file__), reconstruct=reconstruct, calibration=calibration)
+    return recovery(
+        folder / "job", model_dir, Path(__file__), prune=prune, reconstruct=reconstruct, calibration=calibration
+    )
 
 
 def _allow(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(window, "largest_fitting", lambda *_: kind)
+
+
+@pytest.mark.parametrize("trainable", [["norms"], ["norms", "biases"]])
+def test_auto_refuses_a_matrix_that_holds_nothing_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: list[str]
+) -> None:
+    _allow(monkeypatch, "matrix")
+    with pytest.raises(TargetsError, match="holds no norm") as caught:
+        _job(tmp_path, "llama", window="auto", trainable=trainable).recover()
+    assert "`weights`" in caught.value.hint
+
+
+def test_the_biases_of_matrices_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _allow(monkeypatch, "matrix")
+    job = _job(tmp_path, "qwen2", window="auto", trainable=["norms", "biases"])
+    # Queries have 32 of them; keys and values, two of four heads, 16 each.
+    assert job.recover().trained == {"reconstructing": 2 * (32 + 16 + 16)}
+    assert job.warnings == []
+
+
+def test_windows_that_hold_nothing_to_train_are_not_said_to_be_perfect(tmp_path: Path) -> None:
+    job = _job(tmp_path, "qwen2", window="submodule", trainable=["biases"], prune=MLP)
+    assert job.recover().trained == {"reconstructing": 0}
+    assert job.warnings == ["nothing_to_train"]
 
 
 @pytest.mark.parametrize(("norm_first", "taken"), [(True, "submodule"), (False, "matrix")])
