@@ -147,7 +147,7 @@ def _reconstruction(
         detail = f"the model has only {facts.num_blocks} blocks; `all` is one window over all of them"
         yield Problem("/spec/reconstruct/window/blocks", "too-many-blocks", detail)
     if "mask_lora" in step.trainable:
-        yield from _rank(step.rank, "/spec/reconstruct/rank", facts, chosen)
+        yield from _rank(spec, step.rank, "/spec/reconstruct/rank", facts, chosen)
 
 
 def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -> Iterator[Problem]:
@@ -181,7 +181,7 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matr
     if spec.masking and not any(step.share for step in spec.masking):
         detail = f"{adapter} trains pruned matrices and nothing is pruned; use `prune: []` for a sparse model"
         yield Problem("/spec/retrain/trainable", "nothing-pruned", detail)
-    yield from _rank(spec.retrain.rank, "/spec/retrain/rank", facts, chosen)
+    yield from _rank(spec, spec.retrain.rank, "/spec/retrain/rank", facts, chosen)
 
 
 def _pruned(facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> list[Matrix]:
@@ -189,7 +189,12 @@ def _pruned(facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> list[Mat
     return [matrix for each in chosen if isinstance(each, list) for matrix in each] or list(facts.matrices)
 
 
-def _rank(rank: int, pointer: str, facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
+def _rank(
+    spec: CompressionSpec, rank: int, pointer: str, facts: ModelFacts, chosen: list[list[Matrix] | Problem]
+) -> Iterator[Problem]:
+    """Of the dense model's shapes: what is left once whole parts are gone is held against the rank in the run."""
+    if spec.structure and any(step.targets != Targets() for step in spec.masking):
+        return
     narrowest = min(_pruned(facts, chosen), key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
     if rank > min(narrowest.num_inputs, narrowest.num_outputs):
         shape = f"{narrowest.num_outputs} x {narrowest.num_inputs}"

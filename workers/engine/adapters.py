@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from workers.engine.errors import UnsupportedArchitectureError
-from workers.engine.lora import LORA_A, LORA_B, MaskLora, effective_weight
+from workers.engine.lora import LORA_A, LORA_B, MaskLora, effective_weight, require_rank
 from workers.engine.numerics import generator
 from workers.engine.trainables import Trainable
 
@@ -56,6 +56,7 @@ def adapted(
         base = module.get_submodule(home)
         transposed = isinstance(base, Conv1D)
         mask_OI = mask.T if transposed else mask
+        require_rank(like.rank, mask_OI.shape, name=home)
         adapter = MaskLora(
             base, mask_OI, transposed=transposed, rank=like.rank, alpha=like.alpha,
             generator=generator(like.seed, "mask_lora", name),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from workers.engine import masks
+from workers.engine.errors import TargetsError
 
 LORA_A: Final = "lora_a"
 LORA_B: Final = "lora_b"
@@ -28,6 +30,16 @@ def effective_weight(
 ) -> torch.Tensor:
     """Return W + scale P * M, MaskLoRA's weight of the forward pass and of the merge alike, in the factors' dtype."""
     return _product(b_OR, a_RI).mul_(mask_OI).mul_(scale).add_(weight_OI)
+
+
+def require_rank(rank: int, shape: Sequence[int], *, name: str) -> None:
+    """Raise TargetsError where a matrix (O, I) has fewer outputs or inputs than the rank of its update."""
+    if rank > min(shape):
+        raise TargetsError(
+            f"{name} is only {shape[0]} x {shape[1]}, too small for a rank of {rank}",
+            hint=f"Ask for a rank of {min(shape)} at most.",
+            module=name,
+        )
 
 
 def _product(b_OR: torch.Tensor, a_RI: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from app.specs.steps import Retrain
 from workers.engine.errors import TargetsError
-from workers.engine.lora import ADAPTERS, LORA_A, LORA_B
+from workers.engine.lora import ADAPTERS, LORA_A, LORA_B, require_rank
 from workers.engine.numerics import generator
 from workers.engine.trainables import Kind, Trainable, embeddings, freeze, kind_of, norms_and_biases, thaw
 from workers.phases.base import Context
@@ -91,6 +91,7 @@ def _adapt_head(context: Context, model: nn.Module, spec: Retrain) -> list[Train
 def _place(
     model: nn.Module, name: str, kind: Kind, mask_OI: torch.Tensor, spec: Retrain, *, transposed: bool
 ) -> list[Trainable]:
+    require_rank(spec.rank, mask_OI.shape, name=name)
     adapter = ADAPTERS[kind](
         model.get_submodule(name),
         mask_OI,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from app.specs.prune import PruneStep
 from workers.engine.errors import TargetsError
-from workers.engine.layout import Block, Matrix
+from workers.engine.layout import Block, Layout, Matrix
+from workers.engine.lora import require_rank
 from workers.methods.base import MatrixFacts
 from workers.phases.base import Context
 
@@ -15,10 +19,20 @@ def selected(context: Context, block: Block) -> list[Matrix]:
 
 
 def check(context: Context) -> None:
-    """Raise TargetsError when the targets select nothing, reach outside the blocks, or the pattern does not fit."""
-    step, layout = context.step, context.streamed.layout
-    if step is None:
-        return
+    """Raise TargetsError where a step does not fit the model at hand, or an adapter one of the pruned matrices."""
+    matrices = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
+    if context.step is not None:
+        _check_step(context.step, context.streamed.layout, matrices)
+    retrain, reconstruct = context.request.spec.retrain, context.request.spec.reconstruct
+    ranks = [retrain.rank] if retrain and retrain.adapter else []
+    ranks += [reconstruct.rank] if reconstruct and "mask_lora" in reconstruct.trainable else []
+    rank = max(ranks, default=0)
+    for matrix in matrices:
+        require_rank(rank, matrix.shape, name=matrix.name)
+
+
+def _check_step(step: PruneStep, layout: Layout, matrices: Sequence[Matrix]) -> None:
+    """Raise where targets select nothing or reach outside the blocks, or pattern or budget do not fit the matrices."""
     for pattern in step.targets.include:
         alone = step.targets.model_copy(update={"include": [pattern], "exclude": []})
         if not any(alone.selects(matrix.name) for matrix in layout.matrices):
@@ -26,7 +40,6 @@ def check(context: Context) -> None:
                 f"targets.include {pattern!r} names no linear map inside the blocks",
                 hint="Embeddings, the head and norms are not pruned in this version; see `GET /layers` for names.",
             )
-    matrices = [matrix for block in layout.blocks for matrix in selected(context, block)]
     if not matrices:
         raise TargetsError("targets select no matrix", hint="Relax targets.exclude.")
     for matrix in matrices:

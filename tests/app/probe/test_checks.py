@@ -86,6 +86,8 @@ CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"retrain": {"rank": 9, "trainable": ["norms"]}}, []),
     ({"retrain": {"rank": 16, "trainable": ["head"]}}, []),
     ({"retrain": {"rank": 16}, "prune": MAGNITUDE | {"targets": targets("mlp")}}, []),
+    ({"retrain": {"rank": 9}, "prune": [FLAP, MAGNITUDE]}, [("/spec/retrain/rank", "rank-too-large")]),
+    ({"retrain": {"rank": 9}, "prune": [FLAP, MAGNITUDE | {"targets": targets("mlp")}]}, []),
     ({"retrain": {"rank": 8}, "prune": MAGNITUDE | {"sparsity": 0.0}}, [("/spec/retrain/trainable", "nothing-pruned")]),
     ({"retrain": {"rank": 8}, "prune": []}, []),
     ({"prune": FLAP | {"pattern": {"multiple_of": 32}}}, [("/spec/prune/0/pattern/multiple_of", "multiple-too-large")]),

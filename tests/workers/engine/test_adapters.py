@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from workers.engine.adapters import Rank, adapted
-from workers.engine.errors import UnsupportedArchitectureError
+from workers.engine.errors import TargetsError, UnsupportedArchitectureError
 from workers.engine.fit import FitPlan, Window, fit
 from workers.engine.trainables import freeze
 
@@ -47,6 +47,17 @@ def test_step_zero_is_the_pruned_module_and_the_merge_is_exact(transposed: bool)
     torch.testing.assert_close(module(inputs), trained, rtol=1e-5, atol=1e-5)
     for name, mask in masks.items():
         assert not module.get_parameter(name)[~mask].any()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_rank_above_the_smaller_side_is_refused(transposed: bool) -> None:
+    module, masks, _, _ = _pruned(transposed=transposed)
+    stored = dict.fromkeys(masks, torch.float32)
+    with pytest.raises(TargetsError, match="0 is only 12 x 8, too small for a rank of 9") as caught:
+        adapted(module, masks, stored=stored, like=Rank(rank=9, alpha=6.0, seed=5)).__enter__()
+    assert caught.value.hint == "Ask for a rank of 8 at most."
+    with adapted(module, masks, stored=stored, like=Rank(rank=8, alpha=6.0, seed=5)):
+        pass
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

@@ -15,6 +15,7 @@ from app.specs.job import CompressionSpec
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model
 from tests.workers.phases.test_structure import logits, report_of
+from workers.engine.errors import TargetsError
 from workers.messages import Metric
 
 DEPTH: dict[str, Any] = {"method": "block_influence", "pattern": {"kind": "depth", "count": 1}}
@@ -134,6 +135,15 @@ def test_an_adapter_that_stays_apart_fits_the_smaller_model(tmp_path: Path, text
     tensors = load_file(job.artifact / "adapter" / "adapter_model.safetensors")
     assert {tensor.shape[1] for name, tensor in tensors.items() if "down_proj.lora_A" in name} == {32}
     assert json.loads((job.artifact / "config.json").read_text())["num_hidden_layers"] == 2
+
+
+@pytest.mark.parametrize("fields", [
+    {"retrain": PERP | {"rank": 12, "trainable": ["mask_lora"]}},
+    {"reconstruct": {"trainable": ["mask_lora"], "rank": 12}},
+])  # fmt: skip
+def test_a_rank_is_held_against_what_is_left(fields: dict[str, Any], tmp_path: Path, texts: Path, deep: Path) -> None:
+    with pytest.raises(TargetsError, match="k_proj is only 8 x 32, too small for a rank of 12"):  # 16 x 32 before
+        run(tmp_path, deep, texts, HEADS, **fields)
 
 
 @pytest.mark.parametrize(("fields", "at"), [

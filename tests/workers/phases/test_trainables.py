@@ -103,6 +103,18 @@ def test_trained_parameters_are_the_closed_formulas(
     assert context.trained == {"retraining": COUNTS[kind]}
 
 
+@pytest.mark.parametrize(("kind", "rank", "refusal"), [
+    ("spp", 17, "k_proj is only 16 x 32, too small for a rank of 17"),
+    ("head", 33, "lm_head is only 384 x 32, too small for a rank of 33"),
+])  # fmt: skip
+def test_a_rank_above_the_smaller_side_is_refused(
+    tmp_path: Path, models: dict[str, Path], text: Path, kind: str, rank: int, refusal: str
+) -> None:
+    with pytest.raises(TargetsError, match=refusal) as caught:
+        _run(tmp_path, models["llama"], text, steps=1, trainable=[kind], rank=rank).recover()
+    assert caught.value.hint == f"Ask for a rank of {rank - 1} at most."
+
+
 def test_full_training_counts_what_is_kept(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
     context = _run(tmp_path, models["llama"], text, steps=1, method="full").recover()
     assert context.trained == {"retraining": WEIGHTS // 2 + 2 * TABLE + 5 * 32}
