@@ -11,7 +11,7 @@ from app.specs.steps import BlockWindow, Reconstruct
 from workers.engine import numerics
 from workers.engine.errors import TargetsError, UnsupportedArchitectureError
 from workers.engine.hidden import Hidden
-from workers.engine.layout import Block
+from workers.engine.layout import Block, Matrix
 from workers.engine.submodules import find_halves
 from workers.engine.window_size import Load, Room, largest_fitting
 from workers.phases.base import Context, PhaseRun
@@ -50,8 +50,7 @@ def spans(kind: str | BlockWindow, blocks: Sequence[Block]) -> list[Sequence[Blo
 
 def _require_something_in_a_matrix(context: Context, spec: Reconstruct) -> None:
     """Raise TargetsError where windows of one matrix would hold nothing that is to be trained."""
-    pruned = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
-    biased = any(f"{matrix.name}.bias" in context.streamed.tensors for matrix in pruned)
+    biased = any(f"{matrix.name}.bias" in context.streamed.tensors for matrix in _pruned(context))
     if set(spec.trainable) <= ({"norms"} if biased else {"norms", "biases"}):
         raise TargetsError(
             "a window of one matrix holds no norm" + (", and no pruned matrix has a bias" if not biased else ""),
@@ -63,11 +62,17 @@ def _require_something_in_a_matrix(context: Context, spec: Reconstruct) -> None:
 def _largest(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
     """The largest kind that memory allows, of those that the model can be cut into."""
     kind = _by_memory(context, spec, windows_NT)
-    if kind == "matrix" and context.kept is not None:
-        kind = "submodule"  # a matrix by itself cannot make up for parts that are gone
+    # A matrix by itself cannot make up for parts that are gone, and an expert's does not read every token.
+    by_matrix = context.kept is None and not any(matrix.routed for matrix in _pruned(context))
+    if kind == "matrix" and not by_matrix:
+        kind = "submodule"
     if kind == "submodule" and not _splits(context, windows_NT[:1]):
-        kind = "block" if context.kept is not None else "matrix"
+        kind = "matrix" if by_matrix else "block"
     return kind
+
+
+def _pruned(context: Context) -> list[Matrix]:
+    return [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
 
 
 def _splits(context: Context, probe_NT: torch.Tensor) -> bool:

@@ -63,6 +63,16 @@ def test_auto_takes_matrices_where_a_block_has_no_halves(
     assert job.metrics("error_after")
 
 
+def test_auto_takes_no_matrix_that_reads_only_some_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _allow(monkeypatch, "matrix")
+    taken = {}
+    for name, include in (("experts", ["up_proj"]), ("attention", ["q_proj"])):
+        prune = [{"method": "wanda", "sparsity": 0.5, "targets": {"include": include}}]
+        context = _job(tmp_path / name, "mixtral", window="auto", prune=prune).recover()
+        taken[name] = context.protocol["reconstructing"]["window"]
+    assert taken == {"experts": "submodule", "attention": "matrix"}
+
+
 # (what memory allows, whether norms stand first, what is taken once whole parts are gone)
 @pytest.mark.parametrize(
     ("allowed", "norm_first", "taken"),
