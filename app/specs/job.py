@@ -19,7 +19,7 @@ from app.specs.steps import SCHEDULES, Calibration, Evaluate, Gate, Output, Reco
 from app.specs.structure import DepthFields, StructureStep
 
 SCHEMA_VERSION = 1
-ENGINE_VERSION = "3"
+ENGINE_VERSION = "4"
 """Part of every work hash: raised whenever equal specs would give other bytes."""
 
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.hidden import Hidden
 from workers.engine.layout import Block
+from workers.engine.numerics import autocast
 from workers.engine.submodules import Half, Halves, Run, find_halves
 
 Mode = Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"]
@@ -93,7 +94,7 @@ def casting(run: Run, walk: Hidden) -> Run:
     dtype, device = walk.streamed.compute_dtype, walk.streamed.device
 
     def cast(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             return run(inputs)
 
     return cast
