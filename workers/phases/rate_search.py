@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from app.specs import retraining
 from workers.engine import ladder
 from workers.engine.train import DivergedError, Trainer
 from workers.engine.trainables import Trainable, restore, snapshot
@@ -20,11 +21,6 @@ BASE_RATES: Final = {
 """What a factor multiplies: vectors bear more than adapters, and those more than weights."""
 FIRST: Final = -1
 """The rung that is tried first, and taken where a retraining is too short for trials: about a third."""
-MOST_TRIALS: Final = 5
-TRIAL_SHARE: Final = 0.1
-"""Length of a trial as a share of the training: all of them together are at most half of it."""
-LEAST_STEPS: Final = 4
-"""Shorter trials tell nothing."""
 HOPELESS: Final = 2.0
 """A trial whose loss is so many times that of its first step has diverged, and ends."""
 
@@ -53,8 +49,7 @@ def search(
         told: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
     else:  # a state's seconds count the search's already
         told = dict(stored.data if "state" in kept else phase.reuse(stored))
-    length = max(LEAST_STEPS, round(TRIAL_SHARE * steps))
-    most = min(MOST_TRIALS, steps // (2 * length))
+    most, length = retraining.trials(steps)
     losses = {int(row["rung"]): _number(row["validation_loss"]) for row in told["trials"]}
     start = snapshot(items)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from app.specs import retraining
 from app.specs.steps import Retrain
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, recovery
@@ -42,7 +43,7 @@ def test_trials_cost_at_most_half_of_the_training_and_are_told(
     context = _run(tmp_path, llama, texts).recover()
     told = context.protocol["retraining"]
     trials = told["rate_search"]["trials"]
-    assert 3 <= len(trials) <= rate_search.MOST_TRIALS
+    assert 3 <= len(trials) <= retraining.MOST_TRIALS
     assert advanced.count(40) == 40
     assert advanced.count(4) == 4 * len(trials) <= 20
     losses = {row["factor"]: row["validation_loss"] for row in trials}
@@ -107,7 +108,7 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_search, "BASE_RATES", {**rate_search.BASE_RATES, "norms": 1e3})
-    monkeypatch.setattr(rate_search, "MOST_TRIALS", 2)
+    monkeypatch.setattr(retraining, "MOST_TRIALS", 2)
     context = _run(tmp_path, llama, texts, steps=400).recover()
     told = context.protocol["retraining"]["rate_search"]
     assert [row["validation_loss"] for row in told["trials"]] == [None, None]
