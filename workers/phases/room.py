@@ -2,7 +2,8 @@
 
 Under `max_host_memory_bytes` the weights come from the files block by block anyway; hidden states move into a file and
 perplexity is measured block by block where holding them, or the whole model, would go beyond the limit. None of it
-changes a bit of the result. What needs the whole model in memory (retraining) is refused when that does not fit.
+changes a bit of the result. What needs more (retraining: the whole model, perhaps a teacher, and what the optimizer
+keeps) is refused when that does not fit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from app.specs import retraining
 from workers.engine.errors import NoRoomError
 from workers.engine.layout import Block
 from workers.engine.walk import TOKENS_PER_BATCH
@@ -20,6 +22,8 @@ from workers.phases.base import Context
 
 WORK_BYTES = 32
 """Scores, their selection, a mask and two float32 copies, per weight of the matrix in work."""
+STREAMS = 4
+"""What reconstruction keeps of all hidden states at once: entering and leaving, for student and teacher."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Room:
     """The hidden states of all calibration windows between two blocks."""
     model: int
     """The whole model in the compute dtype."""
+    training: int = 0
+    """What stays while it is retrained, where that is computed."""
+    state: int = 0
+    """What the host holds of a retraining on a GPU."""
 
     @property
     def least(self) -> int:
@@ -56,6 +64,7 @@ def check(context: Context) -> None:
         needed = measured(context)
         on_device = max(needed.outside, needed.block)
         _require(on_device, request.max_device_memory_bytes, "max_device_memory_bytes", what="one block")
+        _require(needed.training, request.max_device_memory_bytes, "max_device_memory_bytes", what="retraining")
         context.by_blocks |= needed.model > request.max_device_memory_bytes
     if request.max_host_memory_bytes is not None:
         _check_host(context, measured(context), request.max_host_memory_bytes)
@@ -68,9 +77,10 @@ def _check_host(context: Context, room: Room, limit: int) -> None:
     spec = context.request.spec
     whole = least + room.model
     if spec.retrain is not None:
-        _require(whole, limit, "max_host_memory_bytes", what="retraining, which holds the whole model")
+        held = room.training if on_host else room.state
+        _require(least + held, limit, "max_host_memory_bytes", what="retraining, which holds the whole model")
     if spec.reconstruct is not None:
-        _require(least + 2 * room.hidden, limit, "max_host_memory_bytes", what="reconstruction's hidden states")
+        _require(least + STREAMS * room.hidden, limit, "max_host_memory_bytes", what="reconstruction's hidden states")
     if spec.structure or spec.evaluate.divergence or spec.evaluate.tasks or spec.evaluate.latency:
         _require(whole, limit, "max_host_memory_bytes", what="what is asked for, which holds the whole model")
     if least + room.hidden > limit:
@@ -97,7 +107,8 @@ def measured(context: Context) -> Room:
         sum(sizes[name] for name in set(block.tensors.values()) if name in sizes) for block in streamed.layout.blocks
     ]
     total = sum(sizes.values())
-    calibration = context.request.spec.calibration
+    spec = context.request.spec
+    calibration = spec.calibration
     length = context.length_of(calibration)
     width = streamed.config.get_text_config().hidden_size
     blocks = [
@@ -110,7 +121,25 @@ def measured(context: Context) -> Room:
         block=max(blocks),
         hidden=calibration.samples * length * width * item,
         model=total * item,
+        training=training_bytes(context),
+        state=retraining.STATE_BYTES * retraining.trained(spec.retrain, _shapes(context)) if spec.retrain else 0,
     )
+
+
+def training_bytes(context: Context) -> int:
+    """What stays in memory while the job's model is retrained: weights, teacher, and what the optimizer keeps."""
+    spec = context.request.spec.retrain
+    return retraining.memory_bytes(spec, _shapes(context), itemsize=context.compute_dtype.itemsize) if spec else 0
+
+
+def _shapes(context: Context) -> retraining.Shapes:
+    streamed = context.streamed
+    config = streamed.config.get_text_config()
+    return retraining.Shapes(
+        parameters=sum(streamed.parameters.values()),
+        edges=sum(sum(matrix.shape) for matrix in streamed.layout.matrices),
+        vocabulary=config.vocab_size, width=config.hidden_size,
+    )  # fmt: skip
 
 
 def _need(context: Context) -> Need:

@@ -1,4 +1,4 @@
-"""The dense model as a teacher, held once in the compute dtype; whether memory bears it is said before the job runs."""
+"""The dense model as a teacher, held once in the compute dtype; whether free memory bears it is said before the run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from workers.engine.losses import Distillation, Loss, language_loss
 from workers.engine.numerics import autocast
 from workers.engine.recompute import LARGE, activation_bytes
 from workers.phases.base import Context
+from workers.phases.room import training_bytes
 
 
 def check(context: Context) -> None:
@@ -21,15 +22,15 @@ def check(context: Context) -> None:
     spec = context.request.spec.retrain
     if spec is None or spec.loss == "cross_entropy":
         return
-    held, free = model_bytes(context), _allowed_bytes(context)
-    if 2 * held > free:
+    needed, free = training_bytes(context), free_bytes(context.device)
+    if needed > free:
         raise NoRoomError(
-            f"`loss: {spec.loss}` holds the dense model beside the trained one: {_mib(2 * held)} MiB, "
+            f"`loss: {spec.loss}` holds the dense model beside the trained one: {_mib(needed)} MiB, "
             f"and {_mib(free)} MiB are free",
             hint="Use `loss: cross_entropy`, compute_dtype bfloat16, or a larger machine.",
             class_="gpu_oom" if context.device.type == "cuda" else "host_oom",
         )
-    context.warn("teacher_in_memory", f"The dense teacher takes {_mib(held)} MiB of memory beside the trained model.")
+    context.warn("teacher_in_memory", f"Retraining beside a dense teacher takes {_mib(needed)} MiB of memory.")
 
 
 @contextmanager
@@ -51,22 +52,9 @@ def recomputes(context: Context, spec: Retrain) -> bool:
     return kept > LARGE * free_bytes(context.device)
 
 
-def model_bytes(context: Context) -> int:
-    """The model's parameters in the compute dtype."""
-    return sum(context.streamed.parameters.values()) * context.compute_dtype.itemsize
-
-
 def free_bytes(device: torch.device) -> int:
     """Memory that is free where the model is computed."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
-
-
-def _allowed_bytes(context: Context) -> int:
-    """What is free, or the job's limit where that is less."""
-    request = context.request
-    limit = request.max_device_memory_bytes if context.device.type == "cuda" else request.max_host_memory_bytes
-    free = free_bytes(context.device)
-    return free if limit is None else min(free, limit)
 
 
 def _mib(size: int) -> int:

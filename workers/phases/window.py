@@ -15,6 +15,7 @@ from workers.engine.layout import Block, Matrix
 from workers.engine.submodules import find_halves
 from workers.engine.window_size import Load, Room, largest_fitting
 from workers.phases.base import Context, PhaseRun
+from workers.phases.room import STREAMS
 from workers.phases.targets import selected
 
 
@@ -89,8 +90,7 @@ def _splits(context: Context, probe_NT: torch.Tensor) -> bool:
 
 def _by_memory(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
     itemsize, width = context.compute_dtype.itemsize, _width(context)
-    # Entering and leaving, for student and teacher.
-    streams = 4 * windows_NT.numel() * width * itemsize
+    streams = STREAMS * windows_NT.numel() * width * itemsize
     load = Load(min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1], itemsize, streams)
     request, cpu = context.request, context.device.type == "cpu"
     host = _capped(numerics.host_memory_bytes(), request.max_host_memory_bytes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fixtures.jobs import LocalJob, local_job
+from tests.fixtures.tiny_models import VOCABULARY
 from workers import child
 from workers.engine.errors import NoRoomError
 from workers.messages import Done, Message
@@ -67,9 +69,43 @@ def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, l
 def test_retraining_needs_the_whole_model(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "measured", lambda _: room.Room(process=10, outside=20, block=30, hidden=5, model=50))
+    there = room.Room(process=10, outside=20, block=30, hidden=5, model=50, training=70)
+    monkeypatch.setattr(room, "measured", lambda _: there)
     with pytest.raises(NoRoomError, match="retraining"):
-        _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=60)
+        _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=109)
+
+
+PARAMETERS = 2 * (3 * 32 * 64 + 2 * 32 * 32 + 2 * 32 * 16 + 2 * 32) + 32 + 2 * VOCABULARY * 32
+"""Of two blocks, the last norm, embeddings and head."""
+EDGES = 2 * (2 * 64 + 2 * 48 + 3 * 96)
+
+
+@pytest.mark.parametrize(
+    ("retrain", "expected"),
+    [
+        ({"trainable": ["norms", "mask_lora"], "rank": 2}, 4 * PARAMETERS + 20 * 2 * EDGES),
+        ({"method": "full"}, 21 * PARAMETERS),
+        ({"method": "full", "loss": "kl"}, 25 * PARAMETERS),
+        ({"trainable": ["norms"], "loss": "squarehead"}, 8 * PARAMETERS),
+    ],
+)
+def test_retraining_counts_what_moves_and_the_teacher(
+    retrain: dict[str, Any], expected: int, tmp_path: Path, texts: Path, llama: Path
+) -> None:
+    needed = _measured(local_job(tmp_path, llama, texts, retrain=retrain))
+    assert needed.training == expected
+
+
+def test_reconstruction_keeps_four_streams(
+    tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = room.Room(process=10, outside=20, block=30, hidden=5, model=50)
+    monkeypatch.setattr(room, "measured", lambda _: there)
+    context = Context(local_job(tmp_path, llama, texts, reconstruct={}).request(), lambda _: None)
+    for limit, wrong in ((60, False), (59, True)):
+        context.request = context.request.model_copy(update={"max_host_memory_bytes": limit})
+        with pytest.raises(NoRoomError, match="hidden states") if wrong else nullcontext():
+            room.check(context)
 
 
 def test_a_cpu_job_says_that_it_ignores_the_device_limit(tmp_path: Path, texts: Path, llama: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -15,7 +16,7 @@ from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine.errors import NoRoomError, TargetsError
 from workers.engine.weights import Weights
 from workers.messages import Checkpoint, Message
-from workers.phases import retrain, teacher
+from workers.phases import retrain, room, teacher
 from workers.phases.base import Context
 from workers.phases.pace import pruning_distance
 from workers.phases.scoring import score_weights
@@ -218,14 +219,17 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
     context = run.context()
     teacher.check(context)
     assert run.warnings == ["teacher_in_memory"]
-    monkeypatch.setattr(teacher, "free_bytes", lambda _: 2 * teacher.model_bytes(context) - 1)
+    monkeypatch.setattr(teacher, "free_bytes", lambda _: room.training_bytes(context) - 1)
     with pytest.raises(NoRoomError, match="holds the dense model") as refusal:
         teacher.check(context)
     assert refusal.value.class_ == "host_oom"
     monkeypatch.undo()
-    context.request = context.request.model_copy(update={"max_host_memory_bytes": 1000})
-    with pytest.raises(NoRoomError):
-        teacher.check(context)
+    needed = room.measured(context)
+    monkeypatch.setattr(room, "measured", lambda _: needed)
+    for limit, wrong in ((needed.least + needed.training, False), (needed.least + needed.training - 1, True)):
+        context.request = context.request.model_copy(update={"max_host_memory_bytes": limit})
+        with pytest.raises(NoRoomError, match="retraining") if wrong else nullcontext():
+            room.check(context)
 
 
 def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
