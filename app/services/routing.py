@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from app.probe import ModelFacts
 from app.settings import Settings
+from app.specs import retraining
 from app.specs.job import CompressionSpec
 
 FLOAT_BYTES = 4
@@ -45,5 +46,14 @@ def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
     tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
     streamed = block + 2 * tokens * facts.hidden_size
     embeddings = facts.vocab_size * facts.hidden_size
-    whole = facts.parameters + facts.parameters // 4 if spec.retrain else 0
-    return FLOAT_BYTES * max(streamed, whole, embeddings)
+    training = training_bytes(spec, facts, itemsize=2 if spec.compute_dtype == "bfloat16" else FLOAT_BYTES)
+    return max(FLOAT_BYTES * max(streamed, embeddings), training + training // 4)  # a quarter for activations
+
+
+def training_bytes(spec: CompressionSpec, facts: ModelFacts, *, itemsize: int) -> int:
+    """Return what stays in memory while a model is retrained; `itemsize`: of the compute dtype."""
+    if spec.retrain is None:
+        return 0
+    edges = sum(matrix.num_outputs + matrix.num_inputs for matrix in facts.matrices)
+    shapes = retraining.Shapes(facts.parameters, edges, vocabulary=facts.vocab_size, width=facts.hidden_size)
+    return retraining.memory_bytes(spec.retrain, shapes, itemsize=itemsize)

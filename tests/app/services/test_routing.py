@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,11 +39,22 @@ def test_the_first_class_that_holds_a_job_takes_it_and_the_last_one_what_none_ho
     assert routing.worker_class(settings("default"), SPEC, facts) == "default"
 
 
-def test_retraining_holds_the_whole_model(facts: ModelFacts) -> None:
-    retrained = SPEC.model_copy(update={"retrain": CompressionSpec.model_validate(
-        {"prune": [], "retrain": {"steps": 1}}
-    ).retrain})  # fmt: skip
-    assert routing.memory_bytes(retrained, facts) >= 4 * facts.parameters > routing.memory_bytes(SPEC, facts)
+@pytest.mark.parametrize(
+    ("retrain", "bytes_each"),
+    [
+        ({"trainable": ["norms"]}, 4),
+        ({"trainable": ["norms"], "loss": "kl"}, 8),
+        ({"method": "full"}, 21),
+        ({"method": "full", "loss": "squarehead"}, 25),
+    ],
+)
+def test_retraining_holds_the_whole_model_and_what_its_method_and_loss_keep(
+    facts: ModelFacts, retrain: dict[str, Any], bytes_each: int
+) -> None:
+    spec = CompressionSpec.model_validate({"prune": [], "retrain": retrain, "calibration": SPEC.calibration})
+    held = bytes_each * facts.parameters
+    assert routing.memory_bytes(spec, facts) == held + held // 4 > routing.memory_bytes(SPEC, facts)
+    assert routing.worker_class(settings(f"cpu={held},gpu={2 * held}"), spec, facts) == "gpu"
 
 
 @pytest.mark.parametrize("classes", ["", "cpu=2,gpu=1", "=5", "cpu=x"])
