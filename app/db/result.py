@@ -16,7 +16,7 @@ def _job() -> Mapped[str]:
 
 
 class PhaseRecord(OfProject, Base):
-    """One phase of a job, over all its attempts."""
+    """One phase of a job, over all its attempts, and all its turns where there are cycles, members or several steps."""
 
     __tablename__ = "phases"
 
@@ -24,8 +24,10 @@ class PhaseRecord(OfProject, Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     attempt: Mapped[int]
     started_at: Mapped[datetime]
+    """Of the newest turn."""
     finished_at: Mapped[datetime | None]
     seconds: Mapped[float | None]
+    """Of all turns that the newest attempt has finished, work that it took over included."""
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     perplexity: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
 

@@ -10,12 +10,11 @@ from itertools import groupby
 from typing import Any
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import events, leases, results
-from app.db.result import LayerRow, LogLine, MetricPoint, PhaseRecord
+from app.db.result import LayerRow, LogLine, MetricPoint
 from app.db.reuse import PhaseResult
 from app.db.session import Database, clock
 from app.ids import new_id
@@ -166,21 +165,17 @@ class Recorder:
             events.append(session, job, [event for _, event in group], now=now, phase=phase)
 
     def _start_phase(self, session: Session, job: Job, message: PhaseStarted, now: datetime) -> events.NewEvent:
-        row = {
-            "job_id": job.id, "project_id": job.project_id, "name": message.phase, "attempt": job.attempt,
-            "started_at": now, "finished_at": None, "seconds": None, "peak_memory_bytes": None, "perplexity": None,
-        }  # fmt: skip
-        results.upsert(session, PhaseRecord, [row])
+        results.begin_phase(session, job, message.phase, now=now)
         job.phase = message.phase
         job.phase_current, job.phase_total, job.phase_unit = 0, message.total, message.unit
         self._raise_progress(job, message.phase, 0, message.total)
         return "job.phase_started", _data(message)
 
     def _complete_phase(self, session: Session, job: Job, message: PhaseCompleted, now: datetime) -> events.NewEvent:
-        row = session.scalar(select(PhaseRecord).where(PhaseRecord.job_id == job.id, PhaseRecord.name == message.phase))
-        if row is not None:
-            row.finished_at, row.seconds = now, message.seconds
-            row.peak_memory_bytes, row.perplexity = message.peak_memory_bytes, message.perplexity
+        results.end_phase(
+            session, job, message.phase, now=now, seconds=message.seconds,
+            peak_memory_bytes=message.peak_memory_bytes, perplexity=message.perplexity,
+        )  # fmt: skip
         if job.phase == message.phase:
             job.phase_current = job.phase_total
         self._raise_progress(job, message.phase, 1, 1)
