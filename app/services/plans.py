@@ -16,7 +16,7 @@ from app.db.session import clock
 from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
 from app.probe import ModelFacts
-from app.services import equal_work, estimates, idempotency, known, models, routing, uploads
+from app.services import equal_work, estimates, fitting, idempotency, known, models, routing, uploads
 from app.services.admission import Admitted, admit
 from app.services.idempotency import Key
 from app.services.resources import Resources
@@ -87,6 +87,9 @@ def make(
         "queue_position": _queue_position(session, worker_class), "reusable_job_id": done.id if done else None,
         **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None),
     }  # fmt: skip
+    if spec and facts:
+        short = fitting.warnings(session, settings, worker_class, spec, facts, request.limits, now=now)
+        document["warnings"] = [*short, *document["warnings"]]
     plan = Plan(
         id=new_id("pln"), project_id=project_id, request_sha256=request_sha256(request), document=document,
         created_at=now, expires_at=now + LIFE,

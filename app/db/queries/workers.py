@@ -72,3 +72,12 @@ def ask_to_drain(session: Session, worker_id: str, *, now: datetime) -> Worker |
 def drain_requested(session: Session, worker_id: str) -> bool:
     """Tell whether a worker was asked to drain."""
     return session.scalar(select(Worker.drain_requested_at).where(Worker.id == worker_id)) is not None
+
+
+def largest(session: Session, worker_class: str, *, seen_after: datetime) -> tuple[str, int] | None:
+    """Return (device, bytes of its memory) of the largest worker of a class that was seen lately; None without one."""
+    query = select(Worker.device, Worker.memory_bytes).where(
+        Worker.worker_class == worker_class, Worker.seen_at >= seen_after, Worker.memory_bytes.is_not(None)
+    )
+    row = session.execute(query.order_by(Worker.memory_bytes.desc()).limit(1)).first()
+    return None if row is None else (row.device, row.memory_bytes)

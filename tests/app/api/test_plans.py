@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.db.job import Job
+from app.db.job import Job, Worker
 from app.db.planning import Plan
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
@@ -64,6 +64,38 @@ def test_a_plan_of_a_search_counts_its_jobs_and_a_smaller_model_is_not_called_as
     searching = {**spec, "objective": {"seconds_per_token": 0.001, "max_trials": 5}}
     warnings = plan(client, {**body, "spec": searching})["warnings"]
     assert any(item["code"] == "searches" and "5 jobs" in item["text"] for item in warnings)
+
+
+def test_a_teacher_is_told_and_one_that_does_not_fit_too(
+    client: TestClient, body: dict[str, Any], rows: Database, model: Path
+) -> None:
+    def said(trainer: dict[str, Any], **fields: Any) -> dict[str, str]:
+        spec = {**body["spec"], "retrain": {"steps": 10, "trainable": ["norms"], **trainer}}
+        found = {item["code"]: item["text"] for item in plan(client, {**body, "spec": spec, **fields})["warnings"]}
+        return {code: text for code, text in found.items() if code.startswith(("teacher", "retraining"))}
+
+    parameters = probe(model).parameters
+    each, twice = (-(-count * parameters // 2**20) for count in (4, 8))
+    assert said({}) == {}
+    assert said({"loss": "kl"}) == {
+        "teacher_in_memory": f"Retraining beside a dense teacher takes about {twice} MiB of memory."
+    }
+    with rows.unit_of_work() as session:
+        now = clock(session)
+        session.add(
+            Worker(
+                id="wrk_gpu", worker_class="default", host="h", pid=1, device="cuda", engine_version="2",
+                memory_bytes=3 * parameters, started_at=now, seen_at=now,
+            )
+        )  # fmt: skip
+    # On a GPU the forward pass is in bfloat16: the model and its teacher are four bytes a parameter.
+    assert said({"loss": "kl"}) == {
+        "retraining_does_not_fit": f"Retraining beside a dense teacher takes about {each} MiB of memory, and a job "
+        f"here has {3 * parameters // 2**20} MiB."
+    }
+    assert said({}) == {}
+    assert set(said({}, limits={"max_device_memory_bytes": 2**20})) == {"retraining_does_not_fit"}
+    assert set(said({"method": "full", "trainable": []})) == {"retraining_does_not_fit"}
 
 
 def test_finished_jobs_calibrate_the_seconds(
