@@ -15,6 +15,7 @@ from app.db.job import Job
 from app.db.result import PhaseRecord
 from app.probe import ModelFacts
 from app.services import known, routing
+from app.specs import retraining
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec
 from app.specs.prune import PruneStep
@@ -48,14 +49,19 @@ class Rates:
 
 
 def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
-    """Return the work of every phase of a resolved spec: floating-point operations, or bytes where files move."""
+    """Return the work of every phase of a resolved spec: floating-point operations, or bytes where files move.
+
+    Cycles go through phases once each; members of a soup that are jobs of their own count with the job.
+    """
     inside = sum(matrix.num_outputs * matrix.num_inputs for matrix in facts.matrices)
     tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
     scored = sum(
         (item.max_windows or ASSUMED_WINDOWS) * (item.sequence_length or 0) for item in spec.evaluate.perplexity
     )
     forward = 2.0 * facts.parameters
-    extra = 1 + (1 if spec.evaluate.after_each_phase else 0)
+    turns = spec.cycles.count if spec.cycles else 1
+    members = spec.soup.members if spec.soup else 1
+    after = forward * scored if spec.evaluate.after_each_phase else 0.0
     found = {"fetching": float(facts.bytes), "baseline": forward * scored}
     if spec.prune:
         reads_gram = any(isinstance(step, PruneStep) and step.reads == "gram" for step in spec.prune)
@@ -63,20 +69,28 @@ def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
         recovers = spec.reconstruct is not None or spec.retrain is not None
         walk, rescored = 2.0 * inside * tokens, forward * scored if recovers else 0.0
         if spec.propagation == "dense":  # its statistics are a result by themselves, and pruning reads a few tokens
-            found |= {"calibrating": walk + grams, "pruning": 2.0 * inside * min(tokens, ERROR_TOKENS) + rescored}
+            found |= {
+                "calibrating": turns * (walk + grams),
+                "pruning": turns * (2.0 * inside * min(tokens, ERROR_TOKENS) + rescored),
+            }
         else:
-            found |= {"calibrating": 0.0, "pruning": 2 * walk + grams + rescored}
+            found |= {"calibrating": 0.0, "pruning": turns * (2 * walk + grams + rescored)}
     if spec.reconstruct is not None:
         epochs = spec.reconstruct.epochs + 2  # the search of a rate and the errors before and after
-        found["reconstructing"] = 6.0 * inside * tokens * epochs + forward * scored * (extra - 1)
+        found["reconstructing"] = turns * (6.0 * inside * tokens * epochs + after)
     if spec.retrain is not None:
         retrain = spec.retrain
-        seen = retrain.steps * retrain.batch_size * retrain.accumulate * (retrain.sequence_length or 0)
-        found["retraining"] = 3 * forward * seen + forward * scored * (extra - 1)
-        found["merging"] = float(inside)
-    return {
-        **found, "evaluating": forward * scored, "exporting": float(facts.bytes), "uploading": float(facts.bytes)
-    }  # fmt: skip
+        seen = retraining.steps(spec) * retrain.batch_size * retrain.accumulate * (retrain.sequence_length or 0)
+        passes = 3 if retrain.loss == "cross_entropy" else 4  # forward, backward, and forward through the teacher
+        found["retraining"] = passes * forward * seen + turns * members * after
+        found["merging"] = float(turns * members * inside)
+    written = float(jobs(spec) * facts.bytes)
+    return {**found, "evaluating": jobs(spec) * forward * scored, "exporting": written, "uploading": written}
+
+
+def jobs(spec: CompressionSpec) -> int:
+    """Return how many jobs a spec is: the members of a soup outside of cycles are jobs of their own."""
+    return 1 + spec.soup.members if spec.soup and not spec.cycles else 1
 
 
 def memory_bytes(phase: str, spec: CompressionSpec, facts: ModelFacts) -> int:
@@ -118,8 +132,11 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
         model = known.model(session, project_id, _pinned(job))
         if model is None:
             continue
+        spec = CompressionSpec.model_validate_json(canonical(job.resolved_spec))
+        if jobs(spec) > 1:  # its rows are its own part only; its members tell theirs
+            continue
         counted += 1
-        expected = works(CompressionSpec.model_validate_json(canonical(job.resolved_spec)), model.facts)
+        expected = works(spec, model.facts)
         records = session.scalars(select(PhaseRecord).where(PhaseRecord.job_id == job.id)).all()
         for record in records:
             if record.seconds and expected.get(record.name):

@@ -162,7 +162,7 @@ def _estimate(
         }
         for phase, work in estimates.works(spec, facts).items()
     ]  # fmt: skip
-    total = rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
+    total = estimates.jobs(spec) * rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
     return {
         "phases": phases, "seconds": round(total, 3), "calibrated_by": rates.jobs,
         "warnings": _warnings(spec, rates),
@@ -174,6 +174,9 @@ def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, s
     if spec.objective is not None:
         text = f"A search may run {spec.objective.max_trials} jobs before the last one; seconds are those of one."
         found.append({"code": "searches", "text": text})
+    if estimates.jobs(spec) > 1:
+        text = "The members of the soup are jobs of their own; seconds are of all jobs, one after the other."
+        found.append({"code": "members", "text": text})
     if spec.masking and spec.output.format == "safetensors":
         text = "The same size on disk unless packed, and no speed-up on a runtime that does not exploit the zeros."
         found.append({"code": "no_speed_up", "text": text})

@@ -127,6 +127,46 @@ def test_finished_jobs_calibrate_the_seconds(
     assert 7.0 < seconds(plan(client, twice))["pruning"] < 14.1
 
 
+@pytest.mark.parametrize(
+    ("fields", "counted", "expected"),
+    [
+        ({"cycles": {"count": 3}}, 1, 7.0),  # 21 seconds are those of three cycles
+        ({"soup": {"members": 2}}, 0, None),  # its retraining is another job's
+    ],
+)
+def test_seconds_of_cycles_are_shared_and_a_soup_teaches_nothing(
+    client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path,
+    fields: dict[str, Any], counted: int, expected: float | None,
+) -> None:  # fmt: skip
+    job = client.post("/v1/jobs", json={**body, "spec": {**body["spec"], **fields}}).json()["id"]
+    fixture.start(rows, job)
+    fixture.end(rows, job, "succeeded", report=fixture.REPORT)
+    source = known.source_key(body["source"])
+    assert source is not None
+    facts = probe(model.resolve(), resources.settings.roots).model_dump(mode="json")
+    with rows.unit_of_work() as session:
+        now = clock(session)
+        known.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
+        session.add(
+            PhaseRecord(
+                job_id=job, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
+                seconds=21.0, peak_memory_bytes=1, perplexity=None,
+            )
+        )  # fmt: skip
+    found = plan(client, body)
+    assert found["calibrated_by"] == counted
+    assert expected is None or seconds(found)["pruning"] == pytest.approx(expected)
+
+
+def test_a_plan_of_a_soup_counts_its_members(client: TestClient, body: dict[str, Any]) -> None:
+    alone = plan(client, body)
+    soup = plan(client, {**body, "spec": {**body["spec"], "soup": {"members": 2}}})
+    assert "members" in {item["code"] for item in soup["warnings"]} - {item["code"] for item in alone["warnings"]}
+    assert seconds(soup)["exporting"] == pytest.approx(3 * seconds(alone)["exporting"], abs=0.01)
+    overhead = [document["seconds"] - sum(seconds(document).values()) for document in (alone, soup)]
+    assert overhead[1] == pytest.approx(3 * overhead[0], abs=0.01)
+
+
 def test_a_job_follows_its_plan_or_is_refused(client: TestClient, body: dict[str, Any], rows: Database) -> None:
     found = plan(client, body)
     assert client.post("/v1/jobs", json={**body, "plan_id": found["id"], "name": "planned"}).status_code == 202
