@@ -74,5 +74,6 @@ def steps(spec: CompressionSpec) -> int:
         return 0
     cycles = spec.cycles
     turns = [retrain.steps] if cycles is None else [cycles.steps(n + 1, retrain.steps) for n in range(cycles.count)]
-    searched = [count * length for count, length in map(trials, turns)] if retrain.learning_rate == "auto" else []
-    return retrain.steps * (spec.soup.members if spec.soup else 1) + sum(searched)
+    searches = retrain.learning_rate == "auto" and retrain.rate_factor is None
+    searched = sum(count * length for count, length in map(trials, turns)) if searches else 0
+    return retrain.steps * (spec.soup.members if spec.soup else 1) + searched

@@ -57,6 +57,7 @@ def test_trials_are_at_most_five_of_a_tenth(steps: int, expected: tuple[int, int
     ("fields", "expected"),
     [
         ({"retrain": {"steps": 200, "learning_rate": 0.01}}, 200),
+        ({"retrain": {"steps": 200, "rate_factor": 0.316}}, 200),
         ({"retrain": {"steps": 200}}, 300),
         ({"retrain": {"steps": 200}, "soup": {"members": 3}}, 700),  # the members share what the trials have found
         ({"retrain": {"steps": 82}, "cycles": {"count": 2}}, 82 + 2 * 5 * 4),  # 41 steps each, and trials of four
