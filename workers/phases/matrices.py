@@ -8,9 +8,9 @@ import torch
 
 from app.specs.prune import PruneStep
 from workers.engine import masks
+from workers.engine.guarded import guarded
 from workers.engine.layout import Matrix
 from workers.engine.numerics import generator, require_finite
-from workers.engine.refit import guarded
 from workers.engine.selection import score
 from workers.engine.stats import OutputErrors
 from workers.messages import Layer

@@ -19,8 +19,8 @@ from workers.phases.earlier import taken_over
 from workers.phases.interleave import Interleaved
 from workers.phases.layer_errors import refreshed
 from workers.phases.prune import Pruned
-from workers.phases.refit import Refit
 from workers.phases.scoring import score_weights
+from workers.phases.span import SpanFit
 
 
 def run(context: Context, plan: Plan | None = None) -> None:
@@ -86,13 +86,13 @@ class _Walk:
             walk, streams = self._at(span[0].index)
             with ExitStack() as stack:
                 assert self._dense is not None
-                refit = Refit(self.context, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
-                tensors, trained = refit.finish()
+                fit = SpanFit(self.context, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
+                tensors, trained = fit.finish()
             rows = refreshed(self.context, walk, streams.student, span, tensors)
         for row in rows:
             self.context.layer(row)
         layers = [row.model_dump() for row in rows]
-        data = {"trained": trained, "layers": layers, "error_before": max(refit.errors_before, default=None)}
+        data = {"trained": trained, "layers": layers, "error_before": max(fit.errors_before, default=None)}
         data["warnings"] = self.context.warnings[warned:]
         seconds = time.monotonic() - began
         changed = pruned.tensors | tensors

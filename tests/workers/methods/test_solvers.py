@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.specs.prune import SOLVERS
-from workers.engine.refit import guarded
+from workers.engine.guarded import guarded
 from workers.engine.stats import OutputErrors
 from workers.methods.base import InputStatistics, Pattern, Refit, Solver
 from workers.methods.patterns.nm import NOfM

@@ -15,7 +15,7 @@ from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine import numerics, windows
 from workers.engine.windows import Pair, Part, Streams
 from workers.messages import Checkpoint, Layer, Message, Warned
-from workers.phases import refit
+from workers.phases import span
 from workers.phases.window import _by_memory
 
 TWO_BLOCKS = {"blocks": 2}
@@ -138,7 +138,7 @@ def test_matrices_are_fitted_to_the_same_bits_without_what_the_mode_does_not_rea
     for name in ("table", "lean"):
         with monkeypatch.context() as patch:
             if name == "table":
-                patch.setattr(refit, "matrices_of", _by_the_table)
+                patch.setattr(span, "matrices_of", _by_the_table)
             job = _job(tmp_path / name, "opt", prune, {"window": "matrix", "mode": mode, "epochs": 2})
             job.recover()
         found.append({key: item.sha256 for key, item in job.stored.items() if key[1].startswith("block-")})

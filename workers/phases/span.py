@@ -1,4 +1,4 @@
-"""Refit one span of blocks: its windows in order, each as good as before or better, its zeros proved."""
+"""Fit one span of blocks: its windows in order, each as good as before or better, its zeros proved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.phases.base import Context, PhaseRun
 from workers.phases.dense_side import DenseSide
 
 
-class Refit:
+class SpanFit:
     """The student's blocks of one span, real and in float32 while `stack` is open."""
 
     def __init__(
