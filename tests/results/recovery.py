@@ -50,7 +50,12 @@ RETRAINING: Final[dict[str, dict[str, Any]]] = {
 }
 BOTH: Final[dict[str, dict[str, Any]]] = {
     "least squares, then submodules": {**SOLVED, "reconstruct": {"window": "submodule"}},
-    "least squares, then mask_lora, kl": {**SOLVED, **_perp("mask_lora", loss="kl")},
+    "auto, then submodules": {"update": {"kind": "auto"}, "reconstruct": {"window": "submodule"}},
+    "auto, submodules, then mask_lora, kl": {
+        "update": {"kind": "auto"},
+        "reconstruct": {"window": "submodule"},
+        **_perp("mask_lora", loss="kl"),
+    },
 }
 SOLVE: Final = (*UPDATES, *BOTH)
 """What prunes and refits in one step: what the mask alone left is in the rows of others."""
