@@ -12,7 +12,7 @@ from app.api.views import View
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import presets
 from app.specs.base import Spec
-from app.specs.presets import BUILT_IN, Found
+from app.specs.presets import SHIPPED, Found
 
 router = APIRouter(prefix="/v1/presets", tags=["presets"])
 
@@ -67,5 +67,5 @@ def delete_preset(name: Name, resources: ResourcesDep, project: ProjectDep) -> N
 def _view(found: Found) -> PresetView:
     return PresetView(
         name=found.name, version=found.version, description=found.description, spec=dict(found.spec),
-        built_in=BUILT_IN.get(found.name) is found,
+        built_in=found in SHIPPED,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, Problem
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec
-from app.specs.presets import BUILT_IN, Found, Lookup
+from app.specs.presets import BUILT_IN, Found, Lookup, shipped
 
 
 def lookup(database: Database, project_id: str) -> Lookup:
@@ -34,9 +34,8 @@ def get(database: Database, project_id: str, name: str) -> Found:
     base, _, version = name.partition("@")
     number = int(version) if version.isdecimal() and len(version) < 7 else None
     found = lookup(database, project_id)(base, number) if not version or number else None
-    shipped = BUILT_IN.get(base)
-    if found is None and shipped is not None and version in {"", str(shipped.version)}:
-        found = shipped
+    if found is None and (not version or number):
+        found = shipped(base, number)
     if found is None:
         raise NotFound
     return found
@@ -88,8 +87,8 @@ def _row(session: Session, project_id: str, name: str, version: int | None) -> P
 
 def _next(session: Session, project_id: str, name: str, description: str, spec: dict[str, Any] | None) -> Preset:
     newest = _row(session, project_id, name, None)
-    shipped = BUILT_IN.get(name)
-    version = newest.version if newest else shipped.version if shipped else 0
+    built_in = BUILT_IN.get(name)
+    version = max((found.version for found in (newest, built_in) if found), default=0)
     row = Preset(
         project_id=project_id, name=name, version=version + 1, description=description, spec=spec,
         created_at=clock(session),

@@ -30,41 +30,49 @@ class Found:
 
 
 _SCORE: Final = {"perplexity": [{"max_windows": 128}]}
-BUILT_IN: Final = {
-    found.name: found
-    for found in (
-        Found(
-            "fast", 1, "Half of the weights by Wanda on little text, no recovery: minutes, for a first look.",
-            {"calibration": {"samples": 32}, "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": _SCORE},
-        ),
-        Found(
-            "balanced", 1, "Half of the weights by Wanda, every attention and MLP half refitted.",
-            {"prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"}},
-        ),
-        Found(
-            "quality", 1, "As balanced, and norms and MaskLoRA retrained: the best perplexity, the most seconds.",
-            {
-                "prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"},
-                "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
-            },
-        ),
-        Found(
-            "2of4", 1, "Two of every four weights kept, refitted: the pattern that sparse tensor cores read.",
-            {
-                "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
-                "reconstruct": {"window": "submodule"},
-            },
-        ),
-        Found(
-            "vllm-2of4", 1, "As 2of4, retrained, in bfloat16: what serving engines load.",
-            {
-                "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
-                "reconstruct": {"window": "submodule"}, "output": {"dtype": "bfloat16"},
-                "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
-            },
-        ),
-    )
-}  # fmt: skip
+SHIPPED: Final = (
+    Found(
+        "fast", 1, "Half of the weights by Wanda on little text, no recovery: minutes, for a first look.",
+        {"calibration": {"samples": 32}, "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": _SCORE},
+    ),
+    Found(
+        "balanced", 1, "Half of the weights by Wanda, every attention and MLP half refitted.",
+        {"prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"}},
+    ),
+    Found(
+        "quality", 1, "As balanced, and norms and MaskLoRA retrained: the best perplexity, the most seconds.",
+        {
+            "prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"},
+            "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
+        },
+    ),
+    Found(
+        "quality", 2, "As balanced, refitted by a solver first, then norms and MaskLoRA retrained: the most seconds.",
+        {
+            "prune": {"method": "wanda", "sparsity": 0.5, "update": {"kind": "auto"}},
+            "reconstruct": {"window": "submodule"},
+            "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
+        },
+    ),
+    Found(
+        "2of4", 1, "Two of every four weights kept, refitted: the pattern that sparse tensor cores read.",
+        {
+            "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+            "reconstruct": {"window": "submodule"},
+        },
+    ),
+    Found(
+        "vllm-2of4", 1, "As 2of4, retrained, in bfloat16: what serving engines load.",
+        {
+            "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+            "reconstruct": {"window": "submodule"}, "output": {"dtype": "bfloat16"},
+            "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
+        },
+    ),
+)  # fmt: skip
+"""All versions of all presets, older ones first: a pinned name never changes its meaning."""
+BUILT_IN: Final = {found.name: found for found in SHIPPED}
+"""The newest version of each."""
 
 Lookup = Callable[[str, int | None], Found | None]
 LOOKUP: ContextVar[Lookup | None] = ContextVar("presets", default=None)
@@ -78,8 +86,13 @@ def find(name: str) -> Found | None:
     lookup = LOOKUP.get()
     if lookup is not None and (own := lookup(base, number)) is not None:
         return own
-    shipped = BUILT_IN.get(base)
-    return shipped if shipped is not None and number in {None, shipped.version} else None
+    return shipped(base, number)
+
+
+def shipped(name: str, version: int | None) -> Found | None:
+    """Return what ships under a name: its newest version, or the one asked for."""
+    found = [each for each in SHIPPED if each.name == name and version in {None, each.version}]
+    return found[-1] if found else None
 
 
 def expanded(spec: object) -> object:

@@ -29,7 +29,7 @@ def spec_of(client: TestClient, source: dict[str, Any], **spec: Any) -> dict[str
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_what_ships_is_a_whole_spec(name: str) -> None:
     spec = CompressionSpec.model_validate({"preset": name})
-    assert spec.preset == f"{name}@1"
+    assert spec.preset == BUILT_IN[name].pinned
     assert spec.prune
     again = CompressionSpec.model_validate_json(spec.model_dump_json())
     assert again == spec, "expanded once is expanded for good"
@@ -63,6 +63,13 @@ def test_a_retraining_keeps_the_rest_of_the_preset(retrain: dict[str, Any], kept
     found = CompressionSpec.model_validate({"preset": "quality", "retrain": retrain}).retrain
     assert found is not None
     assert (found.trainable, found.steps, found.rank) == kept
+
+
+def test_what_shipped_before_is_still_there(client: TestClient, source: dict[str, Any]) -> None:
+    old, new = (spec_of(client, source, preset=name)["prune"][0]["update"] for name in ("quality@1", "quality"))
+    assert (old["kind"], new["kind"]) == ("none", "auto")
+    assert [client.get(f"/v1/presets/{name}").json()["version"] for name in ("quality@1", "quality")] == [1, 2]
+    assert client.get("/v1/presets/quality@1").json()["built_in"]
 
 
 def test_a_job_names_a_preset_and_keeps_its_version(client: TestClient, source: dict[str, Any]) -> None:

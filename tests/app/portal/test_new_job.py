@@ -148,14 +148,14 @@ CLONED: list[dict[str, Any]] = [
     },
     {
         "source": {"kind": "huggingface", "repo": "a/123"}, "name": "123",
-        "spec": {"preset": "quality@1", "prune": [], "reconstruct": None},
+        "spec": {"preset": "quality@2", "prune": [], "reconstruct": None},
     },
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", CLONED)
 def test_the_form_of_a_job_stands_for_the_same_job(body: dict[str, Any]) -> None:
-    preset = dict(BUILT_IN[body["spec"].get("preset", "quality@1").partition("@")[0]].spec)
+    preset = dict(BUILT_IN[body["spec"].get("preset", "quality@2").partition("@")[0]].spec)
     preset = preset if "preset" in body["spec"] else {}
     assert document(filled(body, preset), preset) == body
     JobRequest.model_validate(body)
@@ -168,7 +168,7 @@ def test_a_clone_opens_the_form_that_its_job_filled(browser: Browser) -> None:
     values = {box.get("name"): box.get("value") for box in page.all("input")}
     assert values["/spec/prune/sparsity"] == "0.7"
     assert values["/source/repo"] == "org/model"
-    assert any(box.get("value") == "quality@1" and "checked" in box for box in page.all("input"))
+    assert any(box.get("value") == "quality@2" and "checked" in box for box in page.all("input"))
 
 
 def test_the_form_follows_the_schema() -> None:
