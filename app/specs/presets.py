@@ -47,11 +47,11 @@ SHIPPED: Final = (
         },
     ),
     Found(
-        "quality", 2, "As balanced, refitted by a solver first, then norms and MaskLoRA retrained: the most seconds.",
+        "quality", 2, "A solver, then every half refitted, then norms and MaskLoRA retrained beside the dense model.",
         {
             "prune": {"method": "wanda", "sparsity": 0.5, "update": {"kind": "auto"}},
             "reconstruct": {"window": "submodule"},
-            "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
+            "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500, "loss": "kl"},
         },
     ),
     Found(

@@ -148,7 +148,7 @@ CLONED: list[dict[str, Any]] = [
     },
     {
         "source": {"kind": "huggingface", "repo": "a/123"}, "name": "123",
-        "spec": {"preset": "quality@2", "prune": [], "reconstruct": None},
+        "spec": {"preset": "fast@1", "prune": [], "reconstruct": None},
     },
 ]  # fmt: skip
 
