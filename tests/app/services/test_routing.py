@@ -51,7 +51,8 @@ def test_the_first_class_that_holds_a_job_takes_it_and_the_last_one_what_none_ho
 def test_retraining_holds_the_whole_model_and_what_its_method_and_loss_keep(
     facts: ModelFacts, retrain: dict[str, Any], bytes_each: int
 ) -> None:
-    spec = CompressionSpec.model_validate({"prune": [], "retrain": retrain, "calibration": SPEC.calibration})
+    prune = {"method": "wanda", "sparsity": 0.5}
+    spec = CompressionSpec.model_validate({"prune": prune, "retrain": retrain, "calibration": SPEC.calibration})
     held = bytes_each * facts.parameters
     assert routing.memory_bytes(spec, facts) == held + held // 4 > routing.memory_bytes(SPEC, facts)
     assert routing.worker_class(settings(f"cpu={held},gpu={2 * held}"), spec, facts) == "gpu"
