@@ -80,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             _spare_the_collector()
         with ending_streams(app.state.feed):
             yield
+        await app.state.feed.finish()
         app.state.registry.unregister(fleet)
         commits.close()
         doorbell.close()

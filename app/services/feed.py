@@ -77,6 +77,7 @@ class Feed:
         self._position: Position | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._ending = False
         self._limiter: CapacityLimiter | None = None
         self.queries = 0
         """Rounds that the loop has asked the database for."""
@@ -139,6 +140,14 @@ class Feed:
         for watcher in [*self._all, *(watcher for watchers in self._jobs.values() for watcher in watchers)]:
             watcher.close()
 
+    async def finish(self) -> None:
+        """End every stream, and wait for the look at the database that is under way: its connection goes back first."""
+        self.close()
+        self._ending = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     async def _live(self, watcher: _Watcher) -> AsyncIterator[tuple[list[Event], Head | None]]:
         """Yield what a watcher is told, batch by batch; an empty one after a while of silence."""
         while not watcher.closed:
@@ -162,7 +171,7 @@ class Feed:
         return await to_thread.run_sync(read, limiter=self._limiter)
 
     async def _run(self) -> None:
-        while self._jobs or self._all:
+        while (self._jobs or self._all) and not self._ending:
             try:
                 self.queries += 1
                 await self._look()

@@ -151,10 +151,13 @@ def test_a_silent_stream_beats_and_many_watchers_cost_one_loop(database: Databas
         for job_id in jobs:
             await asyncio.to_thread(make.start, database, job_id)
             await asyncio.to_thread(make.end, database, job_id, "succeeded")
-        return await asyncio.wait_for(asyncio.gather(*watchers), 60), feed.queries
+        told = await asyncio.wait_for(asyncio.gather(*watchers), 60)
+        await feed.finish()
+        return told, feed.queries
 
     jobs = [_add(database) for _ in range(3)]
     told, queries = asyncio.run(scene())
+    assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     assert all([seq for seq in one if seq is not None] == [1, 2] for one in told)
     assert any(None in one for one in told)
     assert queries < len(jobs) * 100, "as many as if each watcher asked once"
