@@ -11,7 +11,7 @@ from app.probe.facts import Matrix, ModelFacts
 from app.specs.job import CompressionSpec
 from app.specs.sizes import Part
 from app.specs.split import Cut, Split
-from app.specs.steps import BlockWindow, Retrain, Targets
+from app.specs.steps import BlockWindow, Reconstruct, Retrain, Targets
 from app.specs.structure import DepthFields, ExpertStep, WidthFields, WidthStep
 from app.specs.target import Target
 from workers.methods.base import MatrixFacts
@@ -137,7 +137,7 @@ def _reconstruction(
     if not step:
         return
     if step.window == "matrix":
-        yield from _something_in_a_matrix(step.trainable, facts, chosen)
+        yield from _something_in_a_matrix(step, facts, chosen)
     else:
         yield from _something_to_train(step.trainable, facts, "/spec/reconstruct/trainable")
     if step.window == "submodule" and not facts.splits_in_halves:
@@ -158,11 +158,11 @@ def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -
 
 
 def _something_in_a_matrix(
-    names: Sequence[str], facts: ModelFacts, chosen: list[list[Matrix] | Problem]
+    step: Reconstruct, facts: ModelFacts, chosen: list[list[Matrix] | Problem]
 ) -> Iterator[Problem]:
     """A window of one matrix holds its weight and its bias alone."""
     biased = facts.has_biases and any(matrix.biased for matrix in _pruned(facts, chosen))
-    if set(names) <= ({"norms"} if biased else {"norms", "biases"}):
+    if not step.moves_a_matrix(biased=biased):
         why = "no norm" if biased else "no norm, and no pruned matrix has a bias"
         detail = f"a window of one matrix holds {why}: train `weights` or `mask_lora`, or take larger windows"
         yield Problem("/spec/reconstruct/trainable", "nothing-in-a-matrix", detail)

@@ -98,6 +98,10 @@ class Reconstruct(Spec):
     validation_fraction: float = Field(0.125, ge=0, le=0.5, description="Share of the windows held out.")
     interleave: bool = Field(False, description="Prune each block just before it is fitted.")
 
+    def moves_a_matrix(self, *, biased: bool) -> bool:
+        """Whether anything is trained in a window of one matrix, which holds its weight and perhaps a bias."""
+        return not set(self.trainable) <= ({"norms"} if biased else {"norms", "biases"})
+
     @model_validator(mode="after")
     def _one_way_to_move_the_weights(self) -> Reconstruct:
         if {"weights", "mask_lora"} <= set(self.trainable):

@@ -52,7 +52,7 @@ def spans(kind: str | BlockWindow, blocks: Sequence[Block]) -> list[Sequence[Blo
 def _require_something_in_a_matrix(context: Context, spec: Reconstruct) -> None:
     """Raise TargetsError where windows of one matrix would hold nothing that is to be trained."""
     biased = any(f"{matrix.name}.bias" in context.streamed.tensors for matrix in _pruned(context))
-    if set(spec.trainable) <= ({"norms"} if biased else {"norms", "biases"}):
+    if not spec.moves_a_matrix(biased=biased):
         raise TargetsError(
             "a window of one matrix holds no norm" + (", and no pruned matrix has a bias" if not biased else ""),
             hint="Train `weights` or `mask_lora`, or ask for reconstruct.window `block`; "
