@@ -31,5 +31,6 @@ def warnings(
     teacher = "" if spec.retrain.loss == "cross_entropy" else " beside a dense teacher"
     text = f"Retraining{teacher} takes about {-(-needed // MIB)} MiB of memory"
     if needed > room:
-        return [{"code": "retraining_does_not_fit", "text": f"{text}, and a job here has {int(room) // MIB} MiB."}]
+        short = f"{text}, and a job here has {int(room) // MIB} MiB: train less, without a teacher, or in bfloat16."
+        return [{"code": "retraining_does_not_fit", "text": short}]
     return [{"code": "teacher_in_memory", "text": f"{text}."}] if teacher else []

@@ -223,7 +223,7 @@ def _soup_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
     elif some_are_equal(spec.retrain, spec.soup):
         yield PydanticCustomError(
             "equal_members",
-            "some members would be equal: this retraining does not read all that `{what}` changes",
+            "some members would be equal: this retraining does not read all that `{what}` changes; vary another thing",
             {"what": spec.soup.vary, "at": "soup/vary"},
         )
 

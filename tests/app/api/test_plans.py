@@ -91,7 +91,7 @@ def test_a_teacher_is_told_and_one_that_does_not_fit_too(
     # On a GPU the forward pass is in bfloat16: the model and its teacher are four bytes a parameter.
     assert said({"loss": "kl"}) == {
         "retraining_does_not_fit": f"Retraining beside a dense teacher takes about {each} MiB of memory, and a job "
-        f"here has {3 * parameters // 2**20} MiB."
+        f"here has {3 * parameters // 2**20} MiB: train less, without a teacher, or in bfloat16."
     }
     assert said({}) == {}
     assert set(said({}, limits={"max_device_memory_bytes": 2**20})) == {"retraining_does_not_fit"}
@@ -102,6 +102,21 @@ def test_finished_jobs_calibrate_the_seconds(
     client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path
 ) -> None:
     job = client.post("/v1/jobs", json=body).json()["id"]
+    _finish(rows, resources, body, model, job, pruning_seconds=7.0)
+    with rows.unit_of_work() as session:
+        session.get_one(Job, job).running_seconds = 20.0
+    found = plan(client, body)
+    assert found["calibrated_by"] == 1
+    assert seconds(found)["pruning"] == pytest.approx(7.0)
+    assert found["seconds"] == pytest.approx(20.0 - 7.0 + sum(seconds(found).values())), "starting it took 13 s"
+    twice = {**body, "spec": {**body["spec"], "retrain": None, "calibration": {"samples": 32, "sequence_length": 64}}}
+    assert 7.0 < seconds(plan(client, twice))["pruning"] < 14.1
+
+
+def _finish(
+    rows: Database, resources: Resources, body: dict[str, Any], model: Path, job: str, *, pruning_seconds: float
+) -> None:
+    """Let a job succeed, and its model and the seconds of one phase be known."""
     fixture.start(rows, job)
     fixture.end(rows, job, "succeeded", report=fixture.REPORT)
     source = known.source_key(body["source"])
@@ -109,22 +124,13 @@ def test_finished_jobs_calibrate_the_seconds(
     facts = probe(model.resolve(), resources.settings.roots).model_dump(mode="json")
     with rows.unit_of_work() as session:
         now = clock(session)
-        row = session.get(Job, job)
-        assert row is not None
-        row.running_seconds = 20.0
         known.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
         session.add(
             PhaseRecord(
                 job_id=job, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
-                seconds=7.0, peak_memory_bytes=1, perplexity=None,
+                seconds=pruning_seconds, peak_memory_bytes=1, perplexity=None,
             )
         )  # fmt: skip
-    found = plan(client, body)
-    assert found["calibrated_by"] == 1
-    assert seconds(found)["pruning"] == pytest.approx(7.0)
-    assert found["seconds"] == pytest.approx(20.0 - 7.0 + sum(seconds(found).values())), "starting it took 13 s"
-    twice = {**body, "spec": {**body["spec"], "retrain": None, "calibration": {"samples": 32, "sequence_length": 64}}}
-    assert 7.0 < seconds(plan(client, twice))["pruning"] < 14.1
 
 
 @pytest.mark.parametrize(
@@ -139,20 +145,7 @@ def test_seconds_of_cycles_are_shared_and_a_soup_teaches_nothing(
     fields: dict[str, Any], counted: int, expected: float | None,
 ) -> None:  # fmt: skip
     job = client.post("/v1/jobs", json={**body, "spec": {**body["spec"], **fields}}).json()["id"]
-    fixture.start(rows, job)
-    fixture.end(rows, job, "succeeded", report=fixture.REPORT)
-    source = known.source_key(body["source"])
-    assert source is not None
-    facts = probe(model.resolve(), resources.settings.roots).model_dump(mode="json")
-    with rows.unit_of_work() as session:
-        now = clock(session)
-        known.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
-        session.add(
-            PhaseRecord(
-                job_id=job, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
-                seconds=21.0, peak_memory_bytes=1, perplexity=None,
-            )
-        )  # fmt: skip
+    _finish(rows, resources, body, model, job, pruning_seconds=21.0)
     found = plan(client, body)
     assert found["calibrated_by"] == counted
     assert expected is None or seconds(found)["pruning"] == pytest.approx(expected)

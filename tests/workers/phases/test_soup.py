@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from app.specs.job import CompressionSpec
 from app.specs.recovery import Soup
-from app.specs.soup import member_specs, vary
+from app.specs.soup import VECTORS, member_specs, vary
 from app.specs.steps import Retrain
 from tests.fixtures.jobs import KilledError, LocalJob, local_job, write_texts
 from tests.fixtures.recovery import assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine.errors import UnequalMembersError
 from workers.engine.soup import Masks, greedy, mean
+from workers.engine.train import UNDECAYED
 from workers.engine.weights import Weights, save_overlay
 from workers.messages import Checkpoint, Message
 from workers.phases import prune, soup
@@ -108,6 +109,10 @@ def test_members_that_would_be_equal_are_refused(retrain: dict[str, Any], what: 
     with pytest.raises(ValidationError) as refused:
         CompressionSpec.model_validate(fields)
     assert [error["type"] for error in refused.value.errors()] == ["equal_members"]
+
+
+def test_specs_and_trainer_agree_on_what_never_decays() -> None:
+    assert VECTORS == UNDECAYED
 
 
 @pytest.mark.parametrize(("what", "most"), [("schedule", 7), ("weight_decay", 6)])
