@@ -12,6 +12,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip uninstall --quiet --yes espalier 2>/dev/null # what this distribution was called before: it owns the command
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) -c constraints.txt -e '.[worker,test]'
 	touch $@
 
@@ -55,7 +56,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 types: setup
-	$(BIN)/mypy app workers tests
+	$(BIN)/mypy app espalier workers tests
 
 contracts: setup
 	$(BIN)/lint-imports

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from app import VERSION
 from app.api import (
     actions,
     artifacts,
@@ -87,7 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database.dispose()
 
     app = FastAPI(
-        title="Espalier", version="0.1.0", summary="Compression as a service for transformer models.",
+        title="Espalier", version=VERSION, summary="Compression as a service for transformer models.",
         lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip

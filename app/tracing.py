@@ -15,7 +15,8 @@ from app.settings import Settings
 
 SCOPE: Final = "espalier"
 MISSING: Final = (
-    "ESPALIER_OTEL_ENDPOINT is set, and OpenTelemetry is not installed: pip install 'espalier[otel]', or unset it."
+    "ESPALIER_OTEL_ENDPOINT is set, and OpenTelemetry is not installed: install the extra `otel` "
+    "(from the checkout: pip install '.[otel]'), or unset it."
 )
 _tracer: Any = None
 """OpenTelemetry's tracer; None while nobody asked for traces."""

@@ -4,8 +4,9 @@ FROM python:3.11-slim
 ARG TORCH_INDEX_URL=""
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
 WORKDIR /opt/espalier
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
+COPY espalier espalier
 COPY workers workers
 COPY migrations migrations
 RUN pip install ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} -c constraints.txt -e '.[worker,otel]' \

@@ -9,7 +9,7 @@ import typer
 
 from app.cli.jobs import JobId, connect
 from app.cli.output import Json, out, print_json
-from app.client import Job
+from espalier.client import Job
 
 Priority = Literal["low", "normal", "high"]
 

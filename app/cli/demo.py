@@ -18,7 +18,7 @@ from app.cli.jobs import fetch_all, finish, follow
 from app.cli.output import Json, out, print_json
 from app.cli.processes import module_command
 from app.cli.report import print_report
-from app.client import Client
+from espalier.client import Client
 
 MODEL = Path(__file__).parent / "demo_model"
 STOP_SECONDS = 60

@@ -15,8 +15,8 @@ from app.cli.output import Json, err, out, print_job_error, print_json, size
 from app.cli.progress import display
 from app.cli.report import print_report
 from app.cli.spec_file import read_body
-from app.client import Client, Job
 from app.settings import get_settings
+from espalier.client import Client, Job
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML or JSON: the body of POST /v1/jobs.")]

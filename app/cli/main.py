@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import sys
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
+from app import VERSION
 from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, planning, processes, run, uploading
-from app.cli.output import err, print_problem
+from app.cli.output import err, out, print_problem
 from app.cli.spec_file import SpecFileError
-from app.client import BadDownload, NothingToUpload, ServiceError, Unreachable
+from app.specs.job import ENGINE_VERSION
+from espalier.client import BadDownload, NothingToUpload, ServiceError, Unreachable
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        out.print(f"espalier {VERSION} (engine {ENGINE_VERSION}, Python {platform.python_version()})", highlight=False)
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="espalier",
@@ -21,6 +32,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Compression as a service for transformer models."""
+
+
 for verb in (
     demo.demo, processes.serve, processes.worker, processes.reconciler, processes.migrate, configuration.settings,
     jobs.submit, planning.plan, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, uploading.upload, run.run,

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from app.client import ServiceError
+from espalier.client import ServiceError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from app.cli.output import print_json
-from app.client import ENDINGS, Event
+from espalier.client import ENDINGS, Event
 
 
 class Lines:

@@ -16,7 +16,7 @@ from app.cli.processes import module_command
 from app.cli.progress import display
 from app.cli.report import print_report
 from app.cli.spec_file import read_body
-from app.client import Event
+from espalier.client import Event
 
 AS_EVENTS = {
     "phase_started": "job.phase_started", "phase_completed": "job.phase_completed", "progress": "job.progress",

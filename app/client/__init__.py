@@ -1,11 +1,25 @@
-"""A typed HTTP client of the service: retries, idempotent calls, event streams, downloads that resume."""
+"""The old place of the client, for one version more: `from espalier import Client`."""
 
-from app.client.client import Client
-from app.client.models import ENDINGS, Artifact, Event, Job, Queue, Worker
-from app.client.transport import ATTEMPTS, BadDownload, ServiceError, Unreachable
-from app.client.uploads import NothingToUpload
+import warnings
+
+from espalier.client import (
+    ATTEMPTS,
+    ENDINGS,
+    Artifact,
+    BadDownload,
+    Client,
+    Event,
+    Job,
+    NothingToUpload,
+    Queue,
+    ServiceError,
+    Unreachable,
+    Worker,
+)
 
 __all__ = [
     "ATTEMPTS", "ENDINGS", "Artifact", "BadDownload", "Client", "Event", "Job", "NothingToUpload", "Queue",
     "ServiceError", "Unreachable", "Worker",
 ]  # fmt: skip
+
+warnings.warn("app.client has moved: from espalier import Client", DeprecationWarning, stacklevel=2)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.client import ATTEMPTS, Artifact, BadDownload, Client, ServiceError, Unreachable
+from espalier.client import ATTEMPTS, Artifact, BadDownload, Client, ServiceError, Unreachable
 
 JOB: dict[str, Any] = {
     "id": "job_1", "name": "a", "state": "queued", "created_at": "2026-11-21T08:00:00Z", "new_field": {"of": "later"},

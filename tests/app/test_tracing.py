@@ -83,4 +83,4 @@ def test_the_setting_without_the_extra_refuses_to_start_and_names_the_way_out() 
     hidden = "import sys; sys.modules['opentelemetry.exporter'] = None; import app.main; app.main.create_app()"
     refused = _python(hidden, ESPALIER_OTEL_ENDPOINT="http://127.0.0.1:4318", HOME="/nonexistent")
     assert refused.returncode == 1
-    assert "pip install 'espalier[otel]'" in refused.stderr
+    assert "pip install '.[otel]'" in refused.stderr

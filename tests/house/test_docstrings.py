@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
-    path.relative_to(ROOT).as_posix() for folder in ("app", "workers") for path in (ROOT / folder).rglob("*.py")
+    path.relative_to(ROOT).as_posix()
+    for folder in ("app", "espalier", "workers")
+    for path in (ROOT / folder).rglob("*.py")
 )
 
 

@@ -26,7 +26,7 @@ class Tasks:
         if importlib.util.find_spec("lm_eval") is None:
             raise MissingExtraError(
                 "evaluate.tasks needs lm-eval, which this worker does not have",
-                hint="Install the extra: pip install 'espalier[tasks]'.",
+                hint="Install the extra `tasks` on the workers (from the checkout: pip install '.[worker,tasks]').",
             )
         _keep_offline(folder, scratch)
         self._names = list(names)

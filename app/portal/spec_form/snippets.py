@@ -36,7 +36,7 @@ def _python(body: dict[str, Any], base_url: str, *, keyed: bool) -> str:
     head = "import os\n\n" if keyed else ""
     text = pprint.pformat(body, indent=1, width=88, sort_dicts=False)
     return (
-        f"{head}from app.client import Client\n\n"
+        f"{head}from espalier import Client\n\n"
         f"body = {text}\n\n"
         f"with Client({base_url!r}{key}) as client:\n"
         "    print(client.submit(body).id)\n"

@@ -13,13 +13,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from app.client import Client
 from app.db.hook import HookDelivery, HookSource
 from app.db.session import clock
 from app.registries.mlflow import sign
 from app.services.resources import Resources
 from app.services.sealing import seal
 from app.settings import Settings
+from espalier.client import Client
 from tests.fixtures.hooks import SPEC, Registry, evaluate, push
 
 HEADER = "X-Webhook-Secret"

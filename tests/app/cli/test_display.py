@@ -12,7 +12,7 @@ from rich.console import Console
 from app.cli.progress import Bars, JsonLines, Lines, describe, display
 from app.cli.report import facts, stage_table
 from app.cli.run import AS_EVENTS, as_event
-from app.client import Event
+from espalier.client import Event
 from workers.messages import MESSAGES, AnyMessage
 
 

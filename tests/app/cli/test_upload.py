@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.client.uploads import Uploader
 from app.services import uploads
 from app.settings import Settings
+from espalier.client.uploads import Uploader
 from tests.app.cli.conftest import Espalier
 
 Parts = list[tuple[str, int]]
@@ -77,7 +77,7 @@ def test_a_lost_answer_is_asked_for_again(
     espalier: Espalier, service: Settings, tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert service.database
-    monkeypatch.setattr("app.client.transport.FIRST_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr("espalier.client.transport.FIRST_DELAY_SECONDS", 0.0)
     put, calls = Uploader._put, iter(range(100))
     monkeypatch.setattr(Uploader, "_put", lambda *given: None if next(calls) < 2 else put(*given))
     text = tmp_path / "notes.txt"

@@ -50,7 +50,7 @@ def test_a_worker_without_the_extra_names_it(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError) as caught:
         Tasks(["piqa"], folder=None, scratch=tmp_path)
-    assert "espalier[tasks]" in caught.value.hint
+    assert ".[worker,tasks]" in caught.value.hint
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from typing import Any, Self
 import httpx
 from ulid import ULID
 
-from app.client.hooks import Hooks
-from app.client.models import ENDINGS, Artifact, Event, Job, Queue, Worker
-from app.client.transport import ATTEMPTS, BUSY, BadDownload, ServiceError, Transport, delay
-from app.client.uploads import Uploader
+from espalier.client.hooks import Hooks
+from espalier.client.models import ENDINGS, Artifact, Event, Job, Queue, Worker
+from espalier.client.transport import ATTEMPTS, BUSY, BadDownload, ServiceError, Transport, delay
+from espalier.client.uploads import Uploader
 
 PAGE = 200
 CHUNK_BYTES = 2**20

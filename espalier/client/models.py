@@ -7,9 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from app.specs.lifecycle import TERMINAL
-
-ENDINGS = frozenset(f"job.{state}" for state in TERMINAL)
+ENDINGS = frozenset({"job.succeeded", "job.failed", "job.cancelled", "job.expired"})
 
 
 class View(BaseModel):
@@ -47,7 +45,7 @@ class Job(View):
     @property
     def finished(self) -> bool:
         """Whether nothing more will happen."""
-        return self.state in TERMINAL
+        return f"job.{self.state}" in ENDINGS
 
     @property
     def good(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from app.client.models import View
+from espalier.client.models import View
 
 Call = Callable[..., dict[str, Any]]
 Pages = Callable[..., Iterator[dict[str, Any]]]

@@ -12,8 +12,7 @@ from typing import Any, Literal
 import httpx
 from ulid import ULID
 
-from app.client.transport import ATTEMPTS, BUSY, ServiceError, Transport, delay, problem_of
-from app.specs.upload import is_of_model
+from espalier.client.transport import ATTEMPTS, BUSY, ServiceError, Transport, delay, problem_of
 
 CHUNK_BYTES = 2**20
 SEND_SECONDS = 600.0
@@ -120,6 +119,9 @@ def _chosen(path: Path) -> Iterator[Path]:
             raise NothingToUpload(f"{path.name} is no text: give a folder of a model, or one *.txt or *.jsonl file")
         yield path
         return
+    # The one list of a model's files is the service's; nothing else of the client needs the service installed.
+    from app.specs.upload import is_of_model  # noqa: PLC0415
+
     found = (
         sorted(file for file in path.iterdir() if file.is_file() and is_of_model(file.name)) if path.is_dir() else []
     )
