@@ -54,7 +54,7 @@ class PlanView(View):
     """How many finished jobs of the worker class the seconds are taken from; 0: a guess."""
     worker_class: str
     queue_position: int
-    """Of a job that is submitted now."""
+    """Of a job that is submitted now, among the project's own."""
     reusable_job_id: str | None
     """The job whose result an equal one would take over at once."""
     warnings: list[PlanWarningView]

@@ -84,7 +84,7 @@ class JobView(View):
     wait_reason: WaitReason | None
     """Why it waits, while queued."""
     queue_position: int | None
-    """1 for the next one, while queued."""
+    """Its place among the project's own queued jobs of its worker class, 1 for the next one; projects take turns."""
     attempt: int = Field(ge=1)
     max_attempts: int
     priority: Literal["low", "normal", "high"]

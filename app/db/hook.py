@@ -40,6 +40,7 @@ class HookDelivery(OfProject, Base):
     __table_args__ = (
         UniqueConstraint("source_id", "dedupe_key"),
         Index("ix_hook_deliveries_due", "next_at", "id", postgresql_where=PENDING, sqlite_where=PENDING),
+        Index("ix_hook_deliveries_turns", "project_id", "next_at", postgresql_where=PENDING, sqlite_where=PENDING),
         Index("ix_hook_deliveries_list", "project_id", "id"),
         Index("ix_hook_deliveries_subject", "source_id", "subject", "id"),
     )

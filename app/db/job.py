@@ -46,18 +46,21 @@ class Job(OfProject, Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        # In the order of the claim, which then reads one entry instead of sorting the queue.
-        Index("ix_jobs_claim", "worker_class", "turn", "id", postgresql_where=text("state = 'queued'"),
-              sqlite_where=text("state = 'queued'")),
+        # In the order of the claim, which reads one entry of each project instead of sorting the queue.
+        Index("ix_jobs_claim", "worker_class", "project_id", "turn", "id",
+              postgresql_where=text("state = 'queued' AND wait_reason IS DISTINCT FROM 'dependency'"),
+              sqlite_where=text("state = 'queued' AND wait_reason IS NOT 'dependency'")),
         Index("ix_jobs_pending_until", "pending_until", postgresql_where=text("pending_until IS NOT NULL"),
               sqlite_where=text("pending_until IS NOT NULL")),
         Index("ix_jobs_lease", "lease_until",
               postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
               sqlite_where=text("state IN ('running', 'pausing', 'cancelling')")),
         Index("ix_jobs_list", "project_id", "id"),
-        # What a quota counts.
-        Index("ix_jobs_queued", "project_id", postgresql_where=text("state = 'queued'"),
+        # What a quota counts, and where a job stands.
+        Index("ix_jobs_queued", "project_id", "worker_class", "turn", "id", postgresql_where=text("state = 'queued'"),
               sqlite_where=text("state = 'queued'")),
+        Index("ix_jobs_paused", "project_id", postgresql_where=text("state = 'paused'"),
+              sqlite_where=text("state = 'paused'")),
     )  # fmt: skip
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -67,7 +70,7 @@ class Job(OfProject, Base):
     labels: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)
     turn: Mapped[int] = mapped_column(BigInteger, default=_turn)
-    """What the queue is ordered by."""
+    """What the queue of a project is ordered by; projects take turns."""
     initiator: Mapped[dict[str, Any]]
 
     request: Mapped[dict[str, Any]]
@@ -111,6 +114,8 @@ class Job(OfProject, Base):
     cancel_requested_at: Mapped[datetime | None]
     checkpoints: Mapped[list[Any]]
     """StoredCheckpoint documents with the store key of each file; what a later attempt resumes from."""
+    fetched_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """The most that an attempt has fetched: more is progress, as a checkpoint is."""
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     last_flush: Mapped[str | None]
     """Mark of the newest messages written: a worker that never learned of its commit does not write them twice."""
@@ -135,6 +140,7 @@ class Job(OfProject, Base):
 
 # States written out: with a parameter a plan cannot know that a partial index holds every row it wants.
 QUEUED = Job.state == literal_column("'queued'")
+PAUSED = Job.state == literal_column("'paused'")
 CLAIMABLE = and_(QUEUED, Job.wait_reason.is_distinct_from(literal_column("'dependency'")))
 HELD = Job.state.in_([literal_column(f"'{state}'") for state in sorted(LEASED)])
 """Rows that a worker holds, or held until its lease ran out."""

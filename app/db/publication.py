@@ -19,6 +19,8 @@ class Publication(OfProject, Base):
         Index("ix_publications_job", "job_id", "id"),
         Index("ix_publications_due", "next_at", postgresql_where=text("state = 'pending'"),
               sqlite_where=text("state = 'pending'")),
+        Index("ix_publications_turns", "project_id", "next_at", postgresql_where=text("state = 'pending'"),
+              sqlite_where=text("state = 'pending'")),
     )  # fmt: skip
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -23,6 +23,8 @@ class Project(Base):
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_gpu_seconds: Mapped[int | None] = mapped_column(BigInteger)
     max_requests_per_second: Mapped[int | None] = mapped_column(BigInteger)
+    allow_high_priority: Mapped[bool] = mapped_column(default=False)
+    """Whether its jobs may ask for priority `high`."""
     created_at: Mapped[datetime]
 
     @property
@@ -90,6 +92,21 @@ class UsageDay(OfProject, Base):
     gpu_seconds: Mapped[float]
     cpu_seconds: Mapped[float]
     attempts: Mapped[int]
+
+
+class RecentUsage(OfProject, Base):
+    """How long a project's attempts held workers of a class in one slot of time: what the next claim goes by.
+
+    Rows of their own, because an attempt ends with its job, and a deleted job has used what it used.
+    """
+
+    __tablename__ = "recent_usage"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    worker_class: Mapped[str] = mapped_column(primary_key=True)
+    slot: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """Its beginning, in seconds since 1970."""
+    seconds: Mapped[float]
 
 
 class AuditEvent(OfProject, Base):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
 from app.db.job import QUEUED, Job
@@ -84,7 +84,8 @@ def make(
     document = {
         "resolved_spec": spec.model_dump(mode="json") if spec else None,
         "resolved_revision": found.revision if found else None, "worker_class": worker_class,
-        "queue_position": _queue_position(session, worker_class), "reusable_job_id": done.id if done else None,
+        "queue_position": _queue_position(session, project_id, worker_class),
+        "reusable_job_id": done.id if done else None,
         **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None),
     }  # fmt: skip
     if spec and facts:
@@ -141,9 +142,10 @@ def _refusal(code: str, detail: str) -> InvalidRequest:
     return InvalidRequest("The job does not follow its plan.", items=[Problem("/plan_id", code, detail)])
 
 
-def _queue_position(session: Session, worker_class: str) -> int:
-    """Where a job would stand that is submitted now."""
-    return 1 + (session.scalar(select(func.count()).where(QUEUED, Job.worker_class == worker_class)) or 0)
+def _queue_position(session: Session, project_id: str, worker_class: str) -> int:
+    """Where a job would stand in its project's queue that is submitted now."""
+    mine = and_(QUEUED, Job.project_id == project_id, Job.worker_class == worker_class)
+    return 1 + (session.scalar(select(func.count()).where(mine)) or 0)
 
 
 def _estimate(

@@ -65,7 +65,7 @@ def jobs(
     with database.reading() as session:
         rows = job_queries.page(session, project_id, filters, before=before, limit=limit)
         queued = [row.id for row in rows if row.state == "queued"]
-        return _complete(session, rows, job_queries.queue_positions(session, queued) if queued else {})
+        return _complete(session, rows, job_queries.queue_positions(session, project_id, queued) if queued else {})
 
 
 def _complete(session: Session, rows: Sequence[Job], places: dict[str, int]) -> list[JobReading]:

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import select
 
 from app.db.job import Job, Outbox
-from app.db.queries import leases, reuse, tenancy
+from app.db.queries import leases, reuse, shares, tenancy
 from app.db.session import Database, clock
 from app.queue import Doorbell
 from app.settings import Settings
@@ -137,6 +137,8 @@ class Reconciler:
 
     def collect_garbage(self) -> int:
         """Delete what nobody needs any more; return how many files of the store."""
+        with self._database.unit_of_work() as session:
+            shares.forget(session, now=clock(session))
         if self._settings is not None:
             retention.forget(self._database, self._settings)
         evicted = garbage.evict_phase_results(self._database, self._store, max_bytes=self._phase_store_max_bytes)

@@ -53,16 +53,21 @@ def page(session: Session, project_id: str, filters: Filters, *, before: str | N
 
 
 def queue_position(session: Session, job: Job) -> int:
-    """Return where one queued job stands in the queue of its class, 1 for the next one; reads only what is ahead."""
+    """Return where one queued job stands in its project's queue for its class, 1 for the first; reads what is ahead.
+
+    Projects take turns, so that what others queue puts nobody farther back in that queue.
+    """
     ahead = or_(Job.turn < job.turn, and_(Job.turn == job.turn, Job.id < job.id))
-    query = select(func.count()).where(QUEUED, Job.worker_class == job.worker_class, ahead)
+    query = select(func.count()).where(
+        QUEUED, Job.project_id == job.project_id, Job.worker_class == job.worker_class, ahead
+    )
     return 1 + (session.scalar(query) or 0)
 
 
-def queue_positions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
-    """Return the same for a page of jobs, in one pass over the queue."""
+def queue_positions(session: Session, project_id: str, job_ids: Sequence[str]) -> dict[str, int]:
+    """Return the same for a page of a project's jobs, in one pass over its queue."""
     place = func.row_number().over(partition_by=Job.worker_class, order_by=(Job.turn, Job.id))
-    queue = select(Job.id, place.label("place")).where(QUEUED).subquery()
+    queue = select(Job.id, place.label("place")).where(QUEUED, Job.project_id == project_id).subquery()
     rows = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(job_ids)))
     return {row.id: row.place for row in rows}
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Integer, cast, exists, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Integer, and_, cast, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from app.db.claimable import CLAIMABLE_VIEW
 from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
-from app.db.queries import events, tenancy
+from app.db.queries import events, shares, tenancy
 from app.db.session import clock
 from app.ids import new_id
 
@@ -55,29 +56,43 @@ def seen(session: Session, worker_id: str, *, job_id: str | None, now: datetime 
 
 
 def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> Job | None:
-    """Take the next job of the worker's class in the order of their turns, or None.
+    """Take the next job of the worker's class, or None: of the project whose turn it is, the first in its own queue.
 
     On Postgres the inner SELECT skips rows that another worker is taking; on SQLite the transaction is IMMEDIATE.
     A job made by a newer engine than ours is left to a worker that knows it, and a worker that is to drain gets none.
     One statement does it all to the job's row: every further one is another wait while many claim.
     """
     now = clock(session)
-    capped = tenancy.capped(session, now, lock=True)
+    fits = and_(
+        or_(Job.not_before.is_(None), Job.not_before <= now),
+        cast(Job.engine_version, Integer) <= int(worker.engine_version),
+        ~exists().where(Worker.id == worker.id, Worker.drain_requested_at.is_not(None)),
+    )
+    projects = shares.in_turn(session, worker.worker_class, fits, now=now)
+    bounded = tenancy.bounded(session, projects, now)
+    for project in projects:
+        # Locked and counted again, so that two claims count one after the other.
+        if project in bounded and (bounded[project] or tenancy.is_capped(session, project, now)):
+            continue
+        job = _take(session, worker, project, fits, now=now, lease_seconds=lease_seconds)
+        if job is not None:
+            _begin_attempt(session, job, worker, now)
+            return job
+    return None
+
+
+def _take(
+    session: Session, worker: WorkerIdentity, project_id: str, fits: ColumnElement[bool], *, now: datetime,
+    lease_seconds: float,
+) -> Job | None:  # fmt: skip
     candidate = (
         select(Job.id)
-        .where(
-            CLAIMABLE,
-            Job.worker_class == worker.worker_class,
-            Job.project_id.not_in(capped) if capped else true(),
-            or_(Job.not_before.is_(None), Job.not_before <= now),
-            cast(Job.engine_version, Integer) <= int(worker.engine_version),
-            ~exists().where(Worker.id == worker.id, Worker.drain_requested_at.is_not(None)),
-        )
+        .where(CLAIMABLE, Job.worker_class == worker.worker_class, Job.project_id == project_id, fits)
         .order_by(Job.turn, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
-    )
-    job: Job | None = session.scalar(
+    )  # fmt: skip
+    return session.scalar(
         update(Job)
         .where(Job.id == candidate.scalar_subquery())
         .values(
@@ -89,9 +104,6 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
     )  # fmt: skip
-    if job is not None:
-        _begin_attempt(session, job, worker, now)
-    return job
 
 
 def _begin_attempt(session: Session, job: Job, worker: WorkerIdentity, now: datetime) -> None:
@@ -151,6 +163,7 @@ def end_attempt(
         job.running_seconds += seconds
         device = session.scalar(select(Worker.device).where(Worker.id == attempt.worker_id))
         tenancy.charge(session, job.project_id, seconds=seconds, gpu=device == "cuda", now=now)
+        shares.note(session, job.project_id, job.worker_class, began=attempt.started_at, ended=now)
     attempt.outcome, attempt.error, attempt.finished_at = outcome, error, now
     if attempt.worker_id:
         session.execute(
@@ -171,11 +184,7 @@ def abandoned(session: Session, now: datetime, *, limit: int = 100) -> list[Job]
 
 
 def unheard(session: Session, now: datetime, *, older_than_seconds: float) -> list[str]:
-    """Return the worker classes that have due jobs which nobody has taken for a while."""
+    """Return the worker classes that have claimable jobs which nobody has taken for a while."""
     due = now - timedelta(seconds=older_than_seconds)
-    query = (
-        select(Job.worker_class)
-        .where(CLAIMABLE, Job.queued_at < due, or_(Job.not_before.is_(None), Job.not_before <= now))
-        .distinct()
-    )
-    return list(session.scalars(query))
+    query = select(Job.worker_class).join(CLAIMABLE_VIEW, CLAIMABLE_VIEW.c.job_id == Job.id)
+    return list(session.scalars(query.where(Job.queued_at < due).distinct()))

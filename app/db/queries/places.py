@@ -14,18 +14,21 @@ from app.db.queries import jobs
 EXACT = 500
 """Places that are counted one by one; farther back, the count of a moment ago serves."""
 MOMENT_SECONDS = 1.0
-_far: dict[tuple[str, int], tuple[float, int]] = {}
+_Key = tuple[str, str, int]
+_far: dict[_Key, tuple[float, int]] = {}
+_MOST_FAR = 10_000
 _lock = threading.Lock()
 
 
 def of_new(session: Session, job: Job) -> int:
     """Return the place of a job that this transaction makes, with those that it made before it."""
-    before: dict[tuple[str, int], int] = session.info.setdefault("new places", {})
-    key = (job.worker_class, job.priority)
+    before: dict[_Key, int] = session.info.setdefault("new places", {})
+    key = (job.project_id, job.worker_class, job.priority)
     if key not in before:
         turn = turn_of(job.created_at, job.priority)
         ahead = or_(Job.turn < turn, and_(Job.turn == turn, Job.id < job.id))
-        near = select(literal(1)).where(QUEUED, Job.worker_class == job.worker_class, ahead).limit(EXACT).subquery()
+        mine = and_(QUEUED, Job.project_id == job.project_id, Job.worker_class == job.worker_class)
+        near = select(literal(1)).where(mine, ahead).limit(EXACT).subquery()
         with session.no_autoflush:
             counted = session.scalar(select(func.count()).select_from(near)) or 0
             before[key] = counted if counted < EXACT else _counted(session, job, key)
@@ -33,11 +36,13 @@ def of_new(session: Session, job: Job) -> int:
     return before[key]
 
 
-def _counted(session: Session, job: Job, key: tuple[str, int]) -> int:
+def _counted(session: Session, job: Job, key: _Key) -> int:
     with _lock:
         at, count = _far.get(key, (float("-inf"), 0))
         if time.monotonic() - at > MOMENT_SECONDS:
             job.turn = turn_of(job.created_at, job.priority)
             count = jobs.queue_position(session, job) - 1
+            if len(_far) > _MOST_FAR:
+                _far.clear()
             _far[key] = (time.monotonic(), count)
     return count

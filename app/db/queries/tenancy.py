@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app import actor as actors
-from app.db.job import HELD, QUEUED, Job
+from app.db.job import HELD, PAUSED, QUEUED, Job
 from app.db.queries import uploads
 from app.db.result import Artifact
 from app.db.session import add_rows
@@ -113,6 +113,15 @@ def count_queued(session: Session, project_id: str) -> int:
     return session.scalar(select(func.count()).select_from(Job).where(QUEUED, Job.project_id == project_id)) or 0
 
 
+def count_waiting(session: Session, project_id: str, *, but: str = "") -> int:
+    """Return how many jobs of a project wait, queued or paused, apart from one."""
+    counts = [
+        select(func.count()).where(state, Job.project_id == project_id, Job.id != but).scalar_subquery()
+        for state in (QUEUED, PAUSED)
+    ]
+    return session.scalar(select(counts[0] + counts[1])) or 0
+
+
 def count_held(session: Session, project_id: str) -> int:
     """Return how many jobs of a project a worker holds."""
     return session.scalar(select(func.count()).select_from(Job).where(HELD, Job.project_id == project_id)) or 0
@@ -157,21 +166,37 @@ def month(now: datetime) -> str:
     return now.date().replace(day=1).isoformat()
 
 
-def capped(session: Session, now: datetime, *, lock: bool = False) -> list[str]:
-    """Return the projects that may start no further job now.
-
-    With `lock` their rows are held, so that two claims count one after the other; projects without quotas are not
-    touched.
-    """
-    query = select(Project).where(Project.max_running_jobs.is_not(None) | Project.max_gpu_seconds.is_not(None))
-    rows = session.scalars((query.with_for_update() if lock else query).order_by(Project.id)).all()
-    return [row.id for row in rows if _is_capped(session, row, now)]
+def capped(session: Session, now: datetime) -> list[str]:
+    """Return the projects that may start no further job now."""
+    return [project_id for project_id, reached in bounded(session, None, now).items() if reached]
 
 
-def _is_capped(session: Session, row: Project, now: datetime) -> bool:
-    if row.max_running_jobs is not None and count_held(session, row.id) >= row.max_running_jobs:
-        return True
-    return row.max_gpu_seconds is not None and usage_since(session, row.id, month(now))[0] >= row.max_gpu_seconds
+def bounded(session: Session, project_ids: Sequence[str] | None, now: datetime) -> dict[str, bool]:
+    """Return which of some projects, or of all, have a bound on what they may start, and whether it is reached."""
+    query = select(Project.id, _reached(now)).where(
+        or_(Project.max_running_jobs.is_not(None), Project.max_gpu_seconds.is_not(None))
+    )
+    if project_ids is not None:
+        if not project_ids:
+            return {}
+        query = query.where(Project.id.in_(project_ids))
+    return {project_id: bool(reached) for project_id, reached in session.execute(query.order_by(Project.id))}
+
+
+def is_capped(session: Session, project_id: str, now: datetime) -> bool:
+    """Tell the same of one project, whose row is held until the end of the transaction."""
+    session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
+    return bool(session.scalar(select(_reached(now)).where(Project.id == project_id)))
+
+
+def _reached(now: datetime) -> ColumnElement[bool]:
+    held = select(func.count()).select_from(Job).where(HELD, Job.project_id == Project.id)
+    gpu = select(func.coalesce(func.sum(UsageDay.gpu_seconds), 0.0))
+    gpu = gpu.where(UsageDay.project_id == Project.id, UsageDay.day >= month(now))
+    return or_(
+        and_(Project.max_running_jobs.is_not(None), held.scalar_subquery() >= Project.max_running_jobs),
+        and_(Project.max_gpu_seconds.is_not(None), gpu.scalar_subquery() >= Project.max_gpu_seconds),
+    )
 
 
 def mark_waiting(session: Session, capped_ids: Sequence[str]) -> None:

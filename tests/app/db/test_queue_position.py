@@ -18,8 +18,8 @@ def test_the_place_of_a_job_names_the_state_that_the_index_is_made_for(sqlite_ur
         database.engine, "before_cursor_execute", lambda _c, _cursor, sql, values, *_: sent.append((sql, values))
     )
     with database.reading() as session:
-        assert jobs.queue_position(session, Job(id="job_1", turn=0, worker_class="default")) == 1
-        assert jobs.queue_positions(session, ["job_1"]) == {}
+        assert jobs.queue_position(session, Job(id="job_1", project_id="prj_1", turn=0, worker_class="default")) == 1
+        assert jobs.queue_positions(session, "prj_1", ["job_1"]) == {}
     database.dispose()
     reads = [(sql, values) for sql, values in sent if sql.startswith("SELECT")]
     assert len(reads) == 2
