@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = [f"tests.fixtures.{name}" for name in ("canaries", "services", "killable", "skew", "figures")]
+PLUGINS = ("patience", "canaries", "services", "killable", "skew", "figures")  # each before those that import it
+pytest_plugins = [f"tests.fixtures.{name}" for name in PLUGINS]
 
 TIERS = ("browser", "chaos", "load", "numbers", "registry")
 """Slow proofs, by marker: each runs only when `-m` names it (`make chaos`, `make load`, ...)."""

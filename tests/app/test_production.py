@@ -16,7 +16,7 @@ def _run(module: str, *arguments: str, **environment: str) -> subprocess.Complet
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ESPALIER_")}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments], env={**kept, "PYTHONPATH": str(ROOT), **environment},
-        cwd="/", text=True, capture_output=True, check=False, timeout=300,
+        cwd="/", text=True, capture_output=True, check=False,
     )  # fmt: skip
 
 

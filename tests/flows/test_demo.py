@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.fixtures.patience import outlive
+
 ESPALIER = Path(sys.executable).with_name("espalier")
 
 
@@ -50,7 +52,7 @@ def test_an_interrupted_demo_takes_its_service_along(tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     gone = [child for child in psutil.process_iter() if _belongs(child, tmp_path)]
-    psutil.wait_procs(gone, timeout=60)
+    outlive(gone)
     _nothing_is_left(tmp_path)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import httpx
 from tests.fixtures.deployment import Deployment
 from tests.fixtures.hooks import push
 from tests.fixtures.hub import Hub, HubRepo, hub
+from tests.fixtures.patience import Patience
 from tests.fixtures.readme import block
 from tests.flows.conftest import DEMO_MODEL, Launch
 
@@ -40,13 +40,10 @@ class Registry:
         (webhook,) = self.hub.webhooks
         answer = httpx.post(webhook["url"], json=document, headers={"X-Webhook-Secret": webhook["secret"]})
         assert answer.status_code == 202, answer.text
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            delivery = self.deployment.get(f"/v1/hook-deliveries/{answer.json()['delivery_id']}")
-            if delivery["state"] == "evaluated":
-                return {verdict["rule_id"]: verdict for verdict in delivery["verdicts"]}
-            time.sleep(0.2)
-        raise AssertionError("the delivery was not evaluated")
+        patience, path = Patience(60), f"/v1/hook-deliveries/{answer.json()['delivery_id']}"
+        while (delivery := self.deployment.get(path))["state"] != "evaluated":
+            patience.pause(0.2, delivery)
+        return {verdict["rule_id"]: verdict for verdict in delivery["verdicts"]}
 
     def rule(self, body: dict[str, Any]) -> str:
         """Make a rule and return its id."""
@@ -63,7 +60,7 @@ def _connected(deployment: Deployment, hub: Hub) -> str:
     espalier = str(deployment.http.base_url).rstrip("/")
     code = f"from huggingface_hub import create_webhook\nsource, espalier = {source!r}, {espalier!r}\n"
     subprocess.run(
-        [sys.executable, "-c", code + block(HEADING, "python", "create_webhook")], check=True, timeout=120,
+        [sys.executable, "-c", code + block(HEADING, "python", "create_webhook")], check=True,
         env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"},  # an engine sets it here
     )  # fmt: skip
     assert hub.webhooks[0]["domains"] == ["repo"]

@@ -67,7 +67,7 @@ def _run(folder: Path, code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--rootdir", str(folder), "--basetemp", str(folder / "tmp"), "."],
         cwd=folder, env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""}, capture_output=True,
-        text=True, timeout=120, check=False,
+        text=True, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr
 

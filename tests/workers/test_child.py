@@ -27,7 +27,7 @@ def _start() -> subprocess.Popen[str]:
 
 def _run(request: str) -> tuple[int, list[AnyMessage], str]:
     child = _start()
-    out, err = child.communicate(request + "\n", timeout=500)
+    out, err = child.communicate(request + "\n")
     return child.returncode, [MESSAGES.validate_json(line) for line in out.splitlines()], err
 
 
@@ -65,7 +65,7 @@ def test_sigterm_ends_it_at_once(job: LocalJob) -> None:
     child.stdin.flush()
     child.stdout.readline()  # it computes
     child.send_signal(signal.SIGTERM)
-    child.communicate(timeout=500)
+    child.communicate()
     assert child.returncode == -signal.SIGTERM
 
 
@@ -76,6 +76,6 @@ def test_it_ends_when_nobody_listens(job: LocalJob) -> None:
     child.stdout.close()
     child.stdin.write(job.request().model_dump_json() + "\n")
     child.stdin.close()
-    assert child.wait(timeout=500) == 3
+    assert child.wait() == 3
     assert child.stderr is not None
     child.stderr.close()

@@ -8,6 +8,7 @@ import sys
 import psutil
 import pytest
 
+from tests.fixtures.patience import outlive
 from workers.leash import leashed
 from workers.runs.process import ROOT
 
@@ -30,8 +31,7 @@ def test_a_leashed_process_dies_with_its_parent() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    _, alive = psutil.wait_procs([child], timeout=60)
-    assert alive == []
+    assert outlive([child]) == []
 
 
 def test_a_leash_to_a_process_that_is_gone_starts_nothing() -> None:

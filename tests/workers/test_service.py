@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.fixtures.patience import Patience, outlive
 from workers.runs.process import ROOT
 
 
@@ -59,14 +59,13 @@ def test_a_part_that_dies_is_started_again(service: subprocess.Popen[str]) -> No
     address = url(service)
     before = parts(service)
     before["uvicorn"].kill()
-    deadline = time.monotonic() + 60
+    patience = Patience(60)
     while True:
         try:
             assert httpx.get(f"{address}/healthz", timeout=5).status_code == 200
             break
         except httpx.HTTPError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+            patience.pause(0.1)
     after = parts(service)
     assert after["uvicorn"].pid != before["uvicorn"].pid
     assert after["workers.main"].pid == before["workers.main"].pid
@@ -77,8 +76,7 @@ def test_kill_9_of_the_service_leaves_nothing_behind(service: subprocess.Popen[s
     running = list(parts(service).values())
     assert len(running) == 3
     service.kill()
-    _, alive = psutil.wait_procs(running, timeout=60)
-    assert alive == []
+    assert outlive(running) == []
 
 
 def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
         taken.listen()
         env = {**os.environ, "ESPALIER_HOME": str(tmp_path), "ESPALIER_PORT": str(taken.getsockname()[1])}
         done = subprocess.run(
-            [sys.executable, "-m", "workers.service"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120,
+            [sys.executable, "-m", "workers.service"], env=env, cwd=ROOT, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
     assert done.returncode == 1

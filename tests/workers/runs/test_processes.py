@@ -18,6 +18,7 @@ from sqlalchemy import select
 
 from app.db.job import Job, Worker
 from app.queue import Doorbell, make_celery
+from tests.fixtures.patience import Patience, outlive
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 
@@ -81,9 +82,10 @@ def test_a_bell_wakes_a_worker_that_never_looks_by_itself(sqlite_bench: Bench, b
         job = bench.wait(bench.add(), "succeeded")
         for _ in range(3):
             wait_until_idle(bench, job)
-            job_id = bench.add()
-            bell.ring("default")
-            job = bench.wait(job_id, "succeeded")
+            job_id, patience = bench.add(), Patience(60)
+            while (job := bench.job(job_id)).state != "succeeded":
+                bell.ring("default")  # again: a broker on a crowded machine may not take the first one in time
+                patience.pause(0.5, job.state)
     bell.close()
 
 
@@ -116,8 +118,7 @@ def test_a_job_outlives_its_worker(bench: Bench, blow: signal.Signals) -> None:
         (child,) = scripted(worker)
         worker.send_signal(blow)
         if blow == signal.SIGKILL:
-            psutil.wait_procs([child], timeout=30)
-            assert not child.is_running()
+            assert outlive([child]) == []
         with process(bench, WORKER):
             bench.wait_for_event(job_id, "job.started", count=2)
             worker.send_signal(signal.SIGCONT)
@@ -156,7 +157,7 @@ def test_a_worker_asked_for_one_job_does_one_and_leaves(sqlite_bench: Bench) -> 
     # Its children are the real ones, so the job fails at its source: what counts is that it was worked on.
     first, second = sqlite_bench.add(), sqlite_bench.add()
     done = subprocess.run(
-        [sys.executable, "-m", "workers.main", "--once"], cwd=ROOT, env=environment(sqlite_bench, ""), timeout=120,
+        [sys.executable, "-m", "workers.main", "--once"], cwd=ROOT, env=environment(sqlite_bench, ""),
         check=False,
     )  # fmt: skip
     assert done.returncode == 0

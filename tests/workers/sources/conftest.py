@@ -28,7 +28,7 @@ def _as_child(line: str, workspace: Path) -> list[AnyMessage]:
     """As the supervisor runs it."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "workers.fetcher"], input=f"{line}\n", env=environment("fetch", workspace, 1),
-        cwd=workspace, capture_output=True, text=True, timeout=60, check=False,
+        cwd=workspace, capture_output=True, text=True, check=False,
     )  # fmt: skip
     said = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
     assert said, done.stderr
