@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. Everything else is a part of them.
 PYTHON ?= python3
-PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
+PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 2))")
 VENV := .venv
 BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
@@ -22,7 +22,7 @@ demo: setup
 serve: setup
 	$(BIN)/espalier serve
 
-# Each process has its own Postgres, Redis and S3, and often waits for them: one more than there are cores, 4 at most.
+# Each process has its own Postgres, Redis and S3, and often waits for them: two more than there are cores, 4 at most.
 test: setup
 	REQUIRE_SERVICES=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 

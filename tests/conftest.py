@@ -42,6 +42,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if off:
         config.hook.pytest_deselected(items=list(off))
         items[:] = [item for item in items if item not in off]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        items[:] = _long_ones_first(items, processes)
+
+
+def _long_ones_first(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """Let every process of a parallel run begin with its share of the long tests: one left for last is waited for.
+
+    Each process is given as many tests as any other, in this order. Those that share an installation stay together.
+    """
+    long = [item for item in items if item.path.parent.name == "flows" or item.get_closest_marker("slow")]
+    alone = [item for item in long if "shared" not in getattr(item, "fixturenames", ())]
+    hands = [[item for item in long if item not in alone], *(alone[n :: processes - 1] for n in range(processes - 1))]
+    rest, share = [item for item in items if item not in long], -(-len(items) // processes)
+    order: list[pytest.Item] = []
+    for hand in hands:
+        missing = max(share - len(hand), 0)
+        order += hand + rest[:missing]
+        del rest[:missing]
+    return order + rest
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -115,6 +115,7 @@ def test_a_replayed_example_is_taken_once(receiver: Receiver, client: TestClient
     assert source["secret"] not in json.dumps(stored)
 
 
+@pytest.mark.slow
 def test_a_registry_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "shelf.py").write_text(NEWCOMER)
     done = subprocess.run(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEAD = """
 from typing import ClassVar, Literal
 import workers.methods.base as base
@@ -97,6 +99,8 @@ PRUNE = {
 USE = """
 import importlib, json, sys
 from pathlib import Path
+
+import pytest
 root, prune = Path(sys.argv[1]), json.loads(sys.argv[2])
 for package in ("criteria", "patterns", "budgets", "mask_optimizers", "solvers"):
     importlib.import_module(f"workers.methods.{package}").__path__.append(str(root / package))
@@ -123,6 +127,7 @@ assert bool((moved.abs() <= 2**-5).all())
 """
 
 
+@pytest.mark.slow
 def test_dropped_files_are_in_openapi_and_at_work(tmp_path: Path) -> None:
     for package, source in NEWCOMERS.items():
         (tmp_path / package).mkdir()

@@ -8,7 +8,7 @@ from tests.flows.test_kill_and_resume import SPEC
 
 
 def test_a_running_job_is_cancelled_in_the_middle_of_its_phase(shared: Deployment) -> None:
-    job = shared.submit(DEMO_MODEL, SPEC)
+    job = shared.submit(DEMO_MODEL, {**SPEC, "calibration": {"samples": 96, "sequence_length": 256}})
     shared.wait_for(job, lambda events: any(event["phase"] == "pruning" for event in events))
     answer = shared.http.post(f"/v1/jobs/{job}/cancel")
     assert answer.status_code in {200, 202}
