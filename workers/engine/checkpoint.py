@@ -86,3 +86,9 @@ def _raw(entry: TensorEntry) -> bytes:
     assert tensor.dtype == entry.dtype
     assert tuple(tensor.shape) == entry.shape
     return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """The sha256 and the size of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size

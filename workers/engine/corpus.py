@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from workers.engine import tokenising
 from workers.engine.errors import DatasetError
 from workers.engine.numerics import generator
+from workers.engine.pieces import PIECE_BYTES
 from workers.engine.python_docs import python_docs
+
+CROPPED_FROM: Final = 16
+"""Times the tokens of a calibration: of a text longer than that (and than one piece) its beginning is cropped."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +28,18 @@ class Text:
 
     name: str
     tokens: torch.Tensor
-    """The whole text, tokenised once with the tokenizer's defaults; int64."""
+    """The text, tokenised once with the tokenizer's defaults; int32, where windows are int64."""
     sha256: str
-    """Of the text in UTF-8."""
+    """Of the text's bytes."""
+    pieces: int = 1
+    """How many pieces of the text were read, one after the other; a short text is one."""
+
+    def protocol(self) -> dict[str, Any]:
+        """What a report says of the text."""
+        told: dict[str, Any] = {"text_sha256": self.sha256, "text_tokens": len(self.tokens)}
+        if self.pieces > 1:
+            told["text_pieces"] = f"{self.pieces} of at most {PIECE_BYTES >> 20} MiB, cut at line ends"
+        return told
 
     def require(self, count: int, length: int) -> None:
         """Raise DatasetError unless the text holds `count` windows of `length` tokens."""
@@ -44,16 +59,16 @@ class Text:
         else:
             self.require(count, length)
         if selection == "sequential":
-            return self.tokens[: count * length].view(count, length)
+            return self.tokens[: count * length].view(count, length).long()
         last = len(self.tokens) - length
         starts = torch.randint(last + 1, (count,), generator=generator(seed, "calibration"))
-        return torch.stack([self.tokens[start : start + length] for start in starts.tolist()])
+        return torch.stack([self.tokens[start : start + length] for start in starts.tolist()]).long()
 
     def evaluation(self, *, length: int, max_windows: int | None) -> torch.Tensor:
         """Non-overlapping windows (N, T) from the start, remainder dropped."""
         self.require(1, length)
         count = len(self.tokens) // length
-        return self.tokens[: count * length].view(count, length)[:max_windows]
+        return self.tokens[: count * length].view(count, length)[:max_windows].long()
 
 
 class Corpus:
@@ -61,36 +76,40 @@ class Corpus:
 
     def __init__(self, model_dir: Path) -> None:
         self._model_dir = model_dir
-        self._texts: dict[str, Text] = {}
+        self._texts: dict[tuple[str, int | None], Text] = {}
+        self._tokenizer_class = ""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's own tokenizer."""
-        return AutoTokenizer.from_pretrained(self._model_dir, local_files_only=True, trust_remote_code=False)
+        """The model's own tokenizer, in this process."""
+        return tokenising.load(self._model_dir)
 
     @cached_property
     def tokenizer_id(self) -> str:
         """The tokenizer's class and the content hash of its file."""
         files = [self._model_dir / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json")]
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists()]
-        return " ".join([type(self.tokenizer).__name__, *(f"sha256:{digest}" for digest in digests[:1])])
+        return " ".join([self._tokenizer_class, *(f"sha256:{digest}" for digest in digests[:1])])
 
-    def read(self, spec: dict[str, Any], *, path: Path | None) -> Text:
-        """The text of a data set's spec; `path` is where the fetcher put it, None for text that Python brings along."""
-        raw = python_docs(spec["split"]) if path is None and spec["kind"] == "builtin" else _read(spec, path)
-        digest = hashlib.sha256(raw.encode()).hexdigest()
-        if digest not in self._texts:
-            name = spec.get("name") or str(spec["path"]).rsplit("/", 1)[-1]
-            # verbose=False: a text longer than the model's window is what we want here.
-            ids = self.tokenizer(raw, verbose=False)["input_ids"]
-            self._texts[digest] = Text(name, torch.tensor(ids, dtype=torch.int64), digest)
-        return self._texts[digest]
+    def read(self, spec: dict[str, Any], *, path: Path | None, enough: int | None = None) -> Text:
+        """The text of a data set's spec, of a long one as many pieces as hold `enough` tokens; None: all.
+
+        `path` is where the fetcher put it, None for text that Python brings along.
+        """
+        text = _bytes(spec) if path is None else path
+        with io.BytesIO(text) if isinstance(text, bytes) else text.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.tell()
+        key = digest, enough if size > PIECE_BYTES else None
+        if key not in self._texts:
+            name = spec.get("name") or spec.get("upload_id") or str(spec["path"]).rsplit("/", 1)[-1]
+            found = tokenising.tokenise(self._model_dir, text, enough=enough)
+            self._tokenizer_class = found.tokenizer
+            self._texts[key] = Text(name, found.ids, digest, found.pieces)
+        return self._texts[key]
 
 
-def _read(spec: dict[str, Any], path: Path | None) -> str:
-    if path is None:
+def _bytes(spec: dict[str, Any]) -> bytes:
+    if spec["kind"] != "builtin":
         raise DatasetError(f"the {spec['kind']} data set was not fetched", hint="List its file in `datasets`.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DatasetError("the text is not UTF-8", hint="Convert the text to UTF-8.") from None
+    return python_docs(spec["split"]).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 ErrorClass = Literal[
+    "source_unsafe",
     "unsupported_architecture",
     "dataset_error",
     "numerical",
@@ -31,6 +32,12 @@ class UnsupportedArchitectureError(EngineError):
     """The model is built in a way that the engine cannot walk."""
 
     class_ = "unsupported_architecture"
+
+
+class UnsafeTokenizerError(EngineError):
+    """The model's tokenizer cannot be loaded, or runs wild on a text."""
+
+    class_ = "source_unsafe"
 
 
 class DatasetError(EngineError):

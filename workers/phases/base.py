@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ from app.specs.lifecycle import Phase
 from app.specs.prune import PruneStep
 from app.specs.steps import Calibration, Perplexity, Retrain
 from workers.engine import numerics
-from workers.engine.corpus import Corpus, Text
+from workers.engine.checkpoint import sha256_of
+from workers.engine.corpus import CROPPED_FROM, Corpus, Text
 from workers.engine.model import StreamedModel
 from workers.engine.tasks import Tasks
 from workers.engine.weights import Weights, output_cast, save_overlay
@@ -110,14 +110,9 @@ class PhaseRun:
         )  # fmt: skip
 
     def finish_block(
-        self,
-        index: int,
-        tensors: dict[str, torch.Tensor],
-        masks: dict[str, torch.Tensor],
-        *,
-        seconds: float,
+        self, index: int, tensors: dict[str, torch.Tensor], masks: dict[str, torch.Tensor], *, seconds: float,
         data: dict[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Write a block's changed tensors and masks, lay them over the weights and tell the supervisor."""
         name = f"block-{index:05d}"
         path = self.context.checkpoint_path(self.name, name)
@@ -220,27 +215,36 @@ class Context:
         """The model with its weights on disk."""
         return StreamedModel(self.model_dir, compute_dtype=self.compute_dtype, device=self.device)
 
-    def text(self, dataset: Dataset) -> Text:
-        """The token stream of a data set's spec."""
+    def text(self, dataset: Dataset, *, enough: int | None = None) -> Text:
+        """The token stream of a data set's spec; of a long text, no more than holds `enough` tokens (None: all)."""
         spec = dataset.model_dump(mode="json")
         path = self.request.datasets.get(fingerprint(spec))
-        return self.corpus.read(spec, path=Path(path) if path else None)
+        return self.corpus.read(spec, path=Path(path) if path else None, enough=enough)
+
+    @property
+    def calibration_text(self) -> Text:
+        """What the calibration's windows are taken from."""
+        of = self.request.spec.calibration
+        times = 1 if of.selection == "sequential" else CROPPED_FROM
+        return self.text(of.dataset, enough=times * of.samples * self.length_of(of))
 
     def calibration_windows(self) -> torch.Tensor:
         """The calibration's windows of tokens (N, T)."""
-        calibration: Calibration = self.request.spec.calibration
-        return self.text(calibration.dataset).windows(
-            count=calibration.samples,
-            length=self.length_of(calibration),
-            seed=calibration.seed,
-            selection=calibration.selection,
-            # The builtin text is what it is: the default request must work with any model.
-            overlapping=calibration.dataset.kind == "builtin" and calibration.selection != "sequential",
+        of, length = self.request.spec.calibration, self.length_of(self.request.spec.calibration)
+        # The builtin text is what it is: the default request must work with any model.
+        overlapping = of.dataset.kind == "builtin" and of.selection != "sequential"
+        return self.calibration_text.windows(
+            count=of.samples, length=length, seed=of.seed, selection=of.selection, overlapping=overlapping
         )
+
+    def evaluation_text(self, item: Perplexity) -> Text:
+        """What a measurement's windows are taken from."""
+        enough = None if item.max_windows is None else item.max_windows * self.length_of(item)
+        return self.text(item.dataset, enough=enough)
 
     def evaluation_windows(self, item: Perplexity) -> torch.Tensor:
         """The windows of tokens (N, T) of one measurement."""
-        return self.text(item.dataset).evaluation(length=self.length_of(item), max_windows=item.max_windows)
+        return self.evaluation_text(item).evaluation(length=self.length_of(item), max_windows=item.max_windows)
 
     def length_of(self, item: Calibration | Perplexity | Retrain) -> int:
         """A resolved sequence length; min(2048, the model's maximum) when a request by hand leaves it out."""
@@ -292,9 +296,3 @@ class Context:
         done = run.completed()
         self.phases.append(done)
         self.send(done)
-
-
-def sha256_of(path: Path) -> tuple[str, int]:
-    """The sha256 and the size of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size

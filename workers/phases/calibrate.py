@@ -83,11 +83,10 @@ def below_pruned(context: Context, matrix: Matrix, score_OI: torch.Tensor) -> to
 
 def _describe(context: Context, windows_NT: torch.Tensor) -> None:
     calibration = context.request.spec.calibration
-    text = context.text(calibration.dataset)
+    text = context.calibration_text
     context.protocol["calibration"] = {
         "dataset": calibration.dataset.model_dump(mode="json"),
-        "text_sha256": text.sha256,
-        "text_tokens": len(text.tokens),
+        **text.protocol(),
         "tokenizer": context.corpus.tokenizer_id,
         "selection": "random" if calibration.selection == "loss_gap" else calibration.selection,
         "seed": calibration.seed,
@@ -99,7 +98,7 @@ def _describe(context: Context, windows_NT: torch.Tensor) -> None:
 
 def _warn(context: Context, windows_NT: torch.Tensor) -> None:
     calibration = context.request.spec.calibration
-    available = len(context.text(calibration.dataset).tokens)
+    available = len(context.calibration_text.tokens)
     if calibration.selection != "sequential" and available < 2 * windows_NT.numel():
         context.warn(
             "short_calibration_text",

@@ -12,14 +12,14 @@ import torch
 
 from app.specs.job import SCHEMA_VERSION
 from workers.engine import masks
-from workers.engine.checkpoint import TensorEntry, write_file
+from workers.engine.checkpoint import TensorEntry, sha256_of, write_file
 from workers.engine.checkpoint import write_model as write_tensors
 from workers.engine.numerics import name_of, require_finite
 from workers.engine.weights import INDEX, Weights, source_files
 from workers.messages import ArtifactFile
 from workers.packing.pack import pack_file, packed_path
 from workers.packing.unpack import unpack_file
-from workers.phases.base import Context, sha256_of
+from workers.phases.base import Context
 from workers.phases.card import card
 from workers.phases.report import build
 

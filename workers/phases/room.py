@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from app.specs import retraining
+from app.specs import retraining, texts
 from workers.engine.errors import NoRoomError
 from workers.engine.layout import Block
 from workers.engine.walk import TOKENS_PER_BATCH
@@ -44,6 +44,8 @@ class Room:
     """What stays while it is retrained, where that is computed."""
     state: int = 0
     """What the host holds of a retraining on a GPU."""
+    text: int = 0
+    """What the largest text takes while it is tokenised, before any block is there."""
 
     @property
     def least(self) -> int:
@@ -73,6 +75,7 @@ def check(context: Context) -> None:
 def _check_host(context: Context, room: Room, limit: int) -> None:
     on_host = context.device.type == "cpu"
     least = room.least if on_host else room.process + room.outside
+    _require(room.process + room.text, limit, "max_host_memory_bytes", what="tokenising the text")
     _require(least, limit, "max_host_memory_bytes", what="one block")
     spec = context.request.spec
     whole = least + room.model
@@ -107,8 +110,8 @@ def measured(context: Context) -> Room:
         sum(sizes[name] for name in set(block.tensors.values()) if name in sizes) for block in streamed.layout.blocks
     ]
     total = sum(sizes.values())
-    spec = context.request.spec
-    calibration = spec.calibration
+    request = context.request
+    spec, calibration = request.spec, request.spec.calibration
     length = context.length_of(calibration)
     width = streamed.config.get_text_config().hidden_size
     blocks = [
@@ -122,6 +125,7 @@ def measured(context: Context) -> Room:
         hidden=calibration.samples * length * width * item,
         model=total * item,
         training=training_bytes(context),
+        text=max((texts.memory_bytes(Path(path).stat().st_size) for path in request.datasets.values()), default=0),
         state=retraining.STATE_BYTES * retraining.trained(spec.retrain, _shapes(context)) if spec.retrain else 0,
     )
 

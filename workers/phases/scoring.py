@@ -85,12 +85,11 @@ def describe(context: Context) -> dict[str, Any]:
     """The protocol of every measurement, by its name."""
     protocol: dict[str, Any] = {}
     for item in context.request.spec.evaluate.perplexity:
-        text, windows_NT = context.text(item.dataset), context.evaluation_windows(item)
+        text, windows_NT = context.evaluation_text(item), context.evaluation_windows(item)
         count, length = windows_NT.shape
         protocol[item.key] = {
             "dataset": item.dataset.model_dump(mode="json"),
-            "text_sha256": text.sha256,
-            "text_tokens": len(text.tokens),
+            **text.protocol(),
             "tokenizer": context.corpus.tokenizer_id,
             "sequence_length": length,
             "windows": count,

@@ -36,7 +36,7 @@ def training_windows(context: Context, spec: Retrain) -> torch.Tensor:
         )
     context.protocol["retraining"] = context.protocol.get("retraining", {}) | {
         "dataset": (spec.dataset or context.request.spec.calibration.dataset).model_dump(mode="json"),
-        "text_sha256": text.sha256,
+        **text.protocol(),
         "windows": len(windows_NT),
         "sequence_length": windows_NT.shape[1],
     }

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from tests.fixtures.tiny_models import write_tiny_model
+from workers.engine import corpus as corpora
+from workers.engine import pieces as cutting
+from workers.engine import tokenising
 from workers.engine.corpus import Corpus, Text
-from workers.engine.errors import DatasetError
+from workers.engine.errors import DatasetError, UnsafeTokenizerError
 from workers.engine.overlap import RUN, overlapping
+from workers.engine.pieces import PIECE_BYTES, pieces
 from workers.engine.python_docs import python_docs
 
 TEXT = Text("some", torch.arange(1000), "0" * 64)
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+}  # fmt: skip
 
 
 def test_random_crops_are_seeded_pieces_of_the_stream() -> None:
@@ -69,12 +86,101 @@ def test_a_file_is_tokenised_once_and_known_by_its_hash(tmp_path: Path) -> None:
 
 
 def test_a_text_that_was_not_fetched_or_is_no_text_is_a_dataset_error(tmp_path: Path) -> None:
-    corpus = Corpus(tmp_path)
+    corpus = Corpus(write_tiny_model(tmp_path))
     with pytest.raises(DatasetError, match="not fetched"):
         corpus.read({"kind": "local", "path": "/x"}, path=None)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match="not UTF-8"):
         corpus.read({"kind": "local", "path": "/x"}, path=tmp_path / "bytes")
+
+
+SIZES = [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES + 5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("line", ["x\n" * 30 + "é" * 20 + "\r\n", "no end of line ", "é€😀"])
+def test_pieces_are_the_text_and_end_where_lines_do(line: str, size: int) -> None:
+    text = (line * (size // len(line.encode()) + 1)).encode()[:size].decode(errors="ignore")
+    found = list(pieces(BytesIO(text.encode())))
+    assert "".join(found) == text.replace("\r\n", "\n")
+    assert all(len(piece.encode()) <= PIECE_BYTES for piece in found)
+    assert (len(found) == 1) == (0 < len(text.encode()) <= PIECE_BYTES)
+    if "\n" in line or " " in line:
+        assert all(piece[-1] in "\n " for piece in found[:-1])
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Pieces of a thousand bytes."""
+    for module in (corpora, cutting, tokenising):
+        monkeypatch.setattr(module, "PIECE_BYTES", 1000)
+    return 1000
+
+
+def test_a_long_text_is_tokenised_in_pieces_with_special_tokens_at_its_ends_alone(
+    tmp_path: Path, small_pieces: int
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    document = json.loads((model / "tokenizer.json").read_text())
+    document["post_processor"] = TEMPLATE
+    (model / "tokenizer.json").write_text(json.dumps(document))
+    (tmp_path / "long").write_text("Espalier trains trees along a wall.\n" * 100)
+    corpus, spec = Corpus(model), {"kind": "upload", "upload_id": "upl_1"}
+    text = corpus.read(spec, path=tmp_path / "long")
+    assert text.tokens.dtype == torch.int32
+    assert text.evaluation(length=8, max_windows=None).dtype == torch.int64
+    assert text.protocol()["text_pieces"].startswith("4 of")
+    assert (text.tokens == 0).nonzero().flatten().tolist() == [0, len(text.tokens) - 1]
+    assert corpus.tokenizer.decode(text.tokens[1:-1]) == (tmp_path / "long").read_text()
+    # No more is read than is needed, and the beginning is the same.
+    some = corpus.read(spec, path=tmp_path / "long", enough=1000)
+    assert some.pieces == 2
+    assert torch.equal(some.tokens, text.tokens[: len(some.tokens)])
+
+
+def test_a_text_takes_its_memory_in_another_process(tmp_path: Path) -> None:
+    model, path = write_tiny_model(tmp_path / "model"), tmp_path / "text"
+    path.write_text("Espalier trains trees along a wall. " * (2**19 // 36))
+    before = psutil.Process().memory_info().rss
+    text = Corpus(model).read({"kind": "local", "path": str(path)}, path=path)
+    assert len(text.tokens) > 2**17
+    grown = psutil.Process().memory_info().rss - before
+    assert grown < 32 * 2**20, "the lists and offsets of the tokenizer are gone"
+
+
+def _wild(model: Path, **changes: Any) -> None:
+    document = json.loads((model / "tokenizer.json").read_text()) | changes
+    (model / "tokenizer.json").write_text(json.dumps(document))
+
+
+def test_a_tokenizer_that_runs_wild_is_named_and_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, path = write_tiny_model(tmp_path / "model"), tmp_path / "text"
+    path.write_text("a" * 100_000 + "!")
+    spec = {"kind": "local", "path": str(path)}
+    monkeypatch.setattr(tokenising, "LOADING_BYTES", 2**26)
+    monkeypatch.setattr(tokenising, "LOADING_SECONDS", 1)
+    monkeypatch.setattr(tokenising, "SECONDS", 0)
+    _wild(model, normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 10_000})
+    with pytest.raises(UnsafeTokenizerError, match="MiB of memory"):
+        Corpus(model).read(spec, path=path)
+    split = {"type": "Split", "pattern": {"Regex": "a*(?!a|!)."}, "behavior": "Isolated", "invert": False}
+    _wild(model, normalizer=None, pre_tokenizer=split)
+    with pytest.raises(UnsafeTokenizerError, match="CPU time"):
+        Corpus(model).read(spec, path=path)
+    (model / "tokenizer.json").write_text("{}")
+    with pytest.raises(UnsafeTokenizerError, match="fails with"):
+        Corpus(model).read(spec, path=path)
+
+
+def test_a_pool_of_threads_does_not_keep_the_other_process_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    corpus = Corpus(write_tiny_model(tmp_path / "model"))
+    corpus.tokenizer(["a text", "another"] * 100)
+    assert len(corpus.read({"kind": "builtin", "split": "validation"}, path=None).tokens)
 
 
 def test_windows_that_share_a_run_of_tokens_are_found() -> None:
