@@ -15,6 +15,8 @@ from collections.abc import Sequence
 PR_SET_PDEATHSIG = 1
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+AF_INET, SOCK_DGRAM = 2, 2
+SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 
 
 def leashed(command: Sequence[str], *, offline: bool = False) -> list[str]:
@@ -27,13 +29,25 @@ def leashed(command: Sequence[str], *, offline: bool = False) -> list[str]:
 
 
 def _leave_network(libc: ctypes.CDLL) -> None:
-    """Enter an empty network namespace, through a user namespace where that is needed; else stay as it is."""
+    """Enter a network namespace of a loopback alone, through a user namespace where that is needed; else stay."""
     uid, gid = os.getuid(), os.getgid()
-    if libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
-        return
-    for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 (pathlib would double the start-up time)
-            file.write(line)
+    if libc.unshare(CLONE_NEWNET) != 0:
+        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+            return
+        for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 (pathlib would double the start-up time)
+                file.write(line)
+    _raise_loopback(libc)
+
+
+def _raise_loopback(libc: ctypes.CDLL) -> None:
+    """Bring `lo` up, which a new namespace has down: processes of one job talk over 127.0.0.1."""
+    request = ctypes.create_string_buffer(
+        b"lo".ljust(16, b"\0") + (IFF_UP | IFF_RUNNING).to_bytes(2, sys.byteorder), 40
+    )
+    socket = libc.socket(AF_INET, SOCK_DGRAM, 0)
+    libc.ioctl(socket, SIOCSIFFLAGS, request)
+    libc.close(socket)
 
 
 def main(arguments: list[str]) -> None:

@@ -38,6 +38,7 @@ ErrorClass = Literal[
     "source_unsafe",
     "dataset_error",
     "gpu_oom",
+    "device_lost",  # the GPU, or the way to it, is broken; another worker may do
     "host_oom",
     "disk_full",
     "numerical",

@@ -12,6 +12,8 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "70 %": {"sparsity": 0.7},
     "2:4": {"pattern": {"kind": "nm", "n": 2, "m": 4}},
 }
+MATRIX: Final = {"kind": "unstructured", "scope": "matrix"}
+"""As the papers of ALPS and ADMM choose: the largest of a whole matrix, not of every row."""
 METHODS: Final[dict[str, dict[str, Any]]] = {
     "random": {"method": "random"},
     "magnitude": {"method": "magnitude"},
@@ -29,6 +31,8 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     "awp": {"method": "wanda", "update": {"kind": "awp"}},
     "admm + least squares": {"method": "wanda", "update": {"kind": "admm"}},
     "alps": {"method": "wanda", "update": {"kind": "alps"}},
+    "admm + least squares, scope matrix": {"method": "wanda", "update": {"kind": "admm"}, "pattern": MATRIX},
+    "alps, scope matrix": {"method": "wanda", "update": {"kind": "alps"}, "pattern": MATRIX},
 }  # fmt: skip
 
 ABOUT: Final = """\
@@ -44,13 +48,14 @@ def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
         Cell(
             key=f"{model} / {setting} / {name} / seed {seed}",
             model=model,
-            spec=reference_spec(reference, seed=seed, prune={**step, **SETTINGS[setting]}),
+            spec=reference_spec(reference, seed=seed, prune={**step, **share}),
             labels={"method": name, "setting": setting, "seed": seed},
         )
         for seed in range(seeds)
         for model in models
-        for setting in SETTINGS
+        for setting, share in SETTINGS.items()
         for name, step in METHODS.items()
+        if not ("pattern" in step and "pattern" in share)
     ]
 
 

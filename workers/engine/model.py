@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from workers.engine import positions
 from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.experts import take_apart
 from workers.engine.layout import Layout, find_stack
 from workers.engine.names import names_in_files
-from workers.engine.numerics import give_back_memory
+from workers.engine.numerics import give_back_memory, moved
 from workers.engine.tensor_file import DTYPES
 from workers.engine.weights import Weights
 
@@ -30,21 +30,6 @@ class BlockCall:
 
     args: tuple[object, ...]
     kwargs: dict[str, object]
-
-
-@contextmanager
-def _untouched_memory() -> Iterator[None]:
-    """Leave fresh tensors as they are, also where determinism would fill them.
-
-    A parameter is real for a moment before it becomes a meta tensor. Filled, its pages stay with the process when the
-    allocator cannot join what was freed: up to the size of the whole model.
-    """
-    switch: Any = torch.utils.deterministic
-    filling, switch.fill_uninitialized_memory = switch.fill_uninitialized_memory, False
-    try:
-        yield
-    finally:
-        switch.fill_uninitialized_memory = filling
 
 
 class _LastBlockReached(Exception):
@@ -58,13 +43,13 @@ class StreamedModel:
         self.compute_dtype = compute_dtype
         self.device = device
         self.config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False), _untouched_memory():
+        with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(self.config, dtype=compute_dtype, trust_remote_code=False)
         model.tie_weights()  # leaving the meta context unties what the constructor had tied
         source = Weights(model_dir)
         names = names_in_files(model, source)
         take_apart(model)
-        self.model: nn.Module = model.eval()
+        self.model: nn.Module = positions.in_integers(model.eval())
         for buffers in self.model.modules():
             for name, buffer in buffers._buffers.items():
                 buffers._buffers[name] = None if buffer is None else buffer.to(device)
@@ -192,7 +177,7 @@ def fill(
             owner._buffers[leaf] = weights.get(tensor).to(device)
             continue
         if tensor not in real:
-            real[tensor] = nn.Parameter(weights.get(tensor).to(device, dtype), requires_grad=False)
+            real[tensor] = nn.Parameter(moved(weights.get(tensor), device, dtype), requires_grad=False)
         owner._parameters[leaf] = real[tensor]
 
 

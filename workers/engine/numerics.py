@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import torch
@@ -32,9 +32,13 @@ def pick_device(wish: str) -> torch.device:
 
 
 def pick_compute_dtype(wish: str, device: torch.device) -> torch.dtype:
-    """The dtype of forward passes: `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    """The dtype of forward passes: `auto` is bfloat16 on a GPU that computes in it, float32 elsewhere.
+
+    Older GPUs emulate bfloat16, slower than float32; float16 would overflow in models that were trained in bfloat16.
+    """
     if wish == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        halves = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if halves else torch.float32
     return NAMES[wish]
 
 
@@ -48,7 +52,15 @@ def be_deterministic(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    switch: Any = torch.utils.deterministic
+    # Filling fresh memory with NaN costs a second per GB read, and leaves a meta tensor's pages with the process.
+    switch.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
+
+
+def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor on a device in a dtype: the file's narrow type crosses, and the device casts it."""
+    return tensor.to(device).to(dtype)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from workers.engine.numerics import require_finite
+from workers.engine.numerics import moved, require_finite
 from workers.methods.base import InputStatistics, Need
 
 
@@ -67,7 +67,7 @@ class OutputErrors:
     def __init__(self, dense_OI: torch.Tensor, sample_TI: torch.Tensor | None, gram_II: torch.Tensor | None) -> None:
         self._dense_OI = dense_OI
         needed = sample_TI if gram_II is None else None
-        self._sample_TI = None if needed is None else needed.to(dense_OI.device, torch.float32)
+        self._sample_TI = None if needed is None else moved(needed, dense_OI.device, torch.float32)
         self._gram_II = gram_II
         self._whole = float(self._squared(dense_OI).sum())
 

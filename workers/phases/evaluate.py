@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from workers.engine import positions
 from workers.engine.errors import BrokenResultError
 from workers.engine.numerics import autocast
 from workers.engine.speed import measure
@@ -86,5 +87,5 @@ def _load(context: Context, folder: Path) -> nn.Module:
     )
     if info["missing_keys"] or info["mismatched_keys"]:
         raise BrokenResultError("the written model lacks tensors", hint="Report this.")
-    loaded: nn.Module = model.to(context.device).eval()
+    loaded: nn.Module = positions.in_integers(model.to(context.device).eval())
     return loaded

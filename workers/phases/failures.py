@@ -14,6 +14,19 @@ from workers.messages import ErrorInfo
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 """What torch's CPU allocator says; it has no exception class of its own."""
 
+_NO_DEVICE_MEMORY = (
+    "CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation",
+)  # fmt: skip
+"""What the libraries below torch say where its own allocator does not speak."""
+_DEVICE_LOST = (
+    "CUDA error", "CUDA driver error", "CUDA-capable device", "No CUDA GPUs are available", "no NVIDIA driver",
+    "Torch not compiled with CUDA enabled",
+    "NVIDIA driver on your system", "CUDA unknown error", "Unexpected error from cuda", "CUBLAS_STATUS_",
+    "CUSOLVER_STATUS_", "CUDNN_STATUS_", "cuDNN error", "NCCL error", "uncorrectable ECC error",
+)  # fmt: skip
+"""A broken GPU, or none where one was promised: after most of these the process can use it no more."""
+
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -24,13 +37,17 @@ def _is_disk_full(error: BaseException) -> bool:
     return isinstance(error, SafetensorError) and any(f"(os error {number})" in str(error) for number in _DISK_FULL)
 
 
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return any(each in str(error) for each in words)
+
+
 def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
     """Name the class, whether another attempt may help, and a way out."""
     if isinstance(error, EngineError):
         return ErrorInfo(
             class_=error.class_, retryable=False, phase=phase, module=error.module, hint=error.hint, message=str(error)
         )
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_DEVICE_MEMORY):
         return ErrorInfo(
             class_="gpu_oom",
             retryable=True,
@@ -38,7 +55,15 @@ def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
             hint="Use fewer or shorter calibration samples, or a device with more memory.",
             message="The device ran out of memory.",
         )
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+    if isinstance(error, torch.AcceleratorError) or _says(error, _DEVICE_LOST):
+        return ErrorInfo(
+            class_="device_lost",
+            retryable=True,
+            phase=phase,
+            hint="See the GPU's state on the worker (nvidia-smi, dmesg); the job's log has the driver's words.",
+            message="The GPU failed or cannot be reached.",
+        )
+    if isinstance(error, MemoryError) or _says(error, _NO_MEMORY):
         return ErrorInfo(
             class_="host_oom",
             retryable=True,

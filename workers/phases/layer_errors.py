@@ -11,6 +11,7 @@ from workers.engine import masks
 from workers.engine.capture import Capture, capturing
 from workers.engine.hidden import Hidden
 from workers.engine.layout import Block, Matrix
+from workers.engine.numerics import moved
 from workers.engine.stats import OutputErrors
 from workers.messages import Layer
 from workers.phases.base import Context
@@ -45,7 +46,7 @@ def _rows(
         dense_OI = matrix.view(context.dense.get(matrix.tensor).to(context.weights.dtype(matrix.tensor)))
         fitted = tensors.get(matrix.tensor)
         fitted_OI = matrix.view(context.weights.get(matrix.tensor) if fitted is None else fitted)
-        errors = OutputErrors(dense_OI.to(device, torch.float32), capture.of(matrix.name).sample(), None)
-        before = errors.relative(masks.apply(dense_OI, context.mask(matrix.name)).to(device, torch.float32))
-        after = errors.relative(fitted_OI.to(device, torch.float32))
+        errors = OutputErrors(moved(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
+        before = errors.relative(moved(masks.apply(dense_OI, context.mask(matrix.name)), device, torch.float32))
+        after = errors.relative(moved(fitted_OI, device, torch.float32))
         yield context.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})

@@ -10,7 +10,7 @@ from app.specs.prune import PruneStep
 from workers.engine import masks
 from workers.engine.guarded import guarded
 from workers.engine.layout import Matrix
-from workers.engine.numerics import generator, require_finite
+from workers.engine.numerics import generator, moved, require_finite
 from workers.engine.selection import score
 from workers.engine.stats import OutputErrors
 from workers.messages import Layer
@@ -28,7 +28,7 @@ def prune_matrix(
     """
     began = time.monotonic()
     stored = matrix.view(context.weights.get(matrix.tensor))
-    weight_OI = stored.to(context.device, torch.float32)
+    weight_OI = moved(stored, context.device, torch.float32)
     share = plan.shares[matrix.name]
     score_OI = below_pruned(context, matrix, _scored(context, matrix, step, plan, weight_OI, seen)).to(context.device)
     mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)

@@ -79,6 +79,15 @@ def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
     )  # fmt: skip
 
 
+def stuck(phase: Phase | None) -> ErrorInfo:
+    """The failure of an attempt whose child the kernel does not let go of: a broken GPU or disk under it."""
+    return ErrorInfo(
+        class_="device_lost", retryable=True, phase=phase,
+        message="the child hangs inside the kernel and cannot be ended",
+        hint="See the kernel's log of the worker's host (dmesg, nvidia-smi): its GPU may have to be reset.",
+    )  # fmt: skip
+
+
 def silent(message: str) -> ErrorInfo:
     """The failure of a child that ended well and did not say what it had to."""
     return ErrorInfo(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final, Literal
 
 import psutil
+import structlog
 from pydantic import BaseModel, ValidationError
 
 from workers.leash import leashed
@@ -23,8 +24,8 @@ from workers.messages import MESSAGES, AnyMessage, Log
 
 INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "SSL_CERT_FILE",
-    "COVERAGE_PROCESS_START",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME", "PYTORCH_ALLOC_CONF", "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES", "SSL_CERT_FILE", "COVERAGE_PROCESS_START",
 )  # fmt: skip
 """All that a child gets of our environment: an allow-list, because secrets have no common name."""
 PROXIES: Final = (
@@ -44,6 +45,11 @@ MAX_WAITING = 4096
 Side = Literal["fetch", "compute", "publish"]
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
+KILL_SECONDS = 30.0
+"""What the kernel may take to end a killed process: one that waits for a broken device may never end."""
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
     if side == "compute":
         ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         ours["MALLOC_ARENA_MAX"] = "1"  # what one thread gave back in its arena, no other could take
+        if "CUDA_DEVICE_ORDER" not in os.environ:
+            ours["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi numbers GPUs, which our own look goes by
     return {name: os.environ[name] for name in names if name in os.environ} | ours
 
 
@@ -145,15 +153,21 @@ class Child:
                 self._waiting.get(timeout=0.02)
         self.kill()
 
-    def kill(self) -> None:
-        """End the child's whole group at once, and whatever it left behind in it."""
+    def kill(self) -> bool:
+        """End the child's whole group at once, and whatever it left behind in it; False when the kernel keeps it."""
         self._abandoned.set()
         self._signal(signal.SIGKILL)
-        self._process.wait()
+        try:
+            self._process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("a child cannot be ended: it waits inside the kernel", pid=self.pid)
+            return False
+        return True
 
     def close(self) -> None:
-        """Make sure that nothing of the child is left."""
-        self.kill()
+        """Make sure that nothing of the child is left; one that cannot be ended keeps its pipes."""
+        if not self.kill():
+            return
         for thread in self._threads:
             thread.join(1)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):

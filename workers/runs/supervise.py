@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from workers.messages import AnyMessage, Checkpoint, Done, Failed, Fetched, Published, Spread
 from workers.runs.checkpoints import Uploader
-from workers.runs.failures import JobFailed, from_exit, hung, oom_kills
+from workers.runs.failures import JobFailed, from_exit, hung, oom_kills, stuck
 from workers.runs.keeper import Interrupted, Keeper
 from workers.runs.process import Child
 from workers.runs.report import Recorder, Said
@@ -43,7 +43,7 @@ def supervise(
             keeper.check()
             room.check()
             if watchdog.hangs(spoke=bool(messages)):
-                raise JobFailed(hung(recorder.phase, still_seconds))
+                raise JobFailed(hung(recorder.phase, still_seconds) if child.kill() else stuck(recorder.phase))
     except Interrupted:
         child.terminate()
         _keep_what_is_done(keeper, recorder, uploader)

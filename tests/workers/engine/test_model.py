@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
@@ -113,19 +112,3 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(UnsupportedArchitectureError, match=r"layers\.1\.mlp\.up_proj"):
         _streamed(folder)
-
-
-def test_building_a_model_without_weights_fills_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filled memory stays with the process: `tests/workers/phases/test_room_numbers.py` has the figure."""
-    folder, switch = write_tiny_model(tmp_path), cast("Any", torch.utils.deterministic)
-    build, fills = AutoModelForCausalLM.from_config, []
-
-    def noted(*args: Any, **options: Any) -> nn.Module:
-        fills.append(switch.fill_uninitialized_memory)
-        built: nn.Module = build(*args, **options)
-        return built
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_config", noted)
-    _streamed(folder)
-    assert fills == [False]
-    assert switch.fill_uninitialized_memory, "elsewhere it keeps results from depending on what lay there before"

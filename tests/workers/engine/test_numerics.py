@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import pytest
 import torch
 
+from workers.engine import numerics
 from workers.engine.numerics import derived_seed, generator
 
 
@@ -12,3 +16,37 @@ def test_a_seed_depends_on_what_it_is_for_and_on_nothing_else() -> None:
     torch.rand(100)
     assert torch.equal(torch.rand(4, generator=generator(0, "pruning", 3)), first)
     assert len({derived_seed(seed, phase, block) for seed in range(3) for phase in "ab" for block in range(3)}) == 18
+
+
+def test_determinism_fills_no_fresh_memory() -> None:
+    """Filled pages stay with the process, up to the whole model: `tests/workers/phases/test_room_numbers.py`."""
+    switch, before = cast("Any", torch.utils.deterministic), torch.are_deterministic_algorithms_enabled()
+    filling = switch.fill_uninitialized_memory
+    try:
+        numerics.be_deterministic(torch.get_num_threads())
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not switch.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(before)
+        switch.fill_uninitialized_memory = filling
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_computes_in_bfloat16_where_it_does_not_emulate_it(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert numerics.pick_compute_dtype("auto", torch.device("cuda")) == dtype
+    assert numerics.pick_compute_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+def test_the_narrow_type_crosses_to_a_device_and_is_cast_there() -> None:
+    moves: list[str] = []
+
+    class Noted:
+        def to(self, target: object) -> Noted:
+            moves.append(str(target))
+            return self
+
+    numerics.moved(cast("torch.Tensor", Noted()), torch.device("cuda"), torch.float32)
+    assert moves == ["cuda", "torch.float32"]

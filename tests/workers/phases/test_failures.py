@@ -18,6 +18,23 @@ from workers.phases.failures import classify
         (DatasetError("too short", hint="more"), "dataset_error", False),
         (torch.OutOfMemoryError("CUDA out of memory"), "gpu_oom", True),
         (MemoryError(), "host_oom", True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "host_oom", True),
+        (RuntimeError("CUDA error: out of memory"), "gpu_oom", True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "gpu_oom", True),
+        (
+            RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate`"),
+            "gpu_oom",
+            True,
+        ),
+        (torch.AcceleratorError("CUDA error: out of memory"), "gpu_oom", True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "device_lost", True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device_lost", True),
+        (RuntimeError("CUDA error: unspecified launch failure"), "device_lost", True),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), "device_lost", True),
+        (RuntimeError("No CUDA GPUs are available"), "device_lost", True),
+        (RuntimeError("Found no NVIDIA driver on your system."), "device_lost", True),
+        (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error"), "device_lost", True),
+        (RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation"), "internal", False),
         # what torch's CPU allocator really says
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import leases
 from tests.fixtures.runs import Bench
-from workers.runs import attempt, failures, workspace
+from workers.runs import attempt, failures, process, workspace
+from workers.runs.process import Child
 from workers.runs.workspace import remove_leftovers
 
 
@@ -92,3 +94,17 @@ def test_kills_for_memory_are_counted_in_our_own_group(tmp_path: Path, monkeypat
     assert failures.oom_kills() == 2
     own.unlink()
     assert failures.oom_kills() == 7
+
+
+def test_a_child_that_the_kernel_keeps_is_reported_and_not_waited_for(
+    sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(attempt.STILL_SECONDS, "compute", 0.5)
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.05)
+    kept: list[Child] = []
+    signal_ = Child._signal
+    monkeypatch.setattr(Child, "_signal", lambda child, _number: kept.append(child))
+    bench = sqlite_bench
+    job = bench.work(bench.add("hangs"))
+    assert (job.state, job.failures) == ("queued", {"device_lost": 1})
+    signal_(kept[0], signal.SIGKILL)

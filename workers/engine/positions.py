@@ -1,0 +1,36 @@
+"""Positions counted in integers, for models that count them in float32: CUDA has no deterministic kernel for that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.opt.modeling_opt import OPTDecoder
+
+
+def in_integers(model: nn.Module) -> nn.Module:
+    """Let every OPT decoder of `model` be given the positions that it would count itself; return the model.
+
+    Sums of ones are exact in either type: the numbers are the same. A hook, because transformers' own code calls the
+    model too (lm-eval, generation), and because copies of the model keep it.
+    """
+    for module in model.modules():
+        if isinstance(module, OPTDecoder):
+            module.register_forward_pre_hook(_counted, with_kwargs=True)
+    return model
+
+
+def _counted(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if kwargs.get("position_ids") is not None:
+        return args, kwargs
+    tokens = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+    batch, length = tokens.shape[:2]
+    past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+    seen = 0 if past is None else int(past.get_seq_length())
+    if mask is None:
+        positions_BT = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
+    else:
+        mask_BT = mask.long()
+        positions_BT = (mask_BT.cumsum(dim=1) * mask_BT - 1)[:, seen:]
+    return args, {**kwargs, "position_ids": positions_BT}
