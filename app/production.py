@@ -1,10 +1,14 @@
-"""What production does not start with: every process of it asks here first."""
+"""What production does not start with: every process of it asks here first, `python -m app.production` before any."""
 
 from __future__ import annotations
 
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
-from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings
+from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
+
+_OF_ONE_MACHINE = ("filesystem:", "memory:", "sqla+sqlite", "sqlalchemy+sqlite")
+"""Brokers that another host, or another process, does not hear."""
 
 
 def refuse_unsafe_production(settings: Settings) -> None:
@@ -15,8 +19,11 @@ def refuse_unsafe_production(settings: Settings) -> None:
         "ESPALIER_API_KEY_PEPPER is the default": settings.api_key_pepper.get_secret_value() == DEFAULT_PEPPER,
         "ESPALIER_CREDENTIALS_KEY is the default": DEFAULT_CREDENTIALS_KEY
         in settings.credentials_key.get_secret_value(),
-        "ESPALIER_DATABASE_URL is SQLite": make_url(settings.database).get_backend_name() == "sqlite",
-        "ESPALIER_STORE_URL is a folder": not settings.store.startswith("s3://"),
+        **_database_faults(settings),
+        "ESPALIER_BROKER_URL is missing": not settings.broker_url,
+        "ESPALIER_BROKER_URL is a broker of one machine": settings.broker_url.lower().startswith(_OF_ONE_MACHINE),
+        "ESPALIER_STORE_URL is missing": not settings.store_url,
+        "ESPALIER_STORE_URL is a folder": bool(settings.store_url) and not settings.store_url.startswith("s3://"),
         "ESPALIER_OIDC_ISSUER is not https": settings.oidc_issuer.startswith("http:"),
         "ESPALIER_OIDC_ISSUER takes ESPALIER_PUBLIC_URL": bool(settings.oidc_issuer) and not settings.public_url,
     }
@@ -25,9 +32,23 @@ def refuse_unsafe_production(settings: Settings) -> None:
         raise ValueError(f"production does not start: {'; '.join(found)}")
 
 
+def _database_faults(settings: Settings) -> dict[str, bool]:
+    if not settings.database_url:
+        return {"ESPALIER_DATABASE_URL is missing": True}
+    try:
+        backend = make_url(settings.database_url).get_backend_name()
+    except ArgumentError:
+        return {"ESPALIER_DATABASE_URL is no URL": True}
+    return {"ESPALIER_DATABASE_URL is SQLite": backend == "sqlite"}
+
+
 def leave_unsafe_production(settings: Settings) -> None:
     """The same for processes that end with a sentence."""
     try:
         refuse_unsafe_production(settings)
     except ValueError as error:
         raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    leave_unsafe_production(get_settings())

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.outbound import networks
+from app.settings_file import PREFIX, BadFile, check_file, unknown
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PEPPER = "insecure-embedded-pepper"
 DEFAULT_CREDENTIALS_KEY = "insecure-embedded-credentials-key"
@@ -19,7 +26,7 @@ DEFAULT_CREDENTIALS_KEY = "insecure-embedded-credentials-key"
 class Settings(BaseSettings):
     """The configuration of one process; `espalier settings` prints it with the source of every value."""
 
-    model_config = SettingsConfigDict(env_prefix="ESPALIER_", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", env_ignore_empty=True)
 
     mode: Literal["embedded", "production"] = Field("embedded", description="embedded: one machine, loopback, no key.")
     home: Path = Field(Path.home() / ".espalier", description="The one state folder of the embedded mode.")
@@ -32,7 +39,9 @@ class Settings(BaseSettings):
     publish_s3_endpoint_url: str | None = Field(
         None, description="Server of `s3` sources and publications; empty: AWS."
     )
-    local_roots: str = Field("", description="Colon-separated folders below which `local` sources may lie.")
+    local_roots: str = Field(
+        "", description="Colon-separated folders below which `local` sources may lie; embedded mode only."
+    )
     webhook_allowed_cidrs: str = Field("", description="Comma-separated private networks that webhooks may reach.")
     api_key_pepper: SecretStr = Field(SecretStr(DEFAULT_PEPPER), description="Key of the HMAC over API keys.")
     credentials_key: SecretStr = Field(
@@ -120,6 +129,12 @@ class Settings(BaseSettings):
         networks(value)
         return value
 
+    @field_validator("worker_classes")
+    @classmethod
+    def _classes(cls, value: str) -> str:
+        parse_classes(value)
+        return value
+
     @model_validator(mode="after")
     def _whole(self) -> Settings:
         if self.oidc_issuer and not self.oidc_client_id:
@@ -152,12 +167,53 @@ class Settings(BaseSettings):
         return (self.scratch_dir or self.home / "scratch").absolute()
 
     @property
+    def classes(self) -> list[tuple[str, float]]:
+        """The worker classes, smallest first, with the bytes of memory of their workers."""
+        return parse_classes(self.worker_classes)
+
+    @property
     def roots(self) -> list[Path]:
         """Resolved folders below which `local` paths may lie."""
         return [Path(root).resolve() for root in self.local_roots.split(":") if root]
 
 
+def parse_classes(text: str) -> list[tuple[str, float]]:
+    """Return the worker classes of `name=bytes,...` with the bytes of memory of their workers, smallest first."""
+    found = []
+    for item in text.split(","):
+        name, _, memory = item.strip().partition("=")
+        try:
+            found.append((name.strip(), float(memory or "inf")))
+        except ValueError:
+            raise ValueError(f"{memory} is no number of bytes: give name=bytes,... like cpu=16e9,gpu=80e9") from None
+    names = [name for name, _ in found]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("every class has a name of its own: cpu=16e9,gpu=80e9")
+    if not all(before[1] <= after[1] for before, after in pairwise([("", 0.0), *found])):
+        raise ValueError("the classes stand smallest first: cpu=16e9,gpu=80e9")
+    return found
+
+
 @lru_cache
 def get_settings() -> Settings:
-    """Read the settings once per process."""
-    return Settings(_env_file=os.environ.get("ESPALIER_ENV_FILE"))
+    """Read the settings once per process; a mistake in them ends it with a line each and status 2."""
+    file = os.environ.get(f"{PREFIX}ENV_FILE") or None
+    try:
+        foreign = check_file(Path(file).expanduser(), Settings.model_fields) if file else []
+        settings = Settings(_env_file=file)
+    except ValidationError as error:
+        sys.stderr.writelines(f"{_told(item)}\n" for item in error.errors(include_input=False, include_url=False))
+        raise SystemExit(2) from None
+    except BadFile as error:
+        sys.stderr.write(f"{PREFIX}ENV_FILE: {error}\n")
+        raise SystemExit(2) from None
+    for name in unknown(os.environ.keys() - {f"{PREFIX}ENV_FILE"}, Settings.model_fields):
+        log.warning("%s is no setting, and nothing reads it", name)
+    for name in foreign:
+        log.warning("%s in %s is no setting: set it in the environment if a library is to see it", name, file)
+    return settings
+
+
+def _told(item: Mapping[str, Any]) -> str:
+    name = f"setting {PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: " if item["loc"] else ""
+    return name + str(item["msg"]).removeprefix("Value error, ")

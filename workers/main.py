@@ -39,6 +39,12 @@ class WorkerProcess:
         settings = get_settings()
         setup_logs(settings)
         leave_unsafe_production(settings)
+        names = [name for name, _ in settings.classes]
+        if worker_class not in names:
+            raise SystemExit(
+                f"no job is ever sent to the worker class {worker_class}: ESPALIER_WORKER_CLASSES names "
+                f"{', '.join(names)}; start with --worker-class {names[0]}, or name {worker_class} there"
+            )
         setup_traces(settings, "espalier-worker")
         self.worker_class = worker_class
         self.celery = make_celery(settings)

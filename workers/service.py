@@ -1,4 +1,4 @@
-"""The embedded service: migrates, then starts and watches the API, one worker and the reconciler.
+"""The embedded service: migrates, then starts and watches the API, one worker per class and the reconciler.
 
 All of them end with it, however it ends, and one that dies is started again with a growing pause.
 """
@@ -67,7 +67,7 @@ class Part:
 
 
 class Service:
-    """The three processes of an embedded installation."""
+    """The processes of an embedded installation."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -80,7 +80,10 @@ class Service:
             api += f" --workers {settings.api_processes}"
         self.parts = [
             Part("api", [sys.executable, "-P", "-m", *api.split(), "--host", settings.host, "--app-dir", str(ROOT)]),
-            Part("worker", [sys.executable, "-P", "-m", "workers.main"]),
+            *(
+                Part(f"worker {name}", [sys.executable, "-P", "-m", "workers.main", "--worker-class", name])
+                for name, _ in settings.classes
+            ),
             Part("reconciler", [sys.executable, "-P", "-m", "workers.reconciler"]),
         ]
 

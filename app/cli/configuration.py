@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from app.cli.output import Json, out, print_json
 from app.settings import Settings, get_settings
+from app.settings_file import PREFIX
 
-PREFIX = "ESPALIER_"
 PASSWORD = re.compile(r"(?<=://)([^/@:]*):([^/@]*)@")
 DERIVED = {
     "database_url": "database", "broker_url": "broker", "store_url": "store",

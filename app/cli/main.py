@@ -8,7 +8,6 @@ import sys
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.markup import escape
 
 from app import VERSION
@@ -65,11 +64,6 @@ def main() -> None:
         sys.exit(1)
     except SpecFileError as error:
         err.print(f"[bold red]spec[/]: {escape(str(error))}")
-        sys.exit(2)
-    except ValidationError as error:  # of the settings: everything else is validated where it is read
-        for item in error.errors(include_input=False, include_url=False):
-            field = "_".join(str(part) for part in item["loc"]).upper()
-            err.print(f"[bold red]setting[/] ESPALIER_{escape(field)}: {escape(item['msg'])}")
         sys.exit(2)
     except Unreachable as error:
         err.print(f"[bold red]unreachable[/]: {escape(str(error))}")

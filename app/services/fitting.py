@@ -27,7 +27,7 @@ def warnings(
     halves = spec.compute_dtype == "bfloat16" or (spec.compute_dtype == "auto" and device == "cuda")
     needed = routing.training_bytes(spec, facts, itemsize=2 if halves else routing.FLOAT_BYTES)
     limit = limits.max_device_memory_bytes if device == "cuda" else limits.max_host_memory_bytes
-    room = min(there, dict(routing.classes(settings))[worker_class], limit or float("inf"))
+    room = min(there, dict(settings.classes)[worker_class], limit or float("inf"))
     teacher = "" if spec.retrain.loss == "cross_entropy" else " beside a dense teacher"
     text = f"Retraining{teacher} takes about {-(-needed // MIB)} MiB of memory"
     if needed > room:

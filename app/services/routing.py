@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import pairwise
 
 from app.probe import ModelFacts
 from app.settings import Settings
@@ -14,20 +13,9 @@ FLOAT_BYTES = 4
 """Statistics, solvers and trainables are float32 always."""
 
 
-def classes(settings: Settings) -> list[tuple[str, float]]:
-    """Return the worker classes, smallest first, with the bytes of memory of their workers."""
-    found = []
-    for item in settings.worker_classes.split(","):
-        name, _, memory = item.strip().partition("=")
-        found.append((name, float(memory or "inf")))
-    if not all(name for name, _ in found) or any(before[1] > after[1] for before, after in pairwise(found)):
-        raise ValueError("ESPALIER_WORKER_CLASSES is a list of name=bytes, smallest first")
-    return found
-
-
 def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None) -> str:
     """Return the class of a job; one whose model nobody has seen yet begins in the first."""
-    known = classes(settings)
+    known = settings.classes
     if spec is None or facts is None:
         return known[0][0]
     needed = memory_bytes(spec, facts)

@@ -16,7 +16,6 @@ from sqlalchemy import text
 
 from app.cli.main import app
 from app.main import create_app
-from app.services import routing
 from app.settings import Settings
 from tests.fixtures.runs import Bench
 from workers.main import DRAIN_SECONDS
@@ -54,7 +53,7 @@ def test_every_variable_is_a_setting_and_every_command_a_verb() -> None:
 def test_every_worker_class_gets_a_pod_per_job_that_may_be_claimed(postgres_url: str, tmp_path: Path) -> None:
     bench = Bench(postgres_url, tmp_path)
     config = next(document["data"] for document in DOCUMENTS if document["kind"] == "ConfigMap")
-    classes = [name for name, _ in routing.classes(Settings(worker_classes=config["ESPALIER_WORKER_CLASSES"]))]
+    classes = [name for name, _ in Settings(worker_classes=config["ESPALIER_WORKER_CLASSES"]).classes]
     for number, name in enumerate(classes, 1):
         for _ in range(number):
             bench.add(worker_class=name)

@@ -31,7 +31,7 @@ class Misplaced(Exception):
 
 def check_place(settings: Settings, job: Job, resolved: Resolved) -> None:
     """Raise Misplaced when a larger class than the job's holds what it needs, now that its model is known."""
-    names = [name for name, _ in routing.classes(settings)]
+    names = [name for name, _ in settings.classes]
     if job.worker_class not in names[:-1]:
         return
     try:
