@@ -19,12 +19,13 @@ from typing import Final, get_args
 from app.discovery import discover
 from app.errors import Problem, SourceRefused
 from app.probe import check, probe, sanitised_config
-from app.probe.headers import weight_files
+from app.probe.headers import refuse_disguised, weight_files
 from app.specs.base import fingerprint
 from app.specs.dataset import Dataset
 from app.specs.job import CompressionSpec
 from app.specs.lifecycle import ErrorClass, Phase
 from app.specs.resolve import resolve
+from espalier.model_files import INDEX, SINGLE, is_weights, model_files
 from workers.messages import (
     ErrorInfo,
     Failed,
@@ -37,7 +38,7 @@ from workers.messages import (
     Resolved,
     Warned,
 )
-from workers.sources.base import Access, ModelSource, TextSource, Unreachable, Use, belongs_to_model, is_weights
+from workers.sources.base import Access, ModelSource, TextSource, Unreachable, Use, refuse_large
 from workers.sources.cache import evict, linked
 from workers.sources.outputs import refuse_by_card
 
@@ -142,12 +143,17 @@ def _datasets(spec: CompressionSpec) -> Iterator[tuple[Dataset, Use]]:
 def lay_out(source: Path, target: Path) -> Path:
     """Make the folder that the compute child sees: links to checked files, and a configuration with known keys only."""
     target.mkdir()
-    weights = set(weight_files(source))
-    for file in source.iterdir():
-        if file.name == "config.json" or not file.is_file() or not belongs_to_model(file.name):
+    weights, files = set(weight_files(source)), model_files(source)
+    if SINGLE in weights:
+        files.pop(INDEX, None)  # stock transformers reads the one file, whatever an index beside it says
+    refuse_large({name: file.stat().st_size for name, file in files.items()})
+    for name, file in files.items():
+        if name == "config.json" or (is_weights(name) and name not in weights):
             continue
-        if not is_weights(file.name) or file.name in weights:
-            (target / file.name).symlink_to(file.resolve())
+        if not is_weights(name):
+            refuse_disguised(file, name)
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).symlink_to(file.resolve())
     config = sanitised_config(json.loads((source / "config.json").read_bytes()))
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return target

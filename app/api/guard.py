@@ -21,7 +21,7 @@ MAX_DEPTH = 32
 MAX_HOOK_BYTES = 2**20
 _HOOK = re.compile(r"/v1/hooks/[^/]+")
 """Deliveries: read like any body, verified over their bytes, and parsed by the endpoint."""
-_RAW = re.compile(r"/v1/uploads/[^/]+/files/[^/]+/parts/[^/]+")
+_RAW = re.compile(r"/v1/uploads/[^/]+/files/[^/]+(/[^/]+)?/parts/[^/]+")  # a template lies in a folder
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 

@@ -131,7 +131,7 @@ def create_part(upload_id: UploadId, body: PartRequest, resources: ResourcesDep,
 
 
 @router.put(
-    "/{upload_id}/files/{file}/parts/{number}",
+    "/{upload_id}/files/{file:path}/parts/{number}",
     status_code=204,
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BYTES}}}},
 )

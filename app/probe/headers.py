@@ -86,6 +86,15 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     return found
 
 
+def refuse_disguised(path: Path, name: str) -> None:
+    """Refuse a small file of a model whose first bytes are those of something else."""
+    with path.open("rb") as stream:
+        start = stream.read(32)
+    for magic, what in DISGUISES:
+        if start.startswith(magic):
+            raise UnsafeSource(f"{name} is {what}.", hint="Put the file itself in its place.", module=name)
+
+
 def read_header(path: Path) -> list[Tensor]:
     """Read and check the header of one safetensors file; the weights themselves are not read."""
     file_bytes = path.stat().st_size

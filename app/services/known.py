@@ -19,6 +19,7 @@ from app.probe import ModelFacts
 from app.specs.base import fingerprint
 from app.specs.job import ENGINE_VERSION, CompressionSpec
 from app.specs.work import datasets_in, work_hash
+from espalier.model_files import TEMPLATES
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 MAX_FILES: Final = 2000
@@ -56,7 +57,8 @@ def _key(role: str, document: Mapping[str, Any]) -> str | None:
 def _seen(path: Path) -> list[list[Any]]:
     """What tells that files are still the same, without reading them."""
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        below = path / TEMPLATES
+        files = sorted([*path.iterdir(), *(below.iterdir() if below.is_dir() else ())]) if path.is_dir() else [path]
         status = [(file.name, file.stat()) for file in files[:MAX_FILES] if file.is_file()]
     except OSError:
         return []

@@ -174,7 +174,9 @@ def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="espalier-upload-") as folder:
         for file in row.files:
             weights = file["name"].endswith(".safetensors")
-            with (Path(folder) / file["name"]).open("wb") as target:
+            path = Path(folder) / file["name"]
+            path.parent.mkdir(exist_ok=True)
+            with path.open("wb") as target:
                 for chunk in _head(store, row, file, MAX_HEADER_BYTES if weights else file["bytes"]):
                     target.write(chunk)
                 target.truncate(file["bytes"])

@@ -9,17 +9,12 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.specs.base import Spec
-from workers.sources.base import belongs_to_model
+from espalier.model_files import belongs_to_model, small_bytes
 
 MAX_FILE_BYTES = 5 * 2**40
 _TEXT = re.compile(r"[A-Za-z0-9_-][\w.-]{0,150}\.(txt|jsonl)", re.ASCII)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in lower-case hex.")]
-
-
-def is_of_model(name: str) -> bool:
-    """Tell whether a file of this name belongs to a model, and is taken."""
-    return belongs_to_model(name)
 
 
 def _plain(name: str) -> str:
@@ -61,6 +56,17 @@ class UploadRequest(Spec):
             raise PydanticCustomError(
                 "not_a_model", "a model has config.json, tokenizer files and *.safetensors", {"at": "files"}
             )
+        return self
+
+    @model_validator(mode="after")
+    def _small_files_are_small(self) -> UploadRequest:
+        for index, file in enumerate(self.files if self.kind == "model" else ()):
+            most = small_bytes(file.name)
+            if most is not None and file.bytes > most:
+                raise PydanticCustomError(
+                    "file_too_large", "a file of this name has at most {mib} MiB",
+                    {"at": f"files/{index}/bytes", "mib": most >> 20},
+                )  # fmt: skip
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import httpx
 from ulid import ULID
 
 from espalier.client.transport import ATTEMPTS, BUSY, ServiceError, Transport, delay, problem_of
+from espalier.model_files import model_files
 
 CHUNK_BYTES = 2**20
 SEND_SECONDS = 600.0
@@ -44,7 +45,7 @@ class Uploader:
     def __init__(self, transport: Transport, path: Path, *, name: str = "") -> None:
         self._transport = transport
         self.kind: Kind = "model" if path.is_dir() else "dataset"
-        self._files = {file.name: _File.of(file) for file in _chosen(path)}
+        self._files = {name: _File.of(file) for name, file in _chosen(path).items()}
         self._body = {
             "kind": self.kind, "name": name or path.resolve().name,
             "files": [{"name": n, "bytes": f.bytes, "sha256": f.sha256} for n, f in self._files.items()],
@@ -112,21 +113,15 @@ class Uploader:
             return None
 
 
-def _chosen(path: Path) -> Iterator[Path]:
-    """The files that make a model, or the one text."""
+def _chosen(path: Path) -> dict[str, Path]:
+    """The files that make a model, or the one text, by their names."""
     if path.is_file():
         if path.suffix not in {".txt", ".jsonl"}:
             raise NothingToUpload(f"{path.name} is no text: give a folder of a model, or one *.txt or *.jsonl file")
-        yield path
-        return
-    # The one list of a model's files is the service's; nothing else of the client needs the service installed.
-    from app.specs.upload import is_of_model  # noqa: PLC0415
-
-    found = (
-        sorted(file for file in path.iterdir() if file.is_file() and is_of_model(file.name)) if path.is_dir() else []
-    )
-    if not any(file.name == "config.json" for file in found):
+        return {path.name: path}
+    found = model_files(path) if path.is_dir() else {}
+    if "config.json" not in found:
         raise NothingToUpload(
             f"{path} holds no model: a model is a folder with config.json, tokenizer files and *.safetensors"
         )
-    yield from found
+    return found

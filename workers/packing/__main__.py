@@ -43,9 +43,11 @@ def _unpack(folder: Path, output: Path) -> None:
 
 def _copy_others(folder: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.endswith(SUFFIX) and not (output / path.name).exists():
-            shutil.copyfile(path, output / path.name)
+    for path in sorted(folder.rglob("*")):
+        target = output / path.relative_to(folder)
+        if path.is_file() and not path.name.endswith(SUFFIX) and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def _print(value: object) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from app.specs.job import SCHEMA_VERSION
+from espalier.model_files import is_weights, model_files
 from workers.engine import masks
 from workers.engine.checkpoint import TensorEntry, sha256_of, write_file
 from workers.engine.checkpoint import write_model as write_tensors
@@ -23,10 +24,7 @@ from workers.phases.base import Context
 from workers.phases.card import card
 from workers.phases.report import build
 
-SMALL_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
-"""What else of a source belongs to a model: tokenizer, generation settings, licence."""
-SMALL_BYTES: Final = 64 * 2**20
-_OURS: Final = {"config.json", INDEX, "report.json", "manifest.json"}
+_OURS: Final = {"config.json", INDEX, "README.md"}
 _MODEL_CONFIGS: Final = {"adapter_config.json", "config.json", "generation_config.json", INDEX}
 
 
@@ -73,10 +71,10 @@ def _write_config(context: Context) -> None:
 
 
 def _copy_small_files(source: Path, folder: Path) -> None:
-    for pattern in SMALL_FILES:
-        for path in sorted(source.glob(pattern)):
-            if path.is_file() and path.name not in _OURS and path.stat().st_size <= SMALL_BYTES:
-                shutil.copyfile(path, folder / path.name)
+    for name, path in model_files(source).items():
+        if name not in _OURS and not is_weights(name):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / name)
 
 
 def _prove_zeros(context: Context) -> None:

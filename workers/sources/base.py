@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import SourceNotFound
+from app.errors import SourceNotFound, UnsafeSource
+from espalier.model_files import small_bytes
 
 Use = Literal["train", "evaluation"]
-
-_SMALL_FILES: Final = re.compile(
-    r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|"
-    r"special_tokens_map\.json|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|"
-    r"model\.safetensors\.index\.json|README\.md|LICEN[CS]E[\w.-]{0,100}",
-    re.ASCII,  # they become keys of the store
-)
-_WEIGHTS: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
-PICKLES: Final = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack)", re.IGNORECASE)
 
 
 class Unreachable(SourceNotFound):
@@ -90,14 +81,15 @@ class TextSource(_Declaration, ABC):
         """Return the text; `use` picks the split where the spec names none."""
 
 
-def belongs_to_model(name: str) -> bool:
-    """Tell whether a file of this name may be a part of a model: an allow-list, of the top folder only."""
-    return bool(_SMALL_FILES.fullmatch(name) or _WEIGHTS.fullmatch(name))
-
-
-def is_weights(name: str) -> bool:
-    """Tell whether a file of this name holds weights in safetensors."""
-    return bool(_WEIGHTS.fullmatch(name))
+def refuse_large(sizes: Mapping[str, int]) -> None:
+    """Raise UnsafeSource where a small file of a model is larger than any of its kind is; sizes are bytes."""
+    for name, size in sizes.items():
+        most = small_bytes(name)
+        if most is not None and size > most:
+            raise UnsafeSource(
+                f"{name} has {size} bytes; a file of this name has at most {most >> 20} MiB.",
+                hint="Put the right file in its place, or leave it out.", module=name,
+            )  # fmt: skip
 
 
 def below(path: Path, roots: Iterable[Path]) -> Path:

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final
 
 from app.errors import SourceNotFound, UnsafeSource
-from workers.sources.base import PICKLES, belongs_to_model, is_weights
+from espalier.model_files import INDEX, PICKLES, SINGLE, belongs_to_model, is_weights
+from workers.sources.base import refuse_large
 
-INDEX: Final = "model.safetensors.index.json"
-SINGLE: Final = "model.safetensors"
 _INDEX_HINT = "Save the model again with save_pretrained, which writes the index."
 
 
-def small_files(names: Collection[str], what: str, *, convert: str) -> list[str]:
+def small_files(names: Mapping[str, int], what: str, *, convert: str) -> list[str]:
     """Return what comes before the weights; raises what such a listing is refused for. `convert`: what to do about it.
 
-    `what` names the source for people.
+    `names` have their sizes in bytes beside them; `what` names the source for people.
     """
     if "config.json" not in names:
         raise SourceNotFound(f"{what} has no config.json.", hint="A model is a Hugging Face directory.")
-    if not {INDEX, SINGLE} & set(names):
+    if not {INDEX, SINGLE} & names.keys():
         if any(PICKLES.fullmatch(name) for name in names):
             raise UnsafeSource(f"The weights of {what} are pickles, which can run code.", hint=convert)
         raise SourceNotFound(f"{what} has no weights in safetensors.", hint=convert)
-    small = [name for name in names if belongs_to_model(name) and not is_weights(name)]
-    return [name for name in small if name != INDEX] if SINGLE in names else small
+    small = {name: size for name, size in names.items() if belongs_to_model(name) and not is_weights(name)}
+    if SINGLE in names:  # stock transformers reads it, and no index beside it
+        small.pop(INDEX, None)
+    refuse_large(small)
+    return list(small)
 
 
 def weight_names(names: Collection[str], folder: Path, what: str) -> list[str]:

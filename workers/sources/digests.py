@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from workers.sources.base import belongs_to_model
+from espalier.model_files import model_files
 
 CHUNK_BYTES = 2**22
 
@@ -38,9 +38,8 @@ def remembered_sha256(path: Path, cache_dir: Path) -> str:
 def content_sha256(folder: Path, cache_dir: Path) -> str:
     """Name the model that lies in a folder: a hash over its files' names and contents."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if belongs_to_model(file.name) and file.is_file():
-            digest.update(f"{file.name} {remembered_sha256(file.resolve(), cache_dir)}\n".encode())
+    for name, file in model_files(folder).items():
+        digest.update(f"{name} {remembered_sha256(file.resolve(), cache_dir)}\n".encode())
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ class RemoteFile:
 
 def fill(folder: Path, files: Mapping[str, RemoteFile], what: str, access: Access, *, convert: str) -> Path:
     """Bring the files of a model into a folder, which keeps those that are whole: small ones first, then weights."""
-    small = small_files(files, what, convert=convert)
+    small = small_files({name: file.size for name, file in files.items()}, what, convert=convert)
     _bring(folder, files, small, access)
     return _bring(folder, files, [*small, *weight_names(files, folder, what)], access)
 
@@ -59,6 +59,7 @@ def _copy(name: str, file: RemoteFile, folder: Path, access: Access, before: int
                 access.progress(before + size, total)
         if size != file.size:
             raise Unreachable(f"{name} did not arrive whole.", hint="The job tries again.", module=name)
+        (folder / name).parent.mkdir(exist_ok=True)
         temporary.replace(folder / name)
     finally:
         temporary.unlink(missing_ok=True)

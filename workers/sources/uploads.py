@@ -85,6 +85,7 @@ def _join(file: UploadedFile, folder: Path, access: Access, before: int, total: 
                 f"{file.name} is not the file that was promised: its hash differs.",
                 hint="Upload it again.", module=file.name,
             )  # fmt: skip
+        (folder / file.name).parent.mkdir(exist_ok=True)
         temporary.replace(folder / file.name)
     finally:
         temporary.unlink(missing_ok=True)

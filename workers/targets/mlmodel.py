@@ -9,11 +9,9 @@ from typing import Any, Final
 
 import yaml
 
+from espalier.model_files import goes_with_tokenizer
+
 MLMODEL: Final = "MLmodel"
-_TOKENIZER: Final = re.compile(
-    r"tokenizer\.json|tokenizer_config\.json|tokenizer\.model|special_tokens_map\.json|added_tokens\.json|"
-    r"vocab\.json|vocab\.txt|merges\.txt"
-)
 _WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 
 
@@ -24,7 +22,7 @@ def layout(folder: Path, scratch: Path) -> dict[str, Path]:
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     found = {f"model/{name}": path for name, path in files.items()}
-    tokenizer = {name: path for name, path in files.items() if _TOKENIZER.fullmatch(name)}
+    tokenizer = {name: path for name, path in files.items() if goes_with_tokenizer(name)}
     flavour = _transformers(folder / "config.json", has_tokenizer=bool(tokenizer))
     if flavour is not None and any(_WEIGHTS.fullmatch(name) for name in files):
         found |= {f"components/tokenizer/{name}": path for name, path in tokenizer.items()}

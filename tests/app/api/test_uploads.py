@@ -23,6 +23,7 @@ from app.settings import Settings
 from app.storage.s3 import S3Store
 from tests.app.api.conftest import DEMO_MODEL
 from tests.app.api.tenants import bearer, new_key, new_project
+from tests.fixtures.carried import CARRIED, files_below
 from workers.runs import stale
 from workers.sources.base import Access
 from workers.sources.models.upload import UploadModel
@@ -93,7 +94,7 @@ def test_a_model_is_sent_in_parts_looked_at_and_used(
     client: TestClient, resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "PART_BYTES", 1_000_000)
-    files = _model()
+    files = {**_model(), **CARRIED}
     upload = _open(client, "model", files)
     weights = next(file for file in upload["files"] if file["name"] == "model.safetensors")
     assert weights["parts"] > 2
@@ -121,7 +122,7 @@ def test_a_model_is_sent_in_parts_looked_at_and_used(
     access = Access(tmp_path / "cache", uploads={row.id: uploads.located(resources.store, row, expires_seconds=60)})
     source = UploadModel(upload_id=row.id)
     folder = source.fetch(source.resolve(access), access)
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."} == files
+    assert {name: data for name, data in files_below(folder).items() if name[0] != "."} == files
 
 
 def test_a_part_with_other_bytes_is_refused_and_can_be_sent_again(client: TestClient) -> None:
@@ -213,3 +214,10 @@ def test_what_stands_still_is_aborted_and_what_is_deleted_leaves_nothing(
     store.put_bytes(orphan, b"x")
     assert stale.collect_parts(database, store, [orphan, *left]) == 1
     assert [found.key for found in store.list("projects/")] == left
+
+
+def test_a_template_of_many_megabytes_is_refused_before_it_is_sent(client: TestClient) -> None:
+    files = [_file(name, data) for name, data in _model().items()]
+    files.append({"name": "additional_chat_templates/a.jinja", "bytes": 2**20 + 1, "sha256": "0" * 64})
+    answer = client.post("/v1/uploads", json={"kind": "model", "files": files})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"/files/{len(files) - 1}/bytes")

@@ -36,11 +36,14 @@ def test_a_model_is_uploaded_once_and_found_again(
 ) -> None:
     assert service.database
     (model / "notes.md").write_text("not a part of the model")
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     first = espalier("upload", str(model))
     assert first.status == 0, first.err
     upload_id = first.out.strip()
     assert upload_id.startswith("upl_")
     assert ("model.safetensors", 5) in parts
+    assert ("additional_chat_templates/tools.jinja", 1) in parts
     assert "notes.md" not in {name for name, _ in parts}
     sent = len(parts)
     again = espalier("upload", str(model), "--json")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from espalier.model_files import belongs_to_model
 from tests.fixtures.hub import Hub, HubRepo
 from tests.workers.sources.conftest import MODEL, SPEC, Fetch
 from workers.messages import AnyMessage, ErrorInfo, Failed, Fetched, PhaseCompleted, PhaseStarted, Progress, Resolved
-from workers.sources.base import belongs_to_model
 
 HUGGINGFACE = {"kind": "huggingface", "repo": "org/model"}
 

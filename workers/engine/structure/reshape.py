@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from espalier.model_files import is_weights, model_files
 from workers.engine.checkpoint import TensorEntry, write_model
 from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.model import StreamedModel
@@ -50,9 +51,10 @@ def write_reshaped(folder: Path, source: StreamedModel, weights: Weights, shape:
     for name, value in shape.settings.items():
         _set(config, source, name, value)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in sorted(weights.model_dir.iterdir()):
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in {"config.json", INDEX}:
-            shutil.copyfile(path, folder / path.name)
+    for name, path in model_files(weights.model_dir).items():
+        if not is_weights(name) and name not in {"config.json", INDEX}:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / name)
     return folder
 
 

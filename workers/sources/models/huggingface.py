@@ -30,7 +30,7 @@ class HuggingFaceModel(ModelSource):
     def fetch(self, revision: str, access: Access) -> Path:
         """Download the small files, then the weights that stock transformers would read."""
         repo = look_up("model", self.repo, revision, access)
-        names = {file.name for file in repo.files}
+        names = {file.name: file.bytes for file in repo.files}
         small = small_files(names, self.repo, convert=_CONVERT)
         folder = download(repo, small, access)
         return download(repo, [*small, *weight_names(names, folder, self.repo)], access)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from app.errors import SourceNotFound
-from workers.sources.base import Access, ModelSource, belongs_to_model, below
+from espalier.model_files import model_files
+from workers.sources.base import Access, ModelSource, below
 from workers.sources.digests import content_sha256
 
 
@@ -21,9 +22,8 @@ class LocalModel(ModelSource):
         folder = below(Path(self.path), access.roots)
         if not folder.is_dir():
             raise SourceNotFound("There is no such folder.", hint="`path` names a Hugging Face model directory.")
-        for file in folder.iterdir():
-            if belongs_to_model(file.name) and file.is_file():
-                below(file, access.roots)
+        for file in model_files(folder).values():
+            below(file, access.roots)
         return content_sha256(folder, access.cache_dir)
 
     def fetch(self, revision: str, access: Access) -> Path:  # noqa: ARG002 (it lies where it lies)

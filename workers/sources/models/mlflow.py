@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from app.errors import SourceGated, SourceNotFound
 from app.mlflow import Entry, Mlflow, MlflowError, tags_of
+from espalier.model_files import TEMPLATES
 from workers.sources.base import Access, ModelSource, Unreachable
 from workers.sources.digests import content_sha256
 from workers.sources.filling import RemoteFile, fill
@@ -91,15 +92,19 @@ def _files(server: Mlflow, root: str) -> dict[str, tuple[str, Entry]]:
     top = server.listing(root)
     folders = {entry.name for entry in top if entry.is_folder}
     if any(entry.name == "config.json" for entry in top) or _MODEL not in folders:
-        return _at(root, top)
-    model = _at(f"{root}/{_MODEL}", server.listing(f"{root}/{_MODEL}"))
+        return _at(server, root, top)
+    model = _at(server, f"{root}/{_MODEL}", server.listing(f"{root}/{_MODEL}"))
     if "components" not in folders:
         return model
-    return _at(f"{root}/{_TOKENIZER}", server.listing(f"{root}/{_TOKENIZER}")) | model
+    return _at(server, f"{root}/{_TOKENIZER}", server.listing(f"{root}/{_TOKENIZER}")) | model
 
 
-def _at(path: str, entries: list[Entry]) -> dict[str, tuple[str, Entry]]:
-    return {entry.name: (f"{path}/{entry.name}", entry) for entry in entries if not entry.is_folder}
+def _at(server: Mlflow, path: str, entries: list[Entry]) -> dict[str, tuple[str, Entry]]:
+    found = {entry.name: (f"{path}/{entry.name}", entry) for entry in entries if not entry.is_folder}
+    if any(entry.is_folder and entry.name == TEMPLATES for entry in entries):
+        below = (entry for entry in server.listing(f"{path}/{TEMPLATES}") if not entry.is_folder)
+        found |= {f"{TEMPLATES}/{entry.name}": (f"{path}/{TEMPLATES}/{entry.name}", entry) for entry in below}
+    return found
 
 
 def _remote(server: Mlflow, path: str, entry: Entry) -> RemoteFile:

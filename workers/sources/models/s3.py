@@ -15,7 +15,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.errors import SourceGated, SourceNotFound
-from workers.sources.base import Access, ModelSource, Unreachable, belongs_to_model
+from espalier.model_files import TEMPLATES, belongs_to_model
+from workers.sources.base import Access, ModelSource, Unreachable
 from workers.sources.digests import CHUNK_BYTES, content_sha256
 from workers.sources.filling import RemoteFile, fill
 
@@ -63,13 +64,14 @@ class S3Model(ModelSource):
         bucket, prefix = self._place
         found: dict[str, tuple[int, str]] = {}
         with self._client(access) as client:
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-            for page in pages:
-                for item in page.get("Contents", []):
-                    found[item["Key"].removeprefix(prefix)] = (item["Size"], item["ETag"])
-                if len(found) > MAX_OBJECTS:
-                    hint = "Give the model a prefix of its own."
-                    raise SourceNotFound(f"More than {MAX_OBJECTS} objects lie at {self.uri}.", hint=hint)
+            lists = client.get_paginator("list_objects_v2")
+            for place in (prefix, f"{prefix}{TEMPLATES}/"):
+                for page in lists.paginate(Bucket=bucket, Prefix=place, Delimiter="/"):
+                    for item in page.get("Contents", []):
+                        found[item["Key"].removeprefix(prefix)] = (item["Size"], item["ETag"])
+                    if len(found) > MAX_OBJECTS:
+                        hint = "Give the model a prefix of its own."
+                        raise SourceNotFound(f"More than {MAX_OBJECTS} objects lie at {self.uri}.", hint=hint)
         if not any(belongs_to_model(name) for name in found):
             raise SourceNotFound(f"There is no model at {self.uri}.", hint="The prefix names a Hugging Face directory.")
         return found
