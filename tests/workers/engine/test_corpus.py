@@ -180,7 +180,7 @@ def test_a_pool_of_threads_does_not_keep_the_other_process_waiting(
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     corpus = Corpus(write_tiny_model(tmp_path / "model"))
     corpus.tokenizer(["a text", "another"] * 100)
-    assert len(corpus.read({"kind": "builtin", "split": "validation"}, path=None).tokens)
+    assert len(corpus.read({"kind": "builtin", "name": "python-docs", "split": "validation"}, path=None).tokens)
 
 
 def test_windows_that_share_a_run_of_tokens_are_found() -> None:
