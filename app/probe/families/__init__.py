@@ -6,7 +6,8 @@ from app.probe.families.base import Family, Map, Maps, Shapes
 from app.probe.families.experts import Mixtral, Qwen3Moe
 from app.probe.families.falcon import Bloom, Falcon
 from app.probe.families.gpt import Gpt2, GptNeoX, Opt
-from app.probe.families.llama import Gemma2, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3
+from app.probe.families.llama import Gemma2, Llama, Mistral, Olmo2, Phi3
+from app.probe.families.qwen import Qwen2, Qwen3
 
 FAMILIES: dict[str, type[Family]] = {
     "llama": Llama, "mistral": Mistral, "qwen2": Qwen2, "qwen3": Qwen3, "gemma2": Gemma2, "phi3": Phi3,

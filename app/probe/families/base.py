@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1, le=2**20)]
@@ -19,15 +19,8 @@ Word = Annotated[str, Field(max_length=64, pattern=r"^\w+$")]
 Number = Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
-def _known_rotation(rope: dict[str, object]) -> dict[str, object]:
-    kind = rope.get("rope_type", rope.get("type"))
-    if kind is not None and kind not in ("default", "linear", "dynamic", "yarn", "longrope", "llama3"):
-        raise PydanticCustomError("bad_config", "a rope type that stock transformers does not know")
-    return rope
-
-
-Rope = Annotated[dict[Word, bool | Number | Word | list[Number] | None], AfterValidator(_known_rotation)]
-Theta = Annotated[float, Field(gt=0, le=1e12)]
+Dtype = Literal["float32", "float16", "bfloat16", "float64", "float", "half", "double"]
+"""What torch has under these names, of what a model is computed in."""
 HeadSize = Annotated[int, Field(ge=2, le=8192)]
 Activation = Literal[
     "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "leaky_relu", "mish",
@@ -83,8 +76,8 @@ class Family(BaseModel, ABC):
     num_attention_heads: Count
     max_position_embeddings: Positions
     tie_word_embeddings: bool = False
-    dtype: Word | None = None
-    torch_dtype: Word | None = None
+    dtype: Dtype | None = None
+    torch_dtype: Dtype | None = None
     transformers_version: Annotated[str, Field(max_length=64, pattern=r"^[\w.+-]*$")] | None = None
     use_cache: bool = True
     attention_dropout: Ratio = 0.0
@@ -178,3 +171,11 @@ def layer_norm(*names: str, width: int) -> Shapes:
 def rms_norm(*names: str, width: int) -> Shapes:
     """Shapes of norms with a weight alone."""
     return {f"{name}.weight": (width,) for name in names}
+
+
+def fit_layers(kinds: LayerTypes | None, blocks: int, *, windowed: bool) -> None:
+    """Refuse `layer_types` that do not fit the number of blocks, or slide without a window."""
+    if kinds is not None and len(kinds) != blocks:
+        raise PydanticCustomError("bad_config", "layer_types does not have one entry per block")
+    if kinds is not None and "sliding_attention" in kinds and not windowed:
+        raise PydanticCustomError("bad_config", "layer_types slides, and no sliding_window is in use")

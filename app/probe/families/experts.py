@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 from app.probe.families.base import Count, Epsilon, HeadSize, Maps, Number, Ratio, Shapes
 from app.probe.families.llama import LlamaLike
 
+ALIGNED = 4
+"""Numbers of float32 in 16 bytes, which its product of groups asks of every row."""
 Experts = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -28,6 +30,9 @@ class WithExperts(LlamaLike):
     def _enough_experts(self) -> WithExperts:
         if self.num_experts_per_tok > self.experts:
             raise PydanticCustomError("bad_config", "num_experts_per_tok is larger than the number of experts")
+        if self.hidden_size % ALIGNED or self.expert_size % ALIGNED:
+            why = "stock transformers runs experts whose widths are multiples of {aligned} only"
+            raise PydanticCustomError("bad_config", why, {"aligned": ALIGNED})
         return self
 
     @property
@@ -77,6 +82,7 @@ class Mixtral(WithExperts):
     """Mixtral: every block has experts."""
 
     architecture: ClassVar[str] = "MixtralForCausalLM"
+    null_head: ClassVar[bool] = True
     other_keys: ClassVar[Mapping[str, str]] = {"num_experts": "num_local_experts"}
     other_names: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"(\.experts\.\d+)\.(gate|up|down)_proj\.", r"\1.never_\2."),  # stock transformers does not load them
@@ -87,12 +93,19 @@ class Mixtral(WithExperts):
     )
 
     model_type: Literal["mixtral"]
-    num_key_value_heads: Count | None = 8
+    num_key_value_heads: Count = 8
     num_experts_per_tok: Experts = 2
     num_local_experts: Experts = 8
     router_jitter_noise: Ratio = 0.0
     sliding_window: Count | None = None
     rms_norm_eps: Epsilon = 1e-5
+
+    @model_validator(mode="after")
+    def _size_is_told(self) -> Mixtral:
+        if self.head_dim is None and self.rope.kind not in ("default", "linear"):
+            why = "a stock mixtral with a rope of type {kind} needs head_dim"
+            raise PydanticCustomError("bad_config", why, {"kind": self.rope.kind})
+        return self
 
     @property
     def experts(self) -> int:
@@ -114,7 +127,7 @@ class Qwen3Moe(WithExperts):
     other_keys: ClassVar[Mapping[str, str]] = {"num_local_experts": "num_experts"}
 
     model_type: Literal["qwen3_moe"]
-    num_key_value_heads: Count | None = 4
+    num_key_value_heads: Count = 4
     head_dim: HeadSize | None = None
     attention_bias: bool = False
     use_sliding_window: bool = False

@@ -17,11 +17,10 @@ from app.probe.families.base import (
     Maps,
     Positions,
     Ratio,
-    Rope,
     Shapes,
-    Theta,
     layer_norm,
 )
+from app.probe.families.rope import Rotary
 
 
 class Bloom(EvenHeads):
@@ -78,7 +77,7 @@ class Bloom(EvenHeads):
         return table | layer_norm(*names, width=self.hidden_size)
 
 
-class Falcon(EvenHeads):
+class Falcon(EvenHeads, Rotary):
     """Falcon 7B (one norm for both halves), 40B (a norm for each), RW (one half after the other)."""
 
     architecture: ClassVar[str] = "FalconForCausalLM"
@@ -102,9 +101,6 @@ class Falcon(EvenHeads):
     parallel_attn: bool = True
     bias: bool = False
     activation: Activation = "gelu"
-    rope_theta: Theta | None = None
-    rope_scaling: Rope | None = None
-    rope_parameters: Rope | None = None
 
     @model_validator(mode="after")
     def _known_arrangement(self) -> Falcon:
@@ -114,6 +110,8 @@ class Falcon(EvenHeads):
             raise PydanticCustomError("bad_config", "num_ln_in_parallel_attn of 2 needs new_decoder_architecture")
         if self.num_attention_heads % self.kv_heads:
             raise PydanticCustomError("bad_config", "num_kv_heads does not divide num_attention_heads")
+        if not (self.new_decoder_architecture or self.multi_query or self.kv_heads == self.num_attention_heads):
+            raise PydanticCustomError("bad_config", "num_kv_heads needs new_decoder_architecture")
         return self
 
     @property

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.probe.families.base import (
     NORM_BEHIND,
@@ -17,12 +18,11 @@ from app.probe.families.base import (
     Maps,
     Positions,
     Ratio,
-    Rope,
     Shapes,
-    Theta,
     TokenId,
     layer_norm,
 )
+from app.probe.families.rope import Part, Rotary, Theta
 
 
 class Opt(EvenHeads):
@@ -159,7 +159,7 @@ class Gpt2(EvenHeads):
         return tables | layer_norm("transformer.ln_f", width=self.hidden_size)
 
 
-class GptNeoX(EvenHeads):
+class GptNeoX(EvenHeads, Rotary):
     """GPT-NeoX and Pythia: both halves read the block's input, unless told otherwise."""
 
     architecture: ClassVar[str] = "GPTNeoXForCausalLM"
@@ -178,10 +178,20 @@ class GptNeoX(EvenHeads):
     use_parallel_residual: bool = True
     attention_bias: bool = True
     is_decoder: bool = False
-    rotary_pct: Ratio | None = None
-    rotary_emb_base: Theta | None = None
-    rope_scaling: Rope | None = None
-    rope_parameters: Rope | None = None
+    rotary_pct: Part = 0.25
+    rotary_emb_base: Theta = 10_000.0
+
+    @property
+    def turned(self) -> float:
+        """The share of a head that is turned."""
+        told = "partial_rotary_factor" in self.rope.model_fields_set
+        return self.rope.partial_rotary_factor if told else self.rotary_pct
+
+    @model_validator(mode="after")
+    def _one_base(self) -> GptNeoX:
+        if "rope_theta" in self.model_fields_set and self.rope_theta != self.rotary_emb_base:
+            raise PydanticCustomError("bad_config", "rope_theta is not read by a gpt_neox: say rotary_emb_base")
+        return self
 
     def maps(self, block: int) -> Maps:
         """The linear maps of a block that are pruned."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from app.probe.families.base import (
@@ -13,38 +13,38 @@ from app.probe.families.base import (
     Activation,
     Count,
     Epsilon,
-    Family,
     HeadSize,
     LayerTypes,
     Map,
     Maps,
     Number,
     Ratio,
-    Rope,
     Shapes,
-    Theta,
     TokenId,
+    fit_layers,
     rms_norm,
 )
+from app.probe.families.rope import Part, Rotary
 
 
-class LlamaLike(Family):
+class LlamaLike(Rotary):
     """What they share."""
 
     query_key_norms: ClassVar[bool] = False
+    null_head: ClassVar[bool] = False
+    """Whether the stock class takes `head_dim: null`."""
 
     intermediate_size: Count
     num_key_value_heads: Count | None = None
     head_dim: HeadSize | None = None
     hidden_act: Activation = "silu"
     rms_norm_eps: Epsilon = 1e-6
-    rope_theta: Theta | None = None
-    rope_scaling: Rope | None = None
-    rope_parameters: Rope | None = None
-    partial_rotary_factor: Ratio | None = None
+    partial_rotary_factor: Part | None = None
 
     @model_validator(mode="after")
     def _heads_fit(self) -> LlamaLike:
+        if self.head_dim is None and "head_dim" in self.model_fields_set and not self.null_head:
+            raise PydanticCustomError("bad_config", "head_dim is null, which stock transformers refuses: leave it out")
         if self.num_attention_heads % self.kv_heads:
             raise PydanticCustomError("bad_config", "num_key_value_heads does not divide num_attention_heads")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
@@ -110,11 +110,18 @@ class Llama(LlamaLike):
     """Llama 1 to 3 and their descendants."""
 
     architecture: ClassVar[str] = "LlamaForCausalLM"
+    null_head: ClassVar[bool] = True
 
     model_type: Literal["llama"]
     attention_bias: bool = False
     mlp_bias: bool = False
     pretraining_tp: Count = 1
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Llama:
+        if self.hidden_size % self.num_attention_heads:  # also where `head_dim` is given
+            raise PydanticCustomError("bad_config", "num_attention_heads does not divide hidden_size")
+        return self
 
     @property
     def attention_biases(self) -> tuple[bool, bool]:
@@ -131,56 +138,11 @@ class Mistral(LlamaLike):
     """Mistral: Llama with a sliding window."""
 
     architecture: ClassVar[str] = "MistralForCausalLM"
+    null_head: ClassVar[bool] = True
 
     model_type: Literal["mistral"]
-    num_key_value_heads: Count | None = 8
+    num_key_value_heads: Count = 8
     sliding_window: Count | None = 4096
-
-
-class Qwen(LlamaLike):
-    """What Qwen 2 and 3 share."""
-
-    num_key_value_heads: Count | None = 32
-    use_sliding_window: bool = False
-    sliding_window: Count | None = 4096
-    max_window_layers: Annotated[int, Field(ge=0, le=4096)] = 28
-    layer_types: LayerTypes | None = None
-
-    @model_validator(mode="after")
-    def _one_type_per_block(self) -> Qwen:
-        if self.layer_types is not None and len(self.layer_types) != self.num_hidden_layers:
-            raise PydanticCustomError("bad_config", "layer_types does not have one entry per block")
-        return self
-
-
-class Qwen2(Qwen):
-    """Qwen 2 and 2.5: biases on queries, keys and values."""
-
-    architecture: ClassVar[str] = "Qwen2ForCausalLM"
-
-    model_type: Literal["qwen2"]
-
-    @property
-    def attention_biases(self) -> tuple[bool, bool]:
-        """Whether queries, keys and values have biases, and whether the output has one."""
-        return (True, False)
-
-
-class Qwen3(Qwen):
-    """Qwen 3, dense: norms on queries and keys."""
-
-    architecture: ClassVar[str] = "Qwen3ForCausalLM"
-    query_key_norms: ClassVar[bool] = True
-    notes: ClassVar[str] = "norms of queries and keys belong to the attention half"
-
-    model_type: Literal["qwen3"]
-    head_dim: HeadSize | None = 128
-    attention_bias: bool = False
-
-    @property
-    def attention_biases(self) -> tuple[bool, bool]:
-        """Whether queries, keys and values have biases, and whether the output has one."""
-        return (self.attention_bias, self.attention_bias)
 
 
 class Gemma2(LlamaLike):
@@ -191,9 +153,9 @@ class Gemma2(LlamaLike):
     whole: ClassVar[Mapping[str, str]] = {"replace": NORM_BEHIND}
 
     model_type: Literal["gemma2"]
-    num_key_value_heads: Count | None = 4
+    num_key_value_heads: Count = 4
     head_dim: HeadSize | None = 256
-    hidden_activation: Activation | None = "gelu_pytorch_tanh"
+    hidden_activation: Activation = "gelu_pytorch_tanh"
     attention_bias: bool = False
     query_pre_attn_scalar: Count = 256
     sliding_window: Count | None = 4096
@@ -206,10 +168,18 @@ class Gemma2(LlamaLike):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Gemma2:
-        if self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % self.num_attention_heads:  # also where `head_dim` is given
             raise PydanticCustomError("bad_config", "num_attention_heads does not divide hidden_size")
-        if self.layer_types is not None and len(self.layer_types) != self.num_hidden_layers:
-            raise PydanticCustomError("bad_config", "layer_types does not have one entry per block")
+        kinds = self.layer_types
+        fit_layers(kinds, self.num_hidden_layers, windowed=self.sliding_window is not None)
+        if kinds is None and self.sliding_window is None:
+            raise PydanticCustomError("bad_config", "every other block slides, and sliding_window is null")
+        return self
+
+    @model_validator(mode="after")
+    def _one_activation(self) -> Gemma2:
+        if self.hidden_act not in ("silu", "gelu", "gelu_pytorch_tanh", self.hidden_activation):
+            raise PydanticCustomError("bad_config", "hidden_act is not read by a gemma2: say hidden_activation")
         return self
 
     @property
@@ -260,12 +230,25 @@ class Phi3(LlamaLike):
     }  # fmt: skip
 
     model_type: Literal["phi3"]
-    original_max_position_embeddings: Count | None = 4096
+    original_max_position_embeddings: Count = 4096
+    partial_rotary_factor: Part = 1.0
     sliding_window: Count | None = None
     resid_pdrop: Ratio = 0.0
     embd_pdrop: Ratio = 0.0
     rms_norm_eps: Epsilon = 1e-5
     pad_token_id: TokenId | None = 32000
+
+    @property
+    def turned(self) -> float:
+        """The share of a head that is turned."""
+        told = "partial_rotary_factor" in self.rope.model_fields_set
+        return self.rope.partial_rotary_factor if told else self.partial_rotary_factor
+
+    @model_validator(mode="after")
+    def _long_or_plain(self) -> Phi3:
+        if self.rope.kind not in ("default", "longrope"):
+            raise PydanticCustomError("bad_config", "a stock phi3 knows ropes of type longrope alone")
+        return self
 
     def maps(self, block: int) -> Maps:
         """The linear maps of a block that are pruned."""

@@ -1,0 +1,68 @@
+"""What the probe takes, stock transformers takes: it builds the model that was told, and runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from app.errors import SourceRefused
+from app.probe.config import parse_config, sanitised_config
+from app.probe.families import FAMILIES
+from app.probe.tensors import Expected
+from tests.app.probe.generated import configuration, tiny
+
+ROUNDS, PER_ROUND = 8, 50
+"""Of every family: 5,600 configurations in all."""
+SMALL = 2**20
+"""Parameters of a model that is really built, and run; larger ones have shapes alone."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tiny_model_of_every_family_is_right_to_begin_with(family: str, tmp_path: Path) -> None:
+    assert _taken(tiny(family), tmp_path)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("part", range(ROUNDS))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_configuration_passes_that_stock_transformers_refuses(family: str, part: int, tmp_path: Path) -> None:
+    cases = [configuration(family, number) for number in range(part * PER_ROUND, (part + 1) * PER_ROUND)]
+    taken = sum(_taken(config, tmp_path) for config in cases)
+    assert 0 < taken < PER_ROUND
+
+
+def _taken(config: dict[str, Any], folder: Path) -> bool:
+    """Tell whether the probe takes a configuration; fails where stock transformers then does not."""
+    try:
+        family, passed_on = parse_config(deepcopy(config)), sanitised_config(deepcopy(config))
+    except SourceRefused:
+        return False
+    try:
+        _build(passed_on, Expected(family), folder)
+    except Exception as error:
+        raise AssertionError(f"the probe takes {config}") from error
+    return True
+
+
+def _build(config: dict[str, Any], expected: Expected, folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    stock = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    small = sum(math.prod(shape) for shape in expected.own.values()) <= SMALL
+    with torch.device("cpu" if small else "meta"):
+        model = AutoModelForCausalLM.from_config(stock, dtype=torch.float32, trust_remote_code=False).eval()
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if ".experts." not in name}
+    assert shapes == {name: shape for name, shape in expected.own.items() if ".experts." not in name}
+    if small:
+        length = min(8, expected.family.max_position_embeddings)
+        tokens = torch.arange(length)[None] % expected.family.vocab_size
+        with torch.no_grad():
+            logits = model(input_ids=tokens, use_cache=False).logits
+        assert logits.shape == (1, length, expected.family.vocab_size)
+        assert torch.isfinite(logits).all()
