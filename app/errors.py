@@ -80,7 +80,7 @@ class TooManyRequests(AppError):
 
 
 class ProjectInUse(AppError):
-    """The project has jobs; delete them first."""
+    """The project has jobs that are not over; cancel them first."""
 
     code, status = "project-in-use", 409
 

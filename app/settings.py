@@ -100,7 +100,9 @@ class Settings(BaseSettings):
         None,
         description="Folder of lm-eval task files; its `cache` may hold data of Hub tasks, as `datasets` keeps them.",
     )
-    hf_token: SecretStr | None = Field(None, description="Hugging Face token; reaches the fetcher only.")
+    hf_token: SecretStr | None = Field(
+        None, description="Hugging Face token of projects that share it; reaches the fetcher only."
+    )
     hf_endpoint: str | None = Field(None, description="Hugging Face Hub endpoint, for a mirror or a stand-in.")
     otel_endpoint: str = Field(
         "", description="OTLP/HTTP collector of traces, like http://host:4318; empty: none. Needs the `otel` extra."
@@ -111,7 +113,7 @@ class Settings(BaseSettings):
         description="MLflow server of `mlflow` sources and publications.",
     )
     mlflow_token: SecretStr | None = Field(
-        None, description="Its token, for projects that stored no login of their own."
+        None, description="Its token, for projects that share it and stored no login of their own."
     )
     mlflow_username: str | None = Field(None, description="The same as user and password.")
     mlflow_password: SecretStr | None = Field(None, description="Reaches fetcher, publisher and registry sweep only.")

@@ -12,7 +12,7 @@ from app.api.deps import IdempotencyKeyHeader, JobId
 from app.api.submitted import answer
 from app.api.views import JobView, job_view
 from app.dependencies import ProjectDep, ResourcesDep
-from app.services import control, jobs, reads
+from app.services import control, jobs, reads, rights
 from app.services.idempotency import Key
 from app.specs.control import JobPatch, Retry
 from app.specs.job import JobRequest
@@ -69,7 +69,8 @@ def clone_job(
     job_id: JobId, request: Request, resources: ResourcesDep, project: ProjectDep,
     body: Overrides | None = None, idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:  # fmt: skip
-    """Queue a new job from the same body, with changes."""
+    """Queue a new job from the same body, with changes; takes `jobs:read` too, for the answer tells that body."""
+    rights.require("jobs:read")
     merged = merge_patch(reads.job(resources.database, project, job_id).job.request, body or {})
     request.state.json = merged  # pointers of refusals lead into it
     try:

@@ -28,13 +28,16 @@ def list_artifacts(
     """List the files of a job's result."""
     after = pager.position(query) or ""
     rows = reads.artifacts(resources.database, project, job_id, after=after, limit=query.limit + 1)
+    artifacts.note_read(resources, "list", job_id)
     return pager.page(query, rows, artifact_view, lambda row: row.id)
 
 
 @router.get("/artifacts/{artifact_id}")
 def get_artifact(artifact_id: ArtifactId, resources: ResourcesDep, project: ProjectDep) -> ArtifactView:
     """Show a file."""
-    return artifact_view(artifacts.get(resources.database, project, artifact_id))
+    found = artifacts.get(resources.database, project, artifact_id)
+    artifacts.note_read(resources, "read", found.id)
+    return artifact_view(found)
 
 
 @router.head("/artifacts/{artifact_id}/download", include_in_schema=False)
@@ -54,6 +57,7 @@ def download_artifact(
 ) -> Response:  # fmt: skip
     """Download a file: from the object store where it has URLs, else from here."""
     artifact = artifacts.get(resources.database, project, artifact_id)
+    artifacts.note_read(resources, "download" if request.method == "GET" else "read", artifact.id)
     if url := artifacts.url(resources.store, artifact):
         return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
     return _stream(resources, artifact, request, range_)

@@ -11,11 +11,13 @@ from fastapi import Query as FromQuery
 from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
-from app.dependencies import ProjectDep, ResourcesDep
+from app.dependencies import ActorDep, ResourcesDep
 from app.services import fleet
 from app.services.fleet import WorkerReading
 
 router = APIRouter(prefix="/v1", tags=["operations"])
+
+WorkerId = Annotated[str, Path(description="`wrk_` and a ULID.")]
 
 
 class QueueView(View):
@@ -40,8 +42,9 @@ class WorkerView(View):
     id: str
     worker_class: str
     state: Literal["idle", "busy", "draining", "drained", "lost"]
-    host: str
-    pid: int
+    host: str | None
+    """Null but for operators, like the process."""
+    pid: int | None
     device: str
     """cpu or cuda."""
     memory_bytes: int | None
@@ -56,8 +59,9 @@ class WorkerView(View):
 def worker_view(reading: WorkerReading) -> WorkerView:
     """Show a worker."""
     worker = reading.worker
-    names = ("id", "worker_class", "host", "pid", "device", "memory_bytes", "engine_version", "started_at")
+    names = ("id", "worker_class", "device", "memory_bytes", "engine_version", "started_at")
     fields = {name: getattr(worker, name) for name in names}
+    fields |= {name: getattr(worker, name) if reading.shows_machine else None for name in ("host", "pid")}
     age = round(reading.heartbeat_age_seconds, 3)
     return WorkerView(state=reading.state, job_id=reading.job_id, heartbeat_age_seconds=age, **fields)
 
@@ -82,16 +86,23 @@ def _age(since: datetime | None, now: datetime) -> float | None:
 
 @router.get("/workers")
 def list_workers(
-    query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
+    query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, actor: ActorDep
 ) -> Page[WorkerView]:
     """List the workers that were seen within a day, first started first."""
-    rows = fleet.page(resources, project, after=pager.position(query) or "", limit=query.limit + 1)
+    rows = fleet.page(resources, actor, after=pager.position(query) or "", limit=query.limit + 1)
     return pager.page(query, rows, worker_view, lambda row: row.worker.id)
 
 
 @router.post("/workers/{worker_id}/drain")
-def drain_worker(
-    worker_id: Annotated[str, Path(description="`wrk_` and a ULID.")], resources: ResourcesDep, project: ProjectDep
-) -> WorkerView:
-    """Let a worker claim nothing more: it gives its job back, uncharged and with its checkpoints, and stays idle."""
-    return worker_view(fleet.drain(resources, project, worker_id))
+def drain_worker(worker_id: WorkerId, resources: ResourcesDep, actor: ActorDep) -> WorkerView:
+    """Let a worker claim nothing more: it gives its job back, uncharged and with its checkpoints, and stays idle.
+
+    For admins of the default project.
+    """
+    return worker_view(fleet.drain(resources, actor, worker_id))
+
+
+@router.delete("/workers/{worker_id}/drain")
+def undrain_worker(worker_id: WorkerId, resources: ResourcesDep, actor: ActorDep) -> WorkerView:
+    """Let a worker that was to drain claim jobs again, within seconds; for admins of the default project."""
+    return worker_view(fleet.undrain(resources, actor, worker_id))

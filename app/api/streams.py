@@ -11,13 +11,15 @@ from fastapi import Query as FromQuery
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
+from app.actor import Actor
 from app.api.deps import JobId
 from app.api.paging import Query
 from app.api.views import event_view
 from app.db.job import Event
-from app.dependencies import FeedDep, ProjectDep, ResourcesDep
+from app.dependencies import ActorDep, FeedDep, ResourcesDep
 from app.errors import InvalidCursor
 from app.services import marks, reads
+from app.services.feed import Pass
 from app.specs.lifecycle import TERMINAL
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -51,28 +53,35 @@ class PlaceQuery(Query):
     responses={**_STREAM, 204: {"description": "The job has ended and everything was told: do not come again."}},
 )  # fmt: skip
 async def stream_events(
-    job_id: JobId, query: Annotated[SeqQuery, FromQuery()], resources: ResourcesDep, project: ProjectDep,
-    feed: FeedDep, last_event_id: LastEventId = None,
+    job_id: JobId, query: Annotated[SeqQuery, FromQuery()], resources: ResourcesDep, actor: ActorDep, feed: FeedDep,
+    last_event_id: LastEventId = None,
 ) -> Response:  # fmt: skip
-    """Send the events of a job as they happen; the stream ends after the one that ends the job."""
+    """Send the events of a job as they happen; the stream ends after the one that ends the job, and with its key."""
     after = query.after
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdecimal()) or len(last_event_id) > 18:
             raise InvalidCursor("Last-Event-ID is the seq of an event.")
         after = int(last_event_id)
-    head = await to_thread.run_sync(reads.head, resources.database, project, job_id)
+    head = await to_thread.run_sync(reads.head, resources.database, actor.project_id, job_id)
     if head.state in TERMINAL and after >= head.seq:
         return Response(status_code=204)
-    return _stream(feed.of_job(project, job_id, after=after), lambda event: str(event.seq))
+    events = feed.of_job(actor.project_id, job_id, after=after, opened_with=_pass(actor))
+    return _stream(events, lambda event: str(event.seq))
 
 
 @router.get("/events/stream", response_class=StreamingResponse, responses={**_STREAM})
 async def stream_all_events(
-    query: Annotated[PlaceQuery, FromQuery()], project: ProjectDep, feed: FeedDep, last_event_id: LastEventId = None
+    query: Annotated[PlaceQuery, FromQuery()], actor: ActorDep, feed: FeedDep, last_event_id: LastEventId = None
 ) -> Response:
-    """Send the events of all jobs as they happen, from now or from an id on."""
+    """Send the events of all jobs as they happen, from now or from an id on, until the key ends."""
     given = last_event_id or query.after
-    return _stream(feed.of_project(project, marks.position_of(given) if given else None), marks.of_event)
+    position = marks.position_of(given) if given else None
+    return _stream(feed.of_project(actor.project_id, position, opened_with=_pass(actor)), marks.of_event)
+
+
+def _pass(actor: Actor) -> Pass | None:
+    """What ends a stream when it ends: nothing ends the calls without a key of an embedded installation."""
+    return Pass("key", actor.id) if actor.type == "api_key" else None
 
 
 def _stream(events: AsyncIterator[Event | None], id_of: Callable[[Event], str]) -> Response:

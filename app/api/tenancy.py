@@ -35,6 +35,7 @@ class ProjectView(View):
     id: str
     name: str
     quotas: Quotas
+    shared_logins: list[str]
     created_at: datetime
 
 
@@ -95,7 +96,10 @@ class CredentialView(View):
 
 
 def _project(row: Project) -> ProjectView:
-    return ProjectView(id=row.id, name=row.name, quotas=Quotas(**row.quotas), created_at=row.created_at)
+    quotas = Quotas(**row.quotas)
+    return ProjectView(
+        id=row.id, name=row.name, quotas=quotas, shared_logins=row.shared_logins, created_at=row.created_at
+    )
 
 
 def _key(row: ApiKey) -> KeyView:
@@ -140,8 +144,8 @@ def change_project(project_id: str, body: ProjectChange, actor: ActorDep, resour
 
 @router.delete("/projects/{project_id}", status_code=204)
 def delete_project(project_id: str, actor: ActorDep, resources: ResourcesDep) -> None:
-    """Remove a project that has no jobs, and its keys."""
-    projects.delete(resources.database, actor, project_id)
+    """Remove a project whose jobs are over, with all that it owns: keys, results, uploads, hooks, rules, webhooks."""
+    projects.delete(resources, actor, project_id)
 
 
 @router.post("/api-keys", status_code=201, responses=again(NewKeyView))

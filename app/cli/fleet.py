@@ -1,4 +1,4 @@
-"""Verbs for operators: queues, workers, drain."""
+"""Verbs for operators: queues, workers, drain, undrain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from rich.table import Table
 
 from app.cli.jobs import connect
 from app.cli.output import Json, out, print_json, size
+from espalier.client.models import Worker
+
+WorkerId = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.", show_default=False)]
 
 
 def queues(json: Json = False) -> None:
@@ -36,19 +39,25 @@ def workers(json: Json = False) -> None:
     table = Table("worker", "class", "state", "host", "device", "memory", "job", "seen", box=None)
     for worker in found:
         table.add_row(
-            worker.id, worker.worker_class, worker.state, worker.host, worker.device, size(worker.memory_bytes),
+            worker.id, worker.worker_class, worker.state, worker.host or "", worker.device, size(worker.memory_bytes),
             worker.job_id or "", f"{worker.heartbeat_age_seconds:.0f} s ago",
         )  # fmt: skip
     out.print(table)
 
 
-def drain(
-    worker: Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.", show_default=False)],
-    json: Json = False,
-) -> None:
+def drain(worker: WorkerId, json: Json = False) -> None:
     """Let a worker claim nothing more and give its job back."""
     with connect() as client:
-        answer = client.drain(worker)
+        _tell(client.drain(worker), json=json)
+
+
+def undrain(worker: WorkerId, json: Json = False) -> None:
+    """Let a worker that was to drain claim jobs again."""
+    with connect() as client:
+        _tell(client.undrain(worker), json=json)
+
+
+def _tell(answer: Worker, *, json: bool) -> None:
     if json:
         print_json(answer.model_dump(mode="json"))
     else:

@@ -47,6 +47,7 @@ for verb in (
     jobs.submit, planning.plan, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, uploading.upload, run.run,
     actions.cancel, actions.pause,
     actions.resume, actions.retry, actions.clone, actions.delete, fleet.queues, fleet.workers, fleet.drain,
+    fleet.undrain,
     artifact.unpack, artifact.inspect,
 ):  # fmt: skip
     app.command()(verb)

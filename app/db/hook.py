@@ -80,6 +80,8 @@ class Rule(OfProject, Base):
     match: Mapped[dict[str, Any]]
     template: Mapped[dict[str, Any]]
     limits: Mapped[dict[str, Any]]
+    scopes: Mapped[list[Any]]
+    """Of who saved it last: what its jobs may do."""
     day: Mapped[str | None]
     """The day (UTC) that the count below is of; the row is locked while it counts."""
     day_count: Mapped[int]

@@ -25,6 +25,8 @@ class Project(Base):
     max_requests_per_second: Mapped[int | None] = mapped_column(BigInteger)
     allow_high_priority: Mapped[bool] = mapped_column(default=False)
     """Whether its jobs may ask for priority `high`."""
+    shared_logins: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
+    """Services, by kind, that it may reach with the login of the operator where it has none of its own."""
     created_at: Mapped[datetime]
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
@@ -10,6 +11,7 @@ from fastapi.params import Depends as Dependency
 from app.dependencies import ActorDep
 from app.errors import Forbidden
 from app.portal.forms import Form
+from app.services import rights
 from app.specs.access import Scope
 
 
@@ -22,12 +24,17 @@ FormDep = Annotated[Form, Depends(_form)]
 """The posted form; its CSRF token has been checked."""
 
 
+SCOPE_OF: Final[dict[Callable[..., object], Scope]] = {}
+"""Each dependency that asks for a scope, and which one."""
+
+
 def needs(scope: Scope) -> Dependency:
     """Let a route be opened only by those who have a scope; raises Forbidden."""
 
     async def check(actor: ActorDep) -> None:
-        if not {scope, "admin"} & actor.scopes:
+        if not rights.has(actor, scope):
             raise Forbidden(f"This takes an API key with the scope {scope}.")
 
+    SCOPE_OF[check] = scope
     found: Dependency = Depends(check)
     return found

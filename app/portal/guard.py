@@ -21,6 +21,7 @@ from app.errors import AppError, Forbidden, Unauthenticated
 from app.loopback import is_of_another_site, require_loopback
 from app.portal.forms import read_form
 from app.portal.problems import internal_error, problem_page
+from app.services.keys import Doorman
 from app.services.sessions import Sessions, new_token
 from app.settings import Settings
 
@@ -141,6 +142,7 @@ class PortalGuard:
         if self._sessions is None:
             self._sessions = Sessions(request.app.state.resources.database, self._settings)
             request.app.state.sessions = self._sessions
+            request.app.state.doorman = Doorman(request.app.state.resources.database, self._settings)
         return self._sessions
 
 

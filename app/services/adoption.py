@@ -17,7 +17,7 @@ from app.specs.lifecycle import PHASES
 
 
 def adopt(session: Session, job: Job, done: Job, *, now: datetime) -> None:
-    """Make a locked job succeed with the result of another one."""
+    """Make a locked job succeed with the result of another one, held."""
     told = take_over(session, job, done, now=now)
     events.move(session, job, "succeeded", told, now=now)
 
@@ -30,9 +30,10 @@ def born(session: Session, job: Job, done: Job, *, now: datetime) -> None:
 
 
 def take_over(session: Session, job: Job, done: Job, *, now: datetime) -> list[events.NewEvent]:
-    """Copy what a result consists of, files apart, and return the events that tell it."""
+    """Copy what a result consists of, files apart, and return the events that tell it; `done` is held."""
     told: list[events.NewEvent] = [("job.gate_evaluated", done.gate)] if done.gate is not None else []
     rows = list(session.scalars(select(Artifact).where(Artifact.job_id == done.id).order_by(Artifact.id)))
+    assert rows, "a result without files is nobody's to take over"
     for row in rows:
         data: dict[str, Any] = {"name": row.name, "kind": row.kind, "bytes": row.bytes, "sha256": row.sha256}
         mine = new_id("art")
@@ -46,7 +47,7 @@ def take_over(session: Session, job: Job, done: Job, *, now: datetime) -> list[e
     job.resolved_spec, job.resolved_revision = done.resolved_spec, done.resolved_revision
     job.work_hash, job.waits_for, job.phase = done.work_hash, None, None
     for target in [] if publications.rejected(job.gate) else _targets(job):
-        session.add(publications.row(job, target, now=now))
+        publications.add(session, job, publications.row(job, target, now=now))
     told.append(("job.succeeded", {"artifacts": len(rows), "reused_from": job.reused_from}))
     return told
 

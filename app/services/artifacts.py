@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from app.db.queries import reads
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from app.db.queries import reads, tenancy
 from app.db.result import Artifact
-from app.db.session import Database
+from app.db.session import Database, clock
 from app.errors import NotFound, ObjectMissing, RangeNotSatisfiable
+from app.services.resources import Resources
 from app.storage.base import ObjectStore
 
 URL_SECONDS = 600
 """Life of a presigned URL: long enough to start a download, which may then go on."""
+log = structlog.get_logger(__name__)
 _RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 
 
@@ -32,6 +38,15 @@ def get(database: Database, project_id: str, artifact_id: str) -> Artifact:
     if found is None:
         raise NotFound
     return found
+
+
+def note_read(resources: Resources, action: Literal["list", "read", "download"], resource_id: str) -> None:
+    """Write down that somebody looks at a result, or takes it along; on a full disk the log is told instead."""
+    try:
+        with resources.database.unit_of_work() as session:
+            tenancy.audit(session, f"artifact.{action}", resource_id, now=clock(session))
+    except OperationalError as error:
+        log.warning("a read leaves no audit row", action=action, resource_id=resource_id, error=type(error).__name__)
 
 
 def url(store: ObjectStore, artifact: Artifact) -> str | None:

@@ -14,7 +14,7 @@ from app.db.queries import events, tenancy
 from app.db.queries.events import NewEvent
 from app.db.session import clock
 from app.errors import IllegalTransition, InvalidRequest, NotFound, Problem
-from app.services import children, outbox
+from app.services import children, outbox, rights
 from app.services.resources import Resources
 from app.specs.control import JobPatch, Retry
 from app.specs.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
@@ -56,6 +56,7 @@ def resume(resources: Resources, project_id: str, job_id: str) -> None:
 def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> None:
     """Queue a job that ended without success again; attempts and events are counted on."""
     with _locked(resources, project_id, job_id, "retry") as (session, job, now):
+        rights.require_to_submit(job.request["spec"])
         target = _target(job, "retry")
         if wish.limits is not None:
             given = wish.limits.model_dump(mode="json", exclude_unset=True)

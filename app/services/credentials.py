@@ -54,14 +54,30 @@ def opened(database: Database, settings: Settings, project_id: str, kind: str) -
 
 
 def mlflow_login(database: Database, settings: Settings, project_id: str) -> dict[str, str]:
-    """Return how a project logs in at the service's MLflow server: its own login, or else the operator's."""
+    """Return how a project logs in at the service's MLflow server: its own, or the operator's if it may."""
     if settings.mlflow_tracking_uri is None:
         return {}
     own = {key: value for key, value in opened(database, settings, project_id, "mlflow").items() if value}
+    if own or not _shares(database, project_id, "mlflow"):
+        return {"tracking_uri": settings.mlflow_tracking_uri, **own}
     token, password = settings.mlflow_token, settings.mlflow_password
     shared = {
         "token": token.get_secret_value() if token else None, "username": settings.mlflow_username,
         "password": password.get_secret_value() if password else None,
     }  # fmt: skip
-    login = own or {key: value for key, value in shared.items() if value}
-    return {"tracking_uri": settings.mlflow_tracking_uri, **login}
+    return {"tracking_uri": settings.mlflow_tracking_uri, **{key: value for key, value in shared.items() if value}}
+
+
+def hub_token(database: Database, settings: Settings, project_id: str) -> str | None:
+    """Return what a project reads the Hugging Face Hub with: its own token, or the operator's where it may use that."""
+    if own := opened(database, settings, project_id, "huggingface").get("token"):
+        return own
+    shared = settings.hf_token.get_secret_value() if settings.hf_token else None
+    return shared if shared and _shares(database, project_id, "huggingface") else None
+
+
+def _shares(database: Database, project_id: str, kind: str) -> bool:
+    """Tell whether a project may use the operator's login at a service."""
+    with database.reading() as session:
+        project = tenancy.project(session, project_id)
+    return project is not None and kind in project.shared_logins

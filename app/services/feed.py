@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -19,12 +21,14 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Event
 from app.db.queries import feed as queries
-from app.db.queries import reads
+from app.db.queries import reads, tenancy
 from app.db.queries.feed import Head, Position
-from app.db.session import Database
+from app.db.session import Database, clock
 from app.specs.lifecycle import TERMINAL
 
 POLL_SECONDS = 0.3
+PASSES_SECONDS = 2.0
+"""Between two looks whether those who listen still may."""
 PAGE = 500
 MAX_WAITING = 1000
 """Batches that a slow client may lag behind; then its stream ends, and it comes again with its last id."""
@@ -37,10 +41,19 @@ _Result = TypeVar("_Result")
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What somebody has opened a stream with, whose end is the stream's: a key's id, or the digest of a sign-in."""
+
+    kind: Literal["key", "session"]
+    id: str
+
+
 class _Watcher:
     """One open stream: what it has yet to be told, and when it is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened_with: Pass | None) -> None:
+        self.opened_with = opened_with
         self._waiting: asyncio.Queue[tuple[list[Event], Head | None]] = asyncio.Queue(MAX_WAITING)
         self.ready = asyncio.Event()
         """Set once everything after its first look at the database will be handed to it."""
@@ -79,12 +92,15 @@ class Feed:
         self._wake = asyncio.Event()
         self._ending = False
         self._limiter: CapacityLimiter | None = None
+        self._passes_at = 0.0
         self.queries = 0
         """Rounds that the loop has asked the database for."""
 
-    async def of_job(self, project_id: str, job_id: str, *, after: int) -> AsyncIterator[Event | None]:
+    async def of_job(
+        self, project_id: str, job_id: str, *, after: int, opened_with: Pass | None = None
+    ) -> AsyncIterator[Event | None]:
         """Yield the events of a job beyond a seq as they come, and end after the one that ends the job."""
-        watcher = _Watcher()
+        watcher = _Watcher(opened_with)
         watchers = self._jobs.setdefault(job_id, set())
         watchers.add(watcher)
         try:
@@ -113,9 +129,11 @@ class Feed:
                 del self._jobs[job_id]
                 self._told.pop(job_id, None)
 
-    async def of_project(self, project_id: str, position: Position | None) -> AsyncIterator[Event | None]:
+    async def of_project(
+        self, project_id: str, position: Position | None, *, opened_with: Pass | None = None
+    ) -> AsyncIterator[Event | None]:
         """Yield the events of all jobs of a project from a place on, or from now on."""
-        watcher = _Watcher()
+        watcher = _Watcher(opened_with)
         self._all.add(watcher)
         try:
             await self._begin(watcher, known=self._position is not None)
@@ -137,7 +155,7 @@ class Feed:
 
     def close(self) -> None:
         """End every stream: the process is about to end."""
-        for watcher in [*self._all, *(watcher for watchers in self._jobs.values() for watcher in watchers)]:
+        for watcher in self._watchers():
             watcher.close()
 
     async def finish(self) -> None:
@@ -175,6 +193,7 @@ class Feed:
             try:
                 self.queries += 1
                 await self._look()
+                await self._look_at_passes()
             except (OperationalError, InterfaceError, PoolTimeout) as error:
                 log.warning("the streams wait for the database", error=type(error).__name__)
             with suppress(TimeoutError):
@@ -190,6 +209,20 @@ class Feed:
                 self._tell_job(job_id, heads.get(job_id), news.get(job_id, []))
         if self._all:
             await self._look_at_all()
+
+    async def _look_at_passes(self) -> None:
+        """End the streams of keys that were revoked or have expired, and of people who signed out."""
+        if time.monotonic() < self._passes_at:
+            return
+        passes = {watcher.opened_with for watcher in self._watchers() if watcher.opened_with is not None}
+        ended = await self._ask(partial(_ended, passes)) if passes else set()
+        for watcher in self._watchers():
+            if watcher.opened_with in ended:
+                watcher.close()
+        self._passes_at = time.monotonic() + PASSES_SECONDS
+
+    def _watchers(self) -> list[_Watcher]:
+        return [*self._all, *(watcher for watchers in self._jobs.values() for watcher in watchers)]
 
     def _tell_job(self, job_id: str, head: Head | None, news: list[Event]) -> None:
         watchers = self._jobs.get(job_id)
@@ -240,6 +273,12 @@ def ending_streams(feed: Feed) -> Iterator[None]:
 
 def _over(head: Head, seq: int) -> bool:
     return head.state in TERMINAL and seq >= head.seq
+
+
+def _ended(passes: set[Pass], session: Session) -> set[Pass]:
+    keys, sessions = ([one.id for one in passes if one.kind == kind] for kind in ("key", "session"))
+    over = tenancy.ended(session, keys, sessions, now=clock(session))
+    return {one for one in passes if one.id in over}
 
 
 def _history(project_id: str, job_id: str, after: int, session: Session) -> tuple[Head | None, list[Event]]:

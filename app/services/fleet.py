@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sqlalchemy.orm import Session
+
+from app.actor import Actor
 from app.db.job import Worker
-from app.db.queries import workers
+from app.db.queries import tenancy, workers
 from app.db.queries.workers import Queue
 from app.db.session import clock
-from app.errors import NotFound
+from app.errors import Forbidden, NotFound
 from app.services.resources import Resources
 
 
 @dataclass(frozen=True)
 class WorkerReading:
-    """A worker, when that was read, and whether its job may be named to who asks."""
+    """A worker, when that was read, and what of it may be told to who asks."""
 
     worker: Worker
     now: datetime
     lease_seconds: float
     job_id: str | None
+    shows_machine: bool
 
     @property
     def heartbeat_age_seconds(self) -> float:
@@ -46,24 +51,59 @@ def queues(resources: Resources) -> tuple[datetime, list[Queue]]:
         return now, workers.queues(session, now, seen_after=now - lease)
 
 
-def page(resources: Resources, project_id: str, *, after: str, limit: int) -> Sequence[WorkerReading]:
-    """Return workers; another project's job is not named."""
+def page(resources: Resources, actor: Actor, *, after: str, limit: int) -> Sequence[WorkerReading]:
+    """Return workers; another project's job is not named, and machines are to operators only."""
     with resources.database.reading() as session:
         now = clock(session)
         rows = workers.page(session, after=after, limit=limit)
         projects = workers.project_of(session, [row.job_id for row in rows if row.job_id])
-    mine = {job_id for job_id, project in projects.items() if project == project_id}
-    lease = resources.settings.lease_seconds
-    return [WorkerReading(row, now, lease, row.job_id if row.job_id in mine else None) for row in rows]
+    return [_reading(resources, actor, row, projects, now) for row in rows]
 
 
-def drain(resources: Resources, project_id: str, worker_id: str) -> WorkerReading:
-    """Ask a worker to claim nothing more and give its job back; raises NotFound."""
+def largest_memory(resources: Resources, worker_class: str) -> int | None:
+    """Return the memory of the largest worker of a class that was seen lately; None without one."""
+    with resources.database.reading() as session:
+        lately = clock(session) - timedelta(seconds=resources.settings.lease_seconds)
+        found = workers.largest(session, worker_class, seen_after=lately)
+    return found[1] if found else None
+
+
+def drain(resources: Resources, actor: Actor, worker_id: str) -> WorkerReading:
+    """Ask a worker to claim nothing more and give its job back; raises Forbidden, NotFound."""
+    with _changing(resources, actor, worker_id, "drain") as (session, worker, now):
+        worker.drain_requested_at = worker.drain_requested_at or now
+        return _reading(resources, actor, worker, _project(session, worker), now)
+
+
+def undrain(resources: Resources, actor: Actor, worker_id: str) -> WorkerReading:
+    """Let a worker that was to drain claim jobs again, within seconds; raises Forbidden, NotFound."""
+    with _changing(resources, actor, worker_id, "undrain") as (session, worker, now):
+        worker.drain_requested_at = None
+        return _reading(resources, actor, worker, _project(session, worker), now)
+
+
+@contextmanager
+def _changing(
+    resources: Resources, actor: Actor, worker_id: str, verb: str
+) -> Iterator[tuple[Session, Worker, datetime]]:
+    if not actor.is_operator:
+        raise Forbidden("Only an admin of the default project drains workers.")
     with resources.database.unit_of_work() as session:
-        now = clock(session)
-        worker = workers.ask_to_drain(session, worker_id, now=now)
+        worker, now = workers.lock(session, worker_id), clock(session)
         if worker is None:
             raise NotFound
-        projects = workers.project_of(session, [worker.job_id] if worker.job_id else [])
-    job_id = worker.job_id if project_id in projects.values() else None
-    return WorkerReading(worker, now, resources.settings.lease_seconds, job_id)
+        before = worker.drain_requested_at
+        yield session, worker, now
+        if worker.drain_requested_at != before:
+            tenancy.audit(session, f"worker.{verb}", worker.id, now=now, host=worker.host, job_id=worker.job_id)
+
+
+def _project(session: Session, worker: Worker) -> dict[str, str]:
+    return workers.project_of(session, [worker.job_id] if worker.job_id else [])
+
+
+def _reading(
+    resources: Resources, actor: Actor, worker: Worker, projects: Mapping[str, str], now: datetime
+) -> WorkerReading:
+    job_id = worker.job_id if worker.job_id and projects.get(worker.job_id) == actor.project_id else None
+    return WorkerReading(worker, now, resources.settings.lease_seconds, job_id, shows_machine=actor.is_operator)

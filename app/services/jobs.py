@@ -16,7 +16,7 @@ from app.db.queries import events, places, tenancy
 from app.db.session import clock
 from app.errors import AppError
 from app.ids import new_id
-from app.services import adoption, equal_work, idempotency, outbox, plans, projects, uploads
+from app.services import adoption, equal_work, idempotency, outbox, plans, projects, rights, uploads
 from app.services.admission import Admitted, admit
 from app.services.reads import JobReading
 from app.services.resources import Resources
@@ -44,6 +44,7 @@ def submit(
 
     What must be refused before a row is read is raised at once; the rest comes with the future.
     """
+    rights.require_to_submit(request.spec)
     try:
         admitted = admitted_of(resources, project_id, request)
     except AppError:
@@ -69,6 +70,7 @@ def write(
     origin: dict[str, Any], now: datetime,
 ) -> Submitted:  # fmt: skip
     """Write a new job and all that comes with it; every refusal comes before the first row."""
+    rights.require_to_submit(request.spec)
     with session.no_autoflush:  # keys refer to nothing that waits in the session
         if key and (found := idempotency.earlier(session, key, now=now)):
             return Submitted(found, replayed=True)

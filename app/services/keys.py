@@ -9,10 +9,10 @@ import secrets
 import time
 from datetime import datetime, timedelta
 
-from app.actor import Actor
+from app.actor import DEFAULT_PROJECT, Actor
 from app.db.queries import tenancy
 from app.db.session import Database, clock
-from app.db.tenancy import ApiKey
+from app.db.tenancy import ApiKey, Project
 from app.errors import Forbidden, InvalidRequest, NotFound, Problem, TooManyRequests, Unauthenticated
 from app.ids import new_id
 from app.services import idempotency
@@ -25,6 +25,8 @@ CACHE_SECONDS = 4.0
 MAX_CACHED = 10_000
 _TOKEN = re.compile(r"esp_([0-9A-HJKMNP-TV-Z]{26})_([0-9a-f]{48})")
 _USED_EVERY = timedelta(minutes=1)
+UNKNOWN = "unknown"
+"""What the audit log calls a key that is not there."""
 
 
 def digest(token: str, settings: Settings) -> str:
@@ -40,6 +42,7 @@ class Doorman:
         self._database, self._settings = database, settings
         self._known: dict[str, tuple[float, Actor]] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
+        self._refused: dict[str, float] = {}
 
     def known(self, token: str) -> Actor | None:
         """Return who a key belongs to, if that was verified a moment ago; reads no database."""
@@ -51,23 +54,39 @@ class Doorman:
         match = _TOKEN.fullmatch(token)
         if match is None:
             raise Unauthenticated
-        with self._database.unit_of_work() as session:
+        with self._database.reading() as session:
             now = clock(session)
             found = tenancy.key_with_project(session, f"key_{match[1]}")
-            # The HMAC is computed for an unknown key too: the answer takes as long either way.
-            stored = found[0].digest if found else "0" * 64
-            if not hmac.compare_digest(stored, digest(token, self._settings)) or found is None:
-                raise Unauthenticated
-            key, project = found
-            if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
-                raise Unauthenticated("The API key is revoked or has expired.")
-            if key.last_used_at is None or now - key.last_used_at > _USED_EVERY:
+        # The HMAC is computed for an unknown key too: the answer takes as long either way.
+        stored = found[0].digest if found else "0" * 64
+        if not hmac.compare_digest(stored, digest(token, self._settings)) or found is None:
+            self._note_refusal(found, "wrong secret" if found else "unknown key")
+            raise Unauthenticated
+        key, project = found
+        if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+            self._note_refusal(found, "expired" if key.revoked_at is None else "revoked")
+            raise Unauthenticated("The API key is revoked or has expired.")
+        if key.last_used_at is None or now - key.last_used_at > _USED_EVERY:
+            with self._database.unit_of_work() as session:
                 tenancy.key_used(session, key.id, now=now)
-            actor = Actor("api_key", key.id, key.project_id, frozenset(key.scopes), project.quotas)
+        actor = Actor("api_key", key.id, key.project_id, frozenset(key.scopes), project.quotas)
         if len(self._known) > MAX_CACHED:
             self._known.clear()
         self._known[token] = (time.monotonic(), actor)
         return actor
+
+    def _note_refusal(self, found: tuple[ApiKey, Project] | None, why: str) -> None:
+        """Write down that a key was refused, to the minute like its use; keys that nobody knows count as one."""
+        key_id = found[0].id if found else UNKNOWN
+        last = self._refused.get(key_id)
+        if last is not None and time.monotonic() - last < _USED_EVERY.total_seconds():
+            return
+        self._refused[key_id] = time.monotonic()
+        project_id, by = found[0].project_id if found else DEFAULT_PROJECT, {"type": "api_key", "id": key_id}
+        with self._database.unit_of_work() as session:
+            tenancy.add_audit(
+                session, "api_key.refused", key_id, project_id=project_id, by=by, now=clock(session), data={"why": why}
+            )  # fmt: skip
 
     def take(self, actor: Actor) -> None:
         """Take a token from the key's bucket, which holds one second's worth; raises TooManyRequests when it is empty.

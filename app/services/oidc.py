@@ -221,11 +221,11 @@ def actor(database: Database, settings: Settings, grants: frozenset[str], claims
         for project_id in [*wanted[:100], settings.oidc_project]:
             project = tenancy.project(session, project_id) if project_id else None
             if project is not None:
-                return Actor("user", _name(settings, claims), project.id, grants, project.quotas)
+                return Actor("user", name_of(settings, claims), project.id, grants, project.quotas)
     raise NoProject
 
 
-def _name(settings: Settings, claims: dict[str, Any]) -> str:
+def name_of(settings: Settings, claims: dict[str, Any]) -> str:
     """What the audit log calls a person: a claim that the operator trusts, else what never changes."""
     name = claims.get(settings.oidc_name_claim)
     proven = settings.oidc_name_claim != "email" or claims.get("email_verified") is True

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.job import QUEUED, Job
 from app.db.planning import Plan
-from app.db.queries import reuse
+from app.db.queries import reuse, tenancy
 from app.db.session import clock
 from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
@@ -50,6 +50,7 @@ def create(resources: Resources, project_id: str, request: JobRequest, *, key: K
     )
     looked = _look(resources, project_id, request)
     with resources.database.unit_of_work() as session:
+        tenancy.hold(session, project_id)
         now = clock(session)
         plan = make(session, resources.settings, project_id, request, admitted, now=now, looked=looked)
         idempotency.once(session, key, plan.id, now=now)

@@ -13,6 +13,7 @@ from app.db.planning import Preset
 from app.db.queries import tenancy
 from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, Problem
+from app.services import rights
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec
 from app.specs.presets import BUILT_IN, Found, Lookup, shipped
@@ -62,6 +63,7 @@ def every(database: Database, project_id: str) -> Sequence[Found]:
 def put(database: Database, project_id: str, name: str, *, description: str, spec: dict[str, Any]) -> Found:
     """Write the next version of a preset; raises InvalidRequest where the spec could never be a part of one."""
     _check(spec)
+    rights.require_to_publish(spec)
     with database.unit_of_work() as session:
         row = _next(session, project_id, name, description, spec)
         tenancy.audit(session, "preset.change", row.name, now=row.created_at, version=row.version)

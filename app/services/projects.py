@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.actor import DEFAULT_PROJECT, Actor
 from app.db.queries import tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import Project, UsageDay
-from app.errors import Forbidden, NotFound, ProjectInUse, QuotaExceeded
+from app.errors import Forbidden, NotFound, ProjectInUse, QuotaExceeded, StorageError
 from app.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
 from app.services.keys import scope
+from app.services.resources import Resources
 from app.specs.access import ProjectChange, ProjectRequest, Quotas
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,12 @@ def create(database: Database, actor: Actor, request: ProjectRequest, *, key: Ke
         now = clock(session)
         project_id = new_id("prj")
         idempotency.once(session, key, project_id, now=now)
-        row = Project(id=project_id, name=request.name, created_at=now, **request.quotas.model_dump())
+        row = Project(
+            id=project_id, name=request.name, created_at=now, shared_logins=sorted(set(request.shared_logins)),
+            **request.quotas.model_dump(),
+        )  # fmt: skip
         session.add(row)
+        session.flush()
         tenancy.audit(session, "project.create", row.id, now=now, project_id=row.id, name=row.name)
     return row
 
@@ -62,23 +71,36 @@ def change(database: Database, actor: Actor, project_id: str, request: ProjectCh
         row.name = request.name or row.name
         if request.quotas is not None:
             _bound(row, request.quotas)
+        if request.shared_logins is not None:
+            row.shared_logins = sorted(set(request.shared_logins))
         tenancy.audit(
-            session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **row.quotas
-        )
+            session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **row.quotas,
+            shared_logins=row.shared_logins,
+        )  # fmt: skip
     return row
 
 
-def delete(database: Database, actor: Actor, project_id: str) -> None:
-    """Remove a project that has no jobs, with its keys; raises NotFound, Forbidden, ProjectInUse."""
-    with database.unit_of_work() as session:
+def delete(resources: Resources, actor: Actor, project_id: str) -> None:
+    """Remove a project whose jobs are over, with all that it owns; raises NotFound, Forbidden, ProjectInUse.
+
+    Rows go in one transaction, for which nobody else may hold the project; files right after it, and what a process
+    that is still at work writes later is collected as nobody's.
+    """
+    with resources.database.unit_of_work() as session:
         row = _found(session, actor, project_id)
         _require_operator(actor)
         if project_id == DEFAULT_PROJECT:
             raise ProjectInUse("The default project stays.")
-        if tenancy.has_jobs(session, project_id):
-            raise ProjectInUse
+        session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
+        if count := tenancy.unfinished_jobs(session, project_id):
+            raise ProjectInUse(f"The project has {count} jobs that are not over; cancel them first.")
+        session.expunge(row)
         tenancy.delete_project(session, project_id)
         tenancy.audit(session, "project.delete", row.id, now=clock(session), name=row.name)
+    try:
+        resources.store.delete_prefix(f"projects/{project_id}/")
+    except StorageError as error:
+        log.warning("the files of a deleted project are left to be collected", project=project_id, error=error.detail)
 
 
 def usage(database: Database, project_id: str) -> Usage:
@@ -103,11 +125,12 @@ def usage_days(database: Database, project_id: str) -> Sequence[UsageDay]:
 
 
 def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:
-    """Raise QuotaExceeded when a project may queue no further job.
+    """Raise QuotaExceeded when a project may queue no further job, and NotFound when it is gone.
 
-    A project without such quotas costs nothing. One with them is locked, so that parallel calls count one by one.
+    A project without such quotas is held only. One with them is locked, so that parallel calls count one by one.
     """
     bounds = ("max_queued_jobs", "max_stored_bytes", "max_gpu_seconds")
+    tenancy.hold(session, project_id)
     if actor is None or all(actor.limits.get(name) is None for name in bounds):
         return
     row = tenancy.project(session, project_id, lock=True)

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import actor as actors
 from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries import events, tenancy
@@ -38,6 +39,16 @@ def row(job: Job, target: dict[str, Any], *, now: datetime, reference: str | Non
     )  # fmt: skip
 
 
+def add(session: Session, job: Job, made: Publication) -> None:
+    """Write down a publication, and that somebody asked for it: who acts, or else who made the job."""
+    session.add(made)
+    actor = actors.current()
+    tenancy.add_audit(
+        session, "publication.create", made.id, project_id=job.project_id, now=made.created_at,
+        by=actor.document() if actor else job.initiator, data={"job_id": job.id, **_place(made.target)},
+    )  # fmt: skip
+
+
 def create(
     database: Database, project_id: str, job_id: str, target: AnyTarget, key: Key | None
 ) -> tuple[Publication, bool]:
@@ -52,8 +63,7 @@ def create(
         made = row(job, target.model_dump(mode="json"), now=now)
         if key and (found := idempotency.claim(session, key, resource_id=made.id, now=now)):
             return session.get_one(Publication, found), True
-        session.add(made)
-        tenancy.audit(session, "publication.create", made.id, now=now, job_id=job_id)
+        add(session, job, made)
     return made, False
 
 
@@ -114,8 +124,11 @@ def fail(session: Session, publication_id: str, error: dict[str, Any]) -> None:
 
 def told(target: dict[str, Any], reference: str) -> dict[str, Any]:
     """Return the data of a `job.published` event."""
-    place = target.get("repo") or target.get("uri") or target.get("name")
-    return {"kind": target["kind"], "target": place, "reference": reference}
+    return {**_place(target), "reference": reference}
+
+
+def _place(target: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": target["kind"], "target": target.get("repo") or target.get("uri") or target.get("name")}
 
 
 def at_home(target: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from app.db.queries import reuse, tenancy
 from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
-from app.services import children, idempotency, jobs
+from app.services import children, idempotency, jobs, rights
 from app.services.admission import Admitted
 from app.services.fronts import unbeaten
 from app.services.resources import Resources
@@ -56,6 +56,8 @@ def create(
 ) -> tuple[str, bool]:
     """Make a sweep and all its jobs in one transaction; return its id and whether an equal call was here before."""
     points = _points(request)
+    for _, body in points:
+        rights.require_to_submit(body.spec, at="/base/spec/output/publish")
     admitted = [(point, body, _admitted(resources, project_id, body, request)) for point, body in points]
     with resources.database.unit_of_work() as session:
         now = clock(session)

@@ -59,8 +59,9 @@ def create(resources: Resources, project_id: str, request: UploadRequest, key: K
         if key and (found := idempotency.claim(session, key, resource_id=row.id, now=now)):
             return _found(session, project_id, found), True
         project = tenancy.project(session, project_id, lock=True)
-        if project is not None:
-            projects.admit_bytes(session, project, total)
+        if project is None:
+            raise NotFound
+        projects.admit_bytes(session, project, total)
         session.add(row)
         tenancy.audit(session, "upload.create", row.id, now=now)
     return row, False

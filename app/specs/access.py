@@ -38,11 +38,18 @@ class Quotas(Spec):
     )
 
 
+SharedLogins = Annotated[
+    list[Literal["huggingface", "mlflow"]],
+    Field(max_length=2, description="What it may reach with the operator's login, having none of its own."),
+]
+
+
 class ProjectRequest(Spec):
     """A tenant."""
 
     name: Name
     quotas: Quotas = Quotas()
+    shared_logins: SharedLogins = []
 
 
 class ProjectChange(Spec):
@@ -50,6 +57,7 @@ class ProjectChange(Spec):
 
     name: Name | None = None
     quotas: Quotas | None = Field(None, description="All of them: what is left out of it has no bound.")
+    shared_logins: SharedLogins | None = None
 
 
 class KeyRequest(Spec):

@@ -29,7 +29,7 @@ class S3Target(Spec):
 class MlflowTarget(Spec):
     """A new version of a model registered at ESPALIER_MLFLOW_TRACKING_URI; the model is made when it is not there.
 
-    Takes the project's MLflow login, or else the service's.
+    Takes the project's MLflow login, or the service's where the project shares it.
     """
 
     kind: Literal["mlflow"] = "mlflow"

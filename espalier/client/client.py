@@ -111,6 +111,10 @@ class Client:
         """Let a worker claim nothing more."""
         return Worker.model_validate(self._call("POST", f"/v1/workers/{worker}/drain"))
 
+    def undrain(self, worker: str) -> Worker:
+        """Let a worker that was to drain claim jobs again."""
+        return Worker.model_validate(self._call("DELETE", f"/v1/workers/{worker}/drain"))
+
     def report(self, job: str) -> dict[str, Any]:
         """Return the report of a succeeded job."""
         return self._call("GET", f"/v1/jobs/{job}/report")

@@ -91,7 +91,8 @@ class Worker(View):
     id: str
     worker_class: str
     state: str
-    host: str
+    host: str | None = None
+    """Told to operators."""
     device: str
     memory_bytes: int | None = None
     job_id: str | None = None

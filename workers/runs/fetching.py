@@ -28,12 +28,11 @@ def fetch_request(
         source = source.model_copy(update={"revision": job.resolved_revision})
     if job.resolved_revision and isinstance(source, MlflowSource):  # the alias may point elsewhere by now
         source = source.model_copy(update={"version": job.resolved_revision.partition("-")[0], "alias": None})
-    own = credentials.opened(database, settings, job.project_id, "huggingface").get("token")
-    shared = settings.hf_token.get_secret_value() if settings.hf_token else None
     return FetchRequest(
         job=request.model_copy(update={"source": source}), cache_dir=str(settings.cache),
         cache_max_bytes=settings.cache_max_bytes, workspace=str(workspace),
-        roots=[str(root) for root in settings.roots], hf_endpoint=settings.hf_endpoint, hf_token=own or shared,
+        roots=[str(root) for root in settings.roots], hf_endpoint=settings.hf_endpoint,
+        hf_token=credentials.hub_token(database, settings, job.project_id),
         uploads=_uploads(database, store, job.project_id, request),
         refuse_outputs=job.initiator.get("type") == "hook",
         mlflow=credentials.mlflow_login(database, settings, job.project_id) if isinstance(source, MlflowSource) else {},

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import delete, select
 
 from app.db.job import IdempotencyKey, Job, Outbox, Worker
-from app.db.queries import reuse
+from app.db.queries import reuse, tenancy
 from app.db.result import Artifact
 from app.db.reuse import PhaseResult
 from app.db.session import Database, clock
@@ -37,11 +37,14 @@ def collect(database: Database, store: ObjectStore) -> int:
     stale.abort_uploads(database, store)
     with database.unit_of_work() as session:
         now = clock(session)
+        if ownerless := tenancy.delete_ownerless(session):
+            log.warning("rows of deleted projects removed", count=ownerless)
         session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
         session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))
     old = [stored.key for stored in store.list("projects/") if now - stored.modified_at > GARBAGE_AGE]
-    removed = store.delete_unfinished(now - GARBAGE_AGE) + _collect_phases(database, store, old)
+    removed = store.delete_unfinished(now - GARBAGE_AGE) + stale.collect_ownerless(database, store, old)
+    removed += _collect_phases(database, store, old)
     removed += stale.collect_parts(database, store, old)
     for job_id, keys in groupby(filter(_KEY.fullmatch, old), key=_job_of):
         found = list(keys)

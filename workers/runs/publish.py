@@ -68,7 +68,7 @@ def commit(
     if done.gate is not None:
         told.insert(0, ("job.gate_evaluated", done.gate))
     for one in published:
-        session.add(publications.row(job, one.target, now=now, reference=one.reference))
+        publications.add(session, job, publications.row(job, one.target, now=now, reference=one.reference))
         told.append(("job.published", publications.told(one.target, one.reference)))
     job.report, job.gate, job.error, job.checkpoints = done.report, done.gate, None, []
     leases.end_attempt(session, job, "succeeded", now=now)

@@ -54,7 +54,7 @@ class Slot:
     def run(self, *, once: bool = False) -> None:
         """Work until drained; with `once`, until one job was worked on or none was there.
 
-        A worker that an operator drains stays, idle and seen, until its process is ended.
+        A worker that an operator drains stays, idle and seen, until it may work again or its process is ended.
         """
         remove_leftovers(self._services.settings.scratch)
         while not self._ending.is_set():
@@ -104,5 +104,7 @@ class Slot:
                 leases.seen(session, self.identity.id, job_id=None)
                 if workers.drain_requested(session, self.identity.id):
                     self._draining.set()
+                elif not self._ending.is_set():  # an operator has thought better of it
+                    self._draining.clear()
         self._registered = True
         return job

@@ -1,4 +1,4 @@
-"""Uploads that nobody goes on with, and parts that no upload names."""
+"""Uploads that nobody goes on with, parts that no upload names, and files of projects that are not there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from app.db.queries import uploads
+from app.db.queries import tenancy, uploads
 from app.db.session import Database, clock
 from app.storage.base import ObjectStore
 
@@ -30,6 +30,17 @@ def abort_uploads(database: Database, store: ObjectStore) -> int:
         store.delete_prefix(row.prefix)
         log.info("upload aborted", upload_id=row.id, project_id=row.project_id)
     return len(rows)
+
+
+def collect_ownerless(database: Database, store: ObjectStore, old: list[str]) -> int:
+    """Delete old files below the prefix of projects that are not there, and take them off the list; return how many."""
+    with database.reading() as session:
+        there = {id_ for id_ in {key.split("/")[1] for key in old} if tenancy.project(session, id_) is not None}
+    gone = [key for key in old if key.split("/")[1] not in there]
+    for key in gone:
+        store.delete(key)
+    old[:] = [key for key in old if key.split("/")[1] in there]
+    return len(gone)
 
 
 def collect_parts(database: Database, store: ObjectStore, old: Iterable[str]) -> int:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Table, and_, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app import actor as actors
+from app.db import hook, planning, publication, reuse, upload, webhook  # noqa: F401 - fills the metadata
+from app.db.base import Base
 from app.db.job import HELD, PAUSED, QUEUED, Job
 from app.db.queries import uploads
 from app.db.result import Artifact
 from app.db.session import add_rows
 from app.db.tenancy import ApiKey, AuditEvent, Credential, PortalSession, Project, UsageDay
+from app.errors import NotFound
 from app.ids import new_id
+from app.specs.lifecycle import TERMINAL
+
+_HELD: Final = "held projects"
 
 
 def audit(
@@ -27,15 +34,41 @@ def audit(
     project_id: str | None = None,
     **data: object,
 ) -> None:
-    """Write down that somebody did something, in the transaction that does it; the service itself is nobody."""
+    """Write down that somebody did something, in the transaction that does it; the service itself is nobody.
+
+    The project that it is done to is held: a deleted one ends whoever is still at work in it. Raises NotFound.
+    """
     actor = actors.current()
     if actor is None:
         return
+    project_id = project_id or actor.project_id
+    hold(session, project_id)
+    add_audit(session, action, resource_id, project_id=project_id, by=actor.document(), now=now, data=data)
+
+
+def add_audit(
+    session: Session, action: str, resource_id: str, *, project_id: str, by: dict[str, Any], now: datetime,
+    data: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write down what somebody did who need not be here, or may be nobody that is known."""
+    actor = actors.current()
     row = {
-        "id": new_id("aud"), "project_id": project_id or actor.project_id, "time": now, "actor": actor.document(),
-        "action": action, "resource_id": resource_id, "request_id": actor.request_id, "data": data,
+        "id": new_id("aud"), "project_id": project_id, "time": now, "actor": by, "action": action,
+        "resource_id": resource_id, "request_id": actor.request_id if actor else None, "data": data,
     }  # fmt: skip
     add_rows(session, AuditEvent, [row])
+
+
+def hold(session: Session, project_id: str) -> None:
+    """Keep a project from being deleted before this transaction ends; raises NotFound when it is gone already."""
+    held: set[str] = session.info.setdefault(_HELD, set())
+    if project_id in held:
+        return
+    query = select(Project.id).where(Project.id == project_id).with_for_update(read=True, key_share=True)
+    with session.no_autoflush:
+        if session.scalar(query) is None:
+            raise NotFound("The project is not there any more.")
+    held.add(project_id)
 
 
 def audit_page(
@@ -57,6 +90,19 @@ def key_with_project(session: Session, key_id: str) -> tuple[ApiKey, Project] | 
     query = select(ApiKey, Project).join(Project, Project.id == ApiKey.project_id).where(ApiKey.id == key_id)
     row = session.execute(query).one_or_none()
     return (row[0], row[1]) if row else None
+
+
+def ended(session: Session, keys: Collection[str], sessions: Collection[str], *, now: datetime) -> set[str]:
+    """Return which of these keys, and of these sign-ins by their digests, open nothing any more."""
+    valid = ApiKey.revoked_at.is_(None) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now))
+    good = select(ApiKey.id).where(ApiKey.id.in_(keys), valid)
+    signed_in = (
+        select(PortalSession.digest)
+        .outerjoin(ApiKey, ApiKey.id == PortalSession.key_id)
+        .where(PortalSession.digest.in_(sessions), PortalSession.expires_at > now)
+        .where(PortalSession.key_id.is_(None) | (ApiKey.id.is_not(None) & valid))
+    )
+    return {*keys, *sessions} - {*session.scalars(good), *session.scalars(signed_in)}
 
 
 def key_used(session: Session, key_id: str, *, now: datetime) -> None:
@@ -91,21 +137,38 @@ def projects(session: Session, project_id: str | None, *, before: str | None, li
 
 
 def project(session: Session, project_id: str, *, lock: bool = False) -> Project | None:
-    """Return a project; with `lock`, hold its row until the end of the transaction."""
+    """Return a project; with `lock`, hold its row until the end of the transaction, beside those who `hold` it."""
     query = select(Project).where(Project.id == project_id).execution_options(populate_existing=True)
-    return session.scalar(query.with_for_update() if lock else query)
+    return session.scalar(query.with_for_update(key_share=True) if lock else query)
 
 
-def has_jobs(session: Session, project_id: str) -> bool:
-    """Tell whether a project ever had a job that is still there."""
-    return session.scalar(select(Job.id).where(Job.project_id == project_id).limit(1)) is not None
+def unfinished_jobs(session: Session, project_id: str) -> int:
+    """Return how many jobs of a project are not over."""
+    query = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.state.not_in(TERMINAL))
+    return session.scalar(query) or 0
 
 
 def delete_project(session: Session, project_id: str) -> None:
-    """Remove a project without jobs, its keys, its credentials and its sources of events."""
-    for table in (ApiKey, Credential, PortalSession):
-        session.execute(delete(table).where(table.project_id == project_id))
+    """Remove a project, whose row this transaction holds, with all that belongs to it; the audit log stays."""
+    for table in _owned():
+        session.execute(delete(table).where(table.c.project_id == project_id))
     session.execute(delete(Project).where(Project.id == project_id))
+
+
+def delete_ownerless(session: Session) -> int:
+    """Remove what belongs to projects that are not there; return how many rows."""
+    removed, there = 0, select(Project.id)
+    for table in _owned():
+        done = session.execute(delete(table).where(table.c.project_id.not_in(there)))
+        removed += int(done.rowcount or 0)  # type: ignore[attr-defined]
+    return removed
+
+
+def _owned() -> Iterator[Table]:
+    """Every table of rows that belong to a project and end with it, those first that refer to others."""
+    for table in reversed(Base.metadata.sorted_tables):
+        if "project_id" in table.c and table.name != AuditEvent.__tablename__:
+            yield table
 
 
 def count_queued(session: Session, project_id: str) -> int:
@@ -185,7 +248,7 @@ def bounded(session: Session, project_ids: Sequence[str] | None, now: datetime) 
 
 def is_capped(session: Session, project_id: str, now: datetime) -> bool:
     """Tell the same of one project, whose row is held until the end of the transaction."""
-    session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
+    session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))
     return bool(session.scalar(select(_reached(now)).where(Project.id == project_id)))
 
 

@@ -61,12 +61,9 @@ def project_of(session: Session, job_ids: list[str]) -> dict[str, str]:
     return {row.id: row.project_id for row in rows}
 
 
-def ask_to_drain(session: Session, worker_id: str, *, now: datetime) -> Worker | None:
-    """Ask a worker to claim nothing more; None when there is none of this id."""
-    worker = session.get(Worker, worker_id, with_for_update=True)
-    if worker is not None:
-        worker.drain_requested_at = worker.drain_requested_at or now
-    return worker
+def lock(session: Session, worker_id: str) -> Worker | None:
+    """Read a worker and hold its row until the end of the transaction."""
+    return session.get(Worker, worker_id, with_for_update=True)
 
 
 def drain_requested(session: Session, worker_id: str) -> bool:

@@ -115,6 +115,7 @@ def files(request: Request, job_id: str, resources: ResourcesDep, project: Proje
     """Show the files of the result."""
     reading = reads.job(resources.database, project, job_id)
     rows = reads.artifacts(resources.database, project, job_id, after="", limit=FILES)
+    artifacts.note_read(resources, "list", job_id)
     return _page(request, reading, "files", rows=rows)
 
 
@@ -129,6 +130,7 @@ def spec(request: Request, job_id: str, resources: ResourcesDep, project: Projec
 def download(artifact_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Give a file of a result."""
     artifact = artifacts.get(resources.database, project, artifact_id)
+    artifacts.note_read(resources, "download", artifact.id)
     if url := artifacts.url(resources.store, artifact):
         return RedirectResponse(url, 307)
     chunks = artifacts.read(resources.store, artifact, artifacts.Part(0, artifact.bytes))

@@ -20,7 +20,7 @@ from app.portal.spec_form import snippets
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import id_of
 from app.portal.spec_form.values import EXTRA, PRESET, BadExtra, document, filled, is_filled
-from app.services import fleet, jobs, models, plans, presets, reads
+from app.services import fleet, jobs, models, plans, presets, reads, rights
 from app.services.idempotency import Key
 from app.services.resources import Resources
 from app.specs import pointers
@@ -41,6 +41,7 @@ def new_job(
 ) -> Response:
     """Show an empty form, or one that another job filled."""
     if clone:
+        rights.require("jobs:read")
         body = reads.job(resources.database, project, clone).job.request
         name = str((body.get("spec") or {}).get("preset") or "")
         form = filled(body, _preset(resources, project, name))
@@ -110,7 +111,7 @@ def _panel(request: Request, resources: Resources, project: str, form: Form) -> 
             problems = problems or [Problem("", error.code, error.detail)]
     return {
         "plan": found.document if found else None, "model": model, "wrong": problems, "body": body, "id_of": id_of,
-        "memory": _memory(resources, project, found.document["worker_class"]) if found else None,
+        "memory": fleet.largest_memory(resources, found.document["worker_class"]) if found else None,
         "snippets": snippets.every(body, base_url(request), keyed=resources.settings.mode == "production"),
     }  # fmt: skip
 
@@ -135,12 +136,3 @@ def _preset(resources: Resources, project: str, name: str) -> dict[str, Any]:
         return dict(presets.get(resources.database, project, name).spec) if name else {}
     except NotFound:
         return {}
-
-
-def _memory(resources: Resources, project: str, worker_class: str) -> int | None:
-    """The memory of the largest worker that may take the job."""
-    found = fleet.page(resources, project, after="", limit=200)
-    sizes = [
-        row.worker.memory_bytes for row in found if row.worker.worker_class == worker_class and row.state != "lost"
-    ]
-    return max((size for size in sizes if size), default=None)

@@ -15,7 +15,6 @@ from app.portal.deps import FormDep
 from app.portal.guard import cookie_header
 from app.portal.rendering import base_url, render
 from app.services import oidc
-from app.services.keys import Doorman
 from app.services.oidc import ATTEMPT_SECONDS, Attempt, NoProject, Provider, ProviderSilent, SignInFailed
 from app.services.sessions import Sessions
 from app.settings import Settings
@@ -50,11 +49,11 @@ def _ask(request: Request, wanted: str, *, status: int = 200, wrong_key: str = "
 
 
 @router.post("/sign-in")
-def sign_in(request: Request, form: FormDep, resources: ResourcesDep) -> Response:
+def sign_in(request: Request, form: FormDep) -> Response:
     """Take a key, and remember the browser."""
-    wanted = _ours(form.get("next"))
+    wanted, doorman = _ours(form.get("next")), request.app.state.doorman
     try:
-        actor = Doorman(resources.database, resources.settings).verify(form.get("key").strip())
+        actor: Actor = doorman.verify(form.get("key").strip())
     except Unauthenticated:
         return _ask(request, wanted, status=401, wrong_key="This key is not known here, revoked or expired.")
     return _let_in(request, actor, wanted)
@@ -86,15 +85,19 @@ def come_back(
     request: Request, resources: ResourcesDep, code: Told = "", state: Told = "", error: Told = "", iss: Told = ""
 ) -> Response:
     """Take the provider's answer, and remember the browser."""
-    provider, settings, wanted = _provider(request), resources.settings, FRONT
+    provider, settings, wanted, who = _provider(request), resources.settings, FRONT, None
     try:
         attempt = Attempt.opened(settings, request.cookies.get(ATTEMPT, ""), state)
         wanted = attempt.wanted
         if error or not code or iss not in {"", settings.oidc_issuer}:
             raise SignInFailed(f"The provider said: {_WORD.sub(' ', error)[:60]}." if error else None)
         claims = provider.claims(attempt, code, _return_url(request))
+        who = oidc.name_of(settings, claims)
         answer = _let_in(request, oidc.actor(resources.database, settings, provider.grants, claims), wanted)
     except (SignInFailed, NoProject, ProviderSilent) as refusal:
+        if not isinstance(refusal, ProviderSilent):
+            sessions: Sessions = request.app.state.sessions
+            sessions.note_refusal(who, refusal.code)
         answer = _ask(request, wanted, status=refusal.status, failed=refusal.detail)
     answer.headers.append("Set-Cookie", _attempt_cookie(settings, ""))
     return answer

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from app.actor import LOCAL
 from app.db.job import Event
 from app.dependencies import FeedDep, ProjectDep, ResourcesDep
 from app.errors import InvalidCursor
 from app.portal.deps import needs
 from app.services import marks, reads
+from app.services.feed import Pass
+from app.services.sessions import Sessions
 from app.specs.lifecycle import TERMINAL
 
 router = APIRouter(dependencies=[needs("jobs:read")])
@@ -25,16 +29,17 @@ After = Annotated[str, Query(max_length=200)]
 
 @router.get("/stream")
 async def stream_all(
-    project: ProjectDep, feed: FeedDep, after: After = "", last_event_id: LastEventId = ""
+    request: Request, project: ProjectDep, feed: FeedDep, after: After = "", last_event_id: LastEventId = ""
 ) -> Response:
     """Tell of all jobs, from a mark on or from now on."""
     mark = last_event_id or after
-    return _stream(feed.of_project(project, marks.position_of(mark) if mark else None), marks.of_event)
+    position = marks.position_of(mark) if mark else None
+    return _stream(feed.of_project(project, position, opened_with=_pass(request)), marks.of_event)
 
 
 @router.get("/jobs/{job_id}/stream")
 async def stream_job(
-    job_id: str, project: ProjectDep, resources: ResourcesDep, feed: FeedDep, after: After = "0",
+    request: Request, job_id: str, project: ProjectDep, resources: ResourcesDep, feed: FeedDep, after: After = "0",
     last_event_id: LastEventId = "",
 ) -> Response:  # fmt: skip
     """Tell of one job until it ends."""
@@ -44,7 +49,16 @@ async def stream_job(
     head = await to_thread.run_sync(reads.head, resources.database, project, job_id)
     if head.state in TERMINAL and int(mark) >= head.seq:
         return Response(status_code=204)
-    return _stream(feed.of_job(project, job_id, after=int(mark)), lambda event: str(event.seq))
+    events = feed.of_job(project, job_id, after=int(mark), opened_with=_pass(request))
+    return _stream(events, lambda event: str(event.seq))
+
+
+def _pass(request: Request) -> Pass | None:
+    """The sign-in that ends the stream when it ends; whoever needs none in an embedded installation has none."""
+    sessions: Sessions = request.app.state.sessions
+    if request.state.actor == replace(LOCAL, request_id=request.state.actor.request_id):
+        return None
+    return Pass("session", sessions.digest(request.state.token))
 
 
 def _stream(events: AsyncIterator[Event | None], id_of: Callable[[Event], str]) -> Response:

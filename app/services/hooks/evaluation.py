@@ -96,7 +96,7 @@ def _evaluate(session: Session, database: Database, settings: Settings, delivery
     for rule in hooks.rules_of(session, delivery.source_id):
         if rule.id in before and before[rule.id].outcome in EFFECTS:
             continue
-        hook = Actor("hook", rule.id, delivery.project_id, frozenset(), project.quotas if project else {})
+        hook = Actor("hook", rule.id, delivery.project_id, frozenset(rule.scopes), project.quotas if project else {})
         with acting(hook):
             bench = Bench(session, database, settings, clock(session))
             effect = _follow(bench, delivery, rule, judge(bench, rule, event))

@@ -9,7 +9,7 @@ from app.db.hook import HookProposal
 from app.db.queries import hooks, tenancy
 from app.db.session import clock
 from app.errors import AlreadyDecided, NotFound
-from app.services import jobs
+from app.services import jobs, rights
 from app.services.resources import Resources
 from app.specs.base import canonical
 from app.specs.job import JobRequest
@@ -26,6 +26,7 @@ def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProp
     with resources.database.reading() as session:
         sent = _found(session, project_id, proposal_id).request
     request = JobRequest.model_validate_json(canonical(sent))
+    rights.require_to_submit(request.spec, at="")
     admitted = jobs.admitted_of(resources, project_id, request)
     with resources.database.unit_of_work() as session:
         row = _found(session, project_id, proposal_id, lock=True)

@@ -11,7 +11,7 @@ from app.db.session import clock
 from app.errors import InvalidRequest, NotFound, Problem
 from app.ids import new_id
 from app.registries.base import RegistryEvent
-from app.services import idempotency
+from app.services import idempotency, rights
 from app.services.hooks import inbox
 from app.services.hooks.judging import Bench, Judgement, judge
 from app.services.hooks.problems import problems_of
@@ -24,8 +24,13 @@ from app.specs.job import CompressionSpec
 
 
 def create(resources: Resources, project_id: str, request: RuleRequest, *, key: Key | None = None) -> Rule:
-    """Make a rule; raises InvalidRequest where its template could never be a job."""
-    check_template(request.template)
+    """Make a rule; raises InvalidRequest where its template could never be a job.
+
+    One that makes jobs by itself takes the rights to queue them: raises Forbidden. So it does whenever it is changed.
+    """
+    spec = check_template(request.template)
+    if request.mode == "run" and request.enabled:
+        rights.require_to_submit(spec, at=_publish(request.template))
     fields = request.model_dump(mode="json", exclude={"source_id"}, exclude_unset=False)
     with resources.database.unit_of_work() as session:
         now = clock(session)
@@ -34,8 +39,8 @@ def create(resources: Resources, project_id: str, request: RuleRequest, *, key: 
             known = Problem("/source_id", "no-such-source", "give the id of a hook source of this project")
             raise InvalidRequest("There is no such source.", items=[known])
         row = Rule(
-            id=new_id("rul"), project_id=project_id, source_id=source.id, **fields, day=None, day_count=0,
-            last_at=None, created_at=now, updated_at=now,
+            id=new_id("rul"), project_id=project_id, source_id=source.id, **fields, scopes=rights.held(), day=None,
+            day_count=0, last_at=None, created_at=now, updated_at=now,
         )  # fmt: skip
         idempotency.once(session, key, row.id, now=now)
         session.add(row)
@@ -50,7 +55,7 @@ def get(resources: Resources, project_id: str, rule_id: str) -> Rule:
 
 
 def change(resources: Resources, project_id: str, rule_id: str, request: RuleChange) -> Rule:
-    """Change a rule; what it let through today still counts."""
+    """Change a rule; what it let through today still counts. Switching it off, or renaming it, takes no other right."""
     if request.template is not None:
         check_template(request.template)
     fields = {name: value for name, value in request.model_dump(mode="json").items() if value is not None}
@@ -58,9 +63,23 @@ def change(resources: Resources, project_id: str, rule_id: str, request: RuleCha
         row = _found(session, project_id, rule_id)
         for name, value in fields.items():
             setattr(row, name, value)
+        if not set(fields) <= {"name"} and request.enabled is not False:
+            _vouch(row)
         row.updated_at = clock(session)
         tenancy.audit(session, "rule.change", row.id, now=row.updated_at, fields=sorted(fields))
     return row
+
+
+def _vouch(row: Rule) -> None:
+    """Let whoever acts answer for what a rule does from now on."""
+    template = Template.model_validate(row.template)
+    if row.mode == "run" and row.enabled:
+        rights.require_to_submit(check_template(template), at=_publish(template))
+    row.scopes = rights.held()
+
+
+def _publish(template: Template) -> str:
+    return "/template/publish" if template.publish else "/template/spec/output/publish"
 
 
 def delete(resources: Resources, project_id: str, rule_id: str) -> None:
@@ -94,14 +113,14 @@ def _event(session: Session, rule: Rule, request: RuleTrial) -> RegistryEvent:
     return inbox.event_of(row)
 
 
-def check_template(template: Template) -> None:
-    """Raise InvalidRequest where a template is no valid spec, whatever stands for its placeholders."""
+def check_template(template: Template) -> CompressionSpec:
+    """Return the spec of a template; raises InvalidRequest where it is none, whatever stands for its placeholders."""
     try:
         spec = spec_of(template, STANDINS)
     except Unfilled as error:
         raise InvalidRequest("The template cannot be filled.", items=error.problems) from None
     try:
-        CompressionSpec.model_validate_json(canonical(spec))
+        return CompressionSpec.model_validate_json(canonical(spec))
     except ValidationError as error:
         items = [Problem(_place(template, item.pointer), item.code, item.detail) for item in problems_of(error, spec)]
         raise InvalidRequest("The template is no valid spec.", items=items) from None

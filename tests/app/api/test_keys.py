@@ -125,7 +125,7 @@ def test_a_key_ends_when_it_expires(client: TestClient, monkeypatch: pytest.Monk
         ("GET", "/v1/usage", None),
         ("GET", "/v1/artifacts/x\ny/download", "artifacts:read"),
         ("GET", "/v1/credentials\n", "admin"),
-        ("GET", "/v1/x\n", "jobs:read"),
+        ("GET", "/v1/x\n", "admin"),
     ],
 )
 def test_every_call_takes_its_scope(method: str, path: str, scope: str | None) -> None:

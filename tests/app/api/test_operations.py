@@ -6,10 +6,12 @@ from datetime import timedelta
 
 from fastapi.testclient import TestClient
 
+from app.actor import DEFAULT_PROJECT
 from app.db.job import Job, Worker
 from app.db.queries import leases
 from app.db.session import Database, clock
 from tests.app.api.conftest import submit
+from tests.app.api.tenants import bearer, new_key, new_project
 from tests.workers.runs.test_claim import worker
 
 
@@ -52,9 +54,31 @@ def test_workers_are_shown_with_what_they_do(client: TestClient, rows: Database)
     assert client.get("/v1/workers").json()["items"][0]["job_id"] is None
 
 
-def test_draining_is_asked_for_once_and_of_known_workers(client: TestClient, rows: Database) -> None:
-    submit(client)
+def test_a_drain_is_asked_for_once_taken_back_and_written_down(client: TestClient, rows: Database) -> None:
+    job = submit(client)
     claim(rows, "wrk_1")
-    assert client.post("/v1/workers/wrk_1/drain").json()["state"] == "draining"
-    assert client.post("/v1/workers/wrk_1/drain").status_code == 200
-    assert client.post("/v1/workers/wrk_x/drain").status_code == 404
+    drain = "/v1/workers/wrk_1/drain"
+    assert client.post(drain).json()["state"] == "draining"
+    assert client.post(drain).status_code == 200
+    assert client.delete(drain).json()["state"] == "busy"
+    assert client.delete(drain).status_code == 200
+    assert client.post("/v1/workers/wrk_x/drain").status_code == client.delete("/v1/workers/wrk_x/drain").status_code
+    events = client.get("/v1/audit-events").json()["items"]
+    told = [(row["action"], row["resource_id"], row["data"]["job_id"]) for row in events if "worker" in row["action"]]
+    assert told == [("worker.undrain", "wrk_1", job), ("worker.drain", "wrk_1", job)]
+
+
+def test_machines_are_the_operators(client: TestClient, rows: Database) -> None:
+    claim(rows, "wrk_1")
+    tenant = bearer(new_key(client, new_project(client))["key"])
+    reader = bearer(new_key(client, DEFAULT_PROJECT, "jobs:read")["key"])
+    for verb in ("POST", "DELETE"):
+        for headers in (tenant, reader):
+            answer = client.request(verb, "/v1/workers/wrk_1/drain", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    for headers in (tenant, reader):
+        shown = client.get("/v1/workers", headers=headers).json()["items"][0]
+        assert (shown["id"], shown["state"], shown["host"], shown["pid"]) == ("wrk_1", "idle", None, None)
+    mine = client.get("/v1/workers").json()["items"][0]
+    assert mine["host"]
+    assert mine["pid"] is not None

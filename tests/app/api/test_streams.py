@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -14,12 +14,21 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
+from app.actor import DEFAULT_PROJECT, Actor
 from app.db.job import Job
 from app.db.queries import events as event_queries
 from app.db.queries import feed as queries
 from app.db.session import Database, clock
+from app.db.tenancy import ApiKey, PortalSession
+from app.portal.guard import COOKIE
+from app.services import keys
 from app.services.feed import Feed
+from app.services.sessions import Sessions
+from app.settings import Settings
+from app.specs.access import KeyRequest
 from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures import rows as make
 from tests.fixtures.runs import job_fields
@@ -54,9 +63,10 @@ def frames(text: str) -> Frames:
 class Listener(threading.Thread):
     """Reads one stream to its end, or until it has seen enough."""
 
-    def __init__(self, url: str, *, enough: int = 10**6, last: str = "") -> None:
+    def __init__(self, url: str, *, enough: int = 10**6, last: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(daemon=True)
-        self.url, self.enough, self.headers = url, enough, {"Last-Event-ID": last} if last else {}
+        self.url, self.enough = url, enough
+        self.headers = {**(headers or {}), **({"Last-Event-ID": last} if last else {})}
         self.text, self.ended, self.open = "", False, threading.Event()
         self.start()
         assert self.open.wait(60)
@@ -187,3 +197,50 @@ def _add(database: Database) -> str:
         job = Job(**job_fields("steady", now))
         session.add(job)
     return job.id
+
+
+def _revoke(session: Session, key_id: str, cookie: str) -> None:
+    session.get_one(ApiKey, key_id).revoked_at = clock(session)
+
+
+def _expire(session: Session, key_id: str, cookie: str) -> None:
+    session.get_one(ApiKey, key_id).expires_at = clock(session)
+
+
+def _sign_out(session: Session, key_id: str, cookie: str) -> None:
+    session.execute(delete(PortalSession))
+
+
+@pytest.mark.parametrize(
+    ("end", "ends"),
+    [(_revoke, {"key", "session"}), (_expire, {"key", "session"}), (_sign_out, {"session"})],
+    ids=["revoked", "expired", "signed out"],
+)
+def test_a_stream_ends_with_what_it_was_opened_with(
+    app: FastAPI, server: str, settings: Settings, end: Callable[[Session, str, str], None], ends: set[str]
+) -> None:
+    rows: Database = app.state.resources.database
+    row, token = keys.create(rows, settings, KeyRequest(name="k", scopes=["jobs:read"]), DEFAULT_PROJECT)
+    cookie = Sessions(rows, settings).open(Actor("api_key", row.id, DEFAULT_PROJECT, frozenset({"jobs:read"})))
+    with httpx.Client() as client:
+        job = client.post(f"{server}/v1/jobs", json=REMOTE).json()["id"]
+
+    def listen(path: str, headers: dict[str, str]) -> Listener:
+        return Listener(server + path, enough=20, headers=headers)
+
+    by_key, signed_in = {"Authorization": f"Bearer {token}"}, {"Cookie": f"{COOKIE}={cookie}"}
+    streams = {
+        "key": [listen(f"/v1/{path}/stream", by_key) for path in ("events", f"jobs/{job}/events")],
+        "session": [listen(f"/portal/{path}stream", signed_in) for path in ("", f"jobs/{job}/")],
+        "nothing": [listen("/v1/events/stream", {})],
+    }
+    with rows.unit_of_work() as session:
+        end(session, row.id, cookie)
+    for kind, listeners in streams.items():
+        for listener in listeners if kind in ends else []:
+            listener.join(30)
+            assert listener.ended, kind
+    make.tell(rows, job, 30)
+    for listener in [one for kind, listeners in streams.items() if kind not in ends for one in listeners]:
+        listener.join(30)
+        assert "job.progress" in listener.text

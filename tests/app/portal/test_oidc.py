@@ -143,13 +143,16 @@ def test_a_claim_leads_to_a_project_and_to_no_other(
     assert f"{project}<br> ada" in browser.get(JOBS).text
 
 
-def test_who_has_no_project_stays_outside_where_there_is_no_default(
-    browser: Browser, oidc: OidcServer, settings: Settings
+def test_who_has_no_project_stays_outside_where_there_is_no_default_and_that_is_written_down_once(
+    browser: Browser, oidc: OidcServer, settings: Settings, resources: Resources
 ) -> None:
     settings.oidc_project_claim, settings.oidc_project = "groups", ""
     for told in (None, "prj_none", [], [1, {}], {"a": "b"}, True):
         oidc.claims["groups"] = told
         _stays_outside(browser, _sign_in(browser, oidc), "nobody has let you into a project", 403)
+    found = browser.client.get("/v1/audit-events", headers=bearer(_admin(resources))).json()["items"]
+    refused = [(row["actor"], row["data"]) for row in found if row["action"] == "portal.sign_in_refused"]
+    assert refused == [({"type": "user", "id": "ada"}, {"why": "no-project"})]
 
 
 NOW = int(time.time())

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.db.job import Worker
 from app.db.queries import workers
@@ -182,7 +183,7 @@ def test_a_worker_that_an_operator_drains_gives_its_job_back_and_stays_without_w
     with bench.slot() as slot:
         bench.wait_for_event(job_id, "job.checkpoint", count=2)
         with bench.database.unit_of_work() as session:
-            assert workers.ask_to_drain(session, slot.identity.id, now=clock(session)) is not None
+            _worker(session, slot).drain_requested_at = clock(session)
         bench.wait(job_id, "queued")
         slot.ring()
         time.sleep(0.5)
@@ -190,7 +191,17 @@ def test_a_worker_that_an_operator_drains_gives_its_job_back_and_stays_without_w
         with bench.database.reading() as session:
             row = session.get_one(Worker, slot.identity.id)
             assert (row.job_id, row.device, bool(row.memory_bytes)) == (None, "cpu", True)
-    assert bench.attempts(job_id)[0].outcome == "released"
+        assert bench.attempts(job_id)[0].outcome == "released"
+        with bench.database.unit_of_work() as session:
+            _worker(session, slot).drain_requested_at = None
+        slot.ring()
+        bench.wait(job_id, "running")
+
+
+def _worker(session: Session, slot: Slot) -> Worker:
+    worker = workers.lock(session, slot.identity.id)
+    assert worker is not None
+    return worker
 
 
 def test_a_job_is_paused_with_what_is_done_and_resumed_behind_it(bench: Bench) -> None:

@@ -12,6 +12,8 @@ from sqlalchemy import select, text
 
 from app.db.publication import Publication
 from app.db.result import LogLine
+from app.db.session import clock
+from app.db.tenancy import Project
 from app.services import credentials
 from app.specs.access import HubCredential, S3Credential
 from app.specs.base import canonical
@@ -112,11 +114,14 @@ def _tables(session: Any) -> list[str]:
     return [name for name in found if not name.startswith("sqlite_")]
 
 
-def test_the_fetcher_gets_the_token_of_the_project_or_else_the_shared_one(publishing: Bench) -> None:
+def test_the_fetcher_gets_the_token_of_the_project_or_else_the_one_that_it_shares(publishing: Bench) -> None:
     job_id = publishing.add(request=_request("steady"))
     services = publishing.services
     request = JobRequest.model_validate_json(canonical(_request("steady")))
-    for project, token in (("prj_default", TOKEN), ("prj_other", SHARED)):
+    with publishing.database.unit_of_work() as session:
+        for project, shared in (("prj_sharing", ["huggingface"]), ("prj_other", ["mlflow"])):
+            session.add(Project(id=project, name=project, shared_logins=shared, created_at=clock(session)))
+    for project, token in (("prj_default", TOKEN), ("prj_sharing", SHARED), ("prj_other", None)):
         publishing.set(job_id, project_id=project)
         told = fetch_request(
             services.database, services.store, services.settings, publishing.job(job_id), request,
