@@ -7,8 +7,8 @@ few calls, and no stream of bytes that can be checked on its way.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -121,13 +121,18 @@ class Mlflow:
         found = self._ask("GET", _ARTIFACTS, params={"path": path}).get("files", [])
         return [Entry(str(f["path"]), bool(f.get("is_dir")), int(f.get("file_size") or 0)) for f in found]
 
-    def download(self, path: str) -> Iterator[bytes]:
+    def download(self, path: str) -> Generator[bytes, None, None]:
         """Yield the bytes of a file."""
         with _typed(), self._http.stream("GET", f"{_ARTIFACTS}/{quote(path)}") as answer:
             if answer.status_code != httpx.codes.OK:
                 answer.read()
                 _check(answer)
             yield from answer.iter_bytes(CHUNK_BYTES)
+
+    def ask_for(self, path: str) -> None:
+        """Take the right to read a file, and leave its bytes; raises MlflowError."""
+        with closing(self.download(path)) as stream:
+            next(stream, None)
 
     def upload(self, path: str, file: Path) -> None:
         """Send a file."""

@@ -1,8 +1,13 @@
-"""The cap of the cache: what was used least recently goes first, and nothing that a job may be using."""
+"""What the cache keeps of a source, and its cap: what was used least recently goes first, never what a job may use.
+
+A place holds one source at one revision: its files in a folder of their own, and beside that folder, where no source
+can write, our notes about them.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -11,8 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter
+
+from workers.sources.digests import read_note, write_whole
+
+SOURCES: Final = "sources"
 COMPLETE: Final = ".complete"
-"""The note of a repository's folder: which files are whole; its time says when the folder was last used."""
+"""The note of a place: which files are whole; its time says when the place was last used."""
+_NAMES: Final = TypeAdapter(list[str])
 GRACE_SECONDS: Final = 3600.0
 """What was used so lately may be about to be linked into a workspace."""
 
@@ -22,6 +33,40 @@ class _Entry:
     path: Path
     used: float
     bytes: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source's files lie at one revision; hold its lock to change it."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, cache_dir: Path, source: str, revision: str) -> Place:
+        """Return the place of a source, named without a slash, at a revision."""
+        return cls(cache_dir / SOURCES / source / revision)
+
+    @property
+    def files(self) -> Path:
+        """The folder of the source's own files."""
+        return self.folder / "files"
+
+    def whole(self) -> set[str]:
+        """Names of the files that came whole."""
+        return set(read_note(self.folder / COMPLETE, _NAMES) or ())
+
+    def note_whole(self, names: Collection[str]) -> None:
+        """Write down which files have come whole."""
+        write_whole(self.folder / COMPLETE, json.dumps(sorted(names)).encode())
+
+    def note(self, name: str) -> Path:
+        """The path of another note of ours."""
+        return self.folder / f"{name}.json"
+
+    def used(self) -> None:
+        """Note that the place is used."""
+        if (self.folder / COMPLETE).is_file():
+            used_now(self.folder / COMPLETE)
 
 
 def used_now(path: Path) -> None:
@@ -49,7 +94,8 @@ def evict(cache_dir: Path, max_bytes: int, *, in_use: Collection[Path]) -> int:
 
 def _entries(cache_dir: Path) -> Iterator[_Entry]:
     cache_dir = cache_dir.resolve()
-    for note in cache_dir.glob(f"hub/*/*/{COMPLETE}"):
+    # `hub`: what a version before this one has left, which nobody reads.
+    for note in (*cache_dir.glob(f"{SOURCES}/*/*/{COMPLETE}"), *cache_dir.glob(f"hub/*/*/{COMPLETE}")):
         files = [file for file in note.parent.rglob("*") if file.is_file()]
         yield _Entry(note.parent, note.stat().st_mtime, sum(file.stat().st_size for file in files))
     for text in cache_dir.glob("text/*.txt"):

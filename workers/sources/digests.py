@@ -7,10 +7,26 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from espalier.model_files import model_files
 
 CHUNK_BYTES = 2**22
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Form = TypeVar("_Form")
+
+
+class _Digest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    same: list[str | int]
+    """What tells that the file is still the one that was hashed."""
+    sha256: Sha256
+
+
+_DIGEST: Final = TypeAdapter(_Digest)
 
 
 def sha256_of(path: Path) -> str:
@@ -25,11 +41,11 @@ def sha256_of(path: Path) -> str:
 def remembered_sha256(path: Path, cache_dir: Path) -> str:
     """Hash a file, or return what it hashed to while its size, time and inode are the same."""
     status = path.stat()
-    same = [str(path), status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
+    same: list[str | int] = [str(path), status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
     note = cache_dir / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"
-    known = read_note(note)
-    if isinstance(known, dict) and known.get("same") == same:
-        return str(known["sha256"])
+    known = read_note(note, _DIGEST)
+    if known is not None and known.same == same:
+        return known.sha256
     digest = sha256_of(path)
     write_whole(note, json.dumps({"same": same, "sha256": digest}).encode())
     return digest
@@ -43,10 +59,10 @@ def content_sha256(folder: Path, cache_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def read_note(path: Path) -> object:
-    """Return what a JSON file of ours holds; None when there is none, or none that survived a power cut whole."""
+def read_note(path: Path, form: TypeAdapter[_Form]) -> _Form | None:
+    """Return what a JSON file of ours holds; None when there is none, or none that has the form of such a note."""
     try:
-        return json.loads(path.read_bytes())
+        return form.validate_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from workers.sources.base import Access, Unreachable, locked
-from workers.sources.cache import COMPLETE, used_now
+from workers.sources.cache import Place
 from workers.sources.checkpoint import small_files, weight_names
-from workers.sources.digests import read_note, write_whole
 
 
 @dataclass(frozen=True)
@@ -20,31 +18,38 @@ class RemoteFile:
 
     size: int
     read: Callable[[], Iterator[bytes]]
+    ask_for: Callable[[], object]
+    """Raises what `read` would raise for those who may not have it; nothing is read."""
 
 
-def fill(folder: Path, files: Mapping[str, RemoteFile], what: str, access: Access, *, convert: str) -> Path:
-    """Bring the files of a model into a folder, which keeps those that are whole: small ones first, then weights."""
+def fill(place: Place, files: Mapping[str, RemoteFile], what: str, access: Access, *, convert: str) -> Path:
+    """Bring the files of a model into a place, which keeps those that are whole: small ones first, then weights.
+
+    Kept ones are asked for again: another project's login may have brought them.
+    """
     small = small_files({name: file.size for name, file in files.items()}, what, convert=convert)
-    _bring(folder, files, small, access)
-    return _bring(folder, files, [*small, *weight_names(files, folder, what)], access)
+    proven: set[str] = set()
+    _bring(place, files, small, access, proven)
+    _bring(place, files, [*small, *weight_names(files, place.files, what)], access, proven)
+    return place.files
 
 
-def _bring(folder: Path, files: Mapping[str, RemoteFile], names: list[str], access: Access) -> Path:
-    with locked(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        note = folder / COMPLETE
-        noted = read_note(note)
-        have = set(noted) if isinstance(noted, list) else set()
+def _bring(place: Place, files: Mapping[str, RemoteFile], names: list[str], access: Access, proven: set[str]) -> None:
+    with locked(place.folder):
+        place.files.mkdir(parents=True, exist_ok=True)
+        have = place.whole()
         total, before = sum(files[name].size for name in names), 0
         for name in names:
             if name not in have:
-                _copy(name, files[name], folder, access, before, total)
+                _copy(name, files[name], place.files, access, before, total)
                 have.add(name)
-                write_whole(note, json.dumps(sorted(have)).encode())
+                place.note_whole(have)
+            elif name not in proven:
+                files[name].ask_for()
+            proven.add(name)
             before += files[name].size
             access.progress(before, total)
-        used_now(note)
-    return folder
+        place.used()
 
 
 def _copy(name: str, file: RemoteFile, folder: Path, access: Access, before: int, total: int) -> None:

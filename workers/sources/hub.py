@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -24,8 +23,8 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from app.errors import SourceGated, SourceNotFound
 from workers.sources.base import Access, Unreachable, locked
-from workers.sources.cache import COMPLETE, used_now
-from workers.sources.digests import read_note, sha256_of, write_whole
+from workers.sources.cache import Place
+from workers.sources.digests import sha256_of
 
 RepoType = Literal["model", "dataset"]
 _TIMEOUT_SECONDS = 30.0
@@ -71,29 +70,40 @@ def look_up(repo_type: RepoType, repo_id: str, revision: str, access: Access) ->
     return Repo(repo_type, repo_id, info.sha, files, tuple(info.tags or ()))
 
 
-def download(repo: Repo, names: Sequence[str], access: Access) -> Path:
-    """Return a folder with the named files of a repository; complete folders are kept by commit.
+def download(repo: Repo, names: Sequence[str], access: Access) -> Place:
+    """Return a place with the named files of a repository; what is whole is kept by commit.
 
-    What is large is verified against the sha256 that the Hub promised.
+    What is large is verified against the sha256 that the Hub promised. What another project's token has brought is
+    given to those whom the Hub would give it.
     """
-    place = hashlib.sha256(f"{access.hf_endpoint}|{repo.type}|{repo.id}".encode()).hexdigest()[:16]
-    folder = access.cache_dir / "hub" / place / repo.commit
+    source = hashlib.sha256(f"{access.hf_endpoint}|{repo.type}|{repo.id}".encode()).hexdigest()[:16]
+    place = Place.of(access.cache_dir, source, repo.commit)
     wanted = [file for file in repo.files if file.name in set(names)]
-    with locked(folder):
-        note = folder / COMPLETE
-        noted = read_note(note)
-        have = set(noted) if isinstance(noted, list) else set()
+    with locked(place.folder):
+        have = place.whole()
+        if cached := next((file for file in wanted if file.name in have), None):
+            _ask_for(repo, cached, access)
         total, before = sum(file.bytes for file in wanted), 0
         for file in wanted:
             if file.name not in have:
-                _download(repo, file, folder, access, _counter(before, total, access.progress))
+                _download(repo, file, place.files, access, _counter(before, total, access.progress))
                 have.add(file.name)
-                write_whole(note, json.dumps(sorted(have)).encode())
+                place.note_whole(have)
             before += file.bytes
             access.progress(before, total)
-        if note.is_file():
-            used_now(note)
-    return folder
+        place.used()
+    return place
+
+
+def _ask_for(repo: Repo, file: RepoFile, access: Access) -> None:
+    """Ask the Hub for a file, without its bytes: the page of a gated repository is everybody's, its files are not."""
+    url = hf_hub_url(
+        repo.id, file.name, repo_type=repo.type, revision=repo.commit, endpoint=access.hf_endpoint
+    )  # fmt: skip
+    with refusals(repo.id):
+        get_hf_file_metadata(
+            url, token=access.hf_token or False, timeout=_TIMEOUT_SECONDS, endpoint=access.hf_endpoint
+        )  # fmt: skip
 
 
 def _download(repo: Repo, file: RepoFile, folder: Path, access: Access, counter: type[Any]) -> None:
@@ -131,7 +141,10 @@ def refusals(repo_id: str) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise SourceNotFound(f"{repo_id} has no such revision.", hint="Name a branch, a tag or a commit.") from error
     except RepositoryNotFoundError as error:
-        hint = "Check owner and name; for a private one set ESPALIER_HF_TOKEN."
+        hint = (
+            "Check owner and name; for a private one store a token with PUT /v1/credentials/huggingface, or set "
+            "ESPALIER_HF_TOKEN and let the project share it."
+        )
         raise SourceNotFound(f"The Hub shows no repository {repo_id}.", hint=hint) from error
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError: the Hub did not answer
         raise _unreachable(error) from error
@@ -156,7 +169,10 @@ def refusals(repo_id: str) -> Iterator[None]:
 
 
 def _gated(repo_id: str) -> SourceGated:
-    hint = "Ask for access on its page, then set ESPALIER_HF_TOKEN to a token of that account."
+    hint = (
+        "Ask for access on its page, then store a token of that account with PUT /v1/credentials/huggingface; an "
+        "operator may set ESPALIER_HF_TOKEN and let the project share it."
+    )
     return SourceGated(f"{repo_id} is gated or private.", hint=hint)
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.errors import SourceNotFound, UnsafeSource
 from workers.sources.base import Access, Unreachable, locked
-from workers.sources.cache import COMPLETE, used_now
+from workers.sources.cache import Place
 
 CHUNK_BYTES: Final = 2**20
 
@@ -54,20 +54,22 @@ def find(upload_id: str, access: Access) -> Uploaded:
     return Uploaded.model_validate(found)
 
 
-def join(upload: Uploaded, access: Access) -> Path:
-    """Return a folder with the files of an upload; it is kept by content."""
-    folder = access.cache_dir / "hub" / "uploads" / upload.revision
+def join(upload_id: str, upload: Uploaded, access: Access) -> Path:
+    """Return a folder with the files of an upload; it is kept for this upload alone.
+
+    Hashes are promises, and no secret: whoever names those of somebody else's files has to bring the files.
+    """
+    place = Place.of(access.cache_dir, f"upload-{upload_id}", upload.revision)
     total, before = sum(file.bytes for file in upload.files), 0
-    with locked(folder):
-        note = folder / COMPLETE
-        if not note.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
+    with locked(place.folder):
+        if not place.whole():
+            place.files.mkdir(parents=True, exist_ok=True)
             for file in upload.files:
-                _join(file, folder, access, before, total)
+                _join(file, place.files, access, before, total)
                 before += file.bytes
-            note.touch()
-        used_now(note)
-    return folder
+            place.note_whole([file.name for file in upload.files])
+        place.used()
+    return place.files
 
 
 def _join(file: UploadedFile, folder: Path, access: Access, before: int, total: int) -> None:

@@ -15,7 +15,7 @@ HOURS = 3600.0
 
 
 def repository(cache: Path, name: str, *, hours_ago: float) -> Path:
-    folder = cache / "hub/place" / name
+    folder = cache / "sources/place" / name
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(bytes(1000))
     (folder / COMPLETE).write_text("[]")
@@ -25,7 +25,7 @@ def repository(cache: Path, name: str, *, hours_ago: float) -> Path:
 
 
 def names(cache: Path) -> list[str]:
-    return sorted(note.parent.name for note in cache.glob(f"hub/*/*/{COMPLETE}"))
+    return sorted(note.parent.name for note in cache.glob(f"sources/*/*/{COMPLETE}"))
 
 
 @pytest.mark.parametrize(

@@ -32,5 +32,5 @@ class HuggingFaceModel(ModelSource):
         repo = look_up("model", self.repo, revision, access)
         names = {file.name: file.bytes for file in repo.files}
         small = small_files(names, self.repo, convert=_CONVERT)
-        folder = download(repo, small, access)
-        return download(repo, [*small, *weight_names(names, folder, self.repo)], access)
+        folder = download(repo, small, access).files
+        return download(repo, [*small, *weight_names(names, folder, self.repo)], access).files

@@ -13,6 +13,7 @@ from app.errors import SourceGated, SourceNotFound
 from app.mlflow import Entry, Mlflow, MlflowError, tags_of
 from espalier.model_files import TEMPLATES
 from workers.sources.base import Access, ModelSource, Unreachable
+from workers.sources.cache import Place
 from workers.sources.digests import content_sha256
 from workers.sources.filling import RemoteFile, fill
 from workers.sources.outputs import refuse_tagged
@@ -53,8 +54,8 @@ class MlflowModel(ModelSource):
             listed = sorted((path, entry.bytes) for path, entry in found.values())
             place = hashlib.sha256(f"{access.mlflow['tracking_uri']}|{self.name}".encode()).hexdigest()[:16]
             content = hashlib.sha256(repr((revision, root, listed)).encode()).hexdigest()[:40]
-            folder = access.cache_dir / "hub" / f"mlflow-{place}" / content
-            return fill(folder, files, f"{self.name} version {revision}", access, convert=_CONVERT)
+            kept = Place.of(access.cache_dir, f"mlflow-{place}", content)
+            return fill(kept, files, f"{self.name} version {revision}", access, convert=_CONVERT)
 
     def pin(self, revision: str, folder: Path, access: Access) -> str:
         """Name the content too: MLflow keeps no hashes, and files behind a version can be written over."""
@@ -109,4 +110,6 @@ def _at(server: Mlflow, path: str, entries: list[Entry]) -> dict[str, tuple[str,
 
 def _remote(server: Mlflow, path: str, entry: Entry) -> RemoteFile:
     read: Any = partial(server.download, path)
-    return RemoteFile(entry.bytes, read)
+    # Rights are those of the whole model, and some servers fetch a file whole before they send its first byte.
+    ask_for: Any = partial(server.ask_for, path) if entry.name == "config.json" else lambda: None
+    return RemoteFile(entry.bytes, read, ask_for)

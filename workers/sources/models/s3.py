@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from app.errors import SourceGated, SourceNotFound
 from espalier.model_files import TEMPLATES, belongs_to_model
 from workers.sources.base import Access, ModelSource, Unreachable
+from workers.sources.cache import Place
 from workers.sources.digests import CHUNK_BYTES, content_sha256
 from workers.sources.filling import RemoteFile, fill
 
@@ -43,12 +44,11 @@ class S3Model(ModelSource):
     def fetch(self, revision: str, access: Access) -> Path:
         """Download the small files, then the weights, each only while its entity tag is the one that was listed."""
         place = hashlib.sha256(f"{access.s3_endpoint_url}|{self.uri}".encode()).hexdigest()[:16]
-        folder = access.cache_dir / "hub" / f"s3-{place}" / revision[:40]
         files = {
-            name: RemoteFile(size, partial(self._read, access, name, tag))
+            name: RemoteFile(size, partial(self._read, access, name, tag), partial(self._ask_for, access, name, tag))
             for name, (size, tag) in self._objects(access).items()
         }
-        return fill(folder, files, self.uri, access, convert=_CONVERT)
+        return fill(Place.of(access.cache_dir, f"s3-{place}", revision[:40]), files, self.uri, access, convert=_CONVERT)
 
     def pin(self, revision: str, folder: Path, access: Access) -> str:  # noqa: ARG002 (entity tags differ by upload)
         """Name the content itself: the same files below another prefix are the same model."""
@@ -81,6 +81,12 @@ class S3Model(ModelSource):
         with self._client(access) as client:
             body = client.get_object(Bucket=bucket, Key=f"{prefix}{name}", IfMatch=tag)["Body"]
             yield from body.iter_chunks(CHUNK_BYTES)
+
+    def _ask_for(self, access: Access, name: str, tag: str) -> None:
+        """Take the right to read an object: whoever may list it need not have that."""
+        bucket, prefix = self._place
+        with self._client(access) as client:
+            client.head_object(Bucket=bucket, Key=f"{prefix}{name}", IfMatch=tag)
 
     @contextmanager
     def _client(self, access: Access) -> Iterator[S3Client]:

@@ -21,4 +21,4 @@ class UploadModel(ModelSource):
 
     def fetch(self, revision: str, access: Access) -> Path:  # noqa: ARG002 (an upload never changes)
         """Join the parts."""
-        return join(find(self.upload_id, access), access)
+        return join(self.upload_id, find(self.upload_id, access), access)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from app.errors import DatasetRefused, SourceGated, SourceNotFound
 from workers.sources.base import Access, Text, TextSource, Unreachable, Use
 from workers.sources.cache import used_now
-from workers.sources.digests import read_note, write_whole
+from workers.sources.digests import Sha256, read_note, write_whole
 from workers.sources.documents import MAX_TEXT_BYTES, SUFFIXES, keep, read
 from workers.sources.hub import Repo, download, look_up
 
@@ -20,11 +21,25 @@ KNOWN: Final[dict[str, tuple[str, str]]] = {
     "c4": ("allenai/c4", "en"),
 }
 """Short names of the literature -> repository and configuration."""
+_HIDDEN: Final = re.compile(r"(^|/)\.")
+"""What a repository keeps for itself, or a tool in it; no data."""
 _SPLITS: Final[dict[Use, tuple[str, ...]]] = {
     "train": ("train",),
     "evaluation": ("test", "validation", "valid", "dev"),
 }
 """What a spec without a split means, first that exists."""
+
+
+class _TextNote(BaseModel):
+    """What the files of a choice turned out to say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: Sha256
+    warning: str | None
+
+
+_NOTE: Final = TypeAdapter(_TextNote)
 
 
 class HuggingFaceText(TextSource):
@@ -44,22 +59,22 @@ class HuggingFaceText(TextSource):
         try:
             repo = look_up("dataset", repo_id, self.revision, access)
             names = self._files(repo, config, use)
-            folder = download(repo, names, access)
+            place = download(repo, names, access)
         except Unreachable:
             raise
         except (SourceNotFound, SourceGated) as error:
             raise DatasetRefused(error.message, hint=error.hint) from error
         # Hashed: a column may have any name, ../ included.
         choice = hashlib.sha256(json.dumps([config, self._wanted(use), self.column]).encode()).hexdigest()[:32]
-        note = folder / f".text-{choice}.json"
-        known = read_note(note)
-        if isinstance(known, dict):
-            path = Path(access.cache_dir / "text" / f"{known['sha256']}.txt")
+        note = place.note(f"text-{choice}")
+        known = read_note(note, _NOTE)
+        if known is not None:
+            path = access.cache_dir / "text" / f"{known.sha256}.txt"
             if path.is_file():
                 used_now(path)
-                return Text(path=path, sha256=known["sha256"], warning=known["warning"])
-        text = keep(read([folder / name for name in names], self.column), access.cache_dir)
-        write_whole(note, json.dumps({"sha256": text.sha256, "warning": text.warning}).encode())
+                return Text(path=path, sha256=known.sha256, warning=known.warning)
+        text = keep(read([place.files / name for name in names], self.column), access.cache_dir)
+        write_whole(note, _NOTE.dump_json(_TextNote(sha256=text.sha256, warning=text.warning)))
         return text
 
     def _wanted(self, use: Use) -> tuple[str, ...]:
@@ -67,7 +82,7 @@ class HuggingFaceText(TextSource):
 
     def _files(self, repo: Repo, config: str | None, use: Use) -> list[str]:
         """The files of one split of one configuration, as many as the byte bound can need."""
-        readable = [file for file in repo.files if file.name.endswith(SUFFIXES)]
+        readable = [file for file in repo.files if file.name.endswith(SUFFIXES) and not _HIDDEN.search(file.name)]
         if config is not None:
             readable = [file for file in readable if file.name.startswith(f"{config}/")]
         for split in self._wanted(use):

@@ -23,5 +23,5 @@ class UploadText(TextSource):
             upload = find(self.upload_id, access)
         except SourceNotFound as error:
             raise DatasetRefused(error.message, hint=error.hint) from error
-        folder = join(upload, access)
+        folder = join(self.upload_id, upload, access)
         return keep(read([folder / file.name for file in upload.files], self.column), access.cache_dir)
