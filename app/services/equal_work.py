@@ -43,13 +43,13 @@ def recognise(
 def place(session: Session, job: Job, found: Recognised, wish: str) -> Job | None:
     """Write what is known into a new job, let it wait for equal work in hand, and return the job that has done it.
 
-    Raises NoEqualResult when it may do nothing else and there is none.
+    That job is held until this transaction ends. Raises NoEqualResult when it may do nothing else and there is none.
     """
     job.resolved_spec, job.resolved_revision = found.spec.model_dump(mode="json"), found.revision
     job.work_hash = found.work_hash
     if wish == "never" or found.work_hash is None:
         return None
-    if done := reuse.done(session, job.project_id, found.work_hash, but=job.id):
+    if done := reuse.held_done(session, job.project_id, found.work_hash, but=job.id):
         return done
     leader = reuse.in_flight(session, job.project_id, found.work_hash, before=job.id)
     if leader is not None:

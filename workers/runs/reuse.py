@@ -70,7 +70,8 @@ class Reuse:
             return
         assert self.work_hash is not None
         with self._database.reading() as session:
-            done, leader = _look(session, self._job, self.work_hash)
+            done = reuse.done(session, self._job.project_id, self.work_hash, but=self._job.id)
+            leader = None if done else _leader(session, self._job, self.work_hash)
         if done or leader:
             raise endings.Handover(self.settle)
         if self._wish == "require":
@@ -81,11 +82,12 @@ class Reuse:
         assert self.work_hash is not None
         if endings.granted(session, job, now=now):
             return
-        done, leader = _look(session, job, self.work_hash)
+        done = reuse.held_done(session, job.project_id, self.work_hash, but=job.id)
         if done is not None:
             leases.end_attempt(session, job, "succeeded", now=now)
             adoption.adopt(session, job, done, now=now)
         else:
+            leader = _leader(session, job, self.work_hash)
             endings.wait(session, job, now=now, waits_for=leader.id if leader else None)
 
     def found(self, own: Sequence[StoredCheckpoint]) -> list[StoredInStore]:
@@ -100,10 +102,9 @@ class Reuse:
         return [Layer.model_validate(row) for item in foreign for row in item.data.get("layers", [])]
 
 
-def _look(session: Session, job: Job, work_hash: str) -> tuple[Job | None, Job | None]:
-    """Return the job that has done this work, or else the older one that is about it."""
-    done = reuse.done(session, job.project_id, work_hash, but=job.id)
-    return done, None if done else reuse.in_flight(session, job.project_id, work_hash, before=job.id)
+def _leader(session: Session, job: Job, work_hash: str) -> Job | None:
+    """Return the older job that is about this work."""
+    return reuse.in_flight(session, job.project_id, work_hash, before=job.id)
 
 
 def _nothing_to_reuse() -> ErrorInfo:

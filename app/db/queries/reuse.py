@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import func, insert, literal, or_, select, update
+from sqlalchemy import Select, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.base import Base
@@ -20,11 +20,26 @@ RESTING = (*sorted(TERMINAL), "paused")
 
 def done(session: Session, project_id: str, work_hash: str, *, but: str) -> Job | None:
     """Return the newest job that succeeded with this work and still has its files."""
+    return session.scalar(_done(project_id, work_hash, but))
+
+
+def held_done(session: Session, project_id: str, work_hash: str, *, but: str) -> Job | None:
+    """Return the same job with its row and its files' rows held: nobody deletes them before this transaction ends."""
+    while (job := session.scalar(_done(project_id, work_hash, but))) is not None:
+        # A statement that waited for a delete sees what is left after it: no job, or no file.
+        row = select(Job.id).where(Job.id == job.id).with_for_update(read=True, key_share=True)
+        files = select(Artifact.id).where(Artifact.job_id == job.id).with_for_update(read=True, key_share=True)
+        if session.scalar(row) is not None and session.scalars(files).all():
+            return job
+    return None
+
+
+def _done(project_id: str, work_hash: str, but: str) -> Select[Job]:
     files = select(Artifact.id).where(Artifact.job_id == Job.id).exists()
     query = select(Job).where(
         Job.project_id == project_id, Job.work_hash == work_hash, Job.state == "succeeded", Job.id != but, files
     )
-    return session.scalar(query.order_by(Job.id.desc()).limit(1))
+    return query.order_by(Job.id.desc()).limit(1)
 
 
 def in_flight(session: Session, project_id: str, work_hash: str, *, before: str) -> Job | None:

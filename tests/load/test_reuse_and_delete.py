@@ -1,0 +1,30 @@
+"""A result is never taken over from a job that is being deleted, however the two meet."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from tests.app.api.conftest import DEMO_MODEL
+from tests.fixtures import races
+from tests.fixtures.figures import record
+
+ROUNDS = 500
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(ROUNDS, marks=[pytest.mark.load, pytest.mark.timeout(1800)])])
+def test_who_takes_a_result_over_has_its_files(database_url: str, tmp_path: Path, rounds: int) -> None:
+    model = shutil.copytree(DEMO_MODEL, tmp_path / "roots/model")
+    settings = Settings(home=tmp_path / "home", database_url=database_url, local_roots=str(tmp_path / "roots"))
+    counts = races.run(settings, model, rounds=rounds, seed=10)
+    assert counts["without files"] == 0, counts
+    assert counts["took over"] > 0, counts
+    if rounds == ROUNDS:
+        record(
+            "tenants", f"{ROUNDS} randomised rounds on {database_url.partition(':')[0]}: four POSTs of equal work and "
+            "one worker that settles, beside a DELETE of the job that did it", "0 jobs without files",
+            f"{counts['took over']:,} took over, {counts['on its own']:,} worked on their own, 0 without files",
+        )  # fmt: skip
