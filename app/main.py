@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
 from app import VERSION
 from app.api import (
@@ -40,6 +39,7 @@ from app.api import (
 from app.api.access import AccessGuard, takes_no_key
 from app.api.guard import BodyGuard, RequestContext
 from app.api.metering import Fleet, RequestMeter
+from app.api.tally import Tally, of_this_process
 from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.logs import setup_logs
@@ -68,21 +68,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         setup_traces(settings, "espalier-api")
         _die_with_parent()
     refuse_unsafe_production(settings)
+    tally = of_this_process() if alone else Tally()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database, doorbell = Database(settings.database), Doorbell(make_celery(settings))
         commits = GroupCommit(database)
         app.state.resources = Resources(settings, database, open_store(settings), doorbell, commits)
-        fleet = Fleet(database)
-        app.state.registry.register(fleet)
+        fleet = Fleet(database, tally, [name for name, _ in settings.classes])
+        tally.told.register(fleet)
         app.state.feed = Feed(database)
         if alone:
             _spare_the_collector()
         with ending_streams(app.state.feed):
             yield
         await app.state.feed.finish()
-        app.state.registry.unregister(fleet)
+        tally.told.unregister(fleet)
         commits.close()
         doorbell.close()
         database.dispose()
@@ -99,10 +100,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     site.mount(app, settings)
     problems.install(app)
-    app.state.registry = CollectorRegistry()
+    app.state.registry = tally.told
     app.add_middleware(BodyGuard)
     app.add_middleware(AccessGuard, settings=settings)  # before a body is read
-    app.add_middleware(RequestMeter, registry=app.state.registry)
+    app.add_middleware(RequestMeter, tally=tally)
     app.add_middleware(RequestContext)  # added last: outermost
     _describe_problems(app)
     return app

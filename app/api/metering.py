@@ -1,32 +1,35 @@
-"""Numbers for Prometheus: what the database tells, and how long requests of this process took."""
+"""Numbers for Prometheus: what the database tells, and how long requests took."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.tally import Tally
 from app.db.queries import measures
 from app.db.session import Database, clock
 from app.specs.lifecycle import STATES
 
 FRESH_SECONDS = 15.0
 """The database is asked at most so often, however many scrape."""
+Family = tuple[str, str, list[str], list[tuple[list[str], float]]]
+"""Name, help, labels, and samples: their values of the labels and their number."""
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class RequestMeter:
     """Middleware that times requests by method, route and status."""
 
-    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
+    def __init__(self, app: ASGIApp, *, tally: Tally) -> None:
         self.app = app
         self._seconds = Histogram(
             "espalier_http_request_seconds", "Time to the end of an answer.", ["method", "route", "status"],
-            buckets=_BUCKETS, registry=registry,
+            buckets=_BUCKETS, registry=tally.counted,
         )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,20 +54,30 @@ class RequestMeter:
 
 
 class Fleet(Collector):
-    """Queues, jobs, phases, memory, failures and webhooks, as the database tells them."""
+    """Queues, jobs, workers, phases, memory, failures and webhooks, as the database tells them.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._families: list[GaugeMetricFamily] = []
+    All server processes of a service tell one reading: two, seconds apart, would make every number go to and fro.
+    """
+
+    def __init__(self, database: Database, tally: Tally, worker_classes: Iterable[str] = ()) -> None:
+        self._database, self._tally, self._classes = database, tally, list(worker_classes)
+        self._reading: list[Family] = []
         self._read_at = float("-inf")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families, fresh enough."""
-        if time.monotonic() - self._read_at > FRESH_SECONDS:
-            self._families, self._read_at = self._read(), time.monotonic()
-        yield from self._families
+        told: list[Family] | None = self._tally.read("fleet", fresh_seconds=FRESH_SECONDS)
+        if told is None and (self._tally.folder is not None or time.monotonic() - self._read_at > FRESH_SECONDS):
+            told, self._read_at = self._read(), time.monotonic()
+            self._tally.write("fleet", told)
+        self._reading = told or self._reading
+        for name, help_, labels, samples in self._reading:
+            family = GaugeMetricFamily(name, help_, labels=labels)
+            for values, number in samples:
+                family.add_metric(values, number)
+            yield family
 
-    def _read(self) -> list[GaugeMetricFamily]:
+    def _read(self) -> list[Family]:
         with self._database.reading() as session:
             now = clock(session)
             states = measures.jobs_by_state(session)
@@ -72,37 +85,27 @@ class Fleet(Collector):
             phases = measures.phases_of_the_last_day(session, now)
             peaks = measures.peaks_of_the_last_day(session, now)
             memory = measures.device_memory(session, now)
+            workers = dict.fromkeys(self._classes, 0) | measures.live_workers(session, now)
             failures = measures.failures_of_the_last_day(session, now)
             pending = measures.pending_deliveries(session)
-        jobs = _family("espalier_jobs", "Jobs by state.", ["state"])
-        for state in STATES:
-            jobs.add_metric([state], states.get(state, 0))
-        depth = _family("espalier_queue_depth", "Queued jobs by worker class.", ["worker_class"])
-        age = _family("espalier_queue_oldest_seconds", "Age of the oldest queued job.", ["worker_class"])
-        for worker_class, count, oldest in queues:
-            depth.add_metric([worker_class], count)
-            age.add_metric([worker_class], max((now - oldest).total_seconds(), 0.0))
-        seconds = _family("espalier_phase_seconds", "Mean seconds of a phase over the last day.", ["phase"])
-        for name, mean in phases:
-            seconds.add_metric([name], mean)
-        peak = _family(
-            "espalier_phase_peak_memory_bytes", "Most that a phase held on its device in a day.",
-            ["worker_class", "phase"],
-        )  # fmt: skip
-        for worker_class, name, most in peaks:
-            peak.add_metric([worker_class, name], most)
-        device = _family(
-            "espalier_device_memory_bytes", "Memory of the devices of all live workers.", ["worker_class", "device"]
-        )
-        for worker_class, kind, total in memory:
-            device.add_metric([worker_class, kind], total)
-        failed = _family("espalier_failures", "Jobs that failed within the last day, by class.", ["class"])
-        for class_, count in failures:
-            failed.add_metric([class_], count)
-        webhooks = _family("espalier_webhooks_pending", "Webhook deliveries that wait.", [])
-        webhooks.add_metric([], pending)
-        return [jobs, depth, age, seconds, peak, device, failed, webhooks]
-
-
-def _family(name: str, help_: str, labels: list[str]) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, help_, labels=labels)
+            swept_at = measures.last_sweep(session)
+        return [
+            ("espalier_jobs", "Jobs by state.", ["state"], [([state], states.get(state, 0)) for state in STATES]),
+            ("espalier_queue_depth", "Queued jobs by worker class.", ["worker_class"],
+             [([name], count) for name, count, _ in queues]),
+            ("espalier_queue_oldest_seconds", "Age of the oldest queued job.", ["worker_class"],
+             [([name], max((now - oldest).total_seconds(), 0.0)) for name, _, oldest in queues]),
+            ("espalier_workers", "Workers that were seen within two minutes.", ["worker_class"],
+             [([name], count) for name, count in workers.items()]),
+            ("espalier_phase_seconds", "Mean seconds of a phase over the last day.", ["phase"],
+             [([name], mean) for name, mean in phases]),
+            ("espalier_phase_peak_memory_bytes", "Most that a phase held on its device in a day.",
+             ["worker_class", "phase"], [([class_, name], most) for class_, name, most in peaks]),
+            ("espalier_device_memory_bytes", "Memory of the devices of all live workers.", ["worker_class", "device"],
+             [([class_, kind], total) for class_, kind, total in memory]),
+            ("espalier_failures", "Jobs that failed within the last day, by class.", ["class"],
+             [([class_], count) for class_, count in failures]),
+            ("espalier_webhooks_pending", "Webhook deliveries that wait.", [], [([], pending)]),
+            ("espalier_reconciler_last_sweep_seconds", "Since the reconciler last went over everything.", [],
+             [([], max((now - swept_at).total_seconds(), 0.0))] if swept_at else []),
+        ]  # fmt: skip

@@ -233,3 +233,12 @@ class Worker(Base):
     drain_requested_at: Mapped[datetime | None]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+
+
+class Heartbeat(Base):
+    """When a process of which one leads was last seen to have done its work."""
+
+    __tablename__ = "heartbeats"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime]

@@ -24,6 +24,7 @@ from workers.runs.process import GRACE_SECONDS
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docker/kubernetes.yaml").read_text()
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all(TEXT))
+RULES: dict[str, Any] = yaml.safe_load((ROOT / "docker/prometheus-rules.yaml").read_text())
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "docker/grafana.json").read_text())
 
 
@@ -79,10 +80,15 @@ def test_a_warm_worker_has_time_to_drain() -> None:
     assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS + GRACE_SECONDS
 
 
-def test_the_dashboard_asks_for_numbers_that_are_told(sqlite_url: str, tmp_path: Path) -> None:
+def test_the_dashboard_and_the_alerts_ask_for_numbers_that_are_told(sqlite_url: str, tmp_path: Path) -> None:
     with TestClient(create_app(Settings(home=tmp_path, database_url=sqlite_url))) as client:
         client.get("/healthz")
         told = set(re.findall(r"^# TYPE (\w+)", client.get("/metrics").text, re.MULTILINE))
+    alerts = [rule for group in RULES["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in alerts}) == len(alerts) > 0
+    assert all({"expr", "for", "labels", "annotations"} == rule.keys() - {"alert"} for rule in alerts)
+    watched = {name for rule in alerts for name in re.findall(r"espalier_\w+", rule["expr"])}
+    assert {re.sub(r"_(bucket|count)$", "", name) for name in watched} <= told
     asked = {name for panel in DASHBOARD["panels"] for name in re.findall(r"espalier_\w+", panel["targets"][0]["expr"])}
-    assert len(DASHBOARD["panels"]) == len({panel["id"] for panel in DASHBOARD["panels"]}) == 10
+    assert len(DASHBOARD["panels"]) == len({panel["id"] for panel in DASHBOARD["panels"]}) == 12
     assert {re.sub(r"_(bucket|count)$", "", name) for name in asked} <= told

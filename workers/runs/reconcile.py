@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import select
 
 from app.db.job import Job, Outbox
-from app.db.queries import leases, reuse, shares, tenancy
+from app.db.queries import leases, measures, reuse, shares, tenancy
 from app.db.session import Database, clock
 from app.queue import Doorbell
 from app.settings import Settings
@@ -20,6 +20,7 @@ UNHEARD_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 300.0
 """Between bells that nobody hears: without a worker they would fill the broker."""
 FIRST_COLLECT_SECONDS, COLLECT_SECONDS = 60.0, 3600.0
+TELL_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ class Reconciler:
         self._capped: list[str] | None = None
         """Projects whose queued jobs are marked as waiting for their quota; None before the first look."""
         self._collect_at = time.monotonic() + FIRST_COLLECT_SECONDS
+        self._tell_at = 0.0
 
     def sweep(self) -> None:
         """Heal everything once; each kind in its own short transactions."""
@@ -58,6 +60,14 @@ class Reconciler:
         if time.monotonic() > self._collect_at:
             self._collect_at = time.monotonic() + COLLECT_SECONDS
             self.collect_garbage()
+        self.tell()
+
+    def tell(self) -> None:
+        """Write down, every few seconds, that somebody leads: who watches sees when nobody does."""
+        if time.monotonic() > self._tell_at:
+            self._tell_at = time.monotonic() + TELL_SECONDS
+            with self._database.unit_of_work() as session:
+                measures.note_sweep(session)
 
     def recover(self) -> int:
         """Take jobs from workers that stopped beating; return how many."""

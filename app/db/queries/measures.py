@@ -8,12 +8,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.db.job import QUEUED, Job, Worker
+from app.db.job import QUEUED, Heartbeat, Job, Worker
 from app.db.queries import webhooks
 from app.db.queries.jobs import count_by_state
 from app.db.result import PhaseRecord
+from app.db.session import clock
 
 DAY = timedelta(days=1)
+SWEEP = "reconciler"
 GONE = timedelta(minutes=2)
 """A worker that was not seen for so long holds no memory."""
 
@@ -54,6 +56,22 @@ def device_memory(session: Session, now: datetime) -> Sequence[tuple[str, str, i
         .group_by(Worker.worker_class, Worker.device)
     )
     return [(class_, device, int(memory or 0)) for class_, device, memory in session.execute(query)]
+
+
+def live_workers(session: Session, now: datetime) -> dict[str, int]:
+    """Return how many workers of each class live."""
+    query = select(Worker.worker_class, func.count()).where(Worker.seen_at > now - GONE).group_by(Worker.worker_class)
+    return {name: int(count) for name, count in session.execute(query)}
+
+
+def last_sweep(session: Session) -> datetime | None:
+    """Return when a reconciler last ended a sweep; None before the first one."""
+    return session.scalar(select(Heartbeat.at).where(Heartbeat.name == SWEEP))
+
+
+def note_sweep(session: Session) -> None:
+    """Write down that a reconciler has just ended a sweep."""
+    session.merge(Heartbeat(name=SWEEP, at=clock(session)))
 
 
 def failures_of_the_last_day(session: Session, now: datetime) -> Sequence[tuple[str, int]]:

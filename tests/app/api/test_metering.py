@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.db.queries import leases
+from app.db.queries import leases, measures
 from app.db.queries.leases import WorkerIdentity
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
 from tests.app.api.conftest import submit
 from tests.fixtures import rows as fixture_rows
+from tests.fixtures.patience import Patience
+from tests.fixtures.services import free_port
+
+ROOT = Path(__file__).resolve().parents[3]
+COUNTERS = ("_count", "_sum", "_bucket")
 
 ERROR = {"class": "numerical", "retryable": False, "hint": "h", "message": "m", "phase": "pruning", "attempt": 1}
 
 
-def _scrape(client: TestClient) -> dict[tuple[str, str], float]:
+def _scrape(client: httpx.Client | TestClient) -> dict[tuple[str, str], float]:
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     return {
@@ -40,6 +54,7 @@ def test_queues_states_failures_and_latencies_are_told(
     with rows.unit_of_work() as session:
         now = clock(session)
         leases.register(session, gpu)
+        measures.note_sweep(session)
         session.add(
             PhaseRecord(
                 job_id=failed, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
@@ -58,5 +73,62 @@ def test_queues_states_failures_and_latencies_are_told(
     assert found["espalier_phase_peak_memory_bytes", "pruning,default"] == 2**30
     assert found["espalier_device_memory_bytes", "cuda,gpu"] == 80 * 2**30
     assert found["espalier_webhooks_pending", ""] == 0
+    assert found["espalier_workers", "gpu"] == 1
+    assert found["espalier_workers", "default"] == 0  # a class that is configured and has none
+    assert 0 <= found["espalier_reconciler_last_sweep_seconds", ""] < 60
     assert found["espalier_http_request_seconds_count", "POST,/v1/jobs,202"] == 2
     assert found["espalier_http_request_seconds_count", "GET,/v1/jobs/{job_id},404"] == 1
+
+
+@pytest.fixture
+def two_processes(sqlite_url: str, tmp_path: Path) -> Iterator[tuple[psutil.Process, httpx.Client]]:
+    """The service as its image starts it, on SQLite; every request comes by a connection of its own."""
+    (tmp_path / f"espalier-api-{os.getuid()}-4194305-1").mkdir()  # of a service that is gone
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path),
+        "ESPALIER_HOME": str(tmp_path / "home"), "ESPALIER_DATABASE_URL": sqlite_url, "ESPALIER_HOST": "127.0.0.1",
+        "ESPALIER_PORT": str(free_port()), "ESPALIER_API_PROCESSES": "2",
+    }  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["sh", ROOT / "docker/entrypoint.sh", "api"], env=environment, stdout=output, stderr=output
+        )
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(base_url=f"http://127.0.0.1:{environment['ESPALIER_PORT']}", limits=limits, timeout=60) as client:
+        try:
+            patience = Patience(60)
+            while log.read_text().count("Application startup complete") < 2:
+                patience.pause(0.1, log.read_text())
+            yield psutil.Process(process.pid), client
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def test_two_processes_count_as_one(two_processes: tuple[psutil.Process, httpx.Client], tmp_path: Path) -> None:
+    parent, client = two_processes
+    for _ in range(30):
+        assert client.get("/v1/methods").status_code == 200
+    scrapes = [_scrape(client) for _ in range(10)]
+    for before, after in pairwise(scrapes):
+        assert before.keys() <= after.keys()
+        counters = [name for name in before if name[0].endswith(COUNTERS)]
+        assert all(before[name] <= after[name] for name in counters)
+        assert {k: v for k, v in before.items() if k[0] == "espalier_jobs"} == {
+            k: v for k, v in after.items() if k[0] == "espalier_jobs"
+        }
+    counts = [scrape["espalier_http_request_seconds_count", "GET,/v1/methods,200"] for scrape in scrapes]
+    assert counts == [30.0] * 10
+    buckets = [scrape["espalier_http_request_seconds_bucket", "+Inf,GET,/v1/methods,200"] for scrape in scrapes]
+    assert buckets == counts
+    told = [scrape["espalier_http_request_seconds_count", "GET,/metrics,200"] for scrape in scrapes[1:]]
+    assert told == list(range(1, 10))
+
+    victim = next(child for child in parent.children() if "spawn_main" in " ".join(child.cmdline()))
+    victim.kill()
+    victim.wait(60)
+    assert _scrape(client)["espalier_http_request_seconds_count", "GET,/v1/methods,200"] == 30
+    folders = [path.name for path in tmp_path.glob(f"espalier-api-{os.getuid()}-*")]
+    assert folders == [name for name in folders if f"-{parent.pid}-" in name]
+    assert len(folders) == 1
