@@ -138,6 +138,7 @@ def _reconstruction(
         return
     if step.window == "matrix":
         yield from _something_in_a_matrix(step, facts, chosen)
+        yield from _no_expert(facts, chosen)
     else:
         yield from _something_to_train(step.trainable, facts, "/spec/reconstruct/trainable")
     if step.window == "submodule" and not facts.splits_in_halves:
@@ -166,6 +167,17 @@ def _something_in_a_matrix(
         why = "no norm" if biased else "no norm, and no pruned matrix has a bias"
         detail = f"a window of one matrix holds {why}: train `weights` or `mask_lora`, or take larger windows"
         yield Problem("/spec/reconstruct/trainable", "nothing-in-a-matrix", detail)
+
+
+def _no_expert(facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
+    """A window of one matrix needs all of its inputs, and an expert's depend on where tokens are sent."""
+    expert = next((matrix.name for matrix in _pruned(facts, chosen) if ".experts." in matrix.name), None)
+    if expert is not None:
+        detail = (
+            f"{expert} belongs to an expert, which reads only the tokens that the router sends it, and cannot be "
+            "fitted by itself: use `submodule` or `block`, or leave the experts out with `targets`"
+        )
+        yield Problem("/spec/reconstruct/window", "experts-by-matrix", detail)
 
 
 def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:

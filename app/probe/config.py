@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from app.errors import SourceNotFound, UnsafeSource, UnsupportedArchitecture
 from app.probe.code import refuse_code
 from app.probe.documents import read_object
 from app.probe.families import FAMILIES, Family
+from app.probe.keys import refuse_unread
+from app.probe.stock import KINDS
 
 MAX_CONFIG_BYTES = 2**20
 MAX_TOKENIZER_CONFIG_BYTES = 16 * 2**20
@@ -41,9 +43,10 @@ def parse_config(config: dict[str, Any]) -> Family:
     refuse_code(config, "config.json")
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise _not_supported(name)
+        raise why_not(name)
     if config.get("quantization_config"):
         raise UnsupportedArchitecture("The model is quantised.", hint="Compress the unquantised weights.")
+    refuse_unread(config, FAMILIES[name].keys(), FAMILIES[name].architecture)
     try:
         family = FAMILIES[name].model_validate(config)
     except ValidationError as error:
@@ -62,13 +65,35 @@ def sanitised_config(config: dict[str, Any]) -> dict[str, Any]:
     return parse_config(config).model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def _not_supported(name: object) -> UnsupportedArchitecture:
+def why_not(name: object) -> UnsupportedArchitecture:
+    """What there is to say of a model type that is not accepted; a stranger's word is printed only if it is known."""
     supported = f"Supported: {', '.join(FAMILIES)}."
     if not isinstance(name, str):
         return UnsupportedArchitecture("config.json names no model_type.", hint=supported)
-    close = difflib.get_close_matches(name[:64].lower(), FAMILIES, n=1)
-    meant = f" Did you mean {close[0]}?" if close else ""
-    return UnsupportedArchitecture("This model_type is not supported.", hint=supported + meant)
+    kind = KINDS.get(name)
+    if kind == "a decoder":
+        why = f"{name} is a decoder of stock transformers, and is not supported by Espalier."
+        return UnsupportedArchitecture(why, hint=f"Its weights cannot stand for another type. {supported}")
+    if kind is not None:
+        why = f"{name} is {kind} of stock transformers, and is not supported: only causal language models are."
+        return UnsupportedArchitecture(why, hint=supported)
+    meant = next((f" Did you mean {family}?" for family in FAMILIES if _is_typo(name.lower(), family)), "")
+    return UnsupportedArchitecture(
+        "This model_type is not supported: stock transformers does not know it.", hint=supported + meant
+    )
+
+
+def _is_typo(name: str, meant: str) -> bool:
+    """Tell whether two edits at most lead from one to the other; another number is another model, not a typo."""
+    if abs(len(name) - len(meant)) > 2 or re.findall(r"\d", name) != re.findall(r"\d", meant):
+        return False
+    row = list(range(len(meant) + 1))
+    for count, letter in enumerate(name, 1):
+        diagonal, row[0] = row[0], count
+        for place, other in enumerate(meant, 1):
+            cheapest = min(row[place] + 1, row[place - 1] + 1, diagonal + (letter != other))
+            diagonal, row[place] = row[place], cheapest
+    return row[-1] <= min(2, len(meant) // 3)
 
 
 def _first(error: ValidationError) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.db.session import clock
 from app.errors import SourceRefused
+from app.probe.config import why_not
 from app.probe.families import FAMILIES
 from app.services import known, remote, uploads
 from app.services.admission import admit
@@ -72,6 +73,6 @@ def _unseen(seen: remote.Look) -> dict[str, Any]:
     refused = kind is not None and kind not in FAMILIES
     return {
         "resolved": False, "supported": False if refused else None,
-        "why_not": f"Models of this type ({kind}) are not supported. {seen.why}" if refused else seen.why,
+        "why_not": f"{why_not(kind).detail} {seen.why}" if refused else seen.why,
         "warnings": [{"code": seen.code, "text": seen.why}],
     }  # fmt: skip

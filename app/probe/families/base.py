@@ -45,7 +45,7 @@ Maps = dict[str, Map]
 
 
 class Family(BaseModel, ABC):
-    """What every supported configuration has. Unknown fields are dropped: transformers never sees them."""
+    """What every supported configuration has. What is dropped, transformers never sees."""
 
     model_config = ConfigDict(
         extra="ignore", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=False, validate_by_alias=True
@@ -103,6 +103,11 @@ class Family(BaseModel, ABC):
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise PydanticCustomError("bad_config", "pad_token_id is outside the vocabulary")
         return self
+
+    @classmethod
+    def keys(cls) -> frozenset[str]:
+        """Every key of config.json that is read, under all its names."""
+        return frozenset({field.alias or name for name, field in cls.model_fields.items()} | cls.other_keys.keys())
 
     def splits_in_halves(self) -> bool:
         """Tell whether attention and feed-forward net each add to the same stream of hidden states."""

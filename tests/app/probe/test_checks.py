@@ -11,6 +11,7 @@ import pytest
 from app.probe import ModelFacts, check, probe
 from app.specs.job import CompressionSpec
 from tests.app.probe.checkpoints import LLAMA, OPT, write_model
+from tests.app.probe.generated import tiny
 
 MAGNITUDE = {"method": "magnitude", "sparsity": 0.5}
 
@@ -119,6 +120,15 @@ def test_a_pattern_that_does_not_fit_names_the_module_and_its_inputs(llama: Mode
 
 def test_biases_alone_are_enough_where_there_are_some(opt: ModelFacts) -> None:
     assert found(opt, retrain={"trainable": ["biases"]}, reconstruct={"trainable": ["biases"]}) == []
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_an_expert_cannot_be_fitted_by_itself(family: str, tmp_path: Path) -> None:
+    facts = probe(write_model(tmp_path, tiny(family)))
+    assert found(facts, reconstruct=MATRIX) == [("/spec/reconstruct/window", "experts-by-matrix")]
+    assert found(facts, prune=MAGNITUDE | {"targets": targets(exclude="experts")}, reconstruct=MATRIX) == []
+    for window in ("submodule", "block", "all", "auto", {"blocks": 2}):
+        assert found(facts, reconstruct={"window": window}) == []
 
 
 def test_a_matrix_window_moves_the_biases_of_pruned_matrices(opt: ModelFacts, tmp_path: Path) -> None:

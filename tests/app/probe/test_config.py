@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING
 
 from app.errors import SourceRefused, UnsafeSource, UnsupportedArchitecture
+from app.probe import stock
 from app.probe.config import parse_config, read_config, sanitised_config
 from app.probe.families import FAMILIES
+from app.probe.keys import refuse_unread
+from tests.app.probe import stock_types
 from tests.app.probe.checkpoints import FUZZ, JSON, LLAMA, OPT, write_model
 
 NAMES_CODE: dict[str, dict[str, Any]] = {
@@ -115,6 +120,68 @@ def test_a_near_miss_is_answered_with_a_guess() -> None:
         parse_config(LLAMA | {"model_type": "mistrall"})
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("Llama", "llama"), ("lama", "llama"), ("qwen2moe", None), ("gpt3", None), ("llama5", None), ("phi", None),
+     ("ministral", None), ("mistral_", "mistral"), ("gptj", None), ("opts", "opt"), ("gpt-2", "gpt2"),
+     ("x" * 9999, None)],
+)  # fmt: skip
+def test_only_a_typo_is_answered_with_a_guess(name: str, meant: str | None) -> None:
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        parse_config(LLAMA | {"model_type": name})
+    assert ("Did you mean" in caught.value.hint) == (meant is not None)
+    assert meant is None or f"Did you mean {meant}?" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("mamba", "a decoder"), ("ministral3", "a decoder"), ("bert", "an encoder"), ("t5", "an encoder-decoder"),
+     ("vit", "a model of pictures"), ("whisper", "a model of speech"), ("llava", "a model of text and other media")],
+)  # fmt: skip
+def test_a_stock_type_is_told_from_a_word_that_nobody_knows(name: str, kind: str) -> None:
+    with pytest.raises(UnsupportedArchitecture, match=f"{name} is {kind} of stock transformers"):
+        parse_config(LLAMA | {"model_type": name})
+    with pytest.raises(UnsupportedArchitecture, match="stock transformers does not know it"):
+        parse_config(LLAMA | {"model_type": f"{name}_of_ours"})
+
+
+def test_the_table_of_stock_types_is_that_of_the_installed_transformers() -> None:
+    assert Path(stock.__file__).read_text() == stock_types.source()
+
+
+RELABELLED: dict[str, dict[str, Any]] = {
+    "ministral": {"model_type": "mistral", "layer_types": ["sliding_attention", "full_attention"]},
+    "cwm": {"sliding_window": 16, "layer_types": ["full_attention"] * 2},
+    "granite": {"embedding_multiplier": 12.0, "logits_scaling": 8.0},
+    "smollm3": {"no_rope_layers": [1, 0], "no_rope_layer_interval": 4},
+    "cohere": {"logit_scale": 0.0625},
+    "gemma": {"hidden_activation": "gelu_pytorch_tanh", "head_dim": 4},
+    "deepseek": {"model_type": "qwen3_moe", "first_k_dense_replace": 1, "num_experts": 4, "num_experts_per_tok": 2},
+    "a model with norms of its own": {"use_qk_norm": True},
+    "a model that rotates in part": {"rotary_dim": 2},
+    "a vision model": {"vision_config": {"hidden_size": 8}},
+    "nobody knows": {"whatever": {"deep": [1]}},
+    "an endless key": {"aux_" * 20_000: 1},
+}
+
+
+@pytest.mark.parametrize("changes", RELABELLED.values(), ids=RELABELLED.keys())
+def test_what_the_stock_class_would_pass_over_is_refused_by_name(changes: dict[str, Any]) -> None:
+    config = {**LLAMA, "architectures": None, **changes}
+    with pytest.raises(UnsupportedArchitecture, match="does not read") as caught:
+        parse_config(config)
+    assert any(f"`{key}`" in caught.value.message or len(key) > 64 for key in changes)
+    assert "weights were trained as" in caught.value.hint
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_of_a_stock_class_is_read_or_known_to_be_inert(family: str) -> None:
+    stock_class = CONFIG_MAPPING[family]
+    for field in dataclasses.fields(stock_class):
+        if field.name != "is_encoder_decoder":
+            refuse_unread({field.name: 7}, FAMILIES[family].keys(), stock_class.__name__)
+
+
 def test_a_quantised_model_is_not_supported() -> None:
     with pytest.raises(UnsupportedArchitecture, match="quantised"):
         parse_config(LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
@@ -128,8 +195,9 @@ def test_a_classifier_is_not_supported() -> None:
 def test_inert_private_keys_are_dropped_or_kept_by_a_known_list() -> None:
     config = OPT | {
         "_name_or_path": "facebook/opt", "_from_model_config": True, "_attn_implementation": "sdpa",
-        "trust_remote_code": False, "auto_map": {}, "_remove_final_layer_norm": True, "whatever": {"deep": [1]},
-        "transformers_version": "4.21.0.dev0",
+        "trust_remote_code": False, "auto_map": {}, "_remove_final_layer_norm": True, "unsloth_version": "2025.1",
+        "task_specific_params": {"text-generation": {"max_length": 50}}, "layer_types": ["full_attention"] * 2,
+        "logit_scale": 1.0, "use_mrope": False, "transformers_version": "4.21.0.dev0",
     }  # fmt: skip
     assert sanitised_config(config) == OPT | {
         "_remove_final_layer_norm": True,
