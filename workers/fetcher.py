@@ -104,8 +104,8 @@ class _Fetcher:
                 link.unlink(missing_ok=True)
                 link.symlink_to(text.path)
                 paths[key] = str(link)
-            if text.warning:
-                self._send(Warned(code="text-cut", text=text.warning))
+            for code, words in text.warnings.items():
+                self._send(Warned(code=code, text=words))
         return paths, data
 
     def _progress(self, current: int, total: int) -> None:

@@ -70,7 +70,8 @@ class Text:
 
     path: Path | None
     sha256: str
-    warning: str | None = None
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """By code."""
 
 
 class TextSource(_Declaration, ABC):

@@ -1,59 +1,114 @@
-"""Documents in files of the usual formats, joined to one plain text in the cache."""
+"""Documents in files of the usual formats, joined to one plain text in the cache; all of it is bounded in bytes."""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
-import json
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from app.errors import DatasetRefused
+from app.text_files import HEAD_BYTES, Form, encoding_of, form_of, not_text, require_plain
+from workers.sources import json_rows
 from workers.sources.base import Text
 
-SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz")
 MAX_TEXT_BYTES = 64 * 2**20
 """What is kept of a data set: some 16 million tokens, more than calibration and retraining read."""
+MAX_READ_BYTES = 2 * 2**30
+"""What is read for that, unpacked: rows are more than their text, and a packed file may hold nothing without end."""
+READING: Final = 2
+"""Raised whenever equal files would give other text: what was kept before is read again."""
+CHUNK_BYTES: Final = 2**20
 SEPARATOR = "\n\n"
+_LONE: Final = re.compile("[\ud800-\udfff]")
 
 
-def read(files: Iterable[Path], column: str) -> Iterator[str]:
+@dataclass
+class Notes:
+    """What a user should know of the text that was kept."""
+
+    without_text: int = 0
+    half_characters: int = 0
+    zeros: int = 0
+    unread: bool = False
+
+    def warnings(self) -> dict[str, str]:
+        """In words, by code."""
+        told = {
+            "rows-skipped": self.without_text and f"{self.without_text} rows have no text (null) and are left out",
+            "text-repaired": self.half_characters
+            and f"{self.half_characters} halves of characters (lone surrogates) were replaced by U+FFFD",
+            "zeros-left-out": self.zeros and f"{self.zeros} NUL characters are left out",
+            "text-unread": self.unread and f"only the first {MAX_READ_BYTES >> 30} GiB of the data set were looked at",
+        }
+        return {code: text for code, text in told.items() if text}
+
+
+Document = str | Iterator[str]
+"""Whole, or in pieces that follow one another."""
+
+
+def gather(files: Iterable[Path], column: str, cache_dir: Path) -> Text:
+    """Read files and keep their text in the cache; raises DatasetRefused."""
+    notes = Notes()
+    try:
+        return keep(read(files, column, notes), cache_dir, notes)
+    except MemoryError:
+        hint = "Split its rows or row groups, or ask the operator for more (ESPALIER_FETCH_MEMORY_BYTES)."
+        raise DatasetRefused("The data set takes more memory to read than the fetcher has.", hint=hint) from None
+
+
+def read(files: Iterable[Path], column: str, notes: Notes) -> Iterator[Document]:
     """Yield the documents of files, one after the other."""
+    budget = _Budget(notes)
     for file in files:
-        try:
-            if file.name.endswith(".parquet"):
-                yield from _parquet(file, column)
-            elif file.name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-                yield from _json(file, column)
+        form = form_of(file.name)
+        if form.kind == "parquet":
+            from workers.sources import parquet_rows  # noqa: PLC0415 (slow to load, and most jobs read none)
+
+            yield from _counted(parquet_rows.texts(file, column), notes)
+            continue
+        with _open(file, form) as stream:
+            chunks = _characters(stream, file.name, budget)
+            if form.kind == "json":
+                yield from _counted(json_rows.texts(chunks, column, file.name), notes)
             else:
-                with _open(file) as stream:
-                    # Characters, so more than enough: what a few compressed bytes unfold to has no bound of its own.
-                    yield stream.read(MAX_TEXT_BYTES + 1)
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DatasetRefused(f"{file.name} is not UTF-8 text: {type(error).__name__}.") from None
+                yield _plain(chunks, file.name)
 
 
-def keep(documents: Iterable[str], cache_dir: Path) -> Text:
+def keep(documents: Iterable[Document], cache_dir: Path, notes: Notes) -> Text:
     """Join documents by two newlines into a file of the cache that is named by its content."""
     folder = cache_dir / "text"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{os.getpid()}-{secrets.token_hex(4)}.part"
-    digest, size, warning = hashlib.sha256(), 0, None
+    digest, size, cut = hashlib.sha256(), 0, False
     try:
         with temporary.open("wb") as target:
             for index, document in enumerate(documents):
-                data = ((SEPARATOR if index else "") + document).encode()
-                if size + len(data) > MAX_TEXT_BYTES:
-                    data = data[: MAX_TEXT_BYTES - size].decode(errors="ignore").encode() if index == 0 else b""
-                    warning = f"only the first {(size + len(data)) >> 20} MiB of the text are used"
-                target.write(data)
-                digest.update(data)
-                size += len(data)
-                if warning:
+                start, before = size, digest.copy()
+                pieces = iter((document,)) if isinstance(document, str) else document
+                for piece in chain((SEPARATOR,) if index else (), pieces):
+                    data = _encoded(piece, notes)
+                    cut = size + len(data) > MAX_TEXT_BYTES
+                    if cut:
+                        data = data[: MAX_TEXT_BYTES - size].decode(errors="ignore").encode()
+                    target.write(data)
+                    digest.update(data)
+                    size += len(data)
+                    if cut:
+                        break
+                if cut:
+                    if index:  # the document that does not fit goes as a whole
+                        target.truncate(start)
+                        size, digest = start, before
                     break
         if not size:
             raise DatasetRefused("The data set has no text.", hint="Check split and column.")
@@ -61,59 +116,69 @@ def keep(documents: Iterable[str], cache_dir: Path) -> Text:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Text(path=path, sha256=digest.hexdigest(), warning=warning)
+    told = {"text-cut": f"only the first {size >> 20} MiB of the text are used"} if cut else {}
+    return Text(path=path, sha256=digest.hexdigest(), warnings=told | notes.warnings())
 
 
-def _open(file: Path) -> IO[str]:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8")
-    return file.open(encoding="utf-8", newline="")
+def _counted(texts: Iterator[str | None], notes: Notes) -> Iterator[str]:
+    for text in texts:
+        if text is None:
+            notes.without_text += 1
+        else:
+            yield text
 
 
-def _json(file: Path, column: str) -> Iterator[str]:
-    with _open(file) as stream:
-        if not file.name.endswith((".jsonl", ".jsonl.gz")) and _is_array(stream):
-            rows = _parse(stream.read(), file, 1)
-            assert isinstance(rows, list)
-            yield from (_field(row, column, file, index + 1) for index, row in enumerate(rows))
-            return
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield _field(_parse(line, file, number), column, file, number)
-
-
-def _is_array(stream: IO[str]) -> bool:
-    start = stream.read(64).lstrip()
-    stream.seek(0)
-    return start.startswith("[")
-
-
-def _parse(text: str, file: Path, line: int) -> object:
+def _encoded(text: str, notes: Notes) -> bytes:
+    if "\x00" in text:
+        notes.zeros += text.count("\x00")
+        text = text.replace("\x00", "")
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise DatasetRefused(f"Line {line} of {file.name} is not JSON.") from None
+        return text.encode()
+    except UnicodeEncodeError:
+        text, count = _LONE.subn("\ufffd", text)
+        notes.half_characters += count
+        return text.encode()
 
 
-def _field(row: object, column: str, file: Path, line: int) -> str:
-    value = row.get(column) if isinstance(row, dict) else None
-    if not isinstance(value, str):
-        raise DatasetRefused(
-            f"Row {line} of {file.name} has no text in `{column}`.", hint="Name the column that holds the text."
-        )
-    return value
+class _Budget:
+    """How much may still be read."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._left, self._notes = MAX_READ_BYTES, notes
+
+    def take(self, size: int) -> bool:
+        self._left -= size
+        self._notes.unread |= self._left < 0
+        return self._left >= 0
 
 
-def _parquet(file: Path, column: str) -> Iterator[str]:
-    import pyarrow  # noqa: PLC0415 (slow to load, and most jobs read no parquet)
-    import pyarrow.parquet  # noqa: PLC0415
+def _open(file: Path, form: Form) -> IO[bytes]:
+    return gzip.open(file, "rb") if form.gzipped else file.open("rb")  # type: ignore[return-value]
 
+
+def _characters(stream: IO[bytes], name: str, budget: _Budget) -> Iterator[str]:
+    """Decode a stream; a character that is cut off at its end is left out."""
+    data, before = _bytes(stream, HEAD_BYTES, name), 0
+    encoding = encoding_of(data, name)
+    decoder = codecs.getincrementaldecoder(encoding)()
+    while data and budget.take(len(data)):
+        try:
+            yield decoder.decode(data)
+        except UnicodeDecodeError as error:
+            raise not_text(name, encoding, error, before=before) from None
+        before += len(data)
+        data = _bytes(stream, CHUNK_BYTES, name)
+
+
+def _bytes(stream: IO[bytes], size: int, name: str) -> bytes:
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        if column not in table.schema_arrow.names:
-            names = ", ".join(table.schema_arrow.names[:20])
-            raise DatasetRefused(f"{file.name} has no column `{column}`.", hint=f"Its columns: {names}.")
-        for batch in table.iter_batches(columns=[column], batch_size=4096):
-            yield from ("" if value is None else str(value) for value in batch.column(0).to_pylist())
-    except pyarrow.ArrowException as error:
-        raise DatasetRefused(f"{file.name} is not a readable parquet file: {type(error).__name__}.") from None
+        return stream.read(size)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DatasetRefused(f"{name} is damaged: {type(error).__name__}.", hint="Pack it again.") from None
+
+
+def _plain(chunks: Iterator[str], name: str) -> Iterator[str]:
+    for index, chunk in enumerate(chunks):
+        if index == 0:
+            require_plain(chunk, name)
+        yield chunk

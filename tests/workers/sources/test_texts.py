@@ -110,8 +110,9 @@ def test_a_note_that_a_power_cut_emptied_is_written_again(hub: Hub, fetch: Fetch
         ({"train.jsonl": lines(["x"])}, {"column": "content"}, "content"),  # no such column
         ({"train.jsonl": b"{"}, {}, "JSON"),  # not what its name says
         ({"train.parquet": b"PAR?"}, {}, "parquet"),
-        ({"train.txt": b"\xff\xfe"}, {}, "UTF-8"),
-        ({"train.txt.gz": gzip.compress(b"x" * 999)[:12] + b"\xff" * 9}, {}, "UTF-8"),  # damaged in the middle
+        ({"train.txt": b"\xff\xfe"}, {}, "no text"),  # a mark of byte order and nothing else
+        ({"train.txt.gz": gzip.compress(b"x" * 999)[:12] + b"\xff" * 9}, {}, "damaged"),
+        ({"train.csv": b"text\nx\n"}, {}, "jsonl"),
         ({"train.py": b"boom"}, {}, "readable"),  # a loading script is never run
     ],
 )
@@ -138,10 +139,11 @@ def test_local_text_and_lines_are_read_below_the_roots_only(fetch: Fetch, tmp_pa
 
 def test_text_beyond_the_bound_is_cut_at_a_document_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "MAX_TEXT_BYTES", 12)
-    text = documents.keep(["aaaa", "bbbb", "cccc"], tmp_path)
+    text = documents.keep(["aaaa", "bbbb", "cccc"], tmp_path, documents.Notes())
     assert text.path is not None
     assert text.path.read_text() == "aaaa\n\nbbbb"
-    assert text.warning is not None
-    one = documents.keep(["é" * 20], tmp_path)
+    assert text.sha256 == hashlib.sha256(b"aaaa\n\nbbbb").hexdigest()
+    assert "text-cut" in text.warnings
+    one = documents.keep([iter("é" * 20)], tmp_path, documents.Notes())
     assert one.path is not None
     assert one.path.read_text() == "é" * 6

@@ -10,10 +10,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from app.errors import DatasetRefused, SourceGated, SourceNotFound
+from app.text_files import READABLE, is_readable
 from workers.sources.base import Access, Text, TextSource, Unreachable, Use
 from workers.sources.cache import used_now
 from workers.sources.digests import Sha256, read_note, write_whole
-from workers.sources.documents import MAX_TEXT_BYTES, SUFFIXES, keep, read
+from workers.sources.documents import MAX_TEXT_BYTES, READING, gather
 from workers.sources.hub import Repo, download, look_up
 
 KNOWN: Final[dict[str, tuple[str, str]]] = {
@@ -36,7 +37,7 @@ class _TextNote(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: Sha256
-    warning: str | None
+    warnings: dict[str, str]
 
 
 _NOTE: Final = TypeAdapter(_TextNote)
@@ -65,16 +66,16 @@ class HuggingFaceText(TextSource):
         except (SourceNotFound, SourceGated) as error:
             raise DatasetRefused(error.message, hint=error.hint) from error
         # Hashed: a column may have any name, ../ included.
-        choice = hashlib.sha256(json.dumps([config, self._wanted(use), self.column]).encode()).hexdigest()[:32]
+        choice = hashlib.sha256(json.dumps([READING, config, self._wanted(use), self.column]).encode()).hexdigest()[:32]
         note = place.note(f"text-{choice}")
         known = read_note(note, _NOTE)
         if known is not None:
             path = access.cache_dir / "text" / f"{known.sha256}.txt"
             if path.is_file():
                 used_now(path)
-                return Text(path=path, sha256=known.sha256, warning=known.warning)
-        text = keep(read([place.files / name for name in names], self.column), access.cache_dir)
-        write_whole(note, _NOTE.dump_json(_TextNote(sha256=text.sha256, warning=text.warning)))
+                return Text(path=path, sha256=known.sha256, warnings=known.warnings)
+        text = gather([place.files / name for name in names], self.column, access.cache_dir)
+        write_whole(note, _NOTE.dump_json(_TextNote(sha256=text.sha256, warnings=dict(text.warnings))))
         return text
 
     def _wanted(self, use: Use) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ class HuggingFaceText(TextSource):
 
     def _files(self, repo: Repo, config: str | None, use: Use) -> list[str]:
         """The files of one split of one configuration, as many as the byte bound can need."""
-        readable = [file for file in repo.files if file.name.endswith(SUFFIXES) and not _HIDDEN.search(file.name)]
+        readable = [file for file in repo.files if is_readable(file.name) and not _HIDDEN.search(file.name)]
         if config is not None:
             readable = [file for file in readable if file.name.startswith(f"{config}/")]
         for split in self._wanted(use):
@@ -101,6 +102,4 @@ class HuggingFaceText(TextSource):
                     size += file.bytes
                 return chosen
         tried = " or ".join(self._wanted(use))
-        raise DatasetRefused(
-            f"{repo.id} has no readable file of the split {tried}.", hint=f"Readable are {', '.join(SUFFIXES)}."
-        )
+        raise DatasetRefused(f"{repo.id} has no readable file of the split {tried}.", hint=READABLE)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from app.errors import DatasetRefused, SourceNotFound
 from workers.sources.base import Access, Text, TextSource, Use, below
-from workers.sources.documents import keep, read
+from workers.sources.documents import gather
 
 
 class LocalText(TextSource):
@@ -25,4 +25,4 @@ class LocalText(TextSource):
             raise DatasetRefused(error.message, hint=error.hint) from error
         if not path.is_file():
             raise DatasetRefused(f"There is no file {path.name}.", hint="`path` names a text or JSONL file.")
-        return keep(read([path], self.column), access.cache_dir)
+        return gather([path], self.column, access.cache_dir)

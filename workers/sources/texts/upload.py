@@ -6,7 +6,7 @@ from typing import Literal
 
 from app.errors import DatasetRefused, SourceNotFound
 from workers.sources.base import Access, Text, TextSource, Use
-from workers.sources.documents import keep, read
+from workers.sources.documents import gather
 from workers.sources.uploads import find, join
 
 
@@ -24,4 +24,4 @@ class UploadText(TextSource):
         except SourceNotFound as error:
             raise DatasetRefused(error.message, hint=error.hint) from error
         folder = join(self.upload_id, upload, access)
-        return keep(read([folder / file.name for file in upload.files], self.column), access.cache_dir)
+        return gather([folder / file.name for file in upload.files], self.column, access.cache_dir)

@@ -1,0 +1,147 @@
+"""Files of text as people have them: what a name and the first bytes say, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final, Literal
+
+from app.errors import DatasetRefused
+
+Kind = Literal["text", "json", "parquet"]
+JSON_SUFFIXES: Final = (".jsonl", ".ndjson", ".jsonlines", ".json")
+SUFFIXES: Final = (*JSON_SUFFIXES, ".txt", ".parquet")
+"""In any case, and with .gz behind all but the last; files of other names are read as plain text where no rule speaks
+against it."""
+READABLE: Final = "Readable are *.txt, *.jsonl, *.ndjson and *.json, each also with .gz, and *.parquet."
+HEAD_BYTES: Final = 2**16
+_AS_LINES: Final = "Write it as JSON lines, like pandas.read_csv(...).to_json(..., orient='records', lines=True)."
+_UNPACK: Final = "Unpack it, or compress it with gzip."
+_OTHERS: Final = {
+    **dict.fromkeys((".csv", ".tsv", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro"), _AS_LINES),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".zst", ".zstd", ".bz2", ".xz", ".7z", ".rar", ".lz4", ".br"), _UNPACK),
+    **dict.fromkeys(
+        (".pdf", ".doc", ".docx", ".odt", ".epub", ".rtf", ".db", ".sqlite", ".pkl", ".pickle", ".npy", ".npz", ".pt",
+         ".bin", ".h5", ".tfrecord", ".safetensors", ".msgpack", ".yaml", ".yml", ".xml", ".html", ".htm"),
+        "Write its text into a *.txt or *.jsonl file.",
+    ),
+}  # fmt: skip
+_MAGIC: Final = (
+    (b"\x1f\x8b", "gzip", "Give it a name that ends in .gz."), (b"PAR1", "parquet", "Name it *.parquet."),
+    (b"PK\x03\x04", "a zip archive", _UNPACK), (b"\x28\xb5\x2f\xfd", "zstd", _UNPACK), (b"BZh", "bzip2", _UNPACK),
+    (b"\xfd7zXZ", "xz", _UNPACK), (b"ARROW1", "an Arrow file", _AS_LINES), (b"%PDF", "a PDF", "Write its text out."),
+    (b"SQLite format", "a database", _AS_LINES), (b"\x89HDF", "an HDF5 file", _AS_LINES),
+    (b"version https://git-lfs", "a Git LFS pointer", "Run `git lfs pull`."),
+)  # fmt: skip
+_JSON_LINE: Final = re.compile(r"\s*\{.*\}\s*")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file is read."""
+
+    kind: Kind
+    gzipped: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the beginning of a file tells."""
+
+    columns: tuple[str, ...] = ()
+    """Of its first row; none where it has no rows, or the first one is not told by so few bytes."""
+
+
+def form_of(name: str) -> Form:
+    """Tell by a file's name how it is read; raises DatasetRefused for what is not text, with a way out."""
+    path = PurePath(name.lower())
+    gzipped = path.suffix == ".gz"
+    suffix = path.with_suffix("").suffix if gzipped else path.suffix
+    if gzipped and suffix in {".parquet", ".pq"}:
+        raise DatasetRefused(f"{name} is packed twice.", hint="Unpack it: parquet is compressed in itself.")
+    if suffix in _OTHERS:
+        raise DatasetRefused(f"{name} is no text: *{suffix} files are not read.", hint=f"{_OTHERS[suffix]} {READABLE}")
+    if suffix in {".parquet", ".pq"}:
+        return Form("parquet")
+    return Form("json" if suffix in JSON_SUFFIXES else "text", gzipped)
+
+
+def is_readable(name: str) -> bool:
+    """Tell whether a file's name says that it holds text."""
+    return name.lower().removesuffix(".gz").endswith(SUFFIXES) and not name.lower().endswith(".parquet.gz")
+
+
+def encoding_of(head: bytes, name: str) -> str:
+    """Return the encoding of a file by its first bytes, marks of byte order included; raises DatasetRefused."""
+    for magic, what, hint in _MAGIC:
+        if head.startswith(magic):
+            raise DatasetRefused(f"{name} is {what}, and its name says something else.", hint=hint)
+    return json.detect_encoding(head) if len(head) >= 2 else "utf-8"
+
+
+def not_text(name: str, encoding: str, error: UnicodeDecodeError, *, before: int) -> DatasetRefused:
+    """The refusal of bytes that the encoding does not know; `before`: how many went before those at hand."""
+    told = encoding.upper().removesuffix("-SIG")
+    at = f"byte 0x{error.object[error.start]:02x} at {before + error.start:,}"
+    hint = "Convert it to UTF-8, like `iconv -f WINDOWS-1252 -t UTF-8`, naming the encoding that it has."
+    return DatasetRefused(f"{name} is not {told} text ({at}): perhaps Windows-1252 or Latin-1.", hint=hint)
+
+
+def require_plain(head: str, name: str) -> None:
+    """Raise DatasetRefused where plain text is JSON lines: a calibration on braces and keys helps nobody."""
+    lines = [line for line in head.splitlines() if line.strip()][:3]
+    if len(lines) < 3 or not all(_JSON_LINE.fullmatch(line) for line in lines[:2]):
+        return
+    try:
+        rows = [json.loads(line) for line in lines[:2]]
+    except (ValueError, RecursionError):
+        return
+    if all(isinstance(row, dict) and row for row in rows):
+        raise DatasetRefused(f"{name} holds JSON lines.", hint="Name it *.jsonl, and the column that holds the text.")
+
+
+def look(name: str, head: bytes, *, whole: bool) -> Look:
+    """Hold the first bytes of a file against its name, for what can be told by so few; raises DatasetRefused.
+
+    `whole`: there are no more bytes.
+    """
+    form = form_of(name)
+    if form.kind == "parquet":
+        if not head.startswith(b"PAR1"):
+            raise DatasetRefused(f"{name} is not a parquet file.", hint=READABLE)
+        return Look()
+    if form.gzipped:
+        try:
+            head, whole = zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES), False
+        except zlib.error:
+            raise DatasetRefused(f"{name} is not gzip.", hint="Compress it again, or leave .gz off its name.") from None
+    encoding = encoding_of(head, name)
+    try:
+        text = head.decode(encoding)
+    except UnicodeDecodeError as error:
+        if whole or error.end < len(head) - 4:
+            raise not_text(name, encoding, error, before=0) from None
+        text = head[: error.start].decode(encoding)
+    if form.kind == "text":
+        require_plain(text, name)
+        return Look()
+    return Look(_columns(text.lstrip("\ufeff \t\r\n[\x00\x1e"), name))
+
+
+def _columns(text: str, name: str) -> tuple[str, ...]:
+    if text and text[0] != "{":
+        raise DatasetRefused(f"{name} has no JSON objects.", hint="One object in each line, or one list of objects.")
+    try:
+        row, _ = json.JSONDecoder(strict=False, parse_int=float).raw_decode(text)
+    except (ValueError, RecursionError):  # cut, perhaps: the reader tells
+        return ()
+    return tuple(row) if isinstance(row, dict) else ()
+
+
+def no_column(name: str, column: str, columns: tuple[str, ...]) -> DatasetRefused:
+    """The refusal of a column that is not there."""
+    there = ", ".join(columns[:20])[:400]
+    return DatasetRefused(f"{name} has no text in `{column}`.", hint=f"Name one of its columns: {there}.")

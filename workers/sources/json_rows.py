@@ -1,0 +1,130 @@
+"""Rows of JSON from a stream of characters: lines, one list, or objects one behind the other; bounded in size."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from app.errors import DatasetRefused
+from app.text_files import no_column
+
+MAX_ROW: Final = 8 * 2**20
+"""Characters of one row: what they unfold to has to fit into memory."""
+PATIENCE: Final = 1000
+"""Rows without the column, one after the other from the first, until it is taken for absent."""
+_BETWEEN: Final = re.compile(r"[\s,\x00\x1e\ufeff]*")
+_CUT: Final = 16
+"""Characters before the end in which a value may be in the middle of a word or an escape."""
+
+
+class _TwiceError(ValueError):
+    """An object says the column twice."""
+
+
+def texts(chunks: Iterator[str], column: str, name: str) -> Iterator[str | None]:
+    """Yield the text of every row of a file; None of a row that has none there."""
+    first: tuple[str, ...] | None = None
+    found = False
+    for number, row in enumerate(_values(chunks, column, name), 1):
+        if not isinstance(row, dict):
+            kind = "a list" if isinstance(row, list) else "a string" if isinstance(row, str) else "no object"
+            raise DatasetRefused(
+                f"Row {number} of {name} is {kind}.", hint=f"Rows are JSON objects with a text in `{column}`."
+            )
+        first = tuple(row) if first is None else first
+        value = row.get(column)
+        found |= column in row
+        if not found and number == PATIENCE:
+            break
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            yield None
+        elif isinstance(value, str):
+            yield value
+        else:
+            raise not_a_text(f"Row {number} of {name}", column, "list" if isinstance(value, list) else _kind(value))
+    if first is not None and not found:
+        raise no_column(name, column, first)
+
+
+def not_a_text(where: str, column: str, kind: str) -> DatasetRefused:
+    """The refusal of a column that holds something else."""
+    hint = "Name a column of strings"
+    hint += "; chat messages become text with the model's chat template" if kind in {"list", "object", "struct"} else ""
+    return DatasetRefused(f"{where} has no text in `{column}`, it has a {kind}.", hint=f"{hint}.")
+
+
+def _kind(value: object) -> str:
+    return "object" if isinstance(value, dict) else "truth value" if isinstance(value, bool) else "number"
+
+
+def _values(chunks: Iterator[str], column: str, name: str) -> Iterator[object]:
+    parse = _parser(column, name)
+    buffer, at, number, ended, listed = "", 0, 0, False, False
+    while True:
+        at = _end_of(_BETWEEN, buffer, at)
+        mark = buffer[at : at + 1]
+        if mark == "[" and number == 0 and not listed:
+            listed, at = True, at + 1
+            continue
+        if mark == "]" and listed:
+            return
+        if mark and (found := parse(buffer, at, number + 1, ended)) is not None:
+            number, (value, at) = number + 1, found
+            yield value
+            continue
+        if ended:
+            return
+        rest = buffer[at:]
+        buffer, at, ended = _more(chunks, rest, wanted=2 * len(rest))
+
+
+def _parser(column: str, name: str) -> Callable[[str, int, int, bool], tuple[object, int] | None]:
+    """Return what parses the value at a place; None where more characters are needed for that."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(found)
+        if len(value) < len(found) and sum(key == column for key, _ in found) > 1:
+            raise _TwiceError
+        return value
+
+    decoder = json.JSONDecoder(object_pairs_hook=pairs, parse_int=float, strict=False)
+
+    def parse(buffer: str, at: int, number: int, ended: bool) -> tuple[object, int] | None:
+        where = f"Row {number} of {name}"
+        try:
+            return decoder.raw_decode(buffer, at)
+        except _TwiceError:
+            raise DatasetRefused(f"{where} says `{column}` twice.", hint="Which of the two is meant?") from None
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - _CUT
+            if ended or not cut:
+                hint = "JSON lines have one object in each line, strings in double quotes."
+                raise DatasetRefused(f"{where} is not JSON: {error.msg}.", hint=hint) from None
+        except RecursionError:
+            raise DatasetRefused(f"{where} is not JSON that can be read: nested too deeply.") from None
+        if len(buffer) - at > MAX_ROW:
+            hint = "Split its document into several rows."
+            raise DatasetRefused(f"{where} is longer than {MAX_ROW >> 20} Mi characters.", hint=hint)
+        return None
+
+    return parse
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    assert match is not None
+    return match.end()
+
+
+def _more(chunks: Iterator[str], rest: str, *, wanted: int) -> tuple[str, int, bool]:
+    """More characters behind those left: twice as many, so that a long value is not parsed again and again."""
+    parts, size = [rest], len(rest)
+    for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > wanted:
+            return "".join(parts), 0, False
+    return "".join(parts), 0, True
