@@ -11,17 +11,20 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
+from app.services.admission import datasets_of
 from app.settings import Settings, get_settings
 from app.specs import pointers
 from app.specs.base import canonical
+from app.specs.dataset import UploadDataset
 from app.specs.job import CompressionSpec, JobRequest
-from app.specs.source import model_name
+from app.specs.source import MlflowSource, S3Source, UploadSource, model_name
 from workers.messages import (
     AnyMessage,
     ComputeRequest,
@@ -40,9 +43,36 @@ from workers.runs.workspace import Workspace, remove_leftovers
 Say = Callable[[BaseModel], None]
 
 
+def left_to_a_service(job: JobRequest) -> Iterator[tuple[str, str]]:
+    """Yield where a request asks for what only a service does, and what that is; a run leaves none of it out."""
+    spec, source = job.spec, job.source
+    if spec.objective is not None:
+        yield "/spec/objective", "a search runs jobs of its own: give the amounts in `prune`"
+    if spec.output.publish:
+        yield "/spec/output/publish", "nothing is published: upload the folder afterwards"
+    if isinstance(source, MlflowSource | S3Source | UploadSource):
+        yield "/source/kind", f"`{source.kind}` takes a service's store or login: use `local` or `huggingface`"
+    for pointer, dataset in datasets_of(job):
+        if isinstance(dataset, UploadDataset):
+            yield f"{pointer}/kind", "`upload` takes a service's store: use `local`, `huggingface` or `builtin`"
+    if job.reuse == "require":
+        yield "/reuse", "earlier results are a service's: use `auto` or `never`"
+    if job.plan_id is not None:
+        yield "/plan_id", "plans are a service's: leave it out"
+
+
 def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: Commands | None = None) -> bool:
     """Fetch and compute; True when the result lies in `output`."""
+    if refused := list(left_to_a_service(job)):
+        say(Failed(error=ErrorInfo(
+            class_="invalid_spec", retryable=False, module=refused[0][0],
+            message="a run without a service does not do this: " + "; ".join(": ".join(each) for each in refused),
+            hint="Change the spec, or submit it to a service (`espalier serve`, `espalier submit`).",
+        )))  # fmt: skip
+        return False
     commands = commands or Commands()
+    most = job.limits.max_run_seconds
+    deadline = time.monotonic() + most if most else float("inf")
     remove_leftovers(settings.scratch)
     with Workspace(settings.scratch, "run", os.getpid()) as workspace:
         request = FetchRequest(
@@ -51,7 +81,7 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
             workspace=str(workspace), roots=["/"], hf_endpoint=settings.hf_endpoint,
             hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         )  # fmt: skip
-        fetched = _follow("fetch", commands.fetch, request, workspace, settings, say)
+        fetched = _follow("fetch", commands.fetch, request, workspace, settings, say, deadline)
         resolved = next((message for message in fetched if isinstance(message, Resolved)), None)
         last = fetched[-1] if fetched else None
         if not isinstance(last, Fetched) or resolved is None:
@@ -68,7 +98,7 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
         )  # fmt: skip
         computed = _follow("compute", commands.compute, compute, workspace, settings, lambda message: (
             None if isinstance(message, Done) else say(message)
-        ))  # fmt: skip
+        ), deadline)  # fmt: skip
         done = computed[-1] if computed else None
         if not isinstance(done, Done):
             return False
@@ -82,14 +112,16 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
 
 def _follow(
     side: Literal["fetch", "compute"], command: Sequence[str], request: BaseModel, workspace: Path,
-    settings: Settings, say: Say,
+    settings: Settings, say: Say, deadline: float,
 ) -> list[AnyMessage]:  # fmt: skip
-    """Run a child and pass on what it says; return it all but the log, its result last."""
+    """Run a child and pass on what it says; return it all but the log, its result last. It ends at the deadline."""
     kills, said = oom_kills(), []
     env = environment(side, workspace, settings.threads)
     child = Child(command, request, env=env, cwd=workspace, offline=side == "compute")
     try:
         while not child.finished:
+            if time.monotonic() > deadline:
+                return [_timed_out(say)]
             for message in child.messages(wait_seconds=0.1):
                 say(message)
                 if not isinstance(message, Log):
@@ -104,6 +136,15 @@ def _follow(
     failed = Failed(error=from_exit(status, child.tail, None, out_of_memory=oom_kills() > kills))
     say(failed)
     return [failed]
+
+
+def _timed_out(say: Say) -> Failed:
+    failed = Failed(error=ErrorInfo(
+        class_="timeout", retryable=False, message="the run took longer than limits.max_run_seconds",
+        hint="Raise limits.max_run_seconds.",
+    ))  # fmt: skip
+    say(failed)
+    return failed
 
 
 def main() -> int:

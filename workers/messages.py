@@ -139,6 +139,8 @@ class PhaseStarted(Message):
     phase: Phase
     total: int = 1
     unit: str = "step"
+    turn: str = ""
+    """The cycle or member whose phase it is; empty where phases run once."""
 
 
 class PhaseCompleted(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +12,9 @@ from app.services.reads import Series
 
 MOST: Final = 8
 """Lines in one chart."""
+MOST_CYCLES: Final = 12
+"""The newest ones, of a job with more; `/metrics` has all."""
+_NAME: Final = re.compile(r"((?P<cycle>cycle-\d+)[-.])?((?P<member>member-\d+)\.)?(?P<measure>.*)", re.DOTALL)
 _TITLES: Final = {
     "loss": ("Loss", "step"),
     "window": ("Relative error of windows, with the mask alone and refitted", "block"),
@@ -57,24 +61,38 @@ class Chart:
 
 
 def charts(series: Sequence[Series], phases: Sequence[PhaseRecord]) -> list[Chart]:
-    """Put what belongs together into one chart each."""
-    found: dict[str, list[Line]] = {}
+    """Put what belongs together into one chart each; every cycle has its own, and members of a soup share it."""
+    found: dict[tuple[str, str], list[Line]] = {}
     for line in series:
-        name = _chart_of(line.name)
-        if line.points and name:
-            found.setdefault(name, []).append(Line(line.name, [(point.step, point.value) for point in line.points]))
-    return [
-        *_perplexity(phases),
-        *(Chart(name, *_TITLES[name], lines=found[name][:MOST]) for name in _TITLES if name in found),
-    ]
+        cycle, member, measure = _parts(line.name)
+        kind = _kind_of(measure)
+        if line.points and kind:
+            points = [(point.step, point.value) for point in line.points]
+            found.setdefault((cycle, kind), []).append(Line(f"{member} {measure}".strip(), points))
+    cycles = sorted({cycle for cycle, _ in found}, key=lambda cycle: int(f"0{cycle[6:]}"))[-MOST_CYCLES:]
+    return [*_perplexity(phases), *(_chart(kind, cycle, found) for cycle in cycles for kind in _TITLES
+                                    if (cycle, kind) in found)]  # fmt: skip
 
 
-def _chart_of(name: str) -> str | None:
-    if "." in name:  # of the windows of reconstruction: a value per block
-        return None if name.endswith("learning_rate") else "window"
-    if name.endswith("loss"):
+def _chart(kind: str, cycle: str, found: dict[tuple[str, str], list[Line]]) -> Chart:
+    title, x_title = _TITLES[kind]
+    name = f"{kind}-{cycle}" if cycle else kind
+    return Chart(name, f"{title}, {cycle.replace('-', ' ')}" if cycle else title, x_title, found[cycle, kind][:MOST])
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Split the name of a series into its cycle, the member of a soup, and what is measured."""
+    parted = _NAME.fullmatch(name)
+    assert parted is not None
+    return parted["cycle"] or "", (parted["member"] or "").replace("-", " "), parted["measure"]
+
+
+def _kind_of(measure: str) -> str | None:
+    if "." in measure:  # of the windows of reconstruction: a value per block
+        return None if measure.endswith("learning_rate") else "window"
+    if measure.endswith("loss"):
         return "loss"
-    return "rate" if name == "learning_rate" else "other"
+    return "rate" if measure == "learning_rate" else "other"
 
 
 def _perplexity(phases: Sequence[PhaseRecord]) -> Iterator[Chart]:

@@ -89,7 +89,7 @@ def uploads_of(request: JobRequest) -> list[tuple[str, str]]:
 def _named_uploads(request: JobRequest) -> Iterator[tuple[str, str, str]]:
     if isinstance(request.source, UploadSource):
         yield "/source", "model", request.source.upload_id
-    for pointer, dataset in _datasets(request):
+    for pointer, dataset in datasets_of(request):
         if isinstance(dataset, UploadDataset):
             yield pointer, "dataset", dataset.upload_id
 
@@ -97,12 +97,13 @@ def _named_uploads(request: JobRequest) -> Iterator[tuple[str, str, str]]:
 def _local_paths(request: JobRequest) -> Iterator[tuple[str, str]]:
     if isinstance(request.source, LocalSource):
         yield "/source/path", request.source.path
-    for pointer, dataset in _datasets(request):
+    for pointer, dataset in datasets_of(request):
         if isinstance(dataset, LocalDataset):
             yield f"{pointer}/path", dataset.path
 
 
-def _datasets(request: JobRequest) -> Iterator[tuple[str, Dataset]]:
+def datasets_of(request: JobRequest) -> Iterator[tuple[str, Dataset]]:
+    """Yield every data set that a job names, with its place in the request."""
     spec = request.spec
     datasets = {"/spec/calibration/dataset": spec.calibration.dataset}
     if spec.retrain and spec.retrain.dataset:

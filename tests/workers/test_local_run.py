@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from app.settings import Settings
@@ -14,16 +15,19 @@ from tests.fixtures.runs import SCRIPTED
 from workers.local_run import run
 
 
-def carried_out(tmp_path: Path, script: str) -> tuple[bool, list[dict[str, Any]]]:
+def carried_out(
+    tmp_path: Path, script: str = "steady", *, spec: dict[str, Any] | None = None, **fields: Any
+) -> tuple[bool, list[dict[str, Any]]]:
     body = {
         "source": {"kind": "local", "path": f"/scripts/{script}"},
-        "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}},
+        "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}, **(spec or {})},
+        **fields,
     }
     said: list[BaseModel] = []
     settings = Settings(home=tmp_path / "home", threads=1)
     job = JobRequest.model_validate_json(json.dumps(body))
     ended = run(job, tmp_path / "output", settings, said.append, SCRIPTED)
-    assert list((tmp_path / "home/scratch").iterdir()) == []
+    assert list((tmp_path / "home").rglob("scratch/*")) == []
     return ended, [message.model_dump(mode="json", by_alias=True) for message in said]
 
 
@@ -46,3 +50,35 @@ def test_a_run_that_fails_says_why_last_and_leaves_nothing(tmp_path: Path) -> No
         assert said[-1]["kind"] == "failed"
         assert said[-1]["error"]["class"] == error_class
         assert not (tmp_path / "output").exists()
+
+
+UPLOADED = {"kind": "upload", "upload_id": "upl_01"}
+
+
+@pytest.mark.parametrize(
+    ("pointer", "asked"),
+    [
+        ("/spec/objective", {"spec": {"objective": {"max_relative_perplexity_increase": 0.1}}}),
+        ("/spec/output/publish", {"spec": {"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/x"}]}}}),
+        ("/source/kind: `s3`", {"source": {"kind": "s3", "uri": "s3://bucket/model"}}),
+        ("/source/kind: `mlflow`", {"source": {"kind": "mlflow", "name": "m", "version": "1"}}),
+        ("/source/kind: `upload`", {"source": UPLOADED}),
+        ("/spec/calibration/dataset/kind", {"spec": {"calibration": {"dataset": UPLOADED}}}),
+        ("/spec/evaluate/perplexity/0/dataset", {"spec": {"evaluate": {"perplexity": [{"dataset": UPLOADED}]}}}),
+        ("/reuse", {"reuse": "require"}),
+        ("/plan_id", {"plan_id": "pln_01ARZ3NDEKTSV4RRFFQ69G5FAV"}),
+    ],
+)
+def test_a_run_refuses_by_name_what_takes_a_service(pointer: str, asked: dict[str, Any], tmp_path: Path) -> None:
+    ended, (said,) = carried_out(tmp_path, **asked)
+    assert not ended
+    assert said["error"]["class"] == "invalid_spec"
+    assert pointer in said["error"]["message"]
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_run_ends_at_its_limit_of_time(tmp_path: Path) -> None:
+    ended, said = carried_out(tmp_path, "endless", limits={"max_run_seconds": 0.5})
+    assert not ended
+    assert said[-1]["error"]["class"] == "timeout"
+    assert not (tmp_path / "output").exists()

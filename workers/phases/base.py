@@ -290,7 +290,7 @@ class Context:
         """Run one phase: its start, its time, its memory and its end are reported."""
         self.phase_now = name
         numerics.reset_peak_memory(self.device)
-        self.send(PhaseStarted(phase=name, total=total, unit=unit))
+        self.send(PhaseStarted(phase=name, total=total, unit=unit, turn=self.turn.name))
         run = PhaseRun(name, self, total, unit)
         yield run
         done = run.completed()

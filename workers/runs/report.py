@@ -74,6 +74,7 @@ class Recorder:
         self._waiting: list[Said] = []
         self._flushed = 0.0
         self._progress_told = 0.0
+        self._turn = ""
         self._log_lines = 0
         self._superseded: list[str] = []
         self._mark: str | None = None
@@ -166,6 +167,7 @@ class Recorder:
 
     def _start_phase(self, session: Session, job: Job, message: PhaseStarted, now: datetime) -> events.NewEvent:
         results.begin_phase(session, job, message.phase, now=now)
+        self._turn = message.turn
         job.phase = message.phase
         job.phase_current, job.phase_total, job.phase_unit = 0, message.total, message.unit
         self._raise_progress(job, message.phase, 0, message.total)
@@ -192,7 +194,7 @@ class Recorder:
 
     def _raise_progress(self, job: Job, phase: Phase, current: int, total: int) -> None:
         """Never lets the bar go back, and leaves its end to success."""
-        job.progress = max(job.progress, min(progress.overall(self._spec, phase, current, total), 0.999))
+        job.progress = max(job.progress, min(progress.overall(self._spec, phase, current, total, self._turn), 0.999))
 
     def _write_log(self, session: Session, job: Job, lines: Sequence[Log], now: datetime) -> None:
         room = MAX_LOG_LINES - self._log_lines
