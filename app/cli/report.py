@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.output import out, size
+from app.speeds import speeds
 
 STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
 
@@ -86,13 +87,8 @@ def _estimate(report: dict[str, Any]) -> str:
 
 
 def _speeds(report: dict[str, Any]) -> Iterator[str]:
-    """Milliseconds per token, dense against result, and what a token costs; nothing where it was not timed."""
-    dense, compressed = report["dense"].get("latency"), report["compressed"].get("latency")
-    if dense and compressed:
-        cells = []
-        for name in ("prefill", "decode"):
-            before, after = (item[f"{name}_seconds_per_token"]["median"] for item in (dense, compressed))
-            cells.append(f"{name} {1e3 * before:.2f} -> {1e3 * after:.2f} ms a token ({before / after:.2f}x)")
-        yield f"speed        {', '.join(cells)}"
+    """Milliseconds per token, dense against result, with their spread; nothing where it was not timed."""
+    for found in speeds(report):
+        yield f"speed        {found.name} {found.dense.text} -> {found.result.text} ms a token: {found.text}"
     for line in report.get("advice", []):
         yield f"runtimes     {escape(str(line))}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from app.portal.numbers import TIMED
 from app.portal.rendering import duration, number, percent, size
 from app.services.reads import JobReading
+from app.speeds import timing
 
 Write = Callable[[float | None], str]
 
@@ -19,7 +21,9 @@ class Line:
     title: str
     texts: list[str]
     best: frozenset[int]
-    """Places of the lowest values, where lower is better and not all are alike."""
+    """Places of the lowest values, where lower is better and not all are alike; of jobs that have succeeded only."""
+    note: str = ""
+    """Why the values do not compare, where they do not."""
 
 
 def _count(value: float | None) -> str:
@@ -46,20 +50,43 @@ def lines(readings: Sequence[JobReading]) -> list[Line]:
             "Sparsity", [_part(report, "sparsity", "achieved") for report in reports], lambda value: percent(value, 2)
         )
     ]
+    unlike = incomparable(reports)
     for name in names:
+        note = "measured by different protocols" if name in unlike else ""
         after = [_part(report, "compressed", "perplexity", name) for report in reports]
         before = [_part(report, "dense", "perplexity", name) for report in reports]
         change = [_change(new, old) for new, old in zip(after, before, strict=True)]
-        found.append(_line(f"Perplexity, {name}", after, number, lower_wins=True))
-        found.append(_line("against dense", change, _signed, lower_wins=True))
+        found.append(replace(_line(f"Perplexity, {name}", after, number, lower_wins=not note), note=note))
+        found.append(replace(_line("against dense", change, _signed, lower_wins=not note), note=note))
         found.append(_line("dense", before, number))
     for title, steps, write, lower_wins in _PARTS:
         values = [_part(report, *steps) for report in reports]
         found.append(_line(title, values, write, lower_wins=lower_wins))
     found.append(_line("Most memory", [_peak(report) for report in reports], size, lower_wins=True))
+    for name, told in TIMED.items():
+        # No award: the jobs ran at different times, perhaps on different machines.
+        timings = [timing(_part(report, "compressed", "latency"), name) for report in reports]
+        texts = [number(None) if item is None else f"{item.text} ms" for item in timings]
+        found.append(Line(f"{told[:1].upper()}{told[1:]}", texts, frozenset()))
     times = [reading.durations["running"] for reading in readings]
-    found.append(_line("Time of work", times, duration, lower_wins=True))
+    ended = [reading.job.state == "succeeded" for reading in readings]
+    found.append(_line("Time of work", times, duration, lower_wins=True, among=ended))
     return [line for line in found if set(line.texts) != {number(None)}]
+
+
+def incomparable(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of measurements that two jobs have, or more, and that not all of them made by one protocol.
+
+    Where a text's hash is known it is the text, wherever it lay.
+    """
+    protocols: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        for name in _part(report, "compressed", "perplexity") or {}:
+            protocol = dict(_part(report, "protocol", "perplexity", name) or {})
+            if protocol.get("text_sha256"):
+                protocol.pop("dataset", None)
+            protocols.setdefault(name, []).append(protocol)
+    return sorted(name for name, made in protocols.items() if any(each != made[0] for each in made))
 
 
 def _part(report: dict[str, Any], *steps: str) -> Any:  # noqa: ANN401 - JSON
@@ -82,10 +109,15 @@ def _signed(value: float | None) -> str:
     return number(None) if value is None else f"{100 * value:+.1f} %"
 
 
-def _line(title: str, values: Sequence[float | None], write: Write, *, lower_wins: bool = False) -> Line:
-    known = [value for value in values if value is not None]
-    best = min(known) if lower_wins and len(set(known)) > 1 else None
-    places = frozenset(index for index, value in enumerate(values) if best is not None and value == best)
+def _line(
+    title: str, values: Sequence[float | None], write: Write, *, lower_wins: bool = False,
+    among: Sequence[bool] | None = None,
+) -> Line:  # fmt: skip
+    """`among`: the jobs that may win; default: all that have a value."""
+    known = [value if among is None or among[index] else None for index, value in enumerate(values)]
+    rivals = {value for value in known if value is not None}
+    best = min(rivals) if lower_wins and len(rivals) > 1 else None
+    places = frozenset(index for index, value in enumerate(known) if best is not None and value == best)
     return Line(title, [write(value) for value in values], places)
 
 

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from app.speeds import speeds, timing
+
+TIMED = {"prefill": "prompt, per token", "decode": "decoding, per token"}
+"""What was timed, as pages call it."""
 _STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
 
 
@@ -34,6 +38,10 @@ class Comparison:
     after: float | None
     unit: str
     """bytes, count, milliseconds or score."""
+    texts: tuple[str, str] = ("", "")
+    """Both numbers where they have more to tell than themselves: the spread of a timing."""
+    verdict: str = ""
+    """What the change is called where it takes more than two numbers to know one."""
 
 
 def stages(report: dict[str, Any]) -> list[Stage]:
@@ -65,10 +73,7 @@ def comparisons(report: dict[str, Any]) -> list[Comparison]:
         Comparison("bytes without the zeros", None, compressed.get("packed_bytes"), "bytes"),
         Comparison("multiply-adds per token", dense.get("macs_per_token"), compressed.get("macs_per_token"), "count"),
     ]  # fmt: skip
-    for name, told in (("prefill", "prompt, per token"), ("decode", "decoding, per token")):
-        before, after = (_milliseconds(side.get("latency"), name) for side in (dense, compressed))
-        if before is not None or after is not None:
-            rows.append(Comparison(told, before, after, "milliseconds"))
+    rows += _timings(report)
     tasks = dense.get("tasks") or {}
     for task, found in (compressed.get("tasks") or {}).items():
         rows += [
@@ -81,9 +86,14 @@ def comparisons(report: dict[str, Any]) -> list[Comparison]:
     return [row for row in rows if row.before is not None or row.after is not None]
 
 
-def _milliseconds(latency: dict[str, Any] | None, name: str) -> float | None:
-    found = (latency or {}).get(f"{name}_seconds_per_token")
-    return None if found is None else 1000 * float(found["median"])
+def _timings(report: dict[str, Any]) -> Iterator[Comparison]:
+    verdicts = {speed.name: speed.text for speed in speeds(report)}
+    for name, told in TIMED.items():
+        pair = [timing(report[side].get("latency"), name) for side in ("dense", "compressed")]
+        if any(pair):
+            before, after = (None if found is None else 1e3 * found.median for found in pair)
+            texts = ["" if found is None else f"{found.text} ms" for found in pair]
+            yield Comparison(told, before, after, "milliseconds", (texts[0], texts[1]), verdicts.get(name, ""))
 
 
 def protocol_line(protocol: dict[str, Any], name: str) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
+from app.specs.job import ENGINE_VERSION, CompressionSpec
+from app.speeds import speeds
 from workers.phases.base import Context
+from workers.phases.card_data import front
+from workers.phases.places import without_places
 
 _MASKS = """`masks.safetensors` holds one bit-packed mask per pruned matrix, under the module's name: uint8 of shape
 (outputs, ceil(inputs / 8)); bit b (value 2^b) of byte k stands for input 8k + b; 1 = kept. Pruned weights are exactly
@@ -16,79 +21,112 @@ _HOW = dict.fromkeys(("safetensors", "both"), "It loads with stock transformers"
 }
 
 
+_PROTOCOL = """Perplexity is exp of the mean cross entropy over all predicted tokens of non-overlapping windows; the
+dense model was measured in the same job, the compressed one from these files. `report.json` tells all of it."""
+_SNIPPET = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```"""
+
+
 def card(context: Context, report: dict[str, Any]) -> str:
     """Render README.md."""
     source, spec = context.request.source_name, context.request.spec
-    sparsity, how = report["sparsity"], report["protocol"]["packed_bytes"].split(":")[0]
-    dense, compressed = report["dense"], report["compressed"]
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [espalier, pruned]",
-        "---",
-        "",
-        f"# {source.rsplit('/', 1)[-1]}, {sparsity['achieved']:.1%} of the pruned matrices zero",
-        "",
+    title = f"{source.rsplit('/', 1)[-1]}, {report['sparsity']['achieved']:.1%} of the pruned matrices zero"
+    parts = [
+        front(context, report, title=title),
+        f"# {title}",
         f"Made from `{source}` at revision `{context.request.revision}` by Espalier. {_HOW[spec.output.format]}:",
-        "",
-        "```python",
-        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
-        "```",
-        "",
+        _SNIPPET,
+        "\n".join(_recipe(spec)),
         "## Numbers",
-        "",
-        *_perplexity_table(report),
-        "",
+        "\n".join(_perplexity_table(report)),
+        "\n".join(_facts(report)),
+        "\n".join([*(f"- {line}" for line in report["advice"]), *_warned(report)]),
+        "## Protocol",
+        _PROTOCOL,
+        "\n".join(_protocol(report)),
+        "## Masks",
+        _MASKS,
+        "## Spec",
+        "What differs from the defaults; `manifest.json` holds the whole spec, and the sha256 of every file.",
+        f"```json\n{json.dumps(_asked(context), indent=2, sort_keys=True, ensure_ascii=False)}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _recipe(spec: CompressionSpec) -> Iterator[str]:
+    """What was done, a line for each step."""
+    for step in spec.prune:
+        update = getattr(getattr(step, "update", None), "kind", "none")
+        refit = f", kept weights refitted by {update}" if update != "none" else ""
+        yield f"- Pruned by `{step.method}`: {step.amount}{refit}"
+    if spec.reconstruct is not None:
+        yield f"- Reconstructed, window `{spec.reconstruct.window}`"
+    if spec.retrain is not None:
+        what = "every parameter" if spec.retrain.method == "full" else ", ".join(spec.retrain.trainable)
+        yield f"- Retrained for {spec.retrain.steps} steps: {what}"
+
+
+def _facts(report: dict[str, Any]) -> list[str]:
+    dense, compressed = report["dense"], report["compressed"]
+    how = report["protocol"]["packed_bytes"].split(":")[0]
+    return [
         "| | dense | compressed |",
         "|---|---|---|",
-        f"| parameters | {report['dense']['parameters']:,} | {report['compressed']['parameters']:,} |",
-        f"| of these not zero | | {report['compressed']['nonzero_parameters']:,} |",
-        f"| bytes of the files | {report['dense']['bytes']:,} | {report['compressed']['bytes']:,} |",
-        f"| bytes in a bit-mask pack ({how}) | | {report['compressed']['packed_bytes']:,} |",
+        f"| parameters | {dense['parameters']:,} | {compressed['parameters']:,} |",
+        f"| of these not zero | | {compressed['nonzero_parameters']:,} |",
+        f"| bytes of the files | {dense['bytes']:,} | {compressed['bytes']:,} |",
+        f"| bytes in a bit-mask pack ({how}) | | {compressed['packed_bytes']:,} |",
         f"| multiply-adds per token | {dense['macs_per_token']:,} | {compressed['macs_per_token']:,} |",
-        *_speed_rows(dense["latency"], compressed["latency"]),
+        *(
+            f"| {speed.name}, ms per token, batch 1 ({speed.text}) | {speed.dense.text} | {speed.result.text} |"
+            for speed in speeds(report)
+        ),
         f"| most memory that the job took, bytes | | {max(row['peak_memory_bytes'] for row in report['phases']):,} |",
         f"| parameters trained | | {report['trained_parameters']['count']:,} |",
         *_comparisons(report),
-        "",
-        *(f"- {line}" for line in report["advice"]),
-        *(f"- Warning: {warning['text']}" for warning in report["warnings"]),
-        "",
-        "## Protocol",
-        "",
-        "Perplexity is exp of the mean cross entropy over all predicted tokens of non-overlapping windows; the dense",
-        "model was measured in the same job, the compressed one from these files.",
-        "",
-        "```json",
-        json.dumps({"protocol": report["protocol"], "environment": report["environment"]}, indent=2, sort_keys=True),
-        "```",
-        "",
-        "## Masks",
-        "",
-        _MASKS,
-        "",
-        "## Spec",
-        "",
-        "```json",
-        json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True),
-        "```",
-        "",
     ]
-    return "\n".join(lines)
 
 
-def _speed_rows(dense: dict[str, Any] | None, compressed: dict[str, Any] | None) -> list[str]:
-    if not dense or not compressed:
-        return []
-    rows = []
-    for name in ("prefill", "decode"):
-        cells = [
-            f"{1e3 * item['median']:.3f} ({1e3 * item['least']:.3f} to {1e3 * item['most']:.3f})"
-            for item in (side[f"{name}_seconds_per_token"] for side in (dense, compressed))
-        ]
-        rows.append(f"| {name}, ms per token, batch 1 | {cells[0]} | {cells[1]} |")
-    return rows
+def _warned(report: dict[str, Any]) -> list[str]:
+    return [f"- Warning: {warning['text']}" for warning in report["warnings"]]
+
+
+def _protocol(report: dict[str, Any]) -> Iterator[str]:
+    """How each perplexity was measured, and what with."""
+    measured = report["protocol"]["perplexity"]
+    if measured:
+        yield "| perplexity | text | windows | tokens each | predicted tokens | dtype |"
+        yield "|---|---|---|---|---|---|"
+    for name, how in measured.items():
+        dataset = how["dataset"]
+        text = " ".join(str(dataset[key]) for key in ("kind", "name", "path", "upload_id", "split") if dataset.get(key))
+        yield (
+            f"| {name} | {text}, sha256 {how['text_sha256']} | {how['windows']} | {how['sequence_length']} "
+            f"| {how['predicted_tokens']:,} | {how['dtype']} |"
+        )
+    environment = report["environment"]
+    told = (f"{name} {environment[name]}" for name in ("torch", "transformers", "device") if name in environment)
+    yield f"\nMade by engine {environment.get('engine', ENGINE_VERSION)} with {', '.join(told)}."
+
+
+def _asked(context: Context) -> dict[str, Any]:
+    spec = context.request.spec
+    asked = _named(spec.model_dump(mode="json", exclude_defaults=True), spec.model_dump(mode="json"))
+    return cast("dict[str, Any]", without_places(context, asked))
+
+
+def _named(asked: Any, whole: Any) -> Any:  # noqa: ANN401 - JSON
+    """Put back what says which one of several an object is, also where it is the default."""
+    if isinstance(asked, list):
+        return [_named(*pair) for pair in zip(asked, whole, strict=True)]
+    if not isinstance(asked, dict):
+        return asked
+    marks = {name: whole[name] for name in ("method", "kind") if name in whole}
+    return {**marks, **{name: _named(value, whole[name]) for name, value in asked.items()}}
 
 
 def _perplexity_table(report: dict[str, Any]) -> list[str]:

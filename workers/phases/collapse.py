@@ -14,14 +14,32 @@ RATIO = 100.0
 
 def check(context: Context, numbers: Mapping[str, float]) -> None:
     """Raise CollapsedError when a perplexity is above the vocabulary's size and above `RATIO` times the dense one."""
-    guess = float(context.streamed.config.get_text_config().vocab_size)
+    guess = _guess(context)
     for name, value in numbers.items():
         dense = context.dense_perplexity.get(name)
         if dense is not None and value > max(guess, RATIO * dense):
             raise CollapsedError(
-                f"perplexity on {name} went from {dense:.4g} to {value:.4g}: worse than a uniform guess ({guess:.0f})",
+                f"perplexity on {name} went from {dense:.4g} to {value:.4g}: above that of a uniform guess over the "
+                f"vocabulary ({guess:.0f}), and above {RATIO:.0f} times the dense model's ({RATIO * dense:.4g})",
                 hint=f"Try {milder(context.step)}." if context.step else "The source model is damaged.",
             )
+
+
+def warn(context: Context, numbers: Mapping[str, float]) -> None:
+    """Say of a result that it is worse than a uniform guess, also where the job goes on."""
+    guess = _guess(context)
+    for name, value in numbers.items():
+        if value > guess:
+            context.warn(
+                "worse_than_guessing",
+                f"Perplexity on {name} is {value:.4g}, worse than a uniform guess over the vocabulary ({guess:.0f}): "
+                "the result is of no use as it is.",
+            )
+
+
+def _guess(context: Context) -> float:
+    """The perplexity of a model that thinks all tokens alike."""
+    return float(context.streamed.config.get_text_config().vocab_size)
 
 
 def milder(step: PruneStep) -> str:

@@ -46,6 +46,7 @@ def run(context: Context) -> tuple[Written, dict[str, float]]:
             )  # fmt: skip
         else:
             context.compared, context.latency, told = done["compared"], done["latency"], done["recovery"]
+        collapse.warn(context, phase.perplexity or {})
         context.recovery |= told
     return written, phase.perplexity or {}
 

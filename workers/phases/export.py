@@ -22,6 +22,7 @@ from workers.packing.pack import pack_file, packed_path
 from workers.packing.unpack import unpack_file
 from workers.phases.base import Context
 from workers.phases.card import card
+from workers.phases.places import without_places
 from workers.phases.report import build
 
 _OURS: Final = {"config.json", INDEX, "README.md"}
@@ -94,6 +95,7 @@ def run(
         unpacked = _pack(context)
         phase.progress(1)
         report = build(context, written.nonzero_parameters, perplexity, current=phase.completed())
+        report = without_places(context, report)
         _write_json(folder / "report.json", report)
         phase.progress(2)
         (folder / "README.md").write_text(card(context, report), encoding="utf-8")
@@ -149,7 +151,7 @@ def _manifest(context: Context, files: list[ArtifactFile], unpacked: list[dict[s
     return {
         "schema_version": SCHEMA_VERSION,
         "source": {"name": context.request.source_name, "revision": context.request.revision},
-        "spec": spec.model_dump(mode="json"),
+        "spec": without_places(context, spec.model_dump(mode="json")),
         "seeds": seeds,
         "versions": context.environment,
         "files": [file.model_dump() for file in files],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.specs.steps import Gate
+from app.speeds import regressions, speeds
 from workers.engine import masks
 from workers.engine.speed import macs_per_token
 from workers.engine.weights import source_files
@@ -30,7 +31,7 @@ def build(
     kept, total = sum(kept for kept, _ in sizes.values()), sum(total for _, total in sizes.values())
     achieved = 1 - kept / total if total else 0.0
     step, spec_format = context.step, context.request.spec.output.format
-    return {
+    report = {
         "dense": {
             "perplexity": context.dense_perplexity,
             "tasks": context.dense_tasks,
@@ -67,6 +68,7 @@ def build(
         "environment": context.environment,
         "warnings": context.warnings,
     }
+    return {**report, "regressions": regressions(speeds(report))}
 
 
 def judge(

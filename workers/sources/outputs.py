@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -25,16 +25,17 @@ def refuse_tagged(what: str, tags: Iterable[str]) -> None:
 
 def refuse_by_card(what: str, folder: Path) -> None:
     """Raise OwnOutput where the card among a model's files has our tag: copies keep it wherever they lie."""
-    refuse_tagged(what, _tags(folder / _CARD))
+    tags = front_matter(folder / _CARD).get("tags", [])
+    refuse_tagged(what, [str(tag) for tag in tags] if isinstance(tags, list) else [str(tags)])
 
 
-def _tags(card: Path) -> list[str]:
-    """The tags in a card's front matter; none where there is none, or none that can be read."""
+def front_matter(card: Path) -> dict[str, Any]:
+    """Return what a card says before its text; nothing where there is none, or none that can be read."""
     try:
         with card.open("rb") as file:
             head = file.read(_HEAD_BYTES).decode(errors="replace")
         mark, front, _ = head.split("---", 2)
-        tags = [] if mark.strip("\ufeff \r\n") else yaml.safe_load(front)["tags"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError, RecursionError):
-        return []
-    return [str(tag) for tag in tags] if isinstance(tags, list) else [str(tags)]
+        found = {} if mark.strip("\ufeff \r\n") else yaml.safe_load(front)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.db.queries.jobs import Filters
 from app.dependencies import ProjectDep, ResourcesDep
-from app.portal.comparison import differences, lines
+from app.portal.comparison import differences, incomparable, lines
 from app.portal.deps import FormDep, needs
 from app.portal.drawings.curves import Curve, curves
 from app.portal.drawings.heat import MEASURES, cells, heat_map
@@ -63,8 +63,7 @@ def compare_page(
         curves=_curves(resources, project, readings), maps=_maps(resources, project, readings, measure),
         measure=measure, measures={name: what.title for name, what in MEASURES.items()},
         address="&".join(f"job={_safe(job_id)}" for job_id in ids), letters="ABCDEF",
-        protocols_differ=len({str((reading.job.report or {}).get("protocol", {}).get("perplexity"))
-                              for reading in readings if reading.job.report}) > 1,
+        incomparable=incomparable([reading.job.report or {} for reading in readings]),
     )  # fmt: skip
 
 

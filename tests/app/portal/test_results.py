@@ -175,3 +175,43 @@ def test_pages_without_anything_say_so(browser: Browser) -> None:
     assert "There is no sweep yet." in browser.get("/portal/sweeps").text
     assert "No model was compressed yet." in browser.get("/portal/models").text
     assert "Two jobs that have succeeded are needed" in browser.get("/portal/compare").text
+
+
+def _measured(scores: dict[str, float], lengths: dict[str, int]) -> dict[str, Any]:
+    """A report with some measurements, each with its protocol; the text lay elsewhere for every job."""
+    found = _report(1.0)
+    found["compressed"]["perplexity"] = scores
+    found["dense"]["perplexity"] = dict.fromkeys(scores, 30.0)
+    found["protocol"] = {
+        "perplexity": {
+            name: {"sequence_length": length, "text_sha256": "ab", "dataset": {"path": f"/{scores[name]}"}}
+            for name, length in lengths.items()
+        }
+    }
+    return found
+
+
+def test_only_what_was_measured_by_different_protocols_does_not_compare(browser: Browser, resources: Resources) -> None:
+    reports = [
+        _measured({"docs": 32.89, "wiki": 40.0, "own": 5.0}, {"docs": 256, "wiki": 256, "own": 64}),
+        _measured({"docs": 33.5, "wiki": 39.0}, {"docs": 256, "wiki": 128}),
+    ]
+    one, two = (_finished(browser, resources, f"job {index}", found) for index, found in enumerate(reports))
+    page = browser.get(f"/portal/compare?job={one}&job={two}").text
+    assert "measured wiki by different protocols" in page
+    assert re.search(r"lowest</span> <strong>32.89</strong>", page)
+    assert not re.search(r"lowest</span> <strong>39.00</strong>", page)
+    assert page.count("measured by different protocols</small>") == 2  # the perplexity, and how far it is from dense
+    alike = browser.get(f"/portal/compare?job={one}&job={_finished(browser, resources, 'c', reports[0])}").text
+    assert "different protocols" not in alike
+
+
+def test_nothing_is_awarded_among_jobs_that_failed(browser: Browser, resources: Resources) -> None:
+    jobs = []
+    for name in ("first", "second"):
+        jobs.append(browser.submit(name=name, reuse="never"))
+        rows.start(resources.database, jobs[-1])
+        rows.end(resources.database, jobs[-1], "failed", running_seconds=float(len(jobs)))
+    page = browser.get(f"/portal/compare?job={jobs[0]}&job={jobs[1]}").text
+    assert "Time of work" in page
+    assert "lowest</span>" not in page

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.fixtures.jobs import local_job
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.messages import PhaseCompleted, PhaseStarted
+from workers.phases import card_data
+from workers.sources.outputs import front_matter
 
 
 def test_the_folder_holds_everything_and_the_manifest_describes_it(tmp_path: Path, texts: Path, llama: Path) -> None:
@@ -111,3 +115,54 @@ def test_phases_start_and_end_in_the_contracts_order(tmp_path: Path, texts: Path
         for phase in ("baseline", "calibrating", "pruning", "evaluating", "exporting")
         for kind in ("PhaseStarted", "PhaseCompleted")
     ]
+
+
+def test_the_card_tells_registries_what_they_ask_and_no_path(tmp_path: Path, texts: Path, llama: Path) -> None:
+    (llama / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: our-terms\nlicense_link: https://example.org/terms\n---\n# x\n"
+    )
+    train, valid = ({"kind": "local", "path": str(texts / name)} for name in ("train.txt", "valid.txt"))
+    retrain = {"trainable": ["norms"], "steps": 2, "batch_size": 2, "dataset": train, "sequence_length": 32}
+    job = local_job(
+        tmp_path, llama, texts, retrain=retrain, calibration={"dataset": train, "samples": 4, "sequence_length": 32},
+        evaluate={"latency": True, "perplexity": [{"name": "text", "dataset": valid, "sequence_length": 32}]},
+    )  # fmt: skip
+    report = job.attempt().report
+    text = (job.artifact / "README.md").read_text()
+    data = ModelCard(text).data
+    assert isinstance(data, ModelCardData)
+    assert (data.base_model, data.datasets, data.library_name) == ("test/model", ["train"], "transformers")
+    assert (data.license, data["license_name"], data["license_link"]) == (
+        "other", "our-terms", "https://example.org/terms",
+    )  # fmt: skip
+    assert data.tags is not None
+    assert "espalier" in data.tags
+    (result,) = data.eval_results or []
+    assert (result.metric_type, result.metric_value) == ("perplexity", report["compressed"]["perplexity"]["text"])
+    assert "from transformers import AutoModelForCausalLM" in text
+    raw = sum(len(block) for block in re.findall(r"```json.*?```", text, re.DOTALL))
+    assert raw < len(text) / 3
+    for name in ("README.md", "report.json", "manifest.json"):
+        told = (job.artifact / name).read_text()
+        assert str(tmp_path.parent) not in told, name
+        assert str(texts) not in told, name
+    assert "valid.txt" in text
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense: apache-2.0\n---\n", {"license": "apache-2.0"}),
+        ("---\nlicense: llama3.1\n---\n", {"license": "llama3.1", "license_link": "LICENSE.txt"}),
+        ("---\nlicense: [mit, gpl]\n---\n", {"license": "other", "license_name": "unknown"}),
+        ("---\nlicense: {a: &x [*x]}\n---\n", {"license": "other", "license_name": "unknown"}),
+        ("---\nlicense: other\nlicense_name: 'a: b\\n'\n---\n", {"license": "other", "license_name": "unknown"}),
+        ("---\nlicense_link: /srv/models/terms\n---\n", {"license": "other", "license_name": "unknown"}),
+        ("no front matter", {"license": "other", "license_name": "unknown"}),
+    ],
+)
+def test_the_licence_is_the_sources(card: str, expected: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(card)
+    if "license_link" in expected:
+        (tmp_path / "LICENSE.txt").touch()
+    assert card_data.licence(front_matter(tmp_path / "README.md"), tmp_path) == expected

@@ -180,6 +180,18 @@ def test_a_collapsed_model_ends_the_job_with_a_milder_setting(
     error = classify(caught.value, phase="evaluating")
     assert (error.class_, error.retryable) == ("collapsed", False)
     assert '{"kind": "admm"}' in error.hint
+    assert "a uniform guess over the vocabulary (384), and above 0 times the dense model's (0)" in error.message
+
+
+def test_a_result_that_is_worse_than_guessing_says_so_in_events_report_and_card(
+    tmp_path: Path, texts: Path, llama: Path
+) -> None:
+    job = local_job(tmp_path, llama, texts)  # a random model is, and so is what is left of it
+    report = job.attempt().report
+    assert report["compressed"]["perplexity"]["text"] > 384
+    assert "worse_than_guessing" in [message.code for message in job.messages if isinstance(message, Warned)]
+    assert "worse_than_guessing" in [warning["code"] for warning in report["warnings"]]
+    assert "worse than a uniform guess over the vocabulary (384)" in (job.artifact / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -47,15 +47,13 @@ def test_every_cycle_takes_its_share() -> None:
 
 def test_members_within_a_cycle_come_one_after_the_other() -> None:
     spec = {"retrain": {"steps": 100}, "cycles": {"count": 2}, "soup": {"members": 2}}
-    told = [
-        overall(spec, phase, 1, 1, turn)
-        for cycle in ("cycle-1", "cycle-2")
-        for phase, turn in (
-            ("pruning", cycle),
-            *((phase, f"{cycle}-member-{number}") for number in (1, 2) for phase in ("retraining", "merging")),
-            ("merging", cycle),
-        )
-    ]  # fmt: skip
+    way: list[tuple[Phase, str]] = []
+    for cycle in ("cycle-1", "cycle-2"):
+        way.append(("pruning", cycle))
+        for member in (f"{cycle}-member-1", f"{cycle}-member-2"):
+            way += [("retraining", member), ("merging", member)]
+        way.append(("merging", cycle))
+    told = [overall(spec, phase, 1, 1, turn) for phase, turn in way]
     assert told == sorted(set(told))
     searched = overall(spec, "retraining", 0, 1, "cycle-2")
     assert searched == overall(spec, "retraining", 0, 1, "cycle-2-member-1")

@@ -1,0 +1,85 @@
+"""Whether a result is faster than the dense model, or only looks so: the one place that decides it for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+KINDS: Final = ("prefill", "decode")
+LEAST_REPEATS: Final = 4
+"""Fewer repeats tell nothing of the noise: of two times four equal ones, one pair in 35 lies apart by chance."""
+Verdict = Literal["better", "none", "worse"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per token over repeats."""
+
+    median: float
+    least: float
+    most: float
+
+    @property
+    def text(self) -> str:
+        """Milliseconds, with their spread."""
+        return f"{1e3 * self.median:.3f} ({1e3 * self.least:.3f} to {1e3 * self.most:.3f})"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One kind of work, timed on the dense model and on the result by turns."""
+
+    name: str
+    dense: Timing
+    result: Timing
+    repeats: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """`none` where the spreads overlap, or where the repeats are too few to know one."""
+        if self.repeats < LEAST_REPEATS or (
+            self.result.least <= self.dense.most and self.dense.least <= self.result.most
+        ):
+            return "none"
+        return "better" if self.result.median < self.dense.median else "worse"
+
+    @property
+    def text(self) -> str:
+        """The verdict in words, with a factor only where there is a difference."""
+        if self.verdict != "none":
+            return f"{self.dense.median / self.result.median:.2f} x as fast"
+        few = self.repeats < LEAST_REPEATS
+        return f"no difference told by {self.repeats} repeats" if few else "no difference beyond noise"
+
+
+def speeds(report: Mapping[str, Any]) -> list[Speed]:
+    """Return what was timed on both models of a report."""
+    dense, result = (report[side].get("latency") for side in ("dense", "compressed"))
+    if not dense or not result:
+        return []
+    repeats = min(int(side.get("repeats", 0)) for side in (dense, result))
+    return [Speed(name, _timing(dense, name), _timing(result, name), repeats) for name in KINDS]
+
+
+def regressions(found: Sequence[Speed]) -> list[dict[str, Any]]:
+    """Return the same as a report holds it: seconds per token, the spread of their difference, and the verdict."""
+    return [
+        {
+            "name": f"{speed.name}_seconds_per_token", "dense": speed.dense.median, "result": speed.result.median,
+            "difference": speed.result.median - speed.dense.median,
+            "interval": [speed.result.least - speed.dense.most, speed.result.most - speed.dense.least],
+            "verdict": speed.verdict,
+        }
+        for speed in found
+    ]  # fmt: skip
+
+
+def timing(latency: Mapping[str, Any] | None, name: str) -> Timing | None:
+    """Return one timing of a model; None where it was not timed."""
+    return _timing(latency, name) if latency else None
+
+
+def _timing(latency: Mapping[str, Any], name: str) -> Timing:
+    found = latency[f"{name}_seconds_per_token"]
+    return Timing(float(found["median"]), float(found["least"]), float(found["most"]))
