@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from app.actor import Actor
 from app.api.deps import IdempotencyKeyHeader, JobId
 from app.api.submitted import answer
 from app.api.views import JobView, job_view
-from app.dependencies import ProjectDep, ResourcesDep
+from app.dependencies import ActorDep, ProjectDep, ResourcesDep
 from app.services import control, jobs, reads, rights
 from app.services.idempotency import Key
+from app.services.resources import Resources
 from app.specs.control import JobPatch, Retry
 from app.specs.job import JobRequest
 from app.specs.merge import merge_patch
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
+
+_UNREAD: Final[dict[str, Any]] = {
+    "source": {}, "spec": {}, "resolved_spec": None, "labels": {}, "work_hash": None, "error": None, "gate": None,
+    "result": None, "warnings": [],
+}  # fmt: skip
+"""What an action leaves out of its answer to those who may not read the job."""
 
 Overrides = Annotated[
     dict[str, Any],
@@ -30,33 +38,33 @@ Overrides = Annotated[
 
 
 @router.post("/cancel")
-def cancel_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+def cancel_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """End a job; a cancelled one stays cancelled."""
-    control.cancel(resources, project, job_id)
-    return job_view(reads.job(resources.database, project, job_id))
+    control.cancel(resources, actor.project_id, job_id)
+    return _told(resources, actor, job_id)
 
 
 @router.post("/pause")
-def pause_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+def pause_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """Let a queued or running job rest: it keeps its checkpoints and holds no worker."""
-    control.pause(resources, project, job_id)
-    return job_view(reads.job(resources.database, project, job_id))
+    control.pause(resources, actor.project_id, job_id)
+    return _told(resources, actor, job_id)
 
 
 @router.post("/resume")
-def resume_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> JobView:
+def resume_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """Queue a paused job again, to go on from its last checkpoint."""
-    control.resume(resources, project, job_id)
-    return job_view(reads.job(resources.database, project, job_id))
+    control.resume(resources, actor.project_id, job_id)
+    return _told(resources, actor, job_id)
 
 
 @router.post("/retry")
 def retry_job(
-    job_id: JobId, resources: ResourcesDep, project: ProjectDep, body: Annotated[Retry | None, Body()] = None
+    job_id: JobId, resources: ResourcesDep, actor: ActorDep, body: Annotated[Retry | None, Body()] = None
 ) -> JobView:
     """Queue a failed, expired or cancelled job again, with other limits or priority if asked."""
-    control.retry(resources, project, job_id, body or Retry.model_validate({}))
-    return job_view(reads.job(resources.database, project, job_id))
+    control.retry(resources, actor.project_id, job_id, body or Retry.model_validate({}))
+    return _told(resources, actor, job_id)
 
 
 @router.post(
@@ -85,13 +93,19 @@ def clone_job(
 
 
 @router.patch("")
-def change_job(job_id: JobId, body: JobPatch, resources: ResourcesDep, project: ProjectDep) -> JobView:
+def change_job(job_id: JobId, body: JobPatch, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """Change name and labels, or the priority of a job that waits."""
-    control.change(resources, project, job_id, body)
-    return job_view(reads.job(resources.database, project, job_id))
+    control.change(resources, actor.project_id, job_id, body)
+    return _told(resources, actor, job_id)
 
 
 @router.delete("", status_code=204)
 def delete_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> None:
     """Forget a job that is over: its row, events, log, metrics and files."""
     control.delete(resources, project, job_id)
+
+
+def _told(resources: Resources, actor: Actor, job_id: str) -> JobView:
+    """Show a job after an action, as far as its caller may read it."""
+    view = job_view(reads.job(resources.database, actor.project_id, job_id))
+    return view if rights.has(actor, "jobs:read") else view.model_copy(update=_UNREAD)

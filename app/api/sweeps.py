@@ -12,8 +12,8 @@ from pydantic import Field
 from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep
 from app.api.paging import Page, PageQuery, Query
 from app.api.views import View
-from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.services import sweeps
+from app.dependencies import ActorDep, PresetsDep, ProjectDep, ResourcesDep
+from app.services import rights, sweeps
 from app.services.idempotency import Key
 from app.specs.lifecycle import JobState
 from app.specs.sweep import SweepRequest
@@ -118,10 +118,12 @@ def get_sweep(sweep_id: SweepId, resources: ResourcesDep, project: ProjectDep) -
 
 
 @router.post("/{sweep_id}/cancel")
-def cancel_sweep(sweep_id: SweepId, resources: ResourcesDep, project: ProjectDep) -> SweepView:
+def cancel_sweep(sweep_id: SweepId, resources: ResourcesDep, actor: ActorDep) -> SweepView:
     """End every job of a sweep that is not over."""
-    sweeps.cancel(resources, project, sweep_id)
-    return _view(sweeps.get(resources.database, project, sweep_id))
+    sweeps.cancel(resources, actor.project_id, sweep_id)
+    view = _view(sweeps.get(resources.database, actor.project_id, sweep_id))
+    # Who may not read it is told how its jobs stand.
+    return view if rights.has(actor, "jobs:read") else view.model_copy(update={"base": {}, "axes": {}, "points": []})
 
 
 @router.get("/{sweep_id}/pareto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.db import hook, job, planning, publication, result, reuse, tenancy, upload, webhook  # noqa: F401 - fills the metadata
 from app.db.base import Base
@@ -57,4 +58,47 @@ def test_an_empty_database_is_not_current(empty_url: str) -> None:
         Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
     database = Database(empty_url)
     assert not is_current(database)
+    database.dispose()
+
+
+def test_a_rule_keeps_the_rights_of_the_key_that_saved_it_last(empty_url: str) -> None:
+    run_migrations(empty_url, "0013_fair")
+    database = Database(empty_url)
+    now = "2026-11-01 00:00:00+00:00"
+    audit = (
+        "INSERT INTO audit_events (id, project_id, time, actor, action, resource_id, data)"
+        f" VALUES (:id, 'prj_default', '{now}', :actor, :action, :rule, '{{}}')"
+    )
+    saved = [
+        ("aud_1", {"type": "api_key", "id": "key_all"}, "rule.create", "rul_key"),
+        ("aud_2", {"type": "api_key", "id": "key_few"}, "rule.change", "rul_key"),
+        ("aud_3", {"type": "user", "id": "local"}, "rule.create", "rul_local"),
+        ("aud_4", {"type": "api_key", "id": "key_gone"}, "rule.create", "rul_gone"),
+    ]
+    with database.engine.begin() as connection:
+        for key, scopes in (("key_all", ["admin"]), ("key_few", ["hooks:manage"])):
+            connection.execute(
+                text("INSERT INTO api_keys (id, project_id, name, scopes, digest, created_at)"
+                     f" VALUES (:id, 'prj_default', 'k', :scopes, '', '{now}')"),
+                {"id": key, "scopes": json.dumps(scopes)},
+            )  # fmt: skip
+        connection.execute(
+            text("INSERT INTO hook_sources (id, project_id, kind, name, created_at, updated_at)"
+                 f" VALUES ('src_1', 'prj_default', 'generic', 's', '{now}', '{now}')")
+        )  # fmt: skip
+        for rule in ("rul_key", "rul_local", "rul_gone", "rul_unknown"):
+            connection.execute(
+                text("INSERT INTO rules (id, project_id, source_id, name, enabled, mode, match, template, limits,"
+                     " day_count, created_at, updated_at) VALUES (:id, 'prj_default', 'src_1', 'r', true, 'run', '{}',"
+                     f" '{{}}', '{{}}', 0, '{now}', '{now}')"),
+                {"id": rule},
+            )  # fmt: skip
+        for id_, actor, action, rule in saved:
+            connection.execute(text(audit), {"id": id_, "actor": json.dumps(actor), "action": action, "rule": rule})
+    run_migrations(empty_url)
+    with database.reading() as session:
+        found = {row.id: row.scopes for row in session.scalars(select(hook.Rule))}
+        shared = session.scalars(select(tenancy.Project)).one().shared_logins
+    assert found == {"rul_key": ["hooks:manage"], "rul_local": ["admin"], "rul_gone": [], "rul_unknown": []}
+    assert shared == ["huggingface", "mlflow"]
     database.dispose()

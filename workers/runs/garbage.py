@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import delete, select
 
 from app.db.job import IdempotencyKey, Job, Outbox, Worker
-from app.db.queries import reuse, tenancy
+from app.db.queries import reuse
 from app.db.result import Artifact
 from app.db.reuse import PhaseResult
 from app.db.session import Database, clock
@@ -35,10 +35,9 @@ log = structlog.get_logger(__name__)
 def collect(database: Database, store: ObjectStore) -> int:
     """Delete what is old and named by nobody; return how many files of the store."""
     stale.abort_uploads(database, store)
+    stale.end_ownerless(database)
     with database.unit_of_work() as session:
         now = clock(session)
-        if ownerless := tenancy.delete_ownerless(session):
-            log.warning("rows of deleted projects removed", count=ownerless)
         session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
         session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))

@@ -32,6 +32,18 @@ def abort_uploads(database: Database, store: ObjectStore) -> int:
     return len(rows)
 
 
+def end_ownerless(database: Database) -> int:
+    """Remove what belongs to projects that are not there; return how many of those."""
+    with database.reading() as session:
+        found = tenancy.ownerless(session)
+    for project_id in sorted(found):
+        with database.unit_of_work() as session:
+            if tenancy.project(session, project_id, lock=True) is None:
+                tenancy.delete_owned(session, project_id)
+        log.warning("rows of a deleted project removed", project_id=project_id)
+    return len(found)
+
+
 def collect_ownerless(database: Database, store: ObjectStore, old: list[str]) -> int:
     """Delete old files below the prefix of projects that are not there, and take them off the list; return how many."""
     with database.reading() as session:

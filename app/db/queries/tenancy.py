@@ -150,24 +150,29 @@ def unfinished_jobs(session: Session, project_id: str) -> int:
 
 def delete_project(session: Session, project_id: str) -> None:
     """Remove a project, whose row this transaction holds, with all that belongs to it; the audit log stays."""
-    for table in _owned():
-        session.execute(delete(table).where(table.c.project_id == project_id))
+    delete_owned(session, project_id)
     session.execute(delete(Project).where(Project.id == project_id))
 
 
-def delete_ownerless(session: Session) -> int:
-    """Remove what belongs to projects that are not there; return how many rows."""
-    removed, there = 0, select(Project.id)
+def delete_owned(session: Session, project_id: str) -> None:
+    """Remove all that belongs to a project but the audit log."""
     for table in _owned():
-        done = session.execute(delete(table).where(table.c.project_id.not_in(there)))
-        removed += int(done.rowcount or 0)  # type: ignore[attr-defined]
-    return removed
+        session.execute(delete(table).where(table.c.project_id == project_id))
+
+
+def ownerless(session: Session) -> set[str]:
+    """Return the projects that are not there and own something all the same."""
+    there, found = select(Project.id), set()
+    for table in _owned():
+        query = select(table.c.project_id).where(table.c.project_id.not_in(there)).distinct()
+        found |= set(session.scalars(query))
+    return found
 
 
 def _owned() -> Iterator[Table]:
-    """Every table of rows that belong to a project and end with it, those first that refer to others."""
-    for table in reversed(Base.metadata.sorted_tables):
-        if "project_id" in table.c and table.name != AuditEvent.__tablename__:
+    """The tables of what a project owns; rows that refer to theirs, the most by far, go with them."""
+    for table in Base.metadata.sorted_tables:
+        if "project_id" in table.c and not table.foreign_keys and table.name != AuditEvent.__tablename__:
             yield table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,8 +16,8 @@ from app.db.session import clock
 from app.services import adoption
 from app.services.resources import Resources
 from app.specs.access import SCOPES
-from tests.app.api.conftest import submit
-from tests.app.api.doors import DOORS, PLAIN, PUBLISHING, RUN, TARGET, WRITES, Door, House
+from tests.app.api.conftest import REMOTE, submit
+from tests.app.api.doors import AXIS, DOORS, PLAIN, PUBLISHING, RUN, TARGET, WRITES, Door, House
 from tests.app.api.tenants import bearer, new_key
 from tests.fixtures.hooks import evaluate
 
@@ -93,6 +94,24 @@ def test_clone_tells_nothing_to_who_may_not_read(house: House) -> None:
     house.key = _key(house, {"jobs:write"})
     answer = house.call("POST", f"/v1/jobs/{job}/clone")
     assert (answer.status_code, "jobs:read" in answer.json()["detail"]) == (403, True)
+
+
+def test_an_action_tells_no_more_of_a_job_than_its_caller_may_read(house: House) -> None:
+    house.key = _key(house, {"jobs:write", "jobs:cancel", "models:write"})
+    job = house.job(PUBLISHING)
+    sweep = house.own("POST", "/v1/sweeps", {"base": {**REMOTE, "labels": {"a": "b"}}, "axes": AXIS})["id"]
+    calls: list[tuple[str, str, Any]] = [
+        ("PATCH", f"/v1/jobs/{job}", {"labels": {"team": "nlp"}}), ("POST", f"/v1/jobs/{job}/pause", None),
+        ("POST", f"/v1/jobs/{job}/resume", None), ("POST", f"/v1/jobs/{job}/cancel", None),
+        ("POST", f"/v1/jobs/{job}/retry", None), ("POST", f"/v1/sweeps/{sweep}/cancel", None),
+    ]  # fmt: skip
+    for verb, path, body in calls:
+        answer = house.call(verb, path, body)
+        assert answer.is_success, answer.text
+        assert answer.json()["state"]
+        for secret in (TARGET["uri"], REMOTE["source"]["repo"], 'magnitude"', "nlp"):
+            assert secret not in answer.text.replace(answer.json()["name"], ""), (path, secret)
+    assert house.own("GET", f"/v1/jobs/{job}")["labels"] == {"team": "nlp"}
 
 
 def test_each_publication_is_in_the_audit_log_whatever_asked_for_it(house: House) -> None:
