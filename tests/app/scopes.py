@@ -41,8 +41,8 @@ To queue a job and to publish its result are two rights, whichever door they are
 """
 OPERATORS: Final = """
 Beyond these, projects, the keys of other projects, the names of machines, and draining a worker are for operators:
-keys with `admin` of the default project. An action on a job or a sweep answers with what was asked for and what came out
-of it to those only who have `jobs:read`; others are told where it stands.
+keys with `admin` of the default project. An action on a job or a sweep answers with what was asked for, and what came
+out of it, to those only who have `jobs:read`; others are told where it stands.
 """
 
 
