@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from app.actor import Actor
 from app.services import presets
 from app.services.feed import Feed
 from app.services.resources import Resources
-from app.specs.presets import LOOKUP
+from app.specs.presets import LOOKUP, find
 
 
 async def _resources(request: Request) -> Resources:
@@ -46,8 +48,14 @@ async def _feed(request: Request) -> Feed:
 FeedDep = Annotated[Feed, Depends(_feed)]
 
 
-async def _presets(project: ProjectDep, resources: ResourcesDep) -> None:
-    LOOKUP.set(presets.lookup(resources.database, project))
+async def _presets(request: Request, project: ProjectDep, resources: ResourcesDep) -> None:
+    LOOKUP.set(lru_cache(presets.lookup(resources.database, project)))
+    # A job's body is validated in the event loop, which must not wait for the database: what it names is read before.
+    body = request.state.json
+    spec = body.get("spec") if isinstance(body, dict) else None
+    name = spec.get("preset") if isinstance(spec, dict) else None
+    if isinstance(name, str):
+        await run_in_threadpool(find, name)
 
 
 PresetsDep = Depends(_presets)

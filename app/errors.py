@@ -109,6 +109,21 @@ class BodyTooLarge(AppError):
     code, status = "body-too-large", 413
 
 
+class HeadersTooLarge(AppError):
+    """A request has at most 100 headers, of 32 KiB together."""
+
+    code, status = "headers-too-large", 431
+
+
+class SlowBody(AppError):
+    """The body did not arrive in time."""
+
+    code, status = "request-timeout", 408
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail, headers={"Connection": "close"})
+
+
 class UnsupportedBody(AppError):
     """Bodies are uncompressed JSON, `Content-Type: application/json`."""
 

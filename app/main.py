@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -47,6 +48,7 @@ from app.portal import site
 from app.production import refuse_unsafe_production
 from app.queue import Doorbell, make_celery
 from app.services.feed import Feed, ending_streams
+from app.services.readiness import Readiness
 from app.services.resources import Resources
 from app.settings import Settings, get_settings
 from app.specs.schema import require_tags, tell_object_defaults
@@ -61,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Without settings it is the start of a process of its own, which then logs as the settings of the environment tell.
     """
+    _spare_what_is_loaded()
     alone = settings is None
     if settings is None:
         settings = get_settings()
@@ -72,17 +75,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database, doorbell = Database(settings.database), Doorbell(make_celery(settings))
+        database, doorbell = (
+            Database(settings.database, statement_seconds=settings.database_statement_seconds),
+            Doorbell(make_celery(settings)),
+        )
         commits = GroupCommit(database)
         app.state.resources = Resources(settings, database, open_store(settings), doorbell, commits)
         fleet = Fleet(database, tally, [name for name, _ in settings.classes])
         tally.told.register(fleet)
-        app.state.feed = Feed(database)
+        app.state.feed, app.state.readiness = Feed(database), Readiness(app.state.resources)
         if alone:
             _spare_the_collector()
         with ending_streams(app.state.feed):
             yield
         await app.state.feed.finish()
+        app.state.readiness.close()
         tally.told.unregister(fleet)
         commits.close()
         doorbell.close()
@@ -93,20 +100,30 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
-    for module in (
+    routers = [module.router for module in (
         jobs, actions, history, streams, operations, artifacts, publications, methods, plans, presets, sweeps, tenancy,
         uploads, webhooks, hooks, hook_deliveries, rules, proposals, health,
-    ):  # fmt: skip
-        app.include_router(module.router)
+    )]  # fmt: skip
+    for router in routers:
+        app.include_router(router)
     site.mount(app, settings)
     problems.install(app)
     app.state.registry = tally.told
-    app.add_middleware(BodyGuard)
+    app.add_middleware(BodyGuard, routes=[route for router in routers for route in router.routes])
     app.add_middleware(AccessGuard, settings=settings)  # before a body is read
     app.add_middleware(RequestMeter, tally=tally)
     app.add_middleware(RequestContext)  # added last: outermost
     _describe_problems(app)
     return app
+
+
+@lru_cache
+def _spare_what_is_loaded() -> None:
+    """Keep modules and classes, which live as long as the process, out of every later collection: it stops all threads.
+
+    Once, before an application is there: what a process of tests makes later is to be collected.
+    """
+    gc.freeze()
 
 
 def _spare_the_collector() -> None:

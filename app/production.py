@@ -7,6 +7,8 @@ from sqlalchemy.exc import ArgumentError
 
 from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
 
+LEAST_SECRET = 16
+"""Characters of a pepper: a shorter one is found by trying."""
 _OF_ONE_MACHINE = ("filesystem:", "memory:", "sqla+sqlite", "sqlalchemy+sqlite")
 """Brokers that another host, or another process, does not hear."""
 
@@ -17,6 +19,10 @@ def refuse_unsafe_production(settings: Settings) -> None:
         return
     faults = {
         "ESPALIER_API_KEY_PEPPER is the default": settings.api_key_pepper.get_secret_value() == DEFAULT_PEPPER,
+        f"ESPALIER_API_KEY_PEPPER has fewer than {LEAST_SECRET} characters": len(
+            settings.api_key_pepper.get_secret_value()
+        )
+        < LEAST_SECRET,
         "ESPALIER_CREDENTIALS_KEY is the default": DEFAULT_CREDENTIALS_KEY
         in settings.credentials_key.get_secret_value(),
         **_database_faults(settings),

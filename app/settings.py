@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         description="Key that seals stored secrets (credentials, webhooks); comma-separated: the first seals.",
     )
     api_processes: int = Field(1, ge=1, le=64, description="Processes that answer requests; production: one per core.")
+    api_max_connections: int = Field(
+        4096, ge=16, le=65_536, description="Connections that one process keeps, event streams included; beyond: 503."
+    )
+    database_statement_seconds: float = Field(
+        30, ge=0, le=3600, description="How long one statement may take on Postgres; 0: for ever."
+    )
     portal_session_hours: float = Field(12, gt=0, le=720, description="How long a sign-in to the portal lasts.")
     public_url: str = Field(
         "",

@@ -48,7 +48,12 @@ class WorkerProcess:
         setup_traces(settings, "espalier-worker")
         self.worker_class = worker_class
         self.celery = make_celery(settings)
-        services = Services(Database(settings.database), open_store(settings), settings, commands or Commands())
+        services = Services(
+            Database(settings.database, statement_seconds=settings.database_statement_seconds),
+            open_store(settings),
+            settings,
+            commands or Commands(),
+        )
         self.slot = Slot(services, worker_class=worker_class)
         self._thread = threading.Thread(target=self.slot.run, name="slot", daemon=True)
         compress.register(self.celery, self.slot.ring)

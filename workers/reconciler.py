@@ -116,7 +116,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    database = Database(settings.database, pool_size=8)
+    database = Database(settings.database, pool_size=8, statement_seconds=settings.database_statement_seconds)
     lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
     dispatcher = threading.Thread(target=Dispatcher(database, settings).run, args=(stop,), name="webhooks", daemon=True)
     dispatcher.start()

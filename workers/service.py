@@ -73,13 +73,13 @@ class Service:
         self._settings = settings
         self._stop = threading.Event()
         self.port = _free_port(settings.host, settings.port)
-        ours = {"ESPALIER_HOME": settings.home.absolute(), "ESPALIER_PORT": self.port, "PYTHONPATH": ROOT}
+        ours = {
+            "ESPALIER_HOME": settings.home.absolute(), "ESPALIER_HOST": settings.host, "ESPALIER_PORT": self.port,
+            "ESPALIER_API_PROCESSES": settings.api_processes, "PYTHONPATH": ROOT,
+        }  # fmt: skip
         self._env = {**os.environ, **{name: str(value) for name, value in ours.items()}}
-        api = f"uvicorn app.main:create_app --factory --port {self.port} --no-access-log --timeout-graceful-shutdown 5"
-        if settings.api_processes > 1:
-            api += f" --workers {settings.api_processes}"
         self.parts = [
-            Part("api", [sys.executable, "-P", "-m", *api.split(), "--host", settings.host, "--app-dir", str(ROOT)]),
+            Part("api", [sys.executable, "-P", "-m", "app.server"]),
             *(
                 Part(f"worker {name}", [sys.executable, "-P", "-m", "workers.main", "--worker-class", name])
                 for name, _ in settings.classes

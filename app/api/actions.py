@@ -31,6 +31,7 @@ _UNREAD: Final[dict[str, Any]] = {
 Overrides = Annotated[
     dict[str, Any],
     Body(
+        max_length=50,
         description="A JSON merge patch (RFC 7396) of the body that made the job: objects are merged, null removes.",
         examples=[{"name": "denser", "spec": {"prune": {"sparsity": 0.4}}}],
     ),

@@ -53,7 +53,7 @@ def get_artifact(artifact_id: ArtifactId, resources: ResourcesDep, project: Proj
 )
 def download_artifact(
     artifact_id: ArtifactId, request: Request, resources: ResourcesDep, project: ProjectDep,
-    range_: Annotated[str | None, Header(alias="Range")] = None,
+    range_: Annotated[str | None, Header(alias="Range", max_length=1000)] = None,
 ) -> Response:  # fmt: skip
     """Download a file: from the object store where it has URLs, else from here."""
     artifact = artifacts.get(resources.database, project, artifact_id)

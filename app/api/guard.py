@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import re
-from typing import Any, NoReturn
+from collections.abc import Iterable
 
 import structlog
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import tracing
 from app.api.problems import problem_response
-from app.errors import AppError, BodyTooLarge, MalformedRequest, UnsupportedBody
+from app.errors import AppError, BodyTooLarge, HeadersTooLarge, MalformedRequest, SlowBody, UnsupportedBody
 from app.ids import new_id
+from app.specs.strict_json import parse
 
 MAX_BODY_BYTES = 256 * 1024
-MAX_DEPTH = 32
-"""Of arrays and objects; a job needs 8."""
 MAX_HOOK_BYTES = 2**20
 _HOOK = re.compile(r"/v1/hooks/[^/]+")
 """Deliveries: read like any body, verified over their bytes, and parsed by the endpoint."""
 _RAW = re.compile(r"/v1/uploads/[^/]+/files/[^/]+(/[^/]+)?/parts/[^/]+")  # a template lies in a folder
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+MAX_QUERY_BYTES, MAX_PARAMETERS = 16 * 1024, 100
+MAX_HEADER_BYTES, MAX_HEADERS = 32 * 1024, 100
+_COOKIES = b"espalier_"
+"""How the names of all our cookies begin."""
+RECEIVE_SECONDS = 20.0
+"""How long a body of JSON may take to arrive."""
 
 log = structlog.get_logger(__name__)
 
@@ -74,28 +80,38 @@ class RequestContext:
 
 
 class BodyGuard:
-    """Reads the body once, within bounds, as strict JSON; the document is in `request.state.json`."""
+    """Reads the body once, within bounds, as strict JSON; the document is in `request.state.json`.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Nothing is read on a path that takes no body: what is sent there counts as nothing.
+    """
+
+    def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute]) -> None:
         self.app = app
+        taking = [route for route in routes if isinstance(route, APIRoute) and route.body_field is not None]
+        self._taking = [(method, route.path_regex) for route in taking for method in route.methods or ()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body is well-formed."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["state"]["json"], body = None, b""
         try:
-            _check_address(scope)
+            _check_head(scope)
             if _reads_itself(scope):
                 await self.app(scope, receive, send)  # it reads the bytes as they come, and counts them
                 return
-            hook = _HOOK.fullmatch(scope["path"]) is not None
-            body = await _read(Headers(scope=scope), receive, raw=hook)
-            if body is None:  # the client has left
-                return
-            scope["state"]["json"] = parse(body) if body and not hook else None
-        except AppError as error:
-            await problem_response(scope, error)(scope, receive, send)
+            hook = scope["method"] == "POST" and _HOOK.fullmatch(scope["path"]) is not None
+            if hook or self._takes_a_body(scope):
+                async with asyncio.timeout(RECEIVE_SECONDS):
+                    read = await _read(Headers(scope=scope), receive, raw=hook)
+                if read is None:  # the client has left
+                    return
+                body = read
+                scope["state"]["json"] = parse(body) if body and not hook else None
+        except (AppError, TimeoutError) as error:
+            refusal = SlowBody() if isinstance(error, TimeoutError) else error
+            await problem_response(scope, refusal)(scope, receive, send)
             return
         replayed = False
 
@@ -108,6 +124,9 @@ class BodyGuard:
 
         await self.app(scope, replay, send)
 
+    def _takes_a_body(self, scope: Scope) -> bool:
+        return any(method == scope["method"] and path.match(scope["path"]) for method, path in self._taking)
+
 
 def _reads_itself(scope: Scope) -> bool:
     """Tell whether a body is read behind this guard: parts of uploads, and forms of the portal."""
@@ -115,10 +134,22 @@ def _reads_itself(scope: Scope) -> bool:
     return path.startswith("/portal/") or (scope["method"] == "PUT" and _RAW.fullmatch(path) is not None)
 
 
-def _check_address(scope: Scope) -> None:
+def _check_head(scope: Scope) -> None:
+    headers, query = scope["headers"], scope["query_string"]
+    if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+        raise HeadersTooLarge
+    if len(query) > MAX_QUERY_BYTES or query.count(b"&") >= MAX_PARAMETERS:
+        raise MalformedRequest(f"A query has {MAX_PARAMETERS} parameters and {MAX_QUERY_BYTES} bytes at most.")
     # Postgres holds no NUL in text: it would be an error of the database.
-    if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+    if "\x00" in scope["path"] or b"%00" in query:
         raise MalformedRequest("The address holds a NUL character.")
+    scope["headers"] = [(name, _ours(value) if name == b"cookie" else value) for name, value in headers]
+
+
+def _ours(cookies: bytes) -> bytes:
+    """Our own cookies, none of which is quoted: what is, the parser behind us reads in quadratic time."""
+    found = (cookie.strip() for cookie in cookies.split(b";"))
+    return b"; ".join(cookie for cookie in found if cookie.startswith(_COOKIES) and b"\\" not in cookie)
 
 
 async def _read(headers: Headers, receive: Receive, *, raw: bool) -> bytes | None:
@@ -143,43 +174,3 @@ async def _read(headers: Headers, receive: Receive, *, raw: bool) -> bytes | Non
     if body and media_type != "application/json" and not raw:
         raise UnsupportedBody
     return bytes(body)
-
-
-def parse(body: bytes) -> Any:  # noqa: ANN401 - JSON
-    """Read strict JSON: UTF-8, no NaN, no member twice, no NUL, no lone surrogate, nested 32 deep at most."""
-    _check_depth(body)
-    try:
-        document = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)
-        text = json.dumps(document, ensure_ascii=False)
-        text.encode()
-    except MalformedRequest:
-        raise
-    except (ValueError, RecursionError):
-        raise MalformedRequest("The body is not JSON in UTF-8.") from None
-    if re.search(r"(?<!\\)(?:\\\\)*\\u0000", text):
-        raise MalformedRequest("The body holds a NUL character.")
-    return document
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        raise MalformedRequest("An object of the body has a member twice.")
-    return document
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise MalformedRequest("NaN and Infinity are not JSON.")
-
-
-def _check_depth(body: bytes) -> None:
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return
-    depth = 0
-    for byte in _STRING.sub(b"", body):
-        if byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise MalformedRequest(f"The body is nested deeper than {MAX_DEPTH}.")
-        elif byte in b"]}":
-            depth -= 1

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-import structlog
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse
 
 from app.api.views import View
-from app.db.migrate import is_current
-from app.dependencies import ResourcesDep
-from app.errors import NotReady, Problem
-from app.services.resources import Resources
+from app.errors import NotReady
+from app.services.readiness import Readiness
 
 router = APIRouter(tags=["health"])
-log = structlog.get_logger(__name__)
 
 
 class HealthView(View):
@@ -34,37 +29,18 @@ class ReadyView(View):
 
 
 @router.get("/healthz")
-def healthz() -> HealthView:
-    """Tell that the process lives."""
+async def healthz() -> HealthView:
+    """Tell that the process lives; nothing is waited for."""
     return HealthView(status="ok")
 
 
 @router.get("/readyz")
-def readyz(resources: ResourcesDep) -> ReadyView:
-    """Tell that database, broker and store answer; 503 names those that do not."""
-    checks: dict[str, Callable[[], None]] = {
-        "database": lambda: _check_database(resources),
-        "broker": resources.doorbell.check,
-        "store": resources.store.check,
-    }
-    problems = [problem for name, check in checks.items() if (problem := _run(name, check))]
-    if problems:
+async def readyz(request: Request) -> ReadyView:
+    """Tell that database, broker and store answered within the last second; 503 names those that did not."""
+    readiness: Readiness = request.app.state.readiness
+    if problems := await readiness.problems():
         raise NotReady(items=problems, headers={"Retry-After": "2"})
-    return ReadyView(status="ready", checks=dict.fromkeys(checks, "ok"))
-
-
-def _run(name: str, check: Callable[[], None]) -> Problem | None:
-    try:
-        check()
-    except Exception as error:  # noqa: BLE001 - whatever keeps a port from working makes the service unready
-        log.warning("not ready", part=name, error=type(error).__name__)
-        return Problem("", name, f"The {name} is not usable: {type(error).__name__}.")
-    return None
-
-
-def _check_database(resources: Resources) -> None:
-    if not is_current(resources.database):
-        raise ValueError("migrations are missing")
+    return ReadyView(status="ready", checks=dict.fromkeys(readiness.parts, "ok"))
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path
 from fastapi import Query as FromQuery
@@ -69,14 +70,17 @@ class FullDeliveryView(RegistryDeliveryView):
     """The document as it came."""
 
 
-def _shown(row: HookDelivery, verdicts: Sequence[HookVerdict]) -> dict[str, Any]:
-    named = {name: getattr(row, name) for name in FullDeliveryView.model_fields if name != "verdicts"}
-    return {**named, "verdicts": [VerdictView.model_validate(found) for found in verdicts]}
+_View = TypeVar("_View", bound=RegistryDeliveryView)
+
+
+def _shown(view: type[_View], row: HookDelivery, verdicts: Sequence[HookVerdict]) -> _View:
+    named = {name: getattr(row, name) for name in view.model_fields if name != "verdicts"}
+    return view.model_validate({**named, "verdicts": [VerdictView.model_validate(found) for found in verdicts]})
 
 
 def _full(resources: Resources, row: HookDelivery) -> FullDeliveryView:
     with resources.database.reading() as session:
-        return FullDeliveryView.model_validate(_shown(row, queries.verdicts_of(session, [row.id])))
+        return _shown(FullDeliveryView, row, queries.verdicts_of(session, [row.id]))
 
 
 @router.get("")
@@ -87,13 +91,12 @@ def list_deliveries(
     with resources.database.reading() as session:
         rows = queries.page(session, HookDelivery, project, before=pager.position(query), limit=query.limit + 1,
                             source_id=query.source_id, state=query.state)  # fmt: skip
-        verdicts = queries.verdicts_of(session, [row.id for row in rows])
-
-    def view(row: HookDelivery) -> RegistryDeliveryView:
-        fields = _shown(row, [found for found in verdicts if found.delivery_id == row.id])
-        return RegistryDeliveryView.model_validate({name: fields[name] for name in RegistryDeliveryView.model_fields})
-
-    return pager.page(query, rows, view, lambda row: row.id)
+        verdicts: dict[str, list[HookVerdict]] = defaultdict(list)
+        for verdict in queries.verdicts_of(session, [row.id for row in rows]):
+            verdicts[verdict.delivery_id].append(verdict)
+    return pager.page(
+        query, rows, lambda row: _shown(RegistryDeliveryView, row, verdicts[row.id]), lambda row: row.id
+    )  # fmt: skip
 
 
 @router.get("/{delivery_id}")

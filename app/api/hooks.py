@@ -10,7 +10,6 @@ from fastapi import Query as FromQuery
 from starlette.concurrency import run_in_threadpool
 
 from app.api.deps import KeyDep, PagerDep, again, replayed
-from app.api.guard import parse
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.hook import HookSource
@@ -19,8 +18,11 @@ from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox, sources
 from app.services.resources import Resources
 from app.specs.hooks import SecretRotation, SourceChange, SourceRequest
+from app.specs.strict_json import parse
 
 router = APIRouter(prefix="/v1", tags=["hooks"])
+MAX_DELIVERY_VALUES = 50_000
+"""Registries tell of every file of a push."""
 SourceId = Annotated[str, Path(description="`src_` and a ULID.")]
 
 
@@ -69,7 +71,7 @@ async def receive(source_id: SourceId, request: Request, response: Response, res
 
 def _take(resources: Resources, source_id: str, headers: dict[str, str], body: bytes) -> inbox.Recorded:
     source = inbox.verified(resources, source_id, headers, body)
-    return inbox.receive(resources, source, headers, parse(body), body)
+    return inbox.receive(resources, source, headers, parse(body, max_values=MAX_DELIVERY_VALUES), body)
 
 
 @router.post("/hook-sources", status_code=201, responses=again(SourceWithSecretView))

@@ -24,7 +24,6 @@ from app.services import jobs, reads
 from app.services.idempotency import Key
 from app.specs.job import JobRequest
 from app.specs.lifecycle import JobState
-from app.specs.source import REMOTE
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -57,7 +56,7 @@ class JobQuery(PageQuery):
     """Filters of the list of jobs; a cursor belongs to the filters that it was made with."""
 
     state: list[JobState] = Field([], max_length=9, description="Repeatable: any of these.")
-    label: list[Annotated[str, AfterValidator(_label)]] = Field(
+    label: list[Annotated[str, Field(max_length=320), AfterValidator(_label)]] = Field(
         [], max_length=16, description="key=value, repeatable: all of these."
     )
     model: str | None = Field(None, max_length=300, description="Repository or name of the folder.")
@@ -119,10 +118,7 @@ async def create_job(
     """Queue a job."""
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
-    if isinstance(body.source, REMOTE):  # nothing of it is on a disk that could be slow
-        written = jobs.submit(resources, project, body, sent, key)
-    else:
-        written = await run_in_threadpool(jobs.submit, resources, project, body, sent, key)
+    written = await run_in_threadpool(jobs.submit, resources, project, body, sent, key)
     return await created(resources, project, await asyncio.wrap_future(written))
 
 

@@ -16,7 +16,8 @@ from app.settings import Settings
 from app.specs.base import canonical
 
 Row = TypeVar("Row")
-View = TypeVar("View")
+View = TypeVar("View", bound=BaseModel)
+MAX_PAGE_BYTES = 2 * 2**20
 _SIGNATURE_BYTES = 12
 
 Cursor = Annotated[str | None, Field(max_length=500, description="`next_cursor` of the page before.")]
@@ -74,13 +75,23 @@ class Pager:
         view: Callable[[Row], View],
         position: Callable[[Row], str | int],
     ) -> Page[View]:
-        """Make a page of up to `limit` rows; one row more than that tells that there is a next page."""
-        shown = rows[: query.limit]
-        cursor = self._write(query, str(position(shown[-1]))) if len(rows) > query.limit else None
+        """Make a page of up to `limit` rows; one row more than that tells that there is a next page.
+
+        A page is shorter where its items are long: it is written in one piece, which nobody should wait for.
+        """
+        items: list[View] = []
+        size = 0
+        for row in rows[: query.limit]:
+            item = view(row)
+            size += len(item.model_dump_json())
+            if items and size > MAX_PAGE_BYTES:
+                break
+            items.append(item)
+        cursor = self._write(query, str(position(rows[len(items) - 1]))) if len(rows) > len(items) else None
         if cursor:
             url = self._request.url.include_query_params(cursor=cursor)
             self._response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-        return Page(items=[view(row) for row in shown], next_cursor=cursor)
+        return Page(items=items, next_cursor=cursor)
 
     def _write(self, query: BaseModel, position: str) -> str:
         return base64.urlsafe_b64encode(self._sign(query, position) + position.encode()).decode().rstrip("=")

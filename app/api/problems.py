@@ -76,7 +76,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        items = [_item(detail, getattr(request.state, "json", None)) for detail in error.errors()]
+        items = [_item(detail, getattr(request.state, "json", None)) for detail in error.errors()[:MAX_ITEMS]]
         refusal = InvalidRequest("The request does not follow its schema; `errors` tells where.", items=items)
         return problem_response(request.scope, refusal)
 

@@ -108,7 +108,7 @@ def list_sweeps(
 ) -> Page[SweepView]:
     """List sweeps, newest first."""
     rows = sweeps.page(resources.database, project, before=pager.position(query), limit=query.limit + 1)
-    return pager.page(query, rows, _view, lambda row: row.sweep.id)
+    return pager.page(query, rows, lambda row: _view(sweeps.listed(resources.database, row)), lambda row: row.id)
 
 
 @router.get("/{sweep_id}")

@@ -27,6 +27,7 @@ from app.specs.access import (
 )
 
 router = APIRouter(prefix="/v1", tags=["tenancy"])
+LEAST_HINTED = 12
 
 
 class ProjectView(View):
@@ -217,24 +218,29 @@ def list_credentials(resources: ResourcesDep, project: ProjectDep) -> Page[Crede
     return Page(items=[CredentialView.model_validate(row) for row in rows], next_cursor=None)
 
 
+def _hint(secret: str) -> str:
+    """The end of a secret, for its owner to know it by; nothing of one that this would give away."""
+    return secret[-4:] if len(secret) >= LEAST_HINTED else ""
+
+
 @router.put("/credentials/huggingface")
 def put_hub_credential(body: HubCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
     """Keep a Hugging Face token, encrypted: only the fetcher and the publisher of the project's jobs get it."""
-    row = credentials.put(resources.database, resources.settings, project, "huggingface", body, hint=body.token[-4:])
+    row = credentials.put(resources.database, resources.settings, project, "huggingface", body, hint=_hint(body.token))
     return CredentialView.model_validate(row)
 
 
 @router.put("/credentials/s3")
 def put_s3_credential(body: S3Credential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
     """Keep an S3 key pair, encrypted: only the fetcher and the publisher of the project's jobs get it."""
-    row = credentials.put(resources.database, resources.settings, project, "s3", body, hint=body.access_key_id[-4:])
+    row = credentials.put(resources.database, resources.settings, project, "s3", body, hint=_hint(body.access_key_id))
     return CredentialView.model_validate(row)
 
 
 @router.put("/credentials/mlflow")
 def put_mlflow_credential(body: MlflowCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
     """Keep an MLflow login, encrypted: fetcher, publisher and the registry sweep of the project get it."""
-    hint = (body.token or body.username or "")[-4:]
+    hint = _hint(body.token or body.username or "")
     row = credentials.put(resources.database, resources.settings, project, "mlflow", body, hint=hint)
     return CredentialView.model_validate(row)
 

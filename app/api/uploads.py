@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path as FilePath
@@ -28,6 +29,7 @@ from app.specs.upload import PartRequest, UploadRequest
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 _BYTES = {"type": "string", "format": "binary"}
+PartNumber = Annotated[int, Path(ge=1, le=10_000)]
 UploadId = Annotated[str, Path(description="`upl_` and a ULID.")]
 
 
@@ -136,28 +138,52 @@ def create_part(upload_id: UploadId, body: PartRequest, resources: ResourcesDep,
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BYTES}}}},
 )
 async def put_part(
-    upload_id: UploadId, file: str, number: int, request: Request, resources: ResourcesDep, project: ProjectDep,
+    upload_id: UploadId, file: str, number: PartNumber, request: Request, resources: ResourcesDep, project: ProjectDep,
     sha256: Annotated[str, Header(alias="X-Content-SHA256", pattern=r"^[0-9a-f]{64}$")],
 ) -> None:  # fmt: skip
     """Take the bytes of one part, where the store takes none from clients."""
     row = await run_in_threadpool(uploads.get_open, resources.database, project, upload_id)
     key, size = uploads.place(row, file, number)
-    with tempfile.TemporaryDirectory(prefix="espalier-part-") as folder:
-        path = FilePath(folder) / "part"
-        digest, received = hashlib.sha256(), 0
-        with path.open("wb") as target:
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > size:
-                    raise BodyTooLarge(f"The part has {size} bytes.")
-                digest.update(chunk)
-                target.write(chunk)
-        if received != size or digest.hexdigest() != sha256:
+    # Nothing of it is done in the event loop: disks are slow at times.
+    incoming = await run_in_threadpool(_Incoming, size)
+    try:
+        async for chunk in request.stream():
+            await run_in_threadpool(incoming.take, chunk)
+        if not await run_in_threadpool(incoming.is_whole, sha256):
             raise InvalidRequest(
-                f"The part has {size} bytes of the given hash; {received} came.",
+                f"The part has {size} bytes of the given hash; {incoming.received} came.",
                 items=[Problem("", "wrong-bytes", "send the part again")],
             )
-        await run_in_threadpool(resources.store.put_file, key, path, sha256)
+        await run_in_threadpool(resources.store.put_file, key, incoming.path, sha256)
+    finally:
+        await run_in_threadpool(incoming.discard)
+
+
+class _Incoming:
+    """The bytes of a part as they come, in a file that goes with the request."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._folder = size, tempfile.mkdtemp(prefix="espalier-part-")
+        self.path, self.received, self._digest = FilePath(self._folder) / "part", 0, hashlib.sha256()
+        self._file = self.path.open("wb")
+
+    def take(self, chunk: bytes) -> None:
+        """Write down what has come; raises BodyTooLarge."""
+        self.received += len(chunk)
+        if self.received > self._size:
+            raise BodyTooLarge(f"The part has {self._size} bytes.")
+        self._digest.update(chunk)
+        self._file.write(chunk)
+
+    def is_whole(self, sha256: str) -> bool:
+        """Tell whether all has come, is what was promised, and lies in the file."""
+        self._file.flush()
+        return self.received == self._size and self._digest.hexdigest() == sha256
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self._file.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @router.post("/{upload_id}/complete")

@@ -8,18 +8,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.base import Base
 
+POOL_SECONDS = 10.0
+"""How long a thread waits for a connection of the pool; then the call is a 503."""
 _SQLITE_CLOCK = text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")
 
 
 class Database:
     """A database behind one URL; SQLite and Postgres look the same from outside."""
 
-    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+    def __init__(self, url: str, *, pool_size: int = 16, statement_seconds: float = 0) -> None:
+        """`statement_seconds`: how long Postgres may work on one statement, or wait for a lock; 0: for ever."""
         url = url.replace("postgresql://", "postgresql+psycopg://", 1).replace(
             "postgres://", "postgresql+psycopg://", 1
         )
@@ -30,7 +33,8 @@ class Database:
             _prepare_sqlite(self.engine)
         else:
             self.engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True,
-                                        connect_args={"connect_timeout": 5})  # fmt: skip
+                                        pool_timeout=POOL_SECONDS,
+                                        connect_args=_patience(url, statement_seconds))  # fmt: skip
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
@@ -50,6 +54,24 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _patience(url: str, statement_seconds: float) -> dict[str, Any]:
+    """How long a connection waits for a Postgres that is busy, or that the network no longer leads to."""
+    arguments = {
+        "connect_timeout": 5, "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+    }  # fmt: skip
+    given = make_url(url).query
+    found: dict[str, Any] = {name: value for name, value in arguments.items() if name not in given}
+    if statement_seconds and "options" not in given:
+        told = {
+            "statement_timeout": statement_seconds,
+            "lock_timeout": statement_seconds,
+            "idle_in_transaction_session_timeout": 4 * statement_seconds,
+        }
+        found["options"] = " ".join(f"-c {name}={round(seconds * 1000)}" for name, seconds in told.items())
+    return found
 
 
 _DEFERRED = "deferred rows"

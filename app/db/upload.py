@@ -38,10 +38,13 @@ class Upload(OfProject, Base):
         """Where its parts lie in the store."""
         return f"projects/{self.project_id}/uploads/{self.id}/"
 
-    def part_sizes(self, num_bytes: int) -> list[int]:
-        """The sizes of the parts of a file."""
-        whole, rest = divmod(num_bytes, self.part_bytes)
-        return [self.part_bytes] * whole + ([rest] if rest else [])
+    def num_parts(self, num_bytes: int) -> int:
+        """How many parts a file of so many bytes has."""
+        return -(-num_bytes // self.part_bytes)
+
+    def part_size(self, num_bytes: int, number: int) -> int:
+        """The bytes of one part of a file; 1 is the first."""
+        return min(self.part_bytes, num_bytes - (number - 1) * self.part_bytes)
 
     def part_key(self, file: str, number: int) -> str:
         """Where a part lies in the store."""

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 
 from app.errors import Problem
-from app.probe.facts import Matrix, ModelFacts
+from app.probe.facts import ModelFacts
+from app.probe.matching import Chosen, Matcher
 from app.specs.job import CompressionSpec
 from app.specs.sizes import Part
 from app.specs.split import Cut, Split
 from app.specs.steps import BlockWindow, Reconstruct, Retrain, Targets
 from app.specs.structure import DepthFields, ExpertStep, WidthFields, WidthStep
 from app.specs.target import Target
-from workers.methods.base import MatrixFacts
 
 _PLURAL = {"depth": "blocks", "neurons": "neurons", "kv_groups": "groups of heads", "experts": "experts"}
-MAX_REGEX_SECONDS = 1.0
-"""For all module names together: the patterns come from the request."""
 
 
-def check(spec: CompressionSpec, facts: ModelFacts) -> list[Problem]:
-    """Return every reason why this model cannot be compressed so; `prune` is a list in pointers, as in the spec."""
+def check(spec: CompressionSpec, facts: ModelFacts, matcher: Matcher | None = None) -> list[Problem]:
+    """Return every reason why this model cannot be compressed so; `prune` is a list in pointers, as in the spec.
+
+    `matcher`: of the request, where that asks for many jobs.
+    """
+    matcher = matcher or Matcher()
+    if problems := bad_patterns(spec, matcher):
+        return problems
     # Names and shapes of what is left once whole parts are gone are known in the run alone.
-    chosen = [] if spec.structure else [_select(step.targets, facts, "/spec/prune/0/targets") for step in spec.masking]
+    steps = [] if spec.structure else spec.masking
+    chosen = [matcher.select(step.targets, facts, "/spec/prune/0/targets") for step in steps]
     return [
         *_lengths(spec, facts),
         *(list(_structure(spec, facts)) or _target(spec, facts)),
@@ -35,23 +39,11 @@ def check(spec: CompressionSpec, facts: ModelFacts) -> list[Problem]:
     ]
 
 
-def _select(targets: Targets, facts: ModelFacts, pointer: str) -> list[Matrix] | Problem:
-    """The matrices that a step prunes, or why there are none."""
-    deadline = time.monotonic() + MAX_REGEX_SECONDS
-    patterns = [Targets(include=[pattern]) for pattern in targets.include]
-    matched = [False] * len(patterns)
-    selected = []
-    for matrix in facts.matrices:
-        if targets.selects(matrix.name):
-            selected.append(matrix)
-        matched = [old or pattern.selects(matrix.name) for old, pattern in zip(matched, patterns, strict=True)]
-        if time.monotonic() > deadline:
-            return Problem(pointer, "slow-regex", "these regular expressions take too long on the module names")
-    example = f"names look like {facts.matrices[0].name}"
-    if not all(matched):
-        detail = f"no linear map inside the blocks has a name like this; {example}"
-        return Problem(f"{pointer}/include/{matched.index(False)}", "selects-nothing", detail)
-    return selected or Problem(pointer, "selects-nothing", f"no matrix is left to prune; {example}")
+def bad_patterns(spec: CompressionSpec, matcher: Matcher) -> list[Problem]:
+    """Return why patterns of a spec cannot be used, whatever the model."""
+    at = len(spec.structure)
+    refusals = (matcher.refusal(step.targets, f"/spec/prune/{at}/targets") for step in spec.masking)
+    return [problem for problem in refusals if problem]
 
 
 def _lengths(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
@@ -115,24 +107,21 @@ def _target(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
         yield Problem(f"/spec/objective/{target.unit}", "out-of-reach", f"{detail}: {why}")
 
 
-def _pruning(spec: CompressionSpec, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
-    for index, (step, matrices) in enumerate(zip(spec.masking, chosen, strict=False)):
-        if isinstance(matrices, Problem):
-            yield matrices
+def _pruning(spec: CompressionSpec, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
+    for index, (step, found) in enumerate(zip(spec.masking, chosen, strict=False)):
+        if isinstance(found, Problem):
+            yield found
             continue
-        refusals = ((matrix, step.pattern.refusal(matrix.num_inputs)) for matrix in matrices)
+        refusals = ((matrix, step.pattern.refusal(inputs)) for inputs, matrix in found.by_inputs.items())
         for matrix, refusal in ((matrix, refusal) for matrix, refusal in refusals if refusal):
             detail = f"{matrix.name} has {matrix.num_inputs} inputs: {refusal}"
             yield Problem(f"/spec/prune/{index}/pattern", "pattern-does-not-fit", detail)
             break
-        known = [MatrixFacts(m.name, m.block, (m.num_outputs, m.num_inputs)) for m in matrices]
-        if why := step.budget.refusal(step.share, known):
+        if why := step.budget.refusal(step.share, found.known):
             yield Problem(f"/spec/prune/{index}/budget", "budget-does-not-fit", why)
 
 
-def _reconstruction(
-    spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matrix] | Problem]
-) -> Iterator[Problem]:
+def _reconstruction(spec: CompressionSpec, facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
     step = spec.reconstruct
     if not step:
         return
@@ -158,20 +147,19 @@ def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -
         yield Problem(pointer, code, f"the model has no {' and no '.join(sorted(absent & set(names)))} to train")
 
 
-def _something_in_a_matrix(
-    step: Reconstruct, facts: ModelFacts, chosen: list[list[Matrix] | Problem]
-) -> Iterator[Problem]:
+def _something_in_a_matrix(step: Reconstruct, facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
     """A window of one matrix holds its weight and its bias alone."""
-    biased = facts.has_biases and any(matrix.biased for matrix in _pruned(facts, chosen))
+    biased = facts.has_biases and any(matrix.biased for found in _pruned(facts, chosen) for matrix in found.matrices)
     if not step.moves_a_matrix(biased=biased):
         why = "no norm" if biased else "no norm, and no pruned matrix has a bias"
         detail = f"a window of one matrix holds {why}: train `weights` or `mask_lora`, or take larger windows"
         yield Problem("/spec/reconstruct/trainable", "nothing-in-a-matrix", detail)
 
 
-def _no_expert(facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
+def _no_expert(facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
     """A window of one matrix needs all of its inputs, and an expert's depend on where tokens are sent."""
-    expert = next((matrix.name for matrix in _pruned(facts, chosen) if ".experts." in matrix.name), None)
+    pruned = (matrix.name for found in _pruned(facts, chosen) for matrix in found.matrices)
+    expert = next((name for name in pruned if ".experts." in name), None)
     if expert is not None:
         detail = (
             f"{expert} belongs to an expert, which reads only the tokens that the router sends it, and cannot be "
@@ -180,7 +168,7 @@ def _no_expert(facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Itera
         yield Problem("/spec/reconstruct/window", "experts-by-matrix", detail)
 
 
-def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> Iterator[Problem]:
+def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
     if not spec.retrain:
         return
     if spec.retrain.trainable:
@@ -196,18 +184,19 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[list[Matr
     yield from _rank(spec, spec.retrain.rank, "/spec/retrain/rank", facts, chosen)
 
 
-def _pruned(facts: ModelFacts, chosen: list[list[Matrix] | Problem]) -> list[Matrix]:
+def _pruned(facts: ModelFacts, chosen: list[Chosen | Problem]) -> list[Chosen]:
     """The matrices that a step prunes; all where none is known to."""
-    return [matrix for each in chosen if isinstance(each, list) for matrix in each] or list(facts.matrices)
+    return [found for found in chosen if isinstance(found, Chosen)] or [Chosen(list(facts.matrices))]
 
 
 def _rank(
-    spec: CompressionSpec, rank: int, pointer: str, facts: ModelFacts, chosen: list[list[Matrix] | Problem]
+    spec: CompressionSpec, rank: int, pointer: str, facts: ModelFacts, chosen: list[Chosen | Problem]
 ) -> Iterator[Problem]:
     """Of the dense model's shapes: what is left once whole parts are gone is held against the rank in the run."""
     if spec.structure and any(step.targets != Targets() for step in spec.masking):
         return
-    narrowest = min(_pruned(facts, chosen), key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
+    (found, *_) = _pruned(facts, chosen)  # one step prunes single weights at most
+    narrowest = found.narrowest
     if rank > min(narrowest.num_inputs, narrowest.num_outputs):
         shape = f"{narrowest.num_outputs} x {narrowest.num_inputs}"
         yield Problem(pointer, "rank-too-large", f"{narrowest.name} is only {shape}")

@@ -7,9 +7,10 @@ import re
 import secrets as chance
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 TOLERANCE_SECONDS = 300
 """How far the timestamp of a signed delivery may be from now."""
@@ -125,3 +126,14 @@ def fresh(stamp: str, *, now: float) -> bool:
 
 Text = Field(max_length=500)
 """A name in a payload."""
+MAX_TAGS = 500
+
+
+def _few(tags: object) -> object:
+    """Refuse too many before any is looked at, with one mistake and not one for each."""
+    if isinstance(tags, dict) and len(tags) > MAX_TAGS:
+        raise PydanticCustomError("too_long", "a version has {most} tags at most", {"most": MAX_TAGS})
+    return {} if tags is None else tags
+
+
+Tags = Annotated[dict[str, Annotated[str, Field(max_length=20_000)]], BeforeValidator(_few)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from app import signing
-from app.registries.base import NoCredential, Payload, Receiver, RegistryEvent, Text, WrongCredential
+from app.registries.base import NoCredential, Payload, Receiver, RegistryEvent, Tags, Text, WrongCredential
 
 EVENT = Field("model.updated", min_length=1, max_length=100, pattern=r"^[\w.-]+$")
 
@@ -28,7 +28,7 @@ class _S3Model(Payload):
 class _Document(Payload):
     model: Annotated[_HubModel | _S3Model, Field(discriminator="kind")]
     event: str = EVENT
-    tags: dict[str, str] = Field({}, max_length=500)
+    tags: Tags = {}
 
 
 class GenericHook(Receiver):

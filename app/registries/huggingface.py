@@ -42,7 +42,7 @@ class _Discussion(Payload):
 class _Document(Payload):
     event: _Event
     repo: _Repo
-    updatedRefs: list[_Ref] = Field([], max_length=20_000)
+    updatedRefs: list[_Ref] = Field([], max_length=20_000, fail_fast=True)
     webhook: _Webhook
     discussion: _Discussion | None = None
 

@@ -10,18 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from app.registries.base import NoCredential, Payload, Receiver, RegistryEvent, Text, WrongCredential, fresh, same
+from app.registries.base import NoCredential, Payload, Receiver, RegistryEvent, Tags, Text, WrongCredential, fresh, same
 
 SIGNATURE, TIMESTAMP, DELIVERY_ID = "x-mlflow-signature", "x-mlflow-timestamp", "x-mlflow-delivery-id"
-MAX_TAGS = 500
 
 
 def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _nothing_is_no_tags(value: object) -> object:
-    return {} if value is None else value
 
 
 class _Data(Payload):
@@ -30,7 +25,7 @@ class _Data(Payload):
     alias: str | None = Field(None, max_length=500)
     key: str | None = Field(None, max_length=500)
     value: str | None = Field(None, max_length=20_000)
-    tags: Annotated[dict[str, str], BeforeValidator(_nothing_is_no_tags), Field(max_length=MAX_TAGS)] = {}
+    tags: Tags = {}
 
 
 class _Document(Payload):

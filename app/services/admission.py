@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from app.db.upload import Upload
 from app.errors import InvalidRequest, NotAvailable, Problem, SourceRefused
-from app.probe import ModelFacts, check, probe_again
-from app.services import routing
+from app.probe import Matcher, ModelFacts, bad_patterns, check, probe_again
+from app.services import known, routing
+from app.services.known import KnownModel
 from app.settings import Settings
 from app.specs.base import canonical
 from app.specs.dataset import Dataset, LocalDataset, UploadDataset
@@ -17,9 +20,24 @@ from app.specs.job import CompressionSpec, JobRequest
 from app.specs.publish import MlflowTarget
 from app.specs.resolve import resolve
 from app.specs.source import REMOTE, LocalSource, MlflowSource, UploadSource
+from app.specs.steps import MOST_PATTERNS
 
+MAX_SPEC_BYTES = 64 * 1024
+"""Of a spec as it is stored: lists show 200 of them."""
 FindUpload = Callable[[str, str], Upload | None]
 """(id, kind) -> a complete upload of the job's project."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What is known of a request whose model was met before."""
+
+    revision: str
+    spec: CompressionSpec
+    """Resolved."""
+    facts: ModelFacts
+    work_hash: str | None
+    """None while a text has not been seen."""
 
 
 @dataclass(frozen=True)
@@ -29,33 +47,86 @@ class Admitted:
     spec: CompressionSpec | None
     worker_class: str
     facts: ModelFacts | None = None
+    recognised: Recognised | None = None
+
+
+@dataclass
+class Desk:
+    """Where the requests of one call are admitted: each source is read, and each set of patterns matched, once."""
+
+    settings: Settings
+    find_upload: FindUpload = lambda _id, _kind: None
+    matcher: Matcher = field(default_factory=Matcher)
+    _read: dict[str, ModelFacts] = field(default_factory=dict)
+    _met: dict[str, KnownModel | None] = field(default_factory=dict)
+
+    def admit(self, request: JobRequest) -> Admitted:
+        """Hold a request against its model, where that is at hand; raises what must be refused."""
+        if problems := [*self._unread(request), *_without_server(request, self.settings)]:
+            raise InvalidRequest("The request names what the service does not read.", items=problems)
+        if problems := refused(request.spec, self.matcher):
+            raise InvalidRequest("The spec cannot be used.", items=problems)
+        if isinstance(request.source, REMOTE):
+            return Admitted(None, routing.worker_class(self.settings, None, None))
+        facts = self._facts(request.source)
+        spec = self.resolved(request.spec, facts)
+        return Admitted(spec, routing.worker_class(self.settings, spec, facts), facts)
+
+    def resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
+        """Fill in what a spec leaves to its model; raises InvalidRequest where it does not fit."""
+        if problems := check(spec, facts, self.matcher):
+            raise InvalidRequest("The spec does not fit the model.", items=problems)
+        return resolve(spec, facts)
+
+    def met(self, session: Session, project_id: str, request: JobRequest) -> KnownModel | None:
+        """Return what the source of a request was the last time."""
+        source = request.source.model_dump(mode="json")
+        key = canonical(source)
+        if key not in self._met:
+            self._met[key] = known.model(session, project_id, source)
+        return self._met[key]
+
+    def _unread(self, request: JobRequest) -> Iterator[Problem]:
+        for pointer, path in _local_paths(request):
+            if problem := _refusal(pointer, path, self.settings, folder=pointer == "/source/path"):
+                yield problem
+        for pointer, kind, upload_id in _named_uploads(request):
+            if self.find_upload(upload_id, kind) is None:
+                detail = f"there is no complete upload of a {kind} with this id"
+                yield Problem(f"{pointer}/upload_id", "no-such-upload", detail)
+
+    def _facts(self, source: LocalSource | UploadSource) -> ModelFacts:
+        key = canonical(source.model_dump(mode="json"))
+        if key not in self._read:
+            try:
+                self._read[key] = _facts(source, self.settings, self.find_upload)
+            except SourceRefused as error:
+                raise error.at("/source") from error
+        return self._read[key]
 
 
 def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None) -> Admitted:
-    """Hold a request against its model, where that is at hand; raises what must be refused."""
-    problems = [
-        problem
-        for pointer, path in _local_paths(request)
-        if (problem := _refusal(pointer, path, settings, folder=pointer == "/source/path"))
-    ]
-    problems += [
-        Problem(f"{pointer}/upload_id", "no-such-upload", f"there is no complete upload of a {kind} with this id")
-        for pointer, kind, upload_id in _named_uploads(request)
-        if find_upload(upload_id, kind) is None
-    ]
-    problems += _without_server(request, settings)
-    if problems:
-        raise InvalidRequest("The request names what the service does not read.", items=problems)
-    if isinstance(request.source, REMOTE):
-        return Admitted(None, routing.worker_class(settings, None, None))
-    try:
-        facts = _facts(request.source, settings, find_upload)
-    except SourceRefused as error:
-        raise error.at("/source") from error
-    if problems := check(request.spec, facts):
-        raise InvalidRequest("The spec does not fit the model.", items=problems)
-    spec = resolve(request.spec, facts)
-    return Admitted(spec, routing.worker_class(settings, spec, facts), facts)
+    """Hold one request against its model; raises what must be refused."""
+    return Desk(settings, find_upload).admit(request)
+
+
+def refused(spec: CompressionSpec, matcher: Matcher | None = None) -> list[Problem]:
+    """Return why a new spec is not taken, whatever its model; what was stored before may be longer."""
+    return [*_long(spec), *_many_patterns(spec), *bad_patterns(spec, matcher or Matcher())]
+
+
+def _long(spec: CompressionSpec) -> Iterator[Problem]:
+    if len(spec.model_dump_json()) > MAX_SPEC_BYTES:
+        detail = f"the spec has {MAX_SPEC_BYTES >> 10} KiB at most, defaults included: name shares by the ends of names"
+        yield Problem("/spec", "spec-too-long", detail)
+
+
+def _many_patterns(spec: CompressionSpec) -> Iterator[Problem]:
+    at = len(spec.structure)
+    for name, patterns in ((n, getattr(step.targets, n)) for step in spec.masking for n in ("include", "exclude")):
+        if len(patterns) > MOST_PATTERNS:
+            detail = f"give {MOST_PATTERNS} patterns at most: several names fit one pattern, as in `(q|k)_proj`"
+            yield Problem(f"/spec/prune/{at}/targets/{name}", "too-many-patterns", detail)
 
 
 def _without_server(request: JobRequest, settings: Settings) -> Iterator[Problem]:

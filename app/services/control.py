@@ -13,11 +13,12 @@ from app.db.job import PRIORITIES, Job, turn_of
 from app.db.queries import events, tenancy
 from app.db.queries.events import NewEvent
 from app.db.session import clock
-from app.errors import IllegalTransition, InvalidRequest, NotFound, Problem
+from app.errors import IllegalTransition, InvalidForModel, InvalidRequest, NotFound, Problem
 from app.services import children, outbox, rights
 from app.services.resources import Resources
 from app.specs.control import JobPatch, Retry
 from app.specs.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
+from app.specs.patterns import BadPattern, Selection
 
 MORE_ATTEMPTS = 20
 """What a retry adds to the attempts that were made."""
@@ -55,6 +56,7 @@ def resume(resources: Resources, project_id: str, job_id: str) -> None:
 
 def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> None:
     """Queue a job that ended without success again; attempts and events are counted on."""
+    _refuse_patterns(resources, project_id, job_id)
     with _locked(resources, project_id, job_id, "retry") as (session, job, now):
         rights.require_to_submit(job.request["spec"])
         target = _target(job, "retry")
@@ -71,6 +73,21 @@ def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> No
         _queue(session, job, target, [("job.queued", {"reason": "retried", "from": wish.from_})], now)
         children.retry_all(session, job.id, now=now)
     resources.doorbell.ring(job.worker_class)
+
+
+def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None:
+    """Raise InvalidForModel where a stored job has patterns that RE2 does not take: it could only fail again."""
+    with resources.database.reading() as session:
+        job = session.get(Job, job_id)
+    steps = job.request["spec"].get("prune") if job is not None and job.project_id == project_id else None
+    for index, step in enumerate(steps if isinstance(steps, list) else [steps]):
+        targets = (step.get("targets") if isinstance(step, dict) else None) or {}
+        try:
+            Selection(targets.get("include") or [], targets.get("exclude") or [])
+        except BadPattern as error:
+            problem = Problem(f"/spec/prune/{index}/targets/{error.place}", "bad-regex", str(error))
+            detail = f"The job was made with a pattern that is not taken any more: {error}."
+            raise InvalidForModel(detail, hint="Clone it with patterns in RE2 syntax.", items=[problem]) from None
 
 
 def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) -> None:

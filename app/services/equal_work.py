@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import reuse
-from app.errors import InvalidRequest, NoEqualResult
-from app.probe import check
+from app.errors import NoEqualResult
 from app.services import known
+from app.services.admission import Admitted, Desk, Recognised
 from app.specs.job import CompressionSpec, JobRequest
-from app.specs.resolve import resolve
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """What is known of a request before it runs."""
-
-    revision: str
-    spec: CompressionSpec
-    """Resolved."""
-    work_hash: str | None
-    """None while a text has not been seen."""
+def admitted(session: Session, project_id: str, request: JobRequest, desk: Desk) -> Admitted:
+    """Admit a request, and return what is known of it; raises what must be refused."""
+    found = desk.admit(request)
+    return replace(found, recognised=recognise(session, project_id, request, found.spec, desk))
 
 
 def recognise(
-    session: Session, project_id: str, request: JobRequest, resolved: CompressionSpec | None
+    session: Session, project_id: str, request: JobRequest, resolved: CompressionSpec | None, desk: Desk
 ) -> Recognised | None:
-    """Return what is known of a request; raises InvalidRequest when it does not fit a model that is."""
-    model = known.model(session, project_id, request.source.model_dump(mode="json"))
+    """Return what is known of a request; raises InvalidRequest when it does not fit a model that is.
+
+    Asked before a transaction is begun: patterns are matched and facts read, which nobody else should wait for.
+    """
+    model = desk.met(session, project_id, request)
     if model is None:
         return None
-    if resolved is None:
-        if problems := check(request.spec, model.facts):
-            raise InvalidRequest("The spec does not fit the model.", items=problems)
-        resolved = resolve(request.spec, model.facts)
-    return Recognised(model.revision, resolved, known.hash_of(session, project_id, model.revision, resolved))
+    resolved = resolved or desk.resolved(request.spec, model.facts)
+    work_hash = known.hash_of(session, project_id, model.revision, resolved)
+    return Recognised(model.revision, resolved, model.facts, work_hash)
 
 
 def place(session: Session, job: Job, found: Recognised, wish: str) -> Job | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.db.session import clock
 from app.errors import AppError
 from app.ids import new_id
 from app.services import adoption, equal_work, idempotency, outbox, plans, projects, rights, uploads
-from app.services.admission import Admitted, admit
+from app.services.admission import Admitted, Desk
 from app.services.reads import JobReading
 from app.services.resources import Resources
 from app.specs import presets
@@ -74,7 +74,7 @@ def write(
     with session.no_autoflush:  # keys refer to nothing that waits in the session
         if key and (found := idempotency.earlier(session, key, now=now)):
             return Submitted(found, replayed=True)
-    known = equal_work.recognise(session, job.project_id, request, admitted.spec)
+    known = admitted.recognised
     done = equal_work.place(session, job, known, request.reuse) if known else None
     plans.check(session, job.project_id, request, now=now)
     projects.admit_job(session, actors.current(), job.project_id)
@@ -95,11 +95,20 @@ def write(
     return Submitted(job.id, reading=JobReading(job, now, None, places.of_new(session, job)))
 
 
-def admitted_of(resources: Resources, project_id: str, request: JobRequest) -> Admitted:
-    """Hold a request against its model and the project's uploads; raises what must be refused."""
-    return admit(
-        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
-    )
+def desk(resources: Resources, project_id: str) -> Desk:
+    """Return where the requests of one call of a project are admitted."""
+    return Desk(resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind))
+
+
+def admitted_of(resources: Resources, project_id: str, request: JobRequest, at: Desk | None = None) -> Admitted:
+    """Hold a request against its model and the project's uploads; raises what must be refused.
+
+    All that takes time is done here, before the transaction that writes the job. `at`: of a call with many jobs.
+    """
+    at = at or desk(resources, project_id)
+    found = at.admit(request)
+    with resources.database.reading() as session:
+        return replace(found, recognised=equal_work.recognise(session, project_id, request, found.spec, at))
 
 
 def _ring(resources: Resources, written: Future[Submitted]) -> None:

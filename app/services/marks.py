@@ -32,7 +32,7 @@ def position_of(mark: str) -> Position:
     try:
         number, job_id, seq = json.loads(base64.urlsafe_b64decode(mark + "=" * (-len(mark) % 4)))
         place = Position(int(number), str(job_id), int(seq))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise InvalidCursor("This is no id of the stream of all events.") from None
     if not (0 <= place.commit_number < 2**63 and 0 <= place.seq < 2**63):
         raise InvalidCursor("This is no id of the stream of all events.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
 from app.probe import ModelFacts
 from app.services import equal_work, estimates, fitting, idempotency, known, models, routing, uploads
-from app.services.admission import Admitted, admit
+from app.services.admission import Admitted, Desk
 from app.services.idempotency import Key
 from app.services.resources import Resources
 from app.settings import Settings
@@ -45,10 +45,7 @@ def request_sha256(request: JobRequest) -> str:
 
 def create(resources: Resources, project_id: str, request: JobRequest, *, key: Key | None = None) -> Plan:
     """Work out what a request would take; refuses what POST /v1/jobs would refuse."""
-    admitted = admit(
-        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
-    )
-    looked = _look(resources, project_id, request)
+    admitted, looked = _admitted(resources, project_id, request)
     with resources.database.unit_of_work() as session:
         tenancy.hold(session, project_id)
         now = clock(session)
@@ -59,10 +56,7 @@ def create(resources: Resources, project_id: str, request: JobRequest, *, key: K
 
 def draft(resources: Resources, project_id: str, request: JobRequest) -> Plan:
     """Work out what a request would take, for somebody who is still writing it; nothing is kept."""
-    admitted = admit(
-        request, resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind)
-    )
-    looked = _look(resources, project_id, request)
+    admitted, looked = _admitted(resources, project_id, request)
     with resources.database.reading() as session:
         plan = make(session, resources.settings, project_id, request, admitted, now=clock(session), looked=looked)
         session.expunge(plan)
@@ -74,12 +68,9 @@ def make(
     looked: Looked | None = None,
 ) -> Plan:  # fmt: skip
     """Write down what an admitted request would take; `looked`: what the Hub was asked about its source."""
-    seen = looked.request if looked else request
-    found = equal_work.recognise(session, project_id, seen, admitted.spec)
+    found = admitted.recognised
     spec = found.spec if found else admitted.spec
-    facts = admitted.facts
-    if facts is None and (model := known.model(session, project_id, seen.source.model_dump(mode="json"))):
-        facts = model.facts
+    facts = admitted.facts or (found.facts if found else None)
     done = reuse.done(session, project_id, found.work_hash, but="") if found and found.work_hash else None
     worker_class = routing.worker_class(settings, spec, facts)
     document = {
@@ -98,6 +89,17 @@ def make(
     )  # fmt: skip
     session.add(plan)
     return plan
+
+
+def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tuple[Admitted, Looked | None]:
+    """Admit a request, ask the Hub about its source, and return what is known of it then."""
+    desk = Desk(resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind))
+    admitted = desk.admit(request)
+    looked = _look(resources, project_id, request)
+    seen = looked.request if looked else request
+    with resources.database.reading() as session:
+        recognised = equal_work.recognise(session, project_id, seen, admitted.spec, desk)
+    return replace(admitted, recognised=recognised), looked
 
 
 def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked | None:

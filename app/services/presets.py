@@ -12,11 +12,15 @@ from sqlalchemy.orm import Session
 from app.db.planning import Preset
 from app.db.queries import tenancy
 from app.db.session import Database, clock
-from app.errors import InvalidRequest, NotFound, Problem
+from app.errors import InvalidRequest, NotFound, Problem, QuotaExceeded
 from app.services import rights
+from app.services.admission import refused
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec
 from app.specs.presets import BUILT_IN, Found, Lookup, shipped
+
+MAX_PRESETS = 100
+"""Of a project; every list shows all of them."""
 
 
 def lookup(database: Database, project_id: str) -> Lookup:
@@ -89,6 +93,8 @@ def _row(session: Session, project_id: str, name: str, version: int | None) -> P
 
 def _next(session: Session, project_id: str, name: str, description: str, spec: dict[str, Any] | None) -> Preset:
     newest = _row(session, project_id, name, None)
+    if newest is None and _count(session, project_id) >= MAX_PRESETS:
+        raise QuotaExceeded(f"The project has {MAX_PRESETS} presets of its own, deleted ones included.")
     built_in = BUILT_IN.get(name)
     version = max((found.version for found in (newest, built_in) if found), default=0)
     row = Preset(
@@ -98,6 +104,11 @@ def _next(session: Session, project_id: str, name: str, description: str, spec: 
     session.add(row)
     session.flush()
     return row
+
+
+def _count(session: Session, project_id: str) -> int:
+    names = select(func.count(func.distinct(Preset.name))).where(Preset.project_id == project_id)
+    return session.scalar(names) or 0
 
 
 def _found(row: Preset) -> Found:
@@ -112,7 +123,7 @@ def _check(spec: dict[str, Any]) -> None:
         )
     whole = {"prune": {"method": "magnitude", "sparsity": 0.5}, **spec}
     try:
-        CompressionSpec.model_validate_json(canonical(whole))
+        read = CompressionSpec.model_validate_json(canonical(whole))
     except ValidationError as error:
         items = [
             Problem(
@@ -121,3 +132,5 @@ def _check(spec: dict[str, Any]) -> None:
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise InvalidRequest("The spec is no part of a valid one.", items=items) from None
+    if problems := refused(read):
+        raise InvalidRequest("The spec cannot be used.", items=problems)

@@ -19,7 +19,7 @@ from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
 from app.services import children, idempotency, jobs, rights
-from app.services.admission import Admitted
+from app.services.admission import Admitted, Desk
 from app.services.fronts import unbeaten
 from app.services.resources import Resources
 from app.specs.base import canonical
@@ -58,7 +58,8 @@ def create(
     points = _points(request)
     for _, body in points:
         rights.require_to_submit(body.spec, at="/base/spec/output/publish")
-    admitted = [(point, body, _admitted(resources, project_id, body, request)) for point, body in points]
+    desk = jobs.desk(resources, project_id)
+    admitted = [(point, body, _admitted(resources, project_id, body, request, desk)) for point, body in points]
     with resources.database.unit_of_work() as session:
         now = clock(session)
         sweep = Sweep(
@@ -119,9 +120,9 @@ def _axis(pointer: str) -> str:
     return "/axes/" + pointer.replace("~", "~0").replace("/", "~1")
 
 
-def _admitted(resources: Resources, project_id: str, body: JobRequest, request: SweepRequest) -> Admitted:
+def _admitted(resources: Resources, project_id: str, body: JobRequest, request: SweepRequest, desk: Desk) -> Admitted:
     try:
-        return jobs.admitted_of(resources, project_id, body)
+        return jobs.admitted_of(resources, project_id, body, desk)
     except (InvalidRequest, SourceRefused) as error:
         error.items = tuple(Problem(_blame(request, i.pointer), i.code, i.detail) for i in error.items)
         raise
@@ -142,12 +143,17 @@ def get(database: Database, project_id: str, sweep_id: str) -> SweepReading:
         return SweepReading(_found(session, project_id, sweep_id), _jobs(session, sweep_id))
 
 
-def page(database: Database, project_id: str, *, before: str | None, limit: int) -> Sequence[SweepReading]:
+def page(database: Database, project_id: str, *, before: str | None, limit: int) -> Sequence[Sweep]:
     """Return a page of sweeps, newest first."""
     with database.reading() as session:
         query = select(Sweep).where(Sweep.project_id == project_id).order_by(Sweep.id.desc()).limit(limit)
-        rows = session.scalars(query if before is None else query.where(Sweep.id < before)).all()
-        return [SweepReading(row, _jobs(session, row.id)) for row in rows]
+        return session.scalars(query if before is None else query.where(Sweep.id < before)).all()
+
+
+def listed(database: Database, sweep: Sweep) -> SweepReading:
+    """Return a sweep of a list: of its jobs, states and progress only."""
+    with database.reading() as session:
+        return SweepReading(sweep, {job.id: job for job in reuse.children(session, sweep.id, briefly=True)})
 
 
 def cancel(resources: Resources, project_id: str, sweep_id: str) -> None:

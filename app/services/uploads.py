@@ -17,7 +17,16 @@ from sqlalchemy.orm import Session
 from app.db.queries import tenancy, uploads
 from app.db.session import Database, clock
 from app.db.upload import Upload
-from app.errors import InvalidRequest, NotFound, Problem, SourceRefused, UploadClosed, UploadIncomplete
+from app.errors import (
+    InvalidRequest,
+    NotFound,
+    Problem,
+    QuotaExceeded,
+    SourceRefused,
+    UnsafeSource,
+    UploadClosed,
+    UploadIncomplete,
+)
 from app.ids import new_id
 from app.probe import probe
 from app.services import idempotency, projects
@@ -28,9 +37,17 @@ from app.storage.base import ObjectStore, PutUrl
 
 PART_BYTES = 16 * 2**20
 MAX_PARTS = 9_000
+"""Of all files together, beside one for each file."""
+MAX_OPEN = 100
+"""Of a project: an upload that nobody sends is counted at every look."""
 URL_SECONDS = 3600
-MAX_HEADER_BYTES = 16 * 2**20 + 8
+MAX_HEADER_BYTES = 16 * 2**20
 """Of a safetensors file; all that the probe reads of weights."""
+MAX_SMALL_BYTES = 64 * 2**20
+"""Of any other file that the probe may want to read; of a larger one it sees the beginning."""
+BEGINNING_BYTES = 64 * 2**10
+MAX_LOOK_BYTES = 256 * 2**20
+"""Of all that a look at a model copies."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +64,12 @@ class Progress:
 def create(resources: Resources, project_id: str, request: UploadRequest, key: Key | None) -> tuple[Upload, bool]:
     """Open an upload and return it, and whether an earlier equal call made it; raises QuotaExceeded."""
     total = sum(file.bytes for file in request.files)
-    largest = max(file.bytes for file in request.files)
     with resources.database.unit_of_work() as session:
         now = clock(session)
         row = Upload(
             id=new_id("upl"), project_id=project_id, kind=request.kind, name=request.name, state="open",
             files=[file.model_dump() for file in request.files], bytes=total,
-            part_bytes=max(PART_BYTES, -(-largest // MAX_PARTS)), facts=None, created_at=now, touched_at=now,
+            part_bytes=max(PART_BYTES, -(-total // MAX_PARTS)), facts=None, created_at=now, touched_at=now,
             completed_at=None,
         )  # fmt: skip
         if key and (found := idempotency.claim(session, key, resource_id=row.id, now=now)):
@@ -62,6 +78,8 @@ def create(resources: Resources, project_id: str, request: UploadRequest, key: K
         if project is None:
             raise NotFound
         projects.admit_bytes(session, project, total)
+        if uploads.count_open(session, project_id) >= MAX_OPEN:
+            raise QuotaExceeded(f"The project has {MAX_OPEN} open uploads: complete or delete one.")
         session.add(row)
         tenancy.audit(session, "upload.create", row.id, now=now)
     return row, False
@@ -83,13 +101,17 @@ def get_open(database: Database, project_id: str, upload_id: str) -> Upload:
 
 def progress(store: ObjectStore, row: Upload) -> list[Progress]:
     """Return which parts of each file are there, whole."""
-    sizes = {stored.key.removeprefix(row.prefix): stored.bytes for stored in store.list(row.prefix)}
-    found = []
-    for file in row.files:
-        wanted = row.part_sizes(file["bytes"])
-        here = [n for n, size in enumerate(wanted, 1) if sizes.get(f"{file['name']}/{n:05d}") == size]
-        found.append(Progress(file["name"], file["bytes"], file["sha256"], len(wanted), here))
-    return found
+    here: dict[str, list[int]] = {file["name"]: [] for file in row.files}
+    sizes = {file["name"]: file["bytes"] for file in row.files}
+    for stored in store.list(row.prefix):
+        name, _, number = stored.key.removeprefix(row.prefix).rpartition("/")
+        # Only what was sent is counted: how much could be is a number of the client's.
+        if name in here and number.isdecimal() and stored.bytes == row.part_size(sizes[name], int(number)):
+            here[name].append(int(number))
+    return [
+        Progress(file["name"], file["bytes"], file["sha256"], row.num_parts(file["bytes"]), sorted(here[file["name"]]))
+        for file in row.files
+    ]
 
 
 def part(resources: Resources, project_id: str, upload_id: str, request: PartRequest) -> tuple[str, int, PutUrl | None]:
@@ -110,10 +132,10 @@ def place(row: Upload, name: str, number: int) -> tuple[str, int]:
     file = next((file for file in row.files if file["name"] == name), None)
     if file is None:
         raise InvalidRequest(items=[Problem("/file", "no-such-file", "the upload was not opened with this file")])
-    sizes = row.part_sizes(file["bytes"])
-    if not 1 <= number <= len(sizes):
-        raise InvalidRequest(items=[Problem("/number", "no-such-part", f"the file has {len(sizes)} parts")])
-    return row.part_key(name, number), sizes[number - 1]
+    parts = row.num_parts(file["bytes"])
+    if not 1 <= number <= parts:
+        raise InvalidRequest(items=[Problem("/number", "no-such-part", f"the file has {parts} parts")])
+    return row.part_key(name, number), row.part_size(file["bytes"], number)
 
 
 def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
@@ -162,7 +184,7 @@ def located(store: ObjectStore, row: Upload, *, expires_seconds: int) -> dict[st
         | {
             "parts": [
                 store.locate(row.part_key(file["name"], number), expires_seconds=expires_seconds)
-                for number in range(1, len(row.part_sizes(file["bytes"])) + 1)
+                for number in range(1, row.num_parts(file["bytes"]) + 1)
             ]
         }
         for file in row.files
@@ -172,13 +194,17 @@ def located(store: ObjectStore, row: Upload, *, expires_seconds: int) -> dict[st
 
 def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
     """Probe a model without its weights: sparse files with their headers are all that it reads."""
+    left = MAX_LOOK_BYTES
     with tempfile.TemporaryDirectory(prefix="espalier-upload-") as folder:
         for file in row.files:
-            weights = file["name"].endswith(".safetensors")
+            left -= (wanted := _wanted(store, row, file))
+            if left < 0:
+                detail = f"What is no weight is larger than {MAX_LOOK_BYTES >> 20} MiB, headers included."
+                raise UnsafeSource(detail, items=[Problem("", UnsafeSource.code, detail)])
             path = Path(folder) / file["name"]
             path.parent.mkdir(exist_ok=True)
             with path.open("wb") as target:
-                for chunk in _head(store, row, file, MAX_HEADER_BYTES if weights else file["bytes"]):
+                for chunk in _head(store, row, file, wanted):
                     target.write(chunk)
                 target.truncate(file["bytes"])
         try:
@@ -188,12 +214,20 @@ def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
             raise
 
 
+def _wanted(store: ObjectStore, row: Upload, file: dict[str, Any]) -> int:
+    """How much of a file the probe looks at."""
+    if file["name"].endswith(".safetensors"):
+        told = b"".join(_head(store, row, file, 8))
+        return min(int(file["bytes"]), 8 + min(int.from_bytes(told, "little"), MAX_HEADER_BYTES))
+    return int(file["bytes"]) if file["bytes"] <= MAX_SMALL_BYTES else BEGINNING_BYTES
+
+
 def _head(store: ObjectStore, row: Upload, file: dict[str, Any], num_bytes: int) -> Iterator[bytes]:
-    for number, size in enumerate(row.part_sizes(file["bytes"]), 1):
-        if num_bytes <= 0:
-            return
+    number = 1
+    while num_bytes > 0 and number <= row.num_parts(file["bytes"]):
+        size = row.part_size(file["bytes"], number)
         yield from store.open(row.part_key(file["name"], number), 0, min(size, num_bytes))
-        num_bytes -= size
+        num_bytes, number = num_bytes - size, number + 1
 
 
 def _open(session: Session, project_id: str, upload_id: str) -> Upload:

@@ -58,17 +58,19 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
-Targets = Annotated[list[dict[str, Any]], Field(max_length=8)]
+Target = Annotated[dict[str, Any], Field(max_length=50)]
+Targets = Annotated[list[Target], Field(max_length=8)]
 
 
 class Template(Spec):
     """The job that an event becomes. `{model}` and other placeholders stand for what the event says."""
 
     preset: str | None = Field(None, max_length=100, description="name or name@version.")
-    spec: dict[str, Any] | None = Field(None, description="As in a job; wins over the preset.")
-    publish: Annotated[Targets, BeforeValidator(_as_list, json_schema_input_type=dict[str, Any] | Targets)] = Field(
-        [], description="As `output.publish` of a spec: where the result goes."
-    )
+    spec: dict[str, Any] | None = Field(None, max_length=50, description="As in a job; wins over the preset.")
+    publish: Annotated[
+        Targets,
+        BeforeValidator(_as_list, json_schema_input_type=Target | Targets),
+    ] = Field([], description="As `output.publish` of a spec: where the result goes.")
 
     @model_validator(mode="after")
     def _says_what_to_do(self) -> Template:
@@ -113,7 +115,9 @@ class RuleTrial(Spec):
     """What a rule is tried on, without effects."""
 
     delivery_id: str | None = Field(None, max_length=64, description="A stored delivery of the rule's source.")
-    payload: dict[str, Any] | None = Field(None, description="A document as the registry would send it.")
+    payload: dict[str, Any] | None = Field(
+        None, max_length=1000, description="A document as the registry would send it."
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RuleTrial:

@@ -268,9 +268,11 @@ class Limits(Spec):
 
     max_run_seconds: float | None = Field(None, gt=0, le=30 * 86_400, description="Running time over all attempts.")
     max_pending_seconds: float | None = Field(None, gt=0, le=365 * 86_400, description="Time in the queue.")
-    max_device_memory_bytes: int | None = Field(None, ge=2**20, description="Of the GPU; a CPU job ignores it.")
+    max_device_memory_bytes: int | None = Field(
+        None, ge=2**20, le=2**63 - 1, description="Of the GPU; a CPU job ignores it."
+    )
     max_host_memory_bytes: int | None = Field(
-        None, ge=2**28, description="Of the computing process, its libraries included (about half a GB)."
+        None, ge=2**28, le=2**63 - 1, description="Of the computing process, its libraries included (about half a GB)."
     )
 
 

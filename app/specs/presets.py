@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ SHIPPED: Final = (
 BUILT_IN: Final = {found.name: found for found in SHIPPED}
 """The newest version of each."""
 
+NAME: Final = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})(?:@([1-9][0-9]{0,5}))?")
+"""name or name@version."""
 Lookup = Callable[[str, int | None], Found | None]
 LOOKUP: ContextVar[Lookup | None] = ContextVar("presets", default=None)
 """How this request finds its project's own presets; None outside of the service."""
@@ -81,8 +84,10 @@ LOOKUP: ContextVar[Lookup | None] = ContextVar("presets", default=None)
 
 def find(name: str) -> Found | None:
     """Return what `name` or `name@version` means here."""
-    base, _, version = name.partition("@")
-    number = int(version) if version else None
+    match = NAME.fullmatch(name)
+    if match is None:
+        return None
+    base, number = match[1], int(match[2]) if match[2] else None
     lookup = LOOKUP.get()
     if lookup is not None and (own := lookup(base, number)) is not None:
         return own

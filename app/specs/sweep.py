@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from app.specs.base import Spec
 
 Pointer = Annotated[str, Field(min_length=2, max_length=300, pattern=r"^(/[^/]+)+$")]
 MAX_CHILDREN = 256
+MAX_SPELLED_OUT = 300_000
+"""Values of the base, times points: every point has its own copy."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class SweepRequest(Spec):
         return self
 
     @model_validator(mode="after")
+    def _copies_are_bounded(self) -> SweepRequest:
+        values = _count(self.base) + max(_count(value) for values in self.axes.values() for value in values)
+        points = math.prod(len(values) for values in self.axes.values())
+        if values * points > MAX_SPELLED_OUT:
+            raise PydanticCustomError(
+                "sweep_too_large",
+                "{points} points of {values} values each are more than {most}: sweep over less at once",
+                {"points": points, "values": values, "most": MAX_SPELLED_OUT, "at": "axes"},
+            )
+        return self
+
+    @model_validator(mode="after")
     def _points_do_not_publish_over_each_other(self) -> SweepRequest:
         spec = self.base.get("spec")
         output = spec.get("output") if isinstance(spec, dict) else None
@@ -69,6 +84,12 @@ class SweepRequest(Spec):
             for pointer, value in values.items():
                 place(request, pointer, value)
             yield Point(values, request)
+
+
+def _count(value: object) -> int:
+    """How many values a document holds, itself included."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_count, items))
 
 
 def place(document: Any, pointer: str, value: object) -> None:  # noqa: ANN401 - JSON

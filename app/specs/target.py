@@ -19,8 +19,8 @@ class Target(Spec):
     Trials prune and measure; recovery runs once, on the best.
     """
 
-    parameters: int | None = Field(None, ge=1, description="At most so many parameters.")
-    bytes: int | None = Field(None, ge=1, description="At most so many bytes of dense files.")
+    parameters: int | None = Field(None, ge=1, le=2**63 - 1, description="At most so many parameters.")
+    bytes: int | None = Field(None, ge=1, le=2**63 - 1, description="At most so many bytes of dense files.")
     seconds_per_token: float | None = Field(
         None, gt=0, le=3600, description="At most so long for one decoded token, measured on the worker."
     )

@@ -12,6 +12,8 @@ from app.specs.base import Spec
 from espalier.model_files import belongs_to_model, small_bytes
 
 MAX_FILE_BYTES = 5 * 2**40
+MAX_UPLOAD_BYTES = 16 * 2**40
+"""Of all files together: parts are counted, and stay below what an object store takes in one piece."""
 _TEXT = re.compile(r"[A-Za-z0-9_-][\w.-]{0,150}\.(txt|jsonl)", re.ASCII)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in lower-case hex.")]
@@ -49,6 +51,10 @@ class UploadRequest(Spec):
         names = [file.name for file in self.files]
         if len(set(names)) < len(names):
             raise PydanticCustomError("duplicate_file", "two files have one name", {"at": "files"})
+        if sum(file.bytes for file in self.files) > MAX_UPLOAD_BYTES:
+            raise PydanticCustomError(
+                "upload_too_large", "an upload has {tib} TiB at most", {"tib": MAX_UPLOAD_BYTES >> 40, "at": "files"}
+            )
         texts = [name for name in names if _TEXT.fullmatch(name) and not belongs_to_model(name)]
         if self.kind == "dataset" and (len(names) != 1 or not _TEXT.fullmatch(names[0])):
             raise PydanticCustomError("not_a_dataset", "a data set is one *.txt or *.jsonl file", {"at": "files"})

@@ -12,7 +12,7 @@ import typer.main
 import yaml
 
 from app.cli.main import app
-from app.main import create_app
+from app.server import serve
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +46,9 @@ def test_every_command_is_a_verb(service: str) -> None:
     assert COMPOSE["services"][service]["command"][0] in verbs
 
 
-def test_the_api_role_of_the_entrypoint_names_the_application_factory() -> None:
-    assert "app.main:create_app --factory" in (ROOT / "docker/entrypoint.sh").read_text()
-    assert callable(create_app)
+def test_the_api_role_of_the_entrypoint_serves_as_the_command_line_does() -> None:
+    assert "exec python -P -m app.server" in (ROOT / "docker/entrypoint.sh").read_text()
+    assert callable(serve)
 
 
 @pytest.mark.parametrize("file", ["docker/api.Dockerfile", "docker/worker.Dockerfile"])

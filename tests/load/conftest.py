@@ -20,6 +20,7 @@ from app.db.session import Database
 from tests.fixtures.services import _await_port, free_port
 from workers.leash import leashed
 
+OURS = "app.main:create_app"
 ROOT = Path(__file__).resolve().parents[2]
 BODY = json.dumps(
     {
@@ -62,11 +63,13 @@ class Stack:
                 process.wait()
 
     @contextmanager
-    def api(self, factory: str = "app.main:create_app", processes: int = 2) -> Iterator[str]:
+    def api(self, factory: str = OURS, processes: int = 2) -> Iterator[str]:
         """Serve an application and yield its address."""
         port = free_port()
         options = ["--factory", "--port", str(port), "--no-access-log", "--workers", str(processes)]
-        with self.running("uvicorn", factory, *options) as process:
+        self.env |= {"ESPALIER_PORT": str(port), "ESPALIER_API_PROCESSES": str(processes)}
+        command = ["app.server"] if factory == OURS else ["uvicorn", factory, *options]
+        with self.running(*command) as process:
             _await_port(process, port)
             yield f"http://127.0.0.1:{port}"
 

@@ -42,7 +42,7 @@ def parts(service: subprocess.Popen[str]) -> dict[str, psutil.Process]:
     found: dict[str, psutil.Process] = {}
     for child in psutil.Process(service.pid).children():
         words = " ".join(child.cmdline())
-        found |= {name: child for name in ("uvicorn", "workers.main", "workers.reconciler") if name in words}
+        found |= {name: child for name in ("app.server", "workers.main", "workers.reconciler") if name in words}
     return found
 
 
@@ -58,7 +58,7 @@ def test_the_service_says_where_it_listens_and_ends_with_all_its_parts(service: 
 def test_a_part_that_dies_is_started_again(service: subprocess.Popen[str]) -> None:
     address = url(service)
     before = parts(service)
-    before["uvicorn"].kill()
+    before["app.server"].kill()
     patience = Patience(60)
     while True:
         try:
@@ -67,7 +67,7 @@ def test_a_part_that_dies_is_started_again(service: subprocess.Popen[str]) -> No
         except httpx.HTTPError:
             patience.pause(0.1)
     after = parts(service)
-    assert after["uvicorn"].pid != before["uvicorn"].pid
+    assert after["app.server"].pid != before["app.server"].pid
     assert after["workers.main"].pid == before["workers.main"].pid
 
 

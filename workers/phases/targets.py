@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.specs.patterns import BadPattern, selection
 from app.specs.prune import PruneStep
 from workers.engine.errors import TargetsError
 from workers.engine.layout import Block, Layout, Matrix
@@ -20,6 +21,8 @@ def selected(context: Context, block: Block) -> list[Matrix]:
 
 def check(context: Context) -> None:
     """Raise TargetsError where a step does not fit the model at hand, or an adapter one of the pruned matrices."""
+    if context.step is not None:
+        _check_patterns(context.step)
     matrices = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
     if context.step is not None:
         _check_step(context.step, context.streamed.layout, matrices)
@@ -29,6 +32,14 @@ def check(context: Context) -> None:
     rank = max(ranks, default=0)
     for matrix in matrices:
         require_rank(rank, matrix.shape, name=matrix.name)
+
+
+def _check_patterns(step: PruneStep) -> None:
+    """Raise where RE2 does not take what an earlier version took."""
+    try:
+        selection(tuple(step.targets.include), tuple(step.targets.exclude))
+    except BadPattern as error:
+        raise TargetsError(f"targets/{error.place}: {error}", hint="Clone the job with patterns of RE2.") from None
 
 
 def _check_step(step: PruneStep, layout: Layout, matrices: Sequence[Matrix]) -> None:

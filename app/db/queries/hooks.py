@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.db.hook import HookDelivery, HookProposal, HookSource, HookVerdict, Rule
 
@@ -20,6 +20,8 @@ def page(
 ) -> Sequence[_Row]:  # fmt: skip
     """Return rows of a project, newest first; `equal` names columns and what they hold, null for anything."""
     query = select(table).where(table.project_id == project_id)
+    if table is HookDelivery:
+        query = query.options(defer(HookDelivery.body))  # a MiB each, which no list shows
     for name, value in equal.items():
         if value is not None:
             query = query.where(getattr(table, name) == value)

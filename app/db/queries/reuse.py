@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import Select, func, insert, literal, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, load_only
 
 from app.db.base import Base
 from app.db.job import QUEUED, Job
@@ -109,9 +109,11 @@ def stored_bytes(session: Session) -> int:
     return int(session.scalar(select(func.coalesce(func.sum(PhaseResult.bytes), 0))) or 0)
 
 
-def children(session: Session, parent_id: str, *, lock: bool = False) -> list[Job]:
-    """Return what a job or a sweep has made, in that order."""
+def children(session: Session, parent_id: str, *, lock: bool = False, briefly: bool = False) -> list[Job]:
+    """Return what a job or a sweep has made, in that order; `briefly`: their states and progress."""
     query = select(Job).where(Job.parent_id == parent_id).order_by(Job.id)
+    if briefly:
+        query = query.options(load_only(Job.id, Job.state, Job.progress, Job.reused_from, raiseload=True))
     if lock:
         query = query.with_for_update().execution_options(populate_existing=True)
     return list(session.scalars(query))

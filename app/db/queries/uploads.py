@@ -25,6 +25,12 @@ def page(session: Session, project_id: str, *, before: str | None, limit: int) -
     return session.scalars(query.order_by(Upload.id.desc()).limit(limit)).all()
 
 
+def count_open(session: Session, project_id: str) -> int:
+    """Return how many uploads of a project are not complete."""
+    query = select(func.count()).select_from(Upload).where(Upload.project_id == project_id, Upload.state == "open")
+    return int(session.scalar(query) or 0)
+
+
 def stale(session: Session, before: datetime) -> Sequence[Upload]:
     """Return open uploads that nobody has gone on with."""
     return session.scalars(select(Upload).where(Upload.state == "open", Upload.touched_at < before).limit(100)).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -11,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from app.db.hook import HookDelivery, HookSource, Rule
 from app.db.queries import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.errors import AppError, InvalidRequest, Problem
+from app.errors import AppError, InvalidRequest, MalformedRequest, Problem
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
@@ -21,6 +20,7 @@ from app.services.hooks import rules
 from app.services.hooks.judging import Judgement
 from app.services.resources import Resources
 from app.specs.hooks import RuleChange, RuleRequest, RuleTrial
+from app.specs.strict_json import parse
 
 router = APIRouter(prefix="/hooks/rules", dependencies=[needs("hooks:manage"), PresetsDep])
 
@@ -129,15 +129,19 @@ def _fields(form: Form) -> dict[str, Any]:
     return {
         "name": form.get("name").strip(), "mode": form.get("mode"), "enabled": "enabled" in form, "match": match,
         "template": template,
-        "limits": {name: int(text) if text.isdecimal() else text for name, text in limits.items() if text},
+        "limits": {name: _number(text) for name, text in limits.items() if text},
     }  # fmt: skip
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdecimal() and len(text) < 20 else text
 
 
 def _json(text: str, pointer: str) -> Any:  # noqa: ANN401 - JSON
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest("This is not JSON.", items=[Problem(pointer, "not-json", str(error))]) from None
+        return parse(text.encode())
+    except MalformedRequest as error:
+        raise InvalidRequest("This is not JSON.", items=[Problem(pointer, "not-json", error.detail)]) from None
 
 
 def _form_of(row: Rule) -> Form:

@@ -39,8 +39,9 @@ def sweeps_page(
 ) -> Response:  # fmt: skip
     """List sweeps."""
     rows = sweeps.page(resources.database, project, before=before, limit=PAGE + 1)
-    older = f"/portal/sweeps?before={rows[PAGE - 1].sweep.id}" if len(rows) > PAGE else None
-    return render(request, "sweeps.html", rows=rows[:PAGE], older=older)
+    older = f"/portal/sweeps?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
+    shown = [sweeps.listed(resources.database, row) for row in rows[:PAGE]]
+    return render(request, "sweeps.html", rows=shown, older=older)
 
 
 @router.get("/{sweep_id}")

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
+from app.errors import MalformedRequest
 from app.portal.forms import Form
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import OFF, ON, Field, Group, Node
 from app.specs.merge import merge_patch, patch_between
+from app.specs.strict_json import parse
 
 _NOTHING: Final = object()
 EXTRA: Final = "extra"
@@ -35,9 +37,9 @@ def document(form: Form, preset: dict[str, Any]) -> dict[str, Any]:
 def _extra(form: Form) -> dict[str, Any]:
     text = form.get(EXTRA).strip()
     try:
-        found = json.loads(text) if text else {}
-    except ValueError as error:
-        raise BadExtra(f"This is no JSON: {error}") from None
+        found = parse(text.encode()) if text else {}
+    except MalformedRequest as error:
+        raise BadExtra(f"This is no JSON that is taken: {error.detail}") from None
     if not isinstance(found, dict):
         raise BadExtra("Write an object: {...}.")
     return found
@@ -81,8 +83,8 @@ def _value(field: Field, form: Form) -> Any:  # noqa: ANN401 - JSON, one line a 
 def _parsed(text: str) -> Any:  # noqa: ANN401 - JSON
     """Read JSON; what is none stays text, for the validator to say what it should be."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse(text.encode())
+    except MalformedRequest:
         return text
 
 

@@ -22,6 +22,8 @@ from app.services.hooks.sources import secrets_of
 from app.services.resources import Resources
 from app.specs.base import fingerprint
 
+MAX_EVENT_BYTES = 256 * 1024
+"""Of what is understood of a delivery, tags included: lists show 200 of them."""
 Via = Literal["webhook", "reconciliation"]
 
 
@@ -69,6 +71,8 @@ def receive(
 ) -> Recorded:
     """Write down a verified delivery."""
     event = read(source.kind, headers, document)
+    if len(event.model_dump_json()) > MAX_EVENT_BYTES:
+        raise InvalidRequest(f"What the delivery says of its model is longer than {MAX_EVENT_BYTES >> 10} KiB.")
     with resources.database.unit_of_work() as session:
         if hooks.source(session, source.id) is None:  # deleted meanwhile
             raise NotFound

@@ -13,8 +13,8 @@ from app.db.hook import Rule
 from app.db.session import Database
 from app.errors import AppError
 from app.registries.base import RegistryEvent
-from app.services import uploads
-from app.services.admission import Admitted, admit
+from app.services import equal_work, uploads
+from app.services.admission import Admitted, Desk
 from app.services.hooks import guard
 from app.services.hooks.guard import Stop
 from app.services.hooks.matching import Check, match_event
@@ -96,8 +96,8 @@ def _wish(bench: Bench, rule: Rule, event: RegistryEvent) -> Wish:
     sent = {"source": event.source, "spec": presets.expanded(spec), "labels": {"espalier.rule": rule.id}}
     request = JobRequest.model_validate_json(canonical(sent))
     database, project = bench.database, rule.project_id
-    admitted = admit(request, bench.settings, lambda id_, kind: uploads.finished(database, project, id_, kind))
-    return Wish(sent, request, admitted)
+    desk = Desk(bench.settings, lambda id_, kind: uploads.finished(database, project, id_, kind))
+    return Wish(sent, request, equal_work.admitted(bench.session, project, request, desk))
 
 
 def _told(error: Unfilled | ValidationError | AppError) -> str:

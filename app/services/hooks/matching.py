@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Final
 
 from app.registries.base import RegistryEvent
+from app.specs import globs
 from app.specs.hooks import Match
 
 MAIN: Final = "refs/heads/main"
@@ -26,7 +26,7 @@ class Check:
 def match_event(match: Match, event: RegistryEvent) -> tuple[RegistryEvent, list[Check]]:
     """Hold an event against a rule; return it pinned to the reference that the rule is about, and every check."""
     glob = match.ref_glob or MAIN
-    ref = next((ref for ref in event.refs if fnmatchcase(ref, glob)), None)
+    ref = next((ref for ref in event.refs if globs.matches(glob, ref)), None)
     checks = list(_checks(match, event))
     if event.refs:
         told = f"{ref} matches {glob}" if ref else f"none of {', '.join(list(event.refs)[:5])} matches {glob}"
@@ -37,24 +37,24 @@ def match_event(match: Match, event: RegistryEvent) -> tuple[RegistryEvent, list
 def _checks(match: Match, event: RegistryEvent) -> Iterator[Check]:
     yield Check("new-version", event.source is not None, event.why_not or "there is a version to compress")
     yield _about(match, event)
-    found = fnmatchcase(event.model, match.repo_glob)
+    found = globs.matches(match.repo_glob, event.model)
     yield Check("repo_glob", found, f"the name {'matches' if found else 'does not match'} {match.repo_glob}")
     if match.exclude_glob is not None:
-        out = fnmatchcase(event.model, match.exclude_glob)
+        out = globs.matches(match.exclude_glob, event.model)
         yield Check("exclude_glob", not out, f"the name {'matches' if out else 'does not match'} {match.exclude_glob}")
     if match.alias is not None:
         same = event.alias == match.alias
         yield Check("alias", same, f"the event {'is' if same else 'is not'} about the alias {match.alias}")
     for key, wanted in match.tags.items():
         value = event.tags.get(key)
-        found = value is not None and fnmatchcase(value, wanted)
+        found = value is not None and globs.matches(wanted, value)
         state = "matches" if found else "is missing" if value is None else "does not match"
         yield Check("tags", found, f"the tag {key} {state}{'' if value is None else ' ' + wanted}")
 
 
 def _about(match: Match, event: RegistryEvent) -> Check:
     if match.events:
-        found = any(fnmatchcase(event.event, one) or event.event.startswith(f"{one}.") for one in match.events)
+        found = any(globs.matches(one, event.event) or event.event.startswith(f"{one}.") for one in match.events)
         return Check("events", found, f"{event.event} is {'one' if found else 'none'} of the rule's events")
     wanted = "version" if match.alias is None else "alias"
     text = {"version": "new versions", "alias": "aliases"}[wanted]

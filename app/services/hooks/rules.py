@@ -12,6 +12,7 @@ from app.errors import InvalidRequest, NotFound, Problem
 from app.ids import new_id
 from app.registries.base import RegistryEvent
 from app.services import idempotency, rights
+from app.services.admission import refused
 from app.services.hooks import inbox
 from app.services.hooks.judging import Bench, Judgement, judge
 from app.services.hooks.problems import problems_of
@@ -120,10 +121,16 @@ def check_template(template: Template) -> CompressionSpec:
     except Unfilled as error:
         raise InvalidRequest("The template cannot be filled.", items=error.problems) from None
     try:
-        return CompressionSpec.model_validate_json(canonical(spec))
+        read = CompressionSpec.model_validate_json(canonical(spec))
     except ValidationError as error:
         items = [Problem(_place(template, item.pointer), item.code, item.detail) for item in problems_of(error, spec)]
         raise InvalidRequest("The template is no valid spec.", items=items) from None
+    if problems := refused(read):
+        items = [
+            Problem(_place(template, item.pointer.removeprefix("/spec")), item.code, item.detail) for item in problems
+        ]
+        raise InvalidRequest("The spec of the template cannot be used.", items=items)
+    return read
 
 
 def _place(template: Template, pointer: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.types import Message, Scope
 
 from app.api.jobs import EXAMPLES
 from app.main import create_app
 from app.settings import Settings
+from app.specs.sweep import place
 from tests.app.api.conftest import REMOTE
 
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -51,6 +54,89 @@ def test_bodies_are_strict_json_within_bounds(client: TestClient, body: bytes, s
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert set(answer.json()) == PROBLEM
     assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/healthz", 200),
+        ("POST", "/healthz", 405),
+        ("GET", "/v1/jobs", 200),
+        ("DELETE", "/v1/rules/rul_1", 404),
+        ("POST", "/v1/jobs/job_1/cancel", 404),
+        ("POST", "/nowhere", 404),
+    ],
+)
+def test_a_path_that_takes_no_body_reads_none(client: TestClient, method: str, path: str, status: int) -> None:
+    headers = {**JSON_TYPE, "Content-Length": str(10**11)}
+    assert client.request(method, path, content=b"not json", headers=headers).status_code == status
+
+
+def test_a_body_that_trickles_is_not_waited_for(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.api.guard.RECEIVE_SECONDS", 0.1)
+
+    async def ask() -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            await asyncio.sleep(0.04)
+            return {"type": "http.request", "body": b" ", "more_body": True}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
+        scope: Scope = {
+            "type": "http", "method": "POST", "path": "/v1/jobs", "raw_path": b"/v1/jobs", "query_string": b"",
+            "headers": headers, "scheme": "http", "root_path": "", "server": ("testserver", 80), "client": None,
+            "http_version": "1.1", "state": {},
+        }  # fmt: skip
+        await client.app(scope, receive, send)
+        return sent
+
+    assert client.portal is not None
+    begin, body = client.portal.call(ask)
+    assert begin["status"] == 408
+    assert json.loads(body["body"])["code"] == "request-timeout"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "status", "code"),
+    [
+        ("&".join(["model=a"] * 101), {}, 400, "malformed-request"),
+        ("model=" + "a" * 16_384, {}, 400, "malformed-request"),
+        ("", {f"X-{number}": "v" for number in range(100)}, 431, "headers-too-large"),
+        ("", {"X-Long": "v" * 33_000}, 431, "headers-too-large"),
+    ],
+)
+def test_addresses_and_headers_are_bounded(
+    client: TestClient, query: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    answer = client.get(f"/v1/jobs?{query}", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+NUMBERS = ["1" + "0" * 400, "-1" + "0" * 999, "9" * 5000, "1e308", "1e999", "-1e308", "1e-400"]
+FIELDS = [
+    "limits.max_host_memory_bytes", "limits.max_run_seconds", "limits.max_pending_seconds", "spec.objective.parameters",
+    "spec.objective.bytes", "spec.objective.seconds_per_token", "spec.calibration.samples", "spec.calibration.seed",
+    "spec.retrain.steps", "spec.retrain.alpha", "spec.gate.max_perplexity", "spec.gate.min_sparsity", "name",
+    "labels.k",
+    "spec.reconstruct.window.blocks", "spec.cycles.count", "spec.soup.members", "plan_id", "priority",
+]  # fmt: skip
+
+
+def test_no_number_is_too_large_to_be_refused(client: TestClient, model: Path) -> None:
+    steps = [{"method": "angular", "sparsity": 0.5}, {"method": "flap", "sparsity": 0.5}]
+    for source in (REMOTE["source"], {"kind": "local", "path": str(model)}):
+        for field in FIELDS:
+            body = {"source": source, "spec": {"prune": steps if "objective" in field else REMOTE["spec"]["prune"]}}
+            place(body, f"/{field.replace('.', '/')}", "@")
+            for number in NUMBERS:
+                content = json.dumps(body).replace('"@"', number)
+                for path in ("/v1/jobs", "/v1/plans"):
+                    answer = client.post(path, content=content, headers=JSON_TYPE)
+                    assert answer.status_code in {201, 202, 400, 422}, (field, number[:10], answer.text)
 
 
 def test_a_body_without_a_length_is_counted_while_it_comes(client: TestClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -221,3 +222,37 @@ def test_a_template_of_many_megabytes_is_refused_before_it_is_sent(client: TestC
     files.append({"name": "additional_chat_templates/a.jinja", "bytes": 2**20 + 1, "sha256": "0" * 64})
     answer = client.post("/v1/uploads", json={"kind": "model", "files": files})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"/files/{len(files) - 1}/bytes")
+
+
+def _huge(number: int, size: int) -> dict[str, Any]:
+    shards = [{"name": f"model-{n}.safetensors", "bytes": size, "sha256": "0" * 64} for n in range(number)]
+    return {"kind": "model", "files": [_file("config.json", b"{}"), *shards]}
+
+
+def test_parts_are_counted_and_never_spelled_out(client: TestClient) -> None:
+    """As large as an upload may be: what a look at it costs depends on what was sent."""
+    began = time.process_time()
+    answer = client.post("/v1/uploads", json=_huge(999, 2**44 // 999))
+    upload = answer.json()
+    assert answer.status_code == 201, upload
+    assert sum(file["parts"] for file in upload["files"]) < 11_000
+    assert upload["part_bytes"] < 5 * 2**30, "more than S3 takes at once"
+    assert client.get(f"/v1/uploads/{upload['id']}").json()["files"] == upload["files"]
+    complete = client.post(f"/v1/uploads/{upload['id']}/complete")
+    assert (complete.status_code, len(complete.json()["errors"])) == (409, 100)
+    assert time.process_time() - began < 2
+
+
+def test_an_upload_has_a_largest_size(client: TestClient) -> None:
+    answer = client.post("/v1/uploads", json=_huge(4, 5 * 2**40))
+    assert answer.status_code == 422
+    assert [(item["pointer"], item["code"]) for item in answer.json()["errors"]] == [("/files", "upload-too-large")]
+
+
+def test_a_project_has_a_most_of_open_uploads(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MAX_OPEN", 2)
+    made = [client.post("/v1/uploads", json=_huge(1, 10)).json()["id"] for _ in range(2)]
+    refused = client.post("/v1/uploads", json=_huge(1, 10))
+    assert (refused.status_code, refused.json()["code"]) == (429, "quota-exceeded")
+    assert client.delete(f"/v1/uploads/{made[0]}").status_code == 204
+    assert client.post("/v1/uploads", json=_huge(1, 10)).status_code == 201

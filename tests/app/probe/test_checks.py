@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from app.probe import ModelFacts, check, probe
+from app.probe import Matcher, ModelFacts, check, probe
 from app.specs.job import CompressionSpec
+from app.specs.patterns import Budget, Selection
 from tests.app.probe.checkpoints import LLAMA, OPT, write_model
 from tests.app.probe.generated import tiny
 
@@ -202,9 +203,32 @@ def test_all_problems_are_told_at_once(llama: ModelFacts) -> None:
     assert len(found(llama, calibration={"sequence_length": 99}, retrain={"rank": 99, "sequence_length": 99})) == 3
 
 
-def test_a_regular_expression_that_runs_away_costs_seconds_at_most(tmp_path: Path) -> None:
+RUNS_AWAY = (r"((\w|\.|[a-z])+)+[^\w.]", r"(?:(.)|(.)|(.)|(.))+[A-Z]{9}", r"(?:(?:(?:.?){10}){10}){9}X")
+
+
+def test_patterns_share_one_budget_of_cpu_over_all_jobs_of_a_request(tmp_path: Path) -> None:
     facts = probe(write_model(tmp_path, LLAMA | {"num_hidden_layers": 40}))
     start = time.thread_time()  # not what others do on this machine
-    problems = found(facts, prune={**MAGNITUDE, "targets": {"include": [r"((\w|\.|[a-z])+)+[^\w.]"]}})
-    assert time.thread_time() - start < 4
-    assert problems == [("/spec/prune/0/targets", "slow-regex")]
+    matcher = Matcher()
+    for number in range(64):
+        include = [rf"{pattern}{number}" for pattern in RUNS_AWAY]
+        spec = CompressionSpec.model_validate({"prune": {**MAGNITUDE, "targets": {"include": include}}})
+        assert {problem.code for problem in check(spec, facts, matcher)} <= {"selects-nothing", "slow-regex"}
+    assert time.thread_time() - start < 1
+    spent = check(spec, facts, Matcher(Budget(0)))
+    assert [(problem.pointer, problem.code) for problem in spent] == [(ALL_TARGETS, "slow-regex")]
+
+
+def test_a_set_of_patterns_is_matched_once_a_request(llama: ModelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher, spec = Matcher(), CompressionSpec.model_validate({"prune": MAGNITUDE | {"targets": targets("mlp")}})
+    assert check(spec, llama, matcher) == []
+    monkeypatch.setattr(Selection, "selects", lambda *_: pytest.fail("matched again"))
+    assert check(spec.model_copy(), llama, matcher) == []
+
+
+@pytest.mark.parametrize("pattern", [r"(?=q)q_proj", r"(a)\1", "(?:(?:(?:a?){99}){99}){99}", "(", "q{,3}"])
+def test_what_re2_does_not_take_is_refused_where_it_stands(llama: ModelFacts, pattern: str) -> None:
+    bad = MAGNITUDE | {"targets": targets("q_proj", exclude=pattern)}
+    assert found(llama, prune=bad) == [(f"{ALL_TARGETS}/exclude/0", "bad-regex")]
+    behind = "/spec/prune/1/targets/exclude/0"
+    assert found(llama, prune=[FLAP, bad]) == [(behind, "bad-regex")]

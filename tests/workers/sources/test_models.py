@@ -148,6 +148,14 @@ def test_what_the_model_cannot_carry_is_an_invalid_spec_with_its_pointer(fetch: 
     assert (found.class_, found.module) == ("invalid_spec", "/spec/calibration/sequence_length")
 
 
+def test_a_pattern_of_before_is_an_invalid_spec_with_its_pointer(fetch_here: Fetch) -> None:
+    """A job that was queued when patterns were of another syntax."""
+    spec = {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": ["mlp", "(?=q)q_proj"]}}}
+    found = error(fetch_here({"kind": "local", "path": str(MODEL)}, spec))
+    assert (found.class_, found.module) == ("invalid_spec", "/spec/prune/0/targets/include/1")
+    assert "RE2" in found.message
+
+
 def test_a_local_model_is_named_by_its_content(fetch: Fetch, tmp_path: Path) -> None:
     def revision(folder: Path) -> str:
         resolved = one(fetch({"kind": "local", "path": str(folder)}), Resolved)

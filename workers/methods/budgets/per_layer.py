@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -30,7 +30,10 @@ class PerLayer(Budget):
     example: ClassVar[Mapping[str, Any]] = {"values": [0.5]}
 
     kind: Literal["per_layer"] = "per_layer"
-    values: Annotated[list[Share], Field(min_length=1, max_length=4096)] | dict[Suffix, Share] = Field(
+    values: (
+        Annotated[list[Share], Field(min_length=1, max_length=4096)]
+        | Annotated[dict[Suffix, Share], Field(max_length=5000)]
+    ) = Field(
         description="One share per block, or `model.layers.0.mlp.up_proj` or only `up_proj` -> share; "
         "the longest name that fits counts, and what no name fits gets `sparsity`."
     )
@@ -46,9 +49,10 @@ class PerLayer(Budget):
             if len(self.values) < num_blocks:
                 return f"`values` has {len(self.values)} shares for {num_blocks} blocks"
         else:
-            idle = [name for name in self.values if not any(_fits(name, matrix.name) for matrix in matrices)]
-            if idle:
-                return f"`values` names {idle[0]!r}, which fits no pruned matrix; names look like {matrices[0].name}"
+            there = {name for matrix in matrices for name in _names(matrix.name)}
+            idle = next((name for name in self.values if name not in there), None)
+            if idle is not None:
+                return f"`values` names {idle!r}, which fits no pruned matrix; names look like {matrices[0].name}"
         found = mean(self.shares(sparsity, matrices), matrices)
         if abs(found - sparsity) > TOLERANCE:
             return f"the shares have the mean {found:.4f} over the pruned weights and `sparsity` is {sparsity:.4f}"
@@ -58,12 +62,15 @@ class PerLayer(Budget):
         """Return the values."""
         if isinstance(self.values, list):
             return {matrix.name: self.values[matrix.block] for matrix in matrices}
-        found = {}
-        for matrix in matrices:
-            names = [name for name in self.values if _fits(name, matrix.name)]
-            found[matrix.name] = self.values[max(names, key=len)] if names else sparsity
-        return found
+        values = self.values
+        return {
+            matrix.name: next((values[name] for name in _names(matrix.name) if name in values), sparsity)
+            for matrix in matrices
+        }
 
 
-def _fits(name: str, module: str) -> bool:
-    return module == name or module.endswith(f".{name}")
+def _names(module: str) -> Iterator[str]:
+    """A module's name and its ends, longest first."""
+    while module:
+        yield module
+        module = module.partition(".")[2]
