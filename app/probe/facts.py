@@ -16,7 +16,7 @@ from app.probe.config import read_config
 from app.probe.documents import require_regular
 from app.probe.headers import CONVERT, WEIGHT_BYTES, Tensor, read_tensors
 from app.probe.parts import sizes_of
-from app.probe.tensors import Expected, match
+from app.probe.tensors import Expected, match, refuse_many
 from app.specs.sizes import Sizes
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -75,8 +75,9 @@ def probe(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
     if not directory.is_dir():
         raise SourceNotFound("There is no such folder.")
     try:
-        _look_at_files(directory, roots)
+        look_at_files(directory, roots)
         family = read_config(directory)
+        refuse_many(family)
         tensors = read_tensors(directory)
         licence = _licence(directory / "README.md")
     except OSError as error:  # the class only: a message would name paths of this machine
@@ -86,7 +87,8 @@ def probe(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
     return _facts(directory, expected, tensors, licence)
 
 
-def _look_at_files(directory: Path, roots: Sequence[Path]) -> None:
+def look_at_files(directory: Path, roots: Sequence[Path]) -> None:
+    """Refuse a folder of too many files, of pipes and devices, of links that lead away, of pickles alone."""
     files = [path for path in directory.iterdir() if not path.is_dir()]
     if len(files) > MAX_FILES:
         raise UnsafeSource(f"The folder holds more than {MAX_FILES} files.")

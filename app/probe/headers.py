@@ -12,7 +12,7 @@ from app.errors import SourceNotFound, UnsafeSource
 from app.probe.documents import parse_object, read_object
 
 MAX_HEADER_BYTES = 16 * 2**20
-MAX_INDEX_BYTES = 32 * 2**20
+MAX_INDEX_BYTES = 16 * 2**20
 MAX_DIMENSIONS = 8
 NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\.safetensors")
@@ -71,9 +71,13 @@ def weight_files(directory: Path) -> list[str]:
 def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Return every tensor of a model directory by name; an index must agree with the headers."""
     found: dict[str, Tensor] = {}
-    for name in weight_files(directory):
+    names = weight_files(directory)
+    for name in names:
         if not (directory / name).is_file():
             raise SourceNotFound(f"{INDEX} names {name}, which is missing.")
+    if sum(header_bytes(directory / name) for name in names) > MAX_HEADER_BYTES:
+        raise UnsafeSource(f"The headers of the weights take more than {MAX_HEADER_BYTES >> 20} MiB together.")
+    for name in names:
         for tensor in read_header(directory / name):
             if tensor.name in found:
                 raise UnsafeSource(f"Tensor {tensor.name} is in {found[tensor.name].file} and in {name}.")
@@ -93,6 +97,14 @@ def refuse_disguised(path: Path, name: str) -> None:
     for magic, what in DISGUISES:
         if start.startswith(magic):
             raise UnsafeSource(f"{name} is {what}.", hint="Put the file itself in its place.", module=name)
+
+
+def header_bytes(path: Path) -> int:
+    """Return how long a safetensors file says that its header is; 0 where it cannot be that long."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    told = int.from_bytes(start, "little") if len(start) == 8 else 0
+    return told if told <= path.stat().st_size - 8 else 0
 
 
 def read_header(path: Path) -> list[Tensor]:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from app.probe.facts import ModelFacts, probe
+from app.probe import bounded
+from app.probe.facts import ModelFacts
 
 _Seen = tuple[tuple[str, int, int, int, int], ...]
 REMEMBERED = 64
 """Folders."""
+HERE = "local"
+"""Who reads folders of this machine: whoever runs the embedded service."""
 
 
 def probe_again(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
@@ -19,7 +22,7 @@ def probe_again(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
     try:
         seen = _seen(directory)
     except OSError:
-        return probe(directory, roots)
+        return bounded.probe(directory, roots, owner=HERE)
     return _probed(directory, tuple(roots), seen)
 
 
@@ -35,4 +38,4 @@ def _seen(directory: Path) -> _Seen:
 
 @lru_cache(REMEMBERED)
 def _probed(directory: Path, roots: tuple[Path, ...], _seen: _Seen) -> ModelFacts:
-    return probe(directory, roots)
+    return bounded.probe(directory, roots, owner=HERE)

@@ -14,6 +14,9 @@ from app.probe.headers import WEIGHT_BYTES, Tensor
 BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Constants that old checkpoints carry and nobody reads: angles of positions, triangles of attention."""
 
+MAX_NAMES = 2**16
+"""Tensors of a model: the largest public mixture of an accepted family has 37,000."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -60,6 +63,7 @@ def match(tensors: dict[str, Tensor], expected: Expected) -> None:
             raise UnsafeSource(f"Tensors {found[parameter].name} and {tensor.name} are the same.", module=tensor.name)
         found[parameter] = tensor
     _count_blocks(found, expected.family)
+    _count(found, expected.family)
     for name, (_, parts) in expected.stacks.items():
         if name in found and any(part in found for part in parts):
             raise UnsafeSource(f"Tensor {found[name].name} is there twice: whole and in parts.", module=name)
@@ -88,6 +92,25 @@ def _fits(tensor: Tensor, shape: tuple[int, ...] | None, kind: str) -> None:
             f"Tensor {tensor.name} has shape {list(tensor.shape)} where config.json tells {list(shape)}.",
             module=tensor.name,
         )
+
+
+def refuse_many(family: Family) -> None:
+    """Refuse a configuration of more tensors than are ever spelled out."""
+    if family.spelled() > MAX_NAMES:
+        raise UnsupportedArchitecture(
+            f"config.json tells of {family.spelled():,} tensors; models of up to {MAX_NAMES:,} are read.",
+            module="config.json",
+        )
+
+
+def _count(found: Iterable[str], family: Family) -> None:
+    """Count what is there against what should be, before anything is spelled out; a stack stands for many."""
+    here = sum(map(family.stands_for, found))
+    if here < family.spelled():
+        raise UnsafeSource(
+            f"Tensors are missing: the files hold {here:,} at most where the blocks of this config.json have "
+            f"{family.spelled():,}.", module="config.json",
+        )  # fmt: skip
 
 
 def _count_blocks(found: Iterable[str], family: Family) -> None:

@@ -53,7 +53,7 @@ def resolve(resources: Resources, project_id: str, source: AnySource) -> dict[st
 
 def look_up(resources: Resources, project_id: str, source: HuggingFaceSource) -> remote.Look:
     """Ask the Hub what a model is, and remember it at its commit; raises SourceRefused for what no job can work on."""
-    seen = remote.look(resources.settings.hf_endpoint, source.repo, source.revision)
+    seen = remote.look(resources.settings.hf_endpoint, source.repo, source.revision, owner=project_id)
     if seen.facts is not None and seen.revision is not None:
         key = known.source_key(pinned(source, seen.revision).model_dump(mode="json"))
         assert key is not None, "a commit never changes"

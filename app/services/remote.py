@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from app.errors import SourceGated, SourceNotFound, UnsafeSource
 from app.hub import Hub, HubSilentError, Repository
-from app.probe import ModelFacts, probe
+from app.probe import ModelFacts
+from app.probe.bounded import probe, weight_files
 from app.probe.config import MAX_CONFIG_BYTES, MAX_TOKENIZER_CONFIG_BYTES, MAY_NAME_CODE
 from app.probe.documents import PLAIN
 from app.probe.facts import UNSAFE_SUFFIXES
-from app.probe.headers import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE, weight_files
+from app.probe.headers import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE
 
 READ: Final = {
     "config.json": MAX_CONFIG_BYTES, INDEX: MAX_INDEX_BYTES,
@@ -47,13 +48,13 @@ class Look:
     """Why there are no facts: `source_gated`, `source_not_found`, `hub_unreachable`, and in words."""
 
 
-def look(endpoint: str | None, repo: str, revision: str) -> Look:
-    """Look at a repository; raises SourceRefused where no job could work on what is there."""
+def look(endpoint: str | None, repo: str, revision: str, *, owner: str) -> Look:
+    """Look at a repository for a project; raises SourceRefused where no job could work on what is there."""
     hub, found = Hub(endpoint), None
     try:
         found = hub.repository(repo, revision)
         with tempfile.TemporaryDirectory(prefix="espalier-look-") as folder:
-            facts = _facts(hub, found, Path(folder))
+            facts = _facts(hub, found, Path(folder), owner)
         return Look(found.commit, facts, {})
     except SourceGated as gated:
         return _nothing(found, "source_gated", f"{gated.message} {gated.hint}")
@@ -76,7 +77,7 @@ def _nothing(found: Repository | None, code: str, why: str) -> Look:
     return Look(found.commit, None, told, code, why)
 
 
-def _facts(hub: Hub, found: Repository, folder: Path) -> ModelFacts:
+def _facts(hub: Hub, found: Repository, folder: Path, owner: str) -> ModelFacts:
     for name in found.sizes:
         if name in READ and not (name == INDEX and SINGLE in found.sizes):
             (folder / name).write_bytes(hub.file(found, name, count=min(found.sizes[name], READ[name] + 1)))
@@ -85,7 +86,7 @@ def _facts(hub: Hub, found: Repository, folder: Path) -> ModelFacts:
     if SINGLE in found.sizes:
         (folder / SINGLE).touch()
     try:
-        weights = [name for name in weight_files(folder) if name in found.sizes]
+        weights = [name for name in weight_files(folder, owner=owner) if name in found.sizes]
     except SourceNotFound:  # what there is instead decides the words of the refusal
         weights = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -93,7 +94,7 @@ def _facts(hub: Hub, found: Repository, folder: Path) -> ModelFacts:
             with (folder / name).open("wb") as stream:
                 stream.write(data)
                 stream.truncate(found.sizes[name])
-    facts = probe(folder)
+    facts = probe(folder, owner=owner)
     return facts.model_copy(update={"licence": found.licence or facts.licence})
 
 

@@ -28,7 +28,7 @@ from app.errors import (
     UploadIncomplete,
 )
 from app.ids import new_id
-from app.probe import probe
+from app.probe.bounded import probe
 from app.services import idempotency, projects
 from app.services.idempotency import Key
 from app.services.resources import Resources
@@ -208,7 +208,7 @@ def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
                     target.write(chunk)
                 target.truncate(file["bytes"])
         try:
-            return probe(Path(folder)).model_dump(mode="json")
+            return probe(Path(folder), owner=row.project_id).model_dump(mode="json")
         except SourceRefused as error:
             error.items = error.items or (Problem("", error.code, error.detail),)
             raise

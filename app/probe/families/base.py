@@ -109,6 +109,15 @@ class Family(BaseModel, ABC):
         """Every key of config.json that is read, under all its names."""
         return frozenset({field.alias or name for name, field in cls.model_fields.items()} | cls.other_keys.keys())
 
+    def spelled(self) -> int:
+        """How many tensors its blocks have, counted and not spelled out."""
+        return self.num_hidden_layers * len(self.block_shapes(0))
+
+    def stands_for(self, name: str) -> int:
+        """How many parameters a tensor of this name may stand for."""
+        del name
+        return 1
+
     def splits_in_halves(self) -> bool:
         """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
         return True

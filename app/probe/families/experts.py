@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -49,6 +50,16 @@ class WithExperts(LlamaLike):
         """Tell whether a block has experts."""
         del block
         return True
+
+    def spelled(self) -> int:
+        """How many tensors its blocks have, counted and not spelled out."""
+        plain = len(LlamaLike.maps(self, 0)) + len(LlamaLike.others(self, 0))
+        routed = sum(map(self.routed, range(self.num_hidden_layers)))
+        return self.num_hidden_layers * plain + routed * 3 * (self.experts - 1)
+
+    def stands_for(self, name: str) -> int:
+        """How many parameters a tensor of this name may stand for."""
+        return 2 * self.experts if name.endswith((".experts.gate_up_proj", ".experts.down_proj")) else 1
 
     def maps(self, block: int) -> Maps:
         """The linear maps of a block that are pruned."""
@@ -157,4 +168,8 @@ class Qwen3Moe(WithExperts):
 
     def routed(self, block: int) -> bool:
         """Tell whether a block has experts."""
-        return block not in (self.mlp_only_layers or []) and (block + 1) % self.decoder_sparse_step == 0
+        return block not in self._dense and (block + 1) % self.decoder_sparse_step == 0
+
+    @cached_property
+    def _dense(self) -> frozenset[int]:
+        return frozenset(self.mlp_only_layers or ())
