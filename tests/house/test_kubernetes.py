@@ -79,7 +79,7 @@ def test_every_variable_is_a_setting_and_every_command_a_verb() -> None:
 
 def _pods_to_make(spec: dict[str, Any], *, queued: int, running: int, pending: int = 0) -> int:
     """What KEDA makes of a ScaledJob at a look: `queued` is the trigger's number, `running` all its unfinished jobs."""
-    most, target = spec["maxReplicaCount"], int(spec["triggers"][0]["metadata"]["targetQueryValue"])
+    most, target = int(spec["maxReplicaCount"]), int(spec["triggers"][0]["metadata"]["targetQueryValue"])
     wanted = min(most, -(-queued // target))
     strategy = spec.get("scalingStrategy", {}).get("strategy", "default")
     if strategy == "accurate":
