@@ -25,6 +25,8 @@ from tests.app.api.doors import DOORS
 PAGE: Final = Path(__file__).parents[2] / "docs/scopes.md"
 NOBODY: Final = "no key"
 ANYBODY: Final = "any key"
+ALSO: Final = {("POST", "/v1/jobs/{job_id}/clone"): ("jobs:read",)}
+"""What a route asks for beside its rule, whatever comes in."""
 HEAD: Final = """\
 # Scopes
 
@@ -83,7 +85,7 @@ def _named(verb: str, path: str) -> tuple[str, ...]:
         raise KeyError(f"{verb} {path} is new: say in app.api.access what it takes")
     look, change = rule
     scope = look if verb in {"GET", "HEAD"} else change
-    return (scope,) if scope else ()
+    return (*ALSO.get((verb, path), ()), scope) if scope else ()
 
 
 def portal(app: FastAPI) -> Iterator[Opening]:

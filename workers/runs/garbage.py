@@ -41,8 +41,10 @@ def collect(database: Database, store: ObjectStore) -> int:
         session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
         session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))
-    old = [stored.key for stored in store.list("projects/") if now - stored.modified_at > GARBAGE_AGE]
-    removed = store.delete_unfinished(now - GARBAGE_AGE) + stale.collect_ownerless(database, store, old)
+    ages = {stored.key: now - stored.modified_at for stored in store.list("projects/")}
+    gone = stale.collect_ownerless(database, store, ages)
+    old = [key for key, age in ages.items() if age > GARBAGE_AGE and key not in gone]
+    removed = len(gone) + store.delete_unfinished(now - GARBAGE_AGE)
     removed += _collect_phases(database, store, old)
     removed += stale.collect_parts(database, store, old)
     for job_id, keys in groupby(filter(_KEY.fullmatch, old), key=_job_of):

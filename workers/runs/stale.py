@@ -44,15 +44,17 @@ def end_ownerless(database: Database) -> int:
     return len(found)
 
 
-def collect_ownerless(database: Database, store: ObjectStore, old: list[str]) -> int:
-    """Delete old files below the prefix of projects that are not there, and take them off the list; return how many."""
+def collect_ownerless(database: Database, store: ObjectStore, keys: Iterable[str]) -> set[str]:
+    """Delete files below the prefix of projects that are not there, however young, and return their keys.
+
+    The keys were listed before: a project that was made since has none among them.
+    """
     with database.reading() as session:
-        there = {id_ for id_ in {key.split("/")[1] for key in old} if tenancy.project(session, id_) is not None}
-    gone = [key for key in old if key.split("/")[1] not in there]
+        there = tenancy.every_project(session)
+    gone = {key for key in keys if key.split("/")[1] not in there}
     for key in gone:
         store.delete(key)
-    old[:] = [key for key in old if key.split("/")[1] in there]
-    return len(gone)
+    return gone
 
 
 def collect_parts(database: Database, store: ObjectStore, old: Iterable[str]) -> int:

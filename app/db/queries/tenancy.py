@@ -136,6 +136,11 @@ def projects(session: Session, project_id: str | None, *, before: str | None, li
     return session.scalars(query.order_by(Project.id.desc()).limit(limit)).all()
 
 
+def every_project(session: Session) -> set[str]:
+    """Return the ids of all projects."""
+    return set(session.scalars(select(Project.id)))
+
+
 def project(session: Session, project_id: str, *, lock: bool = False) -> Project | None:
     """Return a project; with `lock`, hold its row until the end of the transaction, beside those who `hold` it."""
     query = select(Project).where(Project.id == project_id).execution_options(populate_existing=True)

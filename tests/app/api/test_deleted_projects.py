@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -26,7 +25,6 @@ from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 from tests.fixtures import rows as fixture
 from tests.fixtures.hooks import SPEC
 from tests.workers.runs.test_reconcile import RecordedBell
-from workers.runs import garbage
 from workers.runs.reconcile import Reconciler
 
 KEPT = {"audit_events"}
@@ -135,7 +133,7 @@ def test_a_job_on_its_way_in_and_the_delete_take_turns(resources: Resources, row
 
 
 def test_what_an_earlier_version_left_of_deleted_projects_is_collected(
-    client: TestClient, resources: Resources, rows: Database, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, resources: Resources, rows: Database
 ) -> None:
     job = submit(client)
     fixture.start(rows, job)
@@ -145,7 +143,6 @@ def test_what_an_earlier_version_left_of_deleted_projects_is_collected(
     other = submit(client)
     with rows.unit_of_work() as session:
         session.execute(update(Job).where(Job.id == other).values(project_id="prj_gone"))
-    monkeypatch.setattr(garbage, "GARBAGE_AGE", timedelta(0))
     Reconciler(rows, store, cast(Doorbell, RecordedBell())).collect_garbage()
     assert set(count(rows, "prj_gone").values()) == {0}
     assert list(store.list("projects/prj_gone/")) == []

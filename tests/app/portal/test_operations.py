@@ -21,10 +21,11 @@ from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.ids import new_id
 from app.portal.pages import audit
 from app.portal.pages.keys import SCOPE_WORDS
+from app.portal.spec_form.values import EXTRA, PRESET
 from app.services.resources import Resources
 from app.settings import Settings
 from app.specs.access import SCOPES
-from tests.app.api.tenants import bearer, new_key
+from tests.app.api.tenants import bearer, new_key, new_project
 from tests.app.portal.conftest import Browser
 
 Row = TypeVar("Row", ApiKey, WebhookEndpoint)
@@ -131,6 +132,45 @@ def test_a_worker_is_drained(browser: Browser, worker: str) -> None:
     assert "idle" in page
     assert browser.post(f"/portal/workers/{worker}/drain").status_code == 303
     assert "drained" in browser.get("/portal/workers").text
+    assert browser.post(f"/portal/workers/{worker}/undrain").status_code == 303
+    assert "idle" in browser.get("/portal/workers").text
+
+
+def _visitor(app: FastAPI, settings: Settings, key: str) -> Browser:
+    """Somebody who has signed in with a key."""
+    settings.host = "0.0.0.0"
+    visitor = Browser(TestClient(app, follow_redirects=False, base_url="http://espalier.example"))
+    visitor.get("/portal/sign-in")
+    assert visitor.post("/portal/sign-in", {"key": key}).status_code == 303
+    return visitor
+
+
+def test_machines_are_neither_named_to_a_tenants_admin_nor_drained_by_one(
+    app: FastAPI, browser: Browser, settings: Settings, worker: str
+) -> None:
+    tenant = _visitor(app, settings, new_key(browser.client, new_project(browser.client))["key"])
+    page = tenant.get("/portal/workers").text
+    assert worker in page
+    assert "gpu-1" not in page
+    assert f"{worker}/drain" not in page
+    for verb in ("drain", "undrain"):
+        refused = tenant.post(f"/portal/workers/{worker}/{verb}")
+        assert (refused.status_code, "default project" in refused.text) == (403, True)
+
+
+def test_the_form_of_a_job_publishes_for_those_who_may(app: FastAPI, browser: Browser, settings: Settings) -> None:
+    keys = [new_key(browser.client, DEFAULT_PROJECT, *scopes)["key"]
+            for scopes in (("jobs:write",), ("jobs:write", "models:write"))]  # fmt: skip
+    target = '{"spec": {"output": {"publish": [{"kind": "s3", "uri": "s3://models/out/"}]}}}'
+    fields = {"/source/kind": "huggingface", "/source/repo": "org/model", PRESET: "fast", EXTRA: target}
+    answers = []
+    for key in keys:
+        visitor = _visitor(app, settings, key)
+        assert visitor.get("/portal/new-job").status_code == 200
+        answers.append(visitor.post("/portal/new-job", fields))
+    refused, taken = answers
+    assert (refused.status_code, "models:write" in refused.text) == (403, True)
+    assert taken.status_code == 303, taken.text
 
 
 def test_queues_tell_what_waits_and_that_nobody_takes_it(browser: Browser) -> None:
@@ -203,10 +243,7 @@ def test_pages_take_the_scopes_of_the_api(
 ) -> None:
     other = next(scope for scope in SCOPES if scope != wanted)
     tokens = {scope: new_key(browser.client, DEFAULT_PROJECT, scope)["key"] for scope in (wanted, other)}
-    settings.host = "0.0.0.0"
     for scope, expected in ((wanted, 200), (other, 403)):
-        visitor = Browser(TestClient(app, follow_redirects=False, base_url="http://espalier.example"))
-        visitor.get("/portal/sign-in")
-        assert visitor.post("/portal/sign-in", {"key": tokens[scope]}).status_code == 303
+        visitor = _visitor(app, settings, tokens[scope])
         assert visitor.get(f"/portal/{path}").status_code == expected
         assert (f'href="/portal/{path}"' in visitor.get("/portal/sign-in/none").text) == (scope == wanted)
