@@ -15,7 +15,7 @@ from app.db.job import Job
 from app.db.result import PhaseRecord
 from app.probe import ModelFacts
 from app.services import known, routing
-from app.specs import retraining
+from app.specs import memory, retraining
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec
 from app.specs.prune import PruneStep
@@ -46,6 +46,10 @@ class Rates:
         """Return how long some work takes in a phase."""
         default = DEFAULT_RATES["bytes" if phase in _MOVES else "compute"]
         return work / self.by_phase.get(phase, default)
+
+
+UNKNOWN: Final = Rates({}, 0)
+"""Until a job has finished here."""
 
 
 def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
@@ -93,16 +97,32 @@ def jobs(spec: CompressionSpec) -> int:
     return 1 + spec.soup.members if spec.soup and not spec.cycles else 1
 
 
-def memory_bytes(phase: str, spec: CompressionSpec, facts: ModelFacts) -> int:
-    """Estimate what a phase holds on its device at once."""
+def memory_bytes(phase: str, spec: CompressionSpec, facts: ModelFacts, room: memory.Room) -> int:
+    """Estimate what a phase holds at once, its libraries and the text included; `room`: what the job's parts take."""
     if phase in _MOVES:
         return 0
-    if phase in {"baseline", "evaluating", "merging"}:
-        blocks = max(facts.num_blocks, 1)
-        return FLOAT_BYTES * (facts.parameters // blocks + facts.vocab_size * facts.hidden_size)
-    if phase == "retraining":
-        return routing.memory_bytes(spec, facts)
-    return routing.memory_bytes(spec.model_copy(update={"retrain": None, "soup": None, "cycles": None}), facts)
+    lone = spec.model_copy(update={"retrain": None, "soup": None, "cycles": None})
+    scored = max(
+        (memory.logits_bytes(facts.vocab_size, item.sequence_length or 0) for item in spec.evaluate.perplexity),
+        default=0,
+    )
+    walk = max(room.outside, room.block) + room.hidden
+    held = {
+        "baseline": room.model + scored,
+        "calibrating": walk,
+        "pruning": walk,
+        "reconstructing": walk + memory.STREAMS * room.hidden,
+        "merging": walk,
+        # Latency and divergence hold the dense model beside the result.
+        "evaluating": max(room.outside, room.block) + 2 * room.model + scored,
+    }
+    if phase == "retraining" and spec.retrain is not None:
+        batch = spec.retrain.batch_size
+        logits = memory.logits_bytes(facts.vocab_size, spec.retrain.sequence_length or 0, windows=batch)
+        held[phase] = walk + room.training + room.training // 4 + logits  # a quarter for activations
+    if phase in {"pruning", "reconstructing"}:
+        held[phase] = max(held[phase], routing.memory_bytes(lone, facts))
+    return room.process + max(room.text, held[phase])
 
 
 def disk_bytes(phase: str, facts: ModelFacts) -> int:

@@ -1,18 +1,95 @@
-"""Whether a worker's memory holds a retraining, and the dense teacher beside it: said in the plan, before the run."""
+"""Whether memory holds a job: limits that cannot are refused, and what a retraining takes is said, before the run."""
 
 from __future__ import annotations
 
+import contextlib
+from collections import defaultdict
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from app.db.queries import workers
+from app.db.upload import Upload
+from app.errors import InvalidRequest, Problem
 from app.probe import ModelFacts
 from app.services import routing
 from app.settings import Settings
-from app.specs.job import CompressionSpec, Limits
+from app.specs import memory, retraining, texts
+from app.specs.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
+from app.specs.job import CompressionSpec, JobRequest, Limits
 
 MIB = 2**20
+SEEN = timedelta(minutes=10)
+"""Of workers whose device tells where a class computes."""
+BUILTIN_BYTES = 470_000
+"""Of the text inside CPython, about."""
+TOKENS_PER_BATCH = 2048
+"""What a walk takes at once, at least."""
+
+
+def room_of(spec: CompressionSpec, facts: ModelFacts, text_bytes: int, *, itemsize: int) -> memory.Room:
+    """Return what a resolved spec's parts take, by what is known before a run; `itemsize`: of the compute dtype."""
+    blocks: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
+    for matrix in facts.matrices:
+        blocks[matrix.block].append((matrix.name, matrix.num_outputs, matrix.num_inputs))
+    length = spec.calibration.sequence_length or 0
+    gram = any(step.reads == "gram" for step in spec.masking)
+    sizes = [
+        sum(outputs * inputs for _, outputs, inputs in maps) * (itemsize + 3)
+        + memory.working_bytes(maps, gram=gram, tokens=max(TOKENS_PER_BATCH, length), itemsize=itemsize)
+        for maps in blocks.values()
+    ]
+    inside = sum(matrix.num_outputs * matrix.num_inputs for matrix in facts.matrices)
+    shapes = routing.shapes(facts)
+    return memory.Room(
+        process=memory.LIBRARIES_BYTES, outside=(facts.parameters - inside) * itemsize, block=max(sizes, default=0),
+        hidden=spec.calibration.samples * length * facts.hidden_size * itemsize, model=facts.parameters * itemsize,
+        training=routing.training_bytes(spec, facts, itemsize=itemsize), text=texts.memory_bytes(text_bytes),
+        state=retraining.STATE_BYTES * retraining.trained(spec.retrain, shapes) if spec.retrain else 0,
+    )  # fmt: skip
+
+
+def require(
+    session: Session, worker_class: str, request: JobRequest, spec: CompressionSpec, facts: ModelFacts, *, now: datetime
+) -> None:
+    """Raise InvalidRequest where `limits.max_host_memory_bytes` cannot hold the job; names the least that would.
+
+    Where no worker tells that the class computes on a CPU, only what a job with a GPU needs as well is asked for.
+    """
+    limit = request.limits.max_host_memory_bytes
+    if limit is None:
+        return
+    device, _ = workers.largest(session, worker_class, seen_after=now - SEEN) or ("", 0)
+    halves = spec.compute_dtype == "bfloat16" or (spec.compute_dtype == "auto" and device != "cpu")
+    room = room_of(spec, facts, text_bytes(session, spec), itemsize=2 if halves else routing.FLOAT_BYTES)
+    needed, what = max(room.on_host(spec, computes=device == "cpu"))
+    if needed > limit:
+        detail = f"{what} takes about {needed} bytes, the libraries' {room.process} included: give at least {needed}"
+        raise InvalidRequest(
+            "The limit on memory cannot hold the job.",
+            items=[Problem("/limits/max_host_memory_bytes", "limit-too-small", detail)],
+        )
+
+
+def text_bytes(session: Session, spec: CompressionSpec) -> int:
+    """Return the size of the largest text that a job reads, as far as it is known before a run."""
+    read = [spec.calibration.dataset, *(item.dataset for item in spec.evaluate.perplexity)]
+    if spec.retrain is not None and spec.retrain.dataset is not None:
+        read.append(spec.retrain.dataset)
+    return max(_bytes_of(session, dataset) for dataset in read)
+
+
+def _bytes_of(session: Session, dataset: Dataset) -> int:
+    if isinstance(dataset, BuiltinDataset):
+        return BUILTIN_BYTES
+    if isinstance(dataset, UploadDataset):
+        row = session.get(Upload, dataset.upload_id)
+        return row.bytes if row is not None else 0
+    if isinstance(dataset, LocalDataset):
+        with contextlib.suppress(OSError):
+            return Path(dataset.path).stat().st_size
+    return 0
 
 
 def warnings(

@@ -16,7 +16,7 @@ from app.db.queries import events, places, tenancy
 from app.db.session import clock
 from app.errors import AppError
 from app.ids import new_id
-from app.services import adoption, equal_work, idempotency, outbox, plans, projects, rights, uploads
+from app.services import adoption, cautions, equal_work, fitting, idempotency, outbox, plans, projects, rights, uploads
 from app.services.admission import Admitted, Desk
 from app.services.reads import JobReading
 from app.services.resources import Resources
@@ -76,6 +76,10 @@ def write(
             return Submitted(found, replayed=True)
     known = admitted.recognised
     done = equal_work.place(session, job, known, request.reuse) if known else None
+    spec, facts = (known.spec, known.facts) if known else (admitted.spec, admitted.facts)
+    if done is None and spec is not None and facts is not None:
+        fitting.require(session, job.worker_class, request, spec, facts, now=now)
+    job.warnings = cautions.of(session, job.project_id, job.worker_class, request, spec, facts)
     plans.check(session, job.project_id, request, now=now)
     projects.admit_job(session, actors.current(), job.project_id)
     with session.no_autoflush:

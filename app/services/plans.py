@@ -16,7 +16,7 @@ from app.db.session import clock
 from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
 from app.probe import ModelFacts
-from app.services import equal_work, estimates, fitting, idempotency, known, models, routing, uploads
+from app.services import cautions, equal_work, estimates, fitting, idempotency, known, models, routing, uploads
 from app.services.admission import Admitted, Desk
 from app.services.idempotency import Key
 from app.services.resources import Resources
@@ -81,8 +81,10 @@ def make(
         **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None),
     }  # fmt: skip
     if spec and facts:
+        fitting.require(session, worker_class, request, spec, facts, now=now)
         short = fitting.warnings(session, settings, worker_class, spec, facts, request.limits, now=now)
         document["warnings"] = [*short, *document["warnings"]]
+    document["warnings"] += cautions.of(session, project_id, worker_class, request, spec, facts)
     plan = Plan(
         id=new_id("pln"), project_id=project_id, request_sha256=request_sha256(request), document=document,
         created_at=now, expires_at=now + LIFE,
@@ -159,10 +161,12 @@ def _estimate(
         warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
     rates = estimates.rates(session, project_id, worker_class)
+    itemsize = 2 if spec.compute_dtype == "bfloat16" else routing.FLOAT_BYTES
+    room = fitting.room_of(spec, facts, fitting.text_bytes(session, spec), itemsize=itemsize)
     phases = [
         {
             "name": phase, "seconds": round(rates.seconds(phase, work), 3),
-            "memory_bytes": estimates.memory_bytes(phase, spec, facts),
+            "memory_bytes": estimates.memory_bytes(phase, spec, facts, room),
             "disk_bytes": estimates.disk_bytes(phase, facts),
         }
         for phase, work in estimates.works(spec, facts).items()

@@ -42,6 +42,10 @@ def training_bytes(spec: CompressionSpec, facts: ModelFacts, *, itemsize: int) -
     """Return what stays in memory while a model is retrained; `itemsize`: of the compute dtype."""
     if spec.retrain is None:
         return 0
+    return retraining.memory_bytes(spec.retrain, shapes(facts), itemsize=itemsize)
+
+
+def shapes(facts: ModelFacts) -> retraining.Shapes:
+    """Return what of a model decides the memory of its retraining."""
     edges = sum(matrix.num_outputs + matrix.num_inputs for matrix in facts.matrices)
-    shapes = retraining.Shapes(facts.parameters, edges, vocabulary=facts.vocab_size, width=facts.hidden_size)
-    return retraining.memory_bytes(spec.retrain, shapes, itemsize=itemsize)
+    return retraining.Shapes(facts.parameters, edges, vocabulary=facts.vocab_size, width=facts.hidden_size)

@@ -31,6 +31,11 @@ class Found:
 
 
 _SCORE: Final = {"perplexity": [{"max_windows": 128}]}
+_TWO_OF_FOUR_RETRAINED: Final[Mapping[str, Any]] = {
+    "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+    "reconstruct": {"window": "submodule"}, "output": {"dtype": "bfloat16"},
+    "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
+}  # fmt: skip
 SHIPPED: Final = (
     Found(
         "fast", 1, "Half of the weights by Wanda on little text, no recovery: minutes, for a first look.",
@@ -63,12 +68,13 @@ SHIPPED: Final = (
         },
     ),
     Found(
-        "vllm-2of4", 1, "As 2of4, retrained, in bfloat16: what serving engines load.",
-        {
-            "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
-            "reconstruct": {"window": "submodule"}, "output": {"dtype": "bfloat16"},
-            "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
-        },
+        "2of4-retrained", 1, "As 2of4, retrained, in bfloat16: zeros for sparse kernels, dense to serving engines.",
+        _TWO_OF_FOUR_RETRAINED,
+    ),
+    Found(
+        "vllm-2of4", 1,
+        "Deprecated, the same as 2of4-retrained: no speed-up in vLLM, which removed its 2:4 kernels. Use that name.",
+        _TWO_OF_FOUR_RETRAINED,
     ),
 )  # fmt: skip
 """All versions of all presets, older ones first: a pinned name never changes its meaning."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from workers.engine.pieces import PIECE_BYTES
-
+PIECE_BYTES: Final = 4 * 2**20
+"""Of a piece that is tokenised at once (`workers.engine.pieces`, which the service does not load)."""
 TOKENISING_BYTES: Final = 240
 """Of memory for a byte of the piece at hand: tokenizers keep offsets and words; measured 165 to 230."""
 TOKEN_BYTES: Final = 4

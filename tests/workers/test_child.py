@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from app.specs import texts
+from app.specs.memory import LIBRARIES_BYTES
 from tests.fixtures.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model
+from workers.engine import pieces
 from workers.messages import MESSAGES, AnyMessage, Done, Failed
 
 
@@ -79,3 +82,15 @@ def test_it_ends_when_nobody_listens(job: LocalJob) -> None:
     assert child.wait() == 3
     assert child.stderr is not None
     child.stderr.close()
+
+
+@pytest.mark.deep
+def test_the_libraries_take_what_plans_reckon_with() -> None:
+    imports = "import workers.child, transformers.models.llama.modeling_llama, psutil"
+    look = f"{imports}; print(psutil.Process().memory_info().rss)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert 0.5 * LIBRARIES_BYTES < int(done.stdout) < LIBRARIES_BYTES
+
+
+def test_plans_reckon_with_the_pieces_that_texts_are_tokenised_in() -> None:
+    assert texts.PIECE_BYTES == pieces.PIECE_BYTES

@@ -62,7 +62,9 @@ def _recipe(spec: CompressionSpec) -> Iterator[str]:
     for step in spec.prune:
         update = getattr(getattr(step, "update", None), "kind", "none")
         refit = f", kept weights refitted by {update}" if update != "none" else ""
-        yield f"- Pruned by `{step.method}`: {step.amount}{refit}"
+        shape = _named({}, step.pattern.model_dump(mode="json"))
+        where = ", ".join(f"{name} {value}" for name, value in shape.items())
+        yield f"- Pruned by `{step.method}`: {step.amount} ({where}){refit}"
     if spec.reconstruct is not None:
         yield f"- Reconstructed, window `{spec.reconstruct.window}`"
     if spec.retrain is not None:
@@ -125,7 +127,7 @@ def _named(asked: Any, whole: Any) -> Any:  # noqa: ANN401 - JSON
         return [_named(*pair) for pair in zip(asked, whole, strict=True)]
     if not isinstance(asked, dict):
         return asked
-    marks = {name: whole[name] for name in ("method", "kind") if name in whole}
+    marks = {name: whole[name] for name in ("method", "kind", "scope", "n", "m") if name in whole}
     return {**marks, **{name: _named(value, whole[name]) for name, value in asked.items()}}
 
 

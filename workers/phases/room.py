@@ -8,49 +8,15 @@ keeps) is refused when that does not fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from app.specs import retraining, texts
+from app.specs import memory, retraining, texts
+from app.specs.memory import Room
 from workers.engine.errors import NoRoomError
-from workers.engine.layout import Block
 from workers.engine.walk import TOKENS_PER_BATCH
-from workers.methods.base import Need
 from workers.phases.base import Context
-
-WORK_BYTES = 32
-"""Scores, their selection, a mask and two float32 copies, per weight of the matrix in work."""
-STREAMS = 4
-"""What reconstruction keeps of all hidden states at once: entering and leaving, for student and teacher."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """Bytes that the parts of a job take, computed from shapes."""
-
-    process: int
-    """What the libraries take before any weight is read."""
-    outside: int
-    """Embeddings and head in the compute dtype, while a walk starts or ends."""
-    block: int
-    """The largest block: its weights, its statistics, one batch of activations and the work on one matrix."""
-    hidden: int
-    """The hidden states of all calibration windows between two blocks."""
-    model: int
-    """The whole model in the compute dtype."""
-    training: int = 0
-    """What stays while it is retrained, where that is computed."""
-    state: int = 0
-    """What the host holds of a retraining on a GPU."""
-    text: int = 0
-    """What the largest text takes while it is tokenised, before any block is there."""
-
-    @property
-    def least(self) -> int:
-        """What the smallest walk takes on the host."""
-        return self.process + max(self.outside, self.block)
 
 
 def check(context: Context) -> None:
@@ -74,21 +40,12 @@ def check(context: Context) -> None:
 
 def _check_host(context: Context, room: Room, limit: int) -> None:
     on_host = context.device.type == "cpu"
+    for needed, what in room.on_host(context.request.spec, computes=on_host):
+        _require(needed, limit, "max_host_memory_bytes", what=what)
     least = room.least if on_host else room.process + room.outside
-    _require(room.process + room.text, limit, "max_host_memory_bytes", what="tokenising the text")
-    _require(least, limit, "max_host_memory_bytes", what="one block")
-    spec = context.request.spec
-    whole = least + room.model
-    if spec.retrain is not None:
-        held = room.training if on_host else room.state
-        _require(least + held, limit, "max_host_memory_bytes", what="retraining, which holds the whole model")
-    if spec.reconstruct is not None:
-        _require(least + STREAMS * room.hidden, limit, "max_host_memory_bytes", what="reconstruction's hidden states")
-    if spec.structure or spec.evaluate.divergence or spec.evaluate.tasks or spec.evaluate.latency:
-        _require(whole, limit, "max_host_memory_bytes", what="what is asked for, which holds the whole model")
     if least + room.hidden > limit:
         context.spill = Path(context.request.workspace) / "hidden"
-    context.by_blocks |= on_host and whole > limit
+    context.by_blocks |= on_host and least + room.model > limit
     context.streamed.lean = on_host
 
 
@@ -115,7 +72,13 @@ def measured(context: Context) -> Room:
     length = context.length_of(calibration)
     width = streamed.config.get_text_config().hidden_size
     blocks = [
-        weights * (item + 3) + _working(block, _need(context), tokens=max(TOKENS_PER_BATCH, length), item=item)
+        weights * (item + 3)
+        + memory.working_bytes(
+            [(matrix.local, *matrix.shape) for matrix in block.matrices],
+            gram=context.step is not None and context.step.reads == "gram",
+            tokens=max(TOKENS_PER_BATCH, length),
+            itemsize=item,
+        )
         for block, weights in zip(streamed.layout.blocks, inside, strict=True)
     ]
     return Room(
@@ -144,18 +107,3 @@ def _shapes(context: Context) -> retraining.Shapes:
         edges=sum(sum(matrix.shape) for matrix in streamed.layout.matrices),
         vocabulary=config.vocab_size, width=config.hidden_size,
     )  # fmt: skip
-
-
-def _need(context: Context) -> Need:
-    return "none" if context.step is None else context.step.reads
-
-
-def _working(block: Block, need: Need, *, tokens: int, item: int) -> int:
-    """Bytes beside a block's weights: activations, statistics, and the matrix in work."""
-    activations = tokens * item * max(sum(matrix.shape) for matrix in block.matrices) * 3
-    largest = max(matrix.shape[0] * matrix.shape[1] for matrix in block.matrices)
-    grams = (
-        {(matrix.local.rpartition(".")[0], matrix.shape[1]) for matrix in block.matrices} if need == "gram" else set()
-    )
-    widest = max((inputs for _, inputs in grams), default=0)
-    return activations + largest * WORK_BYTES + sum(4 * inputs**2 for _, inputs in grams) + 3 * 4 * widest**2

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from app.specs.memory import STREAMS
 from app.specs.steps import BlockWindow, Reconstruct
 from workers.engine import numerics
 from workers.engine.errors import TargetsError, UnsupportedArchitectureError
@@ -15,7 +16,6 @@ from workers.engine.layout import Block, Matrix
 from workers.engine.submodules import find_halves
 from workers.engine.window_size import Load, Room, largest_fitting
 from workers.phases.base import Context, PhaseRun
-from workers.phases.room import STREAMS
 from workers.phases.targets import selected
 
 

@@ -33,11 +33,13 @@ class JobFailed(Exception):
 
 def budget(error: ErrorInfo) -> int:
     """How many attempts may fail this way, with no new checkpoint between them, and still be followed by another."""
+    if not error.retryable:  # a limit that cannot hold the job holds it no better the second time
+        return 0
     if error.class_ == "worker_lost":
         return WORKER_LOST_BUDGET
     if error.class_ in {"gpu_oom", "host_oom"}:
         return MEMORY_BUDGET
-    return TRANSIENT_BUDGET if error.retryable else 0
+    return TRANSIENT_BUDGET
 
 
 def backoff_seconds(error_class: str, failures: int) -> float:

@@ -16,6 +16,8 @@ from app.db.session import Database, clock
 from app.probe import probe
 from app.services import known
 from app.services.resources import Resources
+from app.specs import texts
+from app.specs.memory import LIBRARIES_BYTES
 from tests.app.api.conftest import REMOTE
 from tests.fixtures import rows as fixture
 
@@ -194,3 +196,73 @@ def test_a_model_is_described_or_refused_with_a_reason(client: TestClient, model
     assert refused["why_not"]
     outside = client.post("/v1/models/resolve", json={"source": {"kind": "local", "path": "/etc"}})
     assert outside.status_code == 422
+
+
+ABSURD: list[tuple[str, dict[str, Any]]] = [
+    ("no_credential", {"output": {"publish": [{"kind": "huggingface", "repo": "org/out"}]}}),
+    ("no_credential", {"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/out"}]}}),
+    ("wide_gate", {"gate": {"max_relative_perplexity_increase": 10}}),
+    ("little_is_left", {"prune": {"method": "wanda", "sparsity": 0.99}}),
+    ("runs_long", {"retrain": {"steps": 10_000_000}}),
+    ("dataset_without_owner", {"calibration": {"dataset": {"kind": "huggingface", "name": "wikitext"}, "samples": 4}}),
+]
+
+
+@pytest.mark.parametrize(("code", "spec"), ABSURD, ids=[code for code, _ in ABSURD])
+def test_what_is_most_likely_a_mistake_is_said_in_plan_and_answer(
+    client: TestClient, body: dict[str, Any], code: str, spec: dict[str, Any]
+) -> None:
+    asked = {**body, "spec": {**body["spec"], **spec}}
+    answer = client.post("/v1/jobs", json=asked)
+    assert answer.status_code == 202, answer.text
+    for document in (plan(client, asked), answer.json(), client.get(answer.headers["location"]).json()):
+        assert code in [warning["code"] for warning in document["warnings"]]
+    assert client.post("/v1/jobs", json=body).json()["warnings"] == []
+
+
+def test_a_stored_credential_is_not_missed(client: TestClient, body: dict[str, Any]) -> None:
+    assert client.put("/v1/credentials/huggingface", json={"token": "hf_x"}).status_code < 300
+    output = {"publish": [{"kind": "huggingface", "repo": "org/out"}]}
+    asked = {**body, "spec": {**body["spec"], "output": output}}
+    assert client.post("/v1/jobs", json=asked).json()["warnings"] == []
+
+
+def test_a_limit_that_cannot_hold_the_job_is_refused_with_the_least_that_would(
+    client: TestClient, body: dict[str, Any], rows: Database
+) -> None:
+    with rows.unit_of_work() as session:
+        now = clock(session)
+        session.add(
+            Worker(
+                id="wrk_cpu", worker_class="default", host="h", pid=1, device="cpu", engine_version="5",
+                memory_bytes=2**36, started_at=now, seen_at=now,
+            )
+        )  # fmt: skip
+    # What the plan says is enough: nobody who takes his limit from it is refused.
+    most = max(phase["memory_bytes"] for phase in plan(client, body)["phases"])
+    for path in ("/v1/plans", "/v1/jobs"):
+        answer = client.post(path, json={**body, "limits": {"max_host_memory_bytes": 300_000_000}})
+        assert answer.status_code == 422
+        (problem,) = answer.json()["errors"]
+        assert problem["pointer"] == "/limits/max_host_memory_bytes"
+        least = int(problem["detail"].rsplit(" ", 1)[-1])
+        assert client.post(path, json={**body, "limits": {"max_host_memory_bytes": least - 1}}).status_code == 422
+        assert client.post(path, json={**body, "limits": {"max_host_memory_bytes": least}}).status_code in {201, 202}
+        assert least <= most
+
+
+@pytest.mark.parametrize("phase", ["baseline", "pruning", "retraining", "evaluating"])
+def test_memory_of_a_phase_contains_the_libraries_and_the_text(
+    client: TestClient, body: dict[str, Any], phase: str, model: Path
+) -> None:
+    def told(spec: dict[str, Any]) -> int:
+        rows = plan(client, {**body, "spec": spec})["phases"]
+        return int(next(row["memory_bytes"] for row in rows if row["name"] == phase))
+
+    assert told(body["spec"]) > LIBRARIES_BYTES
+    long = model.parent / "long.txt"
+    with long.open("wb") as file:
+        file.truncate(64 * 2**20)
+    dataset = {"kind": "local", "path": str(long)}
+    read = {**body["spec"], "calibration": {**body["spec"]["calibration"], "dataset": dataset}}
+    assert told(read) >= LIBRARIES_BYTES + texts.memory_bytes(64 * 2**20)

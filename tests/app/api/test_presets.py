@@ -134,3 +134,10 @@ def test_an_unknown_preset_is_refused(client: TestClient, source: dict[str, Any]
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/spec/preset"
     assert client.get(f"/v1/presets/{name}").status_code == 404
+
+
+def test_the_preset_that_promised_a_speed_up_is_an_alias_that_takes_it_back(client: TestClient) -> None:
+    old, new = (client.get(f"/v1/presets/{name}").json() for name in ("vllm-2of4", "2of4-retrained"))
+    assert old["spec"] == new["spec"]
+    assert "no speed-up in vLLM" in old["description"]
+    assert old["description"].startswith("Deprecated")

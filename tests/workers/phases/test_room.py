@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.specs.memory import Room
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import VOCABULARY
 from workers import child
@@ -25,7 +26,7 @@ def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Context]:
     return child.compute(context), context
 
 
-def _measured(job: LocalJob) -> room.Room:
+def _measured(job: LocalJob) -> Room:
     return room.measured(Context(job.request(), lambda _: None))
 
 
@@ -37,7 +38,7 @@ def test_a_limit_changes_where_things_lie_and_no_bit(
     free = local_job(tmp_path / "free", llama, texts, **spec)
     expected, _ = _attempt(free)
     bound = local_job(tmp_path / "bound", llama, texts, **spec)
-    monkeypatch.setattr(room, "measured", lambda _: room.Room(process=10, outside=20, block=30, hidden=5, model=50))
+    monkeypatch.setattr(room, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=5, model=50))
     done, context = _attempt(bound, max_host_memory_bytes=42)
     assert context.spill is not None
     assert context.by_blocks
@@ -69,7 +70,7 @@ def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, l
 def test_retraining_needs_the_whole_model(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = room.Room(process=10, outside=20, block=30, hidden=5, model=50, training=70)
+    there = Room(process=10, outside=20, block=30, hidden=5, model=50, training=70)
     monkeypatch.setattr(room, "measured", lambda _: there)
     with pytest.raises(NoRoomError, match="retraining"):
         _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=109)
@@ -99,7 +100,7 @@ def test_retraining_counts_what_moves_and_the_teacher(
 def test_reconstruction_keeps_four_streams(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = room.Room(process=10, outside=20, block=30, hidden=5, model=50)
+    there = Room(process=10, outside=20, block=30, hidden=5, model=50)
     monkeypatch.setattr(room, "measured", lambda _: there)
     context = Context(local_job(tmp_path, llama, texts, reconstruct={}).request(), lambda _: None)
     for limit, wrong in ((60, False), (59, True)):

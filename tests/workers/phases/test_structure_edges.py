@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.specs.memory import Room
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model
 from tests.workers.phases.test_structure import logits, report_of, run
@@ -98,7 +99,7 @@ def test_hidden_states_in_files_change_no_bit(
 ) -> None:
     free, bound = (_job(tmp_path / name, deep, texts, steps) for name in ("free", "bound"))
     free.attempt()
-    monkeypatch.setattr(room, "measured", lambda _: room.Room(process=10, outside=20, block=30, hidden=60, model=50))
+    monkeypatch.setattr(room, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=60, model=50))
     request = bound.request().model_copy(update={"max_host_memory_bytes": 90})
     context = Context(request, lambda _: None)
     child.compute(context)

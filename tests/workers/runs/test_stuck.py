@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import leases
 from tests.fixtures.runs import Bench
+from workers.messages import ErrorInfo
 from workers.runs import attempt, failures, process, workspace
 from workers.runs.process import Child
 from workers.runs.workspace import remove_leftovers
@@ -108,3 +109,9 @@ def test_a_child_that_the_kernel_keeps_is_reported_and_not_waited_for(
     job = bench.work(bench.add("hangs"))
     assert (job.state, job.failures) == ("queued", {"device_lost": 1})
     signal_(kept[0], signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("retryable", "allowed"), [(True, 1), (False, 0)])
+def test_memory_that_a_limit_does_not_give_is_asked_for_once(retryable: bool, allowed: int) -> None:
+    error = ErrorInfo(class_="host_oom", retryable=retryable, hint="h", message="m")
+    assert failures.budget(error) == allowed
