@@ -51,7 +51,7 @@ READ: list[tuple[str, bytes, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "warned"), READ)
+@pytest.mark.parametrize(("name", "data", "warned"), READ, ids=range(len(READ)))
 def test_rows_as_people_have_them_are_read(name: str, data: bytes, warned: set[str], tmp_path: Path) -> None:
     assert kept(tmp_path / name, data) == ("Grün\n\nwächst", warned)
 
@@ -110,7 +110,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "word"), REFUSED)
+@pytest.mark.parametrize(("name", "data", "word"), REFUSED, ids=range(len(REFUSED)))
 def test_what_is_no_text_is_refused_by_name(name: str, data: bytes, word: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetRefused) as caught:
         kept(tmp_path / name, data)
