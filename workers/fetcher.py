@@ -20,6 +20,7 @@ from app.discovery import discover
 from app.errors import Problem, SourceRefused
 from app.probe import check, probe, sanitised_config
 from app.probe.headers import refuse_disguised, weight_files
+from app.probe.tokenizer import require_tame
 from app.specs.base import fingerprint
 from app.specs.dataset import Dataset
 from app.specs.job import CompressionSpec
@@ -74,6 +75,7 @@ class _Fetcher:
             revision = source.pin(revision, folder, self._access)
             # Links of a local model must stay below the allowed folders; the cache's files are our own.
             facts = probe(folder, self._access.roots if self._request.job.source.kind == "local" else ())
+            require_tame(folder)
             spec = self._request.job.spec
             if problems := check(spec, facts):
                 raise _InvalidForModel(problems)

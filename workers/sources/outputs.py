@@ -26,16 +26,21 @@ def refuse_tagged(what: str, tags: Iterable[str]) -> None:
 def refuse_by_card(what: str, folder: Path) -> None:
     """Raise OwnOutput where the card among a model's files has our tag: copies keep it wherever they lie."""
     tags = front_matter(folder / _CARD).get("tags", [])
-    refuse_tagged(what, [str(tag) for tag in tags] if isinstance(tags, list) else [str(tags)])
+    refuse_tagged(what, (tag for tag in (tags if isinstance(tags, list) else [tags]) if isinstance(tag, str)))
 
 
 def front_matter(card: Path) -> dict[str, Any]:
-    """Return what a card says before its text; nothing where there is none, or none that can be read."""
+    """Return what a card says before its text; nothing where there is none, or none that can be read.
+
+    Aliases count as unreadable: spelled out, a hundred lines of them are more than any memory.
+    """
     try:
         with card.open("rb") as file:
             head = file.read(_HEAD_BYTES).decode(errors="replace")
         mark, front, _ = head.split("---", 2)
-        found = {} if mark.strip("\ufeff \r\n") else yaml.safe_load(front)
+        if mark.strip("\ufeff \r\n") or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(front)):
+            return {}
+        found = yaml.safe_load(front)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
