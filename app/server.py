@@ -19,7 +19,7 @@ def serve(settings: Settings) -> None:
     """Listen until asked to stop."""
     uvicorn.run(
         "app.main:create_app", factory=True, host=settings.host, port=settings.port, workers=settings.api_processes,
-        http=PromptProtocol, access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, backlog=BACKLOG,
+        http=PromptProtocol, ws="none", access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, backlog=BACKLOG,
         limit_concurrency=connections(settings),
         timeout_graceful_shutdown=20 if settings.mode == "production" else 5,
     )  # fmt: skip

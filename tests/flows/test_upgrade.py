@@ -15,9 +15,10 @@ from app.db.job import Attempt, Job
 from app.db.migrate import is_current, previous_revision, run_migrations
 from app.db.result import Artifact
 from app.db.session import Database
+from app.errors import InvalidForModel
 from app.ids import new_id
 from app.queue import Doorbell
-from app.services import control
+from app.services import control, reads
 from app.services.resources import Resources
 from app.specs.control import Retry
 from app.specs.lifecycle import STATES, TERMINAL
@@ -33,6 +34,12 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 GONE: dict[str, Any] = {"worker_id": "wrk_gone", "fence": 1, "attempt": 1, "lease_until": LONG_AGO}
 """A worker of the old version held it when everything was stopped."""
 OVER: dict[str, Any] = {"started_at": LONG_AGO, "finished_at": LONG_AGO, "attempt": 1}
+BEFORE_RE2: dict[str, Any] = {
+    "source": {"kind": "local", "path": "/scripts/steady"},
+    "reuse": "never",
+    "spec": {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": [r"(?=q)q_proj"]}}},
+}
+"""A request of a version whose patterns were of another syntax: it is shown, and cannot run."""
 WERE: dict[str, tuple[dict[str, Any], str]] = {
     "queued": ({"state": "queued"}, "succeeded"),
     "running": ({"state": "running", "phase": "pruning", **GONE}, "succeeded"),
@@ -42,6 +49,7 @@ WERE: dict[str, tuple[dict[str, Any], str]] = {
     "cancelling": ({"state": "cancelling", **GONE, "cancel_requested_at": LONG_AGO}, "cancelled"),
     "succeeded": ({"state": "succeeded", **OVER}, "succeeded"),
     "failed": ({"state": "failed", **OVER}, "succeeded"),
+    "failed with a pattern of before": ({"state": "failed", "request": BEFORE_RE2, **OVER}, "failed"),
     "cancelled": ({"state": "cancelled", **OVER}, "cancelled"),
     "expired": ({"state": "expired", **OVER}, "expired"),
 }
@@ -98,6 +106,11 @@ def test_jobs_of_the_version_before_come_to_their_ends(url: str, revision: str, 
             control.resume(resources, project, id_)
         elif name == "failed":
             control.retry(resources, project, id_, Retry.model_validate({"from": "start"}))
+        elif name == "failed with a pattern of before":
+            assert reads.job(bench.database, project, id_).job.request == BEFORE_RE2
+            with pytest.raises(InvalidForModel) as refusal:
+                control.retry(resources, project, id_, Retry.model_validate({}))
+            assert [item.pointer for item in refusal.value.items] == ["/spec/prune/0/targets/include/0"]
         if bench.job(id_).state == "queued":
             bench.hurry(id_)
     slot = Slot(bench.services)

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from app.db.hook import Rule
 from app.db.job import Job
-from app.db.planning import Preset
+from app.db.planning import Plan, Preset, Sweep
 from app.db.session import Database
 from app.services.resources import Resources
 from tests.app.api.conftest import REMOTE, submit
@@ -104,3 +104,21 @@ def test_stored_presets_and_rules_stay_readable_and_make_no_job(client: TestClie
     verdict = client.post(f"/v1/rules/{rule}/test", json={"delivery_id": registry.deliver()}).json()
     assert verdict["outcome"] == "refused"
     assert "RE2" in verdict["detail"]
+
+
+def test_stored_sweeps_and_plans_stay_readable(client: TestClient, rows: Database) -> None:
+    body = {**REMOTE, "spec": _spec("q_proj")}
+    made = client.post("/v1/sweeps", json={"base": body, "axes": {"/spec/calibration/seed": [1, 2]}}).json()["id"]
+    plan = client.post("/v1/plans", json=body).json()["id"]
+    with rows.unit_of_work() as session:
+        session.execute(update(Sweep).values(base={**REMOTE, "spec": _spec(OLD)}))
+        session.execute(update(Job).values(request={**REMOTE, "spec": _spec(OLD)}, sent_spec=None))
+        found = session.get(Plan, plan)
+        assert found
+        found.document = {**found.document, "resolved_spec": _spec(OLD)}
+    assert client.get(f"/v1/sweeps/{made}").json()["base"]["spec"] == _spec(OLD)
+    assert client.get(f"/v1/sweeps/{made}/pareto").status_code == 200
+    assert client.get("/v1/sweeps").json()["items"][0]["base"]["spec"] == _spec(OLD)
+    assert client.get(f"/v1/plans/{plan}").json()["resolved_spec"] == _spec(OLD)
+    assert [item["spec"] for item in client.get("/v1/jobs").json()["items"]] == [_spec(OLD)] * 2
+    assert client.get(f"/portal/sweeps/{made}").status_code == 200
