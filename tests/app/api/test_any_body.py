@@ -57,7 +57,9 @@ def mutated(body: dict[str, Any], rng: random.Random) -> dict[str, Any]:
             case 0:
                 container[key] = copy.deepcopy(other[source])
             case 1 if isinstance(container, dict):
-                container[rng.choice(["0", "kind", "wanda", "local", "é/~", "prune", "spec"])] = rng.choice(ODD)
+                container[rng.choice(["0", "kind", "wanda", "local", "é/~", "prune", "spec"])] = copy.deepcopy(
+                    rng.choice(ODD)
+                )
             case 2:
                 del container[key]
             case _:
