@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,8 @@ OUTPUT_TAG: Final = "espalier"
 """Stands in the card of every result (workers.phases.card), and begins the tags of a version at MLflow."""
 _CARD: Final = "README.md"
 _HEAD_BYTES: Final = 2**16
+_MARK: Final = re.compile(r"^[ \t\ufeff]*---[ \t]*\r?$", re.MULTILINE)
+"""A line of its own: names within may hold as many dashes."""
 
 
 def refuse_tagged(what: str, tags: Iterable[str]) -> None:
@@ -37,8 +40,8 @@ def front_matter(card: Path) -> dict[str, Any]:
     try:
         with card.open("rb") as file:
             head = file.read(_HEAD_BYTES).decode(errors="replace")
-        mark, front, _ = head.split("---", 2)
-        if mark.strip("\ufeff \r\n") or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(front)):
+        mark, front, _ = _MARK.split(head, 2)
+        if mark.strip() or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(front)):
             return {}
         found = yaml.safe_load(front)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):

@@ -18,6 +18,7 @@ from workers.sources.outputs import refuse_by_card
         "---\r\ntags:\r\n- pruned\r\n- espalier\r\n---\r\n",
         "\ufeff---\ntags: espalier\n---\n",
         "---\na: {b: [c]}\ntags:\n- {f: g}\n- [h]\n- espalier.sparsity\n---\n",
+        "---\nbase_model: org/a---b\ntags: [espalier]\n---\n",
     ],
 )
 def test_a_card_with_our_tag_is_refused(tmp_path: Path, card: str) -> None:
