@@ -12,6 +12,7 @@ from app.db.session import clock
 from app.portal.comparison import differences
 from app.services.resources import Resources
 from tests.app.portal.conftest import REMOTE, Browser
+from tests.app.test_speeds import latency, report
 from tests.fixtures import rows
 
 
@@ -215,3 +216,14 @@ def test_nothing_is_awarded_among_jobs_that_failed(browser: Browser, resources: 
     page = browser.get(f"/portal/compare?job={jobs[0]}&job={jobs[1]}").text
     assert "Time of work" in page
     assert "lowest</span>" not in page
+
+
+def test_timings_show_their_spread_and_no_gain_within_it(browser: Browser, resources: Resources) -> None:
+    noisy = report(latency(0.040, 0.054, 0.060), latency(0.030, 0.038, 0.041))
+    jobs = [_finished(browser, resources, name, noisy) for name in ("first", "second")]
+    page = browser.get(f"/portal/jobs/{jobs[0]}").text
+    assert page.count("no difference beyond noise") == 2
+    assert "54.000 (40.000 to 60.000) ms" in page
+    assert "-29.6 %" not in page
+    compared = browser.get(f"/portal/compare?job={jobs[0]}&job={jobs[1]}").text
+    assert compared.count("38.000 (30.000 to 41.000) ms") == 4
