@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -40,14 +40,15 @@ _reading: set[str] = set()
 """Projects for which a model is being read."""
 
 
-def probe(directory: Path, roots: Sequence[Path] = (), *, owner: str) -> ModelFacts:
+def probe(directory: Path, roots: Sequence[Path] = (), *, owner: str, unread: Collection[str] = ()) -> ModelFacts:
     """Return what `app.probe.probe` does, and cost the caller little; `owner` is the project that asks.
 
     Raises what it raises, and TooManyRequests while another model of the project is read.
     """
     if _is_small(directory, roots):
-        return facts.probe(directory, roots)
-    answer = _ask({"do": "probe", "folder": str(directory), "roots": list(map(str, roots))}, owner)
+        return facts.probe(directory, roots, unread=unread)
+    request = {"do": "probe", "folder": str(directory), "roots": list(map(str, roots)), "unread": list(unread)}
+    answer = _ask(request, owner)
     return ModelFacts.model_validate_json(answer)
 
 

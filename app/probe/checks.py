@@ -217,5 +217,5 @@ def _tokenizer(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     if not facts.tokenizer_present and (
         reads_text or spec.structure or any(step.reads != "none" or step.budget.needs_pass for step in spec.masking)
     ):
-        detail = "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt), and the job reads text"
-        yield Problem("/source", "no-tokenizer", detail)
+        why = facts.tokenizer_missing or "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
+        yield Problem("/source", "no-tokenizer", f"the job reads text, and {why}")

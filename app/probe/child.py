@@ -37,7 +37,8 @@ def _answer(request: dict[str, Any]) -> str:
     folder = Path(request["folder"])
     if request["do"] == "weight_files":
         return json.dumps(weight_files(folder))
-    return probe(folder, [Path(root) for root in request["roots"]]).model_dump_json()
+    roots = [Path(root) for root in request["roots"]]
+    return probe(folder, roots, unread=request["unread"]).model_dump_json()
 
 
 if __name__ == "__main__":

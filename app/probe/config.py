@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.errors import SourceNotFound, UnsafeSource, UnsupportedArchitecture
+from app.probe import strays
 from app.probe.code import refuse_code
 from app.probe.documents import read_object
 from app.probe.families import FAMILIES, Family
@@ -27,10 +28,9 @@ def read_config(directory: Path) -> Family:
     """Read and check config.json, and look for code in the other configurations beside it."""
     path = directory / "config.json"
     if not path.is_file():
-        raise SourceNotFound(
-            "The folder has no config.json.",
-            hint="A model is a Hugging Face directory: config, tokenizer, safetensors.",
-        )
+        if any(next(directory.glob(below), None) for below in ("*/config.json", "snapshots/*/config.json")):
+            raise SourceNotFound("The folder has no config.json.", hint="A folder below it has one: name that folder.")
+        raise strays.refuse([path.name for path in directory.iterdir()], "The folder has no config.json.")
     family = parse_config(read_object(path, max_bytes=MAX_CONFIG_BYTES))
     for name in MAY_NAME_CODE:
         if (directory / name).is_file():

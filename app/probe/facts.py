@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from app.errors import SourceNotFound, UnsafeSource
+from app.probe import strays, vocabulary
 from app.probe.config import read_config
 from app.probe.documents import require_regular
-from app.probe.headers import CONVERT, WEIGHT_BYTES, Tensor, read_tensors
+from app.probe.headers import WEIGHT_BYTES, Tensor, read_tensors
 from app.probe.parts import sizes_of
+from app.probe.strays import CONVERT
 from app.probe.tensors import Expected, match, refuse_many
 from app.specs.sizes import Sizes
 
@@ -63,12 +65,16 @@ class ModelFacts(BaseModel):
     matrices: tuple[Matrix, ...]
     licence: str | None
     tokenizer_present: bool
+    tokenizer_missing: str | None = None
+    """Why there is none that can be used."""
     sizes: Sizes | None = None
     """What could go as a whole; None in facts that an earlier version wrote down."""
 
 
-def probe(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
+def probe(directory: Path, roots: Sequence[Path] = (), *, unread: Collection[str] = ()) -> ModelFacts:
     """Read a model directory without loading it; links may lead anywhere unless `roots` are given.
+
+    Of the files in `unread` only the names count: they are not here.
 
     Raises SourceNotFound, UnsafeSource or UnsupportedArchitecture.
     """
@@ -80,11 +86,12 @@ def probe(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
         refuse_many(family)
         tensors = read_tensors(directory)
         licence = _licence(directory / "README.md")
+        no_tokenizer = vocabulary.missing(directory, family, unread=unread)
     except OSError as error:  # the class only: a message would name paths of this machine
         raise SourceNotFound(f"The folder cannot be read: {type(error).__name__}.") from None
     expected = Expected(family)
     match(tensors, expected)
-    return _facts(directory, expected, tensors, licence)
+    return _facts(expected, tensors, licence, no_tokenizer)
 
 
 def look_at_files(directory: Path, roots: Sequence[Path]) -> None:
@@ -96,10 +103,13 @@ def look_at_files(directory: Path, roots: Sequence[Path]) -> None:
     suffixes = {path.suffix.lower() for path in files}
     unsafe = sorted(suffixes & UNSAFE_SUFFIXES)
     if unsafe and ".safetensors" not in suffixes:
+        refusal = strays.refuse([path.name for path in files], "")
+        if not isinstance(refusal, UnsafeSource):
+            raise refusal
         raise UnsafeSource(f"The weights are {', '.join(unsafe)} files, which can run code.", hint=CONVERT)
 
 
-def _facts(directory: Path, expected: Expected, tensors: dict[str, Tensor], licence: str | None) -> ModelFacts:
+def _facts(expected: Expected, tensors: dict[str, Tensor], licence: str | None, no_tokenizer: str | None) -> ModelFacts:
     family, own = expected.family, expected.own
     share: Counter[str] = Counter()
     for tensor in tensors.values():
@@ -121,7 +131,8 @@ def _facts(directory: Path, expected: Expected, tensors: dict[str, Tensor], lice
         bytes=sum(tensor.bytes for tensor in tensors.values()),
         matrices=tuple(_matrices(expected)),
         licence=licence,
-        tokenizer_present=_has_tokenizer(directory),
+        tokenizer_present=no_tokenizer is None,
+        tokenizer_missing=no_tokenizer,
         sizes=sizes_of(expected),
     )
 
@@ -136,11 +147,6 @@ def _matrices(expected: Expected) -> Iterator[Matrix]:
                 num_inputs=each.inputs,
                 biased=each.biased,
             )
-
-
-def _has_tokenizer(directory: Path) -> bool:
-    fast = (directory / "tokenizer.json").is_file()
-    return fast or all((directory / name).is_file() for name in ("vocab.json", "merges.txt"))
 
 
 def _licence(card: Path) -> str | None:

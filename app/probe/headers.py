@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import SourceNotFound, UnsafeSource
+from app.probe import strays
 from app.probe.documents import parse_object, read_object
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -22,8 +23,6 @@ SINGLE = "model.safetensors"
 WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SIZES = WEIGHT_BYTES | BUFFER_BYTES
-
-CONVERT = "Convert the weights to safetensors, for instance with save_pretrained(safe_serialization=True)."
 
 DISGUISES = (
     (b"PK\x03\x04", "a zip archive (torch.save)"),
@@ -65,7 +64,8 @@ def weight_files(directory: Path) -> list[str]:
         return [SINGLE]
     if (directory / INDEX).exists():
         return sorted(set(_weight_map(directory).values()))
-    raise SourceNotFound(f"The folder has neither {SINGLE} nor {INDEX}.")
+    names = [path.name for path in directory.iterdir()]
+    raise strays.refuse(names, f"The folder has neither {SINGLE} nor {INDEX}.")
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ def read_header(path: Path) -> list[Tensor]:
         start = stream.read(32)
         for magic, what in DISGUISES:
             if start.startswith(magic) and start[8:9] != b"{":  # a header's length may spell a pickle's first bytes
-                raise UnsafeSource(f"{path.name} is {what}, not safetensors.", hint=CONVERT, module=path.name)
+                raise UnsafeSource(f"{path.name} is {what}, not safetensors.", hint=strays.CONVERT, module=path.name)
         header_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
         if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
             raise UnsafeSource(

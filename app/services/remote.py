@@ -15,11 +15,10 @@ from typing import Any, Final
 
 from app.errors import SourceGated, SourceNotFound, UnsafeSource
 from app.hub import Hub, HubSilentError, Repository
-from app.probe import ModelFacts
+from app.probe import ModelFacts, strays
 from app.probe.bounded import probe, weight_files
 from app.probe.config import MAX_CONFIG_BYTES, MAX_TOKENIZER_CONFIG_BYTES, MAY_NAME_CODE
 from app.probe.documents import PLAIN
-from app.probe.facts import UNSAFE_SUFFIXES
 from app.probe.headers import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE
 
 READ: Final = {
@@ -27,8 +26,8 @@ READ: Final = {
     **dict.fromkeys(MAY_NAME_CODE, MAX_TOKENIZER_CONFIG_BYTES),
 }  # fmt: skip
 """Files whose content decides."""
-NAMED: Final = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})
-"""Files of which it matters that they are there."""
+NAMED: Final = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"})
+"""Files of the tokenizer: it matters that they are there, and a job reads them."""
 HEADER_BYTES: Final = 2**18
 """Asked of a weight file at first: most headers are shorter."""
 MAX_FILE_BYTES: Final = 2**44
@@ -81,7 +80,7 @@ def _facts(hub: Hub, found: Repository, folder: Path, owner: str) -> ModelFacts:
     for name in found.sizes:
         if name in READ and not (name == INDEX and SINGLE in found.sizes):
             (folder / name).write_bytes(hub.file(found, name, count=min(found.sizes[name], READ[name] + 1)))
-        elif name in NAMED or (PLAIN.fullmatch(name) and Path(name).suffix.lower() in UNSAFE_SUFFIXES):
+        elif name in NAMED or (PLAIN.fullmatch(name) and strays.is_known(name)):
             (folder / name).touch()
     if SINGLE in found.sizes:
         (folder / SINGLE).touch()
@@ -94,7 +93,7 @@ def _facts(hub: Hub, found: Repository, folder: Path, owner: str) -> ModelFacts:
             with (folder / name).open("wb") as stream:
                 stream.write(data)
                 stream.truncate(found.sizes[name])
-    facts = probe(folder, owner=owner)
+    facts = probe(folder, owner=owner, unread=NAMED)
     return facts.model_copy(update={"licence": found.licence or facts.licence})
 
 

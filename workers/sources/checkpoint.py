@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from app.errors import SourceNotFound, UnsafeSource
+from app.probe import strays
 from espalier.model_files import INDEX, PICKLES, SINGLE, belongs_to_model, is_weights
 from workers.sources.base import refuse_large
 
@@ -19,7 +20,7 @@ def small_files(names: Mapping[str, int], what: str, *, convert: str) -> list[st
     `names` have their sizes in bytes beside them; `what` names the source for people.
     """
     if "config.json" not in names:
-        raise SourceNotFound(f"{what} has no config.json.", hint="A model is a Hugging Face directory.")
+        raise strays.refuse(names, f"{what} has no config.json.")
     if not {INDEX, SINGLE} & names.keys():
         if any(PICKLES.fullmatch(name) for name in names):
             raise UnsafeSource(f"The weights of {what} are pickles, which can run code.", hint=convert)

@@ -24,6 +24,7 @@ OPT: dict[str, Any] = {
     "num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 16,
 }  # fmt: skip
 
+TOKENIZER = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}
 MIXTRAL_NAMES = {"mlp": "block_sparse_moe", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 """Names in memory -> names in the published files."""
 
@@ -79,6 +80,6 @@ def write_model(folder: Path, config: dict[str, Any] = LLAMA, tensors: Tensors |
     """A whole directory, right unless told otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     (folder / "model.safetensors").write_bytes(safetensors(header_of(tensors or tensors_of(config))))
     return folder

@@ -206,5 +206,6 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(SourceNotFound, match="neither"):
         read_tensors(tmp_path)

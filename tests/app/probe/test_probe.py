@@ -283,8 +283,9 @@ def test_a_tokenizer_is_looked_for(tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     assert not probe(tmp_path).tokenizer_present
-    (tmp_path / "vocab.json").write_text("{}")
-    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     assert probe(tmp_path).tokenizer_present
 
 
