@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     )
     keep_audit_days: float = Field(730, ge=0, description="The audit log; 0: for ever.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
+    child_memory_bytes: int | None = Field(
+        None, ge=2**29, description="Memory of a child that computes; empty: nine tenths of the machine's."
+    )
+    fetch_memory_bytes: int | None = Field(
+        None, ge=2**28, description="Memory of a fetcher or publisher; empty: a quarter of the machine's, 1 to 4 GiB."
+    )
     tasks_dir: Path | None = Field(
         None,
         description="Folder of lm-eval task files; its `cache` may hold data of Hub tasks, as `datasets` keeps them.",

@@ -172,6 +172,10 @@ def describe(error: Exception, phase: Phase) -> ErrorInfo:
                 "module": error.module, "hint": error.hint, "message": error.message,
             }
         )  # fmt: skip
+    if isinstance(error, MemoryError):
+        hint = "See the sizes of its tokenizer and headers, or raise ESPALIER_FETCH_MEMORY_BYTES."
+        message = "Reading the model's small files takes more memory than the fetcher has."
+        return ErrorInfo(class_="source_unsafe", retryable=False, phase=phase, hint=hint, message=message)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         hint = "Free space below ESPALIER_CACHE_DIR."
         return ErrorInfo(class_="disk_full", retryable=True, phase=phase, hint=hint, message="The disk is full.")

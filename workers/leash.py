@@ -1,4 +1,4 @@
-"""Start a program that dies with its parent: `python leash.py PARENT_PID [--offline] COMMAND...`, then exec.
+"""Start a program that dies with its parent: `python leash.py PARENT_PID [--offline] [--memory=BYTES] COMMAND...`.
 
 Run as a file with `-I -S`, so it costs a few milliseconds. A function given to `preexec_fn` would do the same
 between fork and exec, where a process with threads may hold any lock: that hangs once in a thousand starts.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ AF_INET, SOCK_DGRAM = 2, 2
 SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 
 
-def leashed(command: Sequence[str], *, offline: bool = False) -> list[str]:
-    """Return the command line that runs `command` leashed to the calling thread.
+def leashed(command: Sequence[str], *, offline: bool = False, memory: int | None = None) -> list[str]:
+    """Return the command line that runs `command` leashed to the calling thread, with `memory` bytes of data at most.
 
     The kernel watches the thread that starts the process: when that thread ends, the process is killed.
     """
-    flags = ["--offline"] if offline else []
+    flags = [*(["--offline"] if offline else []), *([f"--memory={memory}"] if memory is not None else [])]
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *flags, *command]
 
 
@@ -57,6 +58,11 @@ def main(arguments: list[str]) -> None:
     if command[0] == "--offline":
         command = command[1:]
         _leave_network(libc)
+    if command[0].startswith("--memory="):
+        # Data, not address space: CUDA reserves more of that than any machine has memory, and files are mapped in it.
+        room = int(command[0].partition("=")[2])
+        resource.setrlimit(resource.RLIMIT_DATA, (room, room))
+        command = command[1:]
     # After the namespaces: a change of credentials clears the signal.
     if sys.platform == "linux":
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -37,6 +37,7 @@ from workers.messages import (
     Resolved,
 )  # fmt: skip
 from workers.runs.failures import as_sent, from_exit, oom_kills
+from workers.runs.memory import allowed
 from workers.runs.process import Child, Commands, environment
 from workers.runs.workspace import Workspace, remove_leftovers
 
@@ -117,7 +118,9 @@ def _follow(
     """Run a child and pass on what it says; return it all but the log, its result last. It ends at the deadline."""
     kills, said = oom_kills(), []
     env = environment(side, workspace, settings.threads)
-    child = Child(command, request, env=env, cwd=workspace, offline=side == "compute")
+    child = Child(
+        command, request, env=env, cwd=workspace, offline=side == "compute", memory=allowed(settings, request)
+    )
     try:
         while not child.finished:
             if time.monotonic() > deadline:

@@ -48,6 +48,7 @@ from workers.runs.failures import JobFailed, as_sent, from_exception, silent, so
 from workers.runs.family import Family, spawn_members
 from workers.runs.fetching import fetch_request
 from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
+from workers.runs.memory import allowed
 from workers.runs.placement import Misplaced, check_place
 from workers.runs.process import Child, Commands, Side, environment
 from workers.runs.report import Facts, Recorder, Said
@@ -223,15 +224,14 @@ class _Attempt:
     def _supervise(
         self, side: Side, request: FetchRequest | ComputeRequest | PublishRequest
     ) -> Done | Spread | Fetched | Published:
+        settings = self._services.settings
         child = Child(
-            getattr(self._services.commands, side), request,
-            env=environment(side, self._workspace, self._services.settings.threads), cwd=self._workspace,
-            offline=side == "compute",
+            getattr(self._services.commands, side), request, cwd=self._workspace, offline=side == "compute",
+            env=environment(side, self._workspace, settings.threads), memory=allowed(settings, request),
         )  # fmt: skip
         return supervise(
             child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate,
-            room=Room(self._services.settings.scratch, self._services.settings.scratch_max_bytes),
-            still_seconds=STILL_SECONDS[side],
+            room=Room(settings.scratch, settings.scratch_max_bytes), still_seconds=STILL_SECONDS[side],
         )  # fmt: skip
 
     def _translate(self, message: AnyMessage) -> list[Said]:

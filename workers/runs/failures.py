@@ -23,6 +23,10 @@ _TRANSIENT_BACKOFF_SECONDS = 2.0
 _MAX_BACKOFF_SECONDS = 300.0
 
 
+_NO_MEMORY: Final = ("memory allocation of", "bad_alloc", "MemoryError", "Cannot allocate memory", "start new thread")
+"""What Rust, C++ and Python say last where a limit on memory is met."""
+
+
 class JobFailed(Exception):
     """An attempt ended in an error that is already in the contract's words."""
 
@@ -99,7 +103,14 @@ def silent(message: str) -> ErrorInfo:
 
 def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memory: bool) -> ErrorInfo:
     """Say what it means that a child ended without a last word."""
-    if status < 0 and out_of_memory:
+    ran_out = any(words in line for line in tail for words in _NO_MEMORY)
+    if ran_out and not out_of_memory and phase in {"resolving", "fetching"}:
+        return ErrorInfo(
+            class_="source_unsafe", retryable=False, phase=phase,
+            message="reading the model's small files or its text takes more memory than the fetcher has",
+            hint="See the sizes of its tokenizer, headers and rows, or raise ESPALIER_FETCH_MEMORY_BYTES.",
+        )  # fmt: skip
+    if (status < 0 and out_of_memory) or ran_out:
         return ErrorInfo(
             class_="host_oom", retryable=True, phase=phase, message="the system ended the child: out of memory",
             hint="Lower calibration.samples, sequence_length or batch_size, or use a machine with more memory.",

@@ -85,11 +85,12 @@ class Child:
     """A running child; `messages` yields what it says, in order, while somebody asks."""
 
     def __init__(
-        self, command: Sequence[str], request: BaseModel, *, env: Mapping[str, str], cwd: Path, offline: bool
-    ) -> None:
+        self, command: Sequence[str], request: BaseModel, *, env: Mapping[str, str], cwd: Path, offline: bool,
+        memory: int | None = None,
+    ) -> None:  # fmt: skip
         self._process = subprocess.Popen(
-            leashed(command, offline=offline), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=dict(env), cwd=cwd, start_new_session=True,
+            leashed(command, offline=offline, memory=memory), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=dict(env), cwd=cwd, start_new_session=True,
         )  # fmt: skip
         self._waiting: queue.Queue[AnyMessage] = queue.Queue(MAX_WAITING)
         self._abandoned = threading.Event()
@@ -119,12 +120,16 @@ class Child:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time of all its threads so far; 0 when it is gone."""
-        try:
-            times = psutil.Process(self.pid).cpu_times()
-        except psutil.Error:
-            return 0.0
-        return float(times.user + times.system)
+        """CPU time of all its threads and processes so far; 0 when it is gone."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        pids = [self.pid]
+        with contextlib.suppress(OSError):
+            pids += map(int, children.read_text().split())
+        found = 0.0
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                found += sum(psutil.Process(pid).cpu_times()[:4])  # of those that ended, too
+        return found
 
     @property
     def finished(self) -> bool:

@@ -36,6 +36,7 @@ from workers.messages import (
 )  # fmt: skip
 from workers.runs.failures import from_exit
 from workers.runs.keeper import OUTAGE
+from workers.runs.memory import allowed
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Recorder
 from workers.runs.workspace import inside
@@ -184,7 +185,7 @@ class Publisher:
     ) -> Published | ErrorInfo:
         child = Child(
             self._commands.publish, told, env=environment("publish", folder, self._settings.threads), cwd=folder,
-            offline=False,
+            offline=False, memory=allowed(self._settings, told),
         )  # fmt: skip
         outcome: Published | ErrorInfo | None = None
         kept = started = time.monotonic()
