@@ -94,6 +94,7 @@ def _sweep(house: House, base: dict[str, Any], axes: dict[str, Any]) -> Response
 
 
 PLAIN: Final = REMOTE["spec"]
+PLACES: Final = {"/spec/output/publish/0/uri": ["s3://models/a/", "s3://models/b/"]}
 AXIS: Final = {"/spec/prune/sparsity": [0.3, 0.5]}
 RUN, READ = frozenset({"hooks:manage"}), frozenset({"jobs:read"})
 DOORS: Final = (
@@ -102,7 +103,7 @@ DOORS: Final = (
          lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": PUBLISHING})),
     Door("`POST /v1/jobs` by a preset that publishes", PUBLISHES,
          lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": {"preset": h.preset(PUBLISHING)}})),
-    Door("`POST /v1/sweeps` whose base publishes", PUBLISHES, lambda h: _sweep(h, PUBLISHING, AXIS)),
+    Door("`POST /v1/sweeps` whose base publishes", PUBLISHES, lambda h: _sweep(h, PUBLISHING, PLACES)),
     Door("`POST /v1/sweeps` with an axis that publishes", PUBLISHES,
          lambda h: _sweep(h, {**PLAIN, "output": {"publish": []}}, {"/spec/output/publish": [[], [TARGET]]})),
     Door("`POST /v1/jobs/{id}/clone`", WRITES | READ, lambda h: h.call("POST", f"/v1/jobs/{h.job(PLAIN)}/clone")),
