@@ -124,4 +124,4 @@ def test_healthz_is_answered_while_hostile_requests_come_in(stack: Stack) -> Non
         f"{before * 1e3:.0f} ms and {statistics.median(alone) * 1e3:.1f} ms; ratio {worst / before:.1f}; {load()}",
     )  # fmt: skip
     assert not [status for status in statuses if status >= 500], statuses
-    assert worst <= max(QUIET_SECONDS, 4 * before), (worst, before)
+    assert worst <= max(QUIET_SECONDS, 10 * before), (worst, before)
