@@ -12,6 +12,8 @@ MAX_DEPTH: Final = 32
 """Of arrays and objects; a job needs 8."""
 MAX_VALUES: Final = 5000
 """Of a body, members and items at every depth; an upload of 1000 files has 4000."""
+MAX_MEMBERS: Final = 1500
+"""Of one object: each of them may be a mistake of its own, to be told in the event loop."""
 MAX_DIGITS: Final = 1000
 """Of an integer: reading and writing one takes quadratic time."""
 # Possessive, and an unclosed string ends with the body: no byte is looked at twice.
@@ -42,6 +44,8 @@ def parse(body: bytes, *, max_values: int = MAX_VALUES) -> Any:  # noqa: ANN401 
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_MEMBERS:
+        raise MalformedRequest(f"An object of the body has more than {MAX_MEMBERS} members.")
     document = dict(pairs)
     if len(document) < len(pairs):
         raise MalformedRequest("An object of the body has a member twice.")

@@ -32,7 +32,7 @@ class PerLayer(Budget):
     kind: Literal["per_layer"] = "per_layer"
     values: (
         Annotated[list[Share], Field(min_length=1, max_length=4096)]
-        | Annotated[dict[Suffix, Share], Field(max_length=5000)]
+        | Annotated[dict[Suffix, Share], Field(max_length=1500)]
     ) = Field(
         description="One share per block, or `model.layers.0.mlp.up_proj` or only `up_proj` -> share; "
         "the longest name that fits counts, and what no name fits gets `sparsity`."
