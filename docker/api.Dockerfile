@@ -9,7 +9,8 @@ COPY workers workers
 COPY migrations migrations
 # Editable: the migrations are read from beside the packages.
 RUN pip install -c constraints.txt -e '.[otel]' \
- && useradd --uid 10001 --create-home espalier
+ && useradd --uid 10001 --create-home espalier \
+ && install -d -o espalier /var/lib/espalier
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
 USER espalier
 EXPOSE 8000

@@ -1,4 +1,4 @@
-# Workers: the extra `worker` with torch. For a small CPU image build with
+# Workers: the extras `worker` with torch and `tasks` with lm-eval. For a small CPU image build with
 # --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu; without it the default wheels bring CUDA.
 FROM python:3.11-slim
 ARG TORCH_INDEX_URL=""
@@ -9,7 +9,7 @@ COPY app app
 COPY espalier espalier
 COPY workers workers
 COPY migrations migrations
-RUN pip install ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} -c constraints.txt -e '.[worker,otel]' \
+RUN pip install ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} -c constraints.txt -e '.[worker,otel,tasks]' \
  && useradd --uid 10001 --create-home espalier \
  && install -d -o espalier /var/lib/espalier
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh

@@ -58,7 +58,10 @@ class Readiness:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await asyncio.shield(self._asked[name])
         except Exception as error:  # noqa: BLE001 - whatever keeps a port from working makes the service unready
-            log.warning("not ready", part=name, error=type(error).__name__)
+            # What the part said is for the operator's log; the answer is read by anybody.
+            log.warning(
+                "not ready", part=name, error=type(error).__name__, detail=getattr(error, "detail", None) or str(error)
+            )
             return Problem("", name, f"The {name} is not usable: {type(error).__name__}.")
         return None
 

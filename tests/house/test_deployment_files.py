@@ -11,15 +11,18 @@ import pytest
 import typer.main
 import yaml
 
+from app import VERSION
 from app.cli.main import app
+from app.production import refuse_unsafe_production
 from app.server import serve
-from app.settings import Settings
+from app.settings import Settings, parse_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 FILES = [
     "docker-compose.yml",
     ".env.example",
+    "docker/secret.example.yaml",
     "docker/api.Dockerfile",
     "docker/worker.Dockerfile",
     "docker/entrypoint.sh",
@@ -61,7 +64,7 @@ def test_images_copy_only_what_exists(file: str) -> None:
 
 def test_the_api_image_is_without_torch() -> None:
     assert "worker]" not in (ROOT / "docker/api.Dockerfile").read_text()
-    assert "'.[worker,otel]'" in (ROOT / "docker/worker.Dockerfile").read_text()
+    assert "'.[worker,otel,tasks]'" in (ROOT / "docker/worker.Dockerfile").read_text()
 
 
 def test_no_secret_has_a_default() -> None:
@@ -70,13 +73,101 @@ def test_no_secret_has_a_default() -> None:
     assert all(environment[name].startswith("${" + name + ":?") for name in secrets)
 
 
+def _filled(value: str, variables: dict[str, str]) -> str:
+    """Replace ${NAME}, ${NAME:-other}, ${NAME-other} and ${NAME:?why}, innermost first, as compose does."""
+    pattern = re.compile(r"\$\{(\w+)(?:(:?[-?])([^${}]*))?\}")
+
+    def one(found: re.Match[str]) -> str:
+        name, operator, other = found[1], found[2] or "", found[3] or ""
+        there = variables.get(name) is not None if operator in {"-", "?"} else bool(variables.get(name))
+        assert there or "?" not in operator, f"{name}: {other}"
+        return variables.get(name, "") if there or not operator else other
+
+    while pattern.search(value):
+        value = pattern.sub(one, value)
+    return value
+
+
+def _example() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("#")]
+    return {name: value or "f" * 64 for name, _, value in pairs}
+
+
+def _environment(service: str, variables: dict[str, str]) -> dict[str, str]:
+    """What a container sees: the file, then what compose says itself."""
+    said = {name: _filled(str(value), variables) for name, value in COMPOSE["services"][service]["environment"].items()}
+    return variables | said
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_the_example_filled_in_starts_production_everywhere(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in _environment(service, _example()).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    refuse_unsafe_production(settings)
+    assert settings.s3_endpoint_url == "http://s3:9000"
+    command = COMPOSE["services"][service]["command"]
+    if command[0] == "worker" and "gpu" not in COMPOSE["services"][service].get("profiles", []):
+        assert command[-1] in dict(settings.classes)
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_setting_of_the_file_reaches_every_container(service: str) -> None:
+    assert COMPOSE["services"][service]["env_file"] == ".env"
+    own = {"ESPALIER_MODE", "ESPALIER_HOST", "ESPALIER_PORT", "ESPALIER_HOME", "ESPALIER_DEVICE"}
+    secret_of_workers = set() if service.startswith("worker") else {"ESPALIER_HF_TOKEN"}
+    for field in Settings.model_fields:
+        name = f"ESPALIER_{field.upper()}"
+        seen = _environment(service, _example() | {name: "chosen"})[name]
+        assert (seen == "chosen") == (name not in own | secret_of_workers) or name == "ESPALIER_DEVICE", name
+
+
+def test_the_example_has_every_variable_that_compose_reads() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text()
+    told = set(re.findall(r"^#?([A-Z0-9_]+)=", example, re.MULTILINE))
+    assert set(re.findall(r"\$\{(\w+)", text)) <= told
+    gpu = re.search(r"^#ESPALIER_WORKER_CLASSES=(.+)$", example, re.MULTILINE)
+    assert gpu
+    workers = {COMPOSE["services"][name]["command"][-1] for name in OURS if name.startswith("worker")}
+    assert workers == set(dict(parse_classes(gpu[1])))
+
+
+def test_images_are_pinned_and_ours_have_the_version() -> None:
+    images = {name: service["image"].partition(":")[2] for name, service in COMPOSE["services"].items()}
+    assert all(tag and tag != "latest" for tag in images.values())
+    assert {images[name] for name in OURS} == {VERSION}
+
+
+def test_every_service_is_watched_and_what_ends_is_waited_for() -> None:
+    services = COMPOSE["services"]
+    ending = {name for name, service in services.items() if service.get("restart") in {"no", "on-failure"}}
+    assert ending == {"migrate", "s3-bucket"}
+    waited = {
+        name
+        for service in services.values()
+        for name, how in service.get("depends_on", {}).items()
+        if how["condition"] == "service_completed_successfully"
+    }
+    assert waited == ending  # `up --wait` takes an end that nobody waits for as a failure
+    assert services["migrate"]["depends_on"]["s3-bucket"]["required"] is False
+    for name in OURS:
+        assert "healthcheck" in services[name] or name in ending
+    assert services["reconciler"]["healthcheck"]["test"][-1] == "reconciler"
+    assert services["worker-cpu"]["healthcheck"]["test"][-1] == "worker"
+
+
 def test_constraints_pin_every_dependency_and_torch_without_a_local_suffix() -> None:
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
     )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = {re.split(r"[\[<>=]", line)[0] for line in project["dependencies"] + extras["worker"] + extras["test"]}
+    wanted = {
+        re.split(r"[\[<>=]", line)[0]
+        for line in project["dependencies"] + extras["worker"] + extras["test"] + extras["tasks"]
+    }
     assert {_normal(name) for name in wanted} <= {_normal(name) for name in pins}
     assert "+" not in pins["torch"]
 
