@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps
 
+from app import loops
 from app.settings import Settings
 
 RUN_JOBS = "jobs.run"
@@ -91,6 +92,8 @@ class Doorbell:
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         self._waiting: queue.Queue[str | None] = queue.Queue(maxsize=256)
+        self._left, self._refilled = BURST, time.monotonic()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
         self._thread.start()
 
@@ -115,14 +118,20 @@ class Doorbell:
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        left, refilled = BURST, time.monotonic()
-        while (worker_class := self._waiting.get()) is not None:
-            now = time.monotonic()
-            left, refilled = min(left + (now - refilled) * BELLS_PER_SECOND, BURST), now
-            if left < 1:  # whoever hears one works until nothing is left
-                continue
-            left -= 1
-            try:
-                self._celery.send_task(RUN_JOBS, queue=queue_name(worker_class), retry=False, ignore_result=True)
-            except Exception as error:  # noqa: BLE001 - whatever a broker library raises, workers look by themselves
-                log.warning("bell not rung", worker_class=worker_class, error=type(error).__name__)
+        loops.run("doorbell", self._over, self._ring_next, idle_seconds=0)
+
+    def _ring_next(self) -> bool:
+        worker_class = self._waiting.get()
+        if worker_class is None:
+            self._over.set()
+            return False
+        now = time.monotonic()
+        self._left, self._refilled = min(self._left + (now - self._refilled) * BELLS_PER_SECOND, BURST), now
+        if self._left < 1:  # whoever hears one works until nothing is left
+            return True
+        self._left -= 1
+        try:
+            self._celery.send_task(RUN_JOBS, queue=queue_name(worker_class), retry=False, ignore_result=True)
+        except Exception as error:  # noqa: BLE001 - whatever a broker library raises, workers look by themselves
+            log.warning("bell not rung", worker_class=worker_class, error=type(error).__name__)
+        return True

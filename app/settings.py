@@ -101,6 +101,12 @@ class Settings(BaseSettings):
         30, ge=0, description="Deliveries of webhooks and hooks that are over; 0: for ever."
     )
     keep_audit_days: float = Field(730, ge=0, description="The audit log; 0: for ever.")
+    default_run_seconds: float = Field(
+        2 * 86_400, gt=0, description="Running time of a job that names no limits.max_run_seconds."
+    )
+    max_run_seconds: float = Field(7 * 86_400, gt=0, description="Running time that a job may name at most.")
+    max_retrain_steps: int = Field(100_000, ge=1, description="Steps of one retraining that a job may name at most.")
+    publishers: int = Field(4, ge=1, le=64, description="Publications at once beside a reconciler; one per project.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
     child_memory_bytes: int | None = Field(
         None, ge=2**29, description="Memory of a child that computes; empty: nine tenths of the machine's."

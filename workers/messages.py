@@ -248,6 +248,8 @@ class ErrorInfo(Message):
     module: str | None = None
     hint: str
     message: str
+    outside: bool = Field(False, exclude=True)
+    """Whether the machine was lost: nothing that the job did."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import structlog
 from sqlalchemy import Connection, make_url, text
 
+from app import loops
 from app.db.session import Database
-from app.errors import StorageError
 from app.logs import setup_logs
+from app.loops import OUTAGE
 from app.production import leave_unsafe_production
 from app.queue import Doorbell, make_celery
 from app.settings import get_settings
 from app.storage.open import open_store
 from workers.runs.deliver import Dispatcher
 from workers.runs.hooks import Evaluator
-from workers.runs.keeper import OUTAGE
 from workers.runs.publications import Publisher
 from workers.runs.reconcile import Reconciler
 from workers.runs.registries import RegistrySweep
@@ -97,15 +97,12 @@ class FileLead(Lead):
 
 def reconcile(reconciler: Reconciler, lead: Lead, stop: threading.Event) -> None:
     """Sweep until told to stop; an outage of the database, the broker or the store is waited out."""
-    while not stop.is_set():
-        try:
-            if lead.held():
-                reconciler.sweep()
-        except OUTAGE as error:
-            log.warning("the database is out of reach", error=type(error).__name__)
-        except StorageError as error:
-            log.warning("the store is out of reach", error=error.detail)
-        stop.wait(SWEEP_SECONDS)
+
+    def work() -> None:
+        if lead.held():
+            reconciler.sweep()
+
+    loops.run("reconciler", stop, work, idle_seconds=SWEEP_SECONDS)
 
 
 def main() -> None:
@@ -118,21 +115,15 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     database = Database(settings.database, pool_size=8, statement_seconds=settings.database_statement_seconds)
     lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
-    dispatcher = threading.Thread(target=Dispatcher(database, settings).run, args=(stop,), name="webhooks", daemon=True)
-    dispatcher.start()
-    publisher = threading.Thread(
-        target=Publisher(database, open_store(settings), settings).run, args=(stop,), name="publisher", daemon=True
-    )
-    publisher.start()
     doorbell = Doorbell(make_celery(settings))
-    evaluator = threading.Thread(
-        target=Evaluator(database, doorbell, settings).run, args=(stop,), name="hooks", daemon=True
-    )
-    evaluator.start()
-    registries = threading.Thread(
-        target=RegistrySweep(database, settings).run, args=(stop,), name="registries", daemon=True
-    )
-    registries.start()
+    beside = {
+        "webhooks": Dispatcher(database, settings).run,
+        "publisher": Publisher(database, open_store(settings), settings).run,
+        "hooks": Evaluator(database, doorbell, settings).run,
+        "registries": RegistrySweep(database, settings).run,
+    }
+    for name, work in beside.items():
+        threading.Thread(target=work, args=(stop,), name=name, daemon=True).start()
     log.info("reconciler started")
     reconciler = Reconciler(
         database, open_store(settings), doorbell,

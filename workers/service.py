@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import httpx
 import structlog
 
+from app import loops
 from app.db.migrate import run_migrations
 from app.logs import setup_logs
 from app.production import leave_unsafe_production
@@ -71,7 +72,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stop = threading.Event()
+        self._stop, self._told = threading.Event(), False
         self.port = _free_port(settings.host, settings.port)
         ours = {
             "ESPALIER_HOME": settings.home.absolute(), "ESPALIER_HOST": settings.host, "ESPALIER_PORT": self.port,
@@ -99,18 +100,18 @@ class Service:
 
     def run(self) -> None:
         """Run until asked to stop, then end every part."""
-        told = False
         try:
-            while not self._stop.is_set():
-                for part in self.parts:
-                    part.watch(self._env)
-                if not told and self._answers():
-                    sys.stdout.write(f"listening on {self.url}\n")
-                    sys.stdout.flush()
-                    told = True
-                self._stop.wait(0.2 if told else 0.05)
+            loops.run("service", self._stop, self._watch, idle_seconds=0.1)
         finally:
             self._end_all()
+
+    def _watch(self) -> None:
+        for part in self.parts:
+            part.watch(self._env)
+        if not self._told and self._answers():
+            sys.stdout.write(f"listening on {self.url}\n")
+            sys.stdout.flush()
+            self._told = True
 
     def _answers(self) -> bool:
         api = self.parts[0].process

@@ -90,16 +90,20 @@ class ModelView(View):
 
 
 @router.post("/plans", status_code=201, dependencies=[PresetsDep], responses=again(PlanView))
-def create_plan(
+async def create_plan(
     body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], response: Response, resources: ResourcesDep,
     project: ProjectDep, key: KeyDep,
 ) -> PlanView:  # fmt: skip
     """Work out what a job would take, without making one."""
-    plan = replayed(
-        response,
-        lambda: plans.create(resources, project, body, key=key),
-        lambda made: plans.get(resources, project, made),
-    )
+
+    def make() -> Plan:
+        return replayed(
+            response,
+            lambda: plans.create(resources, project, body, key=key),
+            lambda made: plans.get(resources, project, made),
+        )
+
+    plan = await resources.lookups.run(project, make)
     response.headers["Location"] = f"/v1/plans/{plan.id}"
     return _view(plan)
 
@@ -111,9 +115,10 @@ def get_plan(plan_id: PlanId, resources: ResourcesDep, project: ProjectDep) -> P
 
 
 @router.post("/models/resolve")
-def resolve_model(body: ResolveRequest, resources: ResourcesDep, project: ProjectDep) -> ModelView:
+async def resolve_model(body: ResolveRequest, resources: ResourcesDep, project: ProjectDep) -> ModelView:
     """Tell what a source is, and whether it can be worked on."""
-    return ModelView.model_validate(models.resolve(resources, project, body.source))
+    found = await resources.lookups.run(project, lambda: models.resolve(resources, project, body.source))
+    return ModelView.model_validate(found)
 
 
 def _view(plan: Plan) -> PlanView:

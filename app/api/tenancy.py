@@ -37,6 +37,8 @@ class ProjectView(View):
     name: str
     quotas: Quotas
     shared_logins: list[str]
+    allow_high_priority: bool
+    """Whether its jobs may ask for priority `high`."""
     created_at: datetime
 
 
@@ -97,10 +99,10 @@ class CredentialView(View):
 
 
 def _project(row: Project) -> ProjectView:
-    quotas = Quotas(**row.quotas)
     return ProjectView(
-        id=row.id, name=row.name, quotas=quotas, shared_logins=row.shared_logins, created_at=row.created_at
-    )
+        id=row.id, name=row.name, quotas=Quotas(**row.quotas), shared_logins=row.shared_logins,
+        allow_high_priority=row.allow_high_priority, created_at=row.created_at,
+    )  # fmt: skip
 
 
 def _key(row: ApiKey) -> KeyView:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextvars
-import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,10 +15,16 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from app import loops
 from app.db.session import Database, clock, deferring
 from app.errors import AppError
+from app.lanes import Lanes
 
 MOST_AT_ONCE = 64
+GROUP_SECONDS = 0.02
+"""After so long a group is committed, and what still waits comes with the next one: nobody waits for a long group."""
+MOST_WAITING = 1000
+"""Of one lane: a project with more of them waiting is asked to come again."""
 _DEADLOCK = "40P01"
 _T = TypeVar("_T")
 Write = Callable[[Session, datetime], _T]
@@ -39,45 +45,60 @@ class _Waiting(Generic[_T]):
 
 
 class GroupCommit:
-    """One thread that writes for all; nobody is told before the commit."""
+    """One thread that writes for all, by turns of their lanes; nobody is told before the commit."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: queue.SimpleQueue[_Waiting[Any] | None] = queue.SimpleQueue()
+        self._waiting: Lanes[_Waiting[Any]] = Lanes(MOST_WAITING)
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
         self._thread.start()
 
-    def put(self, write: Write[_T]) -> Future[_T]:
-        """Write soon; the future ends after the commit, or with what kept it from happening."""
+    def put(self, write: Write[_T], *, lane: str = "") -> Future[_T]:
+        """Write soon; the future ends after the commit, or with what kept it from happening.
+
+        `lane`: the project; it raises TooManyRequests when too many writes of the project wait already.
+        """
         waiting = _Waiting(write, Future(), contextvars.copy_context())
-        self._waiting.put(waiting)
+        self._waiting.put(lane, waiting)
         return waiting.done
 
     def close(self) -> None:
         """Write what waits, and end."""
-        self._waiting.put(None)
+        self._waiting.close()
         self._thread.join(5)
 
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            group, ending = [first], False
-            while len(group) < MOST_AT_ONCE and not self._waiting.empty():
-                if (more := self._waiting.get()) is None:
-                    ending = True
-                    break
-                group.append(more)
-            self._commit(group)
-            if ending:
-                return
+        loops.run("group commit", self._over, self._round, idle_seconds=0)
 
-    def _commit(self, group: list[_Waiting[Any]]) -> None:
+    def _round(self) -> bool:
+        first = self._next(wait=True)
+        if first is None:
+            self._over.set()
+            return False
+        self._commit([first], more=True)
+        return True
+
+    def _next(self, *, wait: bool) -> _Waiting[Any] | None:
+        """Take the next write whose caller still waits for it."""
+        while (waiting := self._waiting.take(wait=wait)) is not None:
+            if waiting.done.set_running_or_notify_cancel():
+                return waiting
+        return None
+
+    def _commit(self, group: list[_Waiting[Any]], *, more: bool = False) -> None:
+        """Write and commit a group; with `more`, what comes meanwhile joins it for a moment."""
+        began = time.monotonic()
         try:
             with self._database.unit_of_work() as session, deferring(session):
                 now = clock(session)
-                for waiting in group:
+                for waiting in group:  # which grows
                     waiting.refusal = None
                     self._write(waiting, session, now)
-        except Exception as error:  # noqa: BLE001 - it is the callers' to handle
+                    room = more and len(group) < MOST_AT_ONCE and time.monotonic() - began < GROUP_SECONDS
+                    if room and (another := self._next(wait=False)) is not None:
+                        group.append(another)
+        except BaseException as error:  # noqa: BLE001 - it is the callers' to handle
             self._fail(group, error)
             return
         for waiting in group:
@@ -93,7 +114,7 @@ class GroupCommit:
         except AppError as refusal:
             waiting.refusal = refusal
 
-    def _fail(self, group: list[_Waiting[Any]], error: Exception) -> None:
+    def _fail(self, group: list[_Waiting[Any]], error: BaseException) -> None:
         """Try each alone when one of them, or their order, may be at fault; else fail them all."""
         out_of_reach = isinstance(error, DBAPIError) and (error.connection_invalidated or _state(error) is None)
         if len(group) > 1 and not out_of_reach:
@@ -108,5 +129,5 @@ class GroupCommit:
             waiting.done.set_exception(error)
 
 
-def _state(error: Exception) -> str | None:
+def _state(error: BaseException) -> str | None:
     return getattr(getattr(error, "orig", None), "sqlstate", None)

@@ -16,7 +16,7 @@ from app.services.known import KnownModel
 from app.settings import Settings
 from app.specs.base import canonical
 from app.specs.dataset import Dataset, LocalDataset, UploadDataset
-from app.specs.job import CompressionSpec, JobRequest
+from app.specs.job import CompressionSpec, JobRequest, Limits
 from app.specs.publish import MlflowTarget
 from app.specs.resolve import resolve
 from app.specs.source import REMOTE, LocalSource, MlflowSource, UploadSource
@@ -26,6 +26,7 @@ MAX_SPEC_BYTES = 64 * 1024
 """Of a spec as it is stored: lists show 200 of them."""
 FindUpload = Callable[[str, str], Upload | None]
 """(id, kind) -> a complete upload of the job's project."""
+_TOO_MUCH = "The request asks for more than this service does for one job."
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Admitted:
     worker_class: str
     facts: ModelFacts | None = None
     recognised: Recognised | None = None
+    mode: str = "production"
 
 
 @dataclass
@@ -64,13 +66,14 @@ class Desk:
         """Hold a request against its model, where that is at hand; raises what must be refused."""
         if problems := [*self._unread(request), *_without_server(request, self.settings)]:
             raise InvalidRequest("The request names what the service does not read.", items=problems)
+        _admit_size(request, self.settings)
         if problems := refused(request.spec, self.matcher):
             raise InvalidRequest("The spec cannot be used.", items=problems)
         if isinstance(request.source, REMOTE):
-            return Admitted(None, routing.worker_class(self.settings, None, None))
+            return Admitted(None, routing.worker_class(self.settings, None, None), mode=self.settings.mode)
         facts = self._facts(request.source)
         spec = self.resolved(request.spec, facts)
-        return Admitted(spec, routing.worker_class(self.settings, spec, facts), facts)
+        return Admitted(spec, routing.worker_class(self.settings, spec, facts), facts, mode=self.settings.mode)
 
     def resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
         """Fill in what a spec leaves to its model; raises InvalidRequest where it does not fit."""
@@ -108,6 +111,20 @@ class Desk:
 def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None) -> Admitted:
     """Hold one request against its model; raises what must be refused."""
     return Desk(settings, find_upload).admit(request)
+
+
+def admit_limits(limits: Limits, settings: Settings) -> None:
+    """Raise InvalidRequest where a job would run longer than the operator lets any."""
+    if limits.max_run_seconds is not None and limits.max_run_seconds > settings.max_run_seconds:
+        detail = f"a job here runs {settings.max_run_seconds:.0f} seconds at most (ESPALIER_MAX_RUN_SECONDS)"
+        raise InvalidRequest(_TOO_MUCH, items=[Problem("/limits/max_run_seconds", "too-large", detail)])
+
+
+def _admit_size(request: JobRequest, settings: Settings) -> None:
+    admit_limits(request.limits, settings)
+    if request.spec.retrain and request.spec.retrain.steps > settings.max_retrain_steps:
+        detail = f"a retraining here takes {settings.max_retrain_steps} steps at most (ESPALIER_MAX_RETRAIN_STEPS)"
+        raise InvalidRequest(_TOO_MUCH, items=[Problem("/spec/retrain/steps", "too-large", detail)])
 
 
 def refused(spec: CompressionSpec, matcher: Matcher | None = None) -> list[Problem]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app import actor as actors
 from app.db.job import PRIORITIES, Job, turn_of
 from app.db.queries import events, tenancy
 from app.db.queries.events import NewEvent
 from app.db.session import clock
 from app.errors import IllegalTransition, InvalidForModel, InvalidRequest, NotFound, Problem
-from app.services import children, outbox, rights
+from app.services import admission, children, outbox, projects, rights
 from app.services.resources import Resources
 from app.specs.control import JobPatch, Retry
 from app.specs.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
@@ -51,6 +52,7 @@ def resume(resources: Resources, project_id: str, job_id: str) -> None:
     with _locked(resources, project_id, job_id, "resume") as (session, job, now):
         target = _target(job, "resume")
         _queue(session, job, target, [("job.resumed", {}), ("job.queued", {"reason": "resumed"})], now)
+        projects.admit_queued(session, actors.current(), project_id)
     resources.doorbell.ring(job.worker_class)
 
 
@@ -63,15 +65,18 @@ def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> No
         if wish.limits is not None:
             given = wish.limits.model_dump(mode="json", exclude_unset=True)
             job.request = {**job.request, "limits": {**(job.request.get("limits") or {}), **given}}
+            admission.admit_limits(wish.limits, resources.settings)
         if wish.priority is not None:
+            projects.admit_priority(session, resources.settings.mode, project_id, wish.priority)
             _set_priority(job, wish.priority)
         if wish.from_ == "start":
-            job.checkpoints, job.progress = [], 0.0
+            job.checkpoints, job.progress, job.fetched_bytes = [], 0.0, None
         job.error, job.failures, job.not_before, job.cancel_requested_at = None, {}, None, None
         job.phase = None
         job.max_attempts, job.forgiven_seconds = job.attempt + MORE_ATTEMPTS, job.running_seconds
         _queue(session, job, target, [("job.queued", {"reason": "retried", "from": wish.from_})], now)
         children.retry_all(session, job.id, now=now)
+        projects.admit_queued(session, actors.current(), project_id)
     resources.doorbell.ring(job.worker_class)
 
 
@@ -92,7 +97,7 @@ def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None
 
 def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) -> None:
     """Change name and labels at any time, and the priority of a job that waits."""
-    with _locked(resources, project_id, job_id, "change") as (_, job, _now):
+    with _locked(resources, project_id, job_id, "change") as (session, job, _now):
         if patch.name is not None:
             job.name = patch.name
         if patch.labels is not None:
@@ -100,6 +105,7 @@ def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) 
         if patch.priority is not None:
             if job.state not in {"queued", "paused"}:
                 raise IllegalTransition(_refusal(job, "given another priority"))
+            projects.admit_priority(session, resources.settings.mode, project_id, patch.priority)
             _set_priority(job, patch.priority)
 
 

@@ -13,12 +13,10 @@ from functools import partial
 from types import FrameType
 from typing import Literal, TypeVar
 
-import structlog
 from anyio import CapacityLimiter, to_thread
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from app import loops
 from app.db.job import Event
 from app.db.queries import feed as queries
 from app.db.queries import reads, tenancy
@@ -37,8 +35,6 @@ THREADS = 4
 MOST_AT_ONCE = 200
 """Jobs whose news one statement asks for."""
 _Result = TypeVar("_Result")
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,8 +190,8 @@ class Feed:
                 self.queries += 1
                 await self._look()
                 await self._look_at_passes()
-            except (OperationalError, InterfaceError, PoolTimeout) as error:
-                log.warning("the streams wait for the database", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - the next look comes, and watchers wait for it
+                loops.note("streams", error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
             self._wake.clear()

@@ -60,7 +60,7 @@ def submit(
             job.traceparent = tracing.traceparent()
             return write(session, job, request, admitted, key, {"cloned_from": cloned_from} if cloned_from else {}, now)
 
-    written = resources.commits.put(work)
+    written = resources.commits.put(work, lane=project_id)
     written.add_done_callback(lambda done: _ring(resources, done))
     return written
 
@@ -81,6 +81,7 @@ def write(
         fitting.require(session, job.worker_class, request, spec, facts, now=now)
     job.warnings = cautions.of(session, job.project_id, job.worker_class, request, spec, facts)
     plans.check(session, job.project_id, request, now=now)
+    projects.admit_priority(session, admitted.mode, job.project_id, request.priority)
     projects.admit_job(session, actors.current(), job.project_id)
     with session.no_autoflush:
         if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):

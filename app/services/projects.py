@@ -15,7 +15,7 @@ from app.actor import DEFAULT_PROJECT, Actor
 from app.db.queries import tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import Project, UsageDay
-from app.errors import Forbidden, NotFound, ProjectInUse, QuotaExceeded, StorageError
+from app.errors import Forbidden, NotFound, Problem, ProjectInUse, QuotaExceeded, StorageError
 from app.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
@@ -53,6 +53,7 @@ def create(database: Database, actor: Actor, request: ProjectRequest, *, key: Ke
         idempotency.once(session, key, project_id, now=now)
         row = Project(
             id=project_id, name=request.name, created_at=now, shared_logins=sorted(set(request.shared_logins)),
+            allow_high_priority=request.allow_high_priority,
             **request.quotas.model_dump(),
         )  # fmt: skip
         session.add(row)
@@ -77,10 +78,10 @@ def change(database: Database, actor: Actor, project_id: str, request: ProjectCh
             _bound(row, request.quotas)
         if request.shared_logins is not None:
             row.shared_logins = sorted(set(request.shared_logins))
-        tenancy.audit(
-            session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **row.quotas,
-            shared_logins=row.shared_logins,
-        )  # fmt: skip
+        if request.allow_high_priority is not None:
+            row.allow_high_priority = request.allow_high_priority
+        told = {"shared_logins": row.shared_logins, "allow_high_priority": row.allow_high_priority, **row.quotas}
+        tenancy.audit(session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **told)
     return row
 
 
@@ -134,6 +135,15 @@ def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:
 
     A project without such quotas is held only. One with them is locked, so that parallel calls count one by one.
     """
+    _admit(session, actor, project_id, more=1)
+
+
+def admit_queued(session: Session, actor: Actor | None, project_id: str) -> None:
+    """Raise the same when a project may not have what it has queued: jobs that were resumed or tried again."""
+    _admit(session, actor, project_id, more=0)
+
+
+def _admit(session: Session, actor: Actor | None, project_id: str, *, more: int) -> None:
     bounds = ("max_queued_jobs", "max_stored_bytes", "max_gpu_seconds")
     tenancy.hold(session, project_id)
     if actor is None or all(actor.limits.get(name) is None for name in bounds):
@@ -141,8 +151,10 @@ def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:
     row = tenancy.project(session, project_id, lock=True)
     if row is None:
         raise NotFound
-    if row.max_queued_jobs is not None and tenancy.count_queued(session, project_id) >= row.max_queued_jobs:
-        raise QuotaExceeded(f"The project may have {row.max_queued_jobs} queued jobs.", headers={"Retry-After": "30"})
+    if row.max_queued_jobs is not None and tenancy.count_waiting(session, project_id) + more > row.max_queued_jobs:
+        raise QuotaExceeded(
+            f"The project may have {row.max_queued_jobs} jobs queued or paused.", headers={"Retry-After": "30"}
+        )
     admit_bytes(session, row, 0)
     now = clock(session)
     if row.max_gpu_seconds is not None:
@@ -150,6 +162,17 @@ def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:
         if used >= row.max_gpu_seconds:
             left = str(int((_next_month(now) - now).total_seconds()) + 1)
             raise QuotaExceeded("The project's GPU seconds of this month are used up.", headers={"Retry-After": left})
+
+
+def admit_priority(session: Session, mode: str, project_id: str, priority: str) -> None:
+    """Raise Forbidden when a project may not ask for a priority; on one's own machine everybody may."""
+    if priority != "high" or (mode == "embedded" and project_id == DEFAULT_PROJECT):
+        return
+    row = tenancy.project(session, project_id)
+    if row is None or not row.allow_high_priority:
+        detail = "an operator allows it: PATCH /v1/projects/{id} with allow_high_priority true"
+        problem = Problem("/priority", "not-allowed", detail)
+        raise Forbidden("This project may not ask for priority `high`.", items=[problem])
 
 
 def admit_bytes(session: Session, row: Project, more: int) -> None:

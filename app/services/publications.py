@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, literal_column, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from app import actor as actors
 from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries import events, tenancy
+from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.errors import GateRejected, InvalidRequest, NotFinished, NotFound, Problem
 from app.ids import new_id
@@ -76,15 +77,22 @@ def page(database: Database, project_id: str, job_id: str, *, before: str | None
         return session.scalars(query.order_by(Publication.id.desc()).limit(limit)).all()
 
 
-def claim(session: Session) -> Publication | None:
-    """Take the next publication that is due, for a while."""
+def claim(session: Session, turns: Turns) -> Publication | None:
+    """Take the next publication that is due, for a while: by turns of the projects, and one of each at a time."""
     now = clock(session)
-    free = Publication.locked_until.is_(None) | (Publication.locked_until < now)
-    query = select(Publication).where(Publication.state == "pending", Publication.next_at <= now, free)
-    found = session.scalar(query.order_by(Publication.next_at).limit(1).with_for_update(skip_locked=True))
-    if found is not None:
-        found.locked_until = now + LEASE
-    return found
+    pending = Publication.state == literal_column("'pending'")
+    due = and_(
+        pending, Publication.next_at <= now, or_(Publication.locked_until.is_(None), Publication.locked_until < now)
+    )
+    held = aliased(Publication)
+    busy = select(held.project_id).where(held.state == literal_column("'pending'"), held.locked_until >= now)
+    for project in turns.round(session, Publication, and_(due, Publication.project_id.not_in(busy))):
+        query = select(Publication).where(due, Publication.project_id == project).order_by(Publication.next_at)
+        found = session.scalar(query.limit(1).with_for_update(skip_locked=True))
+        if found is not None:
+            found.locked_until = now + LEASE
+            return found
+    return None
 
 
 def keep(session: Session, publication_id: str) -> bool:

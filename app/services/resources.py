@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.db.commits import GroupCommit
 from app.db.session import Database
+from app.lanes import Rooms
 from app.queue import Doorbell
 from app.settings import Settings
 from app.storage.base import ObjectStore
@@ -20,3 +21,5 @@ class Resources:
     store: ObjectStore
     doorbell: Doorbell
     commits: GroupCommit
+    lookups: Rooms = field(default_factory=lambda: Rooms(16, per_project=4, waiting=32))
+    """For calls that ask the Hub."""

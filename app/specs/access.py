@@ -50,6 +50,7 @@ class ProjectRequest(Spec):
     name: Name
     quotas: Quotas = Quotas()
     shared_logins: SharedLogins = []
+    allow_high_priority: bool = Field(False, description="Whether its jobs may ask for priority `high`.")
 
 
 class ProjectChange(Spec):
@@ -58,6 +59,7 @@ class ProjectChange(Spec):
     name: Name | None = None
     quotas: Quotas | None = Field(None, description="All of them: what is left out of it has no bound.")
     shared_logins: SharedLogins | None = None
+    allow_high_priority: bool | None = Field(None, description="Whether its jobs may ask for priority `high`.")
 
 
 class KeyRequest(Spec):

@@ -22,11 +22,11 @@ from sqlalchemy import func, select
 
 from app.db.job import Attempt, Event, Job, Worker
 from app.db.result import Artifact
+from app.loops import OUTAGE
 from app.storage.base import ObjectStore
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from workers.leash import leashed
-from workers.runs.keeper import OUTAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = "tests.chaos.worker"

@@ -75,7 +75,7 @@ def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
     take, wait = Recorder.take, [0.0]
 
     def kill(phase: Phase) -> None:
-        for child in running("workers.child"):
+        for child in running("workers.fetcher" if phase == "fetching" else "workers.child"):
             try:
                 child.kill()
             except psutil.NoSuchProcess:
@@ -92,7 +92,7 @@ def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
     monkeypatch.setattr(Recorder, "take", heard)
     lost = 0
     for turn in range(TIMES):
-        to_kill[:] = PHASES
+        to_kill[:] = ["fetching", *PHASES]
         wait[0] = draws.uniform(0, WITHIN_SECONDS) if turn % 2 else 0.0
         job = bench.job(add(bench))
         while job.state not in TERMINAL:
@@ -104,7 +104,8 @@ def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
         lost += len(outcomes) - 1
     assert lost >= TIMES * len(PHASES) // 2
     record(
-        "fault", "kill -9 of the child as each of eight phases begins, and within it", "x 20: all succeed, equal bytes",
+        "fault", "kill -9 of the child as fetching and each of eight phases begin, and within them",
+        "x 20: all succeed, equal bytes",
         "{jobs:.0f} jobs, all with the bytes of an unkilled one; {kills:.0f} kills, {lost:.0f} attempts lost; "
         "{parts} parts by seed",
         part=f"seed {SEED}", jobs=TIMES, kills=kills.total(), lost=lost,

@@ -16,6 +16,7 @@ from app.db.job import Job
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import Database, clock
 from app.errors import StorageError
+from app.loops import OUTAGE
 from app.services.publications import rejected
 from app.settings import Settings
 from app.specs.base import canonical
@@ -47,13 +48,13 @@ from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.runs.family import Family, spawn_members
 from workers.runs.fetching import fetch_request
-from workers.runs.keeper import OUTAGE, Interrupted, Keeper, LeaseLost
+from workers.runs.keeper import Interrupted, Keeper, LeaseLost, running_seconds
 from workers.runs.memory import allowed
 from workers.runs.placement import Misplaced, check_place
 from workers.runs.process import Child, Commands, Side, environment
 from workers.runs.report import Facts, Recorder, Said
 from workers.runs.reuse import Reuse
-from workers.runs.supervise import supervise
+from workers.runs.supervise import Outcome, supervise
 from workers.runs.workspace import Room, Workspace
 
 STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0, "publish": 3600.0}
@@ -74,11 +75,11 @@ class Services:
 
 def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> None:
     """Carry a claimed job as far as it goes; every way it can end is written down, unless the job is not ours."""
-    limit = (job.request.get("limits") or {}).get("max_run_seconds")
+    limit = running_seconds(services.settings, job)
     keeper = Keeper(
         services.database, job_id=job.id, fence=job.fence, worker_id=worker.id,
         lease_seconds=services.settings.lease_seconds, draining=draining,
-        run_seconds_left=None if limit is None else limit - (job.running_seconds - job.forgiven_seconds),
+        run_seconds_left=limit - (job.running_seconds - job.forgiven_seconds),
     )  # fmt: skip
     with keeper:
         attempt = _Attempt(services, job, keeper)
@@ -221,9 +222,7 @@ class _Attempt:
         self._recorder.take(self._reuse.told(restored))
         return restored
 
-    def _supervise(
-        self, side: Side, request: FetchRequest | ComputeRequest | PublishRequest
-    ) -> Done | Spread | Fetched | Published:
+    def _supervise(self, side: Side, request: FetchRequest | ComputeRequest | PublishRequest) -> Outcome:
         settings = self._services.settings
         child = Child(
             getattr(self._services.commands, side), request, cwd=self._workspace, offline=side == "compute",

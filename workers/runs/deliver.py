@@ -6,22 +6,21 @@ import http.client
 import random
 import threading
 import time
+from collections import Counter, deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import structlog
-
-from app import outbound, signing
+from app import loops, outbound, signing
 from app.db.queries import webhooks
 from app.db.session import Database, clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.outbound import Answer, ForbiddenAddress
 from app.services.sealing import CannotOpen, unseal
 from app.settings import Settings
-from workers.runs.keeper import OUTAGE
 
 DELAYS_SECONDS: Final = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 28_800)
 """Pauses after failed attempts, each +- a fifth; together about 22 hours."""
@@ -30,11 +29,10 @@ TOTAL_SECONDS = 15.0
 """Deadline of one attempt, from the connection to the last byte."""
 LEASE_SECONDS = 120.0
 """A message whose dispatcher died is sent again after this: at least once."""
-THREADS, PER_ENDPOINT, BATCH = 8, 2, 100
+THREADS, PER_PROJECT, PER_ENDPOINT = 32, 4, 2
+"""Deliveries at once: of all, of a project, and to an endpoint."""
 IDLE_SECONDS = 0.5
 MAX_LOG = 20
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,68 +52,102 @@ class Outcome:
 
 
 class Dispatcher:
-    """Runs beside the reconciler, in threads of its own: a slow endpoint holds up nobody but itself."""
+    """Runs beside the reconciler, in threads of its own: a slow endpoint holds up nobody but itself.
+
+    Projects take turns, and of each only some endpoints are called at once.
+    """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._allowed = outbound.networks(settings.webhook_allowed_cidrs)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="webhook")
-        self._busy: dict[str, int] = {}
+        self._busy: Counter[tuple[str, str]] = Counter()
+        """(project, endpoint) -> deliveries in the threads."""
+        self._last = ""
+        """The project that was served last."""
         self._lock = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until told to stop."""
-        while not stop.is_set():
-            try:
-                sent = self.dispatch()
-            except OUTAGE as error:
-                log.warning("the database is out of reach", error=type(error).__name__)
-                sent = 0
-            if not sent:
-                stop.wait(IDLE_SECONDS)
+        loops.run("webhooks", stop, self.dispatch, idle_seconds=IDLE_SECONDS)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def dispatch(self, *, wait: bool = False) -> int:
         """Take what is due and hand it to the threads; return how many. With `wait`, until they are done."""
-        with self._lock:
-            busy = [endpoint for endpoint, count in self._busy.items() if count >= PER_ENDPOINT]
-            free = THREADS * 2 - sum(self._busy.values())
-        if free <= 0:
+        if self._free <= 0:
             return 0
+        taken: list[tuple[WebhookDelivery, WebhookEndpoint]] = []
         with self._database.unit_of_work() as session:
-            taken = webhooks.claim_due(
-                session, clock(session), busy=busy, limit=BATCH, per_endpoint=PER_ENDPOINT, lease_seconds=LEASE_SECONDS
-            )
-        with self._lock:
-            for row, _ in taken:
-                self._busy[row.endpoint_id] = self._busy.get(row.endpoint_id, 0) + 1
+            now = clock(session)
+            for project, endpoint_id in self._in_turn(webhooks.due_endpoints(session, now)):
+                room = self._room(project, endpoint_id)
+                if room > 0:
+                    rows = webhooks.claim_due(session, now, endpoint_id, limit=room, lease_seconds=LEASE_SECONDS)
+                    taken += rows
+                    with self._lock:
+                        self._busy[project, endpoint_id] += len(rows)
         futures = [self._pool.submit(self._deliver, row, endpoint) for row, endpoint in taken]
         if wait:
             for future in futures:
                 future.result()
         return len(taken)
 
+    @property
+    def _free(self) -> int:
+        with self._lock:
+            return THREADS - self._busy.total()
+
+    def _room(self, project: str, endpoint_id: str) -> int:
+        """How many deliveries an endpoint may take now."""
+        with self._lock:
+            of_project = sum(count for (owner, _), count in self._busy.items() if owner == project)
+            return min(
+                PER_ENDPOINT - self._busy[project, endpoint_id], PER_PROJECT - of_project, THREADS - self._busy.total()
+            )
+
+    def _in_turn(self, due: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Yield endpoints by turns of their projects, beginning behind the one that was served last."""
+        lanes: dict[str, deque[str]] = {}
+        for project, endpoint_id in due:
+            lanes.setdefault(project, deque()).append(endpoint_id)
+        waiting = sorted(lanes)
+        later = [project for project in waiting if project > self._last]
+        order = deque(later + waiting[: len(waiting) - len(later)])
+        while order and self._free > 0:
+            project = self._last = order.popleft()
+            yield project, lanes[project].popleft()
+            if lanes[project]:
+                order.append(project)
+
     def _deliver(self, row: WebhookDelivery, endpoint: WebhookEndpoint) -> None:
+        def send(one: WebhookDelivery) -> None:
+            self._note(one, endpoint, self._send(one, endpoint))
+
         try:
-            outcome = self._send(row, endpoint)
-            with self._database.unit_of_work() as session:
-                fresh = webhooks.one_delivery(session, endpoint.id, row.id)
-                if fresh is not None:  # its endpoint was deleted meanwhile
-                    settle(fresh, outcome, clock(session))
-                if outcome.status == http.HTTPStatus.GONE:
-                    found = session.get(WebhookEndpoint, endpoint.id)
-                    if found is not None:
-                        found.enabled, found.disabled_reason = False, "gone"
-                    webhooks.fail_pending(session, endpoint.id)
-        except OUTAGE as error:  # it is sent again when its lease has passed
-            log.warning("a delivery was not noted", delivery_id=row.id, error=type(error).__name__)
-        except Exception:
-            log.exception("a delivery broke", delivery_id=row.id)
+            loops.each("webhooks", [row], send, spoiled=self._postpone)
         finally:
             with self._lock:
-                self._busy[row.endpoint_id] -= 1
-                if not self._busy[row.endpoint_id]:
-                    del self._busy[row.endpoint_id]
+                self._busy[row.project_id, row.endpoint_id] -= 1
+                self._busy += Counter()  # those at 0 go
+
+    def _note(self, row: WebhookDelivery, endpoint: WebhookEndpoint, outcome: Outcome) -> None:
+        with self._database.unit_of_work() as session:
+            fresh = webhooks.one_delivery(session, endpoint.id, row.id)
+            if fresh is not None:  # its endpoint was deleted meanwhile
+                settle(fresh, outcome, clock(session))
+            if outcome.status == http.HTTPStatus.GONE:
+                found = session.get(WebhookEndpoint, endpoint.id)
+                if found is not None:
+                    found.enabled, found.disabled_reason = False, "gone"
+                webhooks.fail_pending(session, endpoint.id)
+
+    def _postpone(self, row: WebhookDelivery) -> None:
+        """Let a delivery wait that breaks us; it is sent again later, and given up in the end."""
+        with self._database.unit_of_work() as session:
+            webhooks.postpone(
+                session, row.id, now=clock(session), seconds=loops.delay_seconds(row.attempts + 1),
+                most_attempts=loops.MOST_ATTEMPTS,
+            )  # fmt: skip
 
     def _send(self, row: WebhookDelivery, endpoint: WebhookEndpoint) -> Outcome:
         started, body = time.monotonic(), row.body.encode()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import events, leases
+from app.specs.lifecycle import TERMINAL
 from workers.messages import ErrorInfo
-from workers.runs.failures import backoff_seconds, budget, describe
+from workers.runs.failures import backoff_seconds, budget, charged_as, describe
 from workers.runs.keeper import Reason
 
 Ending = Callable[[Session, Job, datetime], None]
@@ -50,17 +52,20 @@ def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> No
     """End a locked job's attempt with an error: queue the job again with a back-off, or fail it for good."""
     if granted(session, job, now=now):
         return
-    failures = {**job.failures, error.class_: int(job.failures.get(error.class_, 0)) + 1}
+    charge = charged_as(error)
+    failures = {**job.failures, charge: int(job.failures.get(charge, 0)) + 1}
     document = describe(error, attempt=job.attempt)
     job.failures = failures
     outcome = "lost" if error.class_ == "worker_lost" else "failed"
     leases.end_attempt(session, job, outcome, now=now, error=document)
     failed: events.NewEvent = ("job.attempt_failed", {"error": document})
-    if failures[error.class_] > budget(error) or job.attempt >= job.max_attempts:
+    if error.outside:
+        job.max_attempts += 1
+    if failures[charge] > budget(error) or job.attempt >= job.max_attempts:
         job.error = document
         events.move(session, job, "failed", [failed, ("job.failed", {"error": document})], now=now)
         return
-    delay = backoff_seconds(error.class_, failures[error.class_])
+    delay = backoff_seconds(error.class_, failures[charge])
     job.not_before = now + timedelta(seconds=delay)
     retry: events.NewEvent = ("job.retry_scheduled", {"delay_seconds": round(delay, 3), "reason": error.class_})
     events.move(session, job, "queued", [failed, retry], now=now)
@@ -79,6 +84,23 @@ def expire(session: Session, job: Job, *, now: datetime) -> None:
     if not waits:
         leases.end_attempt(session, job, "failed", now=now, error=job.error)
     events.move(session, job, "expired", [("job.expired", {"error": job.error})], now=now)
+
+
+def give_up(session: Session, job_id: str, *, now: datetime) -> None:
+    """Fail a job whose own ending breaks whoever writes it, by its row alone."""
+    error = ErrorInfo(
+        class_="internal", retryable=False, phase=None, message="the job could not be brought to its end",
+        hint="This is a fault of the service; see the log of the reconciler.",
+    )  # fmt: skip
+    document = describe(error, attempt=0)
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state.not_in(TERMINAL))
+        .values(
+            state="failed", error=document, fence=Job.fence + 1, lease_until=None, worker_id=None, wait_reason=None,
+            pending_until=None, finished_at=now,
+        )
+    )  # fmt: skip
 
 
 def wait(session: Session, job: Job, *, now: datetime, waits_for: str | None = None) -> None:

@@ -15,6 +15,9 @@ from app.specs.lifecycle import Phase
 from workers.messages import ErrorInfo
 
 WORKER_LOST_BUDGET = 3
+MACHINE_LOST = "machine_lost"
+MACHINE_LOST_BUDGET = 12
+"""Machines that may be lost under a job that gets on nowhere: with their pauses some half an hour."""
 TRANSIENT_BUDGET = 5
 MEMORY_BUDGET = 1
 """Once more, on a machine or at a moment with more room."""
@@ -35,10 +38,20 @@ class JobFailed(Exception):
         self.error = error
 
 
+def charged_as(error: ErrorInfo) -> str:
+    """Return what a failure is counted as: a machine that was lost is not the job's own crash."""
+    return MACHINE_LOST if error.outside else error.class_
+
+
 def budget(error: ErrorInfo) -> int:
-    """How many attempts may fail this way, with no new checkpoint between them, and still be followed by another."""
+    """How many attempts may fail this way, with no progress between them, and still be followed by another.
+
+    Progress is a new checkpoint, or more fetched bytes than ever.
+    """
     if not error.retryable:  # a limit that cannot hold the job holds it no better the second time
         return 0
+    if error.outside:
+        return MACHINE_LOST_BUDGET
     if error.class_ == "worker_lost":
         return WORKER_LOST_BUDGET
     if error.class_ in {"gpu_oom", "host_oom"}:
@@ -73,7 +86,7 @@ def lost_worker(phase: Phase | None) -> ErrorInfo:
     """The failure of an attempt whose worker stopped beating."""
     return ErrorInfo(
         class_="worker_lost", retryable=True, phase=phase, hint="The job goes on from its last checkpoint.",
-        message="the worker that held the job stopped answering",
+        message="the worker that held the job stopped answering", outside=True,
     )  # fmt: skip
 
 

@@ -109,11 +109,3 @@ def spawn_members(session: Session, job: Job, now: datetime) -> None:
 
 def _is_for_all(phase: str, name: str) -> bool:
     return phase in SHARED_PHASES or (phase, name) == PICKED
-
-
-def end_orphans(session: Session, *, now: datetime) -> int:
-    """Cancel the children of parents that ended without success; return how many."""
-    orphans = reuse.orphans(session)
-    for child in orphans:
-        children.cancel(session, child, now=now)
-    return len(orphans)

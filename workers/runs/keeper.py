@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from app import loops
+from app.db.job import Job
 from app.db.queries import leases, workers
 from app.db.session import Database
+from app.settings import Settings
 from workers.runs.process import Child
 
-OUTAGE = (OperationalError, InterfaceError, PoolTimeout)
-"""The database is out of reach: ridden out for as long as the lease surely holds."""
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, WATCH_SECONDS = 0.5, 0.1
 Reason = Literal["cancelling", "pausing", "draining", "overtime"]
 
 log = structlog.get_logger(__name__)
+
+
+def running_seconds(settings: Settings, job: Job) -> float:
+    """How long a job may run over all its attempts."""
+    given = (job.request.get("limits") or {}).get("max_run_seconds")
+    return min(settings.default_run_seconds if given is None else given, settings.max_run_seconds)
 
 
 class LeaseLost(Exception):
@@ -58,7 +64,10 @@ class Keeper:
         self._settling = False
         self._asked: Reason | None = None
         self._child: Child | None = None
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
+        rounds = ((self._beat, min(LOOK_SECONDS, lease_seconds / 4)), (self._watch, WATCH_SECONDS))
+        self._threads = [
+            threading.Thread(target=self._go_round, args=(work, seconds), daemon=True) for work, seconds in rounds
+        ]
 
     def __enter__(self) -> Keeper:
         for thread in self._threads:
@@ -98,23 +107,32 @@ class Keeper:
         if self._child is not None:
             self._child.kill()
 
-    def _beat(self) -> None:
-        while not self._stop.wait(min(LOOK_SECONDS, self._lease_seconds / 4)):
-            sent = time.monotonic()
-            due = sent - self._beaten >= self._lease_seconds / 4
-            try:
-                state = self._renew() if due else self._look()
-            except OUTAGE as error:
-                log.warning("the database is out of reach", job_id=self._job_id, error=type(error).__name__)
-                continue
-            if state is None:
-                if not self._settling:
-                    log.warning("the job is no longer ours", job_id=self._job_id, fence=self._fence)
-                    self.lose()
-                return
-            if due:
-                self._beaten = sent
-            self._asked = state if state in {"cancelling", "pausing"} else None  # type: ignore[assignment]
+    def _go_round(self, work: Callable[[threading.Event], None], seconds: float) -> None:
+        """Work every so many seconds until the work says that it is over, or the attempt is."""
+        over = threading.Event()
+
+        def work_once() -> None:
+            if self._stop.is_set():
+                over.set()
+            else:
+                work(over)
+
+        self._stop.wait(seconds)
+        loops.run("lease", over, work_once, idle_seconds=seconds, longest_seconds=seconds, pause=self._stop.wait)
+
+    def _beat(self, over: threading.Event) -> None:
+        sent = time.monotonic()
+        due = sent - self._beaten >= self._lease_seconds / 4
+        state = self._renew() if due else self._look()
+        if state is None:
+            if not self._settling:
+                log.warning("the job is no longer ours", job_id=self._job_id, fence=self._fence)
+                self.lose()
+            over.set()
+            return
+        if due:
+            self._beaten = sent
+        self._asked = state if state in {"cancelling", "pausing"} else None  # type: ignore[assignment]
 
     def _renew(self) -> str | None:
         with self._database.unit_of_work() as session:
@@ -132,9 +150,8 @@ class Keeper:
         if workers.drain_requested(session, self._worker_id):
             self._draining.set()
 
-    def _watch(self) -> None:
-        while not self._stop.wait(0.1):
-            if time.monotonic() - self._beaten > self._held_seconds:
-                log.warning("the lease may have passed: the child is ended", job_id=self._job_id, fence=self._fence)
-                self.lose()
-                return
+    def _watch(self, over: threading.Event) -> None:
+        if time.monotonic() - self._beaten > self._held_seconds:
+            log.warning("the lease may have passed: the child is ended", job_id=self._job_id, fence=self._fence)
+            self.lose()
+            over.set()

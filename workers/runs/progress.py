@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from app.db.job import Job
 from app.specs.lifecycle import PHASES, Phase
+from workers.messages import Progress
 
 _WEIGHTS: Final[Mapping[Phase, float]] = {
     "resolving": 1, "fetching": 3, "baseline": 8, "calibrating": 2, "pruning": 20, "reconstructing": 30,
@@ -58,3 +60,10 @@ def _planned(spec: Mapping[str, Any], phase: Phase) -> bool:
     if phase in {"retraining", "merging"}:
         return bool(spec.get("retrain"))
     return True
+
+
+def note_fetched(job: Job, messages: Sequence[Progress]) -> None:
+    """Count it as progress when an attempt has fetched more than any before it: failures begin anew."""
+    fetched = max((message.current for message in messages if message.phase == "fetching"), default=0)
+    if fetched > (job.fetched_bytes or 0):
+        job.fetched_bytes, job.failures = fetched, {}

@@ -12,8 +12,10 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import select
 
+from app import loops
 from app.db.job import Job
 from app.db.publication import Publication
+from app.db.queries.turns import Turns
 from app.db.result import Artifact
 from app.db.session import Database
 from app.errors import StorageError
@@ -35,7 +37,6 @@ from workers.messages import (
     Resolved,
 )  # fmt: skip
 from workers.runs.failures import from_exit
-from workers.runs.keeper import OUTAGE
 from workers.runs.memory import allowed
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Recorder
@@ -120,42 +121,50 @@ def in_run(
 
 
 class Publisher:
-    """Does what was asked for afterwards, one publication at a time, in a child process."""
+    """Does what was asked for afterwards, each publication in a child process, a few at a time, one of each project."""
 
     def __init__(
         self, database: Database, store: ObjectStore, settings: Settings, commands: Commands | None = None
     ) -> None:
         self._database, self._store, self._settings = database, store, settings
         self._commands = commands or Commands()
+        self._turns, self._claiming = Turns(), threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
         """Publish until told to stop."""
-        while not stop.is_set():
-            try:
-                worked = self.work_once(stop.is_set)
-            except OUTAGE as error:
-                log.warning("the database is out of reach", error=type(error).__name__)
-                worked = False
-            except Exception:  # the lease passes, and it is tried again
-                log.exception("a publication broke")
-                worked = False
-            if not worked:
-                stop.wait(IDLE_SECONDS)
+        threads = [
+            threading.Thread(target=self._run, args=(stop,), name=f"publisher {number}", daemon=True)
+            for number in range(1, self._settings.publishers)
+        ]
+        for thread in threads:
+            thread.start()
+        self._run(stop)
+
+    def _run(self, stop: threading.Event) -> None:
+        loops.run("publications", stop, lambda: self.work_once(stop.is_set), idle_seconds=IDLE_SECONDS)
 
     def work_once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
         """Do the next publication that is due; False when there is none."""
-        with self._database.unit_of_work() as session:
-            row = publications.claim(session)
+        with self._claiming, self._database.unit_of_work() as session:
+            row = publications.claim(session, self._turns)
         if row is None:
             return False
-        outcome = self._publish(row, stopping)
+        try:
+            outcome = self._publish(row, stopping)
+            self._note(row, outcome)
+        except BaseException as error:  # noqa: BLE001 - it is tried again later, and given up in the end
+            loops.note("publications", error)
+            outcome = _failure(f"{type(error).__name__} in the publisher", retryable=True)
+            self._note(row, outcome)
+        log.info("published" if isinstance(outcome, Published) else "not published", publication_id=row.id)
+        return True
+
+    def _note(self, row: Publication, outcome: Published | ErrorInfo) -> None:
         with self._database.unit_of_work() as session:
             if isinstance(outcome, Published):
                 publications.succeed(session, row.id, outcome.reference)
             else:
                 publications.fail(session, row.id, outcome.model_dump(mode="json", by_alias=True))
-        log.info("published" if isinstance(outcome, Published) else "not published", publication_id=row.id)
-        return True
 
     def _publish(self, row: Publication, stopping: Callable[[], bool]) -> Published | ErrorInfo:
         with self._database.reading() as session:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from datetime import datetime
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from app import loops
 from app.db.job import Job, Outbox
 from app.db.queries import leases, measures, reuse, shares, tenancy
 from app.db.session import Database, clock
 from app.queue import Doorbell
+from app.services import children
 from app.settings import Settings
 from app.storage.base import ObjectStore
-from workers.runs import endings, family, garbage, retention
+from workers.runs import endings, garbage, retention
 from workers.runs.failures import lost_worker
 
 UNHEARD_SECONDS = 3.0
@@ -45,22 +50,20 @@ class Reconciler:
         """Worker class -> when it is rung for next, and the pause that follows."""
         self._capped: list[str] | None = None
         """Projects whose queued jobs are marked as waiting for their quota; None before the first look."""
+        self._postponed: dict[str, tuple[int, float]] = {}
+        """Job that could not be healed -> how often, and when it is tried again."""
         self._collect_at = time.monotonic() + FIRST_COLLECT_SECONDS
         self._tell_at = 0.0
 
     def sweep(self) -> None:
-        """Heal everything once; each kind in its own short transactions."""
-        self.recover()
-        self.end_orphans()
-        self.wake()
-        self.expire()
-        self.mark_quotas()
-        self.deliver()
-        self.ring_again()
+        """Heal everything once; each kind in its own short transactions, and whatever the others raise."""
+        steps: list[Callable[[], object]] = [
+            self.recover, self.end_orphans, self.wake, self.expire, self.mark_quotas, self.deliver, self.ring_again,
+        ]  # fmt: skip
         if time.monotonic() > self._collect_at:
             self._collect_at = time.monotonic() + COLLECT_SECONDS
-            self.collect_garbage()
-        self.tell()
+            steps.append(self.collect_garbage)
+        loops.each("reconciler", [*steps, self.tell], lambda step: step(), spoiled=lambda _: None)
 
     def tell(self) -> None:
         """Write down, every few seconds, that somebody leads: who watches sees when nobody does."""
@@ -71,43 +74,85 @@ class Reconciler:
 
     def recover(self) -> int:
         """Take jobs from workers that stopped beating; return how many."""
-        with self._database.unit_of_work() as session:
-            now = clock(session)
-            jobs = leases.abandoned(session, now)
-            for job in jobs:
-                log.warning("worker lost", job_id=job.id, worker_id=job.worker_id, attempt=job.attempt)
-                job.fence += 1  # whatever the old holder still writes, it finds no row
-                phase = job.phase
-                endings.settle(session, job, lost_worker(phase), now=now)  # type: ignore[arg-type]
-        return len(jobs)
+
+        def take(session: Session, job: Job, now: datetime) -> None:
+            log.warning("worker lost", job_id=job.id, worker_id=job.worker_id, attempt=job.attempt)
+            job.fence += 1  # whatever the old holder still writes, it finds no row
+            phase = job.phase
+            endings.settle(session, job, lost_worker(phase), now=now)  # type: ignore[arg-type]
+
+        return len(self._heal(leases.abandoned, take))
 
     def wake(self) -> int:
         """Let jobs go on that waited for others; return how many."""
-        with self._database.unit_of_work() as session:
-            jobs = reuse.due(session)
-            now = clock(session) if jobs else None
-            for job in jobs:
-                assert now is not None
-                endings.wake(session, job, now=now)
-            classes = {job.worker_class for job in jobs}
-        for worker_class in classes:
+        woken = self._heal(
+            lambda session, _now: reuse.due(session), lambda session, job, now: endings.wake(session, job, now=now)
+        )
+        for worker_class in {job.worker_class for job in woken}:
             self._doorbell.ring(worker_class)
-        return len(jobs)
+        return len(woken)
 
     def end_orphans(self) -> int:
         """Cancel the children of jobs that ended without success; return how many."""
-        with self._database.unit_of_work() as session:
-            return family.end_orphans(session, now=clock(session))
+        ended = self._heal(
+            lambda session, _now: reuse.orphans(session),
+            lambda session, job, now: children.cancel(session, job, now=now),
+        )
+        return len(ended)
 
     def expire(self) -> int:
         """End jobs that waited longer than they may, queued or paused; return how many."""
-        with self._database.unit_of_work() as session:
-            now = clock(session)
+
+        def overdue(session: Session, now: datetime) -> list[Job]:
             query = select(Job).where(Job.pending_until < now).order_by(Job.id).limit(100)
-            jobs = list(session.scalars(query.with_for_update(skip_locked=True)))
-            for job in jobs:
-                endings.expire(session, job, now=now)
-        return len(jobs)
+            return list(session.scalars(query.with_for_update(skip_locked=True)))
+
+        return len(self._heal(overdue, lambda session, job, now: endings.expire(session, job, now=now)))
+
+    def _heal(
+        self, find: Callable[[Session, datetime], list[Job]], heal: Callable[[Session, Job, datetime], None]
+    ) -> list[Job]:
+        """Find and lock jobs, and heal them in one transaction; one by one when that breaks on one of them."""
+        try:
+            with self._database.unit_of_work() as session:
+                now = clock(session)
+                jobs = self._not_postponed(find(session, now))
+                for job in jobs:
+                    heal(session, job, now)
+        except BaseException as error:  # noqa: BLE001 - one job's fault is not the others'
+            loops.note("reconciler", error)
+            return self._heal_alone(find, heal)
+        return jobs
+
+    def _heal_alone(
+        self, find: Callable[[Session, datetime], list[Job]], heal: Callable[[Session, Job, datetime], None]
+    ) -> list[Job]:
+        healed: list[Job] = []
+
+        def alone(job_id: str) -> None:
+            with self._database.unit_of_work() as session:
+                now = clock(session)
+                for job in find(session, now):
+                    if job.id == job_id:
+                        heal(session, job, now)
+                        healed.append(job)
+
+        with self._database.unit_of_work() as session:
+            found = [job.id for job in self._not_postponed(find(session, clock(session)))]
+        loops.each("reconciler", found, alone, spoiled=self._postpone)
+        return healed
+
+    def _not_postponed(self, jobs: list[Job]) -> list[Job]:
+        return [job for job in jobs if self._postponed.get(job.id, (0, 0.0))[1] <= time.monotonic()]
+
+    def _postpone(self, job_id: str) -> None:
+        """Leave a job alone for a while that breaks whoever heals it; in the end it fails, as a fault of ours."""
+        times = self._postponed.get(job_id, (0, 0.0))[0] + 1
+        self._postponed[job_id] = times, time.monotonic() + loops.delay_seconds(times)
+        if times >= loops.MOST_ATTEMPTS:
+            with self._database.unit_of_work() as session:
+                endings.give_up(session, job_id, now=clock(session))
+            del self._postponed[job_id]
 
     def mark_quotas(self) -> None:
         """Let queued jobs say whether their project's quota is what they wait for."""
@@ -128,8 +173,7 @@ class Reconciler:
                 row.sent_at = now
             classes = {str(row.payload.get("worker_class", "default")) for row in rows}
         # At most once is enough for a bell: the next sweep rings for whatever was not heard.
-        for worker_class in classes:
-            self._doorbell.ring(worker_class)
+        loops.each("reconciler", classes, self._doorbell.ring, spoiled=lambda _: None)
         return len(rows)
 
     def ring_again(self) -> None:

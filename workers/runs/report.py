@@ -18,6 +18,7 @@ from app.db.result import LayerRow, LogLine, MetricPoint
 from app.db.reuse import PhaseResult
 from app.db.session import Database, clock
 from app.ids import new_id
+from app.loops import OUTAGE
 from app.services import known
 from app.specs.lifecycle import Phase
 from app.tracing import Phases
@@ -34,7 +35,7 @@ from workers.messages import (
     Warned,
 )  # fmt: skip
 from workers.runs import progress
-from workers.runs.keeper import OUTAGE, LeaseLost
+from workers.runs.keeper import LeaseLost
 
 FLUSH_SECONDS = 0.4
 PROGRESS_EVENT_SECONDS = 1.0
@@ -137,6 +138,7 @@ class Recorder:
         self._write_log(session, job, [line for m in messages if (line := _log_line(m))], now)
         last_progress = max((i for i, m in enumerate(messages) if isinstance(m, Progress)), default=-1)
         last_points = {m.name: i for i, m in enumerate(messages) if isinstance(m, Metric)}
+        progress.note_fetched(job, [m for m in messages if isinstance(m, Progress)])
         for index, message in enumerate(messages):
             match message:
                 case PhaseStarted():

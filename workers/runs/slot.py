@@ -9,15 +9,15 @@ import time
 
 import structlog
 
-from app import tracing
+from app import loops, tracing
 from app.db.job import Job
 from app.db.queries import leases, workers
 from app.db.queries.leases import WorkerIdentity
 from app.ids import new_id
+from app.loops import OUTAGE
 from app.specs.job import ENGINE_VERSION
 from workers.runs import machine
 from workers.runs.attempt import Services, run_attempt
-from workers.runs.keeper import OUTAGE
 from workers.runs.workspace import remove_leftovers
 
 IDLE_SECONDS = 2.0
@@ -56,15 +56,16 @@ class Slot:
 
         A worker that an operator drains stays, idle and seen, until it may work again or its process is ended.
         """
-        remove_leftovers(self._services.settings.scratch)
-        while not self._ending.is_set():
-            # Cleared before the look: a bell that rings during the look is heard after it.
-            self._bell.clear()
-            worked = self.work_once()
-            if once:
-                return
-            if not worked:
-                self._bell.wait(IDLE_SECONDS)
+        loops.each("slot", [self._services.settings.scratch], remove_leftovers, spoiled=lambda _: None)
+        if once:
+            self.work_once()
+            return
+        loops.run("slot", self._ending, self._round, idle_seconds=IDLE_SECONDS, pause=self._bell.wait)
+
+    def _round(self) -> bool:
+        # Cleared before the look: a bell that rings during the look is heard after it.
+        self._bell.clear()
+        return self.work_once()
 
     def work_once(self) -> bool:
         """Claim a job and work on it; False when there was none."""

@@ -13,6 +13,7 @@ from workers.runs.process import Child
 from workers.runs.report import Recorder, Said
 from workers.runs.workspace import Room
 
+Outcome = Done | Spread | Fetched | Published
 TICK_SECONDS = 0.1
 DRAIN_SECONDS = 20.0
 """What a stopped attempt may take to store the checkpoints that its child has finished."""
@@ -23,10 +24,10 @@ STILL_CPU_SECONDS = 1.0
 def supervise(
     child: Child, *, keeper: Keeper, recorder: Recorder, uploader: Uploader,
     translate: Callable[[AnyMessage], list[Said]], room: Room, still_seconds: float,
-) -> Done | Spread | Fetched | Published:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
     kills = oom_kills()
-    result: Done | Spread | Fetched | Published | Failed | None = None
+    result: Outcome | Failed | None = None
     keeper.guard(child)
     watchdog = _Watchdog(child, still_seconds)
     try:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import and_, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, defer
 
 from app.db.hook import HookDelivery, HookProposal, HookSource, HookVerdict, Rule
+from app.db.queries.turns import Turns
 
 _Row = TypeVar("_Row", HookSource, HookDelivery, Rule, HookProposal)
 
@@ -55,11 +56,18 @@ def latest_about(session: Session, source_id: str, subject: str) -> HookDelivery
     return session.scalar(query.order_by(HookDelivery.id.desc()).limit(1))
 
 
-def claim_due(session: Session, now: datetime) -> HookDelivery | None:
-    """Lock the next delivery that is to be evaluated; one that another evaluator holds is passed over."""
-    query = select(HookDelivery).where(HookDelivery.state == "pending", HookDelivery.next_at <= now)
-    query = query.order_by(HookDelivery.next_at, HookDelivery.id).limit(1)
-    return session.scalar(query.with_for_update(skip_locked=True))
+def claim_due(session: Session, now: datetime, turns: Turns) -> HookDelivery | None:
+    """Lock the next delivery that is to be evaluated, by turns of the projects.
+
+    One that another evaluator holds is passed over.
+    """
+    due = and_(HookDelivery.state == literal_column("'pending'"), HookDelivery.next_at <= now)
+    for project in turns.round(session, HookDelivery, due):
+        query = select(HookDelivery).where(due, HookDelivery.project_id == project)
+        query = query.order_by(HookDelivery.next_at, HookDelivery.id).limit(1)
+        if (found := session.scalar(query.with_for_update(skip_locked=True))) is not None:
+            return found
+    return None
 
 
 def rules_of(session: Session, source_id: str) -> Sequence[Rule]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.job import Job
@@ -97,12 +97,44 @@ def one_delivery(session: Session, endpoint_id: str, delivery_id: str) -> Webhoo
     return session.scalar(query.with_for_update())
 
 
+def due_endpoints(session: Session, now: datetime) -> list[tuple[str, str]]:
+    """Return (project, endpoint) of the endpoints that have something due."""
+    something = select(WebhookDelivery.id).where(
+        WebhookDelivery.endpoint_id == WebhookEndpoint.id, _due(now), ~_behind_another()
+    )
+    query = select(WebhookEndpoint.project_id, WebhookEndpoint.id).where(WebhookEndpoint.enabled, something.exists())
+    return [(project, endpoint_id) for project, endpoint_id in session.execute(query.order_by(WebhookEndpoint.id))]
+
+
 def claim_due(
-    session: Session, now: datetime, *, busy: Collection[str], limit: int, per_endpoint: int, lease_seconds: float
+    session: Session, now: datetime, endpoint_id: str, *, limit: int, lease_seconds: float
 ) -> list[tuple[WebhookDelivery, WebhookEndpoint]]:
-    """Lock what is due: of each job the oldest only, few of each endpoint, nothing of those that are busy."""
+    """Lock what is due at an endpoint: of each job the oldest only."""
+    query = (
+        select(WebhookDelivery, WebhookEndpoint)
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+        .where(WebhookDelivery.endpoint_id == endpoint_id, _due(now), ~_behind_another())
+        .order_by(WebhookDelivery.next_at, WebhookDelivery.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=WebhookDelivery)
+    )
+    taken = [(row, endpoint_) for row, endpoint_ in session.execute(query)]
+    for row, _ in taken:
+        row.locked_until = now + timedelta(seconds=lease_seconds)
+    return taken
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    return and_(
+        WebhookDelivery.state == literal_column("'pending'"), WebhookDelivery.next_at <= now,
+        or_(WebhookDelivery.locked_until.is_(None), WebhookDelivery.locked_until < now),
+    )  # fmt: skip
+
+
+def _behind_another() -> ColumnElement[bool]:
+    """What is about a job is told in order."""
     earlier = aliased(WebhookDelivery)
-    waits_for_another = (
+    return (
         select(earlier.id)
         .where(
             earlier.endpoint_id == WebhookDelivery.endpoint_id, earlier.subject == WebhookDelivery.subject,
@@ -110,26 +142,19 @@ def claim_due(
         )
         .exists()
     )  # fmt: skip
-    query = (
-        select(WebhookDelivery, WebhookEndpoint)
-        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
-        .where(
-            WebhookDelivery.state == "pending", WebhookDelivery.next_at <= now, WebhookEndpoint.enabled,
-            or_(WebhookDelivery.locked_until.is_(None), WebhookDelivery.locked_until < now),
-            WebhookDelivery.endpoint_id.not_in(busy), ~waits_for_another,
+
+
+def postpone(session: Session, delivery_id: str, *, now: datetime, seconds: float, most_attempts: int) -> None:
+    """Let a delivery wait that broke whoever sent it; after so many attempts it has failed."""
+    attempts = WebhookDelivery.attempts + 1
+    session.execute(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id == delivery_id)
+        .values(
+            attempts=attempts, locked_until=None, next_at=now + timedelta(seconds=seconds),
+            state=case((attempts >= most_attempts, "failed"), else_=WebhookDelivery.state),
         )
-        .order_by(WebhookDelivery.next_at, WebhookDelivery.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=WebhookDelivery)
     )  # fmt: skip
-    taken: list[tuple[WebhookDelivery, WebhookEndpoint]] = []
-    counts: dict[str, int] = {}
-    for row, endpoint_ in session.execute(query):
-        counts[endpoint_.id] = counts.get(endpoint_.id, 0) + 1
-        if counts[endpoint_.id] <= per_endpoint:
-            row.locked_until = now + timedelta(seconds=lease_seconds)
-            taken.append((row, endpoint_))
-    return taken
 
 
 def fail_pending(session: Session, endpoint_id: str) -> None:

@@ -51,20 +51,25 @@ def new_job(
 
 
 @router.post("/new-job/form")
-def again(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
+async def again(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Show the form with the fields that its choices open."""
-    return _form_page(request, resources, project, form)
+    return await resources.lookups.run(project, lambda: _form_page(request, resources, project, form))
 
 
 @router.post("/new-job/plan")
-def plan(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
+async def plan(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Show what the job would take."""
-    return render(request, "new_job_plan.html", **_panel(request, resources, project, form))
+    panel = await resources.lookups.run(project, lambda: _panel(request, resources, project, form))
+    return render(request, "new_job_plan.html", **panel)
 
 
 @router.post("/new-job")
-def submit(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
+async def submit(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Queue the job, once for each page that was opened."""
+    return await resources.lookups.run(project, lambda: _submit(request, form, resources, project))
+
+
+def _submit(request: Request, form: Form, resources: Resources, project: str) -> Response:
     body, wish, problems = _checked(resources, project, form)
     if wish is None:
         return _form_page(request, resources, project, form, problems, status=422)

@@ -11,9 +11,11 @@ from typing import Final
 import structlog
 from sqlalchemy.orm import Session
 
+from app import loops
 from app.actor import Actor, acting
 from app.db.hook import HookDelivery, HookProposal, HookVerdict, Rule
 from app.db.queries import hooks, tenancy
+from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.errors import AppError, QuotaExceeded
 from app.ids import new_id
@@ -27,10 +29,7 @@ from app.specs.presets import LOOKUP
 AGAIN: Final = {"publication-under-way": timedelta(seconds=5), "quota": timedelta(seconds=30)}
 """When an event is looked at again that waits for this."""
 LONGEST_WAIT: Final = timedelta(days=1)
-MOST_ATTEMPTS: Final = 10
 EFFECTS: Final = frozenset({"job", "proposal"})
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,16 @@ class Effect:
     worker_class: str | None = None
 
 
-def evaluate_next(database: Database, settings: Settings) -> list[str] | None:
-    """Hold the next delivery against the rules of its source, in one transaction.
+def evaluate_next(database: Database, settings: Settings, turns: Turns | None = None) -> list[str] | None:
+    """Hold the next delivery against the rules of its source, in one transaction; projects take turns.
 
     Returns the worker classes to ring for; None when nothing is due. Killed anywhere, it has done nothing or all.
+    Whatever a delivery raises, it is postponed, and given up in the end.
     """
     delivery_id = ""
     try:
         with database.unit_of_work() as session:
-            delivery = hooks.claim_due(session, clock(session))
+            delivery = hooks.claim_due(session, clock(session), turns or Turns())
             if delivery is None:
                 return None
             delivery_id = delivery.id
@@ -61,8 +61,10 @@ def evaluate_next(database: Database, settings: Settings) -> list[str] | None:
                 return _evaluate(session, database, settings, delivery)
     except AppError as error:
         _postpone(database, delivery_id, error.detail)
-    except (LookupError, ValueError, TypeError, AssertionError) as error:
-        log.exception("a delivery could not be evaluated", delivery_id=delivery_id)
+    except BaseException as error:  # another one is evaluated next, whatever this one did
+        if not delivery_id or isinstance(error, SystemExit):  # which undoes all, like a death
+            raise
+        loops.note("evaluation", error)
         _postpone(database, delivery_id, type(error).__name__)
     return []
 
@@ -74,8 +76,8 @@ def _postpone(database: Database, delivery_id: str, why: str) -> None:
         if row is None:
             return
         row.attempts, row.error = row.attempts + 1, why
-        row.next_at = clock(session) + timedelta(seconds=5 * 2**row.attempts)
-        if row.attempts >= MOST_ATTEMPTS:
+        row.next_at = clock(session) + timedelta(seconds=loops.delay_seconds(row.attempts))
+        if row.attempts >= loops.MOST_ATTEMPTS:
             row.state = "failed"
 
 

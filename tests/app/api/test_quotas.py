@@ -16,9 +16,11 @@ from app.db.queries.leases import WorkerIdentity
 from app.db.session import Database, clock
 from app.services import keys
 from app.services.resources import Resources
+from app.settings import Settings
 from tests.app.api.conftest import REMOTE
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures import rows as fixture_rows
+from workers.runs.keeper import running_seconds
 from workers.runs.reconcile import Reconciler
 
 
@@ -105,3 +107,96 @@ def test_a_key_that_asks_too_often_is_told_to_wait(client: TestClient, monkeypat
 def test_a_project_without_quotas_is_not_bound(client: TestClient) -> None:
     _, headers = _headers(client)
     assert {client.post("/v1/jobs", json=REMOTE, headers=headers).status_code for _ in range(5)} == {202}
+
+
+def test_pause_and_resume_or_cancel_and_retry_queue_no_more_than_the_quota(client: TestClient, rows: Database) -> None:
+    _, headers = _headers(client, max_queued_jobs=2)
+
+    def post() -> tuple[int, str]:
+        answer = client.post("/v1/jobs", json=REMOTE, headers=headers)
+        return answer.status_code, answer.json().get("id", "")
+
+    def act(job: str, verb: str) -> int:
+        return client.post(f"/v1/jobs/{job}/{verb}", headers=headers).status_code
+
+    (_, first), (_, second) = post(), post()
+    assert act(first, "pause") == 200
+    assert post()[0] == 429  # a paused job waits too
+    assert act(first, "resume") == 200
+    assert act(first, "cancel") == 200
+    status, third = post()
+    assert status == 202
+    assert act(first, "retry") == 429
+    assert client.get(f"/v1/jobs/{first}", headers=headers).json()["state"] == "cancelled"
+    fixture_rows.start(rows, second)
+    assert post()[0] == 202
+    with rows.unit_of_work() as session:  # its worker has let it rest
+        session.execute(update(Job).where(Job.id == second).values(state="paused", lease_until=None))
+    assert act(second, "resume") == 429
+    assert act(third, "cancel") == 200
+    assert act(second, "resume") == 200
+
+
+def test_used_up_gpu_seconds_and_stored_bytes_keep_from_resume_and_retry(client: TestClient, rows: Database) -> None:
+    project, headers = _headers(client, max_gpu_seconds=10)
+    paused, ended = (client.post("/v1/jobs", json=REMOTE, headers=headers).json()["id"] for _ in range(2))
+    assert client.post(f"/v1/jobs/{paused}/pause", headers=headers).status_code == 200
+    assert client.post(f"/v1/jobs/{ended}/cancel", headers=headers).status_code == 200
+    with rows.unit_of_work() as session:
+        tenancy.charge(session, project, seconds=11, gpu=True, now=clock(session))
+    for job, verb in ((paused, "resume"), (ended, "retry")):
+        answer = client.post(f"/v1/jobs/{job}/{verb}", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (429, "quota-exceeded"), verb
+
+
+def test_priority_high_takes_the_permission_of_an_operator(client: TestClient) -> None:
+    project, headers = _headers(client)
+    high = {**REMOTE, "priority": "high"}
+    job = client.post("/v1/jobs", json=REMOTE, headers=headers).json()["id"]
+
+    def tries() -> list[int]:
+        client.post(f"/v1/jobs/{job}/cancel", headers=headers)
+        return [
+            client.post("/v1/jobs", json=high, headers=headers).status_code,
+            client.post(f"/v1/jobs/{job}/retry", json={"priority": "high"}, headers=headers).status_code,
+            client.post("/v1/sweeps", headers=headers, json={
+                "name": "s", "base": high, "axes": {"/spec/prune/sparsity": [0.1, 0.2]},
+            }).status_code,
+        ]  # fmt: skip
+
+    assert tries() == [403, 403, 403]
+    refused = client.post("/v1/jobs", json=high, headers=headers).json()
+    assert refused["errors"][0]["pointer"] == "/priority"
+    assert "operator" in refused["errors"][0]["detail"]
+    waiting = client.post("/v1/jobs", json=REMOTE, headers=headers).json()["id"]
+    changed = client.patch(f"/v1/jobs/{waiting}", json={"priority": "high"}, headers=headers)
+    assert changed.status_code == 403
+    allowed = client.patch(f"/v1/projects/{project}", json={"allow_high_priority": True})
+    assert allowed.json()["allow_high_priority"] is True
+    assert tries() == [202, 200, 202]
+    assert client.post("/v1/jobs", json=high).status_code == 202  # the local project of the embedded mode
+
+
+@pytest.mark.parametrize(
+    ("pointer", "body"),
+    [
+        ("/limits/max_run_seconds", {"limits": {"max_run_seconds": 700_000}}),
+        ("/spec/retrain/steps", {"spec": {**REMOTE["spec"], "retrain": {"method": "perp", "steps": 10_000_000}}}),
+    ],
+)
+def test_a_job_names_no_more_than_the_service_does(client: TestClient, pointer: str, body: dict[str, object]) -> None:
+    for path in ("/v1/jobs", "/v1/plans"):
+        answer = client.post(path, json={**REMOTE, **body})
+        assert answer.status_code == 422, answer.text
+        (item,) = answer.json()["errors"]
+        assert (item["pointer"], item["code"]) == (pointer, "too-large")
+        assert "ESPALIER_" in item["detail"]
+
+
+def test_a_job_that_names_no_running_time_has_the_default_and_none_has_more_than_the_most() -> None:
+    settings = Settings(default_run_seconds=100, max_run_seconds=1000)
+
+    def seconds(**limits: float) -> float:
+        return running_seconds(settings, Job(request={"limits": limits} if limits else {}))
+
+    assert [seconds(), seconds(max_run_seconds=5), seconds(max_run_seconds=5000)] == [100, 5, 1000]

@@ -18,6 +18,7 @@ from app.queue import Doorbell
 from tests.fixtures.runs import Bench
 from tests.workers.runs.test_claim import worker
 from workers.reconciler import FileLead, PostgresLead
+from workers.runs.failures import MACHINE_LOST_BUDGET
 from workers.runs.reconcile import Reconciler
 
 
@@ -60,7 +61,7 @@ def test_a_job_whose_lease_is_past_is_queued_again_with_a_pause_and_a_new_fence(
     job = bench.job(job_id)
     assert (job.state, job.fence, job.wait_reason, job.worker_id) == ("queued", 2, "backoff", None)
     assert job.not_before is not None
-    assert job.failures == {"worker_lost": 1}
+    assert job.failures == {"machine_lost": 1}
     assert bench.attempts(job_id)[0].outcome == "lost"
     assert [event.type for event in bench.events(job_id)] == [
         "job.started", "job.attempt_failed", "job.retry_scheduled",
@@ -86,8 +87,18 @@ def test_what_was_asked_of_a_lost_worker_is_done(bench: Bench, reconciler: Recon
     assert bench.events(job_id)[-1].type == f"job.{state}"
 
 
-def test_a_job_that_loses_worker_after_worker_fails_for_good(bench: Bench, reconciler: Reconciler) -> None:
-    job_id = lose(bench, failures={"worker_lost": 3})
+def test_a_lost_machine_is_not_charged_as_a_crash_of_the_job_is(bench: Bench, reconciler: Reconciler) -> None:
+    job_id = lose(bench, failures={"worker_lost": 3}, max_attempts=1)
+    reconciler.recover()
+    job = bench.job(job_id)
+    assert (job.state, job.failures) == ("queued", {"worker_lost": 3, "machine_lost": 1})
+    assert job.max_attempts == 2
+
+
+def test_a_job_that_loses_machine_after_machine_and_gets_on_nowhere_fails_for_good(
+    bench: Bench, reconciler: Reconciler
+) -> None:
+    job_id = lose(bench, failures={"machine_lost": MACHINE_LOST_BUDGET})
     reconciler.recover()
     job = bench.job(job_id)
     assert job.state == "failed"

@@ -11,7 +11,7 @@ from app.db.queries import leases
 from app.db.result import PhaseRecord
 from tests.fixtures.runs import Bench
 from tests.workers.runs.test_claim import worker
-from workers.messages import PhaseCompleted, PhaseStarted
+from workers.messages import PhaseCompleted, PhaseStarted, Progress
 from workers.runs.report import Recorder, Said
 
 STARTED = PhaseStarted(phase="pruning")
@@ -51,3 +51,23 @@ def test_turns_of_a_phase_add_up_and_an_attempt_that_is_resumed_counts_none_twic
     resumed = _attempt(bench, *([again] if together else [[message] for message in again]))
     assert (resumed.attempt, resumed.seconds, resumed.peak_memory_bytes) == (2, 17.0, 300)
     assert resumed.finished_at is not None
+
+
+def test_bytes_beyond_what_any_attempt_has_fetched_are_progress(bench: Bench) -> None:
+    """So a long download outlives many lost machines, and one that never gets beyond a place does not."""
+    job_id = bench.add()
+    with bench.database.unit_of_work() as session:
+        job = leases.claim(session, worker("wrk_1"), lease_seconds=60)
+        assert job is not None
+    recorder = Recorder(bench.database, job, discard=lambda _: None)
+
+    def fetched(count: int) -> dict[str, int]:
+        bench.set(job_id, failures={"machine_lost": 2})
+        recorder.take([Progress(phase="fetching", current=count, total=100, unit="byte")])
+        with bench.database.unit_of_work() as session:
+            recorder.write(session)
+        recorder.written()
+        return bench.job(job_id).failures
+
+    assert [fetched(count) for count in (10, 10, 5, 11)] == [{}, {"machine_lost": 2}, {"machine_lost": 2}, {}]
+    assert bench.job(job_id).fetched_bytes == 11

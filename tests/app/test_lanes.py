@@ -1,0 +1,111 @@
+"""What many projects share: each waits behind its own, and none behind a thousand of another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app.db import commits as group_commit
+from app.db.commits import GroupCommit
+from app.db.session import Database
+from app.errors import TooManyRequests
+from app.lanes import Lanes, Rooms
+
+
+def test_lanes_are_served_by_turns_and_in_order() -> None:
+    lanes: Lanes[str] = Lanes(10)
+    for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        lanes.put(item[0], item)
+    assert [lanes.take(wait=False) for _ in range(7)] == ["a1", "b1", "c1", "a2", "b2", "a3", None]
+    lanes.close()
+    assert lanes.take() is None
+
+
+def test_a_full_lane_refuses_its_own_alone() -> None:
+    lanes: Lanes[int] = Lanes(2)
+    for number in range(2):
+        lanes.put("a", number)
+    with pytest.raises(TooManyRequests) as refused:
+        lanes.put("a", 2)
+    assert refused.value.headers["Retry-After"] == "1"
+    lanes.put("b", 0)
+
+
+@pytest.fixture
+def commits(sqlite_url: str) -> Iterator[GroupCommit]:
+    database = Database(sqlite_url)
+    commits = GroupCommit(database)
+    yield commits
+    commits.close()
+    database.dispose()
+
+
+def test_the_one_write_of_a_project_is_next_beside_a_thousand_of_another(commits: GroupCommit) -> None:
+    written: list[str] = []
+    started, go = threading.Event(), threading.Event()
+
+    def first(_session: Session, _now: datetime) -> None:
+        started.set()
+        go.wait(10)
+
+    def writes(name: str) -> group_commit.Write[None]:
+        return lambda _session, _now: written.append(name)
+
+    commits.put(first, lane="a")
+    started.wait(10)
+    many = [commits.put(writes("a"), lane="a") for _ in range(999)]
+    one = commits.put(writes("b"), lane="b")
+    go.set()
+    one.result(10)
+    assert written.index("b") <= 1
+    assert len(written) < 500  # told long before the others were written
+    for write in many:
+        write.result(10)
+
+
+def test_a_project_with_too_many_writes_waiting_is_refused_and_the_others_are_not(
+    commits: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def first(_session: Session, _now: datetime) -> None:
+        started.set()
+        go.wait(10)
+
+    commits.put(first, lane="a")
+    started.wait(10)
+    waiting = [commits.put(lambda _session, _now: None, lane="a") for _ in range(group_commit.MOST_WAITING)]
+    with pytest.raises(TooManyRequests):
+        commits.put(lambda _session, _now: None, lane="a")
+    other = commits.put(lambda _session, _now: None, lane="b")
+    go.set()
+    assert other.result(10) is None
+    assert waiting[-1].result(10) is None
+
+
+def test_the_one_call_of_a_project_is_next_beside_many_slow_ones_of_another() -> None:
+    go = threading.Event()
+
+    async def scene() -> tuple[float, int]:
+        rooms = Rooms(6, per_project=4, waiting=1000)
+        slow = [asyncio.create_task(rooms.run("a", lambda: go.wait(20))) for _ in range(1004)]
+        await asyncio.sleep(0.05)
+        began = time.thread_time()
+        assert await rooms.run("b", lambda: 7) == 7
+        spent, waiting = time.thread_time() - began, sum(not task.done() for task in slow)
+        with pytest.raises(TooManyRequests):
+            await rooms.run("a", lambda: go.wait(20))
+        go.set()
+        await asyncio.gather(*slow)
+        assert rooms._lanes == {}
+        return spent, waiting
+
+    spent, waiting = asyncio.run(scene())
+    assert waiting == 1004
+    assert spent < 0.5
