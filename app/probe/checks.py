@@ -85,6 +85,10 @@ def _units(step: WidthStep | ExpertStep, part: Part, pointer: str) -> Iterator[P
     if step.pattern.multiple_of > part.count:
         detail = f"a block has {part.count} {what}, fewer than one multiple"
         yield Problem(f"{pointer}/pattern/multiple_of", "multiple-too-large", detail)
+    elif part.fits is not None and kept not in part.fits:
+        counts = ", ".join(map(str, part.fits))
+        detail = f"{kept} of {part.count} {what} would stay; a stock configuration of this width can have {counts}"
+        yield Problem(f"{pointer}/sparsity", "count-does-not-fit", detail)
     elif kept < part.least:
         most = 1 - part.least / part.count
         detail = f"{kept} of {part.count} {what} would stay and every token is sent to {part.least}: {most:.3g} at most"

@@ -51,7 +51,8 @@ def _parts(expected: Expected) -> Iterator[Part]:
             "num_attention_heads": family.num_attention_heads // keys * (keys - 1),
             "num_key_value_heads": keys - 1, "head_dim": size,
         }  # fmt: skip
-        yield _part(family, "kv_groups", keys, fewer, "attention_bias")
+        part = _part(family, "kv_groups", keys, fewer, "attention_bias")
+        yield part.model_copy(update={"fits": _groups_that_fit(family, keys)})
     if _routed(family):
         name = next(name for name in _EXPERTS if name in type(family).model_fields)
         count = getattr(family, name)
@@ -68,6 +69,13 @@ def _part(family: Family, kind: Any, count: int, fewer: dict[str, int], setting:
         kind=kind, count=count, parameters=saved, refusal=family.why_not(kind),
         carries_bias=consumer.biased or setting in type(family).model_fields,
     )  # fmt: skip
+
+
+def _groups_that_fit(family: Family, keys: int) -> tuple[int, ...] | None:
+    if not getattr(family, "heads_divide", False):
+        return None
+    each = family.num_attention_heads // keys
+    return tuple(groups for groups in range(1, keys + 1) if family.hidden_size % (groups * each) == 0)
 
 
 def _routed(family: Family) -> bool:

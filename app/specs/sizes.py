@@ -25,6 +25,8 @@ class Part(BaseModel):
     """Of one unit in all blocks together; of all blocks, for `depth`."""
     least: int = 1
     """Fewest that a model can have."""
+    fits: tuple[int, ...] | None = None
+    """Numbers of units that a stock configuration can have, ascending; None where it can have any."""
     carries_bias: bool = True
     """Whether a bias can carry what the units that go gave on average."""
     refusal: str | None = None

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Final
 
 from app.specs.sizes import Sizes
-from app.specs.structure import DepthFields, StructureStep
+from app.specs.structure import DepthFields, ExpertStep, StructureStep, WidthStep
 from app.specs.target import Target
 
 LEVELS: Final = 1000
@@ -70,13 +70,29 @@ class Split:
                     pattern = step.pattern.model_copy(update={"count": cut.blocks})
                     found.append(step.model_copy(update={"pattern": pattern, "sparsity": None}))
             elif cut.level:
-                found.append(step.model_copy(update={"sparsity": round(step.sparsity * cut.level / LEVELS, 6)}))
+                share = round(step.sparsity * cut.level / LEVELS, 6)
+                found.append(step.model_copy(update={"sparsity": self._fitting(step, share)}))
         return found
+
+    def _fitting(self, step: WidthStep | ExpertStep, share: float) -> float:
+        """A share that leaves a number of units which a stock configuration can have: as many, or the next fewer."""
+        part = self.sizes.part(step.pattern.kind)
+        if part is None or part.fits is None or not share:
+            return share
+        kept = step.pattern.kept(part.count, sparsity=share)
+        fewest = step.pattern.kept(part.count, sparsity=step.sparsity)
+        fitting = [count for count in part.fits if fewest <= count <= kept and count % step.pattern.multiple_of == 0]
+        return round(1 - max(fitting) / part.count, 6) if fitting and kept not in part.fits else share
+
+    def _loose(self, step: StructureStep) -> bool:
+        """Tell whether a step may leave any number of units, so that its share tells the level."""
+        part = self.sizes.part(step.pattern.kind)
+        return part is None or part.fits is None
 
     def cut_of(self, steps: Sequence[StructureStep]) -> Cut:
         """The cut that `steps_of` made these steps for."""
         blocks = sum(step.pattern.count or 0 for step in steps if isinstance(step, DepthFields))
-        for step in steps:
+        for step in sorted(steps, key=self._loose, reverse=True):
             most = next((mine for mine in self.steps if mine.pattern.kind == step.pattern.kind), None)
             if most is not None and not isinstance(most, DepthFields) and most.sparsity:
                 return Cut(blocks, round((step.sparsity or 0.0) / most.sparsity * LEVELS))

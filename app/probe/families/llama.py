@@ -31,6 +31,8 @@ class LlamaLike(Rotary):
     """What they share."""
 
     query_key_norms: ClassVar[bool] = False
+    heads_divide: ClassVar[bool] = False
+    """Whether the stock class asks that heads divide the hidden size, whatever `head_dim` says."""
     null_head: ClassVar[bool] = False
     """Whether the stock class takes `head_dim: null`."""
 
@@ -110,6 +112,7 @@ class Llama(LlamaLike):
     """Llama 1 to 3 and their descendants."""
 
     architecture: ClassVar[str] = "LlamaForCausalLM"
+    heads_divide: ClassVar[bool] = True
     null_head: ClassVar[bool] = True
 
     model_type: Literal["llama"]
@@ -149,6 +152,7 @@ class Gemma2(LlamaLike):
     """Gemma 2: norms before and behind each half, two attention masks by turns, capped logits."""
 
     architecture: ClassVar[str] = "Gemma2ForCausalLM"
+    heads_divide: ClassVar[bool] = True
     notes: ClassVar[str] = "norms before and behind each half; sliding and full attention by turns"
     whole: ClassVar[Mapping[str, str]] = {"replace": NORM_BEHIND}
 

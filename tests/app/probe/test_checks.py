@@ -123,6 +123,20 @@ def test_biases_alone_are_enough_where_there_are_some(opt: ModelFacts) -> None:
     assert found(opt, retrain={"trainable": ["biases"]}, reconstruct={"trainable": ["biases"]}) == []
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
+def test_groups_of_heads_go_to_a_number_that_a_stock_configuration_carries(family: str, tmp_path: Path) -> None:
+    heads = {"hidden_size": 24, "num_attention_heads": 12, "num_key_value_heads": 6, "head_dim": 2}
+    facts = probe(write_model(tmp_path, tiny(family) | heads))
+    for kept in range(1, 7):
+        step = FLAP | {"sparsity": round(1 - kept / 6, 4), "pattern": {"kind": "kv_groups"}}
+        fits = family == "qwen2" or 24 % (2 * kept) == 0
+        assert found(facts, prune=step) == ([] if fits else [("/spec/prune/0/sparsity", "count-does-not-fit")]), kept
+    problems = check(CompressionSpec.model_validate({"prune": FLAP | {"pattern": {"kind": "kv_groups"}}}), facts)
+    assert problems == []
+    spec = CompressionSpec.model_validate({"prune": FLAP | {"sparsity": 0.2, "pattern": {"kind": "kv_groups"}}})
+    assert family == "qwen2" or "can have 1, 2, 3, 4, 6" in check(spec, facts)[0].detail
+
+
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_an_expert_cannot_be_fitted_by_itself(family: str, tmp_path: Path) -> None:
     facts = probe(write_model(tmp_path, tiny(family)))

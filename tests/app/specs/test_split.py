@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.probe import probe
 from app.specs.job import CompressionSpec
 from app.specs.sizes import Part, Sizes
 from app.specs.split import LEVELS, Cut, Split, Tried
+from app.specs.structure import Width
 from app.specs.target import Target
 from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
 
@@ -46,6 +48,21 @@ def test_the_number_of_blocks_in_the_valley_is_found(valley: int) -> None:
     possible = [cut.blocks for cut in one.candidates([])]
     assert best.cut.blocks == min(possible, key=lambda blocks: abs(blocks - valley))
     assert len({trial.cut for trial in tried}) == len(tried)
+
+
+def test_no_number_of_groups_is_tried_that_a_stock_configuration_cannot_carry() -> None:
+    groups = Part(kind="kv_groups", count=8, parameters=32 * 100, fits=(1, 2, 4, 8))
+    sizes = SIZES.model_copy(update={"parts": (*SIZES.parts, groups)})
+    width = {"method": "flap", "sparsity": 0.75, "pattern": {"kind": "kv_groups"}}
+    neurons = {"method": "structured_obs", "sparsity": 0.5}
+    one = replace(split([width, neurons], parameters=60_000), sizes=sizes)
+    tried = set()
+    for level in range(LEVELS + 1):
+        steps = {step.pattern.kind: step for step in one.steps_of(Cut(0, level))}
+        share = steps["kv_groups"].sparsity if "kv_groups" in steps else 0.0
+        tried.add(Width(kind="kv_groups").kept(8, sparsity=share or 0.0))
+        assert one.cut_of(list(steps.values())) == Cut(0, level)
+    assert tried == {2, 4, 8}
 
 
 def test_every_candidate_reaches_the_target_and_a_milder_one_does_not() -> None:
