@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.db.upload import Upload
 from app.errors import InvalidRequest, NotAvailable, Problem, SourceRefused
 from app.probe import Matcher, ModelFacts, bad_patterns, check, probe_again
-from app.services import known, routing
+from app.services import known, routing, texts
 from app.services.known import KnownModel
 from app.settings import Settings
 from app.specs.base import canonical
@@ -73,6 +73,8 @@ class Desk:
             return Admitted(None, routing.worker_class(self.settings, None, None), mode=self.settings.mode)
         facts = self._facts(request.source)
         spec = self.resolved(request.spec, facts)
+        if problems := list(texts.too_short(spec, self._sizes(request))):
+            raise InvalidRequest("The text is too short.", items=problems)
         return Admitted(spec, routing.worker_class(self.settings, spec, facts), facts, mode=self.settings.mode)
 
     def resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
@@ -93,10 +95,24 @@ class Desk:
         for pointer, path in _local_paths(request):
             if problem := _refusal(pointer, path, self.settings, folder=pointer == "/source/path"):
                 yield problem
+            elif pointer != "/source/path":
+                for at, dataset in datasets_of(request):
+                    if isinstance(dataset, LocalDataset) and f"{at}/path" == pointer:
+                        yield from texts.unreadable(at, dataset)
         for pointer, kind, upload_id in _named_uploads(request):
             if self.find_upload(upload_id, kind) is None:
                 detail = f"there is no complete upload of a {kind} with this id"
                 yield Problem(f"{pointer}/upload_id", "no-such-upload", detail)
+
+    def _sizes(self, request: JobRequest) -> dict[str, tuple[str, int]]:
+        """Name and bytes of every text that is at hand."""
+        found = {}
+        for _, dataset in datasets_of(request):
+            if isinstance(dataset, LocalDataset):
+                found[texts.key(dataset)] = (Path(dataset.path).name, Path(dataset.path).stat().st_size)
+            elif isinstance(dataset, UploadDataset) and (row := self.find_upload(dataset.upload_id, "dataset")):
+                found[texts.key(dataset)] = (row.files[0]["name"], row.files[0]["bytes"])
+        return found
 
     def _facts(self, source: LocalSource | UploadSource) -> ModelFacts:
         key = canonical(source.model_dump(mode="json"))

@@ -34,6 +34,7 @@ from app.services.idempotency import Key
 from app.services.resources import Resources
 from app.specs.upload import PartRequest, UploadRequest
 from app.storage.base import ObjectStore, PutUrl
+from app.text_files import HEAD_BYTES, look
 
 PART_BYTES = 16 * 2**20
 MAX_PARTS = 9_000
@@ -153,7 +154,11 @@ def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
     ]
     if missing:
         raise UploadIncomplete(items=missing)
-    facts = _look(resources.store, row) if row.kind == "model" else None
+    facts = None
+    if row.kind == "model":
+        facts = _look(resources.store, row)
+    else:
+        _look_at_text(resources.store, row)
     with resources.database.unit_of_work() as session:
         row = _found(session, project_id, upload_id, lock=True)
         row.state, row.facts, row.completed_at = "complete", facts, clock(session)
@@ -212,6 +217,16 @@ def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
         except SourceRefused as error:
             error.items = error.items or (Problem("", error.code, error.detail),)
             raise
+
+
+def _look_at_text(store: ObjectStore, row: Upload) -> None:
+    """Hold the first bytes of a data set against its name."""
+    (file,) = row.files
+    head = b"".join(_head(store, row, file, HEAD_BYTES))
+    try:
+        look(file["name"], head, whole=len(head) == file["bytes"])
+    except SourceRefused as error:
+        raise error.at("/files/0") from None
 
 
 def _wanted(store: ObjectStore, row: Upload, file: dict[str, Any]) -> int:

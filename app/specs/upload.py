@@ -14,7 +14,8 @@ from espalier.model_files import belongs_to_model, small_bytes
 MAX_FILE_BYTES = 5 * 2**40
 MAX_UPLOAD_BYTES = 16 * 2**40
 """Of all files together: parts are counted, and stay below what an object store takes in one piece."""
-_TEXT = re.compile(r"[A-Za-z0-9_-][\w.-]{0,150}\.(txt|jsonl)", re.ASCII)
+_TEXT = re.compile(r"[A-Za-z0-9_-][\w.-]{0,150}\.((txt|jsonl|ndjson|json)(\.gz)?|parquet)", re.ASCII | re.IGNORECASE)
+DATA_SET = "*.txt, *.jsonl, *.ndjson, *.json (all with .gz, too) or *.parquet"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in lower-case hex.")]
 
@@ -23,7 +24,7 @@ def _plain(name: str) -> str:
     if not belongs_to_model(name) and not _TEXT.fullmatch(name):
         raise PydanticCustomError(
             "bad_file_name",
-            "a model has config.json, tokenizer files and *.safetensors; a data set is *.txt or *.jsonl",
+            f"a model has config.json, tokenizer files and *.safetensors; a data set is {DATA_SET}",
         )
     return name
 
@@ -56,8 +57,12 @@ class UploadRequest(Spec):
                 "upload_too_large", "an upload has {tib} TiB at most", {"tib": MAX_UPLOAD_BYTES >> 40, "at": "files"}
             )
         texts = [name for name in names if _TEXT.fullmatch(name) and not belongs_to_model(name)]
-        if self.kind == "dataset" and (len(names) != 1 or not _TEXT.fullmatch(names[0])):
-            raise PydanticCustomError("not_a_dataset", "a data set is one *.txt or *.jsonl file", {"at": "files"})
+        if self.kind == "dataset" and (len(names) != 1 or names != texts):
+            raise PydanticCustomError(
+                "not_a_dataset",
+                f"a data set is one file: {DATA_SET}",
+                {"at": "files"},
+            )
         if self.kind == "model" and ("config.json" not in names or texts):
             raise PydanticCustomError(
                 "not_a_model", "a model has config.json, tokenizer files and *.safetensors", {"at": "files"}

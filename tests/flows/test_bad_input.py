@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 import shutil
@@ -114,8 +115,8 @@ def test_what_the_api_can_know_is_refused_before_anything_is_written(shared: Dep
 def test_what_only_the_run_can_know_is_a_failed_job_with_its_class_and_a_hint(
     shared: Deployment, tmp_path: Path
 ) -> None:
-    short = tmp_path / "short.txt"
-    short.write_text("A few words are no calibration set.\n")
+    short = tmp_path / "short.txt.gz"  # unpacked, it could be any length
+    short.write_bytes(gzip.compress(b"A few words are no calibration set.\n"))
     dataset = {"kind": "local", "path": str(short)}
     spec = WANDA | {"calibration": {"dataset": dataset, "samples": 64}, "evaluate": {"perplexity": []}}
     job = shared.submit(DEMO_MODEL, spec)

@@ -153,11 +153,26 @@ def test_a_model_that_is_unsafe_or_unsupported_is_refused_when_it_is_complete(cl
 
 
 @pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.jsonl", b"no JSON"), ("a.jsonl", "{'ä'}".encode("cp1252")), ("a.parquet", b"x"), ("a.txt.gz", b"plain text")],
+    ids=range(4),
+)
+def test_a_data_set_that_cannot_be_read_is_refused_when_it_is_complete(
+    client: TestClient, name: str, data: bytes
+) -> None:
+    upload = _open(client, "dataset", {name: data})
+    _send(client, upload, {name: data})
+    answer = client.post(f"/v1/uploads/{upload['id']}/complete")
+    assert (answer.status_code, answer.json()["code"]) == (422, "dataset-error")
+    assert answer.json()["errors"][0]["pointer"] == "/files/0"
+
+
+@pytest.mark.parametrize(
     ("kind", "names"),
     [
         ("model", ["model.safetensors"]), ("model", ["config.json", "model.bin"]), ("model", ["config.json", "a.py"]),
         ("model", ["config.json", "../x.safetensors"]), ("model", ["config.json", "config.json"]),
-        ("model", ["config.json", "text.txt"]), ("dataset", ["a.txt", "b.txt"]), ("dataset", ["a.parquet"]),
+        ("model", ["config.json", "text.txt"]), ("dataset", ["a.txt", "b.txt"]), ("dataset", ["a.csv"]),
         ("dataset", ["config.json"]), ("dataset", ["../a.txt"]), ("dataset", ["/etc/a.txt"]), ("dataset", []),
     ],
 )  # fmt: skip

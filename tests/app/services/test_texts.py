@@ -1,0 +1,62 @@
+"""What POST tells of a text: format, column and length, before any work."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.services.admission import admit
+from app.settings import Settings
+from app.specs.job import JobRequest
+
+MODEL = Path("app/cli/demo_model").resolve()
+LONG = b'{"text": "a long row of text, with words"}\n' * 100
+
+
+def refusal(folder: Path, name: str, data: bytes, **calibration: Any) -> tuple[str, str]:
+    (folder / name).write_bytes(data)
+    dataset = {"kind": "local", "path": str(folder / name), **calibration.pop("dataset", {})}
+    given = {"samples": 4, "sequence_length": 32, **calibration, "dataset": dataset}
+    spec = {"prune": {"method": "wanda", "sparsity": 0.5}, "calibration": given, "evaluate": {"perplexity": []}}
+    body = {"source": {"kind": "local", "path": str(MODEL)}, "spec": spec}
+    settings = Settings(local_roots=f"{folder}:{MODEL}")
+    try:
+        admit(JobRequest.model_validate_json(json.dumps(body)), settings)
+    except InvalidRequest as error:
+        return error.items[0].pointer.removeprefix("/spec/calibration/dataset"), error.items[0].detail
+    return "", ""
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "pointer", "word"),
+    [
+        ("rows.jsonl", LONG, "", ""),
+        ("ROWS.JSONL", LONG, "", ""),
+        ("rows.jsonl", b"\n" + LONG[:-10], "", ""),  # cut: the run tells
+        ("rows.csv", b"text\nx\n" * 100, "/path", "to_json"),
+        ("rows.jsonl", gzip.compress(LONG), "/path", ".gz"),
+        ("rows.jsonl", LONG.replace(b"long", "länger".encode("cp1252")), "/path", "Windows-1252"),
+        ("rows.parquet", LONG, "/path", "parquet"),
+        ("rows.txt", LONG, "/path", "jsonl"),
+        ("rows.jsonl", LONG.replace(b'"text"', b'"content"'), "/column", "content"),
+    ],
+    ids=range(9),
+)
+def test_a_file_that_cannot_be_read_is_refused(name: str, data: bytes, pointer: str, word: str, tmp_path: Path) -> None:
+    found, detail = refusal(tmp_path, name, data)
+    assert found == pointer
+    assert word in detail
+
+
+def test_a_text_of_fewer_bytes_than_tokens_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.txt", b"x" * 120) == ("", "")  # 4 windows of 32, and special tokens
+    pointer, detail = refusal(tmp_path, "a.txt", b"x" * 119)
+    assert pointer == ""
+    assert "119 bytes" in detail
+    assert "128" in detail
+    assert refusal(tmp_path, "a.txt.gz", gzip.compress(b"x" * 119)) == ("", "")
