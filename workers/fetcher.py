@@ -19,6 +19,7 @@ from typing import Final, get_args
 from app.discovery import discover
 from app.errors import Problem, SourceRefused
 from app.probe import check, probe, sanitised_config
+from app.probe.config import dropped_keys
 from app.probe.headers import refuse_disguised, weight_files
 from app.probe.tokenizer import require_tame
 from app.specs.base import fingerprint
@@ -74,7 +75,8 @@ class _Fetcher:
                 refuse_by_card("The model", folder)
             revision = source.pin(revision, folder, self._access)
             # Links of a local model must stay below the allowed folders; the cache's files are our own.
-            facts = probe(folder, self._access.roots if self._request.job.source.kind == "local" else ())
+            roots = self._access.roots if self._request.job.source.kind == "local" else ()
+            facts = probe(folder, roots, whole=True)
             require_tame(folder)
             spec = self._request.job.spec
             if problems := check(spec, facts):
@@ -84,8 +86,9 @@ class _Fetcher:
                 Resolved(revision=revision, spec=spec.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
             )
             model_dir = lay_out(folder, self._workspace / "model")
+            dropped = dropped_keys(json.loads((folder / "config.json").read_bytes()))
             paths, data = self._texts(spec)
-            self._send(Fetched(model_dir=str(model_dir), datasets=paths, data_sha256=data))
+            self._send(Fetched(model_dir=str(model_dir), datasets=paths, data_sha256=data, dropped_keys=dropped))
         evict(self._access.cache_dir, self._request.cache_max_bytes, in_use=linked(self._workspace.parent))
 
     def _texts(self, spec: CompressionSpec) -> tuple[dict[str, str], dict[str, str]]:

@@ -92,7 +92,8 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
         compute = ComputeRequest(
             spec=CompressionSpec.model_validate_json(canonical(resolved.spec)), model_dir=last.model_dir,
             revision=resolved.revision, source_name=model_name(job.source), datasets=last.datasets,
-            workspace=str(workspace), artifact_dir=str(artifact), threads=settings.threads, device=settings.device,
+            dropped_keys=last.dropped_keys, workspace=str(workspace),
+            artifact_dir=str(artifact), threads=settings.threads, device=settings.device,
             tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
             max_host_memory_bytes=job.limits.max_host_memory_bytes,
             max_device_memory_bytes=job.limits.max_device_memory_bytes,

@@ -62,6 +62,8 @@ class ComputeRequest(Message):
     model_dir: str
     revision: str
     source_name: str
+    dropped_keys: list[str] = []
+    """Of the source's config.json, what is not known here and no part of what is computed."""
     datasets: dict[str, str]
     """Fingerprint of a data set's spec -> path of its plain text (builtin ones are not listed)."""
     workspace: str
@@ -127,6 +129,8 @@ class Fetched(Message):
 
     kind: Literal["fetched"] = "fetched"
     model_dir: str
+    dropped_keys: list[str] = []
+    """Keys of config.json that the compute side does not see."""
     datasets: dict[str, str] = {}
     data_sha256: dict[str, str] = {}
     """Fingerprint of a data set's spec -> sha256 of its text, builtin ones too: a part of the work hash."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from app.errors import SourceNotFound, UnsafeSource, UnsupportedArchitecture
 from app.probe import strays
 from app.probe.code import refuse_code
-from app.probe.documents import read_object
+from app.probe.documents import PLAIN, read_object
 from app.probe.families import FAMILIES, Family
 from app.probe.keys import refuse_unread
 from app.probe.stock import KINDS
@@ -63,6 +63,13 @@ def parse_config(config: dict[str, Any]) -> Family:
 def sanitised_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that we know, which is all that transformers may see."""
     return parse_config(config).model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def dropped_keys(config: dict[str, Any]) -> list[str]:
+    """Return the keys of a configuration that transformers does not see; unprintable names are left out."""
+    family = parse_config(config)
+    known = {field.alias or name for name, field in type(family).model_fields.items()} | family.other_keys.keys()
+    return sorted(key for key in config.keys() - known if PLAIN.fullmatch(key))
 
 
 def why_not(name: object) -> UnsupportedArchitecture:

@@ -15,6 +15,7 @@ from app.errors import SourceNotFound, UnsafeSource
 from app.probe import strays, vocabulary
 from app.probe.config import read_config
 from app.probe.documents import require_regular
+from app.probe.head import as_stored
 from app.probe.headers import WEIGHT_BYTES, Tensor, read_tensors
 from app.probe.parts import sizes_of
 from app.probe.strays import CONVERT
@@ -71,11 +72,13 @@ class ModelFacts(BaseModel):
     """What could go as a whole; None in facts that an earlier version wrote down."""
 
 
-def probe(directory: Path, roots: Sequence[Path] = (), *, unread: Collection[str] = ()) -> ModelFacts:
+def probe(
+    directory: Path, roots: Sequence[Path] = (), *, unread: Collection[str] = (), whole: bool = False
+) -> ModelFacts:
     """Read a model directory without loading it; links may lead anywhere unless `roots` are given.
 
-    Of the files in `unread` only the names count: they are not here.
-
+    Of the files in `unread` only the names count: they are not here. `whole`: everything lies here and there is time,
+    so that tensors which may be equal are read to their ends.
     Raises SourceNotFound, UnsafeSource or UnsupportedArchitecture.
     """
     if not directory.is_dir():
@@ -85,6 +88,7 @@ def probe(directory: Path, roots: Sequence[Path] = (), *, unread: Collection[str
         family = read_config(directory)
         refuse_many(family)
         tensors = read_tensors(directory)
+        family = as_stored(family, tensors, directory, whole=whole)
         licence = _licence(directory / "README.md")
         no_tokenizer = vocabulary.missing(directory, family, unread=unread)
     except OSError as error:  # the class only: a message would name paths of this machine

@@ -46,6 +46,8 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     file: str
+    begin: int = 0
+    """Where its bytes begin in the file."""
 
     @property
     def elements(self) -> int:
@@ -125,7 +127,8 @@ def read_header(path: Path) -> list[Tensor]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UnsafeSource(f"The metadata of {path.name} is not a map of strings.", module=path.name)
-    spans = sorted((_entry(name, entry, path.name) for name, entry in header.items()), key=lambda span: span[0])
+    data = 8 + header_bytes
+    spans = sorted((_entry(name, entry, path.name, data) for name, entry in header.items()), key=lambda span: span[0])
     position = 0
     for begin, end, tensor in spans:
         if begin != position:
@@ -139,7 +142,7 @@ def read_header(path: Path) -> list[Tensor]:
     return [tensor for _, _, tensor in spans]
 
 
-def _entry(name: str, entry: object, file: str) -> tuple[int, int, Tensor]:
+def _entry(name: str, entry: object, file: str, data: int) -> tuple[int, int, Tensor]:
     if not NAME.fullmatch(name) or ".." in name:
         raise UnsafeSource(f"{file} has a tensor with an unsafe name.", module=file)
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -155,7 +158,7 @@ def _entry(name: str, entry: object, file: str) -> tuple[int, int, Tensor]:
         raise UnsafeSource(f"Tensor {name} of {file} has an impossible or empty shape.", module=name)
     if not _sizes(offsets, at_least=0) or len(offsets) != 2:
         raise UnsafeSource(f"Tensor {name} of {file} has impossible offsets.", module=name)
-    tensor = Tensor(name, dtype, tuple(shape), file)
+    tensor = Tensor(name, dtype, tuple(shape), file, data + offsets[0])
     if offsets[1] - offsets[0] != tensor.bytes:
         raise UnsafeSource(f"Tensor {name} of {file} has a shape that does not match its bytes.", module=name)
     return offsets[0], offsets[1], tensor

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from app.errors import UnsafeSource, UnsupportedArchitecture
 from app.probe.families import Family, Shapes
+from app.probe.head import embeddings
 from app.probe.headers import WEIGHT_BYTES, Tensor
 
 BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
@@ -67,11 +68,18 @@ def match(tensors: dict[str, Tensor], expected: Expected) -> None:
     for name, (_, parts) in expected.stacks.items():
         if name in found and any(part in found for part in parts):
             raise UnsafeSource(f"Tensor {found[name].name} is there twice: whole and in parts.", module=name)
+    (head,) = expected.family.head_shapes()
+    if expected.family.tie_word_embeddings and head in found:
+        found.setdefault(embeddings(expected.family), found[head])  # either is tied to the one that is there
     whole = {part for name, (_, parts) in expected.stacks.items() if name in found for part in parts}
     for name in expected.own:
         if name not in found and name not in whole:
             kind = expected.family.model_type
-            raise UnsafeSource(f"Tensor {name} is missing: a {kind} model of this configuration has one.", module=name)
+            hint = "Where the head is the embeddings, config.json says `tie_word_embeddings: true`."
+            raise UnsafeSource(
+                f"Tensor {name} is missing: a {kind} model of this configuration has one.",
+                hint=hint if name == head else "", module=name,
+            )  # fmt: skip
     for name, tensor in found.items():
         _fits(tensor, expected.allowed.get(name), expected.family.model_type)
 

@@ -22,7 +22,8 @@ SCHEMA_VERSION = 1
 ENGINE_VERSION = "5"
 """Part of every work hash: raised whenever equal specs would give other bytes.
 
-5: texts of more than 4 MiB are tokenised in pieces; null rows of data sets are no documents.
+5: texts of more than 4 MiB are tokenised in pieces; null rows of data sets are no documents; a head
+that the files hold beside `tie_word_embeddings: true` is the head where it differs from the embeddings.
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from workers.engine import tokenising
-from workers.engine.errors import DatasetError
+from workers.engine.errors import DatasetError, UnsafeTokenizerError
 from workers.engine.numerics import generator
 from workers.engine.pieces import PIECE_BYTES
 from workers.engine.python_docs import python_docs
@@ -104,9 +105,20 @@ class Corpus:
         if key not in self._texts:
             name = spec.get("name") or spec.get("upload_id") or str(spec["path"]).rsplit("/", 1)[-1]
             found = tokenising.tokenise(self._model_dir, text, enough=enough)
+            self._require_known(found.ids)
             self._tokenizer_class = found.tokenizer
             self._texts[key] = Text(name, found.ids, digest, found.pieces)
         return self._texts[key]
+
+    def _require_known(self, ids: torch.Tensor) -> None:
+        """Refuse a tokenizer that knows more tokens than the model has embeddings, where it has used one."""
+        config = json.loads((self._model_dir / "config.json").read_bytes())
+        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+        if size and len(ids) and int(ids.max()) >= size:
+            raise UnsafeTokenizerError(
+                f"the tokenizer makes the token {int(ids.max())}, and the model has {size} embeddings",
+                hint="The tokenizer's files and config.json do not belong together.", module="tokenizer.json",
+            )  # fmt: skip
 
 
 def _bytes(spec: dict[str, Any]) -> bytes:

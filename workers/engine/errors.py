@@ -40,6 +40,12 @@ class UnsafeTokenizerError(EngineError):
     class_ = "source_unsafe"
 
 
+class UnsafeFileError(EngineError):
+    """A file of the model is not what its name says."""
+
+    class_ = "source_unsafe"
+
+
 class DatasetError(EngineError):
     """The text cannot give what was asked for."""
 

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from workers.engine import positions
 from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.experts import take_apart
 from workers.engine.layout import Layout, find_stack
-from workers.engine.names import names_in_files
 from workers.engine.numerics import give_back_memory, moved
+from workers.engine.stock import skeleton
 from workers.engine.tensor_file import DTYPES
 from workers.engine.weights import Weights
 
@@ -42,18 +40,16 @@ class StreamedModel:
     def __init__(self, model_dir: Path, *, compute_dtype: torch.dtype, device: torch.device) -> None:
         self.compute_dtype = compute_dtype
         self.device = device
-        self.config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(self.config, dtype=compute_dtype, trust_remote_code=False)
-        model.tie_weights()  # leaving the meta context unties what the constructor had tied
         source = Weights(model_dir)
-        names = names_in_files(model, source)
-        take_apart(model)
-        self.model: nn.Module = positions.in_integers(model.eval())
+        stock = skeleton(model_dir, source, dtype=compute_dtype)
+        self.config, self.separate_head, self.twins = stock.config, stock.separate_head, stock.twins
+        self.stock_class = type(stock.model).__name__
+        take_apart(stock.model)
+        self.model: nn.Module = positions.in_integers(stock.model.eval())
         for buffers in self.model.modules():
             for name, buffer in buffers._buffers.items():
                 buffers._buffers[name] = None if buffer is None else buffer.to(device)
-        self.tensors: dict[str, str] = _tensor_names(self.model, names, source)
+        self.tensors: dict[str, str] = _tensor_names(self.model, stock.names, source)
         """Parameter name -> name in the files; the second name of a tied parameter maps to the first one's tensor."""
         self.parameters: Counter[str] = Counter()
         """Name in the files -> number of elements, tied parameters once; buffers are not counted."""
@@ -231,7 +227,8 @@ def _tensor_names(model: nn.Module, names: Mapping[str, str], weights: Weights) 
         if id(parameter) not in by_identity:
             raise UnsupportedArchitectureError(
                 f"the files hold no tensor for {name}",
-                hint="Use an unquantised model of a supported family.",
+                hint="Use an unquantised model of a supported family. A head that is the embeddings needs "
+                "`tie_word_embeddings: true` in config.json.",
                 module=name,
             )
         found[name] = by_identity[id(parameter)]

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import torch
 
+from workers.engine.errors import UnsafeFileError
+
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -25,13 +27,18 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
 }
 """The dtypes of safetensors files that the engine reads and writes."""
 
+_CHUNK_BYTES: Final = 2**22
+
 
 class TensorFile:
     """An open file; it stays readable when its name is gone, and closes with the last reference."""
 
     def __init__(self, path: Path) -> None:
+        self._name = path.name
         self._stream = path.open("rb", buffering=0)
         length = int.from_bytes(self._stream.read(8), "little")
+        if length > os.fstat(self._stream.fileno()).st_size:
+            raise ValueError("its header is longer than the file")
         header: dict[str, Any] = json.loads(self._stream.read(length))
         header.pop("__metadata__", None)
         self._begin = 8 + length
@@ -53,6 +60,12 @@ class TensorFile:
         """Read a tensor; the caller owns it."""
         return self._read(name, self.shape(name), skip=0)
 
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a tensor, a few MiB at a time."""
+        begin, end = (self._begin + offset for offset in self._entries[name]["data_offsets"])
+        for at in range(begin, end, _CHUNK_BYTES):
+            yield os.pread(self._stream.fileno(), min(_CHUNK_BYTES, end - at), at)
+
     def read_rows(self, name: str, index: int, begin: int, end: int) -> torch.Tensor:
         """Read `tensor[index, begin:end]` of a tensor of three dimensions, and nothing else of it."""
         _, rows, columns = self.shape(name)
@@ -67,7 +80,9 @@ class TensorFile:
         while view:
             count = os.preadv(self._stream.fileno(), [view], offset)
             if count == 0:
-                raise EOFError(f"the file of {name} ends too early")
+                raise UnsafeFileError(
+                    f"{self._name} ends inside of {name}", hint="Bring the file again, whole.", module=self._name
+                )
             view, offset = view[count:], offset + count
         return raw.view(dtype).view(shape)
 

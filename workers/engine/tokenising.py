@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from workers.engine.errors import DatasetError, UnsafeTokenizerError
 from workers.engine.pieces import PIECE_BYTES, pieces
+from workers.engine.stock import first_line
 from workers.leash import PR_SET_PDEATHSIG
 
 LOADING_BYTES: Final = 2**30
@@ -45,8 +46,13 @@ class Tokens:
 
 
 def load(model_dir: Path) -> PreTrainedTokenizerBase:
-    """Load a model's own tokenizer."""
-    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    """Load a model's own tokenizer; raises UnsafeTokenizerError for whatever stops the stock class."""
+    try:
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unsafe(f"the model's tokenizer cannot be loaded: {first_line(error)}") from error
 
 
 def tokenise(model_dir: Path, text: Path | bytes, *, enough: int | None) -> Tokens:
@@ -84,6 +90,8 @@ def _work(
             answer = _read(load(model_dir), stream, size=size, enough=enough, found=found)
     except UnicodeDecodeError:
         answer = {"error": "UnicodeDecodeError"}
+    except UnsafeTokenizerError as error:
+        answer = {"refused": str(error)}
     except BaseException as error:  # noqa: BLE001 (a panic of Rust is no Exception)
         traceback.print_exc()
         answer = {"error": type(error).__name__, "words": str(error)}
@@ -144,6 +152,8 @@ def _write(ids: list[int], found: IO[bytes]) -> int:
 
 def _refusal(status: int, answer: dict[str, Any], size: int) -> Exception:
     """What it means that a text was not read to its end."""
+    if "refused" in answer:
+        return _unsafe(answer["refused"])
     error = answer.get("error", "")
     if error == "UnicodeDecodeError":
         return DatasetError("the text is not UTF-8", hint="Convert the text to UTF-8.")
@@ -154,10 +164,13 @@ def _refusal(status: int, answer: dict[str, Any], size: int) -> Exception:
     elif error == "MemoryError" or status == -signal.SIGABRT:  # what Rust does where memory ends
         why = f"takes more than {_room(size) >> 20} MiB of memory"
     elif error:
-        why = f"fails with {error}: {str(answer.get('words')).splitlines()[0][:200]}"
+        first = next(iter(answer["words"].splitlines()), "")
+        why = f"fails with {error}: {first[:200]}"
     else:
         why = f"is ended by signal {-status}"
-    return UnsafeTokenizerError(
-        f"the model's tokenizer {why} on a text of {size} bytes", hint="See its normalizer, patterns and vocabulary.",
-        module="tokenizer.json",
-    )  # fmt: skip
+    return _unsafe(f"the model's tokenizer {why} on a text of {size} bytes")
+
+
+def _unsafe(message: str) -> UnsafeTokenizerError:
+    hint = "See its files: that they are whole, its normalizer, its patterns and its vocabulary."
+    return UnsafeTokenizerError(message, hint=hint, module="tokenizer.json")

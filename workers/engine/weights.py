@@ -7,8 +7,8 @@ uint8, one row per output, eight inputs per byte, lowest bit first, 1 = keep.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, KeysView, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,8 @@ from typing import Final
 import torch
 from safetensors.torch import save_file
 
+from app.probe.headers import weight_files
+from workers.engine.errors import UnsafeFileError
 from workers.engine.experts import STACKED
 from workers.engine.masks import pack, unpack
 from workers.engine.numerics import NAMES
@@ -51,7 +53,8 @@ class Weights:
         self._files: dict[str, TensorFile] = {}
         self._masks: dict[str, TensorFile] = {}
         for path in source_files(model_dir):
-            file = TensorFile(path)
+            with _readable(path.name):
+                file = TensorFile(path)
             self._files.update(dict.fromkeys(file, file))
         self.names: list[str] = list(self._files)
         """Tensor names in the source's order."""
@@ -92,6 +95,13 @@ class Weights:
             part = self.slices[name]
             tensor = self._files[part.home].read_rows(part.home, part.expert, part.begin, part.end)
         return tensor.to(self.cast) if self.cast and tensor.is_floating_point() else tensor
+
+    def same(self, one: str, other: str) -> bool:
+        """Tell whether two tensors of the files are equal bit for bit."""
+        first, second = self._files[one], self._files[other]
+        if (first.dtype(one), first.shape(one)) != (second.dtype(other), second.shape(other)):
+            return False
+        return all(a == b for a, b in zip(first.chunks(one), second.chunks(other), strict=True))
 
     def _changed(self, home: str) -> Iterator[tuple[str, Slice]]:
         """The maps of a stacked tensor that an overlay has replaced."""
@@ -143,13 +153,21 @@ def _slices(tensor: str, file: TensorFile) -> Iterator[tuple[str, Slice]]:
                 yield f"{parent}.{expert}.{role}.weight", Slice(tensor, expert, place * rows, (place + 1) * rows)
 
 
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Say of a file which one cannot be read."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FileNotFoundError, EOFError) as error:
+        raise UnsafeFileError(
+            f"{name} is not a safetensors file that can be read: {type(error).__name__}",
+            hint="Bring the file again; `git lfs pull` brings what a pointer stands for.", module=name,
+        ) from error  # fmt: skip
+
+
 def source_files(model_dir: Path) -> list[Path]:
-    """The safetensors files of a model directory, in order."""
-    index = model_dir / INDEX
-    if index.exists():
-        mapping: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return [model_dir / name for name in sorted(set(mapping.values()))]
-    return [model_dir / "model.safetensors"]
+    """The safetensors files of a model directory, in order: those that stock transformers would read."""
+    return [model_dir / name for name in weight_files(model_dir)]
 
 
 def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:

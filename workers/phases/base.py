@@ -155,6 +155,8 @@ class Context:
     tasks: Tasks | None = None
     dense_tasks: dict[str, dict[str, float]] = field(default_factory=dict)
     """What of lm-eval is asked for, and task -> numbers of the dense model."""
+    certificate: dict[str, Any] = field(default_factory=dict)
+    """What the report says of the comparison with stock transformers."""
     compared: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """The artifact's `divergence` from the dense model by measurement, and its `tasks`."""
     spill: Path | None = None

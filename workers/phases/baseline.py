@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.phases import benchmarks
+from workers.phases import benchmarks, certificate
 from workers.phases.base import Context
 from workers.phases.scoring import DIVERGENCE, count_windows, describe, score_weights
 
@@ -12,14 +12,17 @@ def run(context: Context) -> None:
     context.protocol["perplexity"] = describe(context)
     if context.request.spec.evaluate.divergence:
         context.protocol["divergence"] = DIVERGENCE
+    certificate.warn(context)
     with context.phase("baseline", total=count_windows(context), unit="window") as phase:
         done = phase.finished()
         if done is None:
+            context.certificate = certificate.run(context)
             phase.perplexity = score_weights(context, context.dense, phase=phase)
             if context.tasks:
                 with context.streamed.whole(context.dense) as model:
                     context.dense_tasks = benchmarks.score(context, model)
-            phase.finish({"tasks": context.dense_tasks})
+            phase.finish({"tasks": context.dense_tasks, "certificate": context.certificate})
         else:
             context.dense_tasks = done.get("tasks", {})
+            context.certificate = done["certificate"]
         context.dense_perplexity = phase.perplexity or {}

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoModelForCausalLM
 
-from workers.engine import positions
-from workers.engine.errors import BrokenResultError
 from workers.engine.numerics import autocast
 from workers.engine.speed import measure
+from workers.engine.stock import load
 from workers.engine.weights import Weights
 from workers.phases import adapter, benchmarks, collapse
 from workers.phases.base import Context, PhaseRun
@@ -78,15 +76,4 @@ def _latency(context: Context, model: nn.Module) -> dict[str, Any]:
 
 
 def _load(context: Context, folder: Path) -> nn.Module:
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=context.compute_dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    if info["missing_keys"] or info["mismatched_keys"]:
-        raise BrokenResultError("the written model lacks tensors", hint="Report this.")
-    loaded: nn.Module = positions.in_integers(model.to(context.device).eval())
-    return loaded
+    return load(folder, dtype=context.compute_dtype, device=context.device)

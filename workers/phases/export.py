@@ -45,7 +45,7 @@ def write_model(context: Context) -> Written:
 
     def entry(name: str) -> TensorEntry:
         def read() -> torch.Tensor:
-            tensor = weights.get(name)
+            tensor = weights.get(context.streamed.twins.get(name, name))
             nonzero[name] = int(torch.count_nonzero(tensor))
             if tensor.is_floating_point():
                 require_finite(tensor, what="the values", module=name)
@@ -65,6 +65,8 @@ def write_model(context: Context) -> Written:
 
 def _write_config(context: Context) -> None:
     config: dict[str, Any] = json.loads((context.model_dir / "config.json").read_text())
+    if context.streamed.separate_head is not None:
+        config["tie_word_embeddings"] = False
     if context.weights.cast is not None:
         config.pop("torch_dtype", None)  # the older name of the same field
         config["dtype"] = name_of(context.weights.cast)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
 
 import torch
 from safetensors import SafetensorError
 
-from app.specs.lifecycle import Phase
+from app.errors import SourceRefused
+from app.specs.lifecycle import ErrorClass, Phase
 from workers.engine.errors import EngineError
 from workers.messages import ErrorInfo
 
@@ -27,6 +31,8 @@ _DEVICE_LOST = (
 )  # fmt: skip
 """A broken GPU, or none where one was promised: after most of these the process can use it no more."""
 
+_STORAGE = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EROFS)
+"""A disk or a mount that failed."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,44 +47,58 @@ def _says(error: BaseException, words: tuple[str, ...]) -> bool:
     return any(each in str(error) for each in words)
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One class of errors that no exception class of ours tells."""
+
+    class_: ErrorClass
+    message: str
+    hint: str
+    fits: Callable[[BaseException], bool]
+
+
+_KINDS: Final = (
+    _Kind(
+        "gpu_oom", "The device ran out of memory.",
+        "Use fewer or shorter calibration samples, or a device with more memory.",
+        lambda error: isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_DEVICE_MEMORY),
+    ),
+    _Kind(
+        "device_lost", "The GPU failed or cannot be reached.",
+        "See the GPU's state on the worker (nvidia-smi, dmesg); the job's log has the driver's words.",
+        lambda error: isinstance(error, torch.AcceleratorError) or _says(error, _DEVICE_LOST),
+    ),
+    _Kind(
+        "host_oom", "The machine ran out of memory.",
+        "Use fewer or shorter calibration samples, or a machine with more memory.",
+        lambda error: isinstance(error, MemoryError) or _says(error, _NO_MEMORY),
+    ),
+    _Kind("disk_full", "The disk is full.", "Free space on the worker.", _is_disk_full),
+    _Kind(
+        "storage", "A file of the worker could not be read or written.", "Check the worker's disks and mounts.",
+        lambda error: isinstance(error, OSError) and error.errno in _STORAGE,
+    ),
+)  # fmt: skip
+"""Each may go well at another attempt."""
+
+
 def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
-    """Name the class, whether another attempt may help, and a way out."""
+    """Name the class, whether another attempt may help, and a way out.
+
+    What stock loaders raise was given its class where it was raised: what is left is ours.
+    """
     if isinstance(error, EngineError):
         return ErrorInfo(
             class_=error.class_, retryable=False, phase=phase, module=error.module, hint=error.hint, message=str(error)
         )
-    if isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_DEVICE_MEMORY):
+    if isinstance(error, SourceRefused):
         return ErrorInfo(
-            class_="gpu_oom",
-            retryable=True,
-            phase=phase,
-            hint="Use fewer or shorter calibration samples, or a device with more memory.",
-            message="The device ran out of memory.",
-        )
-    if isinstance(error, torch.AcceleratorError) or _says(error, _DEVICE_LOST):
-        return ErrorInfo(
-            class_="device_lost",
-            retryable=True,
-            phase=phase,
-            hint="See the GPU's state on the worker (nvidia-smi, dmesg); the job's log has the driver's words.",
-            message="The GPU failed or cannot be reached.",
-        )
-    if isinstance(error, MemoryError) or _says(error, _NO_MEMORY):
-        return ErrorInfo(
-            class_="host_oom",
-            retryable=True,
-            phase=phase,
-            hint="Use fewer or shorter calibration samples, or a machine with more memory.",
-            message="The machine ran out of memory.",
-        )
-    if _is_disk_full(error):
-        return ErrorInfo(
-            class_="disk_full",
-            retryable=True,
-            phase=phase,
-            hint="Free space on the worker.",
-            message="The disk is full.",
-        )
+            class_=cast("ErrorClass", error.error_class), retryable=False, phase=phase, module=error.module,
+            hint=error.hint, message=error.message,
+        )  # fmt: skip
+    for kind in _KINDS:
+        if kind.fits(error):
+            return ErrorInfo(class_=kind.class_, retryable=True, phase=phase, hint=kind.hint, message=kind.message)
     return ErrorInfo(
         class_="internal",
         retryable=False,

@@ -65,6 +65,7 @@ def build(
             "packed_bytes": _PACKED[spec_format != "safetensors"],
         },
         "gate": judge(context.request.spec.gate, context.dense_perplexity, perplexity, achieved),
+        "certificate": context.certificate,
         "environment": context.environment,
         "warnings": context.warnings,
     }

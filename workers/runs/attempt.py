@@ -188,10 +188,10 @@ class _Attempt:
         (self._workspace / "artifact").mkdir()
         request = ComputeRequest(
             spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=model_name(self._request.source),
-            datasets=fetched.datasets, workspace=str(self._workspace), artifact_dir=str(self._workspace / "artifact"),
+            datasets=fetched.datasets, dropped_keys=fetched.dropped_keys, workspace=str(self._workspace),
+            artifact_dir=str(self._workspace / "artifact"), threads=settings.threads, device=settings.device,
             member_dirs=self._family.member_dirs(self._workspace, between=self._keeper.check),
-            member_trained=self._family.trained, spread=True,
-            checkpoints=self._restore(), threads=settings.threads, device=settings.device,
+            member_trained=self._family.trained, spread=True, checkpoints=self._restore(),
             tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
             max_host_memory_bytes=self._request.limits.max_host_memory_bytes,
             max_device_memory_bytes=self._request.limits.max_device_memory_bytes,

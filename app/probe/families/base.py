@@ -164,6 +164,7 @@ class Family(BaseModel, ABC):
         """The parameter that a tensor of the files is, by name."""
         for pattern, replacement in self.other_names:
             tensor = re.sub(pattern, replacement, tensor)
+        tensor = tensor.removeprefix(self.base) if tensor.startswith(f"{self.base}lm_head.") else tensor
         return tensor if tensor.startswith((self.base, "lm_head.")) else f"{self.base}{tensor}"
 
 

@@ -67,7 +67,7 @@ def test_the_other_sparsity_runs_no_calibration(
     (first.folder / "checkpoints" / "calibrating").rename(second.folder / "checkpoints" / "calibrating")
     seen: list[nn.Module] = count_forwards(monkeypatch)
     second.attempt()
-    assert len(seen) == forwards, "only the few tokens that errors are measured on, two blocks"
+    assert len(seen) == 2 + forwards, "the certificate, and the few tokens that errors are measured on, two blocks"
     assert _model(second) == _model(alone) != _model(first)
 
 

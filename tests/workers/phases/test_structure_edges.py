@@ -16,7 +16,7 @@ from tests.fixtures.tiny_models import write_tiny_model
 from tests.workers.phases.test_structure import logits, report_of, run
 from workers import child
 from workers.engine.walk import Stream, windows_per_batch
-from workers.phases import room
+from workers.phases import certificate, room
 from workers.phases.base import Context
 
 DEPTH: dict[str, Any] = {"method": "angular", "pattern": {"kind": "depth", "count": 1}}
@@ -42,7 +42,7 @@ def test_a_cheap_criterion_of_blocks_costs_one_pass_of_the_calibration_text(
     monkeypatch.setattr(Stream, "output", counted)
     run(tmp_path, deep, texts, {"method": method, "sparsity": 0.5})
     assert windows_per_batch(32) >= 12, "one batch"
-    assert seen == [12] * 4
+    assert seen == [certificate.WINDOWS] * 4 + [12] * 4, "the certificate, then the calibration"
 
 
 def test_a_multiple_that_does_not_divide_takes_nothing_where_nothing_goes(

@@ -17,6 +17,10 @@ from workers.engine.errors import UnsupportedArchitectureError
 from workers.engine.model import StreamedModel
 from workers.engine.weights import INDEX, Weights
 
+_PER_BLOCK = frozenset({"layer_types", "mlp_layer_types", "no_rope_layers", "attention_layers", "layers_block_type"})
+"""Lists of configurations that have one item per block."""
+_OF_THE_MODEL = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id", "mlp_only_layers"})
+"""Lists that have as many items as there are blocks by chance alone, or that are dealt with by name."""
 _LAYER_DEPENDENT = ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
 """Settings under which a block computes something else at another depth."""
 
@@ -48,6 +52,8 @@ def write_reshaped(folder: Path, source: StreamedModel, weights: Weights, shape:
     write_model(folder, entries)
     config = json.loads((weights.model_dir / "config.json").read_text())
     config.update(_depth_settings(source, config, shape.blocks))
+    if source.separate_head is not None:
+        config["tie_word_embeddings"] = False
     for name, value in shape.settings.items():
         _set(config, source, name, value)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -96,12 +102,18 @@ def spelled(source: StreamedModel, name: str) -> str:
 
 
 def _depth_settings(source: StreamedModel, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The number of blocks, and every list that has one item per block."""
+    """The number of blocks, and the lists that have one item per block."""
     total = len(source.layout.blocks)
     if len(kept) == total:
         return {}
     settings: dict[str, Any] = {spelled(source, "num_hidden_layers"): len(kept)}
-    per_block = {name: value for name, value in config.items() if isinstance(value, list) and len(value) == total}
+    lists = {name: value for name, value in config.items() if isinstance(value, list) and len(value) == total}
+    if unknown := sorted(lists.keys() - _PER_BLOCK - _OF_THE_MODEL):
+        raise UnsupportedArchitectureError(
+            f"{unknown[0]} of config.json has as many items as there are blocks, and may be a list of them",
+            hint="Prune its width, not its depth.", module="config.json",
+        )  # fmt: skip
+    per_block = {name: value for name, value in lists.items() if name in _PER_BLOCK}
     kinds = getattr(source.config, "layer_types", None)
     if isinstance(kinds, list) and len(kinds) == total:
         per_block["layer_types"] = kinds  # derived by the family's class from a depth that no longer holds
@@ -111,11 +123,19 @@ def _depth_settings(source: StreamedModel, config: Mapping[str, Any], kept: Sequ
 
 def _dense_among_experts(source: StreamedModel, kept: Sequence[int]) -> dict[str, Any]:
     """Which of the blocks that stay have no experts, by their new numbers; families that count them say so."""
-    if not hasattr(source.config, "mlp_only_layers"):
+    routed = [any(matrix.routed for matrix in block.matrices) for block in source.layout.blocks]
+    dense = [new for new, old in enumerate(kept) if not routed[old]]
+    if hasattr(source.config, "mlp_only_layers"):
+        return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
+    if all(routed) or not any(routed):
         return {}
-    blocks = source.layout.blocks
-    dense = [new for new, old in enumerate(kept) if not any(matrix.routed for matrix in blocks[old].matrices)]
-    return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
+    leading = routed.index(True)
+    if getattr(source.config, "first_k_dense_replace", None) == leading and all(routed[leading:]):
+        return {"first_k_dense_replace": len(dense)}
+    raise UnsupportedArchitectureError(
+        "config.json says in a way that is not known here which blocks have experts",
+        hint="Prune its width or its experts, not its depth.", module="config.json",
+    )  # fmt: skip
 
 
 def _new_names(source: StreamedModel, weights: Weights, shape: Shape) -> dict[str, str]:
