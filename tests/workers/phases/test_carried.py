@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer
 
 from tests.fixtures.carried import CARRIED, TEMPLATES, files_below, model_with
 from tests.fixtures.jobs import local_job
+from tests.fixtures.tiny_models import write_tiny_model
 from workers.targets.mlmodel import layout
 
 CUT: dict[str, Any] = {"prune": [{"method": "angular", "pattern": {"kind": "depth", "count": 1}}]}
@@ -31,3 +33,11 @@ def test_the_artifact_has_all_of_it(spec: dict[str, Any], tmp_path: Path, texts:
     at_mlflow = layout(job.artifact, tmp_path / "scratch")
     for name in (*TEMPLATES, "processor_config.json"):
         assert at_mlflow[f"components/tokenizer/{name}"].read_bytes() == at_mlflow[f"model/{name}"].read_bytes()
+
+
+def test_stop_tokens_that_are_as_many_as_blocks_survive_a_cut_in_depth(tmp_path: Path, texts: Path) -> None:
+    source = write_tiny_model(tmp_path / "model", num_hidden_layers=3, eos_token_id=[0, 1, 2])
+    job = local_job(tmp_path / "job", source, texts, **CUT)
+    job.attempt()
+    config = json.loads((job.artifact / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["eos_token_id"]) == (2, [0, 1, 2])
