@@ -21,8 +21,10 @@ from app.errors import AppError
 from app.lanes import Lanes
 
 MOST_AT_ONCE = 64
-GROUP_SECONDS = 0.02
+GROUP_SECONDS = 0.01
 """After so long a group is committed, and what still waits comes with the next one: nobody waits for a long group."""
+SHARED_SECONDS = 0.002
+"""The same where several projects wait: what one of them has queued must not hold up the other's answer."""
 MOST_WAITING = 1000
 """Of one lane: a project with more of them waiting is asked to come again."""
 _DEADLOCK = "40P01"
@@ -88,14 +90,16 @@ class GroupCommit:
 
     def _commit(self, group: list[_Waiting[Any]], *, more: bool = False) -> None:
         """Write and commit a group; with `more`, what comes meanwhile joins it for a moment."""
-        began = time.monotonic()
+        began, longest = time.monotonic(), GROUP_SECONDS
         try:
             with self._database.unit_of_work() as session, deferring(session):
                 now = clock(session)
                 for waiting in group:  # which grows
                     waiting.refusal = None
                     self._write(waiting, session, now)
-                    room = more and len(group) < MOST_AT_ONCE and time.monotonic() - began < GROUP_SECONDS
+                    room = more and len(group) < MOST_AT_ONCE and time.monotonic() - began < longest
+                    if self._waiting.shared:
+                        longest = SHARED_SECONDS
                     if room and (another := self._next(wait=False)) is not None:
                         group.append(another)
         except BaseException as error:  # noqa: BLE001 - it is the callers' to handle

@@ -1,0 +1,137 @@
+"""A second tenant beside a thousand items of the first: its post, webhook, look-up and claim, and the same alone."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from app import outbound
+from app.db.commits import GroupCommit
+from app.db.job import Job
+from app.db.session import Database
+from app.lanes import Rooms
+from app.settings import Settings
+from tests.fixtures.figures import load, record
+from tests.fixtures.runs import Bench, job_fields
+from tests.workers.runs.test_claim import claim, worker
+from tests.workers.runs.test_spoiled_items import queued_webhook
+from tests.workers.runs.test_turns import queue
+from workers.runs.deliver import Dispatcher
+
+pytestmark = [pytest.mark.load, pytest.mark.timeout(900)]
+
+MANY, TRIES = 1000, 7
+FLOOR_SECONDS = sys.getswitchinterval()
+"""Five milliseconds, for which a thread may wait for another one of its process: what is shorter tells nothing."""
+
+
+def _ratio(alone: Callable[[], float], beside: Callable[[], float]) -> tuple[float, float, float]:
+    first, second = (statistics.median(measure() for _ in range(TRIES)) for measure in (alone, beside))
+    return first, second, max(second, FLOOR_SECONDS) / max(first, FLOOR_SECONDS)
+
+
+def _post(database: Database, many: int) -> float:
+    """Seconds of one write of a job beside writes of another project that wait."""
+    commits = GroupCommit(database)
+
+    def writes(project: str) -> Callable[[Session, Any], None]:
+        return lambda session, now: session.add(Job(**(job_fields("steady", now) | {"project_id": project})))
+
+    others = [commits.put(writes("prj_many"), lane="prj_many") for _ in range(many)]
+    began = time.monotonic()
+    commits.put(writes("prj_few"), lane="prj_few").result(120)
+    seconds = time.monotonic() - began
+    for other in others:
+        other.result(120)
+    commits.close()
+    return seconds
+
+
+def _look_up(many: int) -> float:
+    """Seconds of one look-up beside those of another project, each of which takes a tenth of a second."""
+
+    async def scene() -> float:
+        rooms = Rooms(16, per_project=4, waiting=MANY)
+        others = [asyncio.create_task(rooms.run("prj_many", lambda: time.sleep(0.1))) for _ in range(many)]
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        await rooms.run("prj_few", lambda: time.sleep(0.1))
+        seconds = time.monotonic() - began
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        return seconds
+
+    return asyncio.run(scene())
+
+
+def _webhook(database: Database, settings: Settings, many: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds until one webhook arrives beside those of another project's endpoints, each of which takes a second."""
+    arrived = threading.Event()
+
+    def post(target: outbound.Target, *_: object, **__: object) -> outbound.Answer:
+        if "few" in target.host:
+            arrived.set()
+        else:
+            time.sleep(1)
+        return outbound.Answer(204, None, "")
+
+    monkeypatch.setattr(outbound, "post", post)
+    with database.unit_of_work() as session:
+        for _ in range(many):
+            queued_webhook(session, settings, "prj-many")
+    dispatcher, stop = Dispatcher(database, settings), threading.Event()
+    thread = threading.Thread(target=dispatcher.run, args=(stop,))
+    thread.start()
+    time.sleep(1 if many else 0)
+    with database.unit_of_work() as session:
+        queued_webhook(session, settings, "prj-few")
+    began = time.monotonic()
+    assert arrived.wait(120)
+    seconds = time.monotonic() - began
+    stop.set()
+    thread.join()
+    return seconds
+
+
+def _claim(bench: Bench, many: int) -> float:
+    """Seconds until a worker holds the one job of a project."""
+    with bench.database.unit_of_work() as session:
+        session.execute(delete(Job))
+    if many:
+        queue(bench, "prj_many", many)
+        claim(bench, worker("wrk_other"))
+    (job,) = queue(bench, "prj_few", 1)
+    began = time.monotonic()
+    assert claim(bench, worker("wrk_a")) == job
+    return time.monotonic() - began
+
+
+def test_a_second_tenant_waits_no_longer_than_three_times_beside_a_thousand_items_of_the_first(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(postgres_url, tmp_path)
+    found = {
+        "post": _ratio(lambda: _post(bench.database, 0), lambda: _post(bench.database, MANY - 1)),
+        "look-up": _ratio(lambda: _look_up(0), lambda: _look_up(MANY)),
+        "claim": _ratio(lambda: _claim(bench, 0), lambda: _claim(bench, MANY)),
+        "webhook": _ratio(
+            lambda: _webhook(bench.database, bench.settings, 0, monkeypatch),
+            lambda: _webhook(bench.database, bench.settings, MANY // TRIES, monkeypatch),
+        ),
+    }
+    bench.database.dispose()
+    told = "; ".join(f"{name} {a * 1e3:.1f} -> {b * 1e3:.1f} ms ({r:.1f} x)" for name, (a, b, r) in found.items())
+    record("load", f"one item of a tenant beside {MANY:,} of another (post, look-up, claim, webhook; medians)",
+           "<= 3 x alone (5 ms where that is less)", f"{told}; {load()}")  # fmt: skip
+    assert max(ratio for _, _, ratio in found.values()) <= 3, told
