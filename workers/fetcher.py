@@ -21,7 +21,6 @@ from app.errors import Problem, SourceRefused
 from app.probe import check, probe, sanitised_config
 from app.probe.config import dropped_keys
 from app.probe.headers import refuse_disguised, weight_files
-from app.probe.tokenizer import require_tame
 from app.specs.base import fingerprint
 from app.specs.dataset import Dataset
 from app.specs.job import CompressionSpec
@@ -77,7 +76,6 @@ class _Fetcher:
             # Links of a local model must stay below the allowed folders; the cache's files are our own.
             roots = self._access.roots if self._request.job.source.kind == "local" else ()
             facts = probe(folder, roots, whole=True)
-            require_tame(folder)
             spec = self._request.job.spec
             if problems := check(spec, facts):
                 raise _InvalidForModel(problems)

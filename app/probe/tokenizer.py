@@ -9,14 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from app.errors import UnsafeSource
-from app.probe.documents import read_object
 
 NAME: Final = "tokenizer.json"
-MAX_FILE_BYTES: Final = 64 * 2**20
 MAX_GROWTH: Final = 32
 """What normalizers may make of one byte: `▁` for a space is 3."""
 MAX_WORD: Final = 64
@@ -48,13 +45,6 @@ _STEPS: Final[Mapping[str, frozenset[str]]] = {
 }  # fmt: skip
 _MODELS: Final = frozenset({"BPE", "WordPiece", "WordLevel", "Unigram"})
 _INSIDE: Final = ("normalizers", "pretokenizers", "processors", "decoders")
-
-
-def require_tame(directory: Path) -> None:
-    """Raise UnsafeSource where a model's tokenizer.json holds what could run wild; nothing where it has none."""
-    path = directory / NAME
-    if path.is_file():
-        look_through(read_object(path, max_bytes=MAX_FILE_BYTES))
 
 
 def look_through(document: Mapping[str, Any]) -> None:

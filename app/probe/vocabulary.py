@@ -10,6 +10,7 @@ from app.errors import UnsafeSource
 from app.probe.documents import read_object
 from app.probe.families import Family
 from app.probe.headers import refuse_disguised
+from app.probe.tokenizer import look_through
 
 FAST: Final = "tokenizer.json"
 PAIR: Final = ("vocab.json", "merges.txt")
@@ -32,7 +33,7 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
     """
     if (directory / FAST).is_file():
         if FAST not in unread:
-            _hold(_fast_ids(directory / FAST), family, FAST)
+            _look_at_fast(directory / FAST, family)
         return None
     if all((directory / name).is_file() for name in PAIR):
         if not _reads_a_pair(directory, family):
@@ -61,15 +62,15 @@ def _reads_a_pair(directory: Path, family: Family) -> bool:
     return isinstance(named, str) and named.removesuffix("Fast") in _READ_A_PAIR
 
 
-def _fast_ids(path: Path) -> list[object]:
-    """Every id of a tokenizer.json."""
+def _look_at_fast(path: Path, family: Family) -> None:
     document = _read(path)
     model, added = document.get("model"), document.get("added_tokens", [])
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict | list) or not vocabulary or not isinstance(added, list | None):
         raise UnsafeSource(f"{path.name} is not a tokenizer: it has no vocabulary.", hint=SAVE, module=path.name)
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
-    return ids + [token.get("id") for token in added or () if isinstance(token, dict)]
+    _hold([*ids, *(token.get("id") for token in added or () if isinstance(token, dict))], family, path.name)
+    look_through(document)
 
 
 def _look_at_pair(directory: Path, family: Family) -> None:

@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.storage.s3 import S3Store
 from tests.app.api.conftest import submit
 from tests.fixtures import rows
+from tests.fixtures.carried import CARRIED
 from tests.fixtures.hub import Hub, hub
 from workers.runs.publications import Publisher
 
@@ -28,7 +29,7 @@ __all__ = ["hub"]
 TOKEN = "hf_WriterCanary"
 FILES = {
     "config.json": b"{}", "README.md": b"---\ntags: [espalier]\n---\n# x\n", "model.safetensors": b"w" * 5000,
-    "manifest.json": b'{"files": []}',
+    "manifest.json": b'{"files": []}', **CARRIED,
 }  # fmt: skip
 
 

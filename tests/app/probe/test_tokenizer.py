@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import UnsafeSource
-from app.probe.tokenizer import look_through, require_tame
+from app.probe.tokenizer import look_through
 
 MODEL = Path("app/cli/demo_model")
 PLAIN: dict[str, Any] = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
@@ -87,7 +87,7 @@ def test_tokenizers_of_the_families_pass(document: dict[str, Any]) -> None:
 
 
 def test_the_demo_models_tokenizer_passes() -> None:
-    require_tame(MODEL)
+    look_through(json.loads((MODEL / "tokenizer.json").read_bytes()))
 
 
 @pytest.mark.parametrize(("document", "word"), WILD, ids=range(len(WILD)))
@@ -96,10 +96,3 @@ def test_tokenizers_that_could_run_wild_are_unsafe(document: dict[str, Any], wor
         look_through(PLAIN | document)
     assert caught.value.module == "tokenizer.json"
     assert caught.value.hint
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 1, "model": 2}', "[" * 100_000, json.dumps([1])])
-def test_files_that_are_no_object_are_unsafe(text: str, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(text)
-    with pytest.raises(UnsafeSource, match=r"tokenizer\.json"):
-        require_tame(tmp_path)

@@ -36,6 +36,12 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "negative ids": (b'{"model": {"vocab": {"a": -1}}}', "no numbers"),
     "larger than the embedding": (json.dumps({"model": {"vocab": TOO_LARGE}}).encode(), "48 rows"),
     "a list larger than the embedding": (json.dumps({"model": {"vocab": [["a", 0.0]] * 49}}).encode(), "48 rows"),
+    "a step that is a bomb": (
+        json.dumps(
+            TOKENIZER | {"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 9999}}
+        ).encode(),
+        "normalizer",
+    ),
     "tokens added beyond": (json.dumps(TOKENIZER | {"added_tokens": [{"id": 48}]}).encode(), "48 rows"),
 }
 
