@@ -56,6 +56,8 @@ class Job(OfProject, Base):
               postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
               sqlite_where=text("state IN ('running', 'pausing', 'cancelling')")),
         Index("ix_jobs_list", "project_id", "id"),
+        # In the order in which equal work is looked for, lest every POST reads all jobs of its project.
+        Index("ix_jobs_work", "project_id", "work_hash", "id"),
         # What a quota counts, and where a job stands.
         Index("ix_jobs_queued", "project_id", "worker_class", "turn", "id", postgresql_where=text("state = 'queued'"),
               sqlite_where=text("state = 'queued'")),
@@ -81,7 +83,7 @@ class Job(OfProject, Base):
     """W3C Trace Context of the request that made it, where traces are asked for."""
     resolved_spec: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
     resolved_revision: Mapped[str | None]
-    work_hash: Mapped[str | None] = mapped_column(index=True)
+    work_hash: Mapped[str | None]
     reused_from: Mapped[str | None]
     """The job that did the work."""
     engine_version: Mapped[str]
