@@ -8,7 +8,7 @@ from sqlalchemy.exc import ArgumentError
 from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
 
 LEAST_SECRET = 16
-"""Characters of a pepper: a shorter one is found by trying."""
+"""Characters of the pepper, and of each key that seals credentials: a shorter one is found by trying."""
 _OF_ONE_MACHINE = ("filesystem:", "memory:", "sqla+sqlite", "sqlalchemy+sqlite")
 """Brokers that another host, or another process, does not hear."""
 
@@ -17,14 +17,14 @@ def refuse_unsafe_production(settings: Settings) -> None:
     """Raise ValueError when production would run with what is only safe on one machine."""
     if settings.mode != "production":
         return
+    pepper, keys = settings.api_key_pepper.get_secret_value(), settings.credentials_key.get_secret_value()
     faults = {
-        "ESPALIER_API_KEY_PEPPER is the default": settings.api_key_pepper.get_secret_value() == DEFAULT_PEPPER,
-        f"ESPALIER_API_KEY_PEPPER has fewer than {LEAST_SECRET} characters": len(
-            settings.api_key_pepper.get_secret_value()
-        )
-        < LEAST_SECRET,
-        "ESPALIER_CREDENTIALS_KEY is the default": DEFAULT_CREDENTIALS_KEY
-        in settings.credentials_key.get_secret_value(),
+        "ESPALIER_API_KEY_PEPPER is the default": pepper == DEFAULT_PEPPER,
+        f"ESPALIER_API_KEY_PEPPER has fewer than {LEAST_SECRET} characters": len(pepper) < LEAST_SECRET,
+        "ESPALIER_CREDENTIALS_KEY is the default": DEFAULT_CREDENTIALS_KEY in keys,
+        f"ESPALIER_CREDENTIALS_KEY has a key of fewer than {LEAST_SECRET} characters": any(
+            len(key.strip()) < LEAST_SECRET for key in keys.split(",")
+        ),
         **_database_faults(settings),
         "ESPALIER_BROKER_URL is missing": not settings.broker_url,
         "ESPALIER_BROKER_URL is a broker of one machine": settings.broker_url.lower().startswith(_OF_ONE_MACHINE),

@@ -158,6 +158,9 @@ def test_production_starts_with_what_it_needs() -> None:
         ("store_url", "", "ESPALIER_STORE_URL is missing"),
         ("store_url", "file:///srv/store", "ESPALIER_STORE_URL is a folder"),
         ("api_key_pepper", "insecure-embedded-pepper", "ESPALIER_API_KEY_PEPPER is the default"),
+        ("api_key_pepper", "p" * 15, "ESPALIER_API_KEY_PEPPER has fewer than 16 characters"),
+        *(("credentials_key", keys, "ESPALIER_CREDENTIALS_KEY has a key of fewer than 16 characters")
+          for keys in ("", "a", "k" * 32 + ", old", ",")),
     ],
 )  # fmt: skip
 def test_production_refuses_by_name_what_is_missing_or_of_one_machine(field: str, value: str, fault: str) -> None:
