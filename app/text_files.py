@@ -36,6 +36,9 @@ _MAGIC: Final = (
     (b"SQLite format", "a database", _AS_LINES), (b"\x89HDF", "an HDF5 file", _AS_LINES),
     (b"version https://git-lfs", "a Git LFS pointer", "Run `git lfs pull`."),
 )  # fmt: skip
+AS_ROWS: Final = "One object in each line, or one list of objects."
+_ROW: Final = re.compile(r"(?:[\s,\x00\x1e\ufeff]|null\b)*+(.)", re.DOTALL)
+"""The beginning of the next row that is there."""
 _JSON_LINE: Final = re.compile(r"\s*\{.*\}\s*")
 
 
@@ -52,7 +55,7 @@ class Look:
     """What the beginning of a file tells."""
 
     columns: tuple[str, ...] = ()
-    """Of its first row; none where it has no rows, or the first one is not told by so few bytes."""
+    """Of its first rows; none where it has no rows, or the first one is not told by so few bytes."""
 
 
 def form_of(name: str) -> Form:
@@ -78,6 +81,8 @@ def encoding_of(head: bytes, name: str) -> str:
     """Return the encoding of a file by its first bytes, marks of byte order included; raises DatasetRefused."""
     for magic, what, hint in _MAGIC:
         if head.startswith(magic):
+            if what == "gzip" and name.lower().endswith(".gz"):
+                raise DatasetRefused(f"{name} is packed twice.", hint="Unpack it once.")
             raise DatasetRefused(f"{name} is {what}, and its name says something else.", hint=hint)
     return json.detect_encoding(head) if len(head) >= 2 else "utf-8"
 
@@ -132,16 +137,23 @@ def look(name: str, head: bytes, *, whole: bool) -> Look:
 
 
 def _columns(text: str, name: str) -> tuple[str, ...]:
-    if text and text[0] != "{":
-        raise DatasetRefused(f"{name} has no JSON objects.", hint="One object in each line, or one list of objects.")
-    try:
-        row, _ = json.JSONDecoder(strict=False, parse_int=float).raw_decode(text)
-    except (ValueError, RecursionError):  # cut, perhaps: the reader tells
-        return ()
-    return tuple(row) if isinstance(row, dict) else ()
+    decoder, at = json.JSONDecoder(strict=False, parse_int=float), 0
+    found: dict[str, None] | None = None
+    while match := _ROW.match(text, at):
+        if match[1] != "{":
+            if found is not None:
+                break  # the reader tells
+            raise DatasetRefused(f"{name} has no JSON objects.", hint=AS_ROWS)
+        try:
+            row, at = decoder.raw_decode(text, match.start(1))
+        except (ValueError, RecursionError):  # cut, perhaps: the reader tells
+            break
+        found = (found or {}) | dict.fromkeys(row)
+    return tuple(found or ())
 
 
 def no_column(name: str, column: str, columns: tuple[str, ...]) -> DatasetRefused:
     """The refusal of a column that is not there."""
     there = ", ".join(columns[:20])[:400]
-    return DatasetRefused(f"{name} has no text in `{column}`.", hint=f"Name one of its columns: {there}.")
+    hint = f"Name one of its columns: {there}." if there else "It has no columns."
+    return DatasetRefused(f"{name} has no text in `{column}`.", hint=hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any, Final
 
 from app.errors import UnsafeSource
@@ -55,8 +56,8 @@ def look_through(document: Mapping[str, Any]) -> None:
             raise _unsafe(part, f"has more than {MAX_STEPS} steps")
         growth = 1.0
         for step in steps:
-            if step.get("type") not in allowed:
-                raise _unsafe(part, f"has a step that is not known: {str(step.get('type'))[:60]!r}")
+            if (kind := str(step.get("type"))) not in allowed:
+                raise _unsafe(part, f"has a step that is not known: {kind[:60]!r}")
             _require_small(step, part)
             growth *= _growth(step, part)
         if growth > MAX_GROWTH:
@@ -77,8 +78,8 @@ def _steps(step: object, part: str, *, depth: int) -> Iterator[dict[str, Any]]:
         raise _unsafe(part, "is no step, or nests them too deeply")
     yield step
     if step.get("type") == "Sequence":
-        inside: list[object] = next((step[name] for name in _INSIDE if isinstance(step.get(name), list)), [])
-        for other in inside[: MAX_STEPS + 1]:
+        inside = chain.from_iterable(step[name] for name in _INSIDE if isinstance(step.get(name), list))
+        for other in islice(inside, MAX_STEPS + 1):
             yield from _steps(other, part, depth=depth + 1)
 
 
@@ -131,15 +132,16 @@ def _require_short_words(encoded: object, part: str) -> None:
 def _look_at_model(model: object) -> None:
     if not isinstance(model, dict):
         raise _unsafe("model", "is missing")
-    kind = model.get("type", "BPE")  # old files do not say it
+    kind = str(model.get("type", "BPE"))  # old files do not say it
     if kind not in _MODELS:
-        raise _unsafe("model", f"is of a kind that is not known: {str(kind)[:60]!r}")
+        raise _unsafe("model", f"is of a kind that is not known: {kind[:60]!r}")
     vocabulary, merges = model.get("vocab"), model.get("merges") or []
     if not isinstance(vocabulary, dict | list) or not isinstance(merges, list):
         raise _unsafe("model", "has no vocabulary, or merges that are no list")
     if len(vocabulary) > MAX_TOKENS or len(merges) > MAX_TOKENS:
         raise _unsafe("model", f"has more than {MAX_TOKENS:,} tokens or merges")
-    tokens = vocabulary if isinstance(vocabulary, dict) else [pair[0] if pair else "" for pair in vocabulary]
+    pairs = () if isinstance(vocabulary, dict) else vocabulary
+    tokens = [pair[0] if isinstance(pair, list) and pair else None for pair in pairs] or vocabulary
     if any(not isinstance(token, str) or len(token) > MAX_TOKEN for token in tokens):
         raise _unsafe("model", f"has a token of more than {MAX_TOKEN} characters, or one that is no text")
     longest = model.get("max_input_chars_per_word")

@@ -29,7 +29,7 @@ def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
     if columns and dataset.column not in columns:
         there = ", ".join(columns[:20])[:400]
         yield Problem(
-            f"{pointer}/column", "no-such-column", f"the first row has no `{dataset.column}`, it has: {there}"
+            f"{pointer}/column", "no-such-column", f"the first rows have no `{dataset.column}`, they have: {there}"
         )
 
 

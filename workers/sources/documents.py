@@ -79,7 +79,7 @@ def read(files: Iterable[Path], column: str, notes: Notes) -> Iterator[Document]
         with _open(file, form) as stream:
             chunks = _characters(stream, file.name, budget)
             if form.kind == "json":
-                yield from _counted(json_rows.texts(chunks, column, file.name), notes)
+                yield from _counted(json_rows.texts(chunks, column, file.name, given_up=lambda: notes.unread), notes)
             else:
                 yield _plain(chunks, file.name)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from app.errors import DatasetRefused
-from app.text_files import no_column
+from app.text_files import AS_ROWS, no_column
 
 MAX_ROW: Final = 8 * 2**20
 """Characters of one row: what they unfold to has to fit into memory."""
@@ -24,11 +24,19 @@ class _TwiceError(ValueError):
     """An object says the column twice."""
 
 
-def texts(chunks: Iterator[str], column: str, name: str) -> Iterator[str | None]:
-    """Yield the text of every row of a file; None of a row that has none there."""
+def texts(
+    chunks: Iterator[str], column: str, name: str, *, given_up: Callable[[], bool] = lambda: False
+) -> Iterator[str | None]:
+    """Yield the text of every row of a file; None of a row that has none there.
+
+    `given_up`: whether the characters end where no more are read, and not where the file does.
+    """
     first: tuple[str, ...] | None = None
     found = False
-    for number, row in enumerate(_values(chunks, column, name), 1):
+    for number, row in enumerate(_values(chunks, column, name, given_up), 1):
+        if row is None:
+            yield None
+            continue
         if not isinstance(row, dict):
             kind = "a list" if isinstance(row, list) else "a string" if isinstance(row, str) else "no object"
             raise DatasetRefused(
@@ -60,22 +68,27 @@ def _kind(value: object) -> str:
     return "object" if isinstance(value, dict) else "truth value" if isinstance(value, bool) else "number"
 
 
-def _values(chunks: Iterator[str], column: str, name: str) -> Iterator[object]:
+def _values(chunks: Iterator[str], column: str, name: str, given_up: Callable[[], bool]) -> Iterator[object]:
     parse = _parser(column, name)
-    buffer, at, number, ended, listed = "", 0, 0, False, False
+    buffer, at, number, ended, listed, closed = "", 0, 0, False, False, False
     while True:
         at = _end_of(_BETWEEN, buffer, at)
         mark = buffer[at : at + 1]
         if mark == "[" and number == 0 and not listed:
             listed, at = True, at + 1
             continue
+        if mark and closed:
+            raise DatasetRefused(f"{name} has more behind its list.", hint=AS_ROWS)
         if mark == "]" and listed:
-            return
-        if mark and (found := parse(buffer, at, number + 1, ended)) is not None:
+            closed, at = True, at + 1
+            continue
+        if mark and (found := parse(buffer, at, number + 1, ended and not given_up())) is not None:
             number, (value, at) = number + 1, found
             yield value
             continue
         if ended:
+            if listed and not closed and not given_up():
+                raise DatasetRefused(f"{name} ends within its list.", hint="It may be cut: write it again.")
             return
         rest = buffer[at:]
         buffer, at, ended = _more(chunks, rest, wanted=2 * len(rest))
@@ -104,7 +117,8 @@ def _parser(column: str, name: str) -> Callable[[str, int, int, bool], tuple[obj
                 hint = "JSON lines have one object in each line, strings in double quotes."
                 raise DatasetRefused(f"{where} is not JSON: {error.msg}.", hint=hint) from None
         except RecursionError:
-            raise DatasetRefused(f"{where} is not JSON that can be read: nested too deeply.") from None
+            hint = "Leave out what nests so."
+            raise DatasetRefused(f"{where} is not JSON that can be read: nested too deeply.", hint=hint) from None
         if len(buffer) - at > MAX_ROW:
             hint = "Split its document into several rows."
             raise DatasetRefused(f"{where} is longer than {MAX_ROW >> 20} Mi characters.", hint=hint)

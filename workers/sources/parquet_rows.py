@@ -35,7 +35,10 @@ def texts(file: Path, column: str) -> Iterator[str | None]:
     except MemoryError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DatasetRefused(f"{file.name} is not a readable parquet file: {type(error).__name__}.") from None
+        raise DatasetRefused(
+            f"{file.name} is not a readable parquet file: {type(error).__name__}.",
+            hint="It may be damaged, or not of UTF-8 text. Write it again.",
+        ) from None
 
 
 def _text(value: object, name: str) -> str | None:
@@ -49,9 +52,16 @@ def _text(value: object, name: str) -> str | None:
 
 
 def _require_small_footer(file: Path) -> None:
+    whole = file.stat().st_size
     with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - 8))
-        size = int.from_bytes(stream.read(4), "little")
+        stream.seek(max(0, whole - 8))
+        size, magic = int.from_bytes(stream.read(4), "little"), stream.read(4)
+    if magic == b"PARE":
+        raise DatasetRefused(f"{file.name} is encrypted.", hint="Write it without a key.")
+    if magic != b"PAR1" or whole < 12:
+        raise DatasetRefused(f"{file.name} is not a whole parquet file.", hint="Its end is missing: copy it again.")
+    if size > whole - 12:
+        raise DatasetRefused(f"{file.name} is damaged: its end lies before its beginning.", hint="Write it again.")
     if size > MAX_FOOTER:
         raise DatasetRefused(f"{file.name} describes its columns in {size} bytes.", hint="Write fewer columns.")
 
@@ -59,10 +69,12 @@ def _require_small_footer(file: Path) -> None:
 def _require_strings(schema: pyarrow.Schema, name: str, column: str) -> None:
     if column not in schema.names:
         raise no_column(name, column, tuple(schema.names))
+    if schema.names.count(column) > 1:
+        raise DatasetRefused(f"{name} has a column `{column}` twice.", hint="Give one of the two another name.")
     kind = schema.field(column).type
     types = pyarrow.types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)):
+    if not any(known(kind) for known in (types.is_string, types.is_large_string, types.is_string_view, types.is_null)):
         told = "list" if types.is_nested(kind) and not types.is_struct(kind) else str(kind).split("<")[0]
         raise not_a_text(f"The column of {name}", column, told)

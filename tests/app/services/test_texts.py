@@ -44,8 +44,14 @@ def refusal(folder: Path, name: str, data: bytes, **calibration: Any) -> tuple[s
         ("rows.parquet", LONG, "/path", "parquet"),
         ("rows.txt", LONG, "/path", "jsonl"),
         ("rows.jsonl", LONG.replace(b'"text"', b'"content"'), "/column", "content"),
+        ("rows.jsonl", b'null\n{}\n{"id": 1}\n' + LONG, "", ""),  # the run leaves them out
+        ("rows.json", b'[{"id": 1},' + LONG.strip().replace(b"\n", b",") + b"]", "", ""),
+        ("rows.json", b"[" + b'{"id": 1},' * 99 + b'{"no": 2}]', "/column", "id, no"),
+        ("rows.json", b"[{}]" + b" " * 999, "", ""),
+        ("rows.jsonl", b'{"id": 1}\n' * 99 + b"[", "/column", "id"),
+        ("rows.jsonl.gz", gzip.compress(gzip.compress(LONG)), "/path", "packed twice"),
     ],
-    ids=range(9),
+    ids=range(15),
 )
 def test_a_file_that_cannot_be_read_is_refused(name: str, data: bytes, pointer: str, word: str, tmp_path: Path) -> None:
     found, detail = refusal(tmp_path, name, data)

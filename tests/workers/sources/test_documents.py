@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from app.errors import DatasetRefused
+from app.text_files import HEAD_BYTES
 from workers.sources import documents
 
 
@@ -46,6 +48,7 @@ READ: list[tuple[str, bytes, set[str]]] = [
     ("rows.jsonl", b'{"text": "Gr\\u00fcn", "x": NaN, "y": 1e999}\n{"text": "w\xc3\xa4chst"}', set()),
     ("rows.jsonl", f'{{"text": "Grün", "n": {"9" * 5000}}}\n{{"text": "wächst"}}'.encode(), set()),
     ("rows.jsonl", f'{{"text": null}}\n{GIVEN}{{"text": NaN}}\n{{"id": 3}}\n'.encode(), {"rows-skipped"}),
+    ("rows.jsonl", f"null\n{GIVEN}".encode(), {"rows-skipped"}),
     ("rows.jsonl", '{"text": "Gr\\u0000ün"}{"text": "wächst"}'.encode(), {"zeros-left-out"}),
     ("rows.jsonl", '{"meta": {"text": 1}, "text": "Grün"}{"text": "wächst"}'.encode(), set()),
 ]
@@ -78,6 +81,11 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("rows.csv", b"text\nx\n", "to_json"),
     ("ROWS.TSV", b"text\nx\n", "to_json"),
     ("rows.jsonl.zst", b"(\xb5/\xfd", "gzip"),
+    ("rows.jsonl.gz.gz", gzip.compress(gzip.compress(GIVEN.encode())), "packed twice"),
+    ("rows.jsonl.gz", gzip.compress(gzip.compress(GIVEN.encode())), "packed twice"),
+    ("rows.json", f"[{GIVEN.replace(chr(10), ',')}] {GIVEN}".encode(), "behind its list"),
+    ("rows.json", f"[{GIVEN.replace(chr(10), ',')}][]".encode(), "behind its list"),
+    ("rows.json", f"[{GIVEN.replace(chr(10), ',')}".encode(), "cut"),
     ("rows.parquet.gz", b"", "Unpack"),
     ("notes.docx", b"PK\x03\x04", "txt"),
     ("rows.jsonl", gzip.compress(GIVEN.encode()), ".gz"),
@@ -119,7 +127,8 @@ def test_what_is_no_text_is_refused_by_name(name: str, data: bytes, word: str, t
 
 
 STRINGS = [
-    pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+    pyarrow.string(), pyarrow.large_string(), pyarrow.string_view(),
+    pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
 ]  # fmt: skip
 
 
@@ -150,3 +159,46 @@ def test_columns_that_are_no_text_are_refused(values: Any, word: str, tmp_path: 
     assert word in str(caught.value)
     with pytest.raises(DatasetRefused, match="Name one of its columns: text"):
         kept(tmp_path / "rows.parquet", (tmp_path / "rows.parquet").read_bytes(), column="content")
+
+
+def parquet(table: Any, path: Path) -> bytes:
+    pyarrow.parquet.write_table(table, path)
+    return path.read_bytes()
+
+
+SPOILT: list[tuple[Callable[[bytes], bytes], str]] = [
+    (lambda data: data[:-20], "Its end is missing"),
+    (lambda _: b"PAR1PAR1", "Its end is missing"),
+    (lambda data: data[:-4] + b"PARE", "encrypted"),
+    (lambda data: data[:-8] + b"\xff\xff\xff\x7fPAR1", "damaged"),
+    (lambda data: data[:-200] + b"\xab" * 192 + data[-8:], "Write it again"),
+    (lambda data: data[:4] + b"\xab" * 60 + data[64:], "Write it again"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "word"), SPOILT, ids=range(len(SPOILT)))
+def test_a_damaged_parquet_file_is_called_so(spoil: Callable[[bytes], bytes], word: str, tmp_path: Path) -> None:
+    data = parquet(pyarrow.table({"text": ["one two three four five six seven"] * 9}), tmp_path / "rows.parquet")
+    with pytest.raises(DatasetRefused) as caught:
+        kept(tmp_path / "rows.parquet", spoil(data))
+    assert word in str(caught.value)
+
+
+def test_a_column_that_is_there_twice_or_not_at_all(tmp_path: Path) -> None:
+    rows = pyarrow.array(["one"])
+    twice = parquet(pyarrow.Table.from_arrays([rows, rows], names=["text", "text"]), tmp_path / "rows.parquet")
+    with pytest.raises(DatasetRefused, match="`text` twice"):
+        kept(tmp_path / "rows.parquet", twice)
+    with pytest.raises(DatasetRefused, match="It has no columns"):
+        kept(tmp_path / "rows.parquet", parquet(pyarrow.table({}), tmp_path / "rows.parquet"))
+
+
+def test_rows_behind_what_is_read_are_told_and_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MAX_READ_BYTES", HEAD_BYTES + 10)
+    row = json.dumps({"meta": "x" * 999, "text": "a"}) + "\n"
+    text, warned = kept(tmp_path / "rows.jsonl", (row * 3000).encode())
+    assert (set(text.split("\n\n")), warned) == ({"a"}, {"text-unread"})
+    listed, warned = kept(tmp_path / "rows.json", f"[{row.strip()}{(',' + row.strip()) * 3000}]".encode())
+    assert (set(listed.split("\n\n")), warned) == ({"a"}, {"text-unread"})
