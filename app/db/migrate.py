@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import make_url
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from app.db.session import Database
@@ -26,11 +26,28 @@ def run_migrations(url: str, revision: str = "head") -> None:
     config = _config()
     try:
         # IMMEDIATE on SQLite: two migrations started at once take turns.
-        with database.engine.connect().execution_options(espalier_begin="IMMEDIATE") as connection, connection.begin():
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+        with database.engine.connect().execution_options(espalier_begin="IMMEDIATE") as connection:
+            sqlite = connection.dialect.name == "sqlite"
+            if sqlite:
+                _let_tables_be_rebuilt(connection)
+            with connection.begin():
+                config.attributes["connection"] = connection
+                command.upgrade(config, revision)
+                if sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).all()):
+                    raise RuntimeError(f"a migration leaves rows that belong to none: {broken[:5]}")
     finally:
         database.dispose()
+
+
+def _let_tables_be_rebuilt(connection: Connection) -> None:
+    """Let a SQLite migration replace a table (`batch_alter_table`); within a transaction it is too late to say so.
+
+    Else dropping the old one deletes what belongs to its rows, and a view that reads it forbids the new one its name.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    for pragma in ("foreign_keys=OFF", "legacy_alter_table=ON"):
+        driver.execute(f"PRAGMA {pragma}")
 
 
 def previous_revision() -> str:

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from alembic.operations import Operations
+from sqlalchemy import String, select, text
 
 from app.db import hook, job, planning, publication, result, reuse, tenancy, upload, webhook  # noqa: F401 - fills the metadata
 from app.db.base import Base
+from app.db.claimable import CLAIMABLE_VIEW
 from app.db.migrate import is_current, run_migrations
-from app.db.session import Database
+from app.db.session import Database, clock
+from tests.fixtures.runs import job_fields
 from tests.fixtures.services import new_postgres_database
 
 
@@ -101,4 +105,32 @@ def test_a_rule_keeps_the_rights_of_the_key_that_saved_it_last(empty_url: str) -
         shared = session.scalars(select(tenancy.Project)).one().shared_logins
     assert found == {"rul_key": ["hooks:manage"], "rul_local": ["admin"], "rul_gone": [], "rul_unknown": []}
     assert shared == ["huggingface", "mlflow"]
+    database.dispose()
+
+
+def test_a_migration_may_rebuild_a_table_that_views_read_and_rows_belong_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    run_migrations(url)
+    database = Database(url)
+    with database.unit_of_work() as session:
+        now = clock(session)
+        session.add(job.Job(**job_fields("steady", now) | {"id": "job_1"}))
+        session.flush()
+        session.add(job.Event(id="evt_1", job_id="job_1", project_id="prj_default", seq=1, type="job.queued", time=now,
+                              attempt=0, phase=None, data={}))  # fmt: skip
+
+    def rebuild(config: Config, _revision: str) -> None:
+        operations = Operations(MigrationContext.configure(config.attributes["connection"]))
+        for table, column in (("jobs", "name"), ("events", "phase"), ("projects", "name")):
+            with operations.batch_alter_table(table, recreate="always") as batch:
+                batch.alter_column(column, existing_type=String, nullable=True)
+
+    monkeypatch.setattr("alembic.command.upgrade", rebuild)
+    run_migrations(url)
+    with database.reading() as session:
+        assert session.scalars(select(job.Event.id)).all() == ["evt_1"]
+        assert session.scalars(select(CLAIMABLE_VIEW.c.job_id)).all() == ["job_1"]
+        assert session.execute(text("PRAGMA foreign_key_list(events)")).all()[0][2] == "jobs"
     database.dispose()
