@@ -7,18 +7,17 @@ aliases only what changed since the look before, so that a new source does not w
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from app import loops
 from app.db.hook import HookSource
+from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.mlflow import Mlflow, MlflowError, tags_of
 from app.registries.base import RegistryEvent
@@ -29,8 +28,6 @@ from app.settings import Settings
 
 IDLE_SECONDS: Final = 1.0
 THREADS: Final = 4
-BATCH: Final = 16
-"""Sources that are taken at once."""
 OVERLAP_MS: Final = 600_000
 """Read again before the newest version that was seen: versions do not become visible in the order of their times."""
 PROMPT: Final = "mlflow.prompt.is_prompt"
@@ -49,29 +46,36 @@ class _Seen:
 
 
 class RegistrySweep:
-    """One look at the registry of each source, again and again."""
+    """One look at the registry of each source, again and again: the projects take turns, and of each one is read."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
+        self._turns, self._claiming = Turns(), threading.Lock()
+        self._busy: set[str] = set()
+        """Projects of which a registry is being read: one that takes its time holds up nobody else's."""
 
     def run(self, stop: threading.Event) -> None:
         """Look until told to stop; not at all where there is no registry or no interval."""
         if not self._settings.mlflow_tracking_uri or not self._settings.registry_sweep_seconds:
             return
-        loops.run("registries", stop, self.sweep, idle_seconds=IDLE_SECONDS)
+        for number in range(1, THREADS):
+            threading.Thread(target=self._run, args=(stop,), name=f"registry {number}", daemon=True).start()
+        self._run(stop)
 
-    def sweep(self) -> int:
-        """Look at every registry that is due, a few at a time; return how many events nobody had told."""
+    def _run(self, stop: threading.Event) -> None:
+        loops.run("registries", stop, lambda: self.look_once() is not None, idle_seconds=IDLE_SECONDS)
+
+    def look_once(self) -> int | None:
+        """Look at the next registry that is due; return how many events nobody had told, None when none is due."""
+        source = self._claim()
+        if source is None:
+            return None
         found: list[int] = []
-        looked: set[str] = set()
-
-        def look(source: HookSource) -> None:
-            found.append(self._look_behind(source))
-
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="registry") as pool:
-            while batch := self._claim(but=looked):
-                looked |= {source.id for source in batch}
-                list(pool.map(lambda source: loops.each("registries", [source], look, spoiled=self._postpone), batch))
+        try:
+            loops.each("registries", [source], lambda one: found.append(self._look_behind(one)), spoiled=self._postpone)
+        finally:
+            with self._claiming:
+                self._busy.discard(source.project_id)
         return sum(found)
 
     def _look_behind(self, source: HookSource) -> int:
@@ -84,17 +88,24 @@ class RegistrySweep:
             return 0
         return self._record(source.id, seen)
 
-    def _claim(self, *, but: Collection[str]) -> list[HookSource]:
-        """Take some of the sources that are due, by turns of their projects; no other process looks at them too."""
-        with self._database.unit_of_work() as session:
+    def _claim(self) -> HookSource | None:
+        """Take the next source that is due, by turns of the projects; no other process looks at it too."""
+        with self._claiming, self._database.unit_of_work() as session:
             now = clock(session)
-            query = select(HookSource).where(HookSource.kind == "mlflow").order_by(HookSource.id)
-            rows = session.scalars(query.with_for_update(skip_locked=True))
-            chosen = _by_turns([row for row in rows if row.id not in but and _due(row, now)])[:BATCH]
-            later = now + timedelta(seconds=self._settings.registry_sweep_seconds)
-            for row in chosen:
-                row.cursor = {**(row.cursor or {}), "next_at": later.isoformat()}
-        return chosen
+            told = HookSource.cursor["next_at"].as_string()
+            due = and_(
+                HookSource.kind == "mlflow", or_(told.is_(None), told <= _written(now)),
+                HookSource.project_id.not_in(self._busy),
+            )  # fmt: skip
+            for project in self._turns.round(session, HookSource, due):
+                query = select(HookSource).where(due, HookSource.project_id == project)
+                query = query.order_by(told.nulls_first(), HookSource.id).limit(1)
+                if (found := session.scalar(query.with_for_update(skip_locked=True))) is not None:
+                    later = now + timedelta(seconds=self._settings.registry_sweep_seconds)
+                    found.cursor = {**(found.cursor or {}), "next_at": _written(later)}
+                    self._busy.add(project)
+                    return found
+        return None
 
     def _postpone(self, source: HookSource) -> None:
         """Let a source wait that breaks us, longer each time; it is looked at again for as long as it is there."""
@@ -104,7 +115,7 @@ class RegistrySweep:
                 broken = int((row.cursor or {}).get("broken", 0)) + 1
                 pause = max(self._settings.registry_sweep_seconds, loops.delay_seconds(broken))
                 later = clock(session) + timedelta(seconds=pause)
-                row.cursor = {**(row.cursor or {}), "next_at": later.isoformat(), "broken": broken}
+                row.cursor = {**(row.cursor or {}), "next_at": _written(later), "broken": broken}
 
     def _record(self, source_id: str, seen: _Seen) -> int:
         """Write down what is news, and where the next look begins, in one transaction."""
@@ -124,19 +135,9 @@ class RegistrySweep:
         return found
 
 
-def _by_turns(sources: Sequence[HookSource]) -> list[HookSource]:
-    """The first of every project, then the second of every project, and so on."""
-    places: Counter[str] = Counter()
-    numbered = []
-    for source in sources:
-        numbered.append((places[source.project_id], source.id, source))
-        places[source.project_id] += 1
-    return [source for _, _, source in sorted(numbered, key=lambda one: one[:2])]
-
-
-def _due(source: HookSource, now: datetime) -> bool:
-    told = (source.cursor or {}).get("next_at")
-    return told is None or datetime.fromisoformat(told) <= now
+def _written(time: datetime) -> str:
+    """Write a time of the database so that a later one is a greater text."""
+    return time.isoformat(timespec="microseconds")
 
 
 def _since(source: HookSource) -> int:

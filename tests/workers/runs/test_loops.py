@@ -136,7 +136,7 @@ LOOPS: dict[str, Callable[[], None]] = {
     "workers/runs/hooks.py": _plain(Evaluator, "work_once"),
     "workers/runs/keeper.py": _keeper,
     "workers/runs/publications.py": _plain(Publisher, "work_once"),
-    "workers/runs/registries.py": _plain(RegistrySweep, "sweep"),
+    "workers/runs/registries.py": _plain(RegistrySweep, "look_once"),
     "workers/runs/slot.py": _slot,
     "workers/service.py": _service,
 }
