@@ -155,12 +155,13 @@ class Reconciler:
             del self._postponed[job_id]
 
     def mark_quotas(self) -> None:
-        """Let queued jobs say whether their project's quota is what they wait for."""
+        """Let queued jobs say whether a pause, a worker or their project's quota is what they wait for."""
         with self._database.reading() as session:
-            capped = tenancy.capped(session, clock(session))
-        if capped != self._capped or capped:
+            now = clock(session)
+            capped, rested = tenancy.capped(session, now), tenancy.has_rested(session, now)
+        if capped != self._capped or capped or rested:
             with self._database.unit_of_work() as session:
-                tenancy.mark_waiting(session, capped)
+                tenancy.mark_waiting(session, capped, now)
             self._capped = capped
 
     def deliver(self) -> int:

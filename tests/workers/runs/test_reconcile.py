@@ -72,6 +72,19 @@ def test_a_job_whose_lease_is_past_is_queued_again_with_a_pause_and_a_new_fence(
     assert reconciler.recover() == 0
 
 
+@pytest.mark.parametrize(("seconds", "reason"), [(-1, "capacity"), (60, "backoff")])
+def test_a_job_waits_for_a_worker_once_its_pause_is_over(
+    bench: Bench, reconciler: Reconciler, seconds: int, reason: str
+) -> None:
+    job_id = lose(bench)
+    reconciler.recover()
+    with bench.database.reading() as session:
+        due = clock(session) + timedelta(seconds=seconds)
+    bench.set(job_id, not_before=due)
+    reconciler.mark_quotas()
+    assert bench.job(job_id).wait_reason == reason
+
+
 def test_a_null_lease_counts_as_dead_and_a_living_one_is_left_alone(bench: Bench, reconciler: Reconciler) -> None:
     dead = lose(bench, lease_until=None)
     with bench.database.reading() as session:
