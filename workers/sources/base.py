@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import SourceNotFound, UnsafeSource
+from app.errors import Problem, SourceNotFound, UnsafeSource
 from espalier.model_files import small_bytes
 
 Use = Literal["train", "evaluation"]
 
 
+TRIED_AGAIN = "Jobs try again by themselves; one that gave up goes on with `retry`."
+
+
 class Unreachable(SourceNotFound):
     """The other side did not answer; it may later."""
+
+    def __init__(
+        self, detail: str | None = None, *, hint: str = TRIED_AGAIN, module: str | None = None,
+        items: Sequence[Problem] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(detail, hint=hint, module=module, items=items)
 
 
 @dataclass(frozen=True)

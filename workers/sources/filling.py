@@ -63,7 +63,7 @@ def _copy(name: str, file: RemoteFile, folder: Path, access: Access, before: int
                     break
                 access.progress(before + size, total)
         if size != file.size:
-            raise Unreachable(f"{name} did not arrive whole.", hint="The job tries again.", module=name)
+            raise Unreachable(f"{name} did not arrive whole.", module=name)
         (folder / name).parent.mkdir(exist_ok=True)
         temporary.replace(folder / name)
     finally:

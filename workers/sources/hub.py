@@ -114,7 +114,7 @@ def _download(repo: Repo, file: RepoFile, folder: Path, access: Access, counter:
         )  # fmt: skip
     if file.sha256 is not None and sha256_of(Path(path)) != file.sha256:
         Path(path).unlink()
-        raise Unreachable(f"{file.name} arrived damaged.", hint="The job tries again.", module=file.name)
+        raise Unreachable(f"{file.name} arrived damaged.", module=file.name)
 
 
 def _counter(before: int, total: int, progress: Callable[[int, int], None]) -> type[Any]:
@@ -177,4 +177,4 @@ def _gated(repo_id: str) -> SourceGated:
 
 
 def _unreachable(error: Exception) -> Unreachable:
-    return Unreachable(f"The Hugging Face Hub did not answer ({type(error).__name__}).", hint="The job tries again.")
+    return Unreachable(f"The Hugging Face Hub did not answer ({type(error).__name__}).")

@@ -108,9 +108,7 @@ def _chunks(file: UploadedFile) -> Iterator[bytes]:
                 answer.raise_for_status()
                 yield from answer.iter_bytes(CHUNK_BYTES)
         except httpx.HTTPError as error:
-            raise Unreachable(
-                f"The store did not answer ({type(error).__name__}).", hint="The job tries again."
-            ) from None
+            raise Unreachable(f"The store did not answer ({type(error).__name__}).") from None
 
 
 def _local(path: Path, name: str) -> Iterator[bytes]:

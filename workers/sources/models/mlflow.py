@@ -40,7 +40,7 @@ class MlflowModel(ModelSource):
             else:
                 found = server.by_alias(self.name, self.alias or "")
         if found.get("status", "READY") != "READY":
-            raise Unreachable(f"{self._what} is not ready at MLflow yet.", hint="The job tries again.")
+            raise Unreachable(f"{self._what} is not ready at MLflow yet.")
         if access.refuse_outputs:
             refuse_tagged(self._what, tags_of(found))
         return str(found["version"])
@@ -83,7 +83,7 @@ class MlflowModel(ModelSource):
             hint = "Check name, version and alias in the registry."
             return SourceNotFound(f"MLflow has no {self._what}.", hint=hint)
         if error.retryable:
-            return Unreachable(f"MLflow did not answer: {error.message}.", hint="The job tries again.")
+            return Unreachable(f"MLflow did not answer: {error.message}.")
         hint = "Run the server with --serve-artifacts (its default), log the model again, and register it."
         return SourceNotFound(f"{self._what} cannot be read: {error.message}.", hint=hint)
 

@@ -107,7 +107,7 @@ class S3Model(ModelSource):
             raise self._refusal(error.response.get("Error", {}).get("Code", "")) from None
         except (BotoCoreError, OSError) as error:
             reason = type(error).__name__
-            raise Unreachable(f"The S3 server did not answer ({reason}).", hint="The job tries again.") from None
+            raise Unreachable(f"The S3 server did not answer ({reason}).") from None
 
     def _refusal(self, code: str) -> Exception:
         if code in _DENIED:
@@ -115,5 +115,5 @@ class S3Model(ModelSource):
         if code in _MISSING:
             return SourceNotFound(f"There is nothing at {self.uri}.", hint="Check bucket and prefix.")
         if code in {"412", "PreconditionFailed"}:
-            return Unreachable(f"A file at {self.uri} changed while it was read.", hint="The job tries again.")
-        return Unreachable(f"The S3 server refused ({code or 'no code'}).", hint="The job tries again.")
+            return Unreachable(f"A file at {self.uri} changed while it was read.")
+        return Unreachable(f"The S3 server refused ({code or 'no code'}).")
