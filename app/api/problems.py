@@ -25,6 +25,8 @@ MAX_ITEMS = 100
 _ECHO = {"union_tag_invalid", "union_tag_not_found"}
 """Kinds of pydantic errors whose text would repeat what the client sent."""
 
+_PERCENT = 100
+
 log = structlog.get_logger(__name__)
 
 
@@ -127,8 +129,22 @@ def _of_status(error: HTTPException) -> AppError:
 def _item(detail: Mapping[str, Any], body: object) -> Problem:
     kind = str(detail["type"])
     where, *parts = detail["loc"]
-    text = str(detail["msg"])
-    if kind in _ECHO:
-        text = f"Expected one of {detail['ctx']['expected_tags']}" if "expected_tags" in detail["ctx"] else "Required"
     pointer = pointers.of_error(detail, parts, body) if where == "body" else pointers.join([where, *parts])
-    return Problem(pointer, kind.replace("_", "-"), text)
+    return Problem(pointer, kind.replace("_", "-"), _said(kind, detail))
+
+
+def _said(kind: str, detail: Mapping[str, Any]) -> str:
+    """Say what is wrong in the words of the request: pydantic's own speak of its models and of Python."""
+    text, given, context = str(detail["msg"]), detail.get("input"), detail.get("ctx", {})
+    if kind in _ECHO:
+        return f"Expected one of {context['expected_tags']}" if "expected_tags" in context else "Required"
+    if kind == "extra_forbidden":
+        return "There is no such field here"
+    if kind in {"model_type", "model_attributes_type", "dict_type"}:
+        return "Input should be an object"
+    if kind in {"float_type", "int_type"} and isinstance(given, str):
+        share = ": 50 % is written 0.5" if given.rstrip().endswith("%") else ""
+        return f"{text}, and this is a text{share}"
+    if context.get("lt", context.get("le")) == 1 and isinstance(given, int | float) and 1 < given <= _PERCENT:
+        return f"{text}: {given:g} % is written {given / _PERCENT:g}"
+    return text

@@ -228,7 +228,9 @@ def _refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Pr
                 pointer, "outside-roots", "give an absolute path below one of the folders in ESPALIER_LOCAL_ROOTS"
             )
         if not (resolved.is_dir() if folder else resolved.is_file()):
-            return Problem(pointer, "no-such-folder" if folder else "no-such-file", "there is nothing at this path")
+            wanted = "this is a file: give the model's folder" if folder else "this is a folder: give one file of text"
+            why = wanted if resolved.exists() else "there is nothing at this path"
+            return Problem(pointer, "no-such-folder" if folder else "no-such-file", why)
     except (OSError, RuntimeError):  # a name longer than the file system takes, or a link that leads back to itself
         return Problem(pointer, "bad-path", "no file can have this name")
     return None

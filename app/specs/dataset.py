@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from app.specs.base import Spec
 from app.specs.source import Path, UploadId
+from app.specs.upload import DATA_SET
 
 
 class BuiltinDataset(Spec):
@@ -30,19 +31,19 @@ class HuggingFaceDataset(Spec):
 
 
 class LocalDataset(Spec):
-    """A plain text or JSONL file below one of the roots in ESPALIER_LOCAL_ROOTS."""
+    """A file of text below one of the roots in ESPALIER_LOCAL_ROOTS."""
 
     kind: Literal["local"] = "local"
-    path: Path = Field(description="Absolute path; *.jsonl is read as JSON lines, anything else as plain text.")
-    column: str = Field("text", min_length=1, max_length=200, description="Field of each JSON line.")
+    path: Path = Field(description=f"Absolute path; readable are {DATA_SET}.")
+    column: str = Field("text", min_length=1, max_length=200, description="Field or column that holds the text.")
 
 
 class UploadDataset(Spec):
-    """A complete upload of a text or JSONL file, made with /v1/uploads."""
+    """A complete upload of a text, made with /v1/uploads."""
 
     kind: Literal["upload"] = "upload"
     upload_id: UploadId
-    column: str = Field("text", min_length=1, max_length=200, description="Field of each JSON line.")
+    column: str = Field("text", min_length=1, max_length=200, description="Field or column that holds the text.")
 
 
 def _repo_is_a_name(value: object) -> object:

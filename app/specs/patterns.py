@@ -12,6 +12,8 @@ import re2
 
 MAX_MEMORY_BYTES: Final = 2**20
 """Of one compiled pattern; what would be larger is refused."""
+_LOOKS: Final = re.compile(r"\(\?<?[=!]")
+"""Looks ahead or behind, which RE2 has not."""
 MAX_SECONDS: Final = 0.5
 """Of CPU, for all patterns of a request on all names."""
 _BRACES: Final = re.compile(
@@ -106,7 +108,10 @@ def _re2(pattern: str) -> Any:  # noqa: ANN401 - RE2 has no types
     try:
         return re2.compile(pattern, options)
     except re2.error as error:
-        why = error.args[0]
-        raise BadPattern(f"not in RE2 syntax: {why.decode() if isinstance(why, bytes) else why}") from None
+        why = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error.args[0])
+        help_ = (
+            "; RE2 cannot look ahead or behind: choose with `include` and `exclude`" if _LOOKS.search(pattern) else ""
+        )
+        raise BadPattern(f"not in RE2 syntax: {why}{help_}") from None
     finally:
         re2.purge()  # its cache would hold 128 of them

@@ -41,7 +41,7 @@ class UploadFile(Spec):
 
 
 class UploadRequest(Spec):
-    """A model (a Hugging Face directory) or a data set (one text or JSONL file) to come."""
+    """A model (a Hugging Face directory) or a data set (one file of text) to come."""
 
     kind: Literal["model", "dataset"]
     name: str = Field("", max_length=200, description="For people.")

@@ -195,6 +195,25 @@ def test_a_mistake_is_pointed_at(client: TestClient, where: str, value: object, 
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+SAID: list[tuple[str, Any, str]] = [
+    ("/spec/prune/sparsity", "50%", "this is a text: 50 % is written 0.5"),
+    ("/spec/prune/sparsity", "0.5", "this is a text"),
+    ("/spec/prune/sparsity", 62.5, "62.5 % is written 0.625"),
+    ("/spec/calibration/samples", "1e3", "this is a text"),
+    ("/spec/prune/sparsty", 0.5, "no such field"),
+    ("/spec/prune", {**WANDA, "pattern": "2:4"}, "should be an object"),
+    ("/spec/calibration", 128, "should be an object"),
+]
+
+
+def test_a_refusal_speaks_of_the_request(client: TestClient) -> None:
+    answers = [client.post("/v1/plans", json=_with(where, value)).json() for where, value, _ in SAID]
+    assert [
+        (where, words) for answer, (where, _, words) in zip(answers, SAID, strict=True)
+        if words not in answer["errors"][0]["detail"]
+    ] == []  # fmt: skip
+
+
 MISFITS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     # (configuration of the model, what is done to it, what the refusal points at, its code)
     (

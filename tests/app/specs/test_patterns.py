@@ -43,8 +43,8 @@ def test_a_name_is_selected_by_any_that_includes_it_and_none_that_excludes_it() 
 @pytest.mark.parametrize(
     ("pattern", "why"),
     [
-        (r"(?!x)y", "not in RE2 syntax"),
-        (r"(?<=x)y", "not in RE2 syntax"),
+        (r"(?!x)y", "choose with `include` and `exclude`"),
+        (r"(?<=x)y", "choose with `include` and `exclude`"),
         (r"(\w)\1", "not in RE2 syntax"),
         ("a++", "not in RE2 syntax"),
         ("a{2000}", "not in RE2 syntax"),
