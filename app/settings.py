@@ -78,7 +78,9 @@ class Settings(BaseSettings):
         description="Comma-separated scopes of those who signed in so.",
     )
     lease_seconds: float = Field(60, ge=2, le=3600, description="How long a silent worker keeps its job.")
-    url: str = Field("http://127.0.0.1:8000", description="Where the command line's client finds the service.")
+    url: str = Field(
+        "", description="Where the command line's client finds the service; empty: the loopback, at the port above."
+    )
     api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where children compute.")
     worker_classes: str = Field(
@@ -160,6 +162,11 @@ class Settings(BaseSettings):
         if self.oidc_issuer and not self.oidc_client_id:
             raise ValueError("ESPALIER_OIDC_ISSUER takes ESPALIER_OIDC_CLIENT_ID")
         return self
+
+    @property
+    def service_url(self) -> str:
+        """Where the command line's client finds the service."""
+        return self.url or f"http://127.0.0.1:{self.port}"
 
     @property
     def database(self) -> str:

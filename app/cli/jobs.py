@@ -27,7 +27,7 @@ def connect() -> Iterator[Client]:
     """A client of the service that the settings name."""
     settings = get_settings()
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    with Client(settings.url, api_key=key) as client:
+    with Client(settings.service_url, api_key=key) as client:
         yield client
 
 

@@ -32,10 +32,12 @@ def print_json(document: object) -> None:
 def print_problem(error: ServiceError) -> None:
     """Show a problem document: what, where in the request, and what to do."""
     problem = error.problem
-    err.print(f"[bold red]{escape(str(problem.get('title') or 'refused'))}[/]: {escape(str(error))}")
+    err.print(f"[bold red]{escape(str(problem.get('title') or 'refused'))}[/]: {escape(str(error.args[0]))}")
     items = problem.get("errors")
     for item in items if isinstance(items, list) else []:
-        err.print(f"  [yellow]{escape(str(item.get('pointer')) or '/')}[/]  {escape(str(item.get('detail')))}")
+        detail = str(item.get("detail"))
+        said = "" if detail == problem.get("detail") else f"  {escape(detail)}"  # once is enough
+        err.print(f"  [yellow]{escape(str(item.get('pointer')) or '/')}[/]{said}")
     if problem.get("hint"):
         err.print(f"  hint: {escape(str(problem['hint']))}")
     marks = [str(problem[name]) for name in ("code", "request_id") if problem.get(name)]

@@ -22,8 +22,14 @@ def become(module: str, *arguments: str) -> NoReturn:
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted
 
 
-def serve() -> None:
+def serve(
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the API, as ESPALIER_PORT; 0 takes a free one.")
+    ] = None,
+) -> None:
     """Run the API, one worker and the reconciler; state lies in ESPALIER_HOME."""
+    if port is not None:
+        os.environ["ESPALIER_PORT"] = str(port)
     become("workers.service")
 
 

@@ -13,7 +13,12 @@ from app.cli.output import Json, err, out, print_json
 
 
 def upload(
-    path: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="A model's folder, or one *.txt or *.jsonl file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE", help="A model's folder, or one file of text: *.txt, *.jsonl, *.parquet and the like."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="For people; default: the name of the folder or file.")] = "",
     json: Json = False,
 ) -> None:

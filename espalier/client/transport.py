@@ -28,6 +28,12 @@ class ServiceError(Exception):
         """Whether an answer to the same call was lost before: the refusal may come from its success."""
         super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
 
+    def __str__(self) -> str:
+        """Say what was refused and every place of it: in a trace this is all that there is to read."""
+        items = self.problem.get("errors")
+        places = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        return "; ".join([str(self.args[0]), *(f"{item.get('pointer')} {item.get('detail')}" for item in places)])
+
 
 class Unreachable(Exception):
     """No service answers at this address."""

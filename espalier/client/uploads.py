@@ -116,9 +116,9 @@ class Uploader:
 def _chosen(path: Path) -> dict[str, Path]:
     """The files that make a model, or the one text, by their names."""
     if path.is_file():
-        if path.suffix not in {".txt", ".jsonl"}:
-            raise NothingToUpload(f"{path.name} is no text: give a folder of a model, or one *.txt or *.jsonl file")
-        return {path.name: path}
+        return {path.name: path}  # whether it is a text says the service, before a byte of it goes there
+    if not path.exists():
+        raise NothingToUpload(f"there is nothing at {path}")
     found = model_files(path) if path.is_dir() else {}
     if "config.json" not in found:
         raise NothingToUpload(

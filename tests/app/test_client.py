@@ -112,6 +112,7 @@ def test_a_refusal_is_raised_at_once_with_its_problem(status: int) -> None:
     with pytest.raises(ServiceError, match="not so") as caught:
         service.client().cancel("job_1")
     assert caught.value.problem["code"] == "x"
+    assert str(caught.value).endswith("; /spec d")
     assert len(service.requests) == 1
 
 

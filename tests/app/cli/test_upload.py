@@ -90,7 +90,7 @@ def test_a_lost_answer_is_asked_for_again(
     assert parts == [("notes.txt", 1)]
 
 
-@pytest.mark.parametrize(("name", "told"), [("empty", "config.json"), ("none", "no model"), ("x.pdf", "no text")])
+@pytest.mark.parametrize(("name", "told"), [("empty", "config.json"), ("none", "nothing at"), ("x.pdf", "*.parquet")])
 def test_what_is_no_model_and_no_text_is_said_so(
     name: str, told: str, espalier: Espalier, service: Settings, tmp_path: Path
 ) -> None:

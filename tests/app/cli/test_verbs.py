@@ -131,10 +131,12 @@ def test_a_plan_is_shown_by_phase_and_makes_no_job(espalier: Espalier, spec: Pat
 
 
 def test_no_service_is_told_with_a_hint(espalier: Espalier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESPALIER_URL", "http://127.0.0.1:1")
+    monkeypatch.delenv("ESPALIER_URL", raising=False)
+    monkeypatch.setenv("ESPALIER_PORT", "1")  # where `espalier serve` of the same environment would be
     monkeypatch.setattr("espalier.client.transport.FIRST_DELAY_SECONDS", 0.001)
     outcome = espalier("ps")
     assert outcome.status == 1
+    assert "http://127.0.0.1:1:" in outcome.err
     assert "espalier serve" in outcome.err
 
 
