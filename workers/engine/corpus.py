@@ -32,13 +32,13 @@ class Text:
     """The text, tokenised once with the tokenizer's defaults; int32, where windows are int64."""
     sha256: str
     """Of the text's bytes."""
-    pieces: int = 1
-    """How many pieces of the text were read, one after the other; a short text is one."""
+    pieces: int | None = None
+    """How many pieces were read of a text that is longer than one."""
 
     def protocol(self) -> dict[str, Any]:
         """What a report says of the text."""
         told: dict[str, Any] = {"text_sha256": self.sha256, "text_tokens": len(self.tokens)}
-        if self.pieces > 1:
+        if self.pieces is not None:
             told["text_pieces"] = f"{self.pieces} of at most {PIECE_BYTES >> 20} MiB, cut at line ends"
         return told
 
@@ -107,7 +107,7 @@ class Corpus:
             found = tokenising.tokenise(self._model_dir, text, enough=enough)
             self._require_known(found.ids)
             self._tokenizer_class = found.tokenizer
-            self._texts[key] = Text(name, found.ids, digest, found.pieces)
+            self._texts[key] = Text(name, found.ids, digest, found.pieces if size > PIECE_BYTES else None)
         return self._texts[key]
 
     def _require_known(self, ids: torch.Tensor) -> None:

@@ -136,6 +136,10 @@ def test_a_long_text_is_tokenised_in_pieces_with_special_tokens_at_its_ends_alon
     some = corpus.read(spec, path=tmp_path / "long", enough=1000)
     assert some.pieces == 2
     assert torch.equal(some.tokens, text.tokens[: len(some.tokens)])
+    first = corpus.read(spec, path=tmp_path / "long", enough=10)
+    assert first.protocol()["text_pieces"].startswith("1 of")
+    (tmp_path / "short").write_text("Espalier trains trees along a wall.\n")
+    assert "text_pieces" not in corpus.read(spec, path=tmp_path / "short", enough=10).protocol()
 
 
 def test_a_text_takes_its_memory_in_another_process(tmp_path: Path) -> None:
