@@ -6,7 +6,6 @@ The last line is `done` or `failed`. The output folder appears whole, after ever
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -18,9 +17,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
+from app.errors import MalformedRequest
 from app.services.admission import datasets_of
 from app.settings import Settings, get_settings
-from app.specs import pointers
+from app.specs import pointers, strict_json
 from app.specs.base import canonical
 from app.specs.dataset import UploadDataset
 from app.specs.job import CompressionSpec, JobRequest
@@ -168,18 +168,20 @@ def main() -> int:
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         return refuse("The output folder is not empty.", "Name another one.")
-    sent = sys.stdin.read()
+    sent = sys.stdin.buffer.read()
     try:
+        body = strict_json.parse(sent)
         job = JobRequest.model_validate_json(sent)
+    except MalformedRequest as error:
+        return refuse(f"/: {error.detail}", "Write the request as JSON in UTF-8.")
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        body = None if first["type"] == "json_invalid" else json.loads(sent)
         where = pointers.of_error(first, first["loc"], body)
         return refuse(f"{where or '/'}: {first['msg']}", "Change the spec.")
 
     def tell(message: BaseModel) -> None:
         if isinstance(message, Failed):
-            message = Failed(error=as_sent(message.error, json.loads(sent)))
+            message = Failed(error=as_sent(message.error, body))
         say(message)
 
     return 0 if run(job, output, get_settings(), tell) else 1

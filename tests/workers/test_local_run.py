@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from app.settings import Settings
 from app.specs.job import JobRequest
 from tests.fixtures.runs import SCRIPTED
-from workers.local_run import run
+from workers.local_run import main, run
 
 
 def carried_out(
@@ -82,3 +83,14 @@ def test_a_run_ends_at_its_limit_of_time(tmp_path: Path) -> None:
     assert not ended
     assert said[-1]["error"]["class"] == "timeout"
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("sent", [b"\xff\xfe{", b"", b"[", b'{"spec": {}, "spec": {}}', b'{"n": ' + b"9" * 5000 + b"}"])
+def test_a_request_that_is_no_json_is_refused(
+    sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["run", "--output", str(tmp_path / "out")])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(sent)))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main() == 1
+    assert json.loads(capsys.readouterr().out)["error"]["class"] == "invalid_spec"
