@@ -158,7 +158,10 @@ class Reconciler:
         """Let queued jobs say whether a pause, a worker or their project's quota is what they wait for."""
         with self._database.reading() as session:
             now = clock(session)
-            capped, rested = tenancy.capped(session, now), tenancy.has_rested(session, now)
+            capped, rested = (
+                tenancy.capped(session, now),
+                session.scalar(select(Job.id).where(*tenancy.rested(now)).limit(1)),
+            )
         if capped != self._capped or capped or rested:
             with self._database.unit_of_work() as session:
                 tenancy.mark_waiting(session, capped, now)

@@ -272,18 +272,14 @@ def _reached(now: datetime) -> ColumnElement[bool]:
     )
 
 
-def has_rested(session: Session, now: datetime) -> bool:
-    """Tell whether a queued job's pause after a failure is over, which it still gives as what it waits for."""
-    return bool(session.scalar(select(select(Job.id).where(*_rested(now)).exists())))
-
-
-def _rested(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def rested(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """What holds of a queued job whose pause after a failure is over, and which still says that it waits for it."""
     return QUEUED, Job.wait_reason == "backoff", Job.not_before <= now
 
 
 def mark_waiting(session: Session, capped_ids: Sequence[str], now: datetime) -> None:
     """Say of queued jobs whether a pause, a worker or their project's quota is what they wait for."""
-    session.execute(update(Job).where(*_rested(now)).values(wait_reason="capacity"))
+    session.execute(update(Job).where(*rested(now)).values(wait_reason="capacity"))
     waits = QUEUED, Job.wait_reason == "capacity", Job.project_id.in_(capped_ids)
     if capped_ids:
         session.execute(update(Job).where(*waits).values(wait_reason="quota"))
