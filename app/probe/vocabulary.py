@@ -10,11 +10,13 @@ from app.errors import UnsafeSource
 from app.probe.documents import read_object
 from app.probe.families import Family
 from app.probe.headers import refuse_disguised
-from app.probe.tokenizer import look_through
+from app.probe.tokenizer import MAX_ADDED, look_through
 
 FAST: Final = "tokenizer.json"
 PAIR: Final = ("vocab.json", "merges.txt")
 SENTENCEPIECE: Final = "tokenizer.model"
+ADDING: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What names further tokens; stock transformers takes time by the square of their number."""
 MAX_BYTES: Final = 64 * 2**20
 SAVE: Final = "Save the tokenizer again: `AutoTokenizer.from_pretrained(...).save_pretrained(folder)`."
 
@@ -31,6 +33,7 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
 
     Of the files in `unread` only the names are known. Raises UnsafeSource for a file that is not what its name says.
     """
+    _require_few_added([directory / name for name in ADDING if name not in unread])
     if (directory / FAST).is_file():
         if FAST not in unread:
             _look_at_fast(directory / FAST, family)
@@ -60,6 +63,18 @@ def _reads_a_pair(directory: Path, family: Family) -> bool:
     if named is None or family.model_type == "qwen2":
         return family.model_type in _BY_THEMSELVES
     return isinstance(named, str) and named.removesuffix("Fast") in _READ_A_PAIR
+
+
+def _require_few_added(paths: list[Path]) -> None:
+    """Bound what the files beside tokenizer.json add to it, all of them together."""
+    count = 0
+    for path in paths:
+        if path.is_file():
+            document = _read(path)
+            count += len(document) + sum(len(value) for value in document.values() if isinstance(value, list | dict))
+            if count > MAX_ADDED:
+                why = f"{path.name} adds tokens beyond the {MAX_ADDED:,} that a tokenizer may add."
+                raise UnsafeSource(why, hint=SAVE, module=path.name)
 
 
 def _look_at_fast(path: Path, family: Family) -> None:

@@ -56,6 +56,25 @@ def test_a_tokenizer_that_is_none_is_refused_by_name(content: bytes, why: str, t
     assert probe(tmp_path, unread={"tokenizer.json"}).tokenizer_present
 
 
+@pytest.mark.parametrize("name", vocabulary.ADDING)
+def test_files_beside_a_tokenizer_add_no_more_than_it_may(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "MAX_ADDED", 8)
+    write_model(tmp_path)
+    content = {f"<{number}>": number for number in range(9)}
+    document = content if name == "added_tokens.json" else {"extra_special_tokens": content}
+    (tmp_path / name).write_text(json.dumps(document))
+    with pytest.raises(UnsafeSource, match="adds tokens beyond the 8") as caught:
+        probe(tmp_path)
+    assert caught.value.module == name
+    monkeypatch.setattr(vocabulary, "MAX_ADDED", 20)
+    assert probe(tmp_path).tokenizer_present
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(UnsafeSource, match=r"Git LFS pointer|not valid JSON"):
+        probe(tmp_path)
+
+
 PAIRS: dict[str, tuple[bytes, bytes, str, str]] = {
     "a pointer for a vocabulary": (POINTER, b"a b\n", "vocab.json", "pointer"),
     "a pointer for merges": (b'{"a": 0}', POINTER, "merges.txt", "pointer"),
