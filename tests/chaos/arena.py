@@ -27,6 +27,7 @@ from app.storage.base import ObjectStore
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from workers.leash import leashed
+from workers.runs.failures import lost_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = "tests.chaos.worker"
@@ -110,6 +111,21 @@ class Arena:
                 child.kill()
                 self.faults["child killed"] += 1
 
+    def strike_fetch(self) -> None:
+        """kill -9 of a child that fetches, or of its worker, as soon as one is seen."""
+        for _ in range(40):
+            number = self._victim()
+            fetchers = children_of(self.workers[number], "mixed_child fetch") if number is not None else []
+            if number is not None and fetchers:
+                if self.random.random() < 0.5:
+                    self._replace(number, "worker killed while it fetched")
+                    return
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    fetchers[0].kill()
+                    self.faults["fetcher killed"] += 1
+                return
+            time.sleep(0.05)
+
     def _victim(self) -> int | None:
         """The number of a worker that has begun to work: a fault needs something to interrupt.
 
@@ -132,10 +148,13 @@ class Arena:
     def kill_worker(self) -> None:
         """kill -9 of a worker; another one takes its place."""
         if (number := self._victim()) is not None:
-            self.workers[number].kill()
-            self.workers[number].wait()
-            self.workers[number] = self.spawn(WORKER)
-            self.faults["worker killed"] += 1
+            self._replace(number, "worker killed")
+
+    def _replace(self, number: int, fault: str) -> None:
+        self.workers[number].kill()
+        self.workers[number].wait()
+        self.workers[number] = self.spawn(WORKER)
+        self.faults[fault] += 1
 
     def stop_worker(self) -> None:
         """SIGSTOP of a worker until its lease has long passed: then it writes as a zombie."""
@@ -179,8 +198,10 @@ class Arena:
                 self.random.choice(faults)()
         return time.monotonic() - began
 
-    def verdict(self, expected: dict[str, str]) -> int:
+    def verdict(self, expected: dict[str, str], *, attempts: int | None = None) -> int:
         """Hold every job against what it must have left behind; `expected`: job -> sha256 of its model file.
+
+        `attempts`: how many each was given; a machine that was lost must have been none of them.
 
         Returns how many attempts were lost on the way.
         """
@@ -189,11 +210,19 @@ class Arena:
             ends = Counter(session.scalars(select(Event.job_id).where(Event.type == "job.succeeded")))
             wins = Counter(session.scalars(select(Attempt.job_id).where(Attempt.outcome == "succeeded")))
             rows = session.scalars(select(Artifact)).all()
+            free = Counter(
+                attempt.job_id
+                for attempt in session.scalars(select(Attempt).where(Attempt.outcome.in_(("lost", "released"))))
+                if not attempt.error or attempt.error["message"] == lost_worker(None).message
+            )
+            budgets = dict(session.execute(select(Job.id, Job.max_attempts).where(Job.id.in_(expected))).tuples().all())
             gaps = session.execute(
                 select(Event.job_id, func.count(), func.max(Event.seq), func.min(Event.seq)).group_by(Event.job_id)
             ).all()
         assert states == {"succeeded": len(expected)}, states
         assert all(ends[job] == wins[job] == 1 for job in expected), "a job succeeded twice"
+        if attempts is not None:
+            assert budgets == {job: attempts + free[job] for job in expected}, "a lost machine was charged to a job"
         assert all(count == last and first == 1 for _, count, last, first in gaps), "a gap in the events"
         assert len(rows) == len({(row.job_id, row.name) for row in rows}), "an artifact twice"
         models = {row.job_id: row for row in rows if row.name == "model.safetensors"}
@@ -204,9 +233,9 @@ class Arena:
             return session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == "lost")) or 0
 
 
-def children_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def children_of(worker: subprocess.Popen[bytes], words: str = "mixed_child") -> list[psutil.Process]:
     """The children of a worker that may end at any moment."""
     try:
-        return running("mixed_child", below=worker.pid)
+        return running(words, below=worker.pid)
     except psutil.NoSuchProcess:
         return []

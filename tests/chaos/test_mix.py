@@ -38,7 +38,9 @@ SEED = int(os.environ.get("ESPALIER_CHAOS_SEED", "0"))
 SECONDS = float(os.environ.get("ESPALIER_CHAOS_SECONDS", "900"))
 WORKERS = 4
 EVERY_SECONDS = 0.5
-KILLS = {"child killed", "worker killed", "Postgres killed"}
+FETCH_KILLS = {"fetcher killed", "worker killed while it fetched"}
+KILLS = {"child killed", "worker killed", "Postgres killed", *FETCH_KILLS}
+ATTEMPTS = 1000
 
 pytestmark = pytest.mark.timeout(2 * SECONDS)
 
@@ -82,21 +84,24 @@ def fight(arena: Arena, faults: list[Callable[[], None]], case: str, folder: Pat
     expected = {}
     for number in range(JOBS):
         if number % 10 == 0:
-            expected[bench.add("tiny", request=request, max_attempts=1000)] = pruned
+            expected[bench.add("tiny", request=request, max_attempts=ATTEMPTS)] = pruned
         else:
             script = "hungry-under-fire" if number % 30 == 1 else "under-fire"
-            expected[bench.add(script, max_attempts=1000)] = scripted
+            expected[bench.add(script, max_attempts=ATTEMPTS)] = scripted
     with arena.open(WORKERS):
         seconds = arena.rage(faults, count=JOBS * 2 // 3, every=EVERY_SECONDS, seconds=SECONDS)
-    lost = arena.verdict(expected)
+    lost = arena.verdict(expected, attempts=ATTEMPTS)
     kills = sum(count for what, count in arena.faults.items() if what in KILLS)
+    fetches = sum(arena.faults[what] for what in FETCH_KILLS)
+    assert fetches, "no fault befell a fetch"
     record(
         "chaos", f"jobs, a tenth of them real prunings, under a mix of faults; {case}",
         "1,000 jobs, >= 200 kills; 0 lost, 0 doubled, 0 corrupt",
-        "{jobs:.0f} jobs ({real:.0f} real), {kills:.0f} kills, {zombies:.0f} zombies, {drained:.0f} drained, "
+        "{jobs:.0f} jobs ({real:.0f} real), {kills:.0f} kills ({fetches:.0f} of them of fetches), "
+        "{zombies:.0f} zombies, {drained:.0f} drained, "
         "{others:.0f} other faults, {lost:.0f} attempts lost and made up for; 0 lost, 0 doubled, 0 corrupt; "
         "{seconds:.0f} s, {parts} parts by seed",
-        part=f"seed {SEED}, {JOBS} jobs", jobs=JOBS, real=len(range(0, JOBS, 10)), kills=kills,
+        part=f"seed {SEED}, {JOBS} jobs", jobs=JOBS, real=len(range(0, JOBS, 10)), kills=kills, fetches=fetches,
         zombies=arena.faults["zombie"], drained=arena.faults["worker drained"], lost=lost, seconds=seconds,
         others=arena.faults.total() - kills - arena.faults["zombie"] - arena.faults["worker drained"],
     )  # fmt: skip
@@ -105,7 +110,8 @@ def fight(arena: Arena, faults: list[Callable[[], None]], case: str, folder: Pat
 def test_a_mix_of_faults_on_sqlite_and_folders(sqlite_url: str, tmp_path: Path) -> None:
     bench = Bench(sqlite_url, tmp_path)
     arena = Arena(bench, seed=SEED, environment={})
-    faults = [arena.kill_child, arena.kill_child, arena.kill_worker, arena.stop_worker, arena.drain_worker]
+    kills = [arena.kill_child, arena.strike_fetch, arena.kill_worker]
+    faults = [*kills, arena.stop_worker, arena.drain_worker]
     fight(arena, faults, "SQLite + folders", tmp_path)
     bench.database.dispose()
 
@@ -155,7 +161,7 @@ def test_a_mix_of_faults_on_postgres_redis_and_s3(
         proxy.mood = arena.random.choice(MOODS)
         arena.faults["S3 mood"] += 1
 
-    kills = [arena.kill_child, arena.kill_child, arena.kill_child, arena.kill_worker]
+    kills = [arena.kill_child, arena.kill_child, arena.strike_fetch, arena.kill_worker]
     faults = [*kills, arena.stop_worker, arena.drain_worker, flush_redis, s3_fault, kill_postgres]
     fight(arena, faults, "Postgres + Redis + S3, clocks an hour off", tmp_path)
     assert proxy.faults.total() > 0
