@@ -1,4 +1,4 @@
-"""Clients that cost little themselves: `python -m tests.load.clients URL PATH CLIENTS SECONDS BODY` prints JSON.
+"""Clients that cost little themselves: `python -m tests.load.clients URL PATH CLIENTS SECONDS BODY [KEY]` prints JSON.
 
 Each keeps one connection and sends the next request when the answer to the last one is there.
 """
@@ -13,10 +13,13 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 
-async def _client(url: str, path: str, body: bytes, until: float, seconds: list[float], seen: Counter[int]) -> None:
+async def _client(
+    url: str, path: str, body: bytes, key: str, until: float, seconds: list[float], seen: Counter[int]
+) -> None:  # fmt: skip
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     while time.monotonic() < until:
         began = time.perf_counter()
@@ -29,11 +32,11 @@ async def _client(url: str, path: str, body: bytes, until: float, seconds: list[
     writer.close()
 
 
-async def _all(url: str, path: str, clients: int, duration: float, body: bytes) -> dict[str, object]:
+async def _all(url: str, path: str, clients: int, duration: float, body: bytes, key: str) -> dict[str, object]:
     seconds: list[float] = []
     seen: Counter[int] = Counter()
     began = time.monotonic()
-    await asyncio.gather(*(_client(url, path, body, began + duration, seconds, seen) for _ in range(clients)))
+    await asyncio.gather(*(_client(url, path, body, key, began + duration, seconds, seen) for _ in range(clients)))
     lasted = time.monotonic() - began
     seconds.sort()
     return {
@@ -43,7 +46,7 @@ async def _all(url: str, path: str, clients: int, duration: float, body: bytes) 
 
 
 if __name__ == "__main__":
-    _url, _path, _clients, _duration, _body = sys.argv[1:]
+    _url, _path, _clients, _duration, _body, *_key = sys.argv[1:]
     import uvloop
 
-    print(json.dumps(uvloop.run(_all(_url, _path, int(_clients), float(_duration), _body.encode()))))  # noqa: T201
+    print(json.dumps(uvloop.run(_all(_url, _path, int(_clients), float(_duration), _body.encode(), "".join(_key)))))  # noqa: T201

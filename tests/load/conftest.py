@@ -87,9 +87,10 @@ class Stack:
         with self.database.reading() as session:
             return int(session.scalar(text(sql)) or 0)
 
-    def clients(self, url: str, path: str, *, clients: int, seconds: float) -> dict[str, Any]:
+    def clients(self, url: str, path: str, *, clients: int, seconds: float, key: str = "") -> dict[str, Any]:
         """Post from many clients at once, in a process of their own."""
         command = ["tests.load.clients", url, path, str(clients), str(seconds), BODY]
+        command += [key] if key else []
         done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=True)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
