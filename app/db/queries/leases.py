@@ -155,15 +155,19 @@ def held(session: Session, job_id: str, fence: int) -> Job | None:
 def end_attempt(
     session: Session, job: Job, outcome: str, *, now: datetime, error: dict[str, Any] | None = None
 ) -> None:
-    """Close the row of the job's current attempt and add its time to the job's."""
+    """Close the row of the job's current attempt and add its time to the job's, no longer than the lease was held.
+
+    A worker that is gone computes nothing: what passes until somebody notices is neither used nor held against limits.
+    """
     attempt = session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt))
     assert attempt is not None
     if attempt.finished_at is None:
-        seconds = max((now - attempt.started_at).total_seconds(), 0.0)
+        until = min(now, job.lease_until or attempt.started_at)
+        seconds = max((until - attempt.started_at).total_seconds(), 0.0)
         job.running_seconds += seconds
         device = session.scalar(select(Worker.device).where(Worker.id == attempt.worker_id))
         tenancy.charge(session, job.project_id, seconds=seconds, gpu=device == "cuda", now=now)
-        shares.note(session, job.project_id, job.worker_class, began=attempt.started_at, ended=now)
+        shares.note(session, job.project_id, job.worker_class, began=attempt.started_at, ended=until)
     attempt.outcome, attempt.error, attempt.finished_at = outcome, error, now
     if attempt.worker_id:
         session.execute(

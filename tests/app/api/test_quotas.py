@@ -73,7 +73,8 @@ def test_gpu_seconds_are_charged_and_bound(client: TestClient, rows: Database) -
     with rows.unit_of_work() as session:
         row = session.get_one(Job, job)
         now = clock(session)
-        leases.end_attempt(session, row, "failed", now=now + timedelta(seconds=100))
+        row.lease_until = now + timedelta(seconds=100)  # the worker beat for so long, and was missed a day later
+        leases.end_attempt(session, row, "lost", now=now + timedelta(days=1))
         session.execute(update(Job).where(Job.id == job).values(state="failed"))
     usage = client.get("/v1/usage", headers=headers).json()
     assert usage["gpu_seconds"] == pytest.approx(100, abs=5)
