@@ -203,7 +203,7 @@ ABSURD: list[tuple[str, dict[str, Any]]] = [
     ("no_credential", {"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/out"}]}}),
     ("wide_gate", {"gate": {"max_relative_perplexity_increase": 10}}),
     ("little_is_left", {"prune": {"method": "wanda", "sparsity": 0.99}}),
-    ("runs_long", {"retrain": {"steps": 10_000_000}}),
+    ("runs_long", {"retrain": {"steps": 100_000, "batch_size": 4096}}),
     ("dataset_without_owner", {"calibration": {"dataset": {"kind": "huggingface", "name": "wikitext"}, "samples": 4}}),
 ]
 
