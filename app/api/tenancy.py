@@ -242,7 +242,7 @@ def put_s3_credential(body: S3Credential, resources: ResourcesDep, project: Proj
 @router.put("/credentials/mlflow")
 def put_mlflow_credential(body: MlflowCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
     """Keep an MLflow login, encrypted: fetcher, publisher and the registry sweep of the project get it."""
-    hint = _hint(body.token or body.username or "")
+    hint = _hint(body.token) if body.token else (body.username or "")[-4:]  # a name is no secret
     row = credentials.put(resources.database, resources.settings, project, "mlflow", body, hint=hint)
     return CredentialView.model_validate(row)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 import uvicorn
 
 from app.cli.main import main
@@ -65,6 +66,8 @@ def model(tmp_path: Path) -> Path:
 def service(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A running API without workers; the command line's settings point to it."""
     settings = Settings(home=tmp_path / "home", local_roots=str(model.parent))
+    # The service speaks in this process too, and what it logs is nothing that a command prints.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     run_migrations(settings.database)
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None))
     thread = threading.Thread(target=server.run)
@@ -77,3 +80,4 @@ def service(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield settings
     server.should_exit = True
     thread.join(60)
+    structlog.reset_defaults()
