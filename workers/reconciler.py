@@ -69,8 +69,11 @@ class PostgresLead(Lead):
         return True
 
     def release(self) -> None:
-        """Close the connection for good: back in the pool it would still hold the lock."""
+        """Unlock, so that another can lead at once, and close the connection for good: where the server did not hear
+        of it, the connection would still hold the lock in the pool."""
         if self._connection is not None:
+            with contextlib.suppress(*OUTAGE):
+                self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
             self._connection.invalidate()
             self._connection.close()
             self._connection = None

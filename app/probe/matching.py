@@ -52,7 +52,8 @@ class Matcher:
     def refusal(self, targets: Targets, pointer: str) -> Problem | None:
         """Why patterns cannot be compiled; None when they can."""
         try:
-            self._selection(targets)
+            with self._budget.spending():
+                self._selection(targets)
         except BadPattern as error:
             return Problem(f"{pointer}/{error.place}", "bad-regex", str(error))
         except OutOfTime:
@@ -66,7 +67,8 @@ class Matcher:
         key = (id(facts), tuple(targets.include), tuple(targets.exclude))
         try:
             if key not in self._chosen:
-                self._chosen[key] = facts, self._search(self._selection(targets), facts)
+                with self._budget.spending():
+                    self._chosen[key] = facts, self._search(self._selection(targets), facts)
         except OutOfTime:
             return _slow(pointer)
         found = self._chosen[key][1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -35,13 +36,22 @@ class OutOfTime(Exception):
 
 
 class Budget:
-    """Seconds of CPU of one thread that all patterns of a request share."""
+    """Seconds of CPU of one thread that all patterns of a request share, and nothing else that it does."""
 
     def __init__(self, seconds: float = MAX_SECONDS) -> None:
-        self._end = time.thread_time() + seconds
+        self._left, self._end = seconds, 0.0
+
+    @contextlib.contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count what is done within."""
+        self._end = time.thread_time() + self._left
+        try:
+            yield
+        finally:
+            self._left = self._end - time.thread_time()
 
     def check(self) -> None:
-        """Raise OutOfTime when they are spent."""
+        """Raise OutOfTime when they are spent; within `spending` only."""
         if time.thread_time() > self._end:
             raise OutOfTime
 

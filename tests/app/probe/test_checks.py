@@ -233,6 +233,14 @@ def test_patterns_share_one_budget_of_cpu_over_all_jobs_of_a_request(tmp_path: P
     assert [(problem.pointer, problem.code) for problem in spent] == [(ALL_TARGETS, "slow-regex")]
 
 
+def test_what_a_request_does_besides_costs_its_patterns_nothing(llama: ModelFacts) -> None:
+    matcher, spec = Matcher(Budget(0.05)), CompressionSpec.model_validate({"prune": MAGNITUDE})
+    began = time.thread_time()
+    while time.thread_time() - began < 0.1:
+        pass  # a model is looked at, garbage is collected
+    assert check(spec, llama, matcher) == []
+
+
 def test_a_set_of_patterns_is_matched_once_a_request(llama: ModelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
     matcher, spec = Matcher(), CompressionSpec.model_validate({"prune": MAGNITUDE | {"targets": targets("mlp")}})
     assert check(spec, llama, matcher) == []
