@@ -44,7 +44,7 @@ def finish(job: Job, *, json: bool = False) -> None:
     """End the command with the job's exit status: 0 only for a success that kept its gate."""
     if job.error and not json:
         print_job_error(job.error)
-    if job.state == "succeeded" and not job.good and not json:
+    if job.state == "succeeded" and not job.good:
         err.print("[red]the gate was rejected[/]: the result does not keep the limits that the spec sets")
     raise typer.Exit(0 if job.good else 1)
 

@@ -70,6 +70,6 @@ def _verdict(last: dict[str, Any], output: Path, *, quiet: bool) -> int:
         print_report(last["report"])
         out.print(f"artifact     {output}")
     rejected = (last.get("gate") or {}).get("verdict") == "rejected"
-    if rejected and not quiet:
+    if rejected:
         err.print("[red]the gate was rejected[/]: the result does not keep the limits that the spec sets")
     return 1 if rejected else 0

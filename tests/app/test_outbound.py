@@ -113,8 +113,10 @@ def _receiver(answer: bytes, *, drip: bool = False) -> Iterator[tuple[int, list[
                 connection, _ = server.accept()
                 with connection:
                     data = b""
-                    while b"\r\n\r\n" not in data or not data.endswith(b"}"):
-                        data += connection.recv(65536)
+                    while (b"\r\n\r\n" not in data or not data.endswith(b"}")) and (piece := connection.recv(65536)):
+                        data += piece
+                    if not data:
+                        continue  # left before it asked anything
                     heard.append(data)
                     for chunk in [answer[i : i + 1] for i in range(len(answer))] if drip else [answer]:
                         connection.sendall(chunk)

@@ -37,6 +37,7 @@ def _widened(budget: Choice | None) -> Choice | None:
     return budget | {"values": budget["values"] * 2} if budget and "values" in budget else budget
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("pattern", "budget"), GROUPS, ids=lambda choice: "-".join(map(str, choice.values())))
 def test_a_cell_runs_or_is_refused(pattern: Choice, budget: Choice) -> None:
     for cell in cells():

@@ -142,6 +142,7 @@ SOLVED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("solver", SOLVED)
 def test_refitting_the_kept_weights_lowers_the_error_of_every_matrix(case: Case, solver: str) -> None:
     context = case.job.spec.calibration.model_dump(mode="json")

@@ -135,6 +135,7 @@ def test_a_job_that_keeps_everything_is_bit_identical(case: Case) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.deep
 def test_the_least_that_can_stay_is_a_stock_model(case: Case) -> None:
     """One block, one neuron, one group of heads, as many experts as a token is sent to: never none."""
     most = [step(part, 1 - part.least / part.count) for part in case.free]
@@ -161,6 +162,7 @@ def test_the_last_block_and_the_last_expert_stay(case: Case) -> None:
             case.of(f"none-{part.kind}", [asked]).attempt()
 
 
+@pytest.mark.deep
 def test_a_matrix_stands_in_for_a_block_or_is_refused_by_post_and_by_the_worker(case: Case) -> None:
     plain = {"method": "angular", "sparsity": 0.5}
     replaced = plain | {"replace": "least_squares"}

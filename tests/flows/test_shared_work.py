@@ -84,6 +84,7 @@ def test_a_job_that_starts_from_stored_phases_ends_with_the_bytes_of_one_that_do
         assert second.report[part] == alone.report[part]
 
 
+@pytest.mark.deep
 def test_the_second_sparsity_of_a_dense_sweep_starts_from_stored_statistics(bench: Bench) -> None:
     sparser: dict[str, Any] = {"prune": {"method": "wanda", "sparsity": 0.7}, "propagation": "dense"}
     first = run(bench, propagation="dense")
@@ -92,6 +93,7 @@ def test_the_second_sparsity_of_a_dense_sweep_starts_from_stored_statistics(benc
     assert bench.digests(second.id) == bench.digests(alone.id) != bench.digests(first.id)
 
 
+@pytest.mark.deep
 def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, tmp_path: Path) -> None:
     packed: dict[str, Any] = {**SOUP, "output": {"format": "packed"}}
     job = run(bench, **packed)

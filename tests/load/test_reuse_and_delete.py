@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from app.settings import Settings
-from tests.app.api.conftest import DEMO_MODEL
+from tests.app.api.conftest import copy_demo_model
 from tests.fixtures import races
 from tests.fixtures.figures import record
 
@@ -17,7 +16,7 @@ ROUNDS = 500
 
 @pytest.mark.parametrize("rounds", [6, pytest.param(ROUNDS, marks=[pytest.mark.load, pytest.mark.timeout(1800)])])
 def test_who_takes_a_result_over_has_its_files(database_url: str, tmp_path: Path, rounds: int) -> None:
-    model = shutil.copytree(DEMO_MODEL, tmp_path / "roots/model")
+    model = copy_demo_model(tmp_path / "roots/model")
     settings = Settings(home=tmp_path / "home", database_url=database_url, local_roots=str(tmp_path / "roots"))
     counts = races.run(settings, model, rounds=rounds, seed=10)
     assert counts["without files"] == 0, counts

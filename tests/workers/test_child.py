@@ -54,12 +54,14 @@ def test_a_failure_is_a_message_with_its_phase_and_the_trace_goes_to_the_log(job
     assert "Traceback" in log
 
 
+@pytest.mark.deep
 def test_a_request_that_is_no_request_fails_in_words() -> None:
     code, messages, _ = _run("{}")
     assert code == 1
     assert isinstance(messages[0], Failed)
 
 
+@pytest.mark.deep
 def test_sigterm_ends_it_at_once(job: LocalJob) -> None:
     child = _start()
     assert child.stdin is not None

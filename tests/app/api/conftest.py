@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,15 @@ REMOTE: dict[str, Any] = {
 }
 
 
+def copy_demo_model(folder: Path) -> Path:
+    """Copy the demo's model, its tokenizer without the indentation that makes it too long to be read in the API itself:
+    a test that is not about it need not wait for a process of its own."""
+    shutil.copytree(DEMO_MODEL, folder)
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()), separators=(",", ":")))
+    return folder
+
+
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """An embedded installation whose roots hold one model."""
@@ -33,9 +43,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model below the roots."""
-    folder = tmp_path / "roots/model"
-    shutil.copytree(DEMO_MODEL, folder)
-    return folder
+    return copy_demo_model(tmp_path / "roots/model")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 import threading
@@ -19,8 +18,7 @@ from app.cli.main import main
 from app.db.migrate import run_migrations
 from app.main import create_app
 from app.settings import Settings, get_settings
-
-DEMO_MODEL = Path(__file__).resolve().parents[3] / "app/cli/demo_model"
+from tests.app.api.conftest import copy_demo_model
 
 
 @dataclass
@@ -59,7 +57,7 @@ def espalier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model below the service's roots."""
-    return Path(shutil.copytree(DEMO_MODEL, tmp_path / "roots/model"))
+    return copy_demo_model(tmp_path / "roots/model")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from app.specs.job import JobRequest
 from app.specs.presets import BUILT_IN
 from app.specs.prune import BUDGETS, OPTIMIZERS, PATTERNS, SOLVERS, STEPS
 from app.specs.structure import STRUCTURE_STEPS
-from tests.app.api.conftest import DEMO_MODEL
+from tests.app.api.conftest import copy_demo_model
 from tests.app.portal.conftest import Browser
 from tests.app.portal.pages import Page
 
@@ -115,8 +114,7 @@ def test_what_will_be_sent_is_shown_and_is_what_is_sent(browser: Browser) -> Non
 
 
 def test_the_plan_tells_time_memory_and_the_model(browser: Browser, tmp_path: Path) -> None:
-    root = tmp_path / "roots/model"
-    shutil.copytree(DEMO_MODEL, root)
+    root = copy_demo_model(tmp_path / "roots/model")
     browser.get(NEW)
     fields = {"/source/kind": "local", "/source/path": str(root), "/spec/preset": "fast"}
     text = Page(browser.post(f"{NEW}/plan", fields).text).text

@@ -90,7 +90,13 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", SPECS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in {"wanda", "better masks", "dense"} else pytest.param(case, marks=pytest.mark.deep)
+        for case in SPECS
+    ],
+)
 def test_a_job_killed_at_every_checkpoint_ends_with_the_same_bytes(
     case: str, tmp_path: Path, texts: Path, llama: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_zeros_hold_and_something_moves(
         assert (moved == matrices) == (kind != "full")
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("loss", ["kl", "squarehead"])
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "slr", "clr", "llr", "allr"])
 def test_zeros_hold_for_every_loss_and_schedule(

@@ -110,7 +110,7 @@ def test_jobs_whose_bells_were_flushed_all_succeed(sqlite_bench: Bench, redis_ur
             bench.wait(job, "succeeded")
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.deep)])
 def test_a_job_outlives_its_worker(bench: Bench, blow: signal.Signals) -> None:
     job_id = bench.add("slow")
     with process(bench, RECONCILER), process(bench, WORKER) as worker:
