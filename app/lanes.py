@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -56,6 +58,58 @@ class Lanes(Generic[_T]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+class Turns:
+    """Lets an event loop work on few requests at a time, by turns of their lanes, and soon on one that comes late."""
+
+    def __init__(self, at_once: int, *, seconds: float) -> None:
+        """`seconds`: after so long a turn ends by itself, for whoever works on may be waiting for something."""
+        self._free, self._seconds = at_once, seconds
+        self._lanes: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def turn(self, lane: str) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a turn of a lane; what is given ends it early."""
+        await self._wait(lane)
+        over = False
+
+        def end() -> None:
+            nonlocal over
+            if not over:
+                over = True
+                self._pass_on()
+
+        timer = asyncio.get_running_loop().call_later(self._seconds, end)
+        try:
+            yield end
+        finally:
+            timer.cancel()
+            end()
+
+    async def _wait(self, lane: str) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lanes.setdefault(lane, deque()).append(called)
+        try:
+            await called
+        except asyncio.CancelledError:
+            if called.done() and not called.cancelled():
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        while self._lanes:
+            lane, waiting = self._lanes.popitem(last=False)
+            called = waiting.popleft()
+            if waiting:
+                self._lanes[lane] = waiting  # at the end: the others come first
+            if not called.done():
+                called.set_result(None)
+                return
+        self._free += 1
 
 
 class Rooms:

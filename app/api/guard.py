@@ -13,9 +13,11 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import tracing
+from app.actor import Actor
 from app.api.problems import problem_response
 from app.errors import AppError, BodyTooLarge, HeadersTooLarge, MalformedRequest, SlowBody, UnsupportedBody
 from app.ids import new_id
+from app.lanes import Turns
 from app.specs.strict_json import parse
 
 MAX_BODY_BYTES = 256 * 1024
@@ -23,6 +25,9 @@ MAX_HOOK_BYTES = 2**20
 _HOOK = re.compile(r"/v1/hooks/[^/]+")
 """Deliveries: read like any body, verified over their bytes, and parsed by the endpoint."""
 _RAW = re.compile(r"/v1/uploads/[^/]+/files/[^/]+(/[^/]+)?/parts/[^/]+")  # a template lies in a folder
+_WORKED_ON_AT_ONCE = 4
+"""Requests with a body, of all projects: a thread more or less changes nothing in what a process does in a second."""
+_TURN_SECONDS = 0.02
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_QUERY_BYTES, MAX_PARAMETERS = 16 * 1024, 100
 MAX_HEADER_BYTES, MAX_HEADERS = 32 * 1024, 100
@@ -88,6 +93,7 @@ class BodyGuard:
     def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute]) -> None:
         self.app = app
         taking = [route for route in routes if isinstance(route, APIRoute) and route.body_field is not None]
+        self._turns = Turns(_WORKED_ON_AT_ONCE, seconds=_TURN_SECONDS)
         self._taking = [(method, route.path_regex) for route in taking for method in route.methods or ()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,24 +101,36 @@ class BodyGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope["state"]["json"], body = None, b""
+        hook = scope["method"] == "POST" and _HOOK.fullmatch(scope["path"]) is not None
+        taking = hook or self._takes_a_body(scope)
+        scope["state"]["json"] = None
         try:
             _check_head(scope)
             if _reads_itself(scope):
                 await self.app(scope, receive, send)  # it reads the bytes as they come, and counts them
                 return
-            hook = scope["method"] == "POST" and _HOOK.fullmatch(scope["path"]) is not None
-            if hook or self._takes_a_body(scope):
-                async with asyncio.timeout(RECEIVE_SECONDS):
-                    read = await _read(Headers(scope=scope), receive, raw=hook)
-                if read is None:  # the client has left
-                    return
-                body = read
-                scope["state"]["json"] = parse(body) if body and not hook else None
+            async with asyncio.timeout(RECEIVE_SECONDS):
+                body = await _read(Headers(scope=scope), receive, raw=hook) if taking else b""
         except (AppError, TimeoutError) as error:
             refusal = SlowBody() if isinstance(error, TimeoutError) else error
             await problem_response(scope, refusal)(scope, receive, send)
             return
+        if body is None:  # the client has left
+            return
+        if not taking:
+            await self._serve(scope, body, receive, send)
+            return
+        async with self._turns.turn(_lane(scope)) as end_turn:
+            scope["state"]["end_turn"] = end_turn
+            try:
+                scope["state"]["json"] = parse(body) if body and not hook else None
+            except AppError as refusal:
+                await problem_response(scope, refusal)(scope, receive, send)
+                return
+            await self._serve(scope, body, receive, send)
+
+    async def _serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Hand a request on with the body that was read."""
         replayed = False
 
         async def replay() -> Message:
@@ -126,6 +144,12 @@ class BodyGuard:
 
     def _takes_a_body(self, scope: Scope) -> bool:
         return any(method == scope["method"] and path.match(scope["path"]) for method, path in self._taking)
+
+
+def _lane(scope: Scope) -> str:
+    """Whose turn a request takes: its project's, or the hook's."""
+    actor: Actor | None = scope["state"].get("actor")
+    return actor.project_id if actor else scope["path"]
 
 
 def _reads_itself(scope: Scope) -> bool:

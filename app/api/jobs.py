@@ -119,6 +119,7 @@ async def create_job(
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
     written = await run_in_threadpool(jobs.submit, resources, project, body, sent, key)
+    request.state.end_turn()  # what is left is waiting
     return await created(resources, project, await asyncio.wrap_future(written))
 
 

@@ -15,7 +15,7 @@ from app.db import commits as group_commit
 from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.errors import TooManyRequests
-from app.lanes import Lanes, Rooms
+from app.lanes import Lanes, Rooms, Turns
 
 
 def test_lanes_are_served_by_turns_and_in_order() -> None:
@@ -115,3 +115,47 @@ def test_the_one_call_of_a_project_is_next_beside_many_slow_ones_of_another() ->
     spent, waiting = asyncio.run(scene())
     assert waiting == 1004
     assert spent < 0.5
+
+
+def test_turns_go_round_the_lanes_and_few_are_at_work() -> None:
+    async def scene() -> list[str]:
+        turns, done, at_work = Turns(2, seconds=60), [], 0
+
+        async def work(lane: str) -> None:
+            nonlocal at_work
+            async with turns.turn(lane):
+                at_work += 1
+                assert at_work <= 2
+                await asyncio.sleep(0)
+                done.append(lane)
+                at_work -= 1
+
+        await asyncio.gather(*(work("a") for _ in range(100)), work("b"), work("c"))
+        await work("d")
+        return done
+
+    done = asyncio.run(scene())
+    assert (len(done), done[-1]) == (103, "d")
+    assert {"b", "c"} <= set(done[:6]), "behind those at work, and not behind the hundred"
+
+
+def test_a_turn_ends_early_by_itself_or_with_a_caller_that_leaves() -> None:
+    async def scene() -> None:
+        turns = Turns(1, seconds=0.05)
+        async with turns.turn("waits for somebody else"), asyncio.timeout(10), turns.turn("next"):
+            pass
+        turns = Turns(1, seconds=60)
+        async with turns.turn("a") as end, asyncio.timeout(10):
+            left = asyncio.ensure_future(turns.turn("b").__aenter__())
+            called_and_left = asyncio.ensure_future(turns.turn("b").__aenter__())
+            await asyncio.sleep(0)
+            left.cancel()
+            end()
+            end()  # once is enough
+            called_and_left.cancel()
+            await asyncio.gather(left, called_and_left, return_exceptions=True)
+            async with turns.turn("c"):
+                assert turns._free == 0
+        assert turns._free == 1
+
+    asyncio.run(scene())
