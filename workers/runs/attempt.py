@@ -32,9 +32,6 @@ from workers.messages import (
     Failed,
     Fetched,
     FetchRequest,
-    PhaseCompleted,
-    PhaseStarted,
-    Progress,
     Published,
     PublishRequest,
     Resolved,
@@ -260,19 +257,10 @@ class _Attempt:
         return facts
 
     def _upload(self, done: Done) -> dict[str, str]:
-        total, started = sum(file.bytes for file in done.files), time.monotonic()
-        self._recorder.take([PhaseStarted(phase="uploading", total=total, unit="byte")])
-
-        def between(stored: int) -> None:
-            self._keeper.check()
-            self._recorder.take([Progress(phase="uploading", current=stored, total=total, unit="byte")])
-            self._recorder.flush_if_due()
-
-        prefix = f"{self._prefix}a{self._job.fence}/"
-        keys = publish.upload(self._services.store, prefix, self._workspace / "artifact", done.files, between=between)
-        seconds = time.monotonic() - started
-        self._recorder.take([PhaseCompleted(phase="uploading", seconds=seconds, peak_memory_bytes=0)])
-        return keys
+        return publish.upload(
+            self._services.store, f"{self._prefix}a{self._job.fence}/", self._workspace / "artifact", done.files,
+            recorder=self._recorder, check=self._keeper.check,
+        )  # fmt: skip
 
     def _publish(self, done: Done, spec: CompressionSpec) -> list[Published]:
         """Send the result to every target of the spec, one after the other."""

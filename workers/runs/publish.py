@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,27 +17,46 @@ from app.errors import ObjectExists, StorageError
 from app.ids import new_id
 from app.services import publications
 from app.storage.base import ObjectStore
-from workers.messages import ArtifactFile, Done, Published
+from workers.messages import ArtifactFile, Done, PhaseCompleted, PhaseStarted, Progress, Published
+from workers.runs.report import Recorder
 from workers.runs.workspace import inside
 
 MANIFEST = "manifest.json"
 
 
 def upload(
-    store: ObjectStore, prefix: str, folder: Path, files: list[ArtifactFile], *, between: Callable[[int], None]
+    store: ObjectStore, prefix: str, folder: Path, files: list[ArtifactFile], *, recorder: Recorder,
+    check: Callable[[], None],
+) -> dict[str, str]:  # fmt: skip
+    """Store the files of a result below `prefix` as the phase `uploading`, return their keys; `check` may end it."""
+    total, started = sum(file.bytes for file in files), time.monotonic()
+    recorder.take([PhaseStarted(phase="uploading", total=total, unit="byte")])
+
+    def between(stored: int) -> None:
+        check()
+        recorder.take([Progress(phase="uploading", current=stored, total=total, unit="byte")])
+        recorder.flush_if_due()
+
+    keys = _store(store, prefix, folder, files, between)
+    recorder.take([PhaseCompleted(phase="uploading", seconds=time.monotonic() - started, peak_memory_bytes=0)])
+    return keys
+
+
+def _store(
+    store: ObjectStore, prefix: str, folder: Path, files: list[ArtifactFile], between: Callable[[int], None]
 ) -> dict[str, str]:
-    """Store the files of a result below `prefix` and return their keys; `between` hears the bytes stored so far."""
-    total = 0
+    """Store the files, the manifest last; `between` hears the bytes stored so far."""
+    stored = 0
     keys = {file.path: prefix + file.path for file in files}
     for file in sorted(files, key=lambda file: file.path == MANIFEST):
-        between(total)
+        between(stored)
         path = inside(folder, file.path)
         if file.path == MANIFEST:
             _put_manifest(store, keys[file.path], path.read_bytes())
         else:
-            store.put_file(keys[file.path], path, file.sha256, between=_after(total, between))
-        total += file.bytes
-    between(total)
+            store.put_file(keys[file.path], path, file.sha256, between=_after(stored, between))
+        stored += file.bytes
+    between(stored)
     return keys
 
 
