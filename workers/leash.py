@@ -1,4 +1,6 @@
-"""Start a program that dies with its parent: `python leash.py PARENT_PID [--offline] [--memory=BYTES] COMMAND...`.
+"""Start a program that dies with its parent: `python leash.py PARENT_PID [OPTION]... COMMAND...`.
+
+`--group=FOLDER` enters a control group, `--offline` leaves the network, `--memory=BYTES` bounds the data.
 
 Run as a file with `-I -S`, so it costs a few milliseconds. A function given to `preexec_fn` would do the same
 between fork and exec, where a process with threads may hold any lock: that hangs once in a thousand starts.
@@ -20,13 +22,27 @@ AF_INET, SOCK_DGRAM = 2, 2
 SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 
 
-def leashed(command: Sequence[str], *, offline: bool = False, memory: int | None = None) -> list[str]:
+def leashed(
+    command: Sequence[str], *, group: str | None = None, offline: bool = False, memory: int | None = None
+) -> list[str]:
     """Return the command line that runs `command` leashed to the calling thread, with `memory` bytes of data at most.
 
     The kernel watches the thread that starts the process: when that thread ends, the process is killed.
     """
-    flags = [*(["--offline"] if offline else []), *([f"--memory={memory}"] if memory is not None else [])]
-    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *flags, *command]
+    options = [
+        *([f"--group={group}"] if group is not None else []), *(["--offline"] if offline else []),
+        *([f"--memory={memory}"] if memory is not None else []),
+    ]  # fmt: skip
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *options, *command]
+
+
+def _enter(group: str) -> None:
+    """Enter a control group, where all that this process starts will be; the bound on data holds without it too."""
+    try:
+        with open(f"{group}/cgroup.procs", "w") as file:  # noqa: PTH123
+            file.write("0")
+    except OSError as error:
+        sys.stderr.write(f"no control group bounds this process: {error.strerror}\n")
 
 
 def _leave_network(libc: ctypes.CDLL) -> None:
@@ -55,6 +71,9 @@ def main(arguments: list[str]) -> None:
     """Leash this process to its parent and become the command."""
     parent, command = int(arguments[0]), arguments[1:]
     libc = ctypes.CDLL(None, use_errno=True)
+    if command[0].startswith("--group="):
+        _enter(command[0].partition("=")[2])
+        command = command[1:]
     if command[0] == "--offline":
         command = command[1:]
         _leave_network(libc)

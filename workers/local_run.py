@@ -36,7 +36,7 @@ from workers.messages import (
     Log,
     Resolved,
 )  # fmt: skip
-from workers.runs.failures import as_sent, from_exit, oom_kills
+from workers.runs.failures import as_sent, from_exit
 from workers.runs.memory import allowed
 from workers.runs.process import Child, Commands, environment
 from workers.runs.workspace import Workspace, remove_leftovers
@@ -117,7 +117,7 @@ def _follow(
     settings: Settings, say: Say, deadline: float,
 ) -> list[AnyMessage]:  # fmt: skip
     """Run a child and pass on what it says; return it all but the log, its result last. It ends at the deadline."""
-    kills, said = oom_kills(), []
+    said: list[AnyMessage] = []
     env = environment(side, workspace, settings.threads)
     child = Child(
         command, request, env=env, cwd=workspace, offline=side == "compute", memory=allowed(settings, request)
@@ -137,7 +137,7 @@ def _follow(
     if results:
         return [*said, results[-1]]
     assert status is not None
-    failed = Failed(error=from_exit(status, child.tail, None, out_of_memory=oom_kills() > kills))
+    failed = Failed(error=from_exit(status, child.tail, None, out_of_memory=child.out_of_memory))
     say(failed)
     return [failed]
 

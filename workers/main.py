@@ -21,6 +21,7 @@ from app.queue import make_celery, queue_name
 from app.settings import get_settings
 from app.storage.open import open_store
 from app.tracing import setup_traces
+from workers.runs import groups
 from workers.runs.attempt import Services
 from workers.runs.process import Commands
 from workers.runs.slot import Slot
@@ -53,6 +54,7 @@ class WorkerProcess:
             open_store(settings),
             settings,
             commands or Commands(),
+            groups.at_start(),
         )
         self.slot = Slot(services, worker_class=worker_class)
         self._thread = threading.Thread(target=self.slot.run, name="slot", daemon=True)

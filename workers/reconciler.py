@@ -21,6 +21,7 @@ from app.production import leave_unsafe_production
 from app.queue import Doorbell, make_celery
 from app.settings import get_settings
 from app.storage.open import open_store
+from workers.runs import groups
 from workers.runs.deliver import Dispatcher
 from workers.runs.hooks import Evaluator
 from workers.runs.publications import Publisher
@@ -121,7 +122,7 @@ def main() -> None:
     doorbell = Doorbell(make_celery(settings))
     beside = {
         "webhooks": Dispatcher(database, settings).run,
-        "publisher": Publisher(database, open_store(settings), settings).run,
+        "publisher": Publisher(database, open_store(settings), settings, groups=groups.at_start()).run,
         "hooks": Evaluator(database, doorbell, settings).run,
         "registries": RegistrySweep(database, settings).run,
     }

@@ -26,6 +26,7 @@ from app.production import leave_unsafe_production
 from app.settings import Settings, get_settings
 from app.tracing import setup_traces
 from workers.leash import leashed
+from workers.runs import groups
 from workers.runs.process import ROOT
 
 STOP_SECONDS = 50.0
@@ -156,6 +157,8 @@ def main() -> None:
     run_migrations(settings.database)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
+    with contextlib.suppress(groups.NotDelegated):
+        groups.delegated()  # by the first of our processes: workers cannot divide a group that the others are in
     service.run()
 
 

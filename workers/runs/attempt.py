@@ -45,6 +45,7 @@ from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.runs.family import Family, spawn_members
 from workers.runs.fetching import fetch_request
+from workers.runs.groups import Groups
 from workers.runs.keeper import Interrupted, Keeper, LeaseLost, running_seconds
 from workers.runs.memory import allowed
 from workers.runs.placement import Misplaced, check_place
@@ -68,6 +69,8 @@ class Services:
     store: ObjectStore
     settings: Settings
     commands: Commands = field(default_factory=Commands)
+    groups: Groups | None = None
+    """Of the children; None where the worker may make none."""
 
 
 def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> None:
@@ -224,6 +227,7 @@ class _Attempt:
         child = Child(
             getattr(self._services.commands, side), request, cwd=self._workspace, offline=side == "compute",
             env=environment(side, self._workspace, settings.threads), memory=allowed(settings, request),
+            groups=self._services.groups,
         )  # fmt: skip
         return supervise(
             child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate,

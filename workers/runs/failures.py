@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import signal
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
 from app.errors import StorageError
@@ -167,26 +166,3 @@ def source_changed() -> ErrorInfo:
         class_="source_not_found", retryable=False, phase="resolving", hint="Submit the job again for the new content.",
         message="source changed: its files are not those that the job started with",
     )  # fmt: skip
-
-
-def oom_kills() -> int:
-    """How often the kernel ended a process of our control group for want of memory; of the machine where none counts.
-
-    A kill is counted in the group of the one that was killed, whoever's limit it was: a child is in ours.
-    """
-    file = next((file for file in _counters() if file.is_file()), None)
-    lines = file.read_text().splitlines() if file else []
-    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-
-
-def _counters() -> Iterator[Path]:
-    groups, own = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-    for line in own.read_text().splitlines() if own.is_file() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield groups / path.lstrip("/") / "memory.events"
-        elif "memory" in controllers.split(","):
-            yield groups / "memory" / path.lstrip("/") / "memory.oom_control"
-    yield groups / "memory.events"  # a container may see no more than its own group, under another name
-    yield groups / "memory/memory.oom_control"
-    yield Path("/proc/vmstat")

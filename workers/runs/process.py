@@ -21,6 +21,8 @@ from pydantic import BaseModel, ValidationError
 
 from workers.leash import leashed
 from workers.messages import MESSAGES, AnyMessage, Log
+from workers.runs.groups import Groups, oom_kills
+from workers.runs.memory import Limits
 
 INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -86,11 +88,19 @@ class Child:
 
     def __init__(
         self, command: Sequence[str], request: BaseModel, *, env: Mapping[str, str], cwd: Path, offline: bool,
-        memory: int | None = None,
+        memory: Limits | None = None, groups: Groups | None = None,
     ) -> None:  # fmt: skip
+        self._group = groups.open(memory.held) if groups and memory else None
+        self._kills = 0 if self._group else oom_kills()
+        self.out_of_memory = False
+        """Whether the kernel ended it for want of memory; known once it is closed."""
+        leash = leashed(
+            command, offline=offline, group=str(self._group.path) if self._group else None,
+            memory=memory.data if memory else None,
+        )  # fmt: skip
         self._process = subprocess.Popen(
-            leashed(command, offline=offline, memory=memory), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=dict(env), cwd=cwd, start_new_session=True,
+            leash, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), cwd=cwd,
+            start_new_session=True,
         )  # fmt: skip
         self._waiting: queue.Queue[AnyMessage] = queue.Queue(MAX_WAITING)
         self._abandoned = threading.Event()
@@ -170,9 +180,13 @@ class Child:
         return True
 
     def close(self) -> None:
-        """Make sure that nothing of the child is left; one that cannot be ended keeps its pipes."""
-        if not self.kill():
+        """Make sure that nothing of the child is left; one that cannot be ended keeps its pipes and its group."""
+        ended = self.kill()
+        self.out_of_memory = self._group.oom_kills > 0 if self._group else oom_kills() > self._kills
+        if not ended:
             return
+        if self._group:
+            self._group.remove()
         for thread in self._threads:
             thread.join(1)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):

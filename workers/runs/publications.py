@@ -37,6 +37,7 @@ from workers.messages import (
     Resolved,
 )  # fmt: skip
 from workers.runs.failures import from_exit
+from workers.runs.groups import Groups
 from workers.runs.memory import allowed
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Recorder
@@ -124,10 +125,11 @@ class Publisher:
     """Does what was asked for afterwards, each publication in a child process, a few at a time, one of each project."""
 
     def __init__(
-        self, database: Database, store: ObjectStore, settings: Settings, commands: Commands | None = None
-    ) -> None:
+        self, database: Database, store: ObjectStore, settings: Settings, commands: Commands | None = None,
+        groups: Groups | None = None,
+    ) -> None:  # fmt: skip
         self._database, self._store, self._settings = database, store, settings
-        self._commands = commands or Commands()
+        self._commands, self._groups = commands or Commands(), groups
         self._turns, self._claiming = Turns(), threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
@@ -194,7 +196,7 @@ class Publisher:
     ) -> Published | ErrorInfo:
         child = Child(
             self._commands.publish, told, env=environment("publish", folder, self._settings.threads), cwd=folder,
-            offline=False, memory=allowed(self._settings, told),
+            offline=False, memory=allowed(self._settings, told), groups=self._groups,
         )  # fmt: skip
         outcome: Published | ErrorInfo | None = None
         kept = started = time.monotonic()
@@ -215,7 +217,7 @@ class Publisher:
             status = child.returncode
         finally:
             child.close()
-        return outcome or from_exit(status or 0, child.tail, "publishing", out_of_memory=False)
+        return outcome or from_exit(status or 0, child.tail, "publishing", out_of_memory=child.out_of_memory)
 
 
 def _failure(message: str, *, retryable: bool) -> ErrorInfo:

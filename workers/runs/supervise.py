@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from workers.messages import AnyMessage, Checkpoint, Done, Failed, Fetched, Published, Spread
 from workers.runs.checkpoints import Uploader
-from workers.runs.failures import JobFailed, from_exit, hung, oom_kills, stuck
+from workers.runs.failures import JobFailed, from_exit, hung, stuck
 from workers.runs.keeper import Interrupted, Keeper
 from workers.runs.process import Child
 from workers.runs.report import Recorder, Said
@@ -26,7 +26,6 @@ def supervise(
     translate: Callable[[AnyMessage], list[Said]], room: Room, still_seconds: float,
 ) -> Outcome:  # fmt: skip
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
-    kills = oom_kills()
     result: Outcome | Failed | None = None
     keeper.guard(child)
     watchdog = _Watchdog(child, still_seconds)
@@ -62,7 +61,7 @@ def supervise(
     if result is not None:
         raise JobFailed(result.error)
     assert status is not None
-    raise JobFailed(from_exit(status, child.tail, recorder.phase, out_of_memory=oom_kills() > kills))
+    raise JobFailed(from_exit(status, child.tail, recorder.phase, out_of_memory=child.out_of_memory))
 
 
 class _Watchdog:

@@ -11,6 +11,7 @@ from app.settings import Settings
 from workers.messages import ComputeRequest, Message
 from workers.runs import machine, memory
 from workers.runs.failures import from_exit
+from workers.runs.memory import Limits
 from workers.runs.process import Child, environment
 
 GIB = 2**30
@@ -34,19 +35,20 @@ def of_16_gib(monkeypatch: pytest.MonkeyPatch) -> Settings:
 def test_the_default_is_a_share_of_the_machine_and_room_for_what_is_mapped(of_16_gib: Settings, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     more = 4 * memory.STACK_BYTES + memory.MAPPED * 1000
-    assert memory.allowed(of_16_gib, request(tmp_path)) == int(16 * GIB * 0.9) + more
-    assert memory.allowed(of_16_gib, Message()) == 4 * GIB
-    limited = request(tmp_path, max_host_memory_bytes=GIB)
-    assert memory.allowed(of_16_gib, limited) == GIB + memory.SLACK_BYTES + more
+    share = int(16 * GIB * 0.9)
+    assert memory.allowed(of_16_gib, request(tmp_path)) == Limits(share, share + more)
+    assert memory.allowed(of_16_gib, Message()) == Limits(4 * GIB, 4 * GIB)
+    limited, least = request(tmp_path, max_host_memory_bytes=GIB), GIB + memory.SLACK_BYTES
+    assert memory.allowed(of_16_gib, limited) == Limits(least, least + more)
     said = of_16_gib.model_copy(update={"child_memory_bytes": 2 * GIB, "fetch_memory_bytes": 3 * GIB})
-    assert memory.allowed(said, request(tmp_path)) == 2 * GIB + more
-    assert memory.allowed(said, Message()) == 3 * GIB
+    assert memory.allowed(said, request(tmp_path)) == Limits(2 * GIB, 2 * GIB + more)
+    assert memory.allowed(said, Message()) == Limits(3 * GIB, 3 * GIB)
 
 
 def ended(tmp_path: Path, code: str) -> tuple[int, list[str]]:
     child = Child(
         [sys.executable, "-c", code], Message(), env=environment("fetch", tmp_path, 1), cwd=tmp_path, offline=False,
-        memory=2**27,
+        memory=Limits(2**27, 2**27),
     )  # fmt: skip
     try:
         while not child.finished:

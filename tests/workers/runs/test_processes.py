@@ -158,8 +158,9 @@ def test_a_worker_asked_for_one_job_does_one_and_leaves(sqlite_bench: Bench) -> 
     first, second = sqlite_bench.add(), sqlite_bench.add()
     done = subprocess.run(
         [sys.executable, "-m", "workers.main", "--once"], cwd=ROOT, env=environment(sqlite_bench, ""),
-        check=False,
+        check=False, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert done.returncode == 0
+    assert done.stderr.count("the memory of children is bounded by ") == 1
     assert sqlite_bench.job(first).attempt == 1
     assert sqlite_bench.job(second).state == "queued"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.db.queries import leases
 from tests.fixtures.runs import Bench
 from workers.messages import ErrorInfo
-from workers.runs import attempt, failures, process, workspace
+from workers.runs import attempt, failures, groups, process, workspace
 from workers.runs.process import Child
 from workers.runs.workspace import remove_leftovers
 
@@ -91,10 +91,10 @@ def test_kills_for_memory_are_counted_in_our_own_group(tmp_path: Path, monkeypat
     own, whole = tmp_path / "memory.events", tmp_path / "vmstat"
     own.write_text("oom 5\noom_kill 2\noom_group_kill 0\n")
     whole.write_text("oom_kill 7\n")
-    monkeypatch.setattr(failures, "_counters", lambda: iter([tmp_path / "absent", own, whole]))
-    assert failures.oom_kills() == 2
+    monkeypatch.setattr(groups, "_counters", lambda: iter([tmp_path / "absent", own, whole]))
+    assert groups.oom_kills() == 2
     own.unlink()
-    assert failures.oom_kills() == 7
+    assert groups.oom_kills() == 7
 
 
 def test_a_child_that_the_kernel_keeps_is_reported_and_not_waited_for(
