@@ -86,6 +86,7 @@ class Fleet(Collector):
             peaks = measures.peaks_of_the_last_day(session, now)
             memory = measures.device_memory(session, now)
             workers = dict.fromkeys(self._classes, 0) | measures.live_workers(session, now)
+            lost = dict.fromkeys(workers, 0) | measures.lost_devices(session, now)
             failures = measures.failures_of_the_last_day(session, now)
             pending = measures.pending_deliveries(session)
             swept_at = measures.last_sweep(session)
@@ -97,6 +98,8 @@ class Fleet(Collector):
              [([name], max((now - oldest).total_seconds(), 0.0)) for name, _, oldest in queues]),
             ("espalier_workers", "Workers that were seen within two minutes.", ["worker_class"],
              [([name], count) for name, count in workers.items()]),
+            ("espalier_devices_lost", "Live workers whose device does not answer: they claim nothing.",
+             ["worker_class"], [([name], count) for name, count in lost.items()]),
             ("espalier_phase_seconds", "Mean seconds of a phase over the last day.", ["phase"],
              [([name], mean) for name, mean in phases]),
             ("espalier_phase_peak_memory_bytes", "Most that a phase held on its device in a day.",

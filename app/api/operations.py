@@ -41,7 +41,7 @@ class WorkerView(View):
 
     id: str
     worker_class: str
-    state: Literal["idle", "busy", "draining", "drained", "lost"]
+    state: Literal["idle", "busy", "draining", "drained", "device_lost", "lost"]
     host: str | None
     """Null but for operators, like the process."""
     pid: int | None
@@ -52,6 +52,8 @@ class WorkerView(View):
     engine_version: str
     job_id: str | None
     """What it works on; null also for another project's job."""
+    device_lost_at: datetime | None
+    """Since when it claims nothing, because its device failed a job and has not answered since."""
     started_at: datetime
     heartbeat_age_seconds: float
 
@@ -59,7 +61,7 @@ class WorkerView(View):
 def worker_view(reading: WorkerReading) -> WorkerView:
     """Show a worker."""
     worker = reading.worker
-    names = ("id", "worker_class", "device", "memory_bytes", "engine_version", "started_at")
+    names = ("id", "worker_class", "device", "memory_bytes", "engine_version", "device_lost_at", "started_at")
     fields = {name: getattr(worker, name) for name in names}
     fields |= {name: getattr(worker, name) if reading.shows_machine else None for name in ("host", "pid")}
     age = round(reading.heartbeat_age_seconds, 3)

@@ -233,6 +233,8 @@ class Worker(Base):
     engine_version: Mapped[str]
     job_id: Mapped[str | None]
     drain_requested_at: Mapped[datetime | None]
+    device_lost_at: Mapped[datetime | None]
+    """Since when its device does not answer; null while it is believed in."""
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
 

@@ -40,6 +40,8 @@ class WorkerReading:
             return "lost"
         if self.worker.drain_requested_at is not None:
             return "draining" if self.worker.job_id else "drained"
+        if self.worker.device_lost_at is not None:
+            return "device_lost"
         return "busy" if self.worker.job_id else "idle"
 
 

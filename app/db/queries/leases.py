@@ -41,6 +41,7 @@ def register(session: Session, worker: WorkerIdentity) -> None:
             device=worker.device,
             memory_bytes=worker.memory_bytes,
             drain_requested_at=None,
+            device_lost_at=None,
             engine_version=worker.engine_version,
             job_id=None,
             started_at=now,
@@ -49,9 +50,13 @@ def register(session: Session, worker: WorkerIdentity) -> None:
     )
 
 
-def seen(session: Session, worker_id: str, *, job_id: str | None, now: datetime | None = None) -> None:
-    """Note that a worker lives, and what it does."""
-    values = {"seen_at": now or clock(session), "job_id": job_id}
+def seen(
+    session: Session, worker_id: str, *, job_id: str | None, device_lost: bool = False, now: datetime | None = None
+) -> None:
+    """Note that a worker lives, and what it does, or why it does nothing."""
+    now = now or clock(session)
+    lost_at = func.coalesce(Worker.device_lost_at, now) if device_lost else None
+    values = {"seen_at": now, "job_id": job_id, "device_lost_at": lost_at}
     session.execute(update(Worker).where(Worker.id == worker_id).values(values))
 
 

@@ -64,6 +64,14 @@ def live_workers(session: Session, now: datetime) -> dict[str, int]:
     return {name: int(count) for name, count in session.execute(query)}
 
 
+def lost_devices(session: Session, now: datetime) -> dict[str, int]:
+    """Return how many workers of each class live and have a device that does not answer."""
+    query = select(Worker.worker_class, func.count()).where(
+        Worker.seen_at > now - GONE, Worker.device_lost_at.is_not(None)
+    )
+    return {name: int(count) for name, count in session.execute(query.group_by(Worker.worker_class))}
+
+
 def last_sweep(session: Session) -> datetime | None:
     """Return when a reconciler last ended a sweep; None before the first one."""
     return session.scalar(select(Heartbeat.at).where(Heartbeat.name == SWEEP))

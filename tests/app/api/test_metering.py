@@ -54,6 +54,7 @@ def test_queues_states_failures_and_latencies_are_told(
     with rows.unit_of_work() as session:
         now = clock(session)
         leases.register(session, gpu)
+        leases.seen(session, gpu.id, job_id=None, device_lost=True)
         measures.note_sweep(session)
         session.add(
             PhaseRecord(
@@ -75,6 +76,7 @@ def test_queues_states_failures_and_latencies_are_told(
     assert found["espalier_webhooks_pending", ""] == 0
     assert found["espalier_workers", "gpu"] == 1
     assert found["espalier_workers", "default"] == 0  # a class that is configured and has none
+    assert (found["espalier_devices_lost", "gpu"], found["espalier_devices_lost", "default"]) == (1, 0)
     assert 0 <= found["espalier_reconciler_last_sweep_seconds", ""] < 60
     assert found["espalier_http_request_seconds_count", "POST,/v1/jobs,202"] == 2
     assert found["espalier_http_request_seconds_count", "GET,/v1/jobs/{job_id},404"] == 1

@@ -54,6 +54,29 @@ def test_workers_are_shown_with_what_they_do(client: TestClient, rows: Database)
     assert client.get("/v1/workers").json()["items"][0]["job_id"] is None
 
 
+def test_a_worker_whose_device_does_not_answer_says_so(client: TestClient, rows: Database) -> None:
+    assert claim(rows, "wrk_1") is None
+    for lost, state in ((True, "device_lost"), (True, "device_lost"), (False, "idle")):
+        with rows.unit_of_work() as session:
+            leases.seen(session, "wrk_1", job_id=None, device_lost=lost)
+            since = session.get_one(Worker, "wrk_1").device_lost_at
+        (shown,) = client.get("/v1/workers").json()["items"]
+        assert shown["state"] == state
+        assert (shown["device_lost_at"] is not None) == (since is not None) == lost
+    assert client.post("/v1/workers/wrk_1/drain").json()["state"] == "drained"
+
+
+def test_a_device_is_lost_since_it_was_first_told(client: TestClient, rows: Database) -> None:
+    claim(rows, "wrk_1")
+    with rows.unit_of_work() as session:
+        now = clock(session)
+        for seconds in (0, 5):
+            leases.seen(session, "wrk_1", job_id=None, device_lost=True, now=now + timedelta(seconds=seconds))
+        found = session.get_one(Worker, "wrk_1")
+        session.refresh(found)
+        assert (found.device_lost_at, found.seen_at) == (now, now + timedelta(seconds=5))
+
+
 def test_a_drain_is_asked_for_once_taken_back_and_written_down(client: TestClient, rows: Database) -> None:
     job = submit(client)
     claim(rows, "wrk_1")

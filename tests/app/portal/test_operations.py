@@ -136,6 +136,17 @@ def test_a_worker_is_drained(browser: Browser, worker: str) -> None:
     assert "idle" in browser.get("/portal/workers").text
 
 
+def test_a_worker_whose_device_does_not_answer_is_shown_and_can_be_drained(
+    browser: Browser, resources: Resources, worker: str
+) -> None:
+    with resources.database.unit_of_work() as session:
+        session.get_one(Worker, worker).device_lost_at = clock(session)
+    page = browser.get("/portal/workers").text
+    assert "device lost" in page
+    assert "idle" not in page
+    assert f"{worker}/drain" in page
+
+
 def _visitor(app: FastAPI, settings: Settings, key: str) -> Browser:
     """Somebody who has signed in with a key."""
     settings.host = "0.0.0.0"
