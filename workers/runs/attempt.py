@@ -73,8 +73,11 @@ class Services:
     """Of the children; None where the worker may make none."""
 
 
-def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> None:
-    """Carry a claimed job as far as it goes; every way it can end is written down, unless the job is not ours."""
+def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> ErrorInfo | None:
+    """Carry a claimed job as far as it goes, and return the error that it ended with, if it did.
+
+    Every way it can end is written down, unless the job is not ours.
+    """
     limit = running_seconds(services.settings, job)
     keeper = Keeper(
         services.database, job_id=job.id, fence=job.fence, worker_id=worker.id,
@@ -89,6 +92,7 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
             log.warning("the attempt ends without a word: the job is not ours any more", fence=job.fence)
         finally:
             attempt.close()
+    return attempt.error
 
 
 class _Attempt:
@@ -103,6 +107,7 @@ class _Attempt:
         self._family = Family(services.database, services.store, job)
         self._resolved: Resolved | None = None
         self._stale = False
+        self.error: ErrorInfo | None = None
 
     @cached_property
     def _request(self) -> JobRequest:
@@ -154,7 +159,7 @@ class _Attempt:
         self._recorder.spans.end()
 
     def _failed(self, error: ErrorInfo) -> Ending:
-        error = as_sent(error, self._job.request)
+        self.error = error = as_sent(error, self._job.request)
         log.warning("attempt failed", error_class=error.class_, phase=error.phase, message=error.message)
         return lambda session, job, now: endings.settle(session, job, error, now=now)
 

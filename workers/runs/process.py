@@ -61,6 +61,7 @@ class Commands:
     fetch: Sequence[str] = (sys.executable, "-P", "-m", "workers.fetcher")
     compute: Sequence[str] = (sys.executable, "-P", "-m", "workers.child")
     publish: Sequence[str] = (sys.executable, "-P", "-m", "workers.publisher")
+    device: Sequence[str] = (sys.executable, "-P", "-m", "workers.device_check")
 
 
 def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:

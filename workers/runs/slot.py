@@ -18,6 +18,7 @@ from app.loops import OUTAGE
 from app.specs.job import ENGINE_VERSION
 from workers.runs import machine
 from workers.runs.attempt import Services, run_attempt
+from workers.runs.device import Device
 from workers.runs.workspace import remove_leftovers
 
 IDLE_SECONDS = 2.0
@@ -35,6 +36,7 @@ class Slot:
         self._draining = threading.Event()
         self._ending = threading.Event()
         self._registered = False
+        self._device = Device(services.settings, services.commands)
         device = machine.device_of(services.settings)
         self.identity = WorkerIdentity(
             id=new_id("wrk"), worker_class=worker_class, host=socket.gethostname(), pid=os.getpid(),
@@ -60,7 +62,14 @@ class Slot:
         if once:
             self.work_once()
             return
-        loops.run("slot", self._ending, self._round, idle_seconds=IDLE_SECONDS, pause=self._bell.wait)
+        try:
+            loops.run("slot", self._ending, self._round, idle_seconds=IDLE_SECONDS, pause=self._bell.wait)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End what a slot starts beside its jobs."""
+        self._device.close()
 
     def _round(self) -> bool:
         # Cleared before the look: a bell that rings during the look is heard after it.
@@ -68,8 +77,9 @@ class Slot:
         return self.work_once()
 
     def work_once(self) -> bool:
-        """Claim a job and work on it; False when there was none."""
+        """Claim a job and work on it; False when there was none, or no device to work on."""
         try:
+            self._device.look()
             job = self._claim()
         except OUTAGE as error:
             log.warning("the database is out of reach", error=type(error).__name__)
@@ -85,7 +95,9 @@ class Slot:
             log.info("job claimed", fence=job.fence)
             try:
                 with tracing.span("attempt", job.traceparent, job_id=job.id, attempt=job.attempt):
-                    run_attempt(self._services, job, self.identity, self._draining)
+                    failure = run_attempt(self._services, job, self.identity, self._draining)
+                if failure is not None and failure.class_ == "device_lost" and self.identity.device == "cuda":
+                    self._device.lose()
             except Exception:  # a fault of ours must not end the slot; the lease runs out and the attempt is charged
                 log.exception("the attempt broke")
                 time.sleep(1)
@@ -97,12 +109,12 @@ class Slot:
                 leases.register(session, self.identity)
             job = None
             began = time.time_ns()
-            if not self._draining.is_set():
+            if not self._draining.is_set() and not self._device.lost:
                 job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
             if job is not None:
                 tracing.note("claim", job.traceparent, since=began, job_id=job.id, worker_id=self.identity.id)
             if job is None:
-                leases.seen(session, self.identity.id, job_id=None)
+                leases.seen(session, self.identity.id, job_id=None, device_lost=self._device.lost)
                 if workers.drain_requested(session, self.identity.id):
                     self._draining.set()
                 elif not self._ending.is_set():  # an operator has thought better of it

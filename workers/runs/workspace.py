@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-_OURS = re.compile(r"(job_\w+|run)-a\d+\.lock", re.ASCII)
+_OURS = re.compile(r"(job_\w+|run|device)-a\d+\.lock", re.ASCII)
 
 LOOK_SECONDS = 5.0
 

@@ -21,8 +21,10 @@ from app.settings import Settings
 from tests.fixtures.runs import Bench
 from workers import reconciler as reconcilers
 from workers.runs.deliver import Dispatcher
+from workers.runs.device import Device
 from workers.runs.hooks import Evaluator
 from workers.runs.keeper import Keeper
+from workers.runs.process import Commands
 from workers.runs.publications import Publisher
 from workers.runs.reconcile import Reconciler
 from workers.runs.registries import RegistrySweep
@@ -95,6 +97,7 @@ def _slot() -> None:
     made._ending, made._bell = Now(), Now()
     made.work_once = breaking(made._ending.set)  # type: ignore[method-assign]
     vars(made)["_services"] = type("S", (), {"settings": Settings()})
+    vars(made)["_device"] = Device(Settings(), Commands())
     made.run()
 
 
