@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import PendingRollbackError
 
 from app import loops
 from app.db.session import Database
@@ -73,7 +74,7 @@ class PostgresLead(Lead):
         """Unlock, so that another can lead at once, and close the connection for good: where the server did not hear
         of it, the connection would still hold the lock in the pool."""
         if self._connection is not None:
-            with contextlib.suppress(*OUTAGE):
+            with contextlib.suppress(*OUTAGE, PendingRollbackError):  # a connection that was lost unlocked by itself
                 self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
             self._connection.invalidate()
             self._connection.close()

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from app.db.job import IdempotencyKey, Job, Outbox
 from app.db.queries import leases
 from app.db.session import Database, clock
 from app.ids import new_id
+from app.loops import OUTAGE
 from app.queue import Doorbell
 from tests.fixtures.runs import Bench
 from tests.workers.runs.test_claim import worker
@@ -222,6 +223,19 @@ def test_one_reconciler_leads_and_another_takes_over(database: Database) -> None
     assert second.held()
     assert not first.held()
     second.release()
+
+
+def test_the_lead_is_taken_again_when_the_server_was_away(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    lead = PostgresLead(database)
+    assert lead.held()
+    with database.engine.connect() as other:
+        other.execute(text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"))
+    with pytest.raises(OUTAGE):
+        lead.held()
+    assert lead.held()
+    lead.release()
+    database.dispose()
 
 
 def test_jobs_are_not_touched_by_an_idle_sweep(bench: Bench, reconciler: Reconciler) -> None:
