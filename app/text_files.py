@@ -148,7 +148,8 @@ def _columns(text: str, name: str) -> tuple[str, ...]:
             row, at = decoder.raw_decode(text, match.start(1))
         except (ValueError, RecursionError):  # cut, perhaps: the reader tells
             break
-        found = (found or {}) | dict.fromkeys(row)
+        found = found or {}
+        found.update(dict.fromkeys(row))
     return tuple(found or ())
 
 

@@ -233,6 +233,15 @@ def test_patterns_share_one_budget_of_cpu_over_all_jobs_of_a_request(tmp_path: P
     assert [(problem.pointer, problem.code) for problem in spent] == [(ALL_TARGETS, "slow-regex")]
 
 
+def test_many_slow_patterns_end_soon_after_their_budget(tmp_path: Path) -> None:
+    facts = probe(write_model(tmp_path, LLAMA | {"num_hidden_layers": 40}))
+    exclude = [rf"(?:[a-z]?|\.?|_?|\d?){{250}}zz${number}" for number in range(30)]
+    spec = CompressionSpec.model_validate({"prune": {**MAGNITUDE, "targets": {"exclude": exclude}}})
+    start = time.thread_time()
+    assert [problem.code for problem in check(spec, facts, Matcher(Budget(0.05)))] == ["slow-regex"]
+    assert time.thread_time() - start < 0.3
+
+
 def test_what_a_request_does_besides_costs_its_patterns_nothing(llama: ModelFacts) -> None:
     matcher, spec = Matcher(Budget(0.05)), CompressionSpec.model_validate({"prune": MAGNITUDE})
     began = time.thread_time()
