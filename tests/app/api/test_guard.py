@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from starlette.types import Message, Scope
+from starlette.types import Message, Receive, Scope, Send
 
+from app.actor import LOCAL
+from app.api import jobs
+from app.api.guard import BodyGuard
 from app.api.jobs import EXAMPLES
 from app.main import create_app
 from app.settings import Settings
@@ -124,6 +127,35 @@ FIELDS = [
     "labels.k",
     "spec.reconstruct.window.blocks", "spec.cycles.count", "spec.soup.members", "plan_id", "priority",
 ]  # fmt: skip
+
+
+def test_what_comes_without_a_key_takes_turns_as_one_however_many_addresses_it_names() -> None:
+    done: list[str] = []
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0)
+        done.append(scope["path"])
+
+    async def whole() -> Message:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def nowhere(message: Message) -> None:
+        raise AssertionError(message)
+
+    async def scene() -> None:
+        guard = BodyGuard(work, routes=jobs.router.routes)
+        paths = [*(f"/v1/hooks/src_{number}" for number in range(100)), "/v1/jobs"]
+        headers = [(b"content-type", b"application/json")]
+        calls = [
+            {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers, "state": {}}
+            for path in paths
+        ]
+        calls[-1]["state"] = {"actor": LOCAL}
+        await asyncio.gather(*(guard(call, whole, nowhere) for call in calls))
+
+    asyncio.run(scene())
+    assert len(done) == 101
+    assert done.index("/v1/jobs") < 10, "behind those at work, and not behind the hundred"
 
 
 def test_no_number_is_too_large_to_be_refused(client: TestClient, model: Path) -> None:
