@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PEPPER = "insecure-embedded-pepper"
 DEFAULT_CREDENTIALS_KEY = "insecure-embedded-credentials-key"
+LONGEST_DAYS = 36_500
+"""A time before the calendar would break the cleaning up, also of what has no rows: 0 is for ever."""
 
 
 class Settings(BaseSettings):
@@ -96,13 +98,15 @@ class Settings(BaseSettings):
         ge=0,
         description="Cap of stored phase results in the object store; least recently used goes first.",
     )
-    keep_artifacts_days: float = Field(0, ge=0, description="Files of results after the job's end; 0: for ever.")
-    keep_events_days: float = Field(365, ge=0, description="Events after the job's end; 0: for ever.")
-    keep_logs_days: float = Field(90, ge=0, description="Log lines after the job's end; 0: for ever.")
-    keep_deliveries_days: float = Field(
-        30, ge=0, description="Deliveries of webhooks and hooks that are over; 0: for ever."
+    keep_artifacts_days: float = Field(
+        0, ge=0, le=LONGEST_DAYS, description="Files of results after the job's end; 0: for ever."
     )
-    keep_audit_days: float = Field(730, ge=0, description="The audit log; 0: for ever.")
+    keep_events_days: float = Field(365, ge=0, le=LONGEST_DAYS, description="Events after the job's end; 0: for ever.")
+    keep_logs_days: float = Field(90, ge=0, le=LONGEST_DAYS, description="Log lines after the job's end; 0: for ever.")
+    keep_deliveries_days: float = Field(
+        30, ge=0, le=LONGEST_DAYS, description="Deliveries of webhooks and hooks that are over; 0: for ever."
+    )
+    keep_audit_days: float = Field(730, ge=0, le=LONGEST_DAYS, description="The audit log; 0: for ever.")
     default_run_seconds: float = Field(
         2 * 86_400, gt=0, description="Running time of a job that names no limits.max_run_seconds."
     )

@@ -117,6 +117,7 @@ def test_an_unknown_variable_is_told_and_those_of_kubernetes_are_not(
      ("WORKER_CLASSES", "gpu=80e9,cpu=16e9", "setting ESPALIER_WORKER_CLASSES: the classes stand smallest first"),
      ("WORKER_CLASSES", "cpu=16GB", "setting ESPALIER_WORKER_CLASSES: 16GB is no number of bytes"),
      ("WORKER_CLASSES", "cpu=1,cpu=2", "setting ESPALIER_WORKER_CLASSES: every class has a name of its own"),
+     ("KEEP_EVENTS_DAYS", "inf", "setting ESPALIER_KEEP_EVENTS_DAYS: Input should be less than or equal to 36500"),
      ("OIDC_ISSUER", "https://id.example", "ESPALIER_OIDC_ISSUER takes ESPALIER_OIDC_CLIENT_ID")],
 )  # fmt: skip
 def test_a_bad_value_is_told_in_one_line(
