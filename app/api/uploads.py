@@ -154,7 +154,7 @@ async def put_part(
                 f"The part has {size} bytes of the given hash; {incoming.received} came.",
                 items=[Problem("", "wrong-bytes", "send the part again")],
             )
-        await run_in_threadpool(resources.store.put_file, key, incoming.path, sha256)
+        await run_in_threadpool(uploads.keep_part, resources, row, key, incoming.path, sha256)
     finally:
         await run_in_threadpool(incoming.discard)
 

@@ -139,6 +139,19 @@ def place(row: Upload, name: str, number: int) -> tuple[str, int]:
     return row.part_key(name, number), row.part_size(file["bytes"], number)
 
 
+def keep_part(resources: Resources, row: Upload, key: str, file: Path, sha256: str) -> None:
+    """Store a part that came through the service; raises NotFound where its upload was deleted meanwhile.
+
+    Whoever deletes removes the row first and then what is stored: either of the two sees the part.
+    """
+    resources.store.put_file(key, file, sha256)
+    try:
+        get(resources.database, row.project_id, row.id)
+    except NotFound:
+        resources.store.delete(key)
+        raise
+
+
 def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
     """Close an upload whose parts are all there; a model is looked at first. Twice is as good as once.
 

@@ -232,6 +232,23 @@ def test_what_stands_still_is_aborted_and_what_is_deleted_leaves_nothing(
     assert [found.key for found in store.list("projects/")] == left
 
 
+@pytest.mark.parametrize("settings", ["directory"], indirect=True)
+def test_a_part_that_comes_while_its_upload_is_deleted_stays_nowhere(
+    client: TestClient, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"notes.txt": TEXT}
+    upload, put = _open(client, "dataset", files), resources.store.put_file
+
+    def slow(*args: Any) -> None:
+        assert client.delete(f"/v1/uploads/{upload['id']}").status_code == 204
+        put(*args)
+
+    monkeypatch.setattr(resources.store, "put_file", slow)
+    url, sha256 = f"/v1/uploads/{upload['id']}/files/notes.txt/parts/1", hashlib.sha256(TEXT).hexdigest()
+    assert client.put(url, content=TEXT, headers={"X-Content-SHA256": sha256}).status_code == 404
+    assert list(resources.store.list("projects/")) == []
+
+
 def test_a_template_of_many_megabytes_is_refused_before_it_is_sent(client: TestClient) -> None:
     files = [_file(name, data) for name, data in _model().items()]
     files.append({"name": "additional_chat_templates/a.jinja", "bytes": 2**20 + 1, "sha256": "0" * 64})
