@@ -85,7 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.resources = Resources(settings, database, open_store(settings), doorbell, commits)
         fleet = Fleet(database, tally, [name for name, _ in settings.classes])
         tally.told.register(fleet)
-        app.state.feed, app.state.readiness = Feed(database), Readiness(app.state.resources)
+        app.state.feed = Feed(database, most_per_project=settings.api_max_connections // 4)
+        app.state.readiness = Readiness(app.state.resources)
         if alone:
             _spare_the_collector()
             sys.setswitchinterval(SWITCH_SECONDS)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Literal, TypeVar
+from weakref import WeakSet
 
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy.orm import Session
@@ -22,6 +23,7 @@ from app.db.queries import feed as queries
 from app.db.queries import reads, tenancy
 from app.db.queries.feed import Head, Position
 from app.db.session import Database, clock
+from app.errors import TooManyRequests
 from app.specs.lifecycle import TERMINAL
 
 POLL_SECONDS = 0.3
@@ -48,8 +50,8 @@ class Pass:
 class _Watcher:
     """One open stream: what it has yet to be told, and when it is over."""
 
-    def __init__(self, opened_with: Pass | None) -> None:
-        self.opened_with = opened_with
+    def __init__(self, project_id: str, opened_with: Pass | None) -> None:
+        self.project_id, self.opened_with = project_id, opened_with
         self._waiting: asyncio.Queue[tuple[list[Event], Head | None]] = asyncio.Queue(MAX_WAITING)
         self.ready = asyncio.Event()
         """Set once everything after its first look at the database will be handed to it."""
@@ -77,8 +79,12 @@ class _Watcher:
 class Feed:
     """All open streams of one process; `None` in a stream stands for a moment of silence."""
 
-    def __init__(self, database: Database, *, silence_seconds: float = 15.0) -> None:
+    def __init__(self, database: Database, *, silence_seconds: float = 15.0, most_per_project: int = 1000) -> None:
+        """`most_per_project`: streams of one project; a process has so many connections, and others want some."""
         self._database, self._silence_seconds = database, silence_seconds
+        self._most_per_project = most_per_project
+        self._open: WeakSet[_Watcher] = WeakSet()
+        """Those of every stream that was asked for, also of one whose client left before its first look."""
         self._jobs: dict[str, set[_Watcher]] = {}
         self._told: dict[str, int] = {}
         """Job -> seq up to which its watchers have been told; absent until the first look."""
@@ -92,17 +98,36 @@ class Feed:
         self.queries = 0
         """Rounds that the loop has asked the database for."""
 
-    async def of_job(
+    def of_job(
         self, project_id: str, job_id: str, *, after: int, opened_with: Pass | None = None
     ) -> AsyncIterator[Event | None]:
-        """Yield the events of a job beyond a seq as they come, and end after the one that ends the job."""
-        watcher = _Watcher(opened_with)
+        """Yield the events of a job beyond a seq as they come, and end after the one that ends the job.
+
+        Raises TooManyRequests.
+        """
+        return self._of_job(self._admit(project_id, opened_with), job_id, after)
+
+    def of_project(
+        self, project_id: str, position: Position | None, *, opened_with: Pass | None = None
+    ) -> AsyncIterator[Event | None]:
+        """Yield the events of all jobs of a project from a place on, or from now on; raises TooManyRequests."""
+        return self._of_project(self._admit(project_id, opened_with), position)
+
+    def _admit(self, project_id: str, opened_with: Pass | None) -> _Watcher:
+        if sum(watcher.project_id == project_id for watcher in self._open) >= self._most_per_project:
+            detail = f"The project has {self._most_per_project} event streams open: close one."
+            raise TooManyRequests(detail, headers={"Retry-After": "5"})
+        watcher = _Watcher(project_id, opened_with)
+        self._open.add(watcher)
+        return watcher
+
+    async def _of_job(self, watcher: _Watcher, job_id: str, after: int) -> AsyncIterator[Event | None]:
         watchers = self._jobs.setdefault(job_id, set())
         watchers.add(watcher)
         try:
             await self._begin(watcher, known=job_id in self._told)
             while True:
-                head, page = await self._ask(partial(_history, project_id, job_id, after))
+                head, page = await self._ask(partial(_history, watcher.project_id, job_id, after))
                 for event in page:
                     yield event
                 after = page[-1].seq if page else after
@@ -120,16 +145,14 @@ class Feed:
                 elif head is not None and _over(head, after):
                     return
         finally:
+            self._open.discard(watcher)
             watchers.discard(watcher)
             if not watchers and self._jobs.get(job_id) is watchers:
                 del self._jobs[job_id]
                 self._told.pop(job_id, None)
 
-    async def of_project(
-        self, project_id: str, position: Position | None, *, opened_with: Pass | None = None
-    ) -> AsyncIterator[Event | None]:
-        """Yield the events of all jobs of a project from a place on, or from now on."""
-        watcher = _Watcher(opened_with)
+    async def _of_project(self, watcher: _Watcher, position: Position | None) -> AsyncIterator[Event | None]:
+        project_id = watcher.project_id
         self._all.add(watcher)
         try:
             await self._begin(watcher, known=self._position is not None)
@@ -147,6 +170,7 @@ class Feed:
                 if not told:
                     yield None
         finally:
+            self._open.discard(watcher)
             self._all.discard(watcher)
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from app.db.queries import events as event_queries
 from app.db.queries import feed as queries
 from app.db.session import Database, clock
 from app.db.tenancy import ApiKey, PortalSession
+from app.errors import TooManyRequests
 from app.portal.guard import COOKIE
 from app.services import keys
 from app.services.feed import Feed
@@ -171,6 +172,30 @@ def test_a_silent_stream_beats_and_many_watchers_cost_one_loop(database: Databas
     assert all([seq for seq in one if seq is not None] == [1, 2] for one in told)
     assert any(None in one for one in told)
     assert queries < len(jobs) * 100, "as many as if each watcher asked once"
+
+
+def test_a_project_has_so_many_streams_and_leaves_the_others_theirs(database: Database) -> None:
+    async def scene() -> None:
+        feed = Feed(database, silence_seconds=0.01, most_per_project=2)
+        first, never_begun = feed.of_project("prj_a", None), feed.of_job("prj_a", job_id, after=0)
+        assert await anext(first) is None
+        with pytest.raises(TooManyRequests):
+            feed.of_project("prj_a", None)
+        with pytest.raises(TooManyRequests):
+            feed.of_job("prj_a", job_id, after=0)
+        other = feed.of_project("prj_b", None)
+        assert await anext(other) is None
+        del never_begun
+        second = feed.of_project("prj_a", None)
+        assert await anext(second) is None
+        await first.aclose()  # type: ignore[attr-defined]
+        feed.of_project("prj_a", None)
+        for left in (second, other):
+            await left.aclose()  # type: ignore[attr-defined]
+        await feed.finish()
+
+    job_id = _add(database)
+    asyncio.run(scene())
 
 
 def test_a_late_commit_is_not_passed_by(postgres_url: str) -> None:
