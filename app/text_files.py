@@ -39,7 +39,11 @@ _MAGIC: Final = (
 AS_ROWS: Final = "One object in each line, or one list of objects."
 _ROW: Final = re.compile(r"(?:[\s,\x00\x1e\ufeff]|null\b)*+(.)", re.DOTALL)
 """The beginning of the next row that is there."""
-_JSON_LINE: Final = re.compile(r"\s*\{.*\}\s*")
+_ROWS: Final = json.JSONDecoder(strict=False, parse_int=float)
+_ENOUGH: Final = 2
+"""Rows by which JSON is known under another name."""
+_UNWRITABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters of a column's name that no answer can hold, or that would garble it."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,20 @@ def not_text(name: str, encoding: str, error: UnicodeDecodeError, *, before: int
 
 
 def require_plain(head: str, name: str) -> None:
-    """Raise DatasetRefused where plain text is JSON lines: a calibration on braces and keys helps nobody."""
-    lines = [line for line in head.splitlines() if line.strip()][:3]
-    if len(lines) < 3 or not all(_JSON_LINE.fullmatch(line) for line in lines[:2]):
-        return
-    try:
-        rows = [json.loads(line) for line in lines[:2]]
-    except (ValueError, RecursionError):
-        return
-    if all(isinstance(row, dict) and row for row in rows):
-        raise DatasetRefused(f"{name} holds JSON lines.", hint="Name it *.jsonl, and the column that holds the text.")
+    """Raise DatasetRefused where plain text begins with rows of JSON: braces and keys are no text to calibrate on."""
+    rows, at = 0, len(head) - len(head.lstrip("\ufeff \t\r\n["))
+    while rows < _ENOUGH and (match := _ROW.match(head, at)) and match[1] == "{":
+        try:
+            row, at = _ROWS.raw_decode(head, match.start(1))
+        except (ValueError, RecursionError):
+            return
+        if not row:
+            return
+        rows += 1
+    if rows == _ENOUGH:
+        raise DatasetRefused(
+            f"{name} holds rows of JSON.", hint="Name it *.jsonl or *.json, and the column that holds the text."
+        )
 
 
 def look(name: str, head: bytes, *, whole: bool) -> Look:
@@ -137,7 +145,7 @@ def look(name: str, head: bytes, *, whole: bool) -> Look:
 
 
 def _columns(text: str, name: str) -> tuple[str, ...]:
-    decoder, at = json.JSONDecoder(strict=False, parse_int=float), 0
+    at = 0
     found: dict[str, None] | None = None
     while match := _ROW.match(text, at):
         if match[1] != "{":
@@ -145,7 +153,7 @@ def _columns(text: str, name: str) -> tuple[str, ...]:
                 break  # the reader tells
             raise DatasetRefused(f"{name} has no JSON objects.", hint=AS_ROWS)
         try:
-            row, at = decoder.raw_decode(text, match.start(1))
+            row, at = _ROWS.raw_decode(text, match.start(1))
         except (ValueError, RecursionError):  # cut, perhaps: the reader tells
             break
         found = found or {}
@@ -155,6 +163,10 @@ def _columns(text: str, name: str) -> tuple[str, ...]:
 
 def no_column(name: str, column: str, columns: tuple[str, ...]) -> DatasetRefused:
     """The refusal of a column that is not there."""
-    there = ", ".join(columns[:20])[:400]
-    hint = f"Name one of its columns: {there}." if there else "It has no columns."
+    hint = f"Name one of its columns: {listed(columns)}." if columns else "It has no columns."
     return DatasetRefused(f"{name} has no text in `{column}`.", hint=hint)
+
+
+def listed(columns: tuple[str, ...]) -> str:
+    """Return names of columns, which are a stranger's, as an answer can hold them."""
+    return _UNWRITABLE.sub("\ufffd", ", ".join(columns[:20])[:400])

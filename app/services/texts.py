@@ -8,7 +8,7 @@ from pathlib import Path
 from app.errors import DatasetRefused, Problem
 from app.specs.dataset import Dataset, LocalDataset
 from app.specs.job import CompressionSpec
-from app.text_files import HEAD_BYTES, form_of, look
+from app.text_files import HEAD_BYTES, form_of, listed, look
 
 SPECIAL_TOKENS = 8
 """That a tokenizer may put around a text; inside of it no token has less than a byte."""
@@ -27,10 +27,8 @@ def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
     except OSError:
         return  # the run tells
     if columns and dataset.column not in columns:
-        there = ", ".join(columns[:20])[:400]
-        yield Problem(
-            f"{pointer}/column", "no-such-column", f"the first rows have no `{dataset.column}`, they have: {there}"
-        )
+        detail = f"the first rows have no `{dataset.column}`, they have: {listed(columns)}"
+        yield Problem(f"{pointer}/column", "no-such-column", detail)
 
 
 def too_short(spec: CompressionSpec, sizes: dict[str, tuple[str, int]]) -> Iterator[Problem]:

@@ -50,8 +50,12 @@ def refusal(folder: Path, name: str, data: bytes, **calibration: Any) -> tuple[s
         ("rows.json", b"[{}]" + b" " * 999, "", ""),
         ("rows.jsonl", b'{"id": 1}\n' * 99 + b"[", "/column", "id"),
         ("rows.jsonl.gz", gzip.compress(gzip.compress(LONG)), "/path", "packed twice"),
+        ("rows.jsonl", LONG.replace(b'"text"', b'"te\\ud83dxt"'), "/column", "te\ufffdxt"),
+        ("rows.txt", b"[" + LONG.strip().replace(b"\n", b",\n") + b"]", "/path", "jsonl"),
+        ("rows.txt", json.dumps([{"text": "long"}] * 100, indent=1).encode(), "/path", "jsonl"),
+        ("rows.txt", b"{hello} [world] {" + LONG, "", ""),
     ],
-    ids=range(15),
+    ids=range(19),
 )
 def test_a_file_that_cannot_be_read_is_refused(name: str, data: bytes, pointer: str, word: str, tmp_path: Path) -> None:
     found, detail = refusal(tmp_path, name, data)

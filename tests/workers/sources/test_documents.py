@@ -98,6 +98,8 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("rows.jsonl", b'{"text": null}\n', "no text"),
     ("rows.jsonl", b'{"text": ""}\n', "no text"),
     ("rows.jsonl", b'{"content": "x"}\n', "content"),
+    ("rows.jsonl", rb'{"con\ud83dtent": "x"}', "con\ufffdtent"),
+    ("rows.txt", f"[{GIVEN.strip().replace(chr(10), ',')}]".encode(), "jsonl"),
     ("rows.jsonl", b'{"content": "x"}\n' * 5000, "content"),
     ("rows.jsonl", b'{"messages": [{"role": "user", "content": "x"}], "id": 1}\n', "messages"),
     ("rows.jsonl", b'{"text": [{"role": "user", "content": "x"}]}\n', "chat template"),
