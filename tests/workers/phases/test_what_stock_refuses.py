@@ -110,6 +110,18 @@ def test_every_loader(class_: str, spoil: Spoil, tmp_path: Path, texts: Path) ->
         assert info.module or "tokenizer" in info.message
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_a_mixture_that_is_set_to_tell_its_routing_runs_as_in_stock_transformers(
+    family: str, tmp_path: Path, texts: Path
+) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", family)
+    plain = local_job(tmp_path / "a", model_dir, texts).attempt().report["dense"]["perplexity"]
+    _config(output_router_logits=True)(model_dir)
+    job = local_job(tmp_path / "b", model_dir, texts)
+    assert job.attempt().report["dense"]["perplexity"] == plain
+    assert json.loads((job.artifact / "config.json").read_text())["output_router_logits"] is True
+
+
 def test_text_that_is_not_utf_8_is_of_the_data_set(tmp_path: Path, texts: Path, llama: Path) -> None:
     (tmp_path / "valid.txt").write_bytes(b"\xff\xfe" * 4000)
     (tmp_path / "train.txt").write_bytes((texts / "train.txt").read_bytes())
