@@ -61,7 +61,7 @@ def licence(source: Mapping[str, Any], artifact: Path) -> dict[str, Any]:
     elif identifier == "other":
         found["license_name"] = "unknown"
     notice = next((file.name for file in sorted(artifact.iterdir()) if _NOTICE.fullmatch(file.name)), None)
-    if isinstance(link, str) and re.fullmatch(r"https?://\S{1,300}", link):
+    if isinstance(link, str) and re.fullmatch(r"https?://[!-~]{1,300}", link):
         found["license_link"] = link
     elif notice is not None:
         found["license_link"] = notice

@@ -158,6 +158,7 @@ def test_the_card_tells_registries_what_they_ask_and_no_path(tmp_path: Path, tex
         ("---\nlicense: {a: &x [*x]}\n---\n", {"license": "other", "license_name": "unknown"}),
         ("---\nlicense: other\nlicense_name: 'a: b\\n'\n---\n", {"license": "other", "license_name": "unknown"}),
         ("---\nlicense_link: /srv/models/terms\n---\n", {"license": "other", "license_name": "unknown"}),
+        ('---\nlicense_link: "https://a.b/\\ud83d"\n---\n', {"license": "other", "license_name": "unknown"}),
         ("no front matter", {"license": "other", "license_name": "unknown"}),
     ],
 )

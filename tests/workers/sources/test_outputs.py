@@ -45,6 +45,9 @@ def test_a_card_with_our_tag_is_refused(tmp_path: Path, card: str) -> None:
         b"---\ntags: {a: espalier}\n---\n",
         b"---\ntags: [[espalier]]\n---\n",  # no word
         b"---\n- tags\n- espalier\n---\n",
+        b'---\nlicense: !!int "_"\n---\n',  # what the parser's own constructors stumble over
+        b'---\nlicense: !!bool "perhaps"\n---\n',
+        b'---\nlicense: !!timestamp "soon"\n---\n',
     ],
 )
 def test_other_cards_say_nothing(tmp_path: Path, card: bytes | None) -> None:
@@ -60,3 +63,10 @@ def test_aliases_are_never_spelled_out(tmp_path: Path) -> None:
     before = time.process_time()
     refuse_by_card("The model", tmp_path)
     assert time.process_time() - before < 1, "nine to the power of a hundred words"
+
+
+def test_a_card_that_nests_without_end_takes_no_time(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\ntags: {'[' * 60_000}\n---\n")
+    before = time.process_time()
+    refuse_by_card("The model", tmp_path)
+    assert time.process_time() - before < 1
