@@ -20,7 +20,8 @@ from app.discovery import discover
 from app.errors import Problem, SourceRefused
 from app.probe import check, probe, sanitised_config
 from app.probe.config import dropped_keys
-from app.probe.headers import refuse_disguised, weight_files
+from app.probe.documents import refuse_disguised
+from app.probe.headers import weight_files
 from app.specs.base import fingerprint
 from app.specs.dataset import Dataset
 from app.specs.job import CompressionSpec

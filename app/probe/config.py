@@ -84,23 +84,24 @@ def why_not(name: object) -> UnsupportedArchitecture:
     if kind is not None:
         why = f"{name} is {kind} of stock transformers, and is not supported: only causal language models are."
         return UnsupportedArchitecture(why, hint=supported)
-    meant = next((f" Did you mean {family}?" for family in FAMILIES if _is_typo(name.lower(), family)), "")
+    near = [(edits, family) for family in FAMILIES if (edits := _edits(name.lower(), family)) is not None]
+    meant = f" Did you mean {min(near)[1]}?" if near else ""
     return UnsupportedArchitecture(
         "This model_type is not supported: stock transformers does not know it.", hint=supported + meant
     )
 
 
-def _is_typo(name: str, meant: str) -> bool:
-    """Tell whether two edits at most lead from one to the other; another number is another model, not a typo."""
+def _edits(name: str, meant: str) -> int | None:
+    """Count the edits from one to the other, where that is a typo; another number is another model, not a typo."""
     if abs(len(name) - len(meant)) > 2 or re.findall(r"\d", name) != re.findall(r"\d", meant):
-        return False
+        return None
     row = list(range(len(meant) + 1))
     for count, letter in enumerate(name, 1):
         diagonal, row[0] = row[0], count
         for place, other in enumerate(meant, 1):
             cheapest = min(row[place] + 1, row[place - 1] + 1, diagonal + (letter != other))
             diagonal, row[place] = row[place], cheapest
-    return row[-1] <= min(2, len(meant) // 3)
+    return row[-1] if row[-1] <= min(2, len(meant) // 3) else None
 
 
 def _first(error: ValidationError) -> str:

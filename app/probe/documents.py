@@ -11,6 +11,18 @@ from typing import Any
 from app.errors import UnsafeSource
 
 PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
+DISGUISES = (
+    (b"PK\x03\x04", "a zip archive (torch.save)"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x03", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+    (b"\x80\x05", "a pickle"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"GGUF", "a GGUF file"),
+    (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
+)
+"""First bytes of what is found under the names of a model's files."""
 
 
 class DuplicateKeyError(ValueError):
@@ -34,7 +46,17 @@ def read_object(path: Path, *, max_bytes: int) -> dict[str, Any]:
     """Read one JSON object from a file of at most `max_bytes`."""
     if path.stat().st_size > max_bytes:
         raise UnsafeSource(f"{path.name} is larger than {max_bytes >> 20} MiB.", module=path.name)
+    refuse_disguised(path, path.name)
     return parse_object(path.read_bytes(), path.name)
+
+
+def refuse_disguised(path: Path, name: str) -> None:
+    """Refuse a small file whose first bytes are those of something else."""
+    with path.open("rb") as stream:
+        start = stream.read(32)
+    for magic, what in DISGUISES:
+        if start.startswith(magic):
+            raise UnsafeSource(f"{name} is {what}.", hint="Put the file itself in its place.", module=name)
 
 
 def require_regular(files: Iterable[Path], roots: Iterable[Path]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.errors import SourceNotFound, UnsafeSource
 from app.probe import strays
-from app.probe.documents import parse_object, read_object
+from app.probe.documents import DISGUISES, parse_object, read_object
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_INDEX_BYTES = 16 * 2**20
@@ -23,19 +23,6 @@ SINGLE = "model.safetensors"
 WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SIZES = WEIGHT_BYTES | BUFFER_BYTES
-
-DISGUISES = (
-    (b"PK\x03\x04", "a zip archive (torch.save)"),
-    (b"\x80\x02", "a pickle"),
-    (b"\x80\x03", "a pickle"),
-    (b"\x80\x04", "a pickle"),
-    (b"\x80\x05", "a pickle"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"GGUF", "a GGUF file"),
-    (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
-)
-"""First bytes of what is found under the name of a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +77,6 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         if wrong:
             raise UnsafeSource(f"{INDEX} and the files disagree about tensor {_shown(wrong[0])}.")
     return found
-
-
-def refuse_disguised(path: Path, name: str) -> None:
-    """Refuse a small file of a model whose first bytes are those of something else."""
-    with path.open("rb") as stream:
-        start = stream.read(32)
-    for magic, what in DISGUISES:
-        if start.startswith(magic):
-            raise UnsafeSource(f"{name} is {what}.", hint="Put the file itself in its place.", module=name)
 
 
 def header_bytes(path: Path) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 from app.errors import UnsafeSource
-from app.probe.documents import read_object
+from app.probe.documents import read_object, refuse_disguised
 from app.probe.families import Family
-from app.probe.headers import refuse_disguised
 from app.probe.tokenizer import MAX_ADDED, look_through
 
 FAST: Final = "tokenizer.json"
 PAIR: Final = ("vocab.json", "merges.txt")
 SENTENCEPIECE: Final = "tokenizer.model"
+_OTHERS: Final = re.compile(r"tekken\.json|vocab\.txt|[\w.-]{1,80}\.(model|model\.v\w+|spm|tiktoken)", re.ASCII)
+"""Tokenizers of other libraries, which stock transformers has to turn into tokenizer.json first."""
 ADDING: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What names further tokens; stock transformers takes time by the square of their number."""
 MAX_BYTES: Final = 64 * 2**20
@@ -47,11 +49,12 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
         if not set(PAIR) & set(unread):
             _look_at_pair(directory, family)
         return None
+    convert = "convert it to tokenizer.json with `AutoTokenizer.from_pretrained(...).save_pretrained(...)`, where "
     if (directory / SENTENCEPIECE).is_file():
-        return (
-            "the model has a SentencePiece tokenizer alone (tokenizer.model): convert it to tokenizer.json with "
-            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`, where sentencepiece is installed"
-        )
+        return f"the model has a SentencePiece tokenizer alone (tokenizer.model): {convert}sentencepiece is installed"
+    other = min((path.name for path in directory.iterdir() if _OTHERS.fullmatch(path.name)), default=None)
+    if other is not None:
+        return f"the model has a tokenizer in {other} alone, which is not read: {convert}its library is installed"
     return "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
 
 
@@ -102,7 +105,7 @@ def _look_at_pair(directory: Path, family: Family) -> None:
 def _read(path: Path) -> dict[str, Any]:
     if not path.stat().st_size:
         raise UnsafeSource(f"{path.name} is empty.", hint=SAVE, module=path.name)
-    refuse_disguised(path, path.name)
+    refuse_disguised(path, path.name)  # whose hint is another
     try:
         return read_object(path, max_bytes=MAX_BYTES)
     except UnsafeSource as error:

@@ -124,7 +124,7 @@ def test_a_near_miss_is_answered_with_a_guess() -> None:
     ("name", "meant"),
     [("Llama", "llama"), ("lama", "llama"), ("qwen2moe", None), ("gpt3", None), ("llama5", None), ("phi", None),
      ("ministral", None), ("mistral_", "mistral"), ("gptj", None), ("opts", "opt"), ("gpt-2", "gpt2"),
-     ("x" * 9999, None)],
+     ("mixtrall", "mixtral"), ("x" * 9999, None)],
 )  # fmt: skip
 def test_only_a_typo_is_answered_with_a_guess(name: str, meant: str | None) -> None:
     with pytest.raises(UnsupportedArchitecture) as caught:
@@ -221,6 +221,13 @@ def test_code_is_looked_for_beside_the_configuration_too(name: str, tmp_path: Pa
 def test_text_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UnsafeSource):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_a_configuration_that_is_a_pointer_is_called_so(name: str, tmp_path: Path) -> None:
+    (write_model(tmp_path) / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UnsafeSource, match=f"{name} is a Git LFS pointer"):
         read_config(tmp_path)
 
 
