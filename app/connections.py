@@ -6,7 +6,8 @@ import asyncio
 import time
 from typing import Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 GRACE_SECONDS: Final = 15.0
 """How long a request may take to arrive in any case."""
@@ -38,6 +39,8 @@ class PromptProtocol(HttpToolsProtocol):
     _pieces = 0
     _body_bytes = 0
     _look: asyncio.TimerHandle | None = None
+    _served: RequestResponseCycle | None = None
+    """The request that is being answered: `cycle` is the last that came, and a client may send many at once."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -45,9 +48,13 @@ class PromptProtocol(HttpToolsProtocol):
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and answer nothing more: what is written to a closed connection is an error."""
         if self._look is not None:
             self._look.cancel()
+        self.pipeline.clear()
+        if self._served is not None:
+            self._served.disconnected = True
+            self._served.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -87,6 +94,10 @@ class PromptProtocol(HttpToolsProtocol):
         """A whole request is here: whoever waits now is its client."""
         self._began = None
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _expect(self) -> None:
         self._began, self._arrived = time.monotonic(), 0

@@ -135,6 +135,19 @@ def test_a_body_in_crumbs_is_refused(address: tuple[str, int]) -> None:
         assert _rest(connection).startswith(b"HTTP/1.1 400 ")
 
 
+def test_a_client_that_leaves_behind_many_requests_is_no_error(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        with socket.create_connection(address) as client:
+            client.sendall((POST + b"Content-Length: 2\r\n\r\n{}") * 20)
+    with socket.create_connection(address, timeout=20) as client:
+        client.sendall(GET)
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    time.sleep(0.2)  # what was begun for those who left ends
+    assert [record.message for record in caplog.records if record.name == "uvicorn.error"] == []
+
+
 def test_a_process_keeps_as_many_connections_as_it_has_files_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 2048))
     asked: list[tuple[int, int]] = []
