@@ -29,8 +29,8 @@ KEPT_SETTINGS = ("ESPALIER_THREADS", "ESPALIER_DEVICE")
 SPEC: dict[str, Any] = {
     "calibration": {"samples": 32, "sequence_length": 256, "seed": 0},
     "prune": {"method": "wanda", "sparsity": 0.6},
-    "reconstruct": {"window": "submodule", "epochs": 2},
-    "retrain": {"method": "perp", "trainable": ["norms", "mask_lora"], "steps": 40, "batch_size": 4},
+    "reconstruct": {"window": "submodule", "epochs": 1},
+    "retrain": {"method": "perp", "trainable": ["norms", "mask_lora"], "steps": 24, "batch_size": 4},
     "evaluate": {
         "perplexity": [
             {
