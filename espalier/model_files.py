@@ -48,8 +48,8 @@ _PROCESSOR: Final = _Group(
 )
 _NOTICE: Final = _Group(
     re.compile(
-        r"([\w-]{1,40}[_-])?(licen[cs]e|notice|use[_-]policy|copying|copyright|attribution|authors|citation)s?"
-        r"[\w.-]{0,100}",
+        r"([\w-]{1,40}[_-])?(licen[cs]e|notice|use[_-]policy|terms|patent|disclaimer|copying|copyright|attribution|"
+        r"authors|citation)s?[\w.-]{0,100}",
         re.ASCII | re.IGNORECASE,
     ),
     4 * 2**20,
