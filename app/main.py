@@ -88,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.feed = Feed(database, most_per_project=settings.api_max_connections // 4)
         app.state.readiness = Readiness(app.state.resources)
         if alone:
+            app.openapi()  # anybody may ask for it, and it takes half a second to write
             _spare_the_collector()
             sys.setswitchinterval(SWITCH_SECONDS)
         with ending_streams(app.state.feed):
@@ -147,6 +148,7 @@ def _describe_problems(app: FastAPI) -> None:
     """Put the shape of a problem into the OpenAPI document, to which every refusal refers."""
     plain = app.openapi
 
+    @lru_cache
     def openapi() -> dict[str, Any]:
         document = plain()
         schema = problems.ProblemView.model_json_schema(ref_template="#/components/schemas/{model}")

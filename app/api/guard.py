@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import structlog
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -77,6 +78,8 @@ class RequestContext:
         ):
             try:
                 await self.app(scope, receive, send_with_id)
+            except ClientDisconnect:  # while it sent a body that a route reads itself
+                log.info("the client left", method=scope["method"], path=scope["path"])
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
                 if started:  # half an answer cannot be taken back: let the server cut the connection

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client import Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.tally import Tally
@@ -19,6 +20,8 @@ FRESH_SECONDS = 15.0
 """The database is asked at most so often, however many scrape."""
 Family = tuple[str, str, list[str], list[tuple[list[str], float]]]
 """Name, help, labels, and samples: their values of the labels and their number."""
+CLIENT_LEFT = 499
+"""The status, in the series alone, of a request whose client left before there was an answer."""
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -47,6 +50,9 @@ class RequestMeter:
 
         try:
             await self.app(scope, receive, noting)
+        except ClientDisconnect:
+            status = CLIENT_LEFT
+            raise
         finally:
             # Routes, not paths: ids would make a series of every job.
             route = getattr(scope.get("route"), "path", "none")

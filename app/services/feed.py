@@ -20,11 +20,10 @@ from sqlalchemy.orm import Session
 from app import loops
 from app.db.job import Event
 from app.db.queries import feed as queries
-from app.db.queries import reads, tenancy
+from app.db.queries import tenancy
 from app.db.queries.feed import Head, Position
 from app.db.session import Database, clock
 from app.errors import TooManyRequests
-from app.specs.lifecycle import TERMINAL
 
 POLL_SECONDS = 0.3
 PASSES_SECONDS = 2.0
@@ -34,8 +33,6 @@ MAX_WAITING = 1000
 """Batches that a slow client may lag behind; then its stream ends, and it comes again with its last id."""
 THREADS = 4
 """Database calls of the streams at one time: they must leave room for everybody else."""
-MOST_AT_ONCE = 200
-"""Jobs whose news one statement asks for."""
 _Result = TypeVar("_Result")
 
 
@@ -127,11 +124,13 @@ class Feed:
         try:
             await self._begin(watcher, known=job_id in self._told)
             while True:
-                head, page = await self._ask(partial(_history, watcher.project_id, job_id, after))
+                head, page = await self._ask(
+                    partial(queries.history, project_id=watcher.project_id, job_id=job_id, after=after, limit=PAGE)
+                )
                 for event in page:
                     yield event
                 after = page[-1].seq if page else after
-                if head is None or _over(head, after):
+                if head is None or head.is_over(after):
                     return
                 if len(page) < PAGE:
                     break
@@ -142,7 +141,7 @@ class Feed:
                         yield event
                 if head is None and not told:
                     yield None
-                elif head is not None and _over(head, after):
+                elif head is not None and head.is_over(after):
                     return
         finally:
             self._open.discard(watcher)
@@ -224,7 +223,7 @@ class Feed:
     async def _look(self) -> None:
         if self._jobs:
             told = {job_id: self._told.get(job_id) for job_id in self._jobs}
-            heads, news = await self._ask(partial(_news, told))
+            heads, news = await self._ask(partial(queries.news_beyond, told=told))
             for job_id in told:
                 self._tell_job(job_id, heads.get(job_id), news.get(job_id, []))
         if self._all:
@@ -256,7 +255,7 @@ class Feed:
         for watcher in watchers:
             watcher.ready.set()
             # The end is told apart from the event: that may be read a moment before the state.
-            if news or _over(head, told):
+            if news or head.is_over(told):
                 watcher.tell(news, head)
 
     async def _look_at_all(self) -> None:
@@ -291,30 +290,7 @@ def ending_streams(feed: Feed) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _over(head: Head, seq: int) -> bool:
-    return head.state in TERMINAL and seq >= head.seq
-
-
 def _ended(passes: set[Pass], session: Session) -> set[Pass]:
     keys, sessions = ([one.id for one in passes if one.kind == kind] for kind in ("key", "session"))
     over = tenancy.ended(session, keys, sessions, now=clock(session))
     return {one for one in passes if one.id in over}
-
-
-def _history(project_id: str, job_id: str, after: int, session: Session) -> tuple[Head | None, list[Event]]:
-    found = queries.head(session, project_id, job_id)
-    return found, list(reads.events(session, job_id, after=after, limit=PAGE))
-
-
-def _news(told: dict[str, int | None], session: Session) -> tuple[dict[str, Head], dict[str, list[Event]]]:
-    """Ask where jobs stand, and for the events of those that went on."""
-    heads = queries.heads(session, told)
-    moved = {
-        job_id: seq for job_id, seq in told.items() if seq is not None and seq < heads.get(job_id, Head("", 0)).seq
-    }
-    news: dict[str, list[Event]] = {}
-    names = list(moved)
-    for start in range(0, len(names), MOST_AT_ONCE):
-        for event in queries.news(session, {name: moved[name] for name in names[start : start + MOST_AT_ONCE]}):
-            news.setdefault(event.job_id, []).append(event)
-    return heads, news

@@ -127,6 +127,7 @@ def test_a_family_without_experts_has_none_to_remove(case: Case) -> None:
     assert [problem.code for problem in check(spec, case.facts)] == ([] if has else ["no-such-part"])
 
 
+@pytest.mark.deep
 def test_a_job_that_keeps_everything_is_bit_identical(case: Case) -> None:
     job = case.of("whole", [step(part, 0.0) for part in case.free])
     job.attempt()
@@ -146,6 +147,7 @@ def test_the_least_that_can_stay_is_a_stock_model(case: Case) -> None:
     assert torch.isfinite(logits(job.artifact, torch.arange(60, 72).view(1, -1))).all()
 
 
+@pytest.mark.deep
 def test_the_last_block_and_the_last_expert_stay(case: Case) -> None:
     """Refused by POST, and by the worker for sources that POST has not seen."""
     too_much: dict[str, dict[str, Any]] = {

@@ -111,6 +111,7 @@ def test_a_job_that_prunes_nothing_gives_back_the_bits_and_the_names(pair: Pair,
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.deep
 def test_the_spelling_changes_nothing_in_what_is_pruned(pair: Pair, tmp_path: Path) -> None:
     prune = {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}}
     jobs = [local_job(tmp_path / f"{side.name}", side, pair.texts, prune=prune) for side in (pair.usual, pair.other)]

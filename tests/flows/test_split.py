@@ -45,7 +45,7 @@ def run(bench: Bench, objective: dict[str, Any], **more: Any) -> Job:
 
 
 @pytest.mark.deep
-def test_the_best_split_meets_the_target_and_is_recovered(bench: Bench) -> None:
+def test_the_best_split_meets_its_target_and_is_recovered(bench: Bench) -> None:
     retrain = {"steps": 2, "batch_size": 2, "sequence_length": 32}
     job = run(bench, {"parameters": 48_000, "max_trials": 4}, retrain=retrain)
     assert job.state == "succeeded", job.error

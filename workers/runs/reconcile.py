@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from app import loops
@@ -24,6 +24,8 @@ from workers.runs.failures import lost_worker
 UNHEARD_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 300.0
 """Between bells that nobody hears: without a worker they would fill the broker."""
+_MOST_AT_ONCE = 100
+"""Jobs that one transaction heals."""
 FIRST_COLLECT_SECONDS, COLLECT_SECONDS = 60.0, 3600.0
 TELL_SECONDS = 5.0
 
@@ -85,9 +87,7 @@ class Reconciler:
 
     def wake(self) -> int:
         """Let jobs go on that waited for others; return how many."""
-        woken = self._heal(
-            lambda session, _now: reuse.due(session), lambda session, job, now: endings.wake(session, job, now=now)
-        )
+        woken = self._heal(lambda _now: reuse.due(), lambda session, job, now: endings.wake(session, job, now=now))
         for worker_class in {job.worker_class for job in woken}:
             self._doorbell.ring(worker_class)
         return len(woken)
@@ -95,28 +95,22 @@ class Reconciler:
     def end_orphans(self) -> int:
         """Cancel the children of jobs that ended without success; return how many."""
         ended = self._heal(
-            lambda session, _now: reuse.orphans(session),
-            lambda session, job, now: children.cancel(session, job, now=now),
+            lambda _now: reuse.orphans(), lambda session, job, now: children.cancel(session, job, now=now)
         )
         return len(ended)
 
     def expire(self) -> int:
         """End jobs that waited longer than they may, queued or paused; return how many."""
-
-        def overdue(session: Session, now: datetime) -> list[Job]:
-            query = select(Job).where(Job.pending_until < now).order_by(Job.id).limit(100)
-            return list(session.scalars(query.with_for_update(skip_locked=True)))
-
-        return len(self._heal(overdue, lambda session, job, now: endings.expire(session, job, now=now)))
+        return len(self._heal(leases.overdue, lambda session, job, now: endings.expire(session, job, now=now)))
 
     def _heal(
-        self, find: Callable[[Session, datetime], list[Job]], heal: Callable[[Session, Job, datetime], None]
+        self, find: Callable[[datetime], Select[Job]], heal: Callable[[Session, Job, datetime], None]
     ) -> list[Job]:
         """Find and lock jobs, and heal them in one transaction; one by one when that breaks on one of them."""
         try:
             with self._database.unit_of_work() as session:
                 now = clock(session)
-                jobs = self._not_postponed(find(session, now))
+                jobs = self._locked(session, find(now))
                 for job in jobs:
                     heal(session, job, now)
         except BaseException as error:  # noqa: BLE001 - one job's fault is not the others'
@@ -125,25 +119,27 @@ class Reconciler:
         return jobs
 
     def _heal_alone(
-        self, find: Callable[[Session, datetime], list[Job]], heal: Callable[[Session, Job, datetime], None]
+        self, find: Callable[[datetime], Select[Job]], heal: Callable[[Session, Job, datetime], None]
     ) -> list[Job]:
         healed: list[Job] = []
 
         def alone(job_id: str) -> None:
             with self._database.unit_of_work() as session:
                 now = clock(session)
-                for job in find(session, now):
-                    if job.id == job_id:
-                        heal(session, job, now)
-                        healed.append(job)
+                for job in self._locked(session, find(now).where(Job.id == job_id)):
+                    heal(session, job, now)
+                    healed.append(job)
 
         with self._database.unit_of_work() as session:
-            found = [job.id for job in self._not_postponed(find(session, clock(session)))]
+            found = [job.id for job in self._locked(session, find(clock(session)))]
         loops.each("reconciler", found, alone, spoiled=self._postpone)
         return healed
 
-    def _not_postponed(self, jobs: list[Job]) -> list[Job]:
-        return [job for job in jobs if self._postponed.get(job.id, (0, 0.0))[1] <= time.monotonic()]
+    def _locked(self, session: Session, query: Select[Job]) -> list[Job]:
+        """Lock the oldest of those that a query finds and nobody has postponed."""
+        later = [job_id for job_id, (_, until) in self._postponed.items() if until > time.monotonic()]
+        query = query.where(Job.id.not_in(later)).order_by(Job.id).limit(_MOST_AT_ONCE)
+        return list(session.scalars(query.with_for_update(skip_locked=True, of=Job)))
 
     def _postpone(self, job_id: str) -> None:
         """Leave a job alone for a while that breaks whoever heals it; in the end it fails, as a fault of ours."""

@@ -9,6 +9,11 @@ from sqlalchemy import BigInteger, Text, and_, cast, func, literal, or_, select,
 from sqlalchemy.orm import Session
 
 from app.db.job import Event, Job
+from app.db.queries import reads
+from app.specs.lifecycle import TERMINAL
+
+_JOBS_AT_ONCE = 200
+"""Of which one statement asks for news."""
 
 
 class Head(NamedTuple):
@@ -16,6 +21,10 @@ class Head(NamedTuple):
 
     state: str
     seq: int
+
+    def is_over(self, seq: int) -> bool:
+        """Tell whether nothing comes any more beyond a seq."""
+        return self.state in TERMINAL and seq >= self.seq
 
 
 class Position(NamedTuple):
@@ -34,6 +43,13 @@ def head(session: Session, project_id: str, job_id: str) -> Head | None:
     return Head(*row) if row else None
 
 
+def history(
+    session: Session, *, project_id: str, job_id: str, after: int, limit: int
+) -> tuple[Head | None, list[Event]]:
+    """Return where a job of a project stands, and its first events beyond a seq."""
+    return head(session, project_id, job_id), list(reads.events(session, job_id, after=after, limit=limit))
+
+
 def heads(session: Session, job_ids: Collection[str]) -> dict[str, Head]:
     """Return where jobs stand; one that is deleted is left out."""
     rows = session.execute(select(Job.id, Job.state, Job.event_seq).where(Job.id.in_(job_ids)))
@@ -44,6 +60,20 @@ def news(session: Session, after: Mapping[str, int]) -> list[Event]:
     """Return the events of jobs beyond a seq of each, in order."""
     wanted = or_(*(and_(Event.job_id == job_id, Event.seq > seq) for job_id, seq in after.items()))
     return list(session.scalars(select(Event).where(wanted).order_by(Event.job_id, Event.seq)))
+
+
+def news_beyond(session: Session, told: Mapping[str, int | None]) -> tuple[dict[str, Head], dict[str, list[Event]]]:
+    """Return where jobs stand, and the events of those that went on beyond what was told of them."""
+    stand = heads(session, told)
+    moved = {
+        job_id: seq for job_id, seq in told.items() if seq is not None and seq < stand.get(job_id, Head("", 0)).seq
+    }
+    found: dict[str, list[Event]] = {}
+    names = list(moved)
+    for start in range(0, len(names), _JOBS_AT_ONCE):
+        for event in news(session, {name: moved[name] for name in names[start : start + _JOBS_AT_ONCE]}):
+            found.setdefault(event.job_id, []).append(event)
+    return stand, found
 
 
 def now(session: Session) -> Position:

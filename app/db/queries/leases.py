@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, and_, cast, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Integer, Select, and_, cast, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.claimable import CLAIMABLE_VIEW
@@ -180,16 +180,14 @@ def end_attempt(
         )
 
 
-def abandoned(session: Session, now: datetime, *, limit: int = 100) -> list[Job]:
-    """Lock jobs whose worker is gone: the lease is past, or was never written."""
-    query = (
-        select(Job)
-        .where(HELD, or_(Job.lease_until.is_(None), Job.lease_until < now))
-        .order_by(Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return list(session.scalars(query))
+def abandoned(now: datetime) -> Select[Job]:
+    """Select jobs whose worker is gone: the lease is past, or was never written."""
+    return select(Job).where(HELD, or_(Job.lease_until.is_(None), Job.lease_until < now))
+
+
+def overdue(now: datetime) -> Select[Job]:
+    """Select jobs that waited longer than they may, queued or paused."""
+    return select(Job).where(Job.pending_until < now)
 
 
 def unheard(session: Session, now: datetime, *, older_than_seconds: float) -> list[str]:

@@ -119,30 +119,21 @@ def children(session: Session, parent_id: str, *, lock: bool = False, briefly: b
     return list(session.scalars(query))
 
 
-def orphans(session: Session, *, limit: int = 100) -> list[Job]:
-    """Lock jobs that go on although the job that made them ended without success."""
+def orphans() -> Select[Job]:
+    """Select jobs that go on although the job that made them ended without success."""
     parent = aliased(Job)
-    query = (
+    return (
         select(Job)
         .join(parent, parent.id == Job.parent_id)
         .where(parent.state.in_(TERMINAL - {"succeeded"}), Job.state.not_in((*TERMINAL, "cancelling")))
-        .order_by(Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=Job)
     )
-    return list(session.scalars(query))
 
 
-def due(session: Session, *, limit: int = 100) -> list[Job]:
-    """Lock waiting jobs that wait for nothing any more: no unfinished child, no equal job at work."""
+def due() -> Select[Job]:
+    """Select waiting jobs that wait for nothing any more: no unfinished child, no equal job at work."""
     child, leader = aliased(Job), aliased(Job)
     unfinished = select(child.id).where(child.parent_id == Job.id, child.state.not_in(TERMINAL)).exists()
     leading = select(leader.id).where(leader.id == Job.waits_for, leader.state.not_in(RESTING)).exists()
-    query = (
-        select(Job)
-        .where(QUEUED, Job.wait_reason == "dependency", ~unfinished, or_(Job.waits_for.is_(None), ~leading))
-        .order_by(Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+    return select(Job).where(
+        QUEUED, Job.wait_reason == "dependency", ~unfinished, or_(Job.waits_for.is_(None), ~leading)
     )
-    return list(session.scalars(query))

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+from structlog.testing import capture_logs
 
+from app.api.guard import RequestContext
+from app.api.metering import RequestMeter
+from app.api.tally import Tally
 from app.db.queries import leases, measures
 from app.db.queries.leases import WorkerIdentity
 from app.db.result import PhaseRecord
@@ -28,6 +36,22 @@ ROOT = Path(__file__).resolve().parents[3]
 COUNTERS = ("_count", "_sum", "_bucket")
 
 ERROR = {"class": "numerical", "retryable": False, "hint": "h", "message": "m", "phase": "pruning", "attempt": 1}
+
+
+def test_a_client_that_leaves_is_no_failure_of_ours() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ClientDisconnect
+
+    async def never(*_: object) -> Any:
+        raise AssertionError("nobody is there")
+
+    tally = Tally()
+    scope = {"type": "http", "method": "PUT", "path": "/", "headers": []}
+    with capture_logs() as logs:
+        asyncio.run(RequestContext(RequestMeter(app, tally=tally))(scope, never, never))
+    assert [entry["log_level"] for entry in logs] == ["info"]
+    (seconds,) = (family for family in tally.told.collect() if family.name == "espalier_http_request_seconds")
+    assert {sample.labels["status"] for sample in seconds.samples} == {"499"}
 
 
 def _scrape(client: httpx.Client | TestClient) -> dict[tuple[str, str], float]:

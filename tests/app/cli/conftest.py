@@ -65,7 +65,7 @@ def service(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A running API without workers; the command line's settings point to it."""
     settings = Settings(home=tmp_path / "home", local_roots=str(model.parent))
     # The service speaks in this process too, and what it logs is nothing that a command prints.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))  # open for longer than a test
     run_migrations(settings.database)
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None))
     thread = threading.Thread(target=server.run)

@@ -152,6 +152,7 @@ def _named(phase: str, name: str) -> Any:
     return check
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "kill_at",
     [

@@ -33,6 +33,7 @@ def _model(job: LocalJob) -> bytes:
     return (job.artifact / "model.safetensors").read_bytes()
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("family", "step"), [*(("llama", step) for step in STEPS), ("mixtral", "sparsegpt")])
 def test_stored_statistics_give_the_bytes_of_a_walk_that_gathers_its_own(
     family: str, step: str, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,7 @@ def test_zeros_hold_and_no_window_ends_worse(
             assert (mask_OI.sum(dim=1) == mask_OI.shape[1] - round(0.6 * mask_OI.shape[1])).all()
 
 
+@pytest.mark.deep
 # What is killed after every kind of message that a span brings: a checkpoint, or the row of a matrix before it.
 @pytest.mark.parametrize(
     "reconstruct",

@@ -29,6 +29,7 @@ def _masks(job: LocalJob) -> dict[str, torch.Tensor]:
     return {name: unpack(bits, num_inputs=shapes[name][1]) for name, bits in packed.items()}
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loses_exactly_half_of_every_row(family: str, tmp_path: Path, texts: Path) -> None:
     job = local_job(tmp_path / "job", write_tiny_model(tmp_path / "model", family), texts)

@@ -108,6 +108,7 @@ def test_a_replacement_comes_closer_than_a_plain_cut(tmp_path: Path, texts: Path
     assert changed[0].endswith("mlp.down_proj.weight")
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("method", ["magnitude_sp", "wanda_sp", "flap", "two_ssp", "structured_obs"])
 @pytest.mark.parametrize("kind", ["neurons", "kv_groups"])
 def test_a_narrower_model_loads_and_is_the_masked_one(

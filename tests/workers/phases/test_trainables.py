@@ -62,6 +62,7 @@ def _pruned(context: Context) -> Weights:
     return Weights(context.model_dir, [path for path in context.weights.overlays if "pruning" in str(path)])
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])
 @pytest.mark.parametrize(
     "kind", ["norms", "embeddings", "mask_lora", "scale_lora", "lora_prune", "lora", "spp", "full"]
@@ -137,6 +138,7 @@ def _is_state(message: Message) -> bool:
     return isinstance(message, Checkpoint) and message.path.endswith("state-00000003.safetensors")
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "fields",
     [

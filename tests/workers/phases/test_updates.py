@@ -33,6 +33,7 @@ def _prune(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in step.items() if value is not None}
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("case", UPDATES)
 def test_an_update_lowers_the_error_and_survives_a_kill(case: str, tmp_path: Path, texts: Path, llama: Path) -> None:
     whole = local_job(tmp_path / "whole", llama, texts, prune=_prune(**UPDATES[case]))

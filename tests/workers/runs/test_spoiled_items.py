@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -27,7 +28,7 @@ from tests.fixtures.runs import Bench, job_fields
 from tests.workers.runs.test_claim import worker
 from tests.workers.runs.test_loops import FAULTS
 from workers.messages import Published
-from workers.runs import endings
+from workers.runs import endings, reconcile
 from workers.runs.deliver import Dispatcher
 from workers.runs.hooks import Evaluator
 from workers.runs.publications import Publisher
@@ -227,6 +228,19 @@ def test_a_lost_job_that_breaks_us_fails_in_the_end_and_others_are_recovered(
     job = sqlite_bench.job(jobs[0])
     assert job.error is not None
     assert (job.state, job.error["class"]) == ("failed", "internal")
+
+
+def test_jobs_that_are_postponed_keep_no_place_before_the_others(
+    sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_MOST_AT_ONCE", 2)
+    jobs = sorted(sqlite_bench.add() for _ in range(3))
+    for job in jobs:
+        sqlite_bench.set(job, pending_until=datetime(2020, 1, 1, tzinfo=UTC))
+    healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(Doorbell, None))
+    healer._postponed = dict.fromkeys(jobs[:2], (1, time.monotonic() + 1000))
+    assert healer.expire() == 1
+    assert [sqlite_bench.job(job).state for job in jobs] == ["queued", "queued", "expired"]
 
 
 def test_a_step_that_breaks_does_not_keep_the_reconciler_from_the_others(

@@ -102,6 +102,7 @@ def test_a_note_that_a_power_cut_emptied_is_written_again(hub: Hub, fetch: Fetch
     assert calibrated_on(fetch, dataset) == first
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("files", "dataset", "word"),
     [
