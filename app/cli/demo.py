@@ -66,7 +66,7 @@ def demo(
     url: Annotated[str | None, typer.Option(help="Use this service; its LOCAL_ROOTS must hold the model.")] = None,
     json: Json = False,
 ) -> None:
-    """Serve, submit, watch and report: one small trained Llama, pruned and recovered in about two minutes."""
+    """Serve, submit, watch and report: one small trained Llama, pruned and recovered in about a minute."""
     with _service(home.absolute(), url) as address, Client(address) as client:
         if not json:
             out.print(f"service      {address}")
