@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
@@ -75,6 +75,8 @@ def _patience(url: str, statement_seconds: float) -> dict[str, Any]:
 
 
 _DEFERRED = "deferred rows"
+_ANSWERS = "answers"
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -83,6 +85,7 @@ def deferring(session: Session) -> Iterator[None]:
     rows: dict[type[Base], list[dict[str, Any]]] = {}
     session.info[_DEFERRED] = rows
     yield
+    del session.info[_DEFERRED]
     session.flush()
     for table, of_table in rows.items():
         session.execute(insert(table), of_table)
@@ -96,6 +99,15 @@ def add_rows(session: Session, table: type[Base], rows: list[dict[str, Any]]) ->
     elif rows:
         session.flush()
         session.execute(insert(table), rows)
+
+
+def once(session: Session, question: Hashable, ask: Callable[[], _T]) -> _T:
+    """Return what was answered before in this transaction, or ask: about what it does not change itself."""
+    answers: dict[Hashable, _T] = session.info.setdefault(_ANSWERS, {})
+    if question not in answers:
+        with session.no_autoflush:
+            answers[question] = ask()
+    return answers[question]
 
 
 def clock(session: Session) -> datetime:

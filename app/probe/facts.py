@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +71,30 @@ class ModelFacts(BaseModel):
     """Why there is none that can be used."""
     sizes: Sizes | None = None
     """What could go as a whole; None in facts that an earlier version wrote down."""
+
+    @cached_property
+    def inside(self) -> int:
+        """Weights of the linear maps inside the blocks."""
+        return sum(matrix.num_outputs * matrix.num_inputs for matrix in self.matrices)
+
+    @cached_property
+    def squares(self) -> int:
+        """Numbers in a Gram matrix of each of them."""
+        return sum(matrix.num_inputs**2 for matrix in self.matrices)
+
+    @cached_property
+    def edges(self) -> int:
+        """Their inputs and outputs."""
+        return sum(matrix.num_outputs + matrix.num_inputs for matrix in self.matrices)
+
+    @cached_property
+    def blocks(self) -> list[list[Matrix]]:
+        """One block of every kind: hundreds are alike, with thousands of experts."""
+        by_index: dict[int, list[Matrix]] = {}
+        for matrix in self.matrices:
+            by_index.setdefault(matrix.block, []).append(matrix)
+        shapes = ((tuple((m.num_outputs, m.num_inputs) for m in block), block) for block in by_index.values())
+        return list(dict(shapes).values())
 
 
 def probe(

@@ -16,16 +16,19 @@ from app.services.known import KnownModel
 from app.settings import Settings
 from app.specs.base import canonical
 from app.specs.dataset import Dataset, LocalDataset, UploadDataset
-from app.specs.job import CompressionSpec, JobRequest, Limits
+from app.specs.job import ENGINE_VERSION, CompressionSpec, JobRequest, Limits
 from app.specs.publish import MlflowTarget
 from app.specs.resolve import resolve
-from app.specs.source import REMOTE, LocalSource, MlflowSource, UploadSource
+from app.specs.source import REMOTE, AnySource, LocalSource, MlflowSource, UploadSource
 from app.specs.steps import MOST_PATTERNS
+from app.specs.work import datasets_in, work_hash
 
 MAX_SPEC_BYTES = 64 * 1024
 """Of a spec as it is stored: lists show 200 of them."""
 FindUpload = Callable[[str, str], Upload | None]
 """(id, kind) -> a complete upload of the job's project."""
+Named = AnySource | Dataset
+"""What a request names that has to be read."""
 _TOO_MUCH = "The request asks for more than this service does for one job."
 
 
@@ -54,13 +57,16 @@ class Admitted:
 
 @dataclass
 class Desk:
-    """Where the requests of one call are admitted: each source is read, and each set of patterns matched, once."""
+    """Where the requests of one call are admitted: what several of them name is looked at once."""
 
     settings: Settings
     find_upload: FindUpload = lambda _id, _kind: None
     matcher: Matcher = field(default_factory=Matcher)
     _read: dict[str, ModelFacts] = field(default_factory=dict)
     _met: dict[str, KnownModel | None] = field(default_factory=dict)
+    _data: dict[str, dict[str, str] | None] = field(default_factory=dict)
+    _refused: dict[tuple[str, Named], list[Problem]] = field(default_factory=dict)
+    _sizes: dict[Dataset, tuple[str, int] | None] = field(default_factory=dict)
 
     def admit(self, request: JobRequest) -> Admitted:
         """Hold a request against its model, where that is at hand; raises what must be refused."""
@@ -73,7 +79,7 @@ class Desk:
             return Admitted(None, routing.worker_class(self.settings, None, None), mode=self.settings.mode)
         facts = self._facts(request.source)
         spec = self.resolved(request.spec, facts)
-        if problems := list(texts.too_short(spec, self._sizes(request))):
+        if problems := list(texts.too_short(spec, self._sizes_of(request))):
             raise InvalidRequest("The text is too short.", items=problems)
         return Admitted(spec, routing.worker_class(self.settings, spec, facts), facts, mode=self.settings.mode)
 
@@ -91,28 +97,48 @@ class Desk:
             self._met[key] = known.model(session, project_id, source)
         return self._met[key]
 
-    def _unread(self, request: JobRequest) -> Iterator[Problem]:
-        for pointer, path in _local_paths(request):
-            if problem := _refusal(pointer, path, self.settings, folder=pointer == "/source/path"):
-                yield problem
-            elif pointer != "/source/path":
-                for at, dataset in datasets_of(request):
-                    if isinstance(dataset, LocalDataset) and f"{at}/path" == pointer:
-                        yield from texts.unreadable(at, dataset)
-        for pointer, kind, upload_id in _named_uploads(request):
-            if self.find_upload(upload_id, kind) is None:
-                detail = f"there is no complete upload of a {kind} with this id"
-                yield Problem(f"{pointer}/upload_id", "no-such-upload", detail)
+    def work_hash(self, session: Session, project_id: str, revision: str, spec: CompressionSpec) -> str | None:
+        """Return the work hash of a resolved spec; None while one of its texts is not known."""
+        dumped = spec.model_dump(mode="json")
+        named = canonical([dumped["evaluate"], *datasets_in(dumped)])
+        if named not in self._data:
+            self._data[named] = known.data_of(session, project_id, dumped)
+        data = self._data[named]
+        return work_hash(revision, data, dumped, ENGINE_VERSION) if data is not None else None
 
-    def _sizes(self, request: JobRequest) -> dict[str, tuple[str, int]]:
+    def _unread(self, request: JobRequest) -> Iterator[Problem]:
+        for at, named in [("/source", request.source), *datasets_of(request)]:
+            if (at, named) not in self._refused:
+                self._refused[at, named] = list(self._unread_of(at, named))
+            yield from self._refused[at, named]
+
+    def _unread_of(self, at: str, named: Named) -> Iterator[Problem]:
+        if isinstance(named, LocalSource | LocalDataset):
+            if problem := _refusal(f"{at}/path", named.path, self.settings, folder=isinstance(named, LocalSource)):
+                yield problem
+            elif isinstance(named, LocalDataset):
+                yield from texts.unreadable(at, named)
+        elif isinstance(named, UploadSource | UploadDataset):
+            kind = _upload_kind(named)
+            if self.find_upload(named.upload_id, kind) is None:
+                detail = f"there is no complete upload of a {kind} with this id"
+                yield Problem(f"{at}/upload_id", "no-such-upload", detail)
+
+    def _sizes_of(self, request: JobRequest) -> dict[str, tuple[str, int]]:
         """Name and bytes of every text that is at hand."""
         found = {}
         for _, dataset in datasets_of(request):
-            if isinstance(dataset, LocalDataset):
-                found[texts.key(dataset)] = (Path(dataset.path).name, Path(dataset.path).stat().st_size)
-            elif isinstance(dataset, UploadDataset) and (row := self.find_upload(dataset.upload_id, "dataset")):
-                found[texts.key(dataset)] = (row.files[0]["name"], row.files[0]["bytes"])
+            if dataset not in self._sizes:
+                self._sizes[dataset] = self._size(dataset)
+            if size := self._sizes[dataset]:
+                found[texts.key(dataset)] = size
         return found
+
+    def _size(self, dataset: Dataset) -> tuple[str, int] | None:
+        if isinstance(dataset, LocalDataset):
+            return Path(dataset.path).name, Path(dataset.path).stat().st_size
+        row = self.find_upload(dataset.upload_id, "dataset") if isinstance(dataset, UploadDataset) else None
+        return (row.files[0]["name"], row.files[0]["bytes"]) if row else None
 
     def _facts(self, source: LocalSource | UploadSource) -> ModelFacts:
         key = canonical(source.model_dump(mode="json"))
@@ -187,23 +213,12 @@ def _facts(source: LocalSource | UploadSource, settings: Settings, find_upload: 
 
 def uploads_of(request: JobRequest) -> list[tuple[str, str]]:
     """Return (kind, id) of every upload that a job names."""
-    return [(kind, upload_id) for _, kind, upload_id in _named_uploads(request)]
+    named: list[Named] = [request.source, *(dataset for _, dataset in datasets_of(request))]
+    return [(_upload_kind(one), one.upload_id) for one in named if isinstance(one, UploadSource | UploadDataset)]
 
 
-def _named_uploads(request: JobRequest) -> Iterator[tuple[str, str, str]]:
-    if isinstance(request.source, UploadSource):
-        yield "/source", "model", request.source.upload_id
-    for pointer, dataset in datasets_of(request):
-        if isinstance(dataset, UploadDataset):
-            yield pointer, "dataset", dataset.upload_id
-
-
-def _local_paths(request: JobRequest) -> Iterator[tuple[str, str]]:
-    if isinstance(request.source, LocalSource):
-        yield "/source/path", request.source.path
-    for pointer, dataset in datasets_of(request):
-        if isinstance(dataset, LocalDataset):
-            yield f"{pointer}/path", dataset.path
+def _upload_kind(named: UploadSource | UploadDataset) -> str:
+    return "model" if isinstance(named, UploadSource) else "dataset"
 
 
 def datasets_of(request: JobRequest) -> Iterator[tuple[str, Dataset]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from sqlalchemy.orm import Session
 
 from app.db.queries import tenancy
+from app.db.session import once
 from app.probe import ModelFacts
 from app.services import estimates
 from app.specs.dataset import HuggingFaceDataset
@@ -54,7 +56,8 @@ def _seconds(spec: CompressionSpec, facts: ModelFacts, rates: estimates.Rates) -
 
 def _unpublished(session: Session, project_id: str, request: JobRequest) -> Iterator[Caution]:
     for index, target in enumerate(request.spec.output.publish):
-        if isinstance(target, HubTarget | S3Target) and tenancy.credential(session, project_id, target.kind) is None:
+        ask = partial(tenancy.credential, session, project_id, target.kind)
+        if isinstance(target, HubTarget | S3Target) and once(session, ("login", project_id, target.kind), ask) is None:
             text = (
                 f"output.publish[{index}] needs the project's {_LOGINS[target.kind]}, and none is stored: "
                 f"PUT /v1/credentials/{target.kind} before the job ends."

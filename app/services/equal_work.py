@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
 
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import reuse
 from app.errors import NoEqualResult
-from app.services import known
 from app.services.admission import Admitted, Desk, Recognised
 from app.specs.job import CompressionSpec, JobRequest
+
+_AHEAD: Final = "equal work ahead"
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What a project has done, and does, of the work of all jobs that one transaction makes."""
+
+    done: set[str]
+    leaders: dict[str, str]
+    """Work in hand -> the oldest job that is about it."""
+
+    def leader(self, work_hash: str, job_id: str) -> str | None:
+        """Return the job that a new one would wait for; where there is none, the new one leads those after it."""
+        first = self.leaders.setdefault(work_hash, job_id)
+        return first if first != job_id else None
 
 
 def admitted(session: Session, project_id: str, request: JobRequest, desk: Desk) -> Admitted:
@@ -31,8 +48,15 @@ def recognise(
     if model is None:
         return None
     resolved = resolved or desk.resolved(request.spec, model.facts)
-    work_hash = known.hash_of(session, project_id, model.revision, resolved)
+    work_hash = desk.work_hash(session, project_id, model.revision, resolved)
     return Recognised(model.revision, resolved, model.facts, work_hash)
+
+
+def look_ahead(session: Session, project_id: str, admitted: Iterable[Admitted]) -> None:
+    """Ask once about the work of many jobs that this transaction makes."""
+    hashes = {known.work_hash for found in admitted if (known := found.recognised) and known.work_hash}
+    done, leaders = reuse.finished(session, project_id, hashes), reuse.leaders(session, project_id, hashes)
+    session.info[_AHEAD] = _Ahead(done, leaders)
 
 
 def place(session: Session, job: Job, found: Recognised, wish: str) -> Job | None:
@@ -42,13 +66,17 @@ def place(session: Session, job: Job, found: Recognised, wish: str) -> Job | Non
     """
     job.resolved_spec, job.resolved_revision = found.spec.model_dump(mode="json"), found.revision
     job.work_hash = found.work_hash
-    if wish == "never" or found.work_hash is None:
+    work, ahead = found.work_hash, session.info.get(_AHEAD)
+    leader = ahead.leader(work, job.id) if ahead and work else None
+    if wish == "never" or work is None:
         return None
-    if done := reuse.held_done(session, job.project_id, found.work_hash, but=job.id):
+    may_be_done = ahead is None or work in ahead.done
+    if may_be_done and (done := reuse.held_done(session, job.project_id, work, but=job.id)):
         return done
-    leader = reuse.in_flight(session, job.project_id, found.work_hash, before=job.id)
+    if ahead is None and (first := reuse.in_flight(session, job.project_id, work, before=job.id)):
+        leader = first.id
     if leader is not None:
-        job.wait_reason, job.waits_for = "dependency", leader.id
+        job.wait_reason, job.waits_for = "dependency", leader
     elif wish == "require":
         raise NoEqualResult
     return None

@@ -57,7 +57,7 @@ def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
 
     Cycles go through phases once each; members of a soup that are jobs of their own count with the job.
     """
-    inside = sum(matrix.num_outputs * matrix.num_inputs for matrix in facts.matrices)
+    inside = facts.inside
     tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
     scored = sum(
         (item.max_windows or ASSUMED_WINDOWS) * (item.sequence_length or 0) for item in spec.evaluate.perplexity
@@ -69,7 +69,7 @@ def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
     found = {"fetching": float(facts.bytes), "baseline": forward * scored}
     if spec.prune:
         reads_gram = any(isinstance(step, PruneStep) and step.reads == "gram" for step in spec.prune)
-        grams = tokens * sum(matrix.num_inputs**2 for matrix in facts.matrices) if reads_gram else 0
+        grams = tokens * facts.squares if reads_gram else 0
         recovers = spec.reconstruct is not None or spec.retrain is not None
         walk, rescored = 2.0 * inside * tokens, forward * scored if recovers else 0.0
         if spec.propagation == "dense":  # its statistics are a result by themselves, and pruning reads a few tokens
@@ -127,8 +127,7 @@ def memory_bytes(phase: str, spec: CompressionSpec, facts: ModelFacts, room: mem
 
 def disk_bytes(phase: str, facts: ModelFacts) -> int:
     """Estimate what a phase leaves in the working folder or the cache: weights, checkpoints of changed blocks."""
-    inside = sum(matrix.num_outputs * matrix.num_inputs for matrix in facts.matrices)
-    share = inside / facts.parameters if facts.parameters else 0.0
+    share = facts.inside / facts.parameters if facts.parameters else 0.0
     if phase in {"fetching", "exporting"}:
         return facts.bytes
     return int(facts.bytes * share) if phase in {"pruning", "reconstructing", "merging"} else 0

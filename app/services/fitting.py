@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from app.db.queries import workers
+from app.db.session import once
 from app.db.upload import Upload
 from app.errors import InvalidRequest, Problem
 from app.probe import ModelFacts
@@ -30,21 +31,19 @@ TOKENS_PER_BATCH = 2048
 
 def room_of(spec: CompressionSpec, facts: ModelFacts, text_bytes: int, *, itemsize: int) -> memory.Room:
     """Return what a resolved spec's parts take, by what is known before a run; `itemsize`: of the compute dtype."""
-    blocks: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-    for matrix in facts.matrices:
-        blocks[matrix.block].append((matrix.name, matrix.num_outputs, matrix.num_inputs))
+    blocks = [[(matrix.name, matrix.num_outputs, matrix.num_inputs) for matrix in block] for block in facts.blocks]
     length = spec.calibration.sequence_length or 0
     gram = any(step.reads == "gram" for step in spec.masking)
     sizes = [
         sum(outputs * inputs for _, outputs, inputs in maps) * (itemsize + 3)
         + memory.working_bytes(maps, gram=gram, tokens=max(TOKENS_PER_BATCH, length), itemsize=itemsize)
-        for maps in blocks.values()
+        for maps in blocks
     ]
-    inside = sum(matrix.num_outputs * matrix.num_inputs for matrix in facts.matrices)
     shapes = routing.shapes(facts)
     return memory.Room(
-        process=memory.LIBRARIES_BYTES, outside=(facts.parameters - inside) * itemsize, block=max(sizes, default=0),
-        hidden=spec.calibration.samples * length * facts.hidden_size * itemsize, model=facts.parameters * itemsize,
+        process=memory.LIBRARIES_BYTES, outside=(facts.parameters - facts.inside) * itemsize,
+        block=max(sizes, default=0), model=facts.parameters * itemsize,
+        hidden=spec.calibration.samples * length * facts.hidden_size * itemsize,
         training=routing.training_bytes(spec, facts, itemsize=itemsize), text=texts.memory_bytes(text_bytes),
         state=retraining.STATE_BYTES * retraining.trained(spec.retrain, shapes) if spec.retrain else 0,
     )  # fmt: skip
@@ -60,7 +59,8 @@ def require(
     limit = request.limits.max_host_memory_bytes
     if limit is None:
         return
-    device, _ = workers.largest(session, worker_class, seen_after=now - SEEN) or ("", 0)
+    ask = partial(workers.largest, session, worker_class, seen_after=now - SEEN)
+    device, _ = once(session, ("largest worker", worker_class), ask) or ("", 0)
     halves = spec.compute_dtype == "bfloat16" or (spec.compute_dtype == "auto" and device != "cpu")
     room = room_of(spec, facts, text_bytes(session, spec), itemsize=2 if halves else routing.FLOAT_BYTES)
     needed, what = max(room.on_host(spec, computes=device == "cpu"))

@@ -17,8 +17,7 @@ from app.db.queries.results import upsert
 from app.db.reuse import KnownContent
 from app.probe import ModelFacts
 from app.specs.base import fingerprint
-from app.specs.job import ENGINE_VERSION, CompressionSpec
-from app.specs.work import datasets_in, work_hash
+from app.specs.work import datasets_in
 from espalier.model_files import TEMPLATES
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -101,12 +100,9 @@ def model(session: Session, project_id: str, source: Mapping[str, Any]) -> Known
         return None
 
 
-def hash_of(session: Session, project_id: str, revision: str, spec: CompressionSpec) -> str | None:
-    """Return the work hash of a resolved spec; None while one of its texts is not known."""
-    dumped = spec.model_dump(mode="json")
-    keys = texts_of(dumped)
+def data_of(session: Session, project_id: str, spec: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the sha256 of every data set of a dumped spec, by fingerprint; None while one of them is not known."""
+    keys = texts_of(spec)
     known = recall(session, project_id, keys.values())
     data = {name: known[key]["sha256"] for name, key in keys.items() if key in known}
-    if {fingerprint(dataset) for dataset in datasets_in(dumped)} != set(data):
-        return None
-    return work_hash(revision, data, dumped, ENGINE_VERSION)
+    return data if {fingerprint(dataset) for dataset in datasets_in(spec)} == set(data) else None

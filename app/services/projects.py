@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import Final
 
 import structlog
 from sqlalchemy import select
@@ -25,6 +27,8 @@ from app.specs.access import ProjectChange, ProjectRequest, Quotas
 
 FILES_AT_ONCE = 200
 """Of a project that a call deletes; the collector takes the others."""
+
+_PLACES: Final = "places left in queues"
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +137,8 @@ def usage_days(database: Database, project_id: str) -> Sequence[UsageDay]:
 def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:
     """Raise QuotaExceeded when a project may queue no further job, and NotFound when it is gone.
 
-    A project without such quotas is held only. One with them is locked, so that parallel calls count one by one.
+    A project without such quotas is held only. One with them is locked, so that parallel calls count one by one; what
+    a transaction was told of is counted again when its jobs have used it up.
     """
     _admit(session, actor, project_id, more=1)
 
@@ -148,10 +153,16 @@ def _admit(session: Session, actor: Actor | None, project_id: str, *, more: int)
     tenancy.hold(session, project_id)
     if actor is None or all(actor.limits.get(name) is None for name in bounds):
         return
+    places: dict[str, float] = session.info.setdefault(_PLACES, {})
+    if places.get(project_id, 0) >= more > 0:
+        places[project_id] -= more
+        return
     row = tenancy.project(session, project_id, lock=True)
     if row is None:
         raise NotFound
-    if row.max_queued_jobs is not None and tenancy.count_waiting(session, project_id) + more > row.max_queued_jobs:
+    waiting = tenancy.count_waiting(session, project_id) if row.max_queued_jobs is not None else 0
+    places[project_id] = math.inf if row.max_queued_jobs is None else row.max_queued_jobs - waiting - more
+    if places[project_id] < 0:
         raise QuotaExceeded(
             f"The project may have {row.max_queued_jobs} jobs queued or paused.", headers={"Retry-After": "30"}
         )

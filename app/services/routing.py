@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from app.probe import ModelFacts
 from app.settings import Settings
 from app.specs import retraining
@@ -24,13 +22,9 @@ def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelF
 
 def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
     """Estimate the memory that a job needs on its device: blocks pass one by one, only retraining holds all of them."""
-    weights: dict[int, int] = defaultdict(int)
-    grams: dict[int, int] = defaultdict(int)
-    for matrix in facts.matrices:
-        weights[matrix.block] += matrix.num_outputs * matrix.num_inputs
-        grams[matrix.block] += matrix.num_inputs**2
     # A block dense and sparse with its scores, its statistics, and its inputs and outputs.
-    block = max((3 * weights[index] + grams[index] for index in weights), default=0)
+    block = max((sum((3 * m.num_outputs + m.num_inputs) * m.num_inputs for m in block) for block in facts.blocks),
+                default=0)  # fmt: skip
     tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
     streamed = block + 2 * tokens * facts.hidden_size
     embeddings = facts.vocab_size * facts.hidden_size
@@ -47,5 +41,4 @@ def training_bytes(spec: CompressionSpec, facts: ModelFacts, *, itemsize: int) -
 
 def shapes(facts: ModelFacts) -> retraining.Shapes:
     """Return what of a model decides the memory of its retraining."""
-    edges = sum(matrix.num_outputs + matrix.num_inputs for matrix in facts.matrices)
-    return retraining.Shapes(facts.parameters, edges, vocabulary=facts.vocab_size, width=facts.hidden_size)
+    return retraining.Shapes(facts.parameters, facts.edges, vocabulary=facts.vocab_size, width=facts.hidden_size)

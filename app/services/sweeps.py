@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from app.db.job import Job
 from app.db.planning import Sweep
 from app.db.queries import reuse, tenancy
-from app.db.session import Database, clock
+from app.db.session import Database, clock, deferring
 from app.errors import InvalidRequest, NotFound, Problem, SourceRefused
 from app.ids import new_id
-from app.services import children, idempotency, jobs, rights
+from app.services import children, equal_work, idempotency, jobs, rights
 from app.services.admission import Admitted, Desk
 from app.services.fronts import unbeaten
 from app.services.resources import Resources
@@ -68,12 +68,13 @@ def create(
         )  # fmt: skip
         if key and (found := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
             return found, True
-        made = [
-            {"job_id": _add(session, sweep, body, point, known, now=now), "values": point.values}
-            for point, body, known in admitted
-        ]
-        sweep.points = made
-        session.add(sweep)
+        equal_work.look_ahead(session, project_id, [known for _, _, known in admitted])
+        with deferring(session):
+            sweep.points = [
+                {"job_id": _add(session, sweep, body, point, known, now=now), "values": point.values}
+                for point, body, known in admitted
+            ]
+            session.add(sweep)
         tenancy.audit(session, "sweep.create", sweep.id, now=now)
     resources.doorbell.ring(admitted[0][2].worker_class)
     return sweep.id, False

@@ -54,6 +54,19 @@ def in_flight(session: Session, project_id: str, work_hash: str, *, before: str)
     return session.scalar(query.order_by(Job.id).limit(1))
 
 
+def finished(session: Session, project_id: str, hashes: Collection[str]) -> set[str]:
+    """Return which of some work a job of a project has done."""
+    query = select(Job.work_hash).where(Job.project_id == project_id, Job.work_hash.in_(hashes))
+    return set(session.scalars(query.where(Job.state == "succeeded").distinct()))
+
+
+def leaders(session: Session, project_id: str, hashes: Collection[str]) -> dict[str, str]:
+    """Return the oldest job in flight about each of some work."""
+    query = select(Job.work_hash, func.min(Job.id)).where(Job.project_id == project_id, Job.work_hash.in_(hashes))
+    in_hand = query.where(Job.state.not_in(RESTING), Job.waits_for.is_(None)).group_by(Job.work_hash)
+    return {work_hash: job_id for work_hash, job_id in session.execute(in_hand) if work_hash}
+
+
 def copy_rows(session: Session, table: type[Base], source_id: str, target_id: str, phases: Collection[str]) -> None:
     """Give a job the rows that another one wrote in some phases, unless it has its own."""
     columns = list(table.__table__.columns)

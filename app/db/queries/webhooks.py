@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, func, literal_column, or_, sel
 from sqlalchemy.orm import Session, aliased
 
 from app.db.job import Job
-from app.db.session import add_rows
+from app.db.session import add_rows, once
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.ids import new_id
 
@@ -36,15 +36,10 @@ def enqueue(session: Session, job: Job, events: Sequence[dict[str, Any]], *, now
 
 
 def _listening(session: Session, project_id: str) -> list[tuple[str, list[str]]]:
-    """The endpoints of a project, asked for once in a transaction."""
-    known = session.info.setdefault("listening", {})
-    if project_id not in known:
-        query = select(WebhookEndpoint.id, WebhookEndpoint.events)
-        with session.no_autoflush:
-            rows = session.execute(query.where(WebhookEndpoint.project_id == project_id, WebhookEndpoint.enabled))
-        known[project_id] = [(row.id, row.events) for row in rows]
-    found: list[tuple[str, list[str]]] = known[project_id]
-    return found
+    """The endpoints of a project."""
+    query = select(WebhookEndpoint.id, WebhookEndpoint.events)
+    query = query.where(WebhookEndpoint.project_id == project_id, WebhookEndpoint.enabled)
+    return once(session, ("listening", project_id), lambda: [(id_, types) for id_, types in session.execute(query)])
 
 
 def _told(job: Job, event: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.db.job import Job
-from app.db.session import Database, clock
-from app.probe import probe
-from app.services import known
+from app.db.session import Database
 from app.services.resources import Resources
-from app.specs.job import CompressionSpec
-from app.specs.resolve import resolve
 from tests.fixtures import rows as fixture
 
 SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}}
@@ -26,16 +22,9 @@ def body(model: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def seen(resources: Resources, rows: Database, body: dict[str, Any], model: Path) -> None:
+def seen(rows: Database, body: dict[str, Any], model: Path) -> None:
     """A worker has met the model and the texts before."""
-    facts = probe(model.resolve(), resources.settings.roots)
-    spec = resolve(CompressionSpec.model_validate(SPEC), facts).model_dump(mode="json")
-    source = known.source_key(body["source"])
-    assert source is not None
-    documents = {source: {"revision": "r1", "facts": facts.model_dump(mode="json")}}
-    documents |= {key: {"sha256": name} for name, key in known.texts_of(spec).items()}
-    with rows.unit_of_work() as session:
-        known.remember(session, "prj_default", documents, now=clock(session))
+    fixture.meet(rows, body["source"], SPEC, at=model)
 
 
 @pytest.mark.usefixtures("seen")

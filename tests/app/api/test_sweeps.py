@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
+from app.db.job import Job
 from app.db.session import Database
 from app.services.resources import Resources
+from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures import rows as fixture
 
 SPARSITY = "/spec/prune/sparsity"
@@ -99,3 +102,57 @@ def test_the_front_holds_what_nothing_beats(
     ]
     by_bytes = client.get(f"/v1/sweeps/{sweep['id']}/pareto?x=packed_bytes").json()
     assert [p["x"] for p in by_bytes["points"]] == [200.0, 130.0, 130.0, 130.0, 130.0]
+
+
+FEW, MORE = [0.1, 0.2], [0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.42, 0.44]
+TARGETS = [[{"kind": "huggingface", "repo": f"org/model-{number}"}] for number in range(2)]
+
+
+def test_a_sweep_asks_the_database_as_often_whatever_its_points(
+    client: TestClient, body: dict[str, Any], rows: Database, model: Path
+) -> None:
+    project = new_project(client, max_queued_jobs=100, max_stored_bytes=10**12, max_gpu_seconds=10**9)
+    bounded = bearer(new_key(client, project)["key"])
+    asked: list[str] = []
+    event.listen(rows.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+
+    def statements(values: list[float], headers: dict[str, str] | None = None, **base: Any) -> int:
+        asked.clear()
+        whole = {"base": {**body["base"], **base}, "axes": {SPARSITY: values, "/spec/output/publish": TARGETS}}
+        answer = client.post("/v1/sweeps", json=whole, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return len(asked)
+
+    for headers, limits in ((bounded, {}), (None, {"max_host_memory_bytes": 2**36})):  # a new model, and one met before
+        statements([0.5], headers)  # what a process asks once
+        assert statements(MORE, headers, limits=limits) == statements(FEW, headers, limits=limits)
+        fixture.meet(rows, body["base"]["source"], {"prune": {"method": "wanda", "sparsity": 0.5}}, at=model)
+
+
+def test_points_of_equal_work_find_each_other_and_what_was_there(
+    client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path
+) -> None:
+    fixture.meet(rows, body["base"]["source"], {"prune": {"method": "wanda", "sparsity": 0.5}}, at=model)
+
+    def points(axes: dict[str, list[Any]]) -> list[dict[str, Any]]:
+        answer = client.post("/v1/sweeps", json={**body, "axes": axes})
+        assert answer.status_code == 202, answer.text
+        with rows.reading() as session:
+            found = [session.get_one(Job, point["job_id"]) for point in answer.json()["points"]]
+        return [{"id": job.id, "state": job.state, "for": job.waits_for, "from": job.reused_from} for job in found]
+
+    twins = points({SPARSITY: [0.5, 0.7, 0.5, 0.5]})
+    first = twins[0]["id"]
+    assert [point["for"] for point in twins] == [None, None, first, first]
+    assert [point["for"] for point in points({SPARSITY: [0.5, 0.6]})] == [first, None]
+
+    alone, waiting = points({"/reuse": ["never", "auto"], SPARSITY: [0.8]})
+    assert (alone["for"], waiting["for"]) == (None, alone["id"])
+
+    fixture.start(rows, first)
+    fixture.publish(rows, resources.store, first, {"model.safetensors": b"weights", "manifest.json": b"{}"})
+    over = points({SPARSITY: [0.5, 0.5, 0.7], "/reuse": ["auto"]})
+    assert [(point["state"], point["from"]) for point in over[:2]] == [("succeeded", first)] * 2
+    assert over[2]["for"] == twins[1]["id"]
+    actions = [row["action"] for row in client.get("/v1/audit-events?limit=200").json()["items"]]
+    assert (actions.count("sweep.create"), actions.count("job.create")) == (4, 11)
