@@ -19,6 +19,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\.safetensors")
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SAVE_AGAIN = "Save the model again with save_pretrained, which writes the index."
 
 WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -63,19 +64,19 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     names = weight_files(directory)
     for name in names:
         if not (directory / name).is_file():
-            raise SourceNotFound(f"{INDEX} names {name}, which is missing.")
+            raise SourceNotFound(f"{INDEX} names {name}, which is missing.", hint=SAVE_AGAIN, module=name)
     if sum(header_bytes(directory / name) for name in names) > MAX_HEADER_BYTES:
         raise UnsafeSource(f"The headers of the weights take more than {MAX_HEADER_BYTES >> 20} MiB together.")
     for name in names:
         for tensor in read_header(directory / name):
             if tensor.name in found:
-                raise UnsafeSource(f"Tensor {tensor.name} is in {found[tensor.name].file} and in {name}.")
+                raise _bad_index(f"Tensor {tensor.name} is in {found[tensor.name].file} and in {name}.")
             found[tensor.name] = tensor
     if not (directory / SINGLE).exists():
         listed = _weight_map(directory)
         wrong = sorted(listed.keys() ^ found.keys()) or [name for name in found if found[name].file != listed[name]]
         if wrong:
-            raise UnsafeSource(f"{INDEX} and the files disagree about tensor {_shown(wrong[0])}.")
+            raise _bad_index(f"{INDEX} and the files disagree about tensor {_shown(wrong[0])}.")
     return found
 
 
@@ -148,12 +149,22 @@ def _sizes(value: object, *, at_least: int) -> bool:
 
 
 def _weight_map(directory: Path) -> dict[str, str]:
-    weight_map = read_object(directory / INDEX, max_bytes=MAX_INDEX_BYTES).get("weight_map")
+    try:
+        index = read_object(directory / INDEX, max_bytes=MAX_INDEX_BYTES)
+    except UnsafeSource as error:
+        raise _bad_index(error.message) from None
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UnsafeSource(f"{INDEX} has no weight_map.")
+        raise _bad_index(f"{INDEX} has no weight_map.")
     if not all(isinstance(file, str) and SHARD.fullmatch(file) for file in weight_map.values()):
-        raise UnsafeSource(f"{INDEX} names something that is not a plain *.safetensors file name.")
+        raise _bad_index(f"{INDEX} names something that is not a plain *.safetensors file name.")
+    if not isinstance(index.get("metadata"), dict):  # what it says is read by nobody
+        raise _bad_index(f"{INDEX} has no object `metadata`, without which stock transformers does not load the model.")
     return weight_map
+
+
+def _bad_index(why: str) -> UnsafeSource:
+    return UnsafeSource(why, hint=SAVE_AGAIN, module=INDEX)
 
 
 def _shown(name: str) -> str:

@@ -79,7 +79,7 @@ def _index(entries: int) -> Bomb:
     def spoil(folder: Path) -> None:
         names = ",".join(f'"{index:x}":"a.safetensors"' for index in range(entries))
         (folder / "model.safetensors").rename(folder / "a.safetensors")
-        (folder / "model.safetensors.index.json").write_text(f'{{"weight_map":{{{names}}}}}')
+        (folder / "model.safetensors.index.json").write_text(f'{{"metadata":{{}},"weight_map":{{{names}}}}}')
 
     return Bomb("model", "source-unsafe", spoil)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from app.errors import SourceNotFound, UnsafeSource
 from app.probe import strays
+from app.probe.headers import SAVE_AGAIN, weight_files
 from espalier.model_files import INDEX, PICKLES, SINGLE, belongs_to_model, is_weights
 from workers.sources.base import refuse_large
-
-_INDEX_HINT = "Save the model again with save_pretrained, which writes the index."
 
 
 def small_files(names: Mapping[str, int], what: str, *, convert: str) -> list[str]:
@@ -36,13 +34,8 @@ def weight_names(names: Collection[str], folder: Path, what: str) -> list[str]:
     """Return the files of the weights, by the index where there is one; the small files lie in `folder`."""
     if SINGLE in names:
         return [SINGLE]
-    try:
-        shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UnsafeSource(f"{INDEX} of {what} is not usable.", hint=_INDEX_HINT, module=INDEX) from None
-    if not all(isinstance(name, str) and is_weights(name) for name in shards):
-        raise UnsafeSource(f"{INDEX} names what is no plain *.safetensors file.", hint=_INDEX_HINT, module=INDEX)
+    shards = weight_files(folder)
     missing = [name for name in shards if name not in names]
     if missing:
-        raise SourceNotFound(f"{what} lacks {missing[0]}.", hint=_INDEX_HINT, module=missing[0])
+        raise SourceNotFound(f"{what} lacks {missing[0]}.", hint=SAVE_AGAIN, module=missing[0])
     return shards

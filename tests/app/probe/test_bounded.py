@@ -75,7 +75,7 @@ def test_headers_are_bounded_together(tmp_path: Path) -> None:
     for name, padding in shards.items():
         (tmp_path / name).write_bytes(safetensors(b"{}" + padding, 0))
     names = ", ".join(f'"t{index}": "{name}"' for index, name in enumerate(shards))
-    (tmp_path / headers.INDEX).write_text(f'{{"weight_map": {{{names}}}}}')
+    (tmp_path / headers.INDEX).write_text(f'{{"metadata": {{}}, "weight_map": {{{names}}}}}')
     with _cheaply(), pytest.raises(UnsafeSource, match="16 MiB together"):
         bounded.probe(tmp_path, owner="a")
 
@@ -128,7 +128,9 @@ def test_a_project_has_one_model_read_at_a_time_and_keeps_nobody_waiting(
 
 
 def test_an_index_of_any_size_is_read_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / headers.INDEX).write_text('{"weight_map": {"b": "2.safetensors", "a": "1.safetensors"}}')
+    (tmp_path / headers.INDEX).write_text(
+        '{"metadata": {}, "weight_map": {"b": "2.safetensors", "a": "1.safetensors"}}'
+    )
     assert bounded.weight_files(tmp_path, owner="a") == ["1.safetensors", "2.safetensors"]
     monkeypatch.setattr(bounded, "SMALL_BYTES", 0)
     assert bounded.weight_files(tmp_path, owner="a") == ["1.safetensors", "2.safetensors"]

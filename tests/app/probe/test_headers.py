@@ -154,7 +154,7 @@ def sharded(folder: Path) -> dict[str, str]:
 
 
 def write_index(folder: Path, weight_map: object) -> None:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def test_shards_are_read_through_their_index(tmp_path: Path) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
+from app.errors import SourceRefused
+from app.probe import probe
+from espalier.model_files import INDEX
 from tests.fixtures.jobs import local_job
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.phases.failures import classify
+from workers.sources.checkpoint import weight_names
 
 Spoil = Callable[[Path], object]
 
@@ -40,7 +46,7 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]
 
 def _index(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"a": "model-1.safetensors"}}))
 
 
 def _tokenizer(**model: object) -> Spoil:
@@ -139,3 +145,111 @@ def test_the_single_file_goes_before_an_index(tmp_path: Path, texts: Path) -> No
     job = local_job(tmp_path / "b", model_dir, texts)
     assert job.attempt().report["dense"]["perplexity"] == expected["perplexity"]
     assert not (job.artifact / "model.safetensors.index.json").exists()
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in three files."""
+    folder = write_tiny_model(tmp_path_factory.mktemp("sharded") / "model", max_shard_size="30KB")
+    assert (folder / FIRST).exists()
+    return folder
+
+
+Index = dict[str, Any]
+NO_OBJECTS: tuple[object, ...] = (None, [], "x", 3, True)
+NORM, FIRST = "model.norm.weight", "model-00001-of-00003.safetensors"
+
+
+def _with(**members: object) -> Callable[[Index], object]:
+    return lambda index: index | members
+
+
+def _without(member: str) -> Callable[[Index], object]:
+    return lambda index: {name: value for name, value in index.items() if name != member}
+
+
+def _mapped(change: Callable[[str], object], *names: str) -> Callable[[Index], object]:
+    """What the map says of some tensors, or of all, is another thing."""
+
+    def changed(index: Index) -> object:
+        shards = index["weight_map"]
+        return index | {"weight_map": shards | {name: change(shards[name]) for name in names or shards}}
+
+    return changed
+
+
+TAKEN: dict[str, Callable[[Index], object]] = {
+    "as it was written": _with(),
+    "empty metadata": _with(metadata={}),
+    "a size that is text": _with(metadata={"total_size": "1 GB"}),
+    "a size that is null": _with(metadata={"total_size": None}),
+    "a wrong size": _with(metadata={"total_size": 1}),
+    "a dtype that nobody knows": _with(metadata={"dtype": "espalier"}),
+    "half a character in the metadata": _with(metadata={"note": "\ud800"}),
+    "metadata that say what is where": _with(metadata={"weight_map": {}, "all_checkpoint_keys": 3}),
+    "further members": _with(note=[1]),
+}
+STOCK_TAKES: dict[str, Callable[[Index], object]] = {
+    "paths that begin here": _mapped(lambda name: f"./{name}"),
+    "paths from above": _mapped(lambda name: f"../model/{name}"),
+    "absolute paths": _mapped(lambda name: f"/tmp/{name}"),
+    "a tensor in another shard than it says": _mapped(lambda _: FIRST, NORM),
+    "a tensor that is nowhere": lambda index: index | {"weight_map": index["weight_map"] | {"x": FIRST}},
+    "a tensor that it leaves out": lambda index: index | {"weight_map": _without(NORM)(index["weight_map"])},
+    "a shard of other letters": _mapped(lambda name: f"M{name[1:]}", NORM),
+    "one name twice": lambda index: json.dumps(index).replace('"weight_map": {', '"weight_map": {"x": "x", "x": "x", '),
+    "metadata twice": lambda index: '{"metadata": null, ' + json.dumps(index)[1:],
+    "no number": _with(metadata={"total_size": float("nan")}),
+}
+"""Its index, that is: that the file is not there comes later."""
+STOCK_REFUSES: dict[str, Callable[[Index], object]] = {
+    "no metadata": _without("metadata"),
+    **{f"metadata {value!r}": _with(metadata=value) for value in NO_OBJECTS},
+    "no map": _without("weight_map"),
+    "a map that is a list": _with(weight_map=[FIRST]),
+    "a map that is null": _with(weight_map=None),
+    "a shard that is a number": _mapped(lambda _: 3, NORM),
+    "a shard that is a list": _mapped(lambda _: [FIRST], NORM),
+    "a list": lambda index: [index],
+    "a mark of byte order": lambda index: "\ufeff" + json.dumps(index),
+}
+
+
+@pytest.mark.parametrize("change", [pytest.param(change, id=name) for name, change in TAKEN.items()])
+def test_an_index_that_stock_takes_is_taken(change: Callable[[Index], object], sharded: Path, tmp_path: Path) -> None:
+    folder = _indexed(sharded, tmp_path / "model", change)
+    get_checkpoint_shard_files(str(folder), str(folder / INDEX))
+    weight_names([path.name for path in folder.iterdir()], folder, "it")
+    probe(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "stock"),
+    [pytest.param(change, stock, id=name)
+     for cases, stock in ((STOCK_TAKES, True), (STOCK_REFUSES, False)) for name, change in cases.items()],
+)  # fmt: skip
+def test_an_index_that_is_not_what_it_should_be_is_refused_at_post(
+    change: Callable[[Index], object], sharded: Path, tmp_path: Path, *, stock: bool
+) -> None:
+    folder = _indexed(sharded, tmp_path / "model", change)
+    with nullcontext() if stock else pytest.raises((KeyError, TypeError, AttributeError, ValueError)):
+        get_checkpoint_shard_files(str(folder), str(folder / INDEX))
+    with pytest.raises(SourceRefused) as at_post:
+        probe(folder)
+    assert "save_pretrained" in at_post.value.hint
+    assert at_post.value.module
+    fetched = False
+    with suppress(SourceRefused):
+        weight_names([path.name for path in folder.iterdir()], folder, "it")
+        fetched = True
+    assert stock or not fetched, "all weights would come before the job says that nobody can load them"
+
+
+def _indexed(sharded: Path, folder: Path, change: Callable[[Index], object]) -> Path:
+    folder.mkdir()
+    for path in sharded.iterdir():
+        (folder / path.name).symlink_to(path)
+    changed = change(json.loads((folder / INDEX).read_text()))
+    (folder / INDEX).unlink()
+    (folder / INDEX).write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    return folder
