@@ -23,6 +23,11 @@ DISGUISES = (
     (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
 )
 """First bytes of what is found under the names of a model's files."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ALL_PAIRED = re.compile(
+    rb"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+"
+)
+"""JSON in which every escape of a surrogate has its other half."""
 
 
 class DuplicateKeyError(ValueError):
@@ -39,6 +44,9 @@ def parse_object(text: bytes, name: str) -> dict[str, Any]:
         raise UnsafeSource(f"{name} is not valid JSON.", module=name) from None
     if not isinstance(value, dict):
         raise UnsafeSource(f"{name} is not a JSON object.", module=name)
+    if _SURROGATE.search(text) and not _ALL_PAIRED.fullmatch(text):
+        what = "a lone surrogate, half a character such as \\ud800, which neither safetensors nor tokenizers read"
+        raise UnsafeSource(f"{name} has {what}.", hint="Write the file again without it.", module=name)
     return value
 
 

@@ -7,12 +7,14 @@ import os
 import pickle
 import struct
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError, deserialize
 
 from app.errors import SourceNotFound, UnsafeSource
 from app.probe.headers import read_header, read_tensors, weight_files
@@ -90,6 +92,35 @@ def test_a_bad_header_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(UnsafeSource):
+        read_header(path)
+
+
+HALVES: dict[str, bool] = {
+    r"\ud83d\ude00": False,  # one character
+    r"\\ud800": False,  # a backslash and five letters
+    r"\u00e9\uE000\uFFFF": False,
+    r"\ud800": True,
+    r"\uDFFF": True,
+    r"a\uD83Da": True,
+    r"\ude00\ud83d": True,
+    r"\ud83d\ud83d\ude00": True,
+    r"\ud83d\ude00\ude00": True,
+    r"\\\ud800": True,  # a backslash before it
+    r"\\ud83d\ude00": True,  # six letters before it
+}
+"""JSON strings -> whether they hold half a character."""
+
+
+@pytest.mark.parametrize(("text", "half"), HALVES.items())
+@pytest.mark.parametrize("place", ['"__metadata__": {"x": "%s"}, "a"', '"__metadata__": {"%s": ""}, "a"', '"%s"'])
+def test_half_a_character_is_refused_wherever_it_stands(place: str, text: str, tmp_path: Path, *, half: bool) -> None:
+    content = safetensors(f"{{{place % text}: {json.dumps(GOOD['a'])}}}".encode(), 8)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(SafetensorError) if half else nullcontext():
+        deserialize(content)  # type: ignore[no-untyped-call]
+    why = "lone surrogate" if half else "unsafe name" if place == '"%s"' else None
+    with pytest.raises(UnsafeSource, match=why) if why else nullcontext():
         read_header(path)
 
 

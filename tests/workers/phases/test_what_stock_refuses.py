@@ -185,7 +185,6 @@ TAKEN: dict[str, Callable[[Index], object]] = {
     "a size that is null": _with(metadata={"total_size": None}),
     "a wrong size": _with(metadata={"total_size": 1}),
     "a dtype that nobody knows": _with(metadata={"dtype": "espalier"}),
-    "half a character in the metadata": _with(metadata={"note": "\ud800"}),
     "metadata that say what is where": _with(metadata={"weight_map": {}, "all_checkpoint_keys": 3}),
     "further members": _with(note=[1]),
 }
@@ -199,6 +198,7 @@ STOCK_TAKES: dict[str, Callable[[Index], object]] = {
     "a shard of other letters": _mapped(lambda name: f"M{name[1:]}", NORM),
     "one name twice": lambda index: json.dumps(index).replace('"weight_map": {', '"weight_map": {"x": "x", "x": "x", '),
     "metadata twice": lambda index: '{"metadata": null, ' + json.dumps(index)[1:],
+    "half a character": _with(metadata={"note": "\ud800"}),
     "no number": _with(metadata={"total_size": float("nan")}),
 }
 """Its index, that is: that the file is not there comes later."""
