@@ -73,9 +73,9 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    if not settings.broker.startswith("filesystem:"):
+    folder = settings.folders.get("wake-up signals")
+    if folder is None:
         return {"socket_connect_timeout": 2, "socket_timeout": 5, "socket_keepalive": True}
-    folder = (settings.home / "bell").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     return {
         "data_folder_in": str(folder),

@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -196,6 +197,18 @@ class Settings(BaseSettings):
     def scratch(self) -> Path:
         """Folder that holds one working folder per running job."""
         return (self.scratch_dir or self.home / "scratch").absolute()
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Folders of this machine that are written to, by what lies there."""
+        found = {"cache": self.cache, "scratch": self.scratch}
+        if self.database.startswith("sqlite"):
+            found["database"] = Path(urlsplit(self.database).path[1:]).absolute().parent
+        if self.broker.startswith("filesystem:"):
+            found["wake-up signals"] = (self.home / "bell").absolute()
+        if self.store.startswith("file:"):
+            found["store"] = Path(unquote(urlsplit(self.store).path))
+        return found
 
     @property
     def classes(self) -> list[tuple[str, float]]:

@@ -36,7 +36,7 @@ async def healthz() -> HealthView:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> ReadyView:
-    """Tell that database, broker and store answered within the last second; 503 names those that did not."""
+    """Tell that database, broker and store answered within the last second, on disks with room; 503 names others."""
     readiness: Readiness = request.app.state.readiness
     if problems := await readiness.problems():
         raise NotReady(items=problems, headers={"Retry-After": "2"})

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import structlog
 
 from app.db.migrate import is_current
 from app.errors import Problem
 from app.services.resources import Resources
+from app.settings import Settings
 
 FRESH_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 """How long a part may take to answer; one that hangs is asked again when it has come back."""
 
+LEAST_FREE_BYTES = 64 * 2**20
+"""Of a disk that the service writes to, for rows, events and wake-up signals; what a job lacks, it says itself."""
+
 log = structlog.get_logger(__name__)
 
 
+class DiskUnusable(Exception):
+    """A disk takes nothing more; the text names no path."""
+
+
 class Readiness:
-    """What database, broker and store said a moment ago."""
+    """What database, broker, store and the disks under them said a moment ago."""
 
     def __init__(self, resources: Resources) -> None:
         self._checks: dict[str, Callable[[], None]] = {
@@ -29,6 +39,8 @@ class Readiness:
             "broker": resources.doorbell.check,
             "store": resources.store.check,
         }
+        if folders := _written(resources.settings):
+            self._checks["disk"] = lambda: _check_disks(folders)
         self.parts = tuple(self._checks)
         # Threads of its own: those of requests may all be waiting for what is asked about here.
         self._threads = ThreadPoolExecutor(len(self._checks), "readiness")
@@ -62,10 +74,36 @@ class Readiness:
             log.warning(
                 "not ready", part=name, error=type(error).__name__, detail=getattr(error, "detail", None) or str(error)
             )
-            return Problem("", name, f"The {name} is not usable: {type(error).__name__}.")
+            why = str(error) if isinstance(error, DiskUnusable) else type(error).__name__
+            return Problem("", name, f"The {name} is not usable: {why}.")
         return None
 
 
 def _check_database(resources: Resources) -> None:
     if not is_current(resources.database):
         raise ValueError("migrations are missing")
+
+
+def _written(settings: Settings) -> dict[str, Path]:
+    """The folders that this machine's service writes to; in production, workers have machines of their own."""
+    of_workers = frozenset({"cache", "scratch"} if settings.mode == "production" else ())
+    return {what: folder for what, folder in settings.folders.items() if what not in of_workers}
+
+
+def _check_disks(folders: Mapping[str, Path]) -> None:
+    lacking: dict[str, list[str]] = {}
+    for what, folder in folders.items():
+        if why := _fault(next(there for there in (folder, *folder.parents) if there.exists())):
+            lacking.setdefault(why, []).append(what)
+    if lacking:
+        raise DiskUnusable("; ".join(f"{why} for {' and '.join(what)}" for why, what in lacking.items()))
+
+
+def _fault(folder: Path) -> str | None:
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if disk.f_flag & os.ST_RDONLY:
+        return "nothing can be written"
+    if disk.f_files and not disk.f_favail:  # some file systems have no such bound
+        return "no further file can be made"
+    return f"{free >> 20} MiB are left" if free < LEAST_FREE_BYTES else None
