@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from workers.engine.errors import NumericalError
+from workers.engine.numerics import way_out
 from workers.engine.perplexity import LOGITS_BYTES
 
 
@@ -49,7 +50,7 @@ def divergence(
         tick(done)
     count = len(windows_NT) * (length - 1)
     if not kl < float("inf"):
-        raise NumericalError("the divergence is not finite", hint="Try compute_dtype float32 or a lower sparsity.")
+        raise NumericalError("the divergence is not finite", hint=way_out(pair[1].dtype))
     return Divergence(kl / count, agreed / count)
 
 

@@ -89,6 +89,19 @@ def require_finite(tensor: torch.Tensor, *, what: str, module: str) -> None:
         )
 
 
+def way_out(dtype: torch.dtype, *, dense: bool = False) -> str:
+    """Say what to do about a model that computes no finite number in `dtype`; `dense`: nothing of it was compressed."""
+    if dtype != torch.float32:
+        wider = "Use compute_dtype float32"
+        return f"{wider}; if that changes nothing, the checkpoint is broken." if dense else f"{wider}, or prune less."
+    if dense:
+        return (
+            "The source itself gives no number for this text in float32: its checkpoint is broken. See whether stock "
+            "transformers gives one, bring the files again, or take another revision."
+        )
+    return "Prune less, or let `update` or `reconstruct` make up for more of it."
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """High-water mark: of the device's memory on a GPU (since the last reset), of the process on a CPU."""
     if device.type == "cuda":

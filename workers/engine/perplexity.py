@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from workers.engine.errors import NumericalError
 from workers.engine.model import StreamedModel
+from workers.engine.numerics import way_out
 from workers.engine.walk import Stream
 from workers.engine.weights import Weights
 
@@ -20,10 +21,16 @@ LOGITS_BYTES = 256 * 2**20
 
 
 def perplexity(
-    model: nn.Module, windows_NT: torch.Tensor, *, device: torch.device, tick: Callable[[int], None] = lambda _: None
+    model: nn.Module,
+    windows_NT: torch.Tensor,
+    *,
+    device: torch.device,
+    dense: bool = False,
+    tick: Callable[[int], None] = lambda _: None,
 ) -> float:
-    """Score `model` on windows of tokens; `tick` hears how many windows are done."""
-    return _of_losses(window_losses(model, windows_NT, device=device, tick=tick))
+    """Score `model` on windows of tokens; `tick` hears how many windows are done. `dense`: it is not compressed yet."""
+    losses_N = window_losses(model, windows_NT, device=device, tick=tick)
+    return _of_losses(losses_N, next((each.dtype for each in model.parameters()), torch.float32), dense=dense)
 
 
 @torch.no_grad()
@@ -33,6 +40,7 @@ def perplexity_by_blocks(
     weights: Weights,
     *,
     spill: Path | None,
+    dense: bool = False,
     tick: Callable[[int], None] = lambda _: None,
 ) -> float:
     """Score a model of which one block at a time is in memory: the same batches, and so the same number."""
@@ -54,17 +62,18 @@ def perplexity_by_blocks(
         for logits_TV, target_T in zip(logits_BTV[:, :-1], tokens_BT[:, 1:], strict=True)
     ]
     tick(count)
-    return _of_losses(torch.tensor(losses, dtype=torch.float64))
+    return _of_losses(torch.tensor(losses, dtype=torch.float64), streamed.compute_dtype, dense=dense)
 
 
 def _batch_size(length: int, width: int) -> int:
     return max(1, min(8, LOGITS_BYTES // (4 * length * width)))
 
 
-def _of_losses(losses_N: torch.Tensor) -> float:
+def _of_losses(losses_N: torch.Tensor, dtype: torch.dtype, *, dense: bool) -> float:
     mean = float(losses_N.mean())
     if not math.isfinite(mean):
-        raise NumericalError("the perplexity is not finite", hint="Try compute_dtype float32 or a lower sparsity.")
+        whose = "the dense model's" if dense else "the"
+        raise NumericalError(f"{whose} perplexity is not finite", hint=way_out(dtype, dense=dense))
     return math.exp(min(mean, 700.0))  # exp(710) leaves float64
 
 

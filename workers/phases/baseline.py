@@ -17,7 +17,7 @@ def run(context: Context) -> None:
         done = phase.finished()
         if done is None:
             context.certificate = certificate.run(context)
-            phase.perplexity = score_weights(context, context.dense, phase=phase)
+            phase.perplexity = score_weights(context, context.dense, phase=phase, dense=True)
             if context.tasks:
                 with context.streamed.whole(context.dense) as model:
                     context.dense_tasks = benchmarks.score(context, model)

@@ -16,7 +16,7 @@ from torch import nn
 from app.specs.steps import Retrain
 from workers.engine.errors import NumericalError
 from workers.engine.losses import Loss
-from workers.engine.numerics import autocast, derived_seed
+from workers.engine.numerics import autocast, derived_seed, way_out
 from workers.engine.recompute import recomputing
 from workers.engine.train import Best, DivergedError, Plan, Trainer, held_out_loss
 from workers.engine.trainables import restore
@@ -141,9 +141,8 @@ class _Retraining:
                     self._save("state", f"state-{trainer.step:08d}", trainer.state(best))
         except DivergedError as error:
             if not math.isfinite(best.loss):
-                raise NumericalError(
-                    "the loss of the pruned model is not finite", hint="Use compute_dtype float32 or a lower sparsity."
-                ) from None
+                hint = way_out(self.context.compute_dtype)
+                raise NumericalError("the loss of the pruned model is not finite", hint=hint) from None
             self.context.warn(
                 "retraining_diverged",
                 f"The loss was not finite at step {error.step}; the result is the state of step {best.step}. "

@@ -22,25 +22,31 @@ DIVERGENCE = {
 """What the numbers of `evaluate.divergence` mean."""
 
 
-def score(context: Context, model: nn.Module, *, phase: PhaseRun | None = None) -> dict[str, float]:
+def score(
+    context: Context, model: nn.Module, *, phase: PhaseRun | None = None, dense: bool = False
+) -> dict[str, float]:
     """Measure a whole model on every text of `evaluate.perplexity`; `phase` shows the progress if it counts windows."""
     numbers: dict[str, float] = {}
     done = 0
     for item in context.request.spec.evaluate.perplexity:
         windows_NT = context.evaluation_windows(item)
-        numbers[item.key] = perplexity(model, windows_NT, device=context.device, tick=_ticking(phase, done))
+        numbers[item.key] = perplexity(
+            model, windows_NT, device=context.device, dense=dense, tick=_ticking(phase, done)
+        )
         done += len(windows_NT)
     return numbers
 
 
-def score_weights(context: Context, weights: Weights, *, phase: PhaseRun | None = None) -> dict[str, float]:
-    """Measure the model that `weights` make."""
+def score_weights(
+    context: Context, weights: Weights, *, phase: PhaseRun | None = None, dense: bool = False
+) -> dict[str, float]:
+    """Measure the model that `weights` make; `dense`: they are the source's."""
     if not context.request.spec.evaluate.perplexity:
         return {}
     if context.by_blocks:
-        return _by_blocks(context, weights, phase)
+        return _by_blocks(context, weights, phase, dense=dense)
     with context.streamed.whole(weights) as model:
-        return score(context, model, phase=phase)
+        return score(context, model, phase=phase, dense=dense)
 
 
 def compare(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
@@ -55,14 +61,14 @@ def compare(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
         }
 
 
-def _by_blocks(context: Context, weights: Weights, phase: PhaseRun | None) -> dict[str, float]:
+def _by_blocks(context: Context, weights: Weights, phase: PhaseRun | None, *, dense: bool) -> dict[str, float]:
     """Measure with one block in memory at a time."""
     numbers: dict[str, float] = {}
     done = 0
     for item in context.request.spec.evaluate.perplexity:
         windows_NT = context.evaluation_windows(item)
         numbers[item.key] = perplexity_by_blocks(
-            context.streamed, windows_NT, weights, spill=context.spill, tick=_ticking(phase, done)
+            context.streamed, windows_NT, weights, spill=context.spill, dense=dense, tick=_ticking(phase, done)
         )
         done += len(windows_NT)
     return numbers

@@ -16,7 +16,8 @@ from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
 from workers.engine.errors import NumericalError, UnsupportedArchitectureError
 from workers.engine.model import StreamedModel
 from workers.engine.weights import Weights
-from workers.phases import certificate
+from workers.phases import baseline, certificate
+from workers.phases.scoring import score_weights
 
 RETRAIN = {"retrain": {"method": "full", "steps": 2, "learning_rate": 0.01}}
 
@@ -114,3 +115,26 @@ def test_a_value_that_is_not_finite_is_named_before_work(
     with pytest.raises(NumericalError, match=name):
         job.attempt()
     assert not job.layers
+
+
+@pytest.mark.parametrize("by_blocks", [True, False], ids=["by blocks", "whole"])
+@pytest.mark.parametrize(
+    ("dtype", "dense", "compressed"),
+    [("float32", "checkpoint is broken", "Prune less"),
+     ("bfloat16", "Use compute_dtype float32; if that", "Use compute_dtype float32, or prune less")],
+)  # fmt: skip
+def test_a_model_without_a_perplexity_is_told_what_can_be_done_about_it(
+    dtype: str, dense: str, compressed: str, tmp_path: Path, texts: Path, *, by_blocks: bool
+) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", dtype=torch.float32)
+    tensors = load_file(model_dir / "model.safetensors")
+    tensors["lm_head.weight"].fill_(3e38)  # a number, and no logit is one
+    save_file(tensors, model_dir / "model.safetensors", {"format": "pt"})
+    context = local_job(tmp_path / "job", model_dir, texts, compute_dtype=dtype).context()
+    context.by_blocks = by_blocks
+    with pytest.raises(NumericalError, match="the dense model's perplexity is not finite") as caught:
+        baseline.run(context)
+    assert dense in caught.value.hint
+    with pytest.raises(NumericalError, match=r"^the perplexity is not finite") as caught:
+        score_weights(context, context.weights)
+    assert compressed in caught.value.hint
