@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
-
 from app.settings import DEFAULT_CREDENTIALS_KEY, DEFAULT_PEPPER, Settings, get_settings
 
 LEAST_SECRET = 16
 """Characters of the pepper, and of each key that seals credentials: a shorter one is found by trying."""
-_OF_ONE_MACHINE = ("filesystem:", "memory:", "sqla+sqlite", "sqlalchemy+sqlite")
-"""Brokers that another host, or another process, does not hear."""
 
 
 def refuse_unsafe_production(settings: Settings) -> None:
@@ -25,9 +20,10 @@ def refuse_unsafe_production(settings: Settings) -> None:
         f"ESPALIER_CREDENTIALS_KEY has a key of fewer than {LEAST_SECRET} characters": any(
             len(key.strip()) < LEAST_SECRET for key in keys.split(",")
         ),
-        **_database_faults(settings),
+        "ESPALIER_DATABASE_URL is missing": not settings.database_url,
+        "ESPALIER_DATABASE_URL is SQLite": settings.database_url.startswith("sqlite"),
         "ESPALIER_BROKER_URL is missing": not settings.broker_url,
-        "ESPALIER_BROKER_URL is a broker of one machine": settings.broker_url.lower().startswith(_OF_ONE_MACHINE),
+        "ESPALIER_BROKER_URL is a broker of one machine": settings.broker_url.startswith("filesystem:"),
         "ESPALIER_STORE_URL is missing": not settings.store_url,
         "ESPALIER_STORE_URL is a folder": bool(settings.store_url) and not settings.store_url.startswith("s3://"),
         "ESPALIER_OIDC_ISSUER is not https": settings.oidc_issuer.startswith("http:"),
@@ -36,16 +32,6 @@ def refuse_unsafe_production(settings: Settings) -> None:
     found = [fault for fault, there in faults.items() if there]
     if found:
         raise ValueError(f"production does not start: {'; '.join(found)}")
-
-
-def _database_faults(settings: Settings) -> dict[str, bool]:
-    if not settings.database_url:
-        return {"ESPALIER_DATABASE_URL is missing": True}
-    try:
-        backend = make_url(settings.database_url).get_backend_name()
-    except ArgumentError:
-        return {"ESPALIER_DATABASE_URL is no URL": True}
-    return {"ESPALIER_DATABASE_URL is SQLite": backend == "sqlite"}
 
 
 def leave_unsafe_production(settings: Settings) -> None:

@@ -7,14 +7,14 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app import settings_rules as rules
 from app.outbound import networks
 from app.settings_file import PREFIX, BadFile, check_file, unknown
 
@@ -24,12 +24,15 @@ DEFAULT_PEPPER = "insecure-embedded-pepper"
 DEFAULT_CREDENTIALS_KEY = "insecure-embedded-credentials-key"
 LONGEST_DAYS = 36_500
 """A time before the calendar would break the cleaning up, also of what has no rows: 0 is for ever."""
+YEAR_SECONDS = 366 * 86_400
 
 
 class Settings(BaseSettings):
     """The configuration of one process; `espalier settings` prints it with the source of every value."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     mode: Literal["embedded", "production"] = Field("embedded", description="embedded: one machine, loopback, no key.")
     home: Path = Field(Path.home() / ".espalier", description="The one state folder of the embedded mode.")
@@ -61,13 +64,10 @@ class Settings(BaseSettings):
     portal_session_hours: float = Field(12, gt=0, le=720, description="How long a sign-in to the portal lasts.")
     public_url: str = Field(
         "",
-        pattern=r"^(https?://[^\s/?#@]+)?$",
         description="Where people reach the service, like https://espalier.example; empty: as each request names it.",
     )
     oidc_issuer: str = Field(
-        "",
-        pattern=r"^(https?://[^\s?#@]+)?$",
-        description="OpenID Connect provider that people may sign in to the portal with; empty: none.",
+        "", description="OpenID Connect provider that people may sign in to the portal with; empty: none."
     )
     oidc_client_id: str = Field("", description="What the provider calls this service.")
     oidc_client_secret: SecretStr | None = Field(None, description="Its secret; none: a public client, by PKCE alone.")
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(None, description="Fetched models and text; default: home/cache.")
     cache_max_bytes: int = Field(200 * 2**30, ge=0, description="Cap of the cache; least recently used goes first.")
     scratch_dir: Path | None = Field(None, description="Working folders of running jobs; default: home/scratch.")
-    scratch_max_bytes: int = Field(500 * 2**30, ge=0, description="Cap of working folders; beyond: disk_full.")
+    scratch_max_bytes: int = Field(500 * 2**30, gt=0, description="Cap of working folders; beyond: disk_full.")
     phase_store_max_bytes: int = Field(
         100 * 2**30,
         ge=0,
@@ -109,12 +109,16 @@ class Settings(BaseSettings):
     )
     keep_audit_days: float = Field(730, ge=0, le=LONGEST_DAYS, description="The audit log; 0: for ever.")
     default_run_seconds: float = Field(
-        2 * 86_400, gt=0, description="Running time of a job that names no limits.max_run_seconds."
+        2 * 86_400, gt=0, le=YEAR_SECONDS, description="Running time of a job that names no limits.max_run_seconds."
     )
-    max_run_seconds: float = Field(7 * 86_400, gt=0, description="Running time that a job may name at most.")
+    max_run_seconds: float = Field(
+        7 * 86_400, gt=0, le=YEAR_SECONDS, description="Running time that a job may name at most."
+    )
     max_retrain_steps: int = Field(100_000, ge=1, description="Steps of one retraining that a job may name at most.")
     publishers: int = Field(4, ge=1, le=64, description="Publications at once beside a reconciler; one per project.")
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of one child.")
+    threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, le=4096, description="CPU threads of one child."
+    )
     child_memory_bytes: int | None = Field(
         None, ge=2**29, description="Memory of a child that computes; empty: nine tenths of the machine's."
     )
@@ -132,11 +136,7 @@ class Settings(BaseSettings):
     otel_endpoint: str = Field(
         "", description="OTLP/HTTP collector of traces, like http://host:4318; empty: none. Needs the `otel` extra."
     )
-    mlflow_tracking_uri: str | None = Field(
-        None,
-        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
-        description="MLflow server of `mlflow` sources and publications.",
-    )
+    mlflow_tracking_uri: str | None = Field(None, description="MLflow server of `mlflow` sources and publications.")
     mlflow_token: SecretStr | None = Field(
         None, description="Its token, for projects that share it and stored no login of their own."
     )
@@ -150,6 +150,34 @@ class Settings(BaseSettings):
         description="Pause between looks at MLflow for what its deliveries have lost; 0: no looks.",
     )
 
+    @field_validator(*rules.SERVED)
+    @classmethod
+    def _served(cls, value: str | None, info: ValidationInfo) -> str | None:
+        assert info.field_name is not None
+        rules.require_served(info.field_name, value or "")
+        return value
+
+    @field_validator("home", "cache_dir", "scratch_dir", "tasks_dir")
+    @classmethod
+    def _folder(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            rules.require_folder(value)
+        return value
+
+    @field_validator("local_roots")
+    @classmethod
+    def _roots(cls, value: str) -> str:
+        for root in filter(None, value.split(":")):
+            rules.require_folder(Path(root))
+        return value
+
+    @field_validator("credentials_key")
+    @classmethod
+    def _keys(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().replace(",", "").strip():
+            raise ValueError("give one key, or several with commas between")
+        return value
+
     @field_validator("webhook_allowed_cidrs")
     @classmethod
     def _networks(cls, value: str) -> str:
@@ -159,13 +187,28 @@ class Settings(BaseSettings):
     @field_validator("worker_classes")
     @classmethod
     def _classes(cls, value: str) -> str:
-        parse_classes(value)
+        rules.parse_classes(value)
         return value
 
     @model_validator(mode="after")
     def _whole(self) -> Settings:
         if self.oidc_issuer and not self.oidc_client_id:
             raise ValueError("ESPALIER_OIDC_ISSUER takes ESPALIER_OIDC_CLIENT_ID")
+        if bool(self.mlflow_username) != bool(self.mlflow_password):
+            raise ValueError("ESPALIER_MLFLOW_USERNAME and ESPALIER_MLFLOW_PASSWORD come together")
+        return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> Settings:
+        names = {
+            "cache": f"{PREFIX}CACHE_DIR={self.cache}", "scratch": f"{PREFIX}SCRATCH_DIR={self.scratch}",
+            "store": f"{PREFIX}STORE_URL={self.store}", "wake-up signals": f"{PREFIX}HOME={self.home}/bell",
+        }  # fmt: skip
+        others = {"database": f"{PREFIX}DATABASE_URL={rules.shown(self.database)}"}
+        folders = {{**names, **others}[what]: folder for what, folder in self.folders.items()}
+        if self.tasks_dir is not None:
+            folders[f"{PREFIX}TASKS_DIR={self.tasks_dir}"] = self.tasks_dir
+        rules.require_apart(folders, names.values())
         return self
 
     @property
@@ -213,29 +256,12 @@ class Settings(BaseSettings):
     @property
     def classes(self) -> list[tuple[str, float]]:
         """The worker classes, smallest first, with the bytes of memory of their workers."""
-        return parse_classes(self.worker_classes)
+        return rules.parse_classes(self.worker_classes)
 
     @property
     def roots(self) -> list[Path]:
         """Resolved folders below which `local` paths may lie."""
         return [Path(root).resolve() for root in self.local_roots.split(":") if root]
-
-
-def parse_classes(text: str) -> list[tuple[str, float]]:
-    """Return the worker classes of `name=bytes,...` with the bytes of memory of their workers, smallest first."""
-    found = []
-    for item in text.split(","):
-        name, _, memory = item.strip().partition("=")
-        try:
-            found.append((name.strip(), float(memory or "inf")))
-        except ValueError:
-            raise ValueError(f"{memory} is no number of bytes: give name=bytes,... like cpu=16e9,gpu=80e9") from None
-    names = [name for name, _ in found]
-    if not all(names) or len(set(names)) < len(names):
-        raise ValueError("every class has a name of its own: cpu=16e9,gpu=80e9")
-    if not all(before[1] <= after[1] for before, after in pairwise([("", 0.0), *found])):
-        raise ValueError("the classes stand smallest first: cpu=16e9,gpu=80e9")
-    return found
 
 
 @lru_cache
@@ -246,7 +272,7 @@ def get_settings() -> Settings:
         foreign = check_file(Path(file).expanduser(), Settings.model_fields) if file else []
         settings = Settings(_env_file=file)
     except ValidationError as error:
-        sys.stderr.writelines(f"{_told(item)}\n" for item in error.errors(include_input=False, include_url=False))
+        sys.stderr.writelines(f"{_told(item)}\n" for item in error.errors(include_url=False))
         raise SystemExit(2) from None
     except BadFile as error:
         sys.stderr.write(f"{PREFIX}ENV_FILE: {error}\n")
@@ -259,5 +285,9 @@ def get_settings() -> Settings:
 
 
 def _told(item: Mapping[str, Any]) -> str:
-    name = f"setting {PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: " if item["loc"] else ""
-    return name + str(item["msg"]).removeprefix("Value error, ")
+    said = str(item["msg"]).removeprefix("Value error, ")
+    if not item["loc"]:
+        return said
+    field = str(item["loc"][0])
+    value = "" if "Secret" in str(Settings.model_fields[field].annotation) else f"={rules.shown(item['input'])}"
+    return f"setting {PREFIX}{field.upper()}{value}: {said}"

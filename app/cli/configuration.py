@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 
 from dotenv import dotenv_values
@@ -13,8 +12,8 @@ from rich.markup import escape
 from app.cli.output import Json, out, print_json
 from app.settings import Settings, get_settings
 from app.settings_file import PREFIX
+from app.settings_rules import shown
 
-PASSWORD = re.compile(r"(?<=://)([^/@:]*):([^/@]*)@")
 DERIVED = {
     "database_url": "database", "broker_url": "broker", "store_url": "store",
     "cache_dir": "cache", "scratch_dir": "scratch",
@@ -49,7 +48,7 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, SecretStr):
         return "********" if value.get_secret_value() else ""
-    return PASSWORD.sub(r"\1:********@", str(value))
+    return shown(value)
 
 
 def settings(json: Json = False) -> None:

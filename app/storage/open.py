@@ -12,10 +12,8 @@ from app.storage.s3 import S3Store
 
 
 def open_store(settings: Settings) -> ObjectStore:
-    """Open `file:///dir` or `s3://bucket/prefix`; raises ValueError on any other URL."""
+    """Open `file:///dir` or `s3://bucket/prefix`; settings have no other URL."""
     url = urlsplit(settings.store)
-    if url.scheme == "file" and url.path and not url.netloc:
+    if url.scheme == "file":
         return DirectoryStore(Path(unquote(url.path)))
-    if url.scheme == "s3" and url.netloc:
-        return S3Store(url.netloc, url.path, endpoint_url=settings.s3_endpoint_url)
-    raise ValueError("ESPALIER_STORE_URL is file:///dir or s3://bucket/prefix")
+    return S3Store(url.netloc, url.path, endpoint_url=settings.s3_endpoint_url)

@@ -15,7 +15,8 @@ from app import VERSION
 from app.cli.main import app
 from app.production import refuse_unsafe_production
 from app.server import serve
-from app.settings import Settings, parse_classes
+from app.settings import Settings
+from app.settings_rules import parse_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -144,8 +144,7 @@ def test_a_wrong_setting_is_told_by_its_name(espalier: Espalier, monkeypatch: py
     monkeypatch.setenv("ESPALIER_LEASE_SECONDS", "soon")
     outcome = espalier("ps")
     assert outcome.status == 2
-    assert "ESPALIER_LEASE_SECONDS" in outcome.err
-    assert "soon" not in outcome.err
+    assert outcome.err.startswith("setting ESPALIER_LEASE_SECONDS=soon: Input should be a valid number")
 
 
 def test_every_verb_of_the_contract_is_there(espalier: Espalier) -> None:

@@ -189,5 +189,3 @@ def test_the_settings_choose_the_store(tmp_path: Path, s3_server: str) -> None:
     opened = open_store(Settings(store_url="s3://bucket/some/prefix", s3_endpoint_url=s3_server))
     assert isinstance(opened, S3Store)
     assert (opened.bucket, opened.prefix) == ("bucket", "some/prefix/")
-    with pytest.raises(ValueError, match="ESPALIER_STORE_URL"):
-        open_store(Settings(store_url="ftp://x/y"))
