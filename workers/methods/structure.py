@@ -69,7 +69,7 @@ class Moments:
 
     def add(self, input_TI: Tensor) -> None:
         """Count tokens; sums are float64."""
-        wide = input_TI.float().cpu()
+        wide = input_TI.cpu().float()
         self.sum_I += wide.double().sum(dim=0)
         self.squares_I += wide.double().square().sum(dim=0)
         if self.gram_II is not None:

@@ -104,7 +104,7 @@ def _of_stock(context: Context, tokens_BT: torch.Tensor) -> torch.Tensor:
     with stock.refusals("the model"):
         model = stock.load(context.source_dir, dtype=context.compute_dtype, device=context.device)
         logits: torch.Tensor = model(input_ids=tokens_BT.to(context.device), use_cache=False).logits
-    return logits.float().cpu()
+    return logits.cpu().float()
 
 
 def _streamed(context: Context, streamed: StreamedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ def _streamed(context: Context, streamed: StreamedModel, tokens_BT: torch.Tensor
             stream.advance(module)
     (batch,) = stream.batches
     (logits,) = streamed.logits([(tokens_BT, batch.hidden_BTD)], context.source)
-    return logits.float().cpu()
+    return logits.cpu().float()
 
 
 def _compared(streamed: StreamedModel, expected_BTV: torch.Tensor, found_BTV: torch.Tensor) -> dict[str, Any]:

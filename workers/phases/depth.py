@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import nn
@@ -125,7 +125,8 @@ class Replacement:
                 target_TD = target.hidden_BTD.to(output_TD.device).flatten(end_dim=-2)
                 normal.add(added_TD, target_TD - (output_TD - added_TD))
             map_DD = normal.solve()
-            with outputs_of(writer, lambda out: out @ map_DD.to(out.device, out.dtype)):
+            placed = cache(map_DD.to)  # once, and not for every batch
+            with outputs_of(writer, lambda out: out @ placed(out.device, out.dtype)):
                 stream.advance(module)
         by_name = {matrix.local: matrix for matrix in block.matrices}
         changed: dict[str, torch.Tensor] = {}

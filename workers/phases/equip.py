@@ -41,7 +41,7 @@ def equip(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
 def _thawed(context: Context, model: nn.Module, name: str, kind: Kind) -> Trainable:
     parameter = thaw(model, name)
     # From the file: the model in memory may be in a coarser compute dtype.
-    parameter.data.copy_(context.weights.get(context.streamed.tensors[name]))
+    parameter.data.copy_(context.weights.get(context.streamed.tensors[name]).to(parameter.device))
     return Trainable(name, kind, parameter)
 
 

@@ -10,7 +10,7 @@ from app.specs.prune import PruneStep
 from workers.engine import masks
 from workers.engine.guarded import guarded
 from workers.engine.layout import Matrix
-from workers.engine.numerics import generator, moved, require_finite
+from workers.engine.numerics import generator, require_finite
 from workers.engine.selection import score
 from workers.engine.stats import OutputErrors
 from workers.messages import Layer
@@ -27,17 +27,19 @@ def prune_matrix(
     `sample_TI`: inputs that errors are measured on, None where the Gram matrix tells them.
     """
     began = time.monotonic()
-    stored = matrix.view(context.weights.get(matrix.tensor))
-    weight_OI = moved(stored, context.device, torch.float32)
+    on_host = matrix.view(context.weights.get(matrix.tensor))
+    stored = on_host.to(context.device)
+    weight_OI = stored.float()
     share = plan.shares[matrix.name]
-    score_OI = below_pruned(context, matrix, _scored(context, matrix, step, plan, weight_OI, seen)).to(context.device)
+    score_OI = _scored(context, matrix, step, plan, seen, weight_OI=weight_OI, on_host=on_host)
+    score_OI = below_pruned(context, matrix, score_OI).to(context.device)
     mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
     if step.optimizer is not None:
         mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
     if sample_TI is not None:
         require_finite(sample_TI, what="the inputs", module=matrix.name)
     errors = OutputErrors(weight_OI, sample_TI, seen.gram_II)
-    pruned = masks.apply(stored.to(context.device), mask_OI)
+    pruned = masks.apply(stored, mask_OI)
     if step.solver is not None:
         solver = step.solver.picked(matrix.shape, sparsity=share)
         draws = generator(context.request.spec.calibration.seed, "update", matrix.name)
@@ -56,14 +58,15 @@ def prune_matrix(
 
 
 def _scored(
-    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, weight_OI: torch.Tensor, seen: InputStatistics
-) -> torch.Tensor:
+    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, *, weight_OI: torch.Tensor,
+    on_host: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
     draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
     if plan.norms is None:
         return score(step, weight_OI, seen, module=matrix.name, generator=draws)
     planned = plan.statistics(matrix.name)
     # On the CPU and in float32, as the plan compared them.
-    return score(step, weight_OI.cpu(), planned, module=matrix.name, generator=draws).float()
+    return score(step, on_host.float(), planned, module=matrix.name, generator=draws).float()
 
 
 def row_of(

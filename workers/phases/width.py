@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -61,8 +62,8 @@ class Narrowing:
             if bias_O is None:
                 self.stream.advance(module)
                 return
-            consumer = module.get_submodule(units.consumer.local)
-            with outputs_of(consumer, lambda out: out + bias_O.to(out.device, out.dtype)):
+            consumer, placed = module.get_submodule(units.consumer.local), cache(bias_O.to)
+            with outputs_of(consumer, lambda out: out + placed(out.device, out.dtype)):
                 self.stream.advance(module)
 
     def units(self, block: Block) -> Units:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -50,3 +52,19 @@ def test_the_narrow_type_crosses_to_a_device_and_is_cast_there() -> None:
 
     numerics.moved(cast("torch.Tensor", Noted()), torch.device("cuda"), torch.float32)
     assert moves == ["cuda", "torch.float32"]
+
+
+WIDENED = re.compile(
+    r"\.(float|double)\(\)\.(cpu\(|to\(.*(device|cpu|cuda))|\.copy_\([\w.]*weights\.get\([^()]*(\[[^]]*\])?\)\)"
+)
+
+NARROWED = "score_OI.float().cpu()"
+"""Scores are float32 or float64."""
+
+
+def test_nothing_is_widened_before_it_crosses() -> None:
+    """To a device or back: float32 of a bfloat16 is twice as many bytes, and float64 four times."""
+    sources = list(Path(numerics.__file__).parents[1].rglob("*.py"))
+    lines = [f"{path.stem}: {line.strip()}" for path in sources for line in path.read_text().splitlines()]
+    assert len(lines) > 10_000
+    assert [line for line in lines if WIDENED.search(line) and NARROWED not in line] == []

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from tests.fixtures.jobs import KilledError, LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model
+from workers.engine import walk
 from workers.engine.errors import EngineError
 from workers.messages import Checkpoint
 
@@ -257,3 +259,21 @@ def test_what_no_stock_configuration_can_carry_is_refused_with_the_reason(
     with pytest.raises(EngineError) as refusal:
         run(tmp_path / "job", model, texts, step)
     assert why in f"{refusal.value} {refusal.value.hint}"
+
+
+def test_what_stands_in_for_blocks_is_placed_once_and_not_for_every_batch(
+    tmp_path: Path, texts: Path, deep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "TOKENS_PER_BATCH", 64)  # six batches
+    casts: list[object] = []
+
+    class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default and args[0].dtype == torch.float64 and args[0].shape == (32, 32):
+                casts.append(kwargs)
+            return func(*args, **(kwargs or {}))
+
+    with Noting():  # type: ignore[no-untyped-call]
+        job = run(tmp_path, deep, texts, {"method": "block_influence", "sparsity": 0.25, "replace": "least_squares"})
+    assert report_of(job)["protocol"]["structure"][0]["removed_blocks"]
+    assert len(casts) == 1

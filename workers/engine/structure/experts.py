@@ -65,10 +65,10 @@ def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing
         def hook(_module: nn.Module, _args: object, output_TD: torch.Tensor) -> None:
             chosen_TK, share_TK = routed
             place, token = torch.where(chosen_TK.T.eq(index))  # the order in which the tokens were sent
-            output = output_TD.double().cpu()
+            output = output_TD.cpu().double()
             norm_T = output.norm(dim=1)
             seen.tokens_E[index] += len(output)
-            seen.weighed_E[index] += (share_TK[token, place].double().cpu() * norm_T).sum()
+            seen.weighed_E[index] += (share_TK[token, place].cpu().double() * norm_T).sum()
             seen.sum_ED[index] += output.sum(dim=0)
             seen.squares_E[index] += norm_T.square().sum()
 

@@ -41,7 +41,7 @@ class Normal:
 
     def add(self, added_TD: torch.Tensor, wanted_TD: torch.Tensor) -> None:
         """Count tokens: what the matrix adds, and what it should add."""
-        added, wanted = added_TD.double().cpu(), wanted_TD.double().cpu()
+        added, wanted = added_TD.cpu().double(), wanted_TD.cpu().double()
         self.gram_DD.addmm_(added.T, added)
         self.lack_DD.addmm_(added.T, wanted - added)
         self.tokens += len(added)
