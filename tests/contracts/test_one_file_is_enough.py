@@ -127,6 +127,7 @@ assert bool((moved.abs() <= 2**-5).all())
 """
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 def test_dropped_files_are_in_openapi_and_at_work(tmp_path: Path) -> None:
     for package, source in NEWCOMERS.items():

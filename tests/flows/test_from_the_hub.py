@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.fixtures.hub import Hub, HubRepo, hub
 from tests.flows.conftest import DEMO_MODEL, Launch
@@ -36,6 +37,7 @@ def _source(repo: str) -> dict[str, str]:
     return {"kind": "huggingface", "repo": repo}
 
 
+@pytest.mark.deep
 def test_hub_models_are_pinned_and_what_cannot_be_had_is_told(launch: Launch, hub: Hub) -> None:
     opened = hub.add_model("org/demo", DEMO_MODEL, token=TOKEN)
     hub.add_model("org/gated", DEMO_MODEL, gated=True)

@@ -10,7 +10,7 @@ from tests.fixtures.deployment import Deployment, checkpoints
 from tests.flows.conftest import DEMO_MODEL
 
 SPEC: dict[str, Any] = {
-    "calibration": {"samples": 32, "sequence_length": 256},
+    "calibration": {"samples": 32, "sequence_length": 128},
     "prune": {"method": "wanda", "sparsity": 0.6},
     "reconstruct": {"epochs": 1},
     "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 8}]},

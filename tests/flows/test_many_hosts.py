@@ -60,6 +60,7 @@ def host(bench: Bench, services: Services, redis_url: str, tmp_path: Path) -> It
         yield start
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 def test_a_job_goes_on_at_another_host_when_its_own_is_gone_with_all_its_files(
     bench: Bench, host: Host, tmp_path: Path

@@ -56,6 +56,7 @@ def test_a_refused_spec_leaves_nothing_behind(spec: dict[str, Any], words: str, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.deep
 def test_machines_get_json_lines_that_end_with_the_result_and_a_rejected_gate_is_no_success(tmp_path: Path) -> None:
     done = run(tmp_path, "--json", gate={"max_perplexity": 1.5})
     lines = [json.loads(line) for line in done.stdout.splitlines()]

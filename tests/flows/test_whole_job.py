@@ -107,7 +107,11 @@ def _manifest_matches_the_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [{"kind": "unstructured", "scope": "row"}, {"kind": "unstructured", "scope": "global"}]
+    "pattern",
+    [
+        {"kind": "unstructured", "scope": "row"},
+        pytest.param({"kind": "unstructured", "scope": "global"}, marks=pytest.mark.deep),
+    ],
 )
 def test_a_job_with_sparsity_zero_gives_bit_identical_tensors(
     shared: Deployment, pattern: dict[str, str], tmp_path: Path

@@ -45,6 +45,7 @@ def test_it_prints_messages_only_and_gives_the_bytes_of_an_in_process_run(job: L
     assert messages[-1].report["environment"]["threads"] == 1
 
 
+@pytest.mark.deep
 def test_a_failure_is_a_message_with_its_phase_and_the_trace_goes_to_the_log(job: LocalJob) -> None:
     request = job.request().model_copy(update={"datasets": {}})
     code, messages, log = _run(request.model_dump_json())

@@ -132,6 +132,7 @@ def two_processes(sqlite_url: str, tmp_path: Path) -> Iterator[tuple[psutil.Proc
             process.wait()
 
 
+@pytest.mark.deep
 def test_two_processes_count_as_one(two_processes: tuple[psutil.Process, httpx.Client], tmp_path: Path) -> None:
     parent, client = two_processes
     for _ in range(30):

@@ -60,6 +60,7 @@ def test_few_bytes_of_configuration_cost_little(config: dict[str, Any], tensors:
         bounded.probe(folder, owner="a")
 
 
+@pytest.mark.deep
 def test_a_long_header_is_read_elsewhere(tmp_path: Path) -> None:
     tensors = {f"model.layers.0.{'x' * 30}{index}": ("BF16", [1]) for index in range(110_000)}
     write_model(tmp_path, LLAMA, tensors)

@@ -81,6 +81,7 @@ def test_trials_start_where_the_training_starts(tmp_path: Path, llama: Path, tex
     assert pair[0] == pair[1]
 
 
+@pytest.mark.deep
 def test_a_search_that_was_stopped_goes_on(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_search_that_was_stopped_goes_on(
     assert killed.stored["retraining", "trained"].sha256 == whole.stored["retraining", "trained"].sha256
 
 
+@pytest.mark.deep
 def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

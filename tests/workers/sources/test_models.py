@@ -62,6 +62,7 @@ def test_a_commit_is_downloaded_once_and_a_new_one_again(hub: Hub, fetch: Fetch)
     assert changed.revision == repo.commit != again.revision
 
 
+@pytest.mark.deep
 def test_the_token_reaches_the_hub_and_opens_a_gated_repository(hub: Hub, fetch: Fetch) -> None:
     hub.add_model("org/model", MODEL, token="hf_secret", gated=True)
     assert error(fetch(HUGGINGFACE)).class_ == "source_gated"
@@ -117,6 +118,7 @@ def test_a_configuration_that_names_code_is_unsafe(hub: Hub, fetch: Fetch) -> No
     assert error(fetch(HUGGINGFACE)).class_ == "source_unsafe"
 
 
+@pytest.mark.deep
 def test_inert_private_keys_do_not_reach_the_child(hub: Hub, fetch: Fetch) -> None:
     repo = hub.add_model("org/model", MODEL)
     config = json.loads(repo.files["config.json"]) | {"_name_or_path": "/etc/passwd"}
@@ -126,6 +128,7 @@ def test_inert_private_keys_do_not_reach_the_child(hub: Hub, fetch: Fetch) -> No
     assert "_name_or_path" not in json.loads((Path(fetched.model_dir) / "config.json").read_text())
 
 
+@pytest.mark.deep
 def test_bytes_that_are_not_the_promised_ones_are_not_kept(hub: Hub, fetch: Fetch) -> None:
     hub.add_model("org/model", MODEL)
     hub.spoiled.add("model.safetensors")
@@ -189,6 +192,7 @@ def test_what_the_store_cannot_name_is_no_part_of_a_model(name: str) -> None:
     assert not belongs_to_model(name)
 
 
+@pytest.mark.deep
 def test_a_rule_never_compresses_what_a_card_calls_our_output(hub: Hub, fetch: Fetch) -> None:
     output = hub.add_model("org/output", MODEL)
     output.card["tags"] = ["transformers", "espalier"]
