@@ -26,8 +26,8 @@ MAX_HOOK_BYTES = 2**20
 _HOOK = re.compile(r"/v1/hooks/[^/]+")
 """Deliveries: read like any body, verified over their bytes, and parsed by the endpoint."""
 _RAW = re.compile(r"/v1/uploads/[^/]+/files/[^/]+(/[^/]+)?/parts/[^/]+")  # a template lies in a folder
-_WORKED_ON_AT_ONCE = 4
-"""Requests with a body, of all projects: a thread more or less changes nothing in what a process does in a second."""
+_WORKED_ON_AT_ONCE = 16
+"""Requests with a body, of all projects: with 4 a process took two thirds as many, and nobody was answered sooner."""
 _TURN_SECONDS = 0.02
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_QUERY_BYTES, MAX_PARAMETERS = 16 * 1024, 100
