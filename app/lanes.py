@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,18 +15,29 @@ from anyio import CapacityLimiter, to_thread
 
 from app.errors import TooManyRequests
 
+LATELY_SECONDS = 1.0
+
 _T = TypeVar("_T")
 
 
 class Lanes(Generic[_T]):
-    """A queue in memory with one lane per project, bounded, from which the lanes are served by turns."""
+    """A queue in memory with one lane per project, bounded, from which the lanes are served by turns.
+
+    Several may serve; whoever takes from a lane holds it until he releases it, so what it holds stays in order.
+    """
 
     def __init__(self, most: int) -> None:
         """`most`: how many items one lane holds."""
         self._most = most
         self._lanes: OrderedDict[str, deque[_T]] = OrderedDict()
+        self._held: set[str] = set()
+        self._idle = 0
+        """How many wait for a lane."""
         self._changed = threading.Condition()
         self._closed = False
+        self._latest: str | None = None
+        self._another = -math.inf
+        """When an item came of another lane than the one before."""
 
     def put(self, lane: str, item: _T) -> None:
         """Queue an item behind those of its lane; raises TooManyRequests when the lane is full."""
@@ -33,25 +46,50 @@ class Lanes(Generic[_T]):
             if len(waiting) >= self._most:
                 raise full()
             waiting.append(item)
-            self._changed.notify()
+            if lane != self._latest:
+                self._another = -math.inf if self._latest is None else time.monotonic()
+                self._latest = lane
+            if lane not in self._held:
+                self._changed.notify()
 
-    def take(self, *, wait: bool = True) -> _T | None:
-        """Return the next item; None when there is none and nobody waits for one, or for ever after `close`."""
+    def take(self, held: set[str], *, wait: bool = True) -> _T | None:
+        """Return the next item, its lane added to those that the caller holds.
+
+        None when there is none to be had and nobody waits for one, or for ever after `close`.
+        """
         with self._changed:
-            while wait and not self._lanes and not self._closed:
+            while (lane := self._next(held, leave=not wait)) is None:
+                if not wait or self._closed:
+                    return None
+                self._idle += 1
                 self._changed.wait()
-            if not self._lanes:
-                return None
-            lane, waiting = self._lanes.popitem(last=False)
+                self._idle -= 1
+            waiting = self._lanes.pop(lane)
             item = waiting.popleft()
             if waiting:
                 self._lanes[lane] = waiting  # at the end: the others come first
+            held.add(lane)
+            self._held.add(lane)
             return item
+
+    def _next(self, held: set[str], *, leave: bool) -> str | None:
+        """The first lane that nobody else holds; with `leave`, one that is not ours is left to somebody idle."""
+        for lane in self._lanes:
+            if lane in held or (lane not in self._held and not (leave and self._idle)):
+                return lane
+        return None
+
+    def release(self, held: set[str]) -> None:
+        """Let others take from the lanes that the caller held."""
+        with self._changed:
+            self._held -= held
+            held.clear()
+            self._changed.notify_all()
 
     @property
     def shared(self) -> bool:
-        """Whether more than one lane waits."""
-        return len(self._lanes) > 1
+        """Whether items of more than one lane came lately."""
+        return time.monotonic() - self._another < LATELY_SECONDS
 
     def close(self) -> None:
         """Let nobody wait any more; what is queued is still handed out."""

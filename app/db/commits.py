@@ -21,10 +21,12 @@ from app.errors import AppError
 from app.lanes import Lanes
 
 MOST_AT_ONCE = 64
+THREADS = 2
+"""One commits a project's group while the other writes for those who come meanwhile."""
 GROUP_SECONDS = 0.01
 """After so long a group is committed, and what still waits comes with the next one: nobody waits for a long group."""
-SHARED_SECONDS = 0.002
-"""The same where several projects wait: what one of them has queued must not hold up the other's answer."""
+SHARED_SECONDS = 0.005
+"""The same where several projects come: the group of one is in the other's way even where it is not waited for."""
 MOST_WAITING = 1000
 """Of one lane: a project with more of them waiting is asked to come again."""
 _DEADLOCK = "40P01"
@@ -47,14 +49,19 @@ class _Waiting(Generic[_T]):
 
 
 class GroupCommit:
-    """One thread that writes for all, by turns of their lanes; nobody is told before the commit."""
+    """Threads that write for all, by turns of their lanes; nobody is told before the commit."""
 
     def __init__(self, database: Database) -> None:
+        """SQLite has one writer at a time, and so one thread."""
         self._database = database
         self._waiting: Lanes[_Waiting[Any]] = Lanes(MOST_WAITING)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
-        self._thread.start()
+        number = 1 if database.engine.dialect.name == "sqlite" else THREADS
+        self._threads = [
+            threading.Thread(target=self._run, args=(threading.Event(),), name="group commit", daemon=True)
+            for _ in range(number)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, write: Write[_T], *, lane: str = "") -> Future[_T]:
         """Write soon; the future ends after the commit, or with what kept it from happening.
@@ -68,39 +75,45 @@ class GroupCommit:
     def close(self) -> None:
         """Write what waits, and end."""
         self._waiting.close()
-        self._thread.join(5)
+        for thread in self._threads:
+            thread.join(5)
 
-    def _run(self) -> None:
-        loops.run("group commit", self._over, self._round, idle_seconds=0)
+    def _run(self, over: threading.Event) -> None:
+        loops.run("group commit", over, lambda: self._round(over), idle_seconds=0)
 
-    def _round(self) -> bool:
-        first = self._next(wait=True)
+    def _round(self, over: threading.Event) -> bool:
+        held: set[str] = set()
+        first = self._next(held, wait=True)
         if first is None:
-            self._over.set()
+            over.set()
             return False
-        self._commit([first], more=True)
+        try:
+            self._commit([first], held)
+        finally:
+            self._waiting.release(held)
         return True
 
-    def _next(self, *, wait: bool) -> _Waiting[Any] | None:
+    def _next(self, held: set[str], *, wait: bool) -> _Waiting[Any] | None:
         """Take the next write whose caller still waits for it."""
-        while (waiting := self._waiting.take(wait=wait)) is not None:
+        while (waiting := self._waiting.take(held, wait=wait)) is not None:
             if waiting.done.set_running_or_notify_cancel():
                 return waiting
+            if wait:
+                self._waiting.release(held)  # nobody is at work on what is held
         return None
 
-    def _commit(self, group: list[_Waiting[Any]], *, more: bool = False) -> None:
-        """Write and commit a group; with `more`, what comes meanwhile joins it for a moment."""
-        began, longest = time.monotonic(), GROUP_SECONDS
+    def _commit(self, group: list[_Waiting[Any]], held: set[str] | None = None) -> None:
+        """Write and commit a group; what comes meanwhile joins it for a moment, where lanes are held for it."""
+        began, longest = time.monotonic(), SHARED_SECONDS if self._waiting.shared else GROUP_SECONDS
         try:
             with self._database.unit_of_work() as session, deferring(session):
                 now = clock(session)
                 for waiting in group:  # which grows
                     waiting.refusal = None
                     self._write(waiting, session, now)
-                    room = more and len(group) < MOST_AT_ONCE and time.monotonic() - began < longest
-                    if self._waiting.shared:
-                        longest = SHARED_SECONDS
-                    if room and (another := self._next(wait=False)) is not None:
+                    if held is None or len(group) >= MOST_AT_ONCE or time.monotonic() - began > longest:
+                        continue
+                    if (another := self._next(held, wait=False)) is not None:
                         group.append(another)
         except BaseException as error:  # noqa: BLE001 - it is the callers' to handle
             self._fail(group, error)

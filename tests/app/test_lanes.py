@@ -19,12 +19,45 @@ from app.lanes import Lanes, Rooms, Turns
 
 
 def test_lanes_are_served_by_turns_and_in_order() -> None:
-    lanes: Lanes[str] = Lanes(10)
+    lanes, held = Lanes[str](10), set[str]()
     for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
         lanes.put(item[0], item)
-    assert [lanes.take(wait=False) for _ in range(7)] == ["a1", "b1", "c1", "a2", "b2", "a3", None]
+    assert [lanes.take(held, wait=False) for _ in range(7)] == ["a1", "b1", "c1", "a2", "b2", "a3", None]
     lanes.close()
-    assert lanes.take() is None
+    assert lanes.take(held) is None
+
+
+def test_a_lane_is_served_by_one_at_a_time_and_one_that_is_new_by_whoever_is_idle() -> None:
+    lanes, busy, idle = Lanes[str](10), set[str](), set[str]()
+    for item in ("a1", "a2", "b1"):
+        lanes.put(item[0], item)
+    assert lanes.take(busy) == "a1"
+    assert lanes.take(idle, wait=False) == "b1"
+    assert lanes.take(idle, wait=False) is None, "a2 comes after a1 has been written"
+    lanes.release(idle)
+    found: list[str | None] = []
+    waiting = threading.Thread(target=lambda: found.append(lanes.take(idle)))
+    waiting.start()
+    while not lanes._idle:
+        time.sleep(0.001)
+    lanes.put("c", "c1")
+    assert lanes.take(busy, wait=False) == "a2", "and c1 is left to the one who is idle"
+    waiting.join(10)
+    assert found == ["c1"]
+    lanes.release(busy)
+    lanes.put("a", "a3")
+    assert lanes.take(idle, wait=False) == "a3"
+
+
+def test_lanes_are_shared_as_long_as_items_of_several_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes[int](10)
+    lanes.put("a", 1)
+    lanes.put("a", 2)
+    found = [lanes.shared]
+    lanes.put("b", 3)
+    found.append(lanes.shared)
+    monkeypatch.setattr("app.lanes.LATELY_SECONDS", 0)
+    assert [*found, lanes.shared] == [False, True, False]
 
 
 def test_a_full_lane_refuses_its_own_alone() -> None:
@@ -73,6 +106,25 @@ def test_the_one_write_of_a_project_is_next_beside_a_thousand_of_another(commits
     told.set()
     for write in many:
         write.result(10)
+
+
+def test_a_project_is_not_held_up_by_a_group_of_another_that_is_under_way(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    commits, started, go = GroupCommit(database), threading.Event(), threading.Event()
+
+    def slow(_session: Session, _now: datetime) -> None:
+        started.set()
+        go.wait(20)
+
+    first = commits.put(slow, lane="a")
+    started.wait(10)
+    behind = commits.put(lambda _session, _now: 1, lane="a")
+    assert commits.put(lambda _session, _now: 2, lane="b").result(10) == 2
+    assert not behind.done()
+    go.set()
+    assert (first.result(10), behind.result(10)) == (None, 1)
+    commits.close()
+    database.dispose()
 
 
 def test_a_project_with_too_many_writes_waiting_is_refused_and_the_others_are_not(

@@ -110,10 +110,9 @@ def _service() -> None:
 
 
 def _commits() -> None:
-    made = object.__new__(GroupCommit)
-    made._over = Now()
-    made._next = breaking(made._over.set)  # type: ignore[method-assign]
-    made._run()
+    made, over = object.__new__(GroupCommit), Now()
+    made._next = breaking(over.set)  # type: ignore[method-assign]
+    made._run(over)
 
 
 def _doorbell() -> None:
