@@ -45,7 +45,7 @@ from workers.runs.endings import Ending, Handover
 from workers.runs.failures import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.runs.family import Family, spawn_members
 from workers.runs.fetching import fetch_request
-from workers.runs.groups import Groups
+from workers.runs.groups import ControlGroups
 from workers.runs.keeper import Interrupted, Keeper, LeaseLost, running_seconds
 from workers.runs.memory import allowed
 from workers.runs.placement import Misplaced, check_place
@@ -69,7 +69,7 @@ class Services:
     store: ObjectStore
     settings: Settings
     commands: Commands = field(default_factory=Commands)
-    groups: Groups | None = None
+    groups: ControlGroups | None = None
     """Of the children; None where the worker may make none."""
 
 

@@ -33,7 +33,7 @@ class NotDelegated(Exception):
     """The worker may not divide its own group; the message says why."""
 
 
-class Group:
+class ControlGroup:
     """The group of one child, all that it started included."""
 
     def __init__(self, path: Path) -> None:
@@ -63,16 +63,16 @@ class Group:
                 return
 
 
-class Groups:
+class ControlGroups:
     """Makes the groups of children below one that is divided."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self._numbers = itertools.count(1)
 
-    def open(self, most: int) -> Group | None:
+    def open(self, most: int) -> ControlGroup | None:
         """Make a group that may hold so many bytes; None, and a warning, where the kernel makes none."""
-        group = Group(self.base / f"espalier-{os.getpid()}-{next(self._numbers)}")
+        group = ControlGroup(self.base / f"espalier-{os.getpid()}-{next(self._numbers)}")
         try:
             group.path.mkdir()
             (group.path / "memory.max").write_text(str(most))
@@ -92,10 +92,10 @@ class Groups:
                 worker = int(of_a_child[1])
                 if worker == os.getpid() or not psutil.pid_exists(worker):
                     log.info("a control group of a dead worker's child is removed", path=str(path))
-                    Group(path).remove()
+                    ControlGroup(path).remove()
 
 
-def at_start() -> Groups | None:
+def at_start() -> ControlGroups | None:
     """Return the groups for the children of a process that starts, or None; the log tells what holds them, and why."""
     try:
         groups = delegated()
@@ -107,7 +107,7 @@ def at_start() -> Groups | None:
     return groups
 
 
-def delegated(root: Path = Path("/")) -> Groups:
+def delegated(root: Path = Path("/")) -> ControlGroups:
     """Divide the group of this process and return what makes groups below it; raises NotDelegated."""
     own = _own(root)
     base = own.parent if own.name == _LEAF else own
@@ -118,7 +118,7 @@ def delegated(root: Path = Path("/")) -> Groups:
         _divide(base)
     except OSError as error:
         raise NotDelegated(f"the worker's control group cannot be divided: {error.strerror}") from error
-    return Groups(base)
+    return ControlGroups(base)
 
 
 def _own(root: Path) -> Path:

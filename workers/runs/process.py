@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from workers.leash import leashed
 from workers.messages import MESSAGES, AnyMessage, Log
-from workers.runs.groups import Groups, oom_kills
+from workers.runs.groups import ControlGroups, oom_kills
 from workers.runs.memory import Limits
 
 INHERITED: Final = (
@@ -89,7 +89,7 @@ class Child:
 
     def __init__(
         self, command: Sequence[str], request: BaseModel, *, env: Mapping[str, str], cwd: Path, offline: bool,
-        memory: Limits | None = None, groups: Groups | None = None,
+        memory: Limits | None = None, groups: ControlGroups | None = None,
     ) -> None:  # fmt: skip
         self._group = groups.open(memory.held) if groups and memory else None
         self._kills = 0 if self._group else oom_kills()

@@ -37,7 +37,7 @@ from workers.messages import (
     Resolved,
 )  # fmt: skip
 from workers.runs.failures import from_exit
-from workers.runs.groups import Groups
+from workers.runs.groups import ControlGroups
 from workers.runs.memory import allowed
 from workers.runs.process import Child, Commands, environment
 from workers.runs.report import Recorder
@@ -126,7 +126,7 @@ class Publisher:
 
     def __init__(
         self, database: Database, store: ObjectStore, settings: Settings, commands: Commands | None = None,
-        groups: Groups | None = None,
+        groups: ControlGroups | None = None,
     ) -> None:  # fmt: skip
         self._database, self._store, self._settings = database, store, settings
         self._commands, self._groups = commands or Commands(), groups

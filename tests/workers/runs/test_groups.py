@@ -18,7 +18,7 @@ from tests.fixtures.runs import Bench
 from workers.leash import leashed
 from workers.messages import Message
 from workers.runs import groups
-from workers.runs.groups import Group, Groups, NotDelegated
+from workers.runs.groups import ControlGroup, ControlGroups, NotDelegated
 from workers.runs.memory import Limits
 from workers.runs.process import Child, environment
 
@@ -98,12 +98,12 @@ def test_the_log_tells_what_bounds_children_and_why(tmp_path: Path, monkeypatch:
     )  # fmt: skip
 
 
-def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **machine: object) -> tuple[PretendKernel, Groups]:
+def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **machine: object) -> tuple[PretendKernel, ControlGroups]:
     kernel = PretendKernel(tmp_path / "machine", monkeypatch, own=SERVICE, **machine)  # type: ignore[arg-type]
     return kernel, groups.delegated(tmp_path / "machine")
 
 
-def child(command: list[str], folder: Path, made: Groups | None) -> Child:
+def child(command: list[str], folder: Path, made: ControlGroups | None) -> Child:
     limits = Limits(held=3 * 2**20, data=2**30)
     env = environment("fetch", folder, 1)
     return Child(command, Message(), env=env, cwd=folder, offline=False, memory=limits, groups=made)
@@ -196,7 +196,7 @@ def test_the_kernels_own_files_take_what_is_written() -> None:
     """Without limits, which take a memory controller: a child enters, what it left behind ends, the group goes."""
     mounts = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
     mount = next((path for path in mounts if (path / "cgroup.procs").is_file()), mounts[0])
-    group = Group(mount / f"espalier-test-{os.getpid()}")
+    group = ControlGroup(mount / f"espalier-test-{os.getpid()}")
     try:
         group.path.mkdir()
     except OSError as error:
