@@ -46,14 +46,14 @@ def _here(line: str, _workspace: Path) -> list[AnyMessage]:
 
 @pytest.fixture
 def fetch(hub: Hub, tmp_path: Path) -> Fetch:
-    """Run the fetcher for a source and a spec in a process of its own; return what it said."""
-    return _fetch(hub, tmp_path, _as_child)
+    """Run the fetcher for a source and a spec in this process; return what it said."""
+    return _fetch(hub, tmp_path, _here)
 
 
 @pytest.fixture
-def fetch_here(hub: Hub, tmp_path: Path) -> Fetch:
-    """The same in this process."""
-    return _fetch(hub, tmp_path, _here)
+def fetch_as_child(hub: Hub, tmp_path: Path) -> Fetch:
+    """The same in a process of its own, which takes a second to start."""
+    return _fetch(hub, tmp_path, _as_child)
 
 
 def _fetch(hub: Hub, tmp_path: Path, run_fetcher: Callable[[str, Path], list[AnyMessage]]) -> Fetch:

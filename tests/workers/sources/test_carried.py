@@ -24,7 +24,7 @@ Read = Callable[[Path], list[AnyMessage]]
 
 
 @pytest.fixture(params=["local", "upload", "hub", "s3", "mlflow", "mlflow flavour"])
-def read(request: pytest.FixtureRequest, fetch_here: Fetch) -> Read:
+def read(request: pytest.FixtureRequest, fetch: Fetch) -> Read:
     """Put a folder where a source finds it, and fetch it."""
     sources: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]] = {
         "local": lambda folder: ({"kind": "local", "path": str(folder)}, {}),
@@ -39,7 +39,7 @@ def read(request: pytest.FixtureRequest, fetch_here: Fetch) -> Read:
 
     def run(folder: Path) -> list[AnyMessage]:
         source, fields = sources[request.param](folder)
-        return fetch_here(source, **fields)
+        return fetch(source, **fields)
 
     return run
 
@@ -82,9 +82,9 @@ def test_everything_arrives_and_nothing_else(read: Read, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_counts_in_the_revision(name: str, fetch_here: Fetch, tmp_path: Path) -> None:
+def test_a_template_counts_in_the_revision(name: str, fetch: Fetch, tmp_path: Path) -> None:
     def revision() -> str:
-        resolved = one(fetch_here({"kind": "local", "path": str(folder)}), Resolved)
+        resolved = one(fetch({"kind": "local", "path": str(folder)}), Resolved)
         assert isinstance(resolved, Resolved)
         return resolved.revision
 
@@ -104,16 +104,16 @@ def test_a_template_counts_in_the_revision(name: str, fetch_here: Fetch, tmp_pat
     ],
 )
 def test_a_small_file_that_is_none_is_refused_by_name(
-    name: str, data: bytes, word: str, fetch_here: Fetch, tmp_path: Path
+    name: str, data: bytes, word: str, fetch: Fetch, tmp_path: Path
 ) -> None:
     folder = model_with(tmp_path / "roots" / "model", MODEL, {name: data})
-    said = error(fetch_here({"kind": "local", "path": str(folder)}))
+    said = error(fetch({"kind": "local", "path": str(folder)}))
     assert (said.class_, said.module, word in said.message) == ("source_unsafe", name, True)
 
 
-def test_a_template_that_links_out_of_the_roots_is_refused(fetch_here: Fetch, tmp_path: Path) -> None:
+def test_a_template_that_links_out_of_the_roots_is_refused(fetch: Fetch, tmp_path: Path) -> None:
     folder = model_with(tmp_path / "roots" / "model", MODEL, {})
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "a.jinja").write_text("secret")
     (folder / "additional_chat_templates").symlink_to(tmp_path / "secrets")
-    assert error(fetch_here({"kind": "local", "path": str(folder)})).class_ == "source_not_found"
+    assert error(fetch({"kind": "local", "path": str(folder)})).class_ == "source_not_found"

@@ -45,30 +45,28 @@ def test_a_version_is_pinned_by_number_and_content(mlflow: MlflowServer, fetch: 
     assert last.current == last.total > 5_000_000
 
 
-def test_both_layouts_and_a_folder_here_hold_one_content(
-    mlflow: MlflowServer, fetch_here: Fetch, tmp_path: Path
-) -> None:
+def test_both_layouts_and_a_folder_here_hold_one_content(mlflow: MlflowServer, fetch: Fetch, tmp_path: Path) -> None:
     mlflow.register("demo", MODEL, flavour=True)
     mlflow.register("demo", MODEL)
     digests = []
     for source in (LATEST, {**LATEST, "version": "2"}, {"kind": "local", "path": str(MODEL)}):
-        resolved = one(fetch_here(source, mlflow=login(mlflow)), Resolved)
+        resolved = one(fetch(source, mlflow=login(mlflow)), Resolved)
         assert isinstance(resolved, Resolved)
         digests.append(resolved.revision.rpartition("-")[2])
     assert len(set(digests)) == 1
 
 
-def test_an_alias_is_the_version_that_it_points_at_now(mlflow: MlflowServer, fetch_here: Fetch, tmp_path: Path) -> None:
+def test_an_alias_is_the_version_that_it_points_at_now(mlflow: MlflowServer, fetch: Fetch, tmp_path: Path) -> None:
     mlflow.register("demo", MODEL)
     other = shutil.copytree(MODEL, tmp_path / "other")
     (other / "README.md").write_text("new")
     mlflow.register("demo", other)
     alias = {"kind": "mlflow", "name": "demo", "alias": "champion"}
     mlflow.aliases["demo", "champion"] = "1"
-    first = one(fetch_here(alias, mlflow=login(mlflow)), Resolved)
+    first = one(fetch(alias, mlflow=login(mlflow)), Resolved)
     mlflow.aliases["demo", "champion"] = "2"
     mlflow.asked.clear()
-    second = one(fetch_here(alias, mlflow=login(mlflow)), Resolved)
+    second = one(fetch(alias, mlflow=login(mlflow)), Resolved)
     assert isinstance(first, Resolved)
     assert isinstance(second, Resolved)
     assert (first.revision[:2], second.revision[:2]) == ("1-", "2-")
@@ -78,26 +76,26 @@ def test_an_alias_is_the_version_that_it_points_at_now(mlflow: MlflowServer, fet
 
 @pytest.mark.parametrize("mark", ["tag", "card"])
 def test_a_rule_never_compresses_a_copy_of_an_output(
-    mlflow: MlflowServer, fetch_here: Fetch, tmp_path: Path, mark: str
+    mlflow: MlflowServer, fetch: Fetch, tmp_path: Path, mark: str
 ) -> None:
     copy = shutil.copytree(MODEL, tmp_path / "copy")
     if mark == "card":
         (copy / "README.md").write_text("---\nlibrary_name: transformers\ntags: [espalier, pruned]\n---\n# A model\n")
     mlflow.register("demo", copy, tags=[{"key": "espalier.job", "value": "job_1"}] if mark == "tag" else [])
-    found = error(fetch_here(LATEST, mlflow=login(mlflow), refuse_outputs=True))
+    found = error(fetch(LATEST, mlflow=login(mlflow), refuse_outputs=True))
     assert (found.class_, found.retryable) == ("invalid_spec", False)
     assert "output of Espalier" in found.message
-    one(fetch_here(LATEST, mlflow=login(mlflow)), Resolved)  # a person may
+    one(fetch(LATEST, mlflow=login(mlflow)), Resolved)  # a person may
 
 
-def test_what_is_whole_is_not_downloaded_again_and_what_changed_is(mlflow: MlflowServer, fetch_here: Fetch) -> None:
+def test_what_is_whole_is_not_downloaded_again_and_what_changed_is(mlflow: MlflowServer, fetch: Fetch) -> None:
     mlflow.register("demo", MODEL)
-    first = one(fetch_here(LATEST, mlflow=login(mlflow)), Resolved)
+    first = one(fetch(LATEST, mlflow=login(mlflow)), Resolved)
     mlflow.asked.clear()
-    assert one(fetch_here(LATEST, mlflow=login(mlflow)), Resolved).revision == first.revision  # type: ignore[union-attr]
+    assert one(fetch(LATEST, mlflow=login(mlflow)), Resolved).revision == first.revision  # type: ignore[union-attr]
     assert set(mlflow.downloads()) == {"config.json"}, "asked for, so that only who may read it has it"
     mlflow.files[f"{mlflow.root('demo', '1')}/README.md"] = b"written over"
-    changed = one(fetch_here(LATEST, mlflow=login(mlflow)), Resolved)
+    changed = one(fetch(LATEST, mlflow=login(mlflow)), Resolved)
     assert changed.revision != first.revision  # type: ignore[union-attr]
 
 
@@ -130,50 +128,48 @@ def test_a_file_that_breaks_off_is_not_kept(mlflow: MlflowServer, tmp_path: Path
     ],
 )
 def test_what_the_registry_does_not_have_is_not_found(
-    mlflow: MlflowServer, fetch_here: Fetch, source: dict[str, str | None], word: str
+    mlflow: MlflowServer, fetch: Fetch, source: dict[str, str | None], word: str
 ) -> None:
     mlflow.register("demo", MODEL)
-    found = error(fetch_here({**LATEST, **source}, mlflow=login(mlflow)))
+    found = error(fetch({**LATEST, **source}, mlflow=login(mlflow)))
     assert (found.class_, found.retryable, found.phase) == ("source_not_found", False, "resolving")
     assert word in found.hint
 
 
-def test_a_login_opens_the_registry(mlflow: MlflowServer, fetch_here: Fetch) -> None:
+def test_a_login_opens_the_registry(mlflow: MlflowServer, fetch: Fetch) -> None:
     mlflow.register("demo", MODEL)
     mlflow.login = basic("anna", "secret")
-    refused = error(fetch_here(LATEST, mlflow=login(mlflow)))
+    refused = error(fetch(LATEST, mlflow=login(mlflow)))
     assert (refused.class_, "PUT /v1/credentials/mlflow" in refused.hint) == ("source_gated", True)
-    assert error(fetch_here(LATEST, mlflow=login(mlflow, token="x"))).class_ == "source_gated"
-    assert isinstance(fetch_here(LATEST, mlflow=login(mlflow, username="anna", password="secret"))[-1], PhaseCompleted)
+    assert error(fetch(LATEST, mlflow=login(mlflow, token="x"))).class_ == "source_gated"
+    assert isinstance(fetch(LATEST, mlflow=login(mlflow, username="anna", password="secret"))[-1], PhaseCompleted)
     mlflow.login = "Bearer t0ken"
-    assert isinstance(fetch_here(LATEST, mlflow=login(mlflow, token="t0ken"))[-1], PhaseCompleted)
+    assert isinstance(fetch(LATEST, mlflow=login(mlflow, token="t0ken"))[-1], PhaseCompleted)
 
 
-def test_a_server_that_is_away_is_asked_again_later(mlflow: MlflowServer, fetch_here: Fetch) -> None:
+def test_a_server_that_is_away_is_asked_again_later(mlflow: MlflowServer, fetch: Fetch) -> None:
     mlflow.broken = 10**6
-    assert error(fetch_here(LATEST, mlflow=login(mlflow))).retryable
+    assert error(fetch(LATEST, mlflow=login(mlflow))).retryable
     nobody = {"tracking_uri": "http://127.0.0.1:9"}
-    assert error(fetch_here(LATEST, mlflow=nobody)).retryable
-    assert "ESPALIER_MLFLOW_TRACKING_URI" in error(fetch_here(LATEST)).hint
+    assert error(fetch(LATEST, mlflow=nobody)).retryable
+    assert "ESPALIER_MLFLOW_TRACKING_URI" in error(fetch(LATEST)).hint
 
 
-def test_pickles_and_code_are_unsafe_and_none_of_it_is_downloaded(mlflow: MlflowServer, fetch_here: Fetch) -> None:
+def test_pickles_and_code_are_unsafe_and_none_of_it_is_downloaded(mlflow: MlflowServer, fetch: Fetch) -> None:
     mlflow.register("demo")
     mlflow.files |= {f"{mlflow.root('demo', '1')}/model/{name}": b"\x80" for name in ("config.json", "model.pkl")}
-    assert error(fetch_here(LATEST, mlflow=login(mlflow))).class_ == "source_unsafe"
+    assert error(fetch(LATEST, mlflow=login(mlflow))).class_ == "source_unsafe"
     assert mlflow.downloads() == []
     mlflow.register("coded", MODEL, flavour=True)
     path = f"{mlflow.root('coded', '1')}/model/config.json"
     mlflow.files[path] = json.dumps(json.loads(mlflow.files[path]) | {"auto_map": {"AutoModel": "evil.M"}}).encode()
-    assert error(fetch_here({**LATEST, "name": "coded"}, mlflow=login(mlflow))).class_ == "source_unsafe"
+    assert error(fetch({**LATEST, "name": "coded"}, mlflow=login(mlflow))).class_ == "source_unsafe"
 
 
 @pytest.mark.parametrize("uri", ["file:///etc", "s3://bucket/x", "/etc", "mlflow-artifacts://elsewhere:80/1/x"])
-def test_files_that_lie_elsewhere_are_refused_with_what_to_do(
-    mlflow: MlflowServer, fetch_here: Fetch, uri: str
-) -> None:
+def test_files_that_lie_elsewhere_are_refused_with_what_to_do(mlflow: MlflowServer, fetch: Fetch, uri: str) -> None:
     mlflow.register("demo", MODEL, artifact_uri=uri)
-    found = error(fetch_here(LATEST, mlflow=login(mlflow)))
+    found = error(fetch(LATEST, mlflow=login(mlflow)))
     assert (found.class_, found.retryable) == ("source_not_found", False)
     assert "--serve-artifacts" in found.hint
     assert mlflow.downloads() == []

@@ -1,4 +1,4 @@
-"""Models from the Hub and from this machine, through the real fetcher process."""
+"""Models from the Hub and from this machine, through the fetcher."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def error(said: list[AnyMessage]) -> ErrorInfo:
     return failed.error
 
 
-def test_a_model_of_the_hub_is_pinned_fetched_and_laid_out(hub: Hub, fetch: Fetch) -> None:
+def test_a_model_of_the_hub_is_pinned_fetched_and_laid_out(hub: Hub, fetch_as_child: Fetch) -> None:
     repo = hub.add_model("org/model", MODEL)
     repo.files |= {"pytorch_model.bin": b"\x80\x02pickle", "evil.py": b"boom", "extra/config.json": b"{}"}
-    said = fetch(HUGGINGFACE)
+    said = fetch_as_child(HUGGINGFACE)
     resolved, fetched = one(said, Resolved), one(said, Fetched)
     assert isinstance(resolved, Resolved)
     assert isinstance(fetched, Fetched)
@@ -63,11 +63,11 @@ def test_a_commit_is_downloaded_once_and_a_new_one_again(hub: Hub, fetch: Fetch)
 
 
 @pytest.mark.deep
-def test_the_token_reaches_the_hub_and_opens_a_gated_repository(hub: Hub, fetch: Fetch) -> None:
+def test_the_token_reaches_the_hub_and_opens_a_gated_repository(hub: Hub, fetch_as_child: Fetch) -> None:
     hub.add_model("org/model", MODEL, token="hf_secret", gated=True)
-    assert error(fetch(HUGGINGFACE)).class_ == "source_gated"
-    assert error(fetch(HUGGINGFACE, token="hf_wrong")).class_ == "source_gated"
-    assert isinstance(fetch(HUGGINGFACE, token="hf_secret")[-1], PhaseCompleted)
+    assert error(fetch_as_child(HUGGINGFACE)).class_ == "source_gated"
+    assert error(fetch_as_child(HUGGINGFACE, token="hf_wrong")).class_ == "source_gated"
+    assert isinstance(fetch_as_child(HUGGINGFACE, token="hf_secret")[-1], PhaseCompleted)
     assert {bearer for _, _, bearer in hub.asked} == {None, "hf_wrong", "hf_secret"}
 
 
@@ -94,18 +94,18 @@ def test_a_hub_that_does_not_answer_is_asked_again_later(hub: Hub, fetch: Fetch)
     assert (found.class_, found.retryable) == ("source_not_found", True)
 
 
-def test_an_architecture_that_nothing_here_works_on_is_named(hub: Hub, fetch_here: Fetch) -> None:
+def test_an_architecture_that_nothing_here_works_on_is_named(hub: Hub, fetch: Fetch) -> None:
     repo = hub.add_model("org/model", MODEL)
     config = json.loads(repo.files["config.json"]) | {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
     repo.files["config.json"] = json.dumps(config).encode()
-    found = error(fetch_here(HUGGINGFACE))
+    found = error(fetch(HUGGINGFACE))
     assert (found.class_, found.retryable) == ("unsupported_architecture", False)
     assert not [name for name in hub.downloads() if name.endswith(".safetensors")]
 
 
-def test_a_repository_of_pickles_is_unsafe_and_none_of_it_is_downloaded(hub: Hub, fetch: Fetch) -> None:
+def test_a_repository_of_pickles_is_unsafe_and_none_of_it_is_downloaded(hub: Hub, fetch_as_child: Fetch) -> None:
     hub.models["org/model"] = HubRepo({"config.json": b"{}", "pytorch_model.bin": b"\x80\x02" + bytes(2000)})
-    found = error(fetch(HUGGINGFACE))
+    found = error(fetch_as_child(HUGGINGFACE))
     assert found.class_ == "source_unsafe"
     assert "safetensors" in found.hint
     assert hub.downloads() == []
@@ -151,10 +151,10 @@ def test_what_the_model_cannot_carry_is_an_invalid_spec_with_its_pointer(fetch: 
     assert (found.class_, found.module) == ("invalid_spec", "/spec/calibration/sequence_length")
 
 
-def test_a_pattern_of_before_is_an_invalid_spec_with_its_pointer(fetch_here: Fetch) -> None:
+def test_a_pattern_of_before_is_an_invalid_spec_with_its_pointer(fetch: Fetch) -> None:
     """A job that was queued when patterns were of another syntax."""
     spec = {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": ["mlp", "(?=q)q_proj"]}}}
-    found = error(fetch_here({"kind": "local", "path": str(MODEL)}, spec))
+    found = error(fetch({"kind": "local", "path": str(MODEL)}, spec))
     assert (found.class_, found.module) == ("invalid_spec", "/spec/prune/0/targets/include/1")
     assert "RE2" in found.message
 

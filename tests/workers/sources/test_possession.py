@@ -44,7 +44,7 @@ def uploaded(folder: Path, name: str, files: dict[str, bytes], promised: dict[st
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_hashes_of_anothers_upload_open_nothing(fetch_here: Fetch, tmp_path: Path, kind: str) -> None:
+def test_hashes_of_anothers_upload_open_nothing(fetch: Fetch, tmp_path: Path, kind: str) -> None:
     whole = demo() if kind == "model" else {"text.jsonl": ROWS}
     hollow = {name: bytes(len(data)) if name.endswith((".safetensors", ".jsonl")) else data
               for name, data in whole.items()}  # fmt: skip
@@ -56,9 +56,9 @@ def test_hashes_of_anothers_upload_open_nothing(fetch_here: Fetch, tmp_path: Pat
         named = {"kind": "upload", "upload_id": upload_id}
         mine = {upload_id: uploads[upload_id]}
         if kind == "model":
-            return fetch_here(named, uploads=mine)
+            return fetch(named, uploads=mine)
         local = {"kind": "local", "path": str(MODEL)}
-        return fetch_here(local, {**SPEC, "calibration": {"dataset": named}}, uploads=mine)
+        return fetch(local, {**SPEC, "calibration": {"dataset": named}}, uploads=mine)
 
     assert isinstance(run("upl_1")[-1], PhaseCompleted)
     assert error(run("upl_2")).class_ == "source_unsafe"
@@ -76,15 +76,15 @@ def test_an_upload_is_read_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", [None, "hf_another"])
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_what_is_gated_stays_gated_when_it_is_cached(hub: Hub, fetch_here: Fetch, kind: str, token: str | None) -> None:
+def test_what_is_gated_stays_gated_when_it_is_cached(hub: Hub, fetch: Fetch, kind: str, token: str | None) -> None:
     if kind == "model":
         hub.add_model("org/model", MODEL, **GATED)
-        run: Callable[[str | None], list[AnyMessage]] = lambda token: fetch_here(HUGGINGFACE, token=token)  # noqa: E731
+        run: Callable[[str | None], list[AnyMessage]] = lambda token: fetch(HUGGINGFACE, token=token)  # noqa: E731
     else:
         hub.datasets["org/text"] = HubRepo({"train.jsonl": ROWS}, **GATED)  # type: ignore[arg-type]
         dataset = {"kind": "huggingface", "name": "org/text"}
         spec = {**SPEC, "calibration": {"dataset": dataset}}
-        run = lambda token: fetch_here({"kind": "local", "path": str(MODEL)}, spec, token=token)  # noqa: E731
+        run = lambda token: fetch({"kind": "local", "path": str(MODEL)}, spec, token=token)  # noqa: E731
     refusal = {"model": "source_gated", "dataset": "dataset_error"}[kind]
     assert error(run(token)).class_ == refusal
     assert isinstance(run(TOKEN)[-1], PhaseCompleted)
@@ -129,19 +129,19 @@ def test_keys_that_may_list_a_bucket_and_read_nothing_get_nothing_of_the_cache(
 
 
 def test_a_login_that_may_list_at_mlflow_and_read_nothing_gets_nothing_of_the_cache(
-    mlflow: MlflowServer, fetch_here: Fetch
+    mlflow: MlflowServer, fetch: Fetch
 ) -> None:
     mlflow.register("demo", MODEL)
     source = {"kind": "mlflow", "name": "demo", "version": "1"}
     login = {"tracking_uri": mlflow.url}
-    assert isinstance(fetch_here(source, mlflow=login)[-1], PhaseCompleted)
+    assert isinstance(fetch(source, mlflow=login)[-1], PhaseCompleted)
     mlflow.files_login = "Bearer reads"
-    assert error(fetch_here(source, mlflow=login)).class_ == "source_gated"
-    assert isinstance(fetch_here(source, mlflow={**login, "token": "reads"})[-1], PhaseCompleted)
+    assert error(fetch(source, mlflow=login)).class_ == "source_gated"
+    assert isinstance(fetch(source, mlflow={**login, "token": "reads"})[-1], PhaseCompleted)
 
 
 @pytest.mark.parametrize("place", [".text-{choice}.json", "text-{choice}.json", ".complete", "../text-{choice}.json"])
-def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch_here: Fetch, tmp_path: Path, place: str) -> None:
+def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch: Fetch, tmp_path: Path, place: str) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("another project's text " * 100)
     (tmp_path / "cache/text").mkdir(parents=True)
@@ -152,7 +152,7 @@ def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch_here: Fet
     hub.datasets["org/text"] = HubRepo({"text.jsonl": ROWS, name: leads_out})
     dataset = {"kind": "huggingface", "name": "org/text", "split": "text"}
     for _ in range(2):  # the second time a note of ours is there
-        said = fetch_here({"kind": "local", "path": str(MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
+        said = fetch({"kind": "local", "path": str(MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
         for message in said:
             if isinstance(message, Fetched):
                 assert all("another project" not in Path(path).read_text() for path in message.datasets.values())
@@ -167,14 +167,14 @@ def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch_here: Fet
     ['{"sha256": "../../etc/passwd", "warning": null}', '{"sha256": "' + "A" * 64 + '", "warning": null}', "[]", "{",
      '{"sha256": "' + "a" * 64 + '", "warning": null, "more": 1}'],
 )  # fmt: skip
-def test_a_note_holds_what_its_form_allows_or_nothing(hub: Hub, fetch_here: Fetch, tmp_path: Path, text: str) -> None:
+def test_a_note_holds_what_its_form_allows_or_nothing(hub: Hub, fetch: Fetch, tmp_path: Path, text: str) -> None:
     hub.datasets["org/text"] = HubRepo({"train.jsonl": ROWS})
     spec = {**SPEC, "calibration": {"dataset": {"kind": "huggingface", "name": "org/text"}}}
     source = {"kind": "local", "path": str(MODEL)}
-    first = one(fetch_here(source, spec), Fetched)
+    first = one(fetch(source, spec), Fetched)
     (note,) = (tmp_path / "cache").rglob("text-*.json")
     note.write_text(text)
-    second = one(fetch_here(source, spec), Fetched)
+    second = one(fetch(source, spec), Fetched)
     assert first.data_sha256 == second.data_sha256  # type: ignore[union-attr]
     assert json.loads(note.read_text())["sha256"] in second.data_sha256.values()  # type: ignore[union-attr]
 

@@ -50,17 +50,19 @@ def refused(fetch: Fetch, dataset: dict[str, Any]) -> str:
     return f"{last.error.message} {last.error.hint}"
 
 
-def test_wikitext2_is_the_raw_test_split_joined_by_two_newlines(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
+def test_wikitext2_is_the_raw_test_split_joined_by_two_newlines(
+    hub: Hub, fetch_as_child: Fetch, tmp_path: Path
+) -> None:
     files = {f"wikitext-2-raw-v1/{s}-00000-of-00001.parquet": parquet(tmp_path, [s, *ROWS]) for s in ("test", "train")}
     files["wikitext-103-v1/test-00000-of-00001.parquet"] = b"not this one"
     hub.datasets["Salesforce/wikitext"] = HubRepo(files)
     dataset = {"kind": "huggingface", "name": "wikitext2"}
     spec = {**SPEC, "evaluate": {"perplexity": [{"dataset": dataset}]}}
-    fetched = next(m for m in fetch({"kind": "local", "path": str(MODEL)}, spec) if isinstance(m, Fetched))
+    fetched = next(m for m in fetch_as_child({"kind": "local", "path": str(MODEL)}, spec) if isinstance(m, Fetched))
     (path,) = fetched.datasets.values()
     assert Path(path).read_text() == "\n\n".join(["test", *ROWS])
     assert len(fetched.data_sha256) == 2  # the builtin calibration text counts too
-    assert calibrated_on(fetch, dataset) == "\n\n".join(["train", *ROWS])
+    assert calibrated_on(fetch_as_child, dataset) == "\n\n".join(["train", *ROWS])
 
 
 def test_c4_is_its_first_english_shard(hub: Hub, fetch: Fetch) -> None:
