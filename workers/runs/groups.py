@@ -177,16 +177,31 @@ def _oom_kills(file: Path) -> int:
 
 
 def _counters() -> Iterator[Path]:
-    groups = Path("/sys/fs/cgroup")
+    for group in _ours():
+        yield group / "memory.events"
+        yield group / "memory.oom_control"
+    yield Path("/proc/vmstat")
+
+
+def limits() -> Iterator[int]:
+    """Yield every limit on the memory of our control group, and of those that it lies in."""
+    for group in _ours():
+        for around in (group, *group.parents):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                yield from (int(line) for line in _lines(around / name) if line.isdecimal())
+
+
+def _ours() -> Iterator[Path]:
+    """Where our control group may lie, of either version, the likeliest first."""
+    top = Path("/sys/fs/cgroup")
     for line in _lines(Path("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            yield groups / path.lstrip("/") / "memory.events"
+            yield top / path.lstrip("/")
         elif "memory" in controllers.split(","):
-            yield groups / "memory" / path.lstrip("/") / "memory.oom_control"
-    yield groups / "memory.events"  # a container may see no more than its own group, under another name
-    yield groups / "memory/memory.oom_control"
-    yield Path("/proc/vmstat")
+            yield top / "memory" / path.lstrip("/")
+    yield top  # a container may see no more than its own group, under another name
+    yield top / "memory"
 
 
 def _lines(file: Path) -> list[str]:

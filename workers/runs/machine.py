@@ -9,8 +9,7 @@ from typing import Literal
 import psutil
 
 from app.settings import Settings
-
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+from workers.runs import groups
 
 
 def device_of(settings: Settings) -> Literal["cpu", "cuda"]:
@@ -22,7 +21,7 @@ def device_of(settings: Settings) -> Literal["cpu", "cuda"]:
 
 def memory_bytes(device: str) -> int | None:
     """Return the memory of the device; None when it cannot be told."""
-    return _gpu_bytes() if device == "cuda" else min(psutil.virtual_memory().total, _cgroup_bytes())
+    return _gpu_bytes() if device == "cuda" else min(psutil.virtual_memory().total, *groups.limits())
 
 
 def _gpu_bytes() -> int | None:
@@ -32,11 +31,3 @@ def _gpu_bytes() -> int | None:
         return int(found[0]) * 2**20 if found else None
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-
-
-def _cgroup_bytes() -> int:
-    for name in _CGROUP_LIMITS:
-        file = Path(name)
-        if file.is_file() and (text := file.read_text().strip()).isdecimal():
-            return int(text)
-    return 2**63

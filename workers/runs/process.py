@@ -99,10 +99,15 @@ class Child:
             command, offline=offline, group=str(self._group.path) if self._group else None,
             memory=memory.data if memory else None,
         )  # fmt: skip
-        self._process = subprocess.Popen(
-            leash, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), cwd=cwd,
-            start_new_session=True,
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                leash, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), cwd=cwd,
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            if self._group:
+                self._group.remove()
+            raise
         self._waiting: queue.Queue[AnyMessage] = queue.Queue(MAX_WAITING)
         self._abandoned = threading.Event()
         self.tail: list[str] = []

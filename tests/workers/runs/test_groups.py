@@ -138,6 +138,14 @@ def test_a_machine_that_makes_no_more_groups_runs_the_child_all_the_same(
     assert kernel.groups() == ["espalier-worker"]
 
 
+def test_a_child_that_cannot_be_started_leaves_no_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, made = divided(tmp_path, monkeypatch)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: os.open(tmp_path / "no process more", os.O_RDONLY))
+    with pytest.raises(FileNotFoundError):
+        child(["true"], tmp_path, made)
+    assert kernel.groups() == ["espalier-worker"]
+
+
 def test_a_child_whose_group_is_gone_runs_within_its_other_bound(tmp_path: Path) -> None:
     look = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
     command = leashed([sys.executable, "-c", look], group=str(tmp_path / "gone"), memory=2**28)

@@ -9,7 +9,7 @@ import pytest
 
 from app.settings import Settings
 from workers.messages import ComputeRequest, Message
-from workers.runs import machine, memory
+from workers.runs import groups, machine, memory
 from workers.runs.failures import from_exit
 from workers.runs.memory import Limits
 from workers.runs.process import Child, environment
@@ -43,6 +43,17 @@ def test_the_default_is_a_share_of_the_machine_and_room_for_what_is_mapped(of_16
     said = of_16_gib.model_copy(update={"child_memory_bytes": 2 * GIB, "fetch_memory_bytes": 3 * GIB})
     assert memory.allowed(said, request(tmp_path)) == Limits(2 * GIB, 2 * GIB + more)
     assert memory.allowed(said, Message()) == Limits(3 * GIB, 3 * GIB)
+
+
+def test_the_memory_of_a_machine_is_that_of_the_tightest_group_around_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "of.slice/espalier.service/espalier-worker"
+    own.mkdir(parents=True)
+    for group, limit in ((own, "max"), (own.parent, "2097152"), (own.parents[1], "4194304")):
+        (group / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(groups, "_ours", lambda: iter([own]))
+    assert machine.memory_bytes("cpu") == 2 * 2**20
 
 
 def ended(tmp_path: Path, code: str) -> tuple[int, list[str]]:
