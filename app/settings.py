@@ -204,8 +204,8 @@ class Settings(BaseSettings):
             "cache": f"{PREFIX}CACHE_DIR={self.cache}", "scratch": f"{PREFIX}SCRATCH_DIR={self.scratch}",
             "store": f"{PREFIX}STORE_URL={self.store}", "wake-up signals": f"{PREFIX}HOME={self.home}/bell",
         }  # fmt: skip
-        others = {"database": f"{PREFIX}DATABASE_URL={rules.shown(self.database)}"}
-        folders = {{**names, **others}[what]: folder for what, folder in self.folders.items()}
+        every = names | {"database": f"{PREFIX}DATABASE_URL={rules.shown(self.database)}"}
+        folders = {every[what]: folder for what, folder in self.folders.items()}
         if self.tasks_dir is not None:
             folders[f"{PREFIX}TASKS_DIR={self.tasks_dir}"] = self.tasks_dir
         rules.require_apart(folders, names.values())

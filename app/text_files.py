@@ -39,7 +39,7 @@ _MAGIC: Final = (
 AS_ROWS: Final = "One object in each line, or one list of objects."
 _ROW: Final = re.compile(r"(?:[\s,\x00\x1e\ufeff]|null\b)*+(.)", re.DOTALL)
 """The beginning of the next row that is there."""
-_ROWS: Final = json.JSONDecoder(strict=False, parse_int=float)
+_DECODER: Final = json.JSONDecoder(strict=False, parse_int=float)
 _ENOUGH: Final = 2
 """Rows by which JSON is known under another name."""
 _UNWRITABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -104,7 +104,7 @@ def require_plain(head: str, name: str) -> None:
     rows, at = 0, len(head) - len(head.lstrip("\ufeff \t\r\n["))
     while rows < _ENOUGH and (match := _ROW.match(head, at)) and match[1] == "{":
         try:
-            row, at = _ROWS.raw_decode(head, match.start(1))
+            row, at = _DECODER.raw_decode(head, match.start(1))
         except (ValueError, RecursionError):
             return
         if not row:
@@ -153,7 +153,7 @@ def _columns(text: str, name: str) -> tuple[str, ...]:
                 break  # the reader tells
             raise DatasetRefused(f"{name} has no JSON objects.", hint=AS_ROWS)
         try:
-            row, at = _ROWS.raw_decode(text, match.start(1))
+            row, at = _DECODER.raw_decode(text, match.start(1))
         except (ValueError, RecursionError):  # cut, perhaps: the reader tells
             break
         found = found or {}

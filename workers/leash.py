@@ -71,17 +71,15 @@ def main(arguments: list[str]) -> None:
     """Leash this process to its parent and become the command."""
     parent, command = int(arguments[0]), arguments[1:]
     libc = ctypes.CDLL(None, use_errno=True)
-    if command[0].startswith("--group="):
-        _enter(command[0].partition("=")[2])
-        command = command[1:]
-    if command[0] == "--offline":
-        command = command[1:]
-        _leave_network(libc)
-    if command[0].startswith("--memory="):
-        # Data, not address space: CUDA reserves more of that than any machine has memory, and files are mapped in it.
-        room = int(command[0].partition("=")[2])
-        resource.setrlimit(resource.RLIMIT_DATA, (room, room))
-        command = command[1:]
+    while command[0].startswith("--"):
+        option, _, value = command.pop(0).partition("=")
+        if option == "--group":
+            _enter(value)
+        elif option == "--offline":
+            _leave_network(libc)
+        elif option == "--memory":
+            # Data, not address space: CUDA reserves more of that than any machine has memory, and maps files in it.
+            resource.setrlimit(resource.RLIMIT_DATA, (int(value), int(value)))
     # After the namespaces: a change of credentials clears the signal.
     if sys.platform == "linux":
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -23,10 +23,9 @@ def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelF
 def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
     """Estimate the memory that a job needs on its device: blocks pass one by one, only retraining holds all of them."""
     # A block dense and sparse with its scores, its statistics, and its inputs and outputs.
-    block = max((sum((3 * m.num_outputs + m.num_inputs) * m.num_inputs for m in block) for block in facts.blocks),
-                default=0)  # fmt: skip
+    sizes = [sum((3 * m.num_outputs + m.num_inputs) * m.num_inputs for m in block) for block in facts.blocks]
     tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
-    streamed = block + 2 * tokens * facts.hidden_size
+    streamed = max(sizes, default=0) + 2 * tokens * facts.hidden_size
     embeddings = facts.vocab_size * facts.hidden_size
     training = training_bytes(spec, facts, itemsize=2 if spec.compute_dtype == "bfloat16" else FLOAT_BYTES)
     return max(FLOAT_BYTES * max(streamed, embeddings), training + training // 4)  # a quarter for activations

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import torch
 
-from app.specs.lifecycle import Phase
 from workers.engine import numerics, stock
 from workers.engine.errors import NumericalError, UnsupportedArchitectureError
 from workers.engine.model import StreamedModel
@@ -18,7 +17,6 @@ from workers.engine.walk import Stream
 from workers.phases.base import Context
 from workers.phases.teacher import free_bytes
 
-PHASE: Final[Phase] = "baseline"
 WINDOWS: Final = 2
 LENGTH: Final = 64
 TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.03}

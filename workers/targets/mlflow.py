@@ -23,7 +23,6 @@ from workers.targets.base import MANIFEST, TAG, Refused
 from workers.targets.mlmodel import layout
 
 REPORT: Final = "report.json"
-_OLD: Final = "ENDPOINT_NOT_FOUND"
 
 
 def publish(request: PublishRequest, target: MlflowTarget, folder: Path) -> str:
