@@ -8,7 +8,6 @@ import hashlib
 import os
 import platform
 import resource
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -122,11 +121,9 @@ def give_back_memory() -> None:
 
 
 def host_memory_bytes() -> int:
-    """The machine's memory, or what the control group grants."""
-    total = psutil.virtual_memory().total
-    limit = Path("/sys/fs/cgroup/memory.max")
-    granted = limit.read_text().strip() if limit.is_file() else "max"
-    return total if granted == "max" else min(total, int(granted))
+    """The machine's memory, or what whoever started this process lets it have."""
+    total, (bound, _) = psutil.virtual_memory().total, resource.getrlimit(resource.RLIMIT_DATA)
+    return total if bound == resource.RLIM_INFINITY else min(total, bound)
 
 
 def device_memory_bytes(device: torch.device) -> int:

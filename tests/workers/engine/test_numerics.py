@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 import torch
 
@@ -68,3 +70,9 @@ def test_nothing_is_widened_before_it_crosses() -> None:
     lines = [f"{path.stem}: {line.strip()}" for path in sources for line in path.read_text().splitlines()]
     assert len(lines) > 10_000
     assert [line for line in lines if WIDENED.search(line) and NARROWED not in line] == []
+
+
+@pytest.mark.parametrize("bound", [2**30, resource.RLIM_INFINITY])
+def test_the_memory_of_the_host_is_what_this_process_may_have(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (bound, bound))
+    assert numerics.host_memory_bytes() == (2**30 if bound == 2**30 else psutil.virtual_memory().total)
