@@ -36,7 +36,7 @@ async def healthz() -> HealthView:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> ReadyView:
-    """Tell that database, broker and store answered within the last second, on disks with room; 503 names others."""
+    """Tell that database, broker and store answered a moment ago and disks have room; 503 names what fails."""
     readiness: Readiness = request.app.state.readiness
     if problems := await readiness.problems():
         raise NotReady(items=problems, headers={"Retry-After": "2"})

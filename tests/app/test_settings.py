@@ -111,74 +111,57 @@ def test_an_unknown_variable_is_told_and_those_of_kubernetes_are_not(
     assert caplog.messages == ["ESPALIER_DATABSE_URL is no setting, and nothing reads it"]
 
 
-HTTP = "give an http or https address"
-DATABASE = "give a SQLAlchemy URL: sqlite:////"
-REFUSED: list[tuple[str, str, str]] = [
-    ("PORT", "tcp://10.0.0.1:80", "Input should be a valid integer"),
-    ("PORT", "65536", "Input should be less than or equal to 65535"),
-    ("HOST", "http://0.0.0.0", "give a name or an address"),
-    ("MODE", "prod", "Input should be 'embedded' or 'production'"),
-    ("DATABASE_URL", "mysql://a", DATABASE),
-    ("DATABASE_URL", "postgresql+asyncpg://a/b", DATABASE),
-    ("DATABASE_URL", "/var/lib/espalier.db", DATABASE),
-    ("DATABASE_URL", "sqlite://", DATABASE),  # in memory: of one process
-    ("DATABASE_URL", "sqlite:///:memory:", DATABASE),
-    ("BROKER_URL", "amqp://rabbit", "give a Redis (redis://host:6379/0, rediss://...) or filesystem://"),
-    ("BROKER_URL", "memory://", "give a Redis"),
-    ("BROKER_URL", "redis.example:6379", "give a Redis"),
-    ("STORE_URL", "gs://bucket", "give file:///folder or s3://bucket/prefix"),
-    ("STORE_URL", "file://relative/folder", "give file:///folder"),
-    ("STORE_URL", "s3://", "give file:///folder or s3://bucket/prefix"),
-    ("STORE_URL", "/srv/store", "give file:///folder"),
-    *(
-        (name, value, HTTP)
-        for name in (
-            "HF_ENDPOINT",
-            "S3_ENDPOINT_URL",
-            "PUBLISH_S3_ENDPOINT_URL",
-            "OTEL_ENDPOINT",
-            "URL",
-            "PUBLIC_URL",
-            "OIDC_ISSUER",
-            "MLFLOW_TRACKING_URI",
-        )
-        for value in ("ftp://x", "x.example", "http://", "https://x:port", "http://a b", "http://a?b=c")
-    ),
-    ("PUBLIC_URL", "https://x.example/espalier", HTTP),
-    ("WEBHOOK_ALLOWED_CIDRS", "10.0.0.1/8", "10.0.0.1/8 has host bits set"),
-    ("WORKER_CLASSES", "gpu=80e9,cpu=16e9", "the classes stand smallest first"),
-    ("WORKER_CLASSES", "cpu=16GB", "16GB is no number of bytes"),
-    ("WORKER_CLASSES", "cpu=1,cpu=2", "every class has a name of its own"),
-    *(("WORKER_CLASSES", f"cpu={number}", "give a number of bytes above 0") for number in ("0", "-1", "nan")),
-    *(
-        (name, value, "Input should be")
-        for name in (
-            "LEASE_SECONDS",
-            "KEEP_LOGS_DAYS",
-            "MAX_RUN_SECONDS",
-            "DEFAULT_RUN_SECONDS",
-            "PORTAL_SESSION_HOURS",
-        )
-        for value in ("inf", "nan", "-1", "1e300")
-    ),
-    ("KEEP_EVENTS_DAYS", "1000000", "Input should be less than or equal to 36500"),
-    ("MAX_RUN_SECONDS", "0", "Input should be greater than 0"),
-    ("SCRATCH_MAX_BYTES", "0", "Input should be greater than 0"),
-    ("THREADS", "0", "Input should be greater than or equal to 1"),
-    ("THREADS", "100000", "Input should be less than or equal to 4096"),
-    *((name, "~/folder", "write it out") for name in ("HOME", "CACHE_DIR", "SCRATCH_DIR", "TASKS_DIR", "LOCAL_ROOTS")),
-]
+ADDRESSES = (
+    "HF_ENDPOINT", "S3_ENDPOINT_URL", "PUBLISH_S3_ENDPOINT_URL", "OTEL_ENDPOINT", "URL", "PUBLIC_URL", "OIDC_ISSUER",
+    "MLFLOW_TRACKING_URI",
+)  # fmt: skip
+SPANS = ("LEASE_SECONDS", "KEEP_LOGS_DAYS", "MAX_RUN_SECONDS", "DEFAULT_RUN_SECONDS", "PORTAL_SESSION_HOURS")
+REFUSED: dict[str, list[str]] = {
+    "Input should be a valid integer": ["PORT=tcp://10.0.0.1:80"],
+    "Input should be less than or equal to 65535": ["PORT=65536"],
+    "give a name or an address": ["HOST=http://0.0.0.0"],
+    "Input should be 'embedded' or 'production'": ["MODE=prod"],
+    "give a SQLAlchemy URL: sqlite:////": [
+        *(f"DATABASE_URL={url}" for url in ("mysql://a", "postgresql+asyncpg://a/b", "/var/lib/espalier.db")),
+        *(f"DATABASE_URL={url}" for url in ("sqlite://", "sqlite:///:memory:")),  # in memory: of one process
+    ],
+    "give a Redis (redis://host:6379/0, rediss://...) or filesystem://": [
+        f"BROKER_URL={url}" for url in ("amqp://rabbit", "memory://", "redis.example:6379")
+    ],
+    "give file:///folder or s3://bucket/prefix": [
+        f"STORE_URL={url}" for url in ("gs://bucket", "file://relative/folder", "s3://", "/srv/store")
+    ],
+    "give an http or https address": [
+        *(f"{name}={value}" for name in ADDRESSES
+          for value in ("ftp://x", "x.example", "http://", "https://x:port", "http://a b", "http://a?b=c")),
+        "PUBLIC_URL=https://x.example/espalier",
+    ],
+    "10.0.0.1/8 has host bits set": ["WEBHOOK_ALLOWED_CIDRS=10.0.0.1/8"],
+    "the classes stand smallest first": ["WORKER_CLASSES=gpu=80e9,cpu=16e9"],
+    "16GB is no number of bytes": ["WORKER_CLASSES=cpu=16GB"],
+    "every class has a name of its own": ["WORKER_CLASSES=cpu=1,cpu=2"],
+    "give a number of bytes above 0": [f"WORKER_CLASSES=cpu={number}" for number in ("0", "-1", "nan")],
+    "Input should be": [f"{name}={value}" for name in SPANS for value in ("inf", "nan", "-1", "1e300")],
+    "Input should be less than or equal to 36500": ["KEEP_EVENTS_DAYS=1000000"],
+    "Input should be greater than 0": ["MAX_RUN_SECONDS=0", "SCRATCH_MAX_BYTES=0"],
+    "Input should be greater than or equal to 1": ["THREADS=0"],
+    "Input should be less than or equal to 4096": ["THREADS=100000"],
+    "write it out": [
+        f"{name}=~/folder" for name in ("HOME", "CACHE_DIR", "SCRATCH_DIR", "TASKS_DIR", "LOCAL_ROOTS")
+    ],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value", "said"), REFUSED)
+@pytest.mark.parametrize(("given", "said"), [(given, said) for said, every in REFUSED.items() for given in every])
 def test_a_value_that_cannot_be_served_is_told_in_one_line_at_the_start(
-    name: str, value: str, said: str, read: Read, capsys: pytest.CaptureFixture[str]
+    given: str, said: str, read: Read, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    name, _, value = given.partition("=")
     with pytest.raises(SystemExit) as ended:
         read(**{f"ESPALIER_{name}": value})
     assert ended.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"setting ESPALIER_{name}={value}: {said}")
+    assert told.startswith(f"setting ESPALIER_{given}: {said}")
     assert told.count("\n") == 1
 
 

@@ -44,7 +44,7 @@ def skeleton(model_dir: Path, source: Weights, *, dtype: torch.dtype) -> Skeleto
     with refusals("config.json"):
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
         if getattr(config, "output_router_logits", False):
-            config.output_router_logits = False  # for a loss of training alone, and blocks that only look have none
+            config.output_router_logits = False  # for training alone; blocks that stand in for others have no router
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         names = names_in_files(model, source)
