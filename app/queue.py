@@ -73,7 +73,7 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    folder = settings.folders.get("wake-up signals")
+    folder = settings.bell
     if folder is None:
         return {"socket_connect_timeout": 2, "socket_timeout": 5, "socket_keepalive": True}
     folder.mkdir(parents=True, exist_ok=True)

@@ -242,13 +242,18 @@ class Settings(BaseSettings):
         return (self.scratch_dir or self.home / "scratch").absolute()
 
     @property
+    def bell(self) -> Path | None:
+        """Folder of the wake-up signals, where no server brokers them."""
+        return (self.home / "bell").absolute() if self.broker.startswith("filesystem:") else None
+
+    @property
     def folders(self) -> dict[str, Path]:
         """Folders of this machine that are written to, by what lies there."""
         found = {"cache": self.cache, "scratch": self.scratch}
         if self.database.startswith("sqlite"):
             found["database"] = Path(urlsplit(self.database).path[1:]).absolute().parent
-        if self.broker.startswith("filesystem:"):
-            found["wake-up signals"] = (self.home / "bell").absolute()
+        if self.bell is not None:
+            found["wake-up signals"] = self.bell
         if self.store.startswith("file:"):
             found["store"] = Path(unquote(urlsplit(self.store).path))
         return found

@@ -74,7 +74,7 @@ class Device:
             self._child = Child(self._commands.device, Message(), env=env, cwd=folder, offline=True)
         except OSError as error:
             self.close()
-            self._again(f"no folder for the question: {error.strerror}")
+            self._again(f"it cannot be asked: {error.strerror}")
             return
         self._open.callback(self._child.close)
         self._deadline = time.monotonic() + ANSWER_SECONDS

@@ -164,7 +164,7 @@ def test_a_scratch_folder_that_takes_nothing_is_no_answer(sqlite_bench: Bench, c
     scratch.touch()
     with capture_logs() as lines:
         assert not slot.work_once()
-    assert [line["reason"] for line in lines] == ["no folder for the question: File exists"]
+    assert [line["reason"] for line in lines] == ["it cannot be asked: File exists"]
     assert row(sqlite_bench).device_lost_at is not None
     scratch.unlink()
     look_until(slot, card, asked=1)
