@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -79,26 +80,44 @@ _ANSWERS = "answers"
 _T = TypeVar("_T")
 
 
+@dataclass
+class _Deferred:
+    rows: dict[type[Base], list[dict[str, Any]]] = field(default_factory=dict)
+    calls: dict[Callable[[Session, list[Any]], None], list[Any]] = field(default_factory=dict)
+
+
 @contextmanager
 def deferring(session: Session) -> Iterator[None]:
-    """Collect the rows that `add_rows` is given, and insert them together at the end, after what the session holds."""
-    rows: dict[type[Base], list[dict[str, Any]]] = {}
-    session.info[_DEFERRED] = rows
+    """Collect what `add_rows` and `do_later` are given, and do it together at the end, after what the session holds."""
+    deferred = _Deferred()
+    session.info[_DEFERRED] = deferred
     yield
     del session.info[_DEFERRED]
     session.flush()
-    for table, of_table in rows.items():
-        session.execute(insert(table), of_table)
+    for table, rows in deferred.rows.items():
+        session.execute(insert(table), rows)
+    for call, items in deferred.calls.items():
+        call(session, items)
 
 
 def add_rows(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
     """Insert rows that nothing in this transaction reads again: now, or with those of others."""
-    deferred = session.info.get(_DEFERRED)
+    deferred: _Deferred | None = session.info.get(_DEFERRED)
     if deferred is not None:
-        deferred.setdefault(table, []).extend(rows)
+        deferred.rows.setdefault(table, []).extend(rows)
     elif rows:
         session.flush()
         session.execute(insert(table), rows)
+
+
+def do_later(session: Session, call: Callable[[Session, list[_T]], None], item: _T) -> None:
+    """Make a call for an item of what the session holds: now, or for the items of others too."""
+    deferred: _Deferred | None = session.info.get(_DEFERRED)
+    if deferred is not None:
+        deferred.calls.setdefault(call, []).append(item)
+    else:
+        session.flush()
+        call(session, [item])
 
 
 def once(session: Session, question: Hashable, ask: Callable[[], _T]) -> _T:

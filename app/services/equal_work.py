@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import reuse
+from app.db.queries.reuse import Held
 from app.errors import NoEqualResult
 from app.services.admission import Admitted, Desk, Recognised
 from app.specs.job import CompressionSpec, JobRequest
@@ -21,7 +22,8 @@ _AHEAD: Final = "equal work ahead"
 class _Ahead:
     """What a project has done, and does, of the work of all jobs that one transaction makes."""
 
-    done: set[str]
+    done: dict[str, Held]
+    """Work -> the job that has done it."""
     leaders: dict[str, str]
     """Work in hand -> the oldest job that is about it."""
 
@@ -55,11 +57,11 @@ def recognise(
 def look_ahead(session: Session, project_id: str, admitted: Iterable[Admitted]) -> None:
     """Ask once about the work of many jobs that this transaction makes."""
     hashes = {known.work_hash for found in admitted if (known := found.recognised) and known.work_hash}
-    done, leaders = reuse.finished(session, project_id, hashes), reuse.leaders(session, project_id, hashes)
+    done, leaders = reuse.all_held_done(session, project_id, hashes), reuse.leaders(session, project_id, hashes)
     session.info[_AHEAD] = _Ahead(done, leaders)
 
 
-def place(session: Session, job: Job, found: Recognised, wish: str) -> Job | None:
+def place(session: Session, job: Job, found: Recognised, wish: str) -> Held | None:
     """Write what is known into a new job, let it wait for equal work in hand, and return the job that has done it.
 
     That job is held until this transaction ends. Raises NoEqualResult when it may do nothing else and there is none.
@@ -70,8 +72,8 @@ def place(session: Session, job: Job, found: Recognised, wish: str) -> Job | Non
     leader = ahead.leader(work, job.id) if ahead and work else None
     if wish == "never" or work is None:
         return None
-    may_be_done = ahead is None or work in ahead.done
-    if may_be_done and (done := reuse.held_done(session, job.project_id, work, but=job.id)):
+    done = ahead.done.get(work) if ahead else reuse.held_done(session, job.project_id, work, but=job.id)
+    if done is not None:
         return done
     if ahead is None and (first := reuse.in_flight(session, job.project_id, work, before=job.id)):
         leader = first.id

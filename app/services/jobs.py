@@ -90,8 +90,7 @@ def write(
     created = {"name": job.name, "model": job.model, "method": job.method, **origin}
     tenancy.audit(session, "job.create", job.id, now=now)
     if done is not None:
-        session.flush()
-        events.append(session, job, [("job.created", created)], now=now)
+        events.begin(session, job, [("job.created", created)], now=now)
         adoption.born(session, job, done, now=now)
         return Submitted(job.id, reused=True)
     queued = {"reason": "submitted", **({"waits_for": job.waits_for} if job.waits_for else {})}

@@ -77,13 +77,20 @@ class Family:
         with self._database.reading() as session:
             query = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(("model", "mask")))
             files = list(session.scalars(query))
+        if not files:  # deleted a moment ago: look again at who is there
+            raise endings.Handover(lambda session, job, now: endings.wait(session, job, now=now))
         for file in files:
             between()
             self._store.get_file(file.key, folder / file.name, file.sha256)
         return folder
 
     def _lost(self) -> ErrorInfo:
-        first = next(child for child in self.children if child.state != "succeeded")
+        first = next((child for child in self.children if child.state != "succeeded"), None)
+        if first is None:
+            return ErrorInfo(
+                class_="invalid_spec", retryable=False, phase="retraining", message="members of the soup were deleted",
+                hint="Delete the others too and retry this job: it makes all of them again.",
+            )  # fmt: skip
         error = first.error or {}
         return ErrorInfo.model_validate(
             {

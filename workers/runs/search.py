@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import events, leases
+from app.db.queries import events, leases, reuse
 from app.services import adoption, children
 from app.specs.base import canonical
 from app.specs.job import CompressionSpec
@@ -97,15 +97,17 @@ def spawn(session: Session, job: Job, trial: CompressionSpec, *, name: str, now:
 
 
 def take(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
-    """End a locked job with the result of one of its children."""
+    """End a locked job with the result of one of its children; where that was deleted, let it look at the others."""
     if endings.granted(session, job, now=now):
         return
-    winner = session.get(Job, winner_id)
-    assert winner is not None
+    winners = reuse.held(session, [winner_id])
+    if not winners:
+        endings.wait(session, job, now=now)
+        return
     mine = job.work_hash, job.resolved_spec
-    rows = adoption.take_over(session, job, winner, now=now)
+    rows = adoption.take_over(session, job, winners[0], now=now)
     job.work_hash, job.resolved_spec = mine
-    job.report = {**(winner.report or {}), "objective": told}
+    job.report = {**(winners[0].job.report or {}), "objective": told}
     leases.end_attempt(session, job, "succeeded", now=now)
     events.move(session, job, "succeeded", rows, now=now)
 

@@ -19,9 +19,10 @@ NewEvent = tuple[str, dict[str, Any]]
 
 
 def begin(session: Session, job: Job, events: list[NewEvent], *, now: datetime) -> None:
-    """Write the first events of a job that this transaction makes: its counter is inserted as it will stand."""
-    job.event_seq = len(events)
-    rows = _rows(job, events, 1, now, None)
+    """Write events of a job that this transaction makes: its counter is inserted as it will stand."""
+    first = (job.event_seq or 0) + 1
+    job.event_seq = first + len(events) - 1
+    rows = _rows(job, events, first, now, None)
     add_rows(session, Event, rows)
     webhooks.enqueue(session, job, rows, now=now)
 

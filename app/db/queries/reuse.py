@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import cast
 
-from sqlalchemy import Select, func, insert, literal, or_, select, update
+from sqlalchemy import Insert, Select, Table, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased, load_only
 
 from app.db.base import Base
@@ -23,15 +26,40 @@ def done(session: Session, project_id: str, work_hash: str, *, but: str) -> Job 
     return session.scalar(_done(project_id, work_hash, but))
 
 
-def held_done(session: Session, project_id: str, work_hash: str, *, but: str) -> Job | None:
-    """Return the same job with its row and its files' rows held: nobody deletes them before this transaction ends."""
+@dataclass(frozen=True)
+class Held:
+    """A job that succeeded and its files, held: nobody deletes them before the transaction ends."""
+
+    job: Job
+    files: list[Artifact]
+
+
+def held_done(session: Session, project_id: str, work_hash: str, *, but: str) -> Held | None:
+    """Return the same job, held."""
     while (job := session.scalar(_done(project_id, work_hash, but))) is not None:
         # A statement that waited for a delete sees what is left after it: no job, or no file.
-        row = select(Job.id).where(Job.id == job.id).with_for_update(read=True, key_share=True)
-        files = select(Artifact.id).where(Artifact.job_id == job.id).with_for_update(read=True, key_share=True)
-        if session.scalar(row) is not None and session.scalars(files).all():
-            return job
+        if found := held(session, [job.id]):
+            return found[0]
     return None
+
+
+def all_held_done(session: Session, project_id: str, hashes: Collection[str]) -> dict[str, Held]:
+    """Return the newest job that did each of some work and still has its files, held; less what is deleted by now."""
+    files = select(Artifact.id).where(Artifact.job_id == Job.id).exists()
+    query = select(func.max(Job.id)).where(Job.project_id == project_id, Job.work_hash.in_(hashes))
+    newest = session.scalars(query.where(Job.state == "succeeded", files).group_by(Job.work_hash)).all()
+    return {found.job.work_hash: found for found in held(session, newest) if found.job.work_hash}
+
+
+def held(session: Session, job_ids: Collection[str]) -> list[Held]:
+    """Hold those of some jobs that are there, and their files; return what still has files."""
+    jobs = select(Job).where(Job.id.in_(job_ids)).order_by(Job.id)
+    rows = select(Artifact).where(Artifact.job_id.in_(job_ids)).order_by(Artifact.id)
+    found = session.scalars(jobs.with_for_update(read=True, key_share=True)).all()
+    files: dict[str, list[Artifact]] = {}
+    for row in session.scalars(rows.with_for_update(read=True, key_share=True)):
+        files.setdefault(row.job_id, []).append(row)
+    return [Held(job, files[job.id]) for job in found if job.id in files]
 
 
 def _done(project_id: str, work_hash: str, but: str) -> Select[Job]:
@@ -54,12 +82,6 @@ def in_flight(session: Session, project_id: str, work_hash: str, *, before: str)
     return session.scalar(query.order_by(Job.id).limit(1))
 
 
-def finished(session: Session, project_id: str, hashes: Collection[str]) -> set[str]:
-    """Return which of some work a job of a project has done."""
-    query = select(Job.work_hash).where(Job.project_id == project_id, Job.work_hash.in_(hashes))
-    return set(session.scalars(query.where(Job.state == "succeeded").distinct()))
-
-
 def leaders(session: Session, project_id: str, hashes: Collection[str]) -> dict[str, str]:
     """Return the oldest job in flight about each of some work."""
     query = select(Job.work_hash, func.min(Job.id)).where(Job.project_id == project_id, Job.work_hash.in_(hashes))
@@ -67,27 +89,24 @@ def leaders(session: Session, project_id: str, hashes: Collection[str]) -> dict[
     return {work_hash: job_id for work_hash, job_id in session.execute(in_hand) if work_hash}
 
 
-def copy_rows(session: Session, table: type[Base], source_id: str, target_id: str, phases: Collection[str]) -> None:
-    """Give a job the rows that another one wrote in some phases, unless it has its own."""
-    columns = list(table.__table__.columns)
-    mine, theirs = aliased(table), table.__table__.c
-    others = [c.name for c in table.__table__.primary_key if c.name != "job_id"]
-    there = select(mine.job_id).where(  # type: ignore[attr-defined]
-        mine.job_id == target_id,  # type: ignore[attr-defined]
-        *(getattr(mine, name) == theirs[name] for name in others),
-    )
-    query = select(*(literal(target_id) if c.name == "job_id" else c for c in columns)).where(
-        theirs.job_id == source_id, ~there.exists()
-    )
-    if table in {PhaseRecord, MetricPoint}:
-        query = query.where(theirs["name" if table is PhaseRecord else "phase"].in_(phases))
-    session.execute(insert(table).from_select([c.name for c in columns], query))
-
-
-def copy_history(session: Session, source_id: str, target_id: str, phases: Collection[str]) -> None:
-    """Give a job the phases, the series and the matrices of another one that did the work."""
+def copy_history(session: Session, copies: Sequence[tuple[str, str]]) -> None:
+    """Give jobs the phases, the series and the matrices of others that did their work: (from, to) of each."""
     for table in (PhaseRecord, MetricPoint, LayerRow):
-        copy_rows(session, table, source_id, target_id, phases)
+        session.execute(_copy(table), [{"source": source, "target": target} for source, target in copies])
+
+
+@cache
+def _copy(table: type[Base]) -> Insert:
+    """Insert the rows of a job under the id of another, unless that has its own."""
+    theirs = cast(Table, table.__table__)
+    mine = theirs.alias()
+    others = [column.name for column in theirs.primary_key if column.name != "job_id"]
+    there = select(mine.c.job_id).where(
+        mine.c.job_id == bindparam("target"), *(mine.c[name] == theirs.c[name] for name in others)
+    )
+    columns = (bindparam("target") if c.name == "job_id" else c for c in theirs.c)
+    query = select(*columns).where(theirs.c.job_id == bindparam("source"), ~there.exists())
+    return insert(theirs).from_select([column.name for column in theirs.c], query)
 
 
 def phase_results(session: Session, project_id: str, keys: Collection[str], *, now: datetime) -> Sequence[PhaseResult]:

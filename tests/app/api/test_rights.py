@@ -12,6 +12,7 @@ from sqlalchemy import select
 from app.actor import DEFAULT_PROJECT
 from app.db.hook import Rule
 from app.db.job import Job
+from app.db.queries import reuse
 from app.db.session import clock
 from app.services import adoption
 from app.services.resources import Resources
@@ -118,7 +119,7 @@ def test_each_publication_is_in_the_audit_log_whatever_asked_for_it(house: House
     done, asking = house.done(), submit(house.client, spec=PUBLISHING)
     house.own("POST", f"/v1/jobs/{done}/publications", TARGET)
     with house.resources.database.unit_of_work() as session:  # a worker, which is nobody
-        mine, theirs = session.get_one(Job, asking), session.get_one(Job, done)
+        mine, (theirs,) = session.get_one(Job, asking), reuse.held(session, [done])
         mine.state = "running"
         adoption.adopt(session, mine, theirs, now=clock(session))
     events = [row for row in house.own("GET", "/v1/audit-events")["items"] if row["action"] == "publication.create"]

@@ -129,6 +129,39 @@ def test_a_sweep_asks_the_database_as_often_whatever_its_points(
         fixture.meet(rows, body["base"]["source"], {"prune": {"method": "wanda", "sparsity": 0.5}}, at=model)
 
 
+def test_a_sweep_of_work_that_is_done_asks_as_often_whatever_its_points(
+    client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path
+) -> None:
+    fixture.meet(rows, body["base"]["source"], {"prune": {"method": "wanda", "sparsity": 0.5}}, at=model)
+    asked: list[str] = []
+
+    def points(values: list[float]) -> list[str]:
+        asked.clear()
+        answer = client.post("/v1/sweeps", json={**body, "axes": {SPARSITY: values}})
+        return [point["job_id"] for point in answer.json()["points"]]
+
+    done = points([*FEW, *MORE])
+    for number, job in enumerate(done):
+        fixture.start(rows, job)
+        fixture.prune(rows, job, "layers.0.q_proj")
+        fixture.measure(rows, job, "loss", [float(number), 0.5])
+        fixture.publish(rows, resources.store, job, {"model.safetensors": b"weights", "manifest.json": b"{}"})
+    event.listen(rows.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    points(FEW)
+    few = len(asked)
+    again = points(MORE)
+    assert len(asked) == few
+    for number, job in enumerate(again, len(FEW)):
+        told = client.get(f"/v1/jobs/{job}/events").json()["items"]
+        kinds = ["job.created", "job.artifact_ready", "job.artifact_ready", "job.succeeded"]
+        assert [(event["seq"], event["type"]) for event in told] == list(enumerate(kinds, 1))
+        assert client.get(f"/v1/jobs/{job}").json()["reused_from"] == done[number]
+        assert len(client.get(f"/v1/jobs/{job}/artifacts").json()["items"]) == 2
+        assert [row["name"] for row in client.get(f"/v1/jobs/{job}/layers").json()["items"]] == ["layers.0.q_proj"]
+        (series,) = client.get(f"/v1/jobs/{job}/metrics").json()["items"]
+        assert series["points"][0]["value"] == number
+
+
 def test_points_of_equal_work_find_each_other_and_what_was_there(
     client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path
 ) -> None:

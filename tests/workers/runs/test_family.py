@@ -125,3 +125,25 @@ def test_too_few_members_fail_the_parent_and_a_retry_tries_them_again(
         slot.work_once()
         reconciler(bench).wake()
     assert bench.job(parent).state == "succeeded"
+
+
+def test_deleted_members_fail_the_parent_by_name_and_are_made_again_once_all_are_gone(
+    sqlite_bench: Bench, resources: Resources
+) -> None:
+    bench = sqlite_bench
+    parent, slot = add(bench), Slot(bench.services)
+    while slot.work_once():
+        pass
+    first, *others = children(bench, parent)
+    for child in others:
+        control.delete(resources, "prj_default", child.id)
+    reconciler(bench).wake()
+    failed = bench.work(parent)
+    assert failed.error is not None
+    assert (failed.error["class"], "deleted" in failed.error["message"]) == ("invalid_spec", True)
+
+    control.delete(resources, "prj_default", first.id)
+    control.retry(resources, "prj_default", parent, Retry())
+    while slot.work_once() or reconciler(bench).wake():
+        pass
+    assert bench.job(parent).state == "succeeded"

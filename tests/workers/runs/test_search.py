@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import reuse
 from app.specs.objective import Objective, Trial
 from tests.fixtures.runs import Bench
 from tests.workers.runs.test_reuse import artifacts, reconciler
+from workers.runs import search
 from workers.runs.slot import Slot
 
 
@@ -66,3 +69,21 @@ def test_a_bound_that_nothing_keeps_fails_with_what_was_tried(sqlite_bench: Benc
     assert job.state == "failed"
     assert job.error is not None
     assert "50.0%, 25.0%" in job.error["message"]
+
+
+def test_a_best_trial_that_is_deleted_is_tried_again(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = search.take
+    deleted: list[str] = []
+
+    def delete_first(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
+        if not deleted:
+            deleted.append(winner_id)
+            session.delete(session.get_one(Job, winner_id))
+            session.flush()
+        take(session, job, winner_id, told, now)
+
+    monkeypatch.setattr(search, "take", delete_first)
+    job = run(sqlite_bench, max_trials=1)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert job.reused_from not in {None, *deleted}
+    assert artifacts(sqlite_bench, job.id)
