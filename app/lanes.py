@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
+from starlette.types import Message, Send
 
 from app.errors import TooManyRequests
 
@@ -148,6 +149,50 @@ class Turns:
                 called.set_result(None)
                 return
         self._free += 1
+
+
+class Shares:
+    """Lets each lane do so many things at once: what is more waits behind its own, and takes nothing from others."""
+
+    def __init__(self, per_lane: int) -> None:
+        self._per_lane = per_lane
+        self._lanes: dict[str, tuple[CapacityLimiter, int]] = {}
+
+    @asynccontextmanager
+    async def share(self, lane: str) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a place in a lane; what is given gives it back early."""
+        places, inside = self._lanes.get(lane) or (CapacityLimiter(self._per_lane), 0)
+        self._lanes[lane] = places, inside + 1
+        place, held = object(), False
+
+        def end() -> None:
+            nonlocal held
+            if held:
+                held = False
+                places.release_on_behalf_of(place)
+
+        try:
+            await places.acquire_on_behalf_of(place)
+            held = True
+            yield end
+        finally:
+            end()
+            inside = self._lanes[lane][1] - 1
+            if inside:
+                self._lanes[lane] = places, inside
+            else:
+                del self._lanes[lane]
+
+
+def until_start(send: Send, end: Callable[[], None]) -> Send:
+    """Return what sends an answer, and ends something when the answer begins: the work is done by then."""
+
+    async def ending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            end()
+        await send(message)
+
+    return ending
 
 
 class Rooms:

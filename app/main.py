@@ -43,6 +43,7 @@ from app.api.metering import Fleet, RequestMeter
 from app.api.tally import Tally, of_this_process
 from app.db.commits import GroupCommit
 from app.db.session import Database
+from app.lanes import Shares
 from app.logs import setup_logs
 from app.portal import site
 from app.production import refuse_unsafe_production
@@ -57,6 +58,9 @@ from app.tracing import setup_traces
 
 SWITCH_SECONDS = 0.001
 """How long a thread that computes keeps the others waiting: forty of them stand before the event loop at worst."""
+AT_ONCE = 4
+"""Requests of a project that may hold one of a process's forty threads: with more it is served no faster, and others
+wait for the interpreter."""
 _PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
@@ -111,10 +115,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )]  # fmt: skip
     for router in routers:
         app.include_router(router)
+    app.state.shares = Shares(AT_ONCE)
     site.mount(app, settings)
     problems.install(app)
     app.state.registry = tally.told
-    app.add_middleware(BodyGuard, routes=[route for router in routers for route in router.routes])
+    app.add_middleware(BodyGuard, routes=[route for router in routers for route in router.routes],
+                       shares=app.state.shares)  # fmt: skip
     app.add_middleware(AccessGuard, settings=settings)  # before a body is read
     app.add_middleware(RequestMeter, tally=tally)
     app.add_middleware(RequestContext)  # added last: outermost

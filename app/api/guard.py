@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable
+from inspect import iscoroutinefunction
 
 import structlog
 from fastapi.routing import APIRoute
@@ -18,7 +19,7 @@ from app.actor import Actor
 from app.api.problems import problem_response
 from app.errors import AppError, BodyTooLarge, HeadersTooLarge, MalformedRequest, SlowBody, UnsupportedBody
 from app.ids import new_id
-from app.lanes import Turns
+from app.lanes import Shares, Turns, until_start
 from app.specs.strict_json import parse
 
 MAX_BODY_BYTES = 256 * 1024
@@ -93,18 +94,19 @@ class BodyGuard:
     Nothing is read on a path that takes no body: what is sent there counts as nothing.
     """
 
-    def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute], shares: Shares) -> None:
         self.app = app
-        taking = [route for route in routes if isinstance(route, APIRoute) and route.body_field is not None]
-        self._turns = Turns(_WORKED_ON_AT_ONCE, seconds=_TURN_SECONDS)
-        self._taking = [(method, route.path_regex) for route in taking for method in route.methods or ()]
+        ours = [route for route in routes if isinstance(route, APIRoute)]
+        self._turns, self._shares = Turns(_WORKED_ON_AT_ONCE, seconds=_TURN_SECONDS), shares
+        self._taking = _matches(route for route in ours if route.body_field is not None)
+        self._waiting = _matches(route for route in ours if iscoroutinefunction(route.endpoint))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body is well-formed."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        hook = scope["method"] == "POST" and _HOOK.fullmatch(scope["path"]) is not None
+        hook = _is_hook(scope)
         taking = hook or self._takes_a_body(scope)
         scope["state"]["json"] = None
         try:
@@ -120,13 +122,22 @@ class BodyGuard:
             return
         if body is None:  # the client has left
             return
+        actor: Actor | None = scope["state"].get("actor")
+        if actor is None or self._waits(scope):
+            await self._work(scope, body, receive, send, taking=taking)
+            return
+        async with self._shares.share(actor.project_id) as end_share:
+            await self._work(scope, body, receive, until_start(send, end_share), taking=taking)
+
+    async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send, *, taking: bool) -> None:
+        """Parse a body when it is its turn, and hand the request on."""
         if not taking:
             await self._serve(scope, body, receive, send)
             return
         async with self._turns.turn(_lane(scope)) as end_turn:
             scope["state"]["end_turn"] = end_turn
             try:
-                scope["state"]["json"] = parse(body) if body and not hook else None
+                scope["state"]["json"] = parse(body) if body and not _is_hook(scope) else None
             except AppError as refusal:
                 await problem_response(scope, refusal)(scope, receive, send)
                 return
@@ -147,6 +158,18 @@ class BodyGuard:
 
     def _takes_a_body(self, scope: Scope) -> bool:
         return any(method == scope["method"] and path.match(scope["path"]) for method, path in self._taking)
+
+    def _waits(self, scope: Scope) -> bool:
+        """Tell whether a request holds no thread while it is worked on."""
+        return any(method == scope["method"] and path.match(scope["path"]) for method, path in self._waiting)
+
+
+def _matches(routes: Iterable[APIRoute]) -> list[tuple[str, re.Pattern[str]]]:
+    return [(method, route.path_regex) for route in routes for method in route.methods or ()]
+
+
+def _is_hook(scope: Scope) -> bool:
+    return scope["method"] == "POST" and _HOOK.fullmatch(scope["path"]) is not None
 
 
 def _lane(scope: Scope) -> str:

@@ -187,9 +187,13 @@ class _Incoming:
 
 
 @router.post("/{upload_id}/complete")
-def complete_upload(upload_id: UploadId, resources: ResourcesDep, project: ProjectDep) -> UploadView:
+async def complete_upload(upload_id: UploadId, resources: ResourcesDep, project: ProjectDep) -> UploadView:
     """Close an upload; what a model is, and whether it is safe and supported, is told here."""
-    return _view(resources, uploads.complete(resources, project, upload_id))
+
+    def close() -> UploadView:
+        return _view(resources, uploads.complete(resources, project, upload_id))
+
+    return await resources.closings.run(project, close)
 
 
 @router.delete("/{upload_id}", status_code=204)

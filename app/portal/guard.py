@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.actor import LOCAL, Actor, acting
 from app.errors import AppError, Forbidden, Unauthenticated
+from app.lanes import until_start
 from app.loopback import is_of_another_site, require_loopback
 from app.portal.forms import read_form
 from app.portal.problems import internal_error, problem_page
@@ -86,8 +87,7 @@ class PortalGuard:
             if refusal is not None:
                 await refusal(scope, receive, guarded)
                 return
-            with _as(request.state.actor):
-                await self.app(scope, receive, guarded)
+            await self._serve(request, guarded)
         except AppError as error:
             await problem_page(request, error)(scope, receive, guarded)
         except Exception:
@@ -95,6 +95,16 @@ class PortalGuard:
             if started:
                 raise
             await internal_error(request)(scope, receive, guarded)
+
+    async def _serve(self, request: Request, send: Send) -> None:
+        """Hand a request on, in its project's share."""
+        actor: Actor | None = request.state.actor
+        if actor is None:
+            await self.app(request.scope, request.receive, send)
+            return
+        async with request.app.state.shares.share(actor.project_id) as end_share:
+            with _as(actor):
+                await self.app(request.scope, request.receive, until_start(send, end_share))
 
     async def _refusal(self, request: Request, token: str) -> Response | None:
         """Note who asks and what they posted; return the answer to those who may not ask."""
@@ -147,10 +157,7 @@ class PortalGuard:
 
 
 @contextmanager
-def _as(actor: Actor | None) -> Iterator[None]:
-    if actor is None:
-        yield
-        return
+def _as(actor: Actor) -> Iterator[None]:
     named = {"project_id": actor.project_id, "actor_id": actor.id}
     with acting(actor), structlog.contextvars.bound_contextvars(**named):
         yield

@@ -23,3 +23,5 @@ class Resources:
     commits: GroupCommit
     lookups: Rooms = field(default_factory=lambda: Rooms(16, per_project=4, waiting=32))
     """For calls that ask the Hub."""
+    closings: Rooms = field(default_factory=lambda: Rooms(8, per_project=2, waiting=32))
+    """For looks at uploads, each of which may copy hundreds of MiB out of the store."""

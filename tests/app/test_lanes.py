@@ -15,7 +15,7 @@ from app.db import commits as group_commit
 from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.errors import TooManyRequests
-from app.lanes import Lanes, Rooms, Turns
+from app.lanes import Lanes, Rooms, Shares, Turns
 
 
 def test_lanes_are_served_by_turns_and_in_order() -> None:
@@ -211,3 +211,31 @@ def test_a_turn_ends_early_by_itself_or_with_a_caller_that_leaves() -> None:
         assert turns._free == 1
 
     asyncio.run(scene())
+
+
+def test_a_lane_does_so_many_things_at_once_and_holds_no_other_up() -> None:
+    done: list[str] = []
+
+    async def work(shares: Shares, name: str, until: asyncio.Event, *, early: bool = False) -> None:
+        async with shares.share(name[0]) as end:
+            done.append(name)
+            if early:
+                end()
+            await until.wait()
+
+    async def scene() -> list[str]:
+        shares, until = Shares(2), asyncio.Event()
+        calls = [asyncio.create_task(work(shares, name, until)) for name in ("a1", "a2", "a3", "a4", "b1")]
+        calls.append(asyncio.create_task(work(shares, "c1", until, early=True)))
+        calls += [asyncio.create_task(work(shares, name, until)) for name in ("c2", "c3", "c4")]
+        await asyncio.sleep(0.01)
+        before = list(done)
+        calls[2].cancel()  # its caller has left
+        until.set()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert not shares._lanes
+        return before
+
+    assert sorted(asyncio.run(scene())) == ["a1", "a2", "b1", "c1", "c2", "c3"]
+    assert {"a4", "c4"} < set(done)
+    assert "a3" not in done

@@ -17,6 +17,7 @@ from app.api import guard as guards
 from app.api import jobs
 from app.api.guard import BodyGuard
 from app.api.jobs import EXAMPLES
+from app.lanes import Shares
 from app.main import create_app
 from app.settings import Settings
 from app.specs.sweep import place
@@ -144,7 +145,7 @@ def test_what_comes_without_a_key_takes_turns_as_one_however_many_addresses_it_n
         raise AssertionError(message)
 
     async def scene() -> None:
-        guard = BodyGuard(work, routes=jobs.router.routes)
+        guard = BodyGuard(work, routes=jobs.router.routes, shares=Shares(4))
         paths = [*(f"/v1/hooks/src_{number}" for number in range(100)), "/v1/jobs"]
         headers = [(b"content-type", b"application/json")]
         calls = [

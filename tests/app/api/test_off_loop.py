@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from sqlalchemy import event
 
 from app.actor import DEFAULT_PROJECT
 from app.db.session import Database, clock
-from app.errors import Problem
+from app.errors import NotFound, Problem
+from app.main import AT_ONCE
 from app.probe import check, probe
 from app.services import admission, known
 from app.services.readiness import Readiness
 from app.services.resources import Resources
 from tests.app.api import stalls
 from tests.app.api.conftest import DEMO_MODEL, REMOTE
-from tests.app.api.tenants import bearer, new_key, one_of_each
+from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 
 SPEC = {"prune": {"method": "magnitude", "sparsity": 0.5}}
 
@@ -148,3 +150,50 @@ def test_readiness_is_asked_once_a_second(
     monkeypatch.setattr("app.services.readiness.FRESH_SECONDS", 3600)
     assert {client.get("/readyz").status_code for _ in range(20)} == {200}
     assert len(asked) == 1
+
+
+def test_a_project_that_fills_every_thread_holds_no_other_up(
+    client: TestClient, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the API nor by the portal: with all forty threads taken, nobody else was answered."""
+    keys = [bearer(new_key(client, new_project(client))["key"]) for _ in range(2)]
+    inside, over = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        inside.release()
+        over.wait(60)
+        raise NotFound
+
+    monkeypatch.setattr("app.services.fleet.queues", slow)
+    with ThreadPoolExecutor(61) as pool:
+        calls = [pool.submit(client.get, "/v1/queues", headers=keys[0]) for _ in range(50)]
+        calls += [pool.submit(client.get, "/portal/workers") for _ in range(10)]
+        try:
+            assert all(inside.acquire(timeout=30) for _ in range(2 * AT_ONCE))
+            other = pool.submit(client.get, "/v1/usage", headers=keys[1])
+            assert other.result(20).status_code == 200
+            assert not inside.acquire(timeout=0.05), "more than its share"
+        finally:
+            over.set()
+        assert {call.result(60).status_code for call in calls} == {404}
+
+
+def test_the_looks_at_uploads_of_a_project_take_few_threads(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def slow(*_: Any) -> Any:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with lock:
+            at_once -= 1
+        raise NotFound
+
+    monkeypatch.setattr("app.services.uploads.complete", slow)
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda _: client.post("/v1/uploads/upl_1/complete"), range(12)))
+    assert most == 2
