@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final, Literal
 
@@ -36,7 +38,16 @@ _MAGIC: Final = (
     (b"SQLite format", "a database", _AS_LINES), (b"\x89HDF", "an HDF5 file", _AS_LINES),
     (b"version https://git-lfs", "a Git LFS pointer", "Run `git lfs pull`."),
 )  # fmt: skip
-AS_ROWS: Final = "One object in each line, or one list of objects."
+AS_ROWS: Final = "Write one object in each line, or one list of objects, like pandas' to_json(..., orient='records')."
+IN_ROWS: Final = f"{AS_ROWS[0].lower()}{AS_ROWS[1:]}"
+_STRINGS: Final = "Name a column of strings"
+_NO_TEXT: Final = {
+    **dict.fromkeys(("list of objects", "message"), f"{_STRINGS}: chat messages become text with their chat template."),
+    **dict.fromkeys(("list", "object"), f"{_STRINGS}. If it is a whole table: {IN_ROWS}"),
+}
+"""What is there in the place of a text -> what to do."""
+_TABLES: Final = (re.compile(r"(\d+ )+"), re.compile(r"columns data (index )?|data schema "))
+"""Names of the columns, sorted, of one object that is a whole table."""
 _ROW: Final = re.compile(r"(?:[\s,\x00\x1e\ufeff]|null\b)*+(.)", re.DOTALL)
 """The beginning of the next row that is there."""
 _DECODER: Final = json.JSONDecoder(strict=False, parse_int=float)
@@ -60,6 +71,8 @@ class Look:
 
     columns: tuple[str, ...] = ()
     """Of its first rows; none where it has no rows, or the first one is not told by so few bytes."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Columns of these that hold something else than text, and what."""
 
 
 def form_of(name: str) -> Form:
@@ -141,12 +154,12 @@ def look(name: str, head: bytes, *, whole: bool) -> Look:
     if form.kind == "text":
         require_plain(text, name)
         return Look()
-    return Look(_columns(text.lstrip("\ufeff \t\r\n[\x00\x1e"), name))
+    return _rows(text.lstrip("\ufeff \t\r\n[\x00\x1e"), name)
 
 
-def _columns(text: str, name: str) -> tuple[str, ...]:
+def _rows(text: str, name: str) -> Look:
     at = 0
-    found: dict[str, None] | None = None
+    found: dict[str, str | None] | None = None
     while match := _ROW.match(text, at):
         if match[1] != "{":
             if found is not None:
@@ -157,13 +170,40 @@ def _columns(text: str, name: str) -> tuple[str, ...]:
         except (ValueError, RecursionError):  # cut, perhaps: the reader tells
             break
         found = found or {}
-        found.update(dict.fromkeys(row))
-    return tuple(found or ())
+        for key, value in row.items():
+            found[key] = found.get(key) or kind_of(value)
+    kinds = found or {}
+    return Look(tuple(kinds), {key: kind for key, kind in kinds.items() if kind is not None})
+
+
+def kind_of(value: object) -> str | None:
+    """Tell what stands in the place of a text; None of a text, and where there is none (null, NaN)."""
+    match value:
+        case None | str():
+            return None
+        case bool():
+            return "truth value"
+        case float() | int():
+            return None if math.isnan(value) else "number"
+        case list():
+            return "list of objects" if value and isinstance(value[0], dict) else "list"
+        case _:
+            return "message" if isinstance(value, dict) and "role" in value else "object"
+
+
+def not_a_text(where: str, column: str, kind: str) -> DatasetRefused:
+    """The refusal of a column that holds something else."""
+    article = "an" if kind[0] in "aeio" else "a"
+    hint = _NO_TEXT.get(kind, f"{_STRINGS}.")
+    return DatasetRefused(f"{where} has no text in `{column}`, it has {article} {kind}.", hint=hint)
 
 
 def no_column(name: str, column: str, columns: tuple[str, ...]) -> DatasetRefused:
     """The refusal of a column that is not there."""
     hint = f"Name one of its columns: {listed(columns)}." if columns else "It has no columns."
+    names = "".join(f"{each} " for each in sorted(columns))
+    if any(table.fullmatch(names) for table in _TABLES):
+        hint += f" If it is a whole table: {IN_ROWS}"
     return DatasetRefused(f"{name} has no text in `{column}`.", hint=hint)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from app.errors import DatasetRefused, Problem
 from app.specs.dataset import Dataset, LocalDataset
 from app.specs.job import CompressionSpec
-from app.text_files import HEAD_BYTES, form_of, listed, look
+from app.text_files import HEAD_BYTES, form_of, look, no_column, not_a_text
 
 SPECIAL_TOKENS = 8
 """That a tokenizer may put around a text; inside of it no token has less than a byte."""
@@ -20,15 +20,17 @@ def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
-        columns = look(path.name, head, whole=len(head) == path.stat().st_size).columns
+        seen = look(path.name, head, whole=len(head) == path.stat().st_size)
     except DatasetRefused as error:
         yield Problem(f"{pointer}/path", error.code, error.detail)
         return
     except OSError:
         return  # the run tells
-    if columns and dataset.column not in columns:
-        detail = f"the first rows have no `{dataset.column}`, they have: {listed(columns)}"
-        yield Problem(f"{pointer}/column", "no-such-column", detail)
+    if seen.columns and dataset.column not in seen.columns:
+        absent = no_column(path.name, dataset.column, seen.columns)
+        yield Problem(f"{pointer}/column", "no-such-column", absent.detail)
+    elif (kind := seen.others.get(dataset.column)) is not None:
+        yield Problem(f"{pointer}/column", "no-text", not_a_text(path.name, dataset.column, kind).detail)
 
 
 def too_short(spec: CompressionSpec, sizes: dict[str, tuple[str, int]]) -> Iterator[Problem]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from app.errors import DatasetRefused
-from app.text_files import AS_ROWS, no_column
+from app.text_files import AS_ROWS, IN_ROWS, kind_of, no_column, not_a_text
 
 MAX_ROW: Final = 8 * 2**20
 """Characters of one row: what they unfold to has to fit into memory."""
@@ -39,33 +38,18 @@ def texts(
             continue
         if not isinstance(row, dict):
             kind = "a list" if isinstance(row, list) else "a string" if isinstance(row, str) else "no object"
-            raise DatasetRefused(
-                f"Row {number} of {name} is {kind}.", hint=f"Rows are JSON objects with a text in `{column}`."
-            )
+            hint = f"Rows are JSON objects with a text in `{column}`. {AS_ROWS}"
+            raise DatasetRefused(f"Row {number} of {name} is {kind}.", hint=hint)
         first = tuple(row) if first is None else first
         value = row.get(column)
         found |= column in row
         if not found and number == PATIENCE:
             break
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            yield None
-        elif isinstance(value, str):
-            yield value
-        else:
-            raise not_a_text(f"Row {number} of {name}", column, "list" if isinstance(value, list) else _kind(value))
+        if (other := kind_of(value)) is not None:
+            raise not_a_text(f"Row {number} of {name}", column, other)
+        yield value if isinstance(value, str) else None
     if first is not None and not found:
         raise no_column(name, column, first)
-
-
-def not_a_text(where: str, column: str, kind: str) -> DatasetRefused:
-    """The refusal of a column that holds something else."""
-    hint = "Name a column of strings"
-    hint += "; chat messages become text with the model's chat template" if kind in {"list", "object", "struct"} else ""
-    return DatasetRefused(f"{where} has no text in `{column}`, it has a {kind}.", hint=f"{hint}.")
-
-
-def _kind(value: object) -> str:
-    return "object" if isinstance(value, dict) else "truth value" if isinstance(value, bool) else "number"
 
 
 def _values(chunks: Iterator[str], column: str, name: str, given_up: Callable[[], bool]) -> Iterator[object]:
@@ -120,7 +104,7 @@ def _parser(column: str, name: str) -> Callable[[str, int, int, bool], tuple[obj
             hint = "Leave out what nests so."
             raise DatasetRefused(f"{where} is not JSON that can be read: nested too deeply.", hint=hint) from None
         if len(buffer) - at > MAX_ROW:
-            hint = "Split its document into several rows."
+            hint = f"Split its document into several rows. If it is a whole table: {IN_ROWS}"
             raise DatasetRefused(f"{where} is longer than {MAX_ROW >> 20} Mi characters.", hint=hint)
         return None
 

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 
 from app.errors import DatasetRefused
-from app.text_files import no_column
-from workers.sources.json_rows import MAX_ROW, not_a_text
+from app.text_files import no_column, not_a_text
+from workers.sources.json_rows import MAX_ROW
 
 ROWS: Final = 32
 """Read at once."""
@@ -76,5 +76,14 @@ def _require_strings(schema: pyarrow.Schema, name: str, column: str) -> None:
     if types.is_dictionary(kind):
         kind = kind.value_type
     if not any(known(kind) for known in (types.is_string, types.is_large_string, types.is_string_view, types.is_null)):
-        told = "list" if types.is_nested(kind) and not types.is_struct(kind) else str(kind).split("<")[0]
-        raise not_a_text(f"The column of {name}", column, told)
+        raise not_a_text(f"The column of {name}", column, _told(kind))
+
+
+def _told(kind: pyarrow.DataType) -> str:
+    types = pyarrow.types
+    if types.is_struct(kind):
+        return "message" if kind.get_field_index("role") >= 0 else "struct"
+    if not types.is_nested(kind):
+        return str(kind)
+    inside = None if types.is_map(kind) or types.is_union(kind) else kind.value_type
+    return "list of objects" if inside is not None and types.is_struct(inside) else "column of lists"

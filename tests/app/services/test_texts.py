@@ -11,7 +11,9 @@ import pytest
 
 from app.errors import InvalidRequest
 from app.services.admission import admit
+from app.services.texts import unreadable
 from app.settings import Settings
+from app.specs.dataset import LocalDataset
 from app.specs.job import JobRequest
 
 MODEL = Path("app/cli/demo_model").resolve()
@@ -61,6 +63,25 @@ def test_a_file_that_cannot_be_read_is_refused(name: str, data: bytes, pointer: 
     found, detail = refusal(tmp_path, name, data)
     assert found == pointer
     assert word in detail
+
+
+@pytest.mark.parametrize(
+    ("data", "pointer", "word"),
+    [
+        (b'{"text": {"0": "one", "1": "two"}}' + b" " * 999, "/column", "orient='records'"),
+        (b'{"0": {"text": "one"}}' + b" " * 999, "/column", "orient='records'"),
+        (b'[["one"], ["two"]]' + b" " * 999, "/path", "orient='records'"),
+        (LONG + b'{"text": 7}\n' + LONG, "/column", "a number"),
+        (b'{"text": NaN}{"text": null}' + LONG, "", ""),
+        (b'{"text": [{"role": "user", "content": "x"}]}\n' * 99, "/column", "chat template"),
+    ],
+    ids=range(6),
+)
+def test_rows_that_hold_no_text_are_told_before_any_work(data: bytes, pointer: str, word: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_bytes(data)
+    found = list(unreadable("", LocalDataset(kind="local", path=str(tmp_path / "rows.json"))))
+    assert [problem.pointer for problem in found] == [pointer] * bool(pointer)
+    assert not word or word in found[0].detail
 
 
 def test_a_text_of_fewer_bytes_than_tokens_is_refused(tmp_path: Path) -> None:

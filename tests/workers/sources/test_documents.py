@@ -104,7 +104,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("rows.jsonl", b'{"messages": [{"role": "user", "content": "x"}], "id": 1}\n', "messages"),
     ("rows.jsonl", b'{"text": [{"role": "user", "content": "x"}]}\n', "chat template"),
     ("rows.jsonl", b'{"text": [1, 2, 3]}\n', "list"),
-    ("rows.jsonl", b'{"text": {"en": "x"}}\n', "object"),
+    ("rows.jsonl", b'{"text": {"en": "x"}}\n', "it has an object"),
     ("rows.jsonl", b'{"text": 7}\n', "number"),
     ("rows.jsonl", b'{"text": true}\n', "truth value"),
     ("rows.jsonl", b'{"text": "a"}\n["text", "b"]\n', "Row 2"),
@@ -128,6 +128,32 @@ def test_what_is_no_text_is_refused_by_name(name: str, data: bytes, word: str, t
     assert name.lower() in str(caught.value).lower() or word == "no text"
 
 
+TURNED: list[bytes] = [
+    b'{"id":{"0":1,"1":2},"text":{"0":"one","1":"two"}}',  # pandas' default
+    b'{"text":{"a":"one","b":"two"}}',  # with an index of its own
+    b'{"text":{"0":"' + b"one " * 3_000_000 + b'","1":"two"}}',  # longer than any row
+    b'{"0":{"text":"one"},"1":{"text":"two"}}',  # index
+    b'{"columns":["text"],"index":[0,1],"data":[["one"],["two"]]}',  # split
+    b'{"schema":{"fields":[{"name":"text"}]},"data":[{"index":0,"text":"one"}]}',  # table
+    b'[["one"],["two"]]',  # values
+    b'{"text":["one","two"]}',  # to_dict of a data set
+]
+"""Tables, each as one object or as lists."""
+
+
+@pytest.mark.parametrize("data", TURNED, ids=range(len(TURNED)))
+def test_a_table_that_is_no_rows_is_told_how_to_be_written(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DatasetRefused, match="orient='records'") as caught:
+        kept(tmp_path / "rows.json", data)
+    assert "chat" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [b'[{"role": "user", "content": "x"}]', b'{"role": "user", "content": "x"}'])
+def test_chat_messages_are_told_of_their_template(value: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DatasetRefused, match="chat template"):
+        kept(tmp_path / "rows.jsonl", b'{"text": ' + value + b"}")
+
+
 STRINGS = [
     pyarrow.string(), pyarrow.large_string(), pyarrow.string_view(),
     pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
@@ -145,8 +171,8 @@ def test_columns_of_strings_are_read_and_their_nulls_left_out(kind: Any, tmp_pat
 COLUMNS: list[tuple[Any, str]] = [
     (pyarrow.array([[{"role": "user", "content": "x"}]]), "chat template"),
     (pyarrow.array([[1, 2, 3]]), "list"),
-    (pyarrow.array([{"en": "x"}]), "struct"),
-    (pyarrow.array([1]), "int64"),
+    (pyarrow.array([{"en": "x"}]), "a struct"),
+    (pyarrow.array([1]), "an int64"),
     (pyarrow.array([1.5]), "double"),
     (pyarrow.array([b"x"]), "binary"),
     (pyarrow.array([True]), "bool"),
