@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ def parse_object(text: bytes, name: str) -> dict[str, Any]:
     except DuplicateKeyError:
         raise UnsafeSource(f"{name} has a duplicate key.", module=name) from None
     except (ValueError, RecursionError):  # also undecodable text and numbers of thousands of digits
+        refuse_encoding(text, name)
         raise UnsafeSource(f"{name} is not valid JSON.", module=name) from None
     if not isinstance(value, dict):
         raise UnsafeSource(f"{name} is not a JSON object.", module=name)
@@ -48,6 +50,24 @@ def parse_object(text: bytes, name: str) -> dict[str, Any]:
         what = "a lone surrogate, half a character such as \\ud800, which neither safetensors nor tokenizers read"
         raise UnsafeSource(f"{name} has {what}.", hint="Write the file again without it.", module=name)
     return value
+
+
+def refuse_encoding(start: bytes, name: str) -> None:
+    """Refuse text in another encoding, or behind a byte order mark, which stock transformers does not read either."""
+    encoding = json.detect_encoding(start) if len(start) > 1 else "utf-8"
+    what, was = f"is {encoding[:6].upper()} text", encoding[:6].upper()
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(start)
+    except UnicodeDecodeError as error:
+        at = f"byte 0x{error.object[error.start]:02x} at {error.start:,}"
+        what, was = f"is not {was} text ({at}): perhaps Windows-1252", "WINDOWS-1252"
+    else:
+        if encoding == "utf-8":
+            return
+    hint = f"Convert it to UTF-8 without a byte order mark, like `iconv -f {was} -t UTF-8`."
+    if encoding == "utf-8-sig":
+        what, hint = "begins with a byte order mark", "Save it as UTF-8 without a byte order mark."
+    raise UnsafeSource(f"{name} {what}.", hint=hint, module=name)
 
 
 def read_object(path: Path, *, max_bytes: int) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _weight_map(directory: Path) -> dict[str, str]:
     try:
         index = read_object(directory / INDEX, max_bytes=MAX_INDEX_BYTES)
     except UnsafeSource as error:
-        raise _bad_index(error.message) from None
+        raise _bad_index(error.message, error.hint) from None
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise _bad_index(f"{INDEX} has no weight_map.")
@@ -163,8 +163,8 @@ def _weight_map(directory: Path) -> dict[str, str]:
     return weight_map
 
 
-def _bad_index(why: str) -> UnsafeSource:
-    return UnsafeSource(why, hint=SAVE_AGAIN, module=INDEX)
+def _bad_index(why: str, hint: str = "") -> UnsafeSource:
+    return UnsafeSource(why, hint=f"{hint} {SAVE_AGAIN}".strip(), module=INDEX)
 
 
 def _shown(name: str) -> str:

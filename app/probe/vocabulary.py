@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.errors import UnsafeSource
-from app.probe.documents import read_object, refuse_disguised
+from app.probe.documents import read_object, refuse_disguised, refuse_encoding
 from app.probe.families import Family
 from app.probe.tokenizer import MAX_ADDED, look_through
 
@@ -97,6 +97,7 @@ def _look_at_pair(directory: Path, family: Family) -> None:
     refuse_disguised(merges, merges.name)
     with merges.open("rb") as stream:
         start = stream.read(2**16)
+    refuse_encoding(start, merges.name)
     lines = start.decode("utf-8", "replace").splitlines()
     if not any(len(line.split()) == 2 for line in lines if not line.startswith("#version")):
         raise UnsafeSource(f"{merges.name} holds no merges: two words a line.", hint=SAVE, module=merges.name)
@@ -109,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return read_object(path, max_bytes=MAX_BYTES)
     except UnsafeSource as error:
-        raise UnsafeSource(error.message, hint=f"It may be cut. {SAVE}", module=path.name) from None
+        raise UnsafeSource(error.message, hint=f"{error.hint or 'It may be cut.'} {SAVE}", module=path.name) from None
 
 
 def _hold(ids: list[object], family: Family, name: str) -> None:

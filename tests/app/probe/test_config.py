@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
 from app.errors import SourceRefused, UnsafeSource, UnsupportedArchitecture
-from app.probe import stock
+from app.probe import probe, stock
 from app.probe.config import parse_config, read_config, sanitised_config
 from app.probe.families import FAMILIES
+from app.probe.headers import INDEX
 from app.probe.keys import refuse_unread
+from app.probe.vocabulary import PAIR
 from tests.app.probe import stock_types
 from tests.app.probe.checkpoints import FUZZ, JSON, LLAMA, OPT, write_model
+from tests.app.probe.generated import tiny
 
 NAMES_CODE: dict[str, dict[str, Any]] = {
     "auto_map": {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}},
@@ -222,6 +226,40 @@ def test_text_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UnsafeSource):
         read_config(tmp_path)
+
+
+DOCUMENTS = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", INDEX, "the header of model.safetensors",
+)  # fmt: skip
+ENCODINGS = {
+    "utf-8-sig": "byte order mark", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16",
+    "utf-32": "UTF-32", "cp1252": "Windows-1252",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_in_another_encoding_is_told_which_and_what_to_do(name: str, tmp_path: Path) -> None:
+    config = tiny("gpt2")
+    write_model(tmp_path, config)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    if name == INDEX:
+        (tmp_path / "model.safetensors").unlink()
+    if name in PAIR:
+        (tmp_path / "tokenizer.json").unlink()
+        (tmp_path / PAIR[0]).write_text('{"a": 0, "b": 1}')
+        (tmp_path / PAIR[1]).write_text("a b\n")
+    for encoding, words in ENCODINGS.items():
+        text = json.dumps({**(config if name == "config.json" else {}), "prefix": "ä"}, ensure_ascii=False)
+        data = ("ä b\na b\n" if name == "merges.txt" else text).encode(encoding)
+        if name.startswith("the"):
+            (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(data)) + data + weights)
+        else:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(UnsafeSource, match=words) as caught:
+            probe(tmp_path)
+        assert name in caught.value.message
+        assert "UTF-8" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])

@@ -27,7 +27,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
     "cut": (GOOD[: len(GOOD) // 2], "not valid JSON"),
     "a page": (b"<!DOCTYPE html><html></html>", "not valid JSON"),
-    "not text": (b"\xff\xfe\x00\x01", "not valid JSON"),
+    "not text": (b"\xff\x00\x01", "not UTF-8"),
     "a list": (b"[]", "not a JSON object"),
     "an object": (b"{}", "no vocabulary"),
     "its configuration": (b'{"tokenizer_class": "LlamaTokenizer"}', "no vocabulary"),
