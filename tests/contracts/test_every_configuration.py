@@ -1,4 +1,4 @@
-"""What the probe takes, stock transformers takes: it builds the model that was told, and runs it."""
+"""What the probe takes, stock transformers takes: it builds the model that was told, and runs it, map by map."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ SMALL = 2**20
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tiny_model_of_every_family_is_right_to_begin_with(family: str, tmp_path: Path) -> None:
     assert _taken(tiny(family), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "taken"),
+    [
+        ("bloom", {"slow_but_exact": True, "pretraining_tp": 2}, False),
+        ("bloom", {"slow_but_exact": True}, True),
+        ("bloom", {"pretraining_tp": 2}, True),
+        ("gemma2", {"layer_types": ["full_attention"] * 2, "sliding_window": None}, False),
+        ("gemma2", {"layer_types": ["sliding_attention"] * 2, "sliding_window": None}, False),
+        ("gemma2", {"sliding_window": None}, False),
+        ("gemma2", {"layer_types": ["full_attention"] * 2}, True),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_run_together_are_refused(
+    family: str, settings: dict[str, Any], tmp_path: Path, *, taken: bool
+) -> None:
+    assert _taken(tiny(family) | settings, tmp_path) is taken
 
 
 @pytest.mark.deep
@@ -60,9 +78,15 @@ def _build(config: dict[str, Any], expected: Expected, folder: Path) -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if ".experts." not in name}
     assert shapes == {name: shape for name, shape in expected.own.items() if ".experts." not in name}
     if small:
+        called: set[str] = set()
         length = min(8, expected.family.max_position_embeddings)
         tokens = torch.arange(length)[None] % expected.family.vocab_size
+        maps = [f"{prefix}{name}" for index, prefix in expected.blocks() for name in expected.family.maps(index)]
+        single = {name for name in maps if ".experts." not in name}
+        for name in single:
+            model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
         with torch.no_grad():
             logits = model(input_ids=tokens, use_cache=False).logits
         assert logits.shape == (1, length, expected.family.vocab_size)
         assert torch.isfinite(logits).all()
+        assert called == single, "statistics of these would be of nothing"

@@ -50,6 +50,15 @@ class Bloom(EvenHeads):
     pretraining_tp: Count = 1
     slow_but_exact: bool = False
 
+    @model_validator(mode="after")
+    def _maps_are_called(self) -> Bloom:
+        if self.slow_but_exact and self.pretraining_tp > 1:  # their weights are read slice by slice instead
+            raise PydanticCustomError(
+                "bad_config",
+                "slow_but_exact, with pretraining_tp beyond 1, passes by the maps that are pruned: set it to false",
+            )
+        return self
+
     def splits_in_halves(self) -> bool:
         """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
         return not self.apply_residual_connection_post_layernorm

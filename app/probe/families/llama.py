@@ -174,10 +174,11 @@ class Gemma2(LlamaLike):
     def _heads_divide(self) -> Gemma2:
         if self.hidden_size % self.num_attention_heads:  # also where `head_dim` is given
             raise PydanticCustomError("bad_config", "num_attention_heads does not divide hidden_size")
-        kinds = self.layer_types
-        fit_layers(kinds, self.num_hidden_layers, windowed=self.sliding_window is not None)
-        if kinds is None and self.sliding_window is None:
-            raise PydanticCustomError("bad_config", "every other block slides, and sliding_window is null")
+        if self.sliding_window is None:  # also where no block slides
+            raise PydanticCustomError(
+                "bad_config", "sliding_window is null, which stock transformers refuses: say 4096"
+            )
+        fit_layers(self.layer_types, self.num_hidden_layers, windowed=True)
         return self
 
     @model_validator(mode="after")
