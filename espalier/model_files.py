@@ -40,7 +40,7 @@ _TOKENIZER: Final = _Group(
     64 * 2**20,
 )
 _TEMPLATE: Final = _Group(
-    re.compile(rf"chat_template\.json|({TEMPLATES}/)?[A-Za-z0-9_-][\w.-]{{0,100}}\.jinja", re.ASCII), 2**20
+    re.compile(rf"chat_template\.json|({TEMPLATES}/)?[A-Za-z0-9_-][\w.-]{{0,100}}\.(jinja2?|j2)", re.ASCII), 2**20
 )
 _PROCESSOR: Final = _Group(
     re.compile(r"(video_|image_)?(pre)?processor_config\.json|audio_tokenizer_config\.json"),
@@ -48,8 +48,8 @@ _PROCESSOR: Final = _Group(
 )
 _NOTICE: Final = _Group(
     re.compile(
-        r"([\w-]{1,40}[_-])?(licen[cs]e|notice|use[_-]policy|terms|patent|disclaimer|copying|copyright|attribution|"
-        r"authors|citation)s?[\w.-]{0,100}",
+        r"([\w-]{1,40}[_-])?(licen[cs]e|notice|use[_-](policy|policie|guide|guideline)|terms|patent|disclaimer|copying|"
+        r"copyright|attribution|authors|citation|(eula|legal)(?![a-z]))s?[\w.-]{0,100}",
         re.ASCII | re.IGNORECASE,
     ),
     4 * 2**20,
