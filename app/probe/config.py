@@ -18,6 +18,7 @@ from app.probe.stock import KINDS
 
 MAX_CONFIG_BYTES = 2**20
 MAX_TOKENIZER_CONFIG_BYTES = 16 * 2**20
+LONGEST_NAME = max(map(len, FAMILIES))
 MAY_NAME_CODE = (
     "generation_config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json",
     "image_processor_config.json", "video_preprocessor_config.json", "audio_tokenizer_config.json",
@@ -84,7 +85,7 @@ def why_not(name: object) -> UnsupportedArchitecture:
     if kind is not None:
         why = f"{name} is {kind} of stock transformers, and is not supported: only causal language models are."
         return UnsupportedArchitecture(why, hint=supported)
-    near = [(edits, family) for family in FAMILIES if (edits := _edits(name.lower(), family)) is not None]
+    near = [(edits, family) for family in FAMILIES if (edits := _edits(name, family)) is not None]
     meant = f" Did you mean {min(near)[1]}?" if near else ""
     return UnsupportedArchitecture(
         "This model_type is not supported: stock transformers does not know it.", hint=supported + meant
@@ -92,16 +93,34 @@ def why_not(name: object) -> UnsupportedArchitecture:
 
 
 def _edits(name: str, meant: str) -> int | None:
-    """Count the edits from one to the other, where that is a typo; another number is another model, not a typo."""
-    if abs(len(name) - len(meant)) > 2 or re.findall(r"\d", name) != re.findall(r"\d", meant):
+    """Count the edits from one to the other, where that is a typo.
+
+    Another number is another model, and so are another ending behind it, another first letter, and a name that is
+    known itself. Only the word before the number may have wrong letters.
+    """
+    if len(name) > 2 * LONGEST_NAME:
         return None
-    row = list(range(len(meant) + 1))
-    for count, letter in enumerate(name, 1):
+    (word, rest), (other, other_rest) = _parted(name), _parted(meant)
+    if word == other and rest == other_rest:
+        return 0
+    known = word in KINDS or word in FAMILIES
+    if known or rest != other_rest or word[:1] != other[:1] or abs(len(word) - len(other)) > 2:
+        return None
+    row = list(range(len(other) + 1))
+    for count, letter in enumerate(word, 1):
         diagonal, row[0] = row[0], count
-        for place, other in enumerate(meant, 1):
-            cheapest = min(row[place] + 1, row[place - 1] + 1, diagonal + (letter != other))
+        for place, letter_meant in enumerate(other, 1):
+            cheapest = min(row[place] + 1, row[place - 1] + 1, diagonal + (letter != letter_meant))
             diagonal, row[place] = row[place], cheapest
-    return row[-1] if row[-1] <= min(2, len(meant) // 3) else None
+    return row[-1] if row[-1] <= min(2, len(other) // 3) else None
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """The word that a name begins with, and what follows from its first number on; case and separators go."""
+    plain = re.sub(r"[\W_]", "", name.lower())
+    word = re.match(r"\D*", plain)
+    assert word is not None
+    return word[0], plain[word.end() :]
 
 
 def _first(error: ValidationError) -> str:

@@ -128,7 +128,10 @@ def test_a_near_miss_is_answered_with_a_guess() -> None:
     ("name", "meant"),
     [("Llama", "llama"), ("lama", "llama"), ("qwen2moe", None), ("gpt3", None), ("llama5", None), ("phi", None),
      ("ministral", None), ("mistral_", "mistral"), ("gptj", None), ("opts", "opt"), ("gpt-2", "gpt2"),
-     ("mixtrall", "mixtral"), ("x" * 9999, None)],
+     ("mixtrall", "mixtral"), ("x" * 9999, None), ("opt2", None), ("gpt", None), ("apt2", None), ("git2", None),
+     ("phi3v", None), ("gemma2b", None), ("ollama", None), ("bloom2", None), ("phi-3", "phi3"),
+     ("GPT-NeoX", "gpt_neox"), ("olmo 2", "olmo2"), ("Qwen2.5", None), ("quen2", "qwen2"),
+     ("qwen3moe", "qwen3_moe"), ("falcn", "falcon")],
 )  # fmt: skip
 def test_only_a_typo_is_answered_with_a_guess(name: str, meant: str | None) -> None:
     with pytest.raises(UnsupportedArchitecture) as caught:
