@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from espalier.model_files import belongs_to_model
@@ -47,6 +48,18 @@ def test_a_model_of_the_hub_is_pinned_fetched_and_laid_out(hub: Hub, fetch_as_ch
     assert [m.phase for m in said if isinstance(m, PhaseCompleted)] == ["resolving", "fetching"]
     last = [message for message in said if isinstance(message, Progress)][-1]
     assert last.current == last.total > 5_000_000
+
+
+@pytest.fixture
+def engine_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an import of the compute child leaves in this process, where it is the first to load the Hub's client."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("engine_loaded")
+def test_the_stand_in_is_reached_from_a_process_that_has_loaded_an_engine(hub: Hub, fetch_here: Fetch) -> None:
+    hub.add_model("org/model", MODEL)
+    assert isinstance(one(fetch_here(HUGGINGFACE), Fetched), Fetched)
 
 
 def test_a_commit_is_downloaded_once_and_a_new_one_again(hub: Hub, fetch: Fetch) -> None:
