@@ -27,7 +27,7 @@ from workers.leash import PR_SET_PDEATHSIG
 LOADING_BYTES: Final = 2**30
 """What the tokenizer may take before it reads: five times the largest of public ones (262,144 tokens)."""
 MOST_BYTES: Final = 512
-"""What it may take for a byte of a piece; honest ones take 165 to 240."""
+"""What it may take for a byte of a piece; honest ones take 165 to 400."""
 LOADING_SECONDS: Final = 60
 SECONDS: Final = 30
 """CPU time for a MiB of a piece; honest ones take one or two."""

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from app.specs import texts
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.engine import corpus as corpora
 from workers.engine import pieces as cutting
@@ -140,6 +141,16 @@ def test_a_long_text_is_tokenised_in_pieces_with_special_tokens_at_its_ends_alon
     assert first.protocol()["text_pieces"].startswith("1 of")
     (tmp_path / "short").write_text("Espalier trains trees along a wall.\n")
     assert "text_pieces" not in corpus.read(spec, path=tmp_path / "short", enough=10).protocol()
+
+
+def test_no_text_takes_more_than_is_counted_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digits between separators are a word each, which is the most: twice what prose takes."""
+    monkeypatch.setattr(tokenising, "LOADING_BYTES", 2**26)
+    monkeypatch.setattr(tokenising, "MOST_BYTES", texts.TOKENISING_BYTES)
+    path = tmp_path / "text"
+    path.write_text("".join(f"{number % 7},{number % 9};\n" for number in range(2**20 // 5)))
+    text = Corpus(write_tiny_model(tmp_path / "model")).read({"kind": "local", "path": str(path)}, path=path)
+    assert len(text.tokens) > 2**19
 
 
 def test_a_text_takes_its_memory_in_another_process(tmp_path: Path) -> None:
