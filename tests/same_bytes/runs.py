@@ -23,7 +23,7 @@ from tests.same_bytes.compare import Result, digests
 from tests.same_bytes.coverage import uncovered
 from tests.same_bytes.trees import Installation, Tree
 
-HEAVY: Final = ("pruning", "reconstructing", "retraining")
+HEAVY: Final = ("pruning", "reconstructing", "retraining", "quantizing")
 JOB_SECONDS: Final = 600.0
 """No job takes longer, on a machine that has nothing else to do."""
 LEASE_SECONDS: Final = 6
