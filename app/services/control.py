@@ -66,8 +66,10 @@ def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> No
             given = wish.limits.model_dump(mode="json", exclude_unset=True)
             job.request = {**job.request, "limits": {**(job.request.get("limits") or {}), **given}}
             admission.admit_limits(wish.limits, resources.settings)
+        # A job that was allowed to be high once: whether that still holds is asked anew.
+        was = {number: name for name, number in PRIORITIES.items()}[job.priority]
+        projects.admit_priority(session, resources.settings.mode, project_id, wish.priority or was)
         if wish.priority is not None:
-            projects.admit_priority(session, resources.settings.mode, project_id, wish.priority)
             _set_priority(job, wish.priority)
         if wish.from_ == "start":
             job.checkpoints, job.progress, job.fetched_bytes = [], 0.0, None

@@ -130,7 +130,7 @@ class Feed:
                 for event in page:
                     yield event
                 after = page[-1].seq if page else after
-                if head is None or head.is_over(after):
+                if head is None or head.is_over(after) or watcher.closed:
                     return
                 if len(page) < PAGE:
                     break
@@ -159,6 +159,8 @@ class Feed:
                 page = await self._ask(partial(queries.all_news, position=position, project_id=project_id, limit=PAGE))
                 for event in page:
                     yield event
+                if watcher.closed:
+                    return
                 position = queries.place_of(page[-1]) if page else position
                 if len(page) < PAGE:
                     break

@@ -175,6 +175,12 @@ def test_priority_high_takes_the_permission_of_an_operator(client: TestClient) -
     allowed = client.patch(f"/v1/projects/{project}", json={"allow_high_priority": True})
     assert allowed.json()["allow_high_priority"] is True
     assert tries() == [202, 200, 202]
+    high_job = client.get("/v1/jobs", headers=headers).json()["items"][0]["id"]
+    assert client.post(f"/v1/jobs/{high_job}/cancel", headers=headers).json()["priority"] == "high"
+    client.patch(f"/v1/projects/{project}", json={"allow_high_priority": False})
+    retry = f"/v1/jobs/{high_job}/retry"
+    assert client.post(retry, headers=headers).status_code == 403  # it was allowed once
+    assert client.post(retry, json={"priority": "normal"}, headers=headers).status_code == 200
     assert client.post("/v1/jobs", json=high).status_code == 202  # the local project of the embedded mode
 
 

@@ -198,6 +198,31 @@ def test_a_project_has_so_many_streams_and_leaves_the_others_theirs(database: Da
     asyncio.run(scene())
 
 
+def test_a_stream_that_is_over_tells_no_more_of_what_was_before(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads years of events slowly has a revoked key meanwhile."""
+    monkeypatch.setattr("app.services.feed.PAGE", 2)
+    with database.reading() as session:
+        position = queries.now(session)
+    job_id = _add(database)
+    make.tell(database, job_id, 9)
+
+    async def scene() -> list[int]:
+        told = []
+        for all_jobs in (False, True):
+            feed = Feed(database)
+            whole, one = feed.of_project("prj_default", position), feed.of_job("prj_default", job_id, after=0)
+            stream = whole if all_jobs else one
+            await anext(stream)
+            feed.close()
+            told.append(1 + len([event async for event in stream]))
+            await feed.finish()
+        return told
+
+    assert asyncio.run(scene()) == [2, 2]
+
+
 def test_a_late_commit_is_not_passed_by(postgres_url: str) -> None:
     database = Database(postgres_url)
     first, second = _add(database), _add(database)
