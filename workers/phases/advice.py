@@ -20,6 +20,10 @@ _UNSTRUCTURED = (
     "Unstructured zeros: stock runtimes run them as dense, same size in memory and same speed. MACKO's sparse products "
     "report gains from 50 % on consumer NVIDIA GPUs (arXiv 2511.13061). The packed format makes the file smaller."
 )
+_PATTERNED = (
+    "Zeros in a pattern ({pattern}): stock runtimes run them as dense, same size in memory and same speed. Kernels "
+    "that skip them have to be brought along; the packed format makes the file smaller."
+)
 _NOTHING = "No zeros and no fewer parameters: no runtime gains."
 
 
@@ -27,8 +31,9 @@ def advice(context: Context, *, achieved: float) -> list[str]:
     """Lines about the runtimes that would profit, and those that would not."""
     lines = _of_parts(context)
     if achieved > 0:
-        step = context.step
-        lines.append(_TWO_OF_FOUR if step is not None and step.pattern.label() == "2:4" else _UNSTRUCTURED)
+        pattern = "unstructured" if context.step is None else context.step.pattern.label()
+        known = {"2:4": _TWO_OF_FOUR, "unstructured": _UNSTRUCTURED}
+        lines.append(known.get(pattern.partition("/")[0], _PATTERNED.format(pattern=pattern)))
     return lines or [_NOTHING]
 
 

@@ -10,7 +10,7 @@ from app.specs.job import ENGINE_VERSION, CompressionSpec
 from app.speeds import speeds
 from workers.phases.base import Context
 from workers.phases.card_data import front
-from workers.phases.places import without_places
+from workers.phases.places import WHERE_TO, without_places
 
 _MASKS = """`masks.safetensors` holds one bit-packed mask per pruned matrix, under the module's name: uint8 of shape
 (outputs, ceil(inputs / 8)); bit b (value 2^b) of byte k stands for input 8k + b; 1 = kept. Pruned weights are exactly
@@ -51,7 +51,7 @@ def card(context: Context, report: dict[str, Any]) -> str:
         "## Masks",
         _MASKS,
         "## Spec",
-        "What differs from the defaults; `manifest.json` holds the whole spec, and the sha256 of every file.",
+        "What differs from the defaults; `manifest.json` holds the rest of the spec, and the sha256 of every file.",
         f"```json\n{json.dumps(_asked(context), indent=2, sort_keys=True, ensure_ascii=False)}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -117,7 +117,8 @@ def _protocol(report: dict[str, Any]) -> Iterator[str]:
 
 def _asked(context: Context) -> dict[str, Any]:
     spec = context.request.spec
-    asked = _named(spec.model_dump(mode="json", exclude_defaults=True), spec.model_dump(mode="json"))
+    told = spec.model_dump(mode="json", exclude_defaults=True, exclude=WHERE_TO)
+    asked = _named({name: value for name, value in told.items() if value != {}}, spec.model_dump(mode="json"))
     return cast("dict[str, Any]", without_places(context, asked))
 
 

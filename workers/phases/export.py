@@ -22,7 +22,7 @@ from workers.packing.pack import pack_file, packed_path
 from workers.packing.unpack import unpack_file
 from workers.phases.base import Context
 from workers.phases.card import card
-from workers.phases.places import without_places
+from workers.phases.places import WHERE_TO, without_places
 from workers.phases.report import build
 
 _OURS: Final = {"config.json", INDEX, "README.md"}
@@ -153,7 +153,8 @@ def _manifest(context: Context, files: list[ArtifactFile], unpacked: list[dict[s
     return {
         "schema_version": SCHEMA_VERSION,
         "source": {"name": context.request.source_name, "revision": context.request.revision},
-        "spec": without_places(context, spec.model_dump(mode="json")),
+        # Who takes the result over may publish it elsewhere, and whom it reaches need not know where else it lies.
+        "spec": without_places(context, spec.model_dump(mode="json", exclude=WHERE_TO)),
         "seeds": seeds,
         "versions": context.environment,
         "files": [file.model_dump() for file in files],

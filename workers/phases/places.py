@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 from app.specs.dataset import LocalDataset
 from workers.phases.base import Context
+
+WHERE_TO: Final = {"output": {"publish"}}
+"""Of a spec, what says where its result is published: nothing of how it was made."""
 
 
 def without_places(context: Context, value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out

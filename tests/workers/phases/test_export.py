@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tests.fixtures.jobs import local_job
 from tests.fixtures.tiny_models import write_tiny_model
 from workers.messages import PhaseCompleted, PhaseStarted
 from workers.phases import card_data
+from workers.phases.advice import advice
 from workers.sources.outputs import front_matter
 
 
@@ -126,6 +128,7 @@ def test_the_card_tells_registries_what_they_ask_and_no_path(tmp_path: Path, tex
     job = local_job(
         tmp_path, llama, texts, retrain=retrain, calibration={"dataset": train, "samples": 4, "sequence_length": 32},
         evaluate={"latency": True, "perplexity": [{"name": "text", "dataset": valid, "sequence_length": 32}]},
+        output={"publish": [{"kind": "s3", "uri": "s3://inner/llama"}, {"kind": "mlflow", "name": "inner-model"}]},
     )  # fmt: skip
     report = job.attempt().report
     text = (job.artifact / "README.md").read_text()
@@ -146,7 +149,25 @@ def test_the_card_tells_registries_what_they_ask_and_no_path(tmp_path: Path, tex
         told = (job.artifact / name).read_text()
         assert str(tmp_path.parent) not in told, name
         assert str(texts) not in told, name
+        assert "inner" not in told, name
     assert "valid.txt" in text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ({"kind": "nm", "n": 2, "m": 4}, "vLLM removed its 2:4 kernels"),
+        ({"kind": "nm", "n": 4, "m": 8}, "Zeros in a pattern (4:8): stock runtimes run them as dense"),
+        ({"kind": "group", "g": 4}, "Zeros in a pattern (group/1x4/row)"),
+        ({"kind": "unstructured"}, "Unstructured zeros"),
+    ],
+)
+def test_only_zeros_without_a_pattern_are_called_so(
+    pattern: dict[str, Any], told: str, tmp_path: Path, texts: Path, llama: Path
+) -> None:
+    prune = {"method": "magnitude", "pattern": pattern} | ({} if "n" in pattern else {"sparsity": 0.5})
+    (line,) = advice(local_job(tmp_path, llama, texts, prune=prune).context(), achieved=0.5)
+    assert told in line
 
 
 @pytest.mark.parametrize(
