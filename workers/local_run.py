@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from app.errors import MalformedRequest
 from app.services.admission import datasets_of
 from app.settings import Settings, get_settings
-from app.specs import pointers, strict_json
+from app.specs import pointers, presets, strict_json
 from app.specs.base import canonical
 from app.specs.dataset import UploadDataset
 from app.specs.job import CompressionSpec, JobRequest
@@ -47,6 +47,8 @@ Say = Callable[[BaseModel], None]
 def left_to_a_service(job: JobRequest) -> Iterator[tuple[str, str]]:
     """Yield where a request asks for what only a service does, and what that is; a run leaves none of it out."""
     spec, source = job.spec, job.source
+    if spec.preset is not None and presets.find(spec.preset) is None:
+        yield "/spec/preset", "a project's presets are a service's: write out what it says, without its name"
     if spec.objective is not None:
         yield "/spec/objective", "a search runs jobs of its own: give the amounts in `prune`"
     if spec.output.publish:

@@ -66,6 +66,8 @@ UPLOADED = {"kind": "upload", "upload_id": "upl_01"}
         ("/source/kind: `upload`", {"source": UPLOADED}),
         ("/spec/calibration/dataset/kind", {"spec": {"calibration": {"dataset": UPLOADED}}}),
         ("/spec/evaluate/perplexity/0/dataset", {"spec": {"evaluate": {"perplexity": [{"dataset": UPLOADED}]}}}),
+        ("/spec/preset", {"spec": {"preset": "mine@2"}}),
+        ("/spec/preset", {"spec": {"preset": "fast@7"}}),
         ("/reuse", {"reuse": "require"}),
         ("/plan_id", {"plan_id": "pln_01ARZ3NDEKTSV4RRFFQ69G5FAV"}),
     ],
