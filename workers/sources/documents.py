@@ -24,6 +24,8 @@ MAX_TEXT_BYTES = 64 * 2**20
 """What is kept of a data set: some 16 million tokens, more than calibration and retraining read."""
 MAX_READ_BYTES = 2 * 2**30
 """What is read for that, unpacked: rows are more than their text, and a packed file may hold nothing without end."""
+EMPTY_ROW_BYTES: Final = 256
+"""What a row without text counts as: a few bytes of parquet may hold millions, and each takes its time."""
 READING: Final = 2
 """Raised whenever equal files would give other text: what was kept before is read again."""
 CHUNK_BYTES: Final = 2**20
@@ -74,12 +76,13 @@ def read(files: Iterable[Path], column: str, notes: Notes) -> Iterator[Document]
         if form.kind == "parquet":
             from workers.sources import parquet_rows  # noqa: PLC0415 (slow to load, and most jobs read none)
 
-            yield from _counted(parquet_rows.texts(file, column), notes)
+            yield from _counted(parquet_rows.texts(file, column), notes, budget)
             continue
         with _open(file, form) as stream:
             chunks = _characters(stream, file.name, budget)
             if form.kind == "json":
-                yield from _counted(json_rows.texts(chunks, column, file.name, given_up=lambda: notes.unread), notes)
+                rows = json_rows.texts(chunks, column, file.name, given_up=lambda: notes.unread)
+                yield from _counted(rows, notes, budget)
             else:
                 yield _plain(chunks, file.name)
 
@@ -120,12 +123,14 @@ def keep(documents: Iterable[Document], cache_dir: Path, notes: Notes) -> Text:
     return Text(path=path, sha256=digest.hexdigest(), warnings=told | notes.warnings())
 
 
-def _counted(texts: Iterator[str | None], notes: Notes) -> Iterator[str]:
+def _counted(texts: Iterator[str | None], notes: Notes, budget: _Budget) -> Iterator[str]:
     for text in texts:
-        if text is None:
-            notes.without_text += 1
-        else:
+        if text is not None:
             yield text
+            continue
+        notes.without_text += 1
+        if not budget.take(EMPTY_ROW_BYTES):
+            return
 
 
 def _encoded(text: str, notes: Notes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,13 +101,13 @@ def test_a_child_that_the_kernel_keeps_is_reported_and_not_waited_for(
 ) -> None:
     monkeypatch.setitem(attempt.STILL_SECONDS, "compute", 0.5)
     monkeypatch.setattr(process, "KILL_SECONDS", 0.05)
-    kept: list[Child] = []
-    signal_ = Child._signal
-    monkeypatch.setattr(Child, "_signal", lambda child, _number: kept.append(child))
-    bench = sqlite_bench
-    job = bench.work(bench.add("hangs"))
+    kept: set[Child] = set()
+    with monkeypatch.context() as kernel:
+        kernel.setattr(Child, "_signal", lambda child, _number: kept.add(child))
+        job = sqlite_bench.work(sqlite_bench.add("hangs"))
     assert (job.state, job.failures) == ("queued", {"device_lost": 1})
-    signal_(kept[0], signal.SIGKILL)
+    for child in kept:
+        child.close()
 
 
 @pytest.mark.parametrize(("retryable", "allowed"), [(True, 1), (False, 0)])

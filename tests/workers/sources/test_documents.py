@@ -168,6 +168,15 @@ def test_columns_of_strings_are_read_and_their_nulls_left_out(kind: Any, tmp_pat
     assert kept(tmp_path / "rows.PARQUET", data) == ("one\n\n\n\ntwo\n\ntwo", {"rows-skipped"})
 
 
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+def test_rows_without_text_are_not_read_without_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_READ_BYTES", 20 * documents.EMPTY_ROW_BYTES)
+    rows = pyarrow.array(["one"] + [None] * 100 + ["two"], pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n' + "null\n" * 100 + '{"text": "two"}\n')
+    assert kept(tmp_path / name, (tmp_path / name).read_bytes()) == ("one", {"rows-skipped", "text-unread"})
+
+
 COLUMNS: list[tuple[Any, str]] = [
     (pyarrow.array([[{"role": "user", "content": "x"}]]), "chat template"),
     (pyarrow.array([[1, 2, 3]]), "list"),
