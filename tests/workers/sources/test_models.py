@@ -57,9 +57,9 @@ def engine_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("engine_loaded")
-def test_the_stand_in_is_reached_from_a_process_that_has_loaded_an_engine(hub: Hub, fetch_here: Fetch) -> None:
+def test_the_stand_in_is_reached_from_a_process_that_has_loaded_an_engine(hub: Hub, fetch: Fetch) -> None:
     hub.add_model("org/model", MODEL)
-    assert isinstance(one(fetch_here(HUGGINGFACE), Fetched), Fetched)
+    assert isinstance(one(fetch(HUGGINGFACE), Fetched), Fetched)
 
 
 def test_a_commit_is_downloaded_once_and_a_new_one_again(hub: Hub, fetch: Fetch) -> None:
