@@ -21,7 +21,7 @@ def device_of(settings: Settings) -> Literal["cpu", "cuda"]:
 
 def memory_bytes(device: str) -> int | None:
     """Return the memory of the device; None when it cannot be told."""
-    return _gpu_bytes() if device == "cuda" else min(psutil.virtual_memory().total, *groups.limits())
+    return _gpu_bytes() if device == "cuda" else min([psutil.virtual_memory().total, *groups.limits()])
 
 
 def _gpu_bytes() -> int | None:

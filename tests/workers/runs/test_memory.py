@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from app.settings import Settings
@@ -45,15 +47,19 @@ def test_the_default_is_a_share_of_the_machine_and_room_for_what_is_mapped(of_16
     assert memory.allowed(said, Message()) == Limits(3 * GIB, 3 * GIB)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "sees"), [(("max", "2097152", "4194304"), 2 * 2**20), (("max", "max", "max"), 16 * GIB)]
+)
 def test_the_memory_of_a_machine_is_that_of_the_tightest_group_around_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bounds: tuple[str, ...], sees: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "of.slice/espalier.service/espalier-worker"
     own.mkdir(parents=True)
-    for group, limit in ((own, "max"), (own.parent, "2097152"), (own.parents[1], "4194304")):
-        (group / "memory.max").write_text(f"{limit}\n")
+    for group, bound in zip((own, own.parent, own.parents[1]), bounds, strict=True):
+        (group / "memory.max").write_text(f"{bound}\n")
     monkeypatch.setattr(groups, "_ours", lambda: iter([own]))
-    assert machine.memory_bytes("cpu") == 2 * 2**20
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB))
+    assert machine.memory_bytes("cpu") == sees
 
 
 def ended(tmp_path: Path, code: str) -> tuple[int, list[str]]:
