@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from app.actor import Actor
+from app.platform.actor import Actor
 from app.services import presets
-from app.services.feed import Feed
+from app.services.events.feed import Feed
 from app.services.resources import Resources
-from app.specs.presets import LOOKUP, find
+from espalier.recipe.presets import LOOKUP, find
 
 
 async def _resources(request: Request) -> Resources:

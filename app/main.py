@@ -41,20 +41,20 @@ from app.api.access import AccessGuard, takes_no_key
 from app.api.guard import BodyGuard, RequestContext
 from app.api.metering import Fleet, RequestMeter
 from app.api.tally import Tally, of_this_process
+from app.bodies.schema import require_tags, tell_object_defaults
 from app.db.commits import GroupCommit
 from app.db.session import Database
-from app.lanes import Shares
-from app.logs import setup_logs
+from app.platform.lanes import Shares
+from app.platform.logs import setup_logs
+from app.platform.tracing import setup_traces
 from app.portal import site
 from app.production import refuse_unsafe_production
 from app.queue import Doorbell, make_celery
-from app.services.feed import Feed, ending_streams
+from app.services.events.feed import Feed, ending_streams
 from app.services.readiness import Readiness
 from app.services.resources import Resources
 from app.settings import Settings, get_settings
-from app.specs.schema import require_tags, tell_object_defaults
 from app.storage.open import open_store
-from app.tracing import setup_traces
 
 SWITCH_SECONDS = 0.001
 """How long a thread that computes keeps the others waiting: forty of them stand before the event loop at worst."""

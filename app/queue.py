@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps
 
-from app import loops
+from app.platform import loops
 from app.settings import Settings
 
 RUN_JOBS = "jobs.run"

@@ -6,7 +6,7 @@ import resource
 
 import uvicorn
 
-from app.connections import PromptProtocol
+from app.platform.connections import PromptProtocol
 from app.settings import Settings, get_settings
 
 KEEP_ALIVE_SECONDS = 20

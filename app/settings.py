@@ -15,8 +15,8 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app import settings_rules as rules
-from app.outbound import networks
 from app.settings_file import PREFIX, BadFile, check_file, unknown
+from app.settings_rules import networks
 
 log = logging.getLogger(__name__)
 

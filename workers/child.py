@@ -25,12 +25,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import transformers  # noqa: TID253 - read by the imports below: offline must be set first
 
-from app.specs.job import ENGINE_VERSION
-from workers.engine import numerics
-from workers.messages import ComputeRequest, Done, Failed, Message, Spread
-from workers.phases import baseline, benchmarks, evaluate, export, recover, room, structure, targets, teacher
-from workers.phases.base import Context
-from workers.phases.failures import classify
+from espalier import limits, recover
+from espalier.diagnosis import classify
+from espalier.evaluate import baseline, benchmarks
+from espalier.export import export, scored
+from espalier.model import numerics
+from espalier.prune import targets
+from espalier.recipe.spec import ENGINE_VERSION
+from espalier.reporter import ComputeRequest, Done, Failed, Message, Spread
+from espalier.retrain import teacher
+from espalier.session import Context
+from espalier.structure import structure
 
 _PIPE_CLOSED = 3
 """Exit status when nobody listens any more."""
@@ -63,7 +68,7 @@ def compute(context: Context) -> Done:
     """Run all phases in order; each skips what an earlier attempt has finished."""
     if not context.request.spec.structure:
         targets.check(context)
-    room.check(context)
+    limits.check(context)
     teacher.check(context)
     benchmarks.check(context)
     baseline.run(context)
@@ -71,7 +76,7 @@ def compute(context: Context) -> Done:
         structure.run(context)
         targets.check(context)
     recover.run(context)
-    written, perplexity = evaluate.run(context)
+    written, perplexity = scored.run(context)
     report, gate, files = export.run(context, written, perplexity)
     return Done(report=report, gate=gate, files=files)
 

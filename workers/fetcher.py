@@ -16,36 +16,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, get_args
 
-from app.discovery import discover
-from app.errors import Problem, SourceRefused
-from app.probe import check, probe, sanitised_config
-from app.probe.config import dropped_keys
-from app.probe.documents import refuse_disguised
-from app.probe.headers import weight_files
-from app.specs.base import fingerprint
-from app.specs.dataset import Dataset
-from app.specs.job import CompressionSpec
-from app.specs.lifecycle import ErrorClass, Phase
-from app.specs.resolve import resolve
+from app.integrations.shared.cache import evict, linked
+from app.integrations.shared.sources import (
+    Access,
+    ModelSource,
+    TextSource,
+    Unreachable,
+    Use,
+    refuse_large,
+)
+from espalier.discovery import discover
+from espalier.export.outputs import refuse_by_card
 from espalier.model_files import INDEX, SINGLE, is_weights, model_files
-from workers.messages import (
+from espalier.probe import check, probe, sanitised_config
+from espalier.probe.config import dropped_keys
+from espalier.probe.documents import refuse_disguised
+from espalier.probe.headers import weight_files
+from espalier.recipe.base import fingerprint
+from espalier.recipe.dataset import Dataset
+from espalier.recipe.phases import ErrorClass, Phase
+from espalier.recipe.resolution import resolve
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import Problem, SourceRefused
+from espalier.reporter import (
     ErrorInfo,
     Failed,
-    Fetched,
-    FetchRequest,
     Message,
     PhaseCompleted,
     PhaseStarted,
     Progress,
-    Resolved,
     Warned,
 )
-from workers.sources.base import Access, ModelSource, TextSource, Unreachable, Use, refuse_large
-from workers.sources.cache import evict, linked
-from workers.sources.outputs import refuse_by_card
+from workers.messages import Fetched, FetchRequest, Resolved
 
-MODELS: Final = discover("workers.sources.models", ModelSource, tag="kind")  # type: ignore[type-abstract]
-TEXTS: Final = discover("workers.sources.texts", TextSource, tag="kind")  # type: ignore[type-abstract]
+MODELS: Final = discover("app.integrations", ModelSource, tag="kind", named="source")  # type: ignore[type-abstract]
+TEXTS: Final = discover("app.integrations", TextSource, tag="kind", named="text")  # type: ignore[type-abstract]
 PROGRESS_SECONDS = 0.5
 
 Send = Callable[[Message], None]

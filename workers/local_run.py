@@ -17,29 +17,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
+from app.bodies import pointers, strict_json
+from app.bodies.job import JobRequest
 from app.errors import MalformedRequest
-from app.services.admission import datasets_of
+from app.services.admission.admit import datasets_of
 from app.settings import Settings, get_settings
-from app.specs import pointers, presets, strict_json
-from app.specs.base import canonical
-from app.specs.dataset import UploadDataset
-from app.specs.job import CompressionSpec, JobRequest
-from app.specs.source import MlflowSource, S3Source, UploadSource, model_name
-from workers.messages import (
-    AnyMessage,
-    ComputeRequest,
-    Done,
-    ErrorInfo,
-    Failed,
-    Fetched,
-    FetchRequest,
-    Log,
-    Resolved,
-)  # fmt: skip
-from workers.runs.failures import as_sent, from_exit
-from workers.runs.memory import allowed
-from workers.runs.process import Child, Commands, environment
-from workers.runs.workspace import Workspace, remove_leftovers
+from espalier.recipe import presets
+from espalier.recipe.base import canonical
+from espalier.recipe.dataset import UploadDataset
+from espalier.recipe.source import MlflowSource, S3Source, UploadSource, model_name
+from espalier.recipe.spec import CompressionSpec
+from espalier.reporter import ComputeRequest, Done, ErrorInfo, Failed, Log  # fmt: skip
+from workers.lease.retries import as_sent, from_exit
+from workers.messages import AnyMessage, Fetched, FetchRequest, Resolved
+from workers.processes.memory import allowed
+from workers.processes.process import Child, Commands, environment
+from workers.processes.workspace import Workspace, remove_leftovers
 
 Say = Callable[[BaseModel], None]
 

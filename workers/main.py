@@ -15,16 +15,16 @@ from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
 from app.db.session import Database
-from app.logs import setup_logs
+from app.platform.logs import setup_logs
+from app.platform.tracing import setup_traces
 from app.production import leave_unsafe_production
 from app.queue import make_celery, queue_name
 from app.settings import get_settings
 from app.storage.open import open_store
-from app.tracing import setup_traces
-from workers.runs import groups
-from workers.runs.attempt import Services
-from workers.runs.process import Commands
-from workers.runs.slot import Slot
+from workers.processes import groups
+from workers.processes.process import Commands
+from workers.supervisor.attempt import Services
+from workers.supervisor.slot import Slot
 from workers.tasks import compress
 
 DRAIN_SECONDS = 45.0

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from app.specs.job import CompressionSpec, JobRequest
-from app.specs.lifecycle import ErrorClass, Phase
-from app.specs.publish import Target
-
-
-class Message(BaseModel):
-    """One line on the pipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StoredCheckpoint(Message):
-    """A file that an earlier attempt finished, as it lies in this attempt's workspace."""
-
-    phase: Phase
-    name: str
-    """`block-00003`, `result`, `state`: unique within the phase; a later one of the same name replaces it."""
-    path: str
-    """Relative to the workspace."""
-    sha256: str
-    bytes: int
-    data: dict[str, Any] = {}
-    """What the child wants back: seconds, layer rows, phase results."""
-    origin: str | None = None
-    """The other job that made it; null for one of our own."""
+from app.bodies.job import JobRequest
+from espalier.reporter import (
+    Checkpoint,
+    Done,
+    Failed,
+    Layer,
+    Log,
+    Message,
+    Metric,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+    Spread,
+    Warned,
+)
 
 
 class FetchRequest(Message):
@@ -51,58 +41,6 @@ class FetchRequest(Message):
     """Of an `mlflow` source: the server's `tracking_uri`, and the login."""
     s3: dict[str, str] = {}
     """Of an `s3` source: the project's own keys."""
-    s3_endpoint_url: str | None = None
-
-
-class ComputeRequest(Message):
-    """What the compute child reads: read-only paths, no credentials."""
-
-    spec: CompressionSpec
-    """Resolved: nothing in it is left to a default."""
-    model_dir: str
-    revision: str
-    source_name: str
-    dropped_keys: list[str] = []
-    """Of the source's config.json, what is not known here and no part of what is computed."""
-    datasets: dict[str, str]
-    """Fingerprint of a data set's spec -> path of its plain text (builtin ones are not listed)."""
-    workspace: str
-    artifact_dir: str
-    member_dirs: list[str] = []
-    """Finished members of a soup, as artifact folders; empty: the members are trained here."""
-    member_trained: int = 0
-    """How many parameters each of them has trained."""
-    spread: bool = False
-    """Members of a soup are left to jobs of their own: the child ends with `spread` where they would begin."""
-    checkpoints: list[StoredCheckpoint] = []
-    threads: int = 1
-    tasks_dir: str | None = None
-    """Folder of lm-eval's task files and of their data."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    max_host_memory_bytes: int | None = None
-    max_device_memory_bytes: int | None = None
-
-
-class PublicFile(Message):
-    """One file to be published, and where it is read."""
-
-    path: str
-    sha256: str
-    url: str
-
-
-class PublishRequest(Message):
-    """What the publisher child reads: one result, one target, the credentials for it."""
-
-    job_id: str
-    target: Target
-    files: list[PublicFile]
-    workspace: str
-    credentials: dict[str, str]
-    """For MLflow also the server's `tracking_uri`."""
-    lineage: dict[str, str] = {}
-    """What became what: job, source, source_version, source_revision, spec_hash, work_hash."""
-    hf_endpoint: str | None = None
     s3_endpoint_url: str | None = None
 
 
@@ -134,135 +72,6 @@ class Fetched(Message):
     datasets: dict[str, str] = {}
     data_sha256: dict[str, str] = {}
     """Fingerprint of a data set's spec -> sha256 of its text, builtin ones too: a part of the work hash."""
-
-
-class PhaseStarted(Message):
-    """A phase begins."""
-
-    kind: Literal["phase_started"] = "phase_started"
-    phase: Phase
-    total: int = 1
-    unit: str = "step"
-    turn: str = ""
-    """The cycle or member whose phase it is; empty where phases run once."""
-
-
-class PhaseCompleted(Message):
-    """A phase ended; `seconds` counts the work of earlier attempts that was reused."""
-
-    kind: Literal["phase_completed"] = "phase_completed"
-    phase: Phase
-    seconds: float
-    peak_memory_bytes: int
-    perplexity: dict[str, float] | None = None
-    reused_from: str | None = None
-    """The other job whose stored result the phase took over, or started from."""
-    turn: str = ""
-    """The cycle or member whose phase it was; empty where phases run once."""
-
-
-class Progress(Message):
-    """How far the current phase is."""
-
-    kind: Literal["progress"] = "progress"
-    phase: Phase
-    current: int
-    total: int
-    unit: str
-
-
-class Metric(Message):
-    """One point of a series: training loss, learning rate, window error."""
-
-    kind: Literal["metric"] = "metric"
-    phase: Phase
-    name: str
-    step: int
-    value: float
-
-
-class Layer(Message):
-    """One pruned matrix is done."""
-
-    kind: Literal["layer"] = "layer"
-    name: str
-    block: int
-    shape: list[int]
-    pattern: str
-    sparsity_requested: float
-    sparsity_achieved: float
-    error_before: float | None
-    """||X(W - W*M)^T||_F / ||XW^T||_F on the calibration inputs, with the mask alone; squared norms' ratio."""
-    error_after: float | None
-    seconds: float
-
-
-class Checkpoint(StoredCheckpoint):
-    """A file is finished; the supervisor stores it and writes it into the row."""
-
-    kind: Literal["checkpoint"] = "checkpoint"
-
-
-class Warned(Message):
-    """Something the user should know; it also stands in the report."""
-
-    kind: Literal["warning"] = "warning"
-    code: str
-    text: str
-
-
-class Log(Message):
-    """A log line."""
-
-    kind: Literal["log"] = "log"
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    text: str
-
-
-class ArtifactFile(Message):
-    """One file of the result, path relative to the artifact folder."""
-
-    path: str
-    kind: Literal["model", "tokenizer", "mask", "report", "card", "manifest", "checkpoint", "log"]
-    bytes: int
-    sha256: str
-
-
-class Done(Message):
-    """The artifact folder is complete; the manifest is its last file."""
-
-    kind: Literal["done"] = "done"
-    report: dict[str, Any]
-    gate: dict[str, Any] | None = None
-    files: list[ArtifactFile]
-
-
-class Spread(Message):
-    """What the job does itself is checkpointed; the rest is for jobs of their own."""
-
-    kind: Literal["spread"] = "spread"
-
-
-class ErrorInfo(Message):
-    """Why an attempt failed, in words for the user."""
-
-    class_: ErrorClass = Field(alias="class")
-    retryable: bool
-    phase: Phase | None = None
-    module: str | None = None
-    hint: str
-    message: str
-    outside: bool = Field(False, exclude=True)
-    """Whether the machine was lost: nothing that the job did."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
-
-
-class Failed(Message):
-    """The child gives up."""
-
-    kind: Literal["failed"] = "failed"
-    error: ErrorInfo
 
 
 AnyMessage = Annotated[

@@ -13,11 +13,14 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from app.errors import AppError
-from app.specs.publish import HubTarget, MlflowTarget
-from workers.messages import ErrorInfo, Failed, PublicFile, Published, PublishRequest
-from workers.targets import hub, mlflow, s3
-from workers.targets.base import Refused
+from app.integrations.huggingface import target as hub
+from app.integrations.mlflow import target as mlflow
+from app.integrations.s3 import target as s3
+from app.integrations.shared.targets import PublicFile, PublishRequest, Refused
+from espalier.recipe.publish import HubTarget, MlflowTarget
+from espalier.refusals import AppError
+from espalier.reporter import ErrorInfo, Failed
+from workers.messages import Published
 
 
 def publish(request: PublishRequest, folder: Path) -> str:

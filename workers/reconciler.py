@@ -14,20 +14,20 @@ import structlog
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import PendingRollbackError
 
-from app import loops
 from app.db.session import Database
-from app.logs import setup_logs
-from app.loops import OUTAGE
+from app.platform import loops
+from app.platform.logs import setup_logs
+from app.platform.loops import OUTAGE
 from app.production import leave_unsafe_production
 from app.queue import Doorbell, make_celery
 from app.settings import get_settings
 from app.storage.open import open_store
-from workers.runs import groups
-from workers.runs.deliver import Dispatcher
-from workers.runs.hooks import Evaluator
-from workers.runs.publications import Publisher
-from workers.runs.reconcile import Reconciler
-from workers.runs.registries import RegistrySweep
+from workers.background.deliver import Dispatcher
+from workers.background.hooks import Evaluator
+from workers.background.reconcile import Reconciler
+from workers.background.registries import RegistrySweep
+from workers.processes import groups
+from workers.supervisor.publishing import Publisher
 
 SWEEP_SECONDS = 1.0
 _ADVISORY_LOCK = 7306577255

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 import httpx
 import structlog
 
-from app import loops
 from app.db.migrate import run_migrations
-from app.logs import setup_logs
+from app.platform import loops
+from app.platform.logs import setup_logs
+from app.platform.tracing import setup_traces
 from app.production import leave_unsafe_production
 from app.settings import Settings, get_settings
-from app.tracing import setup_traces
-from workers.leash import leashed
-from workers.runs import groups
-from workers.runs.process import ROOT
+from espalier.leash import leashed
+from workers.processes import groups
+from workers.processes.process import ROOT
 
 STOP_SECONDS = 50.0
 """A little more than a worker may take to drain."""

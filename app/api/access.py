@@ -12,19 +12,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.actor import LOCAL, Actor, acting
 from app.api.problems import problem_response
-from app.errors import AppError, Forbidden, NotReady, Unauthenticated
-from app.loopback import require_loopback
-from app.services import rights
-from app.services.keys import Doorman
+from app.bodies.access import Scope as KeyScope
+from app.errors import Forbidden, NotReady, Unauthenticated
+from app.platform.actor import LOCAL, Actor, acting
+from app.platform.loopback import require_loopback
+from app.services.jobs import rights
+from app.services.tenancy.keys import Doorman
 from app.settings import Settings
-from app.specs.access import Scope as KeyScope
+from espalier.refusals import AppError
 
 _READ = frozenset({"GET", "HEAD"})
 _RULES: Final[list[tuple[str, KeyScope | None, KeyScope]]] = [
     # path, scope to look (None: any key), scope to change; the first that matches counts. Some doors take more scopes
-    # than one, by what comes in: see app.services.rights
+    # than one, by what comes in: see app.services.jobs.rights
     (r"/v1/(methods|spec-schema|usage)", None, "admin"),
     (r"/v1/jobs/[^/]+/publications.*", "jobs:read", "models:write"),
     (r"/v1/jobs/[^/]+/(cancel|pause|resume)", "jobs:read", "jobs:cancel"),

@@ -8,17 +8,17 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from app.actor import Actor
 from app.api.deps import IdempotencyKeyHeader, JobId
 from app.api.submitted import answer
 from app.api.views import JobView, job_view
+from app.bodies.control import JobPatch, Retry
+from app.bodies.job import JobRequest
+from app.bodies.merge_patch import merge_patch
 from app.dependencies import ActorDep, ProjectDep, ResourcesDep
-from app.services import control, jobs, reads, rights
+from app.platform.actor import Actor
 from app.services.idempotency import Key
+from app.services.jobs import control, reads, rights, submit
 from app.services.resources import Resources
-from app.specs.control import JobPatch, Retry
-from app.specs.job import JobRequest
-from app.specs.merge import merge_patch
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
@@ -89,7 +89,7 @@ def clone_job(
         raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in found]) from None
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=body or {}) if idempotency_key else None
-    submitted = jobs.submit(resources, project, wish, merged, key, cloned_from=job_id).result()
+    submitted = submit.submit(resources, project, wish, merged, key, cloned_from=job_id).result()
     return answer(resources, project, submitted)
 
 

@@ -13,7 +13,7 @@ from app.api.paging import Page, PageQuery
 from app.api.views import ArtifactView, artifact_view
 from app.db.result import Artifact
 from app.dependencies import ProjectDep, ResourcesDep
-from app.services import artifacts, reads
+from app.services.jobs import artifacts, reads
 from app.services.resources import Resources
 from app.storage.base import attachment
 

@@ -23,7 +23,7 @@ from app.api.views import (
     series_view,
 )  # fmt: skip
 from app.dependencies import ProjectDep, ResourcesDep
-from app.services import reads
+from app.services.jobs import reads
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 

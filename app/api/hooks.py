@@ -12,13 +12,13 @@ from starlette.concurrency import run_in_threadpool
 from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
+from app.bodies.hooks import SecretRotation, SourceChange, SourceRequest
+from app.bodies.strict_json import parse
 from app.db.hook import HookSource
 from app.db.queries import hooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox, sources
 from app.services.resources import Resources
-from app.specs.hooks import SecretRotation, SourceChange, SourceRequest
-from app.specs.strict_json import parse
 
 router = APIRouter(prefix="/v1", tags=["hooks"])
 MAX_DELIVERY_VALUES = 50_000

@@ -18,12 +18,12 @@ from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, SentDep
 from app.api.paging import Page, PageQuery
 from app.api.submitted import created
 from app.api.views import JobView, job_view
+from app.bodies.job import JobRequest
+from app.db.lifecycle import JobState
 from app.db.queries.jobs import Filters
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.services import jobs, reads
 from app.services.idempotency import Key
-from app.specs.job import JobRequest
-from app.specs.lifecycle import JobState
+from app.services.jobs import reads, submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -118,7 +118,7 @@ async def create_job(
     """Queue a job."""
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
-    written = await run_in_threadpool(jobs.submit, resources, project, body, sent, key)
+    written = await run_in_threadpool(submit.submit, resources, project, body, sent, key)
     request.state.end_turn()  # what is left is waiting
     return await created(resources, project, await asyncio.wrap_future(written))
 

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.tally import Tally
+from app.db.lifecycle import STATES
 from app.db.queries import measures
 from app.db.session import Database, clock
-from app.specs.lifecycle import STATES
 
 FRESH_SECONDS = 15.0
 """The database is asked at most so often, however many scrape."""

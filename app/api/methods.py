@@ -10,14 +10,15 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.api.views import View
-from app.probe.families import FAMILIES
-from app.specs.conflicts import conflicts
-from app.specs.job import ENGINE_VERSION, SCHEMA_VERSION, JobRequest
-from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
-from app.specs.schema import require_tags
-from app.specs.steps import Reconstruct, Retrain
-from app.specs.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
-from workers.methods.base import Method
+from app.bodies.job import JobRequest
+from app.bodies.schema import require_tags
+from espalier.families import FAMILIES
+from espalier.methods.base import Method
+from espalier.recipe.conflicts import conflicts
+from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from espalier.recipe.spec import ENGINE_VERSION, SCHEMA_VERSION
+from espalier.recipe.steps import Reconstruct, Retrain
+from espalier.recipe.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 
 router = APIRouter(prefix="/v1", tags=["methods"])
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidCursor
 from app.settings import Settings
-from app.specs.base import canonical
+from espalier.recipe.base import canonical
 
 Row = TypeVar("Row")
 View = TypeVar("View", bound=BaseModel)

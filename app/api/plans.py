@@ -11,12 +11,12 @@ from pydantic import Field
 from app.api.deps import KeyDep, again, replayed
 from app.api.jobs import EXAMPLES
 from app.api.views import View
+from app.bodies.job import JobRequest
 from app.db.planning import Plan
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.services import models, plans
-from app.specs.base import Spec
-from app.specs.job import JobRequest
-from app.specs.source import Source
+from app.services.plans import lookup, plans
+from espalier.recipe.base import Spec
+from espalier.recipe.source import Source
 
 router = APIRouter(prefix="/v1", tags=["plans"])
 PlanId = Annotated[str, Path(description="`pln_` and a ULID.")]
@@ -117,7 +117,7 @@ def get_plan(plan_id: PlanId, resources: ResourcesDep, project: ProjectDep) -> P
 @router.post("/models/resolve")
 async def resolve_model(body: ResolveRequest, resources: ResourcesDep, project: ProjectDep) -> ModelView:
     """Tell what a source is, and whether it can be worked on."""
-    found = await resources.lookups.run(project, lambda: models.resolve(resources, project, body.source))
+    found = await resources.lookups.run(project, lambda: lookup.resolve(resources, project, body.source))
     return ModelView.model_validate(found)
 
 

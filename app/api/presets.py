@@ -11,8 +11,8 @@ from app.api.paging import Page
 from app.api.views import View
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import presets
-from app.specs.base import Spec
-from app.specs.presets import SHIPPED, Found
+from espalier.recipe.base import Spec
+from espalier.recipe.presets import SHIPPED, Found
 
 router = APIRouter(prefix="/v1/presets", tags=["presets"])
 

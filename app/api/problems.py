@@ -18,8 +18,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import AppError, InvalidRequest, NotFound, NotReady, Problem
-from app.specs import pointers
+from app.bodies import pointers
+from app.errors import InvalidRequest, NotFound, NotReady
+from espalier.refusals import AppError, Problem
 
 MAX_ITEMS = 100
 _ECHO = {"union_tag_invalid", "union_tag_not_found"}

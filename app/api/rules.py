@@ -12,11 +12,11 @@ from pydantic import Field
 from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
+from app.bodies.hooks import Mode, RuleChange, RuleRequest, RuleTrial
 from app.db.hook import Rule
 from app.db.queries import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.hooks import rules
-from app.specs.hooks import Mode, RuleChange, RuleRequest, RuleTrial
 
 router = APIRouter(prefix="/v1/rules", tags=["hooks"])
 RuleId = Annotated[str, Path(description="`rul_` and a ULID.")]

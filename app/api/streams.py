@@ -11,16 +11,17 @@ from fastapi import Query as FromQuery
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
-from app.actor import Actor
 from app.api.deps import JobId
 from app.api.paging import Query
 from app.api.views import event_view
 from app.db.job import Event
+from app.db.lifecycle import TERMINAL
 from app.dependencies import ActorDep, FeedDep, ResourcesDep
 from app.errors import InvalidCursor
-from app.services import marks, reads
-from app.services.feed import Pass
-from app.specs.lifecycle import TERMINAL
+from app.platform.actor import Actor
+from app.services.events import marks
+from app.services.events.feed import Pass
+from app.services.jobs import reads
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

@@ -6,9 +6,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.views import job_view
-from app.services import reads
-from app.services.jobs import Submitted
-from app.services.reads import JobReading
+from app.services.jobs import reads
+from app.services.jobs.reads import JobReading
+from app.services.jobs.submit import Submitted
 from app.services.resources import Resources
 
 

@@ -12,11 +12,12 @@ from pydantic import Field
 from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep
 from app.api.paging import Page, PageQuery, Query
 from app.api.views import View
+from app.bodies.sweep import SweepRequest
+from app.db.lifecycle import JobState
 from app.dependencies import ActorDep, PresetsDep, ProjectDep, ResourcesDep
-from app.services import rights, sweeps
 from app.services.idempotency import Key
-from app.specs.lifecycle import JobState
-from app.specs.sweep import SweepRequest
+from app.services.jobs import rights
+from app.services.sweeps import sweeps
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"])
 SweepId = Annotated[str, Path(description="`swp_` and a ULID.")]

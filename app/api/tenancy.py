@@ -11,11 +11,7 @@ from fastapi import Query as FromQuery
 from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
-from app.db.queries import tenancy
-from app.db.tenancy import ApiKey, Project
-from app.dependencies import ActorDep, ProjectDep, ResourcesDep
-from app.services import credentials, keys, projects
-from app.specs.access import (
+from app.bodies.access import (
     HubCredential,
     KeyChange,
     KeyRequest,
@@ -25,6 +21,10 @@ from app.specs.access import (
     Quotas,
     S3Credential,
 )
+from app.db.queries import tenancy
+from app.db.tenancy import ApiKey, Project
+from app.dependencies import ActorDep, ProjectDep, ResourcesDep
+from app.services.tenancy import credentials, keys, projects
 
 router = APIRouter(prefix="/v1", tags=["tenancy"])
 LEAST_HINTED = 12

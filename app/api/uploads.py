@@ -17,14 +17,15 @@ from starlette.concurrency import run_in_threadpool
 from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep, again
 from app.api.paging import Page, PageQuery
 from app.api.views import View
+from app.bodies.upload import PartRequest, UploadRequest
 from app.db.queries import uploads as queries
 from app.db.upload import Upload
 from app.dependencies import ProjectDep, ResourcesDep
-from app.errors import BodyTooLarge, InvalidRequest, Problem
+from app.errors import BodyTooLarge, InvalidRequest
 from app.services import uploads
 from app.services.idempotency import Key
 from app.services.resources import Resources
-from app.specs.upload import PartRequest, UploadRequest
+from espalier.refusals import Problem
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.job import PRIORITIES, Attempt, Event
+from app.db.lifecycle import JobState, WaitReason
 from app.db.result import Artifact, LayerRow, LogLine
-from app.services.reads import JobReading, Series
-from app.specs.lifecycle import ErrorClass, JobState, Phase, WaitReason
+from app.services.jobs.reads import JobReading, Series
+from espalier.recipe.phases import ErrorClass, Phase
 
 _PRIORITY_NAMES = {value: name for name, value in PRIORITIES.items()}
 

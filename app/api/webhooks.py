@@ -11,11 +11,11 @@ from fastapi import Query as FromQuery
 from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
+from app.bodies.webhook import EndpointChange, EndpointRequest
 from app.db.queries import webhooks as queries
 from app.db.webhook import WebhookDelivery
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import webhooks
-from app.specs.webhook import EndpointChange, EndpointRequest
 
 router = APIRouter(prefix="/v1/webhook-endpoints", tags=["webhooks"])
 

@@ -48,7 +48,7 @@ def _run(*arguments: str) -> list[dict[str, Any]]:
     if importlib.util.find_spec("numpy") is None:
         err.print("this verb needs numpy: install espalier with the extra `worker`")
         raise typer.Exit(2)
-    command = module_command("workers.packing", *arguments)
+    command = module_command("espalier.packing", *arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         err.print(f"[bold red]error[/]: {escape(done.stderr.strip().splitlines()[-1])}")

@@ -117,7 +117,7 @@ def _service(home: Path, url: str | None) -> Iterator[str]:
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             # Leashed: a demo that is killed takes its service along.
-            module_command("workers.leash", str(os.getpid()), *module_command("workers.service")),
+            module_command("espalier.leash", str(os.getpid()), *module_command("workers.service")),
             env=others | kept | own, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
         )  # fmt: skip
     try:

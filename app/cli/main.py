@@ -14,8 +14,8 @@ from app import VERSION
 from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, planning, processes, run, uploading
 from app.cli.output import err, out, print_problem
 from app.cli.spec_file import SpecFileError
-from app.specs.job import ENGINE_VERSION
 from espalier.client import BadDownload, NothingToUpload, ServiceError, Unreachable
+from espalier.recipe.spec import ENGINE_VERSION
 
 
 def _tell_version(asked: bool) -> None:

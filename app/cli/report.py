@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.output import out, size
-from app.speeds import speeds
+from espalier.evaluate.speeds import speeds
 
 STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
 

@@ -53,7 +53,7 @@ class HookDelivery(OfProject, Base):
     """A hash, like the subject."""
     subject: Mapped[str | None]
     event: Mapped[dict[str, Any]]
-    """As app.registries.base.RegistryEvent."""
+    """As app.integrations.shared.hooks.RegistryEvent."""
     body: Mapped[str | None]
     """As it came; null for what reconciliation found."""
     state: Mapped[str]

@@ -10,7 +10,7 @@ from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, CommitNumber, JsonColumn, OfProject
-from app.specs.lifecycle import LEASED
+from app.db.lifecycle import LEASED
 
 PRIORITIES = {"low": 1, "normal": 0, "high": -1}
 """Days that a job's turn is put off."""

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.errors import InvalidRequest, Problem
-from app.specs import pointers
+from app.bodies import pointers
+from app.errors import InvalidRequest
+from espalier.refusals import Problem
 
 Model = TypeVar("Model", bound=BaseModel)
 

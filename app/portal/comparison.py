@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from app.portal.numbers import TIMED
 from app.portal.rendering import duration, number, percent, size
-from app.services.reads import JobReading
-from app.speeds import timing
+from app.services.jobs.reads import JobReading
+from espalier.evaluate.speeds import timing
 
 Write = Callable[[float | None], str]
 

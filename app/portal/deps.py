@@ -8,11 +8,11 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 
+from app.bodies.access import Scope
 from app.dependencies import ActorDep
 from app.errors import Forbidden
 from app.portal.forms import Form
-from app.services import rights
-from app.specs.access import Scope
+from app.services.jobs import rights
 
 
 async def _form(request: Request) -> Form:

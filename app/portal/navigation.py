@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
-from app.actor import Actor
+from app.platform.actor import Actor
 from app.portal import pages
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.speeds import speeds, timing
+from espalier.evaluate.speeds import speeds, timing
 
 TIMED = {"prefill": "prompt, per token", "decode": "decoding, per token"}
 """What was timed, as pages call it."""

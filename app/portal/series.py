@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.db.result import PhaseRecord
-from app.services.reads import Series
+from app.services.jobs.reads import Series
 
 MOST: Final = 8
 """Lines in one chart."""

@@ -13,7 +13,7 @@ from app.errors import NotFound
 from app.portal import navigation, problems
 from app.portal.guard import PortalGuard
 from app.portal.rendering import STATIC, environment
-from app.services.oidc import Provider
+from app.services.tenancy.oidc import Provider
 from app.settings import Settings
 
 FRONT = "/portal/jobs"

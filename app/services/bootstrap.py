@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
-from app.actor import DEFAULT_PROJECT, LOCAL, acting
+from app.bodies.access import SCOPES, KeyRequest
 from app.db.migrate import is_current
 from app.db.session import Database
-from app.errors import AppError
+from app.platform.actor import DEFAULT_PROJECT, LOCAL, acting
 from app.production import leave_unsafe_production
-from app.services import keys
+from app.services.tenancy import keys
 from app.settings import get_settings
-from app.specs.access import SCOPES, KeyRequest
+from espalier.refusals import AppError
 
 
 def main() -> int:

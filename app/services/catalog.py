@@ -14,7 +14,7 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.session import Database
 from app.errors import NotFound
-from app.services.fronts import unbeaten
+from app.services.sweeps.fronts import unbeaten
 
 MAX_MODELS, MAX_RESULTS, MAX_PUBLISHED = 200, 1000, 200
 """What one page shows, the newest of each."""

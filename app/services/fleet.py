@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from app.actor import Actor
 from app.db.job import Worker
 from app.db.queries import tenancy, workers
 from app.db.queries.workers import Queue
 from app.db.session import clock
 from app.errors import Forbidden, NotFound
+from app.platform.actor import Actor
 from app.services.resources import Resources
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import idempotency
 from app.errors import IdempotencyKeyReused
-from app.specs.base import fingerprint
+from espalier.recipe.base import fingerprint
 
 KEPT = timedelta(hours=24)
 

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from app.db.planning import Preset
 from app.db.queries import tenancy
 from app.db.session import Database, clock
-from app.errors import InvalidRequest, NotFound, Problem, QuotaExceeded
-from app.services import rights
-from app.services.admission import refused
-from app.specs.base import canonical
-from app.specs.job import CompressionSpec
-from app.specs.presets import BUILT_IN, Found, Lookup, shipped
+from app.errors import InvalidRequest, NotFound, QuotaExceeded
+from app.services.admission.admit import refused
+from app.services.jobs import rights
+from espalier.recipe.base import canonical
+from espalier.recipe.presets import BUILT_IN, Found, Lookup, shipped
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import Problem
 
 MAX_PRESETS = 100
 """Of a project; every list shows all of them."""

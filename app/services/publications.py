@@ -9,17 +9,18 @@ from typing import Any
 from sqlalchemy import and_, literal_column, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from app import actor as actors
 from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries import events, tenancy
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
-from app.errors import GateRejected, InvalidRequest, NotFinished, NotFound, Problem
-from app.ids import new_id
+from app.errors import GateRejected, InvalidRequest, NotFinished, NotFound
+from app.platform import actor as actors
+from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
-from app.specs.publish import AnyTarget
+from espalier.recipe.publish import AnyTarget
+from espalier.refusals import Problem
 
 LEASE = timedelta(minutes=5)
 """A publication whose publisher died is done again after this."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import structlog
 
 from app.db.migrate import is_current
-from app.errors import Problem
 from app.services.resources import Resources
 from app.settings import Settings
+from espalier.refusals import Problem
 
 FRESH_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from app.db.commits import GroupCommit
 from app.db.session import Database
-from app.lanes import Rooms
+from app.platform.lanes import Rooms
 from app.queue import Doorbell
 from app.settings import Settings
 from app.storage.base import ObjectStore

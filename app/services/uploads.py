@@ -14,27 +14,20 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.bodies.upload import PartRequest, UploadRequest
 from app.db.queries import tenancy, uploads
 from app.db.session import Database, clock
 from app.db.upload import Upload
-from app.errors import (
-    InvalidRequest,
-    NotFound,
-    Problem,
-    QuotaExceeded,
-    SourceRefused,
-    UnsafeSource,
-    UploadClosed,
-    UploadIncomplete,
-)
-from app.ids import new_id
-from app.probe.bounded import probe
-from app.services import idempotency, projects
+from app.errors import InvalidRequest, NotFound, QuotaExceeded, UploadClosed, UploadIncomplete
+from app.integrations.documents.text_files import HEAD_BYTES, look
+from app.platform.ids import new_id
+from app.services import idempotency
+from app.services.admission.bounded import probe
 from app.services.idempotency import Key
 from app.services.resources import Resources
-from app.specs.upload import PartRequest, UploadRequest
+from app.services.tenancy import projects
 from app.storage.base import ObjectStore, PutUrl
-from app.text_files import HEAD_BYTES, look
+from espalier.refusals import Problem, SourceRefused, UnsafeSource
 
 PART_BYTES = 16 * 2**20
 MAX_PARTS = 9_000

@@ -9,19 +9,21 @@ from datetime import datetime, timedelta
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from app.bodies.webhook import EndpointChange, EndpointRequest
 from app.db.queries import tenancy, webhooks
 from app.db.session import clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
-from app.errors import InvalidRequest, NotFound, Problem
-from app.ids import new_id
-from app.outbound import ForbiddenAddress, check_literal, networks, parse
+from app.errors import InvalidRequest, NotFound
+from app.platform.ids import new_id
+from app.platform.outbound import ForbiddenAddress, check_literal, parse
+from app.platform.signing import new_secret
 from app.services import idempotency
 from app.services.idempotency import Key
 from app.services.resources import Resources
-from app.services.sealing import seal, unseal
+from app.services.tenancy.sealing import seal, unseal
 from app.settings import Settings
-from app.signing import new_secret
-from app.specs.webhook import EndpointChange, EndpointRequest
+from app.settings_rules import networks
+from espalier.refusals import Problem
 
 OVERLAP = timedelta(hours=24)
 """How long a replaced secret signs beside the new one."""

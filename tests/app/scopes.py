@@ -15,11 +15,11 @@ from fastapi.params import Depends
 from starlette.routing import Mount, Route
 
 from app.api.access import rule_of, takes_no_key
+from app.bodies.access import SCOPES
 from app.main import create_app
 from app.portal.deps import SCOPE_OF
 from app.portal.guard import OPEN
 from app.settings import Settings
-from app.specs.access import SCOPES
 from tests.app.api.doors import DOORS
 
 PAGE: Final = Path(__file__).parents[2] / "docs/scopes.md"

@@ -28,8 +28,8 @@ from tests.chaos.test_mix import model
 from tests.fixtures import rows
 from tests.fixtures.runs import Bench
 from tests.fixtures.services import missing, new_postgres_database
-from tests.workers.runs.test_reconcile import RecordedBell
-from workers.runs.reconcile import Reconciler
+from tests.workers.background.test_reconcile import RecordedBell
+from workers.background.reconcile import Reconciler
 
 
 def test_a_copy_of_database_and_store_is_a_whole_installation(sqlite_url: str, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.actor import DEFAULT_PROJECT, Actor
+from app.bodies.access import SCOPES, KeyRequest
 from app.db.session import Database
 from app.main import create_app
+from app.platform.actor import DEFAULT_PROJECT, Actor
 from app.portal.guard import COOKIE
-from app.services import keys
-from app.services.sessions import Sessions
+from app.services.tenancy import keys
+from app.services.tenancy.sessions import Sessions
 from app.settings import Settings
-from app.specs.access import SCOPES, KeyRequest
 from tests.app import scopes
 from tests.app.api.doors import DOORS
 from tests.app.api.tenants import bearer

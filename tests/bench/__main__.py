@@ -16,16 +16,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.probe import probe
-from app.specs.job import CompressionSpec
-from app.specs.resolve import resolve
+from espalier.model import numerics
+from espalier.probe import probe
+from espalier.recipe.resolution import resolve
+from espalier.recipe.spec import CompressionSpec
+from espalier.reporter import ComputeRequest, Message, PhaseCompleted
+from espalier.session import Context
+from espalier.stream.walk import Stream
 from tests.bench import packing, peer
 from tests.fixtures import alone
 from workers.child import compute
-from workers.engine import numerics
-from workers.engine.walk import Stream
-from workers.messages import ComputeRequest, Message, PhaseCompleted
-from workers.phases.base import Context
 
 DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 SLOW = {"reconstructing", "retraining"}

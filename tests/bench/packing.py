@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from workers.packing.pack import pack_file, packed_path
-from workers.packing.unpack import unpack_file
+from espalier.packing.pack import pack_file, packed_path
+from espalier.packing.unpacking import unpack_file
 
 SIDE = 4096
 MATRICES = 4

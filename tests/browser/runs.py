@@ -13,7 +13,7 @@ from app.db.job import Attempt, Job
 from app.db.queries import events
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 from app.db.session import clock
-from app.ids import new_id
+from app.platform.ids import new_id
 from tests.browser.site import Site
 from tests.fixtures import rows
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.actor import DEFAULT_PROJECT, LOCAL, acting
 from app.db.job import Job, Worker
 from app.db.publication import Publication
 from app.db.queries import tenancy
 from app.db.session import clock
 from app.db.tenancy import Project
 from app.db.webhook import WebhookDelivery
-from app.ids import new_id
+from app.platform.actor import DEFAULT_PROJECT, LOCAL, acting
+from app.platform.ids import new_id
 from app.services.hooks.evaluation import evaluate_next
 from tests.browser.runs import PHASES, fill, finish, phases
 from tests.browser.site import Site

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from app import signing
 from app.db.job import Job
+from app.platform import signing
 from app.services.hooks.evaluation import evaluate_next
 from tests.browser.payloads import PAYLOADS
 from tests.browser.runs import report

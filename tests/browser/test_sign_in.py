@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from app.actor import DEFAULT_PROJECT
-from app.services import keys
-from app.specs.access import KeyRequest
+from app.bodies.access import KeyRequest
+from app.platform.actor import DEFAULT_PROJECT
+from app.services.tenancy import keys
 from tests.browser.scene import Scene
 from tests.browser.site import serving
 from tests.browser.test_pages import findings_of

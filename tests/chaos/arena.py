@@ -22,12 +22,12 @@ from sqlalchemy import func, select
 
 from app.db.job import Attempt, Event, Job, Worker
 from app.db.result import Artifact
-from app.loops import OUTAGE
+from app.platform.loops import OUTAGE
 from app.storage.base import ObjectStore
+from espalier.leash import leashed
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
-from workers.leash import leashed
-from workers.runs.failures import lost_worker
+from workers.lease.retries import lost_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = "tests.chaos.worker"

@@ -19,15 +19,16 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from app.specs.lifecycle import TERMINAL, Phase
+from app.db.lifecycle import TERMINAL
+from espalier.recipe.phases import Phase
+from espalier.reporter import PhaseStarted
 from tests.fixtures.deployment import Deployment
 from tests.fixtures.figures import record
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from tests.flows.conftest import DEMO_MODEL, Launch
-from workers.messages import PhaseStarted
-from workers.runs.process import Commands
-from workers.runs.report import Recorder, Said
+from workers.processes.process import Commands
+from workers.supervisor.recorder import Recorder, Said
 
 TIMES = int(os.environ.get("ESPALIER_CHAOS_TIMES", "20"))
 SEED = int(os.environ.get("ESPALIER_CHAOS_SEED", "0"))

@@ -31,7 +31,7 @@ from tests.fixtures.killable import Postgres
 from tests.fixtures.runs import Bench
 from tests.fixtures.services import BUCKET, new_postgres_database
 from tests.fixtures.tiny_models import write_tiny_model
-from workers.runs.process import Commands
+from workers.processes.process import Commands
 
 JOBS = int(os.environ.get("ESPALIER_CHAOS_JOBS", "100"))
 SEED = int(os.environ.get("ESPALIER_CHAOS_SEED", "0"))

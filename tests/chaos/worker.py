@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from workers.main import WorkerProcess
-from workers.runs.process import Commands
+from workers.processes.process import Commands
 
 if __name__ == "__main__":
     mixed = (sys.executable, "-P", "-m", "tests.chaos.mixed_child")

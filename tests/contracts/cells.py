@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from app.specs.job import CompressionSpec
-from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS, PruneStep
-from workers.methods.base import Method
+from espalier.methods.base import Method
+from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS, PruneStep
+from espalier.recipe.spec import CompressionSpec
 
 Choice = dict[str, Any]
 Cell = dict[str, Choice | None]

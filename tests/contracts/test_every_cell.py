@@ -7,11 +7,11 @@ import functools
 import pytest
 import torch
 
-from app.specs.prune import PruneStep
+from espalier.methods.allocation import fitted, mean
+from espalier.methods.base import InputStatistics, MatrixFacts, Pattern
+from espalier.model.numerics import generator
+from espalier.recipe.prune import PruneStep
 from tests.contracts.cells import AXES, USUAL, Choice, cells, name_of, refused_pairs, step_of
-from workers.engine.numerics import generator
-from workers.methods.allocation import fitted, mean
-from workers.methods.base import InputStatistics, MatrixFacts, Pattern
 
 SHAPE = (8, 16)
 GROUPS = [(pattern, budget) for pattern in AXES["pattern"] for budget in AXES["budget"]]

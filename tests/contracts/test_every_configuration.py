@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from app.errors import SourceRefused
-from app.probe.config import parse_config, sanitised_config
-from app.probe.families import FAMILIES
-from app.probe.tensors import Expected
-from tests.app.probe.generated import configuration, tiny
+from espalier.families import FAMILIES
+from espalier.probe.config import parse_config, sanitised_config
+from espalier.probe.tensors import Expected
+from espalier.refusals import SourceRefused
+from tests.espalier.probe.generated import configuration, tiny
 
 ROUNDS, PER_ROUND = 8, 50
 """Of every family: 5,600 configurations in all."""

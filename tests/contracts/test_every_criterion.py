@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from app.specs.job import CompressionSpec
-from app.specs.prune import CRITERIA
-from workers.engine.numerics import generator
-from workers.methods.base import Criterion, InputStatistics
+from espalier.methods.base import Criterion, InputStatistics
+from espalier.model.numerics import generator
+from espalier.recipe.prune import CRITERIA
+from espalier.recipe.spec import CompressionSpec
 
 KINDS = pytest.mark.parametrize("criterion", [kind() for kind in CRITERIA.values()], ids=list(CRITERIA))
 

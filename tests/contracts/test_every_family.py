@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from app.probe import ModelFacts, probe, sanitised_config
-from app.probe.families import FAMILIES
+from espalier.evaluate.perplexity import perplexity
+from espalier.families import FAMILIES
+from espalier.model.masks import unpack
+from espalier.model.streamed import StreamedModel
+from espalier.model.weights import Weights
+from espalier.probe import ModelFacts, probe, sanitised_config
+from espalier.reporter import Checkpoint, Done
+from espalier.training.trainables import norms_and_biases
 from tests.fixtures.jobs import KilledError, LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model
-from workers.engine.masks import unpack
-from workers.engine.model import StreamedModel
-from workers.engine.perplexity import perplexity
-from workers.engine.trainables import norms_and_biases
-from workers.engine.weights import Weights
-from workers.messages import Checkpoint, Done
 
 INERT = (
     "chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "output_hidden_states", "problem_type",

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from app.probe import ModelFacts, check, probe
-from app.probe.families import FAMILIES
-from app.specs.job import CompressionSpec
-from app.specs.sizes import Part
+from espalier.errors import EngineError
+from espalier.evaluate.perplexity import perplexity
+from espalier.families import FAMILIES
+from espalier.families.sizes import Part
+from espalier.probe import ModelFacts, check, probe
+from espalier.recipe.spec import CompressionSpec
+from espalier.reporter import Done
 from tests.fixtures.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model
-from workers.engine.errors import EngineError
-from workers.engine.perplexity import perplexity
-from workers.messages import Done
 
 
 def step(part: Part, sparsity: float = 0.5) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from app.specs.job import CompressionSpec
-from app.specs.prune import PATTERNS
+from espalier.methods.base import Pattern
+from espalier.model.numerics import generator
+from espalier.recipe.prune import PATTERNS
+from espalier.recipe.spec import CompressionSpec
 from tests.contracts.cells import variants
-from workers.engine.numerics import generator
-from workers.methods.base import Pattern
 
 EVERY = [kind.model_validate(choice) for kind in PATTERNS.values() for choice in variants(kind, "kind")]
 KINDS = pytest.mark.parametrize("pattern", EVERY, ids=lambda pattern: pattern.label())

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from app.integrations.shared.hooks import NoCredential, Receiver, WrongCredential
 from app.main import create_app
-from app.registries.base import NoCredential, Receiver, WrongCredential
 from app.services.hooks.receivers import RECEIVERS
 from app.settings import Settings
 
 NOW = 1_795_248_000.0
 NEWCOMER = '''
 from typing import Any, ClassVar, Literal
-from app.registries.base import NoCredential, Receiver, RegistryEvent, WrongCredential, same
+from app.integrations.shared.hooks import NoCredential, Receiver, RegistryEvent, WrongCredential, same
 
 
 class Shelf(Receiver):
@@ -49,7 +49,7 @@ class Shelf(Receiver):
 '''
 USE = """
 import importlib, sys
-importlib.import_module("app.registries").__path__.append(sys.argv[1])
+importlib.import_module("app.integrations").__path__.append(sys.argv[1])
 import pytest
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", sys.argv[2], "-k", "shelf"]))
 """
@@ -117,7 +117,9 @@ def test_a_replayed_example_is_taken_once(receiver: Receiver, client: TestClient
 
 @pytest.mark.slow
 def test_a_registry_is_one_file(tmp_path: Path) -> None:
-    (tmp_path / "shelf.py").write_text(NEWCOMER)
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf/__init__.py").touch()
+    (tmp_path / "shelf/hook.py").write_text(NEWCOMER)
     done = subprocess.run(
         [sys.executable, "-c", USE, str(tmp_path), __file__], capture_output=True, text=True, check=False
     )

@@ -11,8 +11,8 @@ import pytest
 
 HEAD = """
 from typing import ClassVar, Literal
-import workers.methods.base as base
-from workers.methods.base import torch
+import espalier.methods.base as base
+from espalier.methods.base import torch
 """
 NEWCOMERS = {
     "criteria": '''
@@ -103,7 +103,7 @@ from pathlib import Path
 import pytest
 root, prune = Path(sys.argv[1]), json.loads(sys.argv[2])
 for package in ("criteria", "patterns", "budgets", "mask_optimizers", "solvers"):
-    importlib.import_module(f"workers.methods.{package}").__path__.append(str(root / package))
+    importlib.import_module(f"espalier.methods.{package}").__path__.append(str(root / package))
 from app.main import create_app
 shown = json.dumps(create_app().openapi())
 for name in ("powered", "tail", "by_turns", "mirror", "larger"):

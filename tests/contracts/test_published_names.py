@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from app.probe import probe
+from espalier.model.numerics import generator
+from espalier.model.streamed import StreamedModel
+from espalier.model.weights import Weights
+from espalier.probe import probe
 from tests.fixtures.jobs import local_job, write_texts
 from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
-from workers.engine.model import StreamedModel
-from workers.engine.numerics import generator
-from workers.engine.weights import Weights
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from espalier.reporter import Checkpoint, Metric
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from tests.fixtures.tiny_models import write_tiny_model
-from workers.messages import Checkpoint, Metric
-from workers.runs.process import Commands
-from workers.runs.report import Recorder, Said
+from workers.processes.process import Commands
+from workers.supervisor.recorder import Recorder, Said
 
 
 def _spec(reconstruct: dict[str, Any], selection: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_a_child_killed_after_every_window_leaves_no_trace_in_the_result(
                         child.kill()
 
     monkeypatch.setattr(Recorder, "take", kill)
-    monkeypatch.setattr("workers.runs.endings.backoff_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("workers.lease.endings.backoff_seconds", lambda *_: 0.0)
     job = bench.add(request=body)
     for _ in range(60):
         disturbed = bench.work(job)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from app.storage.s3 import S3Store
+from espalier.leash import leashed
 from tests.chaos.test_mix import model
 from tests.fixtures.runs import Bench
 from tests.fixtures.services import Services
-from workers.leash import leashed
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 10.0

@@ -11,15 +11,15 @@ import pytest
 
 from app.db.job import Job
 from app.db.queries import reuse
+from espalier.reporter import PhaseStarted
 from tests.fixtures.jobs import local_job, write_texts
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from tests.fixtures.tiny_models import write_tiny_model
-from tests.workers.runs.test_reuse import reconciler
-from workers.messages import PhaseStarted
-from workers.runs.process import Commands
-from workers.runs.report import Recorder, Said
-from workers.runs.slot import Slot
+from tests.workers.supervisor.test_reuse import reconciler
+from workers.processes.process import Commands
+from workers.supervisor.recorder import Recorder, Said
+from workers.supervisor.slot import Slot
 
 SOUP: dict[str, Any] = {
     "reconstruct": {"epochs": 1},
@@ -135,7 +135,7 @@ def test_a_soup_killed_in_every_phase_of_every_job_is_the_same_soup(
                         child.kill()
 
     monkeypatch.setattr(Recorder, "take", kill)
-    monkeypatch.setattr("workers.runs.endings.backoff_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("workers.lease.endings.backoff_seconds", lambda *_: 0.0)
     disturbed = run(bench, "never", **SOUP)
     assert len(killed) >= 7, "the parent twice, members twice or three times each"
     assert bench.digests(disturbed.id) == bench.digests(undisturbed.id) != {}

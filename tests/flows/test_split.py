@@ -15,9 +15,9 @@ from tests.fixtures.jobs import write_texts
 from tests.fixtures.runs import Bench
 from tests.fixtures.tiny_models import write_tiny_model
 from tests.flows.test_shared_work import spec
-from tests.workers.runs.test_reuse import reconciler
-from workers.runs.process import Commands
-from workers.runs.slot import Slot
+from tests.workers.supervisor.test_reuse import reconciler
+from workers.processes.process import Commands
+from workers.supervisor.slot import Slot
 
 STEPS = [{"method": "block_influence", "sparsity": 0.5}, {"method": "two_ssp", "sparsity": 0.5}]
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fixtures.runs import Bench
 from tests.flows.conftest import DEMO_MODEL
-from workers.runs.process import Commands
+from workers.processes.process import Commands
 
 
 @pytest.mark.numbers

@@ -10,23 +10,23 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import inspect, select
 
+from app.bodies.control import Retry
 from app.db.commits import GroupCommit
 from app.db.job import Attempt, Job
+from app.db.lifecycle import STATES, TERMINAL
 from app.db.migrate import is_current, previous_revision, run_migrations
 from app.db.result import Artifact
 from app.db.session import Database
-from app.errors import InvalidForModel
-from app.ids import new_id
+from app.platform.ids import new_id
 from app.queue import Doorbell
-from app.services import control, reads
+from app.services.jobs import control, reads
 from app.services.resources import Resources
-from app.specs.control import Retry
-from app.specs.lifecycle import STATES, TERMINAL
+from espalier.refusals import InvalidForModel
 from tests.fixtures.runs import Bench, job_fields
 from tests.fixtures.services import new_postgres_database
-from tests.workers.runs.test_reconcile import RecordedBell
-from workers.runs.reconcile import Reconciler
-from workers.runs.slot import Slot
+from tests.workers.background.test_reconcile import RecordedBell
+from workers.background.reconcile import Reconciler
+from workers.supervisor.slot import Slot
 
 REVISIONS = ("0008_publications", "previous")
 """The oldest one that is upgraded, and the one before the newest."""

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from app import VERSION
+from app.db.lifecycle import TERMINAL
 from app.portal.spec_form import snippets
-from app.specs.lifecycle import TERMINAL
 from espalier.client import ENDINGS, Client
 
 ROOT = Path(__file__).resolve().parents[2]

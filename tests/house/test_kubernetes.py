@@ -26,7 +26,7 @@ from app.production import refuse_unsafe_production
 from app.settings import Settings
 from tests.fixtures.runs import Bench
 from workers.main import DRAIN_SECONDS
-from workers.runs.process import GRACE_SECONDS
+from workers.processes.process import GRACE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docker/kubernetes.yaml").read_text()

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from sqlalchemy import JSON, Column, DateTime, MetaData, String, Table, create_engine, func, insert
 
-from app.ids import new_id
+from app.platform.ids import new_id
 
 TABLE = Table(
     "bare", MetaData(), Column("id", String, primary_key=True), Column("body", JSON), Column("created_at", DateTime)

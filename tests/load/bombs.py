@@ -14,8 +14,8 @@ import pyarrow
 import pyarrow.parquet
 
 from tests.app.api import stalls
-from tests.app.probe.checkpoints import header_of, safetensors
-from tests.app.probe.test_bounded import SPELLED_OUT
+from tests.app.services.test_bounded import SPELLED_OUT
+from tests.espalier.probe.checkpoints import header_of, safetensors
 from tests.flows.conftest import DEMO_MODEL
 from tests.load.test_hostile import RUNS_AWAY
 

@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import text
 
 from app.db.session import Database
+from espalier.leash import leashed
 from tests.fixtures.services import _await_port, free_port
-from workers.leash import leashed
 
 OURS = "app.main:create_app"
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from typing import Any
 from app.db.job import Job
 from tests.fixtures.null_child import NullChild
 from workers.main import WorkerProcess
-from workers.runs import attempt
-from workers.runs.slot import Slot
+from workers.supervisor import attempt
+from workers.supervisor.slot import Slot
 
 attempt.Child = NullChild  # type: ignore[assignment, attr-defined]
 _claims: list[float] = []

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.errors import SourceRefused
 from app.main import create_app
-from app.outbound import ForbiddenAddress, check_literal, parse
-from app.probe import probe
-from app.probe.config import parse_config
-from app.probe.families import FAMILIES
+from app.platform.outbound import ForbiddenAddress, check_literal, parse
 from app.settings import Settings
+from espalier.families import FAMILIES
+from espalier.probe import probe
+from espalier.probe.config import parse_config
+from espalier.refusals import SourceRefused
 from tests.app.api.test_tenants_table import ask_of_both
-from tests.app.probe.checkpoints import LLAMA, write_model
-from tests.app.probe.published import PUBLISHED
-from tests.app.probe.test_config import NAMES_CODE, WRONG
-from tests.app.probe.test_headers import BAD
-from tests.app.probe.test_hostile import MODELS, MORE_CODE, UNSUPPORTED, WRONG_FOR
-from tests.app.test_outbound import HOSTILE_URLS
+from tests.app.platform.test_outbound import HOSTILE_URLS
+from tests.espalier.probe.checkpoints import LLAMA, write_model
+from tests.espalier.probe.published import PUBLISHED
+from tests.espalier.probe.test_config import NAMES_CODE, WRONG
+from tests.espalier.probe.test_headers import BAD
+from tests.espalier.probe.test_hostile import MODELS, MORE_CODE, UNSUPPORTED, WRONG_FOR
 from tests.fixtures.figures import record
 
 pytestmark = pytest.mark.load
@@ -104,7 +104,7 @@ def test_no_hostile_config_is_taken_and_every_published_one_is(connections: list
     record(
         "bad input", "config.json: hostile and wrong ones", ">= 60, 0 code run",
         f"{len(hostile)} configurations, {len(escaped)} taken ({len(code)} of them name code; the same in each of "
-        f"{len(FAMILIES)} families: `tests/app/probe`)",
+        f"{len(FAMILIES)} families: `tests/espalier/probe`)",
     )  # fmt: skip
     record(
         "bad input", "config.json: as published models have them", "all accepted",

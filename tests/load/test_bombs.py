@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.load, pytest.mark.timeout(3600)]
 API_BYTES = 300 * MIB
 """What the API may take beyond what it takes idle."""
 LIMITS = {"ESPALIER_FETCH_MEMORY_BYTES": str(2**30), "ESPALIER_CHILD_MEMORY_BYTES": str(3 * 2**30)}
-API, PROBE, FETCHER, CHILD = "app.server", "app.probe.child", "workers.fetcher", "workers.child"
+API, PROBE, FETCHER, CHILD = "app.server", "app.services.admission.reader", "workers.fetcher", "workers.child"
 SERVICE = (API, "workers.main", "workers.reconciler")
 DEMO = {"kind": "local", "path": str(DEMO_MODEL)}
 

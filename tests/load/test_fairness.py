@@ -15,18 +15,18 @@ import httpx
 import pytest
 from sqlalchemy import delete
 
-from app import outbound
 from app.db.job import Job
 from app.db.session import Database
-from app.lanes import Rooms
+from app.platform import outbound
+from app.platform.lanes import Rooms
 from app.settings import Settings
 from tests.fixtures.figures import load, record
 from tests.fixtures.runs import Bench
 from tests.load.conftest import BODY, Stack
-from tests.workers.runs.test_claim import claim, worker
-from tests.workers.runs.test_spoiled_items import queued_webhook
-from tests.workers.runs.test_turns import queue
-from workers.runs.deliver import Dispatcher
+from tests.workers.background.test_spoiled_items import queued_webhook
+from tests.workers.lease.test_claim import claim, worker
+from tests.workers.supervisor.test_turns import queue
+from workers.background.deliver import Dispatcher
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(900)]
 

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import insert, select
 
 from app.db.job import Job
-from app.ids import new_id
 from app.main import create_app
+from app.platform.ids import new_id
 from app.settings import Settings
 from tests.fixtures.figures import record
 

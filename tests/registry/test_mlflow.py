@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.specs.base import fingerprint
+from espalier.recipe.base import fingerprint
 from tests.fixtures.deployment import Deployment
 from tests.fixtures.readme import block
 from tests.fixtures.services import free_port

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from app.specs.base import fingerprint
+from espalier.recipe.base import fingerprint
 from tests.fixtures.deployment import Deployment
 
 ROOT = Path(__file__).parents[2]

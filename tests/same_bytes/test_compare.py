@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.specs.job import JobRequest
+from app.bodies.job import JobRequest
 from tests.same_bytes import trees
 from tests.same_bytes.__main__ import show
 from tests.same_bytes.compare import Result, differences, digests, normalised

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from app.specs import texts
-from app.specs.memory import LIBRARIES_BYTES
+from espalier.memory import texts
+from espalier.memory.shapes import LIBRARIES_BYTES
+from espalier.reporter import Done, Failed
+from espalier.text import pieces
 from tests.fixtures.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model
-from workers.engine import pieces
-from workers.messages import MESSAGES, AnyMessage, Done, Failed
+from workers.messages import MESSAGES, AnyMessage
 
 
 @pytest.fixture(scope="module")

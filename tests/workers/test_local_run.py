@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from app.bodies.job import JobRequest
 from app.settings import Settings
-from app.specs.job import JobRequest
 from tests.fixtures.runs import SCRIPTED
 from workers.local_run import main, run
 

@@ -22,7 +22,7 @@ from tests.app.api.conftest import submit
 from tests.fixtures import rows
 from tests.fixtures.carried import CARRIED
 from tests.fixtures.hub import Hub, hub
-from workers.runs.publications import Publisher
+from workers.supervisor.publishing import Publisher
 
 __all__ = ["hub"]
 

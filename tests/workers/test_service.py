@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.fixtures.patience import Patience, outlive
-from workers.runs.process import ROOT
+from workers.processes.process import ROOT
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db.job import Event, Job, pending_until
+from app.db.lifecycle import TERMINAL, JobState, may_move
 from app.db.queries import webhooks
 from app.db.session import add_rows
-from app.ids import new_id
-from app.specs.lifecycle import TERMINAL, JobState, may_move
+from app.platform.ids import new_id
 
 NewEvent = tuple[str, dict[str, Any]]
 """(type, data) of an event to append."""

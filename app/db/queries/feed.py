@@ -9,8 +9,8 @@ from sqlalchemy import BigInteger, Text, and_, cast, func, literal, or_, select,
 from sqlalchemy.orm import Session
 
 from app.db.job import Event, Job
+from app.db.lifecycle import TERMINAL
 from app.db.queries import reads
-from app.specs.lifecycle import TERMINAL
 
 _JOBS_AT_ONCE = 200
 """Of which one statement asks for news."""

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db.job import IdempotencyKey
-from app.ids import new_id
+from app.platform.ids import new_id
 
 
 def find(

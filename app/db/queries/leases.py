@@ -13,7 +13,7 @@ from app.db.claimable import CLAIMABLE_VIEW
 from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
 from app.db.queries import events, shares, tenancy
 from app.db.session import clock
-from app.ids import new_id
+from app.platform.ids import new_id
 
 
 @dataclass(frozen=True)

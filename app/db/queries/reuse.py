@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session, aliased, load_only
 
 from app.db.base import Base
 from app.db.job import QUEUED, Job
+from app.db.lifecycle import TERMINAL
 from app.db.result import Artifact, LayerRow, MetricPoint, PhaseRecord
 from app.db.reuse import PhaseResult
-from app.specs.lifecycle import TERMINAL
 
 RESTING = (*sorted(TERMINAL), "paused")
 """States in which a job does nothing that another could wait for."""

@@ -10,17 +10,17 @@ from sqlalchemy import ColumnElement, Table, and_, delete, func, or_, select, up
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app import actor as actors
 from app.db import hook, planning, publication, reuse, upload, webhook  # noqa: F401 - fills the metadata
 from app.db.base import Base
 from app.db.job import HELD, PAUSED, QUEUED, Job
+from app.db.lifecycle import TERMINAL
 from app.db.queries import uploads
 from app.db.result import Artifact
 from app.db.session import add_rows
 from app.db.tenancy import ApiKey, AuditEvent, Credential, PortalSession, Project, UsageDay
 from app.errors import NotFound
-from app.ids import new_id
-from app.specs.lifecycle import TERMINAL
+from app.platform import actor as actors
+from app.platform.ids import new_id
 
 _HELD: Final = "held projects"
 

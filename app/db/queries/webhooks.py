@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from app.db.job import Job
 from app.db.session import add_rows, once
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
-from app.ids import new_id
+from app.platform.ids import new_id
 
 SILENT = frozenset({"job.progress", "job.metric", "job.layer_completed", "job.checkpoint"})
 """Events that no webhook tells: they come many times a second."""

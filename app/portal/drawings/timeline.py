@@ -10,8 +10,8 @@ from markupsafe import Markup
 from app.portal.drawings.scales import Axis
 from app.portal.drawings.svg import drawing, shortened, tag, words
 from app.portal.rendering import duration
-from app.services.histories import Stretch
-from app.specs.lifecycle import PHASES
+from app.services.jobs.histories import Stretch
+from espalier.recipe.phases import PHASES
 
 WIDTH, LEFT, RIGHT = 960.0, 84.0, 950.0
 ROW, BAR = 46.0, 24.0

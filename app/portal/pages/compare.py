@@ -18,8 +18,8 @@ from app.portal.drawings.heat import MEASURES, cells, heat_map
 from app.portal.drawings.scales import Shades
 from app.portal.navigation import Entry
 from app.portal.rendering import render, word
-from app.services import reads
-from app.services.reads import JobReading
+from app.services.jobs import reads
+from app.services.jobs.reads import JobReading
 from app.services.resources import Resources
 
 router = APIRouter(prefix="/compare", dependencies=[needs("jobs:read")])

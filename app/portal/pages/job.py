@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
+from app.db.lifecycle import TERMINAL, JobState, allowed
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal import numbers, series
 from app.portal.deps import needs
@@ -15,9 +16,8 @@ from app.portal.drawings.tables import matrix_table
 from app.portal.drawings.timeline import timeline
 from app.portal.pages.jobs import remaining_seconds
 from app.portal.rendering import base_url, render
-from app.services import artifacts, histories, reads
-from app.services.reads import JobReading
-from app.specs.lifecycle import TERMINAL, JobState, allowed
+from app.services.jobs import artifacts, histories, reads
+from app.services.jobs.reads import JobReading
 from app.storage.base import attachment
 
 router = APIRouter(dependencies=[needs("jobs:read")])

@@ -7,19 +7,20 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from app.bodies.control import Retry
+from app.db.lifecycle import STATES
 from app.dependencies import ProjectDep, ResourcesDep
-from app.errors import AppError
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.job_filters import JobFilters
 from app.portal.navigation import Entry
 from app.portal.rendering import render
-from app.services import control, marks, reads
-from app.services.reads import JobReading
-from app.specs.control import Retry
-from app.specs.lifecycle import STATES
-from app.specs.prune import STEPS
-from app.specs.structure import STRUCTURE_STEPS
+from app.services.events import marks
+from app.services.jobs import control, reads
+from app.services.jobs.reads import JobReading
+from espalier.recipe.prune import STEPS
+from espalier.recipe.structure import STRUCTURE_STEPS
+from espalier.refusals import AppError
 
 router = APIRouter(dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Jobs", "/portal/jobs", 10)

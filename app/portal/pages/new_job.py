@@ -9,9 +9,11 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 
+from app.bodies import pointers
+from app.bodies.job import JobRequest
 from app.db.planning import Plan
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.errors import AppError, NotFound, Problem
+from app.errors import NotFound
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
@@ -20,11 +22,13 @@ from app.portal.spec_form import snippets
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import id_of
 from app.portal.spec_form.values import EXTRA, PRESET, BadExtra, document, filled, is_filled
-from app.services import fleet, jobs, models, plans, presets, reads, rights
+from app.services import fleet, presets
 from app.services.idempotency import Key
+from app.services.jobs import reads, rights
+from app.services.jobs import submit as jobs
+from app.services.plans import lookup, plans
 from app.services.resources import Resources
-from app.specs import pointers
-from app.specs.job import JobRequest
+from espalier.refusals import AppError, Problem
 
 router = APIRouter(dependencies=[needs("jobs:write"), PresetsDep])
 NAVIGATION = Entry("New job", "/portal/new-job", 20, scope="jobs:write")
@@ -109,7 +113,7 @@ def _panel(request: Request, resources: Resources, project: str, form: Form) -> 
     model: dict[str, Any] | None = None
     if wish is not None:
         try:
-            model = models.resolve(resources, project, wish.source)
+            model = lookup.resolve(resources, project, wish.source)
             found = plans.draft(resources, project, wish)
         except AppError as error:
             problems = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]

@@ -7,10 +7,12 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
+from app.bodies.hooks import RuleChange, RuleRequest, RuleTrial
+from app.bodies.strict_json import parse
 from app.db.hook import HookDelivery, HookSource, Rule
 from app.db.queries import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.errors import AppError, InvalidRequest, MalformedRequest, Problem
+from app.errors import InvalidRequest, MalformedRequest
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
@@ -19,8 +21,7 @@ from app.services import presets
 from app.services.hooks import rules
 from app.services.hooks.judging import Judgement
 from app.services.resources import Resources
-from app.specs.hooks import RuleChange, RuleRequest, RuleTrial
-from app.specs.strict_json import parse
+from espalier.refusals import AppError, Problem
 
 router = APIRouter(prefix="/hooks/rules", dependencies=[needs("hooks:manage"), PresetsDep])
 

@@ -8,15 +8,22 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from app.actor import Actor
 from app.dependencies import ResourcesDep
 from app.errors import NotFound, Unauthenticated
+from app.platform.actor import Actor
 from app.portal.deps import FormDep
 from app.portal.guard import cookie_header
 from app.portal.rendering import base_url, render
-from app.services import oidc
-from app.services.oidc import ATTEMPT_SECONDS, Attempt, NoProject, Provider, ProviderSilent, SignInFailed
-from app.services.sessions import Sessions
+from app.services.tenancy import oidc
+from app.services.tenancy.oidc import (
+    ATTEMPT_SECONDS,
+    Attempt,
+    NoProject,
+    Provider,
+    ProviderSilent,
+    SignInFailed,
+)
+from app.services.tenancy.sessions import Sessions
 from app.settings import Settings
 
 router = APIRouter()

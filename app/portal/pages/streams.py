@@ -11,15 +11,16 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from app.actor import LOCAL
 from app.db.job import Event
+from app.db.lifecycle import TERMINAL
 from app.dependencies import FeedDep, ProjectDep, ResourcesDep
 from app.errors import InvalidCursor
+from app.platform.actor import LOCAL
 from app.portal.deps import needs
-from app.services import marks, reads
-from app.services.feed import Pass
-from app.services.sessions import Sessions
-from app.specs.lifecycle import TERMINAL
+from app.services.events import marks
+from app.services.events.feed import Pass
+from app.services.jobs import reads
+from app.services.tenancy.sessions import Sessions
 
 router = APIRouter(dependencies=[needs("jobs:read")])
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
+from app.db.lifecycle import TERMINAL
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.deps import needs
 from app.portal.drawings.scales import Writing
@@ -15,9 +16,9 @@ from app.portal.drawings.scales import percent as whole_percent
 from app.portal.drawings.scatter import Mark, scatter
 from app.portal.navigation import Entry
 from app.portal.rendering import duration, percent, render, size
-from app.services import marks, sweeps
-from app.services.sweeps import ParetoPoint, SweepReading
-from app.specs.lifecycle import TERMINAL
+from app.services.events import marks
+from app.services.sweeps import sweeps
+from app.services.sweeps.sweeps import ParetoPoint, SweepReading
 
 router = APIRouter(prefix="/sweeps", dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Sweeps", "/portal/sweeps", 40)

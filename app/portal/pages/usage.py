@@ -14,7 +14,7 @@ from app.portal.drawings.bars import Bar, bars
 from app.portal.drawings.scales import Writing
 from app.portal.navigation import Entry
 from app.portal.rendering import duration, number, render, size
-from app.services import projects
+from app.services.tenancy import projects
 
 router = APIRouter(prefix="/usage", dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Usage", "/portal/usage", 100, "Operations")

@@ -11,7 +11,8 @@ from app.dependencies import ActorDep, ResourcesDep
 from app.portal.deps import needs
 from app.portal.navigation import Entry
 from app.portal.rendering import render
-from app.services import fleet, marks
+from app.services import fleet
+from app.services.events import marks
 
 router = APIRouter(prefix="/workers", dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Workers and queues", "/portal/workers", 90, "Operations")

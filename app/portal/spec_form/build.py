@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from app.bodies.job import JobRequest
 from app.portal.forms import Form
 from app.portal.spec_form.nodes import OFF, ON, Field, Group, Kind, Node, Option
 from app.portal.spec_form.words import explained
-from app.specs.base import canonical
-from app.specs.job import JobRequest
+from espalier.recipe.base import canonical
 
 _KINDS: dict[str, Kind] = {"integer": "number", "number": "number", "string": "text", "boolean": "flag"}
 HIDDEN = ("plan_id", "preset")

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
+from app.bodies.merge_patch import merge_patch, patch_between
+from app.bodies.strict_json import parse
 from app.errors import MalformedRequest
 from app.portal.forms import Form
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import OFF, ON, Field, Group, Node
-from app.specs.merge import merge_patch, patch_between
-from app.specs.strict_json import parse
 
 _NOTHING: Final = object()
 EXTRA: Final = "extra"

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from app.portal.spec_form.nodes import Option
-from app.specs.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
-from app.specs.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
-from workers.methods.base import Method
+from espalier.methods.base import Method
+from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from espalier.recipe.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 
 GROUPS: Final[tuple[tuple[str, Mapping[str, type[Method]]], ...]] = (
     ("single weights go", CRITERIA),

@@ -11,20 +11,23 @@ from typing import Final
 import structlog
 from sqlalchemy.orm import Session
 
-from app import loops
-from app.actor import Actor, acting
+from app.bodies.hooks import RuleLimits
 from app.db.hook import HookDelivery, HookProposal, HookVerdict, Rule
 from app.db.queries import hooks, tenancy
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
-from app.errors import AppError, QuotaExceeded
-from app.ids import new_id
-from app.services import jobs, plans, presets
+from app.errors import QuotaExceeded
+from app.platform import loops
+from app.platform.actor import Actor, acting
+from app.platform.ids import new_id
+from app.services import presets
 from app.services.hooks import guard, inbox
 from app.services.hooks.judging import Bench, Judgement, Wish, judge
+from app.services.jobs import submit
+from app.services.plans import plans
 from app.settings import Settings
-from app.specs.hooks import RuleLimits
-from app.specs.presets import LOOKUP
+from espalier.recipe.presets import LOOKUP
+from espalier.refusals import AppError
 
 AGAIN: Final = {"publication-under-way": timedelta(seconds=5), "quota": timedelta(seconds=30)}
 """When an event is looked at again that waits for this."""
@@ -146,8 +149,8 @@ def _job(
     session: Session, delivery: HookDelivery, rule: Rule, found: Judgement, wish: Wish, *, now: datetime
 ) -> Effect:  # fmt: skip
     origin = {"rule_id": rule.id, "delivery_id": delivery.id}
-    job = jobs.new_job(delivery.project_id, wish.request, wish.sent, wish.admitted, now)
-    made = jobs.write(session, job, wish.request, wish.admitted, None, origin, now)
+    job = submit.new_job(delivery.project_id, wish.request, wish.sent, wish.admitted, now)
+    made = submit.write(session, job, wish.request, wish.admitted, None, origin, now)
     return Effect("job", found.reason, found.detail, job_id=made.job_id, worker_class=job.worker_class)
 
 

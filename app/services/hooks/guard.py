@@ -14,11 +14,11 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.bodies.hooks import RuleLimits
 from app.db.hook import Rule
 from app.db.job import HELD, Job
 from app.db.publication import Publication
-from app.registries.base import RegistryEvent
-from app.specs.hooks import RuleLimits
+from app.integrations.shared.hooks import RegistryEvent
 
 TAG: Final = "espalier."
 """Begins every tag that a publication leaves."""

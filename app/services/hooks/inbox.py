@@ -13,14 +13,15 @@ from sqlalchemy.orm import Session
 from app.db.hook import HookDelivery, HookSource
 from app.db.queries import hooks, tenancy
 from app.db.session import Database, clock
-from app.errors import HookForbidden, HookUnauthenticated, InvalidRequest, NotFound, Problem
-from app.ids import new_id
-from app.registries.base import NoCredential, Receiver, RegistryEvent, WrongCredential
+from app.errors import HookForbidden, HookUnauthenticated, InvalidRequest, NotFound
+from app.integrations.shared.hooks import NoCredential, Receiver, RegistryEvent, WrongCredential
+from app.platform.ids import new_id
 from app.services.hooks.problems import problems_of
 from app.services.hooks.receivers import RECEIVERS
 from app.services.hooks.sources import secrets_of
 from app.services.resources import Resources
-from app.specs.base import fingerprint
+from espalier.recipe.base import fingerprint
+from espalier.refusals import Problem
 
 MAX_EVENT_BYTES = 256 * 1024
 """Of what is understood of a delivery, tags included: lists show 200 of them."""

@@ -9,21 +9,23 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.bodies import pointers
+from app.bodies.hooks import Match, RuleLimits, Template
+from app.bodies.job import JobRequest
 from app.db.hook import Rule
 from app.db.session import Database
-from app.errors import AppError
-from app.registries.base import RegistryEvent
-from app.services import equal_work, uploads
-from app.services.admission import Admitted, Desk
+from app.integrations.shared.hooks import RegistryEvent
+from app.services import uploads
+from app.services.admission.admit import Admitted, Desk
 from app.services.hooks import guard
 from app.services.hooks.guard import Stop
 from app.services.hooks.matching import Check, match_event
 from app.services.hooks.template import Unfilled, spec_of, values_of
+from app.services.reuse import equal_work
 from app.settings import Settings
-from app.specs import pointers, presets
-from app.specs.base import canonical
-from app.specs.hooks import Match, RuleLimits, Template
-from app.specs.job import JobRequest
+from espalier.recipe import presets
+from espalier.recipe.base import canonical
+from espalier.refusals import AppError
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from app.registries.base import RegistryEvent
-from app.specs import globs
-from app.specs.hooks import Match
+from app.bodies.hooks import Match
+from app.integrations.shared.hooks import RegistryEvent
+from app.services.hooks import globs
 
 MAIN: Final = "refs/heads/main"
 """What a rule without `ref_glob` is about, where a registry has Git references."""

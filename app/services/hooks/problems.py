@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from app.errors import Problem
-from app.specs import pointers
+from app.bodies import pointers
+from espalier.refusals import Problem
 
 
 def problems_of(error: ValidationError, document: object) -> list[Problem]:

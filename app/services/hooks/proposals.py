@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from app import actor as actors
+from app.bodies.job import JobRequest
 from app.db.hook import HookProposal
 from app.db.queries import hooks, tenancy
 from app.db.session import clock
 from app.errors import AlreadyDecided, NotFound
-from app.services import jobs, rights
+from app.platform import actor as actors
+from app.services.jobs import rights, submit
 from app.services.resources import Resources
-from app.specs.base import canonical
-from app.specs.job import JobRequest
+from espalier.recipe.base import canonical
 
 
 def get(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
@@ -27,14 +27,14 @@ def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProp
         sent = _found(session, project_id, proposal_id).request
     request = JobRequest.model_validate_json(canonical(sent))
     rights.require_to_submit(request.spec, at="")
-    admitted = jobs.admitted_of(resources, project_id, request)
+    admitted = submit.admitted_of(resources, project_id, request)
     with resources.database.unit_of_work() as session:
         row = _found(session, project_id, proposal_id, lock=True)
         if _decide(session, row, "approved"):
             now = clock(session)
             origin = {"proposal_id": row.id, "rule_id": row.rule_id, "delivery_id": row.delivery_id}
-            job = jobs.new_job(project_id, request, sent, admitted, now)
-            row.job_id = jobs.write(session, job, request, admitted, None, origin, now).job_id
+            job = submit.new_job(project_id, request, sent, admitted, now)
+            row.job_id = submit.write(session, job, request, admitted, None, origin, now).job_id
     resources.doorbell.ring(admitted.worker_class)
     return row
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from app.discovery import discover
-from app.errors import InvalidRequest, Problem
-from app.registries.base import Receiver
+from app.errors import InvalidRequest
+from app.integrations.shared.hooks import Receiver
+from espalier.discovery import discover
+from espalier.refusals import Problem
 
 RECEIVERS: Final[dict[str, Receiver]] = {
     kind: found.model_validate({"kind": kind})
-    for kind, found in discover("app.registries", Receiver, tag="kind").items()  # type: ignore[type-abstract]
+    for kind, found in discover(
+        "app.integrations",
+        Receiver,  # type: ignore[type-abstract]
+        tag="kind",
+        named="hook",
+    ).items()
 }  # fmt: skip
 
 

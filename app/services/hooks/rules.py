@@ -5,23 +5,25 @@ from __future__ import annotations
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.bodies.hooks import RuleChange, RuleRequest, RuleTrial, Template
 from app.db.hook import HookDelivery, Rule
 from app.db.queries import hooks, tenancy
 from app.db.session import clock
-from app.errors import InvalidRequest, NotFound, Problem
-from app.ids import new_id
-from app.registries.base import RegistryEvent
-from app.services import idempotency, rights
-from app.services.admission import refused
+from app.errors import InvalidRequest, NotFound
+from app.integrations.shared.hooks import RegistryEvent
+from app.platform.ids import new_id
+from app.services import idempotency
+from app.services.admission.admit import refused
 from app.services.hooks import inbox
 from app.services.hooks.judging import Bench, Judgement, judge
 from app.services.hooks.problems import problems_of
 from app.services.hooks.template import STANDINS, Unfilled, spec_of
 from app.services.idempotency import Key
+from app.services.jobs import rights
 from app.services.resources import Resources
-from app.specs.base import canonical
-from app.specs.hooks import RuleChange, RuleRequest, RuleTrial, Template
-from app.specs.job import CompressionSpec
+from espalier.recipe.base import canonical
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import Problem
 
 
 def create(resources: Resources, project_id: str, request: RuleRequest, *, key: Key | None = None) -> Rule:

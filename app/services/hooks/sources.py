@@ -9,19 +9,20 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.orm import Session
 
+from app.bodies.hooks import SecretRotation, SourceChange, SourceRequest
 from app.db.hook import HookSource
 from app.db.queries import hooks, tenancy
 from app.db.session import clock
-from app.errors import InvalidRequest, NotFound, Problem
-from app.ids import new_id
-from app.registries.base import Receiver
+from app.errors import InvalidRequest, NotFound
+from app.integrations.shared.hooks import Receiver
+from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.hooks.receivers import receiver_of
 from app.services.idempotency import Key
 from app.services.resources import Resources
-from app.services.sealing import CannotOpen, seal, unseal
+from app.services.tenancy.sealing import CannotOpen, seal, unseal
 from app.settings import Settings
-from app.specs.hooks import SecretRotation, SourceChange, SourceRequest
+from espalier.refusals import Problem
 
 log = structlog.get_logger(__name__)
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from app.errors import Problem
-from app.registries.base import RegistryEvent
-from app.specs import pointers
-from app.specs.hooks import Template
+from app.bodies import pointers
+from app.bodies.hooks import Template
+from app.integrations.shared.hooks import RegistryEvent
+from espalier.refusals import Problem
 
 STANDINS: Final = {
     "model": "owner/name", "owner": "owner", "name": "name", "revision": "0" * 40, "short_revision": "0" * 12,

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from app.actor import DEFAULT_PROJECT
+from app.platform.actor import DEFAULT_PROJECT
 from app.services.resources import Resources
 from tests.app.api.conftest import submit
 from tests.fixtures import rows as fixture_rows

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from app.db.job import Attempt, Event, Job
+from app.db.lifecycle import ACTIONS, STATES, TERMINAL, may_move
 from app.db.session import Database
 from app.services.resources import Resources
-from app.specs.lifecycle import ACTIONS, STATES, TERMINAL, may_move
 from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures import rows as make
 

@@ -9,23 +9,25 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Table, func, select, update
 
-from app.actor import DEFAULT_PROJECT, Actor, acting
+from app.bodies.job import JobRequest
 from app.db.base import Base
 from app.db.job import Job
 from app.db.session import Database, clock
 from app.errors import NotFound
+from app.platform.actor import DEFAULT_PROJECT, Actor, acting
 from app.queue import Doorbell
-from app.services import jobs, known, presets
+from app.services import presets
+from app.services.admission import known
+from app.services.jobs import submit as jobs
 from app.services.resources import Resources
-from app.services.sessions import Sessions
-from app.specs.job import JobRequest
+from app.services.tenancy.sessions import Sessions
 from app.storage.base import ObjectStore
 from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 from tests.fixtures import rows as fixture
 from tests.fixtures.hooks import SPEC
-from tests.workers.runs.test_reconcile import RecordedBell
-from workers.runs.reconcile import Reconciler
+from tests.workers.background.test_reconcile import RecordedBell
+from workers.background.reconcile import Reconciler
 
 KEPT = {"audit_events"}
 """What was done in it stays known."""

@@ -12,15 +12,15 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from app.actor import LOCAL
 from app.api import guard as guards
 from app.api import jobs
 from app.api.guard import BodyGuard
 from app.api.jobs import EXAMPLES
-from app.lanes import Shares
+from app.bodies.sweep import place
 from app.main import create_app
+from app.platform.actor import LOCAL
+from app.platform.lanes import Shares
 from app.settings import Settings
-from app.specs.sweep import place
 from tests.app.api.conftest import REMOTE
 
 JSON_TYPE = {"Content-Type": "application/json"}

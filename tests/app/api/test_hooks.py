@@ -15,9 +15,9 @@ from sqlalchemy import select, update
 
 from app.db.hook import HookDelivery, HookSource
 from app.db.session import clock
-from app.registries.mlflow import sign
+from app.integrations.mlflow.hook import sign
 from app.services.resources import Resources
-from app.services.sealing import seal
+from app.services.tenancy.sealing import seal
 from app.settings import Settings
 from espalier.client import Client
 from tests.fixtures.hooks import SPEC, Registry, evaluate, push

@@ -18,7 +18,7 @@ from app.api.access import required_scope
 from app.db.session import Database
 from app.db.tenancy import ApiKey
 from app.main import create_app
-from app.services import keys
+from app.services.tenancy import keys
 from app.settings import Settings
 from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.tenants import bearer, new_key, new_project

@@ -14,14 +14,15 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event
 
-from app.actor import DEFAULT_PROJECT
 from app.db.session import Database, clock
-from app.errors import NotFound, Problem
+from app.errors import NotFound
 from app.main import AT_ONCE
-from app.probe import check, probe
-from app.services import admission, known
+from app.platform.actor import DEFAULT_PROJECT
+from app.services.admission import admit, known
 from app.services.readiness import Readiness
 from app.services.resources import Resources
+from espalier.probe import check, probe
+from espalier.refusals import Problem
 from tests.app.api import stalls
 from tests.app.api.conftest import DEMO_MODEL, REMOTE
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
@@ -93,7 +94,7 @@ def test_a_known_model_is_held_against_a_spec_before_the_transaction(
         where.append(threading.current_thread().name)
         return check(*arguments)
 
-    monkeypatch.setattr(admission, "check", noting)
+    monkeypatch.setattr(admit, "check", noting)
     bad = {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": ["no such name"]}}}
     for path, spec, status in (
         ("/v1/jobs", SPEC, 202), ("/v1/jobs", bad, 422), ("/v1/plans", SPEC, 201), ("/v1/plans", bad, 422),

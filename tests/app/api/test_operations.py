@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from fastapi.testclient import TestClient
 
-from app.actor import DEFAULT_PROJECT
 from app.db.job import Job, Worker
 from app.db.queries import leases
 from app.db.session import Database, clock
+from app.platform.actor import DEFAULT_PROJECT
 from tests.app.api.conftest import submit
 from tests.app.api.tenants import bearer, new_key, new_project
-from tests.workers.runs.test_claim import worker
+from tests.workers.lease.test_claim import worker
 
 
 def claim(rows: Database, name: str) -> str | None:

@@ -13,11 +13,11 @@ from app.db.job import Job, Worker
 from app.db.planning import Plan
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
-from app.probe import probe
-from app.services import known
+from app.services.admission import known
 from app.services.resources import Resources
-from app.specs import texts
-from app.specs.memory import LIBRARIES_BYTES
+from espalier.memory import texts
+from espalier.memory.shapes import LIBRARIES_BYTES
+from espalier.probe import probe
 from tests.app.api.conftest import REMOTE
 from tests.fixtures import rows as fixture
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.bodies.job import JobRequest
 from app.db.job import Job
 from app.db.session import Database
-from app.specs.job import CompressionSpec, JobRequest
-from app.specs.presets import BUILT_IN, expanded
+from espalier.recipe.presets import BUILT_IN, expanded
+from espalier.recipe.spec import CompressionSpec
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from app.db.job import Job
 from app.db.queries import leases, tenancy
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import Database, clock
-from app.services import keys
 from app.services.resources import Resources
+from app.services.tenancy import keys
 from app.settings import Settings
 from tests.app.api.conftest import REMOTE
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures import rows as fixture_rows
-from workers.runs.keeper import running_seconds
-from workers.runs.reconcile import Reconciler
+from workers.background.reconcile import Reconciler
+from workers.lease.keeper import running_seconds
 
 
 def _headers(client: TestClient, **quotas: int) -> tuple[str, dict[str, str]]:

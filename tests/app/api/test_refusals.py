@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.app.api.conftest import REMOTE
-from tests.app.probe.checkpoints import LLAMA, OPT, write_model
+from tests.espalier.probe.checkpoints import LLAMA, OPT, write_model
 
 WANDA = {"method": "wanda", "sparsity": 0.5}
 BEHIND = OPT | {"do_layer_norm_before": False}

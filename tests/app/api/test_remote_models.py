@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app import hub as app_hub
-from app import outbound
-from app.services import remote
+from app.integrations.huggingface import client as app_hub
+from app.services.admission import remote
 from app.services.resources import Resources
+from app.settings_rules import networks
 from tests.app.api.conftest import DEMO_MODEL
 from tests.fixtures.hub import Hub, HubRepo, hub
 from tests.fixtures.tiny_models import write_tiny_model
@@ -178,7 +178,7 @@ def test_a_redirect_into_a_private_network_is_not_followed(
     client: TestClient, at_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = at_hub.add_model("org/model", DEMO_MODEL)
-    monkeypatch.setattr(app_hub, "_networks_of", lambda endpoint: outbound.networks("127.0.0.1/32"))
+    monkeypatch.setattr(app_hub, "_networks_of", lambda endpoint: networks("127.0.0.1/32"))
     at_hub.elsewhere = "10.0.0.1"
     found = resolve(client)
     assert codes(found) == ["hub_unreachable"]

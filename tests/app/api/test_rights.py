@@ -9,14 +9,14 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from app.actor import DEFAULT_PROJECT
+from app.bodies.access import SCOPES
 from app.db.hook import Rule
 from app.db.job import Job
 from app.db.queries import reuse
 from app.db.session import clock
-from app.services import adoption
+from app.platform.actor import DEFAULT_PROJECT
 from app.services.resources import Resources
-from app.specs.access import SCOPES
+from app.services.reuse import adoption
 from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.doors import AXIS, DOORS, PLAIN, PUBLISHING, RUN, TARGET, WRITES, Door, House
 from tests.app.api.tenants import bearer, new_key

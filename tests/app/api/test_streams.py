@@ -17,19 +17,19 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from app.actor import DEFAULT_PROJECT, Actor
+from app.bodies.access import KeyRequest
 from app.db.job import Job
 from app.db.queries import events as event_queries
 from app.db.queries import feed as queries
 from app.db.session import Database, clock
 from app.db.tenancy import ApiKey, PortalSession
 from app.errors import TooManyRequests
+from app.platform.actor import DEFAULT_PROJECT, Actor
 from app.portal.guard import COOKIE
-from app.services import keys
-from app.services.feed import Feed
-from app.services.sessions import Sessions
+from app.services.events.feed import Feed
+from app.services.tenancy import keys
+from app.services.tenancy.sessions import Sessions
 from app.settings import Settings
-from app.specs.access import KeyRequest
 from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures import rows as make
 from tests.fixtures.runs import job_fields
@@ -202,7 +202,7 @@ def test_a_stream_that_is_over_tells_no_more_of_what_was_before(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads years of events slowly has a revoked key meanwhile."""
-    monkeypatch.setattr("app.services.feed.PAGE", 2)
+    monkeypatch.setattr("app.services.events.feed.PAGE", 2)
     with database.reading() as session:
         position = queries.now(session)
     job_id = _add(database)

@@ -17,6 +17,8 @@ from sqlalchemy import update
 
 from app.db.session import clock
 from app.db.upload import Upload
+from app.integrations.shared.sources import Access
+from app.integrations.uploads.source import UploadModel
 from app.main import create_app
 from app.services import uploads
 from app.services.resources import Resources
@@ -25,9 +27,7 @@ from app.storage.s3 import S3Store
 from tests.app.api.conftest import DEMO_MODEL
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures.carried import CARRIED, files_below
-from workers.runs import stale
-from workers.sources.base import Access
-from workers.sources.models.upload import UploadModel
+from workers.background import stale
 
 SPEC = {"prune": {"method": "magnitude", "sparsity": 0.5}}
 TEXT = b"A text about espaliers, trained flat against a wall. " * 40

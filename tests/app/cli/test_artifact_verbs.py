@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from espalier.packing.pack import pack_file, packed_path
 from tests.app.cli.conftest import Espalier
-from workers.packing.pack import pack_file, packed_path
 
 
 @pytest.fixture

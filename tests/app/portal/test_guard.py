@@ -8,10 +8,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.actor import DEFAULT_PROJECT
+from app.platform.actor import DEFAULT_PROJECT
 from app.portal.guard import COOKIE, cookie_header
-from app.services import sessions
 from app.services.resources import Resources
+from app.services.tenancy import sessions
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.app.portal.conftest import Browser

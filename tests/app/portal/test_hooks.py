@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from app.db.hook import HookDelivery, HookProposal
 from app.db.job import Job
-from app.registries.huggingface import HuggingFaceHook
+from app.integrations.huggingface.hook import HuggingFaceHook
 from app.services.hooks.evaluation import evaluate_next
 from app.services.hooks.receivers import RECEIVERS
 from app.services.resources import Resources

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from app.bodies.job import JobRequest
 from app.portal.forms import Form
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import Group
 from app.portal.spec_form.values import document, filled
-from app.specs.job import JobRequest
-from app.specs.presets import BUILT_IN
-from app.specs.prune import BUDGETS, OPTIMIZERS, PATTERNS, SOLVERS, STEPS
-from app.specs.structure import STRUCTURE_STEPS
+from espalier.recipe.presets import BUILT_IN
+from espalier.recipe.prune import BUDGETS, OPTIMIZERS, PATTERNS, SOLVERS, STEPS
+from espalier.recipe.structure import STRUCTURE_STEPS
 from tests.app.api.conftest import copy_demo_model
 from tests.app.portal.conftest import Browser
 from tests.app.portal.pages import Page

@@ -15,15 +15,15 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import SecretStr
 
-from app.actor import DEFAULT_PROJECT
+from app.bodies.access import KeyRequest
 from app.main import create_app
+from app.platform.actor import DEFAULT_PROJECT
 from app.portal.pages.sign_in import ATTEMPT
 from app.production import refuse_unsafe_production
-from app.services import keys
-from app.services import oidc as service
 from app.services.resources import Resources
+from app.services.tenancy import keys
+from app.services.tenancy import oidc as service
 from app.settings import Settings
-from app.specs.access import KeyRequest
 from tests.app.api.tenants import bearer, new_project
 from tests.app.portal.conftest import Browser
 from tests.fixtures.oidc import CLIENT, SECRET, OidcServer, oidc, private_key

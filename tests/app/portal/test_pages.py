@@ -13,7 +13,7 @@ from app.db.base import Base
 from app.db.job import Attempt, Event, Job
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 from app.db.session import clock
-from app.ids import new_id
+from app.platform.ids import new_id
 from app.portal.navigation import discover
 from app.services.resources import Resources
 from tests.app.portal.conftest import Browser

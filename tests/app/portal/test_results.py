@@ -12,7 +12,7 @@ from app.db.session import clock
 from app.portal.comparison import differences
 from app.services.resources import Resources
 from tests.app.portal.conftest import REMOTE, Browser
-from tests.app.test_speeds import latency, report
+from tests.espalier.evaluate.test_speeds import latency, report
 from tests.fixtures import rows
 
 

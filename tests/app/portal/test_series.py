@@ -8,7 +8,7 @@ import pytest
 
 from app.db.queries.reads import Point
 from app.portal.series import charts
-from app.services.reads import Series
+from app.services.jobs.reads import Series
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 

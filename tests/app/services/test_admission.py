@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from app.bodies.job import JobRequest
 from app.errors import InvalidRequest
-from app.services.admission import admit
+from app.services.admission.admit import admit
 from app.settings import Settings
-from app.specs.job import JobRequest
 
 
 @pytest.mark.parametrize(

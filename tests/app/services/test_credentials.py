@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from app.main import create_app
-from app.services import credentials
+from app.services.tenancy import credentials
 from app.settings import Settings
 
 CANARY = "hf_CanaryCanaryCanary1234"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from app.probe import ModelFacts, probe
-from app.services import estimates
-from app.specs.job import CompressionSpec
-from app.specs.resolve import resolve
+from app.services.plans import estimates
+from espalier.probe import ModelFacts, probe
+from espalier.recipe.resolution import resolve
+from espalier.recipe.spec import CompressionSpec
 
 MODEL = Path(__file__).parents[3] / "app/cli/demo_model"
 MEASURED = {"perplexity": [{"sequence_length": 64, "max_windows": 2}]}

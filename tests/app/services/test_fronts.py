@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.services.fronts import unbeaten
+from app.services.sweeps.fronts import unbeaten
 
 
 def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:

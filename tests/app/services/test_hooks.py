@@ -17,10 +17,11 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries import events
 from app.db.session import clock
-from app.registries.mlflow import alias_set, version_created
-from app.services import jobs, publications
+from app.integrations.mlflow.hook import alias_set, version_created
+from app.services import publications
 from app.services.hooks import inbox
 from app.services.hooks.evaluation import evaluate_next
+from app.services.jobs import submit as jobs
 from app.services.resources import Resources
 from tests.app.api.conftest import app, client, resources, settings, submit
 from tests.fixtures import rows as make

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from app.db.job import Job
-from app.probe import ModelFacts, probe, probe_again
-from app.services import routing
+from app.services.admission import routing
+from app.services.admission.remembered import probe_again
 from app.settings import Settings
-from app.specs.job import CompressionSpec
+from espalier.probe import ModelFacts, probe
+from espalier.recipe.spec import CompressionSpec
 from workers.messages import Resolved
-from workers.runs.placement import Misplaced, check_place
+from workers.supervisor.placement import Misplaced, check_place
 
 MODEL = Path(__file__).parents[3] / "app/cli/demo_model"
 SPEC = CompressionSpec.model_validate(

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from app.bodies.job import JobRequest
 from app.errors import InvalidRequest
-from app.services.admission import admit
-from app.services.texts import unreadable
+from app.services.admission.admit import admit
+from app.services.admission.text_checks import unreadable
 from app.settings import Settings
-from app.specs.dataset import LocalDataset
-from app.specs.job import JobRequest
+from espalier.recipe.dataset import LocalDataset
 
 MODEL = Path("app/cli/demo_model").resolve()
 LONG = b'{"text": "a long row of text, with words"}\n' * 100

@@ -15,7 +15,7 @@ from app.errors import ChecksumMismatch, StorageError
 from app.storage.base import CHUNK_BYTES
 from app.storage.s3 import S3Store
 from tests.chaos.s3_proxy import Mood, S3Proxy
-from workers.runs.failures import from_exception
+from workers.lease.retries import from_exception
 
 PART = 5 * 2**20
 HARM: dict[str, Callable[[bytes], bytes]] = {

@@ -1,0 +1,1 @@
+"""The bodies of requests: how they are read, and what they may say."""

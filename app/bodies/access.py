@@ -1,0 +1,112 @@
+"""What may be asked for: scopes, API keys, projects and their quotas, credentials."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from espalier.recipe.base import Spec
+
+Scope = Literal[
+    "jobs:read",  # look at jobs, presets, sweeps, queues, usage
+    "jobs:write",  # create and change jobs, plans, presets, sweeps
+    "jobs:cancel",  # cancel, pause, resume
+    "artifacts:read",  # list and download results
+    "models:write",  # upload models and text, publish results
+    "hooks:manage",  # sources of registry events, rules
+    "webhooks:manage",  # endpoints that events are sent to
+    "admin",  # all of these; keys, credentials, projects, audit
+]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+# JSON knows no times: a strict model would take none.
+Time = Annotated[AwareDatetime, BeforeValidator(lambda value: value), Field(strict=False)]
+
+
+class Quotas(Spec):
+    """Bounds of a project; null for none."""
+
+    max_queued_jobs: int | None = Field(None, ge=0, le=10**9, description="Beyond: 429.")
+    max_running_jobs: int | None = Field(None, ge=0, le=10**6, description="Beyond: jobs wait, `wait_reason` quota.")
+    max_stored_bytes: int | None = Field(None, ge=0, le=2**60, description="Artifacts and uploads; beyond: 429.")
+    max_gpu_seconds: int | None = Field(None, ge=0, le=10**12, description="In a calendar month (UTC); beyond: 429.")
+    max_requests_per_second: int | None = Field(
+        None, ge=1, le=10**6, description="Of each key at each API process; beyond: 429."
+    )
+
+
+SharedLogins = Annotated[
+    list[Literal["huggingface", "mlflow"]],
+    Field(max_length=2, description="What it may reach with the operator's login, having none of its own."),
+]
+
+
+class ProjectRequest(Spec):
+    """A tenant."""
+
+    name: Name
+    quotas: Quotas = Quotas()
+    shared_logins: SharedLogins = []
+    allow_high_priority: bool = Field(False, description="Whether its jobs may ask for priority `high`.")
+
+
+class ProjectChange(Spec):
+    """What changes of a project; what is left out stays."""
+
+    name: Name | None = None
+    quotas: Quotas | None = Field(None, description="All of them: what is left out of it has no bound.")
+    shared_logins: SharedLogins | None = None
+    allow_high_priority: bool | None = Field(None, description="Whether its jobs may ask for priority `high`.")
+
+
+class KeyRequest(Spec):
+    """An API key; its secret is in the answer and never again."""
+
+    name: Name
+    scopes: list[Scope] = Field(min_length=1, max_length=len(SCOPES))
+    expires_at: Time | None = Field(None, description="RFC 3339; null: never.")
+    project_id: str | None = Field(
+        None, max_length=64, description="Default: the caller's. Another one takes an admin of the default project."
+    )
+
+
+class KeyChange(Spec):
+    """What changes of a key; what is left out stays."""
+
+    name: Name | None = None
+    expires_at: Time | None = None
+
+
+Secret = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$")]
+
+
+class HubCredential(Spec):
+    """A token of the Hugging Face Hub: reads gated models, writes publications."""
+
+    token: Secret
+
+
+class S3Credential(Spec):
+    """A key pair of an S3 server: reads sources, writes publications."""
+
+    access_key_id: Secret
+    secret_access_key: Secret
+    region: str = Field("us-east-1", min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
+
+
+class MlflowCredential(Spec):
+    """A login at the service's MLflow server, a token or user and password: reads sources, writes publications."""
+
+    token: Secret | None = None
+    username: Secret | None = None
+    password: Secret | None = None
+
+    @model_validator(mode="after")
+    def _one_login(self) -> MlflowCredential:
+        by_name = self.username is not None and self.password is not None
+        if by_name == (self.token is not None) or (self.username is None) != (self.password is None):
+            raise PydanticCustomError("one_login", "give `token`, or `username` and `password`", {"at": "token"})
+        return self

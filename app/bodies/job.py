@@ -1,0 +1,47 @@
+"""The body of POST /v1/jobs: a model, a spec, and what is to be done with the job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from espalier.recipe.base import Spec
+from espalier.recipe.source import Source
+from espalier.recipe.spec import CompressionSpec
+
+
+class Limits(Spec):
+    """Bounds on time and memory."""
+
+    max_run_seconds: float | None = Field(None, gt=0, le=30 * 86_400, description="Running time over all attempts.")
+    max_pending_seconds: float | None = Field(None, gt=0, le=365 * 86_400, description="Time in the queue.")
+    max_device_memory_bytes: int | None = Field(
+        None, ge=2**20, le=2**63 - 1, description="Of the GPU; a CPU job ignores it."
+    )
+    max_host_memory_bytes: int | None = Field(
+        None, ge=2**28, le=2**63 - 1, description="Of the computing process, its libraries included (about half a GB)."
+    )
+
+
+LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][\w./-]*$")]
+
+
+LabelValue = Annotated[str, Field(max_length=255)]
+
+
+class JobRequest(Spec):
+    """A model and what to do with it."""
+
+    name: str | None = Field(None, min_length=1, max_length=200, description="For people; default: made from the spec.")
+    source: Source
+    spec: CompressionSpec
+    plan_id: str | None = Field(
+        None, pattern=r"^pln_[0-9A-Z]{26}$", description="A plan of the same source and spec, not older than a day."
+    )
+    priority: Literal["low", "normal", "high"] = "normal"
+    reuse: Literal["auto", "never", "require"] = Field(
+        "auto", description="An equal result: taken where there is one, never, or nothing else."
+    )
+    labels: dict[LabelKey, LabelValue] = Field({}, max_length=64)
+    limits: Limits = Limits()

@@ -1,0 +1,1 @@
+"""Text that ships with Python itself."""

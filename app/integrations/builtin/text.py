@@ -1,0 +1,23 @@
+"""Text that ships with Python itself; the compute side reads it from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pydoc_data.topics
+from typing import Literal
+
+from app.integrations.shared.sources import Access, Text, TextSource, Use
+
+
+class BuiltinText(TextSource):
+    """The prose of CPython's `pydoc_data`, which changes with the version of Python."""
+
+    kind: Literal["builtin"] = "builtin"
+    name: Literal["python-docs"] = "python-docs"
+    split: Literal["train", "validation"] = "train"
+
+    def fetch(self, access: Access, use: Use) -> Text:  # noqa: ARG002 (nothing is fetched)
+        """Return the hash of all topics and the split."""
+        said = json.dumps([self.split, pydoc_data.topics.topics], sort_keys=True)
+        return Text(path=None, sha256=hashlib.sha256(said.encode()).hexdigest())

@@ -1,0 +1,1 @@
+"""Documents in files of the usual formats, read as one plain text."""

@@ -1,0 +1,28 @@
+"""A text or JSONL file on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from app.integrations.documents.gather import gather
+from app.integrations.shared.sources import Access, Text, TextSource, Use, below
+from espalier.refusals import DatasetRefused, SourceNotFound
+
+
+class LocalText(TextSource):
+    """A file below one of the allowed folders."""
+
+    kind: Literal["local"] = "local"
+    path: str
+    column: str = "text"
+
+    def fetch(self, access: Access, use: Use) -> Text:  # noqa: ARG002 (the path names the split)
+        """Read the file and keep its text."""
+        try:
+            path = below(Path(self.path), access.roots)
+        except SourceNotFound as error:
+            raise DatasetRefused(error.message, hint=error.hint) from error
+        if not path.is_file():
+            raise DatasetRefused(f"There is no file {path.name}.", hint="`path` names a text or JSONL file.")
+        return gather([path], self.column, access.cache_dir)

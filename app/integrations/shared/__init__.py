@@ -1,0 +1,1 @@
+"""What every integration declares, and the cache that sources fill."""

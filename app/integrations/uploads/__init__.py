@@ -1,0 +1,1 @@
+"""Models and texts that a client sent."""

@@ -1,0 +1,27 @@
+"""A text or JSONL file that a client sent."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from app.integrations.documents.gather import gather
+from app.integrations.shared.sources import Access, Text, TextSource, Use
+from app.integrations.uploads.joining import find, join
+from espalier.refusals import DatasetRefused, SourceNotFound
+
+
+class UploadText(TextSource):
+    """A complete upload of the job's project."""
+
+    kind: Literal["upload"] = "upload"
+    upload_id: str
+    column: str = "text"
+
+    def fetch(self, access: Access, use: Use) -> Text:  # noqa: ARG002 (the upload is the split)
+        """Join the parts and keep the text."""
+        try:
+            upload = find(self.upload_id, access)
+        except SourceNotFound as error:
+            raise DatasetRefused(error.message, hint=error.hint) from error
+        folder = join(self.upload_id, upload, access)
+        return gather([folder / file.name for file in upload.files], self.column, access.cache_dir)

@@ -1,0 +1,1 @@
+"""What every process of the service stands on: logs, traces, ids, calls to strangers, turns."""

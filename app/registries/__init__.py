@@ -1,1 +1,0 @@
-"""Model registries that tell of new versions: one file each, discovered."""

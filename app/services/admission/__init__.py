@@ -1,0 +1,1 @@
+"""What POST can know of a request: its paths, its model, its texts, the workers that it needs."""

@@ -1,0 +1,254 @@
+"""What POST can know: paths below the roots, and the model itself where it lies on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app.bodies.job import JobRequest, Limits
+from app.db.upload import Upload
+from app.errors import InvalidRequest, NotAvailable
+from app.services.admission import known, routing, text_checks
+from app.services.admission.known import KnownModel
+from app.services.admission.remembered import probe_again
+from app.settings import Settings
+from espalier.probe import Matcher, ModelFacts, bad_patterns, check
+from espalier.recipe.base import canonical
+from espalier.recipe.dataset import Dataset, LocalDataset, UploadDataset
+from espalier.recipe.hashes import datasets_in, work_hash
+from espalier.recipe.publish import MlflowTarget
+from espalier.recipe.resolution import resolve
+from espalier.recipe.source import REMOTE, AnySource, LocalSource, MlflowSource, UploadSource
+from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
+from espalier.recipe.steps import MOST_PATTERNS
+from espalier.refusals import Problem, SourceRefused
+
+MAX_SPEC_BYTES = 64 * 1024
+"""Of a spec as it is stored: lists show 200 of them."""
+FindUpload = Callable[[str, str], Upload | None]
+"""(id, kind) -> a complete upload of the job's project."""
+Named = AnySource | Dataset
+"""What a request names that has to be read."""
+_TOO_MUCH = "The request asks for more than this service does for one job."
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What is known of a request whose model was met before."""
+
+    revision: str
+    spec: CompressionSpec
+    """Resolved."""
+    facts: ModelFacts
+    work_hash: str | None
+    """None while a text has not been seen."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What POST knows of a job: the spec with every default filled in, and the worker class that holds it."""
+
+    spec: CompressionSpec | None
+    worker_class: str
+    facts: ModelFacts | None = None
+    recognised: Recognised | None = None
+    mode: str = "production"
+
+
+@dataclass
+class Desk:
+    """Where the requests of one call are admitted: what several of them name is looked at once."""
+
+    settings: Settings
+    find_upload: FindUpload = lambda _id, _kind: None
+    matcher: Matcher = field(default_factory=Matcher)
+    _read: dict[str, ModelFacts] = field(default_factory=dict)
+    _met: dict[str, KnownModel | None] = field(default_factory=dict)
+    _data: dict[str, dict[str, str] | None] = field(default_factory=dict)
+    _refused: dict[tuple[str, Named], list[Problem]] = field(default_factory=dict)
+    _sizes: dict[Dataset, tuple[str, int] | None] = field(default_factory=dict)
+
+    def admit(self, request: JobRequest) -> Admitted:
+        """Hold a request against its model, where that is at hand; raises what must be refused."""
+        if problems := [*self._unread(request), *_without_server(request, self.settings)]:
+            raise InvalidRequest("The request names what the service does not read.", items=problems)
+        _admit_size(request, self.settings)
+        if problems := refused(request.spec, self.matcher):
+            raise InvalidRequest("The spec cannot be used.", items=problems)
+        if isinstance(request.source, REMOTE):
+            return Admitted(None, routing.worker_class(self.settings, None, None), mode=self.settings.mode)
+        facts = self._facts(request.source)
+        spec = self.resolved(request.spec, facts)
+        if problems := list(text_checks.too_short(spec, self._sizes_of(request))):
+            raise InvalidRequest("The text is too short.", items=problems)
+        return Admitted(spec, routing.worker_class(self.settings, spec, facts), facts, mode=self.settings.mode)
+
+    def resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
+        """Fill in what a spec leaves to its model; raises InvalidRequest where it does not fit."""
+        if problems := check(spec, facts, self.matcher):
+            raise InvalidRequest("The spec does not fit the model.", items=problems)
+        return resolve(spec, facts)
+
+    def met(self, session: Session, project_id: str, request: JobRequest) -> KnownModel | None:
+        """Return what the source of a request was the last time."""
+        source = request.source.model_dump(mode="json")
+        key = canonical(source)
+        if key not in self._met:
+            self._met[key] = known.model(session, project_id, source)
+        return self._met[key]
+
+    def work_hash(self, session: Session, project_id: str, revision: str, spec: CompressionSpec) -> str | None:
+        """Return the work hash of a resolved spec; None while one of its texts is not known."""
+        dumped = spec.model_dump(mode="json")
+        named = canonical([dumped["evaluate"], *datasets_in(dumped)])
+        if named not in self._data:
+            self._data[named] = known.data_of(session, project_id, dumped)
+        data = self._data[named]
+        return work_hash(revision, data, dumped, ENGINE_VERSION) if data is not None else None
+
+    def _unread(self, request: JobRequest) -> Iterator[Problem]:
+        for at, named in [("/source", request.source), *datasets_of(request)]:
+            if (at, named) not in self._refused:
+                self._refused[at, named] = list(self._unread_of(at, named))
+            yield from self._refused[at, named]
+
+    def _unread_of(self, at: str, named: Named) -> Iterator[Problem]:
+        if isinstance(named, LocalSource | LocalDataset):
+            if problem := _refusal(f"{at}/path", named.path, self.settings, folder=isinstance(named, LocalSource)):
+                yield problem
+            elif isinstance(named, LocalDataset):
+                yield from text_checks.unreadable(at, named)
+        elif isinstance(named, UploadSource | UploadDataset):
+            kind = _upload_kind(named)
+            if self.find_upload(named.upload_id, kind) is None:
+                detail = f"there is no complete upload of a {kind} with this id"
+                yield Problem(f"{at}/upload_id", "no-such-upload", detail)
+
+    def _sizes_of(self, request: JobRequest) -> dict[str, tuple[str, int]]:
+        """Name and bytes of every text that is at hand."""
+        found = {}
+        for _, dataset in datasets_of(request):
+            if dataset not in self._sizes:
+                self._sizes[dataset] = self._size(dataset)
+            if size := self._sizes[dataset]:
+                found[text_checks.key(dataset)] = size
+        return found
+
+    def _size(self, dataset: Dataset) -> tuple[str, int] | None:
+        if isinstance(dataset, LocalDataset):
+            return Path(dataset.path).name, Path(dataset.path).stat().st_size
+        row = self.find_upload(dataset.upload_id, "dataset") if isinstance(dataset, UploadDataset) else None
+        return (row.files[0]["name"], row.files[0]["bytes"]) if row else None
+
+    def _facts(self, source: LocalSource | UploadSource) -> ModelFacts:
+        key = canonical(source.model_dump(mode="json"))
+        if key not in self._read:
+            try:
+                self._read[key] = _facts(source, self.settings, self.find_upload)
+            except SourceRefused as error:
+                raise error.at("/source") from error
+        return self._read[key]
+
+
+def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None) -> Admitted:
+    """Hold one request against its model; raises what must be refused."""
+    return Desk(settings, find_upload).admit(request)
+
+
+def admit_limits(limits: Limits, settings: Settings) -> None:
+    """Raise InvalidRequest where a job would run longer than the operator lets any."""
+    if limits.max_run_seconds is not None and limits.max_run_seconds > settings.max_run_seconds:
+        detail = f"a job here runs {settings.max_run_seconds:.0f} seconds at most (ESPALIER_MAX_RUN_SECONDS)"
+        raise InvalidRequest(_TOO_MUCH, items=[Problem("/limits/max_run_seconds", "too-large", detail)])
+
+
+def _admit_size(request: JobRequest, settings: Settings) -> None:
+    admit_limits(request.limits, settings)
+    if request.spec.retrain and request.spec.retrain.steps > settings.max_retrain_steps:
+        detail = f"a retraining here takes {settings.max_retrain_steps} steps at most (ESPALIER_MAX_RETRAIN_STEPS)"
+        raise InvalidRequest(_TOO_MUCH, items=[Problem("/spec/retrain/steps", "too-large", detail)])
+
+
+def refused(spec: CompressionSpec, matcher: Matcher | None = None) -> list[Problem]:
+    """Return why a new spec is not taken, whatever its model; what was stored before may be longer."""
+    return [*_long(spec), *_many_patterns(spec), *bad_patterns(spec, matcher or Matcher())]
+
+
+def _long(spec: CompressionSpec) -> Iterator[Problem]:
+    if len(spec.model_dump_json()) > MAX_SPEC_BYTES:
+        detail = f"the spec has {MAX_SPEC_BYTES >> 10} KiB at most, defaults included: name shares by the ends of names"
+        yield Problem("/spec", "spec-too-long", detail)
+
+
+def _many_patterns(spec: CompressionSpec) -> Iterator[Problem]:
+    at = len(spec.structure)
+    for name, patterns in ((n, getattr(step.targets, n)) for step in spec.masking for n in ("include", "exclude")):
+        if len(patterns) > MOST_PATTERNS:
+            detail = f"give {MOST_PATTERNS} patterns at most: several names fit one pattern, as in `(q|k)_proj`"
+            yield Problem(f"/spec/prune/{at}/targets/{name}", "too-many-patterns", detail)
+
+
+def _without_server(request: JobRequest, settings: Settings) -> Iterator[Problem]:
+    """Where a request needs MLflow and the service knows none, or takes for granted that its source is there."""
+    from_mlflow = isinstance(request.source, MlflowSource)
+    places = ["/source/kind"] if from_mlflow else []
+    for index, target in enumerate(request.spec.output.publish):
+        if isinstance(target, MlflowTarget):
+            places.append(f"/spec/output/publish/{index}/kind")
+            if target.name is None and not from_mlflow:
+                detail = "the model does not come from MLflow: name the registered model that takes the new version"
+                yield Problem(f"/spec/output/publish/{index}", "no-name", detail)
+    if settings.mlflow_tracking_uri is None:
+        detail = "the service knows no MLflow server: its operator sets ESPALIER_MLFLOW_TRACKING_URI"
+        yield from (Problem(place, "no-mlflow-server", detail) for place in places)
+
+
+def _facts(source: LocalSource | UploadSource, settings: Settings, find_upload: FindUpload) -> ModelFacts:
+    if isinstance(source, LocalSource):
+        return probe_again(Path(source.path).resolve(), settings.roots)
+    upload = find_upload(source.upload_id, "model")
+    assert upload is not None
+    return ModelFacts.model_validate_json(canonical(upload.facts))
+
+
+def uploads_of(request: JobRequest) -> list[tuple[str, str]]:
+    """Return (kind, id) of every upload that a job names."""
+    named: list[Named] = [request.source, *(dataset for _, dataset in datasets_of(request))]
+    return [(_upload_kind(one), one.upload_id) for one in named if isinstance(one, UploadSource | UploadDataset)]
+
+
+def _upload_kind(named: UploadSource | UploadDataset) -> str:
+    return "model" if isinstance(named, UploadSource) else "dataset"
+
+
+def datasets_of(request: JobRequest) -> Iterator[tuple[str, Dataset]]:
+    """Yield every data set that a job names, with its place in the request."""
+    spec = request.spec
+    datasets = {"/spec/calibration/dataset": spec.calibration.dataset}
+    if spec.retrain and spec.retrain.dataset:
+        datasets["/spec/retrain/dataset"] = spec.retrain.dataset
+    for index, item in enumerate(spec.evaluate.perplexity):
+        datasets[f"/spec/evaluate/perplexity/{index}/dataset"] = item.dataset
+    yield from datasets.items()
+
+
+def _refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Problem | None:
+    """Why a path is not read; outside of the roots nothing tells whether it exists."""
+    if settings.mode == "production":
+        return Problem(pointer, NotAvailable.code, "local paths are off in production")
+    try:
+        resolved = Path(path).resolve() if Path(path).is_absolute() else None
+        if resolved is None or not any(resolved.is_relative_to(root) for root in settings.roots):
+            return Problem(
+                pointer, "outside-roots", "give an absolute path below one of the folders in ESPALIER_LOCAL_ROOTS"
+            )
+        if not (resolved.is_dir() if folder else resolved.is_file()):
+            wanted = "this is a file: give the model's folder" if folder else "this is a folder: give one file of text"
+            why = wanted if resolved.exists() else "there is nothing at this path"
+            return Problem(pointer, "no-such-folder" if folder else "no-such-file", why)
+    except (OSError, RuntimeError):  # a name longer than the file system takes, or a link that leads back to itself
+        return Problem(pointer, "bad-path", "no file can have this name")
+    return None

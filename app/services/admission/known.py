@@ -1,0 +1,108 @@
+"""What is known of a request before it runs: pinned sources and texts that were seen keep their meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.queries.results import upsert
+from app.db.reuse import KnownContent
+from espalier.model_files import TEMPLATES
+from espalier.probe import ModelFacts
+from espalier.recipe.base import fingerprint
+from espalier.recipe.hashes import datasets_in
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+MAX_FILES: Final = 2000
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """What a source turned out to be."""
+
+    revision: str
+    facts: ModelFacts
+
+
+def source_key(source: Mapping[str, Any]) -> str | None:
+    """A name of what a source holds that never changes its meaning; None where only the other side can tell."""
+    return _key("model", source)
+
+
+def text_key(dataset: Mapping[str, Any], *, evaluates: bool) -> str | None:
+    """The same for a text; what a data set without a split means depends on its use."""
+    key = _key("text", dataset)
+    return f"{key}-{'evaluation' if evaluates else 'train'}" if key else None
+
+
+def _key(role: str, document: Mapping[str, Any]) -> str | None:
+    kind = document.get("kind")
+    if kind == "local":
+        seen = _seen(Path(str(document["path"])))
+        return fingerprint([role, dict(document), seen]) if seen else None
+    if kind == "huggingface" and not _COMMIT.fullmatch(str(document.get("revision", ""))):
+        return None
+    return fingerprint([role, dict(document)]) if kind in {"huggingface", "builtin", "upload"} else None
+
+
+def _seen(path: Path) -> list[list[Any]]:
+    """What tells that files are still the same, without reading them."""
+    try:
+        below = path / TEMPLATES
+        files = sorted([*path.iterdir(), *(below.iterdir() if below.is_dir() else ())]) if path.is_dir() else [path]
+        status = [(file.name, file.stat()) for file in files[:MAX_FILES] if file.is_file()]
+    except OSError:
+        return []
+    return [[name, s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for name, s in status]
+
+
+def texts_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprint of every data set of a dumped spec -> its key; those that are not pinned are left out."""
+    evaluated = {fingerprint(dataset) for dataset in datasets_in(spec.get("evaluate"))}
+    found = {}
+    for dataset in datasets_in(spec):
+        name = fingerprint(dataset)
+        if key := text_key(dataset, evaluates=name in evaluated):
+            found[name] = key
+    return found
+
+
+def remember(session: Session, project_id: str, documents: Mapping[str, Mapping[str, Any]], *, now: datetime) -> None:
+    """Write down what keys turned out to mean."""
+    rows = [
+        {"project_id": project_id, "key": key, "document": dict(document), "seen_at": now}
+        for key, document in documents.items()
+    ]
+    upsert(session, KnownContent, rows)
+
+
+def recall(session: Session, project_id: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what is known of some keys."""
+    query = select(KnownContent).where(KnownContent.project_id == project_id, KnownContent.key.in_(list(keys)))
+    return {row.key: row.document for row in session.scalars(query)}
+
+
+def model(session: Session, project_id: str, source: Mapping[str, Any]) -> KnownModel | None:
+    """Return what a pinned source was the last time."""
+    key = source_key(source)
+    document = recall(session, project_id, [key]).get(key) if key else None
+    try:
+        return KnownModel(document["revision"], ModelFacts.model_validate(document["facts"])) if document else None
+    except (ValidationError, KeyError):  # written by another version
+        return None
+
+
+def data_of(session: Session, project_id: str, spec: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the sha256 of every data set of a dumped spec, by fingerprint; None while one of them is not known."""
+    keys = texts_of(spec)
+    known = recall(session, project_id, keys.values())
+    data = {name: known[key]["sha256"] for name, key in keys.items() if key in known}
+    return data if {fingerprint(dataset) for dataset in datasets_in(spec)} == set(data) else None

@@ -1,0 +1,108 @@
+"""What a remote model is, before any job has met it: its configuration and headers, held to the same checks.
+
+The few bytes that decide are put into a folder of holes: files of the right names and sizes, with nothing in them but
+configurations and headers. What reads a model on this machine reads that folder.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from app.integrations.huggingface.client import Hub, HubSilentError, Repository
+from app.services.admission.bounded import probe, weight_files
+from espalier.probe import ModelFacts, strays
+from espalier.probe.config import MAX_CONFIG_BYTES, MAX_TOKENIZER_CONFIG_BYTES, MAY_NAME_CODE
+from espalier.probe.documents import PLAIN
+from espalier.probe.headers import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE
+from espalier.refusals import SourceGated, SourceNotFound, UnsafeSource
+
+READ: Final = {
+    "config.json": MAX_CONFIG_BYTES, INDEX: MAX_INDEX_BYTES,
+    **dict.fromkeys(MAY_NAME_CODE, MAX_TOKENIZER_CONFIG_BYTES),
+}  # fmt: skip
+"""Files whose content decides."""
+NAMED: Final = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"})
+"""Files of the tokenizer: it matters that they are there, and a job reads them."""
+HEADER_BYTES: Final = 2**18
+"""Asked of a weight file at first: most headers are shorter."""
+MAX_FILE_BYTES: Final = 2**44
+AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the Hub gave: facts, or what is known instead and why it is no more."""
+
+    revision: str | None
+    facts: ModelFacts | None
+    shown: dict[str, Any]
+    """Figures that the Hub itself tells, where no file could be read."""
+    code: str = ""
+    why: str = ""
+    """Why there are no facts: `source_gated`, `source_not_found`, `hub_unreachable`, and in words."""
+
+
+def look(endpoint: str | None, repo: str, revision: str, *, owner: str) -> Look:
+    """Look at a repository for a project; raises SourceRefused where no job could work on what is there."""
+    hub, found = Hub(endpoint), None
+    try:
+        found = hub.repository(repo, revision)
+        with tempfile.TemporaryDirectory(prefix="espalier-look-") as folder:
+            facts = _facts(hub, found, Path(folder), owner)
+        return Look(found.commit, facts, {})
+    except SourceGated as gated:
+        return _nothing(found, "source_gated", f"{gated.message} {gated.hint}")
+    except SourceNotFound as missing:
+        if found is not None:  # it is there, and something of it is not: a job would find the same
+            raise
+        return _nothing(found, "source_not_found", f"{missing.message} {missing.hint}".strip())
+    except HubSilentError as silent:
+        return _nothing(found, "hub_unreachable", f"The Hugging Face Hub did not answer: {silent}.")
+
+
+def _nothing(found: Repository | None, code: str, why: str) -> Look:
+    if found is None:
+        return Look(None, None, {}, code, why)
+    weights = [size for name, size in found.sizes.items() if name.endswith(".safetensors")]
+    told = {
+        "licence": found.licence, "parameters": found.parameters, "model_type": found.model_type,
+        "architecture": found.architecture, "bytes": sum(weights) or None,
+    }  # fmt: skip
+    return Look(found.commit, None, told, code, why)
+
+
+def _facts(hub: Hub, found: Repository, folder: Path, owner: str) -> ModelFacts:
+    for name in found.sizes:
+        if name in READ and not (name == INDEX and SINGLE in found.sizes):
+            (folder / name).write_bytes(hub.file(found, name, count=min(found.sizes[name], READ[name] + 1)))
+        elif name in NAMED or (PLAIN.fullmatch(name) and strays.is_known(name)):
+            (folder / name).touch()
+    if SINGLE in found.sizes:
+        (folder / SINGLE).touch()
+    try:
+        weights = [name for name in weight_files(folder, owner=owner) if name in found.sizes]
+    except SourceNotFound:  # what there is instead decides the words of the refusal
+        weights = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for name, data in zip(weights, pool.map(lambda name: _header(hub, found, name), weights), strict=True):
+            with (folder / name).open("wb") as stream:
+                stream.write(data)
+                stream.truncate(found.sizes[name])
+    facts = probe(folder, owner=owner, unread=NAMED)
+    return facts.model_copy(update={"licence": found.licence or facts.licence})
+
+
+def _header(hub: Hub, found: Repository, name: str) -> bytes:
+    size = found.sizes[name]
+    if size > MAX_FILE_BYTES:
+        raise UnsafeSource(f"{name} claims an impossible size.", module=name)
+    data = hub.file(found, name, count=min(size, HEADER_BYTES))
+    told = 8 + struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
+    if len(data) < told <= min(size, MAX_HEADER_BYTES + 8):
+        data += hub.file(found, name, start=len(data), count=told - len(data))
+    return data

@@ -1,0 +1,62 @@
+"""What POST can tell of a text that is at hand: whether it can be read, has the column, and is long enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.integrations.documents.text_files import HEAD_BYTES, form_of, look, no_column, not_a_text
+from espalier.recipe.dataset import Dataset, LocalDataset
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import DatasetRefused, Problem
+
+SPECIAL_TOKENS = 8
+"""That a tokenizer may put around a text; inside of it no token has less than a byte."""
+
+
+def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
+    """Why a file of this machine cannot be read as the request says."""
+    path = Path(dataset.path)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+        seen = look(path.name, head, whole=len(head) == path.stat().st_size)
+    except DatasetRefused as error:
+        yield Problem(f"{pointer}/path", error.code, error.detail)
+        return
+    except OSError:
+        return  # the run tells
+    if seen.columns and dataset.column not in seen.columns:
+        absent = no_column(path.name, dataset.column, seen.columns)
+        yield Problem(f"{pointer}/column", "no-such-column", absent.detail)
+    elif (kind := seen.others.get(dataset.column)) is not None:
+        yield Problem(f"{pointer}/column", "no-text", not_a_text(path.name, dataset.column, kind).detail)
+
+
+def too_short(spec: CompressionSpec, sizes: dict[str, tuple[str, int]]) -> Iterator[Problem]:
+    """Why a text whose name and bytes are known cannot give the windows of a resolved spec."""
+    of = spec.calibration
+    wanted = [("/spec/calibration/dataset", of.dataset, of.samples * (of.sequence_length or 0), "samples")]
+    wanted += [
+        (f"/spec/evaluate/perplexity/{index}/dataset", item.dataset, item.sequence_length or 0, "sequence_length")
+        for index, item in enumerate(spec.evaluate.perplexity)
+    ]
+    for pointer, dataset, tokens, fix in wanted:
+        name, size = sizes.get(key(dataset), ("", 0))
+        if name and not packed(name) and size + SPECIAL_TOKENS < tokens:
+            detail = f"{name} has {size} bytes, so at most as many tokens, and {tokens} are read: give more text, or "
+            yield Problem(pointer, "text-too-short", f"{detail}lower `{fix}`")
+
+
+def key(dataset: Dataset) -> str:
+    """What tells data sets apart whose files are the same."""
+    return dataset.model_dump_json(exclude={"column"})
+
+
+def packed(name: str) -> bool:
+    """Tell whether a file may hold more text than it has bytes."""
+    try:
+        form = form_of(name)
+    except DatasetRefused:
+        return True
+    return form.gzipped or form.kind == "parquet"

@@ -1,0 +1,1 @@
+"""Jobs: admitted, made, controlled, read."""

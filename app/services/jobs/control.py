@@ -1,0 +1,170 @@
+"""What users do to a job that is there: cancel, pause, resume, retry, change and delete it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.bodies.control import JobPatch, Retry
+from app.db.job import PRIORITIES, Job, turn_of
+from app.db.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
+from app.db.queries import events, tenancy
+from app.db.queries.events import NewEvent
+from app.db.session import clock
+from app.errors import IllegalTransition, InvalidRequest, NotFound
+from app.platform import actor as actors
+from app.services.admission import admit
+from app.services.events import outbox
+from app.services.jobs import children, rights
+from app.services.resources import Resources
+from app.services.tenancy import projects
+from espalier.recipe.expressions import BadPattern, Selection
+from espalier.refusals import InvalidForModel, Problem
+
+MORE_ATTEMPTS = 20
+"""What a retry adds to the attempts that were made."""
+MAX_LABELS = 64
+
+
+def cancel(resources: Resources, project_id: str, job_id: str) -> None:
+    """End a job: at once when nobody holds it, else by its worker within two seconds; twice is as good as once."""
+    with _locked(resources, project_id, job_id, "cancel") as (session, job, now):
+        if job.state in {"cancelling", "cancelled"}:
+            return
+        target = _target(job, "cancel")
+        job.cancel_requested_at = now
+        told: list[NewEvent] = [("job.cancel_requested", {})]
+        if target == "cancelled":
+            told.append(("job.cancelled", {}))
+        events.move(session, job, target, told, now=now)
+        children.cancel_all(session, job.id, now=now)
+
+
+def pause(resources: Resources, project_id: str, job_id: str) -> None:
+    """Let a job rest: at once when it is queued, else as soon as its worker has put down what is finished."""
+    with _locked(resources, project_id, job_id, "pause") as (session, job, now):
+        target = _target(job, "pause")
+        events.move(session, job, target, [("job.paused", {})] if target == "paused" else [], now=now)
+
+
+def resume(resources: Resources, project_id: str, job_id: str) -> None:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    with _locked(resources, project_id, job_id, "resume") as (session, job, now):
+        target = _target(job, "resume")
+        _queue(session, job, target, [("job.resumed", {}), ("job.queued", {"reason": "resumed"})], now)
+        projects.admit_queued(session, actors.current(), project_id)
+    resources.doorbell.ring(job.worker_class)
+
+
+def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> None:
+    """Queue a job that ended without success again; attempts and events are counted on."""
+    _refuse_patterns(resources, project_id, job_id)
+    with _locked(resources, project_id, job_id, "retry") as (session, job, now):
+        rights.require_to_submit(job.request["spec"])
+        target = _target(job, "retry")
+        if wish.limits is not None:
+            given = wish.limits.model_dump(mode="json", exclude_unset=True)
+            job.request = {**job.request, "limits": {**(job.request.get("limits") or {}), **given}}
+            admit.admit_limits(wish.limits, resources.settings)
+        # A job that was allowed to be high once: whether that still holds is asked anew.
+        was = {number: name for name, number in PRIORITIES.items()}[job.priority]
+        projects.admit_priority(session, resources.settings.mode, project_id, wish.priority or was)
+        if wish.priority is not None:
+            _set_priority(job, wish.priority)
+        if wish.from_ == "start":
+            job.checkpoints, job.progress, job.fetched_bytes = [], 0.0, None
+        job.error, job.failures, job.not_before, job.cancel_requested_at = None, {}, None, None
+        job.phase = None
+        job.max_attempts, job.forgiven_seconds = job.attempt + MORE_ATTEMPTS, job.running_seconds
+        _queue(session, job, target, [("job.queued", {"reason": "retried", "from": wish.from_})], now)
+        children.retry_all(session, job.id, now=now)
+        projects.admit_queued(session, actors.current(), project_id)
+    resources.doorbell.ring(job.worker_class)
+
+
+def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None:
+    """Raise InvalidForModel where a stored job has patterns that RE2 does not take: it could only fail again."""
+    with resources.database.reading() as session:
+        job = session.get(Job, job_id)
+    steps = job.request["spec"].get("prune") if job is not None and job.project_id == project_id else None
+    for index, step in enumerate(steps if isinstance(steps, list) else [steps]):
+        targets = (step.get("targets") if isinstance(step, dict) else None) or {}
+        try:
+            Selection(targets.get("include") or [], targets.get("exclude") or [])
+        except BadPattern as error:
+            problem = Problem(f"/spec/prune/{index}/targets/{error.place}", "bad-regex", str(error))
+            detail = f"The job was made with a pattern that is not taken any more: {error}."
+            raise InvalidForModel(detail, hint="Clone it with patterns in RE2 syntax.", items=[problem]) from None
+
+
+def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) -> None:
+    """Change name and labels at any time, and the priority of a job that waits."""
+    with _locked(resources, project_id, job_id, "change") as (session, job, _now):
+        if patch.name is not None:
+            job.name = patch.name
+        if patch.labels is not None:
+            job.labels = _merged(job.labels, patch.labels)
+        if patch.priority is not None:
+            if job.state not in {"queued", "paused"}:
+                raise IllegalTransition(_refusal(job, "given another priority"))
+            projects.admit_priority(session, resources.settings.mode, project_id, patch.priority)
+            _set_priority(job, patch.priority)
+
+
+def delete(resources: Resources, project_id: str, job_id: str) -> None:
+    """Forget a job that is over and all that it told; its files are collected within a day, unless others need them."""
+    with _locked(resources, project_id, job_id, "delete") as (session, job, _now):
+        if job.state not in TERMINAL:
+            raise IllegalTransition(_refusal(job, "deleted"))
+        session.delete(job)
+
+
+@contextmanager
+def _locked(resources: Resources, project_id: str, job_id: str, verb: str) -> Iterator[tuple[Session, Job, datetime]]:
+    with resources.database.unit_of_work() as session:
+        job = events.lock(session, job_id, project_id=project_id)
+        if job is None:
+            raise NotFound
+        now = clock(session)
+        yield session, job, now
+        tenancy.audit(session, f"job.{verb}", job_id, now=now)
+
+
+_PARTICIPLES: dict[Action, str] = {
+    "cancel": "cancelled", "pause": "paused", "resume": "resumed", "retry": "retried"
+}  # fmt: skip
+
+
+def _target(job: Job, action: Action) -> JobState:
+    state: JobState = job.state  # type: ignore[assignment]
+    if state not in ACTIONS[action]:
+        raise IllegalTransition(_refusal(job, _PARTICIPLES[action]))
+    return ACTIONS[action][state]
+
+
+def _refusal(job: Job, participle: str) -> str:
+    state: JobState = job.state  # type: ignore[assignment]
+    return f"The job is {state} and cannot be {participle}; allowed now: {', '.join(allowed(state))}."
+
+
+def _queue(session: Session, job: Job, target: JobState, told: list[NewEvent], now: datetime) -> None:
+    events.move(session, job, target, told, now=now)
+    job.wait_reason = "capacity"
+    outbox.add_bell(session, job, now=now)
+
+
+def _set_priority(job: Job, priority: str) -> None:
+    job.priority = PRIORITIES[priority]
+    job.turn = turn_of(job.created_at, job.priority)
+
+
+def _merged(labels: dict[str, Any], patch: dict[str, str | None]) -> dict[str, Any]:
+    merged = {name: value for name, value in {**labels, **patch}.items() if value is not None}
+    if len(merged) > MAX_LABELS:
+        detail = f"a job has {MAX_LABELS} labels at most"
+        raise InvalidRequest(f"With these, {detail}.", items=[Problem("/labels", "too-long", detail)])
+    return merged

@@ -1,0 +1,55 @@
+"""What takes a right, whichever door it is asked through: to queue a job, and to publish what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from app.bodies.access import Scope
+from app.errors import Forbidden
+from app.platform import actor as actors
+from app.platform.actor import Actor
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import Problem
+
+PLACE: Final = "/spec/output/publish"
+
+
+def has(actor: Actor, scope: Scope) -> bool:
+    """Tell whether somebody has a scope; an admin has all."""
+    return not actor.scopes.isdisjoint({scope, "admin"})
+
+
+def held() -> list[str]:
+    """The scopes of who acts."""
+    return sorted((actors.current() or actors.LOCAL).scopes)
+
+
+def require(scope: Scope, *, items: Sequence[Problem] = ()) -> None:
+    """Raise Forbidden where who acts lacks a scope; workers act for the service, and lack none."""
+    actor = actors.current()
+    if actor is None or has(actor, scope):
+        return
+    if actor.type == "hook":
+        raise Forbidden(f"Who saved this rule last has no key with the scope {scope}: save it with one.", items=items)
+    raise Forbidden(f"This takes an API key with the scope {scope}.", items=items)
+
+
+def require_to_submit(spec: CompressionSpec | Mapping[str, Any], *, at: str = PLACE) -> None:
+    """Raise Forbidden where who acts may not queue a job of this spec: publishing is a right of its own."""
+    require("jobs:write")
+    require_to_publish(spec, at=at)
+
+
+def require_to_publish(spec: CompressionSpec | Mapping[str, Any], *, at: str = PLACE) -> None:
+    """Raise Forbidden where a spec publishes and who acts may not; `at`: where it says so."""
+    if publishes(spec):
+        require("models:write", items=[Problem(at, "takes-a-scope", "to publish takes the scope models:write")])
+
+
+def publishes(spec: CompressionSpec | Mapping[str, Any]) -> bool:
+    """Tell whether a spec, whole or a part of one, says where its result goes."""
+    if isinstance(spec, CompressionSpec):
+        return bool(spec.output.publish)
+    output = spec.get("output")
+    return bool(isinstance(output, Mapping) and output.get("publish"))

@@ -1,0 +1,83 @@
+"""What of a request is allowed and most likely a mistake: said in the plan and in the answer to the POST."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from app.bodies.job import JobRequest
+from app.db.queries import tenancy
+from app.db.session import once
+from app.services.plans import estimates
+from espalier.probe import ModelFacts
+from espalier.recipe.dataset import HuggingFaceDataset
+from espalier.recipe.publish import HubTarget, S3Target
+from espalier.recipe.spec import CompressionSpec
+
+WIDE_GATE: Final = 1.0
+"""Of an increase over dense: more than twice its perplexity is hardly what a gate is for, and 10 was meant as 10 %."""
+LITTLE_LEFT: Final = 0.9
+"""Share pruned above which hardly any model is left of any model."""
+LONG: Final = timedelta(days=30)
+"""No job may run for longer than `limits.max_run_seconds` allows."""
+_SHORT_NAMES: Final = frozenset({"wikitext2", "c4"})
+_LOGINS: Final = {"huggingface": "Hugging Face token", "s3": "S3 keys"}
+
+Caution = dict[str, str]
+
+
+def of(
+    session: Session, project_id: str, worker_class: str, request: JobRequest, spec: CompressionSpec | None,
+    facts: ModelFacts | None,
+) -> list[Caution]:  # fmt: skip
+    """Return what to say of a request; `spec` and `facts` are the resolved ones where the model is known."""
+    found = [*_unpublished(session, project_id, request), *_of_spec(request.spec)]
+    # At the slowest speed first: the rates of finished jobs are many rows, and a POST waits for them.
+    if spec is not None and facts is not None and _seconds(spec, facts, estimates.UNKNOWN) > LONG.total_seconds():
+        found += lasting(_seconds(spec, facts, estimates.rates(session, project_id, worker_class)))
+    return found
+
+
+def lasting(seconds: float) -> Iterator[Caution]:
+    """Say of an estimate that no job may run for so long."""
+    if seconds > LONG.total_seconds():
+        days = seconds / timedelta(days=1).total_seconds()
+        told = f"{days / 365:.1f} years" if days > 365 else f"{days:.0f} days"
+        text = f"This job is estimated to run for {told}: see `steps`, `samples`, `epochs` and `count`."
+        yield {"code": "runs_long", "text": text}
+
+
+def _seconds(spec: CompressionSpec, facts: ModelFacts, rates: estimates.Rates) -> float:
+    return sum(rates.seconds(phase, work) for phase, work in estimates.works(spec, facts).items())
+
+
+def _unpublished(session: Session, project_id: str, request: JobRequest) -> Iterator[Caution]:
+    for index, target in enumerate(request.spec.output.publish):
+        ask = partial(tenancy.credential, session, project_id, target.kind)
+        if isinstance(target, HubTarget | S3Target) and once(session, ("login", project_id, target.kind), ask) is None:
+            text = (
+                f"output.publish[{index}] needs the project's {_LOGINS[target.kind]}, and none is stored: "
+                f"PUT /v1/credentials/{target.kind} before the job ends."
+            )
+            yield {"code": "no_credential", "text": text}
+
+
+def _of_spec(spec: CompressionSpec) -> Iterator[Caution]:
+    gate = spec.gate.max_relative_perplexity_increase if spec.gate else None
+    if gate is not None and gate > WIDE_GATE:
+        text = f"The gate accepts {1 + gate:.4g} times the dense model's perplexity; 0.1 means 10 % more."
+        yield {"code": "wide_gate", "text": text}
+    for index, step in enumerate(spec.prune):
+        share = step.sparsity
+        if share is not None and share > LITTLE_LEFT:
+            text = f"prune[{index}] takes {share:.1%} away; what is left is rarely better than guessing."
+            yield {"code": "little_is_left", "text": text}
+    texts = [spec.calibration.dataset, *(item.dataset for item in spec.evaluate.perplexity)]
+    for name in {text.name for text in texts if isinstance(text, HuggingFaceDataset)} - _SHORT_NAMES:
+        if "/" not in name:
+            text = f"The data set {name} has no owner; short names are {', '.join(sorted(_SHORT_NAMES))}."
+            yield {"code": "dataset_without_owner", "text": text}

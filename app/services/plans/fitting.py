@@ -1,0 +1,116 @@
+"""Whether memory holds a job: limits that cannot are refused, and what a retraining takes is said, before the run."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app.bodies.job import JobRequest, Limits
+from app.db.queries import workers
+from app.db.session import once
+from app.db.upload import Upload
+from app.errors import InvalidRequest
+from app.services.admission import routing
+from app.settings import Settings
+from espalier.memory import retraining, texts
+from espalier.memory import shapes as memory
+from espalier.probe import ModelFacts
+from espalier.recipe.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import Problem
+
+MIB = 2**20
+SEEN = timedelta(minutes=10)
+"""Of workers whose device tells where a class computes."""
+BUILTIN_BYTES = 470_000
+"""Of the text inside CPython, about."""
+TOKENS_PER_BATCH = 2048
+"""What a walk takes at once, at least."""
+
+
+def room_of(spec: CompressionSpec, facts: ModelFacts, text_bytes: int, *, itemsize: int) -> memory.Room:
+    """Return what a resolved spec's parts take, by what is known before a run; `itemsize`: of the compute dtype."""
+    blocks = [[(matrix.name, matrix.num_outputs, matrix.num_inputs) for matrix in block] for block in facts.blocks]
+    length = spec.calibration.sequence_length or 0
+    gram = any(step.reads == "gram" for step in spec.masking)
+    sizes = [
+        sum(outputs * inputs for _, outputs, inputs in maps) * (itemsize + 3)
+        + memory.working_bytes(maps, gram=gram, tokens=max(TOKENS_PER_BATCH, length), itemsize=itemsize)
+        for maps in blocks
+    ]
+    shapes = routing.shapes(facts)
+    return memory.Room(
+        process=memory.LIBRARIES_BYTES, outside=(facts.parameters - facts.inside) * itemsize,
+        block=max(sizes, default=0), model=facts.parameters * itemsize,
+        hidden=spec.calibration.samples * length * facts.hidden_size * itemsize,
+        training=routing.training_bytes(spec, facts, itemsize=itemsize), text=texts.memory_bytes(text_bytes),
+        state=retraining.STATE_BYTES * retraining.trained(spec.retrain, shapes) if spec.retrain else 0,
+    )  # fmt: skip
+
+
+def require(
+    session: Session, worker_class: str, request: JobRequest, spec: CompressionSpec, facts: ModelFacts, *, now: datetime
+) -> None:
+    """Raise InvalidRequest where `limits.max_host_memory_bytes` cannot hold the job; names the least that would.
+
+    Where no worker tells that the class computes on a CPU, only what a job with a GPU needs as well is asked for.
+    """
+    limit = request.limits.max_host_memory_bytes
+    if limit is None:
+        return
+    ask = partial(workers.largest, session, worker_class, seen_after=now - SEEN)
+    device, _ = once(session, ("largest worker", worker_class), ask) or ("", 0)
+    halves = spec.compute_dtype == "bfloat16" or (spec.compute_dtype == "auto" and device != "cpu")
+    room = room_of(spec, facts, text_bytes(session, spec), itemsize=2 if halves else routing.FLOAT_BYTES)
+    needed, what = max(room.on_host(spec, computes=device == "cpu"))
+    if needed > limit:
+        detail = f"{what} takes about {needed} bytes, the libraries' {room.process} included: give at least {needed}"
+        raise InvalidRequest(
+            "The limit on memory cannot hold the job.",
+            items=[Problem("/limits/max_host_memory_bytes", "limit-too-small", detail)],
+        )
+
+
+def text_bytes(session: Session, spec: CompressionSpec) -> int:
+    """Return the size of the largest text that a job reads, as far as it is known before a run."""
+    read = [spec.calibration.dataset, *(item.dataset for item in spec.evaluate.perplexity)]
+    if spec.retrain is not None and spec.retrain.dataset is not None:
+        read.append(spec.retrain.dataset)
+    return max(_bytes_of(session, dataset) for dataset in read)
+
+
+def _bytes_of(session: Session, dataset: Dataset) -> int:
+    if isinstance(dataset, BuiltinDataset):
+        return BUILTIN_BYTES
+    if isinstance(dataset, UploadDataset):
+        row = session.get(Upload, dataset.upload_id)
+        return row.bytes if row is not None else 0
+    if isinstance(dataset, LocalDataset):
+        with contextlib.suppress(OSError):
+            return Path(dataset.path).stat().st_size
+    return 0
+
+
+def warnings(
+    session: Session, settings: Settings, worker_class: str, spec: CompressionSpec, facts: ModelFacts, limits: Limits,
+    *, now: datetime,
+) -> list[dict[str, str]]:  # fmt: skip
+    """Tell what a retraining takes where it has a teacher, or more than the class's workers and the job's limits."""
+    if spec.retrain is None:
+        return []
+    lease = timedelta(seconds=settings.lease_seconds)
+    device, there = workers.largest(session, worker_class, seen_after=now - lease) or ("", float("inf"))
+    halves = spec.compute_dtype == "bfloat16" or (spec.compute_dtype == "auto" and device == "cuda")
+    needed = routing.training_bytes(spec, facts, itemsize=2 if halves else routing.FLOAT_BYTES)
+    limit = limits.max_device_memory_bytes if device == "cuda" else limits.max_host_memory_bytes
+    room = min(there, dict(settings.classes)[worker_class], limit or float("inf"))
+    teacher = "" if spec.retrain.loss == "cross_entropy" else " beside a dense teacher"
+    text = f"Retraining{teacher} takes about {-(-needed // MIB)} MiB of memory"
+    if needed > room:
+        short = f"{text}, and a job here has {int(room) // MIB} MiB: train less, without a teacher, or in bfloat16."
+        return [{"code": "retraining_does_not_fit", "text": short}]
+    return [{"code": "teacher_in_memory", "text": f"{text}."}] if teacher else []

@@ -1,0 +1,80 @@
+"""What a source is, as far as that is known without running a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.bodies.job import JobRequest
+from app.db.session import clock
+from app.services import uploads
+from app.services.admission import known, remote
+from app.services.admission.admit import admit
+from app.services.resources import Resources
+from espalier.families import FAMILIES
+from espalier.probe.config import why_not
+from espalier.recipe.source import AnySource, HuggingFaceSource
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import SourceRefused
+
+_ANY = CompressionSpec.model_validate({"prune": []})
+_UNKNOWN: dict[str, Any] = dict.fromkeys(
+    (
+        "revision", "architecture", "model_type", "parameters", "bytes", "dtype", "max_positions", "num_blocks",
+        "licence",
+    )
+)  # fmt: skip
+
+
+def resolve(resources: Resources, project_id: str, source: AnySource) -> dict[str, Any]:
+    """Describe a source: read where it lies here, remembered at a commit that was met, or asked for at the Hub."""
+    with resources.database.reading() as session:
+        met = known.model(session, project_id, source.model_dump(mode="json"))
+    facts, revision = (met.facts, met.revision) if met else (None, None)
+    try:
+        if facts is None and isinstance(source, HuggingFaceSource):
+            seen = look_up(resources, project_id, source)
+            facts, revision = seen.facts, seen.revision
+            if facts is None:
+                return {**_UNKNOWN, **seen.shown, "revision": revision, **_unseen(seen)}
+        if facts is None:
+            request = JobRequest(source=source, spec=_ANY)
+            facts = admit(
+                request, resources.settings,
+                lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind),
+            ).facts  # fmt: skip
+    except SourceRefused as error:
+        why = f"{error.message} {error.hint}".strip()
+        return {**_UNKNOWN, "resolved": True, "supported": False, "why_not": why, "warnings": []}
+    if facts is None:
+        why = "Only a job looks into such a source, with its project's login; it is resolved when one runs."
+        warning = {"code": "source_not_seen", "text": why}
+        return {**_UNKNOWN, "resolved": False, "supported": None, "why_not": why, "warnings": [warning]}
+    shown = {name: getattr(facts, name) for name in _UNKNOWN if name != "revision"}
+    return {**shown, "revision": revision, "resolved": True, "supported": True, "why_not": None, "warnings": []}
+
+
+def look_up(resources: Resources, project_id: str, source: HuggingFaceSource) -> remote.Look:
+    """Ask the Hub what a model is, and remember it at its commit; raises SourceRefused for what no job can work on."""
+    seen = remote.look(resources.settings.hf_endpoint, source.repo, source.revision, owner=project_id)
+    if seen.facts is not None and seen.revision is not None:
+        key = known.source_key(pinned(source, seen.revision).model_dump(mode="json"))
+        assert key is not None, "a commit never changes"
+        document = {"revision": seen.revision, "facts": seen.facts.model_dump(mode="json")}
+        with resources.database.unit_of_work() as session:
+            known.remember(session, project_id, {key: document}, now=clock(session))
+    return seen
+
+
+def pinned(source: HuggingFaceSource, revision: str) -> HuggingFaceSource:
+    """The same repository at a commit."""
+    return source.model_copy(update={"revision": revision})
+
+
+def _unseen(seen: remote.Look) -> dict[str, Any]:
+    kind = seen.shown.get("model_type")
+    refused = kind is not None and kind not in FAMILIES
+    return {
+        "resolved": False, "supported": False if refused else None,
+        "why_not": f"{why_not(kind).detail} {seen.why}" if refused else seen.why,
+        "warnings": [{"code": seen.code, "text": seen.why}],
+    }  # fmt: skip

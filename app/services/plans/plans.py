@@ -1,0 +1,203 @@
+"""Plans: a dry run of a request, and the promise that a job submitted with one asks for the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session
+
+from app.bodies.job import JobRequest
+from app.db.job import QUEUED, Job
+from app.db.planning import Plan
+from app.db.queries import reuse, tenancy
+from app.db.session import clock
+from app.errors import InvalidRequest, NotFound
+from app.platform.ids import new_id
+from app.services import idempotency, uploads
+from app.services.admission import known, routing
+from app.services.admission.admit import Admitted, Desk
+from app.services.idempotency import Key
+from app.services.plans import cautions, estimates, fitting, lookup
+from app.services.resources import Resources
+from app.services.reuse import equal_work
+from app.settings import Settings
+from espalier.probe import ModelFacts
+from espalier.recipe.base import fingerprint
+from espalier.recipe.source import HuggingFaceSource
+from espalier.recipe.spec import CompressionSpec
+from espalier.refusals import Problem, SourceRefused
+
+LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look at a remote source gave."""
+
+    request: JobRequest
+    """With the model at the commit where it was seen."""
+    warning: dict[str, str] | None = None
+    """Why it was not."""
+
+
+def request_sha256(request: JobRequest) -> str:
+    """Hash what a plan is made of: source and spec."""
+    return fingerprint(request.model_dump(mode="json", include={"source", "spec"}))
+
+
+def create(resources: Resources, project_id: str, request: JobRequest, *, key: Key | None = None) -> Plan:
+    """Work out what a request would take; refuses what POST /v1/jobs would refuse."""
+    admitted, looked = _admitted(resources, project_id, request)
+    with resources.database.unit_of_work() as session:
+        tenancy.hold(session, project_id)
+        now = clock(session)
+        plan = make(session, resources.settings, project_id, request, admitted, now=now, looked=looked)
+        idempotency.once(session, key, plan.id, now=now)
+    return plan
+
+
+def draft(resources: Resources, project_id: str, request: JobRequest) -> Plan:
+    """Work out what a request would take, for somebody who is still writing it; nothing is kept."""
+    admitted, looked = _admitted(resources, project_id, request)
+    with resources.database.reading() as session:
+        plan = make(session, resources.settings, project_id, request, admitted, now=clock(session), looked=looked)
+        session.expunge(plan)
+    return plan
+
+
+def make(
+    session: Session, settings: Settings, project_id: str, request: JobRequest, admitted: Admitted, *, now: datetime,
+    looked: Looked | None = None,
+) -> Plan:  # fmt: skip
+    """Write down what an admitted request would take; `looked`: what the Hub was asked about its source."""
+    found = admitted.recognised
+    spec = found.spec if found else admitted.spec
+    facts = admitted.facts or (found.facts if found else None)
+    done = reuse.done(session, project_id, found.work_hash, but="") if found and found.work_hash else None
+    worker_class = routing.worker_class(settings, spec, facts)
+    document = {
+        "resolved_spec": spec.model_dump(mode="json") if spec else None,
+        "resolved_revision": found.revision if found else None, "worker_class": worker_class,
+        "queue_position": _queue_position(session, project_id, worker_class),
+        "reusable_job_id": done.id if done else None,
+        **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None),
+    }  # fmt: skip
+    if spec and facts:
+        fitting.require(session, worker_class, request, spec, facts, now=now)
+        short = fitting.warnings(session, settings, worker_class, spec, facts, request.limits, now=now)
+        document["warnings"] = [*short, *document["warnings"]]
+    document["warnings"] += cautions.of(session, project_id, worker_class, request, spec, facts)
+    plan = Plan(
+        id=new_id("pln"), project_id=project_id, request_sha256=request_sha256(request), document=document,
+        created_at=now, expires_at=now + LIFE,
+    )  # fmt: skip
+    session.add(plan)
+    return plan
+
+
+def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tuple[Admitted, Looked | None]:
+    """Admit a request, ask the Hub about its source, and return what is known of it then."""
+    desk = Desk(resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind))
+    admitted = desk.admit(request)
+    looked = _look(resources, project_id, request)
+    seen = looked.request if looked else request
+    with resources.database.reading() as session:
+        recognised = equal_work.recognise(session, project_id, seen, admitted.spec, desk)
+    return replace(admitted, recognised=recognised), looked
+
+
+def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked | None:
+    """Ask the Hub about a remote model that nobody has met; raises SourceRefused for what no job could work on."""
+    source = request.source
+    if not isinstance(source, HuggingFaceSource):
+        return None
+    with resources.database.reading() as session:
+        if known.model(session, project_id, source.model_dump(mode="json")):
+            return None
+    try:
+        look = lookup.look_up(resources, project_id, source)
+    except SourceRefused as error:
+        raise error.at("/source") from error
+    if look.facts is None or look.revision is None:
+        return Looked(request, {"code": look.code, "text": f"{look.why} A job resolves the source when it runs."})
+    return Looked(request.model_copy(update={"source": lookup.pinned(source, look.revision)}))
+
+
+def get(resources: Resources, project_id: str, plan_id: str) -> Plan:
+    """Return a plan; raises NotFound."""
+    with resources.database.reading() as session:
+        plan = session.get(Plan, plan_id)
+    if plan is None or plan.project_id != project_id:
+        raise NotFound
+    return plan
+
+
+def check(session: Session, project_id: str, request: JobRequest, *, now: datetime) -> None:
+    """Raise InvalidRequest when the plan that a job names is unknown, stale, or of another request."""
+    if request.plan_id is None:
+        return
+    plan = session.get(Plan, request.plan_id)
+    if plan is None or plan.project_id != project_id:
+        raise _refusal("no-such-plan", "there is no plan with this id")
+    if plan.expires_at < now:
+        raise _refusal("stale-plan", "the plan is older than a day: make another one")
+    if plan.request_sha256 != request_sha256(request):
+        raise _refusal("unequal-plan", "the plan was made of another source or spec")
+
+
+def _refusal(code: str, detail: str) -> InvalidRequest:
+    return InvalidRequest("The job does not follow its plan.", items=[Problem("/plan_id", code, detail)])
+
+
+def _queue_position(session: Session, project_id: str, worker_class: str) -> int:
+    """Where a job would stand in its project's queue that is submitted now."""
+    mine = and_(QUEUED, Job.project_id == project_id, Job.worker_class == worker_class)
+    return 1 + (session.scalar(select(func.count()).where(mine)) or 0)
+
+
+def _estimate(
+    session: Session, project_id: str, worker_class: str, spec: CompressionSpec | None, facts: ModelFacts | None,
+    unseen: dict[str, str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    if spec is None or facts is None:
+        warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
+        return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
+    rates = estimates.rates(session, project_id, worker_class)
+    itemsize = 2 if spec.compute_dtype == "bfloat16" else routing.FLOAT_BYTES
+    room = fitting.room_of(spec, facts, fitting.text_bytes(session, spec), itemsize=itemsize)
+    phases = [
+        {
+            "name": phase, "seconds": round(rates.seconds(phase, work), 3),
+            "memory_bytes": estimates.memory_bytes(phase, spec, facts, room),
+            "disk_bytes": estimates.disk_bytes(phase, facts),
+        }
+        for phase, work in estimates.works(spec, facts).items()
+    ]  # fmt: skip
+    total = estimates.jobs(spec) * rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
+    return {
+        "phases": phases, "seconds": round(total, 3), "calibrated_by": rates.jobs,
+        "warnings": _warnings(spec, rates),
+    }  # fmt: skip
+
+
+def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, str]]:
+    found = []
+    if spec.objective is not None:
+        text = f"A search may run {spec.objective.max_trials} jobs before the last one; seconds are those of one."
+        found.append({"code": "searches", "text": text})
+    if estimates.jobs(spec) > 1:
+        text = "The members of the soup are jobs of their own; seconds are of all jobs, one after the other."
+        found.append({"code": "members", "text": text})
+    if spec.masking and spec.output.format == "safetensors":
+        text = "The same size on disk unless packed, and no speed-up on a runtime that does not exploit the zeros."
+        found.append({"code": "no_speed_up", "text": text})
+    if not rates.jobs:
+        text = "No job has finished here yet: seconds are those of two CPU cores, and may be far off."
+        found.append({"code": "not_calibrated", "text": text})
+    if any(item.max_windows is None for item in spec.evaluate.perplexity):
+        text = f"A measurement takes all windows of its text; {estimates.ASSUMED_WINDOWS} are assumed."
+        found.append({"code": "windows_assumed", "text": text})
+    return found

@@ -1,0 +1,1 @@
+"""Equal work is done once."""

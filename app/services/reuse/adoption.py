@@ -1,0 +1,60 @@
+"""A job whose work is done takes the result over: its own rows, pointing at the files that are there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import events, reuse
+from app.db.queries.reuse import Held
+from app.db.result import Artifact
+from app.db.session import add_rows, do_later
+from app.platform.ids import new_id
+from app.services import publications
+
+
+def adopt(session: Session, job: Job, done: Held, *, now: datetime) -> None:
+    """Make a locked job succeed with the result of another one."""
+    told = take_over(session, job, done, now=now)
+    events.move(session, job, "succeeded", told, now=now)
+
+
+def born(session: Session, job: Job, done: Held, *, now: datetime) -> None:
+    """Let a job that this transaction makes begin as the success that another one was."""
+    job.state, job.progress, job.started_at, job.finished_at, job.wait_reason = "succeeded", 1.0, now, now, None
+    job.pending_until = None
+    events.begin(session, job, take_over(session, job, done, now=now), now=now)
+
+
+def take_over(session: Session, job: Job, done: Held, *, now: datetime) -> list[events.NewEvent]:
+    """Copy what a result consists of, files apart, and return the events that tell it."""
+    theirs = done.job
+    told: list[events.NewEvent] = [("job.gate_evaluated", theirs.gate)] if theirs.gate is not None else []
+    rows = []
+    for file in done.files:
+        data: dict[str, Any] = {"name": file.name, "kind": file.kind, "bytes": file.bytes, "sha256": file.sha256}
+        mine = new_id("art")
+        rows.append(
+            {"id": mine, "project_id": job.project_id, "job_id": job.id, "key": file.key, "created_at": now, **data}
+        )
+        told.append(("job.artifact_ready", {"id": mine, **data}))
+    job.reused_from = theirs.reused_from or theirs.id
+    job.report, job.gate, job.warnings = theirs.report, theirs.gate, theirs.warnings
+    job.error, job.checkpoints = None, []
+    job.resolved_spec, job.resolved_revision = theirs.resolved_spec, theirs.resolved_revision
+    job.work_hash, job.waits_for, job.phase = theirs.work_hash, None, None
+    add_rows(session, Artifact, rows)
+    do_later(session, reuse.copy_history, (theirs.id, job.id))
+    for target in [] if publications.rejected(job.gate) else _targets(job):
+        publications.add(session, job, publications.row(job, target, now=now))
+    told.append(("job.succeeded", {"artifacts": len(rows), "reused_from": job.reused_from}))
+    return told
+
+
+def _targets(job: Job) -> list[dict[str, Any]]:
+    """Where the spec of a job wants its result; whoever takes over a result publishes it anew."""
+    found: list[dict[str, Any]] = (job.request["spec"].get("output") or {}).get("publish") or []
+    return found

@@ -1,0 +1,1 @@
+"""Sweeps: one job per point of a grid."""

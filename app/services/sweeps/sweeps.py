@@ -1,0 +1,220 @@
+"""Sweeps: one job per point of a grid, made and ended together; what is equal between them is done once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.bodies.job import JobRequest
+from app.bodies.sweep import Point, SweepRequest
+from app.db.job import Job
+from app.db.lifecycle import TERMINAL
+from app.db.planning import Sweep
+from app.db.queries import reuse, tenancy
+from app.db.session import Database, clock, deferring
+from app.errors import InvalidRequest, NotFound
+from app.platform.ids import new_id
+from app.services import idempotency
+from app.services.admission.admit import Admitted, Desk
+from app.services.jobs import children, rights
+from app.services.jobs import submit as jobs
+from app.services.resources import Resources
+from app.services.reuse import equal_work
+from app.services.sweeps.fronts import unbeaten
+from espalier.recipe.base import canonical
+from espalier.refusals import Problem, SourceRefused
+
+MAX_PROBLEMS = 50
+
+
+@dataclass(frozen=True)
+class SweepReading:
+    """A sweep and the jobs of its points."""
+
+    sweep: Sweep
+    jobs: dict[str, Job]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        return dict(Counter(job.state for job in self.jobs.values()))
+
+    @property
+    def state(self) -> str:
+        """One word for all: running until every job is over, then the worst that happened."""
+        states = set(self.counts)
+        if not states <= TERMINAL:
+            return "queued" if states == {"queued"} else "running"
+        return next((state for state in ("failed", "expired", "cancelled") if state in states), "succeeded")
+
+
+def create(
+    resources: Resources, project_id: str, request: SweepRequest, key: idempotency.Key | None
+) -> tuple[str, bool]:
+    """Make a sweep and all its jobs in one transaction; return its id and whether an equal call was here before."""
+    points = _points(request)
+    for _, body in points:
+        rights.require_to_submit(body.spec, at="/base/spec/output/publish")
+    desk = jobs.desk(resources, project_id)
+    admitted = [(point, body, _admitted(resources, project_id, body, request, desk)) for point, body in points]
+    with resources.database.unit_of_work() as session:
+        now = clock(session)
+        sweep = Sweep(
+            id=new_id("swp"), project_id=project_id, name=request.name or f"sweep of {len(points)}", base=request.base,
+            axes=dict(request.axes), points=[], created_at=now,
+        )  # fmt: skip
+        if key and (found := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
+            return found, True
+        equal_work.look_ahead(session, project_id, [known for _, _, known in admitted])
+        with deferring(session):
+            sweep.points = [
+                {"job_id": _add(session, sweep, body, point, known, now=now), "values": point.values}
+                for point, body, known in admitted
+            ]
+            session.add(sweep)
+        tenancy.audit(session, "sweep.create", sweep.id, now=now)
+    resources.doorbell.ring(admitted[0][2].worker_class)
+    return sweep.id, False
+
+
+def _points(request: SweepRequest) -> list[tuple[Point, JobRequest]]:
+    """The requests of all points, checked; the problem of a point leads to the axis or the base that made it."""
+    found: list[tuple[Point, JobRequest]] = []
+    problems: dict[tuple[str, str], Problem] = {}
+    try:
+        for point in request.points():
+            try:
+                found.append((point, JobRequest.model_validate_json(canonical(point.request))))
+            except ValidationError as error:
+                for item in error.errors(include_input=False, include_url=False):
+                    at = item.get("ctx", {}).get("at")
+                    where = "".join(f"/{part}" for part in (*item["loc"], *([at] if at else [])))
+                    text = str(item["msg"])
+                    problem = Problem(_blame(request, where), str(item["type"]).replace("_", "-"), f"{where}: {text}")
+                    problems.setdefault((problem.pointer, problem.detail), problem)
+    except ValueError as error:
+        pointer = str(error)
+        raise InvalidRequest(
+            "An axis leads nowhere.",
+            items=[Problem(_axis(pointer), "no-such-field", "the base has a list or a value on this way")],
+        ) from None
+    if problems:
+        raise InvalidRequest("Some points are no valid jobs.", items=list(problems.values())[:MAX_PROBLEMS])
+    return found
+
+
+def _blame(request: SweepRequest, where: str) -> str:
+    """The axis that a location of a point belongs to, else its place in the base."""
+    named = [part for part in where.split("/") if part]
+    for axis in request.axes:
+        steps = [part for part in axis.split("/") if part]
+        # Tags of unions stand in a location and not in a document.
+        if all(step in named for step in steps):
+            return _axis(axis)
+    return f"/base{where}"
+
+
+def _axis(pointer: str) -> str:
+    return "/axes/" + pointer.replace("~", "~0").replace("/", "~1")
+
+
+def _admitted(resources: Resources, project_id: str, body: JobRequest, request: SweepRequest, desk: Desk) -> Admitted:
+    try:
+        return jobs.admitted_of(resources, project_id, body, desk)
+    except (InvalidRequest, SourceRefused) as error:
+        error.items = tuple(Problem(_blame(request, i.pointer), i.code, i.detail) for i in error.items)
+        raise
+
+
+def _add(session: Session, sweep: Sweep, body: JobRequest, point: Point, known: Admitted, *, now: datetime) -> str:
+    job = jobs.new_job(sweep.project_id, body, point.request, known, now)
+    job.parent_id = sweep.id
+    if body.name is None:
+        job.name = f"{sweep.name}: " + ", ".join(f"{p.rsplit('/', 1)[-1]} {v}" for p, v in point.values.items())[:150]
+    jobs.write(session, job, body, known, None, {"parent_id": sweep.id}, now)
+    return job.id
+
+
+def get(database: Database, project_id: str, sweep_id: str) -> SweepReading:
+    """Return a sweep; raises NotFound."""
+    with database.reading() as session:
+        return SweepReading(_found(session, project_id, sweep_id), _jobs(session, sweep_id))
+
+
+def page(database: Database, project_id: str, *, before: str | None, limit: int) -> Sequence[Sweep]:
+    """Return a page of sweeps, newest first."""
+    with database.reading() as session:
+        query = select(Sweep).where(Sweep.project_id == project_id).order_by(Sweep.id.desc()).limit(limit)
+        return session.scalars(query if before is None else query.where(Sweep.id < before)).all()
+
+
+def listed(database: Database, sweep: Sweep) -> SweepReading:
+    """Return a sweep of a list: of its jobs, states and progress only."""
+    with database.reading() as session:
+        return SweepReading(sweep, {job.id: job for job in reuse.children(session, sweep.id, briefly=True)})
+
+
+def cancel(resources: Resources, project_id: str, sweep_id: str) -> None:
+    """End every job of a sweep that is not over."""
+    with resources.database.unit_of_work() as session:
+        _found(session, project_id, sweep_id)
+        now = clock(session)
+        children.cancel_all(session, sweep_id, now=now)
+        tenancy.audit(session, "sweep.cancel", sweep_id, now=now)
+
+
+def _found(session: Session, project_id: str, sweep_id: str) -> Sweep:
+    row = session.get(Sweep, sweep_id)
+    if row is None or row.project_id != project_id:
+        raise NotFound
+    return row
+
+
+def _jobs(session: Session, sweep_id: str) -> dict[str, Job]:
+    return {job.id: job for job in reuse.children(session, sweep_id)}
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """One result: what it costs, and what it loses."""
+
+    job_id: str | None
+    values: dict[str, Any]
+    x: float
+    perplexity: float
+    front: bool
+    """Nothing else is as good in both and better in one."""
+
+
+def pareto(reading: SweepReading, x: str, metric: str | None) -> tuple[str | None, list[ParetoPoint]]:
+    """Return the metric and the results of a sweep, the dense model first (job_id None), each marked."""
+    done = [(point, reading.jobs.get(point["job_id"])) for point in reading.sweep.points]
+    reports = [(point, job, job.report) for point, job in done if job and job.state == "succeeded" and job.report]
+    names = sorted({name for _, _, report in reports for name in report["compressed"].get("perplexity") or {}})
+    metric = metric or (names[0] if names else None)
+    found: list[tuple[str | None, dict[str, Any], float, float]] = []
+    for point, job, report in reports:
+        dense, lost = report["dense"], (report["compressed"].get("perplexity") or {}).get(metric)
+        before = (dense.get("perplexity") or {}).get(metric)
+        if not found and before is not None and x != "seconds":
+            found.append((None, {}, 0.0 if x == "sparsity" else float(dense["bytes"]), before))
+        if lost is not None:
+            found.append((job.id, point["values"], _measure(report, job, x), lost))
+    sign = -1.0 if x == "sparsity" else 1.0
+    marks = unbeaten([(sign * at, lost) for _, _, at, lost in found])
+    return metric, [ParetoPoint(*fields, front) for fields, front in zip(found, marks, strict=True)]
+
+
+def _measure(report: dict[str, Any], job: Job, x: str) -> float:
+    if x == "sparsity":
+        return float(report["sparsity"]["achieved"])
+    if x == "seconds":
+        return job.running_seconds
+    return float(report["compressed"][x])

@@ -1,0 +1,1 @@
+"""Projects, keys, sign-ins and secrets."""

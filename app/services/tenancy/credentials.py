@@ -1,0 +1,83 @@
+"""Secrets of other services, per project: sealed at rest, opened for the fetcher and the publisher only."""
+
+from __future__ import annotations
+
+import json
+
+import structlog
+from pydantic import BaseModel
+
+from app.db.queries import tenancy
+from app.db.session import Database, clock
+from app.db.tenancy import Credential
+from app.errors import NotFound
+from app.services.tenancy.sealing import CannotOpen, seal, unseal
+from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def put(
+    database: Database, settings: Settings, project_id: str, kind: str, secret: BaseModel, *, hint: str
+) -> Credential:
+    """Seal a secret and keep it in place of the one before."""
+    sealed = seal(settings, secret.model_dump_json())
+    with database.unit_of_work() as session:
+        now = clock(session)
+        row = session.merge(Credential(project_id=project_id, kind=kind, sealed=sealed, hint=hint, updated_at=now))
+        tenancy.audit(session, "credential.store", kind, now=now)
+    return row
+
+
+def delete(database: Database, project_id: str, kind: str) -> None:
+    """Forget a secret; raises NotFound."""
+    with database.unit_of_work() as session:
+        row = tenancy.credential(session, project_id, kind)
+        if row is None:
+            raise NotFound
+        session.delete(row)
+        tenancy.audit(session, "credential.delete", kind, now=clock(session))
+
+
+def opened(database: Database, settings: Settings, project_id: str, kind: str) -> dict[str, str]:
+    """Return a project's secret; empty when it has none, or when none of our keys opens it."""
+    with database.reading() as session:
+        row = tenancy.credential(session, project_id, kind)
+    if row is None:
+        return {}
+    try:
+        found: dict[str, str] = json.loads(unseal(settings, row.sealed))
+    except CannotOpen:
+        log.warning("a credential cannot be opened: ESPALIER_CREDENTIALS_KEY has changed", kind=kind)
+        return {}
+    return found
+
+
+def mlflow_login(database: Database, settings: Settings, project_id: str) -> dict[str, str]:
+    """Return how a project logs in at the service's MLflow server: its own, or the operator's if it may."""
+    if settings.mlflow_tracking_uri is None:
+        return {}
+    own = {key: value for key, value in opened(database, settings, project_id, "mlflow").items() if value}
+    if own or not _shares(database, project_id, "mlflow"):
+        return {"tracking_uri": settings.mlflow_tracking_uri, **own}
+    token, password = settings.mlflow_token, settings.mlflow_password
+    shared = {
+        "token": token.get_secret_value() if token else None, "username": settings.mlflow_username,
+        "password": password.get_secret_value() if password else None,
+    }  # fmt: skip
+    return {"tracking_uri": settings.mlflow_tracking_uri, **{key: value for key, value in shared.items() if value}}
+
+
+def hub_token(database: Database, settings: Settings, project_id: str) -> str | None:
+    """Return what a project reads the Hugging Face Hub with: its own token, or the operator's where it may use that."""
+    if own := opened(database, settings, project_id, "huggingface").get("token"):
+        return own
+    shared = settings.hf_token.get_secret_value() if settings.hf_token else None
+    return shared if shared and _shares(database, project_id, "huggingface") else None
+
+
+def _shares(database: Database, project_id: str, kind: str) -> bool:
+    """Tell whether a project may use the operator's login at a service."""
+    with database.reading() as session:
+        project = tenancy.project(session, project_id)
+    return project is not None and kind in project.shared_logins

@@ -1,0 +1,108 @@
+"""An exception of the child, in words for the user."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+import torch
+from safetensors import SafetensorError
+
+from espalier.errors import EngineError
+from espalier.recipe.phases import ErrorClass, Phase
+from espalier.refusals import SourceRefused
+from espalier.reporter import ErrorInfo
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+"""What torch's CPU allocator says; it has no exception class of its own."""
+
+_NO_DEVICE_MEMORY = (
+    "CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation",
+)  # fmt: skip
+"""What the libraries below torch say where its own allocator does not speak."""
+_DEVICE_LOST = (
+    "CUDA error", "CUDA driver error", "CUDA-capable device", "No CUDA GPUs are available", "no NVIDIA driver",
+    "Torch not compiled with CUDA enabled",
+    "NVIDIA driver on your system", "CUDA unknown error", "Unexpected error from cuda", "CUBLAS_STATUS_",
+    "CUSOLVER_STATUS_", "CUDNN_STATUS_", "cuDNN error", "NCCL error", "uncorrectable ECC error",
+)  # fmt: skip
+"""A broken GPU, or none where one was promised: after most of these the process can use it no more."""
+
+_STORAGE = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EROFS)
+"""A disk or a mount that failed."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Tell whether a write found no room; safetensors has an exception of its own, with Rust's words for the number."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    return isinstance(error, SafetensorError) and any(f"(os error {number})" in str(error) for number in _DISK_FULL)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return any(each in str(error) for each in words)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One class of errors that no exception class of ours tells."""
+
+    class_: ErrorClass
+    message: str
+    hint: str
+    fits: Callable[[BaseException], bool]
+
+
+_KINDS: Final = (
+    _Kind(
+        "gpu_oom", "The device ran out of memory.",
+        "Use fewer or shorter calibration samples, or a device with more memory.",
+        lambda error: isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_DEVICE_MEMORY),
+    ),
+    _Kind(
+        "device_lost", "The GPU failed or cannot be reached.",
+        "See the GPU's state on the worker (nvidia-smi, dmesg); the job's log has the driver's words.",
+        lambda error: isinstance(error, torch.AcceleratorError) or _says(error, _DEVICE_LOST),
+    ),
+    _Kind(
+        "host_oom", "The machine ran out of memory.",
+        "Use fewer or shorter calibration samples, or a machine with more memory.",
+        lambda error: isinstance(error, MemoryError) or _says(error, _NO_MEMORY),
+    ),
+    _Kind("disk_full", "The disk is full.", "Free space on the worker.", _is_disk_full),
+    _Kind(
+        "storage", "A file of the worker could not be read or written.", "Check the worker's disks and mounts.",
+        lambda error: isinstance(error, OSError) and error.errno in _STORAGE,
+    ),
+)  # fmt: skip
+"""Each may go well at another attempt."""
+
+
+def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
+    """Name the class, whether another attempt may help, and a way out.
+
+    What stock loaders raise was given its class where it was raised: what is left is ours.
+    """
+    if isinstance(error, EngineError):
+        return ErrorInfo(
+            class_=error.class_, retryable=False, phase=phase, module=error.module, hint=error.hint, message=str(error)
+        )
+    if isinstance(error, SourceRefused):
+        return ErrorInfo(
+            class_=cast("ErrorClass", error.error_class), retryable=False, phase=phase, module=error.module,
+            hint=error.hint, message=error.message,
+        )  # fmt: skip
+    for kind in _KINDS:
+        if kind.fits(error):
+            return ErrorInfo(class_=kind.class_, retryable=True, phase=phase, hint=kind.hint, message=kind.message)
+    return ErrorInfo(
+        class_="internal",
+        retryable=False,
+        phase=phase,
+        hint="The job's log has the details; report this.",
+        message=f"Unexpected {type(error).__name__}.",
+    )

@@ -1,0 +1,157 @@
+"""The certificate of a job: what is computed here is the model that stock transformers would load.
+
+One batch of tokens goes through the stock class and, block by block, through the streamed model, before any number is
+measured. Where the two differ, the job ends there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+from espalier.errors import NumericalError, UnsupportedArchitectureError
+from espalier.model import numerics, stock
+from espalier.model.numerics import free_bytes
+from espalier.model.streamed import StreamedModel
+from espalier.session import Context
+from espalier.stream.walk import Stream
+
+WINDOWS: Final = 2
+LENGTH: Final = 64
+TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.03}
+"""Of the logits of one token, relative to their norm: maps are added up in another order where experts were stacked."""
+HEADROOM: Final = 1.2
+"""Of the whole model's bytes, what has to be free."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Compare the streamed forward pass with the stock one, and return what the report says of it.
+
+    Raises NumericalError for weights that are not finite, UnsupportedArchitectureError where the two differ.
+    """
+    streamed = context.source_streamed
+    _check_values(context)
+    forward = _forward(context, streamed)
+    return {
+        "verdict": forward["verdict"],
+        "class": streamed.stock_class,
+        "items": [{"name": "weights_finite", "verdict": "passed"}, forward, _head(streamed)],
+        "keys_dropped": context.request.dropped_keys,
+        "share_left_dense": _share_left_dense(streamed),
+    }
+
+
+def warn(context: Context) -> None:
+    """Say where the configuration and the files disagree about the head."""
+    pair = context.source_streamed.separate_head
+    if pair is not None:
+        context.warn(
+            "separate_head",
+            f"config.json says tie_word_embeddings: true, and {pair[0]} differs from {pair[1]}: as in stock "
+            "transformers, the two are not tied. The result's config.json says false.",
+        )
+
+
+def _check_values(context: Context) -> None:
+    """Read every tensor once and refuse NaN and infinity by name, also those that a narrower dtype would make."""
+    dense = context.source
+    narrow = [dtype for dtype in (context.compute_dtype, context.weights.cast) if dtype is not None]
+    for name in dense.names:
+        tensor = dense.get(name)
+        if tensor.is_floating_point():
+            _require_finite(tensor, name, "the values")
+            for dtype in narrow:
+                if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
+                    _require_finite(tensor.to(dtype), name, f"in {numerics.name_of(dtype)} the values")
+
+
+def _require_finite(tensor: torch.Tensor, name: str, what: str) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise NumericalError(
+            f"{what} of {name} are not finite", hint="Mend the source's weights, or ask for a wider dtype.",
+            module=name.removesuffix(".weight"),
+        )  # fmt: skip
+
+
+def _forward(context: Context, streamed: StreamedModel) -> dict[str, Any]:
+    needed = int(HEADROOM * sum(streamed.parameters.values()) * context.compute_dtype.itemsize)
+    if context.by_blocks:
+        return _not_checked("the limits of the job leave no room for the whole model")
+    if (free := free_bytes(context.device)) < needed:
+        return _not_checked(f"the whole model takes about {needed} bytes, and {free} are free")
+    tokens_BT = _tokens(streamed)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        expected_BTV = _of_stock(context, tokens_BT)
+        with stock.refusals("the forward pass"):
+            found_BTV = _streamed(context, streamed, tokens_BT)
+    if not bool(torch.isfinite(expected_BTV).all()):  # the walk names the matrix whose inputs are not
+        return _not_checked("the dense model's own logits are not finite")
+    return _compared(streamed, expected_BTV, found_BTV)
+
+
+def _tokens(streamed: StreamedModel) -> torch.Tensor:
+    """Tokens from all over the vocabulary: no text and no tokenizer is needed, and every row of a head may show."""
+    config = streamed.config.get_text_config()
+    length = min(LENGTH, getattr(config, "max_position_embeddings", LENGTH))
+    draw = numerics.generator(0, "certificate")
+    return torch.randint(config.vocab_size, (WINDOWS, length), generator=draw)
+
+
+def _of_stock(context: Context, tokens_BT: torch.Tensor) -> torch.Tensor:
+    with stock.refusals("the model"):
+        model = stock.load(context.source_dir, dtype=context.compute_dtype, device=context.device)
+        logits: torch.Tensor = model(input_ids=tokens_BT.to(context.device), use_cache=False).logits
+    return logits.cpu().float()
+
+
+def _streamed(context: Context, streamed: StreamedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
+    stream = Stream(streamed, tokens_BT, context.source, sizes=[len(tokens_BT)])
+    for block in streamed.layout.blocks:
+        with streamed.block(block.index, context.source) as module:
+            stream.advance(module)
+    (batch,) = stream.batches
+    (logits,) = streamed.logits([(tokens_BT, batch.hidden_BTD)], context.source)
+    return logits.cpu().float()
+
+
+def _compared(streamed: StreamedModel, expected_BTV: torch.Tensor, found_BTV: torch.Tensor) -> dict[str, Any]:
+    if expected_BTV.shape == found_BTV.shape:
+        apart_BT = (found_BTV - expected_BTV).norm(dim=-1) / expected_BTV.norm(dim=-1).clamp_min(1e-30)
+        # A router that is all but undecided may send single tokens elsewhere.
+        routed = any(matrix.routed for matrix in streamed.layout.matrices)
+        difference = float(apart_BT.median() if routed else apart_BT.max())
+    else:
+        difference = float("inf")
+    tolerance = TOLERANCE[streamed.compute_dtype]
+    if not difference <= tolerance:
+        raise UnsupportedArchitectureError(
+            f"the forward pass differs from that of stock {streamed.stock_class}: by {difference:.2g} of the logits, "
+            f"where {tolerance:g} is allowed",
+            hint="This model is built in a way that cannot be computed block by block; nothing was compressed.",
+        )
+    return {"name": "forward", "verdict": "passed", "difference": difference, "tolerance": tolerance}
+
+
+def _head(streamed: StreamedModel) -> dict[str, Any]:
+    """Whether head and embeddings are one, as stock transformers has it."""
+    embeddings, head = streamed.model.get_input_embeddings(), streamed.model.get_output_embeddings()  # type: ignore[operator]
+    tied = embeddings.weight is head.weight
+    return {"name": "head", "verdict": "passed", "tied": tied, "config_overruled": streamed.separate_head is not None}
+
+
+def _share_left_dense(streamed: StreamedModel) -> float:
+    """Of the blocks' weights, the share that no step can prune: norms, biases, routers."""
+    inside = {streamed.tensors[name] for name in streamed.tensors if name.startswith(_blocks(streamed))}
+    sizes = streamed.parameters
+    total = sum(sizes[home] for home in {name for name in inside if name in sizes})
+    pruned = sum(matrix.shape[0] * matrix.shape[1] for matrix in streamed.layout.matrices)
+    return max(0.0, 1 - pruned / total) if total else 0.0
+
+
+def _blocks(streamed: StreamedModel) -> str:
+    return streamed.layout.blocks[0].name.rpartition(".")[0] + "."
+
+
+def _not_checked(reason: str) -> dict[str, Any]:
+    return {"name": "forward", "verdict": "not_checked", "reason": reason}

@@ -1,0 +1,99 @@
+"""Perplexity: exp of the mean cross entropy over all predicted tokens of non-overlapping windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from espalier.errors import NumericalError
+from espalier.model.numerics import way_out
+from espalier.model.streamed import StreamedModel
+from espalier.model.weights import Weights
+from espalier.stream.walk import Stream
+
+LOGITS_BYTES = 256 * 2**20
+"""Most memory for the logits of one batch: with large vocabularies they outweigh the model's activations."""
+
+
+def perplexity(
+    model: nn.Module,
+    windows_NT: torch.Tensor,
+    *,
+    device: torch.device,
+    dense: bool = False,
+    tick: Callable[[int], None] = lambda _: None,
+) -> float:
+    """Score `model` on windows of tokens; `tick` hears how many windows are done. `dense`: it is not compressed yet."""
+    losses_N = window_losses(model, windows_NT, device=device, tick=tick)
+    return _of_losses(losses_N, next((each.dtype for each in model.parameters()), torch.float32), dense=dense)
+
+
+@torch.no_grad()
+def perplexity_by_blocks(
+    streamed: StreamedModel,
+    windows_NT: torch.Tensor,
+    weights: Weights,
+    *,
+    spill: Path | None,
+    dense: bool = False,
+    tick: Callable[[int], None] = lambda _: None,
+) -> float:
+    """Score a model of which one block at a time is in memory: the same batches, and so the same number."""
+    count, length = windows_NT.shape
+    size = _batch_size(length, streamed.head_width)
+    sizes = [1, *[size] * ((count - 1) // size)]
+    sizes += [count - sum(sizes)] if count > sum(sizes) else []
+    stream = Stream(streamed, windows_NT, weights, sizes=sizes, spill=spill)
+    blocks = streamed.layout.blocks
+    for block in blocks:
+        with streamed.block(block.index, weights) as module:
+            stream.advance(module)
+        tick(count * (block.index + 1) // (len(blocks) + 1))
+    batches = list(torch.split(windows_NT, sizes))
+    heads = streamed.logits(zip(batches, (batch.hidden_BTD for batch in stream.batches), strict=True), weights)
+    losses = [
+        _mean_loss(logits_TV, target_T.to(logits_TV.device))
+        for tokens_BT, logits_BTV in zip(batches, heads, strict=True)
+        for logits_TV, target_T in zip(logits_BTV[:, :-1], tokens_BT[:, 1:], strict=True)
+    ]
+    tick(count)
+    return _of_losses(torch.tensor(losses, dtype=torch.float64), streamed.compute_dtype, dense=dense)
+
+
+def _batch_size(length: int, width: int) -> int:
+    return max(1, min(8, LOGITS_BYTES // (4 * length * width)))
+
+
+def _of_losses(losses_N: torch.Tensor, dtype: torch.dtype, *, dense: bool) -> float:
+    mean = float(losses_N.mean())
+    if not math.isfinite(mean):
+        whose = "the dense model's" if dense else "the"
+        raise NumericalError(f"{whose} perplexity is not finite", hint=way_out(dtype, dense=dense))
+    return math.exp(min(mean, 700.0))  # exp(710) leaves float64
+
+
+@torch.no_grad()
+def window_losses(
+    model: nn.Module, windows_NT: torch.Tensor, *, device: torch.device, tick: Callable[[int], None] = lambda _: None
+) -> torch.Tensor:
+    """The mean cross entropy of every window, float64 (N,)."""
+    assert not model.training
+    losses: list[float] = []
+    size = 1  # until the width of the vocabulary is known
+    while len(losses) < len(windows_NT):
+        batch_BT = windows_NT[len(losses) : len(losses) + size].to(device)
+        logits_BTV = model(input_ids=batch_BT, use_cache=False).logits[:, :-1]
+        losses += [_mean_loss(*pair) for pair in zip(logits_BTV, batch_BT[:, 1:], strict=True)]
+        size = _batch_size(windows_NT.shape[1], logits_BTV.shape[-1])
+        tick(len(losses))
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def _mean_loss(logits_TV: torch.Tensor, target_T: torch.Tensor) -> float:
+    """Cross entropy in float32, averaged in float64."""
+    return float(cross_entropy(logits_TV.float(), target_T, reduction="none").double().mean())

@@ -1,0 +1,105 @@
+"""Perplexity on every text of the spec, with the protocol that stands beside the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from espalier.evaluate.divergence import divergence
+from espalier.evaluate.perplexity import perplexity, perplexity_by_blocks
+from espalier.model.numerics import name_of
+from espalier.model.weights import Weights
+from espalier.session import Context, PhaseRun
+
+DIVERGENCE = {
+    "windows": "those of the perplexity",
+    "kl": "KL(dense || compressed), nats, mean over the predicted tokens",
+    "top1_agreement": "share of predicted tokens for which both models think the same token the likeliest",
+}
+"""What the numbers of `evaluate.divergence` mean."""
+
+
+def score(
+    context: Context, model: nn.Module, *, phase: PhaseRun | None = None, dense: bool = False
+) -> dict[str, float]:
+    """Measure a whole model on every text of `evaluate.perplexity`; `phase` shows the progress if it counts windows."""
+    numbers: dict[str, float] = {}
+    done = 0
+    for item in context.request.spec.evaluate.perplexity:
+        windows_NT = context.evaluation_windows(item)
+        numbers[item.key] = perplexity(
+            model, windows_NT, device=context.device, dense=dense, tick=_ticking(phase, done)
+        )
+        done += len(windows_NT)
+    return numbers
+
+
+def score_weights(
+    context: Context, weights: Weights, *, phase: PhaseRun | None = None, dense: bool = False
+) -> dict[str, float]:
+    """Measure the model that `weights` make; `dense`: they are the source's."""
+    if not context.request.spec.evaluate.perplexity:
+        return {}
+    if context.by_blocks:
+        return _by_blocks(context, weights, phase, dense=dense)
+    with context.streamed.whole(weights) as model:
+        return score(context, model, phase=phase, dense=dense)
+
+
+def compare(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
+    """How far a whole model's predictions are from the dense model's, on every text; nothing unless asked for."""
+    evaluate = context.request.spec.evaluate
+    if not evaluate.divergence:
+        return {}
+    with context.source_streamed.whole(context.source) as dense:
+        return {
+            item.key: asdict(divergence(dense, model, context.evaluation_windows(item), device=context.device))
+            for item in evaluate.perplexity
+        }
+
+
+def _by_blocks(context: Context, weights: Weights, phase: PhaseRun | None, *, dense: bool) -> dict[str, float]:
+    """Measure with one block in memory at a time."""
+    numbers: dict[str, float] = {}
+    done = 0
+    for item in context.request.spec.evaluate.perplexity:
+        windows_NT = context.evaluation_windows(item)
+        numbers[item.key] = perplexity_by_blocks(
+            context.streamed, windows_NT, weights, spill=context.spill, dense=dense, tick=_ticking(phase, done)
+        )
+        done += len(windows_NT)
+    return numbers
+
+
+def _ticking(phase: PhaseRun | None, before: int) -> Callable[[int], None]:
+    def tick(count: int) -> None:
+        if phase is not None and phase.unit == "window":
+            phase.progress(before + count)
+
+    return tick
+
+
+def count_windows(context: Context) -> int:
+    """Windows of all measurements together."""
+    return sum(len(context.evaluation_windows(item)) for item in context.request.spec.evaluate.perplexity)
+
+
+def describe(context: Context) -> dict[str, Any]:
+    """The protocol of every measurement, by its name."""
+    protocol: dict[str, Any] = {}
+    for item in context.request.spec.evaluate.perplexity:
+        text, windows_NT = context.evaluation_text(item), context.evaluation_windows(item)
+        count, length = windows_NT.shape
+        protocol[item.key] = {
+            "dataset": item.dataset.model_dump(mode="json"),
+            **text.protocol(),
+            "tokenizer": context.corpus.tokenizer_id,
+            "sequence_length": length,
+            "windows": count,
+            "predicted_tokens": count * (length - 1),
+            "dtype": name_of(context.compute_dtype),
+        }
+    return protocol

@@ -1,0 +1,77 @@
+"""How fast a model reads and writes on this machine, and what a token costs in products."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from espalier.model.streamed import StreamedModel
+
+PROMPT_TOKENS: Final = 128
+WRITTEN_TOKENS: Final = 8
+REPEATS: Final = 5
+SECONDS: Final = 20.0
+"""After so long no further repeat begins: the first one is all that a large model on a CPU gets."""
+
+
+@torch.no_grad()
+def measure(*models: nn.Module, device: torch.device, longest: int) -> list[dict[str, Any]]:
+    """Time a prompt and the tokens after it, greedily, batch of one; median over repeats, and their spread.
+
+    Models take turns, so that whatever else the machine does meets them alike; the first turn only warms up.
+    """
+    length = max(1, min(PROMPT_TOKENS, longest - WRITTEN_TOKENS))
+    prompt = torch.arange(length, device=device).view(1, -1) % 97 + 1
+    began = time.monotonic()
+    turns: list[list[tuple[float, float]]] = []
+    while len(turns) < 2 or (len(turns) <= REPEATS and time.monotonic() - began < SECONDS):
+        turns.append([_once(model, prompt, device) for model in models])
+    return [
+        {
+            "prompt_tokens": length,
+            "written_tokens": WRITTEN_TOKENS,
+            "repeats": len(turns) - 1,
+            "prefill_seconds_per_token": _spread([turn[place][0] / length for turn in turns[1:]]),
+            "decode_seconds_per_token": _spread([turn[place][1] / WRITTEN_TOKENS for turn in turns[1:]]),
+        }
+        for place in range(len(models))
+    ]
+
+
+def _once(model: nn.Module, prompt: torch.Tensor, device: torch.device) -> tuple[float, float]:
+    started = _now(device)
+    output = model(input_ids=prompt, use_cache=True)
+    read = _now(device)
+    for _ in range(WRITTEN_TOKENS):
+        token = output.logits[:, -1:].argmax(dim=-1)
+        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+    return read - started, _now(device) - read
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "least": min(values), "most": max(values)}
+
+
+def macs_per_token(streamed: StreamedModel) -> int:
+    """Multiply-adds of one token in the linear maps and the head, attention scores left out.
+
+    Of an expert only the share of tokens that reach it counts.
+    """
+    config = streamed.config
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
+    share = getattr(config, "num_experts_per_tok", 1) / experts
+    total = 0.0
+    for matrix in streamed.layout.matrices:
+        total += matrix.shape[0] * matrix.shape[1] * (share if matrix.routed else 1.0)
+    head = streamed.model.get_output_embeddings()  # type: ignore[operator]
+    return round(total) + int(head.weight.numel())

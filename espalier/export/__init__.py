@@ -1,0 +1,1 @@
+"""The artifact: weights, masks, report, card, manifest, and its score."""

@@ -1,0 +1,149 @@
+"""Before and after: the report of a job, and the gate's verdict on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from espalier.evaluate.speed import macs_per_token
+from espalier.evaluate.speeds import regressions, speeds
+from espalier.export.advice import advice
+from espalier.model import masks
+from espalier.model.weights import source_files
+from espalier.packing.pack import packed_path
+from espalier.prune.prune import ERROR_TOKENS
+from espalier.recipe.steps import Gate
+from espalier.reporter import PhaseCompleted
+from espalier.session import Context
+
+_PACKED = (
+    "an estimate: the computed size of kept values plus one bit per weight of pruned matrices",
+    "measured: the packed files of the artifact",
+)
+
+
+def build(
+    context: Context, nonzero_parameters: int, perplexity: dict[str, float], *, current: PhaseCompleted
+) -> dict[str, Any]:
+    """The report as the contract shows it; `current` is the phase that writes it."""
+    parameters = sum(context.streamed.parameters.values())
+    sizes = _mask_sizes(context)
+    kept, total = sum(kept for kept, _ in sizes.values()), sum(total for _, total in sizes.values())
+    achieved = 1 - kept / total if total else 0.0
+    step, spec_format = context.step, context.request.spec.output.format
+    report = {
+        "dense": {
+            "perplexity": context.dense_perplexity,
+            "tasks": context.dense_tasks,
+            "parameters": sum(context.source_streamed.parameters.values()),
+            "bytes": _file_bytes(context.source_dir),
+            "macs_per_token": macs_per_token(context.source_streamed),
+            "latency": context.latency.get("dense"),
+        },
+        "compressed": {
+            "perplexity": perplexity,
+            **context.compared,
+            "parameters": parameters,
+            "nonzero_parameters": nonzero_parameters,
+            "bytes": _file_bytes(context.artifact_dir),
+            "packed_bytes": _packed_bytes(context, sizes),
+            "macs_per_token": macs_per_token(context.streamed),
+            "latency": context.latency.get("compressed"),
+        },
+        "advice": advice(context, achieved=achieved),
+        "phases": [_phase_row(context, done, perplexity) for done in (*context.phases, current)],
+        "sparsity": {
+            "requested": None if step is None else step.share,
+            "achieved": achieved,
+            "scope": "pruned matrices",
+        },
+        "trained_parameters": _trained(context, parameters),
+        **context.recovery,
+        "protocol": {
+            **context.protocol,
+            "layer_errors": {"tokens": ERROR_TOKENS, "of": "the first calibration windows"},
+            "packed_bytes": _PACKED[spec_format != "safetensors"],
+        },
+        "gate": judge(context.request.spec.gate, context.dense_perplexity, perplexity, achieved),
+        "certificate": context.certificate,
+        "environment": context.environment,
+        "warnings": context.warnings,
+    }
+    return {**report, "regressions": regressions(speeds(report))}
+
+
+def judge(
+    gate: Gate | None, dense: dict[str, float], compressed: dict[str, float], sparsity: float
+) -> dict[str, Any] | None:
+    """Check a result against the gate; a limit on a number that was not measured is not kept."""
+    if gate is None:
+        return None
+    increase = max((compressed[name] / dense[name] - 1 for name in compressed), default=None)
+    worst = max(compressed.values(), default=None)
+    checks: list[dict[str, Any]] = []
+    for name, limit, value, sign in (
+        ("max_relative_perplexity_increase", gate.max_relative_perplexity_increase, increase, 1),
+        ("max_perplexity", gate.max_perplexity, worst, 1),
+        ("min_sparsity", gate.min_sparsity, sparsity, -1),
+    ):
+        if limit is not None:
+            passed = value is not None and sign * value <= sign * limit
+            checks.append({"name": name, "limit": limit, "value": value, "passed": passed})
+    verdict = "accepted" if all(check["passed"] for check in checks) else "rejected"
+    return {"verdict": verdict, "checks": checks}
+
+
+def _phase_row(context: Context, done: PhaseCompleted, final: dict[str, float]) -> dict[str, Any]:
+    spec = context.request.spec
+    numbers = done.perplexity
+    if done.phase == "pruning" and spec.reconstruct is None and spec.retrain is None:
+        numbers = final  # nothing changed the weights after this phase
+    turn = {"turn": done.turn} if done.turn else {}
+    return {
+        "name": done.phase,
+        **turn,
+        "seconds": done.seconds,
+        "peak_memory_bytes": done.peak_memory_bytes,
+        "reused_from": done.reused_from,
+        "perplexity": numbers or None,
+    }
+
+
+def _trained(context: Context, parameters: int) -> dict[str, Any]:
+    count = list(context.trained.values())[-1] if context.trained else 0
+    return {"count": count, "fraction": count / parameters, "by_phase": context.trained}
+
+
+def _mask_sizes(context: Context) -> dict[str, tuple[int, int]]:
+    """Tensor of the files -> (kept, total) over the masked matrices in it."""
+    weights, sizes = context.weights, dict[str, tuple[int, int]]()
+    by_name = context.streamed.layout.by_name
+    for name in weights.mask_names:
+        matrix = by_name[name]
+        home = weights.home(matrix.tensor)
+        kept, total = sizes.get(home, (0, 0))
+        size = matrix.shape[0] * matrix.shape[1]
+        sizes[home] = (kept + masks.kept(weights.packed_mask(name)), total + size)
+    return sizes
+
+
+def _file_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in source_files(folder))
+
+
+def _packed_bytes(context: Context, sizes: dict[str, tuple[int, int]]) -> int:
+    if context.request.spec.output.format != "safetensors":
+        return sum(packed_path(path).stat().st_size for path in source_files(context.artifact_dir))
+    weights = context.weights
+    total = 0
+    for name in weights.names:
+        width = weights.dtype(name).itemsize
+        kept, count = sizes.get(name, (0, 0))
+        if count:
+            total += kept * width + -(-count // 8)
+        else:
+            numel = 1
+            for size in weights.shape(name):
+                numel *= size
+            total += numel * width
+    return total

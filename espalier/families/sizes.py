@@ -1,0 +1,88 @@
+"""What of a model can go as a whole, and how large the model is without it; arithmetic, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from espalier.recipe.structure import DepthFields, StructureStep
+
+PartKind = Literal["depth", "neurons", "kv_groups", "experts"]
+HEADER_BYTES = 128
+"""Of a safetensors header, at most, for one tensor."""
+
+
+class Part(BaseModel):
+    """Units of one kind: blocks of the model, or what every block has equally many of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: PartKind
+    count: int
+    parameters: int = 0
+    """Of one unit in all blocks together; of all blocks, for `depth`."""
+    least: int = 1
+    """Fewest that a model can have."""
+    fits: tuple[int, ...] | None = None
+    """Numbers of units that a stock configuration can have, ascending; None where it can have any."""
+    carries_bias: bool = True
+    """Whether a bias can carry what the units that go gave on average."""
+    refusal: str | None = None
+    """Why none of them can go."""
+    no_stand_in: str | None = None
+    """Of blocks: why no matrix can stand in for those that go."""
+
+
+class Sizes(BaseModel):
+    """A model in numbers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parameters: int
+    head: int
+    """Parameters outside the blocks that every token is multiplied with."""
+    tensors: int
+    parts: tuple[Part, ...]
+
+    def part(self, kind: str) -> Part | None:
+        """The units of a kind; None for a model without such."""
+        return next((part for part in self.parts if part.kind == kind), None)
+
+    def after(self, steps: Sequence[StructureStep]) -> Left:
+        """What is left behind some steps; blocks that differ count as the mean of them."""
+        depth = self.part("depth")
+        assert depth is not None
+        counts = {part.kind: part.count for part in self.parts}
+        for step in steps:
+            now = counts[step.pattern.kind]
+            if isinstance(step, DepthFields):
+                counts["depth"] = now - step.gone(now)
+            else:
+                counts[step.pattern.kind] = step.pattern.kept(now, sparsity=step.sparsity)
+        gone = sum(
+            (part.count - counts[part.kind]) * part.parameters for part in self.parts if part.kind != "depth"
+        )  # fmt: skip
+        inside = (depth.parameters - gone) * counts["depth"] / depth.count
+        outside = self.parameters - depth.parameters
+        return Left(
+            parameters=inside + outside,
+            tensors=self.tensors * counts["depth"] // depth.count + 8,
+            blocks_share=counts["depth"] / depth.count,
+            products_share=(inside + self.head) / (depth.parameters + self.head),
+        )
+
+
+class Left(BaseModel):
+    """A smaller model in numbers."""
+
+    parameters: float
+    tensors: int
+    blocks_share: float
+    products_share: float
+    """Of the multiplications for one token, next to the whole model's."""
+
+    def bytes(self, itemsize: int) -> float:
+        """Of the dense files, at most."""
+        return self.parameters * itemsize + self.tensors * HEADER_BYTES

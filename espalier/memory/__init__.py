@@ -1,0 +1,1 @@
+"""The one arithmetic of memory: plans, routing, refusals and limits ask it; no tensors."""

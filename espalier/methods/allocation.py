@@ -1,0 +1,147 @@
+"""Budgets in numbers: shares that meet a mean exactly, and counts below one threshold over all matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from espalier.methods.base import Axes, MatrixFacts, Pattern, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sweep = Callable[[], Iterable[tuple[str, "Tensor"]]]
+"""Goes over all matrices in order and yields their names and scores, each time the same."""
+
+HIGHEST = 0.999
+"""No budget asks more of one matrix, unless the request itself does: something must be left of it."""
+
+
+def balanced(
+    shares_at: Callable[[float], dict[str, float]], matrices: Sequence[MatrixFacts], sparsity: float, *, high: float
+) -> dict[str, float]:
+    """The shares at the parameter in [-high, high] where their mean over the weights is `sparsity`.
+
+    `shares_at` must rise with its parameter and reach below and above; bisection to the last bit.
+    """
+    low, best = -high, shares_at(high)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        shares = shares_at(middle)
+        if mean(shares, matrices) < sparsity:
+            low = middle
+        else:
+            high, best = middle, shares
+    return best
+
+
+def mean(shares: Mapping[str, float], matrices: Sequence[MatrixFacts]) -> float:
+    """The share pruned of all weights together."""
+    total = sum(matrix.size for matrix in matrices)
+    return sum(shares[matrix.name] * matrix.size for matrix in matrices) / total
+
+
+def shifted(
+    shares: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, *, ceiling: float = 1.0
+) -> dict[str, float]:
+    """Move all shares by one number and clip them to [0, ceiling], so that their mean is `sparsity`."""
+    top = min(ceiling, max(HIGHEST, sparsity))
+
+    def at(shift: float) -> dict[str, float]:
+        return {name: min(max(share + shift, 0.0), top) for name, share in shares.items()}
+
+    return balanced(at, matrices, sparsity, high=2.0)
+
+
+def fitted(
+    shares: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, pattern: Pattern
+) -> dict[str, float]:
+    """What of a budget the pattern can follow: below its ceiling, and where it has levels, on them block by block."""
+    found = dict(shares)
+    if max(found.values(), default=0.0) > pattern.ceiling():
+        found = shifted(found, matrices, sparsity, ceiling=pattern.ceiling())
+    levels = pattern.levels()
+    if levels is None or len(set(found.values())) == 1:
+        return found
+    return _in_levels(found, matrices, sparsity, levels)
+
+
+def _in_levels(
+    shares: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, levels: int
+) -> dict[str, float]:
+    """Round shares to multiples of 1/levels, one per block; the largest remainders go up until the mean is met."""
+    blocks: dict[int, list[MatrixFacts]] = {}
+    for matrix in matrices:
+        blocks.setdefault(matrix.block, []).append(matrix)
+    exact = {block: mean(shares, inside) * levels for block, inside in blocks.items()}
+    sizes = {block: sum(matrix.size for matrix in inside) for block, inside in blocks.items()}
+    chosen = {block: min(int(value + 1e-9), levels - 1) for block, value in exact.items()}
+    missing = sparsity * levels * sum(sizes.values()) - sum(chosen[block] * sizes[block] for block in chosen)
+    for block in sorted(chosen, key=lambda block: chosen[block] - exact[block]):
+        if 2 * missing >= sizes[block] and chosen[block] < levels - 1:
+            chosen[block] += 1
+            missing -= sizes[block]
+    return {matrix.name: chosen[matrix.block] / levels for matrix in matrices}
+
+
+def refuse_global(axes: Axes, name: str) -> str | None:
+    """Why a budget that spreads the sparsity does not go with a pattern that does so itself."""
+    if axes.pattern.spans_model:
+        return f"the global scope spreads the sparsity itself, and so does `{name}`: use scope row or matrix"
+    return None
+
+
+def refuse_fixed_shares(axes: Axes, name: str) -> str | None:
+    """Why a budget that asks for any share does not go with a pattern that dictates it."""
+    if axes.pattern.levels() is not None or axes.pattern.implied_sparsity() is not None:
+        return f"the pattern dictates the share pruned, and `{name}` gives every matrix its own: use uniform or owl"
+    return None
+
+
+def refuse_units(axes: Axes, name: str) -> str | None:
+    """Why a budget that counts single weights does not go with a pattern that moves whole units."""
+    if axes.pattern.line((1, 1)) is None:
+        return f"`{name}` counts single weights and the pattern moves whole units: use uniform, owl or per_layer"
+    return None
+
+
+def counts_below_threshold(sweep: Sweep, *, num_pruned: int) -> dict[str, int]:
+    """How many weights of each matrix go when the `num_pruned` lowest float32 scores of the model go.
+
+    Exact, ties in matrix order, and without holding more than one matrix of scores: the bits of non-negative floats
+    are ordered like the floats, so two histograms (upper, then lower half of the bits) find the threshold.
+    """
+    upper = torch.zeros(2**16, dtype=torch.int64)
+    for _, score_OI in sweep():
+        upper += torch.bincount(_bits(score_OI) >> 16, minlength=2**16)
+    high, before = _locate(upper, num_pruned)
+
+    below: dict[str, int] = {}
+    lower: dict[str, Tensor] = {}
+    for name, score_OI in sweep():
+        bits = _bits(score_OI)
+        below[name] = int((bits >> 16 < high).sum())
+        lower[name] = torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=2**16)
+    low, _ = _locate(torch.stack(list(lower.values())).sum(dim=0), num_pruned - before)
+
+    counts = {name: below[name] + int(lower[name][:low].sum()) for name in below}
+    rest = num_pruned - sum(counts.values())
+    for name in counts:
+        tied = min(rest, int(lower[name][low]))
+        counts[name] += tied
+        rest -= tied
+    assert rest == 0
+    return counts
+
+
+def _bits(score_OI: Tensor) -> Tensor:
+    return score_OI.float().cpu().contiguous().view(torch.int32).flatten().to(torch.int64)
+
+
+def _locate(histogram: Tensor, count: int) -> tuple[int, int]:
+    """The bin in which the `count`-th lowest value lies, and how many values lie below that bin."""
+    total = histogram.cumsum(dim=0)
+    index = int(torch.searchsorted(total, torch.tensor(max(count, 1))))
+    return index, int(total[index - 1]) if index else 0

@@ -1,0 +1,40 @@
+"""DaSS: in a gated MLP a weight counts as much as the neuron that it feeds is heard by the projection after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from espalier.methods.base import Cost, Criterion, InputStatistics, Need
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+class Dass(Criterion):
+    """Scores |W_ij| * ||Z_i||_2 ** exponent in gate and up projections, |W_ij| * ||X_j||_2 elsewhere.
+
+    Z is what the down projection reads: the product of the gate's and the up projection's outputs, neuron by neuron.
+    """
+
+    summary: ClassVar[str] = "Wanda that looks at a gated MLP's neurons instead of its inputs; one pass over the text."
+    paper: ClassVar[str] = "Guo et al. 2024 (arXiv 2405.01943)"
+    cost: ClassVar[Cost] = "low"
+    needs: ClassVar[Need] = "norms"
+    reads_neurons: ClassVar[bool] = True
+    constraints: ClassVar[tuple[str, ...]] = (
+        "attention, down projections and MLPs without a gate are scored as by wanda",
+        "where budgets hold inside rows (row scope, n:m), gate and up are pruned by magnitude: a row has one neuron",
+        "the matrix and the global scope let neurons compete",
+    )
+
+    method: Literal["dass"] = "dass"
+    exponent: float = Field(0.5, ge=0, le=4, description="Power of the neuron's activation norm.")
+
+    def score(self, weight_OI: Tensor, statistics: InputStatistics, *, generator: Generator) -> Tensor:
+        """Return the scores as float64."""
+        if statistics.neuron_norm_O is not None:
+            return weight_OI.abs().double() * statistics.neuron_norm_O.double()[:, None] ** self.exponent
+        assert statistics.norm_I is not None
+        return weight_OI.abs().double() * statistics.norm_I

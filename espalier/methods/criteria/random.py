@@ -1,0 +1,24 @@
+"""Random: the floor that every other criterion must beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from espalier.methods.base import Criterion, InputStatistics, torch
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+class Random(Criterion):
+    """Scores every weight by a uniform draw, seeded by the calibration's seed and the matrix's name."""
+
+    summary: ClassVar[str] = "Weights go at random: the floor to compare with; needs no calibration."
+    paper: ClassVar[str] = "Liu et al. 2022 (arXiv 2202.02643)"
+    seeded: ClassVar[bool] = True
+
+    method: Literal["random"] = "random"
+
+    def score(self, weight_OI: Tensor, statistics: InputStatistics, *, generator: Generator) -> Tensor:
+        """Return uniform numbers; drawn on the CPU, so that the mask does not depend on the device."""
+        return torch.rand(weight_OI.shape, generator=generator).to(weight_OI.device)

@@ -1,0 +1,124 @@
+"""SparseSwaps: one kept weight against one pruned weight, as long as the exact error falls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from espalier.methods.base import Axes, Cost, InputStatistics, MaskOptimizer, Pattern, torch
+from espalier.methods.improvement import mask_errors, refuse_optimizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CANDIDATES = 64
+"""Of a line longer than this the cheapest so many of either side are paired: exact swaps, not always the best one."""
+BATCH_ELEMENTS = 2**24
+"""Most pairs that one batch of rows holds at once."""
+LEAST_GAIN = 1e-6
+"""A swap must win so much of the row's first error: below lies the noise of float32."""
+
+
+class SparseSwaps(MaskOptimizer):
+    """Exchanges weights inside a row's lines (the row, or n:m groups) while ||X (w - m*w)||^2 of the row falls.
+
+    With a budget over the matrix swaps stay within rows too: rows keep the counts that the criterion gave them.
+    """
+
+    summary: ClassVar[str] = "Exact swaps, best first; never worse than the mask it starts from."
+    paper: ClassVar[str] = "arXiv 2512.10922"
+    cost: ClassVar[Cost] = "medium"
+    constraints: ClassVar[tuple[str, ...]] = (
+        "patterns of single weights: unstructured and n:m",
+        "not with an update that chooses the mask itself",
+    )
+
+    kind: Literal["sparseswaps"] = "sparseswaps"
+    iterations: int = Field(100, ge=1, le=100_000, description="Most swaps in every row.")
+
+    def misfit(self, axes: Axes) -> str | None:
+        """Refuse patterns of units and updates that would choose the mask anew."""
+        return refuse_optimizer(axes, self.kind)
+
+    def improve(
+        self,
+        weight_OI: Tensor,
+        mask_OI: Tensor,
+        score_OI: Tensor,
+        statistics: InputStatistics,
+        *,
+        pattern: Pattern,
+        sparsity: float,
+    ) -> Tensor:
+        """Return the mask; every row's error at most what it was."""
+        gram_II = statistics.gram_II
+        assert gram_II is not None
+        num_inputs = weight_OI.shape[1]
+        line = min(pattern.line((len(weight_OI), num_inputs)) or 0, num_inputs)
+        pairs = num_inputs * line if line < num_inputs else min(CANDIDATES, num_inputs) ** 2
+        rows = max(1, BATCH_ELEMENTS // max(pairs, num_inputs))
+        found_OI, closed_OI = mask_OI.clone(), torch.isneginf(score_OI)
+        for start in range(0, len(weight_OI), rows):
+            part = slice(start, start + rows)
+            _swap(weight_OI[part], found_OI[part], closed_OI[part], gram_II, line, self.iterations)
+        better_O = mask_errors(weight_OI, found_OI, gram_II) < mask_errors(weight_OI, mask_OI, gram_II)
+        return torch.where(better_O[:, None], found_OI, mask_OI)
+
+
+def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor, line: int, iterations: int) -> None:
+    """Swap in place until no row gains; with r = w * (1 - m) and c = G r, pruning p and restoring u changes r^T G r by
+
+    2 w_p c_p + w_p^2 G_pp - 2 w_u c_u + w_u^2 G_uu - 2 w_p w_u G_pu.
+    """
+    lost_RI = weight_RI * ~mask_RI
+    pull_RI = lost_RI @ gram_II
+    least_R = -LEAST_GAIN * (lost_RI * pull_RI).sum(dim=1).clamp_min(0)
+    own_RI = weight_RI.square() * gram_II.diagonal()
+    active_A = torch.arange(len(weight_RI), device=weight_RI.device)
+    for _ in range(iterations):
+        weight_AI, kept_AI, pull_AI = weight_RI[active_A], mask_RI[active_A], pull_RI[active_A]
+        cross_AI = 2 * weight_AI * pull_AI
+        prune_AI = (own_RI[active_A] + cross_AI).masked_fill_(~kept_AI, torch.inf)
+        restore_AI = (own_RI[active_A] - cross_AI).masked_fill_(kept_AI | closed_RI[active_A], torch.inf)
+        pick = _best_of_row if line == weight_RI.shape[1] else _best_of_groups
+        change_A, p_A, u_A = pick(weight_AI, prune_AI, restore_AI, gram_II, line)
+        gains_A = change_A < least_R[active_A]
+        active_A, p_A, u_A = active_A[gains_A], p_A[gains_A], u_A[gains_A]
+        if not len(active_A):
+            return
+        mask_RI[active_A, p_A] = False
+        mask_RI[active_A, u_A] = True
+        w_p, w_u = weight_RI[active_A, p_A][:, None], weight_RI[active_A, u_A][:, None]
+        pull_RI[active_A] += w_p * gram_II[p_A] - w_u * gram_II[u_A]
+
+
+def _best_of_row(
+    weight_AI: Tensor, prune_AI: Tensor, restore_AI: Tensor, gram_II: Tensor, line: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pair among the most promising of either side: change, pruned input, restored input of every row."""
+    count = min(CANDIDATES, line)
+    prune_AP, p_AP = prune_AI.topk(count, dim=1, largest=False)
+    restore_AU, u_AU = restore_AI.topk(count, dim=1, largest=False)
+    w_AP, w_AU = weight_AI.gather(1, p_AP), weight_AI.gather(1, u_AU)
+    both_APU = gram_II[p_AP[:, :, None], u_AU[:, None, :]]
+    both_APU *= w_AP[:, :, None] * w_AU[:, None, :]
+    change_APU = prune_AP[:, :, None] + restore_AU[:, None, :] - 2 * both_APU
+    change_A, best_A = change_APU.flatten(start_dim=1).min(dim=1)
+    p_A = p_AP.gather(1, best_A[:, None] // count)[:, 0]
+    return change_A, p_A, u_AU.gather(1, best_A[:, None] % count)[:, 0]
+
+
+def _best_of_groups(
+    weight_AI: Tensor, prune_AI: Tensor, restore_AI: Tensor, gram_II: Tensor, line: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pair inside any group of `line` inputs of every row."""
+    groups = (len(weight_AI), -1, line)
+    inputs_GM = torch.arange(weight_AI.shape[1], device=weight_AI.device).view(-1, line)
+    gram_GMM = gram_II[inputs_GM[:, :, None], inputs_GM[:, None, :]]
+    weight_AGM = weight_AI.view(groups)
+    both_AGMM = weight_AGM[:, :, :, None] * weight_AGM[:, :, None, :] * gram_GMM
+    change_AGMM = prune_AI.view(groups)[:, :, :, None] + restore_AI.view(groups)[:, :, None, :] - 2 * both_AGMM
+    change_A, best_A = change_AGMM.flatten(start_dim=1).min(dim=1)
+    first_A = best_A // line**2 * line
+    return change_A, first_A + best_A % line**2 // line, first_A + best_A % line

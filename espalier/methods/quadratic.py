@@ -1,0 +1,71 @@
+"""The quadratic every solver minimises: ||X (W - W0)^T||^2 + damping, made definite and, on wish, unit-diagonal.
+
+With G = X^T X and H = G + share * mean(diag G) * I the ridge pulls towards the dense weights W0, so an input that is
+always zero keeps its weights, and equal inputs share theirs: neither needs a case of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from espalier.methods.base import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WIDE = 1024
+"""Matrices with at most so many inputs are factorised in float64: there it costs next to nothing."""
+LADDER = (1.0, 10.0, 100.0)
+"""Damping is raised by these factors until a factorisation stands."""
+
+
+class SingularError(ArithmeticError):
+    """No damping of the ladder made the Gram matrix definite."""
+
+
+def damped(gram_II: Tensor, share: float) -> Tensor:
+    """G + share * mean(diag G) * I, float64 up to `WIDE` inputs; the identity when every input is zero."""
+    matrix_II = gram_II.to(torch.float64 if len(gram_II) <= WIDE else torch.float32, copy=True)
+    mean = float(matrix_II.diagonal().double().mean())
+    matrix_II.diagonal().add_(share * mean if mean > 0 else 1.0)
+    return matrix_II
+
+
+def cholesky(gram_II: Tensor, share: float) -> Tensor:
+    """The lower Cholesky factor of the damped Gram matrix, with more damping where it takes it."""
+    for factor in LADDER:
+        lower_II, info = torch.linalg.cholesky_ex(damped(gram_II, max(share, 1e-6) * factor))
+        lower: Tensor = lower_II
+        if not int(info) and bool(torch.isfinite(lower).all()):
+            return lower
+    raise SingularError("the Gram matrix of the inputs cannot be factorised")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The damped quadratic in units in which every input has norm one: magnitude there is Wanda's score."""
+
+    hessian_II: Tensor
+    weight_OI: Tensor
+    """W0 * scale, float32."""
+    scale_I: Tensor
+
+    @classmethod
+    def of(cls, weight_OI: Tensor, gram_II: Tensor, damping: float) -> Scaled:
+        """Scale inputs by sqrt(diag G); an input that is always zero gets the least scale that is not zero."""
+        scale_I = gram_II.diagonal().double().clamp_min(0).sqrt()
+        least = scale_I[scale_I > 0].min() if bool((scale_I > 0).any()) else scale_I.new_ones(())
+        scale_I = torch.where(scale_I > 0, scale_I, least)
+        unit_II = (gram_II.double() if len(gram_II) <= WIDE else gram_II) / scale_I.to(gram_II.dtype)
+        unit_II = unit_II / scale_I.to(unit_II.dtype)[:, None]
+        return cls(damped(unit_II, damping), weight_OI * scale_I.to(weight_OI.dtype), scale_I.to(weight_OI.dtype))
+
+    def back(self, weight_OI: Tensor) -> Tensor:
+        """Weights in the model's own units."""
+        return weight_OI / self.scale_I
+
+
+def lost(change_OI: Tensor, gram_II: Tensor) -> Tensor:
+    """||X d^T||^2 of every row d of a change, float64 (O,)."""
+    return ((change_OI.float() @ gram_II.float()).double() * change_OI).sum(dim=1).clamp_min(0)

@@ -1,0 +1,88 @@
+"""ADMM: mask and weights together, the mask grown step by step, then the exact optimum on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver, torch
+from espalier.methods.patterns.unstructured import without_lowest
+from espalier.methods.quadratic import WIDE, Scaled
+from espalier.methods.solvers.alps import conjugate_gradients
+from espalier.methods.solvers.least_squares import refit_rows
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+GRADIENT_STEPS = 100
+"""Conjugate gradients towards the optimum of wide matrices, whose rows are too many and too long to factorise."""
+
+
+class Admm(Solver):
+    """Alternates a ridge solution with a projection on the pattern; one inverse serves all iterations."""
+
+    summary: ClassVar[str] = "Chooses mask and weights together; most of the quality at a few times SparseGPT's price."
+    paper: ClassVar[str] = "Boza 2024 (arXiv 2401.02938)"
+    cost: ClassVar[Cost] = "medium"
+    chooses_mask: ClassVar[bool] = True
+
+    kind: Literal["admm"] = "admm"
+    iterations: int = Field(30, ge=1, le=10_000)
+    ramp: int = Field(15, ge=0, le=10_000, description="Iterations over which the sparsity grows cubically.")
+    rho: float = Field(1.0, gt=0, le=1e6, description="Penalty, in units in which every input has norm one.")
+    damping: float = Field(0.1, ge=0, le=10, description="Ridge of the iteration, in the same units.")
+    refit: bool = Field(True, description="End with the exact least-squares optimum on the mask found.")
+    refit_damping: float = Field(0.01, ge=0, le=10, description="Ridge of that optimum; see `least_squares`.")
+
+    def solve(
+        self,
+        weight_OI: Tensor,
+        mask_OI: Tensor,
+        statistics: InputStatistics,
+        *,
+        pattern: Pattern,
+        sparsity: float,
+        generator: Generator,
+    ) -> Refit:
+        """Return a mask of the pattern and the weights on it; the mask given is not read."""
+        assert statistics.gram_II is not None
+        problem = Scaled.of(weight_OI, statistics.gram_II, self.damping)
+        sum_OI = self._iterate(problem, pattern, sparsity)
+        found_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
+        if self.refit and weight_OI.shape[1] <= 2 * WIDE:
+            return Refit(refit_rows(weight_OI, found_OI, statistics.gram_II, self.refit_damping), found_OI)
+        fitted_OI = sum_OI.masked_fill(~found_OI, 0)
+        if self.refit:
+            gentle = Scaled.of(weight_OI, statistics.gram_II, self.refit_damping)
+            fitted_OI = conjugate_gradients(gentle, fitted_OI, found_OI, steps=GRADIENT_STEPS)
+        return Refit(problem.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
+
+    def _iterate(self, problem: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
+        """The scaled weights whose projection is the result."""
+        shifted_II = problem.hessian_II.clone()
+        shifted_II.diagonal().add_(self.rho)
+        inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(shifted_II)).to(problem.weight_OI.dtype)
+        fixed_OI = problem.weight_OI @ problem.hessian_II.to(problem.weight_OI.dtype) @ inverse_II
+        primal_OI, dual_OI = problem.weight_OI, torch.zeros_like(problem.weight_OI)
+        for step in range(self.iterations):
+            sum_OI = primal_OI + dual_OI
+            mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
+            if step + 1 < self.ramp:
+                mask_OI = relaxed(mask_OI, sum_OI.abs(), share=1 - (1 - (step + 1) / self.ramp) ** 3)
+            projected_OI = sum_OI.masked_fill(~mask_OI, 0)
+            dual_OI = sum_OI - projected_OI
+            primal_OI = fixed_OI + self.rho * (projected_OI - dual_OI) @ inverse_II
+        return primal_OI + dual_OI
+
+
+def relaxed(mask_OI: Tensor, score_OI: Tensor, *, share: float) -> Tensor:
+    """The mask with only the lowest `share` of what it prunes pruned: the ramp, for any pattern.
+
+    The lowest of every row where rows lose equally many, else of the matrix.
+    """
+    gone_O = (~mask_OI).sum(dim=1)
+    rows = len(score_OI) if bool((gone_O == gone_O[0]).all()) else 1
+    line_LN = score_OI.masked_fill(mask_OI, torch.inf).view(rows, -1)
+    kept_LN = without_lowest(line_LN, num_pruned=round(share * int(gone_O.sum()) / rows))
+    return kept_LN.view(score_OI.shape)

@@ -1,0 +1,86 @@
+"""Least squares: the exact optimum of the kept weights, row by row, in batches that fit the memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver, torch
+from espalier.methods.quadratic import LADDER, damped
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+BATCH_BYTES = 256 * 2**20
+"""Most memory for the systems of one batch of rows."""
+
+
+class LeastSquares(Solver):
+    """Solves H_SS w_S = (H w0)_S for the kept set S of every row."""
+
+    summary: ClassVar[str] = "The exact optimum of the kept weights for the mask given; cubic in the weights kept."
+    paper: ClassVar[str] = "normal equations on the support of every row, ridge towards the dense weights"
+    cost: ClassVar[Cost] = "medium"
+
+    kind: Literal["least_squares"] = "least_squares"
+    damping: float = Field(0.01, ge=0, le=10, description="Ridge, as a share of the mean of the Gram diagonal.")
+
+    def solve(
+        self,
+        weight_OI: Tensor,
+        mask_OI: Tensor,
+        statistics: InputStatistics,
+        *,
+        pattern: Pattern,
+        sparsity: float,
+        generator: Generator,
+    ) -> Refit:
+        """Return the optimum on the mask given."""
+        assert statistics.gram_II is not None
+        return Refit(refit_rows(weight_OI, mask_OI, statistics.gram_II, self.damping), mask_OI)
+
+
+def refit_rows(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor, damping: float) -> Tensor:
+    """The least-squares optimum of every row on its mask; a row that no damping makes solvable keeps its weights."""
+    fitted_OI = weight_OI.masked_fill(~mask_OI, 0)
+    # Rows of one batch are padded to its longest: sorted by length, next to nothing is padding.
+    counts_O = mask_OI.sum(dim=1)
+    rows_R = counts_O.argsort(stable=True)
+    rows_R = rows_R[counts_O[rows_R] > 0]
+    for factor in LADDER:
+        hessian_II = damped(gram_II, max(damping * factor, 1e-6 if factor > 1 else 0.0))
+        failed: list[Tensor] = []
+        for batch_B in _batches(rows_R, counts_O):
+            solved_BI, good_B = _solve_rows(weight_OI[batch_B], mask_OI[batch_B], hessian_II)
+            fitted_OI[batch_B[good_B]] = solved_BI[good_B].to(fitted_OI.dtype)
+            failed.append(batch_B[~good_B])
+        rows_R = torch.cat([*failed, rows_R[:0]])
+        if not len(rows_R):
+            break
+    return fitted_OI
+
+
+def _batches(rows_R: Tensor, counts_O: Tensor) -> list[Tensor]:
+    if not len(rows_R):
+        return []
+    longest = int(counts_O[rows_R].max())
+    bytes_each = longest**2 * 8 * 2  # the system and its factor
+    return list(torch.split(rows_R, max(1, BATCH_BYTES // bytes_each)))
+
+
+def _solve_rows(weight_BI: Tensor, mask_BI: Tensor, hessian_II: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve a batch of rows at once; also which rows came out finite."""
+    target_BI = weight_BI.to(hessian_II.dtype) @ hessian_II
+    longest = int(mask_BI.sum(dim=1).max())
+    # Kept inputs first, in order; what is beyond a row's own count is padding.
+    order_BK = (~mask_BI).to(torch.uint8).sort(dim=1, stable=True).indices[:, :longest]
+    real_BK = mask_BI.gather(1, order_BK)
+    system_BKK = hessian_II[order_BK[:, :, None], order_BK[:, None, :]]
+    system_BKK *= real_BK[:, :, None] & real_BK[:, None, :]
+    system_BKK.diagonal(dim1=1, dim2=2).masked_fill_(~real_BK, 1)
+    lower_BKK, info_B = torch.linalg.cholesky_ex(system_BKK)
+    right_BK = target_BI.gather(1, order_BK) * real_BK
+    solved_BK = torch.cholesky_solve(right_BK[:, :, None], lower_BKK)[:, :, 0] * real_BK
+    good_B = (info_B == 0) & torch.isfinite(solved_BK).all(dim=1)
+    return torch.zeros_like(target_BI).scatter_(1, order_BK, solved_BK), good_B

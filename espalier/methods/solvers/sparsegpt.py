@@ -1,0 +1,126 @@
+"""SparseGPT: column after column, what a pruned weight breaks is mended by the columns to its right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from espalier.methods.base import Axes, Cost, InputStatistics, Pattern, Refit, Solver, torch
+from espalier.methods.quadratic import cholesky
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Generator, Tensor
+
+
+class SparseGpt(Solver):
+    """Optimal-brain-surgeon updates over blocks of columns, for the mask given or one chosen on the way."""
+
+    summary: ClassVar[str] = "Second-order update in one sweep over the columns: the cheapest update there is."
+    paper: ClassVar[str] = "Frantar & Alistarh 2023 (arXiv 2301.00774)"
+    cost: ClassVar[Cost] = "low"
+
+    kind: Literal["sparsegpt"] = "sparsegpt"
+    block_size: int = Field(128, ge=1, le=4096, description="Columns whose changes reach the rest in one product.")
+    damping: float = Field(0.01, ge=0, le=10, description="Ridge, as a share of the mean of the Gram diagonal.")
+    mask: Literal["auto", "given", "own"] = Field(
+        "auto", description="own: chosen block by block on updated weights; auto: with the criterion `sparsegpt`."
+    )
+
+    def misfit(self, axes: Axes) -> str | None:
+        """Refuse to choose anew what an optimizer improved."""
+        if self.mask == "own" and axes.optimizer is not None:
+            return "`mask: own` would undo the mask optimizer: use `mask: given`, or no optimizer"
+        return None
+
+    @property
+    def moves_mask(self) -> bool:
+        """With a mask of its own: weights that were zero move during the sweep and may be kept."""
+        return self.mask == "own"
+
+    def beside(self, axes: Axes) -> SparseGpt:
+        """Settle `auto`: a mask that an optimizer improved is not chosen anew."""
+        own = axes.criterion.own_update == self.kind and axes.optimizer is None
+        return self if self.mask != "auto" else self.model_copy(update={"mask": "own" if own else "given"})
+
+    def solve(
+        self,
+        weight_OI: Tensor,
+        mask_OI: Tensor,
+        statistics: InputStatistics,
+        *,
+        pattern: Pattern,
+        sparsity: float,
+        generator: Generator,
+    ) -> Refit:
+        """Return the swept weights."""
+        assert statistics.gram_II is not None
+        factor_II = inverse_factor(statistics.gram_II, self.damping).to(weight_OI.dtype)
+        # Columns as rows: every step then works on contiguous memory.
+        sweep = _Sweep(weight_OI.T.clone(memory_format=torch.contiguous_format), mask_OI.T.contiguous(), factor_II)
+        if self.mask == "own":
+            sweep.plan(pattern, sparsity)
+        size = max(1, self.block_size // sweep.group) * sweep.group
+        for start in range(0, weight_OI.shape[1], size):
+            sweep.block(start, min(start + size, weight_OI.shape[1]))
+        found_OI = sweep.mask_IO.T.contiguous()
+        return Refit(sweep.weight_IO.T.masked_fill(~found_OI, 0), found_OI)
+
+
+def inverse_factor(gram_II: Tensor, damping: float) -> Tensor:
+    """The upper factor U of H^-1 = U^T U; row j of it, from j on, is what column j's error does to those after it."""
+    inverse_II = torch.cholesky_inverse(cholesky(gram_II, damping))
+    factor_II: Tensor = torch.linalg.cholesky(inverse_II, upper=True)
+    return factor_II
+
+
+class _Sweep:
+    def __init__(self, weight_IO: Tensor, mask_IO: Tensor, factor_II: Tensor) -> None:
+        self.weight_IO, self.mask_IO, self.factor_II = weight_IO, mask_IO, factor_II
+        self.group = 1
+        """Inputs that are chosen together."""
+        self._choose_group: Callable[[Tensor], Tensor] | None = None
+        self._choose_block = False
+
+    def plan(self, pattern: Pattern, sparsity: float) -> None:
+        """Settle how many weights every block of every row loses, by the scores before anything has changed.
+
+        Lines inside rows (n:m) are chosen group by group as the sweep comes to them; where whole units go together,
+        the scores before the sweep decide.
+        """
+        inputs, outputs = self.weight_IO.shape
+        line = pattern.line((outputs, inputs))
+        if line is not None and line < inputs:
+            self.group = line
+            self._choose_group = lambda score_OG: pattern.keep(score_OG, sparsity=sparsity)
+            return
+        self.mask_IO = pattern.keep(self._score(0, inputs), sparsity=sparsity).T.contiguous()
+        self._choose_block = line is not None
+
+    def block(self, start: int, end: int) -> None:
+        """Choose and prune the columns of one block in place, and mend everything to their right."""
+        if self._choose_block:
+            self._choose_again(start, end)
+        weight_BO, mask_BO = self.weight_IO[start:end], self.mask_IO[start:end]
+        factor_BB = self.factor_II[start:end, start:end]
+        error_BO = torch.empty_like(weight_BO)
+        for column in range(end - start):
+            if self._choose_group is not None and column % self.group == 0:
+                chosen_OG = self._choose_group(self._score(start + column, start + column + self.group))
+                mask_BO[column : column + self.group] = chosen_OG.T
+            error_BO[column] = weight_BO[column].masked_fill(mask_BO[column], 0) / factor_BB[column, column]
+            weight_BO[column + 1 :].addr_(factor_BB[column, column + 1 :], error_BO[column], alpha=-1)
+        self.weight_IO[end:].addmm_(self.factor_II[start:end, end:].T, error_BO, alpha=-1)
+
+    def _choose_again(self, start: int, end: int) -> None:
+        """Choose as many weights of every row in a block as were planned, by the weights as they stand."""
+        gone_O = (~self.mask_IO[start:end]).sum(dim=0)
+        order_OB = self._score(start, end).sort(dim=1, stable=True).indices
+        kept_OB = torch.arange(end - start, device=order_OB.device) >= gone_O[:, None]
+        self.mask_IO[start:end] = torch.empty_like(kept_OB).scatter_(1, order_OB, kept_OB).T
+
+    def _score(self, start: int, end: int) -> Tensor:
+        """The error that pruning a weight of some columns costs after the others have mended it, (O, columns)."""
+        return (self.weight_IO[start:end].T / self.factor_II.diagonal()[start:end]).square()

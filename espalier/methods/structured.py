@@ -1,0 +1,155 @@
+"""What chooses whole parts of a model: blocks that go, units of a block that stay. Declarations load without torch.
+
+Shapes: L blocks, N windows, D hidden width, O outputs, I inputs, U units.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from espalier.methods.base import Method, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WidthUpdate = Literal["none", "bias_mean", "least_squares"]
+"""How what stays makes up for what goes: not at all, by its mean as a bias, by refitted columns."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What one pass of the calibration text through the blocks showed."""
+
+    influence_L: Tensor
+    """1 - mean cosine of what enters and what leaves a block, over all tokens, float64."""
+    last_LND: Tensor
+    """The last token's hidden state at the entrance of every block, and after the last one: (L + 1, N, D)."""
+
+
+class BlockEvidence(Protocol):
+    """What a criterion of blocks may ask for; asking for nothing costs nothing."""
+
+    @property
+    def num_blocks(self) -> int:
+        """How many there are."""
+
+    def passage(self) -> Passage:
+        """One pass of the calibration text."""
+
+    def loss(self, kept: Sequence[int]) -> float:
+        """Mean cross entropy of a few calibration windows with only these blocks."""
+
+
+class BlockCriterion(Method):
+    """Chooses whole blocks. A subclass sets `method: Literal["name"] = "name"`."""
+
+    @abstractmethod
+    def choose(self, evidence: BlockEvidence, *, count: int) -> list[int]:
+        """Return the `count` blocks that go, in order; of equals the earlier one goes."""
+
+
+@dataclass
+class Moments:
+    """What calibration saw of the input of one map."""
+
+    sum_I: Tensor
+    squares_I: Tensor
+    gram_II: Tensor | None
+    """X^T X, float32, where a method asked for it."""
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, width: int, *, gram: bool) -> Moments:
+        """Begin with nothing seen."""
+        zeros = torch.zeros(width, dtype=torch.float64)
+        return cls(zeros, zeros.clone(), torch.zeros(width, width) if gram else None)
+
+    def add(self, input_TI: Tensor) -> None:
+        """Count tokens; sums are float64."""
+        wide = input_TI.cpu().float()
+        self.sum_I += wide.double().sum(dim=0)
+        self.squares_I += wide.double().square().sum(dim=0)
+        if self.gram_II is not None:
+            self.gram_II.addmm_(wide.T, wide)
+        self.tokens += len(wide)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x] of every input."""
+        return self.sum_I / self.tokens
+
+    @property
+    def variance(self) -> Tensor:
+        """E[(x - E[x])^2] of every input."""
+        return (self.squares_I / self.tokens - self.mean.square()).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class UnitEvidence:
+    """What a criterion of units sees of one block; unit u owns `size` columns of the consumer from `u * size` on."""
+
+    weight_OI: Tensor
+    """The map that consumes the units, float32."""
+    producers: Sequence[Tensor]
+    """Squared norms of the rows that produce every unit, one (U,) per map, float64."""
+    moments: Moments
+    size: int
+
+    def per_unit(self, score_I: Tensor) -> Tensor:
+        """Sum over the columns of every unit."""
+        return score_I.view(-1, self.size).sum(dim=1)
+
+
+class UnitCriterion(Method):
+    """Chooses units of a block. A subclass sets `method: Literal["name"] = "name"`."""
+
+    reads_gram: ClassVar[bool] = False
+    own_update: ClassVar[WidthUpdate] = "none"
+    """What it takes where the step asks for no update."""
+
+    @abstractmethod
+    def choose(self, evidence: UnitEvidence, *, kept: int) -> Tensor:
+        """Return the indices of the `kept` units that stay, in order."""
+
+
+class UnitScore(UnitCriterion):
+    """A criterion that scores every unit by itself."""
+
+    @abstractmethod
+    def score(self, evidence: UnitEvidence) -> Tensor:
+        """Return scores (U,), float64; the lowest go."""
+
+    def choose(self, evidence: UnitEvidence, *, kept: int) -> Tensor:
+        """Keep the highest scores; of equals the lower index goes."""
+        order = self.score(evidence).sort(stable=True).indices
+        return order[len(order) - kept :].sort().values
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What calibration saw of the E experts of one block, float64."""
+
+    tokens_E: Tensor
+    """Tokens that reached an expert, int64."""
+    weighed_E: Tensor
+    """Sum over these tokens of gate weight times the norm of the output."""
+    sum_ED: Tensor
+    """Sum of the outputs."""
+    squares_E: Tensor
+    """Sum of their squared norms."""
+
+
+class ExpertCriterion(Method):
+    """Chooses experts. A subclass sets `method: Literal["name"] = "name"`."""
+
+    @abstractmethod
+    def score(self, routing: Routing) -> Tensor:
+        """Return scores (E,), float64; the lowest go."""
+
+    def choose(self, routing: Routing, *, kept: int) -> Tensor:
+        """The experts that stay, in order; of equals the lower index goes."""
+        order = self.score(routing).sort(stable=True).indices
+        return order[len(order) - kept :].sort().values

@@ -1,0 +1,88 @@
+"""Fused experts taken apart: every slice of a stacked tensor becomes a linear map of its own.
+
+transformers keeps the experts of a block in two tensors, `gate_up_proj` (E, 2H, I) and `down_proj` (E, I, H). Here an
+expert is three plain linear maps instead, so that statistics, masks, windows and adapters need to know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import torch
+from torch import nn
+
+from espalier.errors import UnsupportedArchitectureError
+
+STACKED: Final[Mapping[str, tuple[str, ...]]] = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+"""A stacked tensor -> the maps of one expert whose rows it holds, in order."""
+
+_AS_WE_KNOW: Final = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
+
+
+class Expert(nn.Module):
+    """A gated feed-forward net."""
+
+    def __init__(self, gate_up: torch.Tensor, down: torch.Tensor, act: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.gate_proj = _linear(gate_up.shape[0] // 2, gate_up)
+        self.up_proj = _linear(gate_up.shape[0] // 2, gate_up)
+        self.down_proj = _linear(down.shape[0], down)
+        self.act = act
+
+    def forward(self, x_TI: torch.Tensor) -> torch.Tensor:
+        """Apply the net to the tokens that were routed here."""
+        hidden: torch.Tensor = self.down_proj(self.act(self.gate_proj(x_TI)) * self.up_proj(x_TI))
+        return hidden
+
+
+class Experts(nn.ModuleList):
+    """What stands in for a module of stacked experts; same arguments, same result."""
+
+    def forward(self, x_TI: torch.Tensor, chosen_TK: torch.Tensor, share_TK: torch.Tensor) -> torch.Tensor:
+        """Send every token to its chosen experts and add up what they make of it, each by its share."""
+        total_TI = torch.zeros_like(x_TI)
+        for index in torch.unique(chosen_TK).tolist():
+            place, token = torch.where(chosen_TK.T.eq(index))
+            made = self[index](x_TI[token]) * share_TK[token, place, None]
+            total_TI.index_add_(0, token, made.to(total_TI.dtype))
+        return total_TI
+
+
+def take_apart(model: nn.Module) -> None:
+    """Replace every module of stacked experts of a model; the new maps are not filled.
+
+    An error for experts of a kind that we do not know.
+    """
+    for name, module in list(model.named_modules()):
+        own = dict(module.named_parameters(recurse=False))
+        if not any(parameter.ndim > 2 for parameter in own.values()):
+            continue
+        if not _is_known(module, own):
+            raise UnsupportedArchitectureError(
+                f"{name} holds a fused tensor of a kind that cannot be taken apart",
+                hint="Use a mixture of experts built like Mixtral or Qwen3-MoE, or a dense model.",
+                module=name,
+            )
+        gate_up, down, act = own["gate_up_proj"], own["down_proj"], module.act_fn
+        assert isinstance(act, nn.Module)
+        experts = Experts(Expert(gate_up[0], down[0], act) for _ in range(gate_up.shape[0]))
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, experts)
+
+
+def _is_known(module: nn.Module, own: Mapping[str, nn.Parameter]) -> bool:
+    """Tell whether a module is what transformers calls experts, without the variations that some models have."""
+    gate = getattr(type(module), "_apply_gate", None)
+    return (
+        set(own) == set(STACKED)
+        and all(parameter.ndim == 3 for parameter in own.values())
+        and all(getattr(module, name, None) is value for name, value in _AS_WE_KNOW.items())
+        and not getattr(module, "has_post_expert_norm", False)
+        and getattr(gate, "__name__", "") == "_default_apply_gate"
+        and isinstance(getattr(module, "act_fn", None), nn.Module)
+    )
+
+
+def _linear(rows: int, like: torch.Tensor) -> nn.Linear:
+    return nn.Linear(like.shape[1], rows, bias=False, device=like.device, dtype=like.dtype)

@@ -1,0 +1,48 @@
+"""Masks as their own tensors: packed into bits, counted, applied, and proved on what was written.
+
+Packed layout: uint8 of shape (O, ceil(I / 8)); bit b (value 2**b) of byte k stands for input 8k + b; 1 = keep.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from espalier.errors import BrokenResultError
+
+_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
+
+
+def pack(mask_OI: torch.Tensor) -> torch.Tensor:
+    """Pack a boolean mask into bits; every row begins at a byte."""
+    assert mask_OI.dtype == torch.bool
+    return torch.from_numpy(np.packbits(mask_OI.cpu().contiguous().numpy(), axis=1, bitorder="little"))
+
+
+def unpack(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
+    """The boolean mask (O, I) of packed bits."""
+    bits = np.unpackbits(packed.numpy(), axis=1, count=num_inputs, bitorder="little")
+    return torch.from_numpy(bits.astype(bool))
+
+
+def unpack_here(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
+    """The boolean mask (O, I) of packed bits, on the device where they lie."""
+    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    bits = packed.unsqueeze(-1).bitwise_right_shift(places).bitwise_and_(1)
+    return bits.view(torch.bool).flatten(1)[:, :num_inputs]
+
+
+def apply(weight_OI: torch.Tensor, mask_OI: torch.Tensor) -> torch.Tensor:
+    """Zero what is pruned; kept weights keep their bits."""
+    return weight_OI.masked_fill(~mask_OI, 0)
+
+
+def kept(packed: torch.Tensor) -> int:
+    """Number of kept weights of a packed mask."""
+    return int(_ONES[packed.numpy()].sum(dtype=np.int64))
+
+
+def prove(weight_OI: torch.Tensor, mask_OI: torch.Tensor, *, module: str) -> None:
+    """Raise unless every pruned weight is exactly zero."""
+    if bool(weight_OI.masked_fill(mask_OI, 0).any()):
+        raise BrokenResultError(f"{module} has pruned weights that are not zero", hint="Report this.", module=module)

@@ -1,0 +1,142 @@
+"""Devices, dtypes, determinism, and seeds that depend on what they are for and not on what ran before."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import resource
+from typing import Any, Final
+
+import psutil
+import torch
+
+from espalier.errors import NumericalError
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free where the model is computed."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
+
+
+NAMES: Final[dict[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""The dtypes of a spec."""
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device for `auto`, `cpu` or `cuda`."""
+    if wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wish)
+
+
+def pick_compute_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """The dtype of forward passes: `auto` is bfloat16 on a GPU that computes in it, float32 elsewhere.
+
+    Older GPUs emulate bfloat16, slower than float32; float16 would overflow in models that were trained in bfloat16.
+    """
+    if wish == "auto":
+        halves = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if halves else torch.float32
+    return NAMES[wish]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`float32`, `bfloat16`, ..."""
+    return str(dtype).removeprefix("torch.")
+
+
+def be_deterministic(threads: int) -> None:
+    """Fix everything that could make equal work give other bytes; call before the first kernel runs."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    switch: Any = torch.utils.deterministic
+    # Filling fresh memory with NaN costs a second per GB read, and leaves a meta tensor's pages with the process.
+    switch.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+
+
+def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor on a device in a dtype: the file's narrow type crosses, and the device casts it."""
+    return tensor.to(device).to(dtype)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Let a model whose trained parameters are float32 run in the compute dtype."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def derived_seed(seed: int, *scope: object) -> int:
+    """A 63-bit seed for one purpose: equal for equal scope, unrelated otherwise."""
+    text = "/".join(str(part) for part in (seed, *scope))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *scope: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for one purpose, so that a resumed run draws what the first one drew."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, *scope))
+
+
+def require_finite(tensor: torch.Tensor, *, what: str, module: str) -> None:
+    """Raise NumericalError when a tensor holds NaN or infinity."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise NumericalError(
+            f"{what} of {module} are not finite",
+            hint="Check the source's weights; try compute_dtype float32.",
+            module=module,
+        )
+
+
+def way_out(dtype: torch.dtype, *, dense: bool = False) -> str:
+    """Say what to do about a model that computes no finite number in `dtype`; `dense`: nothing of it was compressed."""
+    if dtype != torch.float32:
+        wider = "Use compute_dtype float32"
+        return f"{wider}; if that changes nothing, the checkpoint is broken." if dense else f"{wider}, or prune less."
+    if dense:
+        return (
+            "The source itself gives no number for this text in float32: its checkpoint is broken. See whether stock "
+            "transformers gives one, bring the files again, or take another revision."
+        )
+    return "Prune less, or let `update` or `reconstruct` make up for more of it."
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """High-water mark: of the device's memory on a GPU (since the last reset), of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new high-water mark where the device can; the process's own cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def give_back_memory() -> None:
+    """Return pages that are free but still the process's to the system, where the C library can (glibc)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def host_memory_bytes() -> int:
+    """The machine's memory, or what whoever started this process lets it have."""
+    total, (bound, _) = psutil.virtual_memory().total, resource.getrlimit(resource.RLIMIT_DATA)
+    return total if bound == resource.RLIM_INFINITY else min(total, bound)
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """All memory of a GPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

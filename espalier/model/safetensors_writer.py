@@ -1,0 +1,94 @@
+"""Writing safetensors files tensor by tensor: sharded, in the order given, the same bytes every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from espalier.model.tensor_file import DTYPES
+from espalier.model.weights import INDEX
+
+SHARD_BYTES: Final = 4 * 2**30
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor to be written; it is read when its turn comes."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def write_model(folder: Path, entries: Sequence[TensorEntry], *, shard_bytes: int = SHARD_BYTES) -> list[Path]:
+    """Write `model.safetensors`, or shards with an index when it would be larger than `shard_bytes`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[list[TensorEntry]] = [[]]
+    for entry in entries:
+        if shards[-1] and sum(item.nbytes for item in shards[-1]) + entry.nbytes > shard_bytes:
+            shards.append([])
+        shards[-1].append(entry)
+    if len(shards) == 1:
+        write_file(folder / "model.safetensors", entries)
+        return [folder / "model.safetensors"]
+    paths = [folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for path, shard in zip(paths, shards, strict=True):
+        write_file(path, shard)
+    mapping = {entry.name: path.name for path, shard in zip(paths, shards, strict=True) for entry in shard}
+    total = sum(entry.nbytes for entry in entries)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(mapping.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return [*paths, folder / INDEX]
+
+
+def write_file(path: Path, entries: Sequence[TensorEntry], *, metadata: dict[str, str] | None = None) -> str:
+    """Write one safetensors file without holding more than one tensor, and return its sha256."""
+    header: dict[str, object] = {"__metadata__": metadata or {"format": "pt"}}
+    offset = 0
+    for entry in entries:
+        header[entry.name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.nbytes],
+        }
+        offset += entry.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to eight bytes
+    digest = hashlib.sha256()
+    temporary = path.with_name(f"{path.name}.partial")
+    with temporary.open("wb") as stream:
+        for chunk in (len(text).to_bytes(8, "little"), text):
+            stream.write(chunk)
+            digest.update(chunk)
+        for entry in entries:
+            data = _raw(entry)
+            stream.write(data)
+            digest.update(data)
+    temporary.replace(path)
+    return digest.hexdigest()
+
+
+def _raw(entry: TensorEntry) -> bytes:
+    tensor = entry.read().cpu().contiguous()
+    assert tensor.dtype == entry.dtype
+    assert tuple(tensor.shape) == entry.shape
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """The sha256 and the size of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size

@@ -1,0 +1,100 @@
+"""What stock transformers makes of a model directory, and what it raises in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from espalier.errors import BrokenResultError, EngineError, UnsupportedArchitectureError
+from espalier.model import positions
+from espalier.model.tensor_names import names_in_files
+from espalier.model.weights import Weights
+
+LONGEST: Final = 300
+"""Characters of a foreign message that are passed on."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The stock model of a directory, its parameters on the meta device."""
+
+    config: Any
+    model: PreTrainedModel
+    names: dict[str, str]
+    """Parameter name, once experts are taken apart -> name in the files."""
+    separate_head: tuple[str, str] | None
+    """Of a model whose configuration ties the two: its head and its embeddings in the files, where they differ."""
+    twins: dict[str, str]
+    """Name in the files of a tied tensor that is stored twice -> the name that is read."""
+
+
+def skeleton(model_dir: Path, source: Weights, *, dtype: torch.dtype) -> Skeleton:
+    """Build the stock class of a directory; tie what its files leave tied, by the rule of `from_pretrained`.
+
+    Tensors that the configuration ties and the files hold twice are one where they are equal, two where they differ.
+    """
+    with refusals("config.json"):
+        config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        if getattr(config, "output_router_logits", False):
+            config.output_router_logits = False  # for training alone; blocks that stand in for others have no router
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        names = names_in_files(model, source)
+        pairs = model.get_expanded_tied_weights_keys(all_submodels=True)
+        twice = {names[one]: names[other] for one, other in pairs.items() if one in names and other in names}
+        separate = next((pair for pair in twice.items() if not source.same(*pair)), None)
+        if separate is not None:
+            config.tie_word_embeddings = model.config.tie_word_embeddings = False
+        model.tie_weights()  # leaving the meta context untied what the constructor had tied
+    return Skeleton(config, model, names, separate, {} if separate else twice)
+
+
+def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Load a directory with stock `from_pretrained`, in eval mode; raises BrokenResultError for missing tensors."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise BrokenResultError("the written model lacks tensors", hint="Report this.")
+    return positions.in_integers(model.to(device).eval())
+
+
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Turn whatever the stock classes raise here into UnsupportedArchitectureError: the model is what they refuse.
+
+    Errors of ours and those of memory pass. `what` names the part of the model for people.
+    """
+    try:
+        yield
+    except (EngineError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        if "memory" in str(error):
+            raise
+        raise UnsupportedArchitectureError(
+            f"stock transformers refuses {what}: {first_line(error)}",
+            hint="Mend it until AutoModelForCausalLM.from_pretrained loads and runs the model.",
+            module=what,
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an exception and its first words, without paths of this machine."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = " ".join(lines[:2])  # of a configuration class, the first line names its own check alone
+    shown = " ".join("..." if word.count("/") > 1 else word for word in words.split())[:LONGEST]
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__

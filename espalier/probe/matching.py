@@ -1,0 +1,119 @@
+"""Which matrices the patterns of a spec select: compiled and matched once a request, within one budget of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from espalier.methods.base import MatrixFacts
+from espalier.probe.facts import Matrix, ModelFacts
+from espalier.recipe.expressions import BadPattern, Budget, OutOfTime, Selection
+from espalier.recipe.steps import Targets
+from espalier.refusals import Problem
+
+_CHECK_EVERY = 8
+"""Names: patterns that are legal take up to some 10 ms on one."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The matrices that a step prunes, and what of them is asked for again and again."""
+
+    matrices: list[Matrix]
+
+    @cached_property
+    def by_inputs(self) -> dict[int, Matrix]:
+        """The first matrix of each number of inputs."""
+        found: dict[int, Matrix] = {}
+        for matrix in self.matrices:
+            found.setdefault(matrix.num_inputs, matrix)
+        return found
+
+    @cached_property
+    def narrowest(self) -> Matrix:
+        """The matrix of the lowest full rank."""
+        return min(self.matrices, key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
+
+    @cached_property
+    def known(self) -> list[MatrixFacts]:
+        """As budgets see them."""
+        return [MatrixFacts(m.name, m.block, (m.num_outputs, m.num_inputs)) for m in self.matrices]
+
+
+@dataclass
+class Matcher:
+    """Holds the patterns of one request, which may be of many jobs, against models."""
+
+    _budget: Budget = field(default_factory=Budget)
+    _selections: dict[tuple[tuple[str, ...], tuple[str, ...]], Selection | BadPattern] = field(default_factory=dict)
+    _chosen: dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[ModelFacts, Chosen | int]] = field(
+        default_factory=dict
+    )
+
+    def refusal(self, targets: Targets, pointer: str) -> Problem | None:
+        """Why patterns cannot be compiled; None when they can."""
+        try:
+            with self._budget.spending():
+                self._selection(targets)
+        except BadPattern as error:
+            return Problem(f"{pointer}/{error.place}", "bad-regex", str(error))
+        except OutOfTime:
+            return _slow(pointer)
+        return None
+
+    def select(self, targets: Targets, facts: ModelFacts, pointer: str) -> Chosen | Problem:
+        """The matrices that a step prunes, or why there are none."""
+        if problem := self.refusal(targets, pointer):
+            return problem
+        key = (id(facts), tuple(targets.include), tuple(targets.exclude))
+        try:
+            if key not in self._chosen:
+                with self._budget.spending():
+                    self._chosen[key] = facts, self._search(self._selection(targets), facts)
+        except OutOfTime:
+            return _slow(pointer)
+        found = self._chosen[key][1]
+        example = f"names look like {facts.matrices[0].name}"
+        if isinstance(found, int):
+            detail = f"no linear map inside the blocks has a name like this; {example}"
+            return Problem(f"{pointer}/include/{found}", "selects-nothing", detail)
+        detail = f"no matrix is left to prune; {example}"
+        return found if found.matrices else Problem(pointer, "selects-nothing", detail)
+
+    def _selection(self, targets: Targets) -> Selection:
+        key = (tuple(targets.include), tuple(targets.exclude))
+        if key not in self._selections:
+            try:
+                self._selections[key] = Selection(*key, self._budget)
+            except BadPattern as error:
+                self._selections[key] = error
+        found = self._selections[key]
+        if isinstance(found, BadPattern):
+            raise found
+        return found
+
+    def _search(self, selection: Selection, facts: ModelFacts) -> Chosen | int:
+        """The selected matrices, or the index of a pattern that no name has."""
+        names = [matrix.name for matrix in facts.matrices]
+        for index in range(selection.num_included):
+            if not self._any(selection, index, names):
+                return index
+        selected = []
+        for number, matrix in enumerate(facts.matrices):
+            if selection.selects(matrix.name):
+                selected.append(matrix)
+            if number % _CHECK_EVERY == 0:
+                self._budget.check()
+        return Chosen(selected)
+
+    def _any(self, selection: Selection, index: int, names: list[str]) -> bool:
+        for number, name in enumerate(names):
+            if selection.finds(index, name):
+                return True
+            if number % _CHECK_EVERY == 0:
+                self._budget.check()
+        return False
+
+
+def _slow(pointer: str) -> Problem:
+    return Problem(pointer, "slow-regex", "these regular expressions take too long on the module names")

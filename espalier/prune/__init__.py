@@ -1,0 +1,1 @@
+"""The first walk: calibration, scores, masks, solvers, block by block."""

@@ -1,0 +1,200 @@
+"""Calibration text into windows, what is wrong with it, and how much every matrix loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from espalier.methods.allocation import counts_below_threshold, fitted
+from espalier.methods.base import InputStatistics, MatrixFacts
+from espalier.model.layout import Matrix
+from espalier.model.numerics import generator
+from espalier.prune.gates import gated_neurons
+from espalier.prune.inputs import Inputs, stored_for
+from espalier.prune.selection import score
+from espalier.prune.targets import selected
+from espalier.recipe.prune import PruneStep
+from espalier.session import Context, PhaseRun
+from espalier.stream.capture import capturing
+from espalier.stream.walk import Stream
+from espalier.text.overlap import overlapping, run_length
+
+NEURONS = "/neurons"
+"""Behind a gate's or up projection's name: the norms of its outputs' neurons, among the input norms."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is settled before the walk: what every matrix loses, and for the global scope by which scores."""
+
+    shares: dict[str, float]
+    norms: dict[str, torch.Tensor] | None = None
+    """The dense model's input norms where the global scope compared scores; None when every block sees its own."""
+    inputs: Inputs | None = None
+    """What the blocks read, where dense propagation lets it be known before the walk."""
+
+    def statistics(self, name: str) -> InputStatistics:
+        """What the criterion saw of a matrix when the plan was made."""
+        assert self.norms is not None
+        return InputStatistics(tokens=0, norm_I=self.norms.get(name), neuron_norm_O=self.norms.get(name + NEURONS))
+
+
+def run(context: Context) -> Plan | None:
+    """Cut and check the windows, and spread the sparsity; None for a model that is already sparse."""
+    step = context.step
+    passes = step is not None and (step.budget.needs_pass or (step.pattern.spans_model and step.needs != "none"))
+    inputs = stored_for(context, step) if step is not None else None
+    walks = passes + (inputs is not None)
+    total = walks * len(context.streamed.layout.blocks) or 1
+    with context.phase("calibrating", total=total, unit="block" if walks else "step") as phase:
+        windows_NT = context.calibration_windows()
+        _describe(context, windows_NT)
+        _warn(context, windows_NT)
+        if step is None:
+            return None
+        if inputs is not None:
+            inputs.gather(phase, windows_NT)
+        plan = replace(_plan(context, step, phase, windows_NT, passes=passes), inputs=inputs)
+        _describe_update(context, step, plan)
+        return plan
+
+
+def _describe_update(context: Context, step: PruneStep, plan: Plan) -> None:
+    """Say with which parameters weights are updated, and of a solver that picks, what it took for which matrix."""
+    if step.solver is None:
+        return
+    took: dict[str, list[str]] = {}
+    for name, share in plan.shares.items():
+        picked = step.solver.picked(context.streamed.layout.by_name[name].shape, sparsity=share)
+        took.setdefault(picked.model_dump()["kind"], []).append(name)
+    picks = took if step.solver.model_dump()["kind"] not in took else {}
+    context.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
+
+
+def below_pruned(context: Context, matrix: Matrix, score_OI: torch.Tensor) -> torch.Tensor:
+    """Put what an earlier cycle has pruned below every other score: it never comes back."""
+    if matrix.name not in context.weights.mask_names:
+        return score_OI
+    return score_OI.masked_fill(~context.mask(matrix.name).to(score_OI.device), -torch.inf)
+
+
+def _describe(context: Context, windows_NT: torch.Tensor) -> None:
+    calibration = context.request.spec.calibration
+    text = context.calibration_text
+    context.protocol["calibration"] = {
+        "dataset": calibration.dataset.model_dump(mode="json"),
+        **text.protocol(),
+        "tokenizer": context.corpus.tokenizer_id,
+        "selection": "random" if calibration.selection == "loss_gap" else calibration.selection,
+        "seed": calibration.seed,
+        "samples": windows_NT.shape[0],
+        "sequence_length": windows_NT.shape[1],
+        "tokens": windows_NT.numel(),
+    }
+
+
+def _warn(context: Context, windows_NT: torch.Tensor) -> None:
+    calibration = context.request.spec.calibration
+    available = len(context.calibration_text.tokens)
+    if calibration.selection != "sequential" and available < 2 * windows_NT.numel():
+        context.warn(
+            "short_calibration_text",
+            f"The calibration text has {available} tokens for {windows_NT.numel()} asked for: its crops overlap.",
+        )
+    for item in context.request.spec.evaluate.perplexity:
+        evaluated_NT = context.evaluation_windows(item)
+        shared = int(overlapping(evaluated_NT, windows_NT).sum())
+        if shared:
+            context.warn(
+                "evaluation_overlap",
+                f"{shared} of {len(evaluated_NT)} evaluation windows of {item.key} share "
+                f"{run_length(evaluated_NT, windows_NT)} or more tokens in a row with the calibration windows.",
+            )
+
+
+def _plan(context: Context, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor, *, passes: bool) -> Plan:
+    if step.pattern.spans_model:
+        context.warn(
+            "global_scope_on_dense_activations",
+            "The global scope compares scores across blocks; all of them are taken on the dense model's activations.",
+        )
+    norms = _norms(context, phase, windows_NT) if passes else {}
+    done = phase.finished()
+    if done is not None:
+        shares = {name: float(share) for name, share in done["shares"].items()}
+    else:
+        shares = _shares(context, step, norms)
+        if passes or step.pattern.spans_model or step.budget.cost != "free":
+            phase.finish({"shares": shares})
+    return Plan(shares, norms if step.pattern.spans_model else None)
+
+
+def _norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+    stored = context.stored("calibrating").get("norms")
+    if stored is not None:
+        phase.reuse(stored)
+        return load_file(context.workspace / stored.path)
+    norms = _dense_norms(context, phase, windows_NT)
+    path = context.checkpoint_path("calibrating", "norms")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(norms, path)
+    context.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
+    return norms
+
+
+def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+    streamed = context.streamed
+    norms: dict[str, torch.Tensor] = {}
+    stream = Stream(streamed, windows_NT, context.weights, spill=context.spill)
+    for block in streamed.layout.blocks:
+        matrices = selected(context, block)
+        with streamed.block(block.index, context.weights) as module:
+            gated = gated_neurons(context, block, module)
+            watched = [*matrices, *gated.beyond(matrices)]
+            with capturing(module, watched, needs="norms", sample_tokens=0) as capture:
+                stream.advance(module)
+        for matrix in matrices:
+            norm_I = capture.of(matrix.name).statistics(matrix.name).norm_I
+            assert norm_I is not None
+            norms[matrix.name] = norm_I.cpu()
+            neurons_O = gated.norm(matrix, capture)
+            if neurons_O is not None:
+                norms[matrix.name + NEURONS] = neurons_O.cpu()
+        phase.progress(phase.total - len(streamed.layout.blocks) + block.index + 1)
+    return norms
+
+
+def _shares(context: Context, step: PruneStep, norms: dict[str, torch.Tensor]) -> dict[str, float]:
+    matrices = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
+    if step.pattern.spans_model:
+        return _global_shares(context, step, matrices, norms)
+
+    def facts(matrix: Matrix) -> MatrixFacts:
+        def weight() -> torch.Tensor:
+            return matrix.view(context.weights.get(matrix.tensor)).float()
+
+        return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, norms.get(matrix.name))
+
+    known = [facts(matrix) for matrix in matrices]
+    return fitted(step.budget.shares(step.share, known), known, step.share, step.pattern)
+
+
+def _global_shares(
+    context: Context, step: PruneStep, matrices: list[Matrix], norms: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    plan = Plan({}, norms)
+
+    def sweep() -> Iterable[tuple[str, torch.Tensor]]:
+        for matrix in matrices:
+            weight_OI = matrix.view(context.weights.get(matrix.tensor)).float()
+            draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
+            seen = plan.statistics(matrix.name)
+            score_OI = score(step, weight_OI, seen, module=matrix.name, generator=draws)
+            yield matrix.name, below_pruned(context, matrix, score_OI).clamp(min=0)  # what counts them knows no others
+
+    sizes = {matrix.name: matrix.shape[0] * matrix.shape[1] for matrix in matrices}
+    counts = counts_below_threshold(sweep, num_pruned=round(step.share * sum(sizes.values())))
+    return {name: counts[name] / size for name, size in sizes.items()}

@@ -1,0 +1,47 @@
+"""What a solver made of one matrix, guarded: no row ends worse than with the mask alone, and nothing not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from espalier.errors import NumericalError
+from espalier.methods.base import Refit
+from espalier.methods.quadratic import SingularError
+from espalier.model.numerics import require_finite
+from espalier.stream.statistics import OutputErrors
+
+
+def guarded(
+    solve: Callable[[], Refit],
+    weight_OI: torch.Tensor,
+    mask_OI: torch.Tensor,
+    errors: OutputErrors,
+    *,
+    dtype: torch.dtype,
+    module: str,
+) -> Refit:
+    """Solve and return float32 weights that `dtype` holds exactly.
+
+    A row that, rounded to `dtype`, is not better than with the mask alone keeps the weights it had; a solver that
+    chose another mask is taken or left as a whole, for rows may share a budget. NumericalError names the module.
+    """
+    try:
+        found = solve()
+    except (SingularError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+        raise NumericalError(
+            f"the inputs of {module} give no solvable system",
+            hint="Raise update.damping, calibrate on more tokens, or leave the update out.",
+            module=module,
+        ) from error
+    require_finite(found.weight_OI, what="the refitted weights", module=module)
+    plain_OI = weight_OI.masked_fill(~mask_OI, 0)
+    fitted_OI = found.weight_OI.masked_fill(~found.mask_OI, 0).to(dtype).float()
+    require_finite(fitted_OI, what=f"the refitted weights in {str(dtype).removeprefix('torch.')}", module=module)
+    before_O, after_O = errors.rows(plain_OI), errors.rows(fitted_OI)
+    if torch.equal(found.mask_OI, mask_OI):
+        return Refit(torch.where((after_O < before_O)[:, None], fitted_OI, plain_OI), mask_OI)
+    if float(after_O.sum()) < float(before_O.sum()):
+        return Refit(fitted_OI, found.mask_OI)
+    return Refit(plain_OI, mask_OI)

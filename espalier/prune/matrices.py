@@ -1,0 +1,92 @@
+"""One matrix: score, mask, improved mask, refitted weights, and the row that says what they cost."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from espalier.methods.base import InputStatistics
+from espalier.model import masks
+from espalier.model.layout import Matrix
+from espalier.model.numerics import generator, require_finite
+from espalier.prune.calibrate import Plan, below_pruned
+from espalier.prune.guarded import guarded
+from espalier.prune.selection import score
+from espalier.recipe.prune import PruneStep
+from espalier.reporter import Layer
+from espalier.session import Context
+from espalier.stream.statistics import OutputErrors
+
+
+def prune_matrix(
+    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, sample_TI: torch.Tensor | None
+) -> tuple[Layer, torch.Tensor, torch.Tensor]:
+    """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU.
+
+    `sample_TI`: inputs that errors are measured on, None where the Gram matrix tells them.
+    """
+    began = time.monotonic()
+    on_host = matrix.view(context.weights.get(matrix.tensor))
+    stored = on_host.to(context.device)
+    weight_OI = stored.float()
+    share = plan.shares[matrix.name]
+    score_OI = _scored(context, matrix, step, plan, seen, weight_OI=weight_OI, on_host=on_host)
+    score_OI = below_pruned(context, matrix, score_OI).to(context.device)
+    mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
+    if step.optimizer is not None:
+        mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
+    if sample_TI is not None:
+        require_finite(sample_TI, what="the inputs", module=matrix.name)
+    errors = OutputErrors(weight_OI, sample_TI, seen.gram_II)
+    pruned = masks.apply(stored, mask_OI)
+    if step.solver is not None:
+        solver = step.solver.picked(matrix.shape, sparsity=share)
+        draws = generator(context.request.spec.calibration.seed, "update", matrix.name)
+        found = guarded(
+            lambda: solver.solve(
+                weight_OI, mask_OI, seen, pattern=step.pattern, sparsity=share, generator=draws
+            ),
+            weight_OI, mask_OI, errors, dtype=stored.dtype, module=matrix.name,
+        )  # fmt: skip
+        mask_OI, pruned = found.mask_OI, found.weight_OI.to(stored.dtype)
+    before = after = errors.relative(masks.apply(weight_OI, mask_OI))
+    if step.solver is not None:
+        after = errors.relative(pruned.float())
+    row = row_of(matrix, mask_OI, step.pattern.label_at(share), share, time.monotonic() - began, before, after)
+    return row, matrix.view(pruned.cpu()), mask_OI.cpu()
+
+
+def _scored(
+    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, *, weight_OI: torch.Tensor,
+    on_host: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
+    if plan.norms is None:
+        return score(step, weight_OI, seen, module=matrix.name, generator=draws)
+    planned = plan.statistics(matrix.name)
+    # On the CPU and in float32, as the plan compared them.
+    return score(step, on_host.float(), planned, module=matrix.name, generator=draws).float()
+
+
+def row_of(
+    matrix: Matrix,
+    mask_OI: torch.Tensor,
+    pattern: str,
+    share: float,
+    seconds: float,
+    before: float = 0.0,
+    after: float = 0.0,
+) -> Layer:
+    """The row of a matrix: what was asked, what came of it, and the errors without and with an update."""
+    return Layer(
+        name=matrix.name,
+        block=matrix.block,
+        shape=list(matrix.shape),
+        pattern=pattern,
+        sparsity_requested=share,
+        sparsity_achieved=1 - int(mask_OI.sum()) / mask_OI.numel(),
+        error_before=before,
+        error_after=after,
+        seconds=seconds,
+    )

@@ -1,0 +1,77 @@
+"""Where text comes from: calibration, retraining and evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from espalier.recipe.base import Spec
+from espalier.recipe.source import Path, UploadId
+
+DATA_SET = "*.txt, *.jsonl, *.ndjson, *.json (all with .gz, too) or *.parquet"
+
+
+KNOWN: Final[dict[str, tuple[str, str]]] = {
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "c4": ("allenai/c4", "en"),
+}
+"""Short names of the literature -> repository and configuration."""
+
+
+class BuiltinDataset(Spec):
+    """Text that ships with Python itself, so that everything works offline."""
+
+    kind: Literal["builtin"] = "builtin"
+    name: Literal["python-docs"] = "python-docs"
+    split: Literal["train", "validation"] = "train"
+
+
+class HuggingFaceDataset(Spec):
+    """A data set of the Hugging Face Hub: a known name (wikitext2, c4) or repository, configuration, split, column."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[\w./-]+$", description="wikitext2, c4 or owner/name.")
+    config: str | None = Field(None, max_length=200, pattern=r"^[\w.-]+$", description="Configuration (sub-folder).")
+    split: str | None = Field(None, max_length=200, pattern=r"^[\w.-]+$", description="Split; default by use.")
+    column: str = Field("text", min_length=1, max_length=200, description="Column that holds the text.")
+    revision: str = Field("main", min_length=1, max_length=200, pattern=r"^[\w./-]+$")
+
+
+class LocalDataset(Spec):
+    """A file of text below one of the roots in ESPALIER_LOCAL_ROOTS."""
+
+    kind: Literal["local"] = "local"
+    path: Path = Field(description=f"Absolute path; readable are {DATA_SET}.")
+    column: str = Field("text", min_length=1, max_length=200, description="Field or column that holds the text.")
+
+
+class UploadDataset(Spec):
+    """A complete upload of a text, made with /v1/uploads."""
+
+    kind: Literal["upload"] = "upload"
+    upload_id: UploadId
+    column: str = Field("text", min_length=1, max_length=200, description="Field or column that holds the text.")
+
+
+def _repo_is_a_name(value: object) -> object:
+    if isinstance(value, dict) and value.get("kind") == "huggingface" and "repo" in value and "name" not in value:
+        value = {**value, "name": value["repo"]}
+        del value["repo"]
+    return value
+
+
+Dataset = Annotated[
+    BuiltinDataset | HuggingFaceDataset | LocalDataset | UploadDataset,
+    Field(discriminator="kind"),
+    BeforeValidator(_repo_is_a_name),
+]
+
+
+def dataset_name(dataset: BuiltinDataset | HuggingFaceDataset | LocalDataset | UploadDataset) -> str:
+    """The default name of a measurement on this text."""
+    if isinstance(dataset, UploadDataset):
+        return dataset.upload_id
+    if isinstance(dataset, LocalDataset):
+        return dataset.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return dataset.name.rsplit("/", 1)[-1]

@@ -1,0 +1,171 @@
+"""The prune step: one criterion with its parameters beside it, a sparsity, and a choice on every other axis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
+
+from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
+
+from espalier.discovery import discover
+from espalier.methods.base import (
+    NEEDS,
+    Axes,
+    Budget,
+    Criterion,
+    MaskOptimizer,
+    Need,
+    Pattern,
+    Solver,
+)
+from espalier.recipe.base import Spec, refusing_tags
+from espalier.recipe.steps import Targets
+from espalier.recipe.structure import OF_PATTERN, STRUCTURE_STEPS, StructureStep, refuse_halves
+
+CRITERIA: dict[str, type[Criterion]] = discover("espalier.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
+PATTERNS: dict[str, type[Pattern]] = discover("espalier.methods.patterns", Pattern, tag="kind")  # type: ignore[type-abstract]
+BUDGETS: dict[str, type[Budget]] = discover("espalier.methods.budgets", Budget, tag="kind")  # type: ignore[type-abstract]
+OPTIMIZERS: dict[str, type[MaskOptimizer]] = discover("espalier.methods.mask_optimizers", MaskOptimizer, tag="kind")  # type: ignore[type-abstract]
+SOLVERS: dict[str, type[Solver]] = discover("espalier.methods.solvers", Solver, tag="kind")  # type: ignore[type-abstract]
+
+
+class NoUpdate(Spec):
+    """The kept weights stay as they are, unless the criterion brings an update of its own."""
+
+    kind: Literal["none"] = "none"
+
+
+def _one_of(tag: str, kinds: dict[str, Any], later: frozenset[str] = frozenset()) -> Any:  # noqa: ANN401 - made at run time
+    """The union of discovered classes by their tag; names to come are refused as such."""
+    union: Any = Union[tuple(kinds.values())]  # noqa: UP007
+    return Annotated[union, Field(discriminator=tag), refusing_tags(tag, *later - set(kinds))]
+
+
+def _parts_have_methods_of_their_own(value: object) -> object:
+    refuse_halves(value)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind in OF_PATTERN:
+        why = f"`{kind}` is a pattern of {', '.join(OF_PATTERN[kind])}: choose one of these methods"
+        raise PydanticCustomError("does_not_combine", "{why}", {"why": why, "at": "kind"})
+    return value
+
+
+if TYPE_CHECKING:
+    AnyPattern = Pattern
+    AnyBudget = Budget
+    AnyOptimizer = MaskOptimizer | None
+    AnyUpdate = NoUpdate | Solver
+else:
+    AnyPattern = Annotated[_one_of("kind", PATTERNS), BeforeValidator(_parts_have_methods_of_their_own)]
+    AnyBudget = _one_of("kind", BUDGETS)
+    AnyOptimizer = _one_of("kind", OPTIMIZERS) | None
+    AnyUpdate = _one_of("kind", {"none": NoUpdate, **SOLVERS})
+
+
+class PruneFields(Spec):
+    """The fields that every criterion shares."""
+
+    sparsity: float | None = Field(
+        None, ge=0, lt=1, description="Share pruned; may be left out where the pattern tells."
+    )
+    pattern: AnyPattern = PATTERNS["unstructured"]()
+    budget: AnyBudget = BUDGETS["uniform"]()
+    optimizer: AnyOptimizer = None
+    update: AnyUpdate = NoUpdate()
+    targets: Targets = Targets()
+
+    @model_validator(mode="after")
+    def _sparsity_and_pattern_agree(self) -> PruneFields:
+        implied = self.pattern.implied_sparsity()
+        if self.sparsity is None and implied is None:
+            raise PydanticCustomError(
+                "missing_sparsity", "`sparsity` is required with this pattern", {"at": "sparsity"}
+            )
+        if self.sparsity is not None and implied is not None and abs(self.sparsity - implied) > 1e-6:
+            raise PydanticCustomError(
+                "contradictory_sparsity",
+                "the pattern prunes {implied}; leave `sparsity` out or give that value",
+                {"implied": implied, "at": "sparsity"},
+            )
+        if self.share > self.pattern.ceiling() + 1e-9:
+            raise PydanticCustomError(
+                "above_pattern",
+                "the pattern prunes at most {ceiling} of a matrix",
+                {"ceiling": self.pattern.ceiling(), "at": "sparsity"},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_axes_go_together(self) -> PruneFields:
+        axes = self.axes
+        chosen = {name: getattr(axes, name) for name in ("pattern", "budget", "optimizer")}
+        for at, method in {"method": axes.criterion, **chosen, "update": axes.solver}.items():
+            why = method and method.misfit(axes)
+            if why:
+                raise PydanticCustomError("does_not_combine", "{why}", {"why": why, "at": at})
+        return self
+
+    @property
+    def axes(self) -> Axes:
+        """The choices on all axes."""
+        criterion = cast(Criterion, self)
+        own = criterion.own_update
+        solver = self.update if isinstance(self.update, Solver) else None if own is None else SOLVERS[own]()
+        axes = Axes(criterion, self.pattern, self.budget, self.optimizer, solver)
+        return axes if solver is None else replace(axes, solver=solver.beside(axes))
+
+    @property
+    def solver(self) -> Solver | None:
+        """The solver asked for, or the criterion's own; None when the kept weights stay as they are."""
+        return self.axes.solver
+
+    @property
+    def reads(self) -> Need:
+        """The most that criterion, mask optimizer and solver read of a matrix's inputs."""
+        asked = [method.needs for method in (cast(Criterion, self), self.optimizer, self.solver) if method]
+        return max(asked, key=NEEDS.index)
+
+    @property
+    def gathers(self) -> Need:
+        """What a walk gathers of every matrix: where scores are compared across blocks, a plan holds what they read."""
+        later = [method.needs for method in (self.optimizer, self.solver) if method]
+        own = "none" if self.pattern.spans_model else cast(Criterion, self).needs
+        return max([*later, own], key=NEEDS.index)
+
+    @property
+    def share(self) -> float:
+        """The share pruned, from the request or from the pattern."""
+        implied = self.pattern.implied_sparsity()
+        return implied if implied is not None else self.sparsity or 0.0
+
+    @property
+    def amount(self) -> str:
+        """How much goes, for the name of a job."""
+        return f"{self.share:.0%}"
+
+
+if TYPE_CHECKING:
+
+    class PruneStep(PruneFields, Criterion):
+        """What the type checker sees of a step: the shared fields and the criterion are one object."""
+
+        method: str = ""
+
+else:
+    PruneStep = PruneFields
+
+
+def _step(criterion: type[Criterion]) -> type[PruneStep]:
+    bases: Any = (PruneFields, criterion)
+    step: Any = create_model(f"{criterion.__name__}Prune", __base__=bases, __doc__=criterion.__doc__)
+    return cast(type[PruneStep], step)
+
+
+STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion in CRITERIA.items()}
+
+
+if TYPE_CHECKING:
+    Prune = PruneStep | StructureStep
+else:
+    Prune = _one_of("method", STEPS | STRUCTURE_STEPS)

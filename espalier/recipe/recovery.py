@@ -1,0 +1,65 @@
+"""Recovery beyond one pass: several retrainings averaged (soup), and pruning and recovery by turns (cycles)."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from espalier.recipe.base import Spec
+from espalier.recipe.steps import SCHEDULES
+
+DECAYS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Weight decays of members that differ in it; the spec's own comes first."""
+
+
+class Soup(Spec):
+    """Retrain several times from one pruned model and average the merged weights (arXiv 2306.16788).
+
+    Members are jobs of their own. With `cycles` every cycle ends in a soup that the next one starts from, and its
+    members are trained in the job itself, one after the other.
+    """
+
+    members: int = Field(3, ge=2, le=16, description="Retrainings from the same pruned weights.")
+    vary: Literal["seed", "order", "weight_decay", "steps", "schedule"] = Field(
+        "seed", description="The one thing in which the members differ; `order` keeps the adapters' first values."
+    )
+    average: Literal["uniform", "greedy"] = Field(
+        "uniform", description="greedy: take a member in only where the held-out loss does not rise."
+    )
+
+    @model_validator(mode="after")
+    def _there_are_as_many(self) -> Soup:
+        there_are = {"schedule": len(SCHEDULES), "weight_decay": len(DECAYS)}.get(self.vary, self.members)
+        if self.members > there_are:
+            raise PydanticCustomError(
+                "too_many_members",
+                "members that differ in `{what}` are {count} at most",
+                {"what": self.vary, "count": there_are, "at": "members"},
+            )
+        return self
+
+
+class Cycles(Spec):
+    """Prune and recover by turns; what is pruned never comes back (IMP; arXiv 2111.00843 splits the steps)."""
+
+    count: int = Field(3, ge=2, le=100, description="Turns; each has an equal share of `retrain.steps`.")
+    schedule: Literal["geometric", "linear", "cubic"] = Field(
+        "geometric",
+        description="How sparsity rises: equal shares of the rest, equal steps, or large ones first.",
+    )
+
+    def sparsity(self, cycle: int, target: float) -> float:
+        """The sparsity after one of the turns, counted from 1; the last one reaches the target exactly."""
+        share = cycle / self.count
+        if cycle == self.count:
+            return target
+        if self.schedule == "geometric":
+            return float(1 - (1 - target) ** share)
+        return target * (share if self.schedule == "linear" else 1.0 - float((1 - share) ** 3))
+
+    def steps(self, cycle: int, total: int) -> int:
+        """The optimizer steps of one of the turns: an equal part, and the rest for the last."""
+        part = total // self.count
+        return part if cycle < self.count else total - part * (self.count - 1)

@@ -1,0 +1,61 @@
+"""The dense model beside a student: the student's blocks before pruning, or the source that it was made from.
+
+Where whole parts were removed, targets come from the source: a block is asked for what leaves the block that it was and
+the removed ones behind it, so that what stays learns to make up for what went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from espalier.model.layout import Block
+from espalier.reconstruct.windows import Pair
+from espalier.session import Context
+from espalier.stream.hidden import Hidden
+
+
+class DenseSide:
+    """The teacher's blocks by the numbers of the student's."""
+
+    def __init__(self, context: Context, windows_NT: torch.Tensor, *, batch_size: int, halves: bool) -> None:
+        self.removed = context.kept is not None
+        """Whether the student lacks whole parts."""
+        self.streamed = context.source_streamed if self.removed else context.streamed
+        self.weights = context.source if self.removed else context.dense
+        places = list(context.kept if context.kept is not None else range(len(context.streamed.layout.blocks)))
+        if not halves:
+            places[0] = 0  # whole blocks also stand in for removed ones before the first; a half has no room for them
+        self._places = [*places, len(self.streamed.layout.blocks)]
+        self.walk = Hidden(self.streamed, windows_NT, self.weights, batch_size=batch_size)
+
+    def place(self, index: int) -> int:
+        """Where the student's block stood."""
+        return self._places[index]
+
+    def to(self, index: int) -> None:
+        """Walk to the entrance of the student's block."""
+        self.walk.to(self.place(index), self.weights)
+
+    def past(self, states: torch.Tensor, *, first: int, last: int) -> torch.Tensor:
+        """What states at the entrance of the student's block `first` become at the entrance of the one after `last`."""
+        end = self.place(last + 1) - 1
+        return self.walk.past(states, self.weights, first=self.place(first), last=end)
+
+    @contextmanager
+    def pair(self, student: Hidden, block: Block, module: nn.Module) -> Iterator[Pair]:
+        """The student's block with the dense one that it was."""
+        place, end = self.place(block.index), self.place(block.index + 1) - 1
+        with self.streamed.block(place, self.weights) as dense:
+            if not self.removed:
+                yield Pair(student, block, dense, module)
+                return
+
+            def behind(states: torch.Tensor) -> torch.Tensor:
+                return self.walk.past(states, self.weights, first=place + 1, last=end)
+
+            taught = self.walk.run(dense, place)
+            yield Pair(student, block, dense, module, taught=taught, behind=behind if end > place else None)

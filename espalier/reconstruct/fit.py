@@ -1,0 +1,166 @@
+"""Fit one window of a pruned model to what the dense model gives; never leave it worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from espalier.model.halves import Run
+from espalier.model.numerics import generator
+from espalier.training import rates
+from espalier.training.trainables import Trainable, restore, snapshot
+
+GRID = (0.01, 0.03, 0.1)
+"""Top learning rates that the search tries, as a share of each tensor's root mean square."""
+TRIAL_SHARE = 0.125
+"""Length of a trial as a share of the fit; three trials cost well below half of it."""
+FLOOR = 0.01
+"""Stands in for the root mean square of a tensor that begins at zero (biases), so that it can move at all."""
+
+
+PATIENCE = 2
+"""Passes over the windows without a better held-out error after which a fit ends."""
+Loss = Literal["mse", "cosine"]
+"""mse: squared error relative to the target's power. cosine: one minus the cosine, per token. Both are 0 at best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A part of the model, what enters it and what should leave it; activations (N, ...) on the CPU."""
+
+    run: Run
+    trainables: Sequence[Trainable]
+    """What moves, and frozen weights that adapters are merged into."""
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    power: float
+    """What squared errors are relative to."""
+    merge: Callable[[], None] = lambda: None
+    """Write adapters into their weights, so that the adapters stand at zero again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitPlan:
+    """How a window is fitted."""
+
+    epochs: int
+    batch_size: int
+    validation_fraction: float
+    learning_rate: float | None
+    """The same for every tensor; None searches the grid."""
+    seed: int
+    loss: Loss = "mse"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of a window. Errors: the loss on the held-out windows."""
+
+    error_before: float
+    error_after: float
+    learning_rate: float
+    """As asked for, or as a share of each tensor's root mean square; 0 where the window was left as it was."""
+
+
+class _Fitter:
+    def __init__(self, window: Window, plan: FitPlan) -> None:
+        self.window = window
+        self.plan = plan
+        count = len(window.inputs)
+        held_out = min(round(plan.validation_fraction * count), count - 1)
+        order = torch.randperm(count, generator=generator(plan.seed, "held-out"))
+        self.seen = order[held_out:]
+        self.held_out = order[:held_out] if held_out else self.seen
+        self.moving = [item for item in window.trainables if item.parameter.requires_grad]
+        self.steps = plan.epochs * math.ceil(len(self.seen) / plan.batch_size)
+
+    def loss(self, chosen: torch.Tensor) -> torch.Tensor:
+        """The mean loss over some windows."""
+        device = self.moving[0].parameter.device
+        output = self.window.run(self.window.inputs[chosen].to(device)).float()
+        target = self.window.targets[chosen].to(device).float()
+        if self.plan.loss == "cosine":
+            return 1 - functional.cosine_similarity(output, target, dim=-1).mean()
+        return (output - target).square().mean() / self.window.power
+
+    @torch.no_grad()
+    def error(self) -> float:
+        """The loss over the held-out windows."""
+        parts = [self.loss(chosen) * len(chosen) for chosen in torch.split(self.held_out, self.plan.batch_size)]
+        return float(torch.stack(parts).sum()) / len(self.held_out)
+
+    def descend(self, share: float, *, steps: int) -> Iterator[None]:
+        """Run AdamW at rates of `share` times each tensor's scale; yield after every pass, end early on divergence."""
+        tops = [self._top(item, share) for item in self.moving]
+        optimizer = torch.optim.AdamW([{"params": [item.parameter]} for item in self.moving], weight_decay=0.0)
+        step = 0
+        for epoch in range(self.plan.epochs):
+            order = torch.randperm(len(self.seen), generator=generator(self.plan.seed, "order", epoch))
+            for chosen in torch.split(self.seen[order], self.plan.batch_size)[: steps - step]:
+                factor = rates.linear(step, steps=steps)
+                for group, top in zip(optimizer.param_groups, tops, strict=True):
+                    group["lr"] = top * factor
+                if not self._move(optimizer, chosen):
+                    return
+                step += 1
+            yield
+
+    def _move(self, optimizer: torch.optim.Optimizer, chosen: torch.Tensor) -> bool:
+        loss = self.loss(chosen)
+        if not math.isfinite(loss.item()):
+            return False
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for item in self.moving:
+            item.hold_gradient()
+        optimizer.step()
+        for item in self.moving:
+            item.hold_zeros()
+        return True
+
+    def _top(self, item: Trainable, share: float) -> float:
+        if self.plan.learning_rate is not None:
+            return self.plan.learning_rate
+        return share * (item.size or item.scale() or FLOOR)
+
+
+def fit(window: Window, plan: FitPlan) -> Fit:
+    """Fit a window: its trainables end in their best state, rounded to what is stored, or as they were."""
+    for item in window.trainables:
+        item.hold_zeros()
+    fitter = _Fitter(window, plan)
+    best = start = snapshot(window.trainables)
+    before = after = fitter.error()
+    share = plan.learning_rate or _search(fitter, start)
+    waited = 0
+    for _ in fitter.descend(share, steps=fitter.steps):
+        moving = snapshot(window.trainables)
+        window.merge()
+        for item in window.trainables:
+            item.settle()
+        error, waited = fitter.error(), waited + 1
+        if error < after:
+            after, best, waited = error, snapshot(window.trainables), 0
+        if waited == PATIENCE:
+            break
+        restore(window.trainables, moving)
+    restore(window.trainables, best)
+    return Fit(before, after, share if best is not start else 0.0)
+
+
+def _search(fitter: _Fitter, start: list[torch.Tensor]) -> float:
+    """The rate of the grid whose short trial ends best; the lower one wins ties."""
+    found = (math.inf, GRID[0])
+    for share in GRID:
+        for _ in fitter.descend(share, steps=math.ceil(TRIAL_SHARE * fitter.steps)):
+            pass
+        error = fitter.error()
+        if error < found[0]:  # never true of NaN
+            found = (error, share)
+        restore(fitter.window.trainables, start)
+    return found[1]

@@ -1,0 +1,52 @@
+"""What a refit did to the output of every pruned matrix, beside what its mask alone does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from espalier.model import masks
+from espalier.model.layout import Block, Matrix
+from espalier.model.numerics import moved
+from espalier.prune.prune import ERROR_TOKENS
+from espalier.reporter import Layer
+from espalier.session import Context
+from espalier.stream.capture import Capture, capturing
+from espalier.stream.hidden import Hidden
+from espalier.stream.statistics import OutputErrors
+
+
+def refreshed(
+    context: Context, walk: Hidden, states: torch.Tensor, span: Sequence[Block], tensors: Mapping[str, torch.Tensor]
+) -> list[Layer]:
+    """The rows of a span's pruned matrices with both errors on what the dense blocks make of `states`.
+
+    `tensors` are the refitted ones by name; `states` enter the span.
+    """
+    rows: list[Layer] = []
+    states = states[: math.ceil(ERROR_TOKENS / states.shape[1])]
+    for block in span:
+        matrices = [matrix for matrix in block.matrices if matrix.name in context.layers]
+        with (
+            context.streamed.block(block.index, context.dense) as dense,
+            capturing(dense, matrices, needs="none", sample_tokens=ERROR_TOKENS) as capture,
+        ):
+            states = walk.through(walk.run(dense, block.index), states)
+        rows += _rows(context, matrices, capture, tensors)
+    return rows
+
+
+def _rows(
+    context: Context, matrices: Sequence[Matrix], capture: Capture, tensors: Mapping[str, torch.Tensor]
+) -> Iterator[Layer]:
+    device = context.device
+    for matrix in matrices:
+        dense_OI = matrix.view(context.dense.get(matrix.tensor).to(context.weights.dtype(matrix.tensor)))
+        fitted = tensors.get(matrix.tensor)
+        fitted_OI = matrix.view(context.weights.get(matrix.tensor) if fitted is None else fitted)
+        errors = OutputErrors(moved(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
+        before = errors.relative(moved(masks.apply(dense_OI, context.mask(matrix.name)), device, torch.float32))
+        after = errors.relative(moved(fitted_OI, device, torch.float32))
+        yield context.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})

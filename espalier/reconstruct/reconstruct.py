@@ -1,0 +1,122 @@
+"""The second walk: refit what was pruned window by window, masks fixed (Free Lunch, arXiv 2510.14444)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+from espalier.evaluate import loss_gap
+from espalier.evaluate.scoring import score_weights
+from espalier.model.layout import Block
+from espalier.prune.calibrate import Plan
+from espalier.prune.prune import Pruned
+from espalier.recipe.steps import Reconstruct
+from espalier.reconstruct import window
+from espalier.reconstruct.dense_side import DenseSide
+from espalier.reconstruct.interleave import Interleaved
+from espalier.reconstruct.layer_errors import refreshed
+from espalier.reconstruct.span import SpanFit
+from espalier.reconstruct.windows import Streams
+from espalier.resume import taken_over
+from espalier.session import Context, PhaseRun
+from espalier.stream.hidden import Hidden
+
+
+def run(context: Context, plan: Plan | None = None) -> None:
+    """Fit every window of the model; `plan` is for the blocks that are pruned on the way."""
+    spec = context.request.spec.reconstruct
+    assert spec is not None
+    blocks = context.streamed.layout.blocks
+    with context.phase("reconstructing", total=len(blocks), unit="block") as phase:
+        walk = _Walk(context, phase, spec, plan)
+        for span in walk.spans:
+            walk.pass_(span)
+            phase.progress(span[-1].index + 1)
+        context.trained[phase.name] = walk.trained
+        _warn(context, spec, walk.errors_before)
+        if phase.finished() is None:
+            if context.request.spec.evaluate.after_each_phase:
+                phase.perplexity = score_weights(context, context.weights)
+            phase.finish()
+
+
+def _warn(context: Context, spec: Reconstruct, errors_before: Sequence[float]) -> None:
+    """Say why nothing was fitted, where nothing was; `errors_before` are those of the windows that were measured."""
+    if not errors_before:
+        context.warn(
+            "nothing_to_train",
+            f"Nothing was fitted: no window with pruned matrices holds any {' or '.join(spec.trainable)}. "
+            "Train `weights`, or take larger windows.",
+        )
+    elif max(errors_before) == 0:
+        context.warn(
+            "nothing_to_reconstruct",
+            "Every window already gives what the source gives, and nothing was fitted. A model that came sparse is "
+            "its own target: `retrain` recovers it.",
+        )
+
+
+class _Walk:
+    def __init__(self, context: Context, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
+        self.context, self.phase, self.spec = context, phase, spec
+        self.windows_NT = loss_gap.reconstruction_windows(context, phase)
+        self.kind = window.choose(context, phase, spec, self.windows_NT)
+        self.spans = window.spans(self.kind, context.streamed.layout.blocks)
+        self.trained = 0
+        """Numbers that could move."""
+        self.errors_before: list[float] = []
+        """The largest of every span's windows; of spans where none was measured, nothing."""
+        self._interleaved = Interleaved(context, phase, plan) if spec.interleave else None
+        self._dense: DenseSide | None = None
+        self._sparse: Hidden | None = None
+
+    def pass_(self, span: Sequence[Block]) -> None:
+        """Fit one span or take it over from an earlier attempt; its checkpoint bears the number of its first block."""
+        data = taken_over(self.phase, span[0].index) or self._fit(span)
+        if self._interleaved:
+            self._interleaved.passed(span)
+        self.trained += int(data["trained"])
+        if data["error_before"] is not None:
+            self.errors_before.append(float(data["error_before"]))
+
+    def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
+        began, warned = time.monotonic(), len(self.context.warnings)
+        with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
+            walk, streams = self._at(span[0].index)
+            with ExitStack() as stack:
+                assert self._dense is not None
+                fit = SpanFit(self.context, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
+                tensors, trained = fit.finish()
+            rows = refreshed(self.context, walk, streams.student, span, tensors)
+        for row in rows:
+            self.context.layer(row)
+        layers = [row.model_dump() for row in rows]
+        data = {"trained": trained, "layers": layers, "error_before": max(fit.errors_before, default=None)}
+        data["warnings"] = self.context.warnings[warned:]
+        seconds = time.monotonic() - began
+        changed = pruned.tensors | tensors
+        self.phase.finish_block(span[0].index, changed, pruned.masks, seconds=seconds, data=data)
+        return data
+
+    def _at(self, index: int) -> tuple[Hidden, Streams]:
+        """The hidden states at the entrance of a block; the prefix is gone through when it is first asked for."""
+        if self._dense is None:
+            context, batch_size = self.context, self.spec.batch_size
+            halves = self.kind in {"submodule", "matrix"}
+            self._dense = DenseSide(context, self.windows_NT, batch_size=batch_size, halves=halves)
+            self._sparse = (
+                Hidden(context.streamed, self.windows_NT, context.dense, batch_size=batch_size)
+                if self._dense.removed
+                else self._dense.walk.fork()
+            )
+        assert self._sparse is not None
+        mode = self.spec.mode
+        if mode != "sparse_inputs":
+            self._dense.to(index)
+        if mode != "dense_inputs":
+            self._sparse.to(index, self.context.weights)
+        taught = self._dense.walk.states
+        walk = self._sparse.placed(index, taught) if mode == "dense_inputs" else self._sparse
+        return walk, Streams(mode, student=self._sparse.states, teacher=taught)

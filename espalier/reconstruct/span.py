@@ -1,0 +1,130 @@
+"""Fit one span of blocks: its windows in order, each as good as before or better, its zeros proved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import nn
+
+from espalier.model import masks
+from espalier.model.layout import Block
+from espalier.model.numerics import derived_seed
+from espalier.recipe.steps import BlockWindow, Reconstruct
+from espalier.reconstruct.adapters import Rank, adapted
+from espalier.reconstruct.dense_side import DenseSide
+from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
+from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
+from espalier.session import Context, PhaseRun
+from espalier.stream.hidden import Hidden
+from espalier.training.trainables import Trainable, freeze, window_trainables
+
+
+class SpanFit:
+    """The student's blocks of one span, real and in float32 while `stack` is open."""
+
+    def __init__(
+        self, context: Context, phase: PhaseRun, spec: Reconstruct, kind: str | BlockWindow, span: Sequence[Block],
+        walk: Hidden, streams: Streams, dense: DenseSide, stack: ExitStack,
+    ) -> None:  # fmt: skip
+        self.context, self.phase, self.spec, self.kind = context, phase, spec, kind
+        self.span, self.walk, self.streams, self.dense, self.stack = span, walk, streams, dense, stack
+        modules = [
+            stack.enter_context(context.streamed.block(block.index, context.weights, dtype=torch.float32))
+            for block in span
+        ]
+        self.module: nn.Module = modules[0] if len(span) == 1 else nn.ModuleList(modules)
+        prefixes = [""] if len(span) == 1 else [f"{number}." for number in range(len(span))]
+        known = set(context.weights.mask_names)
+        self.tensors: dict[str, str] = {}
+        """Parameter name within the span -> name in the files."""
+        self.names: dict[str, str] = {}
+        """Parameter name of a pruned matrix -> module name."""
+        self.masks: dict[str, torch.Tensor] = {}
+        """By parameter name, in the parameter's own shape."""
+        for prefix, block in zip(prefixes, span, strict=True):
+            self.tensors |= {prefix + name: tensor for name, tensor in block.tensors.items()}
+            for matrix in block.matrices:
+                if matrix.name in known:
+                    name = f"{prefix}{matrix.local}.weight"
+                    self.names[name] = matrix.name
+                    self.masks[name] = matrix.view(context.mask(matrix.name)).to(context.device)
+        self.errors_before: list[float] = []
+        """Of the windows that were measured: those that hold something to train."""
+        self.stored = {name: context.weights.dtype(self.tensors[name]) for name, _ in self.module.named_parameters()}
+
+    def finish(self) -> tuple[dict[str, torch.Tensor], int]:
+        """Fit the windows; return what changed by tensor name, and how many numbers could move."""
+        tensors: dict[str, torch.Tensor] = {}
+        trained = 0
+        for part in self._parts():
+            items = self._fit(part)
+            trained += sum(item.count for item in items if item.parameter.requires_grad)
+            freeze(self.module)
+            tensors |= {self.tensors[item.name]: self._settled(item) for item in items if item.name in self.tensors}
+        return tensors, trained
+
+    def _parts(self) -> Iterator[Part]:
+        if self.kind in {"submodule", "matrix"}:
+            (block,) = self.span
+            with self.dense.pair(self.walk, block, self.module) as pair:
+                if self.kind == "submodule":
+                    yield from halves_of(pair, self.streams)
+                else:
+                    yield from matrices_of(pair, self.streams, among=self.masks)
+            return
+        first, last = self.span[0].index, self.span[-1].index
+        targets = self.dense.past(self.streams.teacher, first=first, last=last)
+        blocks = list(self.module) if isinstance(self.module, nn.ModuleList) else [self.module]
+        yield whole(blocks, frozenset(self.stored), self.walk, streams=self.streams, targets=targets)
+
+    def _fit(self, part: Part) -> list[Trainable]:
+        """Fit one window; nothing to do where nothing was pruned."""
+        pruned = {name: mask for name, mask in self.masks.items() if name in part.owned}
+        if not pruned:
+            return []
+        items = window_trainables(
+            self.module, kinds=self.spec.trainable, masks=self.masks, stored=self.stored, among=part.owned
+        )
+        seed = derived_seed(self.context.request.spec.calibration.seed, "reconstructing", self.span[0].index, part.name)
+        with ExitStack() as stack:
+            merge = Window.merge
+            if "mask_lora" in self.spec.trainable:
+                like = Rank(self.spec.rank, self.spec.alpha, seed)
+                adapters = stack.enter_context(adapted(self.module, pruned, stored=self.stored, like=like))
+                items += adapters.trainables
+                merge = adapters.merge
+            if not items:
+                return []
+            window = Window(
+                run=part.run, trainables=items, inputs=part.inputs, targets=part.targets, power=part.power, merge=merge
+            )
+            self._report(part, fit(window, self._plan(seed)))
+        return items
+
+    def _plan(self, seed: int) -> FitPlan:
+        spec = self.spec
+        return FitPlan(
+            epochs=spec.epochs,
+            batch_size=spec.batch_size,
+            validation_fraction=spec.validation_fraction,
+            learning_rate=None if spec.learning_rate == "auto" else spec.learning_rate,
+            seed=seed,
+            loss=spec.loss,
+        )
+
+    def _report(self, part: Part, result: Fit) -> None:
+        self.errors_before.append(result.error_before)
+        for name, value in (
+            ("error_before", result.error_before),
+            ("error_after", result.error_after),
+            ("learning_rate", result.learning_rate),
+        ):
+            self.phase.metric(f"{part.name}.{name}", self.span[0].index, value)
+
+    def _settled(self, item: Trainable) -> torch.Tensor:
+        tensor = item.parameter.detach().to(item.stored)
+        if item.mask is not None:
+            masks.prove(tensor, item.mask, module=self.names[item.name])
+        return tensor

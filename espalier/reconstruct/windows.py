@@ -1,0 +1,217 @@
+"""The windows of a span of blocks: what enters, what should leave, who may move; the three modes of Free Lunch.
+
+The teacher is the dense model, the student is what is fitted. The modes differ in what the two read:
+`dense_inputs`: both the dense activations. `sparse_inputs`: both what the fitted prefix gives, so that the target is
+the dense window on those inputs. `sparse_inputs_dense_targets`: each its own stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from espalier.errors import UnsupportedArchitectureError
+from espalier.model.halves import Half, Halves, Run, find_halves
+from espalier.model.layout import Block
+from espalier.model.numerics import autocast
+from espalier.stream.hidden import Hidden
+
+Mode = Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"]
+"""What student and teacher read; the words of the spec."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One window, with its activations (N, T, ...) on the CPU."""
+
+    name: str
+    """`attention`, `mlp`, `block`, `blocks`, or the matrix's name within the block."""
+    owned: frozenset[str]
+    """Names within the span of the parameters that belong to the window."""
+    run: Run
+    """The student's window."""
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    power: float
+    """Mean square of what the dense window gives; of what it adds, where it adds to the hidden states."""
+
+
+@dataclass
+class Streams:
+    """Student's and teacher's hidden states at one place; one and the same where the mode says so."""
+
+    mode: Mode
+    student: torch.Tensor
+    teacher: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.mode == "dense_inputs":
+            self.student = self.teacher
+        elif self.mode == "sparse_inputs":
+            self.teacher = self.student
+
+    def behind(self, walk: Hidden, student: Run, targets: torch.Tensor) -> Streams:
+        """The streams behind a window, given the teacher's output."""
+        moved = targets if self.mode == "dense_inputs" else walk.through(student, self.student)
+        return Streams(self.mode, student=moved, teacher=targets)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One block of the teacher and the same block of the student, real, with the place where they stand."""
+
+    walk: Hidden
+    layout: Block
+    dense: nn.Module
+    block: nn.Module
+    taught: Run | None = None
+    """The dense block where it stands in a model of its own, from which the student's was made by removing parts."""
+    behind: Run | None = None
+    """Blocks of that model behind this one which the student lacks: its output is to be what leaves them."""
+
+    @property
+    def teacher(self) -> Run:
+        """The dense block."""
+        return self.taught or self.walk.run(self.dense, self.layout.index)
+
+    def past(self, states: torch.Tensor) -> torch.Tensor:
+        """What the teacher makes of what leaves its block, up to where the student's next block stands."""
+        return states if self.behind is None else self.behind(states)
+
+    @property
+    def student(self) -> Run:
+        """The block that is fitted."""
+        return casting(self.walk.run(self.block, self.layout.index), self.walk)
+
+
+def casting(run: Run, walk: Hidden) -> Run:
+    """Let float32 parameters run in the compute dtype."""
+    dtype, device = walk.streamed.compute_dtype, walk.streamed.device
+
+    def cast(inputs: torch.Tensor) -> torch.Tensor:
+        with autocast(device, dtype):
+            return run(inputs)
+
+    return cast
+
+
+def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
+    """Attention, then mlp; each is cut out of the block's own code by muting the other."""
+    walk = pair.walk
+    halves = find_halves(pair.dense, pair.teacher, streams.teacher[:1].to(walk.streamed.device))
+    attention, dense_attention = _both(pair, halves, "attention")
+    mlp, dense_mlp = _both(pair, halves, "mlp")
+
+    targets = walk.through(dense_attention, streams.teacher)
+    yield _adding("attention", halves.owned["attention"], attention, streams, targets)
+    mid = streams.behind(walk, attention, targets)
+    if not halves.parallel:
+        targets = pair.past(walk.through(dense_mlp, mid.teacher))
+        yield _adding("mlp", halves.owned["mlp"], mlp, mid, targets)
+        return
+    if pair.behind is not None:
+        own_stream = streams.mode == "sparse_inputs_dense_targets"
+        given = mid.student - streams.student if own_stream else targets - streams.teacher
+        targets = pair.past(walk.through(pair.teacher, streams.teacher)) - given
+    elif streams.mode == "sparse_inputs_dense_targets":
+        # Both halves add to the block's input: the second is asked for what the first leaves of the whole.
+        targets = walk.through(pair.teacher, streams.teacher) - (mid.student - streams.student)
+    else:
+        targets = walk.through(dense_mlp, streams.teacher)
+    yield _adding("mlp", halves.owned["mlp"], mlp, streams, targets)
+
+
+def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
+    """Linear maps of a block by themselves (`among`: names of their weights); a target is the dense map's own output.
+
+    Every map costs the forward passes over all windows that the mode reads: the teacher's, the student's or both.
+    """
+    walk = pair.walk
+    for local in [matrix.local for matrix in pair.layout.matrices if f"{matrix.local}.weight" in among]:
+        dense = pair.dense.get_submodule(local)
+        if streams.mode == "dense_inputs":
+            inputs = taught = _entering(walk, pair.dense, local, pair.teacher, streams.teacher)
+        else:
+            inputs = taught = _entering(walk, pair.block, local, pair.student, streams.student)
+        if streams.mode == "sparse_inputs_dense_targets":
+            taught = _entering(walk, pair.dense, local, pair.teacher, streams.teacher)
+        targets = walk.through(dense, taught)
+        owned = frozenset(name for name, _ in dense.named_parameters(prefix=local))
+        run = casting(_child(pair.block, local), walk)
+        yield Part(local, owned, run, inputs, targets, _mean_square(targets))
+
+
+def whole(
+    blocks: Sequence[nn.Module], owned: frozenset[str], walk: Hidden, *, streams: Streams, targets: torch.Tensor
+) -> Part:
+    """All blocks of a span as one window, from the walk's place on.
+
+    With several blocks only the hidden states between them are kept for the backward pass.
+    """
+    runs = [casting(walk.run(block, walk.index + number), walk) for number, block in enumerate(blocks)]
+
+    def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
+        keep = len(runs) == 1 or not torch.is_grad_enabled()
+        for each in runs:
+            hidden_BTD = each(hidden_BTD) if keep else checkpoint(each, hidden_BTD, use_reentrant=False)
+        return hidden_BTD
+
+    return _adding("block" if len(runs) == 1 else "blocks", owned, run, streams, targets)
+
+
+def _adding(name: str, owned: frozenset[str], run: Run, streams: Streams, targets: torch.Tensor) -> Part:
+    return Part(name, owned, run, streams.student, targets, _mean_square(targets - streams.teacher))
+
+
+def _mean_square(values: torch.Tensor) -> float:
+    # A window that adds nothing has no scale; its error is then absolute, and zero at the start.
+    return float(values.float().square().mean()) or 1.0
+
+
+def _both(pair: Pair, halves: Halves, half: Half) -> tuple[Run, Run]:
+    """One half of the student and of the teacher."""
+
+    def only(block: nn.Module, run: Run) -> Run:
+        def muted(hidden_BTD: torch.Tensor) -> torch.Tensor:
+            with halves.only(block, half):
+                return run(hidden_BTD)
+
+        return muted
+
+    return only(pair.block, pair.student), only(pair.dense, pair.teacher)
+
+
+def _child(block: nn.Module, local: str) -> Run:
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = block.get_submodule(local)(inputs)  # looked up anew: an adapter may have taken its place
+        return output
+
+    return run
+
+
+def _entering(walk: Hidden, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
+    """What a linear map reads while its block runs, (N, T, I)."""
+    seen: list[torch.Tensor] = []
+
+    def look(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        seen.append(args[0])
+
+    def inputs_of(hidden_BTD: torch.Tensor) -> torch.Tensor:
+        seen.clear()
+        run(hidden_BTD)
+        if len(seen) != 1 or seen[0].numel() != hidden_BTD.shape[:2].numel() * seen[0].shape[-1]:
+            raise UnsupportedArchitectureError(
+                f"{local} does not read every token once", hint="Use reconstruct.window `submodule`.", module=local
+            )
+        return seen[0].reshape(*hidden_BTD.shape[:2], -1)  # OPT flattens batch and time
+
+    handle = block.get_submodule(local).register_forward_pre_hook(look)
+    try:
+        return walk.through(inputs_of, states)
+    finally:
+        handle.remove()

@@ -1,0 +1,1 @@
+"""A few parameters of the whole pruned model, or all, retrained; several models averaged."""

@@ -1,0 +1,121 @@
+"""What a retraining may move: the parameters of a spec made trainable in a whole frozen model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from espalier.errors import TargetsError
+from espalier.model.numerics import generator
+from espalier.recipe.steps import Retrain
+from espalier.session import Context
+from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, require_rank
+from espalier.training.trainables import (
+    Kind,
+    Trainable,
+    embeddings,
+    freeze,
+    kind_of,
+    norms_and_biases,
+    thaw,
+)
+
+
+def equip(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
+    """Freeze a model and make the parameters of a spec trainable, in float32."""
+    freeze(model)
+    if spec.method == "full":
+        return list(_everything(context, model))
+    items = [_thawed(context, model, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
+    if "biases" in spec.trainable and not any(item.kind == "biases" for item in items):
+        if spec.trainable == ["biases"]:
+            raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
+        context.warn("no_biases", "The model has no biases; the other parameters are trained.")
+    if "embeddings" in spec.trainable:
+        for name in embeddings(model):
+            items.append(_thawed(context, model, name, "embeddings"))
+            # What a float32 table gives would meet norms in the compute dtype, which CPU kernels refuse.
+            table = model.get_submodule(name.rpartition(".")[0])
+            table.register_forward_hook(lambda _module, _args, output: output.to(context.compute_dtype))
+    if "head" in spec.trainable:
+        items += _adapt_head(context, model, spec)
+    if spec.adapter is not None:
+        items += _adapt(context, model, spec, spec.adapter)
+    return items
+
+
+def _thawed(context: Context, model: nn.Module, name: str, kind: Kind) -> Trainable:
+    parameter = thaw(model, name)
+    # From the file: the model in memory may be in a coarser compute dtype.
+    parameter.data.copy_(context.weights.get(context.streamed.tensors[name]).to(parameter.device))
+    return Trainable(name, kind, parameter)
+
+
+def _everything(context: Context, model: nn.Module) -> Iterator[Trainable]:
+    masks = {
+        f"{matrix.name}.weight": matrix.view(context.mask(matrix.name)).to(context.device)
+        for matrix in context.streamed.layout.matrices
+        if matrix.name in context.weights.mask_names
+    }
+    for name, parameter in list(model.named_parameters()):
+        kind = kind_of(name, parameter)
+        yield Trainable(name, kind, _thawed(context, model, name, kind).parameter, masks.get(name))
+
+
+def _adapt(context: Context, model: nn.Module, spec: Retrain, kind: Kind) -> list[Trainable]:
+    """An adapter on every pruned matrix."""
+    items: list[Trainable] = []
+    pruned = set(context.weights.mask_names)
+    for matrix in context.streamed.layout.matrices:
+        if matrix.name not in pruned:
+            continue
+        if kind == "lora" and matrix.routed:
+            raise TargetsError(
+                f"{matrix.name} is stacked with other experts in the model that stock transformers loads",
+                hint="`lora` keeps adapters apart, which experts have no place for: use `mask_lora`.",
+                module=matrix.name,
+            )
+        items += _place(model, matrix.name, kind, context.mask(matrix.name), spec, transposed=matrix.transposed)
+    if not items:
+        raise TargetsError(f"{kind} trains pruned matrices, and nothing is pruned", hint="Train `norms`, or prune.")
+    return items
+
+
+def _adapt_head(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
+    """A dense low-rank update of the head; a tied head is refused, for merging would change the embeddings too."""
+    name = head_name(model)
+    tensors = context.streamed.tensors
+    if name is None or any(tensors[table] == tensors[f"{name}.weight"] for table in embeddings(model)):
+        raise TargetsError(
+            "the head shares its weight with the embeddings", hint="Train `embeddings`: that moves both."
+        )
+    shape = context.weights.shape(tensors[f"{name}.weight"])
+    everything = torch.ones(shape, dtype=torch.bool)
+    return _place(model, name, "head", everything, spec, transposed=False)
+
+
+def _place(
+    model: nn.Module, name: str, kind: Kind, mask_OI: torch.Tensor, spec: Retrain, *, transposed: bool
+) -> list[Trainable]:
+    require_rank(spec.rank, mask_OI.shape, name=name)
+    adapter = ADAPTERS[kind](
+        model.get_submodule(name),
+        mask_OI,
+        transposed=transposed,
+        rank=spec.rank,
+        alpha=spec.alpha,
+        generator=generator(spec.seed, kind, name),
+    )
+    model.set_submodule(name, adapter)
+    return [
+        Trainable(f"{name}.{LORA_A}", kind, adapter.a_RI),
+        Trainable(f"{name}.{LORA_B}", kind, adapter.b_OR),
+    ]
+
+
+def head_name(model: nn.Module) -> str | None:
+    """The module that turns hidden states into predictions."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return next((name for name, module in model.named_modules() if module is head), None)

@@ -1,0 +1,100 @@
+"""Merge what retraining trained into the weights, in the dtype of the artifact, and prove the zeros."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from espalier.model import masks
+from espalier.model.layout import Block, Matrix
+from espalier.session import Context
+from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, Lora
+
+
+def run(context: Context, trained: Path) -> None:
+    """Write every block's merged tensors as an overlay; what lies outside the blocks goes with the last one."""
+    blocks = context.streamed.layout.blocks
+    with context.phase("merging", total=len(blocks), unit="block") as phase:
+        merging = _Merging(context, trained)
+        for block in blocks:
+            began = time.monotonic()
+            if phase.stored_block(block.index) is None:
+                tensors = merging.whole(block) | merging.matrices(block)
+                if block is blocks[-1]:
+                    tensors |= merging.whole(None) | merging.head()
+                phase.finish_block(block.index, tensors, {}, seconds=time.monotonic() - began)
+            phase.progress(block.index + 1)
+
+
+class _Merging:
+    def __init__(self, context: Context, trained: Path) -> None:
+        self.context = context
+        self.file: Any = safe_open(trained, framework="pt")
+        names: list[str] = self.file.offset_keys()  # type: ignore[no-untyped-call]
+        self.names = {name.removeprefix("value:") for name in names if name.startswith("value:")}
+        assert context.retrain is not None
+        self.spec = context.retrain
+        self.scale = self.spec.alpha / self.spec.rank
+        self.pruned = {
+            matrix.tensor: matrix
+            for matrix in context.streamed.layout.matrices
+            if matrix.name in context.weights.mask_names
+        }
+
+    def value(self, name: str) -> torch.Tensor:
+        """A trained value, float32."""
+        tensor: torch.Tensor = self.file.get_tensor(f"value:{name}")
+        return tensor
+
+    def whole(self, block: Block | None) -> dict[str, torch.Tensor]:
+        """What was trained as it is, of a block (None: outside all blocks), by tensor name, as it is written."""
+        owners = self.context.streamed.layout.blocks
+        found = {}
+        for name, tensor in self.context.streamed.tensors.items():
+            owner = next((each for each in owners if name.startswith(f"{each.name}.")), None)
+            if name in self.names and owner is block:
+                found[tensor] = self.value(name).to(self.context.weights.dtype(tensor))
+                if tensor in self.pruned:
+                    self._prove(self.pruned[tensor], found[tensor])
+        return found
+
+    def matrices(self, block: Block) -> dict[str, torch.Tensor]:
+        """The block's adapted matrices, merged, by tensor name, as they are written; adapters kept apart are not."""
+        if self.spec.adapter == "lora":
+            return {}
+        adapted = [matrix for matrix in block.matrices if f"{matrix.name}.{LORA_A}" in self.names]
+        return {matrix.tensor: self._merged(matrix) for matrix in adapted}
+
+    def head(self) -> dict[str, torch.Tensor]:
+        """The head with its update."""
+        if "head" not in self.spec.trainable:
+            return {}
+        inside = {matrix.name for matrix in self.context.streamed.layout.matrices}
+        adapted = {name.removesuffix(f".{LORA_A}") for name in self.names if name.endswith(LORA_A)}
+        (name,) = adapted - inside
+        tensor = self.context.streamed.tensors[f"{name}.weight"]
+        weight_OI = self.context.weights.get(tensor)
+        b_OR, a_RI = self._factors(name)
+        everything = torch.ones_like(weight_OI, dtype=torch.bool)
+        return {tensor: Lora.merged(weight_OI, b_OR, a_RI, everything, self.scale).to(weight_OI.dtype)}
+
+    def _merged(self, matrix: Matrix) -> torch.Tensor:
+        stored = matrix.view(self.context.weights.get(matrix.tensor))
+        mask_OI = self.context.mask(matrix.name)
+        assert self.spec.adapter is not None
+        adapter = ADAPTERS[self.spec.adapter]
+        merged_OI = adapter.merged(stored, *self._factors(matrix.name), mask_OI, self.scale).to(stored.dtype)
+        # A zero times a negative number is a negative zero.
+        merged = matrix.view(merged_OI.masked_fill_(~mask_OI, 0.0)).contiguous()
+        self._prove(matrix, merged)
+        return merged
+
+    def _factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.value(f"{name}.{LORA_B}"), self.value(f"{name}.{LORA_A}")
+
+    def _prove(self, matrix: Matrix, weight: torch.Tensor) -> None:
+        masks.prove(matrix.view(weight), self.context.mask(matrix.name), module=matrix.name)

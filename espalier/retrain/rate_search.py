@@ -1,0 +1,115 @@
+"""The learning rate that nobody has asked for: short trials of a retraining from one start, kept for resumed runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from espalier.memory import retraining
+from espalier.retrain import ladder
+from espalier.retrain.train import DivergedError, Trainer
+from espalier.session import Context, PhaseRun
+from espalier.training.trainables import Trainable, restore, snapshot
+
+BASE_RATES: Final = {
+    "norms": 2e-2, "biases": 1e-2, "head": 4e-3, "embeddings": 1e-3, "weights": 1e-3,
+    "mask_lora": 4e-3, "scale_lora": 1e-2, "lora_prune": 4e-3, "lora": 4e-3, "spp": 2e-2,
+}  # fmt: skip
+"""What a factor multiplies: vectors bear more than adapters, and those more than weights."""
+FIRST: Final = -1
+"""The rung that is tried first, and taken where a retraining is too short for trials: about a third."""
+HOPELESS: Final = 2.0
+"""A trial whose loss is so many times that of its first step has diverged, and ends."""
+
+
+def scaled(factor: float) -> dict[str, float]:
+    """The top rate of every kind of trainable."""
+    return {kind: factor * rate for kind, rate in BASE_RATES.items()}
+
+
+def search(
+    context: Context,
+    phase: PhaseRun,
+    items: list[Trainable],
+    *,
+    steps: int,
+    trainer: Callable[[float, int], Trainer],
+    judge: Callable[[], float],
+) -> float:
+    """The factor of the base rates that trials on held-out text speak for; told in the protocol.
+
+    `trainer`: (factor, steps) -> a fresh run from the start, at which the items stand before and afterwards.
+    """
+    kept = context.stored("retraining")
+    stored = kept.get("rate-search")
+    if stored is None:
+        told: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
+    else:  # a state's seconds count the search's already
+        told = dict(stored.data if "state" in kept else phase.reuse(stored))
+    most, length = retraining.trials(steps)
+    losses = {int(row["rung"]): _number(row["validation_loss"]) for row in told["trials"]}
+    start = snapshot(items)
+
+    def following() -> int | None:
+        return ladder.next_rung(losses, first=FIRST) if len(losses) < most else None
+
+    while told["factor"] is None:
+        began, rung = time.monotonic(), following()
+        if rung is not None:
+            losses[rung] = _trial(trainer(ladder.factor(rung), length), judge)
+            restore(items, start)
+            told["trials"] = [*told["trials"], _row(rung, losses[rung], length, time.monotonic() - began)]
+            phase.progress(0)
+        if following() is None:
+            chosen = ladder.chosen(losses, start=_number(told["start"])) if losses else FIRST
+            told["factor"] = ladder.factor(chosen)
+        _keep(context, told)
+    tell(context, told)
+    return float(told["factor"])
+
+
+def tell(context: Context, told: Mapping[str, Any]) -> None:
+    """Put a search, as its checkpoint has it, into the protocol."""
+    context.protocol.setdefault("retraining", {})["rate_search"] = {
+        "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in told["trials"]],
+        "start": told["start"], "factor": told["factor"],
+    }  # fmt: skip
+
+
+def _trial(trial: Trainer, judge: Callable[[], float]) -> float:
+    first = math.inf
+    try:
+        while trial.step < trial.plan.steps:
+            loss = trial.advance().loss
+            first = loss if trial.step == 1 else first
+            if loss > HOPELESS * first:
+                return math.inf
+    except DivergedError:
+        return math.inf
+    return _number(_told(judge()))
+
+
+def _row(rung: int, loss: float, steps: int, seconds: float) -> dict[str, Any]:
+    return {
+        "rung": rung, "factor": ladder.factor(rung), "steps": steps, "seconds": seconds,
+        "validation_loss": _told(loss),
+    }  # fmt: skip
+
+
+def _told(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def _number(told: float | None) -> float:
+    return math.inf if told is None else told
+
+
+def _keep(context: Context, told: dict[str, Any]) -> None:
+    seconds = sum(row["seconds"] for row in told["trials"])
+    path = context.checkpoint_path("retraining", f"rate-search-{len(told['trials'])}", suffix=".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, sort_keys=True))
+    context.checkpoint("retraining", "rate-search", path, {**told, "seconds": seconds})

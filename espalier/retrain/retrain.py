@@ -1,0 +1,203 @@
+"""Retrain a few parameters of the whole pruned model, or all, on text and perhaps a teacher (arXiv 2312.15230)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from espalier.errors import NumericalError
+from espalier.evaluate import loss_gap
+from espalier.evaluate.scoring import score
+from espalier.model.numerics import autocast, derived_seed, way_out
+from espalier.recipe.steps import Retrain
+from espalier.retrain import merge, rate_search
+from espalier.retrain.equip import equip
+from espalier.retrain.pace import start_of
+from espalier.retrain.rate_search import BASE_RATES, scaled
+from espalier.retrain.teacher import recomputes, teaching
+from espalier.retrain.train import Best, DivergedError, Plan, Trainer, held_out_loss
+from espalier.retrain.training_text import split, training_windows
+from espalier.session import Context, PhaseRun
+from espalier.training.losses import Loss
+from espalier.training.recompute import recomputing
+from espalier.training.trainables import restore
+
+SAVE_SECONDS: Final = 30.0
+"""Work that a killed run loses, give or take a step."""
+CHECKS: Final = 20
+"""Times that the held-out loss is looked at, at most; never more often than every tenth step."""
+
+
+def run(context: Context) -> None:
+    """Train, then merge."""
+    spec = context.retrain
+    assert spec is not None
+    with context.phase("retraining", total=spec.steps, unit="step") as phase:
+        done = phase.finished()
+        if done is None:
+            with _ready(context, phase, spec) as ready:
+                trained = ready.finish()
+        else:
+            context.trained[phase.name] = int(done["trained"])
+            context.protocol[phase.name] = done["protocol"]
+            context.warnings += [warning for warning in done["warnings"] if warning not in context.warnings]
+            trained = context.workspace / context.stored("retraining")["trained"].path
+    context.adapter = trained if spec.adapter == "lora" else None
+    merge.run(context, trained)
+
+
+def search(context: Context) -> float | None:
+    """Find the learning rate that all members of a soup share: the factor of the base rates, if one is to be found."""
+    spec = context.retrain
+    assert spec is not None
+    if spec.learning_rate != "auto" or spec.rate_factor is not None:
+        return spec.rate_factor
+    with context.phase("retraining", total=spec.steps, unit="step") as phase, _ready(context, phase, spec) as ready:
+        return ready.factor()
+
+
+@contextmanager
+def _ready(context: Context, phase: PhaseRun, spec: Retrain) -> Iterator[_Retraining]:
+    """Choose the text, which may load models of its own, and only then load the one that is trained."""
+    seen_NT, held_out_NT = split(context, training_windows(context, spec))
+    seen_NT = loss_gap.training_windows(context, phase, seen_NT)
+    with context.streamed.whole(context.weights) as model, teaching(context, spec) as loss:
+        yield _Retraining(context, phase, spec, model, loss, seen_NT=seen_NT, held_out_NT=held_out_NT)
+
+
+class _Retraining:
+    def __init__(
+        self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss,
+        *, seen_NT: torch.Tensor, held_out_NT: torch.Tensor,
+    ) -> None:  # fmt: skip
+        self.context, self.phase, self.spec, self.model, self.loss = context, phase, spec, model, loss
+        self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
+        self.items = equip(context, model, spec)
+        self.autocast = autocast(context.device, context.compute_dtype)
+        self.start = start_of(context, spec)
+        self.saved = time.monotonic()
+
+    def finish(self) -> Path:
+        """Train to the end, or to where it no longer helps; the state with the lowest held-out loss is the result."""
+        stored = self.context.stored("retraining").get("state")
+        rates = self._rates()
+        trainer = self._trainer(rates, steps=self.spec.steps)
+        with self._frugally():
+            if stored is None:
+                best = Best.at_start(self.items, self._judge())
+                if math.isfinite(best.loss):  # the pipe carries numbers only
+                    self.phase.metric("validation_loss", 0, best.loss)
+            else:
+                self.phase.reuse(stored)
+                best = trainer.load(load_file(self.context.workspace / stored.path))
+            self._train(trainer, best)
+        restore(self.items, best.values)
+        if best.step == 0:
+            self.context.warn(
+                "retraining_did_not_help",
+                f"Retraining never took the held-out loss below {best.loss:.4f}; the weights stay as they were.",
+            )
+        if self.context.request.spec.evaluate.after_each_phase:
+            with self.autocast:
+                self.phase.perplexity = score(self.context, self.model)
+        return self._finished(rates, best, trainer.step)
+
+    def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
+        values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
+        path = self._save("trained", "trained", values)
+        trained = sum(item.count for item in self.items)
+        self.context.trained[self.phase.name] = trained
+        used = {item.kind for item in self.items}
+        self.context.protocol[self.phase.name] |= {
+            "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
+            "steps": steps, "tokens_read": steps * self.spec.batch_size * self.spec.accumulate * self.seen_NT.shape[1],
+            "kept_step": best.step, "validation_loss": best.loss, "start": self.start,
+        }  # fmt: skip
+        told = {"protocol": self.context.protocol[self.phase.name], "warnings": self.context.warnings}
+        self.phase.finish({"trained": trained, **told})
+        return path
+
+    def _train(self, trainer: Trainer, best: Best) -> None:
+        every = max(10, -(-self.spec.steps // CHECKS))
+        try:
+            while trainer.step < self.spec.steps:
+                point = trainer.advance()
+                self.phase.metric("training_loss", point.step, point.loss)
+                self.phase.metric("learning_rate", point.step, point.rate)
+                if trainer.step % every == 0 or trainer.step == self.spec.steps:
+                    self._check(trainer, best)
+                if self.spec.patience and best.checks_since >= self.spec.patience:
+                    self.phase.metric("stopped_early", trainer.step, best.loss)
+                    break
+                self.phase.progress(trainer.step)
+                if time.monotonic() - self.saved > SAVE_SECONDS:
+                    self._save("state", f"state-{trainer.step:08d}", trainer.state(best))
+        except DivergedError as error:
+            if not math.isfinite(best.loss):
+                hint = way_out(self.context.compute_dtype)
+                raise NumericalError("the loss of the pruned model is not finite", hint=hint) from None
+            self.context.warn(
+                "retraining_diverged",
+                f"The loss was not finite at step {error.step}; the result is the state of step {best.step}. "
+                "Use a lower learning rate.",
+            )
+
+    def _check(self, trainer: Trainer, best: Best) -> None:
+        loss = self._judge()
+        if math.isfinite(loss):
+            self.phase.metric("validation_loss", trainer.step, loss)
+        best.offer(self.items, step=trainer.step, loss=loss)
+
+    def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor]) -> Path:
+        """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
+        path = self.context.checkpoint_path("retraining", stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file(tensors, partial)
+        partial.replace(path)
+        self.context.checkpoint("retraining", name, path, {"seconds": self.phase.seconds})
+        self.saved = time.monotonic()
+        return path
+
+    def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
+        spec = self.spec
+        seed = spec.seed if spec.order_seed is None else spec.order_seed
+        if self.context.turn.cycle:  # no cycle reads the first batches again
+            seed = derived_seed(seed, self.context.turn.cycle)
+        plan = Plan(
+            steps=steps, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=seed, rates=rates,
+            schedule=spec.schedule, start=self.start, weight_decay=spec.weight_decay,
+        )  # fmt: skip
+        return Trainer(self.model, self.items, self.seen_NT, plan, autocast=self.autocast, loss=self.loss)
+
+    @contextmanager
+    def _frugally(self) -> Iterator[None]:
+        with recomputing(self.model) if recomputes(self.context, self.spec) else nullcontext():
+            yield
+
+    def _judge(self) -> float:
+        with self.autocast:
+            return held_out_loss(self.model, self.held_out_NT, batch_size=self.spec.batch_size)
+
+    def _rates(self) -> dict[str, float]:
+        """The rate asked for, or what a search finds or has found."""
+        wish, found = self.spec.learning_rate, self.spec.rate_factor
+        if wish != "auto":
+            return dict.fromkeys(BASE_RATES, wish)
+        return scaled(self.factor() if found is None else found)
+
+    def factor(self) -> float:
+        """What the search makes of the base rates."""
+        with self._frugally():
+            return rate_search.search(
+                self.context, self.phase, self.items, steps=self.spec.steps, judge=self._judge,
+                trainer=lambda factor, steps: self._trainer(scaled(factor), steps=steps),
+            )  # fmt: skip

@@ -1,0 +1,192 @@
+"""Language-model training of a few parameters of a frozen model; a stopped run goes on to the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import nn
+
+from espalier.model.numerics import generator
+from espalier.training import rates as schedules
+from espalier.training.losses import Loss, language_loss
+from espalier.training.rates import Schedule
+from espalier.training.trainables import Trainable, restore, snapshot
+
+UNDECAYED: Final = frozenset({"norms", "biases"})
+"""Kinds that weight decay leaves alone, as is usual."""
+
+
+class DivergedError(ArithmeticError):
+    """The loss or its gradient is no number any more; the trainables stand where they stood before the step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long, on how much text and how fast."""
+
+    steps: int
+    batch_size: int
+    accumulate: int = 1
+    seed: int = 0
+    rates: Mapping[str, float]
+    """Top learning rate for each kind of trainable."""
+    schedule: Schedule = "linear"
+    start: float = 1.0
+    """Share of the top rate at which `allr` starts."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One step as the metrics show it."""
+
+    step: int
+    loss: float
+    rate: float
+
+
+@dataclass
+class Order:
+    """Which window comes at which position: a fresh seeded permutation for every pass over the text."""
+
+    num_windows: int
+    seed: int
+    _cached: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, offset = divmod(position, self.num_windows)
+        if self._cached is None or self._cached[0] != epoch:
+            permutation = torch.randperm(self.num_windows, generator=generator(self.seed, "order", epoch))
+            self._cached = (epoch, permutation)
+        return int(self._cached[1][offset])
+
+
+@dataclass
+class Best:
+    """The trainables where the held-out loss was lowest so far, on the CPU."""
+
+    step: int
+    loss: float
+    values: list[torch.Tensor]
+    checks_since: int = 0
+
+    @classmethod
+    def at_start(cls, trainables: Sequence[Trainable], loss: float) -> Best:
+        """What every later state has to beat; anything finite does where the start has no number."""
+        return cls(0, loss if math.isfinite(loss) else math.inf, [value.cpu() for value in snapshot(trainables)])
+
+    def offer(self, trainables: Sequence[Trainable], *, step: int, loss: float) -> None:
+        """Take a state that is better; NaN never is."""
+        self.checks_since += 1
+        if loss < self.loss:
+            self.step, self.loss, self.checks_since = step, loss, 0
+            self.values = [value.cpu() for value in snapshot(trainables)]
+
+
+class Trainer:
+    """Steps a model through text. Everything random derives from the seed and the step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        trainables: Sequence[Trainable],
+        windows_NT: torch.Tensor,
+        plan: Plan,
+        *,
+        autocast: AbstractContextManager[None] | None = None,
+        loss: Loss = language_loss,
+    ) -> None:
+        assert not model.training, "dropout must stay off"
+        self.model = model
+        self.trainables = list(trainables)
+        self.windows_NT = windows_NT
+        self.plan = plan
+        self.step = 0
+        self._autocast = autocast or nullcontext()
+        self._loss = loss
+        self._order = Order(len(windows_NT), plan.seed)
+        self._optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": [item.parameter for item in trainables if item.kind == kind],
+                    "top": plan.rates[kind],
+                    "weight_decay": 0.0 if kind in UNDECAYED else plan.weight_decay,
+                }
+                for kind in sorted({item.kind for item in trainables})
+            ],
+        )
+
+    def advance(self) -> Point:
+        """Take one optimizer step; raises DivergedError instead of one that is not finite."""
+        plan = self.plan
+        factor = schedules.share(plan.schedule, self.step, steps=plan.steps, start=plan.start)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["top"] * factor
+        loss = sum(self._backward(part) for part in range(plan.accumulate))
+        for item in self.trainables:
+            item.hold_gradient()
+        norm = nn.utils.clip_grad_norm_([item.parameter for item in self.trainables], plan.clip)
+        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+            self._optimizer.zero_grad()
+            raise DivergedError(self.step)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        for item in self.trainables:
+            item.hold_zeros()
+        point = Point(self.step, loss, max(group["lr"] for group in self._optimizer.param_groups))
+        self.step += 1
+        return point
+
+    def _backward(self, part: int) -> float:
+        first = (self.step * self.plan.accumulate + part) * self.plan.batch_size
+        chosen = [self._order[position] for position in range(first, first + self.plan.batch_size)]
+        with self._autocast:
+            loss = self._loss(self.model, self.windows_NT[chosen])
+        (loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
+        return loss.item() / self.plan.accumulate
+
+    def state(self, best: Best) -> dict[str, torch.Tensor]:
+        """Everything that the next step and the end of the run read, as tensors by name."""
+        tensors = {
+            "step": torch.tensor(self.step),
+            "best": torch.tensor([best.loss, best.step, best.checks_since], dtype=torch.float64),
+        }
+        for item, value in zip(self.trainables, best.values, strict=True):
+            tensors[f"value:{item.name}"] = item.parameter.detach().cpu().contiguous()
+            tensors[f"best:{item.name}"] = value
+            for key, moment in self._optimizer.state[item.parameter].items():
+                tensors[f"{key}:{item.name}"] = moment.detach().cpu().contiguous()
+        return tensors
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> Best:
+        """Go on where a saved state stood."""
+        self.step = int(tensors["step"])
+        restore(self.trainables, [tensors[f"value:{item.name}"] for item in self.trainables])
+        for item in self.trainables:
+            device = item.parameter.device
+            self._optimizer.state[item.parameter] = {
+                # The count of steps stays on the CPU, where AdamW keeps it.
+                key: tensors[f"{key}:{item.name}"].to("cpu" if key == "step" else device).clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}:{item.name}" in tensors  # an expert that no token has reached has none
+            }
+        loss, step, checks_since = tensors["best"].tolist()
+        values = [tensors[f"best:{item.name}"].clone() for item in self.trainables]
+        return Best(int(step), loss, values, int(checks_since))
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, windows_NT: torch.Tensor, *, batch_size: int) -> float:
+    """Mean cross entropy over windows that training does not see."""
+    losses = [language_loss(model, tokens_BT) * len(tokens_BT) for tokens_BT in torch.split(windows_NT, batch_size)]
+    return float(torch.stack(losses).sum()) / len(windows_NT)

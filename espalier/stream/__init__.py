@@ -1,0 +1,1 @@
+"""Hidden states on their way through the blocks, and what is seen of them."""

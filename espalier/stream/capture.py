@@ -1,0 +1,88 @@
+"""Inputs of chosen modules while a block runs; the hooks are gone when the `with` ends, whatever happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from espalier.errors import UnsupportedArchitectureError
+from espalier.methods.base import Need
+from espalier.model.layout import Matrix
+from espalier.stream.statistics import InputAccumulator
+
+
+class Capture:
+    """One accumulator per distinct input; query, key and value read one tensor and pay once."""
+
+    def __init__(self, matrices: Sequence[Matrix], needs: Need, *, sample_tokens: int, device: torch.device) -> None:
+        self._matrices = {matrix.name: matrix for matrix in matrices}
+        self._device = device
+        self._needs = needs
+        self._sample_tokens = sample_tokens
+        self._seen: dict[str, tuple[torch.Tensor, InputAccumulator]] = {}
+        self.inputs: dict[str, InputAccumulator] = {}
+        """Matrix name -> what it read."""
+
+    def forget_batch(self, *_: object) -> None:
+        """Forget which tensors have been counted: the next batch brings new ones."""
+        self._seen.clear()
+
+    def of(self, name: str) -> InputAccumulator:
+        """What one matrix read, nothing for an expert without tokens; others that were never reached are an error."""
+        if name not in self.inputs:
+            matrix = self._matrices[name]
+            if not matrix.routed:
+                raise UnsupportedArchitectureError(
+                    f"{name} takes no part in the forward pass", hint="Leave it out with targets.exclude.", module=name
+                )
+            self.inputs[name] = self._accumulator(name)
+            self.inputs[name].add(torch.zeros(0, matrix.shape[1], device=self._device))
+        return self.inputs[name]
+
+    @property
+    def idle_experts(self) -> list[str]:
+        """The experts that no token was routed to."""
+        names = [name for name, matrix in self._matrices.items() if matrix.routed and not self.of(name).tokens]
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+    def see(self, name: str, input_BTI: torch.Tensor) -> None:
+        """Count one input of one matrix."""
+        for tensor, accumulator in self._seen.values():
+            # Identity is safe: `_seen` holds the tensor, so its memory cannot have been given to another.
+            if tensor is input_BTI and self.inputs.get(name, accumulator) is accumulator:
+                self.inputs[name] = accumulator
+                return
+        accumulator = self.inputs.get(name) or self._accumulator(name)
+        accumulator.add(input_BTI.flatten(end_dim=-2))
+        self.inputs[name] = accumulator
+        self._seen[name] = (input_BTI, accumulator)
+
+    def _accumulator(self, name: str) -> InputAccumulator:
+        routed = self._matrices[name].routed
+        return InputAccumulator(self._needs, sample_tokens=self._sample_tokens, routed=routed)
+
+
+@contextmanager
+def capturing(block: nn.Module, matrices: Sequence[Matrix], *, needs: Need, sample_tokens: int) -> Iterator[Capture]:
+    """Watch the inputs of `matrices` while `block` runs."""
+    device = next(block.parameters()).device
+    capture = Capture(matrices, needs, sample_tokens=sample_tokens, device=device)
+
+    def watch(name: str) -> Any:  # noqa: ANN401 - torch's own hook type is as wide
+        def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            capture.see(name, args[0])
+
+        return hook
+
+    hooks = [block.get_submodule(matrix.local).register_forward_pre_hook(watch(matrix.name)) for matrix in matrices]
+    hooks.append(block.register_forward_pre_hook(capture.forget_batch))
+    try:
+        yield capture
+    finally:
+        capture.forget_batch()
+        for hook in hooks:
+            hook.remove()

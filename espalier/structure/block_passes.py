@@ -1,0 +1,74 @@
+"""What a criterion of blocks reads: one pass of the calibration text, and the model with some blocks left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from espalier.methods.structured import Passage
+from espalier.model.layout import find_stack
+from espalier.model.streamed import StreamedModel
+from espalier.model.weights import Weights
+from espalier.stream.walk import Stream
+
+
+def watch(
+    streamed: StreamedModel,
+    windows_NT: torch.Tensor,
+    weights: Weights,
+    *,
+    spill: Path | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Passage:
+    """Go through all blocks once."""
+    stream = Stream(streamed, windows_NT, weights, spill=spill)
+    influence: list[float] = []
+    last: list[torch.Tensor] = [_last(stream)]
+    for block in streamed.layout.blocks:
+        before = stream.fork()
+        with streamed.block(block.index, weights) as module:
+            stream.advance(module)
+        similar = [
+            torch.cosine_similarity(old.hidden_BTD.float(), new.hidden_BTD.float(), dim=-1).double().flatten()
+            for old, new in zip(before.batches, stream.batches, strict=True)
+        ]
+        influence.append(1 - float(torch.cat(similar).mean()))
+        last.append(_last(stream))
+        tick(block.index + 1)
+    return Passage(torch.tensor(influence, dtype=torch.float64), torch.stack(last))
+
+
+def _last(stream: Stream) -> torch.Tensor:
+    return torch.cat([batch.hidden_BTD[:, -1].float() for batch in stream.batches])
+
+
+def runs(blocks: Sequence[int]) -> list[tuple[int, int]]:
+    """Consecutive blocks as (first, one past the last)."""
+    found: list[tuple[int, int]] = []
+    for index in sorted(blocks):
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found
+
+
+@contextmanager
+def without(model: nn.Module, blocks: Collection[int], *, returns_tuple: bool) -> Iterator[None]:
+    """Let hidden states pass some blocks of a whole model as if they were not there."""
+    stack = find_stack(model)[1]
+
+    def pass_on(hidden_states: torch.Tensor, *_: object, **__: object) -> object:
+        return (hidden_states, None) if returns_tuple else hidden_states
+
+    try:
+        for index in blocks:
+            stack[index].forward = pass_on
+        yield
+    finally:
+        for index in blocks:
+            stack[index].__dict__.pop("forward", None)

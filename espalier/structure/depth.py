@@ -1,0 +1,149 @@
+"""Whole blocks go: which ones a criterion says, and what stands in for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cache, cached_property
+
+import torch
+from torch import nn
+
+from espalier.errors import TargetsError
+from espalier.evaluate.perplexity import perplexity
+from espalier.methods.structured import Passage
+from espalier.model.layout import Block, Matrix
+from espalier.recipe.structure import DepthStep
+from espalier.session import Context, PhaseRun
+from espalier.stream.walk import Batch, Stream
+from espalier.structure.block_passes import runs, watch, without
+from espalier.structure.linear_replacement import Normal, keeping, last_writer, merged, outputs_of
+
+TRIED_WINDOWS = 16
+"""Calibration windows that a model without some blocks is tried on."""
+
+
+def chosen(context: Context, phase: PhaseRun, step: DepthStep) -> list[int]:
+    """The blocks that go."""
+    total = len(context.streamed.layout.blocks)
+    count = step.gone(total)
+    if count >= total:
+        raise TargetsError(f"{count} of {total} blocks would go", hint="Leave at least one block.")
+    if not count:
+        return []
+    with ExitStack() as stack:
+        return step.choose(_Evidence(context, phase, stack), count=count)
+
+
+class _Evidence:
+    def __init__(self, context: Context, phase: PhaseRun, stack: ExitStack) -> None:
+        self.context, self.phase, self.stack = context, phase, stack
+        self.num_blocks = len(context.streamed.layout.blocks)
+
+    def passage(self) -> Passage:
+        return self._passage
+
+    @cached_property
+    def _passage(self) -> Passage:
+        context = self.context
+        windows_NT = context.calibration_windows()
+        return watch(context.streamed, windows_NT, context.weights, spill=context.spill, tick=self.phase.progress)
+
+    def loss(self, kept: Sequence[int]) -> float:
+        gone = sorted(set(range(self.num_blocks)) - set(kept))
+        windows_NT, returns_tuple = self._tried
+        with without(self._model, gone, returns_tuple=returns_tuple):
+            return math.log(perplexity(self._model, windows_NT, device=self.context.device))
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        return self.stack.enter_context(self.context.streamed.whole(self.context.weights))
+
+    @cached_property
+    def _tried(self) -> tuple[torch.Tensor, bool]:
+        windows_NT = self.context.calibration_windows()[:TRIED_WINDOWS]
+        for _ in self.context.streamed.prelude([windows_NT[:1]], self.context.weights):
+            pass
+        return windows_NT, self.context.streamed.returns_tuple
+
+
+class Replacement:
+    """Maps that stand in for runs of removed blocks, block by block on the states of the compressed prefix."""
+
+    def __init__(self, context: Context, gone: Sequence[int]) -> None:
+        self.context = context
+        self.ends = {first - 1: end for first, end in runs(gone)}
+        """Block before a cut -> the block whose entrance the states should look like."""
+        self.gone = set(gone)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The changed weights (and biases) of the matrices before the cuts, by name in the files."""
+        context = self.context
+        if -1 in self.ends:
+            context.warn("nothing_before_the_cut", "The first block goes: no matrix before it can stand in for it.")
+        wanted = self._wanted()
+        found: dict[str, torch.Tensor] = {}
+        stream = self._stream()
+        for block in context.streamed.layout.blocks:
+            if block.index in self.gone:
+                stream.index += 1
+            elif block.index in self.ends:
+                found |= self._replaced(block, stream, wanted[self.ends[block.index]])
+            else:
+                with context.streamed.block(block.index, context.weights) as module:
+                    stream.advance(module)
+        return found
+
+    def _stream(self) -> Stream:
+        context = self.context
+        return Stream(context.streamed, context.calibration_windows(), context.weights, spill=context.spill)
+
+    def _wanted(self) -> dict[int, Stream]:
+        """The dense model's states after every cut."""
+        stream = self._stream()
+        wanted: dict[int, Stream] = {}
+        for block in self.context.streamed.layout.blocks:
+            with self.context.streamed.block(block.index, self.context.weights) as module:
+                stream.advance(module)
+            if stream.index in self.ends.values():
+                wanted[stream.index] = stream.fork()
+        return wanted
+
+    def _replaced(self, block: Block, stream: Stream, wanted: Stream) -> dict[str, torch.Tensor]:
+        context = self.context
+        with context.streamed.block(block.index, context.weights) as module:
+            first = next(stream.batches)
+            found = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
+            writer = module.get_submodule(found.module)
+            normal = Normal.of(first.hidden_BTD.shape[-1])
+            for batch, target in zip(stream.batches, wanted.batches, strict=True):
+                seen: list[torch.Tensor] = []
+                with outputs_of(writer, keeping(seen)):
+                    output_TD = stream.output(module, batch).flatten(end_dim=-2)
+                added_TD = seen[0].reshape(output_TD.shape)
+                target_TD = target.hidden_BTD.to(output_TD.device).flatten(end_dim=-2)
+                normal.add(added_TD, target_TD - (output_TD - added_TD))
+            map_DD = normal.solve()
+            placed = cache(map_DD.to)  # once, and not for every batch
+            with outputs_of(writer, lambda out: out @ placed(out.device, out.dtype)):
+                stream.advance(module)
+        by_name = {matrix.local: matrix for matrix in block.matrices}
+        changed: dict[str, torch.Tensor] = {}
+        for name in found.maps:
+            changed |= self._merged(by_name[name], block.tensors.get(f"{name}.bias"), map_DD)
+        return changed
+
+    def _merged(self, matrix: Matrix, bias: str | None, map_DD: torch.Tensor) -> dict[str, torch.Tensor]:
+        weights = self.context.weights
+        weight_OI, bias_O = merged(
+            matrix.view(weights.get(matrix.tensor)), None if bias is None else weights.get(bias), map_DD
+        )
+        changed = {matrix.tensor: matrix.view(weight_OI).to(weights.dtype(matrix.tensor))}
+        if bias is not None and bias_O is not None:
+            changed[bias] = bias_O.to(weights.dtype(bias))
+        return changed
+
+
+def _with(batch: Batch, hidden_BTD: torch.Tensor) -> Batch:
+    return Batch(hidden_BTD, batch.calls)

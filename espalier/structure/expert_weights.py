@@ -1,0 +1,109 @@
+"""Experts that go: what routing shows of them, and which tensors and rows of the router go with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from espalier.errors import UnsupportedArchitectureError
+from espalier.methods.structured import Routing
+from espalier.model.fused_experts import Experts
+from espalier.model.layout import Block
+from espalier.model.weights import Weights
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The mixture of one block."""
+
+    local: str
+    """Module name of the experts within the block."""
+    count: int
+    router: tuple[str, ...]
+    """Tensors of the files with one row per expert."""
+
+
+def find_mixture(block: Block, module: nn.Module, weights: Weights) -> Mixture | None:
+    """The mixture of a block; None for a block without experts."""
+    found = [(name, child) for name, child in module.named_modules() if isinstance(child, Experts)]
+    if not found:
+        return None
+    ((local, experts),) = found
+    parent = local.rpartition(".")[0]
+    maps = {f"{matrix.local}.weight" for matrix in block.matrices}
+    router = tuple(
+        tensor
+        for name, tensor in block.tensors.items()
+        if name.startswith(f"{parent}.") and not name.startswith(f"{local}.") and name not in maps
+        if weights.shape(tensor)[0] == len(experts)
+    )
+    if not router:
+        raise UnsupportedArchitectureError(
+            f"{block.name} has experts and no router that could be narrowed", hint="Prune single weights.",
+            module=block.name,
+        )  # fmt: skip
+    return Mixture(local, len(experts), router)
+
+
+@contextmanager
+def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing]:
+    """Watch the experts of a block while it runs."""
+    experts = module.get_submodule(mixture.local)
+    zeros = torch.zeros(mixture.count, dtype=torch.float64)
+    seen = Routing(zeros.long(), zeros.clone(), torch.zeros(mixture.count, width, dtype=torch.float64), zeros.clone())
+    routed: list[torch.Tensor] = []
+
+    def route(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        routed[:] = args[1:3]
+
+    def watch(index: int) -> object:
+        def hook(_module: nn.Module, _args: object, output_TD: torch.Tensor) -> None:
+            chosen_TK, share_TK = routed
+            place, token = torch.where(chosen_TK.T.eq(index))  # the order in which the tokens were sent
+            output = output_TD.cpu().double()
+            norm_T = output.norm(dim=1)
+            seen.tokens_E[index] += len(output)
+            seen.weighed_E[index] += (share_TK[token, place].cpu().double() * norm_T).sum()
+            seen.sum_ED[index] += output.sum(dim=0)
+            seen.squares_E[index] += norm_T.square().sum()
+
+        return hook
+
+    handles = [experts.register_forward_pre_hook(route)]
+    assert isinstance(experts, Experts)
+    for index, expert in enumerate(experts):
+        handles.append(expert.register_forward_hook(watch(index)))  # type: ignore[arg-type]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cuts(block: Block, mixture: Mixture, weights: Weights, kept: torch.Tensor) -> dict[str, tuple[int, torch.Tensor]]:
+    """Tensor in the files -> (dimension, indices that stay): the router, and stacked experts."""
+    found = dict.fromkeys(mixture.router, (0, kept))
+    for name, tensor in block.tensors.items():
+        home = weights.home(tensor)
+        if name.startswith(f"{mixture.local}.") and home != tensor:
+            found[home] = (0, kept)
+    return found
+
+
+def renamed(block: Block, mixture: Mixture, weights: Weights, kept: Sequence[int]) -> Mapping[str, str | None]:
+    """Tensor of the files that holds one expert's map -> its name in the smaller model, None when it goes."""
+    numbers = {old: new for new, old in enumerate(kept)}
+    found: dict[str, str | None] = {}
+    for name, tensor in block.tensors.items():
+        if not name.startswith(f"{mixture.local}.") or weights.home(tensor) != tensor:
+            continue
+        old = int(name.removeprefix(f"{mixture.local}.").partition(".")[0])
+        spelled, count = re.subn(rf"\.{old}\.(?=[^.]+\.[^.]+$)", f".{numbers.get(old)}.", tensor)
+        assert count == 1, tensor
+        found[tensor] = spelled if old in numbers else None
+    return found

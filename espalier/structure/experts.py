@@ -1,0 +1,61 @@
+"""Whole experts go, equally many of every mixture; the router keeps the rows of those that stay."""
+
+from __future__ import annotations
+
+import torch
+
+from espalier.errors import TargetsError, UnsupportedArchitectureError
+from espalier.methods.structured import Routing
+from espalier.model.layout import Block
+from espalier.recipe.structure import ExpertStep
+from espalier.session import Context, PhaseRun
+from espalier.stream.walk import Stream
+from espalier.structure.expert_weights import Mixture, find_mixture, routing
+
+FEW_TOKENS = 32
+"""An expert that fewer calibration tokens reached is judged on chance."""
+
+
+def choose(context: Context, step: ExpertStep, phase: PhaseRun) -> dict[int, tuple[Mixture, torch.Tensor]]:
+    """Which experts of every block stay, on the dense model's routing."""
+    streamed, weights = context.streamed, context.weights
+    stream = Stream(streamed, context.calibration_windows(), weights, spill=context.spill)
+    found: dict[int, tuple[Mixture, torch.Tensor]] = {}
+    poorly: list[str] = []
+    for block in streamed.layout.blocks:
+        with streamed.block(block.index, weights) as module:
+            mixture = find_mixture(block, module, weights)
+            if mixture is None:
+                stream.advance(module)
+                continue
+            kept = _kept(context, step, mixture)
+            with routing(module, mixture, next(stream.batches).hidden_BTD.shape[-1]) as seen:
+                stream.advance(module)
+        poorly += _poorly(block, seen)
+        found[block.index] = (mixture, step.choose(seen, kept=kept))
+        phase.progress(block.index + 1)
+    if not found:
+        raise UnsupportedArchitectureError("the model has no experts", hint="Prune blocks, neurons or single weights.")
+    if poorly:
+        context.warn(
+            "few_tokens_for_experts",
+            f"Fewer than {FEW_TOKENS} calibration tokens reached {len(poorly)} experts ({', '.join(poorly[:4])} ...): "
+            "their scores are chance. Calibrate on more text.",
+        )
+    return found
+
+
+def _kept(context: Context, step: ExpertStep, mixture: Mixture) -> int:
+    kept = step.pattern.kept(mixture.count, sparsity=step.sparsity)
+    asked = getattr(context.streamed.config, "num_experts_per_tok", 1)
+    if kept < asked:
+        raise TargetsError(
+            f"{kept} of {mixture.count} experts would stay, and every token is sent to {asked}",
+            hint=f"Keep at least {asked}: sparsity {1 - asked / mixture.count:.3g} or less.",
+        )
+    return kept
+
+
+def _poorly(block: Block, seen: Routing) -> list[str]:
+    few = (seen.tokens_E < FEW_TOKENS).nonzero().flatten().tolist()
+    return [f"{block.name} expert {index}" for index in few]

@@ -1,0 +1,171 @@
+"""A smaller model directory from a larger one: fewer blocks, narrower matrices, the same stock class."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espalier.errors import UnsupportedArchitectureError
+from espalier.model.safetensors_writer import TensorEntry, write_model
+from espalier.model.streamed import StreamedModel
+from espalier.model.weights import INDEX, Weights
+from espalier.model_files import is_weights, model_files
+
+_PER_BLOCK = frozenset({"layer_types", "mlp_layer_types", "no_rope_layers", "attention_layers", "layers_block_type"})
+"""Lists of configurations that have one item per block."""
+_OF_THE_MODEL = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id", "mlp_only_layers"})
+"""Lists that have as many items as there are blocks by chance alone, or that are dealt with by name."""
+_LAYER_DEPENDENT = ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
+"""Settings under which a block computes something else at another depth."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the smaller model is: blocks kept, in order, and settings of the configuration that change."""
+
+    blocks: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    cuts: Mapping[str, tuple[int, torch.Tensor]] = field(default_factory=dict)
+    """Tensor in the files -> (dimension, indices that stay)."""
+    names: Mapping[str, str | None] = field(default_factory=dict)
+    """Tensor in the files -> its new name, None when it goes."""
+    added: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Tensors that the source does not have: biases that a setting brings."""
+
+
+def write_reshaped(folder: Path, source: StreamedModel, weights: Weights, shape: Shape) -> Path:
+    """Write `weights` without what goes, blocks under their new numbers, with a configuration that says so.
+
+    Whether the stock class has room for these shapes shows when the folder is opened.
+    """
+    check_blocks(source, shape.blocks)
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [_entry(weights, old, new, shape) for old, new in _new_names(source, weights, shape).items()]
+    for name, tensor in shape.added.items():
+        entries.append(TensorEntry(name, tensor.dtype, tuple(tensor.shape), lambda tensor=tensor: tensor))  # type: ignore[misc]
+    write_model(folder, entries)
+    config = json.loads((weights.model_dir / "config.json").read_text())
+    config.update(_depth_settings(source, config, shape.blocks))
+    if source.separate_head is not None:
+        config["tie_word_embeddings"] = False
+    for name, value in shape.settings.items():
+        _set(config, source, name, value)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, path in model_files(weights.model_dir).items():
+        if not is_weights(name) and name not in {"config.json", INDEX}:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    return folder
+
+
+def _entry(weights: Weights, old: str, new: str, shape: Shape) -> TensorEntry:
+    cut = shape.cuts.get(old)
+    if cut is None:
+        return TensorEntry(new, weights.dtype(old), weights.shape(old), lambda: weights.get(old))
+    dim, stay = cut
+    size = list(weights.shape(old))
+    size[dim] = len(stay)
+    return TensorEntry(new, weights.dtype(old), tuple(size), lambda: weights.get(old).index_select(dim, stay))
+
+
+def check_blocks(source: StreamedModel, kept: Sequence[int]) -> None:
+    """Refuse an empty model, and families whose blocks know how deep they stand."""
+    if not kept:
+        raise UnsupportedArchitectureError("no block would be left", hint="Remove fewer blocks.")
+    assert list(kept) == sorted(set(kept))
+    if len(kept) == len(source.layout.blocks):
+        return
+    for name in _LAYER_DEPENDENT:
+        if getattr(source.config, name, False):
+            raise UnsupportedArchitectureError(
+                f"the blocks of this model depend on their depth ({name})", hint="Prune its width, not its depth."
+            )
+
+
+def _set(config: dict[str, Any], source: StreamedModel, name: str, value: object) -> None:
+    """Set one value under the family's own name, and drop what it is called elsewhere."""
+    for other in [key for key in config if spelled(source, key) == spelled(source, name)]:
+        del config[other]
+    config[spelled(source, name)] = value
+
+
+def spelled(source: StreamedModel, name: str) -> str:
+    """The family's own name of a setting (`n_layer` for `num_hidden_layers`)."""
+    mapped: str = getattr(source.config, "attribute_map", {}).get(name, name)
+    return mapped
+
+
+def _depth_settings(source: StreamedModel, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """The number of blocks, and the lists that have one item per block."""
+    total = len(source.layout.blocks)
+    if len(kept) == total:
+        return {}
+    settings: dict[str, Any] = {spelled(source, "num_hidden_layers"): len(kept)}
+    lists = {name: value for name, value in config.items() if isinstance(value, list) and len(value) == total}
+    if unknown := sorted(lists.keys() - _PER_BLOCK - _OF_THE_MODEL):
+        raise UnsupportedArchitectureError(
+            f"{unknown[0]} of config.json has as many items as there are blocks, and may be a list of them",
+            hint="Prune its width, not its depth.", module="config.json",
+        )  # fmt: skip
+    per_block = {name: value for name, value in lists.items() if name in _PER_BLOCK}
+    kinds = getattr(source.config, "layer_types", None)
+    if isinstance(kinds, list) and len(kinds) == total:
+        per_block["layer_types"] = kinds  # derived by the family's class from a depth that no longer holds
+    settings |= {name: [value[index] for index in kept] for name, value in per_block.items()}
+    return settings | _dense_among_experts(source, kept)
+
+
+def _dense_among_experts(source: StreamedModel, kept: Sequence[int]) -> dict[str, Any]:
+    """Which of the blocks that stay have no experts, by their new numbers; families that count them say so."""
+    routed = [any(matrix.routed for matrix in block.matrices) for block in source.layout.blocks]
+    dense = [new for new, old in enumerate(kept) if not routed[old]]
+    if hasattr(source.config, "mlp_only_layers"):
+        return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
+    if all(routed) or not any(routed):
+        return {}
+    leading = routed.index(True)
+    if getattr(source.config, "first_k_dense_replace", None) == leading and all(routed[leading:]):
+        return {"first_k_dense_replace": len(dense)}
+    raise UnsupportedArchitectureError(
+        "config.json says in a way that is not known here which blocks have experts",
+        hint="Prune its width or its experts, not its depth.", module="config.json",
+    )  # fmt: skip
+
+
+def _new_names(source: StreamedModel, weights: Weights, shape: Shape) -> dict[str, str]:
+    """Name in the files -> name in the smaller model, in the order of the source."""
+    owner: dict[str, int] = {}
+    for block in source.layout.blocks:
+        owner.update({weights.home(tensor): block.index for tensor in block.tensors.values()})
+    stack = source.layout.blocks[0].name.split(".")[-2]
+    numbers = {old: new for new, old in enumerate(shape.blocks)}
+    names: dict[str, str] = {}
+    for name in weights.names:
+        index, spelled_now = owner.get(name), shape.names.get(name, name)
+        if spelled_now is None:
+            continue
+        if index is None:
+            names[name] = spelled_now
+        elif index in numbers:
+            before, after = f"{stack}.{index}.", f"{stack}.{numbers[index]}."
+            assert name.count(before) == 1, name
+            names[name] = spelled_now.replace(before, after)
+    return names
+
+
+def open_reshaped(folder: Path, *, compute_dtype: torch.dtype, device: torch.device) -> StreamedModel:
+    """Open the smaller model; an error of the shapes means that no stock configuration can carry them."""
+    try:
+        return StreamedModel(folder, compute_dtype=compute_dtype, device=device)
+    except UnsupportedArchitectureError as error:
+        raise UnsupportedArchitectureError(
+            f"no stock configuration of this family has such shapes: {error}",
+            hint="Prune another part; per-layer widths and odd head counts need code of their own to load.",
+            module=error.module,
+        ) from error

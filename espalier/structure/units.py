@@ -1,0 +1,157 @@
+"""Units of a block that can go as a whole: neurons of the MLP, groups of query heads with their key and value head.
+
+A unit is rows of the maps that produce it (and of their biases) and columns of the one map that consumes it. Found by
+running the block: maps are known by the order in which they are called and by their widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from espalier.errors import UnsupportedArchitectureError
+from espalier.model.halves import Run
+from espalier.model.layout import Block, Matrix, is_linear
+
+Part = Literal["neurons", "kv_groups"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a producer that belong to units: unit u owns `size` rows from `u * size` on."""
+
+    matrix: Matrix
+    size: int
+
+
+@dataclass(frozen=True)
+class Units:
+    """Equal units of one block."""
+
+    part: Part
+    count: int
+    producers: tuple[Rows, ...]
+    consumer: Matrix
+    size: int
+    """Columns of the consumer that a unit owns."""
+
+    def columns(self, units: torch.Tensor) -> torch.Tensor:
+        """The consumer's columns of some units."""
+        return spans(units, self.size)
+
+    def cuts(self, block: Block, kept: torch.Tensor) -> dict[str, tuple[int, torch.Tensor]]:
+        """Tensor in the files -> (dimension, indices that stay)."""
+        found: dict[str, tuple[int, torch.Tensor]] = {}
+        for rows in self.producers:
+            stay = spans(kept, rows.size)
+            found[rows.matrix.tensor] = (1 if rows.matrix.transposed else 0, stay)
+            bias = block.tensors.get(f"{rows.matrix.local}.bias")
+            if bias is not None:
+                found[bias] = (0, stay)
+        found[self.consumer.tensor] = (0 if self.consumer.transposed else 1, self.columns(kept))
+        return found
+
+
+def spans(units: torch.Tensor, size: int) -> torch.Tensor:
+    """Indices that units of `size` own, in order."""
+    return (units[:, None] * size + torch.arange(size)).flatten()
+
+
+def find_units(part: Part, block: Block, module: nn.Module, run: Run, probe: torch.Tensor, heads: Heads) -> Units:
+    """Find the units of one block; UnsupportedArchitectureError where the family has none that can go."""
+    if any(matrix.routed for matrix in block.matrices) and part == "neurons":
+        raise _refusal(block, "its MLP is a mixture of experts")
+    calls = _calls(block, module, run, probe)
+    width = probe.shape[-1]
+    writers = [index for index, matrix in enumerate(calls) if matrix.shape[0] == width]
+    if part == "neurons":
+        return _neurons(calls, writers, block)
+    return _groups(calls, block, module, heads)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads of a configuration."""
+
+    queries: int
+    keys: int
+    size: int
+
+    @classmethod
+    def of(cls, config: object) -> Heads:
+        """Read the configuration; families without grouped queries have as many keys as queries."""
+        queries: int = config.num_attention_heads  # type: ignore[attr-defined]
+        keys: int = getattr(config, "num_key_value_heads", None) or queries
+        size: int = getattr(config, "head_dim", None) or config.hidden_size // queries  # type: ignore[attr-defined]
+        return cls(queries, keys, size)
+
+
+def _calls(block: Block, module: nn.Module, run: Run, probe: torch.Tensor) -> list[Matrix]:
+    """The block's matrices in the order in which they run."""
+    by_name = {matrix.local: matrix for matrix in block.matrices}
+    order: list[Matrix] = []
+    handles = [
+        child.register_forward_hook(lambda *_, name=name: order.append(by_name[name]))
+        for name, child in module.named_modules()
+        if is_linear(child) and name in by_name
+    ]
+    try:
+        with torch.no_grad():
+            run(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+def _neurons(calls: Sequence[Matrix], writers: Sequence[int], block: Block) -> Units:
+    if len(writers) < 2 or writers[-1] != len(calls) - 1:
+        raise _refusal(block, "its last matrix does not write to the hidden states")
+    consumer = calls[-1]
+    inner = consumer.shape[1]
+    producers = [matrix for matrix in calls[writers[-2] + 1 : -1] if matrix.shape[0] == inner]
+    if not 1 <= len(producers) <= 2 or len(producers) != len(calls) - writers[-2] - 2:
+        raise _refusal(block, "its MLP is not one or two maps up and one down")
+    return Units("neurons", inner, tuple(Rows(matrix, 1) for matrix in producers), consumer, 1)
+
+
+def _groups(calls: Sequence[Matrix], block: Block, module: nn.Module, heads: Heads) -> Units:
+    inner, narrow = heads.queries * heads.size, heads.keys * heads.size
+    sizes = [matrix.shape[0] for matrix in calls[:3]]
+    if sizes != [inner, narrow, narrow] or len(calls) < 4 or calls[3].shape[1] != inner:
+        raise _refusal(block, "its queries, keys and values are not three maps of their own")
+    attention = calls[0].local.rpartition(".")[0]
+    for name, parameter in module.named_parameters():
+        if name.startswith(f"{attention}.") and "norm" in name and parameter.shape[0] in {inner, narrow} - {heads.size}:
+            raise _refusal(block, f"{name} normalises all heads together")
+    per_key = heads.queries // heads.keys
+    rows = (Rows(calls[0], per_key * heads.size), Rows(calls[1], heads.size), Rows(calls[2], heads.size))
+    return Units("kv_groups", heads.keys, rows, calls[3], per_key * heads.size)
+
+
+def _refusal(block: Block, why: str) -> UnsupportedArchitectureError:
+    return UnsupportedArchitectureError(
+        f"{block.name} cannot be made narrower: {why}", hint="Prune its depth, or single weights.", module=block.name
+    )
+
+
+_WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+"""What families call the number of neurons."""
+
+
+def settings(part: Part, *, kept: int, config: object) -> Mapping[str, int]:
+    """The settings of the narrower model, by attribute of its configuration."""
+    if part == "neurons":
+        for name in _WIDTHS:
+            if hasattr(config, name):
+                return {name: kept}
+        raise UnsupportedArchitectureError(
+            "no stock configuration of this family says how wide its MLP is", hint="Prune its depth, or single weights."
+        )
+    heads = Heads.of(config)
+    per_key = heads.queries // heads.keys
+    return {"num_attention_heads": kept * per_key, "num_key_value_heads": kept, "head_dim": heads.size}

@@ -1,0 +1,159 @@
+"""Units of every block go: neurons, or groups of heads; what stays makes up for them as asked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from espalier.errors import TargetsError
+from espalier.methods.structured import Moments, UnitEvidence, WidthUpdate
+from espalier.methods.surgery import refit
+from espalier.model.layout import Block, Matrix
+from espalier.recipe.structure import WidthStep
+from espalier.session import Context, PhaseRun
+from espalier.stream.walk import Stream
+from espalier.structure.linear_replacement import outputs_of
+from espalier.structure.units import Heads, Units, find_units
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What became of one block."""
+
+    choice: dict[str, torch.Tensor]
+    """`kept`: units that stay; `bias`: what the others gave on average, where no bias of the source can carry it."""
+    tensors: dict[str, torch.Tensor]
+    """Changed tensors in their full shapes, zero where units went; narrower ones are cut from them."""
+    data: dict[str, Any]
+
+
+class Narrowing:
+    """The stream of hidden states through blocks that get narrower."""
+
+    def __init__(self, context: Context, phase: PhaseRun, step: WidthStep, *, added_biases: bool) -> None:
+        self.context, self.phase, self.step = context, phase, step
+        self.added_biases = added_biases
+        """Whether the smaller model's configuration brings biases that the source lacks."""
+        self.stream = Stream(context.streamed, context.calibration_windows(), context.weights, spill=context.spill)
+
+    def narrow(self, block: Block, units: Units) -> Narrowed:
+        """Choose the units of the next block; the stream stays before it."""
+        began = time.monotonic()
+        context = self.context
+        kept_count = self.step.pattern.kept(units.count, sparsity=self.step.sparsity)
+        with context.streamed.block(block.index, context.weights) as module:
+            moments = self._watch(module, units)
+        weight_OI = units.consumer.view(context.weights.get(units.consumer.tensor)).float()
+        kept = self._choose(units, weight_OI, moments, kept_count)
+        update = self._update(block, units)
+        tensors, bias_O = self._changed(block, units, weight_OI, moments, kept, update)
+        seconds = time.monotonic() - began
+        choice = {"kept": kept} if bias_O is None else {"kept": kept, "bias": bias_O}
+        return Narrowed(choice, tensors, {"update": update, "seconds": seconds})
+
+    def advance(self, block: Block, units: Units, bias_O: torch.Tensor | None) -> None:
+        """Send the stream through the block as it is now."""
+        with self.context.streamed.block(block.index, self.context.weights) as module:
+            if bias_O is None:
+                self.stream.advance(module)
+                return
+            consumer, placed = module.get_submodule(units.consumer.local), cache(bias_O.to)
+            with outputs_of(consumer, lambda out: out + placed(out.device, out.dtype)):
+                self.stream.advance(module)
+
+    def units(self, block: Block) -> Units:
+        """The units of the next block."""
+        streamed, first = self.context.streamed, next(self.stream.batches)
+        heads = Heads.of(streamed.config)
+        with streamed.block(block.index, self.context.weights) as module:
+
+            def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
+                return streamed.forward(module, hidden_BTD, first.calls[self.stream.index])
+
+            probe = first.hidden_BTD.to(self.context.device)
+            return find_units(self.step.pattern.kind, block, module, run, probe, heads)
+
+    def _watch(self, module: nn.Module, units: Units) -> Moments:
+        moments = Moments.of(units.consumer.shape[1], gram=self.step.reads_gram or self._refits)
+
+        def see(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            moments.add(args[0].flatten(end_dim=-2))
+
+        handle = module.get_submodule(units.consumer.local).register_forward_pre_hook(see)
+        try:
+            for _ in self.stream.outputs(module):
+                pass
+        finally:
+            handle.remove()
+        return moments
+
+    @property
+    def _refits(self) -> bool:
+        return (self.step.update or self.step.own_update) == "least_squares"
+
+    def _choose(self, units: Units, weight_OI: torch.Tensor, moments: Moments, count: int) -> torch.Tensor:
+        if count == units.count:
+            return torch.arange(count)
+        weights = self.context.weights
+        producers = [
+            rows.matrix.view(weights.get(rows.matrix.tensor))
+            .double()
+            .square()
+            .sum(dim=1)
+            .view(-1, rows.size)
+            .sum(dim=1)
+            for rows in units.producers
+        ]
+        return self.step.choose(UnitEvidence(weight_OI, producers, moments, units.size), kept=count)
+
+    def _update(self, block: Block, units: Units) -> WidthUpdate:
+        update = self.step.update or self.step.own_update
+        if update != "bias_mean" or self.added_biases or f"{units.consumer.local}.bias" in block.tensors:
+            return update
+        if self.step.update is not None:
+            raise TargetsError(
+                f"{units.consumer.name} has no bias, and no setting of this family gives it one",
+                hint="Use update `least_squares`.",
+                module=units.consumer.name,
+            )
+        self.context.warn(
+            "no_bias_to_carry_the_mean",
+            "Maps of this family have no bias: the mean of what is removed is lost. Use update `least_squares`.",
+        )
+        return "none"
+
+    def _changed(
+        self,
+        block: Block,
+        units: Units,
+        weight_OI: torch.Tensor,
+        moments: Moments,
+        kept: torch.Tensor,
+        update: WidthUpdate,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        if len(kept) == units.count:
+            return {}, None
+        columns = units.columns(kept)
+        stay = torch.zeros(weight_OI.shape[1], dtype=torch.bool)
+        stay[columns] = True
+        narrow_OI = weight_OI.masked_fill(~stay, 0.0)
+        if update == "least_squares":
+            assert moments.gram_II is not None
+            narrow_OI[:, columns] = refit(weight_OI, moments.gram_II, columns).float()
+        changed = self._stored(units.consumer, narrow_OI)
+        if update != "bias_mean":
+            return changed, None
+        mean_O = (weight_OI.double()[:, ~stay] @ moments.mean[~stay]).float()
+        bias = block.tensors.get(f"{units.consumer.local}.bias")
+        if bias is None:
+            return changed, mean_O
+        weights = self.context.weights
+        return changed | {bias: (weights.get(bias).float() + mean_O).to(weights.dtype(bias))}, None
+
+    def _stored(self, matrix: Matrix, weight_OI: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {matrix.tensor: matrix.view(weight_OI).to(self.context.weights.dtype(matrix.tensor))}

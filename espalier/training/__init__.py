@@ -1,0 +1,1 @@
+"""What window fits and whole retrainings share: parameters that move, losses, rates."""

@@ -1,0 +1,99 @@
+"""What a retraining minimises: the text alone, the dense teacher's predictions, or its hidden states as well.
+
+Shapes: B windows, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from espalier.model.layout import find_stack
+from espalier.model.streamed import unwrap
+
+Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+"""(model, tokens (B, T)) -> a number."""
+
+
+def logits_of(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """What the model predicts for every token but the first, (B, T - 1, V)."""
+    logits_BTV: torch.Tensor = model(input_ids=tokens_BT, use_cache=False).logits
+    return logits_BTV[:, :-1]
+
+
+def cross_entropy(logits_BTV: torch.Tensor, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Mean over predicted tokens, in float32."""
+    return functional.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
+
+
+def divergence(logits_BTV: torch.Tensor, teacher_BTV: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) at temperature 1, mean over predicted tokens, in float32."""
+    student = functional.log_softmax(logits_BTV.float().flatten(0, 1), dim=-1)
+    teacher = functional.log_softmax(teacher_BTV.float().flatten(0, 1), dim=-1)
+    return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+
+def feature_error(student_BTD: torch.Tensor, teacher_BTD: torch.Tensor) -> torch.Tensor:
+    """MSE(student, teacher) / MSE(teacher, 0) of one block's hidden states, in float32 (arXiv 2310.06927)."""
+    teacher = teacher_BTD.float()
+    return (student_BTD.float() - teacher).square().mean() / teacher.square().mean()
+
+
+def language_loss(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of the next token."""
+    tokens_BT = tokens_BT.to(next(model.parameters()).device)
+    return cross_entropy(logits_of(model, tokens_BT), tokens_BT)
+
+
+class Distillation:
+    """A loss against a teacher that stays as it is.
+
+    `kl`: KL to the teacher's predictions. `squarehead`: cross entropy, plus that, plus the mean over the blocks of the
+    normalised error of the hidden states.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["kl", "squarehead"],
+        teacher: nn.Module,
+        *,
+        autocast: AbstractContextManager[None] | None = None,
+    ) -> None:
+        self._kind = kind
+        self._teacher = teacher
+        self._autocast = autocast or nullcontext()
+
+    def __call__(self, model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """The loss of a model on a batch."""
+        tokens_BT = tokens_BT.to(next(model.parameters()).device)
+        if self._kind == "kl":
+            with torch.no_grad(), self._autocast:
+                teacher_BTV = logits_of(self._teacher, tokens_BT)
+            return divergence(logits_of(model, tokens_BT), teacher_BTV)
+        with torch.no_grad(), self._autocast, hidden_states(self._teacher) as wanted:
+            teacher_BTV = logits_of(self._teacher, tokens_BT)
+        with hidden_states(model) as reached:
+            logits_BTV = logits_of(model, tokens_BT)
+        errors = [feature_error(*pair) for pair in zip(reached, wanted, strict=True)]
+        text = cross_entropy(logits_BTV, tokens_BT)
+        return text + divergence(logits_BTV, teacher_BTV) + torch.stack(errors).mean()
+
+
+@contextmanager
+def hidden_states(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect what leaves every block of a forward pass."""
+    seen: list[torch.Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda _module, _args, output: seen.append(unwrap(output)))
+        for block in find_stack(model)[1]
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

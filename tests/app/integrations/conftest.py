@@ -1,0 +1,77 @@
+"""The fetcher as a process, and a hub for it to ask."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.bodies.job import JobRequest
+from espalier.reporter import Failed
+from tests.fixtures.hub import Hub, hub
+from workers import fetcher
+from workers.messages import MESSAGES, AnyMessage, FetchRequest
+from workers.processes.process import ROOT, environment
+
+__all__ = ["hub"]
+
+Fetch = Callable[..., list[AnyMessage]]
+MODEL = ROOT / "app/cli/demo_model"
+SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}, "evaluate": {"perplexity": []}}
+
+
+def _as_child(line: str, workspace: Path) -> list[AnyMessage]:
+    """As the supervisor runs it."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "workers.fetcher"], input=f"{line}\n", env=environment("fetch", workspace, 1),
+        cwd=workspace, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
+    assert said, done.stderr
+    assert isinstance(said[-1], Failed) == (done.returncode == 1), done.stderr
+    return said
+
+
+def _here(line: str, _workspace: Path) -> list[AnyMessage]:
+    """In this process, which spares the start of another."""
+    said: list[AnyMessage] = []
+    status = fetcher.serve(line, said.append)  # type: ignore[arg-type]
+    assert isinstance(said[-1], Failed) == (status == 1)
+    return said
+
+
+@pytest.fixture
+def fetch(hub: Hub, tmp_path: Path) -> Fetch:
+    """Run the fetcher for a source and a spec in this process; return what it said."""
+    return _fetch(hub, tmp_path, _here)
+
+
+@pytest.fixture
+def fetch_as_child(hub: Hub, tmp_path: Path) -> Fetch:
+    """The same in a process of its own, which takes a second to start."""
+    return _fetch(hub, tmp_path, _as_child)
+
+
+def _fetch(hub: Hub, tmp_path: Path, run_fetcher: Callable[[str, Path], list[AnyMessage]]) -> Fetch:
+    runs = iter(range(1000))
+
+    def run(
+        source: dict[str, Any], spec: dict[str, Any] | None = None, *, token: str | None = None, **fields: Any
+    ) -> list[AnyMessage]:
+        workspace = tmp_path / f"workspace-{next(runs)}"
+        workspace.mkdir()
+        request = FetchRequest(
+            job=JobRequest.model_validate_json(json.dumps({"source": source, "spec": spec or SPEC})),
+            cache_dir=str(tmp_path / "cache"), cache_max_bytes=2**30, workspace=str(workspace),
+            roots=[str(tmp_path / "roots"), str(MODEL)], hf_endpoint=hub.url, hf_token=token,
+            **fields,
+        )  # fmt: skip
+        return run_fetcher(request.model_dump_json(by_alias=True), workspace)
+
+    (tmp_path / "roots").mkdir()
+    return run

@@ -1,0 +1,69 @@
+"""Models below a prefix of a bucket, through the real fetcher process and a real S3 server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.storage.s3 import S3Store
+from espalier.reporter import PhaseCompleted
+from tests.app.integrations.conftest import MODEL, Fetch
+from tests.app.integrations.test_models import error, one
+from workers.messages import AnyMessage, Fetched, Resolved
+
+KEYS = {"access_key_id": "test", "secret_access_key": "test"}
+
+Read = Callable[..., list[AnyMessage]]
+
+
+@pytest.fixture
+def read(fetch: Fetch, s3_server: str, s3_store: S3Store) -> Read:
+    """Put files below a prefix and fetch it."""
+
+    def run(files: dict[str, bytes], prefix: str = "model", **fields: Any) -> list[AnyMessage]:
+        for name, data in files.items():
+            s3_store.put_bytes(f"{prefix}/{name}", data)
+        source = {"kind": "s3", "uri": f"s3://{s3_store.bucket}/{s3_store.prefix}{prefix}"}
+        return fetch(source, **{"s3": KEYS, "s3_endpoint_url": s3_server, **fields})
+
+    return run
+
+
+def demo() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in MODEL.iterdir()}
+
+
+def test_a_prefix_is_fetched_and_pinned_to_its_content(read: Read, fetch: Fetch) -> None:
+    said = read({**demo(), "pytorch_model.bin": b"\x80\x02", "deep/config.json": b"{}", "evil.py": b"boom"})
+    resolved, fetched = one(said, Resolved), one(said, Fetched)
+    assert isinstance(resolved, Resolved)
+    assert isinstance(fetched, Fetched)
+    laid_out = Path(fetched.model_dir)
+    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in MODEL.iterdir())
+    assert (laid_out / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
+    elsewhere = one(read(demo(), "elsewhere"), Resolved)
+    here = one(fetch({"kind": "local", "path": str(MODEL)}), Resolved)
+    assert resolved.revision == elsewhere.revision == here.revision  # type: ignore[union-attr]
+    changed = one(read({"README.md": b"new"}), Resolved)
+    assert changed.revision != resolved.revision  # type: ignore[union-attr]
+    assert isinstance(said[-1], PhaseCompleted)
+
+
+def test_without_keys_of_the_project_nothing_is_asked(read: Read) -> None:
+    found = error(read(demo(), s3={}))
+    assert (found.class_, "PUT /v1/credentials/s3" in found.hint) == ("source_gated", True)
+
+
+def test_pickles_are_unsafe_and_an_empty_prefix_is_no_model(read: Read) -> None:
+    assert error(read({"config.json": b"{}", "model.bin": b"\x80"}, "pickles")).class_ == "source_unsafe"
+    assert error(read({}, "nothing")).class_ == "source_not_found"
+
+
+def test_a_missing_bucket_is_not_found_and_a_server_that_is_away_is_asked_again(fetch: Fetch, s3_server: str) -> None:
+    source = {"kind": "s3", "uri": "s3://no-such-bucket/model"}
+    found = error(fetch(source, s3=KEYS, s3_endpoint_url=s3_server))
+    assert (found.class_, found.retryable) == ("source_not_found", False)
+    assert error(fetch(source, s3=KEYS, s3_endpoint_url="http://127.0.0.1:9")).retryable

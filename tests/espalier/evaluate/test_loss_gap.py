@@ -1,0 +1,122 @@
+"""`calibration.selection: loss_gap`: pruning reads what it always reads, recovery the windows that lost most."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from app.integrations.local.text import LocalText
+from app.integrations.shared.sources import Access
+from espalier.evaluate.perplexity import perplexity
+from espalier.recipe.base import fingerprint
+from espalier.reporter import Checkpoint, Message
+from espalier.session import Context
+from espalier.text.overlap import overlapping
+from tests.fixtures.jobs import KilledError
+from tests.fixtures.recovery import Recovery, recovery
+
+SAMPLES, LENGTH, CANDIDATES = 6, 32, 3
+
+
+def _job(folder: Path, llama: Path, texts: Path, selection: str = "loss_gap", **spec: Any) -> Recovery:
+    calibration = {
+        "dataset": {"kind": "local", "path": str(texts / "train.txt")}, "samples": SAMPLES,
+        "sequence_length": LENGTH, "selection": selection, "candidates": CANDIDATES,
+    }  # fmt: skip
+    fields: dict[str, Any] = {"calibration": calibration, "reconstruct": {"epochs": 1, "batch_size": 4}}
+    return recovery(folder, llama, texts / "train.txt", **fields | spec)
+
+
+def _gaps(context: Context, windows_NT: torch.Tensor) -> list[float]:
+    """How much the pruned-only model's loss is above the dense one's on every window, by two perplexities."""
+    pruned = type(context.weights)(
+        context.model_dir, [path for path in context.weights.overlays if "pruning" in str(path)]
+    )
+    losses = []
+    for weights in (pruned, context.dense):
+        with context.streamed.whole(weights) as model:
+            scores = [perplexity(model, window[None], device=context.device) for window in windows_NT]
+        losses.append(torch.tensor(scores, dtype=torch.float64).log())
+    gaps: list[float] = (losses[0] - losses[1]).tolist()
+    return gaps
+
+
+def test_reconstruction_reads_the_windows_with_the_largest_gaps(tmp_path: Path, llama: Path, texts: Path) -> None:
+    job = _job(tmp_path, llama, texts)
+    context = job.recover()
+    stored = load_file(tmp_path / job.stored["reconstructing", "picked"].path)
+    gaps, picked = stored["gaps"], stored["picked"]
+    assert (len(gaps), len(picked)) == (CANDIDATES * SAMPLES, SAMPLES)
+    left = [index for index in range(len(gaps)) if index not in picked.tolist()]
+    assert gaps[picked].min() >= gaps[left].max()
+    told = context.protocol["reconstructing"]
+    assert told["tokens"] == SAMPLES * LENGTH
+    assert told["loss_gap"]["picked"] == SAMPLES
+    assert told["loss_gap"]["mean_gap_of_picked"] > told["loss_gap"]["mean_gap_of_candidates"]
+    grid = context.text(context.request.spec.calibration.dataset).evaluation(length=LENGTH, max_windows=None)
+    assert min(abs(float(gaps.max()) - gap) for gap in _gaps(context, grid)) < 1e-9
+
+
+def test_pruning_reads_a_random_draw(tmp_path: Path, llama: Path, texts: Path) -> None:
+    jobs = [_job(tmp_path / name, llama, texts, name) for name in ("loss_gap", "random")]
+    contexts = [job.recover() for job in jobs]
+    masks = [job.files("pruning") for job in jobs]
+    assert all(
+        torch.equal(masks[0][block][name], masks[1][block][name]) for block in masks[0] for name in masks[0][block]
+    )
+    fitted = [job.stored["reconstructing", "block-00000"].sha256 for job in jobs]
+    assert fitted[0] != fitted[1]
+    assert contexts[0].protocol["calibration"] == contexts[1].protocol["calibration"]
+
+
+def test_a_killed_run_reads_the_same_windows_again(tmp_path: Path, llama: Path, texts: Path) -> None:
+    whole, killed = _job(tmp_path / "whole", llama, texts), _job(tmp_path / "killed", llama, texts)
+    whole.recover()
+
+    def fitted(message: Message) -> bool:
+        return isinstance(message, Checkpoint) and (message.phase, message.name) == ("reconstructing", "block-00000")
+
+    with pytest.raises(KilledError):
+        killed.recover(kill_at=fitted)
+    context = killed.recover()
+    assert not any(isinstance(item, Checkpoint) and item.name == "picked" for item in killed.messages)
+    last = ("reconstructing", "block-00001")
+    assert killed.stored[last].sha256 == whole.stored[last].sha256
+    assert context.protocol["reconstructing"] == whole.recover().protocol["reconstructing"]
+
+
+def test_windows_of_evaluation_are_never_picked(tmp_path: Path, llama: Path, texts: Path) -> None:
+    lines = (texts / "train.txt").read_text()
+    (tmp_path / "valid.txt").write_text(lines[: len(lines) // 2])
+    measured = {"dataset": {"kind": "local", "path": str(tmp_path / "valid.txt")}, "sequence_length": LENGTH}
+    job = _job(tmp_path, llama, texts, evaluate={"perplexity": [measured]})
+    calibration = job.spec.calibration.model_copy(update={"candidates": 64})  # more than there are
+    job.spec = job.spec.model_copy(update={"calibration": calibration})
+    context = job.recover()
+    every = context.text(calibration.dataset).evaluation(length=LENGTH, max_windows=None)
+    (item,) = context.request.spec.evaluate.perplexity
+    shared = overlapping(every, context.evaluation_windows(item))
+    assert 0 < int(shared.sum()) < len(every)
+    stored = load_file(tmp_path / "checkpoints/reconstructing/picked.safetensors")
+    assert len(stored["gaps"]) == len(every) - int(shared.sum())
+
+
+def test_retraining_reads_one_in_so_many_of_a_domain_s_windows(tmp_path: Path, llama: Path, texts: Path) -> None:
+    rows = [{"body": part} for part in (texts / "valid.txt").read_text().split("\n\n") if part]
+    (tmp_path / "domain.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    domain = {"kind": "local", "path": str(tmp_path / "domain.jsonl"), "column": "body"}
+    kept = LocalText(path=domain["path"], column="body").fetch(Access(tmp_path / "cache", roots=(tmp_path,)), "train")
+    retrain = {"trainable": ["norms"], "steps": 2, "batch_size": 2, "dataset": domain}
+    job = _job(tmp_path / "job", llama, texts, reconstruct=None, retrain=retrain)
+    job.texts[fingerprint(domain)] = str(kept.path)
+    told = job.recover().protocol["retraining"]
+    assert told["dataset"] == domain
+    assert told["text_sha256"] == kept.sha256
+    assert told["tokens_read"] == 2 * 2 * told["sequence_length"]
+    assert told["loss_gap"]["picked"] == told["loss_gap"]["candidates"] // CANDIDATES
+    assert told["loss_gap"]["mean_gap_of_picked"] > told["loss_gap"]["mean_gap_of_candidates"]

@@ -1,0 +1,61 @@
+"""When a result is called faster, in every place that tells of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.cli.report import facts
+from app.portal.numbers import comparisons
+from espalier.evaluate.speeds import regressions, speeds
+from tests.fixtures import rows
+
+NOISE = "no difference beyond noise"
+
+
+def latency(least: float, median: float, most: float, *, repeats: int = 5) -> dict[str, Any]:
+    """What `evaluate.latency` measures of one model: here reading and writing take the same time."""
+    spread = {"least": least, "median": median, "most": most}
+    return {"repeats": repeats} | {f"{name}_seconds_per_token": spread for name in ("prefill", "decode")}
+
+
+def report(dense: dict[str, Any] | None, result: dict[str, Any] | None) -> dict[str, Any]:
+    """A report with two timings."""
+    return rows.REPORT | {
+        "dense": rows.REPORT["dense"] | {"latency": dense},
+        "compressed": rows.REPORT["compressed"] | {"latency": result},
+    }
+
+
+@pytest.mark.parametrize(
+    ("dense", "result", "verdict", "words"),
+    [
+        (latency(0.040, 0.054, 0.060), latency(0.030, 0.038, 0.041), "none", NOISE),
+        (latency(0.040, 0.054, 0.060), latency(0.030, 0.038, 0.039), "better", "1.42 x as fast"),
+        (latency(0.030, 0.038, 0.039), latency(0.040, 0.054, 0.060), "worse", "0.70 x as fast"),
+        (latency(0.054, 0.054, 0.054), latency(0.054, 0.054, 0.054), "none", NOISE),
+        (latency(0.054, 0.054, 0.054, repeats=1), latency(0.010, 0.010, 0.010), "none", "told by 1 repeats"),
+    ],
+    ids=["overlapping", "faster", "slower", "equal", "one repeat"],
+)
+def test_a_result_is_faster_only_where_the_spreads_lie_apart(
+    dense: dict[str, Any], result: dict[str, Any], verdict: str, words: str
+) -> None:
+    whole = report(dense, result)
+    assert {speed.verdict for speed in speeds(whole)} == {verdict}
+    assert [row["verdict"] for row in regressions(speeds(whole))] == [verdict, verdict]
+    lines = [line for line in facts(whole) if line.startswith("speed")]
+    cells = [row.verdict for row in comparisons(whole) if row.unit == "milliseconds"]
+    assert len(lines) == len(cells) == 2
+    assert all(words in told for told in (*lines, *cells))
+    spread = f"({1e3 * result['decode_seconds_per_token']['least']:.3f} to"
+    assert all(spread in line for line in lines)
+    assert all(spread in row.texts[1] for row in comparisons(whole) if row.unit == "milliseconds")
+
+
+def test_what_was_timed_on_one_model_alone_has_no_verdict() -> None:
+    whole = report(None, latency(0.030, 0.038, 0.041))
+    assert speeds(whole) == []
+    row = next(row for row in comparisons(whole) if row.unit == "milliseconds")
+    assert (row.before, row.verdict) == (None, "")

@@ -1,0 +1,78 @@
+"""Seeds that depend on their purpose alone."""
+
+from __future__ import annotations
+
+import re
+import resource
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+import torch
+
+from espalier.model import numerics
+from espalier.model.numerics import derived_seed, generator
+
+
+def test_a_seed_depends_on_what_it_is_for_and_on_nothing_else() -> None:
+    first = torch.rand(4, generator=generator(0, "pruning", 3))
+    torch.rand(100)
+    assert torch.equal(torch.rand(4, generator=generator(0, "pruning", 3)), first)
+    assert len({derived_seed(seed, phase, block) for seed in range(3) for phase in "ab" for block in range(3)}) == 18
+
+
+def test_determinism_fills_no_fresh_memory() -> None:
+    """Filled pages stay with the process, up to the whole model: `tests/espalier/test_limits_numbers.py`."""
+    switch, before = cast("Any", torch.utils.deterministic), torch.are_deterministic_algorithms_enabled()
+    filling = switch.fill_uninitialized_memory
+    try:
+        numerics.be_deterministic(torch.get_num_threads())
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not switch.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(before)
+        switch.fill_uninitialized_memory = filling
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_computes_in_bfloat16_where_it_does_not_emulate_it(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert numerics.pick_compute_dtype("auto", torch.device("cuda")) == dtype
+    assert numerics.pick_compute_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+def test_the_narrow_type_crosses_to_a_device_and_is_cast_there() -> None:
+    moves: list[str] = []
+
+    class Noted:
+        def to(self, target: object) -> Noted:
+            moves.append(str(target))
+            return self
+
+    numerics.moved(cast("torch.Tensor", Noted()), torch.device("cuda"), torch.float32)
+    assert moves == ["cuda", "torch.float32"]
+
+
+WIDENED = re.compile(
+    r"\.(float|double)\(\)\.(cpu\(|to\(.*(device|cpu|cuda))|\.copy_\([\w.]*weights\.get\([^()]*(\[[^]]*\])?\)\)"
+)
+
+NARROWED = "score_OI.float().cpu()"
+"""Scores are float32 or float64."""
+
+
+def test_nothing_is_widened_before_it_crosses() -> None:
+    """To a device or back: float32 of a bfloat16 is twice as many bytes, and float64 four times."""
+    sources = list(Path(numerics.__file__).parents[1].rglob("*.py"))
+    lines = [f"{path.stem}: {line.strip()}" for path in sources for line in path.read_text().splitlines()]
+    assert len(lines) > 10_000
+    assert [line for line in lines if WIDENED.search(line) and NARROWED not in line] == []
+
+
+@pytest.mark.parametrize("bound", [2**30, resource.RLIM_INFINITY])
+def test_the_memory_of_the_host_is_what_this_process_may_have(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (bound, bound))
+    assert numerics.host_memory_bytes() == (2**30 if bound == 2**30 else psutil.virtual_memory().total)

@@ -1,0 +1,129 @@
+"""The learning rate that nobody has asked for: what it costs, what is told, and that a stopped search goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from espalier.memory import retraining
+from espalier.recipe.steps import Retrain
+from espalier.reporter import Checkpoint, Message
+from espalier.retrain import rate_search
+from espalier.retrain.ladder import ENOUGH, factor
+from espalier.retrain.train import Point, Trainer
+from tests.fixtures.jobs import KilledError
+from tests.fixtures.recovery import Recovery, recovery
+
+
+@pytest.fixture
+def advanced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every step that any trainer takes: how long its run is to be."""
+    seen: list[int] = []
+    advance = Trainer.advance
+
+    def counted(trainer: Trainer) -> Point:
+        seen.append(trainer.plan.steps)
+        return advance(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", counted)
+    return seen
+
+
+def _run(folder: Path, llama: Path, texts: Path, *, steps: int = 40, **spec: Any) -> Recovery:
+    retrain = {"steps": steps, "batch_size": 2, "trainable": ["norms"], **spec.pop("retrain", {})}
+    return recovery(folder, llama, texts / "train.txt", retrain=retrain, **spec)
+
+
+def test_trials_cost_at_most_half_of_the_training_and_are_told(
+    tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
+) -> None:
+    context = _run(tmp_path, llama, texts).recover()
+    told = context.protocol["retraining"]
+    trials = told["rate_search"]["trials"]
+    assert 3 <= len(trials) <= retraining.MOST_TRIALS
+    assert advanced.count(40) == 40
+    assert advanced.count(4) == 4 * len(trials) <= 20
+    losses = {row["factor"]: row["validation_loss"] for row in trials}
+    gains = {each: told["rate_search"]["start"] - loss for each, loss in losses.items()}
+    found = told["rate_search"]["factor"]
+    assert found == min(each for each, gain in gains.items() if gain >= ENOUGH * max(gains.values()))
+    assert told["learning_rates"] == {"norms": found * rate_search.BASE_RATES["norms"]}
+
+
+def test_a_factor_that_is_known_is_not_looked_for(
+    tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
+) -> None:
+    context = _run(tmp_path, llama, texts, retrain={"rate_factor": 0.316}).recover()
+    assert context.protocol["retraining"]["learning_rates"] == {"norms": 0.316 * rate_search.BASE_RATES["norms"]}
+    assert advanced == [40] * 40
+    with pytest.raises(ValidationError, match="not both"):
+        Retrain(rate_factor=0.316, learning_rate=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 8, 15])
+def test_a_short_training_takes_the_first_rung_untried(
+    tmp_path: Path, llama: Path, texts: Path, advanced: list[int], steps: int
+) -> None:
+    context = _run(tmp_path, llama, texts, steps=steps).recover()
+    assert context.protocol["retraining"]["rate_search"]["factor"] == factor(rate_search.FIRST)
+    assert len(advanced) == steps + 4 * (steps // 8)
+
+
+def test_trials_start_where_the_training_starts(tmp_path: Path, llama: Path, texts: Path) -> None:
+    searched = _run(tmp_path / "searched", llama, texts, steps=20)
+    rates = searched.recover().protocol["retraining"]["learning_rates"]
+    asked = _run(tmp_path / "asked", llama, texts, steps=20, retrain={"learning_rate": rates["norms"]})
+    asked.recover()
+    pair = [job.stored["retraining", "trained"].sha256 for job in (searched, asked)]
+    assert pair[0] == pair[1]
+
+
+@pytest.mark.deep
+def test_a_search_that_was_stopped_goes_on(
+    tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _run(tmp_path / "whole", llama, texts)
+    protocol = whole.recover().protocol["retraining"]
+    tried = len(protocol["rate_search"]["trials"])
+    killed = _run(tmp_path / "killed", llama, texts)
+
+    def trial(message: Message) -> bool:
+        return isinstance(message, Checkpoint) and message.name == "rate-search"
+
+    advanced.clear()
+    for _ in range(tried):
+        with pytest.raises(KilledError):
+            killed.recover(kill_at=trial)
+    assert advanced == [4] * 4 * tried, "no trial was done again"
+    monkeypatch.setattr("espalier.retrain.retrain.SAVE_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        killed.recover(kill_at=lambda message: isinstance(message, Checkpoint) and "state-00000007" in message.path)
+    assert killed.recover().protocol["retraining"] == protocol
+    assert killed.stored["retraining", "trained"].sha256 == whole.stored["retraining", "trained"].sha256
+
+
+@pytest.mark.deep
+def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
+    tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_search, "BASE_RATES", {**rate_search.BASE_RATES, "norms": 1e3})
+    monkeypatch.setattr(retraining, "MOST_TRIALS", 2)
+    context = _run(tmp_path, llama, texts, steps=400).recover()
+    told = context.protocol["retraining"]["rate_search"]
+    assert [row["validation_loss"] for row in told["trials"]] == [None, None]
+    assert [row["factor"] for row in told["trials"]] == [0.316, 0.1]
+    assert advanced.count(40) < 40
+
+
+def test_members_of_a_soup_share_one_search(tmp_path: Path, llama: Path, texts: Path, advanced: list[int]) -> None:
+    job = _run(tmp_path, llama, texts, soup={"members": 3})
+    context = job.recover()
+    assert context.protocol["retraining"]["learning_rates"].keys() == {"norms"}
+    trials = job.stored["retraining", "rate-search"].data["trials"]
+    assert advanced.count(4) == 4 * len(trials)
+    assert advanced.count(40) == 3 * 40
+    turns = [done.turn for done in context.phases if done.phase == "retraining"]
+    assert turns == ["", "member-1", "member-2", "member-3"]

@@ -1,0 +1,126 @@
+"""Memory limits: refused early with both numbers, and kept without changing a bit."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espalier import limits as room
+from espalier.diagnosis import classify
+from espalier.errors import NoRoomError
+from espalier.memory.shapes import Room
+from espalier.reporter import Done, Message
+from espalier.session import Context
+from tests.fixtures.jobs import LocalJob, local_job
+from tests.fixtures.tiny_models import VOCABULARY
+from workers import child
+
+
+def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Context]:
+    messages: list[Message] = []
+    context = Context(job.request().model_copy(update=limits), messages.append)
+    return child.compute(context), context
+
+
+def _measured(job: LocalJob) -> Room:
+    return room.measured(Context(job.request(), lambda _: None))
+
+
+@pytest.mark.parametrize("propagation", ["sequential", "dense"])
+def test_a_limit_changes_where_things_lie_and_no_bit(
+    propagation: str, tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: dict[str, Any] = {"propagation": propagation}
+    free = local_job(tmp_path / "free", llama, texts, **spec)
+    expected, _ = _attempt(free)
+    bound = local_job(tmp_path / "bound", llama, texts, **spec)
+    monkeypatch.setattr(room, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=5, model=50))
+    done, context = _attempt(bound, max_host_memory_bytes=42)
+    assert context.spill is not None
+    assert context.by_blocks
+    assert done.report["compressed"] == expected.report["compressed"]
+    assert done.report["dense"] == expected.report["dense"]
+    for name in ("model.safetensors", "masks.safetensors"):
+        assert (bound.artifact / name).read_bytes() == (free.artifact / name).read_bytes()
+
+
+def test_a_limit_below_one_block_is_refused_with_both_numbers(tmp_path: Path, texts: Path, llama: Path) -> None:
+    job = local_job(tmp_path, llama, texts)
+    with pytest.raises(NoRoomError) as caught:
+        _attempt(job, max_host_memory_bytes=2**28)
+    error = classify(caught.value, phase=None)
+    assert error.class_ == "host_oom"
+    assert not error.retryable
+    assert str(2**28) in error.message
+    (needed,) = re.findall(r"takes about (\d+)", error.message)
+    assert int(needed) > 2**28
+    assert needed in error.hint
+
+
+def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, llama: Path) -> None:
+    _, context = _attempt(local_job(tmp_path, llama, texts), max_host_memory_bytes=2**40)
+    assert context.spill is None
+    assert not context.by_blocks
+
+
+def test_retraining_needs_the_whole_model(
+    tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Room(process=10, outside=20, block=30, hidden=5, model=50, training=70)
+    monkeypatch.setattr(room, "measured", lambda _: there)
+    with pytest.raises(NoRoomError, match="retraining"):
+        _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=109)
+
+
+PARAMETERS = 2 * (3 * 32 * 64 + 2 * 32 * 32 + 2 * 32 * 16 + 2 * 32) + 32 + 2 * VOCABULARY * 32
+"""Of two blocks, the last norm, embeddings and head."""
+EDGES = 2 * (2 * 64 + 2 * 48 + 3 * 96)
+
+
+@pytest.mark.parametrize(
+    ("retrain", "expected"),
+    [
+        ({"trainable": ["norms", "mask_lora"], "rank": 2}, 4 * PARAMETERS + 20 * 2 * EDGES),
+        ({"method": "full"}, 21 * PARAMETERS),
+        ({"method": "full", "loss": "kl"}, 25 * PARAMETERS),
+        ({"trainable": ["norms"], "loss": "squarehead"}, 8 * PARAMETERS),
+    ],
+)
+def test_retraining_counts_what_moves_and_the_teacher(
+    retrain: dict[str, Any], expected: int, tmp_path: Path, texts: Path, llama: Path
+) -> None:
+    needed = _measured(local_job(tmp_path, llama, texts, retrain=retrain))
+    assert needed.training == expected
+
+
+def test_reconstruction_keeps_four_streams(
+    tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Room(process=10, outside=20, block=30, hidden=5, model=50)
+    monkeypatch.setattr(room, "measured", lambda _: there)
+    context = Context(local_job(tmp_path, llama, texts, reconstruct={}).request(), lambda _: None)
+    for limit, wrong in ((60, False), (59, True)):
+        context.request = context.request.model_copy(update={"max_host_memory_bytes": limit})
+        with pytest.raises(NoRoomError, match="hidden states") if wrong else nullcontext():
+            room.check(context)
+
+
+def test_a_cpu_job_says_that_it_ignores_the_device_limit(tmp_path: Path, texts: Path, llama: Path) -> None:
+    done, _ = _attempt(local_job(tmp_path, llama, texts), max_device_memory_bytes=1)
+    assert "device_limit_ignored" in [warning["code"] for warning in done.report["warnings"]]
+
+
+def test_gram_matrices_count(tmp_path: Path, texts: Path, llama: Path) -> None:
+    norms = _measured(local_job(tmp_path / "a", llama, texts))
+    gram = _measured(
+        local_job(
+            tmp_path / "b", llama, texts, prune={"method": "magnitude", "sparsity": 0.5, "update": {"kind": "alps"}}
+        )
+    )
+    # self_attn reads two inputs of 32, of one size; mlp one of 32 and one of 64.
+    assert gram.block - norms.block == 4 * (32**2 + 32**2 + 64**2) + 12 * 64**2
+    assert norms.hidden == 12 * 32 * 32 * 4

@@ -1,0 +1,251 @@
+"""Every trainable, loss and schedule on small random models: zeros, counts, and runs that were stopped."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+import torch
+
+from espalier import limits
+from espalier.errors import NoRoomError, TargetsError
+from espalier.evaluate.scoring import score_weights
+from espalier.model.weights import Weights
+from espalier.reporter import Checkpoint, Message
+from espalier.retrain import retrain, teacher
+from espalier.retrain.pace import pruning_distance
+from espalier.session import Context
+from tests.fixtures.jobs import KilledError
+from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.tiny_models import write_tiny_model
+
+RANK = 4
+SIDES = 2 * (2 * (32 + 32) + 2 * (16 + 32) + 3 * (64 + 32))
+"""Outputs and inputs of all matrices of the two Llama blocks: q, o; k, v; gate, up, down."""
+WEIGHTS = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32)
+TABLE = 384 * 32
+COUNTS: dict[str, int] = {
+    "norms": 5 * 32,
+    "embeddings": TABLE,
+    "head": RANK * (384 + 32),
+    **dict.fromkeys(("mask_lora", "scale_lora", "lora_prune", "lora", "spp"), RANK * SIDES),
+}
+"""Closed formulas for the untied Llama."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    kinds = {"llama": False, "opt": True, "gpt2": True, "qwen2": False}
+    return {family: write_tiny_model(folder / family, family, tied=tied) for family, tied in kinds.items()}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "train.txt"
+    path.write_text("\n\n".join(topics[key] for key in sorted(topics)[:8]))
+    return path
+
+
+def _run(
+    tmp_path: Path, model_dir: Path, text: Path, *, prune: dict[str, Any] | None = None, **fields: Any
+) -> Recovery:
+    settings = {"steps": 6, "batch_size": 2, "rank": RANK, "alpha": 8, "learning_rate": 0.01, **fields}
+    step = {"method": "magnitude", "sparsity": 0.5} if prune is None else prune
+    return recovery(tmp_path, model_dir, text, prune=[step], retrain=settings)
+
+
+def _pruned(context: Context) -> Weights:
+    return Weights(context.model_dir, [path for path in context.weights.overlays if "pruning" in str(path)])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])
+@pytest.mark.parametrize(
+    "kind", ["norms", "embeddings", "mask_lora", "scale_lora", "lora_prune", "lora", "spp", "full"]
+)
+def test_zeros_hold_and_something_moves(
+    tmp_path: Path, models: dict[str, Path], text: Path, family: str, kind: str
+) -> None:
+    fields: dict[str, Any] = {"method": "full"} if kind == "full" else {"trainable": [kind]}
+    context = _run(tmp_path, models[family], text, **fields).recover()
+    assert_zeros_hold(context.weights, context)
+    before = _pruned(context)
+    moved = {name for name in before.names if not torch.equal(before.get(name), context.weights.get(name))}
+    matrices = {matrix.tensor for matrix in context.streamed.layout.matrices}
+    if kind in {"norms", "embeddings", "lora"}:
+        assert not moved & matrices
+        assert bool(moved) == (kind != "lora")
+    else:
+        assert matrices <= moved
+        assert (moved == matrices) == (kind != "full")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("loss", ["kl", "squarehead"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "slr", "clr", "llr", "allr"])
+def test_zeros_hold_for_every_loss_and_schedule(
+    tmp_path: Path, models: dict[str, Path], text: Path, loss: str, schedule: str
+) -> None:
+    run = _run(
+        tmp_path, models["llama"], text, loss=loss, schedule=schedule, weight_decay=0.1,
+        trainable=["norms", "head", "embeddings", "spp"],
+    )  # fmt: skip
+    context = run.recover()
+    assert_zeros_hold(context.weights, context)
+    assert run.warnings.count("teacher_in_memory") == 0  # said by the check before the run, which this skips
+
+
+@pytest.mark.parametrize("kind", sorted(COUNTS))
+def test_trained_parameters_are_the_closed_formulas(
+    tmp_path: Path, models: dict[str, Path], text: Path, kind: str
+) -> None:
+    context = _run(tmp_path, models["llama"], text, steps=1, trainable=[kind]).recover()
+    assert context.trained == {"retraining": COUNTS[kind]}
+
+
+@pytest.mark.parametrize(("kind", "rank", "refusal"), [
+    ("spp", 17, "k_proj is only 16 x 32, too small for a rank of 17"),
+    ("head", 33, "lm_head is only 384 x 32, too small for a rank of 33"),
+])  # fmt: skip
+def test_a_rank_above_the_smaller_side_is_refused(
+    tmp_path: Path, models: dict[str, Path], text: Path, kind: str, rank: int, refusal: str
+) -> None:
+    with pytest.raises(TargetsError, match=refusal) as caught:
+        _run(tmp_path, models["llama"], text, steps=1, trainable=[kind], rank=rank).recover()
+    assert caught.value.hint == f"Ask for a rank of {rank - 1} at most."
+
+
+def test_full_training_counts_what_is_kept(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
+    context = _run(tmp_path, models["llama"], text, steps=1, method="full").recover()
+    assert context.trained == {"retraining": WEIGHTS // 2 + 2 * TABLE + 5 * 32}
+
+
+@pytest.mark.parametrize("kind", ["mask_lora", "scale_lora", "spp", "full"])
+def test_two_of_four_stays_two_of_four(tmp_path: Path, models: dict[str, Path], text: Path, kind: str) -> None:
+    fields: dict[str, Any] = {"method": "full"} if kind == "full" else {"trainable": [kind]}
+    pattern = {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}}
+    context = _run(tmp_path, models["qwen2"], text, prune=pattern, **fields).recover()
+    for matrix in context.streamed.layout.matrices:
+        weight_OI = matrix.view(context.weights.get(matrix.tensor))
+        assert int(weight_OI.reshape(len(weight_OI), -1, 4).count_nonzero(dim=2).max()) <= 2
+
+
+def _is_state(message: Message) -> bool:
+    return isinstance(message, Checkpoint) and message.path.endswith("state-00000003.safetensors")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "full", "weight_decay": 0.1},
+        {"trainable": ["scale_lora", "norms"], "schedule": "allr"},
+        {"trainable": ["spp", "embeddings", "head"], "loss": "kl"},
+        {"trainable": ["lora"], "accumulate": 2, "order_seed": 5},
+        {"trainable": ["lora_prune"], "loss": "squarehead", "gradient_checkpointing": True},
+    ],
+    ids=lambda fields: "-".join(str(value) for value in fields.values()),
+)
+def test_a_run_killed_mid_training_ends_with_the_same_bits(
+    tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(retrain, "SAVE_SECONDS", 0.0)
+    whole = _run(tmp_path / "whole", models["llama"], text, **fields)
+    whole.recover()
+    killed = _run(tmp_path / "killed", models["llama"], text, **fields)
+    with pytest.raises(KilledError):
+        killed.recover(kill_at=_is_state)
+    killed.recover()
+    assert [point.step for point in killed.metrics("training_loss")] == [3, 4, 5]
+    trained = [job.stored["retraining", "trained"].sha256 for job in (whole, killed)]
+    assert trained[0] == trained[1]
+
+
+def test_recomputed_activations_change_nothing(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
+    runs = [
+        _run(tmp_path / str(wish), models["opt"], text, gradient_checkpointing=wish).recover() for wish in (False, True)
+    ]
+    names = runs[0].weights.names
+    assert all(torch.equal(runs[0].weights.get(name), runs[1].weights.get(name)) for name in names)
+
+
+def test_tied_embeddings_stay_tied_and_a_tied_head_is_refused(
+    tmp_path: Path, models: dict[str, Path], text: Path
+) -> None:
+    for dtype in ("float32", "bfloat16"):
+        job = recovery(
+            tmp_path / dtype, models["opt"], text, compute_dtype=dtype,
+            retrain={"steps": 4, "batch_size": 2, "trainable": ["embeddings"], "learning_rate": 0.01},
+        )  # fmt: skip
+        context = job.recover()
+        assert context.trained == {"retraining": TABLE + 130 * 32}  # tokens, and OPT's positions with two to spare
+        with context.streamed.whole(context.weights) as model:
+            assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[operator]
+    with pytest.raises(TargetsError, match="shares its weight"):
+        _run(tmp_path / "head", models["opt"], text, trainable=["head"]).recover()
+
+
+def test_training_stops_early_with_the_best_state(
+    tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = iter([3.0, 2.0, 2.5, 2.2, 9.0, 9.0])
+    monkeypatch.setattr(retrain, "held_out_loss", lambda *_, **__: next(judged))
+    run = _run(tmp_path, models["llama"], text, steps=200, patience=2, trainable=["norms"])
+    context = run.recover()
+    curve = [(point.step, point.value) for point in run.metrics("validation_loss")]
+    assert curve == [(0, 3.0), (10, 2.0), (20, 2.5), (30, 2.2)]
+    told = context.protocol["retraining"]
+    assert (told["kept_step"], told["steps"], told["validation_loss"]) == (10, 30, 2.0)
+    assert told["tokens_read"] == 30 * 2 * told["sequence_length"], "what was read, not what was planned"
+
+
+def test_allr_starts_by_what_pruning_took(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
+    context = _run(tmp_path, models["llama"], text, steps=2, schedule="allr").recover()
+    distance, pruned = pruning_distance(context, context.before_pruning)
+    matrices = [context.dense.get(matrix.tensor).double() for matrix in context.streamed.layout.matrices]
+    lost = sum(
+        float((weight * ~context.mask(matrix.name)).square().sum())
+        for weight, matrix in zip(matrices, context.streamed.layout.matrices, strict=True)
+    )
+    assert distance == pytest.approx((lost / sum(float(weight.square().sum()) for weight in matrices)) ** 0.5)
+    assert pruned == pytest.approx(0.5, abs=0.01)
+    assert context.protocol["retraining"]["start"] == pytest.approx(distance / pruned**0.5)
+
+
+def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
+    tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path, models["llama"], text, loss="kl")
+    context = run.context()
+    teacher.check(context)
+    assert run.warnings == ["teacher_in_memory"]
+    monkeypatch.setattr(teacher, "free_bytes", lambda _: limits.training_bytes(context) - 1)
+    with pytest.raises(NoRoomError, match="holds the dense model") as refusal:
+        teacher.check(context)
+    assert refusal.value.class_ == "host_oom"
+    monkeypatch.undo()
+    needed = replace(limits.measured(context), text=0)  # of a tiny model the text is the most
+    monkeypatch.setattr(limits, "measured", lambda _: needed)
+    for limit, wrong in ((needed.least + needed.training, False), (needed.least + needed.training - 1, True)):
+        context.request = context.request.model_copy(update={"max_host_memory_bytes": limit})
+        with pytest.raises(NoRoomError, match="retraining") if wrong else nullcontext():
+            limits.check(context)
+
+
+def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
+    run = recovery(
+        tmp_path, models["llama"], text, output={"dtype": "float32"},
+        retrain={"steps": 6, "batch_size": 2, "trainable": ["head"], "rank": RANK, "learning_rate": 0.02},
+        evaluate={"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True},
+    )  # fmt: skip
+    context = run.recover()
+    trained = next(done.perplexity for done in context.phases if done.phase == "retraining")
+    assert trained is not None
+    merged = score_weights(context, context.weights)
+    assert merged["python-docs"] == pytest.approx(trained["python-docs"], rel=1e-5)
+    assert merged != score_weights(context, _pruned(context))

@@ -1,0 +1,260 @@
+"""An item that breaks whoever works on it waits and is given up in the end, and those of others pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
+
+from app.db.hook import HookDelivery, HookSource
+from app.db.job import Job
+from app.db.publication import Publication
+from app.db.queries import leases
+from app.db.session import clock
+from app.db.webhook import WebhookDelivery, WebhookEndpoint
+from app.platform import loops, outbound
+from app.platform.ids import new_id
+from app.queue import Doorbell
+from app.services.hooks import evaluation
+from app.services.tenancy.sealing import seal
+from app.settings import Settings
+from tests.fixtures.runs import Bench, job_fields
+from tests.workers.background.test_loops import FAULTS
+from tests.workers.lease.test_claim import worker
+from workers.background import reconcile
+from workers.background.deliver import Dispatcher
+from workers.background.hooks import Evaluator
+from workers.background.reconcile import Reconciler
+from workers.background.registries import RegistrySweep
+from workers.lease import endings
+from workers.messages import Published
+from workers.supervisor.publishing import Publisher
+
+IDS = [type(fault).__name__ for fault in FAULTS]
+
+
+# Items: one that breaks whoever works on it, and one of another project behind it.
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Keep the log of every fault from being drawn: that takes longer than the tests."""
+    with capture_logs():
+        yield
+
+
+def queued_webhook(session: Any, settings: Settings, project: str) -> str:
+    now = clock(session)
+    endpoint = WebhookEndpoint(
+        id=new_id("whk"), project_id=project, url=f"http://{project}.test/", events=["*"], description="", enabled=True,
+        disabled_reason=None, secret=seal(settings, "whsec_" + "A" * 32), old_secret=None, old_secret_until=None,
+        created_at=now, updated_at=now,
+    )  # fmt: skip
+    session.add(endpoint)
+    session.flush()
+    row = WebhookDelivery(
+        id=new_id("dlv"), endpoint_id=endpoint.id, project_id=project, message_id="evt", type="t", subject="job", seq=1,
+        body="{}", state="pending", attempts=0, next_at=now, locked_until=None, log=[], created_at=now,
+        delivered_at=None,
+    )  # fmt: skip
+    session.add(row)
+    return row.id
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+def test_a_webhook_that_breaks_us_is_given_up_in_the_end_and_others_are_delivered(
+    sqlite_bench: Bench, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = sqlite_bench.database
+    with database.unit_of_work() as session:
+        bad, good = (queued_webhook(session, sqlite_bench.settings, project) for project in ("prj-bad", "prj-good"))
+    monkeypatch.setattr(outbound, "post", _post(fault))
+    dispatcher = Dispatcher(database, sqlite_bench.settings)
+    assert dispatcher.dispatch(wait=True) == 2
+    for _ in range(loops.MOST_ATTEMPTS):
+        with database.unit_of_work() as session:
+            session.execute(update(WebhookDelivery).values(next_at=clock(session)))
+        dispatcher.dispatch(wait=True)
+    with database.reading() as session:
+        rows = {row.id: row for row in session.scalars(select(WebhookDelivery))}
+    assert (rows[good].state, rows[bad].state, rows[bad].attempts) == ("delivered", "failed", loops.MOST_ATTEMPTS)
+
+
+def _post(fault: BaseException) -> Callable[..., Any]:
+    def post(target: Any, *_: object, **__: object) -> outbound.Answer:
+        if "bad" in target.host:
+            raise fault
+        return outbound.Answer(204, None, "")
+
+    return post
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+def test_a_publication_that_breaks_us_is_given_up_in_the_end_and_others_are_done(
+    sqlite_bench: Bench, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = sqlite_bench.database
+    with database.unit_of_work() as session:
+        now = clock(session)
+        for project in ("prj_bad", "prj_good"):
+            job = Job(**(job_fields("steady", now) | {"project_id": project, "state": "succeeded"}))
+            session.add(job)
+            session.flush()
+            session.add(Publication(
+                id=f"pub_{project}", project_id=project, job_id=job.id, target={"kind": "s3", "uri": "s3://a/b"},
+                state="pending", attempts=0, next_at=now, locked_until=None, reference=None, error=None, created_at=now,
+                finished_at=None,
+            ))  # fmt: skip
+    publisher = Publisher(database, sqlite_bench.store, sqlite_bench.settings)
+
+    def publish(row: Publication, _stopping: object) -> Any:
+        if row.project_id == "prj_bad":
+            raise fault
+        return Published(target={"kind": "s3", "uri": "s3://a/b"}, reference="done")
+
+    monkeypatch.setattr(publisher, "_publish", publish)
+    for _ in range(8):
+        while publisher.work_once():
+            pass
+        with database.unit_of_work() as session:
+            session.execute(update(Publication).values(next_at=clock(session)))
+    with database.reading() as session:
+        states = {row.id: row.state for row in session.scalars(select(Publication))}
+    assert states == {"pub_prj_bad": "failed", "pub_prj_good": "succeeded"}
+
+
+@pytest.mark.parametrize("fault", [one for one in FAULTS if not isinstance(one, SystemExit)], ids=repr)
+def test_a_registry_event_that_breaks_us_is_given_up_in_the_end_and_others_are_evaluated(
+    sqlite_bench: Bench, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = sqlite_bench.database
+    with database.unit_of_work() as session:
+        bad, good = (_hook(session, project) for project in ("prj_bad", "prj_good"))
+
+    def evaluate(_session: Session, _database: Any, _settings: Any, delivery: HookDelivery) -> list[str]:
+        if delivery.id == bad:
+            raise fault
+        delivery.state = "evaluated"
+        return []
+
+    monkeypatch.setattr(evaluation, "_evaluate", evaluate)
+    evaluator = Evaluator(database, cast(Doorbell, None), sqlite_bench.settings)
+    for _ in range(loops.MOST_ATTEMPTS + 1):
+        while evaluator.work_once():
+            pass
+        with database.unit_of_work() as session:
+            session.execute(update(HookDelivery).values(next_at=clock(session)))
+    with database.reading() as session:
+        states = {row.id: row.state for row in session.scalars(select(HookDelivery))}
+    assert states == {bad: "failed", good: "evaluated"}
+
+
+def _source(session: Any, project: str) -> str:
+    now = clock(session)
+    source = HookSource(
+        id=new_id("src"), project_id=project, kind="mlflow", name="r", secret=None, old_secret=None,
+        old_secret_until=None, cursor=None, created_at=now, updated_at=now,
+    )  # fmt: skip
+    session.add(source)
+    session.flush()
+    return source.id
+
+
+def _hook(session: Any, project: str) -> str:
+    now = clock(session)
+    row = HookDelivery(
+        id=new_id("hkd"), source_id=_source(session, project), project_id=project, via="webhook",
+        dedupe_key=project, subject=None, body=None,
+        event={"kind": "mlflow", "event": "model_version.created", "model": "m"},
+        state="pending", attempts=0, next_at=now, error=None, received_at=now, evaluated_at=None,
+    )  # fmt: skip
+    session.add(row)
+    return row.id
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+def test_a_registry_that_breaks_us_is_looked_at_later_and_the_others_now(
+    sqlite_bench: Bench, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, looked = sqlite_bench.database, []
+    with database.unit_of_work() as session:
+        bad, good = (_source(session, project) for project in ("prj_bad", "prj_good"))
+    settings = sqlite_bench.settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:9"})
+    sweep = RegistrySweep(database, settings)
+
+    def look(source: HookSource) -> int:
+        looked.append(source.id)
+        if source.id == bad:
+            raise fault
+        return 0
+
+    monkeypatch.setattr(sweep, "_look_behind", look)
+    assert [sweep.look_once() for _ in range(3)] == [0, 0, None]
+    assert sorted(looked) == sorted([bad, good])
+    with database.reading() as session:
+        cursor = session.get_one(HookSource, bad).cursor
+    assert cursor is not None
+    assert cursor["broken"] == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+def test_a_lost_job_that_breaks_us_fails_in_the_end_and_others_are_recovered(
+    sqlite_bench: Bench, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, jobs = sqlite_bench.database, [sqlite_bench.add() for _ in range(2)]
+    with database.unit_of_work() as session:
+        for _ in jobs:
+            assert leases.claim(session, worker("wrk_gone"), lease_seconds=60)
+        session.execute(update(Job).values(lease_until=clock(session) - timedelta(seconds=1)))
+    real = endings.settle
+
+    def settle(session: Any, job: Job, *rest: Any, **named: Any) -> None:
+        if job.id == jobs[0]:
+            raise fault
+        real(session, job, *rest, **named)
+
+    monkeypatch.setattr(endings, "settle", settle)
+    healer = Reconciler(database, sqlite_bench.store, cast(Doorbell, None))
+    assert healer.recover() == 1
+    assert [sqlite_bench.job(job).state for job in jobs] == ["running", "queued"]
+    for _ in range(loops.MOST_ATTEMPTS):
+        healer._postponed = {job: (times, 0.0) for job, (times, _) in healer._postponed.items()}
+        healer.recover()
+    job = sqlite_bench.job(jobs[0])
+    assert job.error is not None
+    assert (job.state, job.error["class"]) == ("failed", "internal")
+
+
+def test_jobs_that_are_postponed_keep_no_place_before_the_others(
+    sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_MOST_AT_ONCE", 2)
+    jobs = sorted(sqlite_bench.add() for _ in range(3))
+    for job in jobs:
+        sqlite_bench.set(job, pending_until=datetime(2020, 1, 1, tzinfo=UTC))
+    healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(Doorbell, None))
+    healer._postponed = dict.fromkeys(jobs[:2], (1, time.monotonic() + 1000))
+    assert healer.expire() == 1
+    assert [sqlite_bench.job(job).state for job in jobs] == ["queued", "queued", "expired"]
+
+
+def test_a_step_that_breaks_does_not_keep_the_reconciler_from_the_others(
+    sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(Doorbell, None))
+    done: list[str] = []
+    for number, step in enumerate(("recover", "end_orphans", "wake", "expire", "mark_quotas", "deliver", "ring_again")):
+
+        def work(step: str = step, fault: BaseException = FAULTS[number]) -> None:
+            done.append(step)
+            raise fault
+
+        monkeypatch.setattr(healer, step, work)
+    healer.sweep()
+    assert len(done) == 7

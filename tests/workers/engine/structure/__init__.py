@@ -1,1 +1,0 @@
-"""Tests of structured pruning in the engine."""

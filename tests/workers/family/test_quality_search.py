@@ -1,0 +1,89 @@
+"""An objective bisects over child jobs and ends with the best one's files; the budget of trials is kept."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import reuse
+from espalier.recipe.objective import Objective, Trial
+from tests.fixtures.runs import Bench
+from tests.workers.supervisor.test_reuse import artifacts, reconciler
+from workers.family import quality_search
+from workers.supervisor.slot import Slot
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        ([], 0.5),  # the spec's own sparsity first
+        ([Trial(0.5, 0.01)], 0.725),  # kept: between it and the highest
+        ([Trial(0.5, 0.2)], 0.25),  # lost: between none and it
+        ([Trial(0.5, None)], 0.25),  # gave no model at all
+        ([Trial(0.5, 0.01), Trial(0.725, 0.2)], 0.6125),
+        ([Trial(0.5, 0.01), Trial(0.505, 0.2)], None),  # closer than the tolerance
+        ([Trial(0.945, 0.01), Trial(0.5, 0.2)], None),  # one that lost below the best says nothing
+        ([Trial(0.1, 0.2)] * 6, None),  # the budget is spent
+    ],
+)
+def test_the_next_trial_halves_what_is_open(trials: list[Trial], expected: float | None) -> None:
+    assert Objective(max_relative_perplexity_increase=0.05).next(trials, 0.5) == expected
+
+
+def run(bench: Bench, **objective: Any) -> Job:
+    """The scripted perplexity is 10 + sparsity ** 2: a bound of x is kept up to sqrt(10 x)."""
+    spec = {
+        "prune": {"method": "magnitude", "sparsity": 0.5},
+        "objective": {"max_relative_perplexity_increase": 0.04, **objective},
+    }
+    source = {"kind": "local", "path": "/scripts/measures"}
+    job_id = bench.add("measures", request={"source": source, "spec": spec, "reuse": "auto"}, resolved_spec=None)
+    slot = Slot(bench.services)
+    while slot.work_once() or reconciler(bench).wake():
+        pass
+    return bench.job(job_id)
+
+
+def test_the_highest_sparsity_that_keeps_the_bound_is_found_within_the_budget(sqlite_bench: Bench) -> None:
+    job = run(sqlite_bench, max_trials=8)
+    assert job.state == "succeeded", job.error
+    assert job.report is not None
+    found = job.report["objective"]
+    assert 0.4**0.5 - 0.01 <= found["sparsity"] <= 0.4**0.5
+    with sqlite_bench.database.reading() as session:
+        made = [child.id for child in reuse.children(session, job.id)]
+    assert [trial["job_id"] for trial in found["trials"]] == made
+    assert len(made) <= 8
+    assert [trial["kept"] for trial in found["trials"]][:2] == [True, False]
+    theirs = {name: row.key for name, row in artifacts(sqlite_bench, found["job_id"]).items()}
+    assert {name: row.key for name, row in artifacts(sqlite_bench, job.id).items()} == theirs != {}
+    assert job.reused_from == found["job_id"]
+
+
+def test_a_bound_that_nothing_keeps_fails_with_what_was_tried(sqlite_bench: Bench) -> None:
+    job = run(sqlite_bench, max_relative_perplexity_increase=1e-9, max_trials=2)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert "50.0%, 25.0%" in job.error["message"]
+
+
+def test_a_best_trial_that_is_deleted_is_tried_again(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = quality_search.take
+    deleted: list[str] = []
+
+    def delete_first(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
+        if not deleted:
+            deleted.append(winner_id)
+            session.delete(session.get_one(Job, winner_id))
+            session.flush()
+        take(session, job, winner_id, told, now)
+
+    monkeypatch.setattr(quality_search, "take", delete_first)
+    job = run(sqlite_bench, max_trials=1)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert job.reused_from not in {None, *deleted}
+    assert artifacts(sqlite_bench, job.id)

@@ -1,0 +1,185 @@
+"""A GPU that a job lost: no other job is spent on it before it answers again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from structlog.testing import capture_logs
+
+from app.db.job import Worker
+from tests.fixtures.patience import Patience
+from tests.fixtures.processes import running
+from tests.fixtures.runs import SCRIPTED, Bench
+from workers.processes import device
+from workers.processes.process import Child
+from workers.supervisor.slot import Slot
+
+
+class Card:
+    """A GPU that answers once it is mended, and notes how often it was asked."""
+
+    def __init__(self, bench: Bench, folder: Path) -> None:
+        self._asked, self._mended = folder / "asked", folder / "mended"
+        words = "echo RuntimeError: No CUDA GPUs are available >&2"
+        self.answers(bench, f"echo . >> {self._asked}; test -e {self._mended} || {{ {words}; exit 1; }}")
+
+    def answers(self, bench: Bench, script: str) -> None:
+        """Put a line of shell in the place of what asks a GPU."""
+        settings = bench.settings.model_copy(update={"device": "cuda"})
+        commands = replace(SCRIPTED, device=("sh", "-c", script))
+        bench.services = replace(bench.services, settings=settings, commands=commands)
+
+    @property
+    def asked(self) -> int:
+        return len(self._asked.read_text().split()) if self._asked.exists() else 0
+
+    def mend(self) -> None:
+        self._mended.touch()
+
+
+@pytest.fixture
+def card(sqlite_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Card:
+    monkeypatch.setattr(device, "FIRST_PAUSE_SECONDS", 0.01)
+    return Card(sqlite_bench, tmp_path)
+
+
+@pytest.fixture
+def slot(sqlite_bench: Bench, card: Card) -> Iterator[Slot]:
+    """A slot whose first job lost the device, and a second job that waits."""
+    made = Slot(sqlite_bench.services)
+    lost = sqlite_bench.add("loses-its-device")
+    assert made.work_once()
+    assert sqlite_bench.job(lost).failures == {"device_lost": 1}
+    sqlite_bench.set(lost, state="paused")
+    yield made
+    made.close()
+
+
+def row(bench: Bench) -> Worker:
+    with bench.database.reading() as session:
+        return session.scalars(select(Worker)).one()
+
+
+def look_until(slot: Slot, card: Card, *, asked: int) -> None:
+    patience = Patience(30)
+    while card.asked < asked:
+        assert not slot.work_once()
+        patience.pause(0.01, card.asked)
+
+
+def test_nothing_is_claimed_before_the_device_answers(sqlite_bench: Bench, card: Card, slot: Slot) -> None:
+    waiting = sqlite_bench.add()
+    with capture_logs() as lines:
+        look_until(slot, card, asked=3)
+    assert sqlite_bench.job(waiting).attempt == 0
+    found = row(sqlite_bench)
+    assert (found.job_id, found.device_lost_at is not None) == (None, True)
+    told = [(line["reason"], line["pause_seconds"]) for line in lines if "pause_seconds" in line]
+    assert told[:2] == [("RuntimeError: No CUDA GPUs are available", 0.01), (told[0][0], 0.02)]
+    seen_at, lost_at = found.seen_at, found.device_lost_at
+    card.mend()
+    patience = Patience(30)
+    while not slot.work_once():
+        patience.pause(0.01, sqlite_bench.job(waiting).state)
+        assert row(sqlite_bench).device_lost_at in {None, lost_at}
+    assert sqlite_bench.job(waiting).state == "succeeded"
+    found = row(sqlite_bench)
+    assert found.device_lost_at is None
+    assert found.seen_at > seen_at
+    asked = card.asked
+    assert not slot.work_once()
+    assert card.asked == asked, "a device that answers is believed"
+
+
+def test_a_device_that_does_not_answer_is_left_alone_for_a_while(
+    sqlite_bench: Bench, card: Card, slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "FIRST_PAUSE_SECONDS", 3600.0)
+    patience = Patience(30)
+    with capture_logs() as lines:
+        while not lines:
+            assert not slot.work_once()
+            patience.pause(0.01, card.asked)
+    seen_at = row(sqlite_bench).seen_at
+    for _ in range(5):
+        assert not slot.work_once()
+        time.sleep(0.02)
+    assert card.asked == 1
+    assert row(sqlite_bench).seen_at > seen_at
+
+
+def test_a_device_that_does_not_answer_at_all_is_given_up_each_time(
+    sqlite_bench: Bench, card: Card, slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "ANSWER_SECONDS", 0.1)
+    card.answers(sqlite_bench, "sleep 777")
+    slot = Slot(sqlite_bench.services)
+    lost = sqlite_bench.add("loses-its-device")
+    assert slot.work_once()
+    sqlite_bench.set(lost, state="paused")
+    patience, told = Patience(30), 0
+    with capture_logs() as lines:
+        while told < 2:
+            assert not slot.work_once()
+            told = sum(line.get("reason") == "no answer within 0.1 s" for line in lines)
+            patience.pause(0.01, lines)
+    slot.close()
+    assert running("sleep 777") == []
+
+
+def test_a_question_that_the_kernel_keeps_is_not_asked_a_second_time(
+    sqlite_bench: Bench, card: Card, slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "ANSWER_SECONDS", 0.05)
+    with monkeypatch.context() as kernel:
+        kernel.setattr(Child, "kill", lambda _child: False)
+        kernel.setattr(Child, "finished", False)
+        look_until(slot, card, asked=1)
+        for _ in range(10):
+            assert not slot.work_once()
+            time.sleep(0.02)
+        assert card.asked == 1
+    look_until(slot, card, asked=2)
+
+
+def test_a_worker_on_a_cpu_goes_on(sqlite_bench: Bench, card: Card) -> None:
+    settings = sqlite_bench.settings.model_copy(update={"device": "cpu"})
+    sqlite_bench.services = replace(sqlite_bench.services, settings=settings)
+    slot = Slot(sqlite_bench.services)
+    lost, next_one = sqlite_bench.add("loses-its-device"), sqlite_bench.add()
+    assert slot.work_once()
+    assert slot.work_once()
+    assert (sqlite_bench.job(lost).attempt, sqlite_bench.job(next_one).state) == (1, "succeeded")
+    assert (card.asked, row(sqlite_bench).device_lost_at) == (0, None)
+
+
+def test_a_scratch_folder_that_takes_nothing_is_no_answer(sqlite_bench: Bench, card: Card, slot: Slot) -> None:
+    scratch = sqlite_bench.settings.scratch
+    scratch.rename(scratch.with_name("away"))
+    scratch.touch()
+    with capture_logs() as lines:
+        assert not slot.work_once()
+    assert [line["reason"] for line in lines] == ["it cannot be asked: File exists"]
+    assert row(sqlite_bench).device_lost_at is not None
+    scratch.unlink()
+    look_until(slot, card, asked=1)
+
+
+def test_a_worker_that_ends_takes_its_question_along(sqlite_bench: Bench, card: Card) -> None:
+    card.answers(sqlite_bench, "sleep 778")
+    lost = sqlite_bench.add("loses-its-device")
+    with sqlite_bench.slot():
+        sqlite_bench.wait_for_event(lost, "job.attempt_failed")
+        patience = Patience(30)
+        while not running("sleep 778"):
+            patience.pause(0.02, "the device is asked")
+    assert running("sleep 778") == []
+
+
+def test_pauses_grow_to_five_minutes() -> None:
+    assert [device.pause_seconds(failures) for failures in range(1, 8)] == [10, 20, 40, 80, 160, 300, 300]

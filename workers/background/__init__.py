@@ -1,0 +1,1 @@
+"""What goes on beside jobs: deliveries, publications, polls, healing, clearing up."""

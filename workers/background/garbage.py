@@ -1,0 +1,109 @@
+"""What nobody needs any more: files that no row names, unfinished uploads, old keys, messages and worker rows."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Final
+
+import structlog
+from sqlalchemy import delete, select
+
+from app.db.job import IdempotencyKey, Job, Outbox, Worker
+from app.db.lifecycle import TERMINAL
+from app.db.queries import reuse
+from app.db.result import Artifact
+from app.db.reuse import PhaseResult
+from app.db.session import Database, clock
+from app.services.idempotency import KEPT
+from app.storage.base import ObjectStore
+from workers.background import stale
+
+GARBAGE_AGE: Final = timedelta(days=1)
+"""Younger files may belong to an attempt that is about to commit them."""
+CHECKPOINT_AGE: Final = timedelta(days=7)
+"""How long the checkpoints of a job that ended without success are kept for another try."""
+PHASE_GRACE: Final = timedelta(hours=1)
+"""A phase result that was used so lately may be on its way to a worker."""
+_PHASE_KEY = re.compile(r"projects/[^/]+/phases/[^/]+/.+")
+_KEY = re.compile(r"projects/[^/]+/jobs/(?P<job>[^/]+)/(?:a\d+|checkpoints)/.+")
+
+log = structlog.get_logger(__name__)
+
+
+def collect(database: Database, store: ObjectStore) -> int:
+    """Delete what is old and named by nobody; return how many files of the store."""
+    stale.abort_uploads(database, store)
+    stale.end_ownerless(database)
+    with database.unit_of_work() as session:
+        now = clock(session)
+        session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
+        session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
+        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))
+    ages = {stored.key: now - stored.modified_at for stored in store.list("projects/")}
+    gone = stale.collect_ownerless(database, store, ages)
+    old = [key for key, age in ages.items() if age > GARBAGE_AGE and key not in gone]
+    removed = len(gone) + store.delete_unfinished(now - GARBAGE_AGE)
+    removed += _collect_phases(database, store, old)
+    removed += stale.collect_parts(database, store, old)
+    for job_id, keys in groupby(filter(_KEY.fullmatch, old), key=_job_of):
+        found = list(keys)
+        named = _named(database, job_id, found, now)
+        for key in found:
+            if key not in named:
+                store.delete(key)
+                removed += 1
+    if removed:
+        log.info("files that no row names removed", count=removed)
+    return removed
+
+
+def evict_phase_results(
+    database: Database, store: ObjectStore, *, max_bytes: int, grace: timedelta = PHASE_GRACE
+) -> int:  # fmt: skip
+    """Delete the least recently used phase results until they are below their cap; return how many."""
+    with database.unit_of_work() as session:
+        excess = reuse.stored_bytes(session) - max_bytes
+        rows = reuse.evictable(session, excess=excess, unused_since=clock(session) - grace)
+        keys = [str(row.document["key"]) for row in rows]
+        for row in rows:
+            session.delete(row)
+    # The rows go first: a job that looks between the two finds nothing, and computes.
+    for key in keys:
+        store.delete(key)
+    if keys:
+        log.info("phase results evicted", count=len(keys))
+    return len(keys)
+
+
+def _collect_phases(database: Database, store: ObjectStore, old: list[str]) -> int:
+    """Delete what an attempt stored of a phase and never wrote down; return how many files."""
+    removed = 0
+    for phase_key, keys in groupby(filter(_PHASE_KEY.fullmatch, old), key=lambda key: key.split("/")[3]):
+        with database.reading() as session:
+            documents = session.scalars(select(PhaseResult.document).where(PhaseResult.key == phase_key))
+            named = {document["key"] for document in documents}
+        for key in keys:
+            if key not in named:
+                store.delete(key)
+                removed += 1
+    return removed
+
+
+def _job_of(key: str) -> str:
+    match = _KEY.fullmatch(key)
+    assert match is not None
+    return match["job"]
+
+
+def _named(database: Database, job_id: str, keys: list[str], now: datetime) -> set[str]:
+    """The keys that a job still needs: one look per job, not per file."""
+    with database.reading() as session:
+        # Another job may point at the files of one that is gone.
+        named = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
+        job = session.get(Job, job_id)
+    if job is None:
+        return named
+    ended = job.state in TERMINAL and job.finished_at is not None and job.finished_at < now - CHECKPOINT_AGE
+    return named if ended else named | {checkpoint["key"] for checkpoint in job.checkpoints}

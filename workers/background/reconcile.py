@@ -1,0 +1,200 @@
+"""Heals what was missed: dead leases, unheard bells, the outbox, limits that ran out, files that no row names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from app.db.job import Job, Outbox
+from app.db.queries import leases, measures, reuse, shares, tenancy
+from app.db.session import Database, clock
+from app.platform import loops
+from app.queue import Doorbell
+from app.services.jobs import children
+from app.settings import Settings
+from app.storage.base import ObjectStore
+from workers.background import garbage, retention
+from workers.lease import endings
+from workers.lease.retries import lost_worker
+
+UNHEARD_SECONDS = 3.0
+LONGEST_PAUSE_SECONDS = 300.0
+"""Between bells that nobody hears: without a worker they would fill the broker."""
+_MOST_AT_ONCE = 100
+"""Jobs that one transaction heals."""
+FIRST_COLLECT_SECONDS, COLLECT_SECONDS = 60.0, 3600.0
+TELL_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """One sweep after the other, by whoever leads."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        doorbell: Doorbell,
+        *,
+        phase_store_max_bytes: int = 2**62,
+        settings: Settings | None = None,
+    ) -> None:
+        self._database, self._store, self._doorbell = database, store, doorbell
+        self._phase_store_max_bytes = phase_store_max_bytes
+        self._settings = settings
+        """How long things are kept; None: for ever."""
+        self._bells: dict[str, tuple[float, float]] = {}
+        """Worker class -> when it is rung for next, and the pause that follows."""
+        self._capped: list[str] | None = None
+        """Projects whose queued jobs are marked as waiting for their quota; None before the first look."""
+        self._postponed: dict[str, tuple[int, float]] = {}
+        """Job that could not be healed -> how often, and when it is tried again."""
+        self._collect_at = time.monotonic() + FIRST_COLLECT_SECONDS
+        self._tell_at = 0.0
+
+    def sweep(self) -> None:
+        """Heal everything once; each kind in its own short transactions, and whatever the others raise."""
+        steps: list[Callable[[], object]] = [
+            self.recover, self.end_orphans, self.wake, self.expire, self.mark_quotas, self.deliver, self.ring_again,
+        ]  # fmt: skip
+        if time.monotonic() > self._collect_at:
+            self._collect_at = time.monotonic() + COLLECT_SECONDS
+            steps.append(self.collect_garbage)
+        loops.each("reconciler", [*steps, self.tell], lambda step: step(), spoiled=lambda _: None)
+
+    def tell(self) -> None:
+        """Write down, every few seconds, that somebody leads: who watches sees when nobody does."""
+        if time.monotonic() > self._tell_at:
+            self._tell_at = time.monotonic() + TELL_SECONDS
+            with self._database.unit_of_work() as session:
+                measures.note_sweep(session)
+
+    def recover(self) -> int:
+        """Take jobs from workers that stopped beating; return how many."""
+
+        def take(session: Session, job: Job, now: datetime) -> None:
+            log.warning("worker lost", job_id=job.id, worker_id=job.worker_id, attempt=job.attempt)
+            job.fence += 1  # whatever the old holder still writes, it finds no row
+            phase = job.phase
+            endings.settle(session, job, lost_worker(phase), now=now)  # type: ignore[arg-type]
+
+        return len(self._heal(leases.abandoned, take))
+
+    def wake(self) -> int:
+        """Let jobs go on that waited for others; return how many."""
+        woken = self._heal(lambda _now: reuse.due(), lambda session, job, now: endings.wake(session, job, now=now))
+        for worker_class in {job.worker_class for job in woken}:
+            self._doorbell.ring(worker_class)
+        return len(woken)
+
+    def end_orphans(self) -> int:
+        """Cancel the children of jobs that ended without success; return how many."""
+        ended = self._heal(
+            lambda _now: reuse.orphans(), lambda session, job, now: children.cancel(session, job, now=now)
+        )
+        return len(ended)
+
+    def expire(self) -> int:
+        """End jobs that waited longer than they may, queued or paused; return how many."""
+        return len(self._heal(leases.overdue, lambda session, job, now: endings.expire(session, job, now=now)))
+
+    def _heal(
+        self, find: Callable[[datetime], Select[Job]], heal: Callable[[Session, Job, datetime], None]
+    ) -> list[Job]:
+        """Find and lock jobs, and heal them in one transaction; one by one when that breaks on one of them."""
+        try:
+            with self._database.unit_of_work() as session:
+                now = clock(session)
+                jobs = self._locked(session, find(now))
+                for job in jobs:
+                    heal(session, job, now)
+        except BaseException as error:  # noqa: BLE001 - one job's fault is not the others'
+            loops.note("reconciler", error)
+            return self._heal_alone(find, heal)
+        return jobs
+
+    def _heal_alone(
+        self, find: Callable[[datetime], Select[Job]], heal: Callable[[Session, Job, datetime], None]
+    ) -> list[Job]:
+        healed: list[Job] = []
+
+        def alone(job_id: str) -> None:
+            with self._database.unit_of_work() as session:
+                now = clock(session)
+                for job in self._locked(session, find(now).where(Job.id == job_id)):
+                    heal(session, job, now)
+                    healed.append(job)
+
+        with self._database.unit_of_work() as session:
+            found = [job.id for job in self._locked(session, find(clock(session)))]
+        loops.each("reconciler", found, alone, spoiled=self._postpone)
+        return healed
+
+    def _locked(self, session: Session, query: Select[Job]) -> list[Job]:
+        """Lock the oldest of those that a query finds and nobody has postponed."""
+        later = [job_id for job_id, (_, until) in self._postponed.items() if until > time.monotonic()]
+        query = query.where(Job.id.not_in(later)).order_by(Job.id).limit(_MOST_AT_ONCE)
+        return list(session.scalars(query.with_for_update(skip_locked=True, of=Job)))
+
+    def _postpone(self, job_id: str) -> None:
+        """Leave a job alone for a while that breaks whoever heals it; in the end it fails, as a fault of ours."""
+        times = self._postponed.get(job_id, (0, 0.0))[0] + 1
+        self._postponed[job_id] = times, time.monotonic() + loops.delay_seconds(times)
+        if times >= loops.MOST_ATTEMPTS:
+            with self._database.unit_of_work() as session:
+                endings.give_up(session, job_id, now=clock(session))
+            del self._postponed[job_id]
+
+    def mark_quotas(self) -> None:
+        """Let queued jobs say whether a pause, a worker or their project's quota is what they wait for."""
+        with self._database.reading() as session:
+            now = clock(session)
+            capped, rested = (
+                tenancy.capped(session, now),
+                session.scalar(select(Job.id).where(*tenancy.rested(now)).limit(1)),
+            )
+        if capped != self._capped or capped or rested:
+            with self._database.unit_of_work() as session:
+                tenancy.mark_waiting(session, capped, now)
+            self._capped = capped
+
+    def deliver(self) -> int:
+        """Send what the outbox holds: bells that the API had no time to ring; return how many."""
+        with self._database.unit_of_work() as session:
+            query = select(Outbox).where(Outbox.sent_at.is_(None)).order_by(Outbox.id).limit(500)
+            rows = list(session.scalars(query.with_for_update(skip_locked=True)))
+            now = clock(session) if rows else None
+            for row in rows:
+                row.sent_at = now
+            classes = {str(row.payload.get("worker_class", "default")) for row in rows}
+        # At most once is enough for a bell: the next sweep rings for whatever was not heard.
+        loops.each("reconciler", classes, self._doorbell.ring, spoiled=lambda _: None)
+        return len(rows)
+
+    def ring_again(self) -> None:
+        """Ring for classes whose queued jobs nobody has taken, with growing pauses."""
+        with self._database.reading() as session:
+            now = clock(session)
+            waiting = leases.unheard(session, now, older_than_seconds=UNHEARD_SECONDS)
+        now_seconds = time.monotonic()
+        self._bells = {name: bell for name, bell in self._bells.items() if name in waiting}
+        for worker_class in waiting:
+            due, pause = self._bells.get(worker_class, (0.0, UNHEARD_SECONDS))
+            if now_seconds > due:
+                self._bells[worker_class] = (now_seconds + pause, min(pause * 2, LONGEST_PAUSE_SECONDS))
+                self._doorbell.ring(worker_class)
+
+    def collect_garbage(self) -> int:
+        """Delete what nobody needs any more; return how many files of the store."""
+        with self._database.unit_of_work() as session:
+            shares.forget(session, now=clock(session))
+        if self._settings is not None:
+            retention.forget(self._database, self._settings)
+        evicted = garbage.evict_phase_results(self._database, self._store, max_bytes=self._phase_store_max_bytes)
+        return evicted + garbage.collect(self._database, self._store)

@@ -1,1 +1,0 @@
-"""The engine: a library that compresses a model block by block, without web, queue or database."""

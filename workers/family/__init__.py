@@ -1,0 +1,1 @@
+"""Jobs that let other jobs do a part of their work."""

@@ -1,0 +1,118 @@
+"""A job that lets others do a part of it: it makes them, waits without a slot, and goes on with what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.lifecycle import TERMINAL
+from app.db.queries import reuse
+from app.db.result import Artifact
+from app.db.session import Database
+from app.services.jobs import children
+from app.storage.base import ObjectStore
+from espalier.recipe.hashes import SHARED_PHASES
+from espalier.recipe.spec import CompressionSpec
+from espalier.reporter import ErrorInfo
+from espalier.search.soup_members import member_specs
+from workers.lease import endings
+from workers.lease.retries import JobFailed
+
+FEWEST_MEMBERS = 2
+"""An average of one is no average."""
+SEARCH: Final = ("retraining", "rate-search")
+"""Phase and name of the checkpoint whose factor of the base rates is every member's."""
+PICKED: Final = ("retraining", "picked")
+"""Phase and name of the text that every member reads."""
+
+
+class Family:
+    """The children of one job, as one attempt finds them."""
+
+    def __init__(self, database: Database, store: ObjectStore, job: Job) -> None:
+        self._database, self._store, self._job = database, store, job
+
+    @cached_property
+    def children(self) -> list[Job]:
+        """In the order in which they were made."""
+        with self._database.reading() as session:
+            return reuse.children(session, self._job.id)
+
+    def check(self) -> None:
+        """Raise Handover while one of them is not over."""
+        if any(child.state not in TERMINAL for child in self.children):
+            raise endings.Handover(lambda session, job, now: endings.wait(session, job, now=now))
+
+    def member_dirs(self, workspace: Path, *, between: Callable[[], None]) -> list[str]:
+        """Download the models that the members of a soup have made; JobFailed when too few of them have."""
+        if self.children and len(self._done) < FEWEST_MEMBERS:
+            raise JobFailed(self._lost())
+        return [
+            str(self._download(child.id, workspace / f"members/{n}", between)) for n, child in enumerate(self._done)
+        ]
+
+    @property
+    def trained(self) -> int:
+        """How many parameters each finished member has trained: the same ones, so the same number."""
+        told = [(child.report or {}).get("trained_parameters", {}) for child in self._done]
+        return max((trained.get("count", 0) for trained in told), default=0)
+
+    def missing(self) -> list[str]:
+        """What to say of children that did not succeed."""
+        lost = [child for child in self.children if child.state != "succeeded"]
+        return [f"{child.name} ({child.id}) is {child.state} and left out." for child in lost]
+
+    @property
+    def _done(self) -> list[Job]:
+        return [child for child in self.children if child.state == "succeeded"]
+
+    def _download(self, job_id: str, folder: Path, between: Callable[[], None]) -> Path:
+        with self._database.reading() as session:
+            query = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(("model", "mask")))
+            files = list(session.scalars(query))
+        if not files:  # deleted a moment ago: look again at who is there
+            raise endings.Handover(lambda session, job, now: endings.wait(session, job, now=now))
+        for file in files:
+            between()
+            self._store.get_file(file.key, folder / file.name, file.sha256)
+        return folder
+
+    def _lost(self) -> ErrorInfo:
+        first = next((child for child in self.children if child.state != "succeeded"), None)
+        if first is None:
+            return ErrorInfo(
+                class_="invalid_spec", retryable=False, phase="retraining", message="members of the soup were deleted",
+                hint="Delete the others too and retry this job: it makes all of them again.",
+            )  # fmt: skip
+        error = first.error or {}
+        return ErrorInfo.model_validate(
+            {
+                "class": error.get("class", "internal"), "retryable": False, "phase": "retraining",
+                "message": f"{first.name} ({first.id}) is {first.state}: {error.get('message', 'no error of its own')}",
+                "hint": error.get("hint") or "Retry this job: its children that did not succeed are tried again.",
+            }
+        )  # fmt: skip
+
+
+def spawn_members(session: Session, job: Job, now: datetime) -> None:
+    """Let a locked parent go and make the members of its soup, each from the weights that the parent has stored."""
+    if endings.granted(session, job, now=now):
+        return
+    spec = CompressionSpec.model_validate(job.resolved_spec)
+    stored = [{**item, "origin": job.id} for item in job.checkpoints if _is_for_all(item["phase"], item["name"])]
+    searches = [item["data"] for item in job.checkpoints if (item["phase"], item["name"]) == SEARCH]
+    factor = searches[0]["factor"] if searches else None
+    for number, member in enumerate(member_specs(spec, factor), start=1):
+        children.add(session, job, member, name=f"{job.name} member {number}", checkpoints=stored, now=now)
+    endings.wait(session, job, now=now)
+
+
+def _is_for_all(phase: str, name: str) -> bool:
+    return phase in SHARED_PHASES or (phase, name) == PICKED

@@ -1,0 +1,168 @@
+"""Which failure is worth another attempt, and when; exceptions of the supervisor in the contract's words."""
+
+from __future__ import annotations
+
+import errno
+import random
+import signal
+from collections.abc import Mapping
+from typing import Any, Final
+
+from app.bodies import pointers
+from app.errors import StorageError
+from espalier.recipe.phases import Phase
+from espalier.reporter import ErrorInfo
+
+WORKER_LOST_BUDGET = 3
+MACHINE_LOST = "machine_lost"
+MACHINE_LOST_BUDGET = 12
+"""Machines that may be lost under a job that gets on nowhere: with their pauses some half an hour."""
+TRANSIENT_BUDGET = 5
+MEMORY_BUDGET = 1
+"""Once more, on a machine or at a moment with more room."""
+_BACKOFF_SECONDS: Final[Mapping[str, float]] = {"worker_lost": 0.5, "gpu_oom": 2.0, "host_oom": 2.0}
+_TRANSIENT_BACKOFF_SECONDS = 2.0
+_MAX_BACKOFF_SECONDS = 300.0
+
+
+_NO_MEMORY: Final = ("memory allocation of", "bad_alloc", "MemoryError", "Cannot allocate memory", "start new thread")
+"""What Rust, C++ and Python say last where a limit on memory is met."""
+
+
+class JobFailed(Exception):
+    """An attempt ended in an error that is already in the contract's words."""
+
+    def __init__(self, error: ErrorInfo) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def charged_as(error: ErrorInfo) -> str:
+    """Return what a failure is counted as: a machine that was lost is not the job's own crash."""
+    return MACHINE_LOST if error.outside else error.class_
+
+
+def budget(error: ErrorInfo) -> int:
+    """How many attempts may fail this way, with no progress between them, and still be followed by another.
+
+    Progress is a new checkpoint, or more fetched bytes than ever.
+    """
+    if not error.retryable:  # a limit that cannot hold the job holds it no better the second time
+        return 0
+    if error.outside:
+        return MACHINE_LOST_BUDGET
+    if error.class_ == "worker_lost":
+        return WORKER_LOST_BUDGET
+    if error.class_ in {"gpu_oom", "host_oom"}:
+        return MEMORY_BUDGET
+    return TRANSIENT_BUDGET
+
+
+def backoff_seconds(error_class: str, failures: int) -> float:
+    """Return the pause before the next attempt after so many failures of a class: doubling, with jitter."""
+    base = _BACKOFF_SECONDS.get(error_class, _TRANSIENT_BACKOFF_SECONDS)
+    pause: float = min(base * 2.0 ** (failures - 1), _MAX_BACKOFF_SECONDS)
+    return pause * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
+
+
+def describe(error: ErrorInfo, *, attempt: int) -> dict[str, Any]:
+    """The error document of the contract, without the one character that Postgres cannot store."""
+    document = error.model_dump(mode="json", by_alias=True)
+    texts = {name: value.replace("\x00", "") for name, value in document.items() if isinstance(value, str)}
+    return {**document, **texts, "attempt": attempt}
+
+
+def as_sent(error: ErrorInfo, body: object) -> ErrorInfo:
+    """Let an error that points into the request point into the body as it came: `prune` may be one object."""
+    if not (error.module or "").startswith("/"):
+        return error
+    given = str(error.module)
+    pointer = pointers.into(body, given)
+    return error.model_copy(update={"module": pointer, "hint": error.hint.replace(given, pointer)})
+
+
+def lost_worker(phase: Phase | None) -> ErrorInfo:
+    """The failure of an attempt whose worker stopped beating."""
+    return ErrorInfo(
+        class_="worker_lost", retryable=True, phase=phase, hint="The job goes on from its last checkpoint.",
+        message="the worker that held the job stopped answering", outside=True,
+    )  # fmt: skip
+
+
+def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
+    """The failure of an attempt whose child stands still."""
+    return ErrorInfo(
+        class_="worker_lost", retryable=True, phase=phase, hint="The job goes on from its last checkpoint.",
+        message=f"the child neither spoke nor computed for {seconds:.0f} seconds and was ended",
+    )  # fmt: skip
+
+
+def stuck(phase: Phase | None) -> ErrorInfo:
+    """The failure of an attempt whose child the kernel does not let go of: a broken GPU or disk under it."""
+    return ErrorInfo(
+        class_="device_lost", retryable=True, phase=phase,
+        message="the child hangs inside the kernel and cannot be ended",
+        hint="See the kernel's log of the worker's host (dmesg, nvidia-smi): its GPU may have to be reset.",
+    )  # fmt: skip
+
+
+def silent(message: str) -> ErrorInfo:
+    """The failure of a child that ended well and did not say what it had to."""
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=None, message=message, hint="This is a fault of the service."
+    )
+
+
+def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memory: bool) -> ErrorInfo:
+    """Say what it means that a child ended without a last word."""
+    ran_out = any(words in line for line in tail for words in _NO_MEMORY)
+    if ran_out and not out_of_memory and phase in {"resolving", "fetching"}:
+        return ErrorInfo(
+            class_="source_unsafe", retryable=False, phase=phase,
+            message="reading the model's small files or its text takes more memory than the fetcher has",
+            hint="See the sizes of its tokenizer, headers and rows, or raise ESPALIER_FETCH_MEMORY_BYTES.",
+        )  # fmt: skip
+    if (status < 0 and out_of_memory) or ran_out:
+        return ErrorInfo(
+            class_="host_oom", retryable=True, phase=phase, message="the system ended the child: out of memory",
+            hint="Lower calibration.samples, sequence_length or batch_size, or use a machine with more memory.",
+        )  # fmt: skip
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        return ErrorInfo(
+            class_="worker_lost", retryable=True, phase=phase, message=f"the child was ended by {name}",
+            hint="The job goes on from its last checkpoint.",
+        )  # fmt: skip
+    last = tail[-1][:300] if tail else "nothing"
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=phase, hint="This is a fault of the service; see the job's logs.",
+        message=f"the child ended with status {status} and no result; its last line: {last}",
+    )  # fmt: skip
+
+
+def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
+    """Say what an exception of the supervisor itself means: disk, store, or a fault of ours."""
+    cause = error.__cause__ if isinstance(error, StorageError) else error
+    if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ErrorInfo(
+            class_="disk_full", retryable=True, phase=phase, message="no space left for the job's files",
+            hint="Free space below ESPALIER_SCRATCH_DIR (or raise its cap), ESPALIER_CACHE_DIR or the store.",
+        )  # fmt: skip
+    if isinstance(error, StorageError | OSError):
+        detail = error.detail if isinstance(error, StorageError) else f"{type(error).__name__} on the worker's disk"
+        return ErrorInfo(
+            class_="storage", retryable=True, phase=phase, message=detail,
+            hint="The object store or the worker's disk refused; see that it can be reached and written.",
+        )  # fmt: skip
+    return ErrorInfo(
+        class_="internal", retryable=False, phase=phase, message=f"{type(error).__name__} in the worker",
+        hint="This is a fault of the service; see the worker's log.",
+    )  # fmt: skip
+
+
+def source_changed() -> ErrorInfo:
+    """Say that a resumed job would go on with another model."""
+    return ErrorInfo(
+        class_="source_not_found", retryable=False, phase="resolving", hint="Submit the job again for the new content.",
+        message="source changed: its files are not those that the job started with",
+    )  # fmt: skip

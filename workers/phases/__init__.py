@@ -1,1 +1,0 @@
-"""The named steps of a job, as the compute child runs them."""

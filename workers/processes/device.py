@@ -1,0 +1,90 @@
+"""The GPU of a slot: believed until an attempt ends as `device_lost`, then asked for a little until it answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from typing import Final
+
+import structlog
+
+from app.settings import Settings
+from espalier.reporter import Message
+from workers.processes.process import Child, Commands, environment
+from workers.processes.workspace import Workspace
+
+FIRST_PAUSE_SECONDS: Final = 10.0
+LAST_PAUSE_SECONDS: Final = 300.0
+ANSWER_SECONDS: Final = 60.0
+"""For an answer, which takes torch to be imported, from a cold disk perhaps."""
+
+log = structlog.get_logger(__name__)
+
+
+def pause_seconds(failures: int) -> float:
+    """Return the pause before the device is asked again, after so many questions without an answer."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), LAST_PAUSE_SECONDS))
+
+
+class Device:
+    """Asks in a child, without waiting for it: whoever claims looks again and again, and stays seen meanwhile."""
+
+    def __init__(self, settings: Settings, commands: Commands) -> None:
+        self._settings, self._commands = settings, commands
+        self._open = ExitStack()
+        self._child: Child | None = None
+        self._due = self._deadline = 0.0
+        self._failures = 0
+        self.lost = False
+
+    def lose(self) -> None:
+        """Believe in the device no more."""
+        log.warning("the device was lost: nothing is claimed before it answers")
+        self.lost, self._failures, self._due = True, 0, 0.0
+
+    def look(self) -> None:
+        """Ask the device if it was lost and the time has come, or see what became of the question."""
+        if not self.lost or time.monotonic() < self._due:
+            return
+        if self._child is None:
+            self._ask()
+        elif self._ended(self._child):
+            status, said = self._child.returncode, self._child.tail
+            self.close()
+            if status == 0:
+                self.lost = False
+                log.info("the device answers again")
+            else:
+                self._again(said[-1] if said else f"the question ended with status {status}")
+        elif time.monotonic() > self._deadline:
+            if self._child.kill():
+                self.close()
+            self._again(f"no answer within {ANSWER_SECONDS:g} s")
+
+    def close(self) -> None:
+        """End the question that is on its way."""
+        self._open.close()
+        self._child = None
+
+    def _ask(self) -> None:
+        try:
+            folder = self._open.enter_context(Workspace(self._settings.scratch, "device", os.getpid()))
+            env = environment("compute", folder, self._settings.threads)
+            self._child = Child(self._commands.device, Message(), env=env, cwd=folder, offline=True)
+        except OSError as error:
+            self.close()
+            self._again(f"it cannot be asked: {error.strerror}")
+            return
+        self._open.callback(self._child.close)
+        self._deadline = time.monotonic() + ANSWER_SECONDS
+
+    def _again(self, reason: str) -> None:
+        self._failures += 1
+        pause = pause_seconds(self._failures)
+        self._due = time.monotonic() + pause
+        log.warning("the device does not answer", reason=reason, pause_seconds=pause)
+
+    def _ended(self, child: Child) -> bool:
+        child.messages(wait_seconds=0)
+        return child.finished

@@ -1,1 +1,0 @@
-"""Kinds of model sources; a new one is one file."""

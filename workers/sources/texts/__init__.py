@@ -1,1 +1,0 @@
-"""Kinds of text; a new one is one file."""

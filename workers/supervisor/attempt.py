@@ -1,0 +1,295 @@
+"""One attempt at a job: fetch, compute, store, and one transaction that says how it ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.bodies.job import JobRequest
+from app.db.job import Job
+from app.db.queries.leases import WorkerIdentity
+from app.db.session import Database, clock
+from app.errors import StorageError
+from app.integrations.shared.targets import PublishRequest  # fmt: skip
+from app.platform.loops import OUTAGE
+from app.services.publications import rejected
+from app.settings import Settings
+from app.storage.base import ObjectStore
+from espalier.recipe.base import canonical
+from espalier.recipe.source import model_name
+from espalier.recipe.spec import CompressionSpec
+from espalier.reporter import (
+    Checkpoint,
+    ComputeRequest,
+    Done,
+    ErrorInfo,
+    Failed,
+    Spread,
+    StoredCheckpoint,
+    Warned,
+)
+from workers.family import quality_search, size_search
+from workers.family.members import Family, spawn_members
+from workers.lease import endings
+from workers.lease.endings import Ending, Handover
+from workers.lease.keeper import Interrupted, Keeper, LeaseLost, running_seconds
+from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
+from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
+from workers.processes.groups import ControlGroups
+from workers.processes.memory import allowed
+from workers.processes.process import Child, Commands, Side, environment
+from workers.processes.workspace import Room, Workspace
+from workers.supervisor import commit, publishing
+from workers.supervisor.checkpoints import Uploader, job_prefix, restore
+from workers.supervisor.fetching import fetch_request
+from workers.supervisor.placement import Misplaced, check_place
+from workers.supervisor.recorder import Facts, Recorder, Said
+from workers.supervisor.reuse import Reuse
+from workers.supervisor.supervise import Outcome, supervise
+
+STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0, "publish": 3600.0}
+"""How long a child may stand still; a fetcher may wait in silence while another one downloads the same files."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a worker works with."""
+
+    database: Database
+    store: ObjectStore
+    settings: Settings
+    commands: Commands = field(default_factory=Commands)
+    groups: ControlGroups | None = None
+    """Of the children; None where the worker may make none."""
+
+
+def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> ErrorInfo | None:
+    """Carry a claimed job as far as it goes, and return the error that it ended with, if it did.
+
+    Every way it can end is written down, unless the job is not ours.
+    """
+    limit = running_seconds(services.settings, job)
+    keeper = Keeper(
+        services.database, job_id=job.id, fence=job.fence, worker_id=worker.id,
+        lease_seconds=services.settings.lease_seconds, draining=draining,
+        run_seconds_left=limit - (job.running_seconds - job.forgiven_seconds),
+    )  # fmt: skip
+    with keeper:
+        attempt = _Attempt(services, job, keeper)
+        try:
+            attempt.end(attempt.run())
+        except LeaseLost:
+            log.warning("the attempt ends without a word: the job is not ours any more", fence=job.fence)
+        finally:
+            attempt.close()
+    return attempt.error
+
+
+class _Attempt:
+    def __init__(self, services: Services, job: Job, keeper: Keeper) -> None:
+        self._services, self._job, self._keeper = services, job, keeper
+        self._folder = Workspace(services.settings.scratch, job.id, job.fence)
+        self._workspace = self._folder.path
+        self._recorder = Recorder(services.database, job, discard=self._discard)
+        self._prefix = job_prefix(job.project_id, job.id)
+        self._reuse = Reuse(services.database, services.settings, job)
+        self._uploader = Uploader(services.store, self._prefix, self._workspace, shared=self._reuse.phases)
+        self._family = Family(services.database, services.store, job)
+        self._resolved: Resolved | None = None
+        self._stale = False
+        self.error: ErrorInfo | None = None
+
+    @cached_property
+    def _request(self) -> JobRequest:
+        """The body as sent; parsed inside of `run`, because a later version may refuse what an earlier one took."""
+        return JobRequest.model_validate_json(canonical(self._job.request))
+
+    def run(self) -> Ending:
+        """Do the work and return what the last transaction is to do."""
+        try:
+            with self._folder:
+                self._reuse.check(last=False)
+                self._family.check()
+                model, revision, spec = self._fetch()
+                self._reuse.check(last=True)
+                quality_search.go_on(spec, self._family.children)
+                size_search.go_on(spec, self._resolved, self._family.children)
+                done = self._compute(model, revision, spec)
+                keys = self._upload(done)
+                published = [] if rejected(done.gate) else self._publish(done, spec)
+        except Misplaced as misplaced:
+            return misplaced.settle
+        except Interrupted as interrupted:
+            reason = interrupted.reason
+            return lambda session, job, now: endings.stop(session, job, reason, now=now)
+        except Handover as handover:
+            return handover.ending
+        except LeaseLost:
+            raise
+        except JobFailed as failure:
+            return self._failed(failure.error)
+        except OUTAGE:
+            raise LeaseLost from None
+        except Exception as error:  # whatever it is, the job must learn of it
+            log.exception("the attempt failed in the worker")
+            return self._failed(from_exception(error, self._recorder.phase))
+        return lambda session, job, now: commit.commit(session, job, done, keys, published, now=now)
+
+    def end(self, ending: Ending) -> None:
+        """Write the last messages and the ending in one transaction, for as long as the lease surely holds."""
+        self._keeper.settling()
+        state = self._persist(ending)
+        if state == "succeeded":
+            self._tidy()
+        log.info("attempt ended", state=state)
+
+    def close(self) -> None:
+        """Stop the thread of the uploads, and end the last span."""
+        self._uploader.close()
+        self._recorder.spans.end()
+
+    def _failed(self, error: ErrorInfo) -> Ending:
+        self.error = error = as_sent(error, self._job.request)
+        log.warning("attempt failed", error_class=error.class_, phase=error.phase, message=error.message)
+        return lambda session, job, now: endings.settle(session, job, error, now=now)
+
+    def _persist(self, write: Ending) -> str:
+        while True:
+            if self._keeper.lost:
+                raise LeaseLost
+            try:
+                with self._services.database.unit_of_work() as session:
+                    job = self._recorder.write(session)
+                    write(session, job, clock(session))
+                    state = job.state
+            except OUTAGE:
+                time.sleep(0.25)
+            else:
+                self._recorder.written()
+                return state
+
+    def _fetch(self) -> tuple[Fetched, str, CompressionSpec]:
+        services = self._services
+        request = fetch_request(
+            services.database, services.store, services.settings, self._job, self._request, self._workspace
+        )
+        fetched = self._supervise("fetch", request)
+        if not isinstance(fetched, Fetched) or self._resolved is None:
+            raise JobFailed(silent("the fetcher ended without a model"))
+        return fetched, self._resolved.revision, CompressionSpec.model_validate_json(canonical(self._resolved.spec))
+
+    def _compute(self, fetched: Fetched, revision: str, spec: CompressionSpec) -> Done:
+        settings = self._services.settings
+        (self._workspace / "artifact").mkdir()
+        request = ComputeRequest(
+            spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=model_name(self._request.source),
+            datasets=fetched.datasets, dropped_keys=fetched.dropped_keys, workspace=str(self._workspace),
+            artifact_dir=str(self._workspace / "artifact"), threads=settings.threads, device=settings.device,
+            member_dirs=self._family.member_dirs(self._workspace, between=self._keeper.check),
+            member_trained=self._family.trained, spread=True, checkpoints=self._restore(),
+            tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
+            max_host_memory_bytes=self._request.limits.max_host_memory_bytes,
+            max_device_memory_bytes=self._request.limits.max_device_memory_bytes,
+        )  # fmt: skip
+        self._recorder.take([Warned(code="member_left_out", text=text) for text in self._family.missing()])
+        done = self._supervise("compute", request)
+        if isinstance(done, Spread):
+            raise Handover(spawn_members)
+        if not isinstance(done, Done):
+            raise JobFailed(silent("the compute child ended without a result"))
+        return done
+
+    def _restore(self) -> list[StoredCheckpoint]:
+        recorded = self._job.checkpoints
+        # Of other text (a data set's branch moved) or another engine: nothing of it fits.
+        usable = [] if self._stale else recorded
+        restored = restore(self._services.store, usable, self._workspace, between=self._keeper.check)
+        if len(restored) < len(recorded):
+            kept = recorded[: len(restored)]
+
+            def keep(_session: Session, job: Job, _now: datetime) -> None:
+                job.checkpoints = kept
+
+            self._persist(keep)
+        others = self._reuse.found(restored)
+        documents = [item.model_dump(mode="json") for item in others]
+        restored += restore(self._services.store, documents, self._workspace, between=self._keeper.check)
+        self._recorder.take(self._reuse.told(restored))
+        return restored
+
+    def _supervise(self, side: Side, request: FetchRequest | ComputeRequest | PublishRequest) -> Outcome:
+        settings = self._services.settings
+        child = Child(
+            getattr(self._services.commands, side), request, cwd=self._workspace, offline=side == "compute",
+            env=environment(side, self._workspace, settings.threads), memory=allowed(settings, request),
+            groups=self._services.groups,
+        )  # fmt: skip
+        return supervise(
+            child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate,
+            room=Room(settings.scratch, settings.scratch_max_bytes), still_seconds=STILL_SECONDS[side],
+        )  # fmt: skip
+
+    def _translate(self, message: AnyMessage) -> list[Said]:
+        """Turn what a child says into what the rows are told."""
+        match message:
+            case Resolved():
+                self._check_source(message)
+                check_place(self._services.settings, self._job, message)
+                self._resolved = message
+                return [Warned(code="source", text=text) for text in message.warnings]
+            case Fetched():
+                return [self._facts(message)]
+            case Checkpoint() | Done() | Spread() | Published() | Failed():
+                return []
+            case _:
+                return [message]
+
+    def _check_source(self, resolved: Resolved) -> None:
+        if self._job.resolved_revision not in {None, resolved.revision}:
+            raise JobFailed(source_changed())
+
+    def _facts(self, fetched: Fetched) -> Facts:
+        if self._resolved is None:
+            raise JobFailed(silent("the fetcher named no revision"))
+        facts = self._reuse.resolved(self._resolved, fetched.data_sha256)
+        self._stale = self._job.work_hash not in {None, facts.work_hash}
+        return facts
+
+    def _upload(self, done: Done) -> dict[str, str]:
+        return commit.upload(
+            self._services.store, f"{self._prefix}a{self._job.fence}/", self._workspace / "artifact", done.files,
+            recorder=self._recorder, check=self._keeper.check,
+        )  # fmt: skip
+
+    def _publish(self, done: Done, spec: CompressionSpec) -> list[Published]:
+        """Send the result to every target of the spec, one after the other."""
+        assert self._resolved is not None
+        files = publishing.local_files(self._workspace / "artifact", done.files)
+        lineage = publishing.lineage_of(self._job, self._resolved, self._reuse.work_hash)
+        database, settings = self._services.database, self._services.settings
+        todo = publishing.requests(database, settings, self._job, spec, files, self._workspace, lineage=lineage)
+        return publishing.in_run(todo, self._recorder, lambda one: self._supervise("publish", one))
+
+    def _discard(self, keys: list[str]) -> None:
+        """Delete checkpoints that newer ones replaced; what stays behind is collected a day later."""
+        try:
+            for key in keys:
+                self._services.store.delete(key)
+        except StorageError as error:
+            log.warning("a superseded checkpoint stays for now", error=error.detail)
+
+    def _tidy(self) -> None:
+        """Delete the checkpoints of a job that needs them no more; best effort."""
+        try:
+            self._services.store.delete_prefix(f"{self._prefix}checkpoints/")
+        except StorageError as error:
+            log.warning("checkpoints stay for now", error=error.detail)

@@ -1,0 +1,224 @@
+"""Publishes results: of a running job, after its upload; and of jobs that are over, beside the reconciler."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import select
+
+from app.db.job import Job
+from app.db.publication import Publication
+from app.db.queries.turns import Turns
+from app.db.result import Artifact
+from app.db.session import Database
+from app.errors import StorageError
+from app.integrations.shared.targets import PublicFile, PublishRequest
+from app.platform import loops
+from app.services import publications
+from app.services.tenancy import credentials
+from app.settings import Settings
+from app.storage.base import ObjectStore
+from espalier.recipe.base import fingerprint
+from espalier.recipe.spec import CompressionSpec
+from espalier.reporter import (
+    ArtifactFile,
+    ErrorInfo,
+    Failed,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+)
+from workers.lease.retries import from_exit
+from workers.messages import Published, Resolved  # fmt: skip
+from workers.processes.groups import ControlGroups
+from workers.processes.memory import allowed
+from workers.processes.process import Child, Commands, environment
+from workers.processes.workspace import inside
+from workers.supervisor.recorder import Recorder
+
+URL_SECONDS: Final = 6 * 3600
+KEEP_SECONDS: Final = 60.0
+TOTAL_SECONDS: Final = 6 * 3600.0
+IDLE_SECONDS: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+def requests(
+    database: Database, settings: Settings, job: Job, spec: CompressionSpec, files: list[PublicFile], workspace: Path,
+    *, lineage: dict[str, str],
+) -> list[PublishRequest]:  # fmt: skip
+    """Return what the publisher is to do for the targets that a job's spec names."""
+    targets = [publications.at_home(target.model_dump(mode="json"), job) for target in spec.output.publish]
+    return [request(database, settings, job, target, files, workspace, lineage=lineage) for target in targets]
+
+
+def request(
+    database: Database, settings: Settings, job: Job, target: dict[str, Any], files: list[PublicFile], workspace: Path,
+    *, lineage: dict[str, str],
+) -> PublishRequest:  # fmt: skip
+    """Return what the publisher is told, with the project's own credentials for this one target."""
+    kind = target["kind"]
+    own = (
+        credentials.mlflow_login(database, settings, job.project_id)
+        if kind == "mlflow"
+        else credentials.opened(database, settings, job.project_id, kind)
+    )
+    return PublishRequest.model_validate(
+        {
+            "job_id": job.id, "target": target, "files": files, "workspace": str(workspace),
+            "credentials": own, "lineage": lineage, "hf_endpoint": settings.hf_endpoint,
+            "s3_endpoint_url": settings.publish_s3_endpoint_url,
+        }
+    )  # fmt: skip
+
+
+def lineage_of(job: Job, resolved: Resolved | None = None, work_hash: str | None = None) -> dict[str, str]:
+    """Say what became what, in the words of tags; of a job that still runs, its row does not know all of it yet."""
+    revision, spec = (resolved.revision, resolved.spec) if resolved else (job.resolved_revision, job.resolved_spec)
+    source = job.request["source"]
+    place = source.get("name") or source.get("repo") or source.get("uri") or job.model
+    version = (revision or "").partition("-")[0] if source["kind"] == "mlflow" else revision
+    told = {
+        "source": f"{source['kind']}:{place}", "source_version": version, "source_revision": revision,
+        "spec_hash": fingerprint(spec) if spec else None, "work_hash": work_hash or job.work_hash,
+        "engine_version": job.engine_version,
+    }  # fmt: skip
+    return {key: value for key, value in told.items() if value}
+
+
+def local_files(folder: Path, files: Sequence[ArtifactFile]) -> list[PublicFile]:
+    """Return the files of a result that lies on this machine."""
+    return [
+        PublicFile(path=file.path, sha256=file.sha256, url=inside(folder, file.path).resolve().as_uri())
+        for file in files
+    ]
+
+
+def in_run(
+    todo: Sequence[PublishRequest], recorder: Recorder, supervise: Callable[[PublishRequest], object]
+) -> list[Published]:
+    """Carry out the publications of a running job as its phase `publishing`, if there are any."""
+    found: list[Published] = []
+    if not todo:
+        return found
+    started = time.monotonic()
+    recorder.take([PhaseStarted(phase="publishing", total=len(todo), unit="target")])
+    for one in todo:
+        result = supervise(one)
+        assert isinstance(result, Published)
+        found.append(result)
+        recorder.take([Progress(phase="publishing", current=len(found), total=len(todo), unit="target")])
+    seconds = time.monotonic() - started
+    recorder.take([PhaseCompleted(phase="publishing", seconds=seconds, peak_memory_bytes=0)])
+    return found
+
+
+class Publisher:
+    """Does what was asked for afterwards, each publication in a child process, a few at a time, one of each project."""
+
+    def __init__(
+        self, database: Database, store: ObjectStore, settings: Settings, commands: Commands | None = None,
+        groups: ControlGroups | None = None,
+    ) -> None:  # fmt: skip
+        self._database, self._store, self._settings = database, store, settings
+        self._commands, self._groups = commands or Commands(), groups
+        self._turns, self._claiming = Turns(), threading.Lock()
+
+    def run(self, stop: threading.Event) -> None:
+        """Publish until told to stop."""
+        threads = [
+            threading.Thread(target=self._run, args=(stop,), name=f"publisher {number}", daemon=True)
+            for number in range(1, self._settings.publishers)
+        ]
+        for thread in threads:
+            thread.start()
+        self._run(stop)
+
+    def _run(self, stop: threading.Event) -> None:
+        loops.run("publications", stop, lambda: self.work_once(stop.is_set), idle_seconds=IDLE_SECONDS)
+
+    def work_once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Do the next publication that is due; False when there is none."""
+        with self._claiming, self._database.unit_of_work() as session:
+            row = publications.claim(session, self._turns)
+        if row is None:
+            return False
+        try:
+            outcome = self._publish(row, stopping)
+            self._note(row, outcome)
+        except BaseException as error:  # noqa: BLE001 - it is tried again later, and given up in the end
+            loops.note("publications", error)
+            outcome = _failure(f"{type(error).__name__} in the publisher", retryable=True)
+            self._note(row, outcome)
+        log.info("published" if isinstance(outcome, Published) else "not published", publication_id=row.id)
+        return True
+
+    def _note(self, row: Publication, outcome: Published | ErrorInfo) -> None:
+        with self._database.unit_of_work() as session:
+            if isinstance(outcome, Published):
+                publications.succeed(session, row.id, outcome.reference)
+            else:
+                publications.fail(session, row.id, outcome.model_dump(mode="json", by_alias=True))
+
+    def _publish(self, row: Publication, stopping: Callable[[], bool]) -> Published | ErrorInfo:
+        with self._database.reading() as session:
+            job = session.get_one(Job, row.job_id)
+            artifacts = session.scalars(select(Artifact).where(Artifact.job_id == row.job_id)).all()
+        try:
+            files = [
+                PublicFile(
+                    path=file.name, sha256=file.sha256, url=self._store.locate(file.key, expires_seconds=URL_SECONDS)
+                )
+                for file in artifacts
+            ]
+        except StorageError as error:
+            return _failure(error.detail, retryable=True)
+        if not files:
+            return _failure("The job has no files any more.", retryable=False)
+        self._settings.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="publish-", dir=self._settings.scratch) as folder:
+            told = request(
+                self._database, self._settings, job, row.target, files, Path(folder),
+                lineage=lineage_of(job),
+            )  # fmt: skip
+            return self._follow(row.id, told, Path(folder), stopping)
+
+    def _follow(
+        self, publication_id: str, told: PublishRequest, folder: Path, stopping: Callable[[], bool]
+    ) -> Published | ErrorInfo:
+        child = Child(
+            self._commands.publish, told, env=environment("publish", folder, self._settings.threads), cwd=folder,
+            offline=False, memory=allowed(self._settings, told), groups=self._groups,
+        )  # fmt: skip
+        outcome: Published | ErrorInfo | None = None
+        kept = started = time.monotonic()
+        try:
+            while not child.finished:
+                for message in child.messages(wait_seconds=0.2):
+                    if isinstance(message, Published):
+                        outcome = message
+                    elif isinstance(message, Failed):
+                        outcome = message.error
+                if stopping() or time.monotonic() - started > TOTAL_SECONDS:
+                    return _failure("The publisher was stopped.", retryable=True)
+                if time.monotonic() - kept > KEEP_SECONDS:
+                    kept = time.monotonic()
+                    with self._database.unit_of_work() as session:
+                        if not publications.keep(session, publication_id):
+                            return _failure("The publication was deleted.", retryable=False)
+            status = child.returncode
+        finally:
+            child.close()
+        return outcome or from_exit(status or 0, child.tail, "publishing", out_of_memory=child.out_of_memory)
+
+
+def _failure(message: str, *, retryable: bool) -> ErrorInfo:
+    hint = "It is tried again." if retryable else "Ask for it again."
+    return ErrorInfo(class_="publish_failed", retryable=retryable, phase="publishing", message=message, hint=hint)

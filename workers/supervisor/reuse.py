@@ -1,0 +1,163 @@
+"""Equal work is done once: take a finished result, wait for one that is being made, or start from stored phases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from app.db.job import Job
+from app.db.queries import leases, reuse
+from app.db.session import Database, clock
+from app.services.admission import known
+from app.services.reuse import adoption
+from app.settings import Settings
+from espalier.recipe.base import canonical
+from espalier.recipe.hashes import SHARED_PHASES, STRUCTURE, phase_key, work_hash
+from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS, CompressionSpec
+from espalier.reporter import ErrorInfo, Layer, StoredCheckpoint
+from workers.lease import endings
+from workers.lease.retries import JobFailed
+from workers.messages import Resolved
+from workers.supervisor.recorder import Facts, Said, StoredInStore
+
+_BLOCK: Final = re.compile(r"-\d+$")
+
+
+def made_by(settings: Settings) -> dict[str, Any]:
+    """What decides bits beside the work itself."""
+    return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **_libraries()}
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+
+
+class Reuse:
+    """What one attempt needs to know of jobs that do the same."""
+
+    def __init__(self, database: Database, settings: Settings, job: Job) -> None:
+        self._database, self._job = database, job
+        self._wish = job.request.get("reuse", "auto")
+        self.work_hash = job.work_hash
+        self._source = known.source_key(job.request["source"])
+        store = PhaseStore(job.project_id, settings)
+        self.phases = store if self._wish != "never" else None
+
+    def resolved(self, resolved: Resolved, data: Mapping[str, str]) -> Facts:
+        """All that decides the result's bytes, its hash, and what of it was pinned before it was read."""
+        self.work_hash = work_hash(resolved.revision, data, resolved.spec, ENGINE_VERSION)
+        seen: dict[str, dict[str, Any]] = {}
+        if self._source and self._source == known.source_key(self._job.request["source"]):
+            seen[self._source] = {"revision": resolved.revision, "facts": resolved.facts}
+        for name, key in known.texts_of(resolved.spec).items():
+            if name in data:
+                seen[key] = {"sha256": data[name]}
+        if self.phases is not None:
+            self.phases.opened(revision=resolved.revision, data=data, spec=resolved.spec)
+        return Facts(**resolved.model_dump(exclude={"kind"}), work_hash=self.work_hash, known=seen)
+
+    def check(self, *, last: bool) -> None:
+        """Raise Handover when another job has done the work, or is about it; `last` when all of it is known.
+
+        Raises JobFailed when there is none and the job may do nothing else.
+        """
+        if self._wish == "never" or (self.work_hash is None and not last):
+            return
+        assert self.work_hash is not None
+        with self._database.reading() as session:
+            done = reuse.done(session, self._job.project_id, self.work_hash, but=self._job.id)
+            leader = None if done else _leader(session, self._job, self.work_hash)
+        if done or leader:
+            raise endings.Handover(self.settle)
+        if self._wish == "require":
+            raise JobFailed(_nothing_to_reuse())
+
+    def settle(self, session: Session, job: Job, now: datetime) -> None:
+        """End a locked job's attempt with the result of another, let it wait for that, or give it another try."""
+        assert self.work_hash is not None
+        if endings.granted(session, job, now=now):
+            return
+        done = reuse.held_done(session, job.project_id, self.work_hash, but=job.id)
+        if done is not None:
+            leases.end_attempt(session, job, "succeeded", now=now)
+            adoption.adopt(session, job, done, now=now)
+        else:
+            leader = _leader(session, job, self.work_hash)
+            endings.wait(session, job, now=now, waits_for=leader.id if leader else None)
+
+    def found(self, own: Sequence[StoredCheckpoint]) -> list[StoredInStore]:
+        """What other jobs have stored of this one's phases and it has not made itself."""
+        have = {(item.phase, item.name) for item in own}
+        found = self.phases.find(self._database, self._job.id) if self.phases else []
+        return [item for item in found if (item.phase, item.name) not in have]
+
+    def told(self, restored: Sequence[StoredCheckpoint]) -> list[Said]:
+        """The rows that another job wrote with its blocks, as messages of our own."""
+        foreign = [item for item in restored if item.origin is not None]
+        return [Layer.model_validate(row) for item in foreign for row in item.data.get("layers", [])]
+
+
+def _leader(session: Session, job: Job, work_hash: str) -> Job | None:
+    """Return the older job that is about this work."""
+    return reuse.in_flight(session, job.project_id, work_hash, before=job.id)
+
+
+def _nothing_to_reuse() -> ErrorInfo:
+    return ErrorInfo(
+        class_="invalid_spec", retryable=False, phase="resolving", message="there is no equal result to reuse",
+        hint="Submit it with reuse: auto.",
+    )  # fmt: skip
+
+
+class PhaseStore:
+    """Where the checkpoints of one job's phases lie for every job that has the same ones to make."""
+
+    def __init__(self, project_id: str, settings: Settings) -> None:
+        self._project_id = project_id
+        self._made_by = made_by(settings)
+        self._work: dict[str, Any] | None = None
+        self._inputs: list[str] = []
+        """The one kind of stored statistics that the job reads; files of Gram matrices are large."""
+
+    def opened(self, *, revision: str, data: Mapping[str, str], spec: Mapping[str, Any]) -> None:
+        """Note what the job works on; before that nothing is shared."""
+        self._work = {"revision": revision, "data": data, "spec": spec}
+        if spec.get("propagation") == "dense":
+            masking = CompressionSpec.model_validate_json(canonical(spec)).masking
+            self._inputs = [f"{step.gathers}-inputs" for step in masking if step.gathers != "none"]
+
+    def key(self, phase: str, name: str) -> str | None:
+        """The key of a checkpoint; None for one that stays with its job."""
+        if self._work is None:
+            return None
+        if "--" in name:  # of a cycle
+            return None
+        # Blocks differ by their names, not by what decides them; so do pieces of one step that removes whole parts.
+        step = STRUCTURE.match(name)
+        role = step[0] if step else _BLOCK.sub("", name)
+        return phase_key(phase, role, **self._work, made_by=self._made_by)
+
+    def prefix(self, key: str) -> str:
+        """Where the files of a key lie in the store."""
+        return f"projects/{self._project_id}/phases/{key}/"
+
+    def find(self, database: Database, job_id: str) -> list[StoredInStore]:
+        """What other jobs have stored of this one's phases, in the order in which they are made."""
+        removed = [f"structure-{number}" for number in range(MOST_STEPS)]
+        roles = ("block", "result", "norms", *self._inputs, *removed)
+        keys = {key for phase in SHARED_PHASES for role in roles if (key := self.key(phase, role))}
+        with database.unit_of_work() as session:
+            rows = reuse.phase_results(session, self._project_id, keys, now=clock(session))
+        found = [
+            StoredInStore.model_validate({**row.document, "origin": row.job_id})
+            for row in rows
+            if row.job_id != job_id and self.key(row.phase, row.name) == row.key
+        ]
+        return sorted(found, key=lambda item: (SHARED_PHASES.index(item.phase), item.name))

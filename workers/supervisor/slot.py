@@ -1,0 +1,123 @@
+"""A slot: claims one job after the other and carries each to its end; woken by the bell, never dependent on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+import structlog
+
+from app.db.job import Job
+from app.db.queries import leases, workers
+from app.db.queries.leases import WorkerIdentity
+from app.platform import loops, tracing
+from app.platform.ids import new_id
+from app.platform.loops import OUTAGE
+from espalier.recipe.spec import ENGINE_VERSION
+from workers.processes import machine
+from workers.processes.device import Device
+from workers.processes.workspace import remove_leftovers
+from workers.supervisor.attempt import Services, run_attempt
+
+IDLE_SECONDS = 2.0
+"""How often a slot looks by itself: what a lost bell costs at most."""
+
+log = structlog.get_logger(__name__)
+
+
+class Slot:
+    """Runs in a thread of its own; `ring` and `drain` may be called from any other."""
+
+    def __init__(self, services: Services, *, worker_class: str = "default") -> None:
+        self._services = services
+        self._bell = threading.Event()
+        self._draining = threading.Event()
+        self._ending = threading.Event()
+        self._registered = False
+        self._device = Device(services.settings, services.commands)
+        device = machine.device_of(services.settings)
+        self.identity = WorkerIdentity(
+            id=new_id("wrk"), worker_class=worker_class, host=socket.gethostname(), pid=os.getpid(),
+            device=device, engine_version=ENGINE_VERSION, memory_bytes=machine.memory_bytes(device),
+        )  # fmt: skip
+
+    def ring(self) -> None:
+        """Say that there may be work."""
+        self._bell.set()
+
+    def drain(self) -> None:
+        """Claim nothing more, give the job at hand back, and end."""
+        self._ending.set()
+        self._draining.set()
+        self._bell.set()
+
+    def run(self, *, once: bool = False) -> None:
+        """Work until drained; with `once`, until one job was worked on or none was there.
+
+        A worker that an operator drains stays, idle and seen, until it may work again or its process is ended.
+        """
+        loops.each("slot", [self._services.settings.scratch], remove_leftovers, spoiled=lambda _: None)
+        if once:
+            self.work_once()
+            return
+        try:
+            loops.run("slot", self._ending, self._round, idle_seconds=IDLE_SECONDS, pause=self._bell.wait)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End what a slot starts beside its jobs."""
+        self._device.close()
+
+    def _round(self) -> bool:
+        # Cleared before the look: a bell that rings during the look is heard after it.
+        self._bell.clear()
+        return self.work_once()
+
+    def work_once(self) -> bool:
+        """Claim a job and work on it; False when there was none, or no device to work on."""
+        try:
+            self._device.look()
+            job = self._claim()
+        except OUTAGE as error:
+            log.warning("the database is out of reach", error=type(error).__name__)
+            return False
+        except (
+            Exception
+        ):  # not migrated yet, say: a slot that ended here would leave a worker that hears and does nothing
+            log.exception("no job could be claimed")
+            return False
+        if job is None:
+            return False
+        with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
+            log.info("job claimed", fence=job.fence)
+            try:
+                with tracing.span("attempt", job.traceparent, job_id=job.id, attempt=job.attempt):
+                    failure = run_attempt(self._services, job, self.identity, self._draining)
+                if failure is not None and failure.class_ == "device_lost" and self.identity.device == "cuda":
+                    self._device.lose()
+            except Exception:  # a fault of ours must not end the slot; the lease runs out and the attempt is charged
+                log.exception("the attempt broke")
+                time.sleep(1)
+        return True
+
+    def _claim(self) -> Job | None:
+        with self._services.database.unit_of_work() as session:
+            if not self._registered:
+                leases.register(session, self.identity)
+            job = None
+            began = time.time_ns()
+            if not self._draining.is_set() and not self._device.lost:
+                job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
+            if job is not None:
+                tracing.note("claim", job.traceparent, since=began, job_id=job.id, worker_id=self.identity.id)
+            if job is None:
+                leases.seen(session, self.identity.id, job_id=None, device_lost=self._device.lost)
+                if workers.drain_requested(session, self.identity.id):
+                    self._draining.set()
+                elif not self._ending.is_set():  # an operator has thought better of it
+                    self._draining.clear()
+        self._registered = True
+        return job

@@ -1,0 +1,95 @@
+"""Watch one child from its start to its end: take its messages, keep the rows fresh, obey cancel and drain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from espalier.reporter import Checkpoint, Done, Failed, Spread
+from workers.lease.keeper import Interrupted, Keeper
+from workers.lease.retries import JobFailed, from_exit, hung, stuck
+from workers.messages import AnyMessage, Fetched, Published
+from workers.processes.process import Child
+from workers.processes.workspace import Room
+from workers.supervisor.checkpoints import Uploader
+from workers.supervisor.recorder import Recorder, Said
+
+Outcome = Done | Spread | Fetched | Published
+TICK_SECONDS = 0.1
+DRAIN_SECONDS = 20.0
+"""What a stopped attempt may take to store the checkpoints that its child has finished."""
+STILL_CPU_SECONDS = 1.0
+"""A child that uses less than this while it says nothing, for as long as it may, hangs."""
+
+
+def supervise(
+    child: Child, *, keeper: Keeper, recorder: Recorder, uploader: Uploader,
+    translate: Callable[[AnyMessage], list[Said]], room: Room, still_seconds: float,
+) -> Outcome:  # fmt: skip
+    """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
+    result: Outcome | Failed | None = None
+    keeper.guard(child)
+    watchdog = _Watchdog(child, still_seconds)
+    try:
+        while not child.finished:
+            messages = child.messages(wait_seconds=TICK_SECONDS)
+            for message in messages:
+                if isinstance(message, Done | Spread | Fetched | Published | Failed):
+                    result = message
+                elif isinstance(message, Checkpoint):
+                    uploader.add(message)
+                recorder.take(translate(message))
+            recorder.take(uploader.stored())
+            recorder.flush_if_due()
+            keeper.check()
+            room.check()
+            if watchdog.hangs(spoke=bool(messages)):
+                raise JobFailed(hung(recorder.phase, still_seconds) if child.kill() else stuck(recorder.phase))
+    except Interrupted:
+        child.terminate()
+        _keep_what_is_done(keeper, recorder, uploader)
+        raise
+    finally:
+        keeper.guard(None)
+        status = child.returncode
+        child.close()
+    keeper.check()
+    if isinstance(result, Spread | Done):
+        _store_all(keeper, recorder, uploader)  # other jobs start from these files
+    if isinstance(result, Done | Spread | Fetched | Published):
+        return result
+    _keep_what_is_done(keeper, recorder, uploader)
+    if result is not None:
+        raise JobFailed(result.error)
+    assert status is not None
+    raise JobFailed(from_exit(status, child.tail, recorder.phase, out_of_memory=child.out_of_memory))
+
+
+class _Watchdog:
+    """Tells a child that hangs from one that works in silence: by the CPU time that it uses."""
+
+    def __init__(self, child: Child, still_seconds: float) -> None:
+        self._child, self._still_seconds = child, still_seconds
+        self._moved, self._cpu = time.monotonic(), child.cpu_seconds
+
+    def hangs(self, *, spoke: bool) -> bool:
+        cpu = self._child.cpu_seconds
+        if spoke or cpu - self._cpu >= STILL_CPU_SECONDS:
+            self._moved, self._cpu = time.monotonic(), cpu
+        return time.monotonic() - self._moved > self._still_seconds
+
+
+def _store_all(keeper: Keeper, recorder: Recorder, uploader: Uploader) -> None:
+    while not uploader.idle:
+        keeper.check()
+        recorder.take(uploader.stored())
+        recorder.flush_if_due()
+        time.sleep(0.02)
+
+
+def _keep_what_is_done(keeper: Keeper, recorder: Recorder, uploader: Uploader) -> None:
+    """Store the checkpoints that still wait: the next attempt starts behind them."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while not uploader.idle and time.monotonic() < deadline and not keeper.lost:
+        time.sleep(0.02)
+        recorder.take(uploader.stored())

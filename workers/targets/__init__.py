@@ -1,1 +1,0 @@
-"""Where results go; each target is one file."""
