@@ -24,6 +24,7 @@ ErrorClass = Literal[
     "invalid_spec",
     "unsupported_architecture",
     "source_not_found",
+    "source_unreachable",  # the other side does not answer: it is asked again
     "source_gated",
     "source_unsafe",
     "dataset_error",

@@ -18,9 +18,16 @@ MACHINE_LOST = "machine_lost"
 MACHINE_LOST_BUDGET = 12
 """Machines that may be lost under a job that gets on nowhere: with their pauses some half an hour."""
 TRANSIENT_BUDGET = 5
+SOURCE_BUDGET = 12
+"""Times that a source may stay away: with their pauses some half an hour, which outlasts a restart of a registry."""
 MEMORY_BUDGET = 1
 """Once more, on a machine or at a moment with more room."""
-_BACKOFF_SECONDS: Final[Mapping[str, float]] = {"worker_lost": 0.5, "gpu_oom": 2.0, "host_oom": 2.0}
+_BACKOFF_SECONDS: Final[Mapping[str, float]] = {
+    "worker_lost": 0.5,
+    "gpu_oom": 2.0,
+    "host_oom": 2.0,
+    "source_unreachable": 5.0,
+}
 _TRANSIENT_BACKOFF_SECONDS = 2.0
 _MAX_BACKOFF_SECONDS = 300.0
 
@@ -53,6 +60,8 @@ def budget(error: ErrorInfo) -> int:
         return MACHINE_LOST_BUDGET
     if error.class_ == "worker_lost":
         return WORKER_LOST_BUDGET
+    if error.class_ == "source_unreachable":
+        return SOURCE_BUDGET
     if error.class_ in {"gpu_oom", "host_oom"}:
         return MEMORY_BUDGET
     return TRANSIENT_BUDGET

@@ -19,11 +19,13 @@ from espalier.refusals import Problem, SourceNotFound, UnsafeSource
 Use = Literal["train", "evaluation"]
 
 
-TRIED_AGAIN = "Jobs try again by themselves; one that gave up goes on with `retry`."
+TRIED_AGAIN = "The job asks again by itself for about half an hour; one that gave up goes on with `retry`."
 
 
 class Unreachable(SourceNotFound):
     """The other side did not answer; it may later."""
+
+    error_class = "source_unreachable"
 
     def __init__(
         self, detail: str | None = None, *, hint: str = TRIED_AGAIN, module: str | None = None,

@@ -105,7 +105,7 @@ def test_a_hub_that_does_not_answer_is_asked_again_later(hub: Hub, fetch: Fetch)
     hub.add_model("org/model", MODEL)
     hub.broken = 10**6
     found = error(fetch(HUGGINGFACE))
-    assert (found.class_, found.retryable) == ("source_not_found", True)
+    assert (found.class_, found.retryable) == ("source_unreachable", True)
 
 
 def test_an_architecture_that_nothing_here_works_on_is_named(hub: Hub, fetch: Fetch) -> None:
