@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -103,3 +104,31 @@ def _write(stream: Any, digest: Any, data: npt.NDArray[Any]) -> None:  # noqa: A
     raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
     stream.write(raw)
     digest.update(raw)
+
+
+def unpack_folder(folder: Path, output: Path) -> Iterator[Path]:
+    """Unpack every packed file of a folder into another or the same one; the other files are copied along.
+
+    Raises PackError where there is none, where one is damaged, and where another file lies in its place.
+    """
+    packs = sorted(folder.glob(f"*{SUFFIX}"))
+    if not packs:
+        raise PackError(f"{folder} holds no file that ends in {SUFFIX}")
+    if output != folder:
+        _copy_others(folder, output)
+    for path in packs:
+        target = unpacked_path(output / path.name)
+        if not target.exists():
+            unpack_file(path, target)
+        elif TensorFile(target).sha256 != Pack(path).sha256:
+            raise PackError(f"{target} is there already and is not what {path.name} holds")
+        yield target
+
+
+def _copy_others(folder: Path, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.rglob("*")):
+        target = output / path.relative_to(folder)
+        if path.is_file() and not path.name.endswith(SUFFIX) and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
