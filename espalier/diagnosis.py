@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 
 from espalier.errors import EngineError
+from espalier.messages import ErrorInfo
 from espalier.recipe.phases import ErrorClass, Phase
 from espalier.refusals import SourceRefused
-from espalier.reporter import ErrorInfo
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 """What torch's CPU allocator says; it has no exception class of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from espalier.reporter import Layer
+from espalier.messages import Layer
 from espalier.session import PhaseRun
 
 

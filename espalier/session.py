@@ -13,18 +13,7 @@ from typing import Any
 
 import torch
 
-from espalier.model import numerics
-from espalier.model.lm_eval_tasks import Tasks
-from espalier.model.safetensors_writer import sha256_of
-from espalier.model.streamed import StreamedModel
-from espalier.model.weights import Weights, output_cast, save_overlay
-from espalier.recipe.base import fingerprint
-from espalier.recipe.dataset import Dataset
-from espalier.recipe.phases import Phase
-from espalier.recipe.prune import PruneStep
-from espalier.recipe.steps import Calibration, Perplexity, Retrain
-from espalier.repetition import Turn
-from espalier.reporter import (
+from espalier.messages import (
     Checkpoint,
     ComputeRequest,
     Layer,
@@ -36,6 +25,17 @@ from espalier.reporter import (
     StoredCheckpoint,
     Warned,
 )
+from espalier.model import numerics
+from espalier.model.lm_eval_tasks import Tasks
+from espalier.model.safetensors_writer import sha256_of
+from espalier.model.streamed import StreamedModel
+from espalier.model.weights import Weights, output_cast, save_overlay
+from espalier.recipe.base import fingerprint
+from espalier.recipe.dataset import Dataset
+from espalier.recipe.phases import Phase
+from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps import Calibration, Perplexity, Retrain
+from espalier.repetition import Turn
 from espalier.text.corpus import CROPPED_FROM, Corpus, Text
 
 PROGRESS_SECONDS = 0.4

@@ -29,10 +29,10 @@ from espalier import limits, recover
 from espalier.diagnosis import classify
 from espalier.evaluate import baseline, benchmarks
 from espalier.export import export, scored
+from espalier.messages import ComputeRequest, Done, Failed, Message, Spread
 from espalier.model import numerics
 from espalier.prune import targets
 from espalier.recipe.spec import ENGINE_VERSION
-from espalier.reporter import ComputeRequest, Done, Failed, Message, Spread
 from espalier.retrain import teacher
 from espalier.session import Context
 from espalier.structure import structure

@@ -27,6 +27,15 @@ from app.integrations.shared.sources import (
 )
 from espalier.discovery import discover
 from espalier.export.outputs import refuse_by_card
+from espalier.messages import (
+    ErrorInfo,
+    Failed,
+    Message,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+    Warned,
+)
 from espalier.model_files import INDEX, SINGLE, is_weights, model_files
 from espalier.probe import check, probe, sanitised_config
 from espalier.probe.config import dropped_keys
@@ -38,15 +47,6 @@ from espalier.recipe.phases import ErrorClass, Phase
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
 from espalier.refusals import Problem, SourceRefused
-from espalier.reporter import (
-    ErrorInfo,
-    Failed,
-    Message,
-    PhaseCompleted,
-    PhaseStarted,
-    Progress,
-    Warned,
-)
 from workers.messages import Fetched, FetchRequest, Resolved
 
 MODELS: Final = discover("app.integrations", ModelSource, tag="kind", named="source")  # type: ignore[type-abstract]

@@ -22,12 +22,12 @@ from app.bodies.job import JobRequest
 from app.errors import MalformedRequest
 from app.services.admission.admit import datasets_of
 from app.settings import Settings, get_settings
+from espalier.messages import ComputeRequest, Done, ErrorInfo, Failed, Log  # fmt: skip
 from espalier.recipe import presets
 from espalier.recipe.base import canonical
 from espalier.recipe.dataset import UploadDataset
 from espalier.recipe.source import MlflowSource, S3Source, UploadSource, model_name
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import ComputeRequest, Done, ErrorInfo, Failed, Log  # fmt: skip
 from workers.lease.retries import as_sent, from_exit
 from workers.messages import AnyMessage, Fetched, FetchRequest, Resolved
 from workers.processes.memory import allowed

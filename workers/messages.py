@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from app.bodies.job import JobRequest
-from espalier.reporter import (
+from espalier.messages import (
     Checkpoint,
     Done,
     Failed,

@@ -17,9 +17,9 @@ from app.integrations.huggingface import target as hub
 from app.integrations.mlflow import target as mlflow
 from app.integrations.s3 import target as s3
 from app.integrations.shared.targets import PublicFile, PublishRequest, Refused
+from espalier.messages import ErrorInfo, Failed
 from espalier.recipe.publish import HubTarget, MlflowTarget
 from espalier.refusals import AppError
-from espalier.reporter import ErrorInfo, Failed
 from workers.messages import Published
 
 

@@ -13,6 +13,7 @@ import torch
 from espalier.export.card import card
 from espalier.export.relative_paths import WHERE_TO, without_places
 from espalier.export.report import build
+from espalier.messages import ArtifactFile
 from espalier.model import masks
 from espalier.model.numerics import name_of, require_finite
 from espalier.model.safetensors_writer import TensorEntry, sha256_of, write_file
@@ -22,7 +23,6 @@ from espalier.model_files import is_weights, model_files
 from espalier.packing.pack import pack_file, packed_path
 from espalier.packing.unpacking import unpack_file
 from espalier.recipe.spec import SCHEMA_VERSION
-from espalier.reporter import ArtifactFile
 from espalier.session import Context
 
 _OURS: Final = {"config.json", INDEX, "README.md"}

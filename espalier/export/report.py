@@ -8,12 +8,12 @@ from typing import Any
 from espalier.evaluate.speed import macs_per_token
 from espalier.evaluate.speeds import regressions, speeds
 from espalier.export.advice import advice
+from espalier.messages import PhaseCompleted
 from espalier.model import masks
 from espalier.model.weights import source_files
 from espalier.packing.pack import packed_path
 from espalier.prune.prune import ERROR_TOKENS
 from espalier.recipe.steps import Gate
-from espalier.reporter import PhaseCompleted
 from espalier.session import Context
 
 _PACKED = (

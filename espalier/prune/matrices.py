@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from espalier.messages import Layer
 from espalier.methods.base import InputStatistics
 from espalier.model import masks
 from espalier.model.layout import Matrix
@@ -14,7 +15,6 @@ from espalier.prune.calibrate import Plan, below_pruned
 from espalier.prune.guarded import guarded
 from espalier.prune.selection import score
 from espalier.recipe.prune import PruneStep
-from espalier.reporter import Layer
 from espalier.session import Context
 from espalier.stream.statistics import OutputErrors
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from espalier.evaluate.scoring import score_weights
+from espalier.messages import Layer
 from espalier.methods.base import InputStatistics, Need
 from espalier.model.layout import Block, Matrix
 from espalier.model.weights import Weights
@@ -19,7 +20,6 @@ from espalier.prune.inputs import Reading
 from espalier.prune.matrices import prune_matrix, row_of
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
-from espalier.reporter import Layer
 from espalier.resume import taken_over
 from espalier.session import Context, PhaseRun
 from espalier.stream.capture import capturing

@@ -12,7 +12,7 @@ from app.bodies import pointers
 from app.bodies.schema import require_tags
 from app.main import create_app
 from app.settings import Settings
-from espalier.reporter import ErrorInfo
+from espalier.messages import ErrorInfo
 from workers.lease.retries import as_sent
 
 

@@ -16,11 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from espalier.messages import ComputeRequest, Message, PhaseCompleted
 from espalier.model import numerics
 from espalier.probe import probe
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import ComputeRequest, Message, PhaseCompleted
 from espalier.session import Context
 from espalier.stream.walk import Stream
 from tests.bench import packing, peer

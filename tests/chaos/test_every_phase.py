@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from app.db.lifecycle import TERMINAL
+from espalier.messages import PhaseStarted
 from espalier.recipe.phases import Phase
-from espalier.reporter import PhaseStarted
 from tests.fixtures.deployment import Deployment
 from tests.fixtures.figures import record
 from tests.fixtures.processes import running

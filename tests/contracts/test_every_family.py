@@ -15,11 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from espalier.evaluate.perplexity import perplexity
 from espalier.families import FAMILIES
+from espalier.messages import Checkpoint, Done
 from espalier.model.masks import unpack
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.probe import ModelFacts, probe, sanitised_config
-from espalier.reporter import Checkpoint, Done
 from espalier.training.trainables import norms_and_biases
 from tests.fixtures.jobs import KilledError, LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model

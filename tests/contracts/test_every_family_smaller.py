@@ -16,9 +16,9 @@ from espalier.errors import EngineError
 from espalier.evaluate.perplexity import perplexity
 from espalier.families import FAMILIES
 from espalier.families.sizes import Part
+from espalier.messages import Done
 from espalier.probe import ModelFacts, check, probe
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import Done
 from tests.fixtures.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model
 

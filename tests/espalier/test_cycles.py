@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from espalier.messages import Checkpoint, Message, Metric
 from espalier.model.weights import Weights
 from espalier.recipe.recovery import Cycles
-from espalier.reporter import Checkpoint, Message, Metric
 from espalier.retrain.averaging import mean
 from tests.fixtures.jobs import KilledError, local_job, write_texts
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery

@@ -13,7 +13,7 @@ from espalier import limits as room
 from espalier.diagnosis import classify
 from espalier.errors import NoRoomError
 from espalier.memory.shapes import Room
-from espalier.reporter import Done, Message
+from espalier.messages import Done, Message
 from espalier.session import Context
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import VOCABULARY

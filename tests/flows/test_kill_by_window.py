@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from espalier.reporter import Checkpoint, Metric
+from espalier.messages import Checkpoint, Metric
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench
 from tests.fixtures.tiny_models import write_tiny_model

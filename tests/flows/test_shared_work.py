@@ -11,7 +11,7 @@ import pytest
 
 from app.db.job import Job
 from app.db.queries import reuse
-from espalier.reporter import PhaseStarted
+from espalier.messages import PhaseStarted
 from tests.fixtures.jobs import local_job, write_texts
 from tests.fixtures.processes import running
 from tests.fixtures.runs import Bench

@@ -11,7 +11,7 @@ import pytest
 
 from espalier.memory import texts
 from espalier.memory.shapes import LIBRARIES_BYTES
-from espalier.reporter import Done, Failed
+from espalier.messages import Done, Failed
 from espalier.text import pieces
 from tests.fixtures.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.tiny_models import write_tiny_model

@@ -18,9 +18,9 @@ from app.db.result import Artifact
 from app.db.session import Database
 from app.services.jobs import children
 from app.storage.base import ObjectStore
+from espalier.messages import ErrorInfo
 from espalier.recipe.hashes import SHARED_PHASES
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import ErrorInfo
 from espalier.search.soup_members import member_specs
 from workers.lease import endings
 from workers.lease.retries import JobFailed

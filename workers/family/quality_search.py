@@ -11,11 +11,11 @@ from app.db.job import Job
 from app.db.queries import events, leases, reuse
 from app.services.jobs import children
 from app.services.reuse import adoption
+from espalier.messages import ErrorInfo
 from espalier.recipe.base import canonical
 from espalier.recipe.objective import Objective, Trial
 from espalier.recipe.prune import PruneStep
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import ErrorInfo
 from workers.lease import endings
 from workers.lease.retries import JobFailed
 

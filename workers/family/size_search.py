@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
+from espalier.messages import ErrorInfo
 from espalier.probe import ModelFacts
 from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.target import Target, Unit
-from espalier.reporter import ErrorInfo
 from espalier.search.size import Cut, Split, Tried
 from workers.family.quality_search import alone, increase, report_of, spawn, take
 from workers.lease import endings

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
 from app.db.queries import events, leases
-from espalier.reporter import ErrorInfo
+from espalier.messages import ErrorInfo
 from workers.lease.keeper import Reason
 from workers.lease.retries import backoff_seconds, budget, charged_as, describe
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from app.bodies import pointers
 from app.errors import StorageError
+from espalier.messages import ErrorInfo
 from espalier.recipe.phases import Phase
-from espalier.reporter import ErrorInfo
 
 WORKER_LOST_BUDGET = 3
 MACHINE_LOST = "machine_lost"

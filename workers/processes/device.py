@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from app.settings import Settings
-from espalier.reporter import Message
+from espalier.messages import Message
 from workers.processes.process import Child, Commands, environment
 from workers.processes.workspace import Workspace
 

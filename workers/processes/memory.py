@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from app.settings import Settings
-from espalier.reporter import ComputeRequest
+from espalier.messages import ComputeRequest
 from workers.processes import machine
 
 SHARE: Final = 0.9

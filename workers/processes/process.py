@@ -20,7 +20,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from espalier.leash import leashed
-from espalier.reporter import Log
+from espalier.messages import Log
 from workers.messages import MESSAGES, AnyMessage
 from workers.processes.groups import ControlGroups, oom_kills
 from workers.processes.memory import Limits

@@ -22,10 +22,7 @@ from app.platform.loops import OUTAGE
 from app.services.publications import rejected
 from app.settings import Settings
 from app.storage.base import ObjectStore
-from espalier.recipe.base import canonical
-from espalier.recipe.source import model_name
-from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import (
+from espalier.messages import (
     Checkpoint,
     ComputeRequest,
     Done,
@@ -35,6 +32,9 @@ from espalier.reporter import (
     StoredCheckpoint,
     Warned,
 )
+from espalier.recipe.base import canonical
+from espalier.recipe.source import model_name
+from espalier.recipe.spec import CompressionSpec
 from workers.family import quality_search, size_search
 from workers.family.members import Family, spawn_members
 from workers.lease import endings

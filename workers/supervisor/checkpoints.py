@@ -13,7 +13,7 @@ import structlog
 
 from app.errors import ChecksumMismatch, ObjectMissing
 from app.storage.base import ObjectStore
-from espalier.reporter import Checkpoint, StoredCheckpoint
+from espalier.messages import Checkpoint, StoredCheckpoint
 from workers.processes.workspace import inside
 from workers.supervisor.recorder import StoredInStore
 from workers.supervisor.reuse import PhaseStore

@@ -17,7 +17,7 @@ from app.errors import ObjectExists, StorageError
 from app.platform.ids import new_id
 from app.services import publications
 from app.storage.base import ObjectStore
-from espalier.reporter import ArtifactFile, Done, PhaseCompleted, PhaseStarted, Progress
+from espalier.messages import ArtifactFile, Done, PhaseCompleted, PhaseStarted, Progress
 from workers.messages import Published
 from workers.processes.workspace import inside
 from workers.supervisor.recorder import Recorder

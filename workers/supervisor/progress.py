@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from app.db.job import Job
+from espalier.messages import Progress
 from espalier.recipe.phases import PHASES, Phase
-from espalier.reporter import Progress
 
 _WEIGHTS: Final[Mapping[Phase, float]] = {
     "resolving": 1, "fetching": 3, "baseline": 8, "calibrating": 2, "pruning": 20, "reconstructing": 30,

@@ -24,9 +24,7 @@ from app.services import publications
 from app.services.tenancy import credentials
 from app.settings import Settings
 from app.storage.base import ObjectStore
-from espalier.recipe.base import fingerprint
-from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import (
+from espalier.messages import (
     ArtifactFile,
     ErrorInfo,
     Failed,
@@ -34,6 +32,8 @@ from espalier.reporter import (
     PhaseStarted,
     Progress,
 )
+from espalier.recipe.base import fingerprint
+from espalier.recipe.spec import CompressionSpec
 from workers.lease.retries import from_exit
 from workers.messages import Published, Resolved  # fmt: skip
 from workers.processes.groups import ControlGroups

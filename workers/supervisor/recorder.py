@@ -21,8 +21,7 @@ from app.platform.ids import new_id
 from app.platform.loops import OUTAGE
 from app.platform.tracing import Phases
 from app.services.admission import known
-from espalier.recipe.phases import Phase
-from espalier.reporter import (
+from espalier.messages import (
     Layer,
     Log,
     Metric,
@@ -32,6 +31,7 @@ from espalier.reporter import (
     StoredCheckpoint,
     Warned,
 )  # fmt: skip
+from espalier.recipe.phases import Phase
 from workers.lease.keeper import LeaseLost
 from workers.messages import AnyMessage, Resolved
 from workers.supervisor import progress

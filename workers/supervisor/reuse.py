@@ -17,10 +17,10 @@ from app.db.session import Database, clock
 from app.services.admission import known
 from app.services.reuse import adoption
 from app.settings import Settings
+from espalier.messages import ErrorInfo, Layer, StoredCheckpoint
 from espalier.recipe.base import canonical
 from espalier.recipe.hashes import SHARED_PHASES, STRUCTURE, phase_key, work_hash
 from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS, CompressionSpec
-from espalier.reporter import ErrorInfo, Layer, StoredCheckpoint
 from workers.lease import endings
 from workers.lease.retries import JobFailed
 from workers.messages import Resolved

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from espalier.reporter import Checkpoint, Done, Failed, Spread
+from espalier.messages import Checkpoint, Done, Failed, Spread
 from workers.lease.keeper import Interrupted, Keeper
 from workers.lease.retries import JobFailed, from_exit, hung, stuck
 from workers.messages import AnyMessage, Fetched, Published

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from espalier.messages import Message
 from espalier.recipe.publish import Target
-from espalier.reporter import Message
 
 
 class PublicFile(Message):

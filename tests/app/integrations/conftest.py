@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.bodies.job import JobRequest
-from espalier.reporter import Failed
+from espalier.messages import Failed
 from tests.fixtures.hub import Hub, hub
 from workers import fetcher
 from workers.messages import MESSAGES, AnyMessage, FetchRequest

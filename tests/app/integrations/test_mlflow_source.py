@@ -10,8 +10,8 @@ import pytest
 
 from app.integrations.mlflow.source import MlflowModel
 from app.integrations.shared.sources import Access
+from espalier.messages import PhaseCompleted, Progress
 from espalier.refusals import SourceNotFound
-from espalier.reporter import PhaseCompleted, Progress
 from tests.app.integrations.conftest import MODEL, Fetch
 from tests.app.integrations.test_models import error, one
 from tests.fixtures.mlflow import MlflowServer, basic, mlflow

@@ -9,8 +9,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from espalier.messages import ErrorInfo, Failed, PhaseCompleted, PhaseStarted, Progress
 from espalier.model_files import belongs_to_model
-from espalier.reporter import ErrorInfo, Failed, PhaseCompleted, PhaseStarted, Progress
 from tests.app.integrations.conftest import MODEL, SPEC, Fetch
 from tests.fixtures.hub import Hub, HubRepo
 from workers.messages import AnyMessage, Fetched, Resolved

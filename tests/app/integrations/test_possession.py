@@ -17,7 +17,7 @@ from app.integrations.shared import digests
 from app.integrations.shared.cache import Place
 from app.integrations.shared.sources import Access
 from app.integrations.uploads.joining import Uploaded, join
-from espalier.reporter import PhaseCompleted
+from espalier.messages import PhaseCompleted
 from tests.app.integrations.conftest import MODEL, SPEC, Fetch
 from tests.app.integrations.test_models import HUGGINGFACE, error, one
 from tests.app.integrations.test_s3_source import Read, demo, read

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.storage.s3 import S3Store
-from espalier.reporter import PhaseCompleted
+from espalier.messages import PhaseCompleted
 from tests.app.integrations.conftest import MODEL, Fetch
 from tests.app.integrations.test_models import error, one
 from workers.messages import AnyMessage, Fetched, Resolved

@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from app.integrations.documents import gather
+from espalier.messages import Failed
 from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import Failed
 from tests.app.integrations.conftest import MODEL, SPEC, Fetch
 from tests.fixtures.hub import Hub, HubRepo
 from workers.messages import Fetched

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from espalier.errors import MissingExtraError
+from espalier.messages import Message, PhaseStarted
 from espalier.model import lm_eval_tasks as tasks
-from espalier.reporter import Message, PhaseStarted
 from tests.fixtures.jobs import KilledError, local_job
 
 WINDOWS = {"name": "text", "dataset": None, "sequence_length": 32, "max_windows": 6}

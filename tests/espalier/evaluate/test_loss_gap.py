@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from app.integrations.local.text import LocalText
 from app.integrations.shared.sources import Access
 from espalier.evaluate.perplexity import perplexity
+from espalier.messages import Checkpoint, Message
 from espalier.recipe.base import fingerprint
-from espalier.reporter import Checkpoint, Message
 from espalier.session import Context
 from espalier.text.overlap import overlapping
 from tests.fixtures.jobs import KilledError

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from espalier.export import card_data
 from espalier.export.advice import advice
 from espalier.export.outputs import front_matter
-from espalier.reporter import PhaseCompleted, PhaseStarted
+from espalier.messages import PhaseCompleted, PhaseStarted
 from tests.fixtures.jobs import local_job
 from tests.fixtures.tiny_models import write_tiny_model
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from torch import nn
 
+from espalier.messages import Checkpoint
 from espalier.prune import inputs
 from espalier.recipe.hashes import phase_key
-from espalier.reporter import Checkpoint
 from tests.espalier.prune.test_updates import count_forwards
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from espalier.errors import NumericalError, TargetsError
+from espalier.messages import Checkpoint, Layer, Message
 from espalier.model.masks import unpack
-from espalier.reporter import Checkpoint, Layer, Message
 from espalier.session import Context
 from tests.fixtures.jobs import KilledError, LocalJob, local_job
 from tests.fixtures.tiny_models import FAMILIES, write_tiny_model

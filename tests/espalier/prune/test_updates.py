@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from espalier.diagnosis import classify
 from espalier.errors import CollapsedError, NumericalError
+from espalier.messages import Checkpoint, Warned
 from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.prune import collapse
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import Checkpoint, Warned
 from espalier.session import Context
 from tests.fixtures.jobs import KilledError, LocalJob, local_job
 

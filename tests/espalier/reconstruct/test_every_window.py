@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from espalier.messages import Checkpoint, Layer, Message, Warned
 from espalier.model import numerics
 from espalier.reconstruct import span, windows
 from espalier.reconstruct.window import _by_memory
 from espalier.reconstruct.windows import Pair, Part, Streams
-from espalier.reporter import Checkpoint, Layer, Message, Warned
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model

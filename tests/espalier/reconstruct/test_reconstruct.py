@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from espalier.reporter import Checkpoint, Message
+from espalier.messages import Checkpoint, Message
 from espalier.session import Context
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from espalier.memory import retraining
+from espalier.messages import Checkpoint, Message
 from espalier.recipe.steps import Retrain
-from espalier.reporter import Checkpoint, Message
 from espalier.retrain import rate_search
 from espalier.retrain.ladder import ENOUGH, factor
 from espalier.retrain.train import Point, Trainer

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from espalier.errors import DatasetError, NumericalError, TargetsError
 from espalier.evaluate.scoring import score_weights
+from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
-from espalier.reporter import Checkpoint, Message
 from espalier.retrain import equip, retrain
 from espalier.retrain.training_text import training_windows
 from espalier.session import Context

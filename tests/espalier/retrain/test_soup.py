@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from espalier.errors import UnequalMembersError
+from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights, save_overlay
 from espalier.prune import prune
 from espalier.prune.calibrate import run as calibrate
@@ -18,7 +19,6 @@ from espalier.recipe.members import VECTORS, vary
 from espalier.recipe.recovery import Soup
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps import Retrain
-from espalier.reporter import Checkpoint, Message
 from espalier.retrain import soup
 from espalier.retrain.averaging import Masks, greedy, mean
 from espalier.retrain.soup import Member

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from espalier.errors import EngineError
-from espalier.reporter import Checkpoint
+from espalier.messages import Checkpoint
 from espalier.stream import walk
 from tests.fixtures.jobs import KilledError, LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from espalier.errors import TargetsError
+from espalier.messages import Metric
 from espalier.recipe.spec import CompressionSpec
-from espalier.reporter import Metric
 from tests.espalier.structure.test_structure import logits, report_of
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model

@@ -14,8 +14,8 @@ import torch
 from espalier import limits
 from espalier.errors import NoRoomError, TargetsError
 from espalier.evaluate.scoring import score_weights
+from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
-from espalier.reporter import Checkpoint, Message
 from espalier.retrain import retrain, teacher
 from espalier.retrain.pace import pruning_distance
 from espalier.session import Context

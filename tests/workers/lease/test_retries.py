@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from espalier.reporter import ErrorInfo
+from espalier.messages import ErrorInfo
 from workers.lease.retries import backoff_seconds, budget
 
 

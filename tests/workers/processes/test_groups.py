@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from espalier.leash import leashed
-from espalier.reporter import Message
+from espalier.messages import Message
 from tests.fixtures.control_groups import PretendKernel, fill
 from tests.fixtures.runs import Bench
 from workers.processes import groups

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from app.settings import Settings
-from espalier.reporter import ComputeRequest, Message
+from espalier.messages import ComputeRequest, Message
 from workers.lease.retries import from_exit
 from workers.processes import groups, machine, memory
 from workers.processes.memory import Limits

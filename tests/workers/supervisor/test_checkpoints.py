@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from app.storage.directory import DirectoryStore
-from espalier.reporter import Checkpoint
+from espalier.messages import Checkpoint
 from workers.supervisor.checkpoints import Uploader
 from workers.supervisor.recorder import StoredInStore
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from espalier.leash import leashed
-from espalier.reporter import Log, Message
+from espalier.messages import Log, Message
 from workers.processes import groups
 from workers.processes.groups import ControlGroup, ControlGroups, NotDelegated
 from workers.processes.memory import Limits
@@ -45,7 +45,7 @@ for _ in range(2):
 """Takes in processes of sessions of their own, of which none alone is beyond the bound."""
 WORKER = """
 import json, pathlib, sys
-from espalier.reporter import Message
+from espalier.messages import Message
 from workers.processes import groups, machine
 from workers.processes.memory import Limits
 from workers.processes.process import Child, environment

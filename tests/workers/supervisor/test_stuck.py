@@ -10,7 +10,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from app.db.queries import leases
-from espalier.reporter import ErrorInfo
+from espalier.messages import ErrorInfo
 from tests.fixtures.runs import Bench
 from workers.lease import retries
 from workers.processes import groups, process, workspace
