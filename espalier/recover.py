@@ -10,66 +10,66 @@ from espalier.recipe.recovery import Cycles
 from espalier.reconstruct import reconstruct
 from espalier.repetition import Turn
 from espalier.retrain import retrain, soup
-from espalier.session import Context
+from espalier.session import Session
 
 
 class MembersWanted(Exception):
     """The weights that the members of a soup start from are finished, and others are to train them."""
 
 
-def run(context: Context) -> None:
+def run(session: Session) -> None:
     """Go through all turns of a spec; raises MembersWanted where it goes on elsewhere."""
-    cycles = context.request.spec.cycles
+    cycles = session.request.spec.cycles
     if cycles is None:
-        context.recovery |= _turn(context)
+        session.recovery |= _turn(session)
         return
     for number in range(1, cycles.count + 1):
-        context.turn = _cycle(context, cycles, number)
-        context.before_pruning = context.weights
-        _describe(context, number, _turn(context))
-    context.turn = Turn()
+        session.turn = _cycle(session, cycles, number)
+        session.before_pruning = session.weights
+        _describe(session, number, _turn(session))
+    session.turn = Turn()
 
 
-def _turn(context: Context) -> dict[str, Any]:
+def _turn(session: Session) -> dict[str, Any]:
     """Go through one turn; what the report says of its soup, if there is one."""
-    spec = context.request.spec
+    spec = session.request.spec
     # A model that is already sparse and stays as it is reads no calibration text.
-    plan = calibrate.run(context) if spec.masking or spec.reconstruct else None
+    plan = calibrate.run(session) if spec.masking or spec.reconstruct else None
     if spec.masking or spec.reconstruct or spec.retrain or not spec.structure:
-        prune.run(context, plan)
+        prune.run(session, plan)
     if spec.reconstruct is not None:
-        reconstruct.run(context, plan)
+        reconstruct.run(session, plan)
     if spec.soup is None:
         if spec.retrain is not None:
-            retrain.run(context)
+            retrain.run(session)
         return {}
-    if context.request.member_dirs:
-        return {"soup": soup.run(context, [Path(folder) for folder in context.request.member_dirs])}
-    if context.request.spread and spec.cycles is None:
-        retrain.search(context)  # once for all
+    if session.request.member_dirs:
+        return {"soup": soup.run(session, [Path(folder) for folder in session.request.member_dirs])}
+    if session.request.spread and spec.cycles is None:
+        retrain.search(session)  # once for all
         raise MembersWanted
-    return {"soup": soup.retrain_and_average(context)}
+    return {"soup": soup.retrain_and_average(session)}
 
 
-def _cycle(context: Context, cycles: Cycles, number: int) -> Turn:
-    spec = context.request.spec
+def _cycle(session: Session, cycles: Cycles, number: int) -> Turn:
+    spec = session.request.spec
     share = cycles.sparsity(number, spec.masking[0].share)
     varied = spec.retrain and spec.retrain.model_copy(update={"steps": cycles.steps(number, spec.retrain.steps)})
     name = f"cycle-{number}"
     return Turn(name, cycle=name, sparsity=share, retrain=varied)
 
 
-def _describe(context: Context, number: int, more: dict[str, Any]) -> None:
+def _describe(session: Session, number: int, more: dict[str, Any]) -> None:
     """What the report says of a cycle; rows of the phases carry its name."""
-    numbers = {done.phase: done.perplexity for done in context.phases if done.turn == context.turn.name}
-    rows = context.recovery.setdefault("cycles", [])
+    numbers = {done.phase: done.perplexity for done in session.phases if done.turn == session.turn.name}
+    rows = session.recovery.setdefault("cycles", [])
     rows.append(
         {
             "cycle": number,
-            "sparsity": context.turn.sparsity,
-            "steps": context.retrain.steps if context.retrain else 0,
+            "sparsity": session.turn.sparsity,
+            "steps": session.retrain.steps if session.retrain else 0,
             "perplexity": {phase: value for phase, value in numbers.items() if value},
-            **({"retraining": dict(context.protocol["retraining"])} if context.retrain else {}),
+            **({"retraining": dict(session.protocol["retraining"])} if session.retrain else {}),
             **more,
         }
     )

@@ -13,8 +13,8 @@ def taken_over(phase: PhaseRun, index: int) -> dict[str, Any] | None:
     data = phase.stored_block(index)
     if data is None:
         return None
-    context = phase.context
+    session = phase.session
     for row in data["layers"]:
-        context.layer(Layer.model_validate(row), silent=True)
-    context.warnings += [item for item in data.get("warnings", []) if item not in context.warnings]
+        session.layer(Layer.model_validate(row), silent=True)
+    session.warnings += [item for item in data.get("warnings", []) if item not in session.warnings]
     return data

@@ -47,7 +47,7 @@ class PhaseRun:
     """One phase while it runs."""
 
     name: Phase
-    context: Context
+    session: Session
     total: int
     unit: str
     began: float = field(default_factory=time.monotonic)
@@ -69,12 +69,12 @@ class PhaseRun:
         if current < self.total and now - self._said < PROGRESS_SECONDS:
             return
         self._said = now
-        self.context.send(Progress(phase=self.name, current=current, total=self.total, unit=self.unit))
+        self.session.send(Progress(phase=self.name, current=current, total=self.total, unit=self.unit))
 
     def metric(self, name: str, step: int, value: float) -> None:
         """Report one point of a series; every turn has its own."""
-        series = f"{self.context.turn.name}.{name}" if self.context.turn.name else name
-        self.context.send(Metric(phase=self.name, name=series, step=step, value=value))
+        series = f"{self.session.turn.name}.{name}" if self.session.turn.name else name
+        self.session.send(Metric(phase=self.name, name=series, step=step, value=value))
 
     def reuse(self, stored: StoredCheckpoint) -> dict[str, Any]:
         """Count a finished piece of an earlier attempt as ours and return what was written with it."""
@@ -85,7 +85,7 @@ class PhaseRun:
 
     def finished(self) -> dict[str, Any] | None:
         """What `finish` was given by an earlier attempt; None when the phase has yet to be done."""
-        stored = self.context.stored(self.name).get("result")
+        stored = self.session.stored(self.name).get("result")
         if stored is None:
             return None
         self.reused_seconds = 0.0  # the result's are the whole phase's: blocks before it must not count twice
@@ -96,17 +96,17 @@ class PhaseRun:
     def finish(self, data: dict[str, Any] | None = None) -> None:
         """Write the phase's result, so that no later attempt repeats it."""
         whole = {**(data or {}), **self.completed().model_dump(exclude={"kind", "phase", "reused_from"})}
-        path = self.context.checkpoint_path(self.name, "result", suffix=".json")
+        path = self.session.checkpoint_path(self.name, "result", suffix=".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(whole, sort_keys=True))
-        self.context.checkpoint(self.name, "result", path, whole)
+        self.session.checkpoint(self.name, "result", path, whole)
 
     def completed(self) -> PhaseCompleted:
         """The phase's figures as they stand."""
-        peak = max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.context.device))
+        peak = max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.session.device))
         return PhaseCompleted(
             phase=self.name, seconds=self.seconds, peak_memory_bytes=peak, perplexity=self.perplexity,
-            reused_from=self.reused_from, turn=self.context.turn.name,
+            reused_from=self.reused_from, turn=self.session.turn.name,
         )  # fmt: skip
 
     def finish_block(
@@ -115,23 +115,23 @@ class PhaseRun:
     ) -> None:  # fmt: skip
         """Write a block's changed tensors and masks, lay them over the weights and tell the supervisor."""
         name = f"block-{index:05d}"
-        path = self.context.checkpoint_path(self.name, name)
+        path = self.session.checkpoint_path(self.name, name)
         save_overlay(path, tensors, masks)
-        self.context.weights = self.context.weights.with_overlay(path)
-        peak = numerics.peak_memory_bytes(self.context.device)
-        self.context.checkpoint(self.name, name, path, {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak})
+        self.session.weights = self.session.weights.with_overlay(path)
+        peak = numerics.peak_memory_bytes(self.session.device)
+        self.session.checkpoint(self.name, name, path, {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak})
 
     def stored_block(self, index: int) -> dict[str, Any] | None:
         """Lay a block that an earlier attempt finished over the weights; its data, or None when there is none."""
-        stored = self.context.stored(self.name).get(f"block-{index:05d}")
+        stored = self.session.stored(self.name).get(f"block-{index:05d}")
         if stored is None:
             return None
-        self.context.weights = self.context.weights.with_overlay(self.context.workspace / stored.path)
+        self.session.weights = self.session.weights.with_overlay(self.session.workspace / stored.path)
         return self.reuse(stored)
 
 
 @dataclass
-class Context:
+class Session:
     """The state of one attempt."""
 
     request: ComputeRequest

@@ -34,7 +34,7 @@ from espalier.model import numerics
 from espalier.prune import targets
 from espalier.recipe.spec import ENGINE_VERSION
 from espalier.retrain import teacher
-from espalier.session import Context
+from espalier.session import Session
 from espalier.structure import structure
 
 _PIPE_CLOSED = 3
@@ -45,39 +45,39 @@ def main() -> int:
     """Read one request from standard input, compute, and say how it went."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     send = _messages(_take_stdout())
-    context: Context | None = None
+    session: Session | None = None
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
         numerics.be_deterministic(request.threads)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every finished block is an open file
         transformers.utils.logging.disable_progress_bar()
-        context = Context(request, send)
-        context.environment.update(_environment(context))
-        send(compute(context))
+        session = Session(request, send)
+        session.environment.update(_environment(session))
+        send(compute(session))
     except recover.MembersWanted:
         send(Spread())
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message
         traceback.print_exc()
-        send(Failed(error=classify(error, phase=context.phase_now if context else None)))
+        send(Failed(error=classify(error, phase=session.phase_now if session else None)))
         return 1
     return 0
 
 
-def compute(context: Context) -> Done:
+def compute(session: Session) -> Done:
     """Run all phases in order; each skips what an earlier attempt has finished."""
-    if not context.request.spec.structure:
-        targets.check(context)
-    limits.check(context)
-    teacher.check(context)
-    benchmarks.check(context)
-    baseline.run(context)
-    if context.request.spec.structure:
-        structure.run(context)
-        targets.check(context)
-    recover.run(context)
-    written, perplexity = scored.run(context)
-    report, gate, files = export.run(context, written, perplexity)
+    if not session.request.spec.structure:
+        targets.check(session)
+    limits.check(session)
+    teacher.check(session)
+    benchmarks.check(session)
+    baseline.run(session)
+    if session.request.spec.structure:
+        structure.run(session)
+        targets.check(session)
+    recover.run(session)
+    written, perplexity = scored.run(session)
+    report, gate, files = export.run(session, written, perplexity)
     return Done(report=report, gate=gate, files=files)
 
 
@@ -103,16 +103,16 @@ def _messages(pipe: io.BufferedWriter) -> Callable[[Message], None]:
     return send
 
 
-def _environment(context: Context) -> dict[str, Any]:
+def _environment(session: Session) -> dict[str, Any]:
     # The launcher puts the process into an empty network where the platform allows; an empty one has a loopback only.
     isolated = {name for _, name in socket.if_nameindex()} <= {"lo"}
     return {
         "engine": ENGINE_VERSION,
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "tokenizers", "safetensors")},
-        "device": f"{context.device.type} {numerics.device_name(context.device)}",
-        "threads": context.request.threads,
-        "compute_dtype": numerics.name_of(context.compute_dtype),
+        "device": f"{session.device.type} {numerics.device_name(session.device)}",
+        "threads": session.request.threads,
+        "compute_dtype": numerics.name_of(session.compute_dtype),
         "network_isolated": isolated,
     }
 

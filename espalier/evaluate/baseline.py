@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from espalier.evaluate import benchmarks, certificate
 from espalier.evaluate.scoring import DIVERGENCE, count_windows, describe, score_weights
-from espalier.session import Context
+from espalier.session import Session
 
 
-def run(context: Context) -> None:
+def run(session: Session) -> None:
     """Score the source as it is."""
-    context.protocol["perplexity"] = describe(context)
-    if context.request.spec.evaluate.divergence:
-        context.protocol["divergence"] = DIVERGENCE
-    certificate.warn(context)
-    with context.phase("baseline", total=count_windows(context), unit="window") as phase:
+    session.protocol["perplexity"] = describe(session)
+    if session.request.spec.evaluate.divergence:
+        session.protocol["divergence"] = DIVERGENCE
+    certificate.warn(session)
+    with session.phase("baseline", total=count_windows(session), unit="window") as phase:
         done = phase.finished()
         if done is None:
-            context.certificate = certificate.run(context)
-            phase.perplexity = score_weights(context, context.dense, phase=phase, dense=True)
-            if context.tasks:
-                with context.streamed.whole(context.dense) as model:
-                    context.dense_tasks = benchmarks.score(context, model)
-            phase.finish({"tasks": context.dense_tasks, "certificate": context.certificate})
+            session.certificate = certificate.run(session)
+            phase.perplexity = score_weights(session, session.dense, phase=phase, dense=True)
+            if session.tasks:
+                with session.streamed.whole(session.dense) as model:
+                    session.dense_tasks = benchmarks.score(session, model)
+            phase.finish({"tasks": session.dense_tasks, "certificate": session.certificate})
         else:
-            context.dense_tasks = done.get("tasks", {})
-            context.certificate = done["certificate"]
-        context.dense_perplexity = phase.perplexity or {}
+            session.dense_tasks = done.get("tasks", {})
+            session.certificate = done["certificate"]
+        session.dense_perplexity = phase.perplexity or {}

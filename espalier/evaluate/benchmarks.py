@@ -7,18 +7,18 @@ from pathlib import Path
 from torch import nn
 
 from espalier.model.lm_eval_tasks import Tasks
-from espalier.session import Context
+from espalier.session import Session
 
 
-def check(context: Context) -> None:
+def check(session: Session) -> None:
     """Load the tasks with their data; an error names what is missing."""
-    names = context.request.spec.evaluate.tasks
+    names = session.request.spec.evaluate.tasks
     if names:
-        folder = context.request.tasks_dir
-        context.tasks = Tasks(names, folder=Path(folder) if folder else None, scratch=context.workspace)
-        context.protocol["tasks"] = {"names": names, "few_shot": "as each task says", **context.tasks.versions()}
+        folder = session.request.tasks_dir
+        session.tasks = Tasks(names, folder=Path(folder) if folder else None, scratch=session.workspace)
+        session.protocol["tasks"] = {"names": names, "few_shot": "as each task says", **session.tasks.versions()}
 
 
-def score(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
+def score(session: Session, model: nn.Module) -> dict[str, dict[str, float]]:
     """Every task's numbers; nothing where none are asked for."""
-    return context.tasks.score(model, context.corpus.tokenizer) if context.tasks else {}
+    return session.tasks.score(model, session.corpus.tokenizer) if session.tasks else {}

@@ -14,7 +14,7 @@ from espalier.errors import NumericalError, UnsupportedArchitectureError
 from espalier.model import numerics, stock
 from espalier.model.numerics import free_bytes
 from espalier.model.streamed import StreamedModel
-from espalier.session import Context
+from espalier.session import Session
 from espalier.stream.walk import Stream
 
 WINDOWS: Final = 2
@@ -25,38 +25,38 @@ HEADROOM: Final = 1.2
 """Of the whole model's bytes, what has to be free."""
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(session: Session) -> dict[str, Any]:
     """Compare the streamed forward pass with the stock one, and return what the report says of it.
 
     Raises NumericalError for weights that are not finite, UnsupportedArchitectureError where the two differ.
     """
-    streamed = context.source_streamed
-    _check_values(context)
-    forward = _forward(context, streamed)
+    streamed = session.source_streamed
+    _check_values(session)
+    forward = _forward(session, streamed)
     return {
         "verdict": forward["verdict"],
         "class": streamed.stock_class,
         "items": [{"name": "weights_finite", "verdict": "passed"}, forward, _head(streamed)],
-        "keys_dropped": context.request.dropped_keys,
+        "keys_dropped": session.request.dropped_keys,
         "share_left_dense": _share_left_dense(streamed),
     }
 
 
-def warn(context: Context) -> None:
+def warn(session: Session) -> None:
     """Say where the configuration and the files disagree about the head."""
-    pair = context.source_streamed.separate_head
+    pair = session.source_streamed.separate_head
     if pair is not None:
-        context.warn(
+        session.warn(
             "separate_head",
             f"config.json says tie_word_embeddings: true, and {pair[0]} differs from {pair[1]}: as in stock "
             "transformers, the two are not tied. The result's config.json says false.",
         )
 
 
-def _check_values(context: Context) -> None:
+def _check_values(session: Session) -> None:
     """Read every tensor once and refuse NaN and infinity by name, also those that a narrower dtype would make."""
-    dense = context.source
-    narrow = [dtype for dtype in (context.compute_dtype, context.weights.cast) if dtype is not None]
+    dense = session.source
+    narrow = [dtype for dtype in (session.compute_dtype, session.weights.cast) if dtype is not None]
     for name in dense.names:
         tensor = dense.get(name)
         if tensor.is_floating_point():
@@ -74,17 +74,17 @@ def _require_finite(tensor: torch.Tensor, name: str, what: str) -> None:
         )  # fmt: skip
 
 
-def _forward(context: Context, streamed: StreamedModel) -> dict[str, Any]:
-    needed = int(HEADROOM * sum(streamed.parameters.values()) * context.compute_dtype.itemsize)
-    if context.by_blocks:
+def _forward(session: Session, streamed: StreamedModel) -> dict[str, Any]:
+    needed = int(HEADROOM * sum(streamed.parameters.values()) * session.compute_dtype.itemsize)
+    if session.by_blocks:
         return _not_checked("the limits of the job leave no room for the whole model")
-    if (free := free_bytes(context.device)) < needed:
+    if (free := free_bytes(session.device)) < needed:
         return _not_checked(f"the whole model takes about {needed} bytes, and {free} are free")
     tokens_BT = _tokens(streamed)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        expected_BTV = _of_stock(context, tokens_BT)
+        expected_BTV = _of_stock(session, tokens_BT)
         with stock.refusals("the forward pass"):
-            found_BTV = _streamed(context, streamed, tokens_BT)
+            found_BTV = _streamed(session, streamed, tokens_BT)
     if not bool(torch.isfinite(expected_BTV).all()):  # the walk names the matrix whose inputs are not
         return _not_checked("the dense model's own logits are not finite")
     return _compared(streamed, expected_BTV, found_BTV)
@@ -98,20 +98,20 @@ def _tokens(streamed: StreamedModel) -> torch.Tensor:
     return torch.randint(config.vocab_size, (WINDOWS, length), generator=draw)
 
 
-def _of_stock(context: Context, tokens_BT: torch.Tensor) -> torch.Tensor:
+def _of_stock(session: Session, tokens_BT: torch.Tensor) -> torch.Tensor:
     with stock.refusals("the model"):
-        model = stock.load(context.source_dir, dtype=context.compute_dtype, device=context.device)
-        logits: torch.Tensor = model(input_ids=tokens_BT.to(context.device), use_cache=False).logits
+        model = stock.load(session.source_dir, dtype=session.compute_dtype, device=session.device)
+        logits: torch.Tensor = model(input_ids=tokens_BT.to(session.device), use_cache=False).logits
     return logits.cpu().float()
 
 
-def _streamed(context: Context, streamed: StreamedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
-    stream = Stream(streamed, tokens_BT, context.source, sizes=[len(tokens_BT)])
+def _streamed(session: Session, streamed: StreamedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
+    stream = Stream(streamed, tokens_BT, session.source, sizes=[len(tokens_BT)])
     for block in streamed.layout.blocks:
-        with streamed.block(block.index, context.source) as module:
+        with streamed.block(block.index, session.source) as module:
             stream.advance(module)
     (batch,) = stream.batches
-    (logits,) = streamed.logits([(tokens_BT, batch.hidden_BTD)], context.source)
+    (logits,) = streamed.logits([(tokens_BT, batch.hidden_BTD)], session.source)
     return logits.cpu().float()
 
 

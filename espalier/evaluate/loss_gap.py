@@ -10,50 +10,50 @@ from espalier.evaluate.perplexity import window_losses
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.text.overlap import overlapping
 
 
-def reconstruction_windows(context: Context, phase: PhaseRun) -> torch.Tensor:
+def reconstruction_windows(session: Session, phase: PhaseRun) -> torch.Tensor:
     """What reconstruction reads (N, T): the calibration's windows, or as many with the largest gaps."""
-    calibration = context.request.spec.calibration
+    calibration = session.request.spec.calibration
     if calibration.selection != "loss_gap":
-        return context.calibration_windows()
-    text = context.text(calibration.dataset)
+        return session.calibration_windows()
+    text = session.text(calibration.dataset)
     # Without overlap: neighbours would all be picked together.
-    windows_NT = text.evaluation(length=context.length_of(calibration), max_windows=None)
-    windows_NT = windows_NT[~_evaluated(context, windows_NT)]
+    windows_NT = text.evaluation(length=session.length_of(calibration), max_windows=None)
+    windows_NT = windows_NT[~_evaluated(session, windows_NT)]
     if len(windows_NT) == 0:
         raise DatasetError(f"all of {text.name} is read by evaluation too", hint="Give other text.")
     order = torch.randperm(len(windows_NT), generator=generator(calibration.seed, "loss_gap"))
     candidates = order[: calibration.candidates * calibration.samples].sort().values
-    return widest(context, phase, windows_NT[candidates], count=min(calibration.samples, len(candidates)))
+    return widest(session, phase, windows_NT[candidates], count=min(calibration.samples, len(candidates)))
 
 
-def training_windows(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> torch.Tensor:
+def training_windows(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> torch.Tensor:
     """What of the training windows is trained on: all of them, or one in `candidates` with the largest gaps."""
-    calibration = context.request.spec.calibration
+    calibration = session.request.spec.calibration
     if calibration.selection != "loss_gap":
         return windows_NT
-    return widest(context, phase, windows_NT, count=max(1, len(windows_NT) // calibration.candidates))
+    return widest(session, phase, windows_NT, count=max(1, len(windows_NT) // calibration.candidates))
 
 
-def widest(context: Context, phase: PhaseRun, windows_NT: torch.Tensor, *, count: int) -> torch.Tensor:
+def widest(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *, count: int) -> torch.Tensor:
     """The `count` windows, in their order, whose loss is the most above the dense model's; kept for resumed runs."""
-    stored = context.stored(phase.name).get("picked")
+    stored = session.stored(phase.name).get("picked")
     if stored is None:
         # The source itself: where whole parts were removed, what the walks call dense is smaller.
-        dense_N = _losses(context.source_streamed, context.source, windows_NT)
-        gaps_N = _losses(context.streamed, context.weights, windows_NT) - dense_N
+        dense_N = _losses(session.source_streamed, session.source, windows_NT)
+        gaps_N = _losses(session.streamed, session.weights, windows_NT) - dense_N
         picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
-        path = context.checkpoint_path(phase.name, "picked")
+        path = session.checkpoint_path(phase.name, "picked")
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"picked": picked, "gaps": gaps_N}, path)
-        context.checkpoint(phase.name, "picked", path)
+        session.checkpoint(phase.name, "picked", path)
     else:
-        kept = load_file(context.workspace / stored.path)
+        kept = load_file(session.workspace / stored.path)
         picked, gaps_N = kept["picked"], kept["gaps"]
-    context.protocol.setdefault(phase.name, {})["loss_gap"] = {
+    session.protocol.setdefault(phase.name, {})["loss_gap"] = {
         "candidates": len(windows_NT),
         "picked": count,
         "mean_gap_of_candidates": float(gaps_N.mean()),
@@ -68,9 +68,9 @@ def _losses(streamed: StreamedModel, weights: Weights, windows_NT: torch.Tensor)
         return window_losses(model, windows_NT, device=streamed.device)
 
 
-def _evaluated(context: Context, windows_NT: torch.Tensor) -> torch.Tensor:
+def _evaluated(session: Session, windows_NT: torch.Tensor) -> torch.Tensor:
     """Tell for every window whether it shares text with evaluation."""
     shared_N = torch.zeros(len(windows_NT), dtype=torch.bool)
-    for item in context.request.spec.evaluate.perplexity:
-        shared_N |= overlapping(windows_NT, context.evaluation_windows(item))
+    for item in session.request.spec.evaluate.perplexity:
+        shared_N |= overlapping(windows_NT, session.evaluation_windows(item))
     return shared_N

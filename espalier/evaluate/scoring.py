@@ -12,7 +12,7 @@ from espalier.evaluate.divergence import divergence
 from espalier.evaluate.perplexity import perplexity, perplexity_by_blocks
 from espalier.model.numerics import name_of
 from espalier.model.weights import Weights
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 
 DIVERGENCE = {
     "windows": "those of the perplexity",
@@ -23,52 +23,52 @@ DIVERGENCE = {
 
 
 def score(
-    context: Context, model: nn.Module, *, phase: PhaseRun | None = None, dense: bool = False
+    session: Session, model: nn.Module, *, phase: PhaseRun | None = None, dense: bool = False
 ) -> dict[str, float]:
     """Measure a whole model on every text of `evaluate.perplexity`; `phase` shows the progress if it counts windows."""
     numbers: dict[str, float] = {}
     done = 0
-    for item in context.request.spec.evaluate.perplexity:
-        windows_NT = context.evaluation_windows(item)
+    for item in session.request.spec.evaluate.perplexity:
+        windows_NT = session.evaluation_windows(item)
         numbers[item.key] = perplexity(
-            model, windows_NT, device=context.device, dense=dense, tick=_ticking(phase, done)
+            model, windows_NT, device=session.device, dense=dense, tick=_ticking(phase, done)
         )
         done += len(windows_NT)
     return numbers
 
 
 def score_weights(
-    context: Context, weights: Weights, *, phase: PhaseRun | None = None, dense: bool = False
+    session: Session, weights: Weights, *, phase: PhaseRun | None = None, dense: bool = False
 ) -> dict[str, float]:
     """Measure the model that `weights` make; `dense`: they are the source's."""
-    if not context.request.spec.evaluate.perplexity:
+    if not session.request.spec.evaluate.perplexity:
         return {}
-    if context.by_blocks:
-        return _by_blocks(context, weights, phase, dense=dense)
-    with context.streamed.whole(weights) as model:
-        return score(context, model, phase=phase, dense=dense)
+    if session.by_blocks:
+        return _by_blocks(session, weights, phase, dense=dense)
+    with session.streamed.whole(weights) as model:
+        return score(session, model, phase=phase, dense=dense)
 
 
-def compare(context: Context, model: nn.Module) -> dict[str, dict[str, float]]:
+def compare(session: Session, model: nn.Module) -> dict[str, dict[str, float]]:
     """How far a whole model's predictions are from the dense model's, on every text; nothing unless asked for."""
-    evaluate = context.request.spec.evaluate
+    evaluate = session.request.spec.evaluate
     if not evaluate.divergence:
         return {}
-    with context.source_streamed.whole(context.source) as dense:
+    with session.source_streamed.whole(session.source) as dense:
         return {
-            item.key: asdict(divergence(dense, model, context.evaluation_windows(item), device=context.device))
+            item.key: asdict(divergence(dense, model, session.evaluation_windows(item), device=session.device))
             for item in evaluate.perplexity
         }
 
 
-def _by_blocks(context: Context, weights: Weights, phase: PhaseRun | None, *, dense: bool) -> dict[str, float]:
+def _by_blocks(session: Session, weights: Weights, phase: PhaseRun | None, *, dense: bool) -> dict[str, float]:
     """Measure with one block in memory at a time."""
     numbers: dict[str, float] = {}
     done = 0
-    for item in context.request.spec.evaluate.perplexity:
-        windows_NT = context.evaluation_windows(item)
+    for item in session.request.spec.evaluate.perplexity:
+        windows_NT = session.evaluation_windows(item)
         numbers[item.key] = perplexity_by_blocks(
-            context.streamed, windows_NT, weights, spill=context.spill, dense=dense, tick=_ticking(phase, done)
+            session.streamed, windows_NT, weights, spill=session.spill, dense=dense, tick=_ticking(phase, done)
         )
         done += len(windows_NT)
     return numbers
@@ -82,24 +82,24 @@ def _ticking(phase: PhaseRun | None, before: int) -> Callable[[int], None]:
     return tick
 
 
-def count_windows(context: Context) -> int:
+def count_windows(session: Session) -> int:
     """Windows of all measurements together."""
-    return sum(len(context.evaluation_windows(item)) for item in context.request.spec.evaluate.perplexity)
+    return sum(len(session.evaluation_windows(item)) for item in session.request.spec.evaluate.perplexity)
 
 
-def describe(context: Context) -> dict[str, Any]:
+def describe(session: Session) -> dict[str, Any]:
     """The protocol of every measurement, by its name."""
     protocol: dict[str, Any] = {}
-    for item in context.request.spec.evaluate.perplexity:
-        text, windows_NT = context.evaluation_text(item), context.evaluation_windows(item)
+    for item in session.request.spec.evaluate.perplexity:
+        text, windows_NT = session.evaluation_text(item), session.evaluation_windows(item)
         count, length = windows_NT.shape
         protocol[item.key] = {
             "dataset": item.dataset.model_dump(mode="json"),
             **text.protocol(),
-            "tokenizer": context.corpus.tokenizer_id,
+            "tokenizer": session.corpus.tokenizer_id,
             "sequence_length": length,
             "windows": count,
             "predicted_tokens": count * (length - 1),
-            "dtype": name_of(context.compute_dtype),
+            "dtype": name_of(session.compute_dtype),
         }
     return protocol

@@ -12,7 +12,7 @@ from torch import nn
 
 from espalier.model.numerics import generator
 from espalier.recipe.steps import Retrain
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training.lora import LORA_A, LORA_B, Lora
 
 FOLDER: Final = "adapter"
@@ -20,13 +20,13 @@ _PREFIX: Final = "base_model.model."
 """PEFT's names begin with its own two wrappers."""
 
 
-def write(context: Context, trained: Path) -> None:
+def write(session: Session, trained: Path) -> None:
     """Write `adapter/` of the artifact: `PeftModel.from_pretrained(model, "adapter")` applies it."""
-    spec = context.request.spec.retrain
+    spec = session.request.spec.retrain
     assert spec is not None
-    folder = context.artifact_dir / FOLDER
+    folder = session.artifact_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    matrices = [m for m in context.streamed.layout.matrices if m.name in context.weights.mask_names]
+    matrices = [m for m in session.streamed.layout.matrices if m.name in session.weights.mask_names]
     values = load_file(trained)
     tensors = {}
     for matrix in matrices:
@@ -53,12 +53,12 @@ def _config(spec: Retrain, names: list[str], *, transposed: bool) -> dict[str, A
     }
 
 
-def apply(context: Context, model: nn.Module) -> nn.Module:
+def apply(session: Session, model: nn.Module) -> nn.Module:
     """Lay the written adapter over a loaded model."""
-    spec = context.request.spec.retrain
+    spec = session.request.spec.retrain
     assert spec is not None
-    tensors = load_file(context.artifact_dir / FOLDER / "adapter_model.safetensors")
-    for matrix in context.streamed.layout.matrices:
+    tensors = load_file(session.artifact_dir / FOLDER / "adapter_model.safetensors")
+    for matrix in session.streamed.layout.matrices:
         a_name = f"{_PREFIX}{matrix.name}.lora_A.weight"
         if a_name not in tensors:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from espalier.evaluate.speed import macs_per_token
-from espalier.session import Context
+from espalier.session import Session
 
 _SMALLER = "Fewer parameters and fewer products: smaller and faster on every runtime that loads the model. "
 _TIMED = "The latencies above were measured here."
@@ -27,21 +27,21 @@ _PATTERNED = (
 _NOTHING = "No zeros and no fewer parameters: no runtime gains."
 
 
-def advice(context: Context, *, achieved: float) -> list[str]:
+def advice(session: Session, *, achieved: float) -> list[str]:
     """Lines about the runtimes that would profit, and those that would not."""
-    lines = _of_parts(context)
+    lines = _of_parts(session)
     if achieved > 0:
-        pattern = "unstructured" if context.step is None else context.step.pattern.label()
+        pattern = "unstructured" if session.step is None else session.step.pattern.label()
         known = {"2:4": _TWO_OF_FOUR, "unstructured": _UNSTRUCTURED}
         lines.append(known.get(pattern.partition("/")[0], _PATTERNED.format(pattern=pattern)))
     return lines or [_NOTHING]
 
 
-def _of_parts(context: Context) -> list[str]:
+def _of_parts(session: Session) -> list[str]:
     """What whole parts that are gone give; nothing where everything was kept."""
-    dense, left = context.source_streamed, context.streamed
+    dense, left = session.source_streamed, session.streamed
     if sum(left.parameters.values()) >= sum(dense.parameters.values()):
         return []
     if macs_per_token(left) >= 0.999 * macs_per_token(dense):
         return [_FEWER_EXPERTS]
-    return [_SMALLER + (_TIMED if context.latency else _COUNTED)]
+    return [_SMALLER + (_TIMED if session.latency else _COUNTED)]

@@ -10,7 +10,7 @@ from espalier.evaluate.speeds import speeds
 from espalier.export.card_data import front
 from espalier.export.relative_paths import WHERE_TO, without_places
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
-from espalier.session import Context
+from espalier.session import Session
 
 _MASKS = """`masks.safetensors` holds one bit-packed mask per pruned matrix, under the module's name: uint8 of shape
 (outputs, ceil(inputs / 8)); bit b (value 2^b) of byte k stands for input 8k + b; 1 = kept. Pruned weights are exactly
@@ -31,14 +31,14 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
 
 
-def card(context: Context, report: dict[str, Any]) -> str:
+def card(session: Session, report: dict[str, Any]) -> str:
     """Render README.md."""
-    source, spec = context.request.source_name, context.request.spec
+    source, spec = session.request.source_name, session.request.spec
     title = f"{source.rsplit('/', 1)[-1]}, {report['sparsity']['achieved']:.1%} of the pruned matrices zero"
     parts = [
-        front(context, report, title=title),
+        front(session, report, title=title),
         f"# {title}",
-        f"Made from `{source}` at revision `{context.request.revision}` by Espalier. {_HOW[spec.output.format]}:",
+        f"Made from `{source}` at revision `{session.request.revision}` by Espalier. {_HOW[spec.output.format]}:",
         _SNIPPET,
         "\n".join(_recipe(spec)),
         "## Numbers",
@@ -52,7 +52,7 @@ def card(context: Context, report: dict[str, Any]) -> str:
         _MASKS,
         "## Spec",
         "What differs from the defaults; `manifest.json` holds the rest of the spec, and the sha256 of every file.",
-        f"```json\n{json.dumps(_asked(context), indent=2, sort_keys=True, ensure_ascii=False)}\n```",
+        f"```json\n{json.dumps(_asked(session), indent=2, sort_keys=True, ensure_ascii=False)}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -115,11 +115,11 @@ def _protocol(report: dict[str, Any]) -> Iterator[str]:
     yield f"\nMade by engine {environment.get('engine', ENGINE_VERSION)} with {', '.join(told)}."
 
 
-def _asked(context: Context) -> dict[str, Any]:
-    spec = context.request.spec
+def _asked(session: Session) -> dict[str, Any]:
+    spec = session.request.spec
     told = spec.model_dump(mode="json", exclude_defaults=True, exclude=WHERE_TO)
     asked = _named({name: value for name, value in told.items() if value != {}}, spec.model_dump(mode="json"))
-    return cast("dict[str, Any]", without_places(context, asked))
+    return cast("dict[str, Any]", without_places(session, asked))
 
 
 def _named(asked: Any, whole: Any) -> Any:  # noqa: ANN401 - JSON

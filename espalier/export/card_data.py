@@ -11,32 +11,32 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from espalier.export.outputs import OUTPUT_TAG, front_matter
 from espalier.recipe.dataset import KNOWN, Dataset, HuggingFaceDataset, dataset_name
-from espalier.session import Context
+from espalier.session import Session
 
 _WORD: Final = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}")
 """A licence by its identifier."""
 _NOTICE: Final = re.compile(r"licen[cs]e([._-].*)?", re.IGNORECASE)
 
 
-def front(context: Context, report: Mapping[str, Any], *, title: str) -> str:
+def front(session: Session, report: Mapping[str, Any], *, title: str) -> str:
     """Render the YAML between the marks."""
-    spec = context.request.spec
+    spec = session.request.spec
     data = ModelCardData(
-        base_model=context.request.source_name,
-        datasets=list(dict.fromkeys(_public_name(dataset) for dataset in _read(context))) or None,
-        eval_results=list(_results(context, report)) or None,
+        base_model=session.request.source_name,
+        datasets=list(dict.fromkeys(_public_name(dataset) for dataset in _read(session))) or None,
+        eval_results=list(_results(session, report)) or None,
         library_name="transformers",
         model_name=title,
         pipeline_tag="text-generation",
         tags=[OUTPUT_TAG, "pruned" if spec.prune else "retrained"],
-        **licence(front_matter(context.source_dir / "README.md"), context.artifact_dir),
+        **licence(front_matter(session.source_dir / "README.md"), session.artifact_dir),
     )
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _read(context: Context) -> Iterator[Dataset]:
+def _read(session: Session) -> Iterator[Dataset]:
     """The texts that the result was made with."""
-    spec = context.request.spec
+    spec = session.request.spec
     yield spec.calibration.dataset
     if spec.retrain is not None and spec.retrain.dataset is not None:
         yield spec.retrain.dataset
@@ -67,9 +67,9 @@ def licence(source: Mapping[str, Any], artifact: Path) -> dict[str, Any]:
     return found
 
 
-def _results(context: Context, report: Mapping[str, Any]) -> Iterator[EvalResult]:
+def _results(session: Session, report: Mapping[str, Any]) -> Iterator[EvalResult]:
     """What was measured on the result, each number with its text."""
-    texts = {item.key: item.dataset for item in context.request.spec.evaluate.perplexity}
+    texts = {item.key: item.dataset for item in session.request.spec.evaluate.perplexity}
     for name, value in report["compressed"]["perplexity"].items():
         dataset = texts[name]
         yield EvalResult(

@@ -7,21 +7,21 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from espalier.recipe.dataset import LocalDataset
-from espalier.session import Context
+from espalier.session import Session
 
 WHERE_TO: Final = {"output": {"publish"}}
 """Of a spec, what says where its result is published: nothing of how it was made."""
 
 
-def without_places(context: Context, value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
+def without_places(session: Session, value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
     """Return JSON data with every path of the job's files cut to its last part."""
-    paths = sorted(_paths(context), key=len, reverse=True)
+    paths = sorted(_paths(session), key=len, reverse=True)
     pattern = re.compile("|".join(rf"{re.escape(path)}(?![\w.-])" for path in paths))
     return _cut(value, pattern)
 
 
-def _paths(context: Context) -> set[str]:
-    request, spec = context.request, context.request.spec
+def _paths(session: Session) -> set[str]:
+    request, spec = session.request, session.request.spec
     read = [spec.calibration.dataset, *(item.dataset for item in spec.evaluate.perplexity)]
     if spec.retrain is not None and spec.retrain.dataset is not None:
         read.append(spec.retrain.dataset)

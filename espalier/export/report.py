@@ -14,7 +14,7 @@ from espalier.model.weights import source_files
 from espalier.packing.pack import packed_path
 from espalier.prune.prune import ERROR_TOKENS
 from espalier.recipe.steps import Gate
-from espalier.session import Context
+from espalier.session import Session
 
 _PACKED = (
     "an estimate: the computed size of kept values plus one bit per weight of pruned matrices",
@@ -23,51 +23,51 @@ _PACKED = (
 
 
 def build(
-    context: Context, nonzero_parameters: int, perplexity: dict[str, float], *, current: PhaseCompleted
+    session: Session, nonzero_parameters: int, perplexity: dict[str, float], *, current: PhaseCompleted
 ) -> dict[str, Any]:
     """The report as the contract shows it; `current` is the phase that writes it."""
-    parameters = sum(context.streamed.parameters.values())
-    sizes = _mask_sizes(context)
+    parameters = sum(session.streamed.parameters.values())
+    sizes = _mask_sizes(session)
     kept, total = sum(kept for kept, _ in sizes.values()), sum(total for _, total in sizes.values())
     achieved = 1 - kept / total if total else 0.0
-    step, spec_format = context.step, context.request.spec.output.format
+    step, spec_format = session.step, session.request.spec.output.format
     report = {
         "dense": {
-            "perplexity": context.dense_perplexity,
-            "tasks": context.dense_tasks,
-            "parameters": sum(context.source_streamed.parameters.values()),
-            "bytes": _file_bytes(context.source_dir),
-            "macs_per_token": macs_per_token(context.source_streamed),
-            "latency": context.latency.get("dense"),
+            "perplexity": session.dense_perplexity,
+            "tasks": session.dense_tasks,
+            "parameters": sum(session.source_streamed.parameters.values()),
+            "bytes": _file_bytes(session.source_dir),
+            "macs_per_token": macs_per_token(session.source_streamed),
+            "latency": session.latency.get("dense"),
         },
         "compressed": {
             "perplexity": perplexity,
-            **context.compared,
+            **session.compared,
             "parameters": parameters,
             "nonzero_parameters": nonzero_parameters,
-            "bytes": _file_bytes(context.artifact_dir),
-            "packed_bytes": _packed_bytes(context, sizes),
-            "macs_per_token": macs_per_token(context.streamed),
-            "latency": context.latency.get("compressed"),
+            "bytes": _file_bytes(session.artifact_dir),
+            "packed_bytes": _packed_bytes(session, sizes),
+            "macs_per_token": macs_per_token(session.streamed),
+            "latency": session.latency.get("compressed"),
         },
-        "advice": advice(context, achieved=achieved),
-        "phases": [_phase_row(context, done, perplexity) for done in (*context.phases, current)],
+        "advice": advice(session, achieved=achieved),
+        "phases": [_phase_row(session, done, perplexity) for done in (*session.phases, current)],
         "sparsity": {
             "requested": None if step is None else step.share,
             "achieved": achieved,
             "scope": "pruned matrices",
         },
-        "trained_parameters": _trained(context, parameters),
-        **context.recovery,
+        "trained_parameters": _trained(session, parameters),
+        **session.recovery,
         "protocol": {
-            **context.protocol,
+            **session.protocol,
             "layer_errors": {"tokens": ERROR_TOKENS, "of": "the first calibration windows"},
             "packed_bytes": _PACKED[spec_format != "safetensors"],
         },
-        "gate": judge(context.request.spec.gate, context.dense_perplexity, perplexity, achieved),
-        "certificate": context.certificate,
-        "environment": context.environment,
-        "warnings": context.warnings,
+        "gate": judge(session.request.spec.gate, session.dense_perplexity, perplexity, achieved),
+        "certificate": session.certificate,
+        "environment": session.environment,
+        "warnings": session.warnings,
     }
     return {**report, "regressions": regressions(speeds(report))}
 
@@ -93,8 +93,8 @@ def judge(
     return {"verdict": verdict, "checks": checks}
 
 
-def _phase_row(context: Context, done: PhaseCompleted, final: dict[str, float]) -> dict[str, Any]:
-    spec = context.request.spec
+def _phase_row(session: Session, done: PhaseCompleted, final: dict[str, float]) -> dict[str, Any]:
+    spec = session.request.spec
     numbers = done.perplexity
     if done.phase == "pruning" and spec.reconstruct is None and spec.retrain is None:
         numbers = final  # nothing changed the weights after this phase
@@ -109,15 +109,15 @@ def _phase_row(context: Context, done: PhaseCompleted, final: dict[str, float]) 
     }
 
 
-def _trained(context: Context, parameters: int) -> dict[str, Any]:
-    count = list(context.trained.values())[-1] if context.trained else 0
-    return {"count": count, "fraction": count / parameters, "by_phase": context.trained}
+def _trained(session: Session, parameters: int) -> dict[str, Any]:
+    count = list(session.trained.values())[-1] if session.trained else 0
+    return {"count": count, "fraction": count / parameters, "by_phase": session.trained}
 
 
-def _mask_sizes(context: Context) -> dict[str, tuple[int, int]]:
+def _mask_sizes(session: Session) -> dict[str, tuple[int, int]]:
     """Tensor of the files -> (kept, total) over the masked matrices in it."""
-    weights, sizes = context.weights, dict[str, tuple[int, int]]()
-    by_name = context.streamed.layout.by_name
+    weights, sizes = session.weights, dict[str, tuple[int, int]]()
+    by_name = session.streamed.layout.by_name
     for name in weights.mask_names:
         matrix = by_name[name]
         home = weights.home(matrix.tensor)
@@ -131,10 +131,10 @@ def _file_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in source_files(folder))
 
 
-def _packed_bytes(context: Context, sizes: dict[str, tuple[int, int]]) -> int:
-    if context.request.spec.output.format != "safetensors":
-        return sum(packed_path(path).stat().st_size for path in source_files(context.artifact_dir))
-    weights = context.weights
+def _packed_bytes(session: Session, sizes: dict[str, tuple[int, int]]) -> int:
+    if session.request.spec.output.format != "safetensors":
+        return sum(packed_path(path).stat().st_size for path in source_files(session.artifact_dir))
+    weights = session.weights
     total = 0
     for name in weights.names:
         width = weights.dtype(name).itemsize

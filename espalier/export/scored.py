@@ -19,62 +19,62 @@ from espalier.model.numerics import autocast, free_bytes
 from espalier.model.stock import load
 from espalier.model.weights import Weights
 from espalier.prune import collapse
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 
 
-def run(context: Context) -> tuple[Written, dict[str, float]]:
+def run(session: Session) -> tuple[Written, dict[str, float]]:
     """Write the model directory and score it."""
-    with context.phase("evaluating", total=count_windows(context), unit="window") as phase:
-        written = write_model(context)
-        if context.adapter is not None:
-            adapter.write(context, context.adapter)
+    with session.phase("evaluating", total=count_windows(session), unit="window") as phase:
+        written = write_model(session)
+        if session.adapter is not None:
+            adapter.write(session, session.adapter)
         done = phase.finished()
         if done is None or done["model_sha256"] != written.sha256:
             told: dict[str, Any] = {}
-            if context.by_blocks:  # the artifact's own files, through the stock class, one block at a time
-                phase.perplexity = score_weights(context, Weights(context.artifact_dir), phase=phase)
-                context.compared = {"divergence": {}, "tasks": {}}  # asked for, they would have been refused
+            if session.by_blocks:  # the artifact's own files, through the stock class, one block at a time
+                phase.perplexity = score_weights(session, Weights(session.artifact_dir), phase=phase)
+                session.compared = {"divergence": {}, "tasks": {}}  # asked for, they would have been refused
             else:
-                told = _score_whole(context, phase)
-            collapse.check(context, phase.perplexity or {})
+                told = _score_whole(session, phase)
+            collapse.check(session, phase.perplexity or {})
             phase.finish(
                 {
-                    "model_sha256": written.sha256, "compared": context.compared, "recovery": told,
-                    "latency": context.latency,
+                    "model_sha256": written.sha256, "compared": session.compared, "recovery": told,
+                    "latency": session.latency,
                 }
             )  # fmt: skip
         else:
-            context.compared, context.latency, told = done["compared"], done["latency"], done["recovery"]
-        collapse.warn(context, phase.perplexity or {})
-        context.recovery |= told
+            session.compared, session.latency, told = done["compared"], done["latency"], done["recovery"]
+        collapse.warn(session, phase.perplexity or {})
+        session.recovery |= told
     return written, phase.perplexity or {}
 
 
-def _score_whole(context: Context, phase: PhaseRun) -> dict[str, Any]:
+def _score_whole(session: Session, phase: PhaseRun) -> dict[str, Any]:
     """Score the artifact as stock transformers loads it, and all that compares whole models; what an adapter tells."""
-    model = _load(context, context.artifact_dir)
-    phase.perplexity = score(context, model, phase=phase)
-    context.compared = {"divergence": compare(context, model), "tasks": benchmarks.score(context, model)}
-    if context.request.spec.evaluate.latency:
-        context.latency = _latency(context, model)
-    return {} if context.adapter is None else _with_adapter(context, model)
+    model = _load(session, session.artifact_dir)
+    phase.perplexity = score(session, model, phase=phase)
+    session.compared = {"divergence": compare(session, model), "tasks": benchmarks.score(session, model)}
+    if session.request.spec.evaluate.latency:
+        session.latency = _latency(session, model)
+    return {} if session.adapter is None else _with_adapter(session, model)
 
 
-def _with_adapter(context: Context, model: nn.Module) -> dict[str, Any]:
+def _with_adapter(session: Session, model: nn.Module) -> dict[str, Any]:
     """The numbers of the model with its adapter; those of the model alone are the result's."""
-    with autocast(context.device, context.compute_dtype):
-        return {"adapter": {"folder": adapter.FOLDER, "perplexity": score(context, adapter.apply(context, model))}}
+    with autocast(session.device, session.compute_dtype):
+        return {"adapter": {"folder": adapter.FOLDER, "perplexity": score(session, adapter.apply(session, model))}}
 
 
-def _latency(context: Context, model: nn.Module) -> dict[str, Any]:
+def _latency(session: Session, model: nn.Module) -> dict[str, Any]:
     """Dense and compressed by turns; where memory does not hold both, the compressed one alone."""
-    device, longest = context.device, context.length_of(context.request.spec.calibration)
-    size = sum(context.source_streamed.parameters.values()) * context.compute_dtype.itemsize
+    device, longest = session.device, session.length_of(session.request.spec.calibration)
+    size = sum(session.source_streamed.parameters.values()) * session.compute_dtype.itemsize
     if free_bytes(device) < 2 * size:
         return {"compressed": measure(model, device=device, longest=longest)[0]}
-    dense, compressed = measure(_load(context, context.source_dir), model, device=device, longest=longest)
+    dense, compressed = measure(_load(session, session.source_dir), model, device=device, longest=longest)
     return {"dense": dense, "compressed": compressed}
 
 
-def _load(context: Context, folder: Path) -> nn.Module:
-    return load(folder, dtype=context.compute_dtype, device=context.device)
+def _load(session: Session, folder: Path) -> nn.Module:
+    return load(folder, dtype=session.compute_dtype, device=session.device)

@@ -17,7 +17,7 @@ from espalier.prune.inputs import Inputs, stored_for
 from espalier.prune.selection import score
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.capture import capturing
 from espalier.stream.walk import Stream
 from espalier.text.overlap import overlapping, run_length
@@ -42,52 +42,52 @@ class Plan:
         return InputStatistics(tokens=0, norm_I=self.norms.get(name), neuron_norm_O=self.norms.get(name + NEURONS))
 
 
-def run(context: Context) -> Plan | None:
+def run(session: Session) -> Plan | None:
     """Cut and check the windows, and spread the sparsity; None for a model that is already sparse."""
-    step = context.step
+    step = session.step
     passes = step is not None and (step.budget.needs_pass or (step.pattern.spans_model and step.needs != "none"))
-    inputs = stored_for(context, step) if step is not None else None
+    inputs = stored_for(session, step) if step is not None else None
     walks = passes + (inputs is not None)
-    total = walks * len(context.streamed.layout.blocks) or 1
-    with context.phase("calibrating", total=total, unit="block" if walks else "step") as phase:
-        windows_NT = context.calibration_windows()
-        _describe(context, windows_NT)
-        _warn(context, windows_NT)
+    total = walks * len(session.streamed.layout.blocks) or 1
+    with session.phase("calibrating", total=total, unit="block" if walks else "step") as phase:
+        windows_NT = session.calibration_windows()
+        _describe(session, windows_NT)
+        _warn(session, windows_NT)
         if step is None:
             return None
         if inputs is not None:
             inputs.gather(phase, windows_NT)
-        plan = replace(_plan(context, step, phase, windows_NT, passes=passes), inputs=inputs)
-        _describe_update(context, step, plan)
+        plan = replace(_plan(session, step, phase, windows_NT, passes=passes), inputs=inputs)
+        _describe_update(session, step, plan)
         return plan
 
 
-def _describe_update(context: Context, step: PruneStep, plan: Plan) -> None:
+def _describe_update(session: Session, step: PruneStep, plan: Plan) -> None:
     """Say with which parameters weights are updated, and of a solver that picks, what it took for which matrix."""
     if step.solver is None:
         return
     took: dict[str, list[str]] = {}
     for name, share in plan.shares.items():
-        picked = step.solver.picked(context.streamed.layout.by_name[name].shape, sparsity=share)
+        picked = step.solver.picked(session.streamed.layout.by_name[name].shape, sparsity=share)
         took.setdefault(picked.model_dump()["kind"], []).append(name)
     picks = took if step.solver.model_dump()["kind"] not in took else {}
-    context.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
+    session.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
 
 
-def below_pruned(context: Context, matrix: Matrix, score_OI: torch.Tensor) -> torch.Tensor:
+def below_pruned(session: Session, matrix: Matrix, score_OI: torch.Tensor) -> torch.Tensor:
     """Put what an earlier cycle has pruned below every other score: it never comes back."""
-    if matrix.name not in context.weights.mask_names:
+    if matrix.name not in session.weights.mask_names:
         return score_OI
-    return score_OI.masked_fill(~context.mask(matrix.name).to(score_OI.device), -torch.inf)
+    return score_OI.masked_fill(~session.mask(matrix.name).to(score_OI.device), -torch.inf)
 
 
-def _describe(context: Context, windows_NT: torch.Tensor) -> None:
-    calibration = context.request.spec.calibration
-    text = context.calibration_text
-    context.protocol["calibration"] = {
+def _describe(session: Session, windows_NT: torch.Tensor) -> None:
+    calibration = session.request.spec.calibration
+    text = session.calibration_text
+    session.protocol["calibration"] = {
         "dataset": calibration.dataset.model_dump(mode="json"),
         **text.protocol(),
-        "tokenizer": context.corpus.tokenizer_id,
+        "tokenizer": session.corpus.tokenizer_id,
         "selection": "random" if calibration.selection == "loss_gap" else calibration.selection,
         "seed": calibration.seed,
         "samples": windows_NT.shape[0],
@@ -96,63 +96,63 @@ def _describe(context: Context, windows_NT: torch.Tensor) -> None:
     }
 
 
-def _warn(context: Context, windows_NT: torch.Tensor) -> None:
-    calibration = context.request.spec.calibration
-    available = len(context.calibration_text.tokens)
+def _warn(session: Session, windows_NT: torch.Tensor) -> None:
+    calibration = session.request.spec.calibration
+    available = len(session.calibration_text.tokens)
     if calibration.selection != "sequential" and available < 2 * windows_NT.numel():
-        context.warn(
+        session.warn(
             "short_calibration_text",
             f"The calibration text has {available} tokens for {windows_NT.numel()} asked for: its crops overlap.",
         )
-    for item in context.request.spec.evaluate.perplexity:
-        evaluated_NT = context.evaluation_windows(item)
+    for item in session.request.spec.evaluate.perplexity:
+        evaluated_NT = session.evaluation_windows(item)
         shared = int(overlapping(evaluated_NT, windows_NT).sum())
         if shared:
-            context.warn(
+            session.warn(
                 "evaluation_overlap",
                 f"{shared} of {len(evaluated_NT)} evaluation windows of {item.key} share "
                 f"{run_length(evaluated_NT, windows_NT)} or more tokens in a row with the calibration windows.",
             )
 
 
-def _plan(context: Context, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor, *, passes: bool) -> Plan:
+def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor, *, passes: bool) -> Plan:
     if step.pattern.spans_model:
-        context.warn(
+        session.warn(
             "global_scope_on_dense_activations",
             "The global scope compares scores across blocks; all of them are taken on the dense model's activations.",
         )
-    norms = _norms(context, phase, windows_NT) if passes else {}
+    norms = _norms(session, phase, windows_NT) if passes else {}
     done = phase.finished()
     if done is not None:
         shares = {name: float(share) for name, share in done["shares"].items()}
     else:
-        shares = _shares(context, step, norms)
+        shares = _shares(session, step, norms)
         if passes or step.pattern.spans_model or step.budget.cost != "free":
             phase.finish({"shares": shares})
     return Plan(shares, norms if step.pattern.spans_model else None)
 
 
-def _norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
-    stored = context.stored("calibrating").get("norms")
+def _norms(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+    stored = session.stored("calibrating").get("norms")
     if stored is not None:
         phase.reuse(stored)
-        return load_file(context.workspace / stored.path)
-    norms = _dense_norms(context, phase, windows_NT)
-    path = context.checkpoint_path("calibrating", "norms")
+        return load_file(session.workspace / stored.path)
+    norms = _dense_norms(session, phase, windows_NT)
+    path = session.checkpoint_path("calibrating", "norms")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(norms, path)
-    context.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
+    session.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
     return norms
 
 
-def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
-    streamed = context.streamed
+def _dense_norms(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+    streamed = session.streamed
     norms: dict[str, torch.Tensor] = {}
-    stream = Stream(streamed, windows_NT, context.weights, spill=context.spill)
+    stream = Stream(streamed, windows_NT, session.weights, spill=session.spill)
     for block in streamed.layout.blocks:
-        matrices = selected(context, block)
-        with streamed.block(block.index, context.weights) as module:
-            gated = gated_neurons(context, block, module)
+        matrices = selected(session, block)
+        with streamed.block(block.index, session.weights) as module:
+            gated = gated_neurons(session, block, module)
             watched = [*matrices, *gated.beyond(matrices)]
             with capturing(module, watched, needs="norms", sample_tokens=0) as capture:
                 stream.advance(module)
@@ -167,14 +167,14 @@ def _dense_norms(context: Context, phase: PhaseRun, windows_NT: torch.Tensor) ->
     return norms
 
 
-def _shares(context: Context, step: PruneStep, norms: dict[str, torch.Tensor]) -> dict[str, float]:
-    matrices = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
+def _shares(session: Session, step: PruneStep, norms: dict[str, torch.Tensor]) -> dict[str, float]:
+    matrices = [matrix for block in session.streamed.layout.blocks for matrix in selected(session, block)]
     if step.pattern.spans_model:
-        return _global_shares(context, step, matrices, norms)
+        return _global_shares(session, step, matrices, norms)
 
     def facts(matrix: Matrix) -> MatrixFacts:
         def weight() -> torch.Tensor:
-            return matrix.view(context.weights.get(matrix.tensor)).float()
+            return matrix.view(session.weights.get(matrix.tensor)).float()
 
         return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, norms.get(matrix.name))
 
@@ -183,17 +183,17 @@ def _shares(context: Context, step: PruneStep, norms: dict[str, torch.Tensor]) -
 
 
 def _global_shares(
-    context: Context, step: PruneStep, matrices: list[Matrix], norms: dict[str, torch.Tensor]
+    session: Session, step: PruneStep, matrices: list[Matrix], norms: dict[str, torch.Tensor]
 ) -> dict[str, float]:
     plan = Plan({}, norms)
 
     def sweep() -> Iterable[tuple[str, torch.Tensor]]:
         for matrix in matrices:
-            weight_OI = matrix.view(context.weights.get(matrix.tensor)).float()
-            draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
+            weight_OI = matrix.view(session.weights.get(matrix.tensor)).float()
+            draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
             seen = plan.statistics(matrix.name)
             score_OI = score(step, weight_OI, seen, module=matrix.name, generator=draws)
-            yield matrix.name, below_pruned(context, matrix, score_OI).clamp(min=0)  # what counts them knows no others
+            yield matrix.name, below_pruned(session, matrix, score_OI).clamp(min=0)  # what counts them knows no others
 
     sizes = {matrix.name: matrix.shape[0] * matrix.shape[1] for matrix in matrices}
     counts = counts_below_threshold(sweep, num_pruned=round(step.share * sum(sizes.values())))

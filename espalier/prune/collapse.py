@@ -6,40 +6,40 @@ from collections.abc import Mapping
 
 from espalier.errors import CollapsedError
 from espalier.recipe.prune import PruneStep
-from espalier.session import Context
+from espalier.session import Session
 
 RATIO = 100.0
 """Perplexity over the dense model's from which a model that is worse than a uniform guess counts as collapsed."""
 
 
-def check(context: Context, numbers: Mapping[str, float]) -> None:
+def check(session: Session, numbers: Mapping[str, float]) -> None:
     """Raise CollapsedError when a perplexity is above the vocabulary's size and above `RATIO` times the dense one."""
-    guess = _guess(context)
+    guess = _guess(session)
     for name, value in numbers.items():
-        dense = context.dense_perplexity.get(name)
+        dense = session.dense_perplexity.get(name)
         if dense is not None and value > max(guess, RATIO * dense):
             raise CollapsedError(
                 f"perplexity on {name} went from {dense:.4g} to {value:.4g}: above that of a uniform guess over the "
                 f"vocabulary ({guess:.0f}), and above {RATIO:.0f} times the dense model's ({RATIO * dense:.4g})",
-                hint=f"Try {milder(context.step)}." if context.step else "The source model is damaged.",
+                hint=f"Try {milder(session.step)}." if session.step else "The source model is damaged.",
             )
 
 
-def warn(context: Context, numbers: Mapping[str, float]) -> None:
+def warn(session: Session, numbers: Mapping[str, float]) -> None:
     """Say of a result that it is worse than a uniform guess, also where the job goes on."""
-    guess = _guess(context)
+    guess = _guess(session)
     for name, value in numbers.items():
         if value > guess:
-            context.warn(
+            session.warn(
                 "worse_than_guessing",
                 f"Perplexity on {name} is {value:.4g}, worse than a uniform guess over the vocabulary ({guess:.0f}): "
                 "the result is of no use as it is.",
             )
 
 
-def _guess(context: Context) -> float:
+def _guess(session: Session) -> float:
     """The perplexity of a model that thinks all tokens alike."""
-    return float(context.streamed.config.get_text_config().vocab_size)
+    return float(session.streamed.config.get_text_config().vocab_size)
 
 
 def milder(step: PruneStep) -> str:

@@ -20,7 +20,7 @@ from espalier.model.layout import Block, Matrix
 from espalier.prune.gates import warn_of_none
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.gated_mlp import Gated
 from espalier.stream.walk import Stream
@@ -48,20 +48,20 @@ class _Stored:
 class Inputs:
     """The stored statistics of every block; they are read when their block's turn comes."""
 
-    def __init__(self, context: Context, needs: Need) -> None:
-        self._context, self.needs = context, needs
+    def __init__(self, session: Session, needs: Need) -> None:
+        self._session, self.needs = session, needs
         self._blocks: dict[int, _Stored] = {}
 
     def of(self, block: Block) -> Reading:
         """Read a block's statistics from its file."""
         stored = self._blocks[block.index]
-        tensors = load_file(stored.path, device=str(self._context.device))
-        data, step = stored.data, self._context.step
+        tensors = load_file(stored.path, device=str(self._session.device))
+        data, step = stored.data, self._session.step
         if step is not None and step.reads_neurons and not data["neurons"]:
-            warn_of_none(self._context, block)
+            warn_of_none(self._session, block)
         found = {name: _statistics(tensors, data, name) for name in data["reads"]}
         for maker, reader in data["neurons"].items():
-            norm_N, outputs = found[reader].norm_I, self._context.streamed.layout.by_name[maker].shape[0]
+            norm_N, outputs = found[reader].norm_I, self._session.streamed.layout.by_name[maker].shape[0]
             if maker in found and norm_N is not None:
                 neurons_O = norm_N.repeat(outputs // len(norm_N))
                 found[maker] = InputStatistics(
@@ -71,31 +71,31 @@ class Inputs:
 
     def gather(self, phase: PhaseRun, windows_NT: torch.Tensor) -> None:
         """Walk through the dense model and store what its matrices read, block by block, as far as it is not stored."""
-        context, name = self._context, f"{self.needs}-inputs"
-        stored = context.stored("calibrating")
+        session, name = self._session, f"{self.needs}-inputs"
+        stored = session.stored("calibrating")
         stream: Stream | None = None
-        for block in context.streamed.layout.blocks:
+        for block in session.streamed.layout.blocks:
             key = f"{name}-{block.index:05d}"
             if key in stored:
-                self._blocks[block.index] = _Stored(context.workspace / stored[key].path, phase.reuse(stored[key]))
+                self._blocks[block.index] = _Stored(session.workspace / stored[key].path, phase.reuse(stored[key]))
             else:
                 began = time.monotonic()
-                stream = stream or Stream(context.streamed, windows_NT, context.dense, spill=context.spill)
+                stream = stream or Stream(session.streamed, windows_NT, session.dense, spill=session.spill)
                 tensors, data = self._walked(stream, block)
-                path = context.checkpoint_path("calibrating", key)
+                path = session.checkpoint_path("calibrating", key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_file(tensors, path)
                 self._blocks[block.index] = _Stored(path, data | {"seconds": time.monotonic() - began})
-                context.checkpoint("calibrating", key, path, dict(self._blocks[block.index].data))
+                session.checkpoint("calibrating", key, path, dict(self._blocks[block.index].data))
             phase.progress(block.index + 1)
 
     def _walked(self, stream: Stream, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        context = self._context
-        for earlier in context.streamed.layout.blocks[stream.index : block.index]:
-            with context.streamed.block(earlier.index, context.dense) as module:
+        session = self._session
+        for earlier in session.streamed.layout.blocks[stream.index : block.index]:
+            with session.streamed.block(earlier.index, session.dense) as module:
                 stream.advance(module)
-        matrices = selected(context, block)
-        with context.streamed.block(block.index, context.dense) as module:
+        matrices = selected(session, block)
+        with session.streamed.block(block.index, session.dense) as module:
             gated = Gated.of(module, block.matrices)
             watched = [*matrices, *gated.beyond(matrices)]
             with capturing(module, watched, needs=self.needs, sample_tokens=0) as capture:
@@ -106,19 +106,19 @@ class Inputs:
         return tensors, data | {"neurons": neurons, "idle": capture.idle_experts}
 
 
-def stored_for(context: Context, step: PruneStep) -> Inputs | None:
+def stored_for(session: Session, step: PruneStep) -> Inputs | None:
     """The statistics that a step's walk takes from the store; None where it gathers its own, or none at all."""
     needs = step.gathers
-    if needs == "none" or context.request.spec.propagation != "dense" or _bytes(context, needs) > MOST_BYTES:
+    if needs == "none" or session.request.spec.propagation != "dense" or _bytes(session, needs) > MOST_BYTES:
         return None
-    return Inputs(context, needs)
+    return Inputs(session, needs)
 
 
-def _bytes(context: Context, needs: Need) -> int:
+def _bytes(session: Session, needs: Need) -> int:
     distinct = {
         (matrix.block, matrix.local.rpartition(".")[0], matrix.shape[1])
-        for block in context.streamed.layout.blocks
-        for matrix in selected(context, block)
+        for block in session.streamed.layout.blocks
+        for matrix in selected(session, block)
     }
     return sum(4 * inputs**2 if needs == "gram" else 8 * inputs for _, _, inputs in distinct)
 

@@ -15,24 +15,24 @@ from espalier.prune.calibrate import Plan, below_pruned
 from espalier.prune.guarded import guarded
 from espalier.prune.selection import score
 from espalier.recipe.prune import PruneStep
-from espalier.session import Context
+from espalier.session import Session
 from espalier.stream.statistics import OutputErrors
 
 
 def prune_matrix(
-    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, sample_TI: torch.Tensor | None
+    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, sample_TI: torch.Tensor | None
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
     """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU.
 
     `sample_TI`: inputs that errors are measured on, None where the Gram matrix tells them.
     """
     began = time.monotonic()
-    on_host = matrix.view(context.weights.get(matrix.tensor))
-    stored = on_host.to(context.device)
+    on_host = matrix.view(session.weights.get(matrix.tensor))
+    stored = on_host.to(session.device)
     weight_OI = stored.float()
     share = plan.shares[matrix.name]
-    score_OI = _scored(context, matrix, step, plan, seen, weight_OI=weight_OI, on_host=on_host)
-    score_OI = below_pruned(context, matrix, score_OI).to(context.device)
+    score_OI = _scored(session, matrix, step, plan, seen, weight_OI=weight_OI, on_host=on_host)
+    score_OI = below_pruned(session, matrix, score_OI).to(session.device)
     mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
     if step.optimizer is not None:
         mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
@@ -42,7 +42,7 @@ def prune_matrix(
     pruned = masks.apply(stored, mask_OI)
     if step.solver is not None:
         solver = step.solver.picked(matrix.shape, sparsity=share)
-        draws = generator(context.request.spec.calibration.seed, "update", matrix.name)
+        draws = generator(session.request.spec.calibration.seed, "update", matrix.name)
         found = guarded(
             lambda: solver.solve(
                 weight_OI, mask_OI, seen, pattern=step.pattern, sparsity=share, generator=draws
@@ -58,10 +58,10 @@ def prune_matrix(
 
 
 def _scored(
-    context: Context, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, *, weight_OI: torch.Tensor,
+    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, *, weight_OI: torch.Tensor,
     on_host: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    draws = generator(context.request.spec.calibration.seed, "score", matrix.name)
+    draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
     if plan.norms is None:
         return score(step, weight_OI, seen, module=matrix.name, generator=draws)
     planned = plan.statistics(matrix.name)

@@ -21,7 +21,7 @@ from espalier.prune.matrices import prune_matrix, row_of
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
 from espalier.resume import taken_over
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.capture import capturing
 from espalier.stream.gated_mlp import Gated
 from espalier.stream.walk import Stream, windows_per_batch
@@ -30,29 +30,29 @@ ERROR_TOKENS = 4096
 """Calibration tokens that the error of a mask is measured on: two small products, against forwards over all of them."""
 
 
-def run(context: Context, plan: Plan | None) -> None:
+def run(session: Session, plan: Plan | None) -> None:
     """Prune every block, or take the zeros of a model that is already sparse as its masks."""
-    blocks = context.streamed.layout.blocks
-    if context.interleaves:
-        with context.phase("pruning", unit="block"):
+    blocks = session.streamed.layout.blocks
+    if session.interleaves:
+        with session.phase("pruning", unit="block"):
             return  # every block is pruned in `reconstructing`, just before it is fitted
-    with context.phase("pruning", total=len(blocks), unit="block") as phase:
-        walk = Walk(context, phase, plan)
+    with session.phase("pruning", total=len(blocks), unit="block") as phase:
+        walk = Walk(session, phase, plan)
         for block in blocks:
             walk.pass_(block)
             phase.progress(block.index + 1)
         if phase.finished() is None:
-            phase.perplexity = _score(context)
+            phase.perplexity = _score(session)
             phase.finish()
 
 
-def _score(context: Context) -> dict[str, float] | None:
+def _score(session: Session) -> dict[str, float] | None:
     """The pruned-only model's numbers; without recovery they are the artifact's, which is scored anyway."""
-    spec = context.request.spec
+    spec = session.request.spec
     if spec.reconstruct is None and spec.retrain is None:
         return None
-    numbers = score_weights(context, context.weights)
-    collapse.check(context, numbers)
+    numbers = score_weights(session, session.weights)
+    collapse.check(session, numbers)
     return numbers
 
 
@@ -73,13 +73,13 @@ class Walk:
     where the statistics are there already, one of the few tokens that errors are measured on.
     """
 
-    def __init__(self, context: Context, phase: PhaseRun, plan: Plan | None) -> None:
-        self.context, self.phase, self.plan = context, phase, plan
-        step = context.step
+    def __init__(self, session: Session, phase: PhaseRun, plan: Plan | None) -> None:
+        self.session, self.phase, self.plan = session, phase, plan
+        step = session.step
         self.needs: Need = "none" if step is None or plan is None else step.gathers
         if self.needs == "gram":
             self._warn_of_few_tokens()
-        self._dense = context.request.spec.propagation == "dense"
+        self._dense = session.request.spec.propagation == "dense"
         self.stream: Stream | None = None
         self.passed: list[Block] = []
         """Finished blocks that the stream has yet to go through."""
@@ -89,28 +89,28 @@ class Walk:
         if taken_over(self.phase, block.index) is not None:
             self.passed.append(block)
             return
-        began, warned = time.monotonic(), len(self.context.warnings)
+        began, warned = time.monotonic(), len(self.session.warnings)
         done = self.prune(block)
         layers = [row.model_dump() for row in done.rows]
         for row in done.rows:
-            self.context.layer(row)
+            self.session.layer(row)
         seconds = time.monotonic() - began
-        data = {"layers": layers, "warnings": self.context.warnings[warned:]}
+        data = {"layers": layers, "warnings": self.session.warnings[warned:]}
         self.phase.finish_block(block.index, done.tensors, done.masks, seconds=seconds, data=data)
         self.passed.append(block)
 
     def prune(self, block: Block) -> Pruned:
         """Choose the masks of a block on what the blocks behind it give, and zero what goes; nothing is written."""
-        step = self.context.step
+        step = self.session.step
         return Pruned(*(self._given(block) if step is None else self._prune(block, step)))
 
     def stream_to(self, block: Block) -> Stream:
         """The stream at the entrance of a block, through all that has been passed since it was last asked for."""
         if self.stream is None:
-            self.stream = Stream(self.context.streamed, self._windows(), self._propagated, spill=self.context.spill)
+            self.stream = Stream(self.session.streamed, self._windows(), self._propagated, spill=self.session.spill)
         for earlier in self.passed:
             if earlier.index == self.stream.index:  # dense propagation has been through the block already
-                with self.context.streamed.block(earlier.index, self._propagated) as module:
+                with self.session.streamed.block(earlier.index, self._propagated) as module:
                     self.stream.advance(module)
         self.passed = []
         assert self.stream.index == block.index
@@ -119,10 +119,10 @@ class Walk:
     @property
     def _propagated(self) -> Weights:
         """The weights whose outputs the next block is calibrated on."""
-        return self.context.dense if self._dense else self.context.weights
+        return self.session.dense if self._dense else self.session.weights
 
     def _windows(self) -> torch.Tensor:
-        windows_NT = self.context.calibration_windows()
+        windows_NT = self.session.calibration_windows()
         if self.needs != "none" and (self.plan is None or self.plan.inputs is None):
             return windows_NT
         # Nothing but the errors is read: as many windows as those take, in whole batches, so that they are the same.
@@ -130,10 +130,10 @@ class Walk:
         return windows_NT[: math.ceil(ERROR_TOKENS / (windows_NT.shape[1] * batch)) * batch]
 
     def _warn_of_few_tokens(self) -> None:
-        tokens = self.context.calibration_windows().numel()
-        widest = max(matrix.shape[1] for block in self.context.streamed.layout.blocks for matrix in block.matrices)
+        tokens = self.session.calibration_windows().numel()
+        widest = max(matrix.shape[1] for block in self.session.streamed.layout.blocks for matrix in block.matrices)
         if tokens < widest:
-            self.context.warn(
+            self.session.warn(
                 "fewer_tokens_than_inputs",
                 f"Calibration has {tokens} tokens for matrices with up to {widest} inputs: their Gram matrices are "
                 "singular, and damping alone decides what the text does not show. Raise calibration.samples.",
@@ -143,7 +143,7 @@ class Walk:
         rows, kept = [], {}
         for matrix in block.matrices:
             began = time.monotonic()
-            mask_OI = matrix.view(self.context.weights.get(matrix.tensor)) != 0
+            mask_OI = matrix.view(self.session.weights.get(matrix.tensor)) != 0
             kept[matrix.name] = mask_OI
             share = 1 - float(mask_OI.double().mean())
             rows.append(row_of(matrix, mask_OI, "given", share, time.monotonic() - began))
@@ -152,7 +152,7 @@ class Walk:
     def _prune(
         self, block: Block, step: PruneStep
     ) -> tuple[list[Layer], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        matrices = selected(self.context, block)
+        matrices = selected(self.session, block)
         if not matrices:
             return [], {}, {}
         assert self.plan is not None
@@ -164,7 +164,7 @@ class Walk:
         for matrix in matrices:
             sample_TI = read.sample(matrix) if read.sample else None
             row, tensors[matrix.tensor], kept[matrix.name] = prune_matrix(
-                self.context, matrix, step, self.plan, read.statistics(matrix), sample_TI
+                self.session, matrix, step, self.plan, read.statistics(matrix), sample_TI
             )
             rows.append(row)
         return rows, tensors, kept
@@ -175,9 +175,9 @@ class Walk:
         if stored is not None and self.needs == "gram":
             return stored
         stream, needs = self.stream_to(block), self.needs if stored is None else "none"
-        with self.context.streamed.block(block.index, self._propagated) as module:
+        with self.session.streamed.block(block.index, self._propagated) as module:
             reads_neurons = plan.norms is None and stored is None
-            gated = gated_neurons(self.context, block, module) if reads_neurons else Gated({})
+            gated = gated_neurons(self.session, block, module) if reads_neurons else Gated({})
             watched = [*matrices, *gated.beyond(matrices)]
             with capturing(module, watched, needs=needs, sample_tokens=ERROR_TOKENS) as capture:
                 if self._dense:  # what the block gives now is what the next one reads: one forward does
@@ -200,7 +200,7 @@ class Walk:
     def _warn_of_idle(self, experts: list[str]) -> None:
         if experts:
             shown = ", ".join(experts[:8]) + (f" and {len(experts) - 8} more" if len(experts) > 8 else "")
-            self.context.warn(
+            self.session.warn(
                 "idle_experts",
                 f"No calibration token was routed to {shown}: their weights are judged by magnitude alone. "
                 "Calibrate on more or other text.",

@@ -9,24 +9,24 @@ from espalier.methods.base import MatrixFacts
 from espalier.model.layout import Block, Layout, Matrix
 from espalier.recipe.expressions import BadPattern, selection
 from espalier.recipe.prune import PruneStep
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training.lora import require_rank
 
 
-def selected(context: Context, block: Block) -> list[Matrix]:
+def selected(session: Session, block: Block) -> list[Matrix]:
     """The matrices of a block that the step's targets select; all of them without a step."""
-    step = context.step
+    step = session.step
     return [matrix for matrix in block.matrices if step is None or step.targets.selects(matrix.name)]
 
 
-def check(context: Context) -> None:
+def check(session: Session) -> None:
     """Raise TargetsError where a step does not fit the model at hand, or an adapter one of the pruned matrices."""
-    if context.step is not None:
-        _check_patterns(context.step)
-    matrices = [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
-    if context.step is not None:
-        _check_step(context.step, context.streamed.layout, matrices)
-    retrain, reconstruct = context.request.spec.retrain, context.request.spec.reconstruct
+    if session.step is not None:
+        _check_patterns(session.step)
+    matrices = [matrix for block in session.streamed.layout.blocks for matrix in selected(session, block)]
+    if session.step is not None:
+        _check_step(session.step, session.streamed.layout, matrices)
+    retrain, reconstruct = session.request.spec.retrain, session.request.spec.reconstruct
     ranks = [retrain.rank] if retrain and retrain.adapter else []
     ranks += [reconstruct.rank] if reconstruct and "mask_lora" in reconstruct.trainable else []
     rank = max(ranks, default=0)

@@ -14,19 +14,19 @@ from torch import nn
 
 from espalier.model.layout import Block
 from espalier.reconstruct.windows import Pair
-from espalier.session import Context
+from espalier.session import Session
 from espalier.stream.hidden import Hidden
 
 
 class DenseSide:
     """The teacher's blocks by the numbers of the student's."""
 
-    def __init__(self, context: Context, windows_NT: torch.Tensor, *, batch_size: int, halves: bool) -> None:
-        self.removed = context.kept is not None
+    def __init__(self, session: Session, windows_NT: torch.Tensor, *, batch_size: int, halves: bool) -> None:
+        self.removed = session.kept is not None
         """Whether the student lacks whole parts."""
-        self.streamed = context.source_streamed if self.removed else context.streamed
-        self.weights = context.source if self.removed else context.dense
-        places = list(context.kept if context.kept is not None else range(len(context.streamed.layout.blocks)))
+        self.streamed = session.source_streamed if self.removed else session.streamed
+        self.weights = session.source if self.removed else session.dense
+        places = list(session.kept if session.kept is not None else range(len(session.streamed.layout.blocks)))
         if not halves:
             places[0] = 0  # whole blocks also stand in for removed ones before the first; a half has no room for them
         self._places = [*places, len(self.streamed.layout.blocks)]

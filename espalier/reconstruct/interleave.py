@@ -9,15 +9,15 @@ from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.prune.calibrate import Plan
 from espalier.prune.prune import Pruned, Walk
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 
 
 class Interleaved:
     """The pruning walk, span by span, with the fitting in between."""
 
-    def __init__(self, context: Context, phase: PhaseRun, plan: Plan | None) -> None:
-        self.context = context
-        self._walk = Walk(context, phase, plan)
+    def __init__(self, session: Session, phase: PhaseRun, plan: Plan | None) -> None:
+        self.session = session
+        self._walk = Walk(session, phase, plan)
 
     def passed(self, span: Sequence[Block]) -> None:
         """Let the stream go through a span as it is now, when it is next asked for."""
@@ -25,21 +25,21 @@ class Interleaved:
 
     @contextmanager
     def pruned(self, span: Sequence[Block]) -> Iterator[Pruned]:
-        """Prune a span; its weights lie over the model's while the context holds, and no checkpoint knows of them."""
-        context, walk = self.context, self._walk
-        before, entrance = context.weights, walk.stream_to(span[0]).fork()
+        """Prune a span; its weights lie over the model's while the session holds, and no checkpoint knows of them."""
+        session, walk = self.session, self._walk
+        before, entrance = session.weights, walk.stream_to(span[0]).fork()
         whole = Pruned([], {}, {})
         for block in span:
             done = walk.prune(block)
             for row in done.rows:
-                context.layer(row)
-            path = context.workspace / "interleaved" / f"block-{block.index:05d}.safetensors"
+                session.layer(row)
+            path = session.workspace / "interleaved" / f"block-{block.index:05d}.safetensors"
             save_overlay(path, done.tensors, done.masks)
-            context.weights = context.weights.with_overlay(path)
+            session.weights = session.weights.with_overlay(path)
             path.unlink()  # the open handle is enough
             whole = Pruned(whole.rows + done.rows, whole.tensors | done.tensors, whole.masks | done.masks)
             walk.passed.append(block)
         try:
             yield whole
         finally:
-            context.weights, walk.stream, walk.passed = before, entrance, []
+            session.weights, walk.stream, walk.passed = before, entrance, []

@@ -12,14 +12,14 @@ from espalier.model import masks
 from espalier.model.layout import Block, Matrix
 from espalier.model.numerics import moved
 from espalier.prune.prune import ERROR_TOKENS
-from espalier.session import Context
+from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.hidden import Hidden
 from espalier.stream.statistics import OutputErrors
 
 
 def refreshed(
-    context: Context, walk: Hidden, states: torch.Tensor, span: Sequence[Block], tensors: Mapping[str, torch.Tensor]
+    session: Session, walk: Hidden, states: torch.Tensor, span: Sequence[Block], tensors: Mapping[str, torch.Tensor]
 ) -> list[Layer]:
     """The rows of a span's pruned matrices with both errors on what the dense blocks make of `states`.
 
@@ -28,25 +28,25 @@ def refreshed(
     rows: list[Layer] = []
     states = states[: math.ceil(ERROR_TOKENS / states.shape[1])]
     for block in span:
-        matrices = [matrix for matrix in block.matrices if matrix.name in context.layers]
+        matrices = [matrix for matrix in block.matrices if matrix.name in session.layers]
         with (
-            context.streamed.block(block.index, context.dense) as dense,
+            session.streamed.block(block.index, session.dense) as dense,
             capturing(dense, matrices, needs="none", sample_tokens=ERROR_TOKENS) as capture,
         ):
             states = walk.through(walk.run(dense, block.index), states)
-        rows += _rows(context, matrices, capture, tensors)
+        rows += _rows(session, matrices, capture, tensors)
     return rows
 
 
 def _rows(
-    context: Context, matrices: Sequence[Matrix], capture: Capture, tensors: Mapping[str, torch.Tensor]
+    session: Session, matrices: Sequence[Matrix], capture: Capture, tensors: Mapping[str, torch.Tensor]
 ) -> Iterator[Layer]:
-    device = context.device
+    device = session.device
     for matrix in matrices:
-        dense_OI = matrix.view(context.dense.get(matrix.tensor).to(context.weights.dtype(matrix.tensor)))
+        dense_OI = matrix.view(session.dense.get(matrix.tensor).to(session.weights.dtype(matrix.tensor)))
         fitted = tensors.get(matrix.tensor)
-        fitted_OI = matrix.view(context.weights.get(matrix.tensor) if fitted is None else fitted)
+        fitted_OI = matrix.view(session.weights.get(matrix.tensor) if fitted is None else fitted)
         errors = OutputErrors(moved(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
-        before = errors.relative(moved(masks.apply(dense_OI, context.mask(matrix.name)), device, torch.float32))
+        before = errors.relative(moved(masks.apply(dense_OI, session.mask(matrix.name)), device, torch.float32))
         after = errors.relative(moved(fitted_OI, device, torch.float32))
-        yield context.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})
+        yield session.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})

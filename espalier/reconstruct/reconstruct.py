@@ -20,38 +20,38 @@ from espalier.reconstruct.layer_errors import refreshed
 from espalier.reconstruct.span import SpanFit
 from espalier.reconstruct.windows import Streams
 from espalier.resume import taken_over
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.hidden import Hidden
 
 
-def run(context: Context, plan: Plan | None = None) -> None:
+def run(session: Session, plan: Plan | None = None) -> None:
     """Fit every window of the model; `plan` is for the blocks that are pruned on the way."""
-    spec = context.request.spec.reconstruct
+    spec = session.request.spec.reconstruct
     assert spec is not None
-    blocks = context.streamed.layout.blocks
-    with context.phase("reconstructing", total=len(blocks), unit="block") as phase:
-        walk = _Walk(context, phase, spec, plan)
+    blocks = session.streamed.layout.blocks
+    with session.phase("reconstructing", total=len(blocks), unit="block") as phase:
+        walk = _Walk(session, phase, spec, plan)
         for span in walk.spans:
             walk.pass_(span)
             phase.progress(span[-1].index + 1)
-        context.trained[phase.name] = walk.trained
-        _warn(context, spec, walk.errors_before)
+        session.trained[phase.name] = walk.trained
+        _warn(session, spec, walk.errors_before)
         if phase.finished() is None:
-            if context.request.spec.evaluate.after_each_phase:
-                phase.perplexity = score_weights(context, context.weights)
+            if session.request.spec.evaluate.after_each_phase:
+                phase.perplexity = score_weights(session, session.weights)
             phase.finish()
 
 
-def _warn(context: Context, spec: Reconstruct, errors_before: Sequence[float]) -> None:
+def _warn(session: Session, spec: Reconstruct, errors_before: Sequence[float]) -> None:
     """Say why nothing was fitted, where nothing was; `errors_before` are those of the windows that were measured."""
     if not errors_before:
-        context.warn(
+        session.warn(
             "nothing_to_train",
             f"Nothing was fitted: no window with pruned matrices holds any {' or '.join(spec.trainable)}. "
             "Train `weights`, or take larger windows.",
         )
     elif max(errors_before) == 0:
-        context.warn(
+        session.warn(
             "nothing_to_reconstruct",
             "Every window already gives what the source gives, and nothing was fitted. A model that came sparse is "
             "its own target: `retrain` recovers it.",
@@ -59,16 +59,16 @@ def _warn(context: Context, spec: Reconstruct, errors_before: Sequence[float]) -
 
 
 class _Walk:
-    def __init__(self, context: Context, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
-        self.context, self.phase, self.spec = context, phase, spec
-        self.windows_NT = loss_gap.reconstruction_windows(context, phase)
-        self.kind = window.choose(context, phase, spec, self.windows_NT)
-        self.spans = window.spans(self.kind, context.streamed.layout.blocks)
+    def __init__(self, session: Session, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
+        self.session, self.phase, self.spec = session, phase, spec
+        self.windows_NT = loss_gap.reconstruction_windows(session, phase)
+        self.kind = window.choose(session, phase, spec, self.windows_NT)
+        self.spans = window.spans(self.kind, session.streamed.layout.blocks)
         self.trained = 0
         """Numbers that could move."""
         self.errors_before: list[float] = []
         """The largest of every span's windows; of spans where none was measured, nothing."""
-        self._interleaved = Interleaved(context, phase, plan) if spec.interleave else None
+        self._interleaved = Interleaved(session, phase, plan) if spec.interleave else None
         self._dense: DenseSide | None = None
         self._sparse: Hidden | None = None
 
@@ -82,19 +82,19 @@ class _Walk:
             self.errors_before.append(float(data["error_before"]))
 
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
-        began, warned = time.monotonic(), len(self.context.warnings)
+        began, warned = time.monotonic(), len(self.session.warnings)
         with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
             walk, streams = self._at(span[0].index)
             with ExitStack() as stack:
                 assert self._dense is not None
-                fit = SpanFit(self.context, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
+                fit = SpanFit(self.session, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
                 tensors, trained = fit.finish()
-            rows = refreshed(self.context, walk, streams.student, span, tensors)
+            rows = refreshed(self.session, walk, streams.student, span, tensors)
         for row in rows:
-            self.context.layer(row)
+            self.session.layer(row)
         layers = [row.model_dump() for row in rows]
         data = {"trained": trained, "layers": layers, "error_before": max(fit.errors_before, default=None)}
-        data["warnings"] = self.context.warnings[warned:]
+        data["warnings"] = self.session.warnings[warned:]
         seconds = time.monotonic() - began
         changed = pruned.tensors | tensors
         self.phase.finish_block(span[0].index, changed, pruned.masks, seconds=seconds, data=data)
@@ -103,11 +103,11 @@ class _Walk:
     def _at(self, index: int) -> tuple[Hidden, Streams]:
         """The hidden states at the entrance of a block; the prefix is gone through when it is first asked for."""
         if self._dense is None:
-            context, batch_size = self.context, self.spec.batch_size
+            session, batch_size = self.session, self.spec.batch_size
             halves = self.kind in {"submodule", "matrix"}
-            self._dense = DenseSide(context, self.windows_NT, batch_size=batch_size, halves=halves)
+            self._dense = DenseSide(session, self.windows_NT, batch_size=batch_size, halves=halves)
             self._sparse = (
-                Hidden(context.streamed, self.windows_NT, context.dense, batch_size=batch_size)
+                Hidden(session.streamed, self.windows_NT, session.dense, batch_size=batch_size)
                 if self._dense.removed
                 else self._dense.walk.fork()
             )
@@ -116,7 +116,7 @@ class _Walk:
         if mode != "sparse_inputs":
             self._dense.to(index)
         if mode != "dense_inputs":
-            self._sparse.to(index, self.context.weights)
+            self._sparse.to(index, self.session.weights)
         taught = self._dense.walk.states
         walk = self._sparse.placed(index, taught) if mode == "dense_inputs" else self._sparse
         return walk, Streams(mode, student=self._sparse.states, teacher=taught)

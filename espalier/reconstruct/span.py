@@ -16,7 +16,7 @@ from espalier.reconstruct.adapters import Rank, adapted
 from espalier.reconstruct.dense_side import DenseSide
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
 from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.hidden import Hidden
 from espalier.training.trainables import Trainable, freeze, window_trainables
 
@@ -25,18 +25,18 @@ class SpanFit:
     """The student's blocks of one span, real and in float32 while `stack` is open."""
 
     def __init__(
-        self, context: Context, phase: PhaseRun, spec: Reconstruct, kind: str | BlockWindow, span: Sequence[Block],
+        self, session: Session, phase: PhaseRun, spec: Reconstruct, kind: str | BlockWindow, span: Sequence[Block],
         walk: Hidden, streams: Streams, dense: DenseSide, stack: ExitStack,
     ) -> None:  # fmt: skip
-        self.context, self.phase, self.spec, self.kind = context, phase, spec, kind
+        self.session, self.phase, self.spec, self.kind = session, phase, spec, kind
         self.span, self.walk, self.streams, self.dense, self.stack = span, walk, streams, dense, stack
         modules = [
-            stack.enter_context(context.streamed.block(block.index, context.weights, dtype=torch.float32))
+            stack.enter_context(session.streamed.block(block.index, session.weights, dtype=torch.float32))
             for block in span
         ]
         self.module: nn.Module = modules[0] if len(span) == 1 else nn.ModuleList(modules)
         prefixes = [""] if len(span) == 1 else [f"{number}." for number in range(len(span))]
-        known = set(context.weights.mask_names)
+        known = set(session.weights.mask_names)
         self.tensors: dict[str, str] = {}
         """Parameter name within the span -> name in the files."""
         self.names: dict[str, str] = {}
@@ -49,10 +49,10 @@ class SpanFit:
                 if matrix.name in known:
                     name = f"{prefix}{matrix.local}.weight"
                     self.names[name] = matrix.name
-                    self.masks[name] = matrix.view(context.mask(matrix.name)).to(context.device)
+                    self.masks[name] = matrix.view(session.mask(matrix.name)).to(session.device)
         self.errors_before: list[float] = []
         """Of the windows that were measured: those that hold something to train."""
-        self.stored = {name: context.weights.dtype(self.tensors[name]) for name, _ in self.module.named_parameters()}
+        self.stored = {name: session.weights.dtype(self.tensors[name]) for name, _ in self.module.named_parameters()}
 
     def finish(self) -> tuple[dict[str, torch.Tensor], int]:
         """Fit the windows; return what changed by tensor name, and how many numbers could move."""
@@ -87,7 +87,7 @@ class SpanFit:
         items = window_trainables(
             self.module, kinds=self.spec.trainable, masks=self.masks, stored=self.stored, among=part.owned
         )
-        seed = derived_seed(self.context.request.spec.calibration.seed, "reconstructing", self.span[0].index, part.name)
+        seed = derived_seed(self.session.request.spec.calibration.seed, "reconstructing", self.span[0].index, part.name)
         with ExitStack() as stack:
             merge = Window.merge
             if "mask_lora" in self.spec.trainable:

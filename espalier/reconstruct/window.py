@@ -15,24 +15,24 @@ from espalier.model.layout import Block, Matrix
 from espalier.prune.targets import selected
 from espalier.recipe.steps import BlockWindow, Reconstruct
 from espalier.reconstruct.window_size import Load, Room, largest_fitting
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.hidden import Hidden
 
 
-def choose(context: Context, phase: PhaseRun, spec: Reconstruct, windows_NT: torch.Tensor) -> str | BlockWindow:
+def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: torch.Tensor) -> str | BlockWindow:
     """The window's kind, written into the protocol; what `auto` took is kept: a resumed run must not choose anew."""
     kind: str | BlockWindow = spec.window
     if kind == "auto":
-        stored = context.stored(phase.name).get("window")
-        kind = stored.data["window"] if stored else _largest(context, spec, windows_NT)
+        stored = session.stored(phase.name).get("window")
+        kind = stored.data["window"] if stored else _largest(session, spec, windows_NT)
         if stored is None:
-            path = context.checkpoint_path(phase.name, "window", suffix=".json")
+            path = session.checkpoint_path(phase.name, "window", suffix=".json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kind))
-            context.checkpoint(phase.name, "window", path, {"window": kind})
+            session.checkpoint(phase.name, "window", path, {"window": kind})
     if kind == "matrix":
-        _require_something_in_a_matrix(context, spec)
-    context.protocol[phase.name] = context.protocol.get(phase.name, {}) | {
+        _require_something_in_a_matrix(session, spec)
+    session.protocol[phase.name] = session.protocol.get(phase.name, {}) | {
         "window": kind if isinstance(kind, str) else kind.model_dump(),
         "mode": spec.mode,
         "loss": spec.loss,
@@ -49,9 +49,9 @@ def spans(kind: str | BlockWindow, blocks: Sequence[Block]) -> list[Sequence[Blo
     return [blocks[first : first + size] for first in range(0, len(blocks), size)]
 
 
-def _require_something_in_a_matrix(context: Context, spec: Reconstruct) -> None:
+def _require_something_in_a_matrix(session: Session, spec: Reconstruct) -> None:
     """Raise TargetsError where windows of one matrix would hold nothing that is to be trained."""
-    biased = any(f"{matrix.name}.bias" in context.streamed.tensors for matrix in _pruned(context))
+    biased = any(f"{matrix.name}.bias" in session.streamed.tensors for matrix in _pruned(session))
     if not spec.moves_a_matrix(biased=biased):
         raise TargetsError(
             "a window of one matrix holds no norm" + (", and no pruned matrix has a bias" if not biased else ""),
@@ -60,51 +60,51 @@ def _require_something_in_a_matrix(context: Context, spec: Reconstruct) -> None:
         )
 
 
-def _largest(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
+def _largest(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
     """The largest kind that memory allows, of those that the model can be cut into."""
-    kind = _by_memory(context, spec, windows_NT)
+    kind = _by_memory(session, spec, windows_NT)
     # A matrix by itself cannot make up for parts that are gone, and an expert's does not read every token.
-    by_matrix = context.kept is None and not any(matrix.routed for matrix in _pruned(context))
+    by_matrix = session.kept is None and not any(matrix.routed for matrix in _pruned(session))
     if kind == "matrix" and not by_matrix:
         kind = "submodule"
-    if kind == "submodule" and not _splits(context, windows_NT[:1]):
+    if kind == "submodule" and not _splits(session, windows_NT[:1]):
         kind = "matrix" if by_matrix else "block"
     return kind
 
 
-def _pruned(context: Context) -> list[Matrix]:
-    return [matrix for block in context.streamed.layout.blocks for matrix in selected(context, block)]
+def _pruned(session: Session) -> list[Matrix]:
+    return [matrix for block in session.streamed.layout.blocks for matrix in selected(session, block)]
 
 
-def _splits(context: Context, probe_NT: torch.Tensor) -> bool:
+def _splits(session: Session, probe_NT: torch.Tensor) -> bool:
     """Tell whether the first block, run on a window of tokens, is attention and feed-forward net added up."""
-    streamed, weights = context.source_streamed, context.source
+    streamed, weights = session.source_streamed, session.source
     walk = Hidden(streamed, probe_NT, weights, batch_size=1)
     with streamed.block(0, weights) as block:
         try:
-            find_halves(block, walk.run(block, 0), walk.states.to(context.device))
+            find_halves(block, walk.run(block, 0), walk.states.to(session.device))
         except UnsupportedArchitectureError:
             return False
     return True
 
 
-def _by_memory(context: Context, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
-    itemsize, width = context.compute_dtype.itemsize, _width(context)
+def _by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
+    itemsize, width = session.compute_dtype.itemsize, _width(session)
     streams = STREAMS * windows_NT.numel() * width * itemsize
     load = Load(min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1], itemsize, streams)
-    request, cpu = context.request, context.device.type == "cpu"
+    request, cpu = session.request, session.device.type == "cpu"
     host = _capped(numerics.host_memory_bytes(), request.max_host_memory_bytes)
-    device = host if cpu else _capped(numerics.device_memory_bytes(context.device), request.max_device_memory_bytes)
+    device = host if cpu else _capped(numerics.device_memory_bytes(session.device), request.max_device_memory_bytes)
     room = Room(device=device, host=host, shared=cpu)
-    return largest_fitting(context.streamed.layout.blocks, room, load)
+    return largest_fitting(session.streamed.layout.blocks, room, load)
 
 
 def _capped(there: int, limit: int | None) -> int:
     return there if limit is None else min(there, limit)
 
 
-def _width(context: Context) -> int:
-    config = context.streamed.config
+def _width(session: Session) -> int:
+    config = session.streamed.config
     return int(getattr(config, "hidden_size", 0)) or max(
-        matrix.shape[1] for matrix in context.streamed.layout.blocks[0].matrices
+        matrix.shape[1] for matrix in session.streamed.layout.blocks[0].matrices
     )

@@ -10,7 +10,7 @@ from torch import nn
 from espalier.errors import TargetsError
 from espalier.model.numerics import generator
 from espalier.recipe.steps import Retrain
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, require_rank
 from espalier.training.trainables import (
     Kind,
@@ -23,52 +23,52 @@ from espalier.training.trainables import (
 )
 
 
-def equip(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
+def equip(session: Session, model: nn.Module, spec: Retrain) -> list[Trainable]:
     """Freeze a model and make the parameters of a spec trainable, in float32."""
     freeze(model)
     if spec.method == "full":
-        return list(_everything(context, model))
-    items = [_thawed(context, model, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
+        return list(_everything(session, model))
+    items = [_thawed(session, model, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
     if "biases" in spec.trainable and not any(item.kind == "biases" for item in items):
         if spec.trainable == ["biases"]:
             raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
-        context.warn("no_biases", "The model has no biases; the other parameters are trained.")
+        session.warn("no_biases", "The model has no biases; the other parameters are trained.")
     if "embeddings" in spec.trainable:
         for name in embeddings(model):
-            items.append(_thawed(context, model, name, "embeddings"))
+            items.append(_thawed(session, model, name, "embeddings"))
             # What a float32 table gives would meet norms in the compute dtype, which CPU kernels refuse.
             table = model.get_submodule(name.rpartition(".")[0])
-            table.register_forward_hook(lambda _module, _args, output: output.to(context.compute_dtype))
+            table.register_forward_hook(lambda _module, _args, output: output.to(session.compute_dtype))
     if "head" in spec.trainable:
-        items += _adapt_head(context, model, spec)
+        items += _adapt_head(session, model, spec)
     if spec.adapter is not None:
-        items += _adapt(context, model, spec, spec.adapter)
+        items += _adapt(session, model, spec, spec.adapter)
     return items
 
 
-def _thawed(context: Context, model: nn.Module, name: str, kind: Kind) -> Trainable:
+def _thawed(session: Session, model: nn.Module, name: str, kind: Kind) -> Trainable:
     parameter = thaw(model, name)
     # From the file: the model in memory may be in a coarser compute dtype.
-    parameter.data.copy_(context.weights.get(context.streamed.tensors[name]).to(parameter.device))
+    parameter.data.copy_(session.weights.get(session.streamed.tensors[name]).to(parameter.device))
     return Trainable(name, kind, parameter)
 
 
-def _everything(context: Context, model: nn.Module) -> Iterator[Trainable]:
+def _everything(session: Session, model: nn.Module) -> Iterator[Trainable]:
     masks = {
-        f"{matrix.name}.weight": matrix.view(context.mask(matrix.name)).to(context.device)
-        for matrix in context.streamed.layout.matrices
-        if matrix.name in context.weights.mask_names
+        f"{matrix.name}.weight": matrix.view(session.mask(matrix.name)).to(session.device)
+        for matrix in session.streamed.layout.matrices
+        if matrix.name in session.weights.mask_names
     }
     for name, parameter in list(model.named_parameters()):
         kind = kind_of(name, parameter)
-        yield Trainable(name, kind, _thawed(context, model, name, kind).parameter, masks.get(name))
+        yield Trainable(name, kind, _thawed(session, model, name, kind).parameter, masks.get(name))
 
 
-def _adapt(context: Context, model: nn.Module, spec: Retrain, kind: Kind) -> list[Trainable]:
+def _adapt(session: Session, model: nn.Module, spec: Retrain, kind: Kind) -> list[Trainable]:
     """An adapter on every pruned matrix."""
     items: list[Trainable] = []
-    pruned = set(context.weights.mask_names)
-    for matrix in context.streamed.layout.matrices:
+    pruned = set(session.weights.mask_names)
+    for matrix in session.streamed.layout.matrices:
         if matrix.name not in pruned:
             continue
         if kind == "lora" and matrix.routed:
@@ -77,21 +77,21 @@ def _adapt(context: Context, model: nn.Module, spec: Retrain, kind: Kind) -> lis
                 hint="`lora` keeps adapters apart, which experts have no place for: use `mask_lora`.",
                 module=matrix.name,
             )
-        items += _place(model, matrix.name, kind, context.mask(matrix.name), spec, transposed=matrix.transposed)
+        items += _place(model, matrix.name, kind, session.mask(matrix.name), spec, transposed=matrix.transposed)
     if not items:
         raise TargetsError(f"{kind} trains pruned matrices, and nothing is pruned", hint="Train `norms`, or prune.")
     return items
 
 
-def _adapt_head(context: Context, model: nn.Module, spec: Retrain) -> list[Trainable]:
+def _adapt_head(session: Session, model: nn.Module, spec: Retrain) -> list[Trainable]:
     """A dense low-rank update of the head; a tied head is refused, for merging would change the embeddings too."""
     name = head_name(model)
-    tensors = context.streamed.tensors
+    tensors = session.streamed.tensors
     if name is None or any(tensors[table] == tensors[f"{name}.weight"] for table in embeddings(model)):
         raise TargetsError(
             "the head shares its weight with the embeddings", hint="Train `embeddings`: that moves both."
         )
-    shape = context.weights.shape(tensors[f"{name}.weight"])
+    shape = session.weights.shape(tensors[f"{name}.weight"])
     everything = torch.ones(shape, dtype=torch.bool)
     return _place(model, name, "head", everything, spec, transposed=False)
 

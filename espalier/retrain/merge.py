@@ -11,15 +11,15 @@ from safetensors import safe_open
 
 from espalier.model import masks
 from espalier.model.layout import Block, Matrix
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, Lora
 
 
-def run(context: Context, trained: Path) -> None:
+def run(session: Session, trained: Path) -> None:
     """Write every block's merged tensors as an overlay; what lies outside the blocks goes with the last one."""
-    blocks = context.streamed.layout.blocks
-    with context.phase("merging", total=len(blocks), unit="block") as phase:
-        merging = _Merging(context, trained)
+    blocks = session.streamed.layout.blocks
+    with session.phase("merging", total=len(blocks), unit="block") as phase:
+        merging = _Merging(session, trained)
         for block in blocks:
             began = time.monotonic()
             if phase.stored_block(block.index) is None:
@@ -31,18 +31,18 @@ def run(context: Context, trained: Path) -> None:
 
 
 class _Merging:
-    def __init__(self, context: Context, trained: Path) -> None:
-        self.context = context
+    def __init__(self, session: Session, trained: Path) -> None:
+        self.session = session
         self.file: Any = safe_open(trained, framework="pt")
         names: list[str] = self.file.offset_keys()  # type: ignore[no-untyped-call]
         self.names = {name.removeprefix("value:") for name in names if name.startswith("value:")}
-        assert context.retrain is not None
-        self.spec = context.retrain
+        assert session.retrain is not None
+        self.spec = session.retrain
         self.scale = self.spec.alpha / self.spec.rank
         self.pruned = {
             matrix.tensor: matrix
-            for matrix in context.streamed.layout.matrices
-            if matrix.name in context.weights.mask_names
+            for matrix in session.streamed.layout.matrices
+            if matrix.name in session.weights.mask_names
         }
 
     def value(self, name: str) -> torch.Tensor:
@@ -52,12 +52,12 @@ class _Merging:
 
     def whole(self, block: Block | None) -> dict[str, torch.Tensor]:
         """What was trained as it is, of a block (None: outside all blocks), by tensor name, as it is written."""
-        owners = self.context.streamed.layout.blocks
+        owners = self.session.streamed.layout.blocks
         found = {}
-        for name, tensor in self.context.streamed.tensors.items():
+        for name, tensor in self.session.streamed.tensors.items():
             owner = next((each for each in owners if name.startswith(f"{each.name}.")), None)
             if name in self.names and owner is block:
-                found[tensor] = self.value(name).to(self.context.weights.dtype(tensor))
+                found[tensor] = self.value(name).to(self.session.weights.dtype(tensor))
                 if tensor in self.pruned:
                     self._prove(self.pruned[tensor], found[tensor])
         return found
@@ -73,18 +73,18 @@ class _Merging:
         """The head with its update."""
         if "head" not in self.spec.trainable:
             return {}
-        inside = {matrix.name for matrix in self.context.streamed.layout.matrices}
+        inside = {matrix.name for matrix in self.session.streamed.layout.matrices}
         adapted = {name.removesuffix(f".{LORA_A}") for name in self.names if name.endswith(LORA_A)}
         (name,) = adapted - inside
-        tensor = self.context.streamed.tensors[f"{name}.weight"]
-        weight_OI = self.context.weights.get(tensor)
+        tensor = self.session.streamed.tensors[f"{name}.weight"]
+        weight_OI = self.session.weights.get(tensor)
         b_OR, a_RI = self._factors(name)
         everything = torch.ones_like(weight_OI, dtype=torch.bool)
         return {tensor: Lora.merged(weight_OI, b_OR, a_RI, everything, self.scale).to(weight_OI.dtype)}
 
     def _merged(self, matrix: Matrix) -> torch.Tensor:
-        stored = matrix.view(self.context.weights.get(matrix.tensor))
-        mask_OI = self.context.mask(matrix.name)
+        stored = matrix.view(self.session.weights.get(matrix.tensor))
+        mask_OI = self.session.mask(matrix.name)
         assert self.spec.adapter is not None
         adapter = ADAPTERS[self.spec.adapter]
         merged_OI = adapter.merged(stored, *self._factors(matrix.name), mask_OI, self.scale).to(stored.dtype)
@@ -97,4 +97,4 @@ class _Merging:
         return self.value(f"{name}.{LORA_B}"), self.value(f"{name}.{LORA_A}")
 
     def _prove(self, matrix: Matrix, weight: torch.Tensor) -> None:
-        masks.prove(matrix.view(weight), self.context.mask(matrix.name), module=matrix.name)
+        masks.prove(matrix.view(weight), self.session.mask(matrix.name), module=matrix.name)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from espalier.model.weights import Weights
 from espalier.recipe.steps import Retrain
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training import rates
 
 
-def start_of(context: Context, spec: Retrain) -> float:
+def start_of(session: Session, spec: Retrain) -> float:
     """The share of the top rate that a schedule starts at: 1, and for `allr` what arXiv 2111.00843 computes."""
     if spec.schedule != "allr":
         return 1.0
-    return rates.allr_start(*pruning_distance(context, context.before_pruning))
+    return rates.allr_start(*pruning_distance(session, session.before_pruning))
 
 
-def pruning_distance(context: Context, before: Weights) -> tuple[float, float]:
+def pruning_distance(session: Session, before: Weights) -> tuple[float, float]:
     """(relative L2 norm that the masks take from the weights before, share of their nonzero entries that they take).
 
     Over the pruned matrices; in a cycle the weights before are those that the last one left.
     """
     whole = kept = 0.0
     there = left = 0
-    for matrix in context.streamed.layout.matrices:
-        if matrix.name not in context.weights.mask_names:
+    for matrix in session.streamed.layout.matrices:
+        if matrix.name not in session.weights.mask_names:
             continue
         weight_OI = matrix.view(before.get(matrix.tensor)).double()
-        masked_OI = weight_OI * context.mask(matrix.name)
+        masked_OI = weight_OI * session.mask(matrix.name)
         whole, kept = whole + float(weight_OI.square().sum()), kept + float(masked_OI.square().sum())
         there, left = there + int(weight_OI.count_nonzero()), left + int(masked_OI.count_nonzero())
     return rates.relative_drop(whole, kept), 1 - left / there if there else 0.0

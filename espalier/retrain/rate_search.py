@@ -11,7 +11,7 @@ from typing import Any, Final
 from espalier.memory import retraining
 from espalier.retrain import ladder
 from espalier.retrain.train import DivergedError, Trainer
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.training.trainables import Trainable, restore, snapshot
 
 BASE_RATES: Final = {
@@ -31,7 +31,7 @@ def scaled(factor: float) -> dict[str, float]:
 
 
 def search(
-    context: Context,
+    session: Session,
     phase: PhaseRun,
     items: list[Trainable],
     *,
@@ -43,7 +43,7 @@ def search(
 
     `trainer`: (factor, steps) -> a fresh run from the start, at which the items stand before and afterwards.
     """
-    kept = context.stored("retraining")
+    kept = session.stored("retraining")
     stored = kept.get("rate-search")
     if stored is None:
         told: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
@@ -66,14 +66,14 @@ def search(
         if following() is None:
             chosen = ladder.chosen(losses, start=_number(told["start"])) if losses else FIRST
             told["factor"] = ladder.factor(chosen)
-        _keep(context, told)
-    tell(context, told)
+        _keep(session, told)
+    tell(session, told)
     return float(told["factor"])
 
 
-def tell(context: Context, told: Mapping[str, Any]) -> None:
+def tell(session: Session, told: Mapping[str, Any]) -> None:
     """Put a search, as its checkpoint has it, into the protocol."""
-    context.protocol.setdefault("retraining", {})["rate_search"] = {
+    session.protocol.setdefault("retraining", {})["rate_search"] = {
         "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in told["trials"]],
         "start": told["start"], "factor": told["factor"],
     }  # fmt: skip
@@ -107,9 +107,9 @@ def _number(told: float | None) -> float:
     return math.inf if told is None else told
 
 
-def _keep(context: Context, told: dict[str, Any]) -> None:
+def _keep(session: Session, told: dict[str, Any]) -> None:
     seconds = sum(row["seconds"] for row in told["trials"])
-    path = context.checkpoint_path("retraining", f"rate-search-{len(told['trials'])}", suffix=".json")
+    path = session.checkpoint_path("retraining", f"rate-search-{len(told['trials'])}", suffix=".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told, sort_keys=True))
-    context.checkpoint("retraining", "rate-search", path, {**told, "seconds": seconds})
+    session.checkpoint("retraining", "rate-search", path, {**told, "seconds": seconds})

@@ -25,7 +25,7 @@ from espalier.retrain.rate_search import BASE_RATES, scaled
 from espalier.retrain.teacher import recomputes, teaching
 from espalier.retrain.train import Best, DivergedError, Plan, Trainer, held_out_loss
 from espalier.retrain.training_text import split, training_windows
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.training.losses import Loss
 from espalier.training.recompute import recomputing
 from espalier.training.trainables import restore
@@ -36,58 +36,58 @@ CHECKS: Final = 20
 """Times that the held-out loss is looked at, at most; never more often than every tenth step."""
 
 
-def run(context: Context) -> None:
+def run(session: Session) -> None:
     """Train, then merge."""
-    spec = context.retrain
+    spec = session.retrain
     assert spec is not None
-    with context.phase("retraining", total=spec.steps, unit="step") as phase:
+    with session.phase("retraining", total=spec.steps, unit="step") as phase:
         done = phase.finished()
         if done is None:
-            with _ready(context, phase, spec) as ready:
+            with _ready(session, phase, spec) as ready:
                 trained = ready.finish()
         else:
-            context.trained[phase.name] = int(done["trained"])
-            context.protocol[phase.name] = done["protocol"]
-            context.warnings += [warning for warning in done["warnings"] if warning not in context.warnings]
-            trained = context.workspace / context.stored("retraining")["trained"].path
-    context.adapter = trained if spec.adapter == "lora" else None
-    merge.run(context, trained)
+            session.trained[phase.name] = int(done["trained"])
+            session.protocol[phase.name] = done["protocol"]
+            session.warnings += [warning for warning in done["warnings"] if warning not in session.warnings]
+            trained = session.workspace / session.stored("retraining")["trained"].path
+    session.adapter = trained if spec.adapter == "lora" else None
+    merge.run(session, trained)
 
 
-def search(context: Context) -> float | None:
+def search(session: Session) -> float | None:
     """Find the learning rate that all members of a soup share: the factor of the base rates, if one is to be found."""
-    spec = context.retrain
+    spec = session.retrain
     assert spec is not None
     if spec.learning_rate != "auto" or spec.rate_factor is not None:
         return spec.rate_factor
-    with context.phase("retraining", total=spec.steps, unit="step") as phase, _ready(context, phase, spec) as ready:
+    with session.phase("retraining", total=spec.steps, unit="step") as phase, _ready(session, phase, spec) as ready:
         return ready.factor()
 
 
 @contextmanager
-def _ready(context: Context, phase: PhaseRun, spec: Retrain) -> Iterator[_Retraining]:
+def _ready(session: Session, phase: PhaseRun, spec: Retrain) -> Iterator[_Retraining]:
     """Choose the text, which may load models of its own, and only then load the one that is trained."""
-    seen_NT, held_out_NT = split(context, training_windows(context, spec))
-    seen_NT = loss_gap.training_windows(context, phase, seen_NT)
-    with context.streamed.whole(context.weights) as model, teaching(context, spec) as loss:
-        yield _Retraining(context, phase, spec, model, loss, seen_NT=seen_NT, held_out_NT=held_out_NT)
+    seen_NT, held_out_NT = split(session, training_windows(session, spec))
+    seen_NT = loss_gap.training_windows(session, phase, seen_NT)
+    with session.streamed.whole(session.weights) as model, teaching(session, spec) as loss:
+        yield _Retraining(session, phase, spec, model, loss, seen_NT=seen_NT, held_out_NT=held_out_NT)
 
 
 class _Retraining:
     def __init__(
-        self, context: Context, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss,
+        self, session: Session, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss,
         *, seen_NT: torch.Tensor, held_out_NT: torch.Tensor,
     ) -> None:  # fmt: skip
-        self.context, self.phase, self.spec, self.model, self.loss = context, phase, spec, model, loss
+        self.session, self.phase, self.spec, self.model, self.loss = session, phase, spec, model, loss
         self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
-        self.items = equip(context, model, spec)
-        self.autocast = autocast(context.device, context.compute_dtype)
-        self.start = start_of(context, spec)
+        self.items = equip(session, model, spec)
+        self.autocast = autocast(session.device, session.compute_dtype)
+        self.start = start_of(session, spec)
         self.saved = time.monotonic()
 
     def finish(self) -> Path:
         """Train to the end, or to where it no longer helps; the state with the lowest held-out loss is the result."""
-        stored = self.context.stored("retraining").get("state")
+        stored = self.session.stored("retraining").get("state")
         rates = self._rates()
         trainer = self._trainer(rates, steps=self.spec.steps)
         with self._frugally():
@@ -97,31 +97,31 @@ class _Retraining:
                     self.phase.metric("validation_loss", 0, best.loss)
             else:
                 self.phase.reuse(stored)
-                best = trainer.load(load_file(self.context.workspace / stored.path))
+                best = trainer.load(load_file(self.session.workspace / stored.path))
             self._train(trainer, best)
         restore(self.items, best.values)
         if best.step == 0:
-            self.context.warn(
+            self.session.warn(
                 "retraining_did_not_help",
                 f"Retraining never took the held-out loss below {best.loss:.4f}; the weights stay as they were.",
             )
-        if self.context.request.spec.evaluate.after_each_phase:
+        if self.session.request.spec.evaluate.after_each_phase:
             with self.autocast:
-                self.phase.perplexity = score(self.context, self.model)
+                self.phase.perplexity = score(self.session, self.model)
         return self._finished(rates, best, trainer.step)
 
     def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
         values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
         path = self._save("trained", "trained", values)
         trained = sum(item.count for item in self.items)
-        self.context.trained[self.phase.name] = trained
+        self.session.trained[self.phase.name] = trained
         used = {item.kind for item in self.items}
-        self.context.protocol[self.phase.name] |= {
+        self.session.protocol[self.phase.name] |= {
             "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
             "steps": steps, "tokens_read": steps * self.spec.batch_size * self.spec.accumulate * self.seen_NT.shape[1],
             "kept_step": best.step, "validation_loss": best.loss, "start": self.start,
         }  # fmt: skip
-        told = {"protocol": self.context.protocol[self.phase.name], "warnings": self.context.warnings}
+        told = {"protocol": self.session.protocol[self.phase.name], "warnings": self.session.warnings}
         self.phase.finish({"trained": trained, **told})
         return path
 
@@ -142,9 +142,9 @@ class _Retraining:
                     self._save("state", f"state-{trainer.step:08d}", trainer.state(best))
         except DivergedError as error:
             if not math.isfinite(best.loss):
-                hint = way_out(self.context.compute_dtype)
+                hint = way_out(self.session.compute_dtype)
                 raise NumericalError("the loss of the pruned model is not finite", hint=hint) from None
-            self.context.warn(
+            self.session.warn(
                 "retraining_diverged",
                 f"The loss was not finite at step {error.step}; the result is the state of step {best.step}. "
                 "Use a lower learning rate.",
@@ -158,20 +158,20 @@ class _Retraining:
 
     def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor]) -> Path:
         """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
-        path = self.context.checkpoint_path("retraining", stem)
+        path = self.session.checkpoint_path("retraining", stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(path)
-        self.context.checkpoint("retraining", name, path, {"seconds": self.phase.seconds})
+        self.session.checkpoint("retraining", name, path, {"seconds": self.phase.seconds})
         self.saved = time.monotonic()
         return path
 
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec
         seed = spec.seed if spec.order_seed is None else spec.order_seed
-        if self.context.turn.cycle:  # no cycle reads the first batches again
-            seed = derived_seed(seed, self.context.turn.cycle)
+        if self.session.turn.cycle:  # no cycle reads the first batches again
+            seed = derived_seed(seed, self.session.turn.cycle)
         plan = Plan(
             steps=steps, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=seed, rates=rates,
             schedule=spec.schedule, start=self.start, weight_decay=spec.weight_decay,
@@ -180,7 +180,7 @@ class _Retraining:
 
     @contextmanager
     def _frugally(self) -> Iterator[None]:
-        with recomputing(self.model) if recomputes(self.context, self.spec) else nullcontext():
+        with recomputing(self.model) if recomputes(self.session, self.spec) else nullcontext():
             yield
 
     def _judge(self) -> float:
@@ -198,6 +198,6 @@ class _Retraining:
         """What the search makes of the base rates."""
         with self._frugally():
             return rate_search.search(
-                self.context, self.phase, self.items, steps=self.spec.steps, judge=self._judge,
+                self.session, self.phase, self.items, steps=self.spec.steps, judge=self._judge,
                 trainer=lambda factor, steps: self._trainer(scaled(factor), steps=steps),
             )  # fmt: skip

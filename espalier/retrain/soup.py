@@ -18,7 +18,7 @@ from espalier.retrain import rate_search, retrain
 from espalier.retrain.averaging import Blend, Masks, greedy, require_equal
 from espalier.retrain.train import held_out_loss
 from espalier.retrain.training_text import split, training_windows
-from espalier.session import Context
+from espalier.session import Session
 
 
 @dataclass(frozen=True)
@@ -29,63 +29,63 @@ class Member:
     masks: Masks
 
 
-def run(context: Context, member_dirs: Sequence[Path]) -> dict[str, Any]:
+def run(session: Session, member_dirs: Sequence[Path]) -> dict[str, Any]:
     """Average the artifacts of finished members over the weights of this job; what the report says of it."""
-    context.trained["retraining"] = context.request.member_trained
-    if (searched := context.stored("retraining").get("rate-search")) is not None:
-        rate_search.tell(context, searched.data)
-    cast = context.weights.cast
-    return _blend(context, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
+    session.trained["retraining"] = session.request.member_trained
+    if (searched := session.stored("retraining").get("rate-search")) is not None:
+        rate_search.tell(session, searched.data)
+    cast = session.weights.cast
+    return _blend(session, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
 
 
-def retrain_and_average(context: Context) -> dict[str, Any]:
+def retrain_and_average(session: Session) -> dict[str, Any]:
     """Train the members one after the other in this process, each from the pruned weights, and average them."""
-    soup = context.request.spec.soup
-    assert context.retrain is not None
+    soup = session.request.spec.soup
+    assert session.retrain is not None
     assert soup is not None
-    pruned, turn, members = context.weights, context.turn, []
-    factor = retrain.search(context)
-    for number, varied in enumerate(vary(context.retrain, soup, factor), start=1):
-        context.weights, context.turn = pruned, turn.member(number, varied)
-        retrain.run(context)
-        members.append(Member(context.weights, Masks.of_weights(context.weights)))
-    context.weights, context.turn = pruned, turn
-    return _blend(context, members)
+    pruned, turn, members = session.weights, session.turn, []
+    factor = retrain.search(session)
+    for number, varied in enumerate(vary(session.retrain, soup, factor), start=1):
+        session.weights, session.turn = pruned, turn.member(number, varied)
+        retrain.run(session)
+        members.append(Member(session.weights, Masks.of_weights(session.weights)))
+    session.weights, session.turn = pruned, turn
+    return _blend(session, members)
 
 
-def _blend(context: Context, members: Sequence[Member]) -> dict[str, Any]:
-    spec = context.retrain
+def _blend(session: Session, members: Sequence[Member]) -> dict[str, Any]:
+    spec = session.retrain
     assert spec is not None
     require_equal([member.masks for member in members])
-    _, held_out_NT = split(context, training_windows(context, spec))
-    blocks = context.streamed.layout.blocks
-    with context.phase("merging", total=len(blocks), unit="block") as phase:
+    _, held_out_NT = split(session, training_windows(session, spec))
+    blocks = session.streamed.layout.blocks
+    with session.phase("merging", total=len(blocks), unit="block") as phase:
         done = phase.finished()
-        chosen = _choose(context, members, held_out_NT, spec.batch_size) if done is None else done["soup"]
+        chosen = _choose(session, members, held_out_NT, spec.batch_size) if done is None else done["soup"]
         blend = Blend([members[index].weights for index in chosen["used"]])
         for block in blocks:
             began = time.monotonic()
             if phase.stored_block(block.index) is None:
-                tensors = _changed(context, blend, block.tensors.values())
+                tensors = _changed(session, blend, block.tensors.values())
                 kept = _kept(block, members[0].masks, tensors)
                 if block is blocks[-1]:
-                    tensors |= _changed(context, blend, _outer(context))
+                    tensors |= _changed(session, blend, _outer(session))
                 phase.finish_block(block.index, tensors, kept, seconds=time.monotonic() - began)
             phase.progress(block.index + 1)
-        context.protocol["soup"] = {"judged_on": "the retraining's held-out windows"}
+        session.protocol["soup"] = {"judged_on": "the retraining's held-out windows"}
         if done is None:
             phase.finish({"soup": chosen})
     return chosen
 
 
-def _choose(context: Context, members: Sequence[Member], held_out_NT: torch.Tensor, batch_size: int) -> dict[str, Any]:
+def _choose(session: Session, members: Sequence[Member], held_out_NT: torch.Tensor, batch_size: int) -> dict[str, Any]:
     """The held-out loss of every member and of the average, and whom the average is of."""
-    soup = context.request.spec.soup
+    soup = session.request.spec.soup
     assert soup is not None
 
     def loss(chosen: Sequence[int]) -> float:
         blend = Blend([members[index].weights for index in chosen])
-        with context.streamed.whole(blend) as model:
+        with session.streamed.whole(blend) as model:
             return held_out_loss(model, held_out_NT, batch_size=batch_size)
 
     alone = [loss([index]) for index in range(len(members))]
@@ -100,15 +100,15 @@ def _choose(context: Context, members: Sequence[Member], held_out_NT: torch.Tens
     }  # fmt: skip
 
 
-def _changed(context: Context, blend: Blend, names: Iterable[str]) -> dict[str, torch.Tensor]:
+def _changed(session: Session, blend: Blend, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """The averaged tensors that differ from what all members started from."""
     tensors = {name: blend.get(name) for name in names}
-    return {name: tensor for name, tensor in tensors.items() if not torch.equal(tensor, context.weights.get(name))}
+    return {name: tensor for name, tensor in tensors.items() if not torch.equal(tensor, session.weights.get(name))}
 
 
-def _outer(context: Context) -> set[str]:
-    inside = {name for block in context.streamed.layout.blocks for name in block.tensors.values()}
-    return set(context.streamed.tensors.values()) - inside
+def _outer(session: Session) -> set[str]:
+    inside = {name for block in session.streamed.layout.blocks for name in block.tensors.values()}
+    return set(session.streamed.tensors.values()) - inside
 
 
 def _kept(block: Block, packed: Masks, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -9,44 +9,44 @@ from espalier.errors import NoRoomError
 from espalier.limits import training_bytes
 from espalier.model.numerics import autocast, free_bytes
 from espalier.recipe.steps import Retrain
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training.losses import Distillation, Loss, language_loss
 from espalier.training.recompute import LARGE, activation_bytes
 
 
-def check(context: Context) -> None:
+def check(session: Session) -> None:
     """Say what a teacher takes, or raise NoRoomError where it cannot fit beside the model that is trained."""
-    spec = context.request.spec.retrain
+    spec = session.request.spec.retrain
     if spec is None or spec.loss == "cross_entropy":
         return
-    needed, free = training_bytes(context), free_bytes(context.device)
+    needed, free = training_bytes(session), free_bytes(session.device)
     if needed > free:
         raise NoRoomError(
             f"`loss: {spec.loss}` holds the dense model beside the trained one: {_mib(needed)} MiB, "
             f"and {_mib(free)} MiB are free",
             hint="Use `loss: cross_entropy`, compute_dtype bfloat16, or a larger machine.",
-            class_="gpu_oom" if context.device.type == "cuda" else "host_oom",
+            class_="gpu_oom" if session.device.type == "cuda" else "host_oom",
         )
-    context.warn("teacher_in_memory", f"Retraining beside a dense teacher takes {_mib(needed)} MiB of memory.")
+    session.warn("teacher_in_memory", f"Retraining beside a dense teacher takes {_mib(needed)} MiB of memory.")
 
 
 @contextmanager
-def teaching(context: Context, spec: Retrain) -> Iterator[Loss]:
+def teaching(session: Session, spec: Retrain) -> Iterator[Loss]:
     """Yield the loss of a spec; the teacher is in memory for as long."""
     if spec.loss == "cross_entropy":
         yield language_loss
         return
-    with context.source_streamed.whole(context.source) as dense:
-        yield Distillation(spec.loss, dense, autocast=autocast(context.device, context.compute_dtype))
+    with session.source_streamed.whole(session.source) as dense:
+        yield Distillation(spec.loss, dense, autocast=autocast(session.device, session.compute_dtype))
 
 
-def recomputes(context: Context, spec: Retrain) -> bool:
+def recomputes(session: Session, spec: Retrain) -> bool:
     """Tell whether blocks compute their activations again; what comes out is the same either way."""
     if spec.gradient_checkpointing != "auto":
         return spec.gradient_checkpointing
-    tokens = spec.batch_size * context.length_of(spec)
-    kept = activation_bytes(context.streamed.layout, tokens=tokens, itemsize=context.compute_dtype.itemsize)
-    return kept > LARGE * free_bytes(context.device)
+    tokens = spec.batch_size * session.length_of(spec)
+    kept = activation_bytes(session.streamed.layout, tokens=tokens, itemsize=session.compute_dtype.itemsize)
+    return kept > LARGE * free_bytes(session.device)
 
 
 def _mib(size: int) -> int:

@@ -9,23 +9,23 @@ import torch
 from espalier.errors import DatasetError
 from espalier.model.numerics import generator
 from espalier.recipe.steps import Retrain
-from espalier.session import Context
+from espalier.session import Session
 from espalier.text.overlap import overlapping
 
 HELD_OUT: Final = 16
 """Windows that only judge, at most one in ten."""
 
 
-def training_windows(context: Context, spec: Retrain) -> torch.Tensor:
+def training_windows(session: Session, spec: Retrain) -> torch.Tensor:
     """The whole stream of the training text in windows (N, T), without those that evaluation reads."""
-    text = context.text(spec.dataset or context.request.spec.calibration.dataset)
-    windows_NT = text.evaluation(length=context.length_of(spec), max_windows=None)
+    text = session.text(spec.dataset or session.request.spec.calibration.dataset)
+    windows_NT = text.evaluation(length=session.length_of(spec), max_windows=None)
     clean_N = torch.ones(len(windows_NT), dtype=torch.bool)
-    for item in context.request.spec.evaluate.perplexity:
-        clean_N &= ~overlapping(windows_NT, context.evaluation_windows(item))
+    for item in session.request.spec.evaluate.perplexity:
+        clean_N &= ~overlapping(windows_NT, session.evaluation_windows(item))
     left_out = len(clean_N) - int(clean_N.sum())
     if left_out:
-        context.warn(
+        session.warn(
             "evaluation_windows_excluded",
             f"{left_out} of {len(clean_N)} training windows share text with evaluation and are left out.",
         )
@@ -34,8 +34,8 @@ def training_windows(context: Context, spec: Retrain) -> torch.Tensor:
         raise DatasetError(
             f"{text.name} leaves {len(windows_NT)} windows to train on", hint="Give more text or shorter windows."
         )
-    context.protocol["retraining"] = context.protocol.get("retraining", {}) | {
-        "dataset": (spec.dataset or context.request.spec.calibration.dataset).model_dump(mode="json"),
+    session.protocol["retraining"] = session.protocol.get("retraining", {}) | {
+        "dataset": (spec.dataset or session.request.spec.calibration.dataset).model_dump(mode="json"),
         **text.protocol(),
         "windows": len(windows_NT),
         "sequence_length": windows_NT.shape[1],
@@ -43,8 +43,8 @@ def training_windows(context: Context, spec: Retrain) -> torch.Tensor:
     return windows_NT
 
 
-def split(context: Context, windows_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def split(session: Session, windows_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut windows into those that are trained on and those that judge; all turns of a job judge by the same ones."""
     held_out = max(1, min(HELD_OUT, len(windows_NT) // 10))
-    order = torch.randperm(len(windows_NT), generator=generator(context.request.spec.calibration.seed, "held-out"))
+    order = torch.randperm(len(windows_NT), generator=generator(session.request.spec.calibration.seed, "held-out"))
     return windows_NT[order[held_out:]], windows_NT[order[:held_out]]

@@ -15,7 +15,7 @@ from espalier.evaluate.perplexity import perplexity
 from espalier.methods.structured import Passage
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.structure import DepthStep
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.walk import Batch, Stream
 from espalier.structure.block_passes import runs, watch, without
 from espalier.structure.linear_replacement import Normal, keeping, last_writer, merged, outputs_of
@@ -24,95 +24,95 @@ TRIED_WINDOWS = 16
 """Calibration windows that a model without some blocks is tried on."""
 
 
-def chosen(context: Context, phase: PhaseRun, step: DepthStep) -> list[int]:
+def chosen(session: Session, phase: PhaseRun, step: DepthStep) -> list[int]:
     """The blocks that go."""
-    total = len(context.streamed.layout.blocks)
+    total = len(session.streamed.layout.blocks)
     count = step.gone(total)
     if count >= total:
         raise TargetsError(f"{count} of {total} blocks would go", hint="Leave at least one block.")
     if not count:
         return []
     with ExitStack() as stack:
-        return step.choose(_Evidence(context, phase, stack), count=count)
+        return step.choose(_Evidence(session, phase, stack), count=count)
 
 
 class _Evidence:
-    def __init__(self, context: Context, phase: PhaseRun, stack: ExitStack) -> None:
-        self.context, self.phase, self.stack = context, phase, stack
-        self.num_blocks = len(context.streamed.layout.blocks)
+    def __init__(self, session: Session, phase: PhaseRun, stack: ExitStack) -> None:
+        self.session, self.phase, self.stack = session, phase, stack
+        self.num_blocks = len(session.streamed.layout.blocks)
 
     def passage(self) -> Passage:
         return self._passage
 
     @cached_property
     def _passage(self) -> Passage:
-        context = self.context
-        windows_NT = context.calibration_windows()
-        return watch(context.streamed, windows_NT, context.weights, spill=context.spill, tick=self.phase.progress)
+        session = self.session
+        windows_NT = session.calibration_windows()
+        return watch(session.streamed, windows_NT, session.weights, spill=session.spill, tick=self.phase.progress)
 
     def loss(self, kept: Sequence[int]) -> float:
         gone = sorted(set(range(self.num_blocks)) - set(kept))
         windows_NT, returns_tuple = self._tried
         with without(self._model, gone, returns_tuple=returns_tuple):
-            return math.log(perplexity(self._model, windows_NT, device=self.context.device))
+            return math.log(perplexity(self._model, windows_NT, device=self.session.device))
 
     @cached_property
     def _model(self) -> nn.Module:
-        return self.stack.enter_context(self.context.streamed.whole(self.context.weights))
+        return self.stack.enter_context(self.session.streamed.whole(self.session.weights))
 
     @cached_property
     def _tried(self) -> tuple[torch.Tensor, bool]:
-        windows_NT = self.context.calibration_windows()[:TRIED_WINDOWS]
-        for _ in self.context.streamed.prelude([windows_NT[:1]], self.context.weights):
+        windows_NT = self.session.calibration_windows()[:TRIED_WINDOWS]
+        for _ in self.session.streamed.prelude([windows_NT[:1]], self.session.weights):
             pass
-        return windows_NT, self.context.streamed.returns_tuple
+        return windows_NT, self.session.streamed.returns_tuple
 
 
 class Replacement:
     """Maps that stand in for runs of removed blocks, block by block on the states of the compressed prefix."""
 
-    def __init__(self, context: Context, gone: Sequence[int]) -> None:
-        self.context = context
+    def __init__(self, session: Session, gone: Sequence[int]) -> None:
+        self.session = session
         self.ends = {first - 1: end for first, end in runs(gone)}
         """Block before a cut -> the block whose entrance the states should look like."""
         self.gone = set(gone)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The changed weights (and biases) of the matrices before the cuts, by name in the files."""
-        context = self.context
+        session = self.session
         if -1 in self.ends:
-            context.warn("nothing_before_the_cut", "The first block goes: no matrix before it can stand in for it.")
+            session.warn("nothing_before_the_cut", "The first block goes: no matrix before it can stand in for it.")
         wanted = self._wanted()
         found: dict[str, torch.Tensor] = {}
         stream = self._stream()
-        for block in context.streamed.layout.blocks:
+        for block in session.streamed.layout.blocks:
             if block.index in self.gone:
                 stream.index += 1
             elif block.index in self.ends:
                 found |= self._replaced(block, stream, wanted[self.ends[block.index]])
             else:
-                with context.streamed.block(block.index, context.weights) as module:
+                with session.streamed.block(block.index, session.weights) as module:
                     stream.advance(module)
         return found
 
     def _stream(self) -> Stream:
-        context = self.context
-        return Stream(context.streamed, context.calibration_windows(), context.weights, spill=context.spill)
+        session = self.session
+        return Stream(session.streamed, session.calibration_windows(), session.weights, spill=session.spill)
 
     def _wanted(self) -> dict[int, Stream]:
         """The dense model's states after every cut."""
         stream = self._stream()
         wanted: dict[int, Stream] = {}
-        for block in self.context.streamed.layout.blocks:
-            with self.context.streamed.block(block.index, self.context.weights) as module:
+        for block in self.session.streamed.layout.blocks:
+            with self.session.streamed.block(block.index, self.session.weights) as module:
                 stream.advance(module)
             if stream.index in self.ends.values():
                 wanted[stream.index] = stream.fork()
         return wanted
 
     def _replaced(self, block: Block, stream: Stream, wanted: Stream) -> dict[str, torch.Tensor]:
-        context = self.context
-        with context.streamed.block(block.index, context.weights) as module:
+        session = self.session
+        with session.streamed.block(block.index, session.weights) as module:
             first = next(stream.batches)
             found = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
             writer = module.get_submodule(found.module)
@@ -135,7 +135,7 @@ class Replacement:
         return changed
 
     def _merged(self, matrix: Matrix, bias: str | None, map_DD: torch.Tensor) -> dict[str, torch.Tensor]:
-        weights = self.context.weights
+        weights = self.session.weights
         weight_OI, bias_O = merged(
             matrix.view(weights.get(matrix.tensor)), None if bias is None else weights.get(bias), map_DD
         )

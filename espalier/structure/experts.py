@@ -8,7 +8,7 @@ from espalier.errors import TargetsError, UnsupportedArchitectureError
 from espalier.methods.structured import Routing
 from espalier.model.layout import Block
 from espalier.recipe.structure import ExpertStep
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.walk import Stream
 from espalier.structure.expert_weights import Mixture, find_mixture, routing
 
@@ -16,10 +16,10 @@ FEW_TOKENS = 32
 """An expert that fewer calibration tokens reached is judged on chance."""
 
 
-def choose(context: Context, step: ExpertStep, phase: PhaseRun) -> dict[int, tuple[Mixture, torch.Tensor]]:
+def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tuple[Mixture, torch.Tensor]]:
     """Which experts of every block stay, on the dense model's routing."""
-    streamed, weights = context.streamed, context.weights
-    stream = Stream(streamed, context.calibration_windows(), weights, spill=context.spill)
+    streamed, weights = session.streamed, session.weights
+    stream = Stream(streamed, session.calibration_windows(), weights, spill=session.spill)
     found: dict[int, tuple[Mixture, torch.Tensor]] = {}
     poorly: list[str] = []
     for block in streamed.layout.blocks:
@@ -28,7 +28,7 @@ def choose(context: Context, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
             if mixture is None:
                 stream.advance(module)
                 continue
-            kept = _kept(context, step, mixture)
+            kept = _kept(session, step, mixture)
             with routing(module, mixture, next(stream.batches).hidden_BTD.shape[-1]) as seen:
                 stream.advance(module)
         poorly += _poorly(block, seen)
@@ -37,7 +37,7 @@ def choose(context: Context, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
     if not found:
         raise UnsupportedArchitectureError("the model has no experts", hint="Prune blocks, neurons or single weights.")
     if poorly:
-        context.warn(
+        session.warn(
             "few_tokens_for_experts",
             f"Fewer than {FEW_TOKENS} calibration tokens reached {len(poorly)} experts ({', '.join(poorly[:4])} ...): "
             "their scores are chance. Calibrate on more text.",
@@ -45,9 +45,9 @@ def choose(context: Context, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
     return found
 
 
-def _kept(context: Context, step: ExpertStep, mixture: Mixture) -> int:
+def _kept(session: Session, step: ExpertStep, mixture: Mixture) -> int:
     kept = step.pattern.kept(mixture.count, sparsity=step.sparsity)
-    asked = getattr(context.streamed.config, "num_experts_per_tok", 1)
+    asked = getattr(session.streamed.config, "num_experts_per_tok", 1)
     if kept < asked:
         raise TargetsError(
             f"{kept} of {mixture.count} experts would stay, and every token is sent to {asked}",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.recipe.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.structure import depth, experts
 from espalier.structure.expert_weights import cuts, find_mixture, renamed
 from espalier.structure.reshape import Shape, open_reshaped, write_reshaped
@@ -23,25 +23,25 @@ _BIASES = {"neurons": "mlp_bias", "kv_groups": "attention_bias"}
 """Settings by which a stock configuration gives biases to maps that have none."""
 
 
-def run(context: Context) -> None:
+def run(session: Session) -> None:
     """Carry out the steps in order."""
-    for number, step in enumerate(context.request.spec.structure):
-        total = len(context.streamed.layout.blocks)
-        with context.phase("pruning", total=total, unit="block") as phase:
+    for number, step in enumerate(session.request.spec.structure):
+        total = len(session.streamed.layout.blocks)
+        with session.phase("pruning", total=total, unit="block") as phase:
             if isinstance(step, DepthFields):
-                _Depth(context, phase, step, number).run()
+                _Depth(session, phase, step, number).run()
             elif isinstance(step, WidthFields):
-                _Width(context, phase, step, number).run()
+                _Width(session, phase, step, number).run()
             else:
-                _Experts(context, phase, step, number).run()
+                _Experts(session, phase, step, number).run()
 
 
 class _Reshaping:
     """What both kinds of steps share: checkpoints by number, and the way into the smaller model."""
 
-    def __init__(self, context: Context, phase: PhaseRun, number: int) -> None:
-        self.context, self.phase, self.number = context, phase, number
-        self.blocks = range(len(context.streamed.layout.blocks))
+    def __init__(self, session: Session, phase: PhaseRun, number: int) -> None:
+        self.session, self.phase, self.number = session, phase, number
+        self.blocks = range(len(session.streamed.layout.blocks))
 
     def named(self, name: str) -> str:
         """The name of a checkpoint of this step."""
@@ -49,33 +49,33 @@ class _Reshaping:
 
     def stored(self, name: str) -> dict[str, Any] | None:
         """Lay what an earlier attempt finished over the weights; its data."""
-        stored = self.context.stored("pruning").get(self.named(name))
+        stored = self.session.stored("pruning").get(self.named(name))
         if stored is None:
             return None
-        self.context.weights = self.context.weights.with_overlay(self.context.workspace / stored.path)
+        self.session.weights = self.session.weights.with_overlay(self.session.workspace / stored.path)
         return self.phase.reuse(stored)
 
     def finish(self, name: str, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> None:
         """Write changed tensors, lay them over the weights and tell the supervisor."""
-        path = self.context.checkpoint_path("pruning", self.named(name))
+        path = self.session.checkpoint_path("pruning", self.named(name))
         save_overlay(path, tensors, {})
-        self.context.weights = self.context.weights.with_overlay(path)
-        self.context.checkpoint("pruning", self.named(name), path, data)
+        self.session.weights = self.session.weights.with_overlay(path)
+        self.session.checkpoint("pruning", self.named(name), path, data)
 
     def adopt(self, shape: Shape, told: dict[str, Any]) -> None:
         """Write the smaller model and go on with it."""
-        context = self.context
-        folder = context.workspace / "structure" / str(self.number)
+        session = self.session
+        folder = session.workspace / "structure" / str(self.number)
         shutil.rmtree(folder, ignore_errors=True)
-        write_reshaped(folder, context.streamed, context.weights, shape)
-        smaller = open_reshaped(folder, compute_dtype=context.compute_dtype, device=context.device)
-        context.protocol.setdefault("structure", []).append(told)
-        context.adopt(folder, smaller, kept=shape.blocks)
+        write_reshaped(folder, session.streamed, session.weights, shape)
+        smaller = open_reshaped(folder, compute_dtype=session.compute_dtype, device=session.device)
+        session.protocol.setdefault("structure", []).append(told)
+        session.adopt(folder, smaller, kept=shape.blocks)
 
 
 class _Depth(_Reshaping):
-    def __init__(self, context: Context, phase: PhaseRun, step: DepthStep, number: int) -> None:
-        super().__init__(context, phase, number)
+    def __init__(self, session: Session, phase: PhaseRun, step: DepthStep, number: int) -> None:
+        super().__init__(session, phase, number)
         self.step = step
 
     def run(self) -> None:
@@ -83,8 +83,8 @@ class _Depth(_Reshaping):
         data = self.stored("blocks")
         if data is None:
             began = time.monotonic()
-            gone = depth.chosen(self.context, self.phase, self.step)
-            tensors = depth.Replacement(self.context, gone).tensors() if self.step.replace and gone else {}
+            gone = depth.chosen(self.session, self.phase, self.step)
+            tensors = depth.Replacement(self.session, gone).tensors() if self.step.replace and gone else {}
             data = {"gone": gone, "seconds": time.monotonic() - began}
             self.finish("blocks", tensors, data)
         self.phase.progress(len(self.blocks))
@@ -94,19 +94,19 @@ class _Depth(_Reshaping):
 
 
 class _Width(_Reshaping):
-    def __init__(self, context: Context, phase: PhaseRun, step: WidthStep, number: int) -> None:
-        super().__init__(context, phase, number)
+    def __init__(self, session: Session, phase: PhaseRun, step: WidthStep, number: int) -> None:
+        super().__init__(session, phase, number)
         self.step = step
         setting = _BIASES[step.pattern.kind]
-        self.setting = setting if getattr(context.streamed.config, setting, None) is False else None
+        self.setting = setting if getattr(session.streamed.config, setting, None) is False else None
 
     def run(self) -> None:
         """Narrow every block, then write them all narrower at once."""
-        narrowing = Narrowing(self.context, self.phase, self.step, added_biases=self.setting is not None)
+        narrowing = Narrowing(self.session, self.phase, self.step, added_biases=self.setting is not None)
         cuts: dict[str, tuple[int, torch.Tensor]] = {}
         biases: dict[str, torch.Tensor] = {}
         told: dict[str, Any] = {"kind": self.step.pattern.kind, "method": self.step.method}
-        for block in self.context.streamed.layout.blocks:
+        for block in self.session.streamed.layout.blocks:
             units = narrowing.units(block)
             choice, data = self._narrow(narrowing, block, units)
             kept, bias_O = choice["kept"], choice.get("bias")
@@ -126,26 +126,26 @@ class _Width(_Reshaping):
         name = f"block-{block.index:05d}"
         data = self.stored(name)
         if data is not None:
-            choice = self.context.stored("pruning")[self.named(f"{name}-choice")]
-            return load_file(self.context.workspace / choice.path), data
+            choice = self.session.stored("pruning")[self.named(f"{name}-choice")]
+            return load_file(self.session.workspace / choice.path), data
         done = narrowing.narrow(block, units)
-        path = self.context.checkpoint_path("pruning", self.named(f"{name}-choice"))
+        path = self.session.checkpoint_path("pruning", self.named(f"{name}-choice"))
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(done.choice, path)
-        self.context.checkpoint("pruning", self.named(f"{name}-choice"), path)
+        self.session.checkpoint("pruning", self.named(f"{name}-choice"), path)
         self.finish(name, done.tensors, done.data)
         return done.choice, done.data
 
     def _biases(self, units: Units, kept: torch.Tensor, bias_O: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bias that carries the mean, and zeros for the other maps that the setting gives one to."""
-        dtype = self.context.weights.dtype(units.consumer.tensor)
+        dtype = self.session.weights.dtype(units.consumer.tensor)
         found = {units.consumer.tensor: bias_O.to(dtype)}
         for rows in units.producers:
             found[rows.matrix.tensor] = torch.zeros(len(kept) * rows.size, dtype=dtype)
         return {f"{name.removesuffix('weight')}bias": tensor for name, tensor in found.items()}
 
     def _shape(self, cuts: dict[str, tuple[int, torch.Tensor]], biases: dict[str, torch.Tensor], *, kept: int) -> Shape:
-        streamed = self.context.streamed
+        streamed = self.session.streamed
         changed: dict[str, Any] = {}
         if cuts:
             changed |= settings(self.step.pattern.kind, kept=kept, config=streamed.config)
@@ -156,27 +156,27 @@ class _Width(_Reshaping):
 
 
 class _Experts(_Reshaping):
-    def __init__(self, context: Context, phase: PhaseRun, step: ExpertStep, number: int) -> None:
-        super().__init__(context, phase, number)
+    def __init__(self, session: Session, phase: PhaseRun, step: ExpertStep, number: int) -> None:
+        super().__init__(session, phase, number)
         self.step = step
 
     def run(self) -> None:
         """Choose the experts that stay and write the model with them alone."""
         kept = self._kept()
-        context, narrow = self.context, dict[str, tuple[int, torch.Tensor]]()
+        session, narrow = self.session, dict[str, tuple[int, torch.Tensor]]()
         names: dict[str, str | None] = {}
         count = of = 0
-        for block in context.streamed.layout.blocks:
+        for block in session.streamed.layout.blocks:
             if block.index not in kept:
                 continue
-            with context.streamed.block(block.index, context.weights) as module:
-                mixture = find_mixture(block, module, context.weights)
+            with session.streamed.block(block.index, session.weights) as module:
+                mixture = find_mixture(block, module, session.weights)
             assert mixture is not None
             stay = kept[block.index]
             count, of = len(stay), mixture.count
             if count < of:
-                narrow |= cuts(block, mixture, context.weights, stay)
-                names |= renamed(block, mixture, context.weights, stay.tolist())
+                narrow |= cuts(block, mixture, session.weights, stay)
+                names |= renamed(block, mixture, session.weights, stay.tolist())
         settings = {"num_experts": count} if count < of else {}
         told = {"kind": "experts", "method": self.step.method, "kept": count, "of": of}
         self.adopt(Shape(tuple(self.blocks), settings, narrow, names), told)
@@ -184,14 +184,14 @@ class _Experts(_Reshaping):
     def _kept(self) -> dict[int, torch.Tensor]:
         """Which experts of every block stay, from an earlier attempt if it got so far."""
         name = self.named("experts")
-        stored = self.context.stored("pruning").get(name)
+        stored = self.session.stored("pruning").get(name)
         if stored is not None:
             self.phase.reuse(stored)
-            return {int(key): value for key, value in load_file(self.context.workspace / stored.path).items()}
+            return {int(key): value for key, value in load_file(self.session.workspace / stored.path).items()}
         began = time.monotonic()
-        kept = {index: stay for index, (_, stay) in experts.choose(self.context, self.step, self.phase).items()}
-        path = self.context.checkpoint_path("pruning", name)
+        kept = {index: stay for index, (_, stay) in experts.choose(self.session, self.step, self.phase).items()}
+        path = self.session.checkpoint_path("pruning", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({str(index): stay for index, stay in kept.items()}, path)
-        self.context.checkpoint("pruning", name, path, {"seconds": time.monotonic() - began})
+        self.session.checkpoint("pruning", name, path, {"seconds": time.monotonic() - began})
         return kept

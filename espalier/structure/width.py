@@ -15,7 +15,7 @@ from espalier.methods.structured import Moments, UnitEvidence, WidthUpdate
 from espalier.methods.surgery import refit
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.structure import WidthStep
-from espalier.session import Context, PhaseRun
+from espalier.session import PhaseRun, Session
 from espalier.stream.walk import Stream
 from espalier.structure.linear_replacement import outputs_of
 from espalier.structure.units import Heads, Units, find_units
@@ -35,20 +35,20 @@ class Narrowed:
 class Narrowing:
     """The stream of hidden states through blocks that get narrower."""
 
-    def __init__(self, context: Context, phase: PhaseRun, step: WidthStep, *, added_biases: bool) -> None:
-        self.context, self.phase, self.step = context, phase, step
+    def __init__(self, session: Session, phase: PhaseRun, step: WidthStep, *, added_biases: bool) -> None:
+        self.session, self.phase, self.step = session, phase, step
         self.added_biases = added_biases
         """Whether the smaller model's configuration brings biases that the source lacks."""
-        self.stream = Stream(context.streamed, context.calibration_windows(), context.weights, spill=context.spill)
+        self.stream = Stream(session.streamed, session.calibration_windows(), session.weights, spill=session.spill)
 
     def narrow(self, block: Block, units: Units) -> Narrowed:
         """Choose the units of the next block; the stream stays before it."""
         began = time.monotonic()
-        context = self.context
+        session = self.session
         kept_count = self.step.pattern.kept(units.count, sparsity=self.step.sparsity)
-        with context.streamed.block(block.index, context.weights) as module:
+        with session.streamed.block(block.index, session.weights) as module:
             moments = self._watch(module, units)
-        weight_OI = units.consumer.view(context.weights.get(units.consumer.tensor)).float()
+        weight_OI = units.consumer.view(session.weights.get(units.consumer.tensor)).float()
         kept = self._choose(units, weight_OI, moments, kept_count)
         update = self._update(block, units)
         tensors, bias_O = self._changed(block, units, weight_OI, moments, kept, update)
@@ -58,7 +58,7 @@ class Narrowing:
 
     def advance(self, block: Block, units: Units, bias_O: torch.Tensor | None) -> None:
         """Send the stream through the block as it is now."""
-        with self.context.streamed.block(block.index, self.context.weights) as module:
+        with self.session.streamed.block(block.index, self.session.weights) as module:
             if bias_O is None:
                 self.stream.advance(module)
                 return
@@ -68,14 +68,14 @@ class Narrowing:
 
     def units(self, block: Block) -> Units:
         """The units of the next block."""
-        streamed, first = self.context.streamed, next(self.stream.batches)
+        streamed, first = self.session.streamed, next(self.stream.batches)
         heads = Heads.of(streamed.config)
-        with streamed.block(block.index, self.context.weights) as module:
+        with streamed.block(block.index, self.session.weights) as module:
 
             def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
                 return streamed.forward(module, hidden_BTD, first.calls[self.stream.index])
 
-            probe = first.hidden_BTD.to(self.context.device)
+            probe = first.hidden_BTD.to(self.session.device)
             return find_units(self.step.pattern.kind, block, module, run, probe, heads)
 
     def _watch(self, module: nn.Module, units: Units) -> Moments:
@@ -99,7 +99,7 @@ class Narrowing:
     def _choose(self, units: Units, weight_OI: torch.Tensor, moments: Moments, count: int) -> torch.Tensor:
         if count == units.count:
             return torch.arange(count)
-        weights = self.context.weights
+        weights = self.session.weights
         producers = [
             rows.matrix.view(weights.get(rows.matrix.tensor))
             .double()
@@ -121,7 +121,7 @@ class Narrowing:
                 hint="Use update `least_squares`.",
                 module=units.consumer.name,
             )
-        self.context.warn(
+        self.session.warn(
             "no_bias_to_carry_the_mean",
             "Maps of this family have no bias: the mean of what is removed is lost. Use update `least_squares`.",
         )
@@ -152,8 +152,8 @@ class Narrowing:
         bias = block.tensors.get(f"{units.consumer.local}.bias")
         if bias is None:
             return changed, mean_O
-        weights = self.context.weights
+        weights = self.session.weights
         return changed | {bias: (weights.get(bias).float() + mean_O).to(weights.dtype(bias))}, None
 
     def _stored(self, matrix: Matrix, weight_OI: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {matrix.tensor: matrix.view(weight_OI).to(self.context.weights.dtype(matrix.tensor))}
+        return {matrix.tensor: matrix.view(weight_OI).to(self.session.weights.dtype(matrix.tensor))}

@@ -21,7 +21,7 @@ from espalier.model import numerics
 from espalier.probe import probe
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
-from espalier.session import Context
+from espalier.session import Session
 from espalier.stream.walk import Stream
 from tests.bench import packing, peer
 from tests.fixtures import alone
@@ -58,13 +58,13 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         floor = min(
-            _floor(_context(arguments, base | {"prune": PRUNE}, Path(folder) / f"floor-{turn}"))
+            _floor(_session(arguments, base | {"prune": PRUNE}, Path(folder) / f"floor-{turn}"))
             for turn in range(arguments.repeats)
         )
         table = Table("phase", "seconds", "x floor", title=f"{arguments.model.name}, floor {floor:.2f} s")
         for number, (label, spec, phase) in enumerate(rows):
             seconds = min(
-                _seconds(_context(arguments, base | spec, Path(folder) / f"{number}-{turn}"), phase)
+                _seconds(_session(arguments, base | spec, Path(folder) / f"{number}-{turn}"), phase)
                 for turn in range(1 if phase in SLOW else arguments.repeats)
             )
             table.add_row(label, f"{seconds:.2f}", f"{seconds / floor:.2f}")
@@ -84,13 +84,13 @@ def _packing(folder: Path) -> Table:
 def _beside_peer(arguments: argparse.Namespace, base: dict[str, Any], floor: float, folder: Path) -> Table:
     """Both from the calibration text to the pruned model, each in a process of its own, in turns."""
     python = peer.install()
-    windows_NT = _context(arguments, base | {"prune": PRUNE}, folder / "tokens").calibration_windows()
+    windows_NT = _session(arguments, base | {"prune": PRUNE}, folder / "tokens").calibration_windows()
     table = Table("one-shot, 50 %", "seconds", "x floor", "peak MiB", "seconds / peer's", title=f"beside {peer.PEER}")
     for method in ("wanda", "sparsegpt"):
         spec = base | {"prune": {"method": method, "sparsity": 0.5}}
         ours, theirs = [], []
         for turn in range(arguments.repeats):
-            request = _context(arguments, spec, folder / f"{method}-{turn}").request
+            request = _session(arguments, spec, folder / f"{method}-{turn}").request
             ours.append(alone.run(request, "calibrating", "pruning"))
             theirs.append(
                 peer.run(
@@ -106,38 +106,38 @@ def _beside_peer(arguments: argparse.Namespace, base: dict[str, Any], floor: flo
     return table
 
 
-def _context(arguments: argparse.Namespace, spec: dict[str, Any], workspace: Path) -> Context:
+def _session(arguments: argparse.Namespace, spec: dict[str, Any], workspace: Path) -> Session:
     request = ComputeRequest(
         spec=resolve(CompressionSpec.model_validate(spec), probe(arguments.model)),
         model_dir=str(arguments.model), revision="bench", source_name=arguments.model.name, datasets={},
         workspace=str(workspace), artifact_dir=str(workspace / "artifact"), threads=arguments.threads, device="cpu",
     )  # fmt: skip
     (workspace / "artifact").mkdir(parents=True)
-    return Context(request, lambda _message: None)
+    return Session(request, lambda _message: None)
 
 
-def _floor(context: Context) -> float:
+def _floor(session: Session) -> float:
     """Two forward passes of the calibration tokens through the blocks."""
-    windows_NT = context.calibration_windows()
-    stream = Stream(context.streamed, windows_NT, context.dense)
+    windows_NT = session.calibration_windows()
+    stream = Stream(session.streamed, windows_NT, session.dense)
     began = time.monotonic()
-    for index in range(len(context.streamed.layout.blocks)):
-        with context.streamed.block(index, context.dense) as block:
+    for index in range(len(session.streamed.layout.blocks)):
+        with session.streamed.block(index, session.dense) as block:
             for _ in stream.outputs(block):
                 pass
             stream.advance(block)
     return time.monotonic() - began
 
 
-def _seconds(context: Context, phase: str) -> float:
+def _seconds(session: Session, phase: str) -> float:
     done: list[PhaseCompleted] = []
 
     def keep(message: Message) -> None:
         if isinstance(message, PhaseCompleted) and message.phase == phase:
             done.append(message)
 
-    context.send = keep
-    compute(context)
+    session.send = keep
+    compute(session)
     return done[0].seconds
 
 

@@ -107,7 +107,7 @@ def test_a_whole_job_ends_in_a_model_that_stock_transformers_scores_as_reported(
     report = case.done.report
     model, info = AutoModelForCausalLM.from_pretrained(case.job.artifact, dtype=torch.float32, output_loading_info=True)
     assert not any(info.values()), info
-    windows_NT = case.job.context().evaluation_windows(case.job.spec.evaluate.perplexity[0])
+    windows_NT = case.job.session().evaluation_windows(case.job.spec.evaluate.perplexity[0])
     scored = perplexity(model.eval(), windows_NT, device=torch.device("cpu"), tick=lambda _: None)
     assert report["compressed"]["perplexity"]["text"] == pytest.approx(scored, rel=1e-9)
     names = {phase["name"] for phase in report["phases"]}
@@ -145,8 +145,8 @@ SOLVED: dict[str, dict[str, Any]] = {
 @pytest.mark.deep
 @pytest.mark.parametrize("solver", SOLVED)
 def test_refitting_the_kept_weights_lowers_the_error_of_every_matrix(case: Case, solver: str) -> None:
-    context = case.job.spec.calibration.model_dump(mode="json")
-    job = local_job(case.folder / solver, case.model_dir, case.texts, prune=SOLVED[solver], calibration=context)
+    session = case.job.spec.calibration.model_dump(mode="json")
+    job = local_job(case.folder / solver, case.model_dir, case.texts, prune=SOLVED[solver], calibration=session)
     assert job.attempt().report["sparsity"]["achieved"] == 0.5
     assert {row.name for row in job.layers} == case.streamed.layout.by_name.keys()
     for row in job.layers:

@@ -82,7 +82,7 @@ def test_the_smaller_model_is_a_stock_model_that_scores_and_weighs_what_the_repo
     report = case.done.report
     model, info = AutoModelForCausalLM.from_pretrained(case.job.artifact, dtype=torch.float32, output_loading_info=True)
     assert not any(info.values()), info
-    windows_NT = case.job.context().evaluation_windows(case.job.spec.evaluate.perplexity[0])
+    windows_NT = case.job.session().evaluation_windows(case.job.spec.evaluate.perplexity[0])
     scored = perplexity(model.eval(), windows_NT, device=torch.device("cpu"), tick=lambda _: None)
     assert report["compressed"]["perplexity"]["text"] == pytest.approx(scored, rel=1e-9)
     written = model.generate(windows_NT[:1, :8], max_new_tokens=4, do_sample=False)
@@ -176,7 +176,7 @@ def test_a_matrix_stands_in_for_a_block_or_is_refused_by_post_and_by_the_worker(
         with pytest.raises(EngineError, match="adds to the hidden states"):
             jobs[1].attempt()
         return
-    windows_NT = jobs[0].context().calibration_windows()
+    windows_NT = jobs[0].session().calibration_windows()
     wanted = logits(case.model_dir, windows_NT)
     errors = []
     for job in jobs:

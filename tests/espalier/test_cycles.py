@@ -62,23 +62,23 @@ def test_masks_are_nested_and_the_last_sparsity_is_exact(
     tmp_path: Path, model_dir: Path, text: Path, prune: dict[str, Any]
 ) -> None:
     job = _cycles(tmp_path / "job", model_dir, text, prune=[{**prune, "sparsity": 0.75}])
-    context = job.recover()
-    assert_zeros_hold(context.weights, context)
+    session = job.recover()
+    assert_zeros_hold(session.weights, session)
     earlier: dict[str, torch.Tensor] = {}
     shares = []
     for number in (1, 2, 3):
         folder = job.folder / "checkpoints" / "pruning"
         weights = Weights(model_dir, sorted(folder.glob(f"cycle-{number}--block-*.safetensors")))
-        masks = {m.name: weights.mask(m.name, num_inputs=m.shape[1]) for m in context.streamed.layout.matrices}
+        masks = {m.name: weights.mask(m.name, num_inputs=m.shape[1]) for m in session.streamed.layout.matrices}
         assert all(not (masks[name] & ~mask).any() for name, mask in earlier.items()), "something came back"
         kept = sum(int(mask.sum()) for mask in masks.values())
         shares.append(1 - kept / sum(mask.numel() for mask in masks.values()))
         earlier = masks
     assert shares[0] < shares[1] < shares[2] == pytest.approx(0.75, abs=1e-3)
-    rows = context.recovery["cycles"]
+    rows = session.recovery["cycles"]
     assert [row["cycle"] for row in rows] == [1, 2, 3]
     assert [row["steps"] for row in rows] == [2, 2, 3]
-    assert [done.turn for done in context.phases if done.phase == "pruning"] == ["cycle-1", "cycle-2", "cycle-3"]
+    assert [done.turn for done in session.phases if done.phase == "pruning"] == ["cycle-1", "cycle-2", "cycle-3"]
 
 
 def test_a_whole_job_reports_every_cycle(tmp_path: Path, model_dir: Path) -> None:
@@ -101,8 +101,8 @@ def test_every_cycle_starts_from_the_soup_of_the_last_one(
 ) -> None:
     fields: dict[str, Any] = {"cycles": {"count": 2}, "soup": {"members": 2, "vary": "weight_decay"}}
     whole = _cycles(tmp_path / "whole", model_dir, text, **fields)
-    context = whole.recover()
-    assert_zeros_hold(context.weights, context)
+    session = whole.recover()
+    assert_zeros_hold(session.weights, session)
 
     def weights(*wanted: str) -> Weights:
         names = [f"checkpoints/{item}" for item in wanted]
@@ -113,22 +113,22 @@ def test_every_cycle_starts_from_the_soup_of_the_last_one(
     souped = weights("pruning/cycle-1", "merging/cycle-1")
     members = [weights("pruning/cycle-1", f"merging/cycle-1-member-{number}") for number in (1, 2)]
     again = weights("pruning/cycle-1", "merging/cycle-1", "pruning/cycle-2")
-    for matrix in context.streamed.layout.matrices:
+    for matrix in session.streamed.layout.matrices:
         averaged = souped.get(matrix.tensor)
         assert not torch.equal(averaged, pruned.get(matrix.tensor))
         assert torch.equal(averaged, mean([member.get(matrix.tensor) for member in members]).to(averaged.dtype))
         kept = matrix.view(again.mask(matrix.name, num_inputs=matrix.shape[1]))
         assert torch.equal(again.get(matrix.tensor), averaged * kept)
-    rows = context.recovery["cycles"]
+    rows = session.recovery["cycles"]
     assert [(row["steps"], len(row["soup"]["members"])) for row in rows] == [(3, 2), (4, 2)]
-    assert "soup" not in context.recovery
+    assert "soup" not in session.recovery
 
     killed = _cycles(tmp_path / "killed", model_dir, text, **fields)
     with pytest.raises(KilledError):
         killed.recover(kill_at=_named(*kill_at.split("/")))
     resumed = killed.recover()
-    assert all(torch.equal(resumed.weights.get(name), context.weights.get(name)) for name in context.weights.names)
-    assert resumed.recovery == context.recovery
+    assert all(torch.equal(resumed.weights.get(name), session.weights.get(name)) for name in session.weights.names)
+    assert resumed.recovery == session.recovery
 
 
 def test_members_of_one_cycle_read_the_same_text(tmp_path: Path, model_dir: Path, text: Path) -> None:

@@ -14,20 +14,20 @@ from espalier.diagnosis import classify
 from espalier.errors import NoRoomError
 from espalier.memory.shapes import Room
 from espalier.messages import Done, Message
-from espalier.session import Context
+from espalier.session import Session
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import VOCABULARY
 from workers import child
 
 
-def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Context]:
+def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Session]:
     messages: list[Message] = []
-    context = Context(job.request().model_copy(update=limits), messages.append)
-    return child.compute(context), context
+    session = Session(job.request().model_copy(update=limits), messages.append)
+    return child.compute(session), session
 
 
 def _measured(job: LocalJob) -> Room:
-    return room.measured(Context(job.request(), lambda _: None))
+    return room.measured(Session(job.request(), lambda _: None))
 
 
 @pytest.mark.parametrize("propagation", ["sequential", "dense"])
@@ -39,9 +39,9 @@ def test_a_limit_changes_where_things_lie_and_no_bit(
     expected, _ = _attempt(free)
     bound = local_job(tmp_path / "bound", llama, texts, **spec)
     monkeypatch.setattr(room, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=5, model=50))
-    done, context = _attempt(bound, max_host_memory_bytes=42)
-    assert context.spill is not None
-    assert context.by_blocks
+    done, session = _attempt(bound, max_host_memory_bytes=42)
+    assert session.spill is not None
+    assert session.by_blocks
     assert done.report["compressed"] == expected.report["compressed"]
     assert done.report["dense"] == expected.report["dense"]
     for name in ("model.safetensors", "masks.safetensors"):
@@ -62,9 +62,9 @@ def test_a_limit_below_one_block_is_refused_with_both_numbers(tmp_path: Path, te
 
 
 def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, llama: Path) -> None:
-    _, context = _attempt(local_job(tmp_path, llama, texts), max_host_memory_bytes=2**40)
-    assert context.spill is None
-    assert not context.by_blocks
+    _, session = _attempt(local_job(tmp_path, llama, texts), max_host_memory_bytes=2**40)
+    assert session.spill is None
+    assert not session.by_blocks
 
 
 def test_retraining_needs_the_whole_model(
@@ -102,11 +102,11 @@ def test_reconstruction_keeps_four_streams(
 ) -> None:
     there = Room(process=10, outside=20, block=30, hidden=5, model=50)
     monkeypatch.setattr(room, "measured", lambda _: there)
-    context = Context(local_job(tmp_path, llama, texts, reconstruct={}).request(), lambda _: None)
+    session = Session(local_job(tmp_path, llama, texts, reconstruct={}).request(), lambda _: None)
     for limit, wrong in ((60, False), (59, True)):
-        context.request = context.request.model_copy(update={"max_host_memory_bytes": limit})
+        session.request = session.request.model_copy(update={"max_host_memory_bytes": limit})
         with pytest.raises(NoRoomError, match="hidden states") if wrong else nullcontext():
-            room.check(context)
+            room.check(session)
 
 
 def test_a_cpu_job_says_that_it_ignores_the_device_limit(tmp_path: Path, texts: Path, llama: Path) -> None:

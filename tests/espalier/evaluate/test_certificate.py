@@ -74,12 +74,12 @@ def test_a_tied_head_that_is_stored_twice_stays_equal_when_the_embeddings_are_tr
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_family_passes(family: str, dtype: str, tmp_path: Path, texts: Path) -> None:
-    context = local_job(
+    session = local_job(
         tmp_path / "job", write_tiny_model(tmp_path / "model", family), texts, compute_dtype=dtype
-    ).context()
-    found = certificate.run(context)
+    ).session()
+    found = certificate.run(session)
     assert found["verdict"] == "passed"
-    assert found["class"] == context.streamed.stock_class
+    assert found["class"] == session.streamed.stock_class
     assert 0 < found["share_left_dense"] < 0.1
 
 
@@ -130,11 +130,11 @@ def test_a_model_without_a_perplexity_is_told_what_can_be_done_about_it(
     tensors = load_file(model_dir / "model.safetensors")
     tensors["lm_head.weight"].fill_(3e38)  # a number, and no logit is one
     save_file(tensors, model_dir / "model.safetensors", {"format": "pt"})
-    context = local_job(tmp_path / "job", model_dir, texts, compute_dtype=dtype).context()
-    context.by_blocks = by_blocks
+    session = local_job(tmp_path / "job", model_dir, texts, compute_dtype=dtype).session()
+    session.by_blocks = by_blocks
     with pytest.raises(NumericalError, match="the dense model's perplexity is not finite") as caught:
-        baseline.run(context)
+        baseline.run(session)
     assert dense in caught.value.hint
     with pytest.raises(NumericalError, match=r"^the perplexity is not finite") as caught:
-        score_weights(context, context.weights)
+        score_weights(session, session.weights)
     assert compressed in caught.value.hint

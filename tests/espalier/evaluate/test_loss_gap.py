@@ -15,7 +15,7 @@ from app.integrations.shared.sources import Access
 from espalier.evaluate.perplexity import perplexity
 from espalier.messages import Checkpoint, Message
 from espalier.recipe.base import fingerprint
-from espalier.session import Context
+from espalier.session import Session
 from espalier.text.overlap import overlapping
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, recovery
@@ -32,15 +32,15 @@ def _job(folder: Path, llama: Path, texts: Path, selection: str = "loss_gap", **
     return recovery(folder, llama, texts / "train.txt", **fields | spec)
 
 
-def _gaps(context: Context, windows_NT: torch.Tensor) -> list[float]:
+def _gaps(session: Session, windows_NT: torch.Tensor) -> list[float]:
     """How much the pruned-only model's loss is above the dense one's on every window, by two perplexities."""
-    pruned = type(context.weights)(
-        context.model_dir, [path for path in context.weights.overlays if "pruning" in str(path)]
+    pruned = type(session.weights)(
+        session.model_dir, [path for path in session.weights.overlays if "pruning" in str(path)]
     )
     losses = []
-    for weights in (pruned, context.dense):
-        with context.streamed.whole(weights) as model:
-            scores = [perplexity(model, window[None], device=context.device) for window in windows_NT]
+    for weights in (pruned, session.dense):
+        with session.streamed.whole(weights) as model:
+            scores = [perplexity(model, window[None], device=session.device) for window in windows_NT]
         losses.append(torch.tensor(scores, dtype=torch.float64).log())
     gaps: list[float] = (losses[0] - losses[1]).tolist()
     return gaps
@@ -48,30 +48,30 @@ def _gaps(context: Context, windows_NT: torch.Tensor) -> list[float]:
 
 def test_reconstruction_reads_the_windows_with_the_largest_gaps(tmp_path: Path, llama: Path, texts: Path) -> None:
     job = _job(tmp_path, llama, texts)
-    context = job.recover()
+    session = job.recover()
     stored = load_file(tmp_path / job.stored["reconstructing", "picked"].path)
     gaps, picked = stored["gaps"], stored["picked"]
     assert (len(gaps), len(picked)) == (CANDIDATES * SAMPLES, SAMPLES)
     left = [index for index in range(len(gaps)) if index not in picked.tolist()]
     assert gaps[picked].min() >= gaps[left].max()
-    told = context.protocol["reconstructing"]
+    told = session.protocol["reconstructing"]
     assert told["tokens"] == SAMPLES * LENGTH
     assert told["loss_gap"]["picked"] == SAMPLES
     assert told["loss_gap"]["mean_gap_of_picked"] > told["loss_gap"]["mean_gap_of_candidates"]
-    grid = context.text(context.request.spec.calibration.dataset).evaluation(length=LENGTH, max_windows=None)
-    assert min(abs(float(gaps.max()) - gap) for gap in _gaps(context, grid)) < 1e-9
+    grid = session.text(session.request.spec.calibration.dataset).evaluation(length=LENGTH, max_windows=None)
+    assert min(abs(float(gaps.max()) - gap) for gap in _gaps(session, grid)) < 1e-9
 
 
 def test_pruning_reads_a_random_draw(tmp_path: Path, llama: Path, texts: Path) -> None:
     jobs = [_job(tmp_path / name, llama, texts, name) for name in ("loss_gap", "random")]
-    contexts = [job.recover() for job in jobs]
+    sessions = [job.recover() for job in jobs]
     masks = [job.files("pruning") for job in jobs]
     assert all(
         torch.equal(masks[0][block][name], masks[1][block][name]) for block in masks[0] for name in masks[0][block]
     )
     fitted = [job.stored["reconstructing", "block-00000"].sha256 for job in jobs]
     assert fitted[0] != fitted[1]
-    assert contexts[0].protocol["calibration"] == contexts[1].protocol["calibration"]
+    assert sessions[0].protocol["calibration"] == sessions[1].protocol["calibration"]
 
 
 def test_a_killed_run_reads_the_same_windows_again(tmp_path: Path, llama: Path, texts: Path) -> None:
@@ -83,11 +83,11 @@ def test_a_killed_run_reads_the_same_windows_again(tmp_path: Path, llama: Path, 
 
     with pytest.raises(KilledError):
         killed.recover(kill_at=fitted)
-    context = killed.recover()
+    session = killed.recover()
     assert not any(isinstance(item, Checkpoint) and item.name == "picked" for item in killed.messages)
     last = ("reconstructing", "block-00001")
     assert killed.stored[last].sha256 == whole.stored[last].sha256
-    assert context.protocol["reconstructing"] == whole.recover().protocol["reconstructing"]
+    assert session.protocol["reconstructing"] == whole.recover().protocol["reconstructing"]
 
 
 def test_windows_of_evaluation_are_never_picked(tmp_path: Path, llama: Path, texts: Path) -> None:
@@ -97,10 +97,10 @@ def test_windows_of_evaluation_are_never_picked(tmp_path: Path, llama: Path, tex
     job = _job(tmp_path, llama, texts, evaluate={"perplexity": [measured]})
     calibration = job.spec.calibration.model_copy(update={"candidates": 64})  # more than there are
     job.spec = job.spec.model_copy(update={"calibration": calibration})
-    context = job.recover()
-    every = context.text(calibration.dataset).evaluation(length=LENGTH, max_windows=None)
-    (item,) = context.request.spec.evaluate.perplexity
-    shared = overlapping(every, context.evaluation_windows(item))
+    session = job.recover()
+    every = session.text(calibration.dataset).evaluation(length=LENGTH, max_windows=None)
+    (item,) = session.request.spec.evaluate.perplexity
+    shared = overlapping(every, session.evaluation_windows(item))
     assert 0 < int(shared.sum()) < len(every)
     stored = load_file(tmp_path / "checkpoints/reconstructing/picked.safetensors")
     assert len(stored["gaps"]) == len(every) - int(shared.sum())

@@ -27,9 +27,9 @@ def test_peft_loads_the_adapter_and_measures_what_the_report_says(tmp_path: Path
 
     base = AutoModelForCausalLM.from_pretrained(job.artifact, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, job.artifact / "adapter").eval()
-    context = job.context()
+    session = job.session()
     (item,) = job.spec.evaluate.perplexity
-    measured = perplexity(model, context.evaluation_windows(item), device=torch.device("cpu"))
+    measured = perplexity(model, session.evaluation_windows(item), device=torch.device("cpu"))
     told = done.report["adapter"]["perplexity"]["text"]
     assert measured == pytest.approx(told, rel=1e-5)
     assert told < done.report["compressed"]["perplexity"]["text"] - 0.1

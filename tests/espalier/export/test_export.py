@@ -166,7 +166,7 @@ def test_only_zeros_without_a_pattern_are_called_so(
     pattern: dict[str, Any], told: str, tmp_path: Path, texts: Path, llama: Path
 ) -> None:
     prune = {"method": "magnitude", "pattern": pattern} | ({} if "n" in pattern else {"sparsity": 0.5})
-    (line,) = advice(local_job(tmp_path, llama, texts, prune=prune).context(), achieved=0.5)
+    (line,) = advice(local_job(tmp_path, llama, texts, prune=prune).session(), achieved=0.5)
     assert told in line
 
 

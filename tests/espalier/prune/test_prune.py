@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from espalier.errors import NumericalError, TargetsError
 from espalier.messages import Checkpoint, Layer, Message
 from espalier.model.masks import unpack
-from espalier.session import Context
+from espalier.session import Session
 from tests.fixtures.jobs import KilledError, LocalJob, local_job
 from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
 
@@ -35,7 +35,7 @@ def test_every_family_loses_exactly_half_of_every_row(family: str, tmp_path: Pat
     job = local_job(tmp_path / "job", write_tiny_model(tmp_path / "model", family), texts)
     done = job.attempt()
     tensors, source = _tensors(job), load_file(job.model_dir / "model.safetensors")
-    layers, masks, matrices = job.layers, _masks(job), job.context().streamed.layout.by_name
+    layers, masks, matrices = job.layers, _masks(job), job.session().streamed.layout.by_name
     assert len(layers) == len(masks) > 0
     for name, mask_OI in masks.items():
         before, after = (matrices[name].view(each[matrices[name].tensor]) for each in (source, tensors))
@@ -63,7 +63,7 @@ def test_a_block_is_calibrated_on_what_the_pruned_blocks_before_it_give(
         inputs: list[torch.Tensor] = []
         model.get_submodule(name).register_forward_pre_hook(lambda _, args, seen=inputs: seen.append(args[0]))
         with torch.no_grad():
-            model(Context(job.request(), lambda _: None).calibration_windows())
+            model(Session(job.request(), lambda _: None).calibration_windows())
         norm_I = inputs[0].double().flatten(end_dim=1).square().sum(dim=0).sqrt()
         score_OI = state[f"{name}.weight"].double().abs() * norm_I
         order = score_OI.sort(dim=1, stable=True).indices[:, :32]

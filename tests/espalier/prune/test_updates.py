@@ -17,7 +17,7 @@ from espalier.messages import Checkpoint, Warned
 from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.prune import collapse
 from espalier.recipe.spec import CompressionSpec
-from espalier.session import Context
+from espalier.session import Session
 from tests.fixtures.jobs import KilledError, LocalJob, local_job
 
 UPDATES: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def test_dense_propagation_sees_the_dense_model(tmp_path: Path, texts: Path, lla
     name = "model.layers.1.mlp.down_proj"
     model.get_submodule(name).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     with torch.no_grad():
-        model(Context(job.request(), lambda _: None).calibration_windows())
+        model(Session(job.request(), lambda _: None).calibration_windows())
     weight_OI = model.get_submodule(name).weight.detach().double()
     score_OI = weight_OI.abs() * inputs[0].double().flatten(end_dim=1).square().sum(dim=0).sqrt()
     gone_OI = torch.zeros_like(score_OI).scatter(1, score_OI.sort(dim=1, stable=True).indices[:, :32], 1).bool()

@@ -59,13 +59,13 @@ def test_zeros_hold_and_no_window_ends_worse(
     tmp_path: Path, family: str, prune: dict[str, Any], reconstruct: dict[str, Any]
 ) -> None:
     job = _job(tmp_path / "job", family, prune, reconstruct)
-    context = job.recover()
+    session = job.recover()
     before, after = job.metrics("error_before"), job.metrics("error_after")
     assert before
     assert [new.value <= old.value for old, new in zip(before, after, strict=True)] == [True] * len(before)
-    assert_zeros_hold(context.weights, context)
-    for matrix in context.streamed.layout.matrices:
-        mask_OI = context.mask(matrix.name)
+    assert_zeros_hold(session.weights, session)
+    for matrix in session.streamed.layout.matrices:
+        mask_OI = session.mask(matrix.name)
         if prune is NM:
             assert (mask_OI.view(len(mask_OI), -1, 4).sum(dim=-1) == 2).all()
         else:
@@ -103,7 +103,7 @@ def test_a_walk_killed_at_every_message_of_its_spans_ends_with_the_same_bytes(
         chosen = ("reconstructing", "window") in killed.stored  # a smaller machine must not choose anew
         monkeypatch.setattr(numerics, "host_memory_bytes", lambda chosen=chosen: 100 if chosen else 10**12)
         try:
-            context = killed.recover(kill_at=new)
+            session = killed.recover(kill_at=new)
         except KilledError:
             continue
         break
@@ -111,10 +111,10 @@ def test_a_walk_killed_at_every_message_of_its_spans_ends_with_the_same_bytes(
     for key, item in whole.stored.items():
         if key[1].startswith("block-"):
             assert killed.stored[key].sha256 == item.sha256
-    assert context.trained == whole.recover().trained
-    taken = context.protocol["reconstructing"]["window"]
+    assert session.trained == whole.recover().trained
+    taken = session.protocol["reconstructing"]["window"]
     assert taken == {"auto": "block"}.get(reconstruct["window"], reconstruct["window"])
-    assert {row.name for row in context.layers.values()} == {matrix.name for matrix in context.streamed.layout.matrices}
+    assert {row.name for row in session.layers.values()} == {matrix.name for matrix in session.streamed.layout.matrices}
 
 
 def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
@@ -150,16 +150,16 @@ def test_interleaving_prunes_on_what_the_fitted_prefix_gives(tmp_path: Path) -> 
     two_walks, interleaved = (
         _job(tmp_path / name, "llama", ROWS, {"interleave": name == "interleaved"}) for name in ("walks", "interleaved")
     )
-    contexts = [job.recover() for job in (two_walks, interleaved)]
-    layout = contexts[0].streamed.layout
+    sessions = [job.recover() for job in (two_walks, interleaved)]
+    layout = sessions[0].streamed.layout
     same = {0: True, 1: True}
     for matrix in layout.matrices:
-        same[matrix.block] &= torch.equal(*(context.mask(matrix.name) for context in contexts))
+        same[matrix.block] &= torch.equal(*(session.mask(matrix.name) for session in sessions))
     assert same == {0: True, 1: False}  # the first block reads the same text, the second another prefix
-    pruning = [[done for done in context.phases if done.phase == "pruning"] for context in contexts]
+    pruning = [[done for done in session.phases if done.phase == "pruning"] for session in sessions]
     assert [len(done) for done in pruning] == [1, 1]
     assert pruning[1][0].perplexity is None
-    assert {row.sparsity_achieved for row in contexts[1].layers.values()} != {0.0}
+    assert {row.sparsity_achieved for row in sessions[1].layers.values()} != {0.0}
 
 
 def test_a_resumed_walk_repeats_what_it_warned_of_while_it_pruned(tmp_path: Path) -> None:
@@ -177,34 +177,34 @@ def test_a_resumed_walk_repeats_what_it_warned_of_while_it_pruned(tmp_path: Path
         job.recover(kill_at=first_block)
     (told,) = [message.text for message in job.messages if isinstance(message, Warned)]
     assert "mlp.experts" in told
-    context = job.recover()
-    assert {"code": "idle_experts", "text": told} in context.warnings
+    session = job.recover()
+    assert {"code": "idle_experts", "text": told} in session.warnings
 
 
 def test_rows_show_what_the_refit_did_to_every_matrix(tmp_path: Path) -> None:
     job = _job(tmp_path / "job", "llama", ROWS, {"window": "matrix", "epochs": 3})
-    context = job.recover()
-    rows = list(context.layers.values())
+    session = job.recover()
+    rows = list(session.layers.values())
     assert len(rows) == 14
     assert all(row.error_after is not None and row.error_before is not None for row in rows)
     assert all((row.error_after or 0) < (row.error_before or 0) for row in rows)
-    matrix = context.streamed.layout.matrices[0]
+    matrix = session.streamed.layout.matrices[0]
     walk_rows = [row for row in job.layers if row.name == matrix.name]
     assert len(walk_rows) == 2  # when it was pruned, and when it was fitted
-    assert walk_rows[-1] == context.layers[matrix.name]
+    assert walk_rows[-1] == session.layers[matrix.name]
 
 
 def test_the_protocol_tells_windows_and_tokens(tmp_path: Path) -> None:
-    context = _job(tmp_path / "job", "llama", ROWS, {"window": {"blocks": 1}, "mode": SPARSE}).recover()
-    assert context.protocol["reconstructing"] == {
+    session = _job(tmp_path / "job", "llama", ROWS, {"window": {"blocks": 1}, "mode": SPARSE}).recover()
+    assert session.protocol["reconstructing"] == {
         "window": {"blocks": 1}, "mode": SPARSE, "loss": "mse", "samples": 12, "sequence_length": 24, "tokens": 288,
     }  # fmt: skip
 
 
 def test_the_job_s_own_limit_decides_what_auto_takes(tmp_path: Path) -> None:
     job = _job(tmp_path / "job", "llama", ROWS, {"window": "auto"})
-    context, spec = job.context(), job.spec.reconstruct
+    session, spec = job.session(), job.spec.reconstruct
     assert spec is not None
-    assert _by_memory(context, spec, context.calibration_windows()) == "block"
-    context.request = context.request.model_copy(update={"max_host_memory_bytes": 2**17})
-    assert _by_memory(context, spec, context.calibration_windows()) != "block"
+    assert _by_memory(session, spec, session.calibration_windows()) == "block"
+    session.request = session.request.model_copy(update={"max_host_memory_bytes": 2**17})
+    assert _by_memory(session, spec, session.calibration_windows()) != "block"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from espalier.messages import Checkpoint, Message
-from espalier.session import Context
+from espalier.session import Session
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
@@ -31,14 +31,14 @@ def _run(tmp_path: Path, text: Path, family: str = "llama", *, name: str = "run"
     return recovery(tmp_path / name, model_dir, text, reconstruct=reconstruct, **spec)
 
 
-def _distance(context: Context, *, pruned: bool) -> float:
+def _distance(session: Session, *, pruned: bool) -> float:
     """Mean squared difference of the logits from the dense model's."""
-    windows_NT = context.calibration_windows()
-    overlays = [path for path in context.weights.overlays if not pruned or "pruning" in str(path)]
-    weights = type(context.weights)(context.model_dir, overlays)
+    windows_NT = session.calibration_windows()
+    overlays = [path for path in session.weights.overlays if not pruned or "pruning" in str(path)]
+    weights = type(session.weights)(session.model_dir, overlays)
     logits = []
-    for each in (context.dense, weights):
-        with context.streamed.whole(each) as model, torch.no_grad():
+    for each in (session.dense, weights):
+        with session.streamed.whole(each) as model, torch.no_grad():
             logits.append(model(input_ids=windows_NT, use_cache=False).logits)
     return float((logits[0] - logits[1]).square().mean())
 
@@ -49,24 +49,24 @@ def test_every_window_brings_the_model_closer_to_the_dense_one(
     tmp_path: Path, text: Path, family: str, window: str
 ) -> None:
     run = _run(tmp_path, text, family, reconstruct={"window": window})
-    context = run.recover()
+    session = run.recover()
     before, after = run.metrics("error_before"), run.metrics("error_after")
     in_a_block = {"matrix": {"llama": 7, "opt": 6, "gpt2": 4}[family], "submodule": 2, "block": 1}[window]
     assert len(before) == len(after) == 2 * in_a_block
     assert all(new.value <= old.value for old, new in zip(before, after, strict=True))
     assert sum(item.value for item in after) < 0.9 * sum(item.value for item in before)
-    assert _distance(context, pruned=False) < 0.9 * _distance(context, pruned=True)
-    assert_zeros_hold(context.weights, context)
+    assert _distance(session, pruned=False) < 0.9 * _distance(session, pruned=True)
+    assert_zeros_hold(session.weights, session)
 
 
 def test_only_what_is_named_moves(tmp_path: Path, text: Path) -> None:
     run = _run(tmp_path, text, "opt", reconstruct={"trainable": ["norms", "biases"]})
-    context = run.recover()
+    session = run.recover()
     changed = {name for tensors in run.files("reconstructing").values() for name in tensors}
     assert changed
-    assert all(len(context.dense.shape(name)) == 1 for name in changed)
+    assert all(len(session.dense.shape(name)) == 1 for name in changed)
     # Per block: two norms with biases (4 x 32), q, k, v, o and fc2 (5 x 32), fc1 (64).
-    assert context.trained == {"reconstructing": 2 * (9 * 32 + 64)}
+    assert session.trained == {"reconstructing": 2 * (9 * 32 + 64)}
 
 
 def test_what_was_not_pruned_is_not_fitted(tmp_path: Path, text: Path) -> None:
@@ -82,8 +82,8 @@ def test_what_was_not_pruned_is_not_fitted(tmp_path: Path, text: Path) -> None:
 
 def test_a_wrecking_learning_rate_leaves_the_pruned_model(tmp_path: Path, text: Path) -> None:
     run = _run(tmp_path, text, reconstruct={"learning_rate": 1.0})
-    context = run.recover()
-    assert _distance(context, pruned=False) <= _distance(context, pruned=True)
+    session = run.recover()
+    assert _distance(session, pruned=False) <= _distance(session, pruned=True)
     for old, new in zip(run.metrics("error_before"), run.metrics("error_after"), strict=True):
         assert new.value <= old.value
 
@@ -98,12 +98,12 @@ def test_a_killed_walk_goes_on_to_the_same_bytes(tmp_path: Path, text: Path) -> 
 
     with pytest.raises(KilledError):
         killed.recover(kill_at=first_block)
-    context = killed.recover()
+    session = killed.recover()
     assert {item.step for item in killed.metrics("error_after")} == {1}  # block 0 was not done again
     for (phase, name), item in whole.stored.items():
         if name.startswith("block-"):
             assert killed.stored[phase, name].sha256 == item.sha256
-    assert context.trained["reconstructing"] == whole.recover().trained["reconstructing"]
+    assert session.trained["reconstructing"] == whole.recover().trained["reconstructing"]
 
 
 def test_a_finished_phase_is_not_repeated(tmp_path: Path, text: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_finished_phase_is_not_repeated(tmp_path: Path, text: Path) -> None:
     assert not run.metrics("error_after")
     assert not [item for item in run.messages if isinstance(item, Checkpoint)]
     numbers = [
-        [done.perplexity for done in context.phases if done.phase == "reconstructing"] for context in (first, second)
+        [done.perplexity for done in session.phases if done.phase == "reconstructing"] for session in (first, second)
     ]
     assert numbers[0] == numbers[1]
     assert numbers[0][0] is not None

@@ -37,9 +37,9 @@ def _job(folder: Path, reference: Path, model: str, prune: dict[str, Any], **rec
 
 def _perplexities(job: Recovery) -> dict[str, float]:
     """By phase; the zeros are proved on the way."""
-    context = job.recover()
-    assert_zeros_hold(context.weights, context)
-    return {done.phase: done.perplexity["docs"] for done in context.phases if done.perplexity}
+    session = job.recover()
+    assert_zeros_hold(session.weights, session)
+    return {done.phase: done.perplexity["docs"] for done in session.phases if done.perplexity}
 
 
 @pytest.mark.numbers
@@ -63,9 +63,9 @@ def test_windows_with_a_nonlinearity_win_back_most_and_single_matrices_hardly_mo
         shares[window] = (pruned - numbers["reconstructing"]) / (pruned - dense)
     solved = _job(tmp_path / "solved", reference_dir, model, PRUNE[prune] | {"update": {"kind": "least_squares"}})
     solved.spec = solved.spec.model_copy(update={"reconstruct": None})
-    context = solved.recover()
-    assert score_weights(context, context.dense)["docs"] == pytest.approx(dense, abs=0.02), "the protocol differs"
-    shares["least squares"] = (pruned - score_weights(context, context.weights)["docs"]) / (pruned - dense)
+    session = solved.recover()
+    assert score_weights(session, session.dense)["docs"] == pytest.approx(dense, abs=0.02), "the protocol differs"
+    shares["least squares"] = (pruned - score_weights(session, session.weights)["docs"]) / (pruned - dense)
     print(f"\n{model} {prune}: pruned {pruned:.2f}, won back " + str({k: round(v, 3) for k, v in shares.items()}))  # noqa: T201
     assert shares["submodule"] >= 0.6
     # Much sparsity spoils what a matrix reads; below that, single matrices are a little better here.

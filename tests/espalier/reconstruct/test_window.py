@@ -68,8 +68,8 @@ def test_auto_takes_no_matrix_that_reads_only_some_tokens(tmp_path: Path, monkey
     taken = {}
     for name, include in (("experts", ["up_proj"]), ("attention", ["q_proj"])):
         prune = [{"method": "wanda", "sparsity": 0.5, "targets": {"include": include}}]
-        context = _job(tmp_path / name, "mixtral", window="auto", prune=prune).recover()
-        taken[name] = context.protocol["reconstructing"]["window"]
+        session = _job(tmp_path / name, "mixtral", window="auto", prune=prune).recover()
+        taken[name] = session.protocol["reconstructing"]["window"]
     assert taken == {"experts": "submodule", "attention": "matrix"}
 
 
@@ -83,7 +83,7 @@ def test_a_matrix_is_no_window_once_whole_parts_are_gone(
 ) -> None:
     _allow(monkeypatch, allowed)
     job = _job(tmp_path, "opt", {"do_layer_norm_before": norm_first}, window="auto")
-    context, spec = job.context(), job.spec.reconstruct
+    session, spec = job.session(), job.spec.reconstruct
     assert spec is not None
-    context.kept = (0, 1)
-    assert window._largest(context, spec, context.calibration_windows()) == taken
+    session.kept = (0, 1)
+    assert window._largest(session, spec, session.calibration_windows()) == taken

@@ -48,10 +48,10 @@ def _perplexity(
 ) -> float:
     if name in numbers:
         return numbers[name]
-    context = _job(tmp_path / name, reference, retrain, **fields).recover()
-    assert_zeros_hold(context.weights, context)
-    numbers[name] = score_weights(context, context.weights)["docs"]
-    pruned = next(done.perplexity for done in context.phases if done.phase == "pruning")
+    session = _job(tmp_path / name, reference, retrain, **fields).recover()
+    assert_zeros_hold(session.weights, session)
+    numbers[name] = score_weights(session, session.weights)["docs"]
+    pruned = next(done.perplexity for done in session.phases if done.phase == "pruning")
     assert pruned is not None
     numbers["pruned"] = pruned["docs"]
     return numbers[name]
@@ -84,9 +84,9 @@ def test_a_teacher_alone_recovers_too(
 @pytest.mark.parametrize("average", ["uniform", "greedy"])
 def test_a_soup_of_three_is_better_than_its_members(tmp_path: Path, reference_dir: Path, average: str) -> None:
     job = _job(tmp_path, reference_dir, {"trainable": ["mask_lora"]}, soup={"members": 3, "average": average})
-    context = job.recover()
-    assert_zeros_hold(context.weights, context)
-    told = context.recovery["soup"]
+    session = job.recover()
+    assert_zeros_hold(session.weights, session)
+    told = session.recovery["soup"]
     assert told["validation_loss"] < sum(told["members"]) / 3
     if average == "greedy":
         assert told["validation_loss"] <= min(told["members"])

@@ -40,8 +40,8 @@ def _run(folder: Path, llama: Path, texts: Path, *, steps: int = 40, **spec: Any
 def test_trials_cost_at_most_half_of_the_training_and_are_told(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
 ) -> None:
-    context = _run(tmp_path, llama, texts).recover()
-    told = context.protocol["retraining"]
+    session = _run(tmp_path, llama, texts).recover()
+    told = session.protocol["retraining"]
     trials = told["rate_search"]["trials"]
     assert 3 <= len(trials) <= retraining.MOST_TRIALS
     assert advanced.count(40) == 40
@@ -56,8 +56,8 @@ def test_trials_cost_at_most_half_of_the_training_and_are_told(
 def test_a_factor_that_is_known_is_not_looked_for(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
 ) -> None:
-    context = _run(tmp_path, llama, texts, retrain={"rate_factor": 0.316}).recover()
-    assert context.protocol["retraining"]["learning_rates"] == {"norms": 0.316 * rate_search.BASE_RATES["norms"]}
+    session = _run(tmp_path, llama, texts, retrain={"rate_factor": 0.316}).recover()
+    assert session.protocol["retraining"]["learning_rates"] == {"norms": 0.316 * rate_search.BASE_RATES["norms"]}
     assert advanced == [40] * 40
     with pytest.raises(ValidationError, match="not both"):
         Retrain(rate_factor=0.316, learning_rate=0.01)
@@ -67,8 +67,8 @@ def test_a_factor_that_is_known_is_not_looked_for(
 def test_a_short_training_takes_the_first_rung_untried(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], steps: int
 ) -> None:
-    context = _run(tmp_path, llama, texts, steps=steps).recover()
-    assert context.protocol["retraining"]["rate_search"]["factor"] == factor(rate_search.FIRST)
+    session = _run(tmp_path, llama, texts, steps=steps).recover()
+    assert session.protocol["retraining"]["rate_search"]["factor"] == factor(rate_search.FIRST)
     assert len(advanced) == steps + 4 * (steps // 8)
 
 
@@ -111,8 +111,8 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
 ) -> None:
     monkeypatch.setattr(rate_search, "BASE_RATES", {**rate_search.BASE_RATES, "norms": 1e3})
     monkeypatch.setattr(retraining, "MOST_TRIALS", 2)
-    context = _run(tmp_path, llama, texts, steps=400).recover()
-    told = context.protocol["retraining"]["rate_search"]
+    session = _run(tmp_path, llama, texts, steps=400).recover()
+    told = session.protocol["retraining"]["rate_search"]
     assert [row["validation_loss"] for row in told["trials"]] == [None, None]
     assert [row["factor"] for row in told["trials"]] == [0.316, 0.1]
     assert advanced.count(40) < 40
@@ -120,10 +120,10 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
 
 def test_members_of_a_soup_share_one_search(tmp_path: Path, llama: Path, texts: Path, advanced: list[int]) -> None:
     job = _run(tmp_path, llama, texts, soup={"members": 3})
-    context = job.recover()
-    assert context.protocol["retraining"]["learning_rates"].keys() == {"norms"}
+    session = job.recover()
+    assert session.protocol["retraining"]["learning_rates"].keys() == {"norms"}
     trials = job.stored["retraining", "rate-search"].data["trials"]
     assert advanced.count(4) == 4 * len(trials)
     assert advanced.count(40) == 3 * 40
-    turns = [done.turn for done in context.phases if done.phase == "retraining"]
+    turns = [done.turn for done in session.phases if done.phase == "retraining"]
     assert turns == ["", "member-1", "member-2", "member-3"]

@@ -20,7 +20,7 @@ from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
 from espalier.retrain import equip, retrain
 from espalier.retrain.training_text import training_windows
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training.losses import Loss, language_loss
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
@@ -43,33 +43,33 @@ def _run(tmp_path: Path, text: Path, family: str = "llama", *, name: str = "run"
     return recovery(tmp_path / name, model_dir, text, retrain=settings, **spec)
 
 
-def _loss(context: Context, weights: Weights) -> float:
-    windows_NT = context.calibration_windows()
-    with context.streamed.whole(weights) as model, torch.no_grad():
+def _loss(session: Session, weights: Weights) -> float:
+    windows_NT = session.calibration_windows()
+    with session.streamed.whole(weights) as model, torch.no_grad():
         logits = model(input_ids=windows_NT, use_cache=False).logits[:, :-1]
     return float(cross_entropy(logits.flatten(0, 1), windows_NT[:, 1:].flatten()))
 
 
-def _pruned(context: Context) -> Weights:
-    return Weights(context.model_dir, [path for path in context.weights.overlays if "pruning" in str(path)])
+def _pruned(session: Session) -> Weights:
+    return Weights(session.model_dir, [path for path in session.weights.overlays if "pruning" in str(path)])
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])
 def test_retraining_lowers_the_loss_and_keeps_every_zero(tmp_path: Path, text: Path, family: str) -> None:
     run = _run(tmp_path, text, family, retrain={"trainable": ["norms", "biases", "mask_lora"]})
-    context = run.recover()
-    assert _loss(context, context.weights) < _loss(context, _pruned(context)) - 0.02
-    assert_zeros_hold(context.weights, context)
+    session = run.recover()
+    assert _loss(session, session.weights) < _loss(session, _pruned(session)) - 0.02
+    assert_zeros_hold(session.weights, session)
     steps = [item.step for item in run.metrics("training_loss")]
     assert steps == list(range(12)) == [item.step for item in run.metrics("learning_rate")]
     assert run.warnings == (["no_biases"] if family == "llama" else [])
 
 
 def test_the_trained_parameters_are_counted(tmp_path: Path, text: Path) -> None:
-    context = _run(tmp_path, text, retrain={"steps": 1}).recover()
+    session = _run(tmp_path, text, retrain={"steps": 1}).recover()
     # Per block: q and o 32 x 32, k and v 16 x 32, gate, up and down 64 x 32; and five norms of 32.
     sides = 2 * (32 + 32) + 2 * (16 + 32) + 3 * (64 + 32)
-    assert context.trained == {"retraining": 2 * 4 * sides + 5 * 32}
+    assert session.trained == {"retraining": 2 * 4 * sides + 5 * 32}
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("bfloat16", 1e-2)])
@@ -81,10 +81,10 @@ def test_the_merged_model_is_the_one_that_was_trained(tmp_path: Path, text: Path
         evaluate={"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True},
         output={"dtype": "float32"},
     )
-    context = run.recover()
-    trained = next(done.perplexity for done in context.phases if done.phase == "retraining")
+    session = run.recover()
+    trained = next(done.perplexity for done in session.phases if done.phase == "retraining")
     assert trained is not None
-    merged = score_weights(context, context.weights)
+    merged = score_weights(session, session.weights)
     assert merged["python-docs"] == pytest.approx(trained["python-docs"], rel=apart)
 
 
@@ -114,13 +114,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     killed = _run(tmp_path, text, name="killed")
     with pytest.raises(KilledError):
         killed.recover(kill_at=kill_at)
-    context = killed.recover()
+    session = killed.recover()
     steps = [item.step for item in killed.metrics("training_loss")]
     assert steps == (list(range(1, 12)) if kill_at is _is_state else [])
     again = whole.recover()
-    assert context.trained == again.trained
-    assert context.protocol["retraining"] == again.protocol["retraining"]
-    assert context.warnings == again.warnings
+    assert session.trained == again.trained
+    assert session.protocol["retraining"] == again.protocol["retraining"]
+    assert session.warnings == again.warnings
     for (phase, name), item in whole.stored.items():
         if name.startswith("block-"):
             assert killed.stored[phase, name].sha256 == item.sha256
@@ -133,9 +133,9 @@ def _same(ours: Weights, theirs: Weights) -> bool:
 def test_a_rate_that_only_harms_leaves_the_model_as_it_was(tmp_path: Path, text: Path) -> None:
     harmful = {"method": "full", "learning_rate": 1.0, "schedule": "constant", "steps": 10}
     run = _run(tmp_path, text, retrain=harmful)
-    context = run.recover()
+    session = run.recover()
     assert run.warnings == ["retraining_did_not_help"]
-    assert _same(context.weights, _pruned(context))
+    assert _same(session.weights, _pruned(session))
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ def test_a_run_that_diverges_ends_in_its_best_state(
 
     monkeypatch.setattr(retrain, "teaching", teaching)
     run = _run(tmp_path, text, retrain=settings | {"steps": 12})
-    context = run.recover()
+    session = run.recover()
     assert run.warnings == warnings
-    assert (context.protocol["retraining"]["kept_step"], context.protocol["retraining"]["steps"]) == (kept, at)
-    assert _same(context.weights, ten.weights if kept else _pruned(context))
+    assert (session.protocol["retraining"]["kept_step"], session.protocol["retraining"]["steps"]) == (kept, at)
+    assert _same(session.weights, ten.weights if kept else _pruned(session))
 
 
 def test_a_model_that_cannot_be_scored_is_a_numerical_failure(
@@ -189,11 +189,11 @@ def test_windows_that_evaluation_reads_are_not_trained_on(tmp_path: Path, text: 
     shared.write_text(text.read_text()[:8000])
     evaluation = [{"dataset": {"kind": "local", "path": str(shared)}, "sequence_length": 64}]
     run = _run(tmp_path, text, retrain={"steps": 1, "sequence_length": 64}, evaluate={"perplexity": evaluation})
-    context = run.recover()
-    spec = context.request.spec.retrain
+    session = run.recover()
+    spec = session.request.spec.retrain
     assert spec is not None
-    windows_NT = training_windows(context, spec)
-    everything = context.text(context.request.spec.calibration.dataset).evaluation(length=64, max_windows=None)
+    windows_NT = training_windows(session, spec)
+    everything = session.text(session.request.spec.calibration.dataset).evaluation(length=64, max_windows=None)
     assert "evaluation_windows_excluded" in run.warnings
     assert 8000 / 64 / 4 < len(everything) - len(windows_NT) < 8000 / 64
     assert torch.equal(windows_NT, everything[len(everything) - len(windows_NT) :])

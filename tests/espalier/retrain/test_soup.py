@@ -134,16 +134,16 @@ def test_a_soup_is_the_mean_of_its_members_and_goes_on_where_it_was_stopped(
     tmp_path: Path, model_dir: Path, text: Path, average: str
 ) -> None:
     whole = _soup(tmp_path / "whole", model_dir, text, average=average)
-    context = whole.recover()
-    told = context.recovery["soup"]
+    session = whole.recover()
+    told = session.recovery["soup"]
     overlays = {number: [p for p in _merged(whole) if f"member-{number}--" in p.name] for number in (1, 2, 3)}
-    pruned = [path for path in context.weights.overlays if "pruning" in str(path)]
+    pruned = [path for path in session.weights.overlays if "pruning" in str(path)]
     members = [Weights(model_dir, [*pruned, *overlays[number]]) for number in (1, 2, 3)]
     used = [members[index] for index in told["used"]]
-    for name in context.weights.names:
+    for name in session.weights.names:
         values = [member.get(name) for member in used]
-        assert torch.equal(context.weights.get(name), mean(values).to(values[0].dtype)), name
-    assert_zeros_hold(context.weights, context)
+        assert torch.equal(session.weights.get(name), mean(values).to(values[0].dtype)), name
+    assert_zeros_hold(session.weights, session)
     assert len(told["members"]) == 3
     if average == "greedy":
         assert told["validation_loss"] <= min(told["members"])
@@ -159,7 +159,7 @@ def test_a_soup_is_the_mean_of_its_members_and_goes_on_where_it_was_stopped(
     again = killed.recover()
     assert again.recovery["soup"] == told
     assert killed.recover().protocol["retraining"] == again.protocol["retraining"], "told by a job that had ended"
-    assert all(torch.equal(again.weights.get(name), context.weights.get(name)) for name in again.weights.names)
+    assert all(torch.equal(again.weights.get(name), session.weights.get(name)) for name in again.weights.names)
 
 
 def _merged(job: Any) -> list[Path]:
@@ -184,19 +184,19 @@ def test_equal_artifacts_make_the_same_model_and_unequal_masks_are_refused(tmp_p
     parent.attempt()
     assert (parent.artifact / "model.safetensors").read_bytes() == (member.artifact / "model.safetensors").read_bytes()
     assert (parent.artifact / "masks.safetensors").read_bytes() == (member.artifact / "masks.safetensors").read_bytes()
-    context = parent.context()
-    prune.run(context, calibrate(context))
+    session = parent.session()
+    prune.run(session, calibrate(session))
     with pytest.raises(UnequalMembersError, match="member 2"):
-        soup.run(context, [member.artifact, other.artifact])
+        soup.run(session, [member.artifact, other.artifact])
 
 
 def test_a_mean_that_fills_a_zero_is_found(tmp_path: Path, model_dir: Path, text: Path) -> None:
     job = _soup(tmp_path / "job", model_dir, text)
-    context = job.context()
-    prune.run(context, calibrate(context))
-    name = next(iter(context.weights.mask_names))
+    session = job.session()
+    prune.run(session, calibrate(session))
+    name = next(iter(session.weights.mask_names))
     tensor = f"{name}.weight"
-    save_overlay(tmp_path / "bad.safetensors", {tensor: torch.ones_like(context.weights.get(tensor))}, {})
-    bad = context.weights.with_overlay(tmp_path / "bad.safetensors")
+    save_overlay(tmp_path / "bad.safetensors", {tensor: torch.ones_like(session.weights.get(tensor))}, {})
+    bad = session.weights.with_overlay(tmp_path / "bad.safetensors")
     with pytest.raises(Exception, match="not zero"):
-        soup._blend(context, [Member(weights, Masks.of_weights(weights)) for weights in (context.weights, bad)])
+        soup._blend(session, [Member(weights, Masks.of_weights(weights)) for weights in (session.weights, bad)])

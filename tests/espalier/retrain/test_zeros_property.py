@@ -17,7 +17,7 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps import SCHEDULES, Retrain, Trained
 from espalier.retrain.merge import _Merging
 from espalier.retrain.train import Point, Trainer
-from espalier.session import Context
+from espalier.session import Session
 from espalier.training.lora import Adapter, Lora
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model
@@ -107,32 +107,32 @@ def _look_at_adapters(trainer: Trainer) -> int:
     return len(found)
 
 
-def _look_at_what_would_be_written(trainer: Trainer, context: Context) -> int:
+def _look_at_what_would_be_written(trainer: Trainer, session: Session) -> int:
     """How many pruned matrices would change."""
-    path = context.workspace / "as-if-finished"
+    path = session.workspace / "as-if-finished"
     save_file({f"value:{item.name}": item.parameter.detach() for item in trainer.trainables}, path)
-    merging, count = _Merging(context, path), 0
-    for block in context.streamed.layout.blocks:
+    merging, count = _Merging(session, path), 0
+    for block in session.streamed.layout.blocks:
         tensors = merging.whole(block) | merging.matrices(block)
         for matrix in block.matrices:
             if matrix.tensor in tensors:
-                _assert_zeros(matrix.view(tensors[matrix.tensor])[~context.mask(matrix.name)], matrix.name)
+                _assert_zeros(matrix.view(tensors[matrix.tensor])[~session.mask(matrix.name)], matrix.name)
                 count += 1
     return count
 
 
-def _watch(monkeypatch: pytest.MonkeyPatch, context: Context) -> list[int]:
+def _watch(monkeypatch: pytest.MonkeyPatch, session: Session) -> list[int]:
     """Look at everything that could hold a zero after every step; the steps that were seen."""
     seen: list[int] = []
-    advance, retrain = Trainer.advance, context.request.spec.retrain
+    advance, retrain = Trainer.advance, session.request.spec.retrain
     assert retrain is not None
 
     def watched(trainer: Trainer) -> Point:
         point = advance(trainer)
-        pruned = len(context.streamed.layout.matrices)
+        pruned = len(session.streamed.layout.matrices)
         _look_at_parameters(trainer)
         assert _look_at_adapters(trainer) == pruned * (retrain.adapter is not None) + ("head" in retrain.trainable)
-        assert _look_at_what_would_be_written(trainer, context) == pruned * (retrain.adapter != "lora")
+        assert _look_at_what_would_be_written(trainer, session) == pruned * (retrain.adapter != "lora")
         seen.append(point.step)
         return point
 
@@ -140,11 +140,11 @@ def _watch(monkeypatch: pytest.MonkeyPatch, context: Context) -> list[int]:
     return seen
 
 
-def _prove_the_files(job: LocalJob, context: Context) -> None:
+def _prove_the_files(job: LocalJob, session: Session) -> None:
     weights = load_file(job.artifact / "model.safetensors")
     packed = load_file(job.artifact / "masks.safetensors")
     kept = total = 0
-    for matrix in context.streamed.layout.matrices:
+    for matrix in session.streamed.layout.matrices:
         mask_OI = masks.unpack(packed[matrix.name], num_inputs=matrix.shape[1])
         weight_OI = matrix.view(weights[matrix.tensor])
         _assert_zeros(weight_OI[~mask_OI], matrix.name)
@@ -158,12 +158,12 @@ def _prove_the_files(job: LocalJob, context: Context) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_no_zero_is_ever_lost(tmp_path: Path, texts: Path, case: int, monkeypatch: pytest.MonkeyPatch) -> None:
     job = _job(case, tmp_path, texts)
-    context = job.context()
-    seen = _watch(monkeypatch, context)
-    child.compute(context)
+    session = job.session()
+    seen = _watch(monkeypatch, session)
+    child.compute(session)
     assert job.spec.retrain is not None
     assert len(seen) >= job.spec.retrain.steps
-    _prove_the_files(job, job.context())
+    _prove_the_files(job, job.session())
 
 
 def test_the_cases_have_every_way_of_training_between_them() -> None:

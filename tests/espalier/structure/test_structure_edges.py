@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from espalier import limits
 from espalier.evaluate import certificate
 from espalier.memory.shapes import Room
-from espalier.session import Context
+from espalier.session import Session
 from espalier.stream.walk import Stream, windows_per_batch
 from tests.espalier.structure.test_structure import logits, report_of, run
 from tests.fixtures.jobs import LocalJob, local_job
@@ -102,10 +102,10 @@ def test_hidden_states_in_files_change_no_bit(
     free.attempt()
     monkeypatch.setattr(limits, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=60, model=50))
     request = bound.request().model_copy(update={"max_host_memory_bytes": 90})
-    context = Context(request, lambda _: None)
-    child.compute(context)
-    assert context.spill is not None
-    assert context.spill.is_dir()
+    session = Session(request, lambda _: None)
+    child.compute(session)
+    assert session.spill is not None
+    assert session.spill.is_dir()
     a, b = (job.artifact / "model.safetensors" for job in (free, bound))
     assert a.read_bytes() == b.read_bytes()
 

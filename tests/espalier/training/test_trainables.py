@@ -18,7 +18,7 @@ from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
 from espalier.retrain import retrain, teacher
 from espalier.retrain.pace import pruning_distance
-from espalier.session import Context
+from espalier.session import Session
 from tests.fixtures.jobs import KilledError
 from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model
@@ -59,8 +59,8 @@ def _run(
     return recovery(tmp_path, model_dir, text, prune=[step], retrain=settings)
 
 
-def _pruned(context: Context) -> Weights:
-    return Weights(context.model_dir, [path for path in context.weights.overlays if "pruning" in str(path)])
+def _pruned(session: Session) -> Weights:
+    return Weights(session.model_dir, [path for path in session.weights.overlays if "pruning" in str(path)])
 
 
 @pytest.mark.deep
@@ -72,11 +72,11 @@ def test_zeros_hold_and_something_moves(
     tmp_path: Path, models: dict[str, Path], text: Path, family: str, kind: str
 ) -> None:
     fields: dict[str, Any] = {"method": "full"} if kind == "full" else {"trainable": [kind]}
-    context = _run(tmp_path, models[family], text, **fields).recover()
-    assert_zeros_hold(context.weights, context)
-    before = _pruned(context)
-    moved = {name for name in before.names if not torch.equal(before.get(name), context.weights.get(name))}
-    matrices = {matrix.tensor for matrix in context.streamed.layout.matrices}
+    session = _run(tmp_path, models[family], text, **fields).recover()
+    assert_zeros_hold(session.weights, session)
+    before = _pruned(session)
+    moved = {name for name in before.names if not torch.equal(before.get(name), session.weights.get(name))}
+    matrices = {matrix.tensor for matrix in session.streamed.layout.matrices}
     if kind in {"norms", "embeddings", "lora"}:
         assert not moved & matrices
         assert bool(moved) == (kind != "lora")
@@ -95,8 +95,8 @@ def test_zeros_hold_for_every_loss_and_schedule(
         tmp_path, models["llama"], text, loss=loss, schedule=schedule, weight_decay=0.1,
         trainable=["norms", "head", "embeddings", "spp"],
     )  # fmt: skip
-    context = run.recover()
-    assert_zeros_hold(context.weights, context)
+    session = run.recover()
+    assert_zeros_hold(session.weights, session)
     assert run.warnings.count("teacher_in_memory") == 0  # said by the check before the run, which this skips
 
 
@@ -104,8 +104,8 @@ def test_zeros_hold_for_every_loss_and_schedule(
 def test_trained_parameters_are_the_closed_formulas(
     tmp_path: Path, models: dict[str, Path], text: Path, kind: str
 ) -> None:
-    context = _run(tmp_path, models["llama"], text, steps=1, trainable=[kind]).recover()
-    assert context.trained == {"retraining": COUNTS[kind]}
+    session = _run(tmp_path, models["llama"], text, steps=1, trainable=[kind]).recover()
+    assert session.trained == {"retraining": COUNTS[kind]}
 
 
 @pytest.mark.parametrize(("kind", "rank", "refusal"), [
@@ -121,17 +121,17 @@ def test_a_rank_above_the_smaller_side_is_refused(
 
 
 def test_full_training_counts_what_is_kept(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
-    context = _run(tmp_path, models["llama"], text, steps=1, method="full").recover()
-    assert context.trained == {"retraining": WEIGHTS // 2 + 2 * TABLE + 5 * 32}
+    session = _run(tmp_path, models["llama"], text, steps=1, method="full").recover()
+    assert session.trained == {"retraining": WEIGHTS // 2 + 2 * TABLE + 5 * 32}
 
 
 @pytest.mark.parametrize("kind", ["mask_lora", "scale_lora", "spp", "full"])
 def test_two_of_four_stays_two_of_four(tmp_path: Path, models: dict[str, Path], text: Path, kind: str) -> None:
     fields: dict[str, Any] = {"method": "full"} if kind == "full" else {"trainable": [kind]}
     pattern = {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}}
-    context = _run(tmp_path, models["qwen2"], text, prune=pattern, **fields).recover()
-    for matrix in context.streamed.layout.matrices:
-        weight_OI = matrix.view(context.weights.get(matrix.tensor))
+    session = _run(tmp_path, models["qwen2"], text, prune=pattern, **fields).recover()
+    for matrix in session.streamed.layout.matrices:
+        weight_OI = matrix.view(session.weights.get(matrix.tensor))
         assert int(weight_OI.reshape(len(weight_OI), -1, 4).count_nonzero(dim=2).max()) <= 2
 
 
@@ -182,9 +182,9 @@ def test_tied_embeddings_stay_tied_and_a_tied_head_is_refused(
             tmp_path / dtype, models["opt"], text, compute_dtype=dtype,
             retrain={"steps": 4, "batch_size": 2, "trainable": ["embeddings"], "learning_rate": 0.01},
         )  # fmt: skip
-        context = job.recover()
-        assert context.trained == {"retraining": TABLE + 130 * 32}  # tokens, and OPT's positions with two to spare
-        with context.streamed.whole(context.weights) as model:
+        session = job.recover()
+        assert session.trained == {"retraining": TABLE + 130 * 32}  # tokens, and OPT's positions with two to spare
+        with session.streamed.whole(session.weights) as model:
             assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[operator]
     with pytest.raises(TargetsError, match="shares its weight"):
         _run(tmp_path / "head", models["opt"], text, trainable=["head"]).recover()
@@ -196,45 +196,45 @@ def test_training_stops_early_with_the_best_state(
     judged = iter([3.0, 2.0, 2.5, 2.2, 9.0, 9.0])
     monkeypatch.setattr(retrain, "held_out_loss", lambda *_, **__: next(judged))
     run = _run(tmp_path, models["llama"], text, steps=200, patience=2, trainable=["norms"])
-    context = run.recover()
+    session = run.recover()
     curve = [(point.step, point.value) for point in run.metrics("validation_loss")]
     assert curve == [(0, 3.0), (10, 2.0), (20, 2.5), (30, 2.2)]
-    told = context.protocol["retraining"]
+    told = session.protocol["retraining"]
     assert (told["kept_step"], told["steps"], told["validation_loss"]) == (10, 30, 2.0)
     assert told["tokens_read"] == 30 * 2 * told["sequence_length"], "what was read, not what was planned"
 
 
 def test_allr_starts_by_what_pruning_took(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
-    context = _run(tmp_path, models["llama"], text, steps=2, schedule="allr").recover()
-    distance, pruned = pruning_distance(context, context.before_pruning)
-    matrices = [context.dense.get(matrix.tensor).double() for matrix in context.streamed.layout.matrices]
+    session = _run(tmp_path, models["llama"], text, steps=2, schedule="allr").recover()
+    distance, pruned = pruning_distance(session, session.before_pruning)
+    matrices = [session.dense.get(matrix.tensor).double() for matrix in session.streamed.layout.matrices]
     lost = sum(
-        float((weight * ~context.mask(matrix.name)).square().sum())
-        for weight, matrix in zip(matrices, context.streamed.layout.matrices, strict=True)
+        float((weight * ~session.mask(matrix.name)).square().sum())
+        for weight, matrix in zip(matrices, session.streamed.layout.matrices, strict=True)
     )
     assert distance == pytest.approx((lost / sum(float(weight.square().sum()) for weight in matrices)) ** 0.5)
     assert pruned == pytest.approx(0.5, abs=0.01)
-    assert context.protocol["retraining"]["start"] == pytest.approx(distance / pruned**0.5)
+    assert session.protocol["retraining"]["start"] == pytest.approx(distance / pruned**0.5)
 
 
 def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
     tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _run(tmp_path, models["llama"], text, loss="kl")
-    context = run.context()
-    teacher.check(context)
+    session = run.session()
+    teacher.check(session)
     assert run.warnings == ["teacher_in_memory"]
-    monkeypatch.setattr(teacher, "free_bytes", lambda _: limits.training_bytes(context) - 1)
+    monkeypatch.setattr(teacher, "free_bytes", lambda _: limits.training_bytes(session) - 1)
     with pytest.raises(NoRoomError, match="holds the dense model") as refusal:
-        teacher.check(context)
+        teacher.check(session)
     assert refusal.value.class_ == "host_oom"
     monkeypatch.undo()
-    needed = replace(limits.measured(context), text=0)  # of a tiny model the text is the most
+    needed = replace(limits.measured(session), text=0)  # of a tiny model the text is the most
     monkeypatch.setattr(limits, "measured", lambda _: needed)
     for limit, wrong in ((needed.least + needed.training, False), (needed.least + needed.training - 1, True)):
-        context.request = context.request.model_copy(update={"max_host_memory_bytes": limit})
+        session.request = session.request.model_copy(update={"max_host_memory_bytes": limit})
         with pytest.raises(NoRoomError, match="retraining") if wrong else nullcontext():
-            limits.check(context)
+            limits.check(session)
 
 
 def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
@@ -243,9 +243,9 @@ def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: P
         retrain={"steps": 6, "batch_size": 2, "trainable": ["head"], "rank": RANK, "learning_rate": 0.02},
         evaluate={"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True},
     )  # fmt: skip
-    context = run.recover()
-    trained = next(done.perplexity for done in context.phases if done.phase == "retraining")
+    session = run.recover()
+    trained = next(done.perplexity for done in session.phases if done.phase == "retraining")
     assert trained is not None
-    merged = score_weights(context, context.weights)
+    merged = score_weights(session, session.weights)
     assert merged["python-docs"] == pytest.approx(trained["python-docs"], rel=1e-5)
-    assert merged != score_weights(context, _pruned(context))
+    assert merged != score_weights(session, _pruned(session))
