@@ -23,7 +23,7 @@ def check(session: Session) -> None:
     """Choose between memory and file, or raise NoRoomError with both numbers where a limit is too small."""
     request = session.request
     if request.max_device_memory_bytes is not None and session.device.type == "cpu":
-        session.warn(
+        session.reporter.warn(
             "device_limit_ignored",
             "limits.max_device_memory_bytes means a GPU's memory, and this job runs on a CPU: "
             "limits.max_host_memory_bytes bounds it there.",

@@ -21,7 +21,7 @@ def run(session: Session) -> None:
     """Go through all turns of a spec; raises MembersWanted where it goes on elsewhere."""
     cycles = session.request.spec.cycles
     if cycles is None:
-        session.recovery |= _turn(session)
+        session.results.recovery |= _turn(session)
         return
     for number in range(1, cycles.count + 1):
         session.turn = _cycle(session, cycles, number)
@@ -61,15 +61,15 @@ def _cycle(session: Session, cycles: Cycles, number: int) -> Turn:
 
 def _describe(session: Session, number: int, more: dict[str, Any]) -> None:
     """What the report says of a cycle; rows of the phases carry its name."""
-    numbers = {done.phase: done.perplexity for done in session.phases if done.turn == session.turn.name}
-    rows = session.recovery.setdefault("cycles", [])
+    numbers = {done.phase: done.perplexity for done in session.results.phases if done.turn == session.turn.name}
+    rows = session.results.recovery.setdefault("cycles", [])
     rows.append(
         {
             "cycle": number,
             "sparsity": session.turn.sparsity,
             "steps": session.retrain.steps if session.retrain else 0,
             "perplexity": {phase: value for phase, value in numbers.items() if value},
-            **({"retraining": dict(session.protocol["retraining"])} if session.retrain else {}),
+            **({"retraining": dict(session.results.protocol["retraining"])} if session.retrain else {}),
             **more,
         }
     )

@@ -1,20 +1,49 @@
-"""Blocks that an earlier attempt finished: what it told of them is told again."""
+"""Blocks as checkpoints: a phase writes each one that it has finished, and takes over those of an earlier attempt."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from espalier.messages import Layer
-from espalier.session import PhaseRun
+from espalier.model import numerics
+from espalier.model.weights import save_overlay
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 
 
-def taken_over(phase: PhaseRun, index: int) -> dict[str, Any] | None:
-    """Lay a finished block over the weights, and its rows and warnings into the report; its data, None without one."""
-    data = phase.stored_block(index)
-    if data is None:
+def finish_block(
+    session: Session,
+    phase: PhaseRun,
+    index: int,
+    tensors: Mapping[str, torch.Tensor],
+    masks: Mapping[str, torch.Tensor],
+    *,
+    seconds: float,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a block's changed tensors and masks, lay them over the weights and report the checkpoint."""
+    name = f"block-{index:05d}"
+    path = session.reporter.checkpoint_path(phase.name, name)
+    save_overlay(path, tensors, masks)
+    session.weights = session.weights.with_overlay(path)
+    peak = numerics.peak_memory_bytes(session.device)
+    session.reporter.checkpoint(phase.name, name, path, {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak})
+
+
+def taken_over(session: Session, phase: PhaseRun, index: int) -> dict[str, Any] | None:
+    """Lay a block of an earlier attempt over the weights, and its rows and warnings into the results.
+
+    Return what was written with it; None when the block has yet to be done.
+    """
+    stored = session.reporter.stored(phase.name).get(f"block-{index:05d}")
+    if stored is None:
         return None
-    session = phase.session
-    for row in data["layers"]:
-        session.layer(Layer.model_validate(row), silent=True)
-    session.warnings += [item for item in data.get("warnings", []) if item not in session.warnings]
+    session.weights = session.weights.with_overlay(session.workspace / stored.path)
+    data = phase.reuse(stored)
+    rows = [Layer.model_validate(row) for row in data.get("layers", [])]  # a merged block has none
+    session.results.layers |= {row.name: row for row in rows}
+    session.results.add_warnings(data.get("warnings", []))
     return data

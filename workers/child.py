@@ -53,13 +53,13 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every finished block is an open file
         transformers.utils.logging.disable_progress_bar()
         session = Session(request, send)
-        session.environment.update(_environment(session))
+        session.results.environment.update(_environment(session))
         send(compute(session))
     except recover.MembersWanted:
         send(Spread())
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message
         traceback.print_exc()
-        send(Failed(error=classify(error, phase=session.phase_now if session else None)))
+        send(Failed(error=classify(error, phase=session.reporter.phase_now if session else None)))
         return 1
     return 0
 

@@ -9,20 +9,20 @@ from espalier.session import Session
 
 def run(session: Session) -> None:
     """Score the source as it is."""
-    session.protocol["perplexity"] = describe(session)
+    session.results.protocol["perplexity"] = describe(session)
     if session.request.spec.evaluate.divergence:
-        session.protocol["divergence"] = DIVERGENCE
+        session.results.protocol["divergence"] = DIVERGENCE
     certificate.warn(session)
-    with session.phase("baseline", total=count_windows(session), unit="window") as phase:
+    with session.reporter.phase("baseline", total=count_windows(session), unit="window") as phase:
         done = phase.finished()
         if done is None:
-            session.certificate = certificate.run(session)
+            session.results.certificate = certificate.run(session)
             phase.perplexity = score_weights(session, session.dense, phase=phase, dense=True)
             if session.tasks:
                 with session.streamed.whole(session.dense) as model:
-                    session.dense_tasks = benchmarks.score(session, model)
-            phase.finish({"tasks": session.dense_tasks, "certificate": session.certificate})
+                    session.results.dense_tasks = benchmarks.score(session, model)
+            phase.finish({"tasks": session.results.dense_tasks, "certificate": session.results.certificate})
         else:
-            session.dense_tasks = done.get("tasks", {})
-            session.certificate = done["certificate"]
-        session.dense_perplexity = phase.perplexity or {}
+            session.results.dense_tasks = done.get("tasks", {})
+            session.results.certificate = done["certificate"]
+        session.results.dense_perplexity = phase.perplexity or {}

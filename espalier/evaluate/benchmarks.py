@@ -16,7 +16,8 @@ def check(session: Session) -> None:
     if names:
         folder = session.request.tasks_dir
         session.tasks = Tasks(names, folder=Path(folder) if folder else None, scratch=session.workspace)
-        session.protocol["tasks"] = {"names": names, "few_shot": "as each task says", **session.tasks.versions()}
+        versions = session.tasks.versions()
+        session.results.protocol["tasks"] = {"names": names, "few_shot": "as each task says", **versions}
 
 
 def score(session: Session, model: nn.Module) -> dict[str, dict[str, float]]:

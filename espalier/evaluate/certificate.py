@@ -46,7 +46,7 @@ def warn(session: Session) -> None:
     """Say where the configuration and the files disagree about the head."""
     pair = session.source_streamed.separate_head
     if pair is not None:
-        session.warn(
+        session.reporter.warn(
             "separate_head",
             f"config.json says tie_word_embeddings: true, and {pair[0]} differs from {pair[1]}: as in stock "
             "transformers, the two are not tied. The result's config.json says false.",

@@ -10,7 +10,8 @@ from espalier.evaluate.perplexity import window_losses
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.text.overlap import overlapping
 
 
@@ -40,20 +41,20 @@ def training_windows(session: Session, phase: PhaseRun, windows_NT: torch.Tensor
 
 def widest(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *, count: int) -> torch.Tensor:
     """The `count` windows, in their order, whose loss is the most above the dense model's; kept for resumed runs."""
-    stored = session.stored(phase.name).get("picked")
+    stored = session.reporter.stored(phase.name).get("picked")
     if stored is None:
         # The source itself: where whole parts were removed, what the walks call dense is smaller.
         dense_N = _losses(session.source_streamed, session.source, windows_NT)
         gaps_N = _losses(session.streamed, session.weights, windows_NT) - dense_N
         picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
-        path = session.checkpoint_path(phase.name, "picked")
+        path = session.reporter.checkpoint_path(phase.name, "picked")
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"picked": picked, "gaps": gaps_N}, path)
-        session.checkpoint(phase.name, "picked", path)
+        session.reporter.checkpoint(phase.name, "picked", path)
     else:
         kept = load_file(session.workspace / stored.path)
         picked, gaps_N = kept["picked"], kept["gaps"]
-    session.protocol.setdefault(phase.name, {})["loss_gap"] = {
+    session.results.protocol.setdefault(phase.name, {})["loss_gap"] = {
         "candidates": len(windows_NT),
         "picked": count,
         "mean_gap_of_candidates": float(gaps_N.mean()),

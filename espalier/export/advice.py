@@ -44,4 +44,4 @@ def _of_parts(session: Session) -> list[str]:
         return []
     if macs_per_token(left) >= 0.999 * macs_per_token(dense):
         return [_FEWER_EXPERTS]
-    return [_SMALLER + (_TIMED if session.latency else _COUNTED)]
+    return [_SMALLER + (_TIMED if session.results.latency else _COUNTED)]

@@ -92,7 +92,7 @@ def run(
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[ArtifactFile]]:
     """Write everything that goes beside the model, the manifest last; return the report, the verdict and the files."""
     folder = session.artifact_dir
-    with session.phase("exporting", total=4, unit="file") as phase:
+    with session.reporter.phase("exporting", total=4, unit="file") as phase:
         _write_masks(session)
         unpacked = _pack(session)
         phase.progress(1)
@@ -156,7 +156,7 @@ def _manifest(session: Session, files: list[ArtifactFile], unpacked: list[dict[s
         # Who takes the result over may publish it elsewhere, and whom it reaches need not know where else it lies.
         "spec": without_places(session, spec.model_dump(mode="json", exclude=WHERE_TO)),
         "seeds": seeds,
-        "versions": session.environment,
+        "versions": session.results.environment,
         "files": [file.model_dump() for file in files],
         **({"unpacked": unpacked} if unpacked else {}),
     }

@@ -33,41 +33,41 @@ def build(
     step, spec_format = session.step, session.request.spec.output.format
     report = {
         "dense": {
-            "perplexity": session.dense_perplexity,
-            "tasks": session.dense_tasks,
+            "perplexity": session.results.dense_perplexity,
+            "tasks": session.results.dense_tasks,
             "parameters": sum(session.source_streamed.parameters.values()),
             "bytes": _file_bytes(session.source_dir),
             "macs_per_token": macs_per_token(session.source_streamed),
-            "latency": session.latency.get("dense"),
+            "latency": session.results.latency.get("dense"),
         },
         "compressed": {
             "perplexity": perplexity,
-            **session.compared,
+            **session.results.comparison,
             "parameters": parameters,
             "nonzero_parameters": nonzero_parameters,
             "bytes": _file_bytes(session.artifact_dir),
             "packed_bytes": _packed_bytes(session, sizes),
             "macs_per_token": macs_per_token(session.streamed),
-            "latency": session.latency.get("compressed"),
+            "latency": session.results.latency.get("compressed"),
         },
         "advice": advice(session, achieved=achieved),
-        "phases": [_phase_row(session, done, perplexity) for done in (*session.phases, current)],
+        "phases": [_phase_row(session, done, perplexity) for done in (*session.results.phases, current)],
         "sparsity": {
             "requested": None if step is None else step.share,
             "achieved": achieved,
             "scope": "pruned matrices",
         },
         "trained_parameters": _trained(session, parameters),
-        **session.recovery,
+        **session.results.recovery,
         "protocol": {
-            **session.protocol,
+            **session.results.protocol,
             "layer_errors": {"tokens": ERROR_TOKENS, "of": "the first calibration windows"},
             "packed_bytes": _PACKED[spec_format != "safetensors"],
         },
-        "gate": judge(session.request.spec.gate, session.dense_perplexity, perplexity, achieved),
-        "certificate": session.certificate,
-        "environment": session.environment,
-        "warnings": session.warnings,
+        "gate": judge(session.request.spec.gate, session.results.dense_perplexity, perplexity, achieved),
+        "certificate": session.results.certificate,
+        "environment": session.results.environment,
+        "warnings": session.results.warnings,
     }
     return {**report, "regressions": regressions(speeds(report))}
 
@@ -110,8 +110,8 @@ def _phase_row(session: Session, done: PhaseCompleted, final: dict[str, float]) 
 
 
 def _trained(session: Session, parameters: int) -> dict[str, Any]:
-    count = list(session.trained.values())[-1] if session.trained else 0
-    return {"count": count, "fraction": count / parameters, "by_phase": session.trained}
+    count = list(session.results.trained_parameters.values())[-1] if session.results.trained_parameters else 0
+    return {"count": count, "fraction": count / parameters, "by_phase": session.results.trained_parameters}
 
 
 def _mask_sizes(session: Session) -> dict[str, tuple[int, int]]:

@@ -19,34 +19,32 @@ from espalier.model.numerics import autocast, free_bytes
 from espalier.model.stock import load
 from espalier.model.weights import Weights
 from espalier.prune import collapse
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 
 
 def run(session: Session) -> tuple[Written, dict[str, float]]:
     """Write the model directory and score it."""
-    with session.phase("evaluating", total=count_windows(session), unit="window") as phase:
+    results = session.results
+    with session.reporter.phase("evaluating", total=count_windows(session), unit="window") as phase:
         written = write_model(session)
-        if session.adapter is not None:
-            adapter.write(session, session.adapter)
+        if results.adapter is not None:
+            adapter.write(session, results.adapter)
         done = phase.finished()
         if done is None or done["model_sha256"] != written.sha256:
             told: dict[str, Any] = {}
             if session.by_blocks:  # the artifact's own files, through the stock class, one block at a time
                 phase.perplexity = score_weights(session, Weights(session.artifact_dir), phase=phase)
-                session.compared = {"divergence": {}, "tasks": {}}  # asked for, they would have been refused
+                results.comparison = {"divergence": {}, "tasks": {}}  # asked for, they would have been refused
             else:
                 told = _score_whole(session, phase)
             collapse.check(session, phase.perplexity or {})
-            phase.finish(
-                {
-                    "model_sha256": written.sha256, "compared": session.compared, "recovery": told,
-                    "latency": session.latency,
-                }
-            )  # fmt: skip
+            scores = {"compared": results.comparison, "latency": results.latency, "recovery": told}
+            phase.finish({"model_sha256": written.sha256, **scores})
         else:
-            session.compared, session.latency, told = done["compared"], done["latency"], done["recovery"]
+            results.comparison, results.latency, told = done["compared"], done["latency"], done["recovery"]
         collapse.warn(session, phase.perplexity or {})
-        session.recovery |= told
+        results.recovery |= told
     return written, phase.perplexity or {}
 
 
@@ -54,10 +52,10 @@ def _score_whole(session: Session, phase: PhaseRun) -> dict[str, Any]:
     """Score the artifact as stock transformers loads it, and all that compares whole models; what an adapter tells."""
     model = _load(session, session.artifact_dir)
     phase.perplexity = score(session, model, phase=phase)
-    session.compared = {"divergence": compare(session, model), "tasks": benchmarks.score(session, model)}
+    session.results.comparison = {"divergence": compare(session, model), "tasks": benchmarks.score(session, model)}
     if session.request.spec.evaluate.latency:
-        session.latency = _latency(session, model)
-    return {} if session.adapter is None else _with_adapter(session, model)
+        session.results.latency = _latency(session, model)
+    return {} if session.results.adapter is None else _with_adapter(session, model)
 
 
 def _with_adapter(session: Session, model: nn.Module) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from espalier.prune.inputs import Inputs, stored_for
 from espalier.prune.selection import score
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.stream.capture import capturing
 from espalier.stream.walk import Stream
 from espalier.text.overlap import overlapping, run_length
@@ -49,7 +50,7 @@ def run(session: Session) -> Plan | None:
     inputs = stored_for(session, step) if step is not None else None
     walks = passes + (inputs is not None)
     total = walks * len(session.streamed.layout.blocks) or 1
-    with session.phase("calibrating", total=total, unit="block" if walks else "step") as phase:
+    with session.reporter.phase("calibrating", total=total, unit="block" if walks else "step") as phase:
         windows_NT = session.calibration_windows()
         _describe(session, windows_NT)
         _warn(session, windows_NT)
@@ -71,7 +72,7 @@ def _describe_update(session: Session, step: PruneStep, plan: Plan) -> None:
         picked = step.solver.picked(session.streamed.layout.by_name[name].shape, sparsity=share)
         took.setdefault(picked.model_dump()["kind"], []).append(name)
     picks = took if step.solver.model_dump()["kind"] not in took else {}
-    session.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
+    session.results.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
 
 
 def below_pruned(session: Session, matrix: Matrix, score_OI: torch.Tensor) -> torch.Tensor:
@@ -84,7 +85,7 @@ def below_pruned(session: Session, matrix: Matrix, score_OI: torch.Tensor) -> to
 def _describe(session: Session, windows_NT: torch.Tensor) -> None:
     calibration = session.request.spec.calibration
     text = session.calibration_text
-    session.protocol["calibration"] = {
+    session.results.protocol["calibration"] = {
         "dataset": calibration.dataset.model_dump(mode="json"),
         **text.protocol(),
         "tokenizer": session.corpus.tokenizer_id,
@@ -100,7 +101,7 @@ def _warn(session: Session, windows_NT: torch.Tensor) -> None:
     calibration = session.request.spec.calibration
     available = len(session.calibration_text.tokens)
     if calibration.selection != "sequential" and available < 2 * windows_NT.numel():
-        session.warn(
+        session.reporter.warn(
             "short_calibration_text",
             f"The calibration text has {available} tokens for {windows_NT.numel()} asked for: its crops overlap.",
         )
@@ -108,7 +109,7 @@ def _warn(session: Session, windows_NT: torch.Tensor) -> None:
         evaluated_NT = session.evaluation_windows(item)
         shared = int(overlapping(evaluated_NT, windows_NT).sum())
         if shared:
-            session.warn(
+            session.reporter.warn(
                 "evaluation_overlap",
                 f"{shared} of {len(evaluated_NT)} evaluation windows of {item.key} share "
                 f"{run_length(evaluated_NT, windows_NT)} or more tokens in a row with the calibration windows.",
@@ -117,7 +118,7 @@ def _warn(session: Session, windows_NT: torch.Tensor) -> None:
 
 def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor, *, passes: bool) -> Plan:
     if step.pattern.spans_model:
-        session.warn(
+        session.reporter.warn(
             "global_scope_on_dense_activations",
             "The global scope compares scores across blocks; all of them are taken on the dense model's activations.",
         )
@@ -133,15 +134,15 @@ def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.
 
 
 def _norms(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
-    stored = session.stored("calibrating").get("norms")
+    stored = session.reporter.stored("calibrating").get("norms")
     if stored is not None:
         phase.reuse(stored)
         return load_file(session.workspace / stored.path)
     norms = _dense_norms(session, phase, windows_NT)
-    path = session.checkpoint_path("calibrating", "norms")
+    path = session.reporter.checkpoint_path("calibrating", "norms")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(norms, path)
-    session.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
+    session.reporter.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
     return norms
 
 

@@ -16,7 +16,7 @@ def check(session: Session, numbers: Mapping[str, float]) -> None:
     """Raise CollapsedError when a perplexity is above the vocabulary's size and above `RATIO` times the dense one."""
     guess = _guess(session)
     for name, value in numbers.items():
-        dense = session.dense_perplexity.get(name)
+        dense = session.results.dense_perplexity.get(name)
         if dense is not None and value > max(guess, RATIO * dense):
             raise CollapsedError(
                 f"perplexity on {name} went from {dense:.4g} to {value:.4g}: above that of a uniform guess over the "
@@ -30,7 +30,7 @@ def warn(session: Session, numbers: Mapping[str, float]) -> None:
     guess = _guess(session)
     for name, value in numbers.items():
         if value > guess:
-            session.warn(
+            session.reporter.warn(
                 "worse_than_guessing",
                 f"Perplexity on {name} is {value:.4g}, worse than a uniform guess over the vocabulary ({guess:.0f}): "
                 "the result is of no use as it is.",

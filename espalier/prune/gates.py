@@ -23,7 +23,7 @@ def gated_neurons(session: Session, block: Block, module: nn.Module) -> Gated:
 def warn_of_none(session: Session, block: Block) -> None:
     """Say that a criterion which reads gated neurons found none in a block."""
     assert session.step is not None
-    session.warn(
+    session.reporter.warn(
         "no_gated_neurons",
         f"No gated MLP was found in {block.name}: `{session.step.method}` scores all of its matrices by their inputs.",
     )

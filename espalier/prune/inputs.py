@@ -20,7 +20,8 @@ from espalier.model.layout import Block, Matrix
 from espalier.prune.gates import warn_of_none
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.gated_mlp import Gated
 from espalier.stream.walk import Stream
@@ -72,7 +73,7 @@ class Inputs:
     def gather(self, phase: PhaseRun, windows_NT: torch.Tensor) -> None:
         """Walk through the dense model and store what its matrices read, block by block, as far as it is not stored."""
         session, name = self._session, f"{self.needs}-inputs"
-        stored = session.stored("calibrating")
+        stored = session.reporter.stored("calibrating")
         stream: Stream | None = None
         for block in session.streamed.layout.blocks:
             key = f"{name}-{block.index:05d}"
@@ -82,11 +83,11 @@ class Inputs:
                 began = time.monotonic()
                 stream = stream or Stream(session.streamed, windows_NT, session.dense, spill=session.spill)
                 tensors, data = self._walked(stream, block)
-                path = session.checkpoint_path("calibrating", key)
+                path = session.reporter.checkpoint_path("calibrating", key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_file(tensors, path)
                 self._blocks[block.index] = _Stored(path, data | {"seconds": time.monotonic() - began})
-                session.checkpoint("calibrating", key, path, dict(self._blocks[block.index].data))
+                session.reporter.checkpoint("calibrating", key, path, dict(self._blocks[block.index].data))
             phase.progress(block.index + 1)
 
     def _walked(self, stream: Stream, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

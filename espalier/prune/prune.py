@@ -20,8 +20,9 @@ from espalier.prune.inputs import Reading
 from espalier.prune.matrices import prune_matrix, row_of
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
-from espalier.resume import taken_over
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.resume import finish_block, taken_over
+from espalier.session import Session
 from espalier.stream.capture import capturing
 from espalier.stream.gated_mlp import Gated
 from espalier.stream.walk import Stream, windows_per_batch
@@ -34,9 +35,9 @@ def run(session: Session, plan: Plan | None) -> None:
     """Prune every block, or take the zeros of a model that is already sparse as its masks."""
     blocks = session.streamed.layout.blocks
     if session.interleaves:
-        with session.phase("pruning", unit="block"):
+        with session.reporter.phase("pruning", unit="block"):
             return  # every block is pruned in `reconstructing`, just before it is fitted
-    with session.phase("pruning", total=len(blocks), unit="block") as phase:
+    with session.reporter.phase("pruning", total=len(blocks), unit="block") as phase:
         walk = Walk(session, phase, plan)
         for block in blocks:
             walk.pass_(block)
@@ -86,17 +87,17 @@ class Walk:
 
     def pass_(self, block: Block) -> None:
         """Prune one block or take it over from an earlier attempt."""
-        if taken_over(self.phase, block.index) is not None:
+        if taken_over(self.session, self.phase, block.index) is not None:
             self.passed.append(block)
             return
-        began, warned = time.monotonic(), len(self.session.warnings)
+        began, warned = time.monotonic(), len(self.session.results.warnings)
         done = self.prune(block)
         layers = [row.model_dump() for row in done.rows]
         for row in done.rows:
-            self.session.layer(row)
+            self.session.reporter.layer(row)
         seconds = time.monotonic() - began
-        data = {"layers": layers, "warnings": self.session.warnings[warned:]}
-        self.phase.finish_block(block.index, done.tensors, done.masks, seconds=seconds, data=data)
+        data = {"layers": layers, "warnings": self.session.results.warnings[warned:]}
+        finish_block(self.session, self.phase, block.index, done.tensors, done.masks, seconds=seconds, data=data)
         self.passed.append(block)
 
     def prune(self, block: Block) -> Pruned:
@@ -133,7 +134,7 @@ class Walk:
         tokens = self.session.calibration_windows().numel()
         widest = max(matrix.shape[1] for block in self.session.streamed.layout.blocks for matrix in block.matrices)
         if tokens < widest:
-            self.session.warn(
+            self.session.reporter.warn(
                 "fewer_tokens_than_inputs",
                 f"Calibration has {tokens} tokens for matrices with up to {widest} inputs: their Gram matrices are "
                 "singular, and damping alone decides what the text does not show. Raise calibration.samples.",
@@ -200,7 +201,7 @@ class Walk:
     def _warn_of_idle(self, experts: list[str]) -> None:
         if experts:
             shown = ", ".join(experts[:8]) + (f" and {len(experts) - 8} more" if len(experts) > 8 else "")
-            self.session.warn(
+            self.session.reporter.warn(
                 "idle_experts",
                 f"No calibration token was routed to {shown}: their weights are judged by magnitude alone. "
                 "Calibrate on more or other text.",

@@ -9,7 +9,8 @@ from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.prune.calibrate import Plan
 from espalier.prune.prune import Pruned, Walk
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 
 
 class Interleaved:
@@ -32,7 +33,7 @@ class Interleaved:
         for block in span:
             done = walk.prune(block)
             for row in done.rows:
-                session.layer(row)
+                session.reporter.layer(row)
             path = session.workspace / "interleaved" / f"block-{block.index:05d}.safetensors"
             save_overlay(path, done.tensors, done.masks)
             session.weights = session.weights.with_overlay(path)

@@ -28,7 +28,7 @@ def refreshed(
     rows: list[Layer] = []
     states = states[: math.ceil(ERROR_TOKENS / states.shape[1])]
     for block in span:
-        matrices = [matrix for matrix in block.matrices if matrix.name in session.layers]
+        matrices = [matrix for matrix in block.matrices if matrix.name in session.results.layers]
         with (
             session.streamed.block(block.index, session.dense) as dense,
             capturing(dense, matrices, needs="none", sample_tokens=ERROR_TOKENS) as capture,
@@ -49,4 +49,4 @@ def _rows(
         errors = OutputErrors(moved(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
         before = errors.relative(moved(masks.apply(dense_OI, session.mask(matrix.name)), device, torch.float32))
         after = errors.relative(moved(fitted_OI, device, torch.float32))
-        yield session.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})
+        yield session.results.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})

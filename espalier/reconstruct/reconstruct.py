@@ -19,8 +19,9 @@ from espalier.reconstruct.interleave import Interleaved
 from espalier.reconstruct.layer_errors import refreshed
 from espalier.reconstruct.span import SpanFit
 from espalier.reconstruct.windows import Streams
-from espalier.resume import taken_over
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.resume import finish_block, taken_over
+from espalier.session import Session
 from espalier.stream.hidden import Hidden
 
 
@@ -29,12 +30,12 @@ def run(session: Session, plan: Plan | None = None) -> None:
     spec = session.request.spec.reconstruct
     assert spec is not None
     blocks = session.streamed.layout.blocks
-    with session.phase("reconstructing", total=len(blocks), unit="block") as phase:
+    with session.reporter.phase("reconstructing", total=len(blocks), unit="block") as phase:
         walk = _Walk(session, phase, spec, plan)
         for span in walk.spans:
             walk.pass_(span)
             phase.progress(span[-1].index + 1)
-        session.trained[phase.name] = walk.trained
+        session.results.trained_parameters[phase.name] = walk.trained
         _warn(session, spec, walk.errors_before)
         if phase.finished() is None:
             if session.request.spec.evaluate.after_each_phase:
@@ -45,13 +46,13 @@ def run(session: Session, plan: Plan | None = None) -> None:
 def _warn(session: Session, spec: Reconstruct, errors_before: Sequence[float]) -> None:
     """Say why nothing was fitted, where nothing was; `errors_before` are those of the windows that were measured."""
     if not errors_before:
-        session.warn(
+        session.reporter.warn(
             "nothing_to_train",
             f"Nothing was fitted: no window with pruned matrices holds any {' or '.join(spec.trainable)}. "
             "Train `weights`, or take larger windows.",
         )
     elif max(errors_before) == 0:
-        session.warn(
+        session.reporter.warn(
             "nothing_to_reconstruct",
             "Every window already gives what the source gives, and nothing was fitted. A model that came sparse is "
             "its own target: `retrain` recovers it.",
@@ -74,7 +75,7 @@ class _Walk:
 
     def pass_(self, span: Sequence[Block]) -> None:
         """Fit one span or take it over from an earlier attempt; its checkpoint bears the number of its first block."""
-        data = taken_over(self.phase, span[0].index) or self._fit(span)
+        data = taken_over(self.session, self.phase, span[0].index) or self._fit(span)
         if self._interleaved:
             self._interleaved.passed(span)
         self.trained += int(data["trained"])
@@ -82,7 +83,7 @@ class _Walk:
             self.errors_before.append(float(data["error_before"]))
 
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
-        began, warned = time.monotonic(), len(self.session.warnings)
+        began, warned = time.monotonic(), len(self.session.results.warnings)
         with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
             walk, streams = self._at(span[0].index)
             with ExitStack() as stack:
@@ -91,13 +92,13 @@ class _Walk:
                 tensors, trained = fit.finish()
             rows = refreshed(self.session, walk, streams.student, span, tensors)
         for row in rows:
-            self.session.layer(row)
+            self.session.reporter.layer(row)
         layers = [row.model_dump() for row in rows]
         data = {"trained": trained, "layers": layers, "error_before": max(fit.errors_before, default=None)}
-        data["warnings"] = self.session.warnings[warned:]
+        data["warnings"] = self.session.results.warnings[warned:]
         seconds = time.monotonic() - began
         changed = pruned.tensors | tensors
-        self.phase.finish_block(span[0].index, changed, pruned.masks, seconds=seconds, data=data)
+        finish_block(self.session, self.phase, span[0].index, changed, pruned.masks, seconds=seconds, data=data)
         return data
 
     def _at(self, index: int) -> tuple[Hidden, Streams]:

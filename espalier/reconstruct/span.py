@@ -16,7 +16,8 @@ from espalier.reconstruct.adapters import Rank, adapted
 from espalier.reconstruct.dense_side import DenseSide
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
 from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.stream.hidden import Hidden
 from espalier.training.trainables import Trainable, freeze, window_trainables
 

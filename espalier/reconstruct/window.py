@@ -15,7 +15,8 @@ from espalier.model.layout import Block, Matrix
 from espalier.prune.targets import selected
 from espalier.recipe.steps import BlockWindow, Reconstruct
 from espalier.reconstruct.window_size import Load, Room, largest_fitting
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.stream.hidden import Hidden
 
 
@@ -23,16 +24,16 @@ def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
     """The window's kind, written into the protocol; what `auto` took is kept: a resumed run must not choose anew."""
     kind: str | BlockWindow = spec.window
     if kind == "auto":
-        stored = session.stored(phase.name).get("window")
+        stored = session.reporter.stored(phase.name).get("window")
         kind = stored.data["window"] if stored else _largest(session, spec, windows_NT)
         if stored is None:
-            path = session.checkpoint_path(phase.name, "window", suffix=".json")
+            path = session.reporter.checkpoint_path(phase.name, "window", suffix=".json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kind))
-            session.checkpoint(phase.name, "window", path, {"window": kind})
+            session.reporter.checkpoint(phase.name, "window", path, {"window": kind})
     if kind == "matrix":
         _require_something_in_a_matrix(session, spec)
-    session.protocol[phase.name] = session.protocol.get(phase.name, {}) | {
+    session.results.protocol[phase.name] = session.results.protocol.get(phase.name, {}) | {
         "window": kind if isinstance(kind, str) else kind.model_dump(),
         "mode": spec.mode,
         "loss": spec.loss,

@@ -32,7 +32,7 @@ def equip(session: Session, model: nn.Module, spec: Retrain) -> list[Trainable]:
     if "biases" in spec.trainable and not any(item.kind == "biases" for item in items):
         if spec.trainable == ["biases"]:
             raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
-        session.warn("no_biases", "The model has no biases; the other parameters are trained.")
+        session.reporter.warn("no_biases", "The model has no biases; the other parameters are trained.")
     if "embeddings" in spec.trainable:
         for name in embeddings(model):
             items.append(_thawed(session, model, name, "embeddings"))

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from espalier.model import masks
 from espalier.model.layout import Block, Matrix
+from espalier.resume import finish_block, taken_over
 from espalier.session import Session
 from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, Lora
 
@@ -18,15 +19,15 @@ from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, Lora
 def run(session: Session, trained: Path) -> None:
     """Write every block's merged tensors as an overlay; what lies outside the blocks goes with the last one."""
     blocks = session.streamed.layout.blocks
-    with session.phase("merging", total=len(blocks), unit="block") as phase:
+    with session.reporter.phase("merging", total=len(blocks), unit="block") as phase:
         merging = _Merging(session, trained)
         for block in blocks:
             began = time.monotonic()
-            if phase.stored_block(block.index) is None:
+            if taken_over(session, phase, block.index) is None:
                 tensors = merging.whole(block) | merging.matrices(block)
                 if block is blocks[-1]:
                     tensors |= merging.whole(None) | merging.head()
-                phase.finish_block(block.index, tensors, {}, seconds=time.monotonic() - began)
+                finish_block(session, phase, block.index, tensors, {}, seconds=time.monotonic() - began)
             phase.progress(block.index + 1)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from espalier.memory import retraining
+from espalier.reporter import PhaseRun
 from espalier.retrain import ladder
 from espalier.retrain.train import DivergedError, Trainer
-from espalier.session import PhaseRun, Session
+from espalier.session import Session
 from espalier.training.trainables import Trainable, restore, snapshot
 
 BASE_RATES: Final = {
@@ -43,7 +44,7 @@ def search(
 
     `trainer`: (factor, steps) -> a fresh run from the start, at which the items stand before and afterwards.
     """
-    kept = session.stored("retraining")
+    kept = session.reporter.stored("retraining")
     stored = kept.get("rate-search")
     if stored is None:
         told: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
@@ -73,7 +74,7 @@ def search(
 
 def tell(session: Session, told: Mapping[str, Any]) -> None:
     """Put a search, as its checkpoint has it, into the protocol."""
-    session.protocol.setdefault("retraining", {})["rate_search"] = {
+    session.results.protocol.setdefault("retraining", {})["rate_search"] = {
         "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in told["trials"]],
         "start": told["start"], "factor": told["factor"],
     }  # fmt: skip
@@ -109,7 +110,7 @@ def _number(told: float | None) -> float:
 
 def _keep(session: Session, told: dict[str, Any]) -> None:
     seconds = sum(row["seconds"] for row in told["trials"])
-    path = session.checkpoint_path("retraining", f"rate-search-{len(told['trials'])}", suffix=".json")
+    path = session.reporter.checkpoint_path("retraining", f"rate-search-{len(told['trials'])}", suffix=".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told, sort_keys=True))
-    session.checkpoint("retraining", "rate-search", path, {**told, "seconds": seconds})
+    session.reporter.checkpoint("retraining", "rate-search", path, {**told, "seconds": seconds})

@@ -18,6 +18,7 @@ from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
 from espalier.model.numerics import autocast, derived_seed, way_out
 from espalier.recipe.steps import Retrain
+from espalier.reporter import PhaseRun
 from espalier.retrain import merge, rate_search
 from espalier.retrain.equip import equip
 from espalier.retrain.pace import start_of
@@ -25,7 +26,7 @@ from espalier.retrain.rate_search import BASE_RATES, scaled
 from espalier.retrain.teacher import recomputes, teaching
 from espalier.retrain.train import Best, DivergedError, Plan, Trainer, held_out_loss
 from espalier.retrain.training_text import split, training_windows
-from espalier.session import PhaseRun, Session
+from espalier.session import Session
 from espalier.training.losses import Loss
 from espalier.training.recompute import recomputing
 from espalier.training.trainables import restore
@@ -40,17 +41,17 @@ def run(session: Session) -> None:
     """Train, then merge."""
     spec = session.retrain
     assert spec is not None
-    with session.phase("retraining", total=spec.steps, unit="step") as phase:
+    with session.reporter.phase("retraining", total=spec.steps, unit="step") as phase:
         done = phase.finished()
         if done is None:
             with _ready(session, phase, spec) as ready:
                 trained = ready.finish()
         else:
-            session.trained[phase.name] = int(done["trained"])
-            session.protocol[phase.name] = done["protocol"]
-            session.warnings += [warning for warning in done["warnings"] if warning not in session.warnings]
-            trained = session.workspace / session.stored("retraining")["trained"].path
-    session.adapter = trained if spec.adapter == "lora" else None
+            session.results.trained_parameters[phase.name] = int(done["trained"])
+            session.results.protocol[phase.name] = done["protocol"]
+            session.results.add_warnings(done["warnings"])
+            trained = session.workspace / session.reporter.stored("retraining")["trained"].path
+    session.results.adapter = trained if spec.adapter == "lora" else None
     merge.run(session, trained)
 
 
@@ -60,7 +61,8 @@ def search(session: Session) -> float | None:
     assert spec is not None
     if spec.learning_rate != "auto" or spec.rate_factor is not None:
         return spec.rate_factor
-    with session.phase("retraining", total=spec.steps, unit="step") as phase, _ready(session, phase, spec) as ready:
+    retraining = session.reporter.phase("retraining", total=spec.steps, unit="step")
+    with retraining as phase, _ready(session, phase, spec) as ready:
         return ready.factor()
 
 
@@ -87,7 +89,7 @@ class _Retraining:
 
     def finish(self) -> Path:
         """Train to the end, or to where it no longer helps; the state with the lowest held-out loss is the result."""
-        stored = self.session.stored("retraining").get("state")
+        stored = self.session.reporter.stored("retraining").get("state")
         rates = self._rates()
         trainer = self._trainer(rates, steps=self.spec.steps)
         with self._frugally():
@@ -101,7 +103,7 @@ class _Retraining:
             self._train(trainer, best)
         restore(self.items, best.values)
         if best.step == 0:
-            self.session.warn(
+            self.session.reporter.warn(
                 "retraining_did_not_help",
                 f"Retraining never took the held-out loss below {best.loss:.4f}; the weights stay as they were.",
             )
@@ -114,14 +116,14 @@ class _Retraining:
         values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
         path = self._save("trained", "trained", values)
         trained = sum(item.count for item in self.items)
-        self.session.trained[self.phase.name] = trained
+        self.session.results.trained_parameters[self.phase.name] = trained
         used = {item.kind for item in self.items}
-        self.session.protocol[self.phase.name] |= {
+        self.session.results.protocol[self.phase.name] |= {
             "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
             "steps": steps, "tokens_read": steps * self.spec.batch_size * self.spec.accumulate * self.seen_NT.shape[1],
             "kept_step": best.step, "validation_loss": best.loss, "start": self.start,
         }  # fmt: skip
-        told = {"protocol": self.session.protocol[self.phase.name], "warnings": self.session.warnings}
+        told = {"protocol": self.session.results.protocol[self.phase.name], "warnings": self.session.results.warnings}
         self.phase.finish({"trained": trained, **told})
         return path
 
@@ -144,7 +146,7 @@ class _Retraining:
             if not math.isfinite(best.loss):
                 hint = way_out(self.session.compute_dtype)
                 raise NumericalError("the loss of the pruned model is not finite", hint=hint) from None
-            self.session.warn(
+            self.session.reporter.warn(
                 "retraining_diverged",
                 f"The loss was not finite at step {error.step}; the result is the state of step {best.step}. "
                 "Use a lower learning rate.",
@@ -158,12 +160,12 @@ class _Retraining:
 
     def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor]) -> Path:
         """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
-        path = self.session.checkpoint_path("retraining", stem)
+        path = self.session.reporter.checkpoint_path("retraining", stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(path)
-        self.session.checkpoint("retraining", name, path, {"seconds": self.phase.seconds})
+        self.session.reporter.checkpoint("retraining", name, path, {"seconds": self.phase.seconds})
         self.saved = time.monotonic()
         return path
 

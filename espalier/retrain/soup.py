@@ -14,6 +14,7 @@ from espalier.model import masks
 from espalier.model.layout import Block
 from espalier.model.weights import Weights
 from espalier.recipe.members import vary
+from espalier.resume import finish_block, taken_over
 from espalier.retrain import rate_search, retrain
 from espalier.retrain.averaging import Blend, Masks, greedy, require_equal
 from espalier.retrain.train import held_out_loss
@@ -31,8 +32,8 @@ class Member:
 
 def run(session: Session, member_dirs: Sequence[Path]) -> dict[str, Any]:
     """Average the artifacts of finished members over the weights of this job; what the report says of it."""
-    session.trained["retraining"] = session.request.member_trained
-    if (searched := session.stored("retraining").get("rate-search")) is not None:
+    session.results.trained_parameters["retraining"] = session.request.member_trained
+    if (searched := session.reporter.stored("retraining").get("rate-search")) is not None:
         rate_search.tell(session, searched.data)
     cast = session.weights.cast
     return _blend(session, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
@@ -59,20 +60,20 @@ def _blend(session: Session, members: Sequence[Member]) -> dict[str, Any]:
     require_equal([member.masks for member in members])
     _, held_out_NT = split(session, training_windows(session, spec))
     blocks = session.streamed.layout.blocks
-    with session.phase("merging", total=len(blocks), unit="block") as phase:
+    with session.reporter.phase("merging", total=len(blocks), unit="block") as phase:
         done = phase.finished()
         chosen = _choose(session, members, held_out_NT, spec.batch_size) if done is None else done["soup"]
         blend = Blend([members[index].weights for index in chosen["used"]])
         for block in blocks:
             began = time.monotonic()
-            if phase.stored_block(block.index) is None:
+            if taken_over(session, phase, block.index) is None:
                 tensors = _changed(session, blend, block.tensors.values())
                 kept = _kept(block, members[0].masks, tensors)
                 if block is blocks[-1]:
                     tensors |= _changed(session, blend, _outer(session))
-                phase.finish_block(block.index, tensors, kept, seconds=time.monotonic() - began)
+                finish_block(session, phase, block.index, tensors, kept, seconds=time.monotonic() - began)
             phase.progress(block.index + 1)
-        session.protocol["soup"] = {"judged_on": "the retraining's held-out windows"}
+        session.results.protocol["soup"] = {"judged_on": "the retraining's held-out windows"}
         if done is None:
             phase.finish({"soup": chosen})
     return chosen

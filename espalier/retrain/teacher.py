@@ -27,7 +27,7 @@ def check(session: Session) -> None:
             hint="Use `loss: cross_entropy`, compute_dtype bfloat16, or a larger machine.",
             class_="gpu_oom" if session.device.type == "cuda" else "host_oom",
         )
-    session.warn("teacher_in_memory", f"Retraining beside a dense teacher takes {_mib(needed)} MiB of memory.")
+    session.reporter.warn("teacher_in_memory", f"Retraining beside a dense teacher takes {_mib(needed)} MiB of memory.")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def training_windows(session: Session, spec: Retrain) -> torch.Tensor:
         clean_N &= ~overlapping(windows_NT, session.evaluation_windows(item))
     left_out = len(clean_N) - int(clean_N.sum())
     if left_out:
-        session.warn(
+        session.reporter.warn(
             "evaluation_windows_excluded",
             f"{left_out} of {len(clean_N)} training windows share text with evaluation and are left out.",
         )
@@ -34,7 +34,7 @@ def training_windows(session: Session, spec: Retrain) -> torch.Tensor:
         raise DatasetError(
             f"{text.name} leaves {len(windows_NT)} windows to train on", hint="Give more text or shorter windows."
         )
-    session.protocol["retraining"] = session.protocol.get("retraining", {}) | {
+    session.results.protocol["retraining"] = session.results.protocol.get("retraining", {}) | {
         "dataset": (spec.dataset or session.request.spec.calibration.dataset).model_dump(mode="json"),
         **text.protocol(),
         "windows": len(windows_NT),

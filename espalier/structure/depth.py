@@ -15,7 +15,8 @@ from espalier.evaluate.perplexity import perplexity
 from espalier.methods.structured import Passage
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.structure import DepthStep
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.stream.walk import Batch, Stream
 from espalier.structure.block_passes import runs, watch, without
 from espalier.structure.linear_replacement import Normal, keeping, last_writer, merged, outputs_of
@@ -81,7 +82,8 @@ class Replacement:
         """The changed weights (and biases) of the matrices before the cuts, by name in the files."""
         session = self.session
         if -1 in self.ends:
-            session.warn("nothing_before_the_cut", "The first block goes: no matrix before it can stand in for it.")
+            text = "The first block goes: no matrix before it can stand in for it."
+            session.reporter.warn("nothing_before_the_cut", text)
         wanted = self._wanted()
         found: dict[str, torch.Tensor] = {}
         stream = self._stream()

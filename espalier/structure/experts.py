@@ -8,7 +8,8 @@ from espalier.errors import TargetsError, UnsupportedArchitectureError
 from espalier.methods.structured import Routing
 from espalier.model.layout import Block
 from espalier.recipe.structure import ExpertStep
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.stream.walk import Stream
 from espalier.structure.expert_weights import Mixture, find_mixture, routing
 
@@ -37,7 +38,7 @@ def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
     if not found:
         raise UnsupportedArchitectureError("the model has no experts", hint="Prune blocks, neurons or single weights.")
     if poorly:
-        session.warn(
+        session.reporter.warn(
             "few_tokens_for_experts",
             f"Fewer than {FEW_TOKENS} calibration tokens reached {len(poorly)} experts ({', '.join(poorly[:4])} ...): "
             "their scores are chance. Calibrate on more text.",

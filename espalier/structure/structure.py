@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.recipe.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.structure import depth, experts
 from espalier.structure.expert_weights import cuts, find_mixture, renamed
 from espalier.structure.reshape import Shape, open_reshaped, write_reshaped
@@ -27,7 +28,7 @@ def run(session: Session) -> None:
     """Carry out the steps in order."""
     for number, step in enumerate(session.request.spec.structure):
         total = len(session.streamed.layout.blocks)
-        with session.phase("pruning", total=total, unit="block") as phase:
+        with session.reporter.phase("pruning", total=total, unit="block") as phase:
             if isinstance(step, DepthFields):
                 _Depth(session, phase, step, number).run()
             elif isinstance(step, WidthFields):
@@ -49,7 +50,7 @@ class _Reshaping:
 
     def stored(self, name: str) -> dict[str, Any] | None:
         """Lay what an earlier attempt finished over the weights; its data."""
-        stored = self.session.stored("pruning").get(self.named(name))
+        stored = self.session.reporter.stored("pruning").get(self.named(name))
         if stored is None:
             return None
         self.session.weights = self.session.weights.with_overlay(self.session.workspace / stored.path)
@@ -57,10 +58,10 @@ class _Reshaping:
 
     def finish(self, name: str, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> None:
         """Write changed tensors, lay them over the weights and tell the supervisor."""
-        path = self.session.checkpoint_path("pruning", self.named(name))
+        path = self.session.reporter.checkpoint_path("pruning", self.named(name))
         save_overlay(path, tensors, {})
         self.session.weights = self.session.weights.with_overlay(path)
-        self.session.checkpoint("pruning", self.named(name), path, data)
+        self.session.reporter.checkpoint("pruning", self.named(name), path, data)
 
     def adopt(self, shape: Shape, told: dict[str, Any]) -> None:
         """Write the smaller model and go on with it."""
@@ -69,7 +70,7 @@ class _Reshaping:
         shutil.rmtree(folder, ignore_errors=True)
         write_reshaped(folder, session.streamed, session.weights, shape)
         smaller = open_reshaped(folder, compute_dtype=session.compute_dtype, device=session.device)
-        session.protocol.setdefault("structure", []).append(told)
+        session.results.protocol.setdefault("structure", []).append(told)
         session.adopt(folder, smaller, kept=shape.blocks)
 
 
@@ -126,13 +127,13 @@ class _Width(_Reshaping):
         name = f"block-{block.index:05d}"
         data = self.stored(name)
         if data is not None:
-            choice = self.session.stored("pruning")[self.named(f"{name}-choice")]
+            choice = self.session.reporter.stored("pruning")[self.named(f"{name}-choice")]
             return load_file(self.session.workspace / choice.path), data
         done = narrowing.narrow(block, units)
-        path = self.session.checkpoint_path("pruning", self.named(f"{name}-choice"))
+        path = self.session.reporter.checkpoint_path("pruning", self.named(f"{name}-choice"))
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(done.choice, path)
-        self.session.checkpoint("pruning", self.named(f"{name}-choice"), path)
+        self.session.reporter.checkpoint("pruning", self.named(f"{name}-choice"), path)
         self.finish(name, done.tensors, done.data)
         return done.choice, done.data
 
@@ -184,14 +185,14 @@ class _Experts(_Reshaping):
     def _kept(self) -> dict[int, torch.Tensor]:
         """Which experts of every block stay, from an earlier attempt if it got so far."""
         name = self.named("experts")
-        stored = self.session.stored("pruning").get(name)
+        stored = self.session.reporter.stored("pruning").get(name)
         if stored is not None:
             self.phase.reuse(stored)
             return {int(key): value for key, value in load_file(self.session.workspace / stored.path).items()}
         began = time.monotonic()
         kept = {index: stay for index, (_, stay) in experts.choose(self.session, self.step, self.phase).items()}
-        path = self.session.checkpoint_path("pruning", name)
+        path = self.session.reporter.checkpoint_path("pruning", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({str(index): stay for index, stay in kept.items()}, path)
-        self.session.checkpoint("pruning", name, path, {"seconds": time.monotonic() - began})
+        self.session.reporter.checkpoint("pruning", name, path, {"seconds": time.monotonic() - began})
         return kept

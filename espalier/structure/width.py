@@ -15,7 +15,8 @@ from espalier.methods.structured import Moments, UnitEvidence, WidthUpdate
 from espalier.methods.surgery import refit
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.structure import WidthStep
-from espalier.session import PhaseRun, Session
+from espalier.reporter import PhaseRun
+from espalier.session import Session
 from espalier.stream.walk import Stream
 from espalier.structure.linear_replacement import outputs_of
 from espalier.structure.units import Heads, Units, find_units
@@ -121,7 +122,7 @@ class Narrowing:
                 hint="Use update `least_squares`.",
                 module=units.consumer.name,
             )
-        self.session.warn(
+        self.session.reporter.warn(
             "no_bias_to_carry_the_mean",
             "Maps of this family have no bias: the mean of what is removed is lost. Use update `least_squares`.",
         )

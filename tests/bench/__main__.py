@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from espalier.messages import ComputeRequest, Message, PhaseCompleted
+from espalier.messages import ComputeRequest
 from espalier.model import numerics
 from espalier.probe import probe
 from espalier.recipe.resolution import resolve
@@ -130,15 +130,8 @@ def _floor(session: Session) -> float:
 
 
 def _seconds(session: Session, phase: str) -> float:
-    done: list[PhaseCompleted] = []
-
-    def keep(message: Message) -> None:
-        if isinstance(message, PhaseCompleted) and message.phase == phase:
-            done.append(message)
-
-    session.send = keep
     compute(session)
-    return done[0].seconds
+    return next(done.seconds for done in session.results.phases if done.phase == phase)
 
 
 if __name__ == "__main__":

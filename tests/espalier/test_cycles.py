@@ -75,10 +75,11 @@ def test_masks_are_nested_and_the_last_sparsity_is_exact(
         shares.append(1 - kept / sum(mask.numel() for mask in masks.values()))
         earlier = masks
     assert shares[0] < shares[1] < shares[2] == pytest.approx(0.75, abs=1e-3)
-    rows = session.recovery["cycles"]
+    rows = session.results.recovery["cycles"]
     assert [row["cycle"] for row in rows] == [1, 2, 3]
     assert [row["steps"] for row in rows] == [2, 2, 3]
-    assert [done.turn for done in session.phases if done.phase == "pruning"] == ["cycle-1", "cycle-2", "cycle-3"]
+    turns = [done.turn for done in session.results.phases if done.phase == "pruning"]
+    assert turns == ["cycle-1", "cycle-2", "cycle-3"]
 
 
 def test_a_whole_job_reports_every_cycle(tmp_path: Path, model_dir: Path) -> None:
@@ -119,16 +120,16 @@ def test_every_cycle_starts_from_the_soup_of_the_last_one(
         assert torch.equal(averaged, mean([member.get(matrix.tensor) for member in members]).to(averaged.dtype))
         kept = matrix.view(again.mask(matrix.name, num_inputs=matrix.shape[1]))
         assert torch.equal(again.get(matrix.tensor), averaged * kept)
-    rows = session.recovery["cycles"]
+    rows = session.results.recovery["cycles"]
     assert [(row["steps"], len(row["soup"]["members"])) for row in rows] == [(3, 2), (4, 2)]
-    assert "soup" not in session.recovery
+    assert "soup" not in session.results.recovery
 
     killed = _cycles(tmp_path / "killed", model_dir, text, **fields)
     with pytest.raises(KilledError):
         killed.recover(kill_at=_named(*kill_at.split("/")))
     resumed = killed.recover()
     assert all(torch.equal(resumed.weights.get(name), session.weights.get(name)) for name in session.weights.names)
-    assert resumed.recovery == session.recovery
+    assert resumed.results.recovery == session.results.recovery
 
 
 def test_members_of_one_cycle_read_the_same_text(tmp_path: Path, model_dir: Path, text: Path) -> None:
@@ -171,4 +172,4 @@ def test_a_killed_run_goes_on_in_its_cycle(tmp_path: Path, model_dir: Path, text
         killed.recover(kill_at=kill_at)
     again = killed.recover()
     assert all(torch.equal(again.weights.get(name), whole.weights.get(name)) for name in whole.weights.names)
-    assert again.recovery == whole.recovery
+    assert again.results.recovery == whole.results.recovery

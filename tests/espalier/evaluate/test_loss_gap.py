@@ -54,7 +54,7 @@ def test_reconstruction_reads_the_windows_with_the_largest_gaps(tmp_path: Path, 
     assert (len(gaps), len(picked)) == (CANDIDATES * SAMPLES, SAMPLES)
     left = [index for index in range(len(gaps)) if index not in picked.tolist()]
     assert gaps[picked].min() >= gaps[left].max()
-    told = session.protocol["reconstructing"]
+    told = session.results.protocol["reconstructing"]
     assert told["tokens"] == SAMPLES * LENGTH
     assert told["loss_gap"]["picked"] == SAMPLES
     assert told["loss_gap"]["mean_gap_of_picked"] > told["loss_gap"]["mean_gap_of_candidates"]
@@ -71,7 +71,7 @@ def test_pruning_reads_a_random_draw(tmp_path: Path, llama: Path, texts: Path) -
     )
     fitted = [job.stored["reconstructing", "block-00000"].sha256 for job in jobs]
     assert fitted[0] != fitted[1]
-    assert sessions[0].protocol["calibration"] == sessions[1].protocol["calibration"]
+    assert sessions[0].results.protocol["calibration"] == sessions[1].results.protocol["calibration"]
 
 
 def test_a_killed_run_reads_the_same_windows_again(tmp_path: Path, llama: Path, texts: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_killed_run_reads_the_same_windows_again(tmp_path: Path, llama: Path, 
     assert not any(isinstance(item, Checkpoint) and item.name == "picked" for item in killed.messages)
     last = ("reconstructing", "block-00001")
     assert killed.stored[last].sha256 == whole.stored[last].sha256
-    assert session.protocol["reconstructing"] == whole.recover().protocol["reconstructing"]
+    assert session.results.protocol["reconstructing"] == whole.recover().results.protocol["reconstructing"]
 
 
 def test_windows_of_evaluation_are_never_picked(tmp_path: Path, llama: Path, texts: Path) -> None:
@@ -114,7 +114,7 @@ def test_retraining_reads_one_in_so_many_of_a_domain_s_windows(tmp_path: Path, l
     retrain = {"trainable": ["norms"], "steps": 2, "batch_size": 2, "dataset": domain}
     job = _job(tmp_path / "job", llama, texts, reconstruct=None, retrain=retrain)
     job.texts[fingerprint(domain)] = str(kept.path)
-    told = job.recover().protocol["retraining"]
+    told = job.recover().results.protocol["retraining"]
     assert told["dataset"] == domain
     assert told["text_sha256"] == kept.sha256
     assert told["tokens_read"] == 2 * 2 * told["sequence_length"]

@@ -111,10 +111,11 @@ def test_a_walk_killed_at_every_message_of_its_spans_ends_with_the_same_bytes(
     for key, item in whole.stored.items():
         if key[1].startswith("block-"):
             assert killed.stored[key].sha256 == item.sha256
-    assert session.trained == whole.recover().trained
-    taken = session.protocol["reconstructing"]["window"]
+    assert session.results.trained_parameters == whole.recover().results.trained_parameters
+    taken = session.results.protocol["reconstructing"]["window"]
     assert taken == {"auto": "block"}.get(reconstruct["window"], reconstruct["window"])
-    assert {row.name for row in session.layers.values()} == {matrix.name for matrix in session.streamed.layout.matrices}
+    rows = session.results.layers.values()
+    assert {row.name for row in rows} == {matrix.name for matrix in session.streamed.layout.matrices}
 
 
 def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
@@ -156,10 +157,10 @@ def test_interleaving_prunes_on_what_the_fitted_prefix_gives(tmp_path: Path) -> 
     for matrix in layout.matrices:
         same[matrix.block] &= torch.equal(*(session.mask(matrix.name) for session in sessions))
     assert same == {0: True, 1: False}  # the first block reads the same text, the second another prefix
-    pruning = [[done for done in session.phases if done.phase == "pruning"] for session in sessions]
+    pruning = [[done for done in session.results.phases if done.phase == "pruning"] for session in sessions]
     assert [len(done) for done in pruning] == [1, 1]
     assert pruning[1][0].perplexity is None
-    assert {row.sparsity_achieved for row in sessions[1].layers.values()} != {0.0}
+    assert {row.sparsity_achieved for row in sessions[1].results.layers.values()} != {0.0}
 
 
 def test_a_resumed_walk_repeats_what_it_warned_of_while_it_pruned(tmp_path: Path) -> None:
@@ -178,25 +179,25 @@ def test_a_resumed_walk_repeats_what_it_warned_of_while_it_pruned(tmp_path: Path
     (told,) = [message.text for message in job.messages if isinstance(message, Warned)]
     assert "mlp.experts" in told
     session = job.recover()
-    assert {"code": "idle_experts", "text": told} in session.warnings
+    assert {"code": "idle_experts", "text": told} in session.results.warnings
 
 
 def test_rows_show_what_the_refit_did_to_every_matrix(tmp_path: Path) -> None:
     job = _job(tmp_path / "job", "llama", ROWS, {"window": "matrix", "epochs": 3})
     session = job.recover()
-    rows = list(session.layers.values())
+    rows = list(session.results.layers.values())
     assert len(rows) == 14
     assert all(row.error_after is not None and row.error_before is not None for row in rows)
     assert all((row.error_after or 0) < (row.error_before or 0) for row in rows)
     matrix = session.streamed.layout.matrices[0]
     walk_rows = [row for row in job.layers if row.name == matrix.name]
     assert len(walk_rows) == 2  # when it was pruned, and when it was fitted
-    assert walk_rows[-1] == session.layers[matrix.name]
+    assert walk_rows[-1] == session.results.layers[matrix.name]
 
 
 def test_the_protocol_tells_windows_and_tokens(tmp_path: Path) -> None:
     session = _job(tmp_path / "job", "llama", ROWS, {"window": {"blocks": 1}, "mode": SPARSE}).recover()
-    assert session.protocol["reconstructing"] == {
+    assert session.results.protocol["reconstructing"] == {
         "window": {"blocks": 1}, "mode": SPARSE, "loss": "mse", "samples": 12, "sequence_length": 24, "tokens": 288,
     }  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_only_what_is_named_moves(tmp_path: Path, text: Path) -> None:
     assert changed
     assert all(len(session.dense.shape(name)) == 1 for name in changed)
     # Per block: two norms with biases (4 x 32), q, k, v, o and fc2 (5 x 32), fc1 (64).
-    assert session.trained == {"reconstructing": 2 * (9 * 32 + 64)}
+    assert session.results.trained_parameters == {"reconstructing": 2 * (9 * 32 + 64)}
 
 
 def test_what_was_not_pruned_is_not_fitted(tmp_path: Path, text: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_killed_walk_goes_on_to_the_same_bytes(tmp_path: Path, text: Path) -> 
     for (phase, name), item in whole.stored.items():
         if name.startswith("block-"):
             assert killed.stored[phase, name].sha256 == item.sha256
-    assert session.trained["reconstructing"] == whole.recover().trained["reconstructing"]
+    assert session.results.trained_parameters == whole.recover().results.trained_parameters
 
 
 def test_a_finished_phase_is_not_repeated(tmp_path: Path, text: Path) -> None:
@@ -115,7 +115,8 @@ def test_a_finished_phase_is_not_repeated(tmp_path: Path, text: Path) -> None:
     assert not run.metrics("error_after")
     assert not [item for item in run.messages if isinstance(item, Checkpoint)]
     numbers = [
-        [done.perplexity for done in session.phases if done.phase == "reconstructing"] for session in (first, second)
+        [done.perplexity for done in session.results.phases if done.phase == "reconstructing"]
+        for session in (first, second)
     ]
     assert numbers[0] == numbers[1]
     assert numbers[0][0] is not None

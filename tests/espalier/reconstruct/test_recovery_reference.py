@@ -39,7 +39,7 @@ def _perplexities(job: Recovery) -> dict[str, float]:
     """By phase; the zeros are proved on the way."""
     session = job.recover()
     assert_zeros_hold(session.weights, session)
-    return {done.phase: done.perplexity["docs"] for done in session.phases if done.perplexity}
+    return {done.phase: done.perplexity["docs"] for done in session.results.phases if done.perplexity}
 
 
 @pytest.mark.numbers

@@ -43,13 +43,13 @@ def test_the_biases_of_matrices_are_enough(tmp_path: Path, monkeypatch: pytest.M
     _allow(monkeypatch, "matrix")
     job = _job(tmp_path, "qwen2", window="auto", trainable=["norms", "biases"])
     # Queries have 32 of them; keys and values, two of four heads, 16 each.
-    assert job.recover().trained == {"reconstructing": 2 * (32 + 16 + 16)}
+    assert job.recover().results.trained_parameters == {"reconstructing": 2 * (32 + 16 + 16)}
     assert job.warnings == []
 
 
 def test_windows_that_hold_nothing_to_train_are_not_said_to_be_perfect(tmp_path: Path) -> None:
     job = _job(tmp_path, "qwen2", window="submodule", trainable=["biases"], prune=MLP)
-    assert job.recover().trained == {"reconstructing": 0}
+    assert job.recover().results.trained_parameters == {"reconstructing": 0}
     assert job.warnings == ["nothing_to_train"]
 
 
@@ -59,7 +59,7 @@ def test_auto_takes_matrices_where_a_block_has_no_halves(
 ) -> None:
     _allow(monkeypatch, "submodule")
     job = _job(tmp_path, "opt", {"do_layer_norm_before": norm_first}, window="auto")
-    assert job.recover().protocol["reconstructing"]["window"] == taken
+    assert job.recover().results.protocol["reconstructing"]["window"] == taken
     assert job.metrics("error_after")
 
 
@@ -69,7 +69,7 @@ def test_auto_takes_no_matrix_that_reads_only_some_tokens(tmp_path: Path, monkey
     for name, include in (("experts", ["up_proj"]), ("attention", ["q_proj"])):
         prune = [{"method": "wanda", "sparsity": 0.5, "targets": {"include": include}}]
         session = _job(tmp_path / name, "mixtral", window="auto", prune=prune).recover()
-        taken[name] = session.protocol["reconstructing"]["window"]
+        taken[name] = session.results.protocol["reconstructing"]["window"]
     assert taken == {"experts": "submodule", "attention": "matrix"}
 
 

@@ -51,7 +51,7 @@ def _perplexity(
     session = _job(tmp_path / name, reference, retrain, **fields).recover()
     assert_zeros_hold(session.weights, session)
     numbers[name] = score_weights(session, session.weights)["docs"]
-    pruned = next(done.perplexity for done in session.phases if done.phase == "pruning")
+    pruned = next(done.perplexity for done in session.results.phases if done.phase == "pruning")
     assert pruned is not None
     numbers["pruned"] = pruned["docs"]
     return numbers[name]
@@ -86,7 +86,7 @@ def test_a_soup_of_three_is_better_than_its_members(tmp_path: Path, reference_di
     job = _job(tmp_path, reference_dir, {"trainable": ["mask_lora"]}, soup={"members": 3, "average": average})
     session = job.recover()
     assert_zeros_hold(session.weights, session)
-    told = session.recovery["soup"]
+    told = session.results.recovery["soup"]
     assert told["validation_loss"] < sum(told["members"]) / 3
     if average == "greedy":
         assert told["validation_loss"] <= min(told["members"])

@@ -41,7 +41,7 @@ def test_trials_cost_at_most_half_of_the_training_and_are_told(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
 ) -> None:
     session = _run(tmp_path, llama, texts).recover()
-    told = session.protocol["retraining"]
+    told = session.results.protocol["retraining"]
     trials = told["rate_search"]["trials"]
     assert 3 <= len(trials) <= retraining.MOST_TRIALS
     assert advanced.count(40) == 40
@@ -57,7 +57,8 @@ def test_a_factor_that_is_known_is_not_looked_for(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
 ) -> None:
     session = _run(tmp_path, llama, texts, retrain={"rate_factor": 0.316}).recover()
-    assert session.protocol["retraining"]["learning_rates"] == {"norms": 0.316 * rate_search.BASE_RATES["norms"]}
+    protocol = session.results.protocol["retraining"]
+    assert protocol["learning_rates"] == {"norms": 0.316 * rate_search.BASE_RATES["norms"]}
     assert advanced == [40] * 40
     with pytest.raises(ValidationError, match="not both"):
         Retrain(rate_factor=0.316, learning_rate=0.01)
@@ -68,13 +69,13 @@ def test_a_short_training_takes_the_first_rung_untried(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], steps: int
 ) -> None:
     session = _run(tmp_path, llama, texts, steps=steps).recover()
-    assert session.protocol["retraining"]["rate_search"]["factor"] == factor(rate_search.FIRST)
+    assert session.results.protocol["retraining"]["rate_search"]["factor"] == factor(rate_search.FIRST)
     assert len(advanced) == steps + 4 * (steps // 8)
 
 
 def test_trials_start_where_the_training_starts(tmp_path: Path, llama: Path, texts: Path) -> None:
     searched = _run(tmp_path / "searched", llama, texts, steps=20)
-    rates = searched.recover().protocol["retraining"]["learning_rates"]
+    rates = searched.recover().results.protocol["retraining"]["learning_rates"]
     asked = _run(tmp_path / "asked", llama, texts, steps=20, retrain={"learning_rate": rates["norms"]})
     asked.recover()
     pair = [job.stored["retraining", "trained"].sha256 for job in (searched, asked)]
@@ -86,7 +87,7 @@ def test_a_search_that_was_stopped_goes_on(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _run(tmp_path / "whole", llama, texts)
-    protocol = whole.recover().protocol["retraining"]
+    protocol = whole.recover().results.protocol["retraining"]
     tried = len(protocol["rate_search"]["trials"])
     killed = _run(tmp_path / "killed", llama, texts)
 
@@ -101,7 +102,7 @@ def test_a_search_that_was_stopped_goes_on(
     monkeypatch.setattr("espalier.retrain.retrain.SAVE_SECONDS", 0.0)
     with pytest.raises(KilledError):
         killed.recover(kill_at=lambda message: isinstance(message, Checkpoint) and "state-00000007" in message.path)
-    assert killed.recover().protocol["retraining"] == protocol
+    assert killed.recover().results.protocol["retraining"] == protocol
     assert killed.stored["retraining", "trained"].sha256 == whole.stored["retraining", "trained"].sha256
 
 
@@ -112,7 +113,7 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
     monkeypatch.setattr(rate_search, "BASE_RATES", {**rate_search.BASE_RATES, "norms": 1e3})
     monkeypatch.setattr(retraining, "MOST_TRIALS", 2)
     session = _run(tmp_path, llama, texts, steps=400).recover()
-    told = session.protocol["retraining"]["rate_search"]
+    told = session.results.protocol["retraining"]["rate_search"]
     assert [row["validation_loss"] for row in told["trials"]] == [None, None]
     assert [row["factor"] for row in told["trials"]] == [0.316, 0.1]
     assert advanced.count(40) < 40
@@ -121,9 +122,9 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
 def test_members_of_a_soup_share_one_search(tmp_path: Path, llama: Path, texts: Path, advanced: list[int]) -> None:
     job = _run(tmp_path, llama, texts, soup={"members": 3})
     session = job.recover()
-    assert session.protocol["retraining"]["learning_rates"].keys() == {"norms"}
+    assert session.results.protocol["retraining"]["learning_rates"].keys() == {"norms"}
     trials = job.stored["retraining", "rate-search"].data["trials"]
     assert advanced.count(4) == 4 * len(trials)
     assert advanced.count(40) == 3 * 40
-    turns = [done.turn for done in session.phases if done.phase == "retraining"]
+    turns = [done.turn for done in session.results.phases if done.phase == "retraining"]
     assert turns == ["", "member-1", "member-2", "member-3"]

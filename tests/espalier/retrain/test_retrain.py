@@ -69,7 +69,7 @@ def test_the_trained_parameters_are_counted(tmp_path: Path, text: Path) -> None:
     session = _run(tmp_path, text, retrain={"steps": 1}).recover()
     # Per block: q and o 32 x 32, k and v 16 x 32, gate, up and down 64 x 32; and five norms of 32.
     sides = 2 * (32 + 32) + 2 * (16 + 32) + 3 * (64 + 32)
-    assert session.trained == {"retraining": 2 * 4 * sides + 5 * 32}
+    assert session.results.trained_parameters == {"retraining": 2 * 4 * sides + 5 * 32}
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("bfloat16", 1e-2)])
@@ -82,7 +82,7 @@ def test_the_merged_model_is_the_one_that_was_trained(tmp_path: Path, text: Path
         output={"dtype": "float32"},
     )
     session = run.recover()
-    trained = next(done.perplexity for done in session.phases if done.phase == "retraining")
+    trained = next(done.perplexity for done in session.results.phases if done.phase == "retraining")
     assert trained is not None
     merged = score_weights(session, session.weights)
     assert merged["python-docs"] == pytest.approx(trained["python-docs"], rel=apart)
@@ -118,9 +118,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     steps = [item.step for item in killed.metrics("training_loss")]
     assert steps == (list(range(1, 12)) if kill_at is _is_state else [])
     again = whole.recover()
-    assert session.trained == again.trained
-    assert session.protocol["retraining"] == again.protocol["retraining"]
-    assert session.warnings == again.warnings
+    assert session.results.trained_parameters == again.results.trained_parameters
+    assert session.results.protocol["retraining"] == again.results.protocol["retraining"]
+    assert session.results.warnings == again.results.warnings
     for (phase, name), item in whole.stored.items():
         if name.startswith("block-"):
             assert killed.stored[phase, name].sha256 == item.sha256
@@ -157,7 +157,8 @@ def test_a_run_that_diverges_ends_in_its_best_state(
     run = _run(tmp_path, text, retrain=settings | {"steps": 12})
     session = run.recover()
     assert run.warnings == warnings
-    assert (session.protocol["retraining"]["kept_step"], session.protocol["retraining"]["steps"]) == (kept, at)
+    protocol = session.results.protocol["retraining"]
+    assert (protocol["kept_step"], protocol["steps"]) == (kept, at)
     assert _same(session.weights, ten.weights if kept else _pruned(session))
 
 

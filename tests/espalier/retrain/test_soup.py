@@ -135,7 +135,7 @@ def test_a_soup_is_the_mean_of_its_members_and_goes_on_where_it_was_stopped(
 ) -> None:
     whole = _soup(tmp_path / "whole", model_dir, text, average=average)
     session = whole.recover()
-    told = session.recovery["soup"]
+    told = session.results.recovery["soup"]
     overlays = {number: [p for p in _merged(whole) if f"member-{number}--" in p.name] for number in (1, 2, 3)}
     pruned = [path for path in session.weights.overlays if "pruning" in str(path)]
     members = [Weights(model_dir, [*pruned, *overlays[number]]) for number in (1, 2, 3)]
@@ -157,8 +157,9 @@ def test_a_soup_is_the_mean_of_its_members_and_goes_on_where_it_was_stopped(
     with pytest.raises(KilledError):
         killed.recover(kill_at=in_the_second_member)
     again = killed.recover()
-    assert again.recovery["soup"] == told
-    assert killed.recover().protocol["retraining"] == again.protocol["retraining"], "told by a job that had ended"
+    assert again.results.recovery["soup"] == told
+    of_an_ended_job = killed.recover().results
+    assert of_an_ended_job.protocol["retraining"] == again.results.protocol["retraining"]
     assert all(torch.equal(again.weights.get(name), session.weights.get(name)) for name in again.weights.names)
 
 

@@ -105,7 +105,7 @@ def test_trained_parameters_are_the_closed_formulas(
     tmp_path: Path, models: dict[str, Path], text: Path, kind: str
 ) -> None:
     session = _run(tmp_path, models["llama"], text, steps=1, trainable=[kind]).recover()
-    assert session.trained == {"retraining": COUNTS[kind]}
+    assert session.results.trained_parameters == {"retraining": COUNTS[kind]}
 
 
 @pytest.mark.parametrize(("kind", "rank", "refusal"), [
@@ -122,7 +122,7 @@ def test_a_rank_above_the_smaller_side_is_refused(
 
 def test_full_training_counts_what_is_kept(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
     session = _run(tmp_path, models["llama"], text, steps=1, method="full").recover()
-    assert session.trained == {"retraining": WEIGHTS // 2 + 2 * TABLE + 5 * 32}
+    assert session.results.trained_parameters == {"retraining": WEIGHTS // 2 + 2 * TABLE + 5 * 32}
 
 
 @pytest.mark.parametrize("kind", ["mask_lora", "scale_lora", "spp", "full"])
@@ -183,7 +183,8 @@ def test_tied_embeddings_stay_tied_and_a_tied_head_is_refused(
             retrain={"steps": 4, "batch_size": 2, "trainable": ["embeddings"], "learning_rate": 0.01},
         )  # fmt: skip
         session = job.recover()
-        assert session.trained == {"retraining": TABLE + 130 * 32}  # tokens, and OPT's positions with two to spare
+        # Tokens, and OPT's positions with two to spare.
+        assert session.results.trained_parameters == {"retraining": TABLE + 130 * 32}
         with session.streamed.whole(session.weights) as model:
             assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[operator]
     with pytest.raises(TargetsError, match="shares its weight"):
@@ -199,7 +200,7 @@ def test_training_stops_early_with_the_best_state(
     session = run.recover()
     curve = [(point.step, point.value) for point in run.metrics("validation_loss")]
     assert curve == [(0, 3.0), (10, 2.0), (20, 2.5), (30, 2.2)]
-    told = session.protocol["retraining"]
+    told = session.results.protocol["retraining"]
     assert (told["kept_step"], told["steps"], told["validation_loss"]) == (10, 30, 2.0)
     assert told["tokens_read"] == 30 * 2 * told["sequence_length"], "what was read, not what was planned"
 
@@ -214,7 +215,7 @@ def test_allr_starts_by_what_pruning_took(tmp_path: Path, models: dict[str, Path
     )
     assert distance == pytest.approx((lost / sum(float(weight.square().sum()) for weight in matrices)) ** 0.5)
     assert pruned == pytest.approx(0.5, abs=0.01)
-    assert session.protocol["retraining"]["start"] == pytest.approx(distance / pruned**0.5)
+    assert session.results.protocol["retraining"]["start"] == pytest.approx(distance / pruned**0.5)
 
 
 def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
@@ -244,7 +245,7 @@ def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: P
         evaluate={"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True},
     )  # fmt: skip
     session = run.recover()
-    trained = next(done.perplexity for done in session.phases if done.phase == "retraining")
+    trained = next(done.perplexity for done in session.results.phases if done.phase == "retraining")
     assert trained is not None
     merged = score_weights(session, session.weights)
     assert merged["python-docs"] == pytest.approx(trained["python-docs"], rel=1e-5)

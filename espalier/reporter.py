@@ -1,0 +1,172 @@
+"""The way from a job's phases to whoever listens: their start, progress, metrics, warnings, checkpoints and end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from espalier.messages import (
+    Checkpoint,
+    Layer,
+    Message,
+    Metric,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+    StoredCheckpoint,
+    Warned,
+)
+from espalier.model import numerics
+from espalier.model.safetensors_writer import sha256_of
+from espalier.recipe.phases import Phase
+from espalier.repetition import Turn
+from espalier.results import Results
+
+PROGRESS_SECONDS = 0.4
+"""Shortest time between two progress messages."""
+
+
+class Listener(Protocol):
+    """Whoever a job reports to: a pipe to the supervisor, a list, a progress bar."""
+
+    def __call__(self, message: Message, /) -> None:
+        """Take one message; what it raises ends the job."""
+
+
+@dataclass
+class Reporter:
+    """Sends what happens to the listener, and keeps of it what the report needs."""
+
+    send: Listener
+    results: Results
+    workspace: Path
+    earlier: list[StoredCheckpoint]
+    """What earlier attempts finished."""
+    device: torch.device
+    """Whose peak of memory a phase reports."""
+    turn: Turn = field(default_factory=Turn)
+    """The repetition whose phases run: metrics, rows and checkpoints carry its name."""
+    phase_now: Phase | None = None
+    """The phase that runs, or that was the last to run."""
+
+    def warn(self, code: str, text: str) -> None:
+        """Warn the user, once; the warning also stands in the report."""
+        warning = {"code": code, "text": text}
+        if warning not in self.results.warnings:
+            self.results.add_warnings([warning])
+            self.send(Warned(code=code, text=text))
+
+    def layer(self, row: Layer) -> None:
+        """Report a pruned matrix."""
+        self.results.layers[row.name] = row
+        self.send(row)
+
+    @contextmanager
+    def phase(self, name: Phase, *, total: int = 1, unit: str = "step") -> Iterator[PhaseRun]:
+        """Run one phase: its start, its time, its memory and its end are reported."""
+        self.phase_now = name
+        numerics.reset_peak_memory(self.device)
+        self.send(PhaseStarted(phase=name, total=total, unit=unit, turn=self.turn.name))
+        run = PhaseRun(name, self, total, unit)
+        yield run
+        done = run.completed()
+        self.results.phases.append(done)
+        self.send(done)
+
+    def stored(self, phase: Phase) -> dict[str, StoredCheckpoint]:
+        """Return what earlier attempts finished of a phase in this turn, by name."""
+        ours = [item for item in self.earlier if item.phase == phase]
+        parts = [(item.name.rpartition("--"), item) for item in ours]
+        return {name: item for (turn, _, name), item in parts if turn == self.turn.name}
+
+    def checkpoint_path(self, phase: Phase, name: str, *, suffix: str = ".safetensors") -> Path:
+        """Return where a checkpoint file lies."""
+        return self.workspace / "checkpoints" / phase / f"{self._of_turn(name)}{suffix}"
+
+    def checkpoint(self, phase: Phase, name: str, path: Path, data: dict[str, Any] | None = None) -> None:
+        """Report that a file of the workspace is finished; it must not change any more."""
+        digest, size = sha256_of(path)
+        names = {"name": self._of_turn(name), "path": str(path.relative_to(self.workspace))}
+        self.send(Checkpoint(phase=phase, **names, sha256=digest, bytes=size, data=data or {}))
+
+    def _of_turn(self, name: str) -> str:
+        return f"{self.turn.name}--{name}" if self.turn.name else name
+
+
+@dataclass
+class PhaseRun:
+    """One phase while it runs."""
+
+    name: Phase
+    reporter: Reporter
+    total: int
+    unit: str
+    began: float = field(default_factory=time.monotonic)
+    reused_seconds: float = 0.0
+    """What earlier attempts spent on work that this attempt did not repeat."""
+    peak_memory_bytes: int = 0
+    perplexity: dict[str, float] | None = None
+    reused_from: str | None = None
+    _last_progress: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, reused work included."""
+        return self.reused_seconds + time.monotonic() - self.began
+
+    def progress(self, current: int) -> None:
+        """Report how far the phase is; dropped when the last report was a moment ago, except for the end."""
+        now = time.monotonic()
+        if current < self.total and now - self._last_progress < PROGRESS_SECONDS:
+            return
+        self._last_progress = now
+        self.reporter.send(Progress(phase=self.name, current=current, total=self.total, unit=self.unit))
+
+    def metric(self, name: str, step: int, value: float) -> None:
+        """Report one point of a series; every turn has its own."""
+        turn = self.reporter.turn.name
+        series = f"{turn}.{name}" if turn else name
+        self.reporter.send(Metric(phase=self.name, name=series, step=step, value=value))
+
+    def reuse(self, stored: StoredCheckpoint) -> dict[str, Any]:
+        """Count a finished piece of an earlier attempt as ours and return what was written with it."""
+        self.reused_seconds += float(stored.data.get("seconds", 0.0))
+        self.peak_memory_bytes = max(self.peak_memory_bytes, int(stored.data.get("peak_memory_bytes", 0)))
+        self.reused_from = self.reused_from or stored.origin
+        return stored.data
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return what `finish` was given by an earlier attempt; None when the phase has yet to be done."""
+        stored = self.reporter.stored(self.name).get("result")
+        if stored is None:
+            return None
+        self.reused_seconds = 0.0  # the result's are the whole phase's: blocks before it must not count twice
+        data = self.reuse(stored)
+        self.perplexity = data.get("perplexity")
+        return data
+
+    def finish(self, data: dict[str, Any] | None = None) -> None:
+        """Write the phase's result, so that no later attempt repeats it."""
+        whole = {**(data or {}), **self.completed().model_dump(exclude={"kind", "phase", "reused_from"})}
+        path = self.reporter.checkpoint_path(self.name, "result", suffix=".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(whole, sort_keys=True))
+        self.reporter.checkpoint(self.name, "result", path, whole)
+
+    def completed(self) -> PhaseCompleted:
+        """Return the phase's figures as they stand."""
+        return PhaseCompleted(
+            phase=self.name,
+            seconds=self.seconds,
+            peak_memory_bytes=max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.reporter.device)),
+            perplexity=self.perplexity,
+            reused_from=self.reused_from,
+            turn=self.reporter.turn.name,
+        )

@@ -1,0 +1,46 @@
+"""What a job's phases leave behind for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from espalier.messages import Layer, PhaseCompleted
+
+
+@dataclass
+class Results:
+    """Everything that the report is built from, in the order in which the phases find it out."""
+
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Versions, device and threads: what the numbers depend on beside the request."""
+    certificate: dict[str, Any] = field(default_factory=dict)
+    """The comparison of the dense model here with stock transformers."""
+    dense_perplexity: dict[str, float] = field(default_factory=dict)
+    """Perplexity of the dense model, by measurement."""
+    dense_tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Numbers of the dense model, by task of lm-eval."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How each phase did its work, by subject: what a reader needs to repeat the numbers."""
+    layers: dict[str, Layer] = field(default_factory=dict)
+    """The newest row of every pruned matrix, by its name."""
+    trained_parameters: dict[str, int] = field(default_factory=dict)
+    """How many parameters a phase has trained, by phase."""
+    recovery: dict[str, Any] = field(default_factory=dict)
+    """What the report says of cycles, soups and adapters, under their names."""
+    adapter: Path | None = None
+    """Trained values of an adapter that stays apart from the weights."""
+    comparison: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """The artifact's `divergence` from the dense model by measurement, and its `tasks`."""
+    latency: dict[str, Any] = field(default_factory=dict)
+    """`dense` and `compressed`: how fast they were on this machine."""
+    phases: list[PhaseCompleted] = field(default_factory=list)
+    """Every phase that has ended, in order; one row per turn where phases repeat."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """What the user should know, as `code` and `text`."""
+
+    def add_warnings(self, warnings: Iterable[dict[str, str]]) -> None:
+        """Append the warnings that do not stand here yet."""
+        self.warnings += [warning for warning in warnings if warning not in self.warnings]
