@@ -70,6 +70,12 @@ class TargetsError(EngineError, ValueError):
     class_ = "invalid_spec"
 
 
+class NothingKeptError(EngineError):
+    """A search ends without a result that keeps its objective."""
+
+    class_ = "invalid_spec"
+
+
 class MissingExtraError(EngineError):
     """The worker was installed without something that the spec needs."""
 

@@ -13,7 +13,7 @@ from espalier.recipe.steps import BlockWindow, Reconstruct, Retrain, Targets
 from espalier.recipe.structure import DepthFields, ExpertStep, WidthFields, WidthStep
 from espalier.recipe.target import Target
 from espalier.refusals import Problem
-from espalier.search.size import Cut, Split
+from espalier.search.split import Cut, Split
 
 _PLURAL = {"depth": "blocks", "neurons": "neurons", "kv_groups": "groups of heads", "experts": "experts"}
 

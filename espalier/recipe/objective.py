@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -11,15 +9,6 @@ from pydantic_core import PydanticCustomError
 
 from espalier.recipe.base import Spec
 from espalier.recipe.target import UNITS, Target
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One sparsity that was tried."""
-
-    sparsity: float
-    increase: float | None
-    """Relative increase of perplexity over the dense model; None when the trial gave no model."""
 
 
 class Objective(Spec):
@@ -37,28 +26,6 @@ class Objective(Spec):
         if self.tolerance >= self.max_sparsity:
             raise PydanticCustomError("no_room", "`tolerance` must be below `max_sparsity`", {"at": "tolerance"})
         return self
-
-    def keeps(self, trial: Trial) -> bool:
-        """Tell whether a trial keeps the bound."""
-        return trial.increase is not None and trial.increase <= self.max_relative_perplexity_increase
-
-    def best(self, trials: Sequence[Trial]) -> Trial | None:
-        """The trial of the highest sparsity that keeps the bound."""
-        return max((trial for trial in trials if self.keeps(trial)), key=lambda trial: trial.sparsity, default=None)
-
-    def next(self, trials: Sequence[Trial], first: float) -> float | None:
-        """The sparsity to try next; None when the search is over."""
-        if not trials:
-            return min(first, self.max_sparsity)
-        if len(trials) >= self.max_trials:
-            return None
-        best = self.best(trials)
-        low = best.sparsity if best else 0.0
-        lost = [trial.sparsity for trial in trials if not self.keeps(trial) and trial.sparsity > low]
-        high = min(lost, default=self.max_sparsity)
-        if high - low <= self.tolerance:
-            return None
-        return round((low + high) / 2, 6)
 
 
 def _what_is_bounded(value: object) -> str:

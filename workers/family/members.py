@@ -21,8 +21,9 @@ from app.storage.base import ObjectStore
 from espalier.messages import ErrorInfo
 from espalier.recipe.hashes import SHARED_PHASES
 from espalier.recipe.spec import CompressionSpec
-from espalier.search.soup_members import member_specs
+from espalier.search.soup import member_specs
 from workers.lease import endings
+from workers.lease.endings import Ending
 from workers.lease.retries import JobFailed
 
 FEWEST_MEMBERS = 2
@@ -45,18 +46,22 @@ class Family:
         with self._database.reading() as session:
             return reuse.children(session, self._job.id)
 
-    def check(self) -> None:
-        """Raise Handover while one of them is not over."""
-        if any(child.state not in TERMINAL for child in self.children):
-            raise endings.Handover(lambda session, job, now: endings.wait(session, job, now=now))
+    def waiting(self) -> Ending | None:
+        """Return that the job waits while one of them is not over."""
+        return wait_for_children if any(child.state not in TERMINAL for child in self.children) else None
 
-    def member_dirs(self, workspace: Path, *, between: Callable[[], None]) -> list[str]:
-        """Download the models that the members of a soup have made; JobFailed when too few of them have."""
+    def download_members(self, workspace: Path, *, between: Callable[[], None]) -> list[str] | None:
+        """Download the models that the members of a soup have made; JobFailed when too few of them have.
+
+        None where one of them was deleted a moment ago: look again at who is there.
+        """
         if self.children and len(self._done) < FEWEST_MEMBERS:
             raise JobFailed(self._lost())
-        return [
-            str(self._download(child.id, workspace / f"members/{n}", between)) for n, child in enumerate(self._done)
-        ]
+        folders = [workspace / f"members/{number}" for number, _ in enumerate(self._done)]
+        for child, folder in zip(self._done, folders, strict=True):
+            if not self._download(child.id, folder, between):
+                return None
+        return [str(folder) for folder in folders]
 
     @property
     def trained(self) -> int:
@@ -73,16 +78,14 @@ class Family:
     def _done(self) -> list[Job]:
         return [child for child in self.children if child.state == "succeeded"]
 
-    def _download(self, job_id: str, folder: Path, between: Callable[[], None]) -> Path:
+    def _download(self, job_id: str, folder: Path, between: Callable[[], None]) -> bool:
         with self._database.reading() as session:
             query = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(("model", "mask")))
             files = list(session.scalars(query))
-        if not files:  # deleted a moment ago: look again at who is there
-            raise endings.Handover(lambda session, job, now: endings.wait(session, job, now=now))
         for file in files:
             between()
             self._store.get_file(file.key, folder / file.name, file.sha256)
-        return folder
+        return bool(files)
 
     def _lost(self) -> ErrorInfo:
         first = next((child for child in self.children if child.state != "succeeded"), None)
@@ -99,6 +102,11 @@ class Family:
                 "hint": error.get("hint") or "Retry this job: its children that did not succeed are tried again.",
             }
         )  # fmt: skip
+
+
+def wait_for_children(session: Session, job: Job, now: datetime) -> None:
+    """Let a locked parent go until its children have ended."""
+    endings.wait(session, job, now=now)
 
 
 def spawn_members(session: Session, job: Job, now: datetime) -> None:

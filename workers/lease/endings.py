@@ -16,14 +16,7 @@ from workers.lease.keeper import Reason
 from workers.lease.retries import backoff_seconds, budget, charged_as, describe
 
 Ending = Callable[[Session, Job, datetime], None]
-
-
-class Handover(Exception):
-    """The attempt is over before its work is, because other jobs do it; `ending` writes that down."""
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__()
-        self.ending = ending
+"""What the last transaction of an attempt does to the locked job."""
 
 
 def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:

@@ -35,10 +35,10 @@ from espalier.messages import (
 from espalier.recipe.base import canonical
 from espalier.recipe.source import model_name
 from espalier.recipe.spec import CompressionSpec
-from workers.family import quality_search, size_search
-from workers.family.members import Family, spawn_members
+from workers.family import search
+from workers.family.members import Family, spawn_members, wait_for_children
 from workers.lease import endings
-from workers.lease.endings import Ending, Handover
+from workers.lease.endings import Ending
 from workers.lease.keeper import Interrupted, Keeper, LeaseLost, running_seconds
 from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
@@ -49,7 +49,7 @@ from workers.processes.workspace import Room, Workspace
 from workers.supervisor import commit, publishing
 from workers.supervisor.checkpoints import Uploader, job_prefix, restore
 from workers.supervisor.fetching import fetch_request
-from workers.supervisor.placement import Misplaced, check_place
+from workers.supervisor.placement import larger_class
 from workers.supervisor.recorder import Facts, Recorder, Said
 from workers.supervisor.reuse import Reuse
 from workers.supervisor.supervise import Outcome, supervise
@@ -117,22 +117,10 @@ class _Attempt:
         """Do the work and return what the last transaction is to do."""
         try:
             with self._folder:
-                self._reuse.check(last=False)
-                self._family.check()
-                model, revision, spec = self._fetch()
-                self._reuse.check(last=True)
-                quality_search.go_on(spec, self._family.children)
-                size_search.go_on(spec, self._resolved, self._family.children)
-                done = self._compute(model, revision, spec)
-                keys = self._upload(done)
-                published = [] if rejected(done.gate) else self._publish(done, spec)
-        except Misplaced as misplaced:
-            return misplaced.settle
+                return self._carry_out()
         except Interrupted as interrupted:
             reason = interrupted.reason
             return lambda session, job, now: endings.stop(session, job, reason, now=now)
-        except Handover as handover:
-            return handover.ending
         except LeaseLost:
             raise
         except JobFailed as failure:
@@ -142,7 +130,28 @@ class _Attempt:
         except Exception as error:  # whatever it is, the job must learn of it
             log.exception("the attempt failed in the worker")
             return self._failed(from_exception(error, self._recorder.phase))
+
+    def _carry_out(self) -> Ending:
+        """Go as far as this job's own work goes: to its result, or to where other jobs or another worker go on."""
+        if ending := self._reuse.elsewhere(last=False) or self._family.waiting():
+            return ending
+        fetched, resolved = self._fetch()
+        spec = CompressionSpec.model_validate_json(canonical(resolved.spec))
+        if ending := self._left_to_others(resolved, spec):
+            return ending
+        done = self._compute(fetched, resolved.revision, spec)
+        if not isinstance(done, Done):
+            return done
+        keys = self._upload(done)
+        published = [] if rejected(done.gate) else self._publish(done, spec)
         return lambda session, job, now: commit.commit(session, job, done, keys, published, now=now)
+
+    def _left_to_others(self, resolved: Resolved, spec: CompressionSpec) -> Ending | None:
+        if worker_class := larger_class(self._services.settings, self._job, resolved):
+            return lambda session, job, now: endings.reroute(session, job, worker_class, now=now)
+        if ending := self._reuse.elsewhere(last=True):
+            return ending
+        return search.next_step(spec, resolved.facts.get("sizes"), self._family.children)
 
     def end(self, ending: Ending) -> None:
         """Write the last messages and the ending in one transaction, for as long as the lease surely holds."""
@@ -177,7 +186,7 @@ class _Attempt:
                 self._recorder.written()
                 return state
 
-    def _fetch(self) -> tuple[Fetched, str, CompressionSpec]:
+    def _fetch(self) -> tuple[Fetched, Resolved]:
         services = self._services
         request = fetch_request(
             services.database, services.store, services.settings, self._job, self._request, self._workspace
@@ -185,17 +194,20 @@ class _Attempt:
         fetched = self._supervise("fetch", request)
         if not isinstance(fetched, Fetched) or self._resolved is None:
             raise JobFailed(silent("the fetcher ended without a model"))
-        return fetched, self._resolved.revision, CompressionSpec.model_validate_json(canonical(self._resolved.spec))
+        return fetched, self._resolved
 
-    def _compute(self, fetched: Fetched, revision: str, spec: CompressionSpec) -> Done:
+    def _compute(self, fetched: Fetched, revision: str, spec: CompressionSpec) -> Done | Ending:
+        """Return the result; or how the attempt ends where members of a soup are to go on, or were deleted."""
+        members = self._family.download_members(self._workspace, between=self._keeper.check)
+        if members is None:
+            return wait_for_children
         settings = self._services.settings
         (self._workspace / "artifact").mkdir()
         request = ComputeRequest(
             spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=model_name(self._request.source),
             datasets=fetched.datasets, dropped_keys=fetched.dropped_keys, workspace=str(self._workspace),
             artifact_dir=str(self._workspace / "artifact"), threads=settings.threads, device=settings.device,
-            member_dirs=self._family.member_dirs(self._workspace, between=self._keeper.check),
-            member_trained=self._family.trained, spread=True, checkpoints=self._restore(),
+            member_dirs=members, member_trained=self._family.trained, spread=True, checkpoints=self._restore(),
             tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
             max_host_memory_bytes=self._request.limits.max_host_memory_bytes,
             max_device_memory_bytes=self._request.limits.max_device_memory_bytes,
@@ -203,7 +215,7 @@ class _Attempt:
         self._recorder.take([Warned(code="member_left_out", text=text) for text in self._family.missing()])
         done = self._supervise("compute", request)
         if isinstance(done, Spread):
-            raise Handover(spawn_members)
+            return spawn_members
         if not isinstance(done, Done):
             raise JobFailed(silent("the compute child ended without a result"))
         return done
@@ -243,7 +255,6 @@ class _Attempt:
         match message:
             case Resolved():
                 self._check_source(message)
-                check_place(self._services.settings, self._job, message)
                 self._resolved = message
                 return [Warned(code="source", text=text) for text in message.warnings]
             case Fetched():

@@ -22,6 +22,7 @@ from espalier.recipe.base import canonical
 from espalier.recipe.hashes import SHARED_PHASES, STRUCTURE, phase_key, work_hash
 from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS, CompressionSpec
 from workers.lease import endings
+from workers.lease.endings import Ending
 from workers.lease.retries import JobFailed
 from workers.messages import Resolved
 from workers.supervisor.recorder import Facts, Said, StoredInStore
@@ -63,21 +64,22 @@ class Reuse:
             self.phases.opened(revision=resolved.revision, data=data, spec=resolved.spec)
         return Facts(**resolved.model_dump(exclude={"kind"}), work_hash=self.work_hash, known=seen)
 
-    def check(self, *, last: bool) -> None:
-        """Raise Handover when another job has done the work, or is about it; `last` when all of it is known.
+    def elsewhere(self, *, last: bool) -> Ending | None:
+        """Return that another job has done the work, or is about it; `last` when all of it is known.
 
         Raises JobFailed when there is none and the job may do nothing else.
         """
         if self._wish == "never" or (self.work_hash is None and not last):
-            return
+            return None
         assert self.work_hash is not None
         with self._database.reading() as session:
             done = reuse.done(session, self._job.project_id, self.work_hash, but=self._job.id)
             leader = None if done else _leader(session, self._job, self.work_hash)
         if done or leader:
-            raise endings.Handover(self.settle)
+            return self.settle
         if self._wish == "require":
             raise JobFailed(_nothing_to_reuse())
+        return None
 
     def settle(self, session: Session, job: Job, now: datetime) -> None:
         """End a locked job's attempt with the result of another, let it wait for that, or give it another try."""

@@ -14,7 +14,7 @@ from app.settings import Settings
 from espalier.probe import ModelFacts, probe
 from espalier.recipe.spec import CompressionSpec
 from workers.messages import Resolved
-from workers.supervisor.placement import Misplaced, check_place
+from workers.supervisor.placement import larger_class
 
 MODEL = Path(__file__).parents[3] / "app/cli/demo_model"
 SPEC = CompressionSpec.model_validate(
@@ -67,12 +67,10 @@ def test_classes_that_make_no_sense_are_refused(classes: str) -> None:
 
 def test_a_job_moves_on_when_its_model_turns_out_larger(facts: ModelFacts) -> None:
     resolved = Resolved(revision="r", spec=SPEC.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
-    with pytest.raises(Misplaced) as caught:
-        check_place(settings("cpu=1,gpu=2"), Job(worker_class="cpu"), resolved)
-    assert caught.value.worker_class == "gpu"
-    check_place(settings("cpu=1,gpu=2"), Job(worker_class="gpu"), resolved)
-    check_place(settings("cpu=1,gpu=2"), Job(worker_class="by-hand"), resolved)
-    check_place(settings("cpu=1e12,gpu=2e12"), Job(worker_class="cpu"), resolved)
+    assert larger_class(settings("cpu=1,gpu=2"), Job(worker_class="cpu"), resolved) == "gpu"
+    assert larger_class(settings("cpu=1,gpu=2"), Job(worker_class="gpu"), resolved) is None
+    assert larger_class(settings("cpu=1,gpu=2"), Job(worker_class="by-hand"), resolved) is None
+    assert larger_class(settings("cpu=1e12,gpu=2e12"), Job(worker_class="cpu"), resolved) is None
 
 
 def test_a_folder_is_probed_again_when_a_file_is_another(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from espalier.retrain import soup
 from espalier.retrain.averaging import Masks, greedy, mean
 from espalier.retrain.soup import Member
 from espalier.retrain.train import UNDECAYED
-from espalier.search.soup_members import member_specs
+from espalier.search.soup import member_specs
 from tests.fixtures.jobs import KilledError, LocalJob, local_job, write_texts
 from tests.fixtures.recovery import assert_zeros_hold, recovery
 from tests.fixtures.tiny_models import write_tiny_model

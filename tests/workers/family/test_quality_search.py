@@ -10,28 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import reuse
-from espalier.recipe.objective import Objective, Trial
 from tests.fixtures.runs import Bench
 from tests.workers.supervisor.test_reuse import artifacts, reconciler
-from workers.family import quality_search
+from workers.family import search
 from workers.supervisor.slot import Slot
-
-
-@pytest.mark.parametrize(
-    ("trials", "expected"),
-    [
-        ([], 0.5),  # the spec's own sparsity first
-        ([Trial(0.5, 0.01)], 0.725),  # kept: between it and the highest
-        ([Trial(0.5, 0.2)], 0.25),  # lost: between none and it
-        ([Trial(0.5, None)], 0.25),  # gave no model at all
-        ([Trial(0.5, 0.01), Trial(0.725, 0.2)], 0.6125),
-        ([Trial(0.5, 0.01), Trial(0.505, 0.2)], None),  # closer than the tolerance
-        ([Trial(0.945, 0.01), Trial(0.5, 0.2)], None),  # one that lost below the best says nothing
-        ([Trial(0.1, 0.2)] * 6, None),  # the budget is spent
-    ],
-)
-def test_the_next_trial_halves_what_is_open(trials: list[Trial], expected: float | None) -> None:
-    assert Objective(max_relative_perplexity_increase=0.05).next(trials, 0.5) == expected
 
 
 def run(bench: Bench, **objective: Any) -> Job:
@@ -72,7 +54,7 @@ def test_a_bound_that_nothing_keeps_fails_with_what_was_tried(sqlite_bench: Benc
 
 
 def test_a_best_trial_that_is_deleted_is_tried_again(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = quality_search.take
+    take = search.take
     deleted: list[str] = []
 
     def delete_first(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
@@ -82,7 +64,7 @@ def test_a_best_trial_that_is_deleted_is_tried_again(sqlite_bench: Bench, monkey
             session.flush()
         take(session, job, winner_id, told, now)
 
-    monkeypatch.setattr(quality_search, "take", delete_first)
+    monkeypatch.setattr(search, "take", delete_first)
     job = run(sqlite_bench, max_trials=1)
     assert (job.state, job.error) == ("succeeded", None)
     assert job.reused_from not in {None, *deleted}

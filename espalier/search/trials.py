@@ -1,0 +1,54 @@
+"""What a search is given and what it answers; whoever runs the trials (a service, one process) is of no concern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from espalier.recipe.spec import CompressionSpec
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial that is over."""
+
+    spec: CompressionSpec
+    report: Mapping[str, Any] | None
+    """None where the numbers ran away or the model collapsed: that says something of what was tried."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to run next."""
+
+    spec: CompressionSpec
+    label: str
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The end of a search: the result of one of the trials is the job's."""
+
+    index: int
+    """Of the outcome, in the order in which the trials were run."""
+    objective: dict[str, Any]
+    """What the report says of the search: the bound, the amounts found, and in `trials` one row per trial in order."""
+
+
+class Search(Protocol):
+    """Turns the trials so far into the next one."""
+
+    def next(self, outcomes: Sequence[Outcome]) -> Trial | Winner:
+        """Return the next trial or the best of them; raises NothingKeptError where the search ends without a result."""
+
+
+def without_search(spec: CompressionSpec) -> CompressionSpec:
+    """Return a spec without what is done once, with the result of the whole search."""
+    return spec.model_copy(update={"objective": None, "output": spec.output.model_copy(update={"publish": []})})
+
+
+def increase(report: Mapping[str, Any]) -> float:
+    """Return the relative increase of perplexity over the dense model, the largest of all measurements."""
+    dense, compressed = report["dense"]["perplexity"], report["compressed"]["perplexity"]
+    return max(float(compressed[name]) / float(dense[name]) - 1 for name in compressed)
