@@ -11,9 +11,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import structlog
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import PendingRollbackError
 
+from app.db.queries import advisory_lock
 from app.db.session import Database
 from app.platform import loops
 from app.platform.logs import setup_logs
@@ -30,8 +31,6 @@ from workers.processes import groups
 from workers.supervisor.publishing import Publisher
 
 SWEEP_SECONDS = 1.0
-_ADVISORY_LOCK = 7306577255
-"""Any number that nothing else on the server uses."""
 
 log = structlog.get_logger(__name__)
 
@@ -60,11 +59,11 @@ class PostgresLead(Lead):
         try:
             if self._connection is None:
                 connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-                if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
+                if not advisory_lock.try_lock(connection):
                     connection.close()
                     return False
                 self._connection = connection
-            self._connection.scalar(text("SELECT 1"))
+            advisory_lock.confirm(self._connection)
         except OUTAGE:
             self.release()
             raise
@@ -75,7 +74,7 @@ class PostgresLead(Lead):
         of it, the connection would still hold the lock in the pool."""
         if self._connection is not None:
             with contextlib.suppress(*OUTAGE, PendingRollbackError):  # a connection that was lost unlocked by itself
-                self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
+                advisory_lock.unlock(self._connection)
             self._connection.invalidate()
             self._connection.close()
             self._connection = None

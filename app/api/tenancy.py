@@ -215,8 +215,7 @@ def list_audit_events(
 @router.get("/credentials")
 def list_credentials(resources: ResourcesDep, project: ProjectDep) -> Page[CredentialView]:
     """List the kinds of credentials that the project has."""
-    with resources.database.reading() as session:
-        rows = tenancy.credentials(session, project)
+    rows = credentials.every(resources.database, project)
     return Page(items=[CredentialView.model_validate(row) for row in rows], next_cursor=None)
 
 

@@ -10,12 +10,10 @@ import socket
 import sys
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.db.job import Worker
-from app.db.queries import measures
+from app.db.queries import measures, workers
 from app.db.session import Database, clock
 from app.settings import Settings, get_settings
 
@@ -27,7 +25,7 @@ def seen_at(session: Session, role: str, host: str) -> datetime | None:
     """Return when the newest worker of a host, or whichever reconciler leads, was last seen; None if never."""
     if role == "reconciler":
         return measures.last_sweep(session)
-    return session.scalar(select(func.max(Worker.seen_at)).where(Worker.host == host))
+    return workers.last_seen(session, host)
 
 
 def is_alive(settings: Settings, role: str, host: str) -> bool:

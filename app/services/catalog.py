@@ -7,27 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from app.db.job import Job
-from app.db.publication import Publication
+from app.db.queries import catalog
 from app.db.session import Database
 from app.errors import NotFound
 from app.services.sweeps.fronts import unbeaten
 
 MAX_MODELS, MAX_RESULTS, MAX_PUBLISHED = 200, 1000, 200
 """What one page shows, the newest of each."""
-
-
-@dataclass(frozen=True)
-class ModelSummary:
-    """A model, and how many jobs it had."""
-
-    model: str
-    jobs: int
-    succeeded: int
-    last_at: datetime
 
 
 @dataclass(frozen=True)
@@ -98,19 +86,10 @@ class ModelReading:
         return list(zip(found, unbeaten(costs), strict=True))
 
 
-def models(database: Database, project_id: str) -> list[ModelSummary]:
+def models(database: Database, project_id: str) -> list[catalog.ModelRow]:
     """Return the models of a project, latest used first."""
-    succeeded = func.sum(case((Job.state == "succeeded", 1), else_=0))
-    last = func.max(Job.created_at)
-    query = (
-        select(Job.model, func.count(), succeeded, last)
-        .where(Job.project_id == project_id)
-        .group_by(Job.model)
-        .order_by(last.desc())
-        .limit(MAX_MODELS)
-    )
     with database.reading() as session:
-        return [ModelSummary(*row) for row in session.execute(query)]
+        return catalog.models(session, project_id, limit=MAX_MODELS)
 
 
 def model(database: Database, project_id: str, name: str) -> ModelReading:
@@ -120,7 +99,7 @@ def model(database: Database, project_id: str, name: str) -> ModelReading:
         everything = _published(session, project_id)
         made_from = [item for item in everything if item.place == name]
         of_it = [item for item in everything if item.model == name]
-        counts = _counts(session, project_id, [item.place for item in of_it] + [name])
+        counts = catalog.count_by_model(session, project_id, [item.place for item in of_it] + [name])
     if not results and not made_from and name not in counts:
         raise NotFound("No job compressed this model.")
     counts.pop(name, None)
@@ -128,39 +107,21 @@ def model(database: Database, project_id: str, name: str) -> ModelReading:
 
 
 def _results(session: Session, project_id: str, name: str) -> list[Result]:
-    query = (
-        select(Job.id, Job.name, Job.method, Job.created_at, Job.report)
-        .where(Job.project_id == project_id, Job.model == name, Job.state == "succeeded", Job.report.is_not(None))
-        .order_by(Job.id.desc())
-        .limit(MAX_RESULTS)
-    )
     return [
         Result(
-            row.id, row.name, row.method, row.created_at, (row.report.get("sparsity") or {}).get("achieved"),
+            row.job_id, row.name, row.method, row.created_at, (row.report.get("sparsity") or {}).get("achieved"),
             row.report.get("dense") or {}, row.report.get("compressed") or {},
         )
-        for row in session.execute(query)
+        for row in catalog.reports(session, project_id, name, limit=MAX_RESULTS)
     ]  # fmt: skip
 
 
 def _published(session: Session, project_id: str) -> list[Published]:
-    query = (
-        select(Publication.target, Job.id, Job.name, Job.model)
-        .join(Job, Job.id == Publication.job_id)
-        .where(Publication.project_id == project_id, Publication.state == "succeeded")
-        .order_by(Publication.id.desc())
-        .limit(MAX_PUBLISHED)
-    )
     return [
-        Published(job_id, name, model_, str(target.get("kind")), _place(target))
-        for target, job_id, name, model_ in session.execute(query)
+        Published(row.job_id, row.job_name, row.model, str(row.target.get("kind")), _place(row.target))
+        for row in catalog.published(session, project_id, limit=MAX_PUBLISHED)
     ]
 
 
 def _place(target: dict[str, Any]) -> str:
     return str(target.get("repo") or target.get("uri") or target.get("name") or "")
-
-
-def _counts(session: Session, project_id: str, names: Sequence[str]) -> dict[str, int]:
-    query = select(Job.model, func.count()).where(Job.project_id == project_id, Job.model.in_(names))
-    return {name: count for name, count in session.execute(query.group_by(Job.model))}  # noqa: C416 - rows

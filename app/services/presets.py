@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.planning import Preset
-from app.db.queries import tenancy
+from app.db.queries import planning, tenancy
 from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, QuotaExceeded
 from app.services.admission.admit import refused
@@ -29,7 +28,7 @@ def lookup(database: Database, project_id: str) -> Lookup:
 
     def find(name: str, version: int | None) -> Found | None:
         with database.reading() as session:
-            row = _row(session, project_id, name, version)
+            row = planning.preset(session, project_id, name, version=version)
         return _found(row) if row is not None and row.spec is not None else None
 
     return find
@@ -50,18 +49,7 @@ def get(database: Database, project_id: str, name: str) -> Found:
 def every(database: Database, project_id: str) -> Sequence[Found]:
     """Return the newest version of every preset."""
     with database.reading() as session:
-        newest = (
-            select(Preset.name, func.max(Preset.version).label("version"))
-            .where(Preset.project_id == project_id)
-            .group_by(Preset.name)
-            .subquery()
-        )
-        rows = session.scalars(
-            select(Preset)
-            .join(newest, (Preset.name == newest.c.name) & (Preset.version == newest.c.version))
-            .where(Preset.project_id == project_id, Preset.spec.is_not(None))
-        )
-        own = {row.name: _found(row) for row in rows}
+        own = {row.name: _found(row) for row in planning.newest_presets(session, project_id)}
     return sorted({**BUILT_IN, **own}.values(), key=lambda found: found.name)
 
 
@@ -78,23 +66,16 @@ def put(database: Database, project_id: str, name: str, *, description: str, spe
 def delete(database: Database, project_id: str, name: str) -> None:
     """Forget a project's own preset; its old versions can still be named. Raises NotFound."""
     with database.unit_of_work() as session:
-        row = _row(session, project_id, name, None)
+        row = planning.preset(session, project_id, name)
         if row is None or row.spec is None:
             raise NotFound("There is no preset of your own with this name.")
         _next(session, project_id, name, "", None)
         tenancy.audit(session, "preset.delete", name, now=clock(session))
 
 
-def _row(session: Session, project_id: str, name: str, version: int | None) -> Preset | None:
-    query = select(Preset).where(Preset.project_id == project_id, Preset.name == name)
-    if version is not None:
-        query = query.where(Preset.version == version)
-    return session.scalar(query.order_by(Preset.version.desc()).limit(1))
-
-
 def _next(session: Session, project_id: str, name: str, description: str, spec: dict[str, Any] | None) -> Preset:
-    newest = _row(session, project_id, name, None)
-    if newest is None and _count(session, project_id) >= MAX_PRESETS:
+    newest = planning.preset(session, project_id, name)
+    if newest is None and planning.count_presets(session, project_id) >= MAX_PRESETS:
         raise QuotaExceeded(f"The project has {MAX_PRESETS} presets of its own, deleted ones included.")
     built_in = BUILT_IN.get(name)
     version = max((found.version for found in (newest, built_in) if found), default=0)
@@ -105,11 +86,6 @@ def _next(session: Session, project_id: str, name: str, description: str, spec: 
     session.add(row)
     session.flush()
     return row
-
-
-def _count(session: Session, project_id: str) -> int:
-    names = select(func.count(func.distinct(Preset.name))).where(Preset.project_id == project_id)
-    return session.scalar(names) or 0
 
 
 def _found(row: Preset) -> Found:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, literal_column, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.publication import Publication
-from app.db.queries import events, tenancy
+from app.db.queries import events, jobs, publications, tenancy
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.errors import GateRejected, InvalidRequest, NotFinished, NotFound
@@ -64,7 +63,7 @@ def create(
             raise GateRejected
         made = row(job, target.model_dump(mode="json"), now=now)
         if key and (found := idempotency.claim(session, key, resource_id=made.id, now=now)):
-            return session.get_one(Publication, found), True
+            return _made(session, found), True
         add(session, job, made)
     return made, False
 
@@ -72,33 +71,21 @@ def create(
 def page(database: Database, project_id: str, job_id: str, *, before: str | None, limit: int) -> Sequence[Publication]:
     """Return the publications of a job, newest first."""
     with database.reading() as session:
-        query = select(Publication).where(Publication.job_id == _job(session, project_id, job_id).id)
-        if before is not None:
-            query = query.where(Publication.id < before)
-        return session.scalars(query.order_by(Publication.id.desc()).limit(limit)).all()
+        return publications.page(session, _job(session, project_id, job_id).id, before=before, limit=limit)
 
 
 def claim(session: Session, turns: Turns) -> Publication | None:
     """Take the next publication that is due, for a while: by turns of the projects, and one of each at a time."""
     now = clock(session)
-    pending = Publication.state == literal_column("'pending'")
-    due = and_(
-        pending, Publication.next_at <= now, or_(Publication.locked_until.is_(None), Publication.locked_until < now)
-    )
-    held = aliased(Publication)
-    busy = select(held.project_id).where(held.state == literal_column("'pending'"), held.locked_until >= now)
-    for project in turns.round(session, Publication, and_(due, Publication.project_id.not_in(busy))):
-        query = select(Publication).where(due, Publication.project_id == project).order_by(Publication.next_at)
-        found = session.scalar(query.limit(1).with_for_update(skip_locked=True))
-        if found is not None:
-            found.locked_until = now + LEASE
-            return found
-    return None
+    found = publications.lock_due(session, now, turns)
+    if found is not None:
+        found.locked_until = now + LEASE
+    return found
 
 
 def keep(session: Session, publication_id: str) -> bool:
     """Hold a publication for longer; False when it is gone."""
-    found = session.get(Publication, publication_id, with_for_update=True)
+    found = publications.find(session, publication_id, lock=True)
     if found is None:
         return False
     found.locked_until = clock(session) + LEASE
@@ -107,7 +94,7 @@ def keep(session: Session, publication_id: str) -> bool:
 
 def succeed(session: Session, publication_id: str, reference: str) -> None:
     """Write down that a publication is done."""
-    found = session.get(Publication, publication_id, with_for_update=True)
+    found = publications.find(session, publication_id, lock=True)
     if found is None:
         return
     now = clock(session)
@@ -120,7 +107,7 @@ def succeed(session: Session, publication_id: str, reference: str) -> None:
 
 def fail(session: Session, publication_id: str, error: dict[str, Any]) -> None:
     """Write down that a publication failed, and when it is tried again."""
-    found = session.get(Publication, publication_id, with_for_update=True)
+    found = publications.find(session, publication_id, lock=True)
     if found is None:
         return
     now = clock(session)
@@ -151,8 +138,15 @@ def at_home(target: dict[str, Any], job: Job) -> dict[str, Any]:
     return {**target, "name": source["name"]}
 
 
+def _made(session: Session, publication_id: str) -> Publication:
+    """The publication of an earlier equal call: a key of its project names it."""
+    found = publications.find(session, publication_id)
+    assert found is not None
+    return found
+
+
 def _job(session: Session, project_id: str, job_id: str) -> Job:
-    job = session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+    job = jobs.get(session, project_id, job_id)
     if job is None:
         raise NotFound
     return job

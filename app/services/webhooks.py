@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from app.bodies.webhook import EndpointChange, EndpointRequest
@@ -107,9 +106,8 @@ def test(resources: Resources, project_id: str, endpoint_id: str) -> WebhookDeli
         fields = webhooks.delivery(
             row.id, project_id, message_id, "webhook.test", {"id": row.id}, subject=message_id, seq=0, now=now
         )
-        session.execute(insert(WebhookDelivery), [fields])
-        sent = webhooks.one_delivery(session, row.id, fields["id"])
-        assert sent is not None
+        sent = WebhookDelivery(**fields)
+        session.add(sent)
     return sent
 
 

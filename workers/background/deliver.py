@@ -137,7 +137,7 @@ class Dispatcher:
             if fresh is not None:  # its endpoint was deleted meanwhile
                 settle(fresh, outcome, clock(session))
             if outcome.status == http.HTTPStatus.GONE:
-                found = session.get(WebhookEndpoint, endpoint.id)
+                found = webhooks.endpoint(session, endpoint.project_id, endpoint.id)
                 if found is not None:
                     found.enabled, found.disabled_reason = False, "gone"
                 webhooks.fail_pending(session, endpoint.id)

@@ -8,13 +8,9 @@ from itertools import groupby
 from typing import Final
 
 import structlog
-from sqlalchemy import delete, select
 
-from app.db.job import IdempotencyKey, Job, Outbox, Worker
 from app.db.lifecycle import TERMINAL
-from app.db.queries import reuse
-from app.db.result import Artifact
-from app.db.reuse import PhaseResult
+from app.db.queries import idempotency, jobs, outbox, reads, reuse, workers
 from app.db.session import Database, clock
 from app.services.idempotency import KEPT
 from app.storage.base import ObjectStore
@@ -38,9 +34,9 @@ def collect(database: Database, store: ObjectStore) -> int:
     stale.end_ownerless(database)
     with database.unit_of_work() as session:
         now = clock(session)
-        session.execute(delete(Worker).where(Worker.seen_at < now - GARBAGE_AGE))
-        session.execute(delete(Outbox).where(Outbox.sent_at < now - GARBAGE_AGE))
-        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT))
+        workers.forget(session, unseen_since=now - GARBAGE_AGE)
+        outbox.forget(session, sent_before=now - GARBAGE_AGE)
+        idempotency.forget(session, older_than=now - KEPT)
     ages = {stored.key: now - stored.modified_at for stored in store.list("projects/")}
     gone = stale.collect_ownerless(database, store, ages)
     old = [key for key, age in ages.items() if age > GARBAGE_AGE and key not in gone]
@@ -82,8 +78,7 @@ def _collect_phases(database: Database, store: ObjectStore, old: list[str]) -> i
     removed = 0
     for phase_key, keys in groupby(filter(_PHASE_KEY.fullmatch, old), key=lambda key: key.split("/")[3]):
         with database.reading() as session:
-            documents = session.scalars(select(PhaseResult.document).where(PhaseResult.key == phase_key))
-            named = {document["key"] for document in documents}
+            named = reuse.phase_objects(session, phase_key)
         for key in keys:
             if key not in named:
                 store.delete(key)
@@ -101,8 +96,8 @@ def _named(database: Database, job_id: str, keys: list[str], now: datetime) -> s
     """The keys that a job still needs: one look per job, not per file."""
     with database.reading() as session:
         # Another job may point at the files of one that is gone.
-        named = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
-        job = session.get(Job, job_id)
+        named = reads.named_keys(session, keys)
+        job = jobs.find(session, job_id)
     if job is None:
         return named
     ended = job.state in TERMINAL and job.finished_at is not None and job.finished_at < now - CHECKPOINT_AGE

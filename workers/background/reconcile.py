@@ -7,11 +7,11 @@ from collections.abc import Callable
 from datetime import datetime
 
 import structlog
-from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.db.job import Job, Outbox
-from app.db.queries import leases, measures, reuse, shares, tenancy
+from app.db.job import Job
+from app.db.queries import leases, measures, outbox, reuse, shares, tenancy
+from app.db.queries.leases import JobQuery
 from app.db.session import Database, clock
 from app.platform import loops
 from app.queue import Doorbell
@@ -27,6 +27,7 @@ LONGEST_PAUSE_SECONDS = 300.0
 """Between bells that nobody hears: without a worker they would fill the broker."""
 _MOST_AT_ONCE = 100
 """Jobs that one transaction heals."""
+_MOST_SENT_AT_ONCE = 500
 FIRST_COLLECT_SECONDS, COLLECT_SECONDS = 60.0, 3600.0
 TELL_SECONDS = 5.0
 
@@ -104,9 +105,7 @@ class Reconciler:
         """End jobs that waited longer than they may, queued or paused; return how many."""
         return len(self._heal(leases.overdue, lambda session, job, now: endings.expire(session, job, now=now)))
 
-    def _heal(
-        self, find: Callable[[datetime], Select[Job]], heal: Callable[[Session, Job, datetime], None]
-    ) -> list[Job]:
+    def _heal(self, find: Callable[[datetime], JobQuery], heal: Callable[[Session, Job, datetime], None]) -> list[Job]:
         """Find and lock jobs, and heal them in one transaction; one by one when that breaks on one of them."""
         try:
             with self._database.unit_of_work() as session:
@@ -120,14 +119,14 @@ class Reconciler:
         return jobs
 
     def _heal_alone(
-        self, find: Callable[[datetime], Select[Job]], heal: Callable[[Session, Job, datetime], None]
+        self, find: Callable[[datetime], JobQuery], heal: Callable[[Session, Job, datetime], None]
     ) -> list[Job]:
         healed: list[Job] = []
 
         def alone(job_id: str) -> None:
             with self._database.unit_of_work() as session:
                 now = clock(session)
-                for job in self._locked(session, find(now).where(Job.id == job_id)):
+                if (job := leases.lock_still(session, find(now), job_id)) is not None:
                     heal(session, job, now)
                     healed.append(job)
 
@@ -136,11 +135,10 @@ class Reconciler:
         loops.each("reconciler", found, alone, spoiled=self._postpone)
         return healed
 
-    def _locked(self, session: Session, query: Select[Job]) -> list[Job]:
+    def _locked(self, session: Session, wanted: JobQuery) -> list[Job]:
         """Lock the oldest of those that a query finds and nobody has postponed."""
         later = [job_id for job_id, (_, until) in self._postponed.items() if until > time.monotonic()]
-        query = query.where(Job.id.not_in(later)).order_by(Job.id).limit(_MOST_AT_ONCE)
-        return list(session.scalars(query.with_for_update(skip_locked=True, of=Job)))
+        return leases.lock_oldest(session, wanted, limit=_MOST_AT_ONCE, but=later)
 
     def _postpone(self, job_id: str) -> None:
         """Leave a job alone for a while that breaks whoever heals it; in the end it fails, as a fault of ours."""
@@ -155,10 +153,7 @@ class Reconciler:
         """Let queued jobs say whether a pause, a worker or their project's quota is what they wait for."""
         with self._database.reading() as session:
             now = clock(session)
-            capped, rested = (
-                tenancy.capped(session, now),
-                session.scalar(select(Job.id).where(*tenancy.rested(now)).limit(1)),
-            )
+            capped, rested = tenancy.capped(session, now), tenancy.has_rested(session, now)
         if capped != self._capped or capped or rested:
             with self._database.unit_of_work() as session:
                 tenancy.mark_waiting(session, capped, now)
@@ -167,8 +162,7 @@ class Reconciler:
     def deliver(self) -> int:
         """Send what the outbox holds: bells that the API had no time to ring; return how many."""
         with self._database.unit_of_work() as session:
-            query = select(Outbox).where(Outbox.sent_at.is_(None)).order_by(Outbox.id).limit(500)
-            rows = list(session.scalars(query.with_for_update(skip_locked=True)))
+            rows = outbox.lock_unsent(session, limit=_MOST_SENT_AT_ONCE)
             now = clock(session) if rows else None
             for row in rows:
                 row.sent_at = now

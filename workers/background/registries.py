@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import and_, or_, select
 
 from app.db.hook import HookSource
+from app.db.queries import hooks
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.integrations.mlflow.client import Mlflow, MlflowError, tags_of
@@ -92,25 +92,17 @@ class RegistrySweep:
         """Take the next source that is due, by turns of the projects; no other process looks at it too."""
         with self._claiming, self._database.unit_of_work() as session:
             now = clock(session)
-            told = HookSource.cursor["next_at"].as_string()
-            due = and_(
-                HookSource.kind == "mlflow", or_(told.is_(None), told <= _written(now)),
-                HookSource.project_id.not_in(self._busy),
-            )  # fmt: skip
-            for project in self._turns.round(session, HookSource, due):
-                query = select(HookSource).where(due, HookSource.project_id == project)
-                query = query.order_by(told.nulls_first(), HookSource.id).limit(1)
-                if (found := session.scalar(query.with_for_update(skip_locked=True))) is not None:
-                    later = now + timedelta(seconds=self._settings.registry_sweep_seconds)
-                    found.cursor = {**(found.cursor or {}), "next_at": _written(later)}
-                    self._busy.add(project)
-                    return found
-        return None
+            found = hooks.lock_due_registry(session, _written(now), self._turns, busy=self._busy)
+            if found is not None:
+                later = now + timedelta(seconds=self._settings.registry_sweep_seconds)
+                found.cursor = {**(found.cursor or {}), "next_at": _written(later)}
+                self._busy.add(found.project_id)
+            return found
 
     def _postpone(self, source: HookSource) -> None:
         """Let a source wait that breaks us, longer each time; it is looked at again for as long as it is there."""
         with self._database.unit_of_work() as session:
-            row = session.get(HookSource, source.id, with_for_update=True)
+            row = hooks.lock_source(session, source.id)
             if row is not None:
                 broken = int((row.cursor or {}).get("broken", 0)) + 1
                 pause = max(self._settings.registry_sweep_seconds, loops.delay_seconds(broken))
@@ -121,7 +113,7 @@ class RegistrySweep:
         """Write down what is news, and where the next look begins, in one transaction."""
         found = 0
         with self._database.unit_of_work() as session:
-            source = session.get(HookSource, source_id, with_for_update=True)
+            source = hooks.lock_source(session, source_id)
             if source is None:  # deleted meanwhile
                 return 0
             cursor = source.cursor or {}

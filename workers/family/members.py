@@ -8,13 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
-from app.db.queries import reuse
-from app.db.result import Artifact
+from app.db.queries import reads, reuse
 from app.db.session import Database
 from app.services.jobs import children
 from app.storage.base import ObjectStore
@@ -80,8 +78,7 @@ class Family:
 
     def _download(self, job_id: str, folder: Path, between: Callable[[], None]) -> bool:
         with self._database.reading() as session:
-            query = select(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(("model", "mask")))
-            files = list(session.scalars(query))
+            files = reads.files(session, job_id, ("model", "mask"))
         for file in files:
             between()
             self._store.get_file(file.key, folder / file.name, file.sha256)

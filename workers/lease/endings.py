@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.lifecycle import TERMINAL
 from app.db.queries import events, leases
 from espalier.messages import ErrorInfo
 from workers.lease.keeper import Reason
@@ -85,15 +83,7 @@ def give_up(session: Session, job_id: str, *, now: datetime) -> None:
         class_="internal", retryable=False, phase=None, message="the job could not be brought to its end",
         hint="This is a fault of the service; see the log of the reconciler.",
     )  # fmt: skip
-    document = describe(error, attempt=0)
-    session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state.not_in(TERMINAL))
-        .values(
-            state="failed", error=document, fence=Job.fence + 1, lease_until=None, worker_id=None, wait_reason=None,
-            pending_until=None, finished_at=now,
-        )
-    )  # fmt: skip
+    leases.fail(session, job_id, describe(error, attempt=0), now=now)
 
 
 def wait(session: Session, job: Job, *, now: datetime, waits_for: str | None = None) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import select
 
 from app.db.job import Job
 from app.db.publication import Publication
+from app.db.queries import jobs, reads
 from app.db.queries.turns import Turns
-from app.db.result import Artifact
 from app.db.session import Database
 from app.errors import StorageError
 from app.integrations.shared.targets import PublicFile, PublishRequest
@@ -169,8 +168,7 @@ class Publisher:
 
     def _publish(self, row: Publication, stopping: Callable[[], bool]) -> Published | ErrorInfo:
         with self._database.reading() as session:
-            job = session.get_one(Job, row.job_id)
-            artifacts = session.scalars(select(Artifact).where(Artifact.job_id == row.job_id)).all()
+            job, artifacts = jobs.find(session, row.job_id), reads.files(session, row.job_id)
         try:
             files = [
                 PublicFile(
@@ -180,7 +178,7 @@ class Publisher:
             ]
         except StorageError as error:
             return _failure(error.detail, retryable=True)
-        if not files:
+        if job is None or not files:
             return _failure("The job has no files any more.", retryable=False)
         self._settings.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="publish-", dir=self._settings.scratch) as folder:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, literal_column, select
+from sqlalchemy import and_, literal_column, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, defer
 
@@ -34,6 +34,31 @@ def page(
 def source(session: Session, source_id: str) -> HookSource | None:
     """Return a source of any project."""
     return session.get(HookSource, source_id)
+
+
+def lock_source(session: Session, source_id: str) -> HookSource | None:
+    """Hold a source until the end of the transaction."""
+    return session.get(HookSource, source_id, with_for_update=True)
+
+
+def lock_due_registry(session: Session, now: str, turns: Turns, *, busy: Collection[str]) -> HookSource | None:
+    """Lock the next MLflow source whose registry is to be read, by turns of the projects that are not busy.
+
+    `now`: as the cursors of sources write a time.
+    """
+    next_at = HookSource.cursor["next_at"].as_string()
+    due = and_(HookSource.kind == "mlflow", or_(next_at.is_(None), next_at <= now), HookSource.project_id.not_in(busy))
+    for project in turns.round(session, HookSource, due):
+        query = select(HookSource).where(due, HookSource.project_id == project)
+        query = query.order_by(next_at.nulls_first(), HookSource.id).limit(1)
+        if (row := session.scalar(query.with_for_update(skip_locked=True))) is not None:
+            return row
+    return None
+
+
+def delivery(session: Session, delivery_id: str) -> HookDelivery | None:
+    """Return a delivery of any project."""
+    return session.get(HookDelivery, delivery_id)
 
 
 def add_delivery(session: Session, row: dict[str, Any]) -> bool:
@@ -73,6 +98,11 @@ def claim_due(session: Session, now: datetime, turns: Turns) -> HookDelivery | N
 def rules_of(session: Session, source_id: str) -> Sequence[Rule]:
     """Return the rules of a source that are in force, in the order in which they are locked."""
     return session.scalars(select(Rule).where(Rule.source_id == source_id, Rule.enabled).order_by(Rule.id)).all()
+
+
+def rule(session: Session, project_id: str, rule_id: str) -> Rule | None:
+    """Return a rule of a project."""
+    return session.scalar(select(Rule).where(Rule.id == rule_id, Rule.project_id == project_id))
 
 
 def lock_rule(session: Session, rule_id: str) -> Rule | None:

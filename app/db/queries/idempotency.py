@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -41,3 +41,8 @@ def insert_unless_there(session: Session, row: dict[str, Any], *, older_than: da
         where=IdempotencyKey.created_at < older_than,
     )
     return session.scalar(statement.returning(IdempotencyKey.id)) is not None
+
+
+def forget(session: Session, *, older_than: datetime) -> None:
+    """Delete keys that have expired."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < older_than))

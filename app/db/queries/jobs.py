@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.db.job import QUEUED, Attempt, Job
+from app.db.job import HELD, QUEUED, Attempt, Job
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,26 @@ def get(session: Session, project_id: str, job_id: str) -> Job | None:
     return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
 
 
+def find(session: Session, job_id: str) -> Job | None:
+    """Return a job of any project."""
+    return session.get(Job, job_id)
+
+
+def publishing(session: Session, project_id: str) -> list[Job]:
+    """Return the jobs of a project that publish now."""
+    query = select(Job).where(Job.project_id == project_id, HELD, Job.phase == "publishing")
+    return list(session.scalars(query))
+
+
+def newest_measured(session: Session, project_id: str, worker_class: str, *, limit: int) -> list[Job]:
+    """Return the newest jobs of a class that succeeded by their own work and whose spec was resolved."""
+    query = select(Job).where(
+        Job.project_id == project_id, Job.worker_class == worker_class, Job.state == "succeeded",
+        Job.reused_from.is_(None), Job.resolved_spec.is_not(None),
+    )  # fmt: skip
+    return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+
+
 def page(session: Session, project_id: str, filters: Filters, *, before: str | None, limit: int) -> list[Job]:
     """Return jobs, newest first, that come after the job `before` in that order."""
     query = select(Job).where(Job.project_id == project_id)
@@ -50,6 +70,12 @@ def page(session: Session, project_id: str, filters: Filters, *, before: str | N
     for key, value in filters.labels:
         query = query.where(Job.labels[key].as_string() == value)
     return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+
+
+def count_queued(session: Session, project_id: str, worker_class: str) -> int:
+    """Return how many jobs of a project wait for workers of a class."""
+    query = select(func.count()).where(QUEUED, Job.project_id == project_id, Job.worker_class == worker_class)
+    return session.scalar(query) or 0
 
 
 def queue_position(session: Session, job: Job) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,9 +12,13 @@ from sqlalchemy.orm import Session
 
 from app.db.claimable import CLAIMABLE_VIEW
 from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
+from app.db.lifecycle import TERMINAL
 from app.db.queries import events, shares, tenancy
 from app.db.session import clock
 from app.platform.ids import new_id
+
+JobQuery = Select[Job]
+"""Which jobs are wanted; `lock_oldest` reads them."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +185,35 @@ def end_attempt(
         )
 
 
-def abandoned(now: datetime) -> Select[Job]:
+def fail(session: Session, job_id: str, error: dict[str, Any], *, now: datetime) -> None:
+    """Fail a job that is not over by its row alone, without an event: whoever holds it finds no row any more."""
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state.not_in(TERMINAL))
+        .values(
+            state="failed", error=error, fence=Job.fence + 1, lease_until=None, worker_id=None, wait_reason=None,
+            pending_until=None, finished_at=now,
+        )
+    )  # fmt: skip
+
+
+def lock_oldest(session: Session, wanted: JobQuery, *, limit: int, but: Sequence[str] = ()) -> list[Job]:
+    """Lock the oldest of the wanted jobs; those that another transaction holds are passed over."""
+    query = wanted.where(Job.id.not_in(but)).order_by(Job.id).limit(limit)
+    return list(session.scalars(query.with_for_update(skip_locked=True, of=Job)))
+
+
+def lock_still(session: Session, wanted: JobQuery, job_id: str) -> Job | None:
+    """Lock one job if it is still among the wanted ones and no other transaction holds it."""
+    return session.scalar(wanted.where(Job.id == job_id).with_for_update(skip_locked=True, of=Job))
+
+
+def abandoned(now: datetime) -> JobQuery:
     """Select jobs whose worker is gone: the lease is past, or was never written."""
     return select(Job).where(HELD, or_(Job.lease_until.is_(None), Job.lease_until < now))
 
 
-def overdue(now: datetime) -> Select[Job]:
+def overdue(now: datetime) -> JobQuery:
     """Select jobs that waited longer than they may, queued or paused."""
     return select(Job).where(Job.pending_until < now)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -86,6 +86,17 @@ def artifacts(session: Session, job_id: str, *, after: str, limit: int) -> Seque
     """Return the files of a job's result."""
     query = select(Artifact).where(Artifact.job_id == job_id, Artifact.id > after).order_by(Artifact.id).limit(limit)
     return session.scalars(query).all()
+
+
+def files(session: Session, job_id: str, kinds: Sequence[str] = ()) -> list[Artifact]:
+    """Return all files of a job's result, or those of some kinds."""
+    query = select(Artifact).where(Artifact.job_id == job_id)
+    return list(session.scalars(query.where(Artifact.kind.in_(kinds)) if kinds else query))
+
+
+def named_keys(session: Session, keys: Collection[str]) -> set[str]:
+    """Return which objects of the store are files of a result, of whichever job."""
+    return set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
 
 
 def artifact(session: Session, project_id: str, artifact_id: str) -> Artifact | None:

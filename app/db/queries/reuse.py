@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import Insert, Select, Table, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased, load_only
@@ -15,7 +15,7 @@ from app.db.base import Base
 from app.db.job import QUEUED, Job
 from app.db.lifecycle import TERMINAL
 from app.db.result import Artifact, LayerRow, MetricPoint, PhaseRecord
-from app.db.reuse import PhaseResult
+from app.db.reuse import KnownContent, PhaseResult
 
 RESTING = (*sorted(TERMINAL), "paused")
 """States in which a job does nothing that another could wait for."""
@@ -119,6 +119,18 @@ def phase_results(session: Session, project_id: str, keys: Collection[str], *, n
         .execution_options(synchronize_session=False)
     )
     return list(rows)
+
+
+def phase_objects(session: Session, key: str) -> set[str]:
+    """Return the objects of the store that hold what is stored under a key, by any project."""
+    documents = session.scalars(select(PhaseResult.document).where(PhaseResult.key == key))
+    return {str(document["key"]) for document in documents}
+
+
+def known_content(session: Session, project_id: str, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return what a project has seen behind some keys of sources and texts."""
+    query = select(KnownContent).where(KnownContent.project_id == project_id, KnownContent.key.in_(keys))
+    return {row.key: row.document for row in session.scalars(query)}
 
 
 def evictable(session: Session, *, excess: int, unused_since: datetime) -> list[PhaseResult]:

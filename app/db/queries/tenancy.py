@@ -17,7 +17,7 @@ from app.db.lifecycle import TERMINAL
 from app.db.queries import uploads
 from app.db.result import Artifact
 from app.db.session import add_rows
-from app.db.tenancy import ApiKey, AuditEvent, Credential, PortalSession, Project, UsageDay
+from app.db.tenancy import ApiKey, AuditEvent, PortalSession, Project, UsageDay
 from app.errors import NotFound
 from app.platform import actor as actors
 from app.platform.ids import new_id
@@ -147,6 +147,11 @@ def project(session: Session, project_id: str, *, lock: bool = False) -> Project
     return session.scalar(query.with_for_update(key_share=True) if lock else query)
 
 
+def wait_for_holders(session: Session, project_id: str) -> None:
+    """Wait until nobody holds a project any more, and let nobody hold it before this transaction ends."""
+    session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
+
+
 def unfinished_jobs(session: Session, project_id: str) -> int:
     """Return how many jobs of a project are not over."""
     query = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.state.not_in(TERMINAL))
@@ -272,28 +277,20 @@ def _reached(now: datetime) -> ColumnElement[bool]:
     )
 
 
-def rested(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """What holds of a queued job whose pause after a failure is over, and which still says that it waits for it."""
+def has_rested(session: Session, now: datetime) -> bool:
+    """Tell whether a queued job still says that it waits for the end of a pause that is over."""
+    return session.scalar(select(Job.id).where(*_rested(now)).limit(1)) is not None
+
+
+def _rested(now: datetime) -> tuple[ColumnElement[bool], ...]:
     return QUEUED, Job.wait_reason == "backoff", Job.not_before <= now
 
 
 def mark_waiting(session: Session, capped_ids: Sequence[str], now: datetime) -> None:
     """Say of queued jobs whether a pause, a worker or their project's quota is what they wait for."""
-    session.execute(update(Job).where(*rested(now)).values(wait_reason="capacity"))
+    session.execute(update(Job).where(*_rested(now)).values(wait_reason="capacity"))
     waits = QUEUED, Job.wait_reason == "capacity", Job.project_id.in_(capped_ids)
     if capped_ids:
         session.execute(update(Job).where(*waits).values(wait_reason="quota"))
     free = QUEUED, Job.wait_reason == "quota", Job.project_id.not_in(capped_ids)
     session.execute(update(Job).where(*free).values(wait_reason="capacity"))
-
-
-def credential(session: Session, project_id: str, kind: str) -> Credential | None:
-    """Return one sealed secret of a project."""
-    return session.get(Credential, (project_id, kind), populate_existing=True)
-
-
-def credentials(session: Session, project_id: str) -> Sequence[Credential]:
-    """Return the sealed secrets of a project."""
-    return session.scalars(
-        select(Credential).where(Credential.project_id == project_id).order_by(Credential.kind)
-    ).all()

@@ -17,6 +17,11 @@ def get(session: Session, project_id: str, upload_id: str, *, lock: bool = False
     return session.scalar(query.with_for_update() if lock else query)
 
 
+def find(session: Session, upload_id: str) -> Upload | None:
+    """Return an upload of any project."""
+    return session.get(Upload, upload_id)
+
+
 def page(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[Upload]:
     """Return the uploads of a project, newest first."""
     query = select(Upload).where(Upload.project_id == project_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import case, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.job import HELD, QUEUED, Job, Worker
@@ -59,6 +59,16 @@ def project_of(session: Session, job_ids: list[str]) -> dict[str, str]:
     """Return which project each job belongs to."""
     rows = session.execute(select(Job.id, Job.project_id).where(Job.id.in_(job_ids)))
     return {row.id: row.project_id for row in rows}
+
+
+def last_seen(session: Session, host: str) -> datetime | None:
+    """Return when the newest worker of a host was last seen; None if never."""
+    return session.scalar(select(func.max(Worker.seen_at)).where(Worker.host == host))
+
+
+def forget(session: Session, *, unseen_since: datetime) -> None:
+    """Delete the rows of workers that were not seen for long."""
+    session.execute(delete(Worker).where(Worker.seen_at < unseen_since))
 
 
 def lock(session: Session, worker_id: str) -> Worker | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.db.queries import reuse
 from app.db.queries.results import upsert
 from app.db.reuse import KnownContent
 from espalier.model_files import TEMPLATES
@@ -86,8 +86,7 @@ def remember(session: Session, project_id: str, documents: Mapping[str, Mapping[
 
 def recall(session: Session, project_id: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return what is known of some keys."""
-    query = select(KnownContent).where(KnownContent.project_id == project_id, KnownContent.key.in_(list(keys)))
-    return {row.key: row.document for row in session.scalars(query)}
+    return reuse.known_content(session, project_id, list(keys))
 
 
 def model(session: Session, project_id: str, source: Mapping[str, Any]) -> KnownModel | None:

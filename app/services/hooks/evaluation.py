@@ -75,7 +75,7 @@ def evaluate_next(database: Database, settings: Settings, turns: Turns | None = 
 def _postpone(database: Database, delivery_id: str, why: str) -> None:
     """Let a delivery that breaks us wait, and others pass."""
     with database.unit_of_work() as session:
-        row = session.get(HookDelivery, delivery_id)
+        row = hooks.delivery(session, delivery_id)
         if row is None:
             return
         row.attempts, row.error = row.attempts + 1, why

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.bodies.hooks import RuleLimits
 from app.db.hook import Rule
-from app.db.job import HELD, Job
-from app.db.publication import Publication
+from app.db.queries import jobs, publications
 from app.integrations.shared.hooks import RegistryEvent
 
 TAG: Final = "espalier."
@@ -38,17 +36,13 @@ def ours(session: Session, project_id: str, event: RegistryEvent) -> Stop | None
     """Tell why an event is one of our own making."""
     if (event.message or "").startswith(MESSAGE):
         return Stop("own-publication", f"the commit message begins with {MESSAGE}")
-    known = select(Publication.id).where(Publication.project_id == project_id)
-    if event.references and session.scalar(known.where(Publication.reference.in_(event.references)).limit(1)):
+    if event.references and publications.has_reference(session, project_id, event.references):
         return Stop("own-publication", "this version is a publication of ours")
     tags = sorted(key for key in event.tags if key.startswith(TAG))
     if tags:
         return Stop("own-output", f"the version carries the tag {tags[0]}: it is an output of Espalier")
     for target in _places(event):
-        query = known
-        for key, value in target.items():
-            query = query.where(Publication.target[key].as_string() == value)
-        if session.scalar(query.limit(1)):
+        if publications.has_target(session, project_id, target):
             return Stop("lineage", "results are published to this very place: it is an output of ours")
     return None
 
@@ -67,16 +61,11 @@ def _places(event: RegistryEvent) -> Iterator[dict[str, str]]:
 
 def publishing(session: Session, project_id: str, event: RegistryEvent, *, now: datetime) -> Stop | None:
     """Tell whether a publication to this model is under way: only when it is over, we know what it caused."""
-    jobs = select(Job).where(Job.project_id == project_id, HELD, Job.phase == "publishing")
-    for job in session.scalars(jobs):
+    for job in jobs.publishing(session, project_id):
         output = job.request["spec"].get("output") or {}
         if any(_is_about(target, job.model, event) for target in output.get("publish") or []):
             return Stop("publication-under-way", f"{job.id} is publishing to this model")
-    rows = select(Publication, Job.model).join(Job, Job.id == Publication.job_id)
-    rows = rows.where(
-        Publication.project_id == project_id, Publication.state == "pending", Publication.locked_until > now
-    )
-    for row, model in session.execute(rows):
+    for row, model in publications.under_way(session, project_id, now):
         if _is_about(row.target, model, event):
             return Stop("publication-under-way", f"{row.id} is on its way to this model")
     return None

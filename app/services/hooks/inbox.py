@@ -130,7 +130,7 @@ def event_of(row: HookDelivery) -> RegistryEvent:
 
 
 def _found(session: Session, project_id: str, delivery_id: str) -> HookDelivery:
-    row = session.get(HookDelivery, delivery_id)
+    row = hooks.delivery(session, delivery_id)
     if row is None or row.project_id != project_id:
         raise NotFound
     return row

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.bodies.hooks import RuleChange, RuleRequest, RuleTrial, Template
-from app.db.hook import HookDelivery, Rule
+from app.db.hook import Rule
 from app.db.queries import hooks, tenancy
 from app.db.session import clock
 from app.errors import InvalidRequest, NotFound
@@ -109,7 +109,7 @@ def _event(session: Session, rule: Rule, request: RuleTrial) -> RegistryEvent:
         except InvalidRequest as error:
             error.items = tuple(Problem(f"/payload{item.pointer}", item.code, item.detail) for item in error.items)
             raise
-    row = session.get(HookDelivery, request.delivery_id)
+    row = hooks.delivery(session, request.delivery_id) if request.delivery_id else None
     if row is None or row.source_id != rule.source_id:
         known = Problem("/delivery_id", "no-such-delivery", "give a delivery of the rule's source")
         raise InvalidRequest("There is no such delivery.", items=[known])
@@ -145,7 +145,7 @@ def _place(template: Template, pointer: str) -> str:
 
 
 def _found(session: Session, project_id: str, rule_id: str) -> Rule:
-    row = session.get(Rule, rule_id)
-    if row is None or row.project_id != project_id:
+    row = hooks.rule(session, project_id, rule_id)
+    if row is None:
         raise NotFound
     return row

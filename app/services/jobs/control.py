@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.bodies.control import JobPatch, Retry
 from app.db.job import PRIORITIES, Job, turn_of
 from app.db.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
-from app.db.queries import events, tenancy
+from app.db.queries import events, jobs, tenancy
 from app.db.queries.events import NewEvent
 from app.db.session import clock
 from app.errors import IllegalTransition, InvalidRequest, NotFound
@@ -89,8 +89,8 @@ def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> No
 def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None:
     """Raise InvalidForModel where a stored job has patterns that RE2 does not take: it could only fail again."""
     with resources.database.reading() as session:
-        job = session.get(Job, job_id)
-    steps = job.request["spec"].get("prune") if job is not None and job.project_id == project_id else None
+        job = jobs.get(session, project_id, job_id)
+    steps = job.request["spec"].get("prune") if job is not None else None
     for index, step in enumerate(steps if isinstance(steps, list) else [steps]):
         targets = (step.get("targets") if isinstance(step, dict) else None) or {}
         try:

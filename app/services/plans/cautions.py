@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
-from app.db.queries import tenancy
+from app.db.queries import credentials
 from app.db.session import once
 from app.services.plans import estimates
 from espalier.probe import ModelFacts
@@ -57,7 +57,7 @@ def _seconds(spec: CompressionSpec, facts: ModelFacts, rates: estimates.Rates) -
 
 def _unpublished(session: Session, project_id: str, request: JobRequest) -> Iterator[Caution]:
     for index, target in enumerate(request.spec.output.publish):
-        ask = partial(tenancy.credential, session, project_id, target.kind)
+        ask = partial(credentials.find, session, project_id, target.kind)
         if isinstance(target, HubTarget | S3Target) and once(session, ("login", project_id, target.kind), ask) is None:
             text = (
                 f"output.publish[{index}] needs the project's {_LOGINS[target.kind]}, and none is stored: "

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.result import PhaseRecord
+from app.db.queries import reads
+from app.db.queries.jobs import newest_measured
 from app.services.admission import known, routing
 from espalier.memory import retraining, shapes
 from espalier.probe import ModelFacts
@@ -135,19 +135,10 @@ def disk_bytes(phase: str, facts: ModelFacts) -> int:
 
 def rates(session: Session, project_id: str, worker_class: str) -> Rates:
     """Measure how fast the last finished jobs of a worker class went, over models that are known."""
-    query = (
-        select(Job)
-        .where(
-            Job.project_id == project_id, Job.worker_class == worker_class, Job.state == "succeeded",
-            Job.reused_from.is_(None), Job.resolved_spec.is_not(None),
-        )
-        .order_by(Job.id.desc())
-        .limit(SAMPLE_JOBS)
-    )  # fmt: skip
     reached: dict[str, list[float]] = defaultdict(list)
     beside: list[float] = []
     counted = 0
-    for job in session.scalars(query):
+    for job in newest_measured(session, project_id, worker_class, limit=SAMPLE_JOBS):
         model = known.model(session, project_id, _pinned(job))
         if model is None:
             continue
@@ -156,7 +147,7 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
             continue
         counted += 1
         expected = works(spec, model.facts)
-        records = session.scalars(select(PhaseRecord).where(PhaseRecord.job_id == job.id)).all()
+        records = reads.phases(session, job.id)
         for record in records:
             if record.seconds and expected.get(record.name):
                 reached[record.name].append(expected[record.name] / record.seconds)

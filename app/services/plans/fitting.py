@@ -10,9 +10,8 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest, Limits
-from app.db.queries import workers
+from app.db.queries import uploads, workers
 from app.db.session import once
-from app.db.upload import Upload
 from app.errors import InvalidRequest
 from app.services.admission import routing
 from app.settings import Settings
@@ -87,7 +86,7 @@ def _bytes_of(session: Session, dataset: Dataset) -> int:
     if isinstance(dataset, BuiltinDataset):
         return BUILTIN_BYTES
     if isinstance(dataset, UploadDataset):
-        row = session.get(Upload, dataset.upload_id)
+        row = uploads.find(session, dataset.upload_id)
         return row.bytes if row is not None else 0
     if isinstance(dataset, LocalDataset):
         with contextlib.suppress(OSError):

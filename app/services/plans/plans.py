@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
-from app.db.job import QUEUED, Job
 from app.db.planning import Plan
-from app.db.queries import reuse, tenancy
+from app.db.queries import jobs, planning, reuse, tenancy
 from app.db.session import clock
 from app.errors import InvalidRequest, NotFound
 from app.platform.ids import new_id
@@ -81,7 +79,7 @@ def make(
     document = {
         "resolved_spec": spec.model_dump(mode="json") if spec else None,
         "resolved_revision": found.revision if found else None, "worker_class": worker_class,
-        "queue_position": _queue_position(session, project_id, worker_class),
+        "queue_position": 1 + jobs.count_queued(session, project_id, worker_class),
         "reusable_job_id": done.id if done else None,
         **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None),
     }  # fmt: skip
@@ -129,8 +127,8 @@ def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked 
 def get(resources: Resources, project_id: str, plan_id: str) -> Plan:
     """Return a plan; raises NotFound."""
     with resources.database.reading() as session:
-        plan = session.get(Plan, plan_id)
-    if plan is None or plan.project_id != project_id:
+        plan = planning.plan(session, project_id, plan_id)
+    if plan is None:
         raise NotFound
     return plan
 
@@ -139,8 +137,8 @@ def check(session: Session, project_id: str, request: JobRequest, *, now: dateti
     """Raise InvalidRequest when the plan that a job names is unknown, stale, or of another request."""
     if request.plan_id is None:
         return
-    plan = session.get(Plan, request.plan_id)
-    if plan is None or plan.project_id != project_id:
+    plan = planning.plan(session, project_id, request.plan_id)
+    if plan is None:
         raise _refusal("no-such-plan", "there is no plan with this id")
     if plan.expires_at < now:
         raise _refusal("stale-plan", "the plan is older than a day: make another one")
@@ -150,12 +148,6 @@ def check(session: Session, project_id: str, request: JobRequest, *, now: dateti
 
 def _refusal(code: str, detail: str) -> InvalidRequest:
     return InvalidRequest("The job does not follow its plan.", items=[Problem("/plan_id", code, detail)])
-
-
-def _queue_position(session: Session, project_id: str, worker_class: str) -> int:
-    """Where a job would stand in its project's queue that is submitted now."""
-    mine = and_(QUEUED, Job.project_id == project_id, Job.worker_class == worker_class)
-    return 1 + (session.scalar(select(func.count()).where(mine)) or 0)
 
 
 def _estimate(

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
@@ -17,7 +16,7 @@ from app.bodies.sweep import Point, SweepRequest
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
 from app.db.planning import Sweep
-from app.db.queries import reuse, tenancy
+from app.db.queries import planning, reuse, tenancy
 from app.db.session import Database, clock, deferring
 from app.errors import InvalidRequest, NotFound
 from app.platform.ids import new_id
@@ -151,8 +150,7 @@ def get(database: Database, project_id: str, sweep_id: str) -> SweepReading:
 def page(database: Database, project_id: str, *, before: str | None, limit: int) -> Sequence[Sweep]:
     """Return a page of sweeps, newest first."""
     with database.reading() as session:
-        query = select(Sweep).where(Sweep.project_id == project_id).order_by(Sweep.id.desc()).limit(limit)
-        return session.scalars(query if before is None else query.where(Sweep.id < before)).all()
+        return planning.sweeps(session, project_id, before=before, limit=limit)
 
 
 def listed(database: Database, sweep: Sweep) -> SweepReading:
@@ -171,8 +169,8 @@ def cancel(resources: Resources, project_id: str, sweep_id: str) -> None:
 
 
 def _found(session: Session, project_id: str, sweep_id: str) -> Sweep:
-    row = session.get(Sweep, sweep_id)
-    if row is None or row.project_id != project_id:
+    row = planning.sweep(session, project_id, sweep_id)
+    if row is None:
         raise NotFound
     return row
 

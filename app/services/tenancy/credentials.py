@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import structlog
 from pydantic import BaseModel
 
-from app.db.queries import tenancy
+from app.db.queries import credentials, tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import Credential
 from app.errors import NotFound
@@ -24,15 +25,21 @@ def put(
     sealed = seal(settings, secret.model_dump_json())
     with database.unit_of_work() as session:
         now = clock(session)
-        row = session.merge(Credential(project_id=project_id, kind=kind, sealed=sealed, hint=hint, updated_at=now))
+        row = credentials.put(session, project_id, kind, sealed=sealed, hint=hint, now=now)
         tenancy.audit(session, "credential.store", kind, now=now)
     return row
+
+
+def every(database: Database, project_id: str) -> Sequence[Credential]:
+    """Return the sealed secrets of a project."""
+    with database.reading() as session:
+        return credentials.every(session, project_id)
 
 
 def delete(database: Database, project_id: str, kind: str) -> None:
     """Forget a secret; raises NotFound."""
     with database.unit_of_work() as session:
-        row = tenancy.credential(session, project_id, kind)
+        row = credentials.find(session, project_id, kind)
         if row is None:
             raise NotFound
         session.delete(row)
@@ -42,7 +49,7 @@ def delete(database: Database, project_id: str, kind: str) -> None:
 def opened(database: Database, settings: Settings, project_id: str, kind: str) -> dict[str, str]:
     """Return a project's secret; empty when it has none, or when none of our keys opens it."""
     with database.reading() as session:
-        row = tenancy.credential(session, project_id, kind)
+        row = credentials.find(session, project_id, kind)
     if row is None:
         return {}
     try:

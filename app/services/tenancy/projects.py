@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Final
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.bodies.access import ProjectChange, ProjectRequest, Quotas
@@ -101,7 +100,7 @@ def delete(resources: Resources, actor: Actor, project_id: str) -> None:
         _require_operator(actor)
         if project_id == DEFAULT_PROJECT:
             raise ProjectInUse("The default project stays.")
-        session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
+        tenancy.wait_for_holders(session, project_id)
         if count := tenancy.unfinished_jobs(session, project_id):
             raise ProjectInUse(f"The project has {count} jobs that are not over; cancel them first.")
         session.expunge(row)

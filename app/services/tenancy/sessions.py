@@ -8,9 +8,7 @@ import secrets
 import time
 from datetime import timedelta
 
-from sqlalchemy import delete
-
-from app.db.queries import tenancy
+from app.db.queries import sign_ins, tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import PortalSession
 from app.errors import NotFound
@@ -49,7 +47,7 @@ class Sessions:
             now = clock(session)
             if tenancy.project(session, actor.project_id) is None:
                 raise NotFound("There is no project with this id.")
-            session.execute(delete(PortalSession).where(PortalSession.expires_at <= now))
+            sign_ins.forget(session, now=now)
             session.add(
                 PortalSession(
                     digest=self.digest(token), project_id=actor.project_id, subject=actor.id,
@@ -84,7 +82,7 @@ class Sessions:
         """Return who is signed in with a cookie; None when the session, its key or its project has ended."""
         with self._database.reading() as session:
             now = clock(session)
-            row = session.get(PortalSession, self.digest(token))
+            row = sign_ins.find(session, self.digest(token))
             project = tenancy.project(session, row.project_id) if row else None
             key = tenancy.key(session, row.key_id, project_id=None) if row and row.key_id else None
         if row is None or project is None or row.expires_at <= now:
@@ -103,7 +101,7 @@ class Sessions:
         """Sign out."""
         self._known.pop(token, None)
         with self._database.unit_of_work() as session:
-            session.execute(delete(PortalSession).where(PortalSession.digest == self.digest(token)))
+            sign_ins.end(session, self.digest(token))
 
     def _hmac(self, purpose: str, token: str) -> str:
         pepper = self._settings.api_key_pepper.get_secret_value().encode()
