@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from espalier.families.sizes import Sizes
 from espalier.recipe.phases import ErrorClass, Phase
 from espalier.recipe.spec import CompressionSpec
 
@@ -50,6 +51,8 @@ class ComputeRequest(Message):
     """Finished members of a soup, as artifact folders; empty: the members are trained here."""
     member_trained: int = 0
     """How many parameters each of them has trained."""
+    sizes: Sizes | None = None
+    """Of the model's parts: what a search for a size goes by."""
     spread: bool = False
     """Members of a soup are left to jobs of their own: the child ends with `spread` where they would begin."""
     checkpoints: list[StoredCheckpoint] = []

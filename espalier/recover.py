@@ -5,49 +5,57 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from espalier.prune import calibrate, prune
+from espalier.messages import Spread
+from espalier.prune import calibrating, pruning
 from espalier.recipe.recovery import Cycles
-from espalier.reconstruct import reconstruct
+from espalier.reconstruct import reconstructing
 from espalier.repetition import Turn
-from espalier.retrain import retrain, soup
+from espalier.retrain import retraining, soup
 from espalier.session import Session
 
 
-class MembersWanted(Exception):
-    """The weights that the members of a soup start from are finished, and others are to train them."""
+def run(session: Session) -> Spread | None:
+    """Go through all turns of a spec; Spread where others are to train the members of its soup."""
+    spec = session.request.spec
+    if spec.cycles is not None:
+        _cycles(session, spec.cycles)
+        return None
+    _prune_and_reconstruct(session)
+    if spec.soup and session.request.spread and not session.request.member_dirs:
+        retraining.search(session)  # once for all
+        return Spread()
+    session.results.recovery |= _retrain(session)
+    return None
 
 
-def run(session: Session) -> None:
-    """Go through all turns of a spec; raises MembersWanted where it goes on elsewhere."""
-    cycles = session.request.spec.cycles
-    if cycles is None:
-        session.results.recovery |= _turn(session)
-        return
+def _cycles(session: Session, cycles: Cycles) -> None:
     for number in range(1, cycles.count + 1):
         session.turn = _cycle(session, cycles, number)
         session.before_pruning = session.weights
-        _describe(session, number, _turn(session))
+        _prune_and_reconstruct(session)
+        _describe(session, number, _retrain(session))
     session.turn = Turn()
 
 
-def _turn(session: Session) -> dict[str, Any]:
-    """Go through one turn; what the report says of its soup, if there is one."""
+def _prune_and_reconstruct(session: Session) -> None:
     spec = session.request.spec
     # A model that is already sparse and stays as it is reads no calibration text.
-    plan = calibrate.run(session) if spec.masking or spec.reconstruct else None
+    plan = calibrating.run(session) if spec.masking or spec.reconstruct else None
     if spec.masking or spec.reconstruct or spec.retrain or not spec.structure:
-        prune.run(session, plan)
+        pruning.run(session, plan)
     if spec.reconstruct is not None:
-        reconstruct.run(session, plan)
+        reconstructing.run(session, plan)
+
+
+def _retrain(session: Session) -> dict[str, Any]:
+    """Retrain once, or the members of a soup; return what the report says of the soup."""
+    spec = session.request.spec
     if spec.soup is None:
         if spec.retrain is not None:
-            retrain.run(session)
+            retraining.run(session)
         return {}
     if session.request.member_dirs:
         return {"soup": soup.run(session, [Path(folder) for folder in session.request.member_dirs])}
-    if session.request.spread and spec.cycles is None:
-        retrain.search(session)  # once for all
-        raise MembersWanted
     return {"soup": soup.retrain_and_average(session)}
 
 

@@ -11,6 +11,17 @@ from espalier.messages import Layer, PhaseCompleted
 
 
 @dataclass
+class Written:
+    """The model files of the artifact."""
+
+    sha256: dict[str, str]
+    """Hash of each file of dense tensors, by name."""
+    nonzero_parameters: int
+    packed: list[dict[str, Any]] = field(default_factory=list)
+    """What the packs unpack to: files as the manifest describes them."""
+
+
+@dataclass
 class Results:
     """Everything that the report is built from, in the order in which the phases find it out."""
 
@@ -34,6 +45,10 @@ class Results:
     """Trained values of an adapter that stays apart from the weights."""
     comparison: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """The artifact's `divergence` from the dense model by measurement, and its `tasks`."""
+    written: Written = field(default_factory=lambda: Written({}, 0))
+    """The artifact's model files, from `exporting` on."""
+    perplexity: dict[str, float] = field(default_factory=dict)
+    """Perplexity of the artifact, by measurement."""
     latency: dict[str, Any] = field(default_factory=dict)
     """`dense` and `compressed`: how fast they were on this machine."""
     phases: list[PhaseCompleted] = field(default_factory=list)

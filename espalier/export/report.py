@@ -12,7 +12,7 @@ from espalier.messages import PhaseCompleted
 from espalier.model import masks
 from espalier.model.weights import source_files
 from espalier.packing.pack import packed_path
-from espalier.prune.prune import ERROR_TOKENS
+from espalier.prune.pruning import ERROR_TOKENS
 from espalier.recipe.steps import Gate
 from espalier.session import Session
 
@@ -22,10 +22,9 @@ _PACKED = (
 )
 
 
-def build(
-    session: Session, nonzero_parameters: int, perplexity: dict[str, float], *, current: PhaseCompleted
-) -> dict[str, Any]:
-    """The report as the contract shows it; `current` is the phase that writes it."""
+def build(session: Session) -> dict[str, Any]:
+    """Build the report as the contract shows it."""
+    perplexity = session.results.perplexity
     parameters = sum(session.streamed.parameters.values())
     sizes = _mask_sizes(session)
     kept, total = sum(kept for kept, _ in sizes.values()), sum(total for _, total in sizes.values())
@@ -44,14 +43,14 @@ def build(
             "perplexity": perplexity,
             **session.results.comparison,
             "parameters": parameters,
-            "nonzero_parameters": nonzero_parameters,
+            "nonzero_parameters": session.results.written.nonzero_parameters,
             "bytes": _file_bytes(session.artifact_dir),
             "packed_bytes": _packed_bytes(session, sizes),
             "macs_per_token": macs_per_token(session.streamed),
             "latency": session.results.latency.get("compressed"),
         },
         "advice": advice(session, achieved=achieved),
-        "phases": [_phase_row(session, done, perplexity) for done in (*session.results.phases, current)],
+        "phases": [_phase_row(session, done, perplexity) for done in session.results.phases],
         "sparsity": {
             "requested": None if step is None else step.share,
             "achieved": achieved,

@@ -11,7 +11,7 @@ from espalier.methods.base import InputStatistics
 from espalier.model import masks
 from espalier.model.layout import Matrix
 from espalier.model.numerics import generator, require_finite
-from espalier.prune.calibrate import Plan, below_pruned
+from espalier.prune.calibrating import Plan, below_pruned
 from espalier.prune.guarded import guarded
 from espalier.prune.selection import score
 from espalier.recipe.prune import PruneStep

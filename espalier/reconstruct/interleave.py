@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
-from espalier.prune.calibrate import Plan
-from espalier.prune.prune import Pruned, Walk
+from espalier.prune.calibrating import Plan
+from espalier.prune.pruning import Pruned, Walk
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 

@@ -11,7 +11,7 @@ from espalier.messages import Layer
 from espalier.model import masks
 from espalier.model.layout import Block, Matrix
 from espalier.model.numerics import moved
-from espalier.prune.prune import ERROR_TOKENS
+from espalier.prune.pruning import ERROR_TOKENS
 from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.hidden import Hidden

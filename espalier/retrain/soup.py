@@ -15,7 +15,7 @@ from espalier.model.layout import Block
 from espalier.model.weights import Weights
 from espalier.recipe.members import vary
 from espalier.resume import finish_block, taken_over
-from espalier.retrain import rate_search, retrain
+from espalier.retrain import rate_search, retraining
 from espalier.retrain.averaging import Blend, Masks, greedy, require_equal
 from espalier.retrain.train import held_out_loss
 from espalier.retrain.training_text import split, training_windows
@@ -45,10 +45,10 @@ def retrain_and_average(session: Session) -> dict[str, Any]:
     assert session.retrain is not None
     assert soup is not None
     pruned, turn, members = session.weights, session.turn, []
-    factor = retrain.search(session)
+    factor = retraining.search(session)
     for number, varied in enumerate(vary(session.retrain, soup, factor), start=1):
         session.weights, session.turn = pruned, turn.member(number, varied)
-        retrain.run(session)
+        retraining.run(session)
         members.append(Member(session.weights, Masks.of_weights(session.weights)))
     session.weights, session.turn = pruned, turn
     return _blend(session, members)

@@ -35,7 +35,7 @@ class QualitySearch:
         sparsity = self.next_sparsity(tried)
         if sparsity is not None:
             return Trial(self._spec_at(sparsity), f"trial {len(tried) + 1}: {sparsity:.2%}")
-        best = self.best(tried) or self._refuse(tried)
+        best = self._best(tried) or self._refuse(tried)
         rows = [
             {"sparsity": each.sparsity, "relative_increase": each.increase, "kept": self.keeps(each)} for each in tried
         ]
@@ -45,8 +45,13 @@ class QualitySearch:
         """Tell whether a trial keeps the bound."""
         return tried.increase is not None and tried.increase <= self.objective.max_relative_perplexity_increase
 
-    def best(self, tried: Sequence[TriedSparsity]) -> TriedSparsity | None:
-        """Return the trial of the highest sparsity that keeps the bound."""
+    def best(self, outcomes: Sequence[Outcome]) -> int | None:
+        """Return the index of the trial of the highest sparsity that keeps the bound."""
+        tried = [_tried(outcome) for outcome in outcomes]
+        best = self._best(tried)
+        return None if best is None else tried.index(best)
+
+    def _best(self, tried: Sequence[TriedSparsity]) -> TriedSparsity | None:
         return max((each for each in tried if self.keeps(each)), key=lambda each: each.sparsity, default=None)
 
     def next_sparsity(self, tried: Sequence[TriedSparsity]) -> float | None:
@@ -56,7 +61,7 @@ class QualitySearch:
             return min(self._step.share, objective.max_sparsity)
         if len(tried) >= objective.max_trials:
             return None
-        best = self.best(tried)
+        best = self._best(tried)
         low = best.sparsity if best else 0.0
         lost = [each.sparsity for each in tried if not self.keeps(each) and each.sparsity > low]
         high = min(lost, default=objective.max_sparsity)

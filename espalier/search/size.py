@@ -25,8 +25,7 @@ class SizeSearch:
 
     def next(self, outcomes: Sequence[Outcome]) -> Trial | Winner:
         """Return the next cut as a trial, the best cut with all that was asked for, or the end of the search."""
-        last = outcomes[-1] if outcomes and self._carries_out(outcomes[-1].spec) else None
-        tried = on_one_clock([self._tried(outcome) for outcome in outcomes[: -1 if last else None]], self.target)
+        tried, last = self._read(outcomes)
         self._require_something_to_remove(tried)
         best = self.split.best(tried)
         if last is None:
@@ -43,6 +42,18 @@ class SizeSearch:
                 hint="Lower retrain.learning_rate, or raise the target.",
             )
         return Winner(len(tried) if last else tried.index(best), self._objective(tried, best))
+
+    def best(self, outcomes: Sequence[Outcome]) -> int | None:
+        """Return the index of the trial of the lowest perplexity that keeps the target."""
+        tried, _ = self._read(outcomes)
+        best = self.split.best(tried)
+        return None if best is None else tried.index(best)
+
+    def _read(self, outcomes: Sequence[Outcome]) -> tuple[list[Tried], Outcome | None]:
+        """Return the cuts that were tried, and the last job, which carries the best of them out."""
+        last = outcomes[-1] if outcomes and self._carries_out(outcomes[-1].spec) else None
+        tried = [self._tried(outcome) for outcome in outcomes[: -1 if last else None]]
+        return on_one_clock(tried, self.target), last
 
     @cached_property
     def split(self) -> Split:

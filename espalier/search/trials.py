@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from espalier.recipe.spec import CompressionSpec
+
+TELLS_OF_THE_TRIAL: Final = frozenset({"numerical", "collapsed"})
+"""Error classes of a trial that gave no model because of what was tried; any other tells of the machine."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Search(Protocol):
 
     def next(self, outcomes: Sequence[Outcome]) -> Trial | Winner:
         """Return the next trial or the best of them; raises NothingKeptError where the search ends without a result."""
+
+    def best(self, outcomes: Sequence[Outcome]) -> int | None:
+        """Return the index of the best trial so far; None where none keeps the objective."""
 
 
 def without_search(spec: CompressionSpec) -> CompressionSpec:

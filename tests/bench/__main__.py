@@ -18,6 +18,7 @@ from rich.table import Table
 
 from espalier.messages import ComputeRequest
 from espalier.model import numerics
+from espalier.pipeline import compute
 from espalier.probe import probe
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
@@ -25,7 +26,6 @@ from espalier.session import Session
 from espalier.stream.walk import Stream
 from tests.bench import packing, peer
 from tests.fixtures import alone
-from workers.child import compute
 
 DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 SLOW = {"reconstructing", "retraining"}

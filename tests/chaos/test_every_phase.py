@@ -40,7 +40,7 @@ SPEC: dict[str, Any] = {
     "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 8}]},
 }
 PHASES: Final[tuple[Phase, ...]] = (
-    "baseline", "calibrating", "pruning", "reconstructing", "retraining", "merging", "evaluating", "exporting",
+    "baseline", "calibrating", "pruning", "reconstructing", "retraining", "merging", "exporting", "evaluating",
 )  # fmt: skip
 WITHIN_SECONDS = 1.0
 """A fault comes so long after a phase began, at most; every other time at once."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from espalier import limits as room
+from espalier import pipeline
 from espalier.diagnosis import classify
 from espalier.errors import NoRoomError
 from espalier.memory.shapes import Room
@@ -17,13 +18,14 @@ from espalier.messages import Done, Message
 from espalier.session import Session
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import VOCABULARY
-from workers import child
 
 
 def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Session]:
     messages: list[Message] = []
     session = Session(job.request().model_copy(update=limits), messages.append)
-    return child.compute(session), session
+    done = pipeline.compute(session)
+    assert isinstance(done, Done)
+    return done, session
 
 
 def _measured(job: LocalJob) -> Room:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -18,12 +18,10 @@ from espalier.messages import ErrorInfo
 from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
 from espalier.search import Outcome, Trial, search_for
+from espalier.search.trials import TELLS_OF_THE_TRIAL
 from workers.lease import endings
 from workers.lease.endings import Ending
 from workers.lease.retries import JobFailed
-
-SAYS_SOMETHING: Final = frozenset({"numerical", "collapsed"})
-"""Errors that tell of what was tried; any other tells of the machine."""
 
 
 def next_step(spec: CompressionSpec, sizes: Mapping[str, Any] | None, trials: Sequence[Job]) -> Ending | None:
@@ -54,7 +52,7 @@ def _outcome(trial: Job) -> Outcome:
     if trial.state == "succeeded" and trial.report is not None:
         return Outcome(spec, trial.report)
     error = trial.error or {}
-    if error.get("class") in SAYS_SOMETHING:
+    if error.get("class") in TELLS_OF_THE_TRIAL:
         return Outcome(spec, None)
     raise JobFailed(
         ErrorInfo.model_validate(

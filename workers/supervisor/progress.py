@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from app.db.job import Job
 from espalier.messages import Progress
-from espalier.recipe.phases import PHASES, Phase
-
-_WEIGHTS: Final[Mapping[Phase, float]] = {
-    "resolving": 1, "fetching": 3, "baseline": 8, "calibrating": 2, "pruning": 20, "reconstructing": 30,
-    "retraining": 30, "merging": 1, "evaluating": 8, "exporting": 2, "uploading": 3, "publishing": 0,
-}  # fmt: skip
-"""Shares on a CPU with the default spec; only their order of magnitude matters."""
-
-
-_TURNED: Final[frozenset[Phase]] = frozenset({"calibrating", "pruning", "reconstructing", "retraining", "merging"})
-"""What every cycle goes through."""
+from espalier.recipe.phases import PHASES, Phase, PhaseInfo
 
 
 def overall(spec: Mapping[str, Any], phase: Phase, current: int, total: int, turn: str = "") -> float:
@@ -33,33 +23,29 @@ def overall(spec: Mapping[str, Any], phase: Phase, current: int, total: int, tur
 
 def _steps(spec: Mapping[str, Any], now: Phase) -> Iterator[tuple[Phase, str, float]]:
     """Yield the phases in the order in which they come, with the turn of each and its share of the work."""
-    planned = [name for name in PHASES if _planned(spec, name) or name == now]
-    yield from ((name, "", _WEIGHTS[name]) for name in planned[: planned.index("baseline") + 1])
-    yield from _turns(spec, [name for name in planned if name in _TURNED])
-    yield from ((name, "", _WEIGHTS[name]) for name in planned[planned.index("evaluating") :])
+    planned = [phase for phase in PHASES if phase.planned(spec) or phase.name == now]
+    repeated = [phase for phase in planned if phase.repeats]
+    first = planned.index(repeated[0])
+    yield from ((phase.name, "", phase.weight) for phase in planned[:first])
+    yield from _turns(spec, repeated)
+    yield from ((phase.name, "", phase.weight) for phase in planned[first + len(repeated) :])
 
 
-def _turns(spec: Mapping[str, Any], phases: Sequence[Phase]) -> Iterator[tuple[Phase, str, float]]:
+def _turns(spec: Mapping[str, Any], phases: Sequence[PhaseInfo]) -> Iterator[tuple[Phase, str, float]]:
     """The phases of all cycles; a soup in cycles trains its members one after the other, and merges once more."""
     cycles, soup = spec.get("cycles"), spec.get("soup")
     count, members = (cycles or {}).get("count") or 1, (soup or {}).get("members") or 1
     for cycle in (f"cycle-{number}" for number in range(1, count + 1)) if cycles else ("",):
         if not (cycles and soup):
-            yield from ((name, cycle, _WEIGHTS[name] / count) for name in phases)
+            yield from ((phase.name, cycle, phase.weight / count) for phase in phases)
             continue
-        trained = [name for name in phases if name in {"retraining", "merging"}]
-        yield from ((name, cycle, _WEIGHTS[name] / count) for name in phases if name not in trained)
+        trained = [phase for phase in phases if phase.field == "retrain"]
+        yield from ((phase.name, cycle, phase.weight / count) for phase in phases if phase not in trained)
         for member in range(1, members + 1):
-            yield from ((name, f"{cycle}-member-{member}", _WEIGHTS[name] / count / members) for name in trained)
-        yield "merging", cycle, _WEIGHTS["merging"] / count
-
-
-def _planned(spec: Mapping[str, Any], phase: Phase) -> bool:
-    if phase == "reconstructing":
-        return bool(spec.get("reconstruct"))
-    if phase in {"retraining", "merging"}:
-        return bool(spec.get("retrain"))
-    return True
+            turn = f"{cycle}-member-{member}"
+            yield from ((phase.name, turn, phase.weight / count / members) for phase in trained)
+        averaging = trained[-1]
+        yield averaging.name, cycle, averaging.weight / count
 
 
 def note_fetched(job: Job, messages: Sequence[Progress]) -> None:

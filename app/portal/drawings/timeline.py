@@ -11,7 +11,7 @@ from app.portal.drawings.scales import Axis
 from app.portal.drawings.svg import drawing, shortened, tag, words
 from app.portal.rendering import duration
 from app.services.jobs.histories import Stretch
-from espalier.recipe.phases import PHASES
+from espalier.recipe.phases import PHASE_NAMES
 
 WIDTH, LEFT, RIGHT = 960.0, 84.0, 950.0
 ROW, BAR = 46.0, 24.0
@@ -54,6 +54,6 @@ def _bar(stretch: Stretch, row: int, x: Axis, first: datetime, now: datetime) ->
         "g",
         tag("title", f"{stretch.phase}: {duration(end - begin)}{told}"),
         tag("rect", x=left, y=row * ROW, width=max(width - 1, 1.0), height=BAR, rx=3,
-            class_=f"phase phase-{PHASES.index(stretch.phase) % 4 if stretch.phase in PHASES else 0} {how}"),
+            class_=f"phase phase-{PHASE_NAMES.index(stretch.phase) % 4 if stretch.phase in PHASE_NAMES else 0} {how}"),
         *([words(text, x=left + 6, y=row * ROW + 16.5, class_="in-bar")] if text else []),
     )  # fmt: skip

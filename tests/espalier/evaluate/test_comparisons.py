@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from espalier.errors import MissingExtraError
-from espalier.messages import Message, PhaseStarted
+from espalier.messages import Message, PhaseCompleted
 from espalier.model import lm_eval_tasks as tasks
 from tests.fixtures.jobs import KilledError, local_job
 
@@ -23,8 +23,8 @@ def _evaluate(texts: Path, **more: Any) -> dict[str, Any]:
     return {"perplexity": [windows], **more}
 
 
-def _exporting(message: Message) -> bool:
-    return isinstance(message, PhaseStarted) and message.phase == "exporting"
+def _evaluated(message: Message) -> bool:
+    return isinstance(message, PhaseCompleted) and message.phase == "evaluating"
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.6])
@@ -32,7 +32,7 @@ def test_the_divergence_stands_beside_the_perplexity(tmp_path: Path, llama: Path
     prune = {"method": "magnitude", "sparsity": sparsity}
     job = local_job(tmp_path, llama, texts, prune=prune, evaluate=_evaluate(texts, divergence=True))
     with pytest.raises(KilledError):
-        job.attempt(kill_at=_exporting)
+        job.attempt(kill_at=_evaluated)
     report = job.attempt().report  # the numbers of the attempt before
     found = report["compressed"]["divergence"]["text"]
     assert report["protocol"]["divergence"].keys() == {"windows", "kl", "top1_agreement"}

@@ -99,7 +99,7 @@ def test_a_search_that_was_stopped_goes_on(
         with pytest.raises(KilledError):
             killed.recover(kill_at=trial)
     assert advanced == [4] * 4 * tried, "no trial was done again"
-    monkeypatch.setattr("espalier.retrain.retrain.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("espalier.retrain.retraining.SAVE_SECONDS", 0.0)
     with pytest.raises(KilledError):
         killed.recover(kill_at=lambda message: isinstance(message, Checkpoint) and "state-00000007" in message.path)
     assert killed.recover().results.protocol["retraining"] == protocol

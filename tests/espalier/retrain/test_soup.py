@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from espalier.errors import UnequalMembersError
 from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights, save_overlay
-from espalier.prune import prune
-from espalier.prune.calibrate import run as calibrate
+from espalier.prune import pruning
+from espalier.prune.calibrating import run as calibrate
 from espalier.recipe.members import VECTORS, vary
 from espalier.recipe.recovery import Soup
 from espalier.recipe.spec import CompressionSpec
@@ -186,7 +186,7 @@ def test_equal_artifacts_make_the_same_model_and_unequal_masks_are_refused(tmp_p
     assert (parent.artifact / "model.safetensors").read_bytes() == (member.artifact / "model.safetensors").read_bytes()
     assert (parent.artifact / "masks.safetensors").read_bytes() == (member.artifact / "masks.safetensors").read_bytes()
     session = parent.session()
-    prune.run(session, calibrate(session))
+    pruning.run(session, calibrate(session))
     with pytest.raises(UnequalMembersError, match="member 2"):
         soup.run(session, [member.artifact, other.artifact])
 
@@ -194,7 +194,7 @@ def test_equal_artifacts_make_the_same_model_and_unequal_masks_are_refused(tmp_p
 def test_a_mean_that_fills_a_zero_is_found(tmp_path: Path, model_dir: Path, text: Path) -> None:
     job = _soup(tmp_path / "job", model_dir, text)
     session = job.session()
-    prune.run(session, calibrate(session))
+    pruning.run(session, calibrate(session))
     name = next(iter(session.weights.mask_names))
     tensor = f"{name}.weight"
     save_overlay(tmp_path / "bad.safetensors", {tensor: torch.ones_like(session.weights.get(tensor))}, {})

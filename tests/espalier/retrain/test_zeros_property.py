@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from espalier import pipeline
 from espalier.model import masks
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps import SCHEDULES, Retrain, Trained
-from espalier.retrain.merge import _Merging
+from espalier.retrain.merging import _Merging
 from espalier.retrain.train import Point, Trainer
 from espalier.session import Session
 from espalier.training.lora import Adapter, Lora
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model
-from workers import child
 
 NM = {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}}
 TRAINED: Final = ("mask_lora", "scale_lora", "lora_prune", "spp", "lora", "full")
@@ -160,7 +160,7 @@ def test_no_zero_is_ever_lost(tmp_path: Path, texts: Path, case: int, monkeypatc
     job = _job(case, tmp_path, texts)
     session = job.session()
     seen = _watch(monkeypatch, session)
-    child.compute(session)
+    pipeline.compute(session)
     assert job.spec.retrain is not None
     assert len(seen) >= job.spec.retrain.steps
     _prove_the_files(job, job.session())

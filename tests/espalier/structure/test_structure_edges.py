@@ -10,15 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from espalier import limits
+from espalier import limits, pipeline
 from espalier.evaluate import certificate
 from espalier.memory.shapes import Room
 from espalier.session import Session
 from espalier.stream.walk import Stream, windows_per_batch
-from tests.espalier.structure.test_structure import logits, report_of, run
+from tests.espalier.structure.test_removing import logits, report_of, run
 from tests.fixtures.jobs import LocalJob, local_job
 from tests.fixtures.tiny_models import write_tiny_model
-from workers import child
 
 DEPTH: dict[str, Any] = {"method": "angular", "pattern": {"kind": "depth", "count": 1}}
 
@@ -103,7 +102,7 @@ def test_hidden_states_in_files_change_no_bit(
     monkeypatch.setattr(limits, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=60, model=50))
     request = bound.request().model_copy(update={"max_host_memory_bytes": 90})
     session = Session(request, lambda _: None)
-    child.compute(session)
+    pipeline.compute(session)
     assert session.spill is not None
     assert session.spill.is_dir()
     a, b = (job.artifact / "model.safetensors" for job in (free, bound))

@@ -16,7 +16,7 @@ from espalier.errors import NoRoomError, TargetsError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
-from espalier.retrain import retrain, teacher
+from espalier.retrain import retraining, teacher
 from espalier.retrain.pace import pruning_distance
 from espalier.session import Session
 from tests.fixtures.jobs import KilledError
@@ -154,7 +154,7 @@ def _is_state(message: Message) -> bool:
 def test_a_run_killed_mid_training_ends_with_the_same_bits(
     tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(retrain, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(retraining, "SAVE_SECONDS", 0.0)
     whole = _run(tmp_path / "whole", models["llama"], text, **fields)
     whole.recover()
     killed = _run(tmp_path / "killed", models["llama"], text, **fields)
@@ -195,7 +195,7 @@ def test_training_stops_early_with_the_best_state(
     tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = iter([3.0, 2.0, 2.5, 2.2, 9.0, 9.0])
-    monkeypatch.setattr(retrain, "held_out_loss", lambda *_, **__: next(judged))
+    monkeypatch.setattr(retraining, "held_out_loss", lambda *_, **__: next(judged))
     run = _run(tmp_path, models["llama"], text, steps=200, patience=2, trainable=["norms"])
     session = run.recover()
     curve = [(point.step, point.value) for point in run.metrics("validation_loss")]

@@ -18,7 +18,7 @@ from espalier.errors import DatasetError, NumericalError, TargetsError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
-from espalier.retrain import equip, retrain
+from espalier.retrain import equip, retraining
 from espalier.retrain.training_text import training_windows
 from espalier.session import Session
 from espalier.training.losses import Loss, language_loss
@@ -108,7 +108,7 @@ def _is_first_merged(message: Message) -> bool:
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, kill_at: Any
 ) -> None:
-    monkeypatch.setattr(retrain, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(retraining, "SAVE_SECONDS", 0.0)
     whole = _run(tmp_path, text)
     whole.recover()
     killed = _run(tmp_path, text, name="killed")
@@ -153,7 +153,7 @@ def test_a_run_that_diverges_ends_in_its_best_state(
         steps = count()
         yield lambda model, tokens_BT: language_loss(model, tokens_BT) * (math.nan if next(steps) == at else 1.0)
 
-    monkeypatch.setattr(retrain, "teaching", teaching)
+    monkeypatch.setattr(retraining, "teaching", teaching)
     run = _run(tmp_path, text, retrain=settings | {"steps": 12})
     session = run.recover()
     assert run.warnings == warnings
@@ -172,7 +172,7 @@ def test_a_model_that_cannot_be_scored_is_a_numerical_failure(
         items[0].parameter.data.fill_(float("inf"))
         return items
 
-    monkeypatch.setattr(retrain, "equip", broken)
+    monkeypatch.setattr(retraining, "equip", broken)
     with pytest.raises(NumericalError, match="not finite"):
         run.recover()
     assert run.messages

@@ -91,7 +91,7 @@ def test_the_report_shows_before_and_after_with_its_protocol(tmp_path: Path, tex
     whole = 2 * report["dense"]["parameters"]
     assert report["compressed"]["packed_bytes"] == whole - 2 * pruned // 2 + pruned // 8
     names = [phase["name"] for phase in report["phases"]]
-    assert names == ["baseline", "calibrating", "pruning", "evaluating", "exporting"]
+    assert names == ["baseline", "calibrating", "pruning", "exporting", "evaluating"]
     assert report["phases"][2]["perplexity"] == report["compressed"]["perplexity"]
     assert all(phase["peak_memory_bytes"] > 10**7 and phase["seconds"] > 0 for phase in report["phases"])
     protocol = report["protocol"]["perplexity"]["text"]
@@ -114,7 +114,7 @@ def test_phases_start_and_end_in_the_contracts_order(tmp_path: Path, texts: Path
     marks = [(type(m).__name__, m.phase) for m in job.messages if isinstance(m, PhaseStarted | PhaseCompleted)]
     assert marks == [
         (kind, phase)
-        for phase in ("baseline", "calibrating", "pruning", "evaluating", "exporting")
+        for phase in ("baseline", "calibrating", "pruning", "exporting", "evaluating")
         for kind in ("PhaseStarted", "PhaseCompleted")
     ]
 

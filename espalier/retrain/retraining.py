@@ -19,7 +19,7 @@ from espalier.evaluate.scoring import score
 from espalier.model.numerics import autocast, derived_seed, way_out
 from espalier.recipe.steps import Retrain
 from espalier.reporter import PhaseRun
-from espalier.retrain import merge, rate_search
+from espalier.retrain import merging, rate_search
 from espalier.retrain.equip import equip
 from espalier.retrain.pace import start_of
 from espalier.retrain.rate_search import BASE_RATES, scaled
@@ -52,7 +52,7 @@ def run(session: Session) -> None:
             session.results.add_warnings(done["warnings"])
             trained = session.workspace / session.reporter.stored("retraining")["trained"].path
     session.results.adapter = trained if spec.adapter == "lora" else None
-    merge.run(session, trained)
+    merging.run(session, trained)
 
 
 def search(session: Session) -> float | None:

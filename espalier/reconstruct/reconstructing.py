@@ -10,8 +10,8 @@ from typing import Any
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score_weights
 from espalier.model.layout import Block
-from espalier.prune.calibrate import Plan
-from espalier.prune.prune import Pruned
+from espalier.prune.calibrating import Plan
+from espalier.prune.pruning import Pruned
 from espalier.recipe.steps import Reconstruct
 from espalier.reconstruct import window
 from espalier.reconstruct.dense_side import DenseSide

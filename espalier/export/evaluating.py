@@ -1,4 +1,4 @@
-"""The artifact's weights are written, loaded again by stock transformers, and measured: that is the result's score.
+"""The phase `evaluating`: stock transformers loads the written artifact, and what it measures is the result's score.
 
 Where memory does not hold the whole model, its blocks are loaded one by one from the artifact's files.
 """
@@ -14,7 +14,6 @@ from espalier.evaluate import benchmarks
 from espalier.evaluate.scoring import compare, count_windows, score, score_weights
 from espalier.evaluate.speed import measure
 from espalier.export import adapter
-from espalier.export.export import Written, write_model
 from espalier.model.numerics import autocast, free_bytes
 from espalier.model.stock import load
 from espalier.model.weights import Weights
@@ -23,29 +22,38 @@ from espalier.reporter import PhaseRun
 from espalier.session import Session
 
 
-def run(session: Session) -> tuple[Written, dict[str, float]]:
-    """Write the model directory and score it."""
+def run(session: Session) -> None:
+    """Score the written artifact."""
     results = session.results
     with session.reporter.phase("evaluating", total=count_windows(session), unit="window") as phase:
-        written = write_model(session)
-        if results.adapter is not None:
-            adapter.write(session, results.adapter)
         done = phase.finished()
-        if done is None or done["model_sha256"] != written.sha256:
-            told: dict[str, Any] = {}
-            if session.by_blocks:  # the artifact's own files, through the stock class, one block at a time
-                phase.perplexity = score_weights(session, Weights(session.artifact_dir), phase=phase)
-                results.comparison = {"divergence": {}, "tasks": {}}  # asked for, they would have been refused
-            else:
-                told = _score_whole(session, phase)
-            collapse.check(session, phase.perplexity or {})
-            scores = {"compared": results.comparison, "latency": results.latency, "recovery": told}
-            phase.finish({"model_sha256": written.sha256, **scores})
+        if done is not None and done["model_sha256"] == results.written.sha256:
+            results.comparison, results.latency, recovery = done["compared"], done["latency"], done["recovery"]
         else:
-            results.comparison, results.latency, told = done["compared"], done["latency"], done["recovery"]
-        collapse.warn(session, phase.perplexity or {})
-        results.recovery |= told
-    return written, phase.perplexity or {}
+            recovery = _score(session, phase)
+        results.perplexity = phase.perplexity or {}
+        collapse.warn(session, results.perplexity)
+        results.recovery |= recovery
+
+
+def _score(session: Session, phase: PhaseRun) -> dict[str, Any]:
+    """Measure all that is asked for, and keep it for a later attempt; return what the report says of an adapter."""
+    results, recovery = session.results, dict[str, Any]()
+    if session.by_blocks:  # the artifact's own files, through the stock class, one block at a time
+        phase.perplexity = score_weights(session, Weights(session.artifact_dir), phase=phase)
+        results.comparison = {"divergence": {}, "tasks": {}}  # asked for, they would have been refused
+    else:
+        recovery = _score_whole(session, phase)
+    collapse.check(session, phase.perplexity or {})
+    phase.finish(
+        {
+            "model_sha256": results.written.sha256,
+            "compared": results.comparison,
+            "recovery": recovery,
+            "latency": results.latency,
+        }
+    )
+    return recovery
 
 
 def _score_whole(session: Session, phase: PhaseRun) -> dict[str, Any]:

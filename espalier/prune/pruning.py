@@ -14,7 +14,7 @@ from espalier.methods.base import InputStatistics, Need
 from espalier.model.layout import Block, Matrix
 from espalier.model.weights import Weights
 from espalier.prune import collapse
-from espalier.prune.calibrate import Plan
+from espalier.prune.calibrating import Plan
 from espalier.prune.gates import gated_neurons
 from espalier.prune.inputs import Reading
 from espalier.prune.matrices import prune_matrix, row_of

@@ -1,19 +1,16 @@
-"""The artifact: a model directory that stock transformers loads, its masks, its report, its card, its manifest."""
+"""The phase `exporting`: tensors, configuration, masks and packs, as stock transformers loads them."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from espalier.export.card import card
-from espalier.export.relative_paths import WHERE_TO, without_places
-from espalier.export.report import build
-from espalier.messages import ArtifactFile
+from espalier.export import adapter
+from espalier.export.files import describe, write_json
 from espalier.model import masks
 from espalier.model.numerics import name_of, require_finite
 from espalier.model.safetensors_writer import TensorEntry, sha256_of, write_file
@@ -22,19 +19,24 @@ from espalier.model.weights import INDEX, Weights, source_files
 from espalier.model_files import is_weights, model_files
 from espalier.packing.pack import pack_file, packed_path
 from espalier.packing.unpacking import unpack_file
-from espalier.recipe.spec import SCHEMA_VERSION
+from espalier.results import Written
 from espalier.session import Session
 
 _OURS: Final = {"config.json", INDEX, "README.md"}
-_MODEL_CONFIGS: Final = {"adapter_config.json", "config.json", "generation_config.json", INDEX}
 
 
-@dataclass(frozen=True)
-class Written:
-    """The model files of the artifact."""
-
-    sha256: dict[str, str]
-    nonzero_parameters: int
+def run(session: Session) -> None:
+    """Write the model directory, its adapter, its masks and its packs."""
+    with session.reporter.phase("exporting", total=3, unit="file") as phase:
+        written = write_model(session)
+        if session.results.adapter is not None:
+            adapter.write(session, session.results.adapter)
+        phase.progress(1)
+        _write_masks(session)
+        phase.progress(2)
+        written.packed = _pack(session)
+        session.results.written = written
+        phase.progress(3)
 
 
 def write_model(session: Session) -> Written:
@@ -70,7 +72,7 @@ def _write_config(session: Session) -> None:
     if session.weights.cast is not None:
         config.pop("torch_dtype", None)  # the older name of the same field
         config["dtype"] = name_of(session.weights.cast)
-    _write_json(session.artifact_dir / "config.json", config)
+    write_json(session.artifact_dir / "config.json", config)
 
 
 def _copy_small_files(source: Path, folder: Path) -> None:
@@ -85,31 +87,6 @@ def _prove_zeros(session: Session) -> None:
     for matrix in session.streamed.layout.matrices:
         if matrix.name in session.weights.mask_names:
             masks.prove(matrix.view(written.get(matrix.tensor)), session.mask(matrix.name), module=matrix.name)
-
-
-def run(
-    session: Session, written: Written, perplexity: dict[str, float]
-) -> tuple[dict[str, Any], dict[str, Any] | None, list[ArtifactFile]]:
-    """Write everything that goes beside the model, the manifest last; return the report, the verdict and the files."""
-    folder = session.artifact_dir
-    with session.reporter.phase("exporting", total=4, unit="file") as phase:
-        _write_masks(session)
-        unpacked = _pack(session)
-        phase.progress(1)
-        report = build(session, written.nonzero_parameters, perplexity, current=phase.completed())
-        report = without_places(session, report)
-        _write_json(folder / "report.json", report)
-        phase.progress(2)
-        (folder / "README.md").write_text(card(session, report), encoding="utf-8")
-        if session.request.spec.output.format == "packed":
-            _drop_dense(folder)
-        phase.progress(3)
-        others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json")
-        files = [_describe(folder, path) for path in others]
-        _write_json(folder / "manifest.json", _manifest(session, files, unpacked))
-        files.append(_describe(folder, folder / "manifest.json"))
-        phase.progress(4)
-    return report, report["gate"], files
 
 
 def _write_masks(session: Session) -> None:
@@ -136,43 +113,5 @@ def _pack(session: Session) -> list[dict[str, Any]]:
         proof = path.with_name(f"{path.name}.proof")
         unpack_file(packed_path(path), proof)  # checks the sha256
         proof.unlink()
-        described.append(_describe(session.artifact_dir, path).model_dump())
+        described.append(describe(session.artifact_dir, path).model_dump())
     return described
-
-
-def _drop_dense(folder: Path) -> None:
-    for path in source_files(folder):
-        path.unlink()
-
-
-def _manifest(session: Session, files: list[ArtifactFile], unpacked: list[dict[str, Any]]) -> dict[str, Any]:
-    spec = session.request.spec
-    seeds = {"calibration": spec.calibration.seed}
-    if spec.retrain is not None:
-        seeds["retrain"] = spec.retrain.seed
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "source": {"name": session.request.source_name, "revision": session.request.revision},
-        # Who takes the result over may publish it elsewhere, and whom it reaches need not know where else it lies.
-        "spec": without_places(session, spec.model_dump(mode="json", exclude=WHERE_TO)),
-        "seeds": seeds,
-        "versions": session.results.environment,
-        "files": [file.model_dump() for file in files],
-        **({"unpacked": unpacked} if unpacked else {}),
-    }
-
-
-def _describe(folder: Path, path: Path) -> ArtifactFile:
-    digest, size = sha256_of(path)
-    return ArtifactFile(path=str(path.relative_to(folder)), kind=_kind(path.name), bytes=size, sha256=digest)
-
-
-def _kind(name: str) -> Any:  # noqa: ANN401 - the message's own literal
-    ours = {"masks.safetensors": "mask", "report.json": "report", "README.md": "card", "manifest.json": "manifest"}
-    if name in ours:
-        return ours[name]
-    return "model" if name.endswith(".safetensors") or name in _MODEL_CONFIGS else "tokenizer"
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,31 @@
+"""Files of an artifact: what each is, its size and hash; JSON as all of them hold it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from espalier.messages import ArtifactFile
+from espalier.model.safetensors_writer import sha256_of
+from espalier.model.weights import INDEX
+
+_MODEL_CONFIGS: Final = {"adapter_config.json", "config.json", "generation_config.json", INDEX}
+
+
+def describe(folder: Path, path: Path) -> ArtifactFile:
+    """Describe one file of an artifact folder as the manifest does."""
+    digest, size = sha256_of(path)
+    return ArtifactFile(path=str(path.relative_to(folder)), kind=_kind(path.name), bytes=size, sha256=digest)
+
+
+def _kind(name: str) -> Any:  # noqa: ANN401 - the message's own literal
+    ours = {"masks.safetensors": "mask", "report.json": "report", "README.md": "card", "manifest.json": "manifest"}
+    if name in ours:
+        return ours[name]
+    return "model" if name.endswith(".safetensors") or name in _MODEL_CONFIGS else "tokenizer"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON with sorted keys."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,148 @@
+"""One job from its request to its artifact: its phases in order, whoever runs it, and the trials of a search."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from espalier import limits, recover
+from espalier.diagnosis import classify
+from espalier.evaluate import baseline, benchmarks
+from espalier.export import result
+from espalier.messages import Checkpoint, ComputeRequest, Done, Log, Message, Spread, StoredCheckpoint
+from espalier.model import numerics
+from espalier.prune import targets
+from espalier.recipe.hashes import phase_key
+from espalier.recipe.phases import PHASES
+from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
+from espalier.reporter import Listener
+from espalier.retrain import teacher
+from espalier.search import Outcome, Search, Trial, search_for
+from espalier.search.trials import TELLS_OF_THE_TRIAL
+from espalier.session import Session
+from espalier.structure import removing
+
+PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")
+"""Whose versions stand in every report."""
+
+
+def run(request: ComputeRequest, listener: Listener) -> Done | Spread:
+    """Carry out a resolved job; Spread where it leaves the members of a soup to jobs of their own.
+
+    Raises EngineError or SourceRefused for what the user can mend; numerics.be_deterministic comes before.
+    """
+    search = search_for(request.spec, request.sizes)
+    return compute(Session(request, listener)) if search is None else _Trials(request, listener).run(search)
+
+
+def compute(session: Session) -> Done | Spread:
+    """Run all phases in order; each skips what an earlier attempt has finished."""
+    session.results.environment |= environment(session)
+    if not session.request.spec.structure:
+        targets.check(session)
+    limits.check(session)
+    teacher.check(session)
+    benchmarks.check(session)
+    baseline.run(session)
+    if session.request.spec.structure:
+        removing.run(session)
+        targets.check(session)
+    if spread := recover.run(session):
+        return spread
+    spec = session.request.spec.model_dump(mode="json")
+    for phase in PHASES:
+        if phase.module is not None and phase.planned(spec):
+            import_module(phase.module).run(session)
+    return result.write(session)
+
+
+def environment(session: Session) -> dict[str, Any]:
+    """Return what the numbers depend on beside the request."""
+    # The launcher puts the process into an empty network where the platform allows; an empty one has a loopback only.
+    isolated = {name for _, name in socket.if_nameindex()} <= {"lo"}
+    return {
+        "engine": ENGINE_VERSION,
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "device": f"{session.device.type} {numerics.device_name(session.device)}",
+        "threads": session.request.threads,
+        "compute_dtype": numerics.name_of(session.compute_dtype),
+        "network_isolated": isolated,
+    }
+
+
+@dataclass
+class _Trials:
+    """The trials of a search in this process, each in a folder of its own; only the best artifact so far is kept."""
+
+    request: ComputeRequest
+    listener: Listener
+    outcomes: list[Outcome] = field(default_factory=list)
+    done: dict[int, Done] = field(default_factory=dict)
+    """The results whose artifacts still lie here, by number of the trial."""
+    baselines: list[tuple[str | None, StoredCheckpoint]] = field(default_factory=list)
+    """Measurements of the dense model, and what decides them: it is measured once."""
+
+    def run(self, search: Search) -> Done:
+        """Run trials until the search is over; the best one's artifact is the job's."""
+        while isinstance(step := search.next(self.outcomes), Trial):
+            self.listener(Log(text=step.label))
+            self._try(step.spec)
+            self._drop_all_but(search.best(self.outcomes))
+        winner = self.done[step.index]
+        artifact_dir = Path(self.request.artifact_dir)
+        shutil.rmtree(artifact_dir, ignore_errors=True)
+        shutil.move(self._folder(step.index) / "artifact", artifact_dir)
+        return winner.model_copy(update={"report": {**winner.report, "objective": step.objective}})
+
+    def _try(self, spec: CompressionSpec) -> None:
+        number = len(self.outcomes)
+        folder, key = self._folder(number), _baseline_key(spec)
+        folder.mkdir(parents=True)
+        stored = [_relocated(item, folder) for of, item in self.baselines if of == key]
+        places = {"workspace": str(folder), "artifact_dir": str(folder / "artifact")}
+        request = self.request.model_copy(update={"spec": spec, "spread": False, "checkpoints": stored, **places})
+
+        def listen(message: Message) -> None:
+            if isinstance(message, Checkpoint):
+                if message.phase == "baseline":
+                    fields = message.model_dump(exclude={"kind", "path"})
+                    self.baselines.append((key, StoredCheckpoint(path=str(folder / message.path), **fields)))
+                return  # of one trial: nobody goes on with it
+            self.listener(message)
+
+        report: dict[str, Any] | None = None
+        try:
+            done = compute(Session(request, listen))
+        except Exception as error:
+            if classify(error, phase=None).class_ not in TELLS_OF_THE_TRIAL:
+                raise
+        else:
+            assert isinstance(done, Done)
+            self.done[number], report = done, done.report
+        self.outcomes.append(Outcome(spec, report))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def _drop_all_but(self, best: int | None) -> None:
+        newest = len(self.outcomes) - 1
+        for number in set(self.done) - {best, newest}:
+            shutil.rmtree(self._folder(number))
+            del self.done[number]
+
+    def _folder(self, number: int) -> Path:
+        return Path(self.request.workspace) / f"trial-{number + 1}"
+
+
+def _baseline_key(spec: CompressionSpec) -> str | None:
+    return phase_key("baseline", "result", revision="", data={}, spec=spec.model_dump(mode="json"), made_by={})
+
+
+def _relocated(stored: StoredCheckpoint, folder: Path) -> StoredCheckpoint:
+    return stored.model_copy(update={"path": os.path.relpath(stored.path, folder)})
