@@ -19,7 +19,6 @@ from app.db.queries import tenancy, uploads
 from app.db.session import Database, clock
 from app.db.upload import Upload
 from app.errors import InvalidRequest, NotFound, QuotaExceeded, UploadClosed, UploadIncomplete
-from app.integrations.documents.text_files import HEAD_BYTES, look
 from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.admission.bounded import probe
@@ -27,6 +26,7 @@ from app.services.idempotency import Key
 from app.services.resources import Resources
 from app.services.tenancy import projects
 from app.storage.base import ObjectStore, PutUrl
+from espalier.documents.text_files import HEAD_BYTES, look
 from espalier.refusals import Problem, SourceRefused, UnsafeSource
 
 PART_BYTES = 16 * 2**20

@@ -7,7 +7,8 @@ import json
 import pydoc_data.topics
 from typing import Literal
 
-from app.integrations.shared.sources import Access, Text, TextSource, Use
+from app.integrations.shared.sources import Access, TextSource, Use
+from espalier.documents.gather import PlainText
 
 
 class BuiltinText(TextSource):
@@ -17,7 +18,7 @@ class BuiltinText(TextSource):
     name: Literal["python-docs"] = "python-docs"
     split: Literal["train", "validation"] = "train"
 
-    def fetch(self, access: Access, use: Use) -> Text:  # noqa: ARG002 (nothing is fetched)
+    def fetch(self, access: Access, use: Use) -> PlainText:  # noqa: ARG002 (nothing is fetched)
         """Return the hash of all topics and the split."""
         said = json.dumps([self.split, pydoc_data.topics.topics], sort_keys=True)
-        return Text(path=None, sha256=hashlib.sha256(said.encode()).hexdigest())
+        return PlainText(path=None, sha256=hashlib.sha256(said.encode()).hexdigest())

@@ -9,12 +9,12 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from app.integrations.documents.gather import MAX_TEXT_BYTES, READING, gather
-from app.integrations.documents.text_files import READABLE, is_readable
 from app.integrations.huggingface.download import Repo, download, look_up
 from app.integrations.shared.cache import used_now
 from app.integrations.shared.digests import Sha256, read_note, write_whole
-from app.integrations.shared.sources import Access, Text, TextSource, Unreachable, Use
+from app.integrations.shared.sources import Access, TextSource, Unreachable, Use
+from espalier.documents.gather import MAX_TEXT_BYTES, READING, PlainText, gather
+from espalier.documents.text_files import READABLE, is_readable
 from espalier.recipe.dataset import KNOWN
 from espalier.refusals import DatasetRefused, SourceGated, SourceNotFound
 
@@ -49,7 +49,7 @@ class HuggingFaceText(TextSource):
     column: str = "text"
     revision: str = "main"
 
-    def fetch(self, access: Access, use: Use) -> Text:
+    def fetch(self, access: Access, use: Use) -> PlainText:
         """Download the split's first files and keep their text; the text of equal files is kept once."""
         repo_id, config = KNOWN.get(self.name, (self.name, None))
         config = self.config or config
@@ -69,7 +69,7 @@ class HuggingFaceText(TextSource):
             path = access.cache_dir / "text" / f"{known.sha256}.txt"
             if path.is_file():
                 used_now(path)
-                return Text(path=path, sha256=known.sha256, warnings=known.warnings)
+                return PlainText(path=path, sha256=known.sha256, warnings=known.warnings)
         text = gather([place.files / name for name in names], self.column, access.cache_dir)
         write_whole(note, _NOTE.dump_json(_TextNote(sha256=text.sha256, warnings=dict(text.warnings))))
         return text

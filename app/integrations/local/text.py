@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from app.integrations.documents.gather import gather
-from app.integrations.shared.sources import Access, Text, TextSource, Use, below
+from app.integrations.shared.sources import Access, TextSource, Use, below
+from espalier.documents.gather import PlainText, gather
 from espalier.refusals import DatasetRefused, SourceNotFound
 
 
@@ -17,7 +17,7 @@ class LocalText(TextSource):
     path: str
     column: str = "text"
 
-    def fetch(self, access: Access, use: Use) -> Text:  # noqa: ARG002 (the path names the split)
+    def fetch(self, access: Access, use: Use) -> PlainText:  # noqa: ARG002 (the path names the split)
         """Read the file and keep its text."""
         try:
             path = below(Path(self.path), access.roots)

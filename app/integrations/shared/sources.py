@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from espalier.documents.gather import PlainText
 from espalier.model_files import small_bytes
 from espalier.refusals import Problem, SourceNotFound, UnsafeSource
 
@@ -75,21 +76,11 @@ class ModelSource(_Declaration, ABC):
         return revision
 
 
-@dataclass(frozen=True)
-class Text:
-    """A plain UTF-8 file, or text that the compute side has itself (no path), and the sha256 of what it says."""
-
-    path: Path | None
-    sha256: str
-    warnings: Mapping[str, str] = field(default_factory=dict)
-    """By code."""
-
-
 class TextSource(_Declaration, ABC):
     """A place that holds text. A subclass sets `kind: Literal["name"] = "name"` and the spec's fields."""
 
     @abstractmethod
-    def fetch(self, access: Access, use: Use) -> Text:
+    def fetch(self, access: Access, use: Use) -> PlainText:
         """Return the text; `use` picks the split where the spec names none."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from app.integrations.documents.gather import gather
-from app.integrations.shared.sources import Access, Text, TextSource, Use
+from app.integrations.shared.sources import Access, TextSource, Use
 from app.integrations.uploads.joining import find, join
+from espalier.documents.gather import PlainText, gather
 from espalier.refusals import DatasetRefused, SourceNotFound
 
 
@@ -17,7 +17,7 @@ class UploadText(TextSource):
     upload_id: str
     column: str = "text"
 
-    def fetch(self, access: Access, use: Use) -> Text:  # noqa: ARG002 (the upload is the split)
+    def fetch(self, access: Access, use: Use) -> PlainText:  # noqa: ARG002 (the upload is the split)
         """Join the parts and keep the text."""
         try:
             upload = find(self.upload_id, access)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.integrations.documents.text_files import HEAD_BYTES, form_of, look, no_column, not_a_text
+from espalier.documents.text_files import HEAD_BYTES, form_of, look, no_column, not_a_text
 from espalier.recipe.dataset import Dataset, LocalDataset
 from espalier.recipe.spec import CompressionSpec
 from espalier.refusals import DatasetRefused, Problem

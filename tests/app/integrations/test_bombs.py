@@ -19,7 +19,7 @@ READ = """
 import sys
 from pathlib import Path
 from espalier.refusals import DatasetRefused
-from app.integrations.documents import gather as documents
+from espalier.documents import gather as documents
 try:
     print(sorted(documents.gather([Path(sys.argv[1])], "text", Path(sys.argv[1]).parent).warnings))
 except DatasetRefused as error:

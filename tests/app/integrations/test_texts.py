@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from app.integrations.documents import gather
+from espalier.documents import gather
 from espalier.messages import Failed
 from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec

@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from app.integrations.documents import gather
-from app.integrations.documents.text_files import HEAD_BYTES
+from espalier.documents import gather
+from espalier.documents.text_files import HEAD_BYTES
 from espalier.refusals import DatasetRefused
 
 

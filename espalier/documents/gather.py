@@ -9,14 +9,14 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import IO, Final
 
-from app.integrations.documents import json_rows
-from app.integrations.documents.text_files import (
+from espalier.documents import json_rows
+from espalier.documents.text_files import (
     HEAD_BYTES,
     Form,
     encoding_of,
@@ -24,7 +24,6 @@ from app.integrations.documents.text_files import (
     not_text,
     require_plain,
 )
-from app.integrations.shared.sources import Text
 from espalier.refusals import DatasetRefused
 
 MAX_TEXT_BYTES = 64 * 2**20
@@ -38,6 +37,16 @@ READING: Final = 2
 CHUNK_BYTES: Final = 2**20
 SEPARATOR = "\n\n"
 _LONE: Final = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """A plain UTF-8 file, or text that the compute side has itself (no path), and the sha256 of what it says."""
+
+    path: Path | None
+    sha256: str
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """By code."""
 
 
 @dataclass
@@ -65,7 +74,7 @@ Document = str | Iterator[str]
 """Whole, or in pieces that follow one another."""
 
 
-def gather(files: Iterable[Path], column: str, cache_dir: Path) -> Text:
+def gather(files: Iterable[Path], column: str, cache_dir: Path) -> PlainText:
     """Read files and keep their text in the cache; raises DatasetRefused."""
     notes = Notes()
     try:
@@ -81,7 +90,7 @@ def read(files: Iterable[Path], column: str, notes: Notes) -> Iterator[Document]
     for file in files:
         form = form_of(file.name)
         if form.kind == "parquet":
-            from app.integrations.documents import parquet_rows  # noqa: PLC0415 (slow to load, and most jobs read none)
+            from espalier.documents import parquet_rows  # noqa: PLC0415 (slow to load, and most jobs read none)
 
             yield from _counted(parquet_rows.texts(file, column), notes, budget)
             continue
@@ -94,7 +103,7 @@ def read(files: Iterable[Path], column: str, notes: Notes) -> Iterator[Document]
                 yield _plain(chunks, file.name)
 
 
-def keep(documents: Iterable[Document], cache_dir: Path, notes: Notes) -> Text:
+def keep(documents: Iterable[Document], cache_dir: Path, notes: Notes) -> PlainText:
     """Join documents by two newlines into a file of the cache that is named by its content."""
     folder = cache_dir / "text"
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +136,7 @@ def keep(documents: Iterable[Document], cache_dir: Path, notes: Notes) -> Text:
     finally:
         temporary.unlink(missing_ok=True)
     told = {"text-cut": f"only the first {size >> 20} MiB of the text are used"} if cut else {}
-    return Text(path=path, sha256=digest.hexdigest(), warnings=told | notes.warnings())
+    return PlainText(path=path, sha256=digest.hexdigest(), warnings=told | notes.warnings())
 
 
 def _counted(texts: Iterator[str | None], notes: Notes, budget: _Budget) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from app.integrations.documents.text_files import AS_ROWS, IN_ROWS, kind_of, no_column, not_a_text
+from espalier.documents.text_files import AS_ROWS, IN_ROWS, kind_of, no_column, not_a_text
 from espalier.refusals import DatasetRefused
 
 MAX_ROW: Final = 8 * 2**20

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pyarrow
 import pyarrow.parquet
 
-from app.integrations.documents.json_rows import MAX_ROW
-from app.integrations.documents.text_files import no_column, not_a_text
+from espalier.documents.json_rows import MAX_ROW
+from espalier.documents.text_files import no_column, not_a_text
 from espalier.refusals import DatasetRefused
 
 ROWS: Final = 32
