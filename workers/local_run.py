@@ -17,13 +17,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from app.bodies import pointers, strict_json
+from app.bodies import strict_json
 from app.bodies.job import JobRequest
 from app.errors import MalformedRequest
 from app.services.admission.admit import datasets_of
 from app.settings import Settings, get_settings
 from espalier.messages import ComputeRequest, Done, ErrorInfo, Failed, Log  # fmt: skip
-from espalier.recipe import presets
+from espalier.recipe import pointers, presets
 from espalier.recipe.base import canonical
 from espalier.recipe.dataset import UploadDataset
 from espalier.recipe.source import MlflowSource, S3Source, UploadSource, model_name

@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.bodies import pointers
 from app.errors import InvalidRequest, NotFound, NotReady
+from espalier.recipe import pointers
 from espalier.refusals import AppError, Problem
 
 MAX_ITEMS = 100

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.bodies import pointers
 from app.errors import InvalidRequest
+from espalier.recipe import pointers
 from espalier.refusals import Problem
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -10,9 +10,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.bodies import pointers
 from app.errors import InvalidRequest, NotFound, NotReady
 from app.portal.rendering import render
+from espalier.recipe import pointers
 from espalier.refusals import AppError, Problem
 
 log = structlog.get_logger(__name__)

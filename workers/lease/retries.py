@@ -8,9 +8,9 @@ import signal
 from collections.abc import Mapping
 from typing import Any, Final
 
-from app.bodies import pointers
 from app.errors import StorageError
 from espalier.messages import ErrorInfo
+from espalier.recipe import pointers
 from espalier.recipe.phases import Phase
 
 WORKER_LOST_BUDGET = 3

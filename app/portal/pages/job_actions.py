@@ -8,13 +8,13 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 
-from app.bodies import pointers
 from app.bodies.control import JobPatch, Retry
 from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import InvalidRequest
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.services.jobs import control
+from espalier.recipe import pointers
 from espalier.refusals import Problem
 
 _Wish = TypeVar("_Wish", JobPatch, Retry)

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 
-from app.bodies import pointers
 from app.bodies.job import JobRequest
 from app.db.planning import Plan
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
@@ -28,6 +27,7 @@ from app.services.jobs import reads, rights
 from app.services.jobs import submit as jobs
 from app.services.plans import lookup, plans
 from app.services.resources import Resources
+from espalier.recipe import pointers
 from espalier.refusals import AppError, Problem
 
 router = APIRouter(dependencies=[needs("jobs:write"), PresetsDep])

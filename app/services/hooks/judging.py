@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.bodies import pointers
 from app.bodies.hooks import Match, RuleLimits, Template
 from app.bodies.job import JobRequest
 from app.db.hook import Rule
@@ -23,7 +22,7 @@ from app.services.hooks.matching import Check, match_event
 from app.services.hooks.template import Unfilled, spec_of, values_of
 from app.services.reuse import equal_work
 from app.settings import Settings
-from espalier.recipe import presets
+from espalier.recipe import pointers, presets
 from espalier.recipe.base import canonical
 from espalier.refusals import AppError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from app.bodies import pointers
+from espalier.recipe import pointers
 from espalier.refusals import Problem
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from app.bodies import pointers
 from app.bodies.hooks import Template
 from app.integrations.shared.hooks import RegistryEvent
+from espalier.recipe import pointers
 from espalier.refusals import Problem
 
 STANDINS: Final = {

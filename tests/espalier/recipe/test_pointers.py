@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.bodies import pointers
 from app.bodies.schema import require_tags
 from app.main import create_app
 from app.settings import Settings
 from espalier.messages import ErrorInfo
+from espalier.recipe import pointers
 from workers.lease.retries import as_sent
 
 
