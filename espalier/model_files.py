@@ -5,7 +5,9 @@ Templates and notices are carried as they are: nothing here or elsewhere renders
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -91,3 +93,11 @@ def model_files(folder: Path) -> dict[str, Path]:
     if further.is_dir():
         paths |= {f"{TEMPLATES}/{path.name}": path for path in further.iterdir()}
     return {name: path for name, path in sorted(paths.items()) if belongs_to_model(name) and path.is_file()}
+
+
+def content_sha256(folder: Path, file_sha256: Callable[[Path], str]) -> str:
+    """Name the model that lies in a folder: a hash over its files' names and contents, each hashed by `file_sha256`."""
+    digest = hashlib.sha256()
+    for name, file in model_files(folder).items():
+        digest.update(f"{name} {file_sha256(file.resolve())}\n".encode())
+    return digest.hexdigest()

@@ -23,10 +23,10 @@ from app.integrations.shared.sources import (
     TextSource,
     Unreachable,
     Use,
-    refuse_large,
 )
 from espalier.discovery import discover
 from espalier.export.outputs import refuse_by_card
+from espalier.intake import admit, lay_out
 from espalier.messages import (
     ErrorInfo,
     Failed,
@@ -36,17 +36,11 @@ from espalier.messages import (
     Progress,
     Warned,
 )
-from espalier.model_files import INDEX, SINGLE, is_weights, model_files
-from espalier.probe import check, probe, sanitised_config
 from espalier.probe.config import dropped_keys
-from espalier.probe.documents import refuse_disguised
-from espalier.probe.headers import weight_files
 from espalier.recipe.base import fingerprint
-from espalier.recipe.dataset import Dataset
 from espalier.recipe.phases import ErrorClass, Phase
-from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import Problem, SourceRefused
+from espalier.refusals import SourceRefused
 from workers.messages import Fetched, FetchRequest, Resolved
 
 MODELS: Final = discover("app.integrations", ModelSource, tag="kind", named="source")  # type: ignore[type-abstract]
@@ -81,11 +75,7 @@ class _Fetcher:
             revision = source.pin(revision, folder, self._access)
             # Links of a local model must stay below the allowed folders; the cache's files are our own.
             roots = self._access.roots if self._request.job.source.kind == "local" else ()
-            facts = probe(folder, roots, whole=True)
-            spec = self._request.job.spec
-            if problems := check(spec, facts):
-                raise _InvalidForModel(problems)
-            spec = resolve(spec, facts)
+            facts, spec = admit(folder, self._request.job.spec, roots)
             self._send(
                 Resolved(revision=revision, spec=spec.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
             )
@@ -99,12 +89,12 @@ class _Fetcher:
         """Fetch every text of a spec, each once."""
         paths: dict[str, str] = {}
         data: dict[str, str] = {}
-        for dataset, use in _datasets(spec):
+        for pointer, dataset in spec.datasets.items():
             document = dataset.model_dump(mode="json")
             key = fingerprint(document)
             if key in data:
                 continue
-            text = TEXTS[dataset.kind].model_validate(document).fetch(self._access, use)
+            text = TEXTS[dataset.kind].model_validate(document).fetch(self._access, _use(pointer))
             data[key] = text.sha256
             if text.path is not None:
                 # A link, which keeps the text in the cache for as long as the workspace stands.
@@ -131,41 +121,8 @@ class _Fetcher:
         self._send(PhaseCompleted(phase=phase, seconds=time.monotonic() - started, peak_memory_bytes=0))
 
 
-class _InvalidForModel(SourceRefused):
-    """The spec asks for something that this model cannot carry."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(
-            "; ".join(problem.detail for problem in problems), module=problems[0].pointer, items=problems,
-            hint=f"Change {problems[0].pointer}.",
-        )  # fmt: skip
-
-
-def _datasets(spec: CompressionSpec) -> Iterator[tuple[Dataset, Use]]:
-    yield spec.calibration.dataset, "train"
-    if spec.retrain and spec.retrain.dataset:
-        yield spec.retrain.dataset, "train"
-    for item in spec.evaluate.perplexity:
-        yield item.dataset, "evaluation"
-
-
-def lay_out(source: Path, target: Path) -> Path:
-    """Make the folder that the compute child sees: links to checked files, and a configuration with known keys only."""
-    target.mkdir()
-    weights, files = set(weight_files(source)), model_files(source)
-    if SINGLE in weights:
-        files.pop(INDEX, None)  # stock transformers reads the one file, whatever an index beside it says
-    refuse_large({name: file.stat().st_size for name, file in files.items()})
-    for name, file in files.items():
-        if name == "config.json" or (is_weights(name) and name not in weights):
-            continue
-        if not is_weights(name):
-            refuse_disguised(file, name)
-        (target / name).parent.mkdir(exist_ok=True)
-        (target / name).symlink_to(file.resolve())
-    config = sanitised_config(json.loads((source / "config.json").read_bytes()))
-    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return target
+def _use(pointer: str) -> Use:
+    return "evaluation" if pointer.startswith("evaluate/") else "train"
 
 
 def describe(error: Exception, phase: Phase) -> ErrorInfo:

@@ -13,8 +13,8 @@ from rich.markup import escape
 from app import VERSION
 from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, planning, processes, run, uploading
 from app.cli.output import err, out, print_problem
-from app.cli.spec_file import SpecFileError
 from espalier.client import BadDownload, NothingToUpload, ServiceError, Unreachable
+from espalier.recipe.reading import RecipeError
 from espalier.recipe.spec import ENGINE_VERSION
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     except ServiceError as error:
         print_problem(error)
         sys.exit(1)
-    except SpecFileError as error:
+    except RecipeError as error:
         err.print(f"[bold red]spec[/]: {escape(str(error))}")
         sys.exit(2)
     except Unreachable as error:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from espalier.model_files import small_bytes
 from espalier.refusals import UnsafeSource
 
 PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
@@ -112,3 +113,14 @@ def _no_constant(name: str) -> object:
 def _named(file: Path) -> str:
     """Say which file it is, when its name is harmless to print."""
     return f"It is {file.name}." if PLAIN.fullmatch(file.name) else "Its name holds unusual characters."
+
+
+def refuse_large(sizes: Mapping[str, int]) -> None:
+    """Raise UnsafeSource where a small file of a model is larger than any of its kind is; sizes are bytes."""
+    for name, size in sizes.items():
+        most = small_bytes(name)
+        if most is not None and size > most:
+            raise UnsafeSource(
+                f"{name} has {size} bytes; a file of this name has at most {most >> 20} MiB.",
+                hint="Put the right file in its place, or leave it out.", module=name,
+            )  # fmt: skip

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from espalier.recipe import presets
 from espalier.recipe.base import Spec, not_available
+from espalier.recipe.dataset import Dataset
 from espalier.recipe.members import some_are_equal
 from espalier.recipe.objective import AnyObjective, Objective
 from espalier.recipe.prune import Prune, PruneFields, PruneStep
@@ -63,6 +64,16 @@ class CompressionSpec(Spec):
     objective: AnyObjective | None = None
     gate: Gate | None = None
     output: Output = Output()
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """Every text that the spec names, by its place in it: `evaluate/perplexity/0/dataset`."""
+        named = {"calibration/dataset": self.calibration.dataset}
+        if self.retrain and self.retrain.dataset:
+            named["retrain/dataset"] = self.retrain.dataset
+        return named | {
+            f"evaluate/perplexity/{index}/dataset": item.dataset for index, item in enumerate(self.evaluate.perplexity)
+        }
 
     @property
     def structure(self) -> list[StructureStep]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from app.integrations.shared.digests import content_sha256
+from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.sources import Access, ModelSource, below
 from espalier.model_files import model_files
 from espalier.refusals import SourceNotFound
@@ -24,7 +24,7 @@ class LocalModel(ModelSource):
             raise SourceNotFound("There is no such folder.", hint="`path` names a Hugging Face model directory.")
         for file in model_files(folder).values():
             below(file, access.roots)
-        return content_sha256(folder, access.cache_dir)
+        return remembered_content_sha256(folder, access.cache_dir)
 
     def fetch(self, revision: str, access: Access) -> Path:  # noqa: ARG002 (it lies where it lies)
         """Return the directory itself."""

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from app.integrations.mlflow.client import Entry, Mlflow, MlflowError, tags_of
 from app.integrations.shared.cache import Place
-from app.integrations.shared.digests import content_sha256
+from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
 from app.integrations.shared.sources import Access, ModelSource, Unreachable
 from espalier.export.outputs import refuse_tagged
@@ -59,7 +59,7 @@ class MlflowModel(ModelSource):
 
     def pin(self, revision: str, folder: Path, access: Access) -> str:
         """Name the content too: MLflow keeps no hashes, and files behind a version can be written over."""
-        return f"{revision}-{content_sha256(folder, access.cache_dir)}"
+        return f"{revision}-{remembered_content_sha256(folder, access.cache_dir)}"
 
     @property
     def _what(self) -> str:

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.integrations.shared.cache import Place
-from app.integrations.shared.digests import CHUNK_BYTES, content_sha256
+from app.integrations.shared.digests import CHUNK_BYTES, remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
 from app.integrations.shared.sources import Access, ModelSource, Unreachable
 from espalier.model_files import TEMPLATES, belongs_to_model
@@ -52,7 +52,7 @@ class S3Model(ModelSource):
 
     def pin(self, revision: str, folder: Path, access: Access) -> str:  # noqa: ARG002 (entity tags differ by upload)
         """Name the content itself: the same files below another prefix are the same model."""
-        return content_sha256(folder, access.cache_dir)
+        return remembered_content_sha256(folder, access.cache_dir)
 
     @property
     def _place(self) -> tuple[str, str]:

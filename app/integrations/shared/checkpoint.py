@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from app.integrations.shared.sources import refuse_large
 from espalier.model_files import INDEX, PICKLES, SINGLE, belongs_to_model, is_weights
 from espalier.probe import strays
+from espalier.probe.documents import refuse_large
 from espalier.probe.headers import SAVE_AGAIN, weight_files
 from espalier.refusals import SourceNotFound, UnsafeSource
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from espalier.model_files import model_files
+from espalier.model_files import content_sha256
 
 CHUNK_BYTES = 2**22
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -51,12 +51,9 @@ def remembered_sha256(path: Path, cache_dir: Path) -> str:
     return digest
 
 
-def content_sha256(folder: Path, cache_dir: Path) -> str:
-    """Name the model that lies in a folder: a hash over its files' names and contents."""
-    digest = hashlib.sha256()
-    for name, file in model_files(folder).items():
-        digest.update(f"{name} {remembered_sha256(file.resolve(), cache_dir)}\n".encode())
-    return digest.hexdigest()
+def remembered_content_sha256(folder: Path, cache_dir: Path) -> str:
+    """Name the model that lies in a folder by its content, reading again only the files that have changed."""
+    return content_sha256(folder, lambda path: remembered_sha256(path, cache_dir))
 
 
 def read_note(path: Path, form: TypeAdapter[_Form]) -> _Form | None:

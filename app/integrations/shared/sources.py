@@ -14,8 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from espalier.documents.gather import PlainText
-from espalier.model_files import small_bytes
-from espalier.refusals import Problem, SourceNotFound, UnsafeSource
+from espalier.refusals import Problem, SourceNotFound
 
 Use = Literal["train", "evaluation"]
 
@@ -82,17 +81,6 @@ class TextSource(_Declaration, ABC):
     @abstractmethod
     def fetch(self, access: Access, use: Use) -> PlainText:
         """Return the text; `use` picks the split where the spec names none."""
-
-
-def refuse_large(sizes: Mapping[str, int]) -> None:
-    """Raise UnsafeSource where a small file of a model is larger than any of its kind is; sizes are bytes."""
-    for name, size in sizes.items():
-        most = small_bytes(name)
-        if most is not None and size > most:
-            raise UnsafeSource(
-                f"{name} has {size} bytes; a file of this name has at most {most >> 20} MiB.",
-                hint="Put the right file in its place, or leave it out.", module=name,
-            )  # fmt: skip
 
 
 def below(path: Path, roots: Iterable[Path]) -> Path:

@@ -226,13 +226,7 @@ def _upload_kind(named: UploadSource | UploadDataset) -> str:
 
 def datasets_of(request: JobRequest) -> Iterator[tuple[str, Dataset]]:
     """Yield every data set that a job names, with its place in the request."""
-    spec = request.spec
-    datasets = {"/spec/calibration/dataset": spec.calibration.dataset}
-    if spec.retrain and spec.retrain.dataset:
-        datasets["/spec/retrain/dataset"] = spec.retrain.dataset
-    for index, item in enumerate(spec.evaluate.perplexity):
-        datasets[f"/spec/evaluate/perplexity/{index}/dataset"] = item.dataset
-    yield from datasets.items()
+    yield from ((f"/spec/{place}", dataset) for place, dataset in request.spec.datasets.items())
 
 
 def _refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Problem | None:

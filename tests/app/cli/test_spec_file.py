@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.cli.spec_file import SpecFileError, read_body
+from app.cli.spec_file import read_body
+from espalier.recipe.reading import RecipeError
 
 SCALARS = {
     "1e-3": 0.001, "1E3": 1000.0, "-2.5e+2": -250.0, ".5": 0.5, "1.": 1.0, "1": 1, "-3": -3, "0.10": 0.1,
@@ -48,10 +49,10 @@ BAD = {
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
 def test_a_file_that_is_no_spec_is_refused_in_words(text: str | bytes, tmp_path: Path) -> None:
-    with pytest.raises(SpecFileError):
+    with pytest.raises(RecipeError):
         read(tmp_path, text)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecFileError, match=r"nothing\.yaml"):
+    with pytest.raises(RecipeError, match=r"nothing\.yaml"):
         read_body(tmp_path / "nothing.yaml")
