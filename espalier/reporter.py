@@ -36,7 +36,7 @@ PROGRESS_SECONDS = 0.4
 class Listener(Protocol):
     """Whoever a job reports to: a pipe to the supervisor, a list, a progress bar."""
 
-    def __call__(self, message: Message, /) -> None:
+    def __call__(self, message: Message, /) -> object:
         """Take one message; what it raises ends the job."""
 
 

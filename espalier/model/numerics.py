@@ -8,6 +8,8 @@ import hashlib
 import os
 import platform
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psutil
@@ -61,6 +63,22 @@ def be_deterministic(threads: int) -> None:
     # Filling fresh memory with NaN costs a second per GB read, and leaves a meta tensor's pages with the process.
     switch.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def deterministic(threads: int) -> Iterator[None]:
+    """Be deterministic for a while, in a process that has other work as well."""
+    switch: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, fills = torch.backends.cudnn.benchmark, switch.fill_uninitialized_memory
+    threads_before = torch.get_num_threads()
+    be_deterministic(threads)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark, switch.fill_uninitialized_memory = benchmark, fills
+        torch.set_num_threads(threads_before)
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from transformers import AutoModelForCausalLM
 
 import espalier
+from espalier.messages import Layer, Log, Message, PhaseStarted
 from espalier.packing.files import PackError
 from espalier.packing.pack import pack_file
+from espalier.refusals import InvalidForModel, SourceRefused
+from tests.fixtures.jobs import local_job
+
+FUNCTIONS = ("compress", "inspect", "unpack")
 
 
-def test_no_module_takes_the_place_of_a_function_and_both_work(tmp_path: Path) -> None:
+def recipe(texts: Path, **more: Any) -> dict[str, Any]:
+    train, valid = ({"kind": "local", "path": str(texts / name)} for name in ("train.txt", "valid.txt"))
+    scored = {"name": "text", "dataset": valid, "sequence_length": 32, "max_windows": 6}
+    return {
+        "calibration": {"dataset": train, "samples": 12, "sequence_length": 32},
+        "prune": {"method": "wanda", "sparsity": 0.5},
+        "evaluate": {"latency": False, "perplexity": [scored]},
+        **more,
+    }
+
+
+def test_no_module_takes_the_place_of_a_function_and_they_work(tmp_path: Path) -> None:
     for module in pkgutil.walk_packages(espalier.__path__, "espalier."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    assert all(callable(getattr(espalier, name)) for name in FUNCTIONS)
     weight = np.arange(64, dtype=np.float32).reshape(8, 8)
     weight[::2] = 0
     dense, packed = tmp_path / "model.safetensors", tmp_path / "model.packed.safetensors"
@@ -34,3 +57,105 @@ def test_no_module_takes_the_place_of_a_function_and_both_work(tmp_path: Path) -
     assert (tmp_path / "out/config.json").read_text() == "{}"
     with pytest.raises(PackError):
         espalier.unpack(tmp_path / "out/nothing")
+
+
+def test_a_program_gets_what_a_job_gets(tmp_path: Path, llama: Path, texts: Path) -> None:
+    job = local_job(tmp_path / "job", llama, texts, reconstruct={"epochs": 1})
+    job.threads = torch.get_num_threads()
+    expected = job.attempt()
+    messages: list[Message] = []
+    report = espalier.compress(
+        str(llama), recipe(texts, reconstruct={"epochs": 1}), tmp_path / "small", progress=messages.append, device="cpu"
+    )
+    assert report["compressed"]["perplexity"] == expected.report["compressed"]["perplexity"]
+    assert report.folder == tmp_path / "small"
+    for name in ("model.safetensors", "masks.safetensors"):
+        assert (report.folder / name).read_bytes() == (job.artifact / name).read_bytes()
+    assert {row["verified"] for row in espalier.inspect(report.folder)["files"]} == {True}
+    assert json.loads((report.folder / "report.json").read_text()) == report
+    AutoModelForCausalLM.from_pretrained(report.folder)
+    assert len([message for message in messages if isinstance(message, Layer)]) == len(job.layers) > 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_process_is_left_as_it_was(tmp_path: Path, llama: Path, texts: Path) -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    espalier.compress(llama, recipe(texts), tmp_path / "small")
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+
+
+def test_an_objective_searches_here(tmp_path: Path, llama: Path, texts: Path) -> None:
+    messages: list[Message] = []
+    objective = {"max_relative_perplexity_increase": 0.02, "max_trials": 4, "tolerance": 0.1}
+    report = espalier.compress(llama, recipe(texts, objective=objective), tmp_path / "s", progress=messages.append)
+    found = report["objective"]
+    best = max((trial["sparsity"] for trial in found["trials"] if trial["kept"]), default=None)
+    assert found["sparsity"] == best
+    assert report["sparsity"]["achieved"] == pytest.approx(best, abs=0.01)
+    increase = report["compressed"]["perplexity"]["text"] / report["dense"]["perplexity"]["text"] - 1
+    assert increase <= 0.02
+    labels = [message.text for message in messages if isinstance(message, Log)]
+    assert len(labels) == len(found["trials"]) > 1
+    baselines = [m for m in messages if isinstance(m, PhaseStarted) and m.phase == "baseline"]
+    assert len(baselines) == len(labels)
+    direct = recipe(texts, prune={"method": "wanda", "sparsity": best})
+    again = espalier.compress(llama, direct, tmp_path / "again")
+    assert (again.folder / "model.safetensors").read_bytes() == (report.folder / "model.safetensors").read_bytes()
+
+
+def test_a_target_size_is_reached_here_and_recovered_once(tmp_path: Path, llama: Path, texts: Path) -> None:
+    dense = sum(tensor.numel() for tensor in AutoModelForCausalLM.from_pretrained(llama).parameters())
+    asked = recipe(
+        texts,
+        prune=[{"method": "structured_obs", "sparsity": 0.75}],
+        reconstruct={"epochs": 1},
+        objective={"parameters": round(0.9 * dense), "max_trials": 3},
+    )
+    report = espalier.compress(llama, asked, tmp_path / "small")
+    assert report["compressed"]["parameters"] <= 0.9 * dense
+    assert "reconstructing" in [phase["name"] for phase in report["phases"]]
+    assert report["objective"]["removed"]["neurons"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prune": {"method": "wanda", "sparsity": 1.5}}, "/prune/sparsity: "),
+        ({"prune": {"method": "wonda", "sparsity": 0.5}}, "/prune/method: "),
+        ({"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/x"}]}}, "/output/publish: "),
+        ({"calibration": {"dataset": {"kind": "huggingface", "name": "c4"}}}, "/calibration/dataset/kind: "),
+        ({"prune": {"method": "wanda", "sparsity": {1, 2}}}, "JSON"),
+    ],
+)
+def test_a_recipe_is_refused_with_the_place(
+    tmp_path: Path, llama: Path, texts: Path, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(espalier.RecipeError, match=words):
+        espalier.compress(llama, recipe(texts, **change), tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_model_that_cannot_be_compressed_so_is_refused(tmp_path: Path, llama: Path, texts: Path) -> None:
+    with pytest.raises(InvalidForModel, match="at most"):
+        espalier.compress(llama, recipe(texts, calibration={"sequence_length": 100_000}), tmp_path / "small")
+    with pytest.raises(SourceRefused, match="snapshot_download"):
+        espalier.compress("org/model", "fast", tmp_path / "small")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(FileExistsError, match="name another folder"):
+        espalier.compress(llama, recipe(texts), tmp_path / "full")
+    assert {path.name for path in tmp_path.iterdir()} == {"full"}
+
+
+def test_a_recipe_in_a_file_names_its_texts_from_there(tmp_path: Path, llama: Path, texts: Path) -> None:
+    spec = recipe(texts)
+    spec["calibration"]["dataset"]["path"] = "train.txt"
+    (texts / "recipe.yaml").write_text(json.dumps({"source": {"kind": "local", "path": "x"}, "spec": spec}))
+    report = espalier.compress(llama, texts / "recipe.yaml", tmp_path / "small")
+    assert report["sparsity"]["achieved"] == 0.5
+
+
+def test_what_needs_no_torch_loads_none() -> None:
+    code = "import espalier, sys; espalier.inspect; espalier.compress; espalier.Client; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
