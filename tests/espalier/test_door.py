@@ -22,6 +22,7 @@ from espalier.packing.files import PackError
 from espalier.packing.pack import pack_file
 from espalier.refusals import InvalidForModel, SourceRefused
 from tests.fixtures.jobs import local_job
+from tests.fixtures.readme import README, block
 
 FUNCTIONS = ("compress", "inspect", "unpack")
 
@@ -159,3 +160,12 @@ def test_a_recipe_in_a_file_names_its_texts_from_there(tmp_path: Path, llama: Pa
 def test_what_needs_no_torch_loads_none() -> None:
     code = "import espalier, sys; espalier.inspect; espalier.compress; espalier.Client; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_notebook_of_the_readme_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = block("In a notebook", "python", "espalier.compress")
+    assert len(script.strip().splitlines()) <= 8
+    (tmp_path / "app").symlink_to(README.parent / "app")
+    monkeypatch.chdir(tmp_path)
+    exec(script, {})
+    assert {"model.safetensors", "report.json", "README.md"} <= {path.name for path in (tmp_path / "small").iterdir()}
