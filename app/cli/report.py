@@ -10,8 +10,7 @@ from rich.table import Table
 
 from app.cli.output import out, size
 from espalier.evaluate.speeds import speeds
-
-STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
+from espalier.recipe.phases import STAGES
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from espalier.evaluate.speeds import speeds, timing
+from espalier.recipe.phases import STAGES
 
 TIMED = {"prefill": "prompt, per token", "decode": "decoding, per token"}
 """What was timed, as pages call it."""
-_STAGES = {"pruning": "pruned", "reconstructing": "reconstructed", "retraining": "retrained"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def stages(report: dict[str, Any]) -> list[Stage]:
 def _found(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
     yield "dense", report["dense"].get("perplexity") or {}
     for phase in report.get("phases", []):
-        if phase["name"] in _STAGES and phase.get("perplexity"):
+        if phase["name"] in STAGES and phase.get("perplexity"):
             turn = f", turn {phase['turn']}" if phase.get("turn") else ""
-            yield _STAGES[phase["name"]] + turn, phase["perplexity"]
+            yield STAGES[phase["name"]] + turn, phase["perplexity"]
     yield "the artifact, loaded again", report["compressed"].get("perplexity") or {}
 
 

@@ -55,6 +55,8 @@ class PhaseInfo:
     """The field of the spec that asks for it; None: every job goes through it."""
     repeats: bool = False
     """Whether every cycle goes through it again."""
+    stage: str | None = None
+    """What tables of a report call the model as it stands after the phase; None: the phase changes no weights."""
     module: str | None = None
     """Of a phase after recovery: the module of the library whose `run(session)` does it."""
 
@@ -68,9 +70,9 @@ PHASES: Final = (
     PhaseInfo("fetching", 3),
     PhaseInfo("baseline", 8),
     PhaseInfo("calibrating", 2, repeats=True),
-    PhaseInfo("pruning", 20, repeats=True),
-    PhaseInfo("reconstructing", 30, field="reconstruct", repeats=True),
-    PhaseInfo("retraining", 30, field="retrain", repeats=True),
+    PhaseInfo("pruning", 20, repeats=True, stage="pruned"),
+    PhaseInfo("reconstructing", 30, field="reconstruct", repeats=True, stage="reconstructed"),
+    PhaseInfo("retraining", 30, field="retrain", repeats=True, stage="retrained"),
     PhaseInfo("merging", 1, field="retrain", repeats=True),
     PhaseInfo("exporting", 2, module="espalier.export.exporting"),
     PhaseInfo("evaluating", 8, module="espalier.export.evaluating"),
@@ -78,6 +80,8 @@ PHASES: Final = (
     PhaseInfo("publishing", 0),
 )
 """In the order in which a job goes through them."""
+STAGES: Final = {str(phase.name): phase.stage for phase in PHASES if phase.stage}
+"""Phase -> what the model is called after it."""
 PHASE_NAMES: Final[tuple[Phase, ...]] = tuple(phase.name for phase in PHASES)
 
 if get_args(Phase) != PHASE_NAMES:
