@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.reference import reference_folder
+from tests.fixtures.library.reference import reference_folder
 
 # Before torch loads: tests share their cores with children, and with the other processes of a parallel run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-PLUGINS = ("patience", "canaries", "services", "killable", "skew", "figures")  # each before those that import it
+PLUGINS = ("suite.patience", "suite.canaries", "servers.services", "servers.killable", "servers.skew", "suite.figures")
+"""Each before those that import it."""
 pytest_plugins = [f"tests.fixtures.{name}" for name in PLUGINS]
 
 TIERS = ("browser", "chaos", "load", "numbers", "registry")

@@ -10,7 +10,7 @@ import pytest
 
 from app.queue import RUN_JOBS, Doorbell, make_celery, queue_name
 from app.settings import Settings
-from tests.fixtures.services import free_port, redis_command, running
+from tests.fixtures.servers.services import free_port, redis_command, running
 
 
 def _heard(settings: Settings) -> list[str]:

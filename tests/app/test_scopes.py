@@ -22,7 +22,7 @@ from tests.app import scopes
 from tests.app.api.doors import DOORS
 from tests.app.api.tenants import bearer
 from tests.app.scopes import NOBODY, Opening
-from tests.fixtures.figures import record
+from tests.fixtures.suite.figures import record
 
 ROUTES = [*scopes.api(create_app(Settings())), *scopes.portal(create_app(Settings()))]
 UNKNOWN = "x_01ARZ3NDEKTSV4RRFFQ69G5FAV"

@@ -25,7 +25,7 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.session import Session
 from espalier.stream.walk import Stream
 from tests.bench import packing, peer
-from tests.fixtures import alone
+from tests.fixtures.library import alone
 
 DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 SLOW = {"reconstructing", "retraining"}

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.fixtures.alone import Run
+from tests.fixtures.library.alone import Run
 
 PEER = "llmcompressor==0.14.0.1"
 VENV = Path(__file__).parents[2] / ".venv-peer"

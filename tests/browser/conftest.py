@@ -11,8 +11,8 @@ import pytest
 
 from tests.browser.scene import Scene, furnished
 from tests.browser.site import Site, serving
-from tests.fixtures.deployment import Deployment
-from tests.fixtures.services import free_port
+from tests.fixtures.servers.services import free_port
+from tests.fixtures.service.deployment import Deployment
 from tests.flows.conftest import DEMO_MODEL
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 from app.db.session import clock
 from app.platform.ids import new_id
 from tests.browser.site import Site
-from tests.fixtures import rows
+from tests.fixtures.service import rows
 
 DENSE = 31.83
 PHASES = ("fetching", "baseline", "calibrating", "pruning", "reconstructing", "retraining", "evaluating", "uploading")

@@ -19,8 +19,8 @@ from app.platform.ids import new_id
 from app.services.hooks.evaluation import evaluate_next
 from tests.browser.runs import PHASES, fill, finish, phases
 from tests.browser.site import Site
-from tests.fixtures import rows
-from tests.fixtures.hooks import deliver
+from tests.fixtures.service import rows
+from tests.fixtures.service.hooks import deliver
 
 MODEL = "acme/llama-8m"
 

@@ -14,7 +14,7 @@ from app.services.hooks.evaluation import evaluate_next
 from tests.browser.payloads import PAYLOADS
 from tests.browser.runs import report
 from tests.browser.site import Site
-from tests.fixtures import rows
+from tests.fixtures.service import rows
 from tests.flows.conftest import DEMO_MODEL
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from app.db.job import Job
 from tests.browser.scene import Scene, furnished
 from tests.browser.site import Site
-from tests.fixtures import rows
+from tests.fixtures.service import rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -14,7 +14,7 @@ from app.db.tenancy import ApiKey
 from app.services.hooks.evaluation import evaluate_next
 from tests.browser.scene import Scene
 from tests.browser.site import Site
-from tests.fixtures.hooks import deliver
+from tests.fixtures.service.hooks import deliver
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

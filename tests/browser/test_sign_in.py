@@ -14,7 +14,7 @@ from app.services.tenancy import keys
 from tests.browser.scene import Scene
 from tests.browser.site import serving
 from tests.browser.test_pages import findings_of
-from tests.fixtures.oidc import CLIENT, SECRET, OidcServer, oidc
+from tests.fixtures.servers.oidc import CLIENT, SECRET, OidcServer, oidc
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Watching

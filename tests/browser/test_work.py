@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fixtures.deployment import Deployment
+from tests.fixtures.service.deployment import Deployment
 from tests.flows.conftest import DEMO_MODEL
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from app.db.result import Artifact
 from app.platform.loops import OUTAGE
 from app.storage.base import ObjectStore
 from espalier.leash import leashed
-from tests.fixtures.processes import running
-from tests.fixtures.runs import Bench
+from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.runs import Bench
 from workers.lease.retries import lost_worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ class Arena:
     ) -> None:
         self.bench, self.random, self.environment = bench, random.Random(seed), environment
         self.shim: dict[str, str] = {}
-        """Environment of a wrong clock (tests.fixtures.skew), for workers that share a database with its own."""
+        """Environment of a wrong clock (`clock_shim`), for workers that share a database with its own."""
         bench.store = store or bench.store  # type: ignore[assignment]
         self.around: list[str] = []
         """A command that runs the worker's: in a namespace of its own, say."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.hub import hub
+from tests.fixtures.servers.hub import hub
 from tests.flows.conftest import launch
 
 __all__ = ["hub", "launch"]

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.fixtures import scripted_child
+from tests.fixtures.workers import scripted_child
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ import pytest
 from app.db.job import Job
 from tests.chaos.arena import Arena
 from tests.chaos.test_mix import model, pruning, undisturbed
-from tests.fixtures.figures import record
-from tests.fixtures.hub import Hub
-from tests.fixtures.runs import Bench
+from tests.fixtures.servers.hub import Hub
+from tests.fixtures.suite.figures import record
+from tests.fixtures.workers.runs import Bench
 
 MOUNT_BYTES, SPARE_BYTES = 8 * 2**20, 48 * 2**10
 SETTINGS = {"scratch": "ESPALIER_SCRATCH_DIR", "cache": "ESPALIER_CACHE_DIR", "store": "ESPALIER_STORE_URL"}

@@ -25,12 +25,12 @@ from app.db.result import Artifact
 from app.storage.s3 import S3Store
 from tests.chaos.arena import Arena
 from tests.chaos.s3_proxy import MOODS, S3Proxy
-from tests.fixtures.figures import load, record
-from tests.fixtures.jobs import write_texts
-from tests.fixtures.killable import Postgres
-from tests.fixtures.runs import Bench
-from tests.fixtures.services import BUCKET, new_postgres_database
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.servers.killable import Postgres
+from tests.fixtures.servers.services import BUCKET, new_postgres_database
+from tests.fixtures.suite.figures import load, record
+from tests.fixtures.workers.runs import Bench
 from workers.processes.process import Commands
 
 JOBS = int(os.environ.get("ESPALIER_CHAOS_JOBS", "100"))

@@ -13,8 +13,8 @@ import pytest
 
 from tests.chaos.arena import Arena
 from tests.chaos.test_mix import model
-from tests.fixtures.figures import record
-from tests.fixtures.runs import Bench
+from tests.fixtures.suite.figures import record
+from tests.fixtures.workers.runs import Bench
 
 LIMIT_BYTES = 400 * 2**20
 

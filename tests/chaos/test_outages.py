@@ -16,10 +16,10 @@ import httpx
 import pytest
 import redis
 
-from tests.fixtures.deployment import Deployment
-from tests.fixtures.figures import record
-from tests.fixtures.killable import Postgres, RedisServer
-from tests.fixtures.services import Services, new_postgres_database
+from tests.fixtures.servers.killable import Postgres, RedisServer
+from tests.fixtures.servers.services import Services, new_postgres_database
+from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.suite.figures import record
 from tests.flows.conftest import DEMO_MODEL, Launch
 
 DOWN = float(os.environ.get("ESPALIER_CHAOS_DOWN", "1"))

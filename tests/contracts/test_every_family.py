@@ -21,8 +21,8 @@ from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.probe import ModelFacts, probe, sanitised_config
 from espalier.training.trainables import norms_and_biases
-from tests.fixtures.jobs import KilledError, LocalJob, local_job, write_texts
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError, LocalJob, local_job, write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 INERT = (
     "chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "output_hidden_states", "problem_type",

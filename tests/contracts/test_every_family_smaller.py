@@ -19,8 +19,8 @@ from espalier.families.sizes import Part
 from espalier.messages import Done
 from espalier.probe import ModelFacts, check, probe
 from espalier.recipe.spec import CompressionSpec
-from tests.fixtures.jobs import LocalJob, local_job, write_texts
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import LocalJob, local_job, write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 def step(part: Part, sparsity: float = 0.5) -> dict[str, Any]:

@@ -109,8 +109,8 @@ shown = json.dumps(create_app().openapi())
 for name in ("powered", "tail", "by_turns", "mirror", "larger"):
     assert f'"{name}"' in shown, name
 assert "torch" not in sys.modules
-from tests.fixtures.jobs import local_job, write_texts
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import local_job, write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
 model, texts = write_tiny_model(root / "model"), write_texts(root)
 job = local_job(root / "job", model, texts, prune=prune)
 report = job.attempt().report

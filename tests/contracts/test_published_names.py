@@ -17,8 +17,8 @@ from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.probe import probe
-from tests.fixtures.jobs import local_job, write_texts
-from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
+from tests.fixtures.library.jobs import local_job, write_texts
+from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 Tensors = dict[str, torch.Tensor]
 

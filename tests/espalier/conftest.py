@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.jobs import write_texts
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from espalier.messages import Checkpoint, Message, Metric
 from espalier.model.weights import Weights
 from espalier.recipe.recovery import Cycles
 from espalier.retrain.averaging import mean
-from tests.fixtures.jobs import KilledError, local_job, write_texts
-from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError, local_job, write_texts
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from espalier.messages import Layer, Log, Message, PhaseStarted
 from espalier.packing.files import PackError
 from espalier.packing.pack import pack_file
 from espalier.refusals import InvalidForModel, SourceRefused
-from tests.fixtures.jobs import local_job
-from tests.fixtures.readme import README, block
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.suite.readme import README, block
 
 FUNCTIONS = ("compress", "inspect", "unpack")
 

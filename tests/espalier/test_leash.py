@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from espalier.leash import leashed
-from tests.fixtures.patience import outlive
+from tests.fixtures.suite.patience import outlive
 from workers.processes.process import ROOT
 
 PARENT = """

@@ -16,8 +16,8 @@ from espalier.errors import NoRoomError
 from espalier.memory.shapes import Room
 from espalier.messages import Done, Message
 from espalier.session import Session
-from tests.fixtures.jobs import LocalJob, local_job
-from tests.fixtures.tiny_models import VOCABULARY
+from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.fixtures.library.tiny_models import VOCABULARY
 
 
 def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Session]:

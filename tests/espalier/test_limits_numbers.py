@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.fixtures import alone
-from tests.fixtures.jobs import local_job
-from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
+from tests.fixtures.library import alone
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 LIMIT = 768 * 2**20
 WIDTH, FEED_FORWARD = 1024, 2816

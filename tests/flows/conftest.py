@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.deployment import Deployment
-from tests.fixtures.reference import reference_folder
+from tests.fixtures.library.reference import reference_folder
+from tests.fixtures.service.deployment import Deployment
 
 DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.fixtures.deployment import Deployment
+from tests.fixtures.service.deployment import Deployment
 from tests.flows.conftest import DEMO_MODEL
 
 WANDA = {"prune": {"method": "wanda", "sparsity": 0.5}}

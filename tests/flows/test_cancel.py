@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fixtures.deployment import Deployment
+from tests.fixtures.service.deployment import Deployment
 from tests.flows.conftest import DEMO_MODEL
 from tests.flows.test_kill_and_resume import SPEC
 

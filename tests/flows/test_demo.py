@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fixtures.patience import outlive
+from tests.fixtures.suite.patience import outlive
 
 ESPALIER = Path(sys.executable).with_name("espalier")
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 
-from tests.fixtures.deployment import Deployment
-from tests.fixtures.hooks import push
-from tests.fixtures.hub import Hub, HubRepo, hub
-from tests.fixtures.patience import Patience
-from tests.fixtures.readme import block
+from tests.fixtures.servers.hub import Hub, HubRepo, hub
+from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.service.hooks import push
+from tests.fixtures.suite.patience import Patience
+from tests.fixtures.suite.readme import block
 from tests.flows.conftest import DEMO_MODEL, Launch
 
 __all__ = ["hub"]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.fixtures.hub import Hub, HubRepo, hub
+from tests.fixtures.servers.hub import Hub, HubRepo, hub
 from tests.flows.conftest import DEMO_MODEL, Launch
 
 __all__ = ["hub"]

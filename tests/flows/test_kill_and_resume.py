@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.deployment import Deployment, checkpoints
+from tests.fixtures.service.deployment import Deployment, checkpoints
 from tests.flows.conftest import DEMO_MODEL
 
 SPEC: dict[str, Any] = {

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from espalier.messages import Checkpoint, Metric
-from tests.fixtures.processes import running
-from tests.fixtures.runs import Bench
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.runs import Bench
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder, Said
 

@@ -16,8 +16,8 @@ import pytest
 from app.storage.s3 import S3Store
 from espalier.leash import leashed
 from tests.chaos.test_mix import model
-from tests.fixtures.runs import Bench
-from tests.fixtures.services import Services
+from tests.fixtures.servers.services import Services
+from tests.fixtures.workers.runs import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 10.0
@@ -66,14 +66,14 @@ def test_a_job_goes_on_at_another_host_when_its_own_is_gone_with_all_its_files(
     bench: Bench, host: Host, tmp_path: Path
 ) -> None:
     host("third", "workers.reconciler")
-    first = host("first", "tests.fixtures.scripted_worker")
+    first = host("first", "tests.fixtures.workers.scripted_worker")
     job_id = bench.add("slow")
     bench.wait_for_event(job_id, "job.checkpoint", count=5, seconds=120)
     first.kill()
     first.wait()
     shutil.rmtree(tmp_path / "first")
     stored = len(bench.job(job_id).checkpoints)
-    host("second", "tests.fixtures.scripted_worker")
+    host("second", "tests.fixtures.workers.scripted_worker")
     job = bench.wait(job_id, "succeeded", seconds=240)
     lost, *_, won = bench.attempts(job_id)  # on a busy machine a lease may lapse once more
     assert (lost.outcome, won.outcome, job.attempt) == ("lost", "succeeded", won.number)

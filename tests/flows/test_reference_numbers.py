@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.deployment import Deployment
+from tests.fixtures.service.deployment import Deployment
 
 DENSE = 31.83
 

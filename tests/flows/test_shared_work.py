@@ -12,10 +12,10 @@ import pytest
 from app.db.job import Job
 from app.db.queries import reuse
 from espalier.messages import PhaseStarted
-from tests.fixtures.jobs import local_job, write_texts
-from tests.fixtures.processes import running
-from tests.fixtures.runs import Bench
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import local_job, write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.runs import Bench
 from tests.workers.supervisor.test_reuse import reconciler
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder, Said

@@ -11,9 +11,9 @@ import torch
 
 from app.db.job import Job
 from app.db.queries import reuse
-from tests.fixtures.jobs import write_texts
-from tests.fixtures.runs import Bench
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.workers.runs import Bench
 from tests.flows.test_shared_work import spec
 from tests.workers.supervisor.test_reuse import reconciler
 from workers.processes.process import Commands

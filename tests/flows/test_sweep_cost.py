@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from tests.flows.conftest import DEMO_MODEL
 from workers.processes.process import Commands
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.fixtures.deployment import Deployment
-from tests.fixtures.services import Services
+from tests.fixtures.servers.services import Services
+from tests.fixtures.service.deployment import Deployment
 from tests.flows.conftest import DEMO_MODEL, Launch
 
 EVALUATE = {"perplexity": [{"sequence_length": 128, "max_windows": 16}], "after_each_phase": True}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
-from tests.fixtures import canaries
+from tests.fixtures.suite import canaries
 
 SECRET = "a-canary-of-30-characters-0001"
 LEAKS = """
@@ -47,7 +47,7 @@ def test_of_another_test(): print(SECRET)
 """
 LATE = """
 import httpx, pytest
-from tests.fixtures import canaries
+from tests.fixtures.suite import canaries
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
@@ -63,7 +63,7 @@ def test_leaks(home):
 
 def _run(folder: Path, code: str) -> str:
     (folder / "test_leaks.py").write_text(code)
-    options = ["-q", "-rA", "-p", "tests.fixtures.canaries", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    options = ["-q", "-rA", "-p", "tests.fixtures.suite.canaries", "-p", "no:cacheprovider", "-c", "/dev/null"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--rootdir", str(folder), "--basetemp", str(folder / "tmp"), "."],
         cwd=folder, env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""}, capture_output=True,

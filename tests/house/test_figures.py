@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.fixtures.figures import Figure, keep
+from tests.fixtures.suite.figures import Figure, keep
 
 
 def part(name: str, jobs: float) -> Figure:

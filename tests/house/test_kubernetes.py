@@ -24,7 +24,7 @@ from app.db.tenancy import Project
 from app.main import create_app
 from app.production import refuse_unsafe_production
 from app.settings import Settings
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from workers.main import DRAIN_SECONDS
 from workers.processes.process import GRACE_SECONDS
 

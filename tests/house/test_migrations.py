@@ -21,8 +21,8 @@ from app.db.base import Base
 from app.db.claimable import CLAIMABLE_VIEW
 from app.db.migrate import is_current, run_migrations
 from app.db.session import Database, clock
-from tests.fixtures.runs import job_fields
-from tests.fixtures.services import new_postgres_database
+from tests.fixtures.servers.services import new_postgres_database
+from tests.fixtures.workers.runs import job_fields
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from app.db.session import Database
 from espalier.leash import leashed
-from tests.fixtures.services import _await_port, free_port
+from tests.fixtures.servers.services import _await_port, free_port
 
 OURS = "app.main:create_app"
 ROOT = Path(__file__).resolve().parents[2]

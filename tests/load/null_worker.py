@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.db.job import Job
-from tests.fixtures.null_child import NullChild
+from tests.fixtures.workers.null_child import NullChild
 from workers.main import WorkerProcess
 from workers.supervisor import attempt
 from workers.supervisor.slot import Slot

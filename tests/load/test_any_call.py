@@ -26,8 +26,8 @@ from schemathesis.specs.openapi import checks
 from app.main import create_app
 from app.settings import Settings
 from tests.app.api.tenants import one_of_each
-from tests.fixtures.figures import load, record
-from tests.fixtures.services import free_port, name_of
+from tests.fixtures.servers.services import free_port, name_of
+from tests.fixtures.suite.figures import load, record
 
 NUM_CASES = int(os.environ.get("ESPALIER_FUZZ_CASES", "10000"))
 SEED = 20261123

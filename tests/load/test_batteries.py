@@ -27,7 +27,7 @@ from tests.espalier.probe.published import PUBLISHED
 from tests.espalier.probe.test_config import NAMES_CODE, WRONG
 from tests.espalier.probe.test_headers import BAD
 from tests.espalier.probe.test_hostile import MODELS, MORE_CODE, UNSUPPORTED, WRONG_FOR
-from tests.fixtures.figures import record
+from tests.fixtures.suite.figures import record
 
 pytestmark = pytest.mark.load
 

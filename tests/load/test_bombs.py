@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.fixtures.deployment import Deployment
-from tests.fixtures.figures import load, record
+from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.suite.figures import load, record
 from tests.flows.conftest import DEMO_MODEL, launching
 from tests.load.bombs import BOMBS, MIB, Bomb
 

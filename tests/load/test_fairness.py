@@ -20,8 +20,8 @@ from app.db.session import Database
 from app.platform import outbound
 from app.platform.lanes import Rooms
 from app.settings import Settings
-from tests.fixtures.figures import load, record
-from tests.fixtures.runs import Bench
+from tests.fixtures.suite.figures import load, record
+from tests.fixtures.workers.runs import Bench
 from tests.load.conftest import BODY, Stack
 from tests.workers.background.test_spoiled_items import queued_webhook
 from tests.workers.lease.test_claim import claim, worker

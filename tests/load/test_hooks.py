@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fixtures.figures import record
-from tests.fixtures.hooks import SPEC, push
+from tests.fixtures.service.hooks import SPEC, push
+from tests.fixtures.suite.figures import record
 from tests.load.conftest import Stack
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(600)]

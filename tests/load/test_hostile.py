@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.app.api import stalls
-from tests.fixtures.figures import load, record
+from tests.fixtures.suite.figures import load, record
 from tests.load.conftest import Stack
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]

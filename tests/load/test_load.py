@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.fixtures import rows as make
-from tests.fixtures.figures import load, record
+from tests.fixtures.service import rows as make
+from tests.fixtures.suite.figures import load, record
 from tests.load.conftest import BODY, Stack
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]

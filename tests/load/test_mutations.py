@@ -21,8 +21,8 @@ from tests.app.api import stalls
 from tests.app.api.conftest import DEMO_MODEL
 from tests.app.api.tenants import one_of_each
 from tests.app.api.test_any_body import FULL, mutated
-from tests.fixtures.figures import load, record
-from tests.fixtures.services import name_of
+from tests.fixtures.servers.services import name_of
+from tests.fixtures.suite.figures import load, record
 
 NUM_CASES = int(os.environ.get("ESPALIER_FUZZ_CASES", "10000"))
 SEED = 20261130

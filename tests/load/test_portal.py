@@ -14,7 +14,7 @@ from app.db.job import Job
 from app.main import create_app
 from app.platform.ids import new_id
 from app.settings import Settings
-from tests.fixtures.figures import record
+from tests.fixtures.suite.figures import record
 
 JOBS = 10_000
 MAX_SECONDS = 0.2

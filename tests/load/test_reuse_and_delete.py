@@ -8,8 +8,8 @@ import pytest
 
 from app.settings import Settings
 from tests.app.api.conftest import copy_demo_model
-from tests.fixtures import races
-from tests.fixtures.figures import record
+from tests.fixtures.service import races
+from tests.fixtures.suite.figures import record
 
 ROUNDS = 500
 

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 from cryptography.fernet import Fernet
 
-from tests.fixtures.readme import block, exports
-from tests.fixtures.services import missing
+from tests.fixtures.servers.services import missing
+from tests.fixtures.suite.readme import block, exports
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180

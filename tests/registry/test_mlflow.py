@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from espalier.recipe.base import fingerprint
-from tests.fixtures.deployment import Deployment
-from tests.fixtures.readme import block
-from tests.fixtures.services import free_port
+from tests.fixtures.servers.services import free_port
+from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.suite.readme import block
 from tests.flows.conftest import DEMO_MODEL, Launch
 from tests.registry.server import HEADING, RealMlflow
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from espalier.recipe.base import fingerprint
-from tests.fixtures.deployment import Deployment
+from tests.fixtures.service.deployment import Deployment
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

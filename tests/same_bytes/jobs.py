@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import torch
 
-from tests.fixtures.jobs import write_texts
-from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
+from tests.fixtures.library.jobs import write_texts
+from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 
 Spec = dict[str, Any]
 Body = dict[str, Any]

@@ -17,8 +17,8 @@ from typing import Any, Final
 import httpx
 import psutil
 
-from tests.fixtures.deployment import TERMINAL
-from tests.fixtures.patience import Patience
+from tests.fixtures.service.deployment import TERMINAL
+from tests.fixtures.suite.patience import Patience
 from tests.same_bytes.compare import Result, digests
 from tests.same_bytes.coverage import uncovered
 from tests.same_bytes.trees import Installation, Tree

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.fixtures.deployment import Deployment
+from tests.fixtures.service.deployment import Deployment
 
 ROOT = Path(__file__).parents[2]
 _ORIGINS = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from espalier.memory import texts
 from espalier.memory.shapes import LIBRARIES_BYTES
 from espalier.messages import Done, Failed
 from espalier.text import pieces
-from tests.fixtures.jobs import LocalJob, local_job, write_texts
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import LocalJob, local_job, write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.messages import MESSAGES, AnyMessage
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.bodies.job import JobRequest
 from app.settings import Settings
-from tests.fixtures.runs import SCRIPTED
+from tests.fixtures.workers.runs import SCRIPTED
 from workers.local_run import main, run
 
 

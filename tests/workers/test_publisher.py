@@ -19,9 +19,9 @@ from app.services.resources import Resources
 from app.settings import Settings
 from app.storage.s3 import S3Store
 from tests.app.api.conftest import submit
-from tests.fixtures import rows
-from tests.fixtures.carried import CARRIED
-from tests.fixtures.hub import Hub, hub
+from tests.fixtures.library.carried import CARRIED
+from tests.fixtures.servers.hub import Hub, hub
+from tests.fixtures.service import rows
 from workers.supervisor.publishing import Publisher
 
 __all__ = ["hub"]

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.fixtures.patience import Patience, outlive
+from tests.fixtures.suite.patience import Patience, outlive
 from workers.processes.process import ROOT
 
 

@@ -16,7 +16,7 @@ from app.services.resources import Resources
 from app.settings import Settings
 from app.storage.s3 import S3Store
 from tests.app.api.conftest import submit
-from tests.fixtures import rows as make
+from tests.fixtures.service import rows as make
 
 DATA = bytes(range(256)) * 40
 

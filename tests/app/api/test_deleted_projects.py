@@ -24,8 +24,8 @@ from app.services.tenancy.sessions import Sessions
 from app.storage.base import ObjectStore
 from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
-from tests.fixtures import rows as fixture
-from tests.fixtures.hooks import SPEC
+from tests.fixtures.service import rows as fixture
+from tests.fixtures.service.hooks import SPEC
 from tests.workers.background.test_reconcile import RecordedBell
 from workers.background.reconcile import Reconciler
 

@@ -20,7 +20,7 @@ from app.services.resources import Resources
 from app.services.tenancy.sealing import seal
 from app.settings import Settings
 from espalier.client import Client
-from tests.fixtures.hooks import SPEC, Registry, evaluate, push
+from tests.fixtures.service.hooks import SPEC, Registry, evaluate, push
 
 HEADER = "X-Webhook-Secret"
 MIB = 2**20

@@ -16,7 +16,7 @@ from app.api.views import JobView
 from app.db.job import Event, IdempotencyKey, Job, Outbox
 from app.db.session import Database
 from tests.app.api.conftest import REMOTE, submit
-from tests.fixtures import rows as make
+from tests.fixtures.service import rows as make
 
 
 def _events(client: TestClient, job: str) -> list[str]:

@@ -28,9 +28,9 @@ from app.db.queries.leases import WorkerIdentity
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
 from tests.app.api.conftest import submit
-from tests.fixtures import rows as fixture_rows
-from tests.fixtures.patience import Patience
-from tests.fixtures.services import free_port
+from tests.fixtures.servers.services import free_port
+from tests.fixtures.service import rows as fixture_rows
+from tests.fixtures.suite.patience import Patience
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTERS = ("_count", "_sum", "_bucket")

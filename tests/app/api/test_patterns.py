@@ -15,8 +15,8 @@ from app.db.planning import Plan, Preset, Sweep
 from app.db.session import Database
 from app.services.resources import Resources
 from tests.app.api.conftest import REMOTE, submit
-from tests.fixtures import rows as make
-from tests.fixtures.hooks import Registry
+from tests.fixtures.service import rows as make
+from tests.fixtures.service.hooks import Registry
 
 OLD = r"(?=q)q_proj"
 AT = "/spec/prune/targets/include/0"

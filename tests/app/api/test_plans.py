@@ -19,7 +19,7 @@ from espalier.memory import texts
 from espalier.memory.shapes import LIBRARIES_BYTES
 from espalier.probe import probe
 from tests.app.api.conftest import REMOTE
-from tests.fixtures import rows as fixture
+from tests.fixtures.service import rows as fixture
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from app.services.admission import remote
 from app.services.resources import Resources
 from app.settings_rules import networks
 from tests.app.api.conftest import DEMO_MODEL
-from tests.fixtures.hub import Hub, HubRepo, hub
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.servers.hub import Hub, HubRepo, hub
 
 __all__ = ["hub"]  # a fixture
 

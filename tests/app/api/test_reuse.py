@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from app.db.job import Job
 from app.db.session import Database
 from app.services.resources import Resources
-from tests.fixtures import rows as fixture
+from tests.fixtures.service import rows as fixture
 
 SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}}
 

@@ -20,7 +20,7 @@ from app.services.reuse import adoption
 from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.doors import AXIS, DOORS, PLAIN, PUBLISHING, RUN, TARGET, WRITES, Door, House
 from tests.app.api.tenants import bearer, new_key
-from tests.fixtures.hooks import evaluate
+from tests.fixtures.service.hooks import evaluate
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from tests.app.api import stalls
 from tests.app.api.conftest import DEMO_MODEL
 from tests.app.api.stalls import CPU_SECONDS, STALL_SECONDS, Headers, Watch
 from tests.app.api.tenants import one_of_each
-from tests.fixtures import rows
-from tests.fixtures.hooks import Registry
+from tests.fixtures.service import rows
+from tests.fixtures.service.hooks import Registry
 
 ROUTES = stalls.served()
 TAKING = [route for route in ROUTES if route[0] in {"POST", "PUT", "PATCH"}]

@@ -13,7 +13,7 @@ from app.db.job import Job
 from app.db.session import Database
 from app.services.resources import Resources
 from tests.app.api.tenants import bearer, new_key, new_project
-from tests.fixtures import rows as fixture
+from tests.fixtures.service import rows as fixture
 
 SPARSITY = "/spec/prune/sparsity"
 

@@ -13,7 +13,7 @@ from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
-from tests.fixtures.hooks import SPEC
+from tests.fixtures.service.hooks import SPEC
 
 UNKNOWN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 WITHOUT_TENANTS = {

@@ -13,7 +13,7 @@ import pytest
 
 from app.bodies.job import JobRequest
 from espalier.messages import Failed
-from tests.fixtures.hub import Hub, hub
+from tests.fixtures.servers.hub import Hub, hub
 from workers import fetcher
 from workers.messages import MESSAGES, AnyMessage, FetchRequest
 from workers.processes.process import ROOT, environment

@@ -12,9 +12,9 @@ import pytest
 from app.storage.s3 import S3Store
 from tests.app.integrations.conftest import MODEL, Fetch
 from tests.app.integrations.test_models import error, one
-from tests.fixtures.carried import CARRIED, LEFT_BEHIND, TEMPLATES, files_below, model_with
-from tests.fixtures.hub import Hub
-from tests.fixtures.mlflow import MlflowServer, mlflow
+from tests.fixtures.library.carried import CARRIED, LEFT_BEHIND, TEMPLATES, files_below, model_with
+from tests.fixtures.servers.hub import Hub
+from tests.fixtures.servers.mlflow import MlflowServer, mlflow
 from workers.messages import AnyMessage, Fetched, Resolved
 
 __all__ = ["mlflow"]

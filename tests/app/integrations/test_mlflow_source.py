@@ -14,7 +14,7 @@ from espalier.messages import PhaseCompleted, Progress
 from espalier.refusals import SourceNotFound
 from tests.app.integrations.conftest import MODEL, Fetch
 from tests.app.integrations.test_models import error, one
-from tests.fixtures.mlflow import MlflowServer, basic, mlflow
+from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
 from workers.messages import Fetched, Resolved
 
 __all__ = ["mlflow"]

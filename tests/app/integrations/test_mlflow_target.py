@@ -21,8 +21,8 @@ from app.services.resources import Resources
 from app.settings import Settings
 from espalier.recipe.publish import MlflowTarget
 from tests.app.api.conftest import submit
-from tests.fixtures import rows
-from tests.fixtures.mlflow import MlflowServer, basic, mlflow
+from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
+from tests.fixtures.service import rows
 from workers.supervisor.publishing import Publisher
 
 __all__ = ["mlflow"]

@@ -12,7 +12,7 @@ import pytest
 from espalier.messages import ErrorInfo, Failed, PhaseCompleted, PhaseStarted, Progress
 from espalier.model_files import belongs_to_model
 from tests.app.integrations.conftest import MODEL, SPEC, Fetch
-from tests.fixtures.hub import Hub, HubRepo
+from tests.fixtures.servers.hub import Hub, HubRepo
 from workers.messages import AnyMessage, Fetched, Resolved
 
 HUGGINGFACE = {"kind": "huggingface", "repo": "org/model"}

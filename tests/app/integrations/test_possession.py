@@ -21,8 +21,8 @@ from espalier.messages import PhaseCompleted
 from tests.app.integrations.conftest import MODEL, SPEC, Fetch
 from tests.app.integrations.test_models import HUGGINGFACE, error, one
 from tests.app.integrations.test_s3_source import Read, demo, read
-from tests.fixtures.hub import Hub, HubRepo
-from tests.fixtures.mlflow import MlflowServer, mlflow
+from tests.fixtures.servers.hub import Hub, HubRepo
+from tests.fixtures.servers.mlflow import MlflowServer, mlflow
 from workers.messages import AnyMessage, Fetched
 
 __all__ = ["mlflow", "read"]  # fixtures

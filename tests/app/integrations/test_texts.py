@@ -17,7 +17,7 @@ from espalier.messages import Failed
 from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec
 from tests.app.integrations.conftest import MODEL, SPEC, Fetch
-from tests.fixtures.hub import Hub, HubRepo
+from tests.fixtures.servers.hub import Hub, HubRepo
 from workers.messages import Fetched
 
 ROWS = ["", " = Title = ", "Größe und Maß", ""]

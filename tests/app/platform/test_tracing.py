@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from app.main import create_app
 from app.platform import tracing
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 """As the specification of W3C Trace Context writes it."""

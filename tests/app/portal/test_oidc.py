@@ -26,7 +26,7 @@ from app.services.tenancy import oidc as service
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_project
 from tests.app.portal.conftest import Browser
-from tests.fixtures.oidc import CLIENT, SECRET, OidcServer, oidc, private_key
+from tests.fixtures.servers.oidc import CLIENT, SECRET, OidcServer, oidc, private_key
 
 __all__ = ["oidc"]  # a fixture
 JOBS, DOOR = "/portal/jobs", "/portal/sign-in/oidc"

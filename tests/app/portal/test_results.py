@@ -13,7 +13,7 @@ from app.portal.comparison import differences
 from app.services.resources import Resources
 from tests.app.portal.conftest import REMOTE, Browser
 from tests.espalier.evaluate.test_speeds import latency, report
-from tests.fixtures import rows
+from tests.fixtures.service import rows
 
 
 def _report(perplexity: float, sparsity: float = 0.5, **compressed: Any) -> dict[str, Any]:

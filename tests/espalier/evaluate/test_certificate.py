@@ -16,8 +16,8 @@ from espalier.evaluate import baseline, certificate
 from espalier.evaluate.scoring import score_weights
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
-from tests.fixtures.jobs import local_job
-from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 
 RETRAIN = {"retrain": {"method": "full", "steps": 2, "learning_rate": 0.01}}
 

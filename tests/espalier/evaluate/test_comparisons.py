@@ -13,7 +13,7 @@ import pytest
 from espalier.errors import MissingExtraError
 from espalier.messages import Message, PhaseCompleted
 from espalier.model import lm_eval_tasks as tasks
-from tests.fixtures.jobs import KilledError, local_job
+from tests.fixtures.library.jobs import KilledError, local_job
 
 WINDOWS = {"name": "text", "dataset": None, "sequence_length": 32, "max_windows": 6}
 

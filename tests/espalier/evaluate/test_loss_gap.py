@@ -17,8 +17,8 @@ from espalier.messages import Checkpoint, Message
 from espalier.recipe.base import fingerprint
 from espalier.session import Session
 from espalier.text.overlap import overlapping
-from tests.fixtures.jobs import KilledError
-from tests.fixtures.recovery import Recovery, recovery
+from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.recovery import Recovery, recovery
 
 SAMPLES, LENGTH, CANDIDATES = 6, 32, 3
 

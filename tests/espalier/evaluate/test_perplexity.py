@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from espalier.errors import NumericalError
 from espalier.evaluate.perplexity import perplexity
 from espalier.model.numerics import generator
-from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
+from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from espalier.evaluate.speed import macs_per_token, measure
 from espalier.model.streamed import StreamedModel
-from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
+from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import pytest
 from app.cli.report import facts
 from app.portal.numbers import comparisons
 from espalier.evaluate.speeds import regressions, speeds
-from tests.fixtures import rows
+from tests.fixtures.service import rows
 
 NOISE = "no difference beyond noise"
 

@@ -18,8 +18,8 @@ from espalier.diagnosis import classify
 from espalier.model_files import INDEX
 from espalier.probe import probe
 from espalier.refusals import SourceRefused
-from tests.fixtures.jobs import local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 Spoil = Callable[[Path], object]
 

@@ -10,8 +10,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from espalier.evaluate.perplexity import perplexity
-from tests.fixtures.jobs import local_job, write_texts
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import local_job, write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

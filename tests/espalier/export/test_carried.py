@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from app.integrations.mlflow.mlmodel import layout
-from tests.fixtures.carried import CARRIED, TEMPLATES, files_below, model_with
-from tests.fixtures.jobs import local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.carried import CARRIED, TEMPLATES, files_below, model_with
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 CUT: dict[str, Any] = {"prune": [{"method": "angular", "pattern": {"kind": "depth", "count": 1}}]}
 # The tiny tokenizer is a fast one: files of other tokenizers beside it would be read instead.

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from espalier.packing.__main__ import main
 from espalier.packing.summary import summary
-from tests.fixtures.jobs import LocalJob, local_job
+from tests.fixtures.library.jobs import LocalJob, local_job
 
 
 def run(folder: Path, model: Path, texts: Path, form: str, **spec: Any) -> tuple[LocalJob, dict[str, Any]]:

@@ -19,8 +19,8 @@ from espalier.export import card_data
 from espalier.export.advice import advice
 from espalier.export.outputs import front_matter
 from espalier.messages import PhaseCompleted, PhaseStarted
-from tests.fixtures.jobs import local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 def test_the_folder_holds_everything_and_the_manifest_describes_it(tmp_path: Path, texts: Path, llama: Path) -> None:

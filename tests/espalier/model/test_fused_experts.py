@@ -19,7 +19,7 @@ from espalier.model.weights import Weights
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.statistics import InputAccumulator
 from espalier.stream.walk import Stream
-from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
+from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from espalier.errors import MissingExtraError
 from espalier.model.lm_eval_tasks import Tasks
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 TASK = """
 task: tiny_choice

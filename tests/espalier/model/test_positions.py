@@ -14,9 +14,9 @@ from espalier.model import positions
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.training.losses import language_loss
-from tests.fixtures.cuda_kernels import DeterministicCuda
-from tests.fixtures.jobs import local_job, write_texts
-from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
+from tests.fixtures.library.cuda_kernels import DeterministicCuda
+from tests.fixtures.library.jobs import local_job, write_texts
+from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in FAMILIES),

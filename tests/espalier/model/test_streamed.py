@@ -17,7 +17,7 @@ from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel, unwrap
 from espalier.model.weights import Weights
 from espalier.stream.walk import Stream
-from tests.fixtures.tiny_models import FAMILIES, VOCABULARY, write_tiny_model
+from tests.fixtures.library.tiny_models import FAMILIES, VOCABULARY, write_tiny_model
 
 CPU = torch.device("cpu")
 MODELS = [(family, tied) for family in FAMILIES for tied in (False, True)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from espalier.model.weights import Weights, save_overlay, source_files
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

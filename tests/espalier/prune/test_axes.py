@@ -14,8 +14,8 @@ from espalier.model.layout import Layout
 from espalier.stream.capture import capturing
 from espalier.stream.gated_mlp import Gated
 from tests.contracts.cells import AXES, USUAL, Cell, name_of, prune_of, step_of
-from tests.fixtures.jobs import local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 def _covering() -> list[Cell]:

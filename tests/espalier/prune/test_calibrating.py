@@ -8,7 +8,7 @@ from pydoc_data.topics import topics
 import pytest
 
 from espalier.errors import DatasetError
-from tests.fixtures.jobs import LocalJob, local_job
+from tests.fixtures.library.jobs import LocalJob, local_job
 
 
 def _warnings(job: LocalJob) -> list[str]:

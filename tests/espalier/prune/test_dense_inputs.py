@@ -12,8 +12,8 @@ from espalier.messages import Checkpoint
 from espalier.prune import inputs
 from espalier.recipe.hashes import phase_key
 from tests.espalier.prune.test_updates import count_forwards
-from tests.fixtures.jobs import LocalJob, local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 STEPS: dict[str, dict[str, Any]] = {
     "wanda": {"method": "wanda", "sparsity": 0.5},

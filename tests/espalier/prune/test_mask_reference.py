@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.jobs import local_job
+from tests.fixtures.library.jobs import local_job
 
 WANDA = {"method": "wanda", "sparsity": 0.6}
 

@@ -14,8 +14,8 @@ from espalier.errors import NumericalError, TargetsError
 from espalier.messages import Checkpoint, Layer, Message
 from espalier.model.masks import unpack
 from espalier.session import Session
-from tests.fixtures.jobs import KilledError, LocalJob, local_job
-from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
+from tests.fixtures.library.jobs import KilledError, LocalJob, local_job
+from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 
 
 def _tensors(job: LocalJob) -> dict[str, torch.Tensor]:

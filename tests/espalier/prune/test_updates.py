@@ -18,7 +18,7 @@ from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.prune import collapse
 from espalier.recipe.spec import CompressionSpec
 from espalier.session import Session
-from tests.fixtures.jobs import KilledError, LocalJob, local_job
+from tests.fixtures.library.jobs import KilledError, LocalJob, local_job
 
 UPDATES: dict[str, dict[str, Any]] = {
     "sparsegpt": {"update": {"kind": "sparsegpt"}},

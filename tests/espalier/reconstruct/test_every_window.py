@@ -14,9 +14,9 @@ from espalier.model import numerics
 from espalier.reconstruct import span, windows
 from espalier.reconstruct.window import _by_memory
 from espalier.reconstruct.windows import Pair, Part, Streams
-from tests.fixtures.jobs import KilledError
-from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 TWO_BLOCKS = {"blocks": 2}
 DENSE, SPARSE, BOTH = "dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"

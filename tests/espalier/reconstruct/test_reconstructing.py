@@ -11,9 +11,9 @@ import torch
 
 from espalier.messages import Checkpoint, Message
 from espalier.session import Session
-from tests.fixtures.jobs import KilledError
-from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

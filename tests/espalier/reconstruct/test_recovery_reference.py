@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from espalier.evaluate.scoring import score_weights
-from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 
 DENSE = {"ref-llama": 31.83, "ref-opt": 52.37}
 """Perplexity on docs.valid: 200 windows of 256 tokens, from the reference folder's README."""

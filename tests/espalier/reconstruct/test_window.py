@@ -9,8 +9,8 @@ import pytest
 
 from espalier.errors import TargetsError
 from espalier.reconstruct import window
-from tests.fixtures.recovery import Recovery, recovery
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.recovery import Recovery, recovery
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 MLP = [{"method": "wanda", "sparsity": 0.5, "targets": {"include": ["mlp"]}}]
 

@@ -17,7 +17,7 @@ from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights, save_overlay
 from espalier.reconstruct.windows import Mode, Pair, Part, Streams, halves_of, matrices_of, whole
 from espalier.stream.hidden import Hidden
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 WINDOWS = torch.arange(6 * 16).view(6, 16) % 300

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from espalier.evaluate.scoring import score_weights
-from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 
 pytestmark = [pytest.mark.numbers, pytest.mark.reference, pytest.mark.timeout(7200)]
 

@@ -14,8 +14,8 @@ from espalier.recipe.steps import Retrain
 from espalier.retrain import rate_search
 from espalier.retrain.ladder import ENOUGH, factor
 from espalier.retrain.train import Point, Trainer
-from tests.fixtures.jobs import KilledError
-from tests.fixtures.recovery import Recovery, recovery
+from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.recovery import Recovery, recovery
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from espalier.retrain import equip, retraining
 from espalier.retrain.training_text import training_windows
 from espalier.session import Session
 from espalier.training.losses import Loss, language_loss
-from tests.fixtures.jobs import KilledError
-from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.messages import MESSAGES
 
 

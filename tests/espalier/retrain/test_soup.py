@@ -24,9 +24,9 @@ from espalier.retrain.averaging import Masks, greedy, mean
 from espalier.retrain.soup import Member
 from espalier.retrain.train import UNDECAYED
 from espalier.search.soup import member_specs
-from tests.fixtures.jobs import KilledError, LocalJob, local_job, write_texts
-from tests.fixtures.recovery import assert_zeros_hold, recovery
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError, LocalJob, local_job, write_texts
+from tests.fixtures.library.recovery import assert_zeros_hold, recovery
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 TRAINING = {"steps": 4, "batch_size": 2, "rank": 2, "learning_rate": 0.01}
 

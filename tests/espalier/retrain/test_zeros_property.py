@@ -20,8 +20,8 @@ from espalier.retrain.merging import _Merging
 from espalier.retrain.train import Point, Trainer
 from espalier.session import Session
 from espalier.training.lora import Adapter, Lora
-from tests.fixtures.jobs import LocalJob, local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 NM = {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}}
 TRAINED: Final = ("mask_lora", "scale_lora", "lora_prune", "spp", "lora", "full")

@@ -15,7 +15,7 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.structure import Width
 from espalier.recipe.target import Target
 from espalier.search.split import LEVELS, Cut, Split, Tried
-from tests.fixtures.tiny_models import FAMILIES, write_tiny_model
+from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 
 BLOCK = 1000
 SIZES = Sizes(

@@ -14,7 +14,7 @@ from espalier.model.weights import Weights
 from espalier.stream.capture import capturing
 from espalier.stream.statistics import InputAccumulator, OutputErrors
 from espalier.stream.walk import Stream
-from tests.fixtures.tiny_models import VOCABULARY, write_tiny_model
+from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 
 def test_inputs_of_all_batches_are_counted_once_and_shared(tmp_path: Path) -> None:

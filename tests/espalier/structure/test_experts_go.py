@@ -19,8 +19,8 @@ from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.walk import Stream
 from espalier.structure.expert_weights import find_mixture, routing
-from tests.fixtures.jobs import LocalJob, local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 TOKENS = torch.arange(48).view(2, 24) + 60
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from espalier.errors import EngineError
 from espalier.messages import Checkpoint
 from espalier.stream import walk
-from tests.fixtures.jobs import KilledError, LocalJob, local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError, LocalJob, local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 TOKENS = torch.arange(24).view(2, 12) + 60
 

@@ -16,8 +16,8 @@ from espalier.memory.shapes import Room
 from espalier.session import Session
 from espalier.stream.walk import Stream, windows_per_batch
 from tests.espalier.structure.test_removing import logits, report_of, run
-from tests.fixtures.jobs import LocalJob, local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 DEPTH: dict[str, Any] = {"method": "angular", "pattern": {"kind": "depth", "count": 1}}
 

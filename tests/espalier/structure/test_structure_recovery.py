@@ -15,8 +15,8 @@ from espalier.errors import TargetsError
 from espalier.messages import Metric
 from espalier.recipe.spec import CompressionSpec
 from tests.espalier.structure.test_removing import logits, report_of
-from tests.fixtures.jobs import LocalJob, local_job
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 DEPTH: dict[str, Any] = {"method": "block_influence", "pattern": {"kind": "depth", "count": 1}}
 NEURONS: dict[str, Any] = {"method": "two_ssp", "sparsity": 0.5}

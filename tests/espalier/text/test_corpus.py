@@ -21,7 +21,7 @@ from espalier.text.corpus import Corpus, Text
 from espalier.text.overlap import RUN, overlapping
 from espalier.text.pieces import PIECE_BYTES, pieces
 from espalier.text.python_docs import python_docs
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 TEXT = Text("some", torch.arange(1000), "0" * 64)
 TEMPLATE = {

@@ -19,9 +19,9 @@ from espalier.model.weights import Weights
 from espalier.retrain import retraining, teacher
 from espalier.retrain.pace import pruning_distance
 from espalier.session import Session
-from tests.fixtures.jobs import KilledError
-from tests.fixtures.recovery import Recovery, assert_zeros_hold, recovery
-from tests.fixtures.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.tiny_models import write_tiny_model
 
 RANK = 4
 SIDES = 2 * (2 * (32 + 32) + 2 * (16 + 32) + 3 * (64 + 32))

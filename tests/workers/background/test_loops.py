@@ -18,7 +18,7 @@ from app.db.commits import GroupCommit
 from app.platform import loops
 from app.queue import Doorbell
 from app.settings import Settings
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from workers import reconciler as reconcilers
 from workers.background.deliver import Dispatcher
 from workers.background.hooks import Evaluator

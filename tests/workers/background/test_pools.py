@@ -22,8 +22,8 @@ from app.platform import outbound
 from app.queue import Doorbell
 from app.services.hooks import evaluation
 from app.services.tenancy.sealing import seal
-from tests.fixtures.patience import Patience
-from tests.fixtures.runs import Bench, job_fields
+from tests.fixtures.suite.patience import Patience
+from tests.fixtures.workers.runs import Bench, job_fields
 from workers.background import deliver
 from workers.background.deliver import Dispatcher
 from workers.background.hooks import Evaluator

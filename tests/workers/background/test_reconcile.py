@@ -16,7 +16,7 @@ from app.db.session import Database, clock
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE
 from app.queue import Doorbell
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from tests.workers.lease.test_claim import worker
 from workers.background import reconcile
 from workers.background.reconcile import Reconciler

@@ -16,7 +16,7 @@ from app.platform.ids import new_id
 from app.services.hooks.inbox import record_event
 from app.services.tenancy import credentials
 from app.settings import Settings
-from tests.fixtures.mlflow import MlflowServer, basic, mlflow
+from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
 from workers.background.registries import RegistrySweep
 
 __all__ = ["mlflow"]

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from app.db.job import Event
 from app.db.result import Artifact, LogLine
 from app.db.session import clock
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from workers.background.retention import forget
 
 

@@ -24,7 +24,7 @@ from app.queue import Doorbell
 from app.services.hooks import evaluation
 from app.services.tenancy.sealing import seal
 from app.settings import Settings
-from tests.fixtures.runs import Bench, job_fields
+from tests.fixtures.workers.runs import Bench, job_fields
 from tests.workers.background.test_loops import FAULTS
 from tests.workers.lease.test_claim import worker
 from workers.background import reconcile

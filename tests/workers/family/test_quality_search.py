@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import reuse
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from tests.workers.supervisor.test_reuse import artifacts, reconciler
 from workers.family import search
 from workers.supervisor.slot import Slot

@@ -14,7 +14,7 @@ from app.db.queries import leases
 from app.db.queries.leases import WorkerIdentity
 from app.db.session import clock
 from espalier.recipe.spec import ENGINE_VERSION
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 
 
 def worker(name: str, **fields: str) -> WorkerIdentity:

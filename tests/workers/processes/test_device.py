@@ -12,9 +12,9 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from app.db.job import Worker
-from tests.fixtures.patience import Patience
-from tests.fixtures.processes import running
-from tests.fixtures.runs import SCRIPTED, Bench
+from tests.fixtures.suite.patience import Patience
+from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.runs import SCRIPTED, Bench
 from workers.processes import device
 from workers.processes.process import Child
 from workers.supervisor.slot import Slot

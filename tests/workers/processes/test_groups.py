@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from espalier.leash import leashed
 from espalier.messages import Message
-from tests.fixtures.control_groups import PretendKernel, fill
-from tests.fixtures.runs import Bench
+from tests.fixtures.servers.control_groups import PretendKernel, fill
+from tests.fixtures.workers.runs import Bench
 from workers.processes import groups
 from workers.processes.groups import ControlGroup, ControlGroups, NotDelegated
 from workers.processes.memory import Limits

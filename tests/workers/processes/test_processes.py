@@ -18,9 +18,9 @@ from sqlalchemy import select
 
 from app.db.job import Job, Worker
 from app.queue import Doorbell, make_celery
-from tests.fixtures.patience import Patience, outlive
-from tests.fixtures.processes import running
-from tests.fixtures.runs import Bench
+from tests.fixtures.suite.patience import Patience, outlive
+from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.runs import Bench
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -60,7 +60,7 @@ def scripted(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return running("scripted_child", below=worker.pid)
 
 
-WORKER, RECONCILER = "tests.fixtures.scripted_worker", "workers.reconciler"
+WORKER, RECONCILER = "tests.fixtures.workers.scripted_worker", "workers.reconciler"
 
 
 def wait_until_idle(bench: Bench, job: Job) -> None:

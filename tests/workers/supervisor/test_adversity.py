@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session
 
 from app.db.result import Artifact, LogLine
 from app.storage.s3 import S3Store
-from tests.fixtures.processes import running
-from tests.fixtures.runs import Bench
+from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.runs import Bench
 from workers.supervisor.slot import Slot
 
 

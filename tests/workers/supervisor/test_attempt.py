@@ -14,9 +14,9 @@ from app.db.job import Worker
 from app.db.queries import workers
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 from app.db.session import clock
-from tests.fixtures.patience import Patience
-from tests.fixtures.processes import running
-from tests.fixtures.runs import Bench
+from tests.fixtures.suite.patience import Patience
+from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.runs import Bench
 from workers.supervisor.slot import Slot
 
 

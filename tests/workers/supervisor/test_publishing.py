@@ -19,8 +19,8 @@ from app.db.tenancy import Project
 from app.services.tenancy import credentials
 from espalier.recipe.base import canonical
 from espalier.recipe.source import MlflowSource
-from tests.fixtures.hub import Hub, hub
-from tests.fixtures.runs import Bench
+from tests.fixtures.servers.hub import Hub, hub
+from tests.fixtures.workers.runs import Bench
 from workers.supervisor.fetching import fetch_request
 
 __all__ = ["hub"]

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from app.db.queries import leases
 from app.db.result import PhaseRecord
 from espalier.messages import PhaseCompleted, PhaseStarted, Progress
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from tests.workers.lease.test_claim import worker
 from workers.supervisor.recorder import Recorder, Said
 

@@ -12,7 +12,7 @@ from app.db.job import Job
 from app.db.result import Artifact, LayerRow, MetricPoint
 from app.db.reuse import PhaseResult
 from app.queue import Doorbell
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from tests.workers.background.test_reconcile import RecordedBell
 from workers.background.garbage import evict_phase_results
 from workers.background.reconcile import Reconciler

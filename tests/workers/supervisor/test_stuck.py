@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import leases
 from espalier.messages import ErrorInfo
-from tests.fixtures.runs import Bench
+from tests.fixtures.workers.runs import Bench
 from workers.lease import retries
 from workers.processes import groups, process, workspace
 from workers.processes.process import Child

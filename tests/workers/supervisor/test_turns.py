@@ -14,7 +14,7 @@ from app.db.job import Attempt, Job
 from app.db.queries import leases, shares
 from app.db.session import Database, clock
 from app.db.tenancy import Project, RecentUsage, UsageDay
-from tests.fixtures.runs import Bench, job_fields
+from tests.fixtures.workers.runs import Bench, job_fields
 from tests.workers.lease.test_claim import claim, worker
 
 
