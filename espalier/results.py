@@ -17,8 +17,10 @@ class Written:
     sha256: dict[str, str]
     """Hash of each file of dense tensors, by name."""
     nonzero_parameters: int
-    packed: list[dict[str, Any]] = field(default_factory=list)
-    """What the packs unpack to: files as the manifest describes them."""
+    packs: list[Path] = field(default_factory=list)
+    """Files of the artifact's format that stand beside or in the place of the dense ones."""
+    unpacked: list[dict[str, Any]] = field(default_factory=list)
+    """What the packs unpack to: the dense files as the manifest describes them."""
 
 
 @dataclass

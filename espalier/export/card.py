@@ -9,17 +9,13 @@ from typing import Any, cast
 from espalier.evaluate.speeds import speeds
 from espalier.export.card_data import front
 from espalier.export.relative_paths import WHERE_TO, without_places
+from espalier.formats import FORMATS
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.session import Session
 
 _MASKS = """`masks.safetensors` holds one bit-packed mask per pruned matrix, under the module's name: uint8 of shape
 (outputs, ceil(inputs / 8)); bit b (value 2^b) of byte k stands for input 8k + b; 1 = kept. Pruned weights are exactly
 zero."""
-
-_HOW = dict.fromkeys(("safetensors", "both"), "It loads with stock transformers") | {
-    "packed": "After `espalier unpack path/to/this/folder` it loads with stock transformers"
-}
-
 
 _PROTOCOL = """Perplexity is exp of the mean cross entropy over all predicted tokens of non-overlapping windows; the
 dense model was measured in the same job, the compressed one from these files. `report.json` tells all of it."""
@@ -35,10 +31,11 @@ def card(session: Session, report: dict[str, Any]) -> str:
     """Render README.md."""
     source, spec = session.request.source_name, session.request.spec
     title = f"{source.rsplit('/', 1)[-1]}, {report['sparsity']['achieved']:.1%} of the pruned matrices zero"
+    load = FORMATS[spec.output.format].how_to_load
     parts = [
         front(session, report, title=title),
         f"# {title}",
-        f"Made from `{source}` at revision `{session.request.revision}` by Espalier. {_HOW[spec.output.format]}:",
+        f"Made from `{source}` at revision `{session.request.revision}` by Espalier. {load}:",
         _SNIPPET,
         "\n".join(_recipe(spec)),
         "## Numbers",

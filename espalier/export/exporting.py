@@ -11,14 +11,13 @@ import torch
 
 from espalier.export import adapter
 from espalier.export.files import describe, write_json
+from espalier.formats import FORMATS
 from espalier.model import masks
 from espalier.model.numerics import name_of, require_finite
 from espalier.model.safetensors_writer import TensorEntry, sha256_of, write_file
 from espalier.model.safetensors_writer import write_model as write_tensors
 from espalier.model.weights import INDEX, Weights, source_files
 from espalier.model_files import is_weights, model_files
-from espalier.packing.pack import pack_file, packed_path
-from espalier.packing.unpacking import unpack_file
 from espalier.results import Written
 from espalier.session import Session
 
@@ -34,7 +33,7 @@ def run(session: Session) -> None:
         phase.progress(1)
         _write_masks(session)
         phase.progress(2)
-        written.packed = _pack(session)
+        _write_format(session, written)
         session.results.written = written
         phase.progress(3)
 
@@ -103,15 +102,9 @@ def _write_masks(session: Session) -> None:
     write_file(session.artifact_dir / "masks.safetensors", entries, metadata={"layout": layout})
 
 
-def _pack(session: Session) -> list[dict[str, Any]]:
-    """Pack the model's files if asked, prove that they come back bit for bit, and tell what they unpack to."""
-    if session.request.spec.output.format == "safetensors":
-        return []
-    described = []
-    for path in source_files(session.artifact_dir):
-        pack_file(path, packed_path(path))
-        proof = path.with_name(f"{path.name}.proof")
-        unpack_file(packed_path(path), proof)  # checks the sha256
-        proof.unlink()
-        described.append(describe(session.artifact_dir, path).model_dump())
-    return described
+def _write_format(session: Session, written: Written) -> None:
+    """Write what the format keeps beside or in the place of the dense files."""
+    dense = source_files(session.artifact_dir)
+    written.packs = FORMATS[session.request.spec.output.format]().write(dense)
+    if written.packs:
+        written.unpacked = [describe(session.artifact_dir, path).model_dump() for path in dense]

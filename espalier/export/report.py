@@ -11,7 +11,6 @@ from espalier.export.advice import advice
 from espalier.messages import PhaseCompleted
 from espalier.model import masks
 from espalier.model.weights import source_files
-from espalier.packing.pack import packed_path
 from espalier.prune.pruning import ERROR_TOKENS
 from espalier.recipe.steps import Gate
 from espalier.session import Session
@@ -29,7 +28,7 @@ def build(session: Session) -> dict[str, Any]:
     sizes = _mask_sizes(session)
     kept, total = sum(kept for kept, _ in sizes.values()), sum(total for _, total in sizes.values())
     achieved = 1 - kept / total if total else 0.0
-    step, spec_format = session.step, session.request.spec.output.format
+    step = session.step
     report = {
         "dense": {
             "perplexity": session.results.dense_perplexity,
@@ -61,7 +60,7 @@ def build(session: Session) -> dict[str, Any]:
         "protocol": {
             **session.results.protocol,
             "layer_errors": {"tokens": ERROR_TOKENS, "of": "the first calibration windows"},
-            "packed_bytes": _PACKED[spec_format != "safetensors"],
+            "packed_bytes": _PACKED[bool(session.results.written.packs)],
         },
         "gate": judge(session.request.spec.gate, session.results.dense_perplexity, perplexity, achieved),
         "certificate": session.results.certificate,
@@ -131,8 +130,8 @@ def _file_bytes(folder: Path) -> int:
 
 
 def _packed_bytes(session: Session, sizes: dict[str, tuple[int, int]]) -> int:
-    if session.request.spec.output.format != "safetensors":
-        return sum(packed_path(path).stat().st_size for path in source_files(session.artifact_dir))
+    if packs := session.results.written.packs:
+        return sum(path.stat().st_size for path in packs)
     weights = session.weights
     total = 0
     for name in weights.names:

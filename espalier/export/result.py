@@ -9,6 +9,7 @@ from espalier.export.card import card
 from espalier.export.files import describe, write_json
 from espalier.export.relative_paths import WHERE_TO, without_places
 from espalier.export.report import build
+from espalier.formats import FORMATS
 from espalier.messages import ArtifactFile, Done
 from espalier.model.weights import source_files
 from espalier.recipe.spec import SCHEMA_VERSION
@@ -21,7 +22,7 @@ def write(session: Session) -> Done:
     report = without_places(session, build(session))
     write_json(folder / "report.json", report)
     (folder / "README.md").write_text(card(session, report), encoding="utf-8")
-    if session.request.spec.output.format == "packed":
+    if not FORMATS[session.request.spec.output.format].keeps_dense:
         _drop_dense(folder)
     others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json")
     files = [describe(folder, path) for path in others]
@@ -36,7 +37,7 @@ def _drop_dense(folder: Path) -> None:
 
 
 def _manifest(session: Session, files: list[ArtifactFile]) -> dict[str, Any]:
-    spec, packed = session.request.spec, session.results.written.packed
+    spec, unpacked = session.request.spec, session.results.written.unpacked
     seeds = {"calibration": spec.calibration.seed}
     if spec.retrain is not None:
         seeds["retrain"] = spec.retrain.seed
@@ -48,5 +49,5 @@ def _manifest(session: Session, files: list[ArtifactFile]) -> dict[str, Any]:
         "seeds": seeds,
         "versions": session.results.environment,
         "files": [file.model_dump() for file in files],
-        **({"unpacked": packed} if packed else {}),
+        **({"unpacked": unpacked} if unpacked else {}),
     }

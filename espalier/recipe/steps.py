@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from espalier.formats import FORMATS
 from espalier.recipe.base import Spec
 from espalier.recipe.dataset import BuiltinDataset, Dataset, dataset_name
 from espalier.recipe.expressions import selection
@@ -236,12 +237,18 @@ class Gate(Spec):
     min_sparsity: float | None = Field(None, ge=0, lt=1)
 
 
+FORMAT_NAMES: Final = ("safetensors", *(name for name in FORMATS if name != "safetensors"))
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[FORMAT_NAMES]
+
+
 class Output(Spec):
     """How the artifact is written."""
 
-    format: Literal["safetensors", "packed", "both"] = Field(
-        "safetensors",
-        description="Dense tensors with zeros, a bit-mask pack without them (docs/packed-format.md), or both.",
+    format: FormatName = Field(
+        "safetensors", description="; ".join(f"{name}: {FORMATS[name].summary}" for name in FORMAT_NAMES) + "."
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
     publish: list[Target] = Field([], max_length=8, description="Where the result goes, unless its gate is rejected.")

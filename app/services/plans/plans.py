@@ -22,6 +22,7 @@ from app.services.plans import cautions, estimates, fitting, lookup
 from app.services.resources import Resources
 from app.services.reuse import equal_work
 from app.settings import Settings
+from espalier.formats import FORMATS
 from espalier.probe import ModelFacts
 from espalier.recipe.base import fingerprint
 from espalier.recipe.source import HuggingFaceSource
@@ -183,7 +184,7 @@ def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, s
     if estimates.jobs(spec) > 1:
         text = "The members of the soup are jobs of their own; seconds are of all jobs, one after the other."
         found.append({"code": "members", "text": text})
-    if spec.masking and spec.output.format == "safetensors":
+    if spec.masking and not FORMATS[spec.output.format].drops_zeros:
         text = "The same size on disk unless packed, and no speed-up on a runtime that does not exploit the zeros."
         found.append({"code": "no_speed_up", "text": text})
     if not rates.jobs:
