@@ -15,7 +15,7 @@ def discover(package: str, base: type[T], *, tag: str, named: str | None = None)
     """Import every module of `package` and return its subclasses of `base` by their `tag`, sorted.
 
     `named`: every folder of the package may hold one module of this name, and only those are looked into.
-    `tag` names a pydantic field whose default is the class's name in a spec (`kind`, `method`).
+    `tag` names a pydantic field whose default, or a class variable whose value, is its name (`kind`, `method`).
     Raises TypeError when two classes claim one name or a class has none: a broken declaration must stop the process.
     """
     found: dict[str, type[T]] = {}
@@ -27,7 +27,7 @@ def discover(package: str, base: type[T], *, tag: str, named: str | None = None)
             if value is base:  # it lies in the same package
                 continue
             fields = getattr(value, "model_fields", {})
-            kind = fields[tag].default if tag in fields else None
+            kind = fields[tag].default if tag in fields else getattr(value, tag, None)
             if not isinstance(kind, str):
                 raise TypeError(f"{name}.{value.__name__} declares no `{tag}`")
             if kind in found:

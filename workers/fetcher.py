@@ -14,17 +14,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, get_args
+from typing import get_args
 
 from app.integrations.shared.cache import evict, linked
 from app.integrations.shared.sources import (
     Access,
-    ModelSource,
-    TextSource,
     Unreachable,
     Use,
 )
-from espalier.discovery import discover
+from app.integrations.systems import read_text
 from espalier.export.outputs import refuse_by_card
 from espalier.intake import admit, lay_out
 from espalier.messages import (
@@ -43,8 +41,6 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.refusals import SourceRefused
 from workers.messages import Fetched, FetchRequest, Resolved
 
-MODELS: Final = discover("app.integrations", ModelSource, tag="kind", named="source")  # type: ignore[type-abstract]
-TEXTS: Final = discover("app.integrations", TextSource, tag="kind", named="text")  # type: ignore[type-abstract]
 PROGRESS_SECONDS = 0.5
 
 Send = Callable[[Message], None]
@@ -58,14 +54,13 @@ class _Fetcher:
         self._told = 0.0
         self._access = Access(
             cache_dir=Path(request.cache_dir), roots=tuple(Path(root) for root in request.roots),
-            hf_endpoint=request.hf_endpoint, hf_token=request.hf_token, uploads=request.uploads,
-            mlflow=request.mlflow, s3=request.s3, s3_endpoint_url=request.s3_endpoint_url, progress=self._progress,
+            systems=request.systems, uploads=request.uploads, progress=self._progress,
             refuse_outputs=request.refuse_outputs,
         )  # fmt: skip
 
     def run(self) -> None:
         """Resolve, fetch, check, and lay out what the compute child may see."""
-        source = MODELS[self._request.job.source.kind].model_validate(self._request.job.source.model_dump())
+        source = self._request.job.source
         with self._in_phase("resolving", "step"):
             revision = source.resolve(self._access)
         with self._in_phase("fetching", "byte"):
@@ -73,9 +68,9 @@ class _Fetcher:
             if self._access.refuse_outputs:
                 refuse_by_card("The model", folder)
             revision = source.pin(revision, folder, self._access)
-            # Links of a local model must stay below the allowed folders; the cache's files are our own.
-            roots = self._access.roots if self._request.job.source.kind == "local" else ()
-            facts, spec = admit(folder, self._request.job.spec, roots)
+            # Links of a model on this machine must stay below the allowed folders; the cache's files are our own.
+            ours = folder.resolve().is_relative_to(self._access.cache_dir.resolve())
+            facts, spec = admit(folder, self._request.job.spec, () if ours else self._access.roots)
             self._send(
                 Resolved(revision=revision, spec=spec.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
             )
@@ -94,7 +89,7 @@ class _Fetcher:
             key = fingerprint(document)
             if key in data:
                 continue
-            text = TEXTS[dataset.kind].model_validate(document).fetch(self._access, _use(pointer))
+            text = read_text(document).fetch(self._access, _use(pointer))
             data[key] = text.sha256
             if text.path is not None:
                 # A link, which keeps the text in the cache for as long as the workspace stands.

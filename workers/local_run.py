@@ -20,13 +20,13 @@ from pydantic import BaseModel, ValidationError
 from app.bodies import strict_json
 from app.bodies.job import JobRequest
 from app.errors import MalformedRequest
-from app.services.admission.admit import datasets_of
+from app.integrations.systems import LOGINS
+from app.services.admission.admit import datasets_of, systems_of
 from app.settings import Settings, get_settings
 from espalier.messages import ComputeRequest, Done, ErrorInfo, Failed, Log  # fmt: skip
 from espalier.recipe import pointers, presets
 from espalier.recipe.base import canonical
 from espalier.recipe.dataset import UploadDataset
-from espalier.recipe.source import MlflowSource, S3Source, UploadSource, model_name
 from espalier.recipe.spec import CompressionSpec
 from workers.lease.retries import as_sent, from_exit
 from workers.messages import AnyMessage, Fetched, FetchRequest, Resolved
@@ -46,7 +46,7 @@ def left_to_a_service(job: JobRequest) -> Iterator[tuple[str, str]]:
         yield "/spec/objective", "a search runs jobs of its own: give the amounts in `prune`"
     if spec.output.publish:
         yield "/spec/output/publish", "nothing is published: upload the folder afterwards"
-    if isinstance(source, MlflowSource | S3Source | UploadSource):
+    if source.kind in {"mlflow", "s3", "upload"}:
         yield "/source/kind", f"`{source.kind}` takes a service's store or login: use `local` or `huggingface`"
     for pointer, dataset in datasets_of(job):
         if isinstance(dataset, UploadDataset):
@@ -74,8 +74,10 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
         request = FetchRequest(
             # Who runs this may read what the process may read: the roots are the service's fence.
             job=job, cache_dir=str(settings.cache), cache_max_bytes=settings.cache_max_bytes,
-            workspace=str(workspace), roots=["/"], hf_endpoint=settings.hf_endpoint,
-            hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+            workspace=str(workspace), roots=["/"],
+            systems={
+                kind: {**LOGINS[kind].server(settings), **LOGINS[kind].operators(settings)} for kind in systems_of(job)
+            },
         )  # fmt: skip
         fetched = _follow("fetch", commands.fetch, request, workspace, settings, say, deadline)
         resolved = next((message for message in fetched if isinstance(message, Resolved)), None)
@@ -86,7 +88,7 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
         artifact.mkdir()
         compute = ComputeRequest(
             spec=CompressionSpec.model_validate_json(canonical(resolved.spec)), model_dir=last.model_dir,
-            revision=resolved.revision, source_name=model_name(job.source), datasets=last.datasets,
+            revision=resolved.revision, source_name=job.source.model_name, datasets=last.datasets,
             dropped_keys=last.dropped_keys, workspace=str(workspace),
             artifact_dir=str(artifact), threads=settings.threads, device=settings.device,
             tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,

@@ -31,17 +31,12 @@ class FetchRequest(Message):
     cache_max_bytes: int
     workspace: str
     roots: list[str] = []
-    hf_endpoint: str | None = None
-    hf_token: str | None = None
+    systems: dict[str, dict[str, str]] = {}
+    """Kind of every outside system that the job reads -> its address and the login."""
     refuse_outputs: bool = False
     """A rule made the job: the source must not be an output of ours."""
     uploads: dict[str, Any] = {}
     """Id of an upload -> its files and the URLs of their parts, which need no credentials."""
-    mlflow: dict[str, str] = {}
-    """Of an `mlflow` source: the server's `tracking_uri`, and the login."""
-    s3: dict[str, str] = {}
-    """Of an `s3` source: the project's own keys."""
-    s3_endpoint_url: str | None = None
 
 
 class Published(Message):

@@ -14,9 +14,9 @@ from app.api.views import View
 from app.bodies.job import JobRequest
 from app.db.planning import Plan
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
+from app.integrations.systems import Source
 from app.services.plans import lookup, plans
 from espalier.recipe.base import Spec
-from espalier.recipe.source import Source
 
 router = APIRouter(prefix="/v1", tags=["plans"])
 PlanId = Annotated[str, Path(description="`pln_` and a ULID.")]

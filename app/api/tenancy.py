@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,22 +13,20 @@ from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.access import (
-    HubCredential,
     KeyChange,
     KeyRequest,
-    MlflowCredential,
     ProjectChange,
     ProjectRequest,
     Quotas,
-    S3Credential,
 )
 from app.db.queries import tenancy
 from app.db.tenancy import ApiKey, Project
 from app.dependencies import ActorDep, ProjectDep, ResourcesDep
+from app.integrations.shared.logins import Login
+from app.integrations.systems import LOGINS
 from app.services.tenancy import credentials, keys, projects
 
 router = APIRouter(prefix="/v1", tags=["tenancy"])
-LEAST_HINTED = 12
 
 
 class ProjectView(View):
@@ -219,31 +218,20 @@ def list_credentials(resources: ResourcesDep, project: ProjectDep) -> Page[Crede
     return Page(items=[CredentialView.model_validate(row) for row in rows], next_cursor=None)
 
 
-def _hint(secret: str) -> str:
-    """The end of a secret, for its owner to know it by; nothing of one that this would give away."""
-    return secret[-4:] if len(secret) >= LEAST_HINTED else ""
+def _store(kind: str, login: type[Login]) -> None:
+    """Add the endpoint that stores a project's login at one system."""
+
+    def put(body: Login, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
+        row = credentials.put(resources.database, resources.settings, project, kind, body, hint=body.hint())
+        return CredentialView.model_validate(row)
+
+    put.__annotations__["body"] = login
+    put.__name__ = "put_" + re.sub(r"(?<!^)(?=[A-Z])", "_", login.__name__).lower()
+    router.put(f"/credentials/{kind}", description=login.about)(put)
 
 
-@router.put("/credentials/huggingface")
-def put_hub_credential(body: HubCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
-    """Keep a Hugging Face token, encrypted: only the fetcher and the publisher of the project's jobs get it."""
-    row = credentials.put(resources.database, resources.settings, project, "huggingface", body, hint=_hint(body.token))
-    return CredentialView.model_validate(row)
-
-
-@router.put("/credentials/s3")
-def put_s3_credential(body: S3Credential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
-    """Keep an S3 key pair, encrypted: only the fetcher and the publisher of the project's jobs get it."""
-    row = credentials.put(resources.database, resources.settings, project, "s3", body, hint=_hint(body.access_key_id))
-    return CredentialView.model_validate(row)
-
-
-@router.put("/credentials/mlflow")
-def put_mlflow_credential(body: MlflowCredential, resources: ResourcesDep, project: ProjectDep) -> CredentialView:
-    """Keep an MLflow login, encrypted: fetcher, publisher and the registry sweep of the project get it."""
-    hint = _hint(body.token) if body.token else (body.username or "")[-4:]  # a name is no secret
-    row = credentials.put(resources.database, resources.settings, project, "mlflow", body, hint=hint)
-    return CredentialView.model_validate(row)
+for _kind, _login in LOGINS.items():
+    _store(_kind, _login)
 
 
 @router.delete("/credentials/{kind}", status_code=204)

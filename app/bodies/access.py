@@ -1,12 +1,12 @@
-"""What may be asked for: scopes, API keys, projects and their quotas, credentials."""
+"""What may be asked for: scopes, API keys, projects and their quotas."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
-from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AwareDatetime, BeforeValidator, Field
 
+from app.integrations.systems import LOGINS
 from espalier.recipe.base import Spec
 
 Scope = Literal[
@@ -38,9 +38,15 @@ class Quotas(Spec):
     )
 
 
+LENT: Final = tuple(kind for kind, login in LOGINS.items() if login.lent)
+"""Systems where the operator may have a login for projects that have none."""
+if TYPE_CHECKING:
+    Lent = str
+else:
+    Lent = Literal[LENT]
 SharedLogins = Annotated[
-    list[Literal["huggingface", "mlflow"]],
-    Field(max_length=2, description="What it may reach with the operator's login, having none of its own."),
+    list[Lent],
+    Field(max_length=len(LENT), description="What it may reach with the operator's login, having none of its own."),
 ]
 
 
@@ -78,35 +84,3 @@ class KeyChange(Spec):
 
     name: Name | None = None
     expires_at: Time | None = None
-
-
-Secret = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$")]
-
-
-class HubCredential(Spec):
-    """A token of the Hugging Face Hub: reads gated models, writes publications."""
-
-    token: Secret
-
-
-class S3Credential(Spec):
-    """A key pair of an S3 server: reads sources, writes publications."""
-
-    access_key_id: Secret
-    secret_access_key: Secret
-    region: str = Field("us-east-1", min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
-
-
-class MlflowCredential(Spec):
-    """A login at the service's MLflow server, a token or user and password: reads sources, writes publications."""
-
-    token: Secret | None = None
-    username: Secret | None = None
-    password: Secret | None = None
-
-    @model_validator(mode="after")
-    def _one_login(self) -> MlflowCredential:
-        by_name = self.username is not None and self.password is not None
-        if by_name == (self.token is not None) or (self.username is None) != (self.password is None):
-            raise PydanticCustomError("one_login", "give `token`, or `username` and `password`", {"at": "token"})
-        return self

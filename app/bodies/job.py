@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from app.integrations.systems import Source
 from espalier.recipe.base import Spec
-from espalier.recipe.source import Source
 from espalier.recipe.spec import CompressionSpec
 
 

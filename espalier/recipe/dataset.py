@@ -7,8 +7,11 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from espalier.recipe.base import Spec
-from espalier.recipe.source import Path, UploadId
 
+LocalPath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+UploadId = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^upl_[0-9A-Z]+$", description="`upl_` and a ULID.")
+]
 DATA_SET = "*.txt, *.jsonl, *.ndjson, *.json (all with .gz, too) or *.parquet"
 
 
@@ -42,7 +45,7 @@ class LocalDataset(Spec):
     """A file of text below one of the roots in ESPALIER_LOCAL_ROOTS."""
 
     kind: Literal["local"] = "local"
-    path: Path = Field(description=f"Absolute path; readable are {DATA_SET}.")
+    path: LocalPath = Field(description=f"Absolute path; readable are {DATA_SET}.")
     column: str = Field("text", min_length=1, max_length=200, description="Field or column that holds the text.")
 
 

@@ -79,7 +79,7 @@ class RegistrySweep:
         return sum(found)
 
     def _look_behind(self, source: HookSource) -> int:
-        login = credentials.mlflow_login(self._database, self._settings, source.project_id)
+        login = credentials.access(self._database, self._settings, source.project_id, source.kind, "fetch")
         try:
             with Mlflow(login) as server:
                 seen = _look(server, _since(source))

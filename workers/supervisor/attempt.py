@@ -33,7 +33,6 @@ from espalier.messages import (
     Warned,
 )
 from espalier.recipe.base import canonical
-from espalier.recipe.source import model_name
 from espalier.recipe.spec import CompressionSpec
 from workers.family import search
 from workers.family.members import Family, spawn_members, wait_for_children
@@ -204,7 +203,7 @@ class _Attempt:
         settings = self._services.settings
         (self._workspace / "artifact").mkdir()
         request = ComputeRequest(
-            spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=model_name(self._request.source),
+            spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=self._request.source.model_name,
             datasets=fetched.datasets, dropped_keys=fetched.dropped_keys, workspace=str(self._workspace),
             artifact_dir=str(self._workspace / "artifact"), threads=settings.threads, device=settings.device,
             member_dirs=members, member_trained=self._family.trained, spread=True, checkpoints=self._restore(),

@@ -9,11 +9,10 @@ from app.bodies.job import JobRequest
 from app.db.job import Job
 from app.db.session import Database
 from app.services import uploads
-from app.services.admission.admit import uploads_of
+from app.services.admission.admit import systems_of, uploads_of
 from app.services.tenancy import credentials
 from app.settings import Settings
 from app.storage.base import ObjectStore
-from espalier.recipe.source import HuggingFaceSource, MlflowSource, S3Source
 from workers.messages import FetchRequest
 
 UPLOAD_URL_SECONDS: Final = 12 * 3600
@@ -24,21 +23,16 @@ def fetch_request(
     database: Database, store: ObjectStore, settings: Settings, job: Job, request: JobRequest, workspace: Path
 ) -> FetchRequest:
     """Return the request of a claimed job's fetcher; a revision that was resolved before stays."""
-    source = request.source
-    if job.resolved_revision and isinstance(source, HuggingFaceSource):
-        source = source.model_copy(update={"revision": job.resolved_revision})
-    if job.resolved_revision and isinstance(source, MlflowSource):  # the alias may point elsewhere by now
-        source = source.model_copy(update={"version": job.resolved_revision.partition("-")[0], "alias": None})
+    source = request.source.at(job.resolved_revision) if job.resolved_revision else request.source
+    systems = {
+        kind: credentials.access(database, settings, job.project_id, kind, "fetch") for kind in systems_of(request)
+    }
     return FetchRequest(
         job=request.model_copy(update={"source": source}), cache_dir=str(settings.cache),
         cache_max_bytes=settings.cache_max_bytes, workspace=str(workspace),
-        roots=[str(root) for root in settings.roots], hf_endpoint=settings.hf_endpoint,
-        hf_token=credentials.hub_token(database, settings, job.project_id),
+        roots=[str(root) for root in settings.roots], systems=systems,
         uploads=_uploads(database, store, job.project_id, request),
         refuse_outputs=job.initiator.get("type") == "hook",
-        mlflow=credentials.mlflow_login(database, settings, job.project_id) if isinstance(source, MlflowSource) else {},
-        s3=credentials.opened(database, settings, job.project_id, "s3") if isinstance(source, S3Source) else {},
-        s3_endpoint_url=settings.publish_s3_endpoint_url,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from app.db.queries.turns import Turns
 from app.db.session import Database
 from app.errors import StorageError
 from app.integrations.shared.targets import PublicFile, PublishRequest
+from app.integrations.systems import read_source
 from app.platform import loops
 from app.services import publications
 from app.services.tenancy import credentials
@@ -64,11 +65,7 @@ def request(
 ) -> PublishRequest:  # fmt: skip
     """Return what the publisher is told, with the project's own credentials for this one target."""
     kind = target["kind"]
-    own = (
-        credentials.mlflow_login(database, settings, job.project_id)
-        if kind == "mlflow"
-        else credentials.opened(database, settings, job.project_id, kind)
-    )
+    own = credentials.access(database, settings, job.project_id, kind, "publish")
     return PublishRequest.model_validate(
         {
             "job_id": job.id, "target": target, "files": files, "workspace": str(workspace),
@@ -81,11 +78,10 @@ def request(
 def lineage_of(job: Job, resolved: Resolved | None = None, work_hash: str | None = None) -> dict[str, str]:
     """Say what became what, in the words of tags; of a job that still runs, its row does not know all of it yet."""
     revision, spec = (resolved.revision, resolved.spec) if resolved else (job.resolved_revision, job.resolved_spec)
-    source = job.request["source"]
-    place = source.get("name") or source.get("repo") or source.get("uri") or job.model
-    version = (revision or "").partition("-")[0] if source["kind"] == "mlflow" else revision
+    source = read_source(job.request["source"])
+    version = source.version_at(revision) if revision else None
     told = {
-        "source": f"{source['kind']}:{place}", "source_version": version, "source_revision": revision,
+        "source": f"{source.kind}:{source.address}", "source_version": version, "source_revision": revision,
         "spec_hash": fingerprint(spec) if spec else None, "work_hash": work_hash or job.work_hash,
         "engine_version": job.engine_version,
     }  # fmt: skip

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import pydoc_data.topics
-from typing import Literal
+from typing import Any
 
 from app.integrations.shared.sources import Access, TextSource, Use
 from espalier.documents.gather import PlainText
+from espalier.recipe.dataset import BuiltinDataset
 
 
-class BuiltinText(TextSource):
+class BuiltinText(BuiltinDataset, TextSource):
     """The prose of CPython's `pydoc_data`, which changes with the version of Python."""
-
-    kind: Literal["builtin"] = "builtin"
-    name: Literal["python-docs"] = "python-docs"
-    split: Literal["train", "validation"] = "train"
 
     def fetch(self, access: Access, use: Use) -> PlainText:  # noqa: ARG002 (nothing is fetched)
         """Return the hash of all topics and the split."""
         said = json.dumps([self.split, pydoc_data.topics.topics], sort_keys=True)
         return PlainText(path=None, sha256=hashlib.sha256(said.encode()).hexdigest())
+
+    def unchanging(self) -> list[Any]:
+        """Nothing more, as before."""
+        return []

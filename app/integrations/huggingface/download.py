@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -28,6 +29,8 @@ from espalier.refusals import SourceGated, SourceNotFound
 
 RepoType = Literal["model", "dataset"]
 _TIMEOUT_SECONDS = 30.0
+KIND: Final = "huggingface"
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Repo:
 
 def look_up(repo_type: RepoType, repo_id: str, revision: str, access: Access) -> Repo:
     """Resolve a branch, tag or commit and list its files."""
-    api = HfApi(endpoint=access.hf_endpoint, token=access.hf_token or False)
+    api = HfApi(endpoint=_endpoint(access), token=access.of(KIND).get("token", False))
     with refusals(repo_id):
         ask = api.model_info if repo_type == "model" else api.dataset_info
         info = ask(repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
@@ -70,13 +73,18 @@ def look_up(repo_type: RepoType, repo_id: str, revision: str, access: Access) ->
     return Repo(repo_type, repo_id, info.sha, files, tuple(info.tags or ()))
 
 
+def _endpoint(access: Access) -> str | None:
+    """Return the operator's mirror; None for the public Hub."""
+    return access.of(KIND).get("endpoint")
+
+
 def download(repo: Repo, names: Sequence[str], access: Access) -> Place:
     """Return a place with the named files of a repository; what is whole is kept by commit.
 
     What is large is verified against the sha256 that the Hub promised. What another project's token has brought is
     given to those whom the Hub would give it.
     """
-    source = hashlib.sha256(f"{access.hf_endpoint}|{repo.type}|{repo.id}".encode()).hexdigest()[:16]
+    source = hashlib.sha256(f"{_endpoint(access)}|{repo.type}|{repo.id}".encode()).hexdigest()[:16]
     place = Place.of(access.cache_dir, source, repo.commit)
     wanted = [file for file in repo.files if file.name in set(names)]
     with locked(place.folder):
@@ -98,11 +106,11 @@ def download(repo: Repo, names: Sequence[str], access: Access) -> Place:
 def _ask_for(repo: Repo, file: RepoFile, access: Access) -> None:
     """Ask the Hub for a file, without its bytes: the page of a gated repository is everybody's, its files are not."""
     url = hf_hub_url(
-        repo.id, file.name, repo_type=repo.type, revision=repo.commit, endpoint=access.hf_endpoint
+        repo.id, file.name, repo_type=repo.type, revision=repo.commit, endpoint=_endpoint(access)
     )  # fmt: skip
     with refusals(repo.id):
         get_hf_file_metadata(
-            url, token=access.hf_token or False, timeout=_TIMEOUT_SECONDS, endpoint=access.hf_endpoint
+            url, token=access.of(KIND).get("token", False), timeout=_TIMEOUT_SECONDS, endpoint=_endpoint(access)
         )  # fmt: skip
 
 
@@ -110,7 +118,7 @@ def _download(repo: Repo, file: RepoFile, folder: Path, access: Access, counter:
     with refusals(repo.id):
         path = hf_hub_download(
             repo.id, file.name, repo_type=repo.type, revision=repo.commit, local_dir=folder,
-            endpoint=access.hf_endpoint, token=access.hf_token or False, tqdm_class=counter,
+            endpoint=_endpoint(access), token=access.of(KIND).get("token", False), tqdm_class=counter,
         )  # fmt: skip
     if file.sha256 is not None and sha256_of(Path(path)) != file.sha256:
         Path(path).unlink()

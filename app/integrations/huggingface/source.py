@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
-from app.integrations.huggingface.download import download, look_up
+from pydantic import Field
+
+from app.integrations.huggingface.download import COMMIT, download, look_up
+from app.integrations.huggingface.look import look
 from app.integrations.shared.checkpoint import small_files, weight_names
-from app.integrations.shared.sources import Access, ModelSource
+from app.integrations.shared.sources import Access, Look, ModelSource, Reader
+from app.settings import Settings
 from espalier.export.outputs import refuse_tagged
+from espalier.recipe.source import RepoId
 
 _CONVERT = "Convert the weights to safetensors (huggingface.co/spaces/safetensors/convert) and name that revision."
 
 
-class HuggingFaceModel(ModelSource):
-    """A repository at a branch, tag or commit."""
+class HuggingFaceSource(ModelSource):
+    """A repository of the Hugging Face Hub at a branch, tag or commit."""
+
+    title: ClassVar[str] = "a repository of the Hugging Face Hub"
 
     kind: Literal["huggingface"] = "huggingface"
-    repo: str
-    revision: str = "main"
+    repo: RepoId = Field(description="owner/name")
+    revision: str = Field("main", min_length=1, max_length=200, pattern=r"^[\w./-]+$", description="Branch or commit.")
+
+    @property
+    def model_name(self) -> str:
+        """The repository."""
+        return self.repo
 
     def resolve(self, access: Access) -> str:
         """Ask the Hub for the commit, and whether its card calls it an output of ours."""
@@ -34,3 +46,15 @@ class HuggingFaceModel(ModelSource):
         small = small_files(names, self.repo, convert=_CONVERT)
         folder = download(repo, small, access).files
         return download(repo, [*small, *weight_names(names, folder, self.repo)], access).files
+
+    def at(self, revision: str) -> Self:
+        """The same repository at a commit."""
+        return self.model_copy(update={"revision": revision})
+
+    def unchanging(self) -> list[Any] | None:
+        """Nothing more at a commit; a branch or tag moves."""
+        return [] if COMMIT.fullmatch(self.revision) else None
+
+    def look(self, settings: Settings, reader: Reader, *, owner: str) -> Look:
+        """Ask the Hub without a token; raises SourceRefused where no job could work on what is there."""
+        return look(settings.hf_endpoint, self.repo, self.revision, reader, owner=owner)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Final, Literal
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from app.integrations.huggingface.download import Repo, download, look_up
+from app.integrations.huggingface.download import COMMIT, Repo, download, look_up
 from app.integrations.shared.cache import used_now
 from app.integrations.shared.digests import Sha256, read_note, write_whole
 from app.integrations.shared.sources import Access, TextSource, Unreachable, Use
 from espalier.documents.gather import MAX_TEXT_BYTES, READING, PlainText, gather
 from espalier.documents.text_files import READABLE, is_readable
-from espalier.recipe.dataset import KNOWN
+from espalier.recipe.dataset import KNOWN, HuggingFaceDataset
 from espalier.refusals import DatasetRefused, SourceGated, SourceNotFound
 
 _HIDDEN: Final = re.compile(r"(^|/)\.")
@@ -39,15 +39,8 @@ class _TextNote(BaseModel):
 _NOTE: Final = TypeAdapter(_TextNote)
 
 
-class HuggingFaceText(TextSource):
+class HuggingFaceText(HuggingFaceDataset, TextSource):
     """A known name (wikitext2, c4) or owner/name; configuration, split and column."""
-
-    kind: Literal["huggingface"] = "huggingface"
-    name: str
-    config: str | None = None
-    split: str | None = None
-    column: str = "text"
-    revision: str = "main"
 
     def fetch(self, access: Access, use: Use) -> PlainText:
         """Download the split's first files and keep their text; the text of equal files is kept once."""
@@ -73,6 +66,10 @@ class HuggingFaceText(TextSource):
         text = gather([place.files / name for name in names], self.column, access.cache_dir)
         write_whole(note, _NOTE.dump_json(_TextNote(sha256=text.sha256, warnings=dict(text.warnings))))
         return text
+
+    def unchanging(self) -> list[Any] | None:
+        """Nothing more at a commit; a branch or tag moves."""
+        return [] if COMMIT.fullmatch(self.revision) else None
 
     def _wanted(self, use: Use) -> tuple[str, ...]:
         return (self.split,) if self.split else _SPLITS[use]

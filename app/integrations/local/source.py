@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from app.integrations.local.paths import refusal
 from app.integrations.shared.digests import remembered_content_sha256
-from app.integrations.shared.sources import Access, ModelSource, below
+from app.integrations.shared.sources import Access, AtHand, ModelSource, below, seen
 from espalier.model_files import model_files
-from espalier.refusals import SourceNotFound
+from espalier.probe import ModelFacts
+from espalier.recipe.dataset import LocalPath
+from espalier.refusals import Problem, SourceNotFound
 
 
-class LocalModel(ModelSource):
-    """A directory below one of the allowed folders."""
+class LocalSource(ModelSource):
+    """A directory below one of the roots in ESPALIER_LOCAL_ROOTS."""
+
+    title: ClassVar[str] = "a folder on the service's machine"
 
     kind: Literal["local"] = "local"
-    path: str
+    path: LocalPath = Field(description="Absolute path of a Hugging Face model directory.")
+
+    @property
+    def model_name(self) -> str:
+        """The folder's own name."""
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
 
     def resolve(self, access: Access) -> str:
         """Hash the names and contents of the model's files."""
@@ -29,3 +42,17 @@ class LocalModel(ModelSource):
     def fetch(self, revision: str, access: Access) -> Path:  # noqa: ARG002 (it lies where it lies)
         """Return the directory itself."""
         return below(Path(self.path), access.roots)
+
+    def unchanging(self) -> list[Any] | None:
+        """Names, sizes, times and inodes of the files."""
+        files = seen(Path(self.path))
+        return [files] if files else None
+
+    def problems(self, at_hand: AtHand) -> Iterator[Problem]:
+        """Refuse a path outside of the roots, or none of a folder."""
+        if problem := refusal("/path", self.path, at_hand.settings, folder=True):
+            yield problem
+
+    def facts(self, at_hand: AtHand) -> ModelFacts:
+        """Probe the folder."""
+        return at_hand.probe(Path(self.path).resolve(), at_hand.settings.roots)

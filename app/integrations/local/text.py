@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from app.integrations.shared.sources import Access, TextSource, Use, below
+from app.integrations.shared.sources import Access, TextSource, Use, below, seen
 from espalier.documents.gather import PlainText, gather
+from espalier.recipe.dataset import LocalDataset
 from espalier.refusals import DatasetRefused, SourceNotFound
 
 
-class LocalText(TextSource):
+class LocalText(LocalDataset, TextSource):
     """A file below one of the allowed folders."""
-
-    kind: Literal["local"] = "local"
-    path: str
-    column: str = "text"
 
     def fetch(self, access: Access, use: Use) -> PlainText:  # noqa: ARG002 (the path names the split)
         """Read the file and keep its text."""
@@ -26,3 +23,8 @@ class LocalText(TextSource):
         if not path.is_file():
             raise DatasetRefused(f"There is no file {path.name}.", hint="`path` names a text or JSONL file.")
         return gather([path], self.column, access.cache_dir)
+
+    def unchanging(self) -> list[Any] | None:
+        """Name, size, times and inode of the file."""
+        file = seen(Path(self.path))
+        return [file] if file else None

@@ -7,16 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.integrations.mlflow.client import Entry, Mlflow, MlflowError, tags_of
+from app.integrations.mlflow.server import no_server
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
-from app.integrations.shared.sources import Access, ModelSource, Unreachable
+from app.integrations.shared.sources import Access, AtHand, ModelSource, Unreachable
 from espalier.export.outputs import refuse_tagged
 from espalier.model_files import TEMPLATES
-from espalier.refusals import SourceGated, SourceNotFound
+from espalier.recipe.source import MlflowAlias, MlflowName
+from espalier.refusals import Problem, SourceGated, SourceNotFound
 
 _MODEL: Final = "model"
 _TOKENIZER: Final = "components/tokenizer"
@@ -24,13 +29,26 @@ _TOKENIZER: Final = "components/tokenizer"
 _CONVERT: Final = "Log the model with safe_serialization=True, as transformers does by itself, and register it again."
 
 
-class MlflowModel(ModelSource):
-    """A version of a registered model, by its number or by an alias."""
+class MlflowSource(ModelSource):
+    """A version of a model registered at ESPALIER_MLFLOW_TRACKING_URI; read with the project's login, if it has one."""
+
+    title: ClassVar[str] = "a version of a model in the MLflow registry"
 
     kind: Literal["mlflow"] = "mlflow"
-    name: str
-    version: str | None = None
-    alias: str | None = None
+    name: MlflowName
+    version: str | None = Field(None, pattern=r"^[1-9][0-9]{0,17}$", description="A version's number, or null.")
+    alias: MlflowAlias | None = None
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> MlflowSource:
+        if (self.version is None) == (self.alias is None):
+            raise PydanticCustomError("version_or_alias", "give either `version` or `alias`", {"at": "version"})
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The registered model."""
+        return self.name
 
     def resolve(self, access: Access) -> str:
         """Ask which version it is, and whether its tags call it an output of ours."""
@@ -52,7 +70,7 @@ class MlflowModel(ModelSource):
             found = _files(server, root)
             files = {name: _remote(server, path, entry) for name, (path, entry) in found.items()}
             listed = sorted((path, entry.bytes) for path, entry in found.values())
-            place = hashlib.sha256(f"{access.mlflow['tracking_uri']}|{self.name}".encode()).hexdigest()[:16]
+            place = hashlib.sha256(f"{access.of(self.kind)['tracking_uri']}|{self.name}".encode()).hexdigest()[:16]
             content = hashlib.sha256(repr((revision, root, listed)).encode()).hexdigest()[:40]
             kept = Place.of(access.cache_dir, f"mlflow-{place}", content)
             return fill(kept, files, f"{self.name} version {revision}", access, convert=_CONVERT)
@@ -61,16 +79,29 @@ class MlflowModel(ModelSource):
         """Name the content too: MLflow keeps no hashes, and files behind a version can be written over."""
         return f"{revision}-{remembered_content_sha256(folder, access.cache_dir)}"
 
+    def at(self, revision: str) -> Self:
+        """The version's number: an alias may point elsewhere by now."""
+        return self.model_copy(update={"version": self.version_at(revision), "alias": None})
+
+    def version_at(self, revision: str) -> str:
+        """The version's number."""
+        return revision.partition("-")[0]
+
+    def problems(self, at_hand: AtHand) -> Iterator[Problem]:
+        """Refuse every version where the service knows no server."""
+        if problem := no_server("/kind", at_hand.settings):
+            yield problem
+
     @property
     def _what(self) -> str:
         return f"{self.name} version {self.version}" if self.version else f"{self.name}@{self.alias}"
 
     @contextmanager
     def _server(self, access: Access) -> Iterator[Mlflow]:
-        if not access.mlflow.get("tracking_uri"):
+        if not access.of(self.kind).get("tracking_uri"):
             raise SourceNotFound("This service knows no MLflow server.", hint="Set ESPALIER_MLFLOW_TRACKING_URI.")
         try:
-            with Mlflow(access.mlflow) as server:
+            with Mlflow(access.of(self.kind)) as server:
                 yield server
         except MlflowError as error:
             raise self._refusal(error) from None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 import boto3
@@ -19,6 +19,7 @@ from app.integrations.shared.digests import CHUNK_BYTES, remembered_content_sha2
 from app.integrations.shared.filling import RemoteFile, fill
 from app.integrations.shared.sources import Access, ModelSource, Unreachable
 from espalier.model_files import TEMPLATES, belongs_to_model
+from espalier.recipe.source import S3Uri
 from espalier.refusals import SourceGated, SourceNotFound
 
 if TYPE_CHECKING:
@@ -31,11 +32,23 @@ _DENIED: Final = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNot
 _MISSING: Final = {"404", "NoSuchBucket", "NoSuchKey", "NotFound"}
 
 
-class S3Model(ModelSource):
-    """The objects right below a prefix."""
+class S3Source(ModelSource):
+    """A model below a prefix of a bucket; takes the project's S3 keys. The server is that of `s3` publications."""
+
+    title: ClassVar[str] = "a prefix in a bucket"
 
     kind: Literal["s3"] = "s3"
-    uri: str
+    uri: S3Uri
+
+    @property
+    def model_name(self) -> str:
+        """The last part of the prefix."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def address(self) -> str:
+        """The prefix."""
+        return self.uri
 
     def resolve(self, access: Access) -> str:
         """Hash names, sizes and entity tags."""
@@ -43,7 +56,7 @@ class S3Model(ModelSource):
 
     def fetch(self, revision: str, access: Access) -> Path:
         """Download the small files, then the weights, each only while its entity tag is the one that was listed."""
-        place = hashlib.sha256(f"{access.s3_endpoint_url}|{self.uri}".encode()).hexdigest()[:16]
+        place = hashlib.sha256(f"{access.of(self.kind).get('endpoint_url')}|{self.uri}".encode()).hexdigest()[:16]
         files = {
             name: RemoteFile(size, partial(self._read, access, name, tag), partial(self._ask_for, access, name, tag))
             for name, (size, tag) in self._objects(access).items()
@@ -90,14 +103,15 @@ class S3Model(ModelSource):
 
     @contextmanager
     def _client(self, access: Access) -> Iterator[S3Client]:
-        keys = access.s3
+        keys = access.of(self.kind)
+        endpoint_url = keys.get("endpoint_url")
         if "access_key_id" not in keys:  # or boto3 would look for keys of the machine
             raise SourceGated("The project has no S3 keys.", hint="Store them with PUT /v1/credentials/s3.")
         client = boto3.client(
-            "s3", endpoint_url=access.s3_endpoint_url, region_name=keys.get("region", "us-east-1"),
+            "s3", endpoint_url=endpoint_url, region_name=keys.get("region", "us-east-1"),
             aws_access_key_id=keys["access_key_id"], aws_secret_access_key=keys.get("secret_access_key", ""),
             config=Config(
-                signature_version="s3v4", s3={"addressing_style": "path" if access.s3_endpoint_url else "auto"},
+                signature_version="s3v4", s3={"addressing_style": "path" if endpoint_url else "auto"},
                 retries={"mode": "standard", "max_attempts": 5}, connect_timeout=5, read_timeout=60,
             ),
         )  # fmt: skip

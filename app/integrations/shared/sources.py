@@ -5,19 +5,22 @@ from __future__ import annotations
 import fcntl
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from app.settings import Settings
 from espalier.documents.gather import PlainText
+from espalier.model_files import TEMPLATES
+from espalier.probe import ModelFacts
+from espalier.recipe.base import Spec
 from espalier.refusals import Problem, SourceNotFound
 
 Use = Literal["train", "evaluation"]
-
+MAX_FILES: Final = 2000
+"""Of a folder that are looked at, to tell whether it is still the same."""
 
 TRIED_AGAIN = "The job asks again by itself for about half an hour; one that gave up goes on with `retry`."
 
@@ -36,31 +39,88 @@ class Unreachable(SourceNotFound):
 
 @dataclass(frozen=True)
 class Access:
-    """What a source may use: a cache, the folders that are allowed, other services' addresses and secrets."""
+    """What a source may use to fetch: a cache, the allowed folders, addresses and logins of outside systems."""
 
     cache_dir: Path
     roots: tuple[Path, ...] = ()
-    hf_endpoint: str | None = None
-    hf_token: str | None = None
+    systems: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Kind of a system -> its address and the login, in the words of its `Login`."""
     refuse_outputs: bool = False
     """A rule asks, not a person: what says that Espalier made it is refused."""
     uploads: Mapping[str, Any] = field(default_factory=dict)
     """Id of an upload of the job's project -> its files and the URLs of their parts."""
-    mlflow: Mapping[str, str] = field(default_factory=dict)
-    """The server's `tracking_uri`, and the login: `token`, or `username` and `password`."""
-    s3: Mapping[str, str] = field(default_factory=dict)
-    """The project's own key pair."""
-    s3_endpoint_url: str | None = None
     progress: Callable[[int, int], None] = field(default=lambda _current, _total: None)
     """Hears how many bytes of how many have come."""
 
+    def of(self, kind: str) -> Mapping[str, str]:
+        """Return the address and the login of a system; empty where there is neither."""
+        return self.systems.get(kind, {})
 
-class _Declaration(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class StoredUpload(Protocol):
+    """A complete upload, as the service keeps it."""
+
+    @property
+    def facts(self) -> Any:  # noqa: ANN401 - JSON
+        """What its headers say; of a model."""
 
 
-class ModelSource(_Declaration, ABC):
-    """A place that holds a model directory. A subclass sets `kind: Literal["name"] = "name"` and the spec's fields."""
+@dataclass(frozen=True)
+class AtHand:
+    """What may be looked at while a request waits: nothing is fetched."""
+
+    settings: Settings
+    find_upload: Callable[[str, str], StoredUpload | None]
+    """(id, kind) -> a complete upload of the job's project."""
+    probe: Callable[[Path, Sequence[Path]], ModelFacts]
+    """Reads a folder below some roots."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at an outside system gave: facts, or what is known instead and why it is no more."""
+
+    revision: str | None
+    facts: ModelFacts | None
+    shown: dict[str, Any]
+    """Figures that the system itself tells, where no file could be read."""
+    code: str = ""
+    why: str = ""
+    """Why there are no facts: `source_gated`, `source_not_found`, `hub_unreachable`, and in words."""
+
+
+class Reader(Protocol):
+    """Reads what a stranger wrote, at little cost for the caller; `owner` is the project that asks."""
+
+    def probe(
+        self, directory: Path, roots: Sequence[Path] = (), *, owner: str, unread: Collection[str] = ()
+    ) -> ModelFacts:
+        """Return what `espalier.probe.probe` does."""
+
+    def weight_files(self, directory: Path, *, owner: str) -> list[str]:
+        """Return the files of the weights, by the index where there is one."""
+
+
+class ModelSource(Spec, ABC):
+    """A place that holds a model directory, as the body of a job names it.
+
+    A subclass sets `kind: Literal["name"] = "name"` and the fields, in the module `source` of a system's folder.
+    """
+
+    title: ClassVar[str]
+    """Said of the choice in the form of a job."""
+
+    kind: str
+
+    @property
+    @abstractmethod
+    def model_name(self) -> str:
+        """The name that lists and filters show."""
+
+    @property
+    def address(self) -> str:
+        """Where the model is, as the tags of its results say; no path of this machine."""
+        return self.model_name
 
     @abstractmethod
     def resolve(self, access: Access) -> str:
@@ -74,13 +134,41 @@ class ModelSource(_Declaration, ABC):
         """Return the revision that is written down, now that the files are here: for most, what was resolved."""
         return revision
 
+    def at(self, revision: str) -> Self:  # noqa: ARG002 (for sources that can move)
+        """Return the same model at a revision that was written down; itself where nothing else can be asked for."""
+        return self
 
-class TextSource(_Declaration, ABC):
-    """A place that holds text. A subclass sets `kind: Literal["name"] = "name"` and the spec's fields."""
+    def version_at(self, revision: str) -> str:
+        """Return what the system itself calls a revision that was written down."""
+        return revision
+
+    def unchanging(self) -> list[Any] | None:
+        """Return what, beside the fields, tells that the content is still the same; None where only a fetch can."""
+        return None
+
+    def problems(self, at_hand: AtHand) -> Iterator[Problem]:  # noqa: ARG002 (for sources that can be looked at)
+        """Yield why a request cannot be taken, with pointers into the source."""
+        yield from ()
+
+    def facts(self, at_hand: AtHand) -> ModelFacts | None:  # noqa: ARG002 (for sources that can be looked at)
+        """Return the facts of a model that is at hand; None where only the fetcher can look into it."""
+        return None
+
+    def look(self, settings: Settings, reader: Reader, *, owner: str) -> Look | None:  # noqa: ARG002
+        """Look at the model without a login, for a person who waits; None where there is no way to."""
+        return None
+
+
+class TextSource(Spec, ABC):
+    """How the text of a data set is fetched: a subclass is also the library's declaration of that kind."""
 
     @abstractmethod
     def fetch(self, access: Access, use: Use) -> PlainText:
         """Return the text; `use` picks the split where the spec names none."""
+
+    def unchanging(self) -> list[Any] | None:
+        """Return what, beside the fields, tells that the text is still the same; None where only a fetch can."""
+        return None
 
 
 def below(path: Path, roots: Iterable[Path]) -> Path:
@@ -94,6 +182,17 @@ def below(path: Path, roots: Iterable[Path]) -> Path:
             "The path does not lie below one of the allowed folders.", hint="Add its folder to ESPALIER_LOCAL_ROOTS."
         )
     return resolved
+
+
+def seen(path: Path) -> list[list[Any]]:
+    """Return what tells, unread, that a file or a model's folder is still the same; empty where nothing does."""
+    try:
+        nested = path / TEMPLATES
+        files = sorted([*path.iterdir(), *(nested.iterdir() if nested.is_dir() else ())]) if path.is_dir() else [path]
+        status = [(file.name, file.stat()) for file in files[:MAX_FILES] if file.is_file()]
+    except OSError:
+        return []
+    return [[name, s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for name, s in status]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.integrations.shared.cache import Place
 from app.integrations.shared.sources import Access, Unreachable, locked
-from espalier.refusals import SourceNotFound, UnsafeSource
+from espalier.refusals import Problem, SourceNotFound, UnsafeSource
 
 CHUNK_BYTES: Final = 2**20
 
@@ -52,6 +52,11 @@ def find(upload_id: str, access: Access) -> Uploaded:
     if found is None:
         raise SourceNotFound("There is no complete upload with this id.", hint="Uploads live in a service's project.")
     return Uploaded.model_validate(found)
+
+
+def absent(pointer: str, kind: str) -> Problem:
+    """Return the refusal of an upload that is not there, or not of this kind."""
+    return Problem(pointer, "no-such-upload", f"there is no complete upload of a {kind} with this id")
 
 
 def join(upload_id: str, upload: Uploaded, access: Access) -> Path:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from app.integrations.shared.sources import Access, TextSource, Use
 from app.integrations.uploads.joining import find, join
 from espalier.documents.gather import PlainText, gather
+from espalier.recipe.dataset import UploadDataset
 from espalier.refusals import DatasetRefused, SourceNotFound
 
 
-class UploadText(TextSource):
+class UploadText(UploadDataset, TextSource):
     """A complete upload of the job's project."""
-
-    kind: Literal["upload"] = "upload"
-    upload_id: str
-    column: str = "text"
 
     def fetch(self, access: Access, use: Use) -> PlainText:  # noqa: ARG002 (the upload is the split)
         """Join the parts and keep the text."""
@@ -25,3 +22,7 @@ class UploadText(TextSource):
             raise DatasetRefused(error.message, hint=error.hint) from error
         folder = join(self.upload_id, upload, access)
         return gather([folder / file.name for file in upload.files], self.column, access.cache_dir)
+
+    def unchanging(self) -> list[Any]:
+        """Nothing more: an upload never changes."""
+        return []

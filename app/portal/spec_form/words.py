@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from app.integrations.systems import SOURCES
 from app.portal.spec_form.nodes import Option
 from espalier.methods.base import Method
 from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
@@ -22,13 +23,6 @@ AXES: Final[Mapping[str, Mapping[str, type[Method]]]] = {
     "pattern": PATTERNS, "budget": BUDGETS, "optimizer": OPTIMIZERS, "update": SOLVERS
 }  # fmt: skip
 """The other choices of a step that prunes single weights, by their field."""
-SOURCES: Final = {
-    "huggingface": "a repository of the Hugging Face Hub",
-    "local": "a folder on the service's machine",
-    "upload": "a model that was uploaded",
-    "s3": "a prefix in a bucket",
-    "mlflow": "a version of a model in the MLflow registry",
-}
 
 
 @lru_cache
@@ -41,7 +35,7 @@ def explained(part: str) -> dict[str, Option]:
             for name, method in methods.items()
         }
     if part == "source":
-        return {name: Option(name, text) for name, text in SOURCES.items()}
+        return {name: Option(name, source.title) for name, source in SOURCES.items()}
     return {name: Option(name, method.summary, method.paper) for name, method in AXES.get(part, {}).items()}
 
 

@@ -10,7 +10,13 @@ from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest, Limits
 from app.db.upload import Upload
-from app.errors import InvalidRequest, NotAvailable
+from app.errors import InvalidRequest
+from app.integrations.local.paths import refusal
+from app.integrations.mlflow.server import no_server
+from app.integrations.shared.sources import AtHand, ModelSource
+from app.integrations.systems import LOGINS
+from app.integrations.uploads.joining import absent
+from app.integrations.uploads.source import UploadSource
 from app.services.admission import known, routing, text_checks
 from app.services.admission.known import KnownModel
 from app.services.admission.remembered import probe_again
@@ -21,7 +27,6 @@ from espalier.recipe.dataset import Dataset, LocalDataset, UploadDataset
 from espalier.recipe.hashes import datasets_in, work_hash
 from espalier.recipe.publish import MlflowTarget
 from espalier.recipe.resolution import resolve
-from espalier.recipe.source import REMOTE, AnySource, LocalSource, MlflowSource, UploadSource
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.recipe.steps import MOST_PATTERNS
 from espalier.refusals import Problem, SourceRefused
@@ -30,7 +35,7 @@ MAX_SPEC_BYTES = 64 * 1024
 """Of a spec as it is stored: lists show 200 of them."""
 FindUpload = Callable[[str, str], Upload | None]
 """(id, kind) -> a complete upload of the job's project."""
-Named = AnySource | Dataset
+Named = ModelSource | Dataset
 """What a request names that has to be read."""
 _TOO_MUCH = "The request asks for more than this service does for one job."
 
@@ -65,7 +70,7 @@ class Desk:
     settings: Settings
     find_upload: FindUpload = lambda _id, _kind: None
     matcher: Matcher = field(default_factory=Matcher)
-    _read: dict[str, ModelFacts] = field(default_factory=dict)
+    _read: dict[str, ModelFacts | None] = field(default_factory=dict)
     _met: dict[str, KnownModel | None] = field(default_factory=dict)
     _data: dict[str, dict[str, str] | None] = field(default_factory=dict)
     _refused: dict[tuple[str, Named], list[Problem]] = field(default_factory=dict)
@@ -78,9 +83,9 @@ class Desk:
         _admit_size(request, self.settings)
         if problems := refused(request.spec, self.matcher):
             raise InvalidRequest("The spec cannot be used.", items=problems)
-        if isinstance(request.source, REMOTE):
-            return Admitted(None, routing.worker_class(self.settings, None, None), mode=self.settings.mode)
         facts = self._facts(request.source)
+        if facts is None:
+            return Admitted(None, routing.worker_class(self.settings, None, None), mode=self.settings.mode)
         spec = self.resolved(request.spec, facts)
         if problems := list(text_checks.too_short(spec, self._sizes_of(request))):
             raise InvalidRequest("The text is too short.", items=problems)
@@ -116,16 +121,16 @@ class Desk:
             yield from self._refused[at, named]
 
     def _unread_of(self, at: str, named: Named) -> Iterator[Problem]:
-        if isinstance(named, LocalSource | LocalDataset):
-            if problem := _refusal(f"{at}/path", named.path, self.settings, folder=isinstance(named, LocalSource)):
-                yield problem
-            elif isinstance(named, LocalDataset):
+        if isinstance(named, ModelSource):
+            for problem in named.problems(self._at_hand):
+                yield Problem(f"{at}{problem.pointer}", problem.code, problem.detail)
+        elif isinstance(named, LocalDataset):
+            if refused := refusal(f"{at}/path", named.path, self.settings, folder=False):
+                yield refused
+            else:
                 yield from text_checks.unreadable(at, named)
-        elif isinstance(named, UploadSource | UploadDataset):
-            kind = _upload_kind(named)
-            if self.find_upload(named.upload_id, kind) is None:
-                detail = f"there is no complete upload of a {kind} with this id"
-                yield Problem(f"{at}/upload_id", "no-such-upload", detail)
+        elif isinstance(named, UploadDataset) and self.find_upload(named.upload_id, "dataset") is None:
+            yield absent(f"{at}/upload_id", "dataset")
 
     def _sizes_of(self, request: JobRequest) -> dict[str, tuple[str, int]]:
         """Name and bytes of every text that is at hand."""
@@ -143,11 +148,15 @@ class Desk:
         row = self.find_upload(dataset.upload_id, "dataset") if isinstance(dataset, UploadDataset) else None
         return (row.files[0]["name"], row.files[0]["bytes"]) if row else None
 
-    def _facts(self, source: LocalSource | UploadSource) -> ModelFacts:
+    @property
+    def _at_hand(self) -> AtHand:
+        return AtHand(self.settings, self.find_upload, probe_again)
+
+    def _facts(self, source: ModelSource) -> ModelFacts | None:
         key = canonical(source.model_dump(mode="json"))
         if key not in self._read:
             try:
-                self._read[key] = _facts(source, self.settings, self.find_upload)
+                self._read[key] = source.facts(self._at_hand)
             except SourceRefused as error:
                 raise error.at("/source") from error
         return self._read[key]
@@ -193,56 +202,29 @@ def _many_patterns(spec: CompressionSpec) -> Iterator[Problem]:
 
 def _without_server(request: JobRequest, settings: Settings) -> Iterator[Problem]:
     """Where a request needs MLflow and the service knows none, or takes for granted that its source is there."""
-    from_mlflow = isinstance(request.source, MlflowSource)
-    places = ["/source/kind"] if from_mlflow else []
+    from_mlflow = request.source.kind == "mlflow"
     for index, target in enumerate(request.spec.output.publish):
         if isinstance(target, MlflowTarget):
-            places.append(f"/spec/output/publish/{index}/kind")
             if target.name is None and not from_mlflow:
                 detail = "the model does not come from MLflow: name the registered model that takes the new version"
                 yield Problem(f"/spec/output/publish/{index}", "no-name", detail)
-    if settings.mlflow_tracking_uri is None:
-        detail = "the service knows no MLflow server: its operator sets ESPALIER_MLFLOW_TRACKING_URI"
-        yield from (Problem(place, "no-mlflow-server", detail) for place in places)
-
-
-def _facts(source: LocalSource | UploadSource, settings: Settings, find_upload: FindUpload) -> ModelFacts:
-    if isinstance(source, LocalSource):
-        return probe_again(Path(source.path).resolve(), settings.roots)
-    upload = find_upload(source.upload_id, "model")
-    assert upload is not None
-    return ModelFacts.model_validate_json(canonical(upload.facts))
+            if problem := no_server(f"/spec/output/publish/{index}/kind", settings):
+                yield problem
 
 
 def uploads_of(request: JobRequest) -> list[tuple[str, str]]:
     """Return (kind, id) of every upload that a job names."""
-    named: list[Named] = [request.source, *(dataset for _, dataset in datasets_of(request))]
-    return [(_upload_kind(one), one.upload_id) for one in named if isinstance(one, UploadSource | UploadDataset)]
+    found = [("model", request.source.upload_id)] if isinstance(request.source, UploadSource) else []
+    texts = (dataset for _, dataset in datasets_of(request) if isinstance(dataset, UploadDataset))
+    return found + [("dataset", text.upload_id) for text in texts]
 
 
-def _upload_kind(named: UploadSource | UploadDataset) -> str:
-    return "model" if isinstance(named, UploadSource) else "dataset"
+def systems_of(request: JobRequest) -> list[str]:
+    """Return the kinds of the outside systems that a job reads."""
+    read = {request.source.kind, *(dataset.kind for _, dataset in datasets_of(request))}
+    return [kind for kind in LOGINS if kind in read]
 
 
 def datasets_of(request: JobRequest) -> Iterator[tuple[str, Dataset]]:
     """Yield every data set that a job names, with its place in the request."""
     yield from ((f"/spec/{place}", dataset) for place, dataset in request.spec.datasets.items())
-
-
-def _refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Problem | None:
-    """Why a path is not read; outside of the roots nothing tells whether it exists."""
-    if settings.mode == "production":
-        return Problem(pointer, NotAvailable.code, "local paths are off in production")
-    try:
-        resolved = Path(path).resolve() if Path(path).is_absolute() else None
-        if resolved is None or not any(resolved.is_relative_to(root) for root in settings.roots):
-            return Problem(
-                pointer, "outside-roots", "give an absolute path below one of the folders in ESPALIER_LOCAL_ROOTS"
-            )
-        if not (resolved.is_dir() if folder else resolved.is_file()):
-            wanted = "this is a file: give the model's folder" if folder else "this is a folder: give one file of text"
-            why = wanted if resolved.exists() else "there is nothing at this path"
-            return Problem(pointer, "no-such-folder" if folder else "no-such-file", why)
-    except (OSError, RuntimeError):  # a name longer than the file system takes, or a link that leads back to itself
-        return Problem(pointer, "bad-path", "no file can have this name")
-    return None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -15,13 +13,11 @@ from sqlalchemy.orm import Session
 from app.db.queries import reuse
 from app.db.queries.results import upsert
 from app.db.reuse import KnownContent
-from espalier.model_files import TEMPLATES
+from app.integrations.shared.sources import ModelSource, TextSource
+from app.integrations.systems import read_source, read_text
 from espalier.probe import ModelFacts
 from espalier.recipe.base import fingerprint
 from espalier.recipe.hashes import datasets_in
-
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-MAX_FILES: Final = 2000
 
 
 @dataclass(frozen=True)
@@ -32,36 +28,26 @@ class KnownModel:
     facts: ModelFacts
 
 
-def source_key(source: Mapping[str, Any]) -> str | None:
-    """A name of what a source holds that never changes its meaning; None where only the other side can tell."""
-    return _key("model", source)
+def source_key(document: Mapping[str, Any]) -> str | None:
+    """Return a name of what a source holds that never changes its meaning; None where only the other side can tell."""
+    try:
+        return _key("model", document, read_source(document))
+    except (KeyError, ValidationError):  # written by another version
+        return None
 
 
-def text_key(dataset: Mapping[str, Any], *, evaluates: bool) -> str | None:
-    """The same for a text; what a data set without a split means depends on its use."""
-    key = _key("text", dataset)
+def text_key(document: Mapping[str, Any], *, evaluates: bool) -> str | None:
+    """Return the same for a text; what a data set without a split means depends on its use."""
+    try:
+        key = _key("text", document, read_text(document))
+    except (KeyError, ValidationError):
+        return None
     return f"{key}-{'evaluation' if evaluates else 'train'}" if key else None
 
 
-def _key(role: str, document: Mapping[str, Any]) -> str | None:
-    kind = document.get("kind")
-    if kind == "local":
-        seen = _seen(Path(str(document["path"])))
-        return fingerprint([role, dict(document), seen]) if seen else None
-    if kind == "huggingface" and not _COMMIT.fullmatch(str(document.get("revision", ""))):
-        return None
-    return fingerprint([role, dict(document)]) if kind in {"huggingface", "builtin", "upload"} else None
-
-
-def _seen(path: Path) -> list[list[Any]]:
-    """What tells that files are still the same, without reading them."""
-    try:
-        below = path / TEMPLATES
-        files = sorted([*path.iterdir(), *(below.iterdir() if below.is_dir() else ())]) if path.is_dir() else [path]
-        status = [(file.name, file.stat()) for file in files[:MAX_FILES] if file.is_file()]
-    except OSError:
-        return []
-    return [[name, s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for name, s in status]
+def _key(role: str, document: Mapping[str, Any], declared: ModelSource | TextSource) -> str | None:
+    told = declared.unchanging()
+    return fingerprint([role, dict(document), *told]) if told is not None else None
 
 
 def texts_of(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
 from app.db.queries import events, reuse
+from app.integrations.systems import read_source
 from app.platform.ids import new_id
 from app.services.events import outbox
 from espalier.recipe.spec import CompressionSpec
@@ -19,11 +20,12 @@ def add(
     session: Session, parent: Job, spec: CompressionSpec, *, name: str, checkpoints: list[dict[str, Any]], now: datetime
 ) -> Job:
     """Make a child of a locked job: the same model at the same revision, in the parent's place of the queue."""
-    source = dict(parent.request["source"])
-    if source["kind"] == "huggingface" and parent.resolved_revision:
-        source["revision"] = parent.resolved_revision
+    source = read_source(parent.request["source"])
+    if parent.resolved_revision:
+        source = source.at(parent.resolved_revision)
     request = {
-        "source": source, "spec": spec.model_dump(mode="json"), "reuse": parent.request.get("reuse", "auto"),
+        "source": source.model_dump(mode="json"), "spec": spec.model_dump(mode="json"),
+        "reuse": parent.request.get("reuse", "auto"),
         "limits": {**(parent.request.get("limits") or {}), "max_pending_seconds": None},
     }  # fmt: skip
     if request["reuse"] == "require":

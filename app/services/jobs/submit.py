@@ -26,7 +26,6 @@ from app.services.resources import Resources
 from app.services.reuse import adoption, equal_work
 from app.services.tenancy import projects
 from espalier.recipe import presets
-from espalier.recipe.source import model_name
 from espalier.recipe.spec import ENGINE_VERSION
 from espalier.refusals import AppError
 
@@ -139,7 +138,7 @@ def _earlier(resources: Resources, key: idempotency.Key) -> str | None:
 
 def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted: Admitted, now: datetime) -> Job:
     """Return the row of a request, not yet added."""
-    model = model_name(request.source)
+    model = request.source.model_name
     step = request.spec.prune[0] if request.spec.prune else None
     return Job(
         id=new_id("job"), project_id=project_id, parent_id=None,

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.db.job import Job
 from app.db.queries import reads
 from app.db.queries.jobs import newest_measured
+from app.integrations.systems import read_source
 from app.services.admission import known, routing
 from espalier.memory import retraining, shapes
 from espalier.probe import ModelFacts
@@ -159,7 +160,5 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
 
 
 def _pinned(job: Job) -> dict[str, object]:
-    source = dict(job.request["source"])
-    if source.get("kind") == "huggingface" and job.resolved_revision:
-        source["revision"] = job.resolved_revision
-    return source
+    source = read_source(job.request["source"])
+    return (source.at(job.resolved_revision) if job.resolved_revision else source).model_dump(mode="json")

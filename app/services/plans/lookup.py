@@ -6,13 +6,13 @@ from typing import Any
 
 from app.bodies.job import JobRequest
 from app.db.session import clock
+from app.integrations.shared.sources import Look, ModelSource
 from app.services import uploads
-from app.services.admission import known, remote
+from app.services.admission import bounded, known
 from app.services.admission.admit import admit
 from app.services.resources import Resources
 from espalier.families import FAMILIES
 from espalier.probe.config import why_not
-from espalier.recipe.source import AnySource, HuggingFaceSource
 from espalier.recipe.spec import CompressionSpec
 from espalier.refusals import SourceRefused
 
@@ -25,14 +25,13 @@ _UNKNOWN: dict[str, Any] = dict.fromkeys(
 )  # fmt: skip
 
 
-def resolve(resources: Resources, project_id: str, source: AnySource) -> dict[str, Any]:
+def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[str, Any]:
     """Describe a source: read where it lies here, remembered at a commit that was met, or asked for at the Hub."""
     with resources.database.reading() as session:
         met = known.model(session, project_id, source.model_dump(mode="json"))
     facts, revision = (met.facts, met.revision) if met else (None, None)
     try:
-        if facts is None and isinstance(source, HuggingFaceSource):
-            seen = look_up(resources, project_id, source)
+        if facts is None and (seen := look_up(resources, project_id, source)) is not None:
             facts, revision = seen.facts, seen.revision
             if facts is None:
                 return {**_UNKNOWN, **seen.shown, "revision": revision, **_unseen(seen)}
@@ -53,24 +52,19 @@ def resolve(resources: Resources, project_id: str, source: AnySource) -> dict[st
     return {**shown, "revision": revision, "resolved": True, "supported": True, "why_not": None, "warnings": []}
 
 
-def look_up(resources: Resources, project_id: str, source: HuggingFaceSource) -> remote.Look:
-    """Ask the Hub what a model is, and remember it at its commit; raises SourceRefused for what no job can work on."""
-    seen = remote.look(resources.settings.hf_endpoint, source.repo, source.revision, owner=project_id)
-    if seen.facts is not None and seen.revision is not None:
-        key = known.source_key(pinned(source, seen.revision).model_dump(mode="json"))
-        assert key is not None, "a commit never changes"
+def look_up(resources: Resources, project_id: str, source: ModelSource) -> Look | None:
+    """Ask what a model is, and remember it at its revision; raises SourceRefused for what no job can work on."""
+    seen = source.look(resources.settings, bounded, owner=project_id)
+    if seen is not None and seen.facts is not None and seen.revision is not None:
+        key = known.source_key(source.at(seen.revision).model_dump(mode="json"))
+        assert key is not None, "what can be looked at without a login is pinned by its revision"
         document = {"revision": seen.revision, "facts": seen.facts.model_dump(mode="json")}
         with resources.database.unit_of_work() as session:
             known.remember(session, project_id, {key: document}, now=clock(session))
     return seen
 
 
-def pinned(source: HuggingFaceSource, revision: str) -> HuggingFaceSource:
-    """The same repository at a commit."""
-    return source.model_copy(update={"revision": revision})
-
-
-def _unseen(seen: remote.Look) -> dict[str, Any]:
+def _unseen(seen: Look) -> dict[str, Any]:
     kind = seen.shown.get("model_type")
     refused = kind is not None and kind not in FAMILIES
     return {

@@ -25,7 +25,6 @@ from app.settings import Settings
 from espalier.formats import FORMATS
 from espalier.probe import ModelFacts
 from espalier.recipe.base import fingerprint
-from espalier.recipe.source import HuggingFaceSource
 from espalier.recipe.spec import CompressionSpec
 from espalier.refusals import Problem, SourceRefused
 
@@ -109,10 +108,8 @@ def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tup
 
 
 def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked | None:
-    """Ask the Hub about a remote model that nobody has met; raises SourceRefused for what no job could work on."""
+    """Ask about a remote model that nobody has met; raises SourceRefused for what no job could work on."""
     source = request.source
-    if not isinstance(source, HuggingFaceSource):
-        return None
     with resources.database.reading() as session:
         if known.model(session, project_id, source.model_dump(mode="json")):
             return None
@@ -120,9 +117,11 @@ def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked 
         look = lookup.look_up(resources, project_id, source)
     except SourceRefused as error:
         raise error.at("/source") from error
+    if look is None:
+        return None
     if look.facts is None or look.revision is None:
         return Looked(request, {"code": look.code, "text": f"{look.why} A job resolves the source when it runs."})
-    return Looked(request.model_copy(update={"source": lookup.pinned(source, look.revision)}))
+    return Looked(request.model_copy(update={"source": source.at(look.revision)}))
 
 
 def get(resources: Resources, project_id: str, plan_id: str) -> Plan:

@@ -12,6 +12,8 @@ from app.db.queries import credentials, tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import Credential
 from app.errors import NotFound
+from app.integrations.shared.logins import Doing
+from app.integrations.systems import LOGINS
 from app.services.tenancy.sealing import CannotOpen, seal, unseal
 from app.settings import Settings
 
@@ -60,27 +62,15 @@ def opened(database: Database, settings: Settings, project_id: str, kind: str) -
     return found
 
 
-def mlflow_login(database: Database, settings: Settings, project_id: str) -> dict[str, str]:
-    """Return how a project logs in at the service's MLflow server: its own, or the operator's if it may."""
-    if settings.mlflow_tracking_uri is None:
+def access(database: Database, settings: Settings, project_id: str, kind: str, doing: Doing) -> dict[str, str]:
+    """Return a system's address, and how a project logs in there: as itself, or as the operator where it may."""
+    login = LOGINS.get(kind)
+    if login is None:
         return {}
-    own = {key: value for key, value in opened(database, settings, project_id, "mlflow").items() if value}
-    if own or not _shares(database, project_id, "mlflow"):
-        return {"tracking_uri": settings.mlflow_tracking_uri, **own}
-    token, password = settings.mlflow_token, settings.mlflow_password
-    shared = {
-        "token": token.get_secret_value() if token else None, "username": settings.mlflow_username,
-        "password": password.get_secret_value() if password else None,
-    }  # fmt: skip
-    return {"tracking_uri": settings.mlflow_tracking_uri, **{key: value for key, value in shared.items() if value}}
-
-
-def hub_token(database: Database, settings: Settings, project_id: str) -> str | None:
-    """Return what a project reads the Hugging Face Hub with: its own token, or the operator's where it may use that."""
-    if own := opened(database, settings, project_id, "huggingface").get("token"):
-        return own
-    shared = settings.hf_token.get_secret_value() if settings.hf_token else None
-    return shared if shared and _shares(database, project_id, "huggingface") else None
+    own = {key: value for key, value in opened(database, settings, project_id, kind).items() if value}
+    if not own and doing in login.lent and _shares(database, project_id, kind):
+        own = login.operators(settings)
+    return {**login.server(settings), **own}
 
 
 def _shares(database: Database, project_id: str, kind: str) -> bool:

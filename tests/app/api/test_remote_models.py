@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.integrations.huggingface import client as app_hub
-from app.services.admission import remote
+from app.integrations.huggingface import look
 from app.services.resources import Resources
 from app.settings_rules import networks
 from tests.app.api.conftest import DEMO_MODEL
@@ -170,7 +170,7 @@ def test_a_hub_in_trouble_is_a_warning_with_unknown_figures(
     assert (codes(found), found["seconds"], found["phases"]) == (["hub_unreachable"], None, [])
     assert "503" in found["warnings"][0]["text"]
     monkeypatch.setattr(app_hub, "SECONDS", 0.0)
-    monkeypatch.setattr(remote, "Hub", lambda endpoint: app_hub.Hub(endpoint, seconds=0.0))
+    monkeypatch.setattr(look, "Hub", lambda endpoint: app_hub.Hub(endpoint, seconds=0.0))
     assert codes(resolve(client)) == ["hub_unreachable"]
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import update
 from app.db.session import clock
 from app.db.upload import Upload
 from app.integrations.shared.sources import Access
-from app.integrations.uploads.source import UploadModel
+from app.integrations.uploads.source import UploadSource
 from app.main import create_app
 from app.services import uploads
 from app.services.resources import Resources
@@ -121,7 +121,7 @@ def test_a_model_is_sent_in_parts_looked_at_and_used(
     with resources.database.reading() as session:
         row = session.get_one(Upload, upload["id"])
     access = Access(tmp_path / "cache", uploads={row.id: uploads.located(resources.store, row, expires_seconds=60)})
-    source = UploadModel(upload_id=row.id)
+    source = UploadSource(upload_id=row.id)
     folder = source.fetch(source.resolve(access), access)
     assert {name: data for name, data in files_below(folder).items() if name[0] != "."} == files
 
@@ -190,7 +190,7 @@ def test_a_file_that_is_not_what_its_hash_promised_is_refused_when_it_is_read(
     with resources.database.reading() as session:
         row = session.get_one(Upload, upload["id"])
     access = Access(tmp_path, uploads={row.id: uploads.located(resources.store, row, expires_seconds=60)})
-    source = UploadModel(upload_id=row.id)
+    source = UploadSource(upload_id=row.id)
     with pytest.raises(Exception, match="hash differs"):
         source.fetch(source.resolve(access), access)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from app.bodies.job import JobRequest
+from app.integrations.systems import LOGINS
 from espalier.messages import Failed
 from tests.fixtures.servers.hub import Hub, hub
 from workers import fetcher
@@ -47,7 +48,7 @@ def _here(line: str, _workspace: Path) -> list[AnyMessage]:
 
 @pytest.fixture
 def fetch(hub: Hub, tmp_path: Path) -> Fetch:
-    """Run the fetcher for a source and a spec in this process; return what it said."""
+    """Run the fetcher for a source and a spec in this process; return what it said; a login goes by its kind."""
     return _fetch(hub, tmp_path, _here)
 
 
@@ -61,14 +62,21 @@ def _fetch(hub: Hub, tmp_path: Path, run_fetcher: Callable[[str, Path], list[Any
     runs = iter(range(1000))
 
     def run(
-        source: dict[str, Any], spec: dict[str, Any] | None = None, *, token: str | None = None, **fields: Any
+        source: dict[str, Any],
+        spec: dict[str, Any] | None = None,
+        *,
+        token: str | None = None,
+        systems: dict[str, dict[str, str]] | None = None,
+        **fields: Any,
     ) -> list[AnyMessage]:
         workspace = tmp_path / f"workspace-{next(runs)}"
         workspace.mkdir()
+        logins = {kind: fields.pop(kind) for kind in LOGINS if kind in fields}
+        at_hub = {"endpoint": hub.url, **({"token": token} if token else {})}
         request = FetchRequest(
             job=JobRequest.model_validate_json(json.dumps({"source": source, "spec": spec or SPEC})),
             cache_dir=str(tmp_path / "cache"), cache_max_bytes=2**30, workspace=str(workspace),
-            roots=[str(tmp_path / "roots"), str(MODEL)], hf_endpoint=hub.url, hf_token=token,
+            roots=[str(tmp_path / "roots"), str(MODEL)], systems={"huggingface": at_hub, **logins},
             **fields,
         )  # fmt: skip
         return run_fetcher(request.model_dump_json(by_alias=True), workspace)

@@ -62,7 +62,7 @@ def _in_a_bucket(store: S3Store, server: str, folder: Path) -> tuple[dict[str, A
     for name, data in files_below(folder).items():
         store.put_bytes(f"carried/{name}", data)
     uri = f"s3://{store.bucket}/{store.prefix}carried"
-    return {"kind": "s3", "uri": uri}, {"s3": KEYS, "s3_endpoint_url": server}
+    return {"kind": "s3", "uri": uri}, {"s3": {**KEYS, "endpoint_url": server}}
 
 
 def _registered(server: MlflowServer, folder: Path, *, flavour: bool) -> tuple[dict[str, Any], dict[str, Any]]:

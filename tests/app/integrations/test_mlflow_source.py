@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.integrations.mlflow.source import MlflowModel
+from app.integrations.mlflow.source import MlflowSource
 from app.integrations.shared.sources import Access
 from espalier.messages import PhaseCompleted, Progress
 from espalier.refusals import SourceNotFound
@@ -102,7 +102,7 @@ def test_what_is_whole_is_not_downloaded_again_and_what_changed_is(mlflow: Mlflo
 
 def test_a_file_that_breaks_off_is_not_kept(mlflow: MlflowServer, tmp_path: Path) -> None:
     mlflow.register("demo", MODEL)
-    access = Access(cache_dir=tmp_path, mlflow=login(mlflow))
+    access = Access(cache_dir=tmp_path, systems={"mlflow": login(mlflow)})
     path = f"{mlflow.root('demo', '1')}/tokenizer.json"
     whole = mlflow.files[path]
 
@@ -114,7 +114,7 @@ def test_a_file_that_breaks_off_is_not_kept(mlflow: MlflowServer, tmp_path: Path
 
     mlflow.files = Shrinking(mlflow.files)
     with pytest.raises(SourceNotFound, match="did not arrive whole") as caught:
-        MlflowModel(name="demo", version="1").fetch("1", access)
+        MlflowSource(name="demo", version="1").fetch("1", access)
     assert caught.value.module == "tokenizer.json"
     assert not list(tmp_path.rglob("tokenizer.json"))
     assert not list(tmp_path.rglob("*.part"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from app.integrations.s3.source import S3Model
+from app.integrations.s3.source import S3Source
 from app.integrations.shared import digests
 from app.integrations.shared.cache import Place
 from app.integrations.shared.sources import Access
@@ -99,7 +99,7 @@ def test_keys_that_may_list_a_bucket_and_read_nothing_get_nothing_of_the_cache(
     read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(read(demo())[-1], PhaseCompleted)
-    whole = S3Model._client
+    whole = S3Source._client
 
     class Lister:
         """A client whose keys may list, and neither look at an object nor get it."""
@@ -118,14 +118,14 @@ def test_keys_that_may_list_a_bucket_and_read_nothing_get_nothing_of_the_cache(
     from contextlib import contextmanager  # noqa: PLC0415
 
     @contextmanager
-    def listing(self: S3Model, access: Access) -> Any:
+    def listing(self: S3Source, access: Access) -> Any:
         with whole(self, access) as client:
             try:
                 yield Lister(client)
             except ClientError as refusal:
                 raise self._refusal(refusal.response["Error"]["Code"]) from None
 
-    monkeypatch.setattr(S3Model, "_client", listing)
+    monkeypatch.setattr(S3Source, "_client", listing)
     assert error(read({})).class_ == "source_gated"
 
 

@@ -27,7 +27,7 @@ def read(fetch: Fetch, s3_server: str, s3_store: S3Store) -> Read:
         for name, data in files.items():
             s3_store.put_bytes(f"{prefix}/{name}", data)
         source = {"kind": "s3", "uri": f"s3://{s3_store.bucket}/{s3_store.prefix}{prefix}"}
-        return fetch(source, **{"s3": KEYS, "s3_endpoint_url": s3_server, **fields})
+        return fetch(source, **{"s3": {**KEYS, "endpoint_url": s3_server}, **fields})
 
     return run
 
@@ -64,6 +64,6 @@ def test_pickles_are_unsafe_and_an_empty_prefix_is_no_model(read: Read) -> None:
 
 def test_a_missing_bucket_is_not_found_and_a_server_that_is_away_is_asked_again(fetch: Fetch, s3_server: str) -> None:
     source = {"kind": "s3", "uri": "s3://no-such-bucket/model"}
-    found = error(fetch(source, s3=KEYS, s3_endpoint_url=s3_server))
+    found = error(fetch(source, s3={**KEYS, "endpoint_url": s3_server}))
     assert (found.class_, found.retryable) == ("source_not_found", False)
-    assert error(fetch(source, s3=KEYS, s3_endpoint_url="http://127.0.0.1:9")).retryable
+    assert error(fetch(source, s3={**KEYS, "endpoint_url": "http://127.0.0.1:9"})).retryable

@@ -10,15 +10,17 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, text
 
-from app.bodies.access import HubCredential, S3Credential
 from app.bodies.job import JobRequest
 from app.db.publication import Publication
 from app.db.result import LogLine
 from app.db.session import clock
 from app.db.tenancy import Project
+from app.integrations.huggingface.credentials import HubCredential
+from app.integrations.huggingface.source import HuggingFaceSource
+from app.integrations.mlflow.source import MlflowSource
+from app.integrations.s3.credentials import S3Credential
 from app.services.tenancy import credentials
 from espalier.recipe.base import canonical
-from espalier.recipe.source import MlflowSource
 from tests.fixtures.servers.hub import Hub, hub
 from tests.fixtures.workers.runs import Bench
 from workers.supervisor.fetching import fetch_request
@@ -117,7 +119,8 @@ def _tables(session: Any) -> list[str]:
 def test_the_fetcher_gets_the_token_of_the_project_or_else_the_one_that_it_shares(publishing: Bench) -> None:
     job_id = publishing.add(request=_request("steady"))
     services = publishing.services
-    request = JobRequest.model_validate_json(canonical(_request("steady")))
+    here = JobRequest.model_validate_json(canonical(_request("steady")))
+    request = here.model_copy(update={"source": HuggingFaceSource(repo="org/model")})
     with publishing.database.unit_of_work() as session:
         for project, shared in (("prj_sharing", ["huggingface"]), ("prj_other", ["mlflow"])):
             session.add(Project(id=project, name=project, shared_logins=shared, created_at=clock(session)))
@@ -127,9 +130,14 @@ def test_the_fetcher_gets_the_token_of_the_project_or_else_the_one_that_it_share
             services.database, services.store, services.settings, publishing.job(job_id), request,
             services.settings.scratch,
         )  # fmt: skip
-        assert told.hf_token == token
+        assert told.systems["huggingface"].get("token") == token
+        assert set(told.systems) == {"huggingface"}
         assert S3_SECRET not in told.model_dump_json()
         assert MLFLOW not in told.model_dump_json()
+    told = fetch_request(
+        services.database, services.store, services.settings, publishing.job(job_id), here, services.settings.scratch
+    )
+    assert told.systems == {}  # nothing is read at the Hub
 
 
 def test_an_mlflow_source_gets_the_login_and_stays_at_the_version_that_was_resolved(publishing: Bench) -> None:
@@ -143,5 +151,5 @@ def test_an_mlflow_source_gets_the_login_and_stays_at_the_version_that_was_resol
         )  # fmt: skip
         assert isinstance(told.job.source, MlflowSource)
         assert (told.job.source.version, told.job.source.alias) == (version, alias)
-        assert told.mlflow == {"tracking_uri": "http://127.0.0.1:9", "token": MLFLOW}
+        assert told.systems["mlflow"] == {"tracking_uri": "http://127.0.0.1:9", "token": MLFLOW}
         assert S3_SECRET not in told.model_dump_json()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import struct
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from app.integrations.huggingface.client import Hub, HubSilentError, Repository
-from app.services.admission.bounded import probe, weight_files
+from app.integrations.shared.sources import Look, Reader
 from espalier.probe import ModelFacts, strays
 from espalier.probe.config import MAX_CONFIG_BYTES, MAX_TOKENIZER_CONFIG_BYTES, MAY_NAME_CODE
 from espalier.probe.documents import PLAIN
@@ -34,26 +33,13 @@ MAX_FILE_BYTES: Final = 2**44
 AT_ONCE: Final = 8
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a look at the Hub gave: facts, or what is known instead and why it is no more."""
-
-    revision: str | None
-    facts: ModelFacts | None
-    shown: dict[str, Any]
-    """Figures that the Hub itself tells, where no file could be read."""
-    code: str = ""
-    why: str = ""
-    """Why there are no facts: `source_gated`, `source_not_found`, `hub_unreachable`, and in words."""
-
-
-def look(endpoint: str | None, repo: str, revision: str, *, owner: str) -> Look:
+def look(endpoint: str | None, repo: str, revision: str, reader: Reader, *, owner: str) -> Look:
     """Look at a repository for a project; raises SourceRefused where no job could work on what is there."""
     hub, found = Hub(endpoint), None
     try:
         found = hub.repository(repo, revision)
         with tempfile.TemporaryDirectory(prefix="espalier-look-") as folder:
-            facts = _facts(hub, found, Path(folder), owner)
+            facts = _facts(hub, found, Path(folder), reader, owner)
         return Look(found.commit, facts, {})
     except SourceGated as gated:
         return _nothing(found, "source_gated", f"{gated.message} {gated.hint}")
@@ -76,7 +62,7 @@ def _nothing(found: Repository | None, code: str, why: str) -> Look:
     return Look(found.commit, None, told, code, why)
 
 
-def _facts(hub: Hub, found: Repository, folder: Path, owner: str) -> ModelFacts:
+def _facts(hub: Hub, found: Repository, folder: Path, reader: Reader, owner: str) -> ModelFacts:
     for name in found.sizes:
         if name in READ and not (name == INDEX and SINGLE in found.sizes):
             (folder / name).write_bytes(hub.file(found, name, count=min(found.sizes[name], READ[name] + 1)))
@@ -85,7 +71,7 @@ def _facts(hub: Hub, found: Repository, folder: Path, owner: str) -> ModelFacts:
     if SINGLE in found.sizes:
         (folder / SINGLE).touch()
     try:
-        weights = [name for name in weight_files(folder, owner=owner) if name in found.sizes]
+        weights = [name for name in reader.weight_files(folder, owner=owner) if name in found.sizes]
     except SourceNotFound:  # what there is instead decides the words of the refusal
         weights = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -93,7 +79,7 @@ def _facts(hub: Hub, found: Repository, folder: Path, owner: str) -> ModelFacts:
             with (folder / name).open("wb") as stream:
                 stream.write(data)
                 stream.truncate(found.sizes[name])
-    facts = probe(folder, owner=owner, unread=NAMED)
+    facts = reader.probe(folder, owner=owner, unread=NAMED)
     return facts.model_copy(update={"licence": found.licence or facts.licence})
 
 

@@ -1,0 +1,32 @@
+"""The outside systems that this version knows, found in their folders: a new one is a folder, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union
+
+from pydantic import Field
+
+from app.integrations.shared.logins import Login
+from app.integrations.shared.sources import ModelSource, TextSource
+from espalier.discovery import discover
+from espalier.recipe.base import canonical
+
+SOURCES: Final = discover("app.integrations", ModelSource, tag="kind", named="source")  # type: ignore[type-abstract]
+TEXTS: Final = discover("app.integrations", TextSource, tag="kind", named="text")  # type: ignore[type-abstract]
+LOGINS: Final = discover("app.integrations", Login, tag="kind", named="credentials")  # type: ignore[type-abstract]
+
+if TYPE_CHECKING:
+    Source = ModelSource
+else:
+    Source = Annotated[Union[tuple(SOURCES.values())], Field(discriminator="kind")]  # noqa: UP007 - made at run time
+
+
+def read_source(document: Mapping[str, Any]) -> ModelSource:
+    """Return the source of a stored request; raises KeyError or ValidationError where this version knows none such."""
+    return SOURCES[document["kind"]].model_validate_json(canonical(document))
+
+
+def read_text(document: Mapping[str, Any]) -> TextSource:
+    """Return how a data set of a dumped spec is fetched; raises as `read_source` does."""
+    return TEXTS[document["kind"]].model_validate_json(canonical(document))
