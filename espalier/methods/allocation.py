@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from espalier.methods.base import Axes, MatrixFacts, Pattern, torch
+from espalier.methods.base import Axes, MatrixFacts, Pattern
+from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,6 @@ Shapes: O outputs, I inputs of a linear map, T tokens. A mask is boolean, True =
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    import torch as torch  # noqa: PLC0414 (re-exported)
-else:
-
-    class _Lazy:
-        """The one sanctioned way to torch from a declaration: imported at the first use of an attribute."""
-
-        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-            return getattr(importlib.import_module("torch"), name)
-
-    torch = _Lazy()
+    import torch
 
 Need = Literal["none", "norms", "gram"]
 """What a method reads of a matrix's calibration inputs: nothing, the L2 norm per input, or G = X^T X."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from espalier.methods.base import Method, torch
+from espalier.methods.base import Method
+from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ import pytest
 HEAD = """
 from typing import ClassVar, Literal
 import espalier.methods.base as base
-from espalier.methods.base import torch
+from espalier.methods.lazy_torch import torch
 """
 NEWCOMERS = {
     "criteria": '''

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Criterion, InputStatistics, torch
+from espalier.methods.base import Criterion, InputStatistics
+from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, Criterion, InputStatistics, Need, torch
+from espalier.methods.base import Cost, Criterion, InputStatistics, Need
+from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import cholesky
 
 if TYPE_CHECKING:

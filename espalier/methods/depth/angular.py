@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Cost, torch
+from espalier.methods.base import Cost
+from espalier.methods.lazy_torch import torch
 from espalier.methods.structured import BlockCriterion, BlockEvidence, Passage
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Axes, Cost, InputStatistics, MaskOptimizer, Pattern, torch
+from espalier.methods.base import Axes, Cost, InputStatistics, MaskOptimizer, Pattern
 from espalier.methods.improvement import mask_errors, refuse_optimizer
+from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

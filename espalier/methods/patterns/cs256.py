@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Pattern, torch
+from espalier.methods.base import Pattern
+from espalier.methods.lazy_torch import torch
 from espalier.methods.patterns.unstructured import keep_highest
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from espalier.methods.base import Pattern, torch
+from espalier.methods.base import Pattern
+from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

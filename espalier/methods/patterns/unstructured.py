@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Axes, Pattern, torch
+from espalier.methods.base import Axes, Pattern
+from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver, torch
+from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver
+from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import LADDER, damped
 
 if TYPE_CHECKING:
