@@ -14,6 +14,7 @@ from app.bodies.job import JobRequest
 from app.bodies.schema import require_tags
 from espalier.families import FAMILIES
 from espalier.methods.base import Method
+from espalier.methods.statistic import need_of
 from espalier.recipe.conflicts import conflicts
 from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
 from espalier.recipe.spec import ENGINE_VERSION, SCHEMA_VERSION
@@ -136,7 +137,7 @@ def _axis(found: Mapping[str, type[Method]], *, tag: str = "kind") -> list[Metho
             summary=method.summary,
             paper=method.paper,
             cost=method.cost,
-            needs="norms" if getattr(method, "needs_pass", False) else getattr(method, "needs", "none"),
+            needs=need_of(method.statistics),
             constraints=list(method.constraints),
             parameters=_parameters(method, without=tag),
         )

@@ -1,4 +1,4 @@
-"""What the methods of the five axes are: criterion, budget, pattern, mask optimizer, solver; torch is loaded at use.
+"""What the methods of the five axes are: criterion, budget, pattern, mask optimizer, solver.
 
 Shapes: O outputs, I inputs of a linear map, T tokens. A mask is boolean, True = keep.
 """
@@ -7,34 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from espalier.methods.statistic import Declared, Statistics
+from espalier.methods.statistics.gram import Gram
+
 if TYPE_CHECKING:
     import torch
 
-Need = Literal["none", "norms", "gram"]
-"""What a method reads of a matrix's calibration inputs: nothing, the L2 norm per input, or G = X^T X."""
-
-NEEDS: tuple[Need, ...] = ("none", "norms", "gram")
-"""Every need comes with those before it."""
-
 Cost = Literal["free", "low", "medium", "high"]
-
-
-@dataclass(frozen=True)
-class InputStatistics:
-    """What calibration saw at the input of one matrix; only what some method asked for, and what that contains."""
-
-    tokens: int
-    norm_I: torch.Tensor | None = None
-    """L2 norm of every input over all tokens, float64."""
-    gram_II: torch.Tensor | None = None
-    """X^T X, float32."""
-    neuron_norm_O: torch.Tensor | None = None
-    """In gate and up projections of a gated MLP: L2 norm of every neuron's activation before the down projection."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +31,8 @@ class MatrixFacts:
     """(outputs, inputs)."""
     weight: Callable[[], torch.Tensor] | None = None
     """Loads the dense weight (O, I) as float32; None where only names and shapes are known."""
-    norm_I: torch.Tensor | None = None
-    """L2 norm of every input on the dense model's activations; only for budgets with `needs_pass`."""
+    statistics: Statistics = field(default_factory=dict)
+    """What the budget declares, on the dense model's activations."""
 
     @property
     def size(self) -> int:
@@ -59,6 +43,30 @@ class MatrixFacts:
         """The dense weight (O, I) as float32."""
         assert self.weight is not None
         return self.weight()
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """One matrix as a criterion sees it."""
+
+    weight_OI: torch.Tensor
+    """float32."""
+    statistics: Statistics
+    """At least what the method declares; a statistic of another matrix's input only where there is such a matrix."""
+    generator: torch.Generator
+    """On the CPU, seeded for this matrix."""
+
+
+@dataclass(frozen=True)
+class MaskProblem(LayerProblem):
+    """One matrix whose weights have been scored and chosen, as mask optimizers and solvers see it."""
+
+    mask_OI: torch.Tensor
+    score_OI: torch.Tensor
+    """What the mask was chosen by; -inf marks what an earlier step has pruned, and what stays pruned."""
+    pattern: Pattern
+    sparsity: float
+    """The share of this matrix that the mask prunes."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ class Method(BaseModel, ABC):
     paper: ClassVar[str]
     """Where the formula comes from."""
     cost: ClassVar[Cost] = "free"
+    statistics: ClassVar[Declared] = ()
+    """What it reads of the calibration of a matrix: exactly this is gathered for it."""
     constraints: ClassVar[tuple[str, ...]] = ()
     """What a model must have for it, for people who choose."""
     example: ClassVar[Mapping[str, Any]] = {}
@@ -103,19 +113,14 @@ class Method(BaseModel, ABC):
 class Criterion(Method):
     """Scores weights: the lowest scores are pruned. A subclass sets `method: Literal["name"] = "name"`."""
 
-    needs: ClassVar[Need] = "none"
     seeded: ClassVar[bool] = False
     """True when the score draws random numbers."""
-    reads_neurons: ClassVar[bool] = False
-    """True when it reads `neuron_norm_O`."""
     own_update: ClassVar[str | None] = None
     """The solver that belongs to it, taken where the step asks for no update."""
 
     @abstractmethod
-    def score(
-        self, weight_OI: torch.Tensor, statistics: InputStatistics, *, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Return scores of shape (O, I), float32 or float64, never negative; `weight_OI` is float32."""
+    def score(self, problem: LayerProblem) -> torch.Tensor:
+        """Return scores of shape (O, I), float32 or float64, never negative."""
 
 
 class Pattern(Method):
@@ -165,10 +170,10 @@ class Pattern(Method):
 
 
 class Budget(Method):
-    """Spreads the sparsity over the matrices. A subclass sets `kind: Literal["name"] = "name"`."""
+    """Spreads the sparsity over the matrices. A subclass sets `kind: Literal["name"] = "name"`.
 
-    needs_pass: ClassVar[bool] = False
-    """True when it reads input norms of the dense model, which takes a pass before pruning."""
+    The statistics that it declares take a pass of the text through the dense model before pruning.
+    """
 
     def refusal(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> str | None:
         """Why these matrices, of which names, blocks and shapes are known, cannot share so; None when they can."""
@@ -182,29 +187,17 @@ class Budget(Method):
 class MaskOptimizer(Method):
     """Improves a mask while the weights stay. A subclass sets `kind: Literal["name"] = "name"`."""
 
-    needs: ClassVar[Need] = "gram"
+    statistics: ClassVar[Declared] = (Gram,)
 
     @abstractmethod
-    def improve(
-        self,
-        weight_OI: torch.Tensor,
-        mask_OI: torch.Tensor,
-        score_OI: torch.Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-    ) -> torch.Tensor:
-        """Return a mask of the same pattern and budget whose ||X (W - M*W)^T||^2 is never above the given one's.
-
-        A score of -inf marks what an earlier step has pruned: it stays pruned.
-        """
+    def improve(self, problem: MaskProblem) -> torch.Tensor:
+        """Return a mask of the same pattern and budget whose ||X (W - M*W)^T||^2 is never above the given one's."""
 
 
 class Solver(Method):
     """Refits the kept weights of one matrix. A subclass sets `kind: Literal["name"] = "name"`."""
 
-    needs: ClassVar[Need] = "gram"
+    statistics: ClassVar[Declared] = (Gram,)
     chooses_mask: ClassVar[bool] = False
     """True when it finds mask and weights together, starting from the mask given."""
 
@@ -222,16 +215,7 @@ class Solver(Method):
         return self
 
     @abstractmethod
-    def solve(
-        self,
-        weight_OI: torch.Tensor,
-        mask_OI: torch.Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-        generator: torch.Generator,
-    ) -> Refit:
+    def solve(self, problem: MaskProblem) -> Refit:
         """Return weights (O, I) float32 and their mask; the mask given unless `chooses_mask`."""
 
 

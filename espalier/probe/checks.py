@@ -219,7 +219,7 @@ def _head(retrain: Retrain, facts: ModelFacts) -> Iterator[Problem]:
 def _tokenizer(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     reads_text = spec.reconstruct or spec.retrain or spec.evaluate.perplexity
     if not facts.tokenizer_present and (
-        reads_text or spec.structure or any(step.reads != "none" or step.budget.needs_pass for step in spec.masking)
+        reads_text or spec.structure or any(step.reads != "none" or step.budget.statistics for step in spec.masking)
     ):
         why = facts.tokenizer_missing or "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
         yield Problem("/source", "no-tokenizer", f"the job reads text, and {why}")

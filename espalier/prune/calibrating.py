@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from espalier.methods.allocation import counts_below_threshold, fitted
-from espalier.methods.base import InputStatistics, MatrixFacts
+from espalier.methods.base import LayerProblem, MatrixFacts
+from espalier.methods.statistic import Declared, Statistic, Statistics
+from espalier.methods.statistics.input_norms import InputNorms
 from espalier.model.layout import Matrix
 from espalier.model.numerics import generator
-from espalier.prune.gates import gated_neurons
-from espalier.prune.inputs import Inputs, stored_for
+from espalier.prune.inputs import Inputs, stored_for, warn_of_absent
 from espalier.prune.selection import score
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
@@ -23,30 +24,27 @@ from espalier.stream.capture import capturing
 from espalier.stream.walk import Stream
 from espalier.text.overlap import overlapping, run_length
 
-NEURONS = "/neurons"
-"""Behind a gate's or up projection's name: the norms of its outputs' neurons, among the input norms."""
-
 
 @dataclass(frozen=True)
 class Plan:
     """What is settled before the walk: what every matrix loses, and for the global scope by which scores."""
 
     shares: dict[str, float]
-    norms: dict[str, torch.Tensor] | None = None
-    """The dense model's input norms where the global scope compared scores; None when every block sees its own."""
+    seen: dict[str, torch.Tensor] | None = None
+    """The dense model's statistics where the global scope compared scores; None when every block sees its own."""
     inputs: Inputs | None = None
     """What the blocks read, where dense propagation lets it be known before the walk."""
 
-    def statistics(self, name: str) -> InputStatistics:
+    def statistics(self, step: PruneStep, name: str) -> Statistics:
         """What the criterion saw of a matrix when the plan was made."""
-        assert self.norms is not None
-        return InputStatistics(tokens=0, norm_I=self.norms.get(name), neuron_norm_O=self.norms.get(name + NEURONS))
+        assert self.seen is not None
+        return _of(self.seen, name, step.statistics)
 
 
 def run(session: Session) -> Plan | None:
     """Cut and check the windows, and spread the sparsity; None for a model that is already sparse."""
     step = session.step
-    passes = step is not None and (step.budget.needs_pass or (step.pattern.spans_model and step.needs != "none"))
+    passes = step is not None and bool(step.planned)
     inputs = stored_for(session, step) if step is not None else None
     walks = passes + (inputs is not None)
     total = walks * len(session.streamed.layout.blocks) or 1
@@ -122,78 +120,88 @@ def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.
             "global_scope_on_dense_activations",
             "The global scope compares scores across blocks; all of them are taken on the dense model's activations.",
         )
-    norms = _norms(session, phase, windows_NT) if passes else {}
+    seen = _seen(session, step, phase, windows_NT) if passes else {}
     done = phase.finished()
     if done is not None:
         shares = {name: float(share) for name, share in done["shares"].items()}
     else:
-        shares = _shares(session, step, norms)
+        shares = _shares(session, step, seen)
         if passes or step.pattern.spans_model or step.budget.cost != "free":
             phase.finish({"shares": shares})
-    return Plan(shares, norms if step.pattern.spans_model else None)
+    return Plan(shares, seen if step.pattern.spans_model else None)
 
 
-def _norms(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+def _seen(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The planned statistics of all matrices, by the names that `_key` gives them."""
     stored = session.reporter.stored("calibrating").get("norms")
     if stored is not None:
         phase.reuse(stored)
         return load_file(session.workspace / stored.path)
-    norms = _dense_norms(session, phase, windows_NT)
+    seen = _dense_statistics(session, step, phase, windows_NT)
     path = session.reporter.checkpoint_path("calibrating", "norms")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(norms, path)
+    save_file(seen, path)
     session.reporter.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
-    return norms
+    return seen
 
 
-def _dense_norms(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+def _dense_statistics(
+    session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor
+) -> dict[str, torch.Tensor]:
     streamed = session.streamed
-    norms: dict[str, torch.Tensor] = {}
+    seen: dict[str, torch.Tensor] = {}
     stream = Stream(streamed, windows_NT, session.weights, spill=session.spill)
     for block in streamed.layout.blocks:
         matrices = selected(session, block)
-        with streamed.block(block.index, session.weights) as module:
-            gated = gated_neurons(session, block, module)
-            watched = [*matrices, *gated.beyond(matrices)]
-            with capturing(module, watched, needs="norms", sample_tokens=0) as capture:
-                stream.advance(module)
+        with (
+            streamed.block(block.index, session.weights) as module,
+            capturing(module, matrices, step.planned, siblings=block.matrices) as capture,
+        ):
+            stream.advance(module)
+        warn_of_absent(session, block, capture.readers)
         for matrix in matrices:
-            norm_I = capture.of(matrix.name).statistics(matrix.name).norm_I
-            assert norm_I is not None
-            norms[matrix.name] = norm_I.cpu()
-            neurons_O = gated.norm(matrix, capture)
-            if neurons_O is not None:
-                norms[matrix.name + NEURONS] = neurons_O.cpu()
+            for kind, value in capture.statistics(matrix.name).items():
+                seen[_key(matrix.name, kind)] = value.cpu()
         phase.progress(phase.total - len(streamed.layout.blocks) + block.index + 1)
-    return norms
+    return seen
 
 
-def _shares(session: Session, step: PruneStep, norms: dict[str, torch.Tensor]) -> dict[str, float]:
+def _key(name: str, kind: type[Statistic]) -> str:
+    """Input norms bear the name of their matrix alone: for long they were all that a plan knew."""
+    return name if kind is InputNorms else f"{name}/{kind.name}"
+
+
+def _of(seen: Mapping[str, torch.Tensor], name: str, declared: Declared) -> Statistics:
+    return {kind: seen[_key(name, kind)] for kind in declared if _key(name, kind) in seen}
+
+
+def _shares(session: Session, step: PruneStep, seen: dict[str, torch.Tensor]) -> dict[str, float]:
     matrices = [matrix for block in session.streamed.layout.blocks for matrix in selected(session, block)]
     if step.pattern.spans_model:
-        return _global_shares(session, step, matrices, norms)
+        return _global_shares(session, step, matrices, seen)
 
     def facts(matrix: Matrix) -> MatrixFacts:
         def weight() -> torch.Tensor:
             return matrix.view(session.weights.get(matrix.tensor)).float()
 
-        return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, norms.get(matrix.name))
+        known = _of(seen, matrix.name, step.budget.statistics)
+        return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, known)
 
     known = [facts(matrix) for matrix in matrices]
     return fitted(step.budget.shares(step.share, known), known, step.share, step.pattern)
 
 
 def _global_shares(
-    session: Session, step: PruneStep, matrices: list[Matrix], norms: dict[str, torch.Tensor]
+    session: Session, step: PruneStep, matrices: list[Matrix], seen: dict[str, torch.Tensor]
 ) -> dict[str, float]:
-    plan = Plan({}, norms)
+    plan = Plan({}, seen)
 
     def sweep() -> Iterable[tuple[str, torch.Tensor]]:
         for matrix in matrices:
             weight_OI = matrix.view(session.weights.get(matrix.tensor)).float()
             draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
-            seen = plan.statistics(matrix.name)
-            score_OI = score(step, weight_OI, seen, module=matrix.name, generator=draws)
+            problem = LayerProblem(weight_OI, plan.statistics(step, matrix.name), draws)
+            score_OI = score(step, problem, module=matrix.name)
             yield matrix.name, below_pruned(session, matrix, score_OI).clamp(min=0)  # what counts them knows no others
 
     sizes = {matrix.name: matrix.shape[0] * matrix.shape[1] for matrix in matrices}

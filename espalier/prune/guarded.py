@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from espalier.errors import NumericalError
-from espalier.methods.base import Refit
+from espalier.methods.base import MaskProblem, Refit, Solver
 from espalier.methods.quadratic import SingularError
 from espalier.model.numerics import require_finite
 from espalier.stream.statistics import OutputErrors
 
 
-def guarded(
-    solve: Callable[[], Refit],
-    weight_OI: torch.Tensor,
-    mask_OI: torch.Tensor,
-    errors: OutputErrors,
-    *,
-    dtype: torch.dtype,
-    module: str,
-) -> Refit:
+def guarded(solver: Solver, problem: MaskProblem, errors: OutputErrors, *, dtype: torch.dtype, module: str) -> Refit:
     """Solve and return float32 weights that `dtype` holds exactly.
 
     A row that, rounded to `dtype`, is not better than with the mask alone keeps the weights it had; a solver that
     chose another mask is taken or left as a whole, for rows may share a budget. NumericalError names the module.
     """
     try:
-        found = solve()
+        found = solver.solve(problem)
     except (SingularError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         raise NumericalError(
             f"the inputs of {module} give no solvable system",
@@ -36,6 +26,7 @@ def guarded(
             module=module,
         ) from error
     require_finite(found.weight_OI, what="the refitted weights", module=module)
+    weight_OI, mask_OI = problem.weight_OI, problem.mask_OI
     plain_OI = weight_OI.masked_fill(~mask_OI, 0)
     fitted_OI = found.weight_OI.masked_fill(~found.mask_OI, 0).to(dtype).float()
     require_finite(fitted_OI, what=f"the refitted weights in {str(dtype).removeprefix('torch.')}", module=module)

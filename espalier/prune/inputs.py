@@ -15,15 +15,22 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from espalier.methods.base import InputStatistics, Need
+from espalier.methods import stored_statistics
+from espalier.methods.statistic import (
+    Declared,
+    InputStatistic,
+    ReaderStatistic,
+    Statistics,
+    gathered,
+    readers_among,
+    with_implied,
+)
 from espalier.model.layout import Block, Matrix
-from espalier.prune.gates import warn_of_none
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
-from espalier.stream.gated_mlp import Gated
 from espalier.stream.walk import Stream
 
 MOST_BYTES: Final = 4 * 2**30
@@ -34,7 +41,7 @@ MOST_BYTES: Final = 4 * 2**30
 class Reading:
     """What the matrices of one block read; asked for one matrix at a time."""
 
-    statistics: Callable[[Matrix], InputStatistics]
+    statistics: Callable[[Matrix], Statistics]
     idle_experts: list[str]
     sample: Callable[[Matrix], torch.Tensor] | None = None
     """The first tokens (T, I); None where the error of a mask is taken from Gram matrices."""
@@ -49,30 +56,35 @@ class _Stored:
 class Inputs:
     """The stored statistics of every block; they are read when their block's turn comes."""
 
-    def __init__(self, session: Session, needs: Need) -> None:
-        self._session, self.needs = session, needs
+    def __init__(self, session: Session, step: PruneStep) -> None:
+        self._session, self._step = session, step
+        self._gathered = gathered(step.gathers)
         self._blocks: dict[int, _Stored] = {}
 
     def of(self, block: Block) -> Reading:
         """Read a block's statistics from its file."""
         stored = self._blocks[block.index]
         tensors = load_file(stored.path, device=str(self._session.device))
-        data, step = stored.data, self._session.step
-        if step is not None and step.reads_neurons and not data["neurons"]:
-            warn_of_none(self._session, block)
-        found = {name: _statistics(tensors, data, name) for name in data["reads"]}
-        for maker, reader in data["neurons"].items():
-            norm_N, outputs = found[reader].norm_I, self._session.streamed.layout.by_name[maker].shape[0]
-            if maker in found and norm_N is not None:
-                neurons_O = norm_N.repeat(outputs // len(norm_N))
-                found[maker] = InputStatistics(
-                    found[maker].tokens, found[maker].norm_I, found[maker].gram_II, neurons_O
-                )  # fmt: skip
+        data = stored.data
+        found = {name: dict(self._own(tensors, data["reads"][name])) for name in data["reads"]}
+        for kind in readers_among(self._step.gathers):
+            warn_of_absent(self._session, block, {kind: data[kind.name]})
+            for maker, reader in data[kind.name].items():
+                if maker in found:
+                    num_outputs = self._session.streamed.layout.by_name[maker].shape[0]
+                    found[maker][kind] = kind.seen(found[reader][kind.of], num_outputs=num_outputs)
         return Reading(lambda matrix: found[matrix.name], list(data["idle"]))
+
+    def _own(self, tensors: Mapping[str, torch.Tensor], leader: str) -> Statistics:
+        return with_implied({kind: tensors[self._key(leader, kind)] for kind in self._gathered})
+
+    def _key(self, leader: str, kind: type[InputStatistic]) -> str:
+        """Where a file holds one statistic, it lies under the name of the matrix alone."""
+        return leader if len(self._gathered) == 1 else f"{leader}/{kind.name}"
 
     def gather(self, phase: PhaseRun, windows_NT: torch.Tensor) -> None:
         """Walk through the dense model and store what its matrices read, block by block, as far as it is not stored."""
-        session, name = self._session, f"{self.needs}-inputs"
+        session, name = self._session, stored_statistics.role(self._step.gathers)
         stored = session.reporter.stored("calibrating")
         stream: Stream | None = None
         for block in session.streamed.layout.blocks:
@@ -96,54 +108,57 @@ class Inputs:
             with session.streamed.block(earlier.index, session.dense) as module:
                 stream.advance(module)
         matrices = selected(session, block)
-        with session.streamed.block(block.index, session.dense) as module:
-            gated = Gated.of(module, block.matrices)
-            watched = [*matrices, *gated.beyond(matrices)]
-            with capturing(module, watched, needs=self.needs, sample_tokens=0) as capture:
-                stream.advance(module)
-        tensors, data = _gathered(watched, capture)
-        names = {matrix.name for matrix in watched}
-        neurons = {maker: reader.name for maker, reader in gated.readers.items() if maker in names}
-        return tensors, data | {"neurons": neurons, "idle": capture.idle_experts}
+        kinds = tuple(stored_statistics.kinds(self._step.gathers))
+        with (
+            session.streamed.block(block.index, session.dense) as module,
+            capturing(module, matrices, kinds, siblings=block.matrices) as capture,
+        ):
+            stream.advance(module)
+        tensors, data = self._gathered_of(capture)
+        names = {matrix.name for matrix in capture.watched}
+        for kind, readers in capture.readers.items():
+            data[kind.name] = {maker: reader.name for maker, reader in readers.items() if maker in names}
+        return tensors, data | {"idle": capture.idle_experts}
+
+    def _gathered_of(self, capture: Capture) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The tensors of a block's file, one for all matrices that read the same, and who reads which."""
+        tensors: dict[str, torch.Tensor] = {}
+        reads: dict[str, str] = {}
+        tokens: dict[str, int] = {}
+        first: dict[int, str] = {}
+        for matrix in capture.watched:
+            accumulator = capture.of(matrix.name)
+            leader = reads[matrix.name] = first.setdefault(id(accumulator), matrix.name)
+            if leader == matrix.name:
+                seen, tokens[leader] = accumulator.statistics(matrix.name), accumulator.tokens
+                tensors |= {self._key(leader, kind): seen[kind].cpu().contiguous() for kind in self._gathered}
+        return tensors, {"reads": reads, "tokens": tokens}
 
 
 def stored_for(session: Session, step: PruneStep) -> Inputs | None:
     """The statistics that a step's walk takes from the store; None where it gathers its own, or none at all."""
-    needs = step.gathers
-    if needs == "none" or session.request.spec.propagation != "dense" or _bytes(session, needs) > MOST_BYTES:
+    kinds = step.gathers
+    if not kinds or session.request.spec.propagation != "dense" or _bytes(session, kinds) > MOST_BYTES:
         return None
-    return Inputs(session, needs)
+    return Inputs(session, step)
 
 
-def _bytes(session: Session, needs: Need) -> int:
+def _bytes(session: Session, declared: Declared) -> int:
     distinct = {
         (matrix.block, matrix.local.rpartition(".")[0], matrix.shape[1])
         for block in session.streamed.layout.blocks
         for matrix in selected(session, block)
     }
-    return sum(4 * inputs**2 if needs == "gram" else 8 * inputs for _, _, inputs in distinct)
+    sizes = [kind.size for kind in gathered(declared)]
+    return sum(4 * inputs**2 if size == "gram" else 8 * inputs for _, _, inputs in distinct for size in sizes)
 
 
-def _gathered(watched: list[Matrix], capture: Capture) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a block's file, one for all matrices that read the same, and who reads which."""
-    tensors: dict[str, torch.Tensor] = {}
-    reads: dict[str, str] = {}
-    tokens: dict[str, int] = {}
-    first: dict[int, str] = {}
-    for matrix in watched:
-        accumulator = capture.of(matrix.name)
-        leader = reads[matrix.name] = first.setdefault(id(accumulator), matrix.name)
-        if leader == matrix.name:
-            seen = accumulator.statistics(matrix.name)
-            kept = seen.norm_I if seen.gram_II is None else seen.gram_II
-            assert kept is not None
-            tensors[leader], tokens[leader] = kept.cpu().contiguous(), seen.tokens
-    return tensors, {"reads": reads, "tokens": tokens}
-
-
-def _statistics(tensors: Mapping[str, torch.Tensor], data: Mapping[str, Any], name: str) -> InputStatistics:
-    leader = data["reads"][name]
-    kept, tokens = tensors[leader], data["tokens"][leader]
-    if kept.dim() == 1:
-        return InputStatistics(tokens, kept)
-    return InputStatistics(tokens, kept.diagonal().double().sqrt(), kept)
+def warn_of_absent(
+    session: Session, block: Block, readers_by_kind: Mapping[type[ReaderStatistic], Mapping[str, object]]
+) -> None:
+    """Say where a method reads what is seen at other matrices, and a block has no such matrix."""
+    assert session.step is not None
+    for kind, readers in readers_by_kind.items():
+        if not readers:
+            code, text = kind.absent
+            session.reporter.warn(code, text.format(block=block.name, method=session.step.method))

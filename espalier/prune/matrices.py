@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 
 from espalier.messages import Layer
-from espalier.methods.base import InputStatistics
+from espalier.methods.base import LayerProblem, MaskProblem
+from espalier.methods.statistic import Statistics
+from espalier.methods.statistics.gram import Gram
 from espalier.model import masks
 from espalier.model.layout import Matrix
 from espalier.model.numerics import generator, require_finite
@@ -20,7 +23,7 @@ from espalier.stream.statistics import OutputErrors
 
 
 def prune_matrix(
-    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, sample_TI: torch.Tensor | None
+    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: Statistics, sample_TI: torch.Tensor | None
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
     """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU.
 
@@ -34,21 +37,20 @@ def prune_matrix(
     score_OI = _scored(session, matrix, step, plan, seen, weight_OI=weight_OI, on_host=on_host)
     score_OI = below_pruned(session, matrix, score_OI).to(session.device)
     mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
+    draws = generator(session.request.spec.calibration.seed, "update", matrix.name)
+    problem = MaskProblem(
+        weight_OI, seen, draws, mask_OI=mask_OI, score_OI=score_OI, pattern=step.pattern, sparsity=share
+    )
     if step.optimizer is not None:
-        mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
+        mask_OI = step.optimizer.improve(problem)
+        problem = replace(problem, mask_OI=mask_OI)
     if sample_TI is not None:
         require_finite(sample_TI, what="the inputs", module=matrix.name)
-    errors = OutputErrors(weight_OI, sample_TI, seen.gram_II)
+    errors = OutputErrors(weight_OI, sample_TI, seen.get(Gram))
     pruned = masks.apply(stored, mask_OI)
     if step.solver is not None:
         solver = step.solver.picked(matrix.shape, sparsity=share)
-        draws = generator(session.request.spec.calibration.seed, "update", matrix.name)
-        found = guarded(
-            lambda: solver.solve(
-                weight_OI, mask_OI, seen, pattern=step.pattern, sparsity=share, generator=draws
-            ),
-            weight_OI, mask_OI, errors, dtype=stored.dtype, module=matrix.name,
-        )  # fmt: skip
+        found = guarded(solver, problem, errors, dtype=stored.dtype, module=matrix.name)
         mask_OI, pruned = found.mask_OI, found.weight_OI.to(stored.dtype)
     before = after = errors.relative(masks.apply(weight_OI, mask_OI))
     if step.solver is not None:
@@ -58,15 +60,15 @@ def prune_matrix(
 
 
 def _scored(
-    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: InputStatistics, *, weight_OI: torch.Tensor,
+    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: Statistics, *, weight_OI: torch.Tensor,
     on_host: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
-    if plan.norms is None:
-        return score(step, weight_OI, seen, module=matrix.name, generator=draws)
-    planned = plan.statistics(matrix.name)
+    if plan.seen is None:
+        return score(step, LayerProblem(weight_OI, seen, draws), module=matrix.name)
     # On the CPU and in float32, as the plan compared them.
-    return score(step, on_host.float(), planned, module=matrix.name, generator=draws).float()
+    planned = LayerProblem(on_host.float(), plan.statistics(step, matrix.name), draws)
+    return score(step, planned, module=matrix.name).float()
 
 
 def row_of(

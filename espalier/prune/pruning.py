@@ -10,13 +10,13 @@ import torch
 
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Layer
-from espalier.methods.base import InputStatistics, Need
+from espalier.methods.statistic import Declared, Statistics
+from espalier.methods.statistics.gram import Gram
 from espalier.model.layout import Block, Matrix
 from espalier.model.weights import Weights
 from espalier.prune import collapse
 from espalier.prune.calibrating import Plan
-from espalier.prune.gates import gated_neurons
-from espalier.prune.inputs import Reading
+from espalier.prune.inputs import Reading, warn_of_absent
 from espalier.prune.matrices import prune_matrix, row_of
 from espalier.prune.targets import selected
 from espalier.recipe.prune import PruneStep
@@ -24,7 +24,6 @@ from espalier.reporter import PhaseRun
 from espalier.resume import finish_block, taken_over
 from espalier.session import Session
 from espalier.stream.capture import capturing
-from espalier.stream.gated_mlp import Gated
 from espalier.stream.walk import Stream, windows_per_batch
 
 ERROR_TOKENS = 4096
@@ -77,8 +76,8 @@ class Walk:
     def __init__(self, session: Session, phase: PhaseRun, plan: Plan | None) -> None:
         self.session, self.phase, self.plan = session, phase, plan
         step = session.step
-        self.needs: Need = "none" if step is None or plan is None else step.gathers
-        if self.needs == "gram":
+        self.gathers: Declared = () if step is None or plan is None else step.gathers
+        if Gram in self.gathers:
             self._warn_of_few_tokens()
         self._dense = session.request.spec.propagation == "dense"
         self.stream: Stream | None = None
@@ -124,7 +123,7 @@ class Walk:
 
     def _windows(self) -> torch.Tensor:
         windows_NT = self.session.calibration_windows()
-        if self.needs != "none" and (self.plan is None or self.plan.inputs is None):
+        if self.gathers and (self.plan is None or self.plan.inputs is None):
             return windows_NT
         # Nothing but the errors is read: as many windows as those take, in whole batches, so that they are the same.
         batch = windows_per_batch(windows_NT.shape[1])
@@ -173,26 +172,26 @@ class Walk:
     def _read(self, block: Block, matrices: list[Matrix], plan: Plan) -> Reading:
         """What the matrices of a block read: stored, or seen in one forward pass of the block as it is."""
         stored = plan.inputs.of(block) if plan.inputs else None
-        if stored is not None and self.needs == "gram":
+        if stored is not None and Gram in self.gathers:
             return stored
-        stream, needs = self.stream_to(block), self.needs if stored is None else "none"
-        with self.session.streamed.block(block.index, self._propagated) as module:
-            reads_neurons = plan.norms is None and stored is None
-            gated = gated_neurons(self.session, block, module) if reads_neurons else Gated({})
-            watched = [*matrices, *gated.beyond(matrices)]
-            with capturing(module, watched, needs=needs, sample_tokens=ERROR_TOKENS) as capture:
-                if self._dense:  # what the block gives now is what the next one reads: one forward does
-                    stream.advance(module)
-                else:
-                    for _ in stream.outputs(module):
-                        pass
+        stream, kinds = self.stream_to(block), self.gathers if stored is None else ()
+        with (
+            self.session.streamed.block(block.index, self._propagated) as module,
+            capturing(module, matrices, kinds, siblings=block.matrices, sample_tokens=ERROR_TOKENS) as capture,
+        ):
+            if self._dense:  # what the block gives now is what the next one reads: one forward does
+                stream.advance(module)
+            else:
+                for _ in stream.outputs(module):
+                    pass
 
         def sample(matrix: Matrix) -> torch.Tensor:
             return capture.of(matrix.name).sample()
 
-        def statistics(matrix: Matrix) -> InputStatistics:
-            seen = capture.of(matrix.name).statistics(matrix.name)
-            return replace(seen, neuron_norm_O=gated.norm(matrix, capture))
+        def statistics(matrix: Matrix) -> Statistics:
+            return capture.statistics(matrix.name)
+
+        warn_of_absent(self.session, block, capture.readers)
 
         if stored is not None:
             return replace(stored, sample=sample)

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from espalier.methods import stored_statistics
 from espalier.recipe.base import fingerprint
 
 SHARED_PHASES: Final = ("baseline", "calibrating", "pruning", "reconstructing")
 """Phases whose results other jobs may start from, in the order in which a job goes through them."""
 STRUCTURE: Final = re.compile(r"structure-(\d+)")
 """What checkpoints of a step that removes whole parts are called, with the number of the step."""
-DENSE_INPUTS: Final = ("norms-inputs", "gram-inputs")
-"""Checkpoints of `calibrating`, one per block: what the dense model's matrices read, and how much of it was kept."""
 _LATER: Final = frozenset({"retrain", "soup", "evaluate"})
 """Fields that decide nothing of a block that was pruned or reconstructed."""
 _NOT_OF_BASELINE: Final = frozenset({"calibration", "propagation", "prune", "reconstruct", "retrain", "cycles", "soup"})
@@ -79,7 +78,7 @@ def _deciding(phase: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     interleaved = bool((spec.get("reconstruct") or {}).get("interleave"))
     if step := STRUCTURE.match(name):  # steps after it, single weights and recovery decide nothing of it
         return {**_without(spec, *_LATER, "reconstruct"), "prune": (spec.get("prune") or [])[: int(step[1]) + 1]}
-    if phase == "calibrating" and name in DENSE_INPUTS:
+    if phase == "calibrating" and name.endswith(stored_statistics.SUFFIX):
         return {"read": name, **_of_dense_inputs(spec)}
     recovers = {"reconstruct": bool(spec.get("reconstruct")), "retrain": bool(spec.get("retrain"))}
     if name == "result" and phase != "calibrating":

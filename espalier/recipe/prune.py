@@ -9,16 +9,8 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from espalier.discovery import discover
-from espalier.methods.base import (
-    NEEDS,
-    Axes,
-    Budget,
-    Criterion,
-    MaskOptimizer,
-    Need,
-    Pattern,
-    Solver,
-)
+from espalier.methods.base import Axes, Budget, Criterion, MaskOptimizer, Pattern, Solver
+from espalier.methods.statistic import Declared, Need, need_of
 from espalier.recipe.base import Spec, refusing_tags
 from espalier.recipe.steps import Targets
 from espalier.recipe.structure import OF_PATTERN, STRUCTURE_STEPS, StructureStep, refuse_halves
@@ -123,15 +115,24 @@ class PruneFields(Spec):
     @property
     def reads(self) -> Need:
         """The most that criterion, mask optimizer and solver read of a matrix's inputs."""
-        asked = [method.needs for method in (cast(Criterion, self), self.optimizer, self.solver) if method]
-        return max(asked, key=NEEDS.index)
+        return need_of((*cast(Criterion, self).statistics, *self._read_later))
 
     @property
-    def gathers(self) -> Need:
-        """What a walk gathers of every matrix: where scores are compared across blocks, a plan holds what they read."""
-        later = [method.needs for method in (self.optimizer, self.solver) if method]
-        own = "none" if self.pattern.spans_model else cast(Criterion, self).needs
-        return max([*later, own], key=NEEDS.index)
+    def planned(self) -> Declared:
+        """What a plan reads of the dense model before the walk: budgets, and scores compared across blocks."""
+        scores = cast(Criterion, self).statistics if self.pattern.spans_model else ()
+        return (*self.budget.statistics, *scores)
+
+    @property
+    def gathers(self) -> Declared:
+        """What a walk gathers of every matrix."""
+        scores = () if self.pattern.spans_model else cast(Criterion, self).statistics
+        return (*scores, *self._read_later)
+
+    @property
+    def _read_later(self) -> Declared:
+        """What is read once the scores are there."""
+        return tuple(kind for method in (self.optimizer, self.solver) if method for kind in method.statistics)
 
     @property
     def share(self) -> float:

@@ -31,7 +31,7 @@ def refreshed(
         matrices = [matrix for matrix in block.matrices if matrix.name in session.results.layers]
         with (
             session.streamed.block(block.index, session.dense) as dense,
-            capturing(dense, matrices, needs="none", sample_tokens=ERROR_TOKENS) as capture,
+            capturing(dense, matrices, sample_tokens=ERROR_TOKENS) as capture,
         ):
             states = walk.through(walk.run(dense, block.index), states)
         rows += _rows(session, matrices, capture, tensors)

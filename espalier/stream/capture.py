@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
-from espalier.methods.base import Need
+from espalier.methods.statistic import Declared, ReaderStatistic, Statistics, readers_among
 from espalier.model.layout import Matrix
 from espalier.stream.statistics import InputAccumulator
 
@@ -18,14 +18,32 @@ from espalier.stream.statistics import InputAccumulator
 class Capture:
     """One accumulator per distinct input; query, key and value read one tensor and pay once."""
 
-    def __init__(self, matrices: Sequence[Matrix], needs: Need, *, sample_tokens: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        statistics: Declared,
+        readers: Mapping[type[ReaderStatistic], Mapping[str, Matrix]],
+        *,
+        sample_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self.readers = readers
+        """Of every statistic that is taken at another matrix: name of a matrix -> that matrix."""
         self._matrices = {matrix.name: matrix for matrix in matrices}
+        for read_by in readers.values():
+            for reader in [read_by[matrix.name] for matrix in matrices if matrix.name in read_by]:
+                self._matrices.setdefault(reader.name, reader)
         self._device = device
-        self._needs = needs
+        self._statistics = statistics
         self._sample_tokens = sample_tokens
         self._seen: dict[str, tuple[torch.Tensor, InputAccumulator]] = {}
         self.inputs: dict[str, InputAccumulator] = {}
         """Matrix name -> what it read."""
+
+    @property
+    def watched(self) -> list[Matrix]:
+        """The matrices asked for, and those whose inputs tell of them."""
+        return list(self._matrices.values())
 
     def forget_batch(self, *_: object) -> None:
         """Forget which tensors have been counted: the next batch brings new ones."""
@@ -42,6 +60,16 @@ class Capture:
             self.inputs[name] = self._accumulator(name)
             self.inputs[name].add(torch.zeros(0, matrix.shape[1], device=self._device))
         return self.inputs[name]
+
+    def statistics(self, name: str) -> Statistics:
+        """What is known of one matrix, at its own input and at those that read its outputs."""
+        known = dict(self.of(name).statistics(name))
+        for kind, readers in self.readers.items():
+            if name in readers:
+                reader = readers[name].name
+                value = self.of(reader).statistics(reader)[kind.of]
+                known[kind] = kind.seen(value, num_outputs=self._matrices[name].shape[0])
+        return known
 
     @property
     def idle_experts(self) -> list[str]:
@@ -63,14 +91,25 @@ class Capture:
 
     def _accumulator(self, name: str) -> InputAccumulator:
         routed = self._matrices[name].routed
-        return InputAccumulator(self._needs, sample_tokens=self._sample_tokens, routed=routed)
+        return InputAccumulator(self._statistics, sample_tokens=self._sample_tokens, routed=routed)
 
 
 @contextmanager
-def capturing(block: nn.Module, matrices: Sequence[Matrix], *, needs: Need, sample_tokens: int) -> Iterator[Capture]:
-    """Watch the inputs of `matrices` while `block` runs."""
+def capturing(
+    block: nn.Module,
+    matrices: Sequence[Matrix],
+    statistics: Declared = (),
+    *,
+    siblings: Sequence[Matrix] | None = None,
+    sample_tokens: int = 0,
+) -> Iterator[Capture]:
+    """Watch the inputs of `matrices` while `block` runs.
+
+    `siblings`: all matrices of the block, among which those are found that read the outputs of others.
+    """
+    readers = {kind: kind.readers(block, siblings or matrices) for kind in readers_among(statistics)}
     device = next(block.parameters()).device
-    capture = Capture(matrices, needs, sample_tokens=sample_tokens, device=device)
+    capture = Capture(matrices, statistics, readers, sample_tokens=sample_tokens, device=device)
 
     def watch(name: str) -> Any:  # noqa: ANN401 - torch's own hook type is as wide
         def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -78,7 +117,9 @@ def capturing(block: nn.Module, matrices: Sequence[Matrix], *, needs: Need, samp
 
         return hook
 
-    hooks = [block.get_submodule(matrix.local).register_forward_pre_hook(watch(matrix.name)) for matrix in matrices]
+    hooks = [
+        block.get_submodule(matrix.local).register_forward_pre_hook(watch(matrix.name)) for matrix in capture.watched
+    ]
     hooks.append(block.register_forward_pre_hook(capture.forget_batch))
     try:
         yield capture

@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
-from espalier.methods.base import InputStatistics, Need
+from espalier.methods.statistic import Statistic, Statistics, gathered, with_implied
 from espalier.model.numerics import moved, require_finite
 
 
 class InputAccumulator:
-    """Running statistics of one input; matrices that read the same tensor share one accumulator."""
+    """What is gathered at one input; matrices that read the same tensor share one accumulator."""
 
-    def __init__(self, needs: Need, *, sample_tokens: int, routed: bool = False) -> None:
+    def __init__(self, declared: Iterable[type[Statistic]], *, sample_tokens: int, routed: bool = False) -> None:
         """`routed`: the input of an expert, which may have seen few tokens or none."""
-        self._needs = needs
+        self._running = {kind: kind() for kind in gathered(declared)}
         self._routed = routed
         self._wanted = sample_tokens
-        self._squares_I: torch.Tensor | None = None
-        self._gram_II: torch.Tensor | None = None
         self._sample: list[torch.Tensor] = []
         self.tokens = 0
 
     def add(self, input_TI: torch.Tensor) -> None:
         """Count a batch of inputs, flattened to tokens."""
         self.tokens += input_TI.shape[0]
-        if self._needs != "none":
-            # Squares in float64: a float32 sum over 10^5 tokens would move near ties.
-            squares_I = input_TI.double().square_().sum(dim=0)
-            self._squares_I = squares_I if self._squares_I is None else self._squares_I.add_(squares_I)
-        if self._needs == "gram":
-            wide = input_TI.float()
-            self._gram_II = wide.T @ wide if self._gram_II is None else self._gram_II.addmm_(wide.T, wide)
+        for running in self._running.values():
+            running.add(input_TI)
         missing = self._wanted - sum(len(part) for part in self._sample)
         if missing > 0:
             self._sample.append(input_TI[:missing].to("cpu", copy=True))
 
-    def statistics(self, module: str) -> InputStatistics:
+    def statistics(self, module: str) -> Statistics:
         """Close the books; NumericalError names the module whose inputs are not finite."""
-        squares_I, gram_II = self._squares_I, self._gram_II
-        for tensor in (squares_I, gram_II):
-            if tensor is not None:
-                require_finite(tensor, what="the inputs", module=module)
-        if self._routed and squares_I is not None:
-            squares_I = _filled(squares_I)
-        if self._routed and gram_II is not None:
-            gram_II = gram_II + torch.diag(_filled(gram_II.diagonal()) - gram_II.diagonal())
-        if gram_II is not None:
-            squares_I = gram_II.diagonal().double()
-        return InputStatistics(self.tokens, None if squares_I is None else squares_I.sqrt(), gram_II)
+        for running in self._running.values():
+            if running.total is not None:
+                require_finite(running.total, what="the inputs", module=module)
+        return with_implied({kind: running.value(routed=self._routed) for kind, running in self._running.items()})
 
     def sample(self) -> torch.Tensor:
         """The first tokens that came by, on the CPU: what the error of a mask is measured on."""
         return torch.cat(self._sample)
-
-
-def _filled(squares_I: torch.Tensor) -> torch.Tensor:
-    """Let inputs that an expert never saw count as much as the others do: its weights there go by magnitude."""
-    seen_I = squares_I > 0
-    usual = squares_I[seen_I].mean() if bool(seen_I.any()) else squares_I.new_ones(())
-    return torch.where(seen_I, squares_I, usual)
 
 
 class OutputErrors:

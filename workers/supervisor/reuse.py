@@ -18,6 +18,7 @@ from app.services.admission import known
 from app.services.reuse import adoption
 from app.settings import Settings
 from espalier.messages import ErrorInfo, Layer, StoredCheckpoint
+from espalier.methods import stored_statistics
 from espalier.recipe.base import canonical
 from espalier.recipe.hashes import SHARED_PHASES, STRUCTURE, phase_key, work_hash
 from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS, CompressionSpec
@@ -133,7 +134,7 @@ class PhaseStore:
         self._work = {"revision": revision, "data": data, "spec": spec}
         if spec.get("propagation") == "dense":
             masking = CompressionSpec.model_validate_json(canonical(spec)).masking
-            self._inputs = [f"{step.gathers}-inputs" for step in masking if step.gathers != "none"]
+            self._inputs = [stored_statistics.role(step.gathers) for step in masking if step.gathers]
 
     def key(self, phase: str, name: str) -> str | None:
         """The key of a checkpoint; None for one that stays with its job."""

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from espalier.methods.allocation import refuse_global, shifted
 from espalier.methods.base import Axes, Budget, Cost, MatrixFacts
+from espalier.methods.statistic import Declared
+from espalier.methods.statistics.input_norms import InputNorms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +22,7 @@ class Owl(Budget):
     summary: ClassVar[str] = "Blocks with more outliers keep more; worth it at 60 % and above."
     paper: ClassVar[str] = "Yin et al. 2024 (arXiv 2310.05175)"
     cost: ClassVar[Cost] = "low"
-    needs_pass: ClassVar[bool] = True
+    statistics: ClassVar[Declared] = (InputNorms,)
     constraints: ClassVar[tuple[str, ...]] = (
         "a tokenizer, for one more pass over the calibration text through the dense model",
         "not with the global scope; with n:m it moves n from block to block",
@@ -55,5 +57,4 @@ def outlier_ratio(matrices: Sequence[MatrixFacts], threshold: float) -> float:
 
 def _scores(matrices: Sequence[MatrixFacts]) -> Iterator[Tensor]:
     for matrix in matrices:
-        assert matrix.norm_I is not None
-        yield matrix.load().abs().double() * matrix.norm_I
+        yield matrix.load().abs().double() * matrix.statistics[InputNorms]

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, Criterion, InputStatistics, Need
+from espalier.methods.base import Cost, Criterion, LayerProblem
+from espalier.methods.statistic import Declared
+from espalier.methods.statistics.input_norms import InputNorms
+from espalier.methods.statistics.neuron_norms import NeuronNorms
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 class Dass(Criterion):
@@ -21,8 +24,7 @@ class Dass(Criterion):
     summary: ClassVar[str] = "Wanda that looks at a gated MLP's neurons instead of its inputs; one pass over the text."
     paper: ClassVar[str] = "Guo et al. 2024 (arXiv 2405.01943)"
     cost: ClassVar[Cost] = "low"
-    needs: ClassVar[Need] = "norms"
-    reads_neurons: ClassVar[bool] = True
+    statistics: ClassVar[Declared] = (InputNorms, NeuronNorms)
     constraints: ClassVar[tuple[str, ...]] = (
         "attention, down projections and MLPs without a gate are scored as by wanda",
         "where budgets hold inside rows (row scope, n:m), gate and up are pruned by magnitude: a row has one neuron",
@@ -32,9 +34,10 @@ class Dass(Criterion):
     method: Literal["dass"] = "dass"
     exponent: float = Field(0.5, ge=0, le=4, description="Power of the neuron's activation norm.")
 
-    def score(self, weight_OI: Tensor, statistics: InputStatistics, *, generator: Generator) -> Tensor:
+    def score(self, problem: LayerProblem) -> Tensor:
         """Return the scores as float64."""
-        if statistics.neuron_norm_O is not None:
-            return weight_OI.abs().double() * statistics.neuron_norm_O.double()[:, None] ** self.exponent
-        assert statistics.norm_I is not None
-        return weight_OI.abs().double() * statistics.norm_I
+        size_OI = problem.weight_OI.abs().double()
+        neuron_norm_O = problem.statistics.get(NeuronNorms)
+        if neuron_norm_O is None:  # no gate behind this matrix
+            return size_OI * problem.statistics[InputNorms]
+        return size_OI * neuron_norm_O.double()[:, None] ** self.exponent

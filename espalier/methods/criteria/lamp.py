@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Axes, Criterion, InputStatistics
+from espalier.methods.base import Axes, Criterion, LayerProblem
 from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 class Lamp(Criterion):
@@ -29,9 +29,9 @@ class Lamp(Criterion):
             return "inside groups of n:m `lamp` is `magnitude`: choose that, or the global scope"
         return None
 
-    def score(self, weight_OI: Tensor, statistics: InputStatistics, *, generator: Generator) -> Tensor:
+    def score(self, problem: LayerProblem) -> Tensor:
         """Return the scores as float64."""
-        return lamp_scores(weight_OI)
+        return lamp_scores(problem.weight_OI)
 
 
 def lamp_scores(weight_OI: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Criterion, InputStatistics
+from espalier.methods.base import Criterion, LayerProblem
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 class Magnitude(Criterion):
@@ -18,8 +18,6 @@ class Magnitude(Criterion):
 
     method: Literal["magnitude"] = "magnitude"
 
-    def score(
-        self, weight_OI: torch.Tensor, statistics: InputStatistics, *, generator: torch.Generator
-    ) -> torch.Tensor:
+    def score(self, problem: LayerProblem) -> Tensor:
         """Return |W|."""
-        return weight_OI.abs()
+        return problem.weight_OI.abs()

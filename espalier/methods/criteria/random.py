@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Criterion, InputStatistics
+from espalier.methods.base import Criterion, LayerProblem
 from espalier.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 class Random(Criterion):
@@ -20,6 +20,7 @@ class Random(Criterion):
 
     method: Literal["random"] = "random"
 
-    def score(self, weight_OI: Tensor, statistics: InputStatistics, *, generator: Generator) -> Tensor:
+    def score(self, problem: LayerProblem) -> Tensor:
         """Return uniform numbers; drawn on the CPU, so that the mask does not depend on the device."""
-        return torch.rand(weight_OI.shape, generator=generator).to(weight_OI.device)
+        weight_OI = problem.weight_OI
+        return torch.rand(weight_OI.shape, generator=problem.generator).to(weight_OI.device)

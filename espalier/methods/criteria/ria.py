@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, Criterion, InputStatistics, Need
+from espalier.methods.base import Cost, Criterion, LayerProblem
+from espalier.methods.statistic import Declared
+from espalier.methods.statistics.input_norms import InputNorms
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 class Ria(Criterion):
@@ -18,16 +20,15 @@ class Ria(Criterion):
     summary: ClassVar[str] = "Weights small beside their row's and column's others go first; keeps channels alive."
     paper: ClassVar[str] = "Zhang et al. 2024 (Plug-and-Play, ICLR)"
     cost: ClassVar[Cost] = "low"
-    needs: ClassVar[Need] = "norms"
+    statistics: ClassVar[Declared] = (InputNorms,)
 
     method: Literal["ria"] = "ria"
     exponent: float = Field(0.5, ge=0, le=4, description="Power of the input norm.")
 
-    def score(self, weight_OI: Tensor, statistics: InputStatistics, *, generator: Generator) -> Tensor:
+    def score(self, problem: LayerProblem) -> Tensor:
         """Return the scores as float64; the weights of an empty row or column score zero."""
-        assert statistics.norm_I is not None
-        size_OI = weight_OI.abs().double()
+        size_OI = problem.weight_OI.abs().double()
         tiny = 2.0**-1022  # of a sum that is zero every share is zero
         column_I = size_OI.sum(dim=0).clamp_min(tiny)
         row_O = size_OI.sum(dim=1, keepdim=True).clamp_min(tiny)
-        return (size_OI / column_I + size_OI / row_O) * statistics.norm_I.double() ** self.exponent
+        return (size_OI / column_I + size_OI / row_O) * problem.statistics[InputNorms].double() ** self.exponent

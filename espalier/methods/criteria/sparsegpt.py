@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, Criterion, InputStatistics, Need
+from espalier.methods.base import Cost, Criterion, LayerProblem
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import cholesky
+from espalier.methods.statistic import Declared
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 class SparseGptScore(Criterion):
@@ -20,7 +22,7 @@ class SparseGptScore(Criterion):
     summary: ClassVar[str] = "What a weight's loss costs once the others have adapted; brings SparseGPT's update."
     paper: ClassVar[str] = "Frantar & Alistarh 2023 (arXiv 2301.00774); Hassibi & Stork 1992 for the score"
     cost: ClassVar[Cost] = "low"
-    needs: ClassVar[Need] = "gram"
+    statistics: ClassVar[Declared] = (Gram,)
     own_update: ClassVar[str | None] = "sparsegpt"
     constraints: ClassVar[tuple[str, ...]] = (
         "with no update asked for, `sparsegpt` is: it scores block by block, on weights that are already mended",
@@ -29,8 +31,7 @@ class SparseGptScore(Criterion):
     method: Literal["sparsegpt"] = "sparsegpt"
     damping: float = Field(0.01, gt=0, le=10, description="Ridge, as a share of the mean of the Gram diagonal.")
 
-    def score(self, weight_OI: Tensor, statistics: InputStatistics, *, generator: Generator) -> Tensor:
+    def score(self, problem: LayerProblem) -> Tensor:
         """Return the scores in the precision of the factor; an input that is always zero scores next to nothing."""
-        assert statistics.gram_II is not None
-        inverse_II = torch.cholesky_inverse(cholesky(statistics.gram_II, self.damping))
-        return weight_OI.to(inverse_II.dtype).square() / inverse_II.diagonal()
+        inverse_II = torch.cholesky_inverse(cholesky(problem.statistics[Gram], self.damping))
+        return problem.weight_OI.to(inverse_II.dtype).square() / inverse_II.diagonal()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from espalier.methods.base import Cost, Criterion, InputStatistics, Need
+from espalier.methods.base import Cost, Criterion, LayerProblem
+from espalier.methods.statistic import Declared
+from espalier.methods.statistics.input_norms import InputNorms
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 class Wanda(Criterion):
@@ -16,13 +18,11 @@ class Wanda(Criterion):
     summary: ClassVar[str] = "Small weights on quiet inputs go first; one pass over the calibration text."
     paper: ClassVar[str] = "Sun et al. 2023 (arXiv 2306.11695)"
     cost: ClassVar[Cost] = "low"
-    needs: ClassVar[Need] = "norms"
+    statistics: ClassVar[Declared] = (InputNorms,)
 
     method: Literal["wanda"] = "wanda"
 
-    def score(
-        self, weight_OI: torch.Tensor, statistics: InputStatistics, *, generator: torch.Generator
-    ) -> torch.Tensor:
+    def score(self, problem: LayerProblem) -> Tensor:
         """Return |W| * ||X|| in the precision of the norms, so that near ties fall as in exact arithmetic."""
-        assert statistics.norm_I is not None
-        return weight_OI.abs().to(statistics.norm_I.dtype) * statistics.norm_I
+        norm_I = problem.statistics[InputNorms]
+        return problem.weight_OI.abs().to(norm_I.dtype) * norm_I

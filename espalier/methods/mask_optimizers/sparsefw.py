@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Axes, Cost, InputStatistics, MaskOptimizer, Pattern
+from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
 from espalier.methods.improvement import mask_errors, refuse_optimizer
 from espalier.methods.lazy_torch import torch
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,20 +48,11 @@ class SparseFw(MaskOptimizer):
         """Refuse patterns of units and updates that would choose the mask anew."""
         return refuse_optimizer(axes, self.kind)
 
-    def improve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        score_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-    ) -> Tensor:
+    def improve(self, problem: MaskProblem) -> Tensor:
         """Return the mask; its error at most that of the mask given, row by row or as a whole."""
-        gram_II = statistics.gram_II
-        assert gram_II is not None
-        line = pattern.line((weight_OI.shape[0], weight_OI.shape[1])) or 0
+        weight_OI, mask_OI, score_OI = problem.weight_OI, problem.mask_OI, problem.score_OI
+        gram_II = problem.statistics[Gram]
+        line = problem.pattern.line((weight_OI.shape[0], weight_OI.shape[1])) or 0
         whole = line > weight_OI.shape[1]
         rows = len(weight_OI) if whole else max(1, BATCH_ELEMENTS // weight_OI.shape[1])
         found_OI = mask_OI.clone()

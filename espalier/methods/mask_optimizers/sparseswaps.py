@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Axes, Cost, InputStatistics, MaskOptimizer, Pattern
+from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
 from espalier.methods.improvement import mask_errors, refuse_optimizer
 from espalier.methods.lazy_torch import torch
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,24 +43,14 @@ class SparseSwaps(MaskOptimizer):
         """Refuse patterns of units and updates that would choose the mask anew."""
         return refuse_optimizer(axes, self.kind)
 
-    def improve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        score_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-    ) -> Tensor:
+    def improve(self, problem: MaskProblem) -> Tensor:
         """Return the mask; every row's error at most what it was."""
-        gram_II = statistics.gram_II
-        assert gram_II is not None
+        weight_OI, mask_OI, gram_II = problem.weight_OI, problem.mask_OI, problem.statistics[Gram]
         num_inputs = weight_OI.shape[1]
-        line = min(pattern.line((len(weight_OI), num_inputs)) or 0, num_inputs)
+        line = min(problem.pattern.line((len(weight_OI), num_inputs)) or 0, num_inputs)
         pairs = num_inputs * line if line < num_inputs else min(CANDIDATES, num_inputs) ** 2
         rows = max(1, BATCH_ELEMENTS // max(pairs, num_inputs))
-        found_OI, closed_OI = mask_OI.clone(), torch.isneginf(score_OI)
+        found_OI, closed_OI = mask_OI.clone(), torch.isneginf(problem.score_OI)
         for start in range(0, len(weight_OI), rows):
             part = slice(start, start + rows)
             _swap(weight_OI[part], found_OI[part], closed_OI[part], gram_II, line, self.iterations)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from espalier.methods.base import Axes, Pattern
 from espalier.methods.lazy_torch import torch
+from espalier.methods.statistic import need_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class Unstructured(Pattern):
 
     def misfit(self, axes: Axes) -> str | None:
         """Refuse the global scope where the scores of the whole model cannot be held."""
-        if self.spans_model and axes.criterion.needs == "gram":
+        if self.spans_model and need_of(axes.criterion.statistics) == "gram":
             return "the global scope would need the Gram matrices of the whole model at once: use scope matrix"
         return None
 

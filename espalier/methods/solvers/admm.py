@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver
+from espalier.methods.base import Cost, MaskProblem, Pattern, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.patterns.unstructured import without_lowest
 from espalier.methods.quadratic import WIDE, Scaled
 from espalier.methods.solvers.alps import conjugate_gradients
 from espalier.methods.solvers.least_squares import refit_rows
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 GRADIENT_STEPS = 100
 """Conjugate gradients towards the optimum of wide matrices, whose rows are too many and too long to factorise."""
@@ -36,36 +37,27 @@ class Admm(Solver):
     refit: bool = Field(True, description="End with the exact least-squares optimum on the mask found.")
     refit_damping: float = Field(0.01, ge=0, le=10, description="Ridge of that optimum; see `least_squares`.")
 
-    def solve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-        generator: Generator,
-    ) -> Refit:
+    def solve(self, problem: MaskProblem) -> Refit:
         """Return a mask of the pattern and the weights on it; the mask given is not read."""
-        assert statistics.gram_II is not None
-        problem = Scaled.of(weight_OI, statistics.gram_II, self.damping)
-        sum_OI = self._iterate(problem, pattern, sparsity)
-        found_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
+        weight_OI, gram_II = problem.weight_OI, problem.statistics[Gram]
+        scaled = Scaled.of(weight_OI, gram_II, self.damping)
+        sum_OI = self._iterate(scaled, problem.pattern, problem.sparsity)
+        found_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
         if self.refit and weight_OI.shape[1] <= 2 * WIDE:
-            return Refit(refit_rows(weight_OI, found_OI, statistics.gram_II, self.refit_damping), found_OI)
+            return Refit(refit_rows(weight_OI, found_OI, gram_II, self.refit_damping), found_OI)
         fitted_OI = sum_OI.masked_fill(~found_OI, 0)
         if self.refit:
-            gentle = Scaled.of(weight_OI, statistics.gram_II, self.refit_damping)
+            gentle = Scaled.of(weight_OI, gram_II, self.refit_damping)
             fitted_OI = conjugate_gradients(gentle, fitted_OI, found_OI, steps=GRADIENT_STEPS)
-        return Refit(problem.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
+        return Refit(scaled.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
 
-    def _iterate(self, problem: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
+    def _iterate(self, scaled: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
         """The scaled weights whose projection is the result."""
-        shifted_II = problem.hessian_II.clone()
+        shifted_II = scaled.hessian_II.clone()
         shifted_II.diagonal().add_(self.rho)
-        inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(shifted_II)).to(problem.weight_OI.dtype)
-        fixed_OI = problem.weight_OI @ problem.hessian_II.to(problem.weight_OI.dtype) @ inverse_II
-        primal_OI, dual_OI = problem.weight_OI, torch.zeros_like(problem.weight_OI)
+        inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(shifted_II)).to(scaled.weight_OI.dtype)
+        fixed_OI = scaled.weight_OI @ scaled.hessian_II.to(scaled.weight_OI.dtype) @ inverse_II
+        primal_OI, dual_OI = scaled.weight_OI, torch.zeros_like(scaled.weight_OI)
         for step in range(self.iterations):
             sum_OI = primal_OI + dual_OI
             mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver
+from espalier.methods.base import Cost, MaskProblem, Pattern, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import Scaled
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 EVERY = 3
 """Iterations between two looks at how much of the mask moved."""
@@ -31,32 +32,22 @@ class Alps(Solver):
     damping: float = Field(0.01, ge=0, le=10, description="Ridge, in the same units.")
     refine: int = Field(10, ge=0, le=10_000, description="Steps of conjugate gradients on the mask found.")
 
-    def solve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-        generator: Generator,
-    ) -> Refit:
+    def solve(self, problem: MaskProblem) -> Refit:
         """Return a mask of the pattern and the weights on it; the mask given is not read."""
-        assert statistics.gram_II is not None
-        problem = Scaled.of(weight_OI, statistics.gram_II, self.damping)
-        sum_OI = self._iterate(problem, pattern, sparsity)
-        found_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
+        scaled = Scaled.of(problem.weight_OI, problem.statistics[Gram], self.damping)
+        sum_OI = self._iterate(scaled, problem.pattern, problem.sparsity)
+        found_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
         start_OI = sum_OI.masked_fill(~found_OI, 0)
-        fitted_OI = conjugate_gradients(problem, start_OI, found_OI, steps=self.refine)
-        return Refit(problem.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
+        fitted_OI = conjugate_gradients(scaled, start_OI, found_OI, steps=self.refine)
+        return Refit(scaled.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
 
-    def _iterate(self, problem: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
+    def _iterate(self, scaled: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
         """The scaled weights whose projection is the result."""
-        values_I, vectors_II = torch.linalg.eigh(problem.hessian_II)
-        dtype = problem.weight_OI.dtype
+        values_I, vectors_II = torch.linalg.eigh(scaled.hessian_II)
+        dtype = scaled.weight_OI.dtype
         values_I, vectors_II = values_I.clamp_min(0).to(dtype), vectors_II.to(dtype)
-        linear_OI = problem.weight_OI @ vectors_II * values_I  # W0 H, in the eigenbasis
-        rho, sum_OI, dual_OI = self.rho, problem.weight_OI, torch.zeros_like(problem.weight_OI)
+        linear_OI = scaled.weight_OI @ vectors_II * values_I  # W0 H, in the eigenbasis
+        rho, sum_OI, dual_OI = self.rho, scaled.weight_OI, torch.zeros_like(scaled.weight_OI)
         seen_OI = torch.ones_like(sum_OI, dtype=torch.bool)
         for step in range(self.iterations):
             mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
@@ -79,12 +70,12 @@ def _growth(moved: float) -> float:
     return 1.3 if moved >= 0.1 else 1.2 if moved >= 0.005 else 1.1
 
 
-def conjugate_gradients(problem: Scaled, start_OI: Tensor, mask_OI: Tensor, *, steps: int) -> Tensor:
+def conjugate_gradients(scaled: Scaled, start_OI: Tensor, mask_OI: Tensor, *, steps: int) -> Tensor:
     """Minimise the quadratic over the kept weights, all rows at once, diagonally preconditioned."""
-    hessian_II = problem.hessian_II.to(start_OI.dtype)
+    hessian_II = scaled.hessian_II.to(start_OI.dtype)
     inverse_I = 1 / hessian_II.diagonal()
     fitted_OI = start_OI.clone()
-    residual_OI = ((problem.weight_OI - fitted_OI) @ hessian_II).masked_fill_(~mask_OI, 0)
+    residual_OI = ((scaled.weight_OI - fitted_OI) @ hessian_II).masked_fill_(~mask_OI, 0)
     preconditioned_OI = residual_OI * inverse_I
     direction_OI = preconditioned_OI
     power_O = (residual_OI * preconditioned_OI).sum(dim=1, keepdim=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver
+from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.solvers.admm import Admm
 from espalier.methods.solvers.alps import Alps
 from espalier.methods.solvers.sparsegpt import SparseGpt
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 HIGH_SPARSITY = 0.6
 """From here on ALPS pays for its iterations; below, ADMM ends at the same perplexity."""
@@ -35,16 +32,7 @@ class Auto(Solver):
             return Alps()
         return Admm() if inputs <= WIDE_FOR_ADMM else SparseGpt(mask="own")
 
-    def solve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-        generator: Generator,
-    ) -> Refit:
+    def solve(self, problem: MaskProblem) -> Refit:
         """Return what the solver picked returns."""
-        solver = self.picked((weight_OI.shape[0], weight_OI.shape[1]), sparsity=sparsity)
-        return solver.solve(weight_OI, mask_OI, statistics, pattern=pattern, sparsity=sparsity, generator=generator)
+        outputs, inputs = problem.weight_OI.shape
+        return self.picked((outputs, inputs), sparsity=problem.sparsity).solve(problem)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver
+from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import Scaled, lost
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -29,30 +30,21 @@ class Awp(Solver):
     )
     damping: float = Field(0.01, ge=0, le=10, description="Ridge, in units in which every input has norm one.")
 
-    def solve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-        generator: Generator,
-    ) -> Refit:
+    def solve(self, problem: MaskProblem) -> Refit:
         """Start at the mask given and return the best point met, by the error of the whole matrix."""
-        assert statistics.gram_II is not None
-        problem = Scaled.of(weight_OI, statistics.gram_II, self.damping)
-        hessian_II = problem.hessian_II.to(weight_OI.dtype)
+        scaled = Scaled.of(problem.weight_OI, problem.statistics[Gram], self.damping)
+        hessian_II = scaled.hessian_II.to(problem.weight_OI.dtype)
         frobenius = self.step == "frobenius"
-        curvature = float(hessian_II.norm()) / 2 if frobenius else largest_eigenvalue(hessian_II, generator)
-        point_OI = problem.weight_OI.masked_fill(~mask_OI, 0)
-        best_OI, best_mask_OI, least = point_OI, mask_OI, float(lost(problem.weight_OI - point_OI, hessian_II).sum())
+        curvature = float(hessian_II.norm()) / 2 if frobenius else largest_eigenvalue(hessian_II, problem.generator)
+        point_OI = scaled.weight_OI.masked_fill(~problem.mask_OI, 0)
+        best_OI, best_mask_OI = point_OI, problem.mask_OI
+        least = float(lost(scaled.weight_OI - point_OI, hessian_II).sum())
         ahead_OI, inertia = point_OI, 1.0
         for _ in range(self.iterations):
-            stepped_OI = ahead_OI + (problem.weight_OI - ahead_OI) @ hessian_II / curvature
-            kept_OI = pattern.keep(stepped_OI.abs(), sparsity=sparsity)
+            stepped_OI = ahead_OI + (scaled.weight_OI - ahead_OI) @ hessian_II / curvature
+            kept_OI = problem.pattern.keep(stepped_OI.abs(), sparsity=problem.sparsity)
             before_OI, point_OI = point_OI, stepped_OI.masked_fill(~kept_OI, 0)
-            error = float(lost(problem.weight_OI - point_OI, hessian_II).sum())
+            error = float(lost(scaled.weight_OI - point_OI, hessian_II).sum())
             if error < least:
                 best_OI, best_mask_OI, least = point_OI, kept_OI, error
                 following = (1 + (1 + 4 * inertia**2) ** 0.5) / 2
@@ -60,7 +52,7 @@ class Awp(Solver):
                 inertia = following = 1.0  # momentum overshot: start it over
             pull = 0.0 if frobenius else (inertia - 1) / following
             ahead_OI, inertia = point_OI + pull * (point_OI - before_OI), following
-        return Refit(problem.back(best_OI).masked_fill(~best_mask_OI, 0), best_mask_OI)
+        return Refit(scaled.back(best_OI).masked_fill(~best_mask_OI, 0), best_mask_OI)
 
 
 def largest_eigenvalue(matrix_II: Tensor, generator: Generator, *, steps: int = 50) -> float:

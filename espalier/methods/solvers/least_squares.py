@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, InputStatistics, Pattern, Refit, Solver
+from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import LADDER, damped
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 BATCH_BYTES = 256 * 2**20
 """Most memory for the systems of one batch of rows."""
@@ -27,19 +28,11 @@ class LeastSquares(Solver):
     kind: Literal["least_squares"] = "least_squares"
     damping: float = Field(0.01, ge=0, le=10, description="Ridge, as a share of the mean of the Gram diagonal.")
 
-    def solve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-        generator: Generator,
-    ) -> Refit:
+    def solve(self, problem: MaskProblem) -> Refit:
         """Return the optimum on the mask given."""
-        assert statistics.gram_II is not None
-        return Refit(refit_rows(weight_OI, mask_OI, statistics.gram_II, self.damping), mask_OI)
+        return Refit(
+            refit_rows(problem.weight_OI, problem.mask_OI, problem.statistics[Gram], self.damping), problem.mask_OI
+        )
 
 
 def refit_rows(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor, damping: float) -> Tensor:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Axes, Cost, InputStatistics, Pattern, Refit, Solver
+from espalier.methods.base import Axes, Cost, MaskProblem, Pattern, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import cholesky
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 class SparseGpt(Solver):
@@ -46,26 +47,18 @@ class SparseGpt(Solver):
         own = axes.criterion.own_update == self.kind and axes.optimizer is None
         return self if self.mask != "auto" else self.model_copy(update={"mask": "own" if own else "given"})
 
-    def solve(
-        self,
-        weight_OI: Tensor,
-        mask_OI: Tensor,
-        statistics: InputStatistics,
-        *,
-        pattern: Pattern,
-        sparsity: float,
-        generator: Generator,
-    ) -> Refit:
+    def solve(self, problem: MaskProblem) -> Refit:
         """Return the swept weights."""
-        assert statistics.gram_II is not None
-        factor_II = inverse_factor(statistics.gram_II, self.damping).to(weight_OI.dtype)
+        factor_II = inverse_factor(problem.statistics[Gram], self.damping).to(problem.weight_OI.dtype)
         # Columns as rows: every step then works on contiguous memory.
-        sweep = _Sweep(weight_OI.T.clone(memory_format=torch.contiguous_format), mask_OI.T.contiguous(), factor_II)
+        weight_IO = problem.weight_OI.T.clone(memory_format=torch.contiguous_format)
+        mask_IO = problem.mask_OI.T.clone(memory_format=torch.contiguous_format)
+        sweep = _Sweep(weight_IO, mask_IO, factor_II)
         if self.mask == "own":
-            sweep.plan(pattern, sparsity)
+            sweep.plan(problem.pattern, problem.sparsity)
         size = max(1, self.block_size // sweep.group) * sweep.group
-        for start in range(0, weight_OI.shape[1], size):
-            sweep.block(start, min(start + size, weight_OI.shape[1]))
+        for start in range(0, len(weight_IO), size):
+            sweep.block(start, min(start + size, len(weight_IO)))
         found_OI = sweep.mask_IO.T.contiguous()
         return Refit(sweep.weight_IO.T.masked_fill(~found_OI, 0), found_OI)
 

@@ -15,6 +15,8 @@ from espalier.methods.criteria.lamp import lamp_scores
 from espalier.methods.patterns.nm import NOfM
 from espalier.methods.patterns.tiles import Tiles
 from espalier.methods.patterns.unstructured import Unstructured
+from espalier.methods.statistic import Statistics
+from espalier.methods.statistics.input_norms import InputNorms
 
 SHAPES = [(0, (8, 16)), (0, (4, 16)), (1, (8, 16)), (1, (16, 8)), (2, (24, 16))]
 
@@ -25,7 +27,8 @@ def _facts(seed: int = 0) -> list[MatrixFacts]:
     for index, (block, shape) in enumerate(SHAPES):
         weight_OI = torch.randn(shape, generator=draws) ** (1 + 2 * block)
         norm_I = torch.rand(shape[1], generator=draws).double() + 0.1
-        found.append(MatrixFacts(f"layers.{block}.m{index}", block, shape, lambda w=weight_OI: w, norm_I))  # type: ignore[misc]
+        seen: Statistics = {InputNorms: norm_I}
+        found.append(MatrixFacts(f"layers.{block}.m{index}", block, shape, lambda w=weight_OI: w, seen))  # type: ignore[misc]
     return found
 
 
@@ -47,7 +50,7 @@ def test_owl_follows_the_outlier_ratio_of_its_blocks() -> None:
     ratios = []
     for block in range(3):
         scores = torch.cat(
-            [(m.load().double().abs() * m.norm_I).flatten() for m in facts if m.block == block and m.norm_I is not None]
+            [(m.load().double().abs() * m.statistics[InputNorms]).flatten() for m in facts if m.block == block]
         )
         ratios.append(sum(float(s) > 2 * float(scores.mean()) for s in scores) / len(scores))
         assert outlier_ratio([m for m in facts if m.block == block], 2) == pytest.approx(ratios[-1])

@@ -5,29 +5,36 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espalier.methods.base import InputStatistics
+from espalier.methods.base import Criterion, LayerProblem
 from espalier.methods.criteria.dass import Dass
 from espalier.methods.criteria.lamp import Lamp
 from espalier.methods.criteria.magnitude import Magnitude
 from espalier.methods.criteria.ria import Ria
 from espalier.methods.criteria.sparsegpt import SparseGptScore
 from espalier.methods.patterns.unstructured import Unstructured
+from espalier.methods.statistic import Statistics
+from espalier.methods.statistics.gram import Gram
+from espalier.methods.statistics.input_norms import InputNorms
+from espalier.methods.statistics.neuron_norms import NeuronNorms
 
-GENERATOR = torch.Generator()
 
-
-def _case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, InputStatistics]:
+def _case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Statistics]:
     draws = torch.Generator().manual_seed(seed)
     weight_OI = torch.randn(6, 10, generator=draws)
     input_TI = torch.randn(80, 10, generator=draws) * torch.rand(10, generator=draws)
     wide_TI = input_TI.double()
-    return weight_OI, input_TI, InputStatistics(80, wide_TI.square().sum(0).sqrt(), (wide_TI.T @ wide_TI).float())
+    seen: Statistics = {InputNorms: wide_TI.square().sum(0).sqrt(), Gram: (wide_TI.T @ wide_TI).float()}
+    return weight_OI, input_TI, seen
+
+
+def _score(criterion: Criterion, weight_OI: torch.Tensor, seen: Statistics) -> torch.Tensor:
+    return criterion.score(LayerProblem(weight_OI, seen, torch.Generator()))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 def test_ria_is_relative_to_the_row_and_the_column(exponent: float) -> None:
     weight_OI, input_TI, seen = _case()
-    score_OI = Ria(exponent=exponent).score(weight_OI, seen, generator=GENERATOR)
+    score_OI = _score(Ria(exponent=exponent), weight_OI, seen)
     size = weight_OI.double().abs().tolist()
     for i, row in enumerate(size):
         for j, value in enumerate(row):
@@ -39,7 +46,7 @@ def test_ria_is_relative_to_the_row_and_the_column(exponent: float) -> None:
 def test_ria_scores_an_empty_row_and_an_empty_column_zero() -> None:
     weight_OI, _, seen = _case()
     weight_OI[2], weight_OI[:, 3] = 0, 0
-    score_OI = Ria().score(weight_OI, seen, generator=GENERATOR)
+    score_OI = _score(Ria(), weight_OI, seen)
     assert bool(torch.isfinite(score_OI).all())
     assert not bool(score_OI[2].any())
     assert not bool(score_OI[:, 3].any())
@@ -47,7 +54,7 @@ def test_ria_scores_an_empty_row_and_an_empty_column_zero() -> None:
 
 def test_lamp_is_a_share_of_everything_not_smaller() -> None:
     weight_OI, _, seen = _case()
-    score_OI = Lamp().score(weight_OI, seen, generator=GENERATOR)
+    score_OI = _score(Lamp(), weight_OI, seen)
     values = weight_OI.double().flatten().tolist()
     for value, score in zip(values, score_OI.flatten().tolist(), strict=True):
         assert score == pytest.approx(value**2 / sum(other**2 for other in values if abs(other) >= abs(value)))
@@ -56,19 +63,17 @@ def test_lamp_is_a_share_of_everything_not_smaller() -> None:
 
 def test_lamp_orders_the_weights_of_one_matrix_as_magnitude_does_ties_and_zeros_included() -> None:
     weight_OI = torch.randint(-2, 3, (9, 12), generator=torch.Generator().manual_seed(0)).float()
-    seen = InputStatistics(0)
+    seen: Statistics = {}
     pattern = Unstructured(scope="matrix")
-    lamp, magnitude = (
-        pattern.keep(kind.score(weight_OI, seen, generator=GENERATOR), sparsity=0.4) for kind in (Lamp(), Magnitude())
-    )
+    lamp, magnitude = (pattern.keep(_score(kind, weight_OI, seen), sparsity=0.4) for kind in (Lamp(), Magnitude()))
     assert torch.equal(lamp, magnitude)
 
 
 def test_dass_weighs_gate_and_up_by_their_neurons_and_the_rest_as_wanda() -> None:
     weight_OI, input_TI, seen = _case()
     neurons_O = torch.rand(6).double() * 9
-    gated = Dass(exponent=0.5).score(weight_OI, InputStatistics(80, seen.norm_I, None, neurons_O), generator=GENERATOR)
-    plain = Dass().score(weight_OI, seen, generator=GENERATOR)
+    gated = _score(Dass(exponent=0.5), weight_OI, {**seen, NeuronNorms: neurons_O})
+    plain = _score(Dass(), weight_OI, seen)
     for i in range(6):
         for j in range(10):
             value = abs(float(weight_OI[i, j]))
@@ -79,10 +84,9 @@ def test_dass_weighs_gate_and_up_by_their_neurons_and_the_rest_as_wanda() -> Non
 
 def test_the_obs_score_is_the_error_that_is_left_when_all_others_make_up_for_a_weight() -> None:
     weight_OI, _, seen = _case()
-    assert seen.gram_II is not None
     damping = 0.01
-    score_OI = SparseGptScore(damping=damping).score(weight_OI, seen, generator=GENERATOR)
-    gram = seen.gram_II.double()
+    score_OI = _score(SparseGptScore(damping=damping), weight_OI, seen)
+    gram = seen[Gram].double()
     hessian = gram + damping * gram.diagonal().mean() * torch.eye(10, dtype=torch.float64)
     for i in range(6):
         for j in range(10):
@@ -99,7 +103,7 @@ def test_the_obs_score_stands_duplicate_and_dead_inputs() -> None:
     weight_OI, input_TI, _ = _case()
     input_TI[:, 1], input_TI[:, 2] = input_TI[:, 0], 0
     gram_II = input_TI.T @ input_TI
-    score_OI = SparseGptScore(damping=0.01).score(weight_OI, InputStatistics(80, None, gram_II), generator=GENERATOR)
+    score_OI = _score(SparseGptScore(damping=0.01), weight_OI, {Gram: gram_II})
     assert bool(torch.isfinite(score_OI).all())
     ridge = 0.01 * float(gram_II.diagonal().mean())  # all that holds a dead input's weights
     torch.testing.assert_close(score_OI[:, 2], weight_OI[:, 2].double().square() * ridge, rtol=1e-5, atol=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espalier.methods.base import InputStatistics, Pattern, Refit, Solver
+from espalier.methods.base import MaskProblem, Pattern, Refit, Solver
 from espalier.methods.patterns.nm import NOfM
 from espalier.methods.patterns.unstructured import Unstructured
 from espalier.methods.quadratic import Scaled
@@ -15,6 +15,8 @@ from espalier.methods.solvers.alps import Alps
 from espalier.methods.solvers.awp import largest_eigenvalue
 from espalier.methods.solvers.least_squares import LeastSquares
 from espalier.methods.solvers.sparsegpt import SparseGpt
+from espalier.methods.statistic import Statistics
+from espalier.methods.statistics.gram import Gram
 from espalier.prune.guarded import guarded
 from espalier.recipe.prune import SOLVERS
 from espalier.stream.statistics import OutputErrors
@@ -37,8 +39,8 @@ def _inputs(kind: str = "plain", tokens: int = 200) -> torch.Tensor:
     return torch.zeros_like(input_TI) if kind == "zero" else input_TI
 
 
-def _statistics(input_TI: torch.Tensor) -> InputStatistics:
-    return InputStatistics(len(input_TI), norm_I=input_TI.double().norm(dim=0), gram_II=input_TI.T @ input_TI)
+def _gram(input_TI: torch.Tensor) -> torch.Tensor:
+    return input_TI.T @ input_TI
 
 
 def _weight() -> torch.Tensor:
@@ -48,10 +50,14 @@ def _weight() -> torch.Tensor:
 def _solve(
     solver: Solver, input_TI: torch.Tensor, mask_OI: torch.Tensor, pattern: Pattern | None = None, sparsity: float = 0.5
 ) -> Refit:
-    pattern = pattern or Unstructured()
-    return solver.solve(
-        _weight(), mask_OI, _statistics(input_TI), pattern=pattern, sparsity=sparsity, generator=_draws()
-    )
+    return solver.solve(_problem(input_TI, mask_OI, pattern, sparsity))
+
+
+def _problem(
+    input_TI: torch.Tensor, mask_OI: torch.Tensor, pattern: Pattern | None = None, sparsity: float = 0.5
+) -> MaskProblem:
+    seen: Statistics = {Gram: _gram(input_TI)}
+    return MaskProblem(_weight(), seen, _draws(), mask_OI, _weight().abs(), pattern or Unstructured(), sparsity)
 
 
 def _hessian(input_TI: torch.Tensor, damping: float) -> torch.Tensor:
@@ -125,7 +131,7 @@ def test_sparsegpt_s_own_mask_keeps_the_budget(pattern: Unstructured, sparsity: 
 
 def test_alps_ends_at_the_optimum_of_its_mask() -> None:
     found = _solve(Alps(refine=200), _inputs(), _ragged_mask())
-    problem = Scaled.of(_weight(), _statistics(_inputs()).gram_II, 0.01)  # type: ignore[arg-type]
+    problem = Scaled.of(_weight(), _gram(_inputs()), 0.01)
     back = problem.scale_I.double()
     expected_OI = _optimum(found.mask_OI, problem.hessian_II * back * back[:, None])
     torch.testing.assert_close(found.weight_OI.double(), expected_OI, rtol=1e-3, atol=1e-4)
@@ -167,14 +173,14 @@ def test_power_iteration_does_not_fall_short_of_the_largest_eigenvalue() -> None
 @pytest.mark.parametrize("inputs", ["plain", "dead", "equal", "few", "zero"])
 def test_every_solver_keeps_mask_and_guard_on_any_inputs(kind: str, pattern: Pattern, inputs: str) -> None:
     input_TI, sparsity = _inputs(inputs), pattern.implied_sparsity() or 0.6
-    statistics = _statistics(input_TI)
-    mask_OI = pattern.keep(_weight().abs() * (statistics.norm_I + 1), sparsity=sparsity)  # type: ignore[operator]
-    errors = OutputErrors(_weight(), input_TI, statistics.gram_II)
+    mask_OI = pattern.keep(_weight().abs() * (input_TI.double().norm(dim=0) + 1), sparsity=sparsity)
+    errors = OutputErrors(_weight(), input_TI, _gram(input_TI))
 
     def solve() -> Refit:
-        return _solve(SOLVERS[kind](), input_TI, mask_OI, pattern, sparsity)
+        problem = _problem(input_TI, mask_OI, pattern, sparsity)
+        return guarded(SOLVERS[kind](), problem, errors, dtype=torch.bfloat16, module="m")
 
-    found, again = (guarded(solve, _weight(), mask_OI, errors, dtype=torch.bfloat16, module="m") for _ in range(2))
+    found, again = solve(), solve()
     assert torch.equal(found.weight_OI, again.weight_OI)
     assert torch.equal(found.mask_OI, again.mask_OI)
     assert bool(torch.isfinite(found.weight_OI).all())
@@ -191,10 +197,8 @@ def test_every_solver_keeps_mask_and_guard_on_any_inputs(kind: str, pattern: Pat
 
 def test_sparsity_zero_changes_nothing() -> None:
     input_TI, ones_OI = _inputs(), torch.ones(ROWS, INPUTS, dtype=torch.bool)
-    errors = OutputErrors(_weight(), input_TI, _statistics(input_TI).gram_II)
+    errors = OutputErrors(_weight(), input_TI, _gram(input_TI))
     for kind in SOLVERS:
-        found = guarded(
-            lambda kind=kind: _solve(SOLVERS[kind](), input_TI, ones_OI, sparsity=0.0),  # type: ignore[misc]
-            _weight(), ones_OI, errors, dtype=torch.float32, module="m",
-        )  # fmt: skip
+        problem = _problem(input_TI, ones_OI, sparsity=0.0)
+        found = guarded(SOLVERS[kind](), problem, errors, dtype=torch.float32, module="m")
         assert torch.equal(found.weight_OI, _weight())

@@ -10,7 +10,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GptOssConfig
 
 from espalier.errors import UnsupportedArchitectureError
-from espalier.methods.base import Need
+from espalier.methods.statistic import InputStatistic
+from espalier.methods.statistics.gram import Gram
+from espalier.methods.statistics.input_norms import InputNorms
 from espalier.model.fused_experts import Experts, take_apart
 from espalier.model.layout import Layout
 from espalier.model.numerics import generator
@@ -24,13 +26,15 @@ from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 CPU = torch.device("cpu")
 
 
-def _captured(folder: Path, needs: Need) -> tuple[Capture, StreamedModel, list[torch.Tensor], list[torch.Tensor]]:
+def _captured(
+    folder: Path, kind: type[InputStatistic]
+) -> tuple[Capture, StreamedModel, list[torch.Tensor], list[torch.Tensor]]:
     streamed, weights = StreamedModel(folder, compute_dtype=torch.float32, device=CPU), Weights(folder)
     tokens_NT = torch.randint(VOCABULARY, (4, 24), generator=generator(0))
     stream = Stream(streamed, tokens_NT, weights, sizes=[2, 2])
     entered, chosen = list[torch.Tensor](), list[torch.Tensor]()
     matrices = streamed.layout.blocks[0].matrices
-    with streamed.block(0, weights) as block, capturing(block, matrices, needs=needs, sample_tokens=1000) as capture:
+    with streamed.block(0, weights) as block, capturing(block, matrices, (kind,), sample_tokens=1000) as capture:
 
         def look(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             entered.append(args[0].clone())
@@ -44,7 +48,7 @@ def _captured(folder: Path, needs: Need) -> tuple[Capture, StreamedModel, list[t
 
 
 def test_an_expert_counts_the_tokens_that_are_routed_to_it_and_no_others(tmp_path: Path) -> None:
-    capture, _, entered, chosen = _captured(write_tiny_model(tmp_path, "mixtral", dtype=torch.float32), "gram")
+    capture, _, entered, chosen = _captured(write_tiny_model(tmp_path, "mixtral", dtype=torch.float32), Gram)
     x_TI, chosen_TK = torch.cat(entered).double(), torch.cat(chosen)
     total = 0
     for index in range(4):
@@ -52,28 +56,25 @@ def test_an_expert_counts_the_tokens_that_are_routed_to_it_and_no_others(tmp_pat
         seen = capture.of(f"model.layers.0.mlp.experts.{index}.gate_proj")
         assert seen is capture.of(f"model.layers.0.mlp.experts.{index}.up_proj")
         assert seen.tokens == len(mine_TI) == capture.of(f"model.layers.0.mlp.experts.{index}.down_proj").tokens
-        gram_II = seen.statistics("expert").gram_II
-        assert gram_II is not None
+        gram_II = seen.statistics("expert")[Gram]
         torch.testing.assert_close(gram_II.double(), mine_TI.T @ mine_TI, rtol=1e-4, atol=1e-4)
         total += seen.tokens
     assert total == 2 * len(x_TI)
     assert capture.idle_experts == []
 
 
-@pytest.mark.parametrize("needs", ["norms", "gram"])
-def test_an_expert_without_tokens_is_named_and_judged_by_magnitude(needs: Need, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [InputNorms, Gram])
+def test_an_expert_without_tokens_is_named_and_judged_by_magnitude(kind: type[InputStatistic], tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path, "qwen3_moe", dtype=torch.float32, num_experts=64)
-    capture, streamed, _, chosen = _captured(folder, needs)
+    capture, streamed, _, chosen = _captured(folder, kind)
     idle = sorted(set(range(64)) - set(torch.cat(chosen).flatten().tolist()))
     assert idle
     assert capture.idle_experts == [f"model.layers.0.mlp.experts.{index}" for index in idle]
     for role, inputs in (("gate_proj", 32), ("down_proj", 16)):
         name = f"model.layers.0.mlp.experts.{idle[0]}.{role}"
-        seen = capture.of(name).statistics(name)
-        assert seen.tokens == 0
-        found = seen.norm_I if needs == "norms" else seen.gram_II
-        assert found is not None
-        assert torch.equal(found.double(), (torch.ones(inputs) if needs == "norms" else torch.eye(inputs)).double())
+        assert capture.of(name).tokens == 0
+        found = capture.of(name).statistics(name)[kind]
+        assert torch.equal(found.double(), (torch.ones(inputs) if kind is InputNorms else torch.eye(inputs)).double())
         assert capture.of(name).sample().shape == (0, inputs)
     assert not any(matrix.routed for matrix in streamed.layout.matrices if "self_attn" in matrix.name)
 
@@ -81,11 +82,11 @@ def test_an_expert_without_tokens_is_named_and_judged_by_magnitude(needs: Need, 
 @pytest.mark.parametrize("routed", [True, False])
 def test_inputs_that_an_expert_never_saw_weigh_as_much_as_the_others(routed: bool) -> None:
     x_TI = torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 5.0]])
-    for needs in ("norms", "gram"):
-        accumulator = InputAccumulator(needs, sample_tokens=0, routed=routed)
+    for kind in (InputNorms, Gram):
+        accumulator = InputAccumulator((kind,), sample_tokens=0, routed=routed)
         accumulator.add(x_TI)
         seen = accumulator.statistics("expert")
-        squares_I = seen.norm_I.square() if seen.norm_I is not None else seen.gram_II.diagonal()  # type: ignore[union-attr]
+        squares_I = seen[Gram].diagonal() if kind is Gram else seen[InputNorms].square()
         torch.testing.assert_close(squares_I.double(), torch.tensor([9.0, 25.0 if routed else 0.0, 41.0]).double())
 
 

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from espalier.errors import TargetsError
+from espalier.methods.statistics.neuron_norms import NeuronNorms
 from espalier.model.layout import Layout
 from espalier.stream.capture import capturing
-from espalier.stream.gated_mlp import Gated
-from tests.contracts.cells import AXES, USUAL, Cell, name_of, prune_of, step_of
+from tests.contracts.cells import AXES, USUAL, Cell, Refused, axes_of, name_of, prune_of, step_of
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -26,7 +26,7 @@ def _covering() -> list[Cell]:
         cell = dict(USUAL)
         for axis, choice in list(left):
             tried = cell | {axis: choice}
-            if cell[axis] == USUAL[axis] and not isinstance(step_of(tried), str):
+            if cell[axis] == USUAL[axis] and not isinstance(step_of(tried), Refused):
                 cell = tried
                 left.remove((axis, choice))
         assert cell != USUAL, f"these go with nothing: {left}"
@@ -39,7 +39,7 @@ def _fitting(cell: Cell) -> dict[str, Any]:
     prune = prune_of(cell)
     if "values" in prune["budget"]:
         prune["budget"] = {**prune["budget"], "values": prune["budget"]["values"] * 2}
-    if "rows" in type(step_of(cell).pattern).model_fields:  # type: ignore[union-attr]
+    if "rows" in type(axes_of(cell).pattern).model_fields:
         prune["pattern"] = {**prune["pattern"], "rows": 8, "columns": 8}
     return prune
 
@@ -89,19 +89,18 @@ def test_gated_neurons_are_found_by_structure_and_their_norm_is_what_the_down_pr
     model = AutoModelForCausalLM.from_pretrained(write_tiny_model(tmp_path, family), dtype=torch.float32).eval()
     block = Layout.of(model, {name: name for name in model.state_dict()}).blocks[0]
     module = model.get_submodule(block.name)
-    gated = Gated.of(module, block.matrices)
-    assert len(gated.readers) == GATED[family]
-    if not gated.readers:
+    readers = NeuronNorms.readers(module, block.matrices)
+    assert len(readers) == GATED[family]
+    if not readers:
         return
-    makers = [matrix for matrix in block.matrices if matrix.name in gated.readers]
-    (reader,) = gated.beyond(makers)
-    assert gated.beyond(block.matrices) == []
+    makers = [matrix for matrix in block.matrices if matrix.name in readers]
+    (reader,) = {matrix.name: matrix for matrix in readers.values()}.values()
     inputs: list[torch.Tensor] = []
     module.get_submodule(reader.local).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    with torch.no_grad(), capturing(module, [*makers, reader], needs="norms", sample_tokens=0) as capture:
+    with torch.no_grad(), capturing(module, makers, (NeuronNorms,), siblings=block.matrices) as capture:
         model(torch.arange(24)[None])
+    assert capture.watched == [*makers, reader]
     norm_N = inputs[0].double().flatten(end_dim=-2).square().sum(dim=0).sqrt()
     for maker in makers:
-        found_O = gated.norm(maker, capture)
-        assert found_O is not None
+        found_O = capture.statistics(maker.name)[NeuronNorms]
         torch.testing.assert_close(found_O, norm_N.repeat(maker.shape[0] // len(norm_N)))

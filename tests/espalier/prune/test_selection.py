@@ -7,7 +7,7 @@ import torch
 
 from espalier.errors import NumericalError
 from espalier.methods.allocation import counts_below_threshold
-from espalier.methods.base import InputStatistics
+from espalier.methods.base import LayerProblem
 from espalier.methods.criteria.magnitude import Magnitude
 from espalier.model.numerics import generator
 from espalier.prune.selection import score
@@ -37,5 +37,5 @@ def test_shares_equal_those_of_one_sorted_list(sparsity: float, steps: int) -> N
 def test_weights_that_are_not_finite_name_the_module() -> None:
     weight_OI = torch.tensor([[1.0, float("inf")]])
     with pytest.raises(NumericalError) as caught:
-        score(Magnitude(), weight_OI, InputStatistics(tokens=0), module="m.fc1", generator=generator(0))
+        score(Magnitude(), LayerProblem(weight_OI, {}, generator(0)), module="m.fc1")
     assert caught.value.module == "m.fc1"

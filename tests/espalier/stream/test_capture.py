@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from espalier.errors import NumericalError, UnsupportedArchitectureError
+from espalier.methods.statistic import Declared, Statistic
+from espalier.methods.statistics.gram import Gram
+from espalier.methods.statistics.input_norms import InputNorms
+from espalier.methods.statistics.neuron_norms import NeuronNorms
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
@@ -26,7 +30,7 @@ def test_inputs_of_all_batches_are_counted_once_and_shared(tmp_path: Path) -> No
     inputs: list[torch.Tensor] = []
     with streamed.block(0, weights) as block:
         block.get_submodule("mlp.down_proj").register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        with capturing(block, matrices, needs="norms", sample_tokens=40) as capture:
+        with capturing(block, matrices, (InputNorms,), sample_tokens=40) as capture:
             for _ in stream.outputs(block):
                 pass
         hooked = [module for module in block.modules() if module._forward_pre_hooks]
@@ -36,8 +40,7 @@ def test_inputs_of_all_batches_are_counted_once_and_shared(tmp_path: Path) -> No
     assert len({id(item) for item in (q, o, gate, down)}) == 4
     assert {item.tokens for item in (q, o, gate, down)} == {80}
     seen_TI = torch.cat([batch.flatten(end_dim=1) for batch in inputs])
-    norm_I = down.statistics("down").norm_I
-    assert norm_I is not None
+    norm_I = down.statistics("down")[InputNorms]
     torch.testing.assert_close(norm_I, seen_TI.double().square().sum(dim=0).sqrt(), rtol=1e-14, atol=0)
     assert torch.equal(down.sample(), seen_TI[:40])
     assert len(hooked) == 1  # ours above; the capture's own are gone
@@ -49,24 +52,28 @@ def test_a_matrix_that_is_never_reached_is_named(tmp_path: Path) -> None:
     matrices = streamed.layout.blocks[0].matrices
     with (
         streamed.block(0, Weights(folder)) as block,
-        capturing(block, matrices, needs="none", sample_tokens=1) as capture,
+        capturing(block, matrices, sample_tokens=1) as capture,
         pytest.raises(UnsupportedArchitectureError, match="q_proj"),
     ):
         capture.of(matrices[0].name)
 
 
 def test_only_what_is_needed_is_computed() -> None:
-    seen = {}
-    for needs in ("none", "norms", "gram"):
-        accumulator = InputAccumulator(needs, sample_tokens=0)
+    known: dict[Declared, set[type[Statistic]]] = {
+        (): set(),
+        (InputNorms,): {InputNorms},
+        (NeuronNorms,): {InputNorms},  # of the matrix that reads
+        (Gram,): {Gram, InputNorms},  # the norms are its diagonal
+        (InputNorms, Gram): {Gram, InputNorms},
+    }
+    for declared, expected in known.items():
+        accumulator = InputAccumulator(declared, sample_tokens=0)
         accumulator.add(torch.eye(3))
-        statistics = accumulator.statistics("m")
-        seen[needs] = (statistics.norm_I is not None, statistics.gram_II is not None)
-    assert seen == {"none": (False, False), "norms": (True, False), "gram": (True, True)}
+        assert set(accumulator.statistics("m")) == expected
 
 
 def test_inputs_that_are_not_finite_name_the_module() -> None:
-    accumulator = InputAccumulator("norms", sample_tokens=0)
+    accumulator = InputAccumulator((InputNorms,), sample_tokens=0)
     accumulator.add(torch.tensor([[1.0, float("nan")]]))
     with pytest.raises(NumericalError) as caught:
         accumulator.statistics("model.layers.3.fc1")

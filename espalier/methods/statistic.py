@@ -1,0 +1,114 @@
+"""What calibration gathers: a method names the statistics that it reads, and the walk gathers exactly these.
+
+Shapes: T tokens, I inputs, O outputs of a linear map.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Need = Literal["none", "norms", "gram"]
+"""How much is gathered of a matrix's inputs: nothing, a number per input, or a number per pair of inputs."""
+
+NEEDS: tuple[Need, ...] = ("none", "norms", "gram")
+"""From the least to the most."""
+
+
+class Statistic(ABC):
+    """Something that calibration gathers for one matrix; one file in `espalier/methods/statistics` each."""
+
+    name: ClassVar[str]
+    """Its name in the files of stored statistics."""
+    size: ClassVar[Need] = "norms"
+
+
+class InputStatistic(Statistic):
+    """A running statistic of a matrix's inputs; matrices that read the same tensor share one."""
+
+    implies: ClassVar[Mapping[type[InputStatistic], Callable[[Tensor], Tensor]]] = {}
+    """Statistics that follow from this one's value: they are not gathered beside it."""
+
+    total: Tensor | None = None
+    """The sum so far; not finite where an input was not."""
+
+    @abstractmethod
+    def add(self, input_TI: Tensor) -> None:
+        """Count a batch of tokens, perhaps an empty one."""
+
+    @abstractmethod
+    def value(self, *, routed: bool) -> Tensor:
+        """Return the statistic; `routed`: of an expert, which may have seen few tokens or none."""
+
+
+class LinearMap(Protocol):
+    """What a statistic may know of a linear map of a block."""
+
+    @property
+    def name(self) -> str:
+        """Full module name."""
+
+    @property
+    def local(self) -> str:
+        """Module name within the block."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+
+
+AnyMap = TypeVar("AnyMap", bound=LinearMap)
+
+
+class ReaderStatistic(Statistic):
+    """A statistic of the input of another matrix, which reads what this one's outputs become."""
+
+    of: ClassVar[type[InputStatistic]]
+    """What is gathered at that input."""
+    absent: ClassVar[tuple[str, str]]
+    """Code and text of the warning for a block (`block`) without such readers; `method` reads them."""
+
+    @classmethod
+    @abstractmethod
+    def readers(cls, block: nn.Module, matrices: Sequence[AnyMap]) -> dict[str, AnyMap]:
+        """Name of a matrix -> the matrix that reads its outputs, for those of a block that have one."""
+
+    @classmethod
+    @abstractmethod
+    def seen(cls, value: Tensor, *, num_outputs: int) -> Tensor:
+        """The statistic of the reader's input, as a matrix with so many outputs sees it."""
+
+
+Declared = tuple[type[Statistic], ...]
+"""What a method reads."""
+Statistics = Mapping[type[Statistic], "Tensor"]
+"""What is known of one matrix."""
+
+
+def gathered(declared: Iterable[type[Statistic]]) -> list[type[InputStatistic]]:
+    """What must be summed up at the inputs so that all of these are known, in order of their names."""
+    inputs: set[Any] = {kind.of if issubclass(kind, ReaderStatistic) else kind for kind in declared}
+    implied = {follows for kind in inputs for follows in kind.implies}
+    return sorted(inputs - implied, key=lambda kind: str(kind.name))
+
+
+def readers_among(declared: Iterable[type[Statistic]]) -> list[type[ReaderStatistic]]:
+    """Those of some statistics that are taken at the input of another matrix."""
+    return [kind for kind in dict.fromkeys(declared) if issubclass(kind, ReaderStatistic)]
+
+
+def with_implied(values: Mapping[Any, Tensor]) -> Statistics:
+    """Add what follows from the statistics that were gathered."""
+    known = dict(values)
+    for kind, value in values.items():
+        known |= {follows: derive(value) for follows, derive in kind.implies.items()}
+    return known
+
+
+def need_of(declared: Iterable[type[Statistic]]) -> Need:
+    """The size of the largest."""
+    return max((kind.size for kind in declared), key=NEEDS.index, default="none")

@@ -1,0 +1,36 @@
+"""The Gram matrix of the inputs: all that the squared error of a changed matrix depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from espalier.methods.lazy_torch import torch
+from espalier.methods.statistic import InputStatistic, Need
+from espalier.methods.statistics.input_norms import InputNorms, with_unseen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Gram(InputStatistic):
+    """G = X^T X over all tokens, float32 (I, I); its diagonal holds the squared norms."""
+
+    name: ClassVar[str] = "gram"
+    size: ClassVar[Need] = "gram"
+    implies: ClassVar[Mapping[type[InputStatistic], Callable[[Tensor], Tensor]]] = {
+        InputNorms: lambda gram_II: gram_II.diagonal().double().sqrt()
+    }
+
+    def add(self, input_TI: Tensor) -> None:
+        """Add the products of a batch."""
+        wide_TI = input_TI.float()
+        self.total = wide_TI.T @ wide_TI if self.total is None else self.total.addmm_(wide_TI.T, wide_TI)
+
+    def value(self, *, routed: bool) -> Tensor:
+        """Return the matrix."""
+        assert self.total is not None
+        if not routed:
+            return self.total
+        squares_I = self.total.diagonal()
+        return self.total + torch.diag(with_unseen(squares_I) - squares_I)

@@ -1,0 +1,26 @@
+"""Which statistics lie together in a file, and what it is called: jobs that read the same share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from espalier.methods.statistic import ReaderStatistic, Statistic, gathered, readers_among
+from espalier.methods.statistics.neuron_norms import NeuronNorms
+
+IN_EVERY_FILE: Final[tuple[type[ReaderStatistic], ...]] = (NeuronNorms,)
+"""Where input norms are known anyway they cost nothing: every step takes the file, whether it reads neurons or not."""
+SUFFIX: Final = "-inputs"
+
+
+def kinds(declared: Iterable[type[Statistic]]) -> list[type[Statistic]]:
+    """What lies in the file of a step that declares these."""
+    declared = list(declared)
+    inputs = gathered(declared)
+    known = {*inputs, *(follows for kind in inputs for follows in kind.implies)}
+    return [*inputs, *readers_among([*(kind for kind in IN_EVERY_FILE if kind.of in known), *declared])]
+
+
+def role(declared: Iterable[type[Statistic]]) -> str:
+    """The name of its files, but for the block: `norms-inputs`, `gram-inputs`."""
+    return "-".join(kind.name for kind in kinds(declared) if kind not in IN_EVERY_FILE) + SUFFIX
