@@ -58,7 +58,7 @@ class Alps(Solver):
                 if moved == 0:
                     break
                 seen_OI = mask_OI
-                factor = _growth(moved / int(mask_OI.sum()))
+                factor = _growth(moved / max(1, int(mask_OI.sum())))  # narrow rows may lose everything
                 rho, dual_OI = rho * factor, dual_OI / factor  # the dual is kept divided by rho
             right_OI = linear_OI + rho * (projected_OI - dual_OI) @ vectors_II
             sum_OI = (right_OI / (values_I + rho)) @ vectors_II.T + dual_OI
