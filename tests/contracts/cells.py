@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from espalier.methods.base import Method
+from espalier.methods.base import Axes, Method
 from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS, PruneStep
 from espalier.recipe.spec import CompressionSpec
 
@@ -65,15 +66,33 @@ def prune_of(cell: Cell) -> dict[str, Any]:
     return {**(cell["method"] or {}), "sparsity": 0.5 if implied is None else implied, **rest}
 
 
-def step_of(cell: Cell) -> PruneStep | str:
-    """The step, or the field that is refused; any other refusal is an error of the test."""
+@dataclass(frozen=True)
+class Refused:
+    """A cell that is refused."""
+
+    at: str
+    """The field."""
+    reason: str
+
+
+def axes_of(cell: Cell) -> Axes:
+    """The choices of a cell, whether they go together or not."""
+    found: tuple[Mapping[str, type[Method]], ...] = (CRITERIA, PATTERNS, BUDGETS, OPTIMIZERS, {**SOLVERS})
+    methods: list[Any] = []
+    for (axis, choice), kinds in zip(cell.items(), found, strict=True):
+        name = (choice or {}).get("method" if axis == "method" else "kind", "none")
+        methods.append(kinds[name].model_validate(choice) if name in kinds else None)
+    return Axes(*methods)
+
+
+def step_of(cell: Cell) -> PruneStep | Refused:
+    """The step, or why there is none; any refusal but for the choices of a cell is an error of the test."""
     try:
         spec = CompressionSpec.model_validate({"prune": prune_of(cell)})
     except ValidationError as error:
         (item,) = error.errors()
         assert item["type"] == "does_not_combine", item
-        assert item["msg"]
-        return str(item["ctx"]["at"])
+        return Refused(str(item["ctx"]["at"]), item["msg"])
     (step,) = spec.masking
     return step
 
@@ -83,13 +102,13 @@ def name_of(cell: Cell) -> str:
     return " ".join(str(choice) for choice in cell.values())
 
 
-def refused_pairs() -> list[tuple[Cell, str]]:
-    """Every cell that is refused though only two of its choices are not the usual ones, and the field at fault."""
-    found: dict[str, tuple[Cell, str]] = {}
+def refused_pairs() -> list[tuple[Cell, Refused]]:
+    """Every cell that is refused though only two of its choices are not the usual ones."""
+    found: dict[str, tuple[Cell, Refused]] = {}
     for first, second in itertools.combinations(AXES, 2):
         for one, other in itertools.product(AXES[first], AXES[second]):
             cell = USUAL | {first: one, second: other}
-            at = step_of(cell)
-            if isinstance(at, str):
-                found[name_of(cell)] = (cell, at)
+            refused = step_of(cell)
+            if isinstance(refused, Refused):
+                found[name_of(cell)] = (cell, refused)
     return list(found.values())

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from espalier.methods.allocation import fitted, mean
-from espalier.methods.base import InputStatistics, MatrixFacts, Pattern
+from espalier.methods.base import LayerProblem, MaskProblem, MatrixFacts, Pattern
 from espalier.model.numerics import generator
 from espalier.recipe.prune import PruneStep
-from tests.contracts.cells import AXES, USUAL, Choice, cells, name_of, refused_pairs, step_of
+from tests.contracts.cells import AXES, USUAL, Choice, Refused, axes_of, cells, name_of, refused_pairs, step_of
+from tests.contracts.layers import statistics
+from tests.contracts.refusals import REFUSALS, must_refuse, rows_for
 
 SHAPE = (8, 16)
 GROUPS = [(pattern, budget) for pattern in AXES["pattern"] for budget in AXES["budget"]]
 
 
 @functools.cache
-def _seen() -> tuple[torch.Tensor, InputStatistics]:
-    draws = generator(0, "cell")
-    weight_OI, input_TI = torch.randn(SHAPE, generator=draws), torch.randn(64, SHAPE[1], generator=draws)
-    gram_II = input_TI.T @ input_TI
-    return weight_OI, InputStatistics(64, gram_II.diagonal().double().sqrt(), gram_II, torch.rand(SHAPE[0]).double())
+def _weight() -> torch.Tensor:
+    return torch.randn(SHAPE, generator=generator(0, "cell"))
 
 
-def _facts() -> list[MatrixFacts]:
+@functools.cache
+def _input() -> torch.Tensor:
+    return torch.randn(64, SHAPE[1], generator=generator(1, "cell"))
+
+
+def _facts(step: PruneStep) -> list[MatrixFacts]:
     """Two blocks, of which the first has wilder weights."""
-    weight_OI, seen = _seen()
-    loads = (lambda: weight_OI**3, lambda: weight_OI)
-    return [MatrixFacts(f"{block}", block, SHAPE, load, seen.norm_I) for block, load in enumerate(loads)]
+    seen = statistics(step.budget.statistics, _input())
+    loads: tuple[Callable[[], torch.Tensor], ...] = (lambda: _weight() ** 3, _weight)
+    return [MatrixFacts(f"{block}", block, SHAPE, load, seen) for block, load in enumerate(loads)]
 
 
 def _widened(budget: Choice | None) -> Choice | None:
@@ -43,29 +50,28 @@ def test_a_cell_runs_or_is_refused(pattern: Choice, budget: Choice) -> None:
     for cell in cells():
         if (cell["pattern"], cell["budget"]) == (pattern, budget):
             step = step_of(cell | {"budget": _widened(budget)})
-            if not isinstance(step, str):
+            if not isinstance(step, Refused):
                 _runs(step, name_of(cell))
 
 
 def _runs(step: PruneStep, name: str) -> None:
-    facts = _facts()
+    facts = _facts(step)
     shares = fitted(step.budget.shares(step.share, facts), facts, step.share, step.pattern)
     assert mean(shares, facts) == pytest.approx(step.share, abs=1 / 16), name
     assert all(0 <= share <= max(step.share, step.pattern.ceiling()) for share in shares.values()), name
-    weight_OI, seen = _seen()
     share = shares["0"]
-    score_OI = step.score(weight_OI, seen, generator=generator(0))
+    layer = LayerProblem(_weight(), statistics((*step.planned, *step.gathers), _input()), generator(0))
+    score_OI = step.score(layer)
     mask_OI = step.pattern.keep(score_OI, sparsity=share)
+    problem = MaskProblem(_weight(), layer.statistics, generator(0), mask_OI, score_OI, step.pattern, share)
     if step.optimizer is not None:
         before = mask_OI
-        mask_OI = step.optimizer.improve(weight_OI, mask_OI, score_OI, seen, pattern=step.pattern, sparsity=share)
+        mask_OI = step.optimizer.improve(problem)
         _check_mask(step.pattern, mask_OI, share, int(before.sum()), name)
-        assert _error(weight_OI, mask_OI) <= _error(weight_OI, before), name
+        assert _error(_weight(), mask_OI) <= _error(_weight(), before), name
+        problem = replace(problem, mask_OI=mask_OI)
     if step.solver is not None:
-        solver = step.solver.picked(SHAPE, sparsity=share)
-        refit = solver.solve(
-            weight_OI, mask_OI, seen, pattern=step.pattern, sparsity=share, generator=generator(0)
-        )  # fmt: skip
+        refit = step.solver.picked(SHAPE, sparsity=share).solve(problem)
         assert bool(torch.isfinite(refit.weight_OI).all()), name
         assert not bool(refit.weight_OI.masked_fill(refit.mask_OI, 0).any()), name
         _check_mask(step.pattern, refit.mask_OI, share, int(mask_OI.sum()), name)
@@ -79,15 +85,30 @@ def _check_mask(pattern: Pattern, mask_OI: torch.Tensor, share: float, kept: int
 
 
 def _error(weight_OI: torch.Tensor, mask_OI: torch.Tensor) -> float:
-    weight_OI, seen = _seen()
-    assert seen.gram_II is not None
-    lost_OI = weight_OI.double().masked_fill(mask_OI, 0)
-    return float((lost_OI @ seen.gram_II.double() * lost_OI).sum())
+    lost_TO = _input().double() @ weight_OI.double().masked_fill(mask_OI, 0).T
+    return float(lost_TO.square().sum())
+
+
+def test_a_pair_is_refused_where_the_list_of_refusals_says_so_and_nowhere_else() -> None:
+    for first, second in itertools.combinations(AXES, 2):
+        for one, other in itertools.product(AXES[first], AXES[second]):
+            cell = USUAL | {first: one, second: other}
+            step, axes = step_of(cell), axes_of(cell)
+            if isinstance(step, Refused):
+                rows = rows_for(axes)
+                assert any(row.at == step.at and row.part in step.reason for row in rows), (name_of(cell), step)
+            else:
+                assert not must_refuse(axes), name_of(cell)
+
+
+def test_every_row_of_the_list_refuses_something() -> None:
+    refused = [axes_of(cell) for cell, _ in refused_pairs()]
+    assert [row for row in REFUSALS if not any(row in must_refuse(axes) for axes in refused)] == []
 
 
 def test_what_is_refused_is_refused_for_a_pair_of_its_choices() -> None:
     pairs = [{name: cell[name] for name in AXES if cell[name] != USUAL[name]} for cell, _ in refused_pairs()]
     assert pairs
     for cell in cells():
-        if isinstance(step_of(cell), str):
+        if isinstance(step_of(cell), Refused):
             assert any(all(cell[name] == choice for name, choice in pair.items()) for pair in pairs), name_of(cell)

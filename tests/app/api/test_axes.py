@@ -7,20 +7,20 @@ import copy
 from fastapi.testclient import TestClient
 
 from tests.app.api.conftest import REMOTE
-from tests.contracts.cells import AXES, USUAL, prune_of, refused_pairs, step_of
+from tests.contracts.cells import AXES, USUAL, Refused, prune_of, refused_pairs, step_of
 
 
 def test_choices_that_do_not_go_together_are_refused_at_one_of_them(client: TestClient) -> None:
     pairs = refused_pairs()
     assert len(pairs) > 20
-    for cell, at in pairs:
+    for cell, refused in pairs:
         body = copy.deepcopy(REMOTE)
         body["spec"]["prune"] = prune_of(cell)
         answer = client.post("/v1/jobs", json=body)
         assert answer.status_code == 422, cell
         (item,) = answer.json()["errors"]
         assert item["code"] == "does-not-combine"
-        assert item["pointer"] == f"/spec/prune/{at}"
+        assert item["pointer"] == f"/spec/prune/{refused.at}"
         assert len(item["detail"]) > 20
     assert client.get("/v1/jobs").json()["items"] == []
 
@@ -56,5 +56,5 @@ def test_the_catalogue_lists_exactly_the_pairs_that_are_refused(client: TestClie
         cell = dict(USUAL)
         for axis, name in item["choices"].items():
             cell[axis] = next(c for c in AXES[axis] if c and name == c["method" if axis == "method" else "kind"])
-        assert isinstance(step_of(cell), str), item
+        assert isinstance(step_of(cell), Refused), item
         assert item["reason"]
