@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HEAD = """
 from typing import ClassVar, Literal
 import espalier.methods.base as base
+import espalier.methods.structured as structured
 from espalier.methods.lazy_torch import torch
+from espalier.methods.statistic import InputStatistic
 """
 NEWCOMERS = {
-    "criteria": '''
-class Newcomer(base.Criterion):
-    """Scores a weight by a power of its absolute value."""
+    "statistics": '''
+class Loudest(InputStatistic):
+    """The largest absolute value of every input."""
 
-    summary: ClassVar[str] = "A power of the magnitude."
+    name: ClassVar[str] = "loudest"
+
+    def add(self, input_TI):
+        zero_1I = torch.zeros_like(input_TI[:1] if len(input_TI) else input_TI.new_zeros(1, input_TI.shape[1]))
+        loudest_I = torch.cat([zero_1I, input_TI.abs()]).amax(dim=0).double()
+        self.total = loudest_I if self.total is None else torch.maximum(self.total, loudest_I)
+
+    def value(self, *, routed):
+        return self.total
+''',
+    "criteria": '''
+from espalier.methods.statistics.newcomer_statistics import Loudest
+
+class Newcomer(base.Criterion):
+    """Scores a weight by a power of its absolute value times the largest input that it meets."""
+
+    summary: ClassVar[str] = "A power of the magnitude, times the loudest input."
     paper: ClassVar[str] = "none"
+    statistics: ClassVar = (Loudest,)
 
     method: Literal["powered"] = "powered"
     power: float = 1.0
 
-    def score(self, weight_OI, statistics, *, generator):
-        return weight_OI.abs() ** self.power
+    def score(self, problem):
+        return problem.weight_OI.abs().double() ** self.power * problem.statistics[Loudest]
 ''',
     "patterns": '''
 class Newcomer(base.Pattern):
@@ -68,8 +89,8 @@ class Newcomer(base.MaskOptimizer):
 
     kind: Literal["mirror"] = "mirror"
 
-    def improve(self, weight_OI, mask_OI, score_OI, statistics, *, pattern, sparsity):
-        return mask_OI.flip(1)
+    def improve(self, problem):
+        return problem.mask_OI.flip(1)
 ''',
     "solvers": '''
 class Newcomer(base.Solver):
@@ -81,11 +102,51 @@ class Newcomer(base.Solver):
     kind: Literal["larger"] = "larger"
     by: float = 2.0**-9
 
-    def solve(self, weight_OI, mask_OI, statistics, *, pattern, sparsity, generator):
-        return base.Refit((weight_OI + self.by) * mask_OI, mask_OI)
+    def solve(self, problem):
+        return base.Refit((problem.weight_OI + self.by) * problem.mask_OI, problem.mask_OI)
+''',
+    "depth": '''
+class Newcomer(structured.BlockCriterion):
+    """Takes the blocks that are missed least one by one, without trying again."""
+
+    summary: ClassVar[str] = "The blocks that are missed least go at once."
+    paper: ClassVar[str] = "none"
+
+    method: Literal["at_once"] = "at_once"
+    spared: int = 0
+
+    def choose(self, evidence, *, count):
+        blocks = range(self.spared, evidence.num_blocks)
+        every = range(evidence.num_blocks)
+        losses = [(evidence.loss([other for other in every if other != index]), index) for index in blocks]
+        return sorted(index for _, index in sorted(losses)[:count])
+''',
+    "width": '''
+class Newcomer(structured.UnitScore):
+    """Scores a unit by its number and its largest weight."""
+
+    summary: ClassVar[str] = "Units with no large weight go."
+    paper: ClassVar[str] = "none"
+
+    method: Literal["largest"] = "largest"
+
+    def score(self, evidence):
+        return evidence.weight_OI.double().abs().amax(dim=0).view(-1, evidence.size).amax(dim=1)
+''',
+    "experts": '''
+class Newcomer(structured.ExpertCriterion):
+    """Scores an expert by all that it adds."""
+
+    summary: ClassVar[str] = "Experts that add little go."
+    paper: ClassVar[str] = "none"
+
+    method: Literal["adding"] = "adding"
+
+    def score(self, routing):
+        return routing.weighed_E
 ''',
 }
-PRUNE = {
+WEIGHTS: dict[str, Any] = {
     "method": "powered",
     "power": 2.0,
     "sparsity": 0.5,
@@ -95,46 +156,101 @@ PRUNE = {
     "update": {"kind": "larger"},
     "targets": {"include": ["up_proj", "gate_proj"]},
 }
+PARTS: list[dict[str, Any]] = [
+    {"method": "at_once", "spared": 1, "sparsity": 0.5},
+    {"method": "largest", "sparsity": 0.5, "pattern": {"kind": "kv_groups"}},
+    {"method": "adding", "sparsity": 0.5},
+]
+NAMES = ["powered", "tail", "by_turns", "mirror", "larger", "at_once", "largest", "adding"]
 
-USE = """
+DROPPED = """
 import importlib, json, sys
 from pathlib import Path
 
 import pytest
-root, prune = Path(sys.argv[1]), json.loads(sys.argv[2])
-for package in ("criteria", "patterns", "budgets", "mask_optimizers", "solvers"):
-    importlib.import_module(f"espalier.methods.{package}").__path__.append(str(root / package))
+root, names, steps = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+for file in root.glob("*/newcomer_*.py"):
+    importlib.import_module(f"espalier.methods.{file.parent.name}").__path__.append(str(file.parent))
+"""
+SHOWN = """
+from app.api.methods import list_methods
 from app.main import create_app
-shown = json.dumps(create_app().openapi())
-for name in ("powered", "tail", "by_turns", "mirror", "larger"):
-    assert f'"{name}"' in shown, name
+from app.portal.spec_form.build import tree
+from app.portal.spec_form.values import filled
+openapi = json.dumps(create_app().openapi())
+catalogue = list_methods().model_dump_json()
+form = repr(tree(filled({"spec": {"prune": steps}}, {}), {}))
+for name in names:
+    assert f'"{name}"' in openapi, name
+    assert f'"name":"{name}"' in catalogue, name
+    assert f"'{name}'" in form, name
 assert "torch" not in sys.modules
+"""
+RUN = """
+from safetensors.torch import load_file
 from tests.fixtures.library.jobs import local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
-model, texts = write_tiny_model(root / "model"), write_texts(root)
-job = local_job(root / "job", model, texts, prune=prune)
-report = job.attempt().report
+def run(family, **settings):
+    model, texts = write_tiny_model(root / "model", family), write_texts(root)
+    job = local_job(root / "job", model, texts, prune=steps, **settings)
+    return model, job, job.attempt().report
+"""
+PRUNES_WEIGHTS = """
+model, job, report = run("llama", propagation="dense")
 assert report["sparsity"]["achieved"] == 0.5
 shares = {row.name.rpartition(".")[2]: (row.sparsity_achieved, row.pattern) for row in job.layers}
 assert shares == {"up_proj": (0.75, "tail"), "gate_proj": (0.25, "tail")}, shares
 assert len(job.layers) == 4
-from safetensors.torch import load_file
 name = "model.layers.0.mlp.up_proj.weight"
 new, old = load_file(job.artifact / "model.safetensors")[name], load_file(model / "model.safetensors")[name]
 assert not bool(new[:, 8:].any())
 moved = (new - old)[:, :8].float()
 assert bool((moved.abs() <= 2**-5).all())
+stored = {name.rpartition("-")[0] for _, name in job.stored if "inputs" in name}
+assert stored == {"gram-loudest-inputs"}, stored
 """
+REMOVES_PARTS = """
+model, job, report = run("mixtral")
+removed = {row["method"]: row for row in report["protocol"]["structure"]}
+assert removed["at_once"]["removed_blocks"] == [1], removed
+assert (removed["largest"]["kept"], removed["largest"]["of"]) == (1, 2), removed
+assert (removed["adding"]["kept"], removed["adding"]["of"]) == (2, 4), removed
+"""
+CONTRACTS = """
+files = [f"tests/contracts/test_every_{axis}.py" for axis in ("criterion", "method", "structured_method")]
+chosen = " or ".join(f"{name}]" for name in names)
+sys.exit(pytest.main([*files, "-q", "-k", chosen, "-p", "no:cacheprovider"]))
+"""
+
+
+def _with_newcomers(folder: Path, script: str, names: list[str], steps: list[dict[str, Any]]) -> str:
+    """Run a script in a process of its own, where the newcomers lie beside the others."""
+    for package, source in NEWCOMERS.items():
+        (folder / package).mkdir()
+        (folder / package / f"newcomer_{package}.py").write_text(HEAD + source)
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED + script, str(folder), json.dumps(names), json.dumps(steps)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.deep
 @pytest.mark.slow
-def test_dropped_files_are_in_openapi_and_at_work(tmp_path: Path) -> None:
-    for package, source in NEWCOMERS.items():
-        (tmp_path / package).mkdir()
-        (tmp_path / package / f"newcomer_{package}.py").write_text(HEAD + source)
-    done = subprocess.run(
-        [sys.executable, "-c", USE, str(tmp_path), json.dumps(PRUNE)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_dropped_files_are_in_openapi_the_catalogue_and_the_form_and_at_work(tmp_path: Path) -> None:
+    _with_newcomers(tmp_path, SHOWN + RUN + PRUNES_WEIGHTS, NAMES, [WEIGHTS])
+
+
+@pytest.mark.deep
+@pytest.mark.slow
+def test_dropped_methods_remove_blocks_heads_and_experts(tmp_path: Path) -> None:
+    _with_newcomers(tmp_path, RUN + REMOVES_PARTS, NAMES, PARTS)
+
+
+@pytest.mark.deep
+@pytest.mark.slow
+def test_the_contracts_take_dropped_files_up(tmp_path: Path) -> None:
+    names = ["powered", "at_once", "largest", "adding"]
+    shown = _with_newcomers(tmp_path, CONTRACTS, names, [])
+    assert int(re.search(r"(\d+) passed", shown)[1]) >= 20, shown  # type: ignore[index]
