@@ -135,7 +135,7 @@ class Session:
 
     def length_of(self, item: Calibration | Perplexity | Retrain) -> int:
         """A resolved sequence length; min(2048, the model's maximum) when a request by hand leaves it out."""
-        return item.sequence_length or min(2048, getattr(self.streamed.config, "max_position_embeddings", 2048))
+        return item.sequence_length or self.streamed.shape.default_length
 
     def mask(self, name: str) -> torch.Tensor:
         """The mask (O, I) of a pruned matrix, True = keep."""

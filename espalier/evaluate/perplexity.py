@@ -11,13 +11,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from espalier.errors import NumericalError
+from espalier.memory.scoring import scored_at_once
 from espalier.model.numerics import way_out
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.walk import Stream
-
-LOGITS_BYTES = 256 * 2**20
-"""Most memory for the logits of one batch: with large vocabularies they outweigh the model's activations."""
 
 
 def perplexity(
@@ -45,7 +43,7 @@ def perplexity_by_blocks(
 ) -> float:
     """Score a model of which one block at a time is in memory: the same batches, and so the same number."""
     count, length = windows_NT.shape
-    size = _batch_size(length, streamed.head_width)
+    size = scored_at_once(length, streamed.head_width)
     sizes = [1, *[size] * ((count - 1) // size)]
     sizes += [count - sum(sizes)] if count > sum(sizes) else []
     stream = Stream(streamed, windows_NT, weights, sizes=sizes, spill=spill)
@@ -63,10 +61,6 @@ def perplexity_by_blocks(
     ]
     tick(count)
     return _of_losses(torch.tensor(losses, dtype=torch.float64), streamed.compute_dtype, dense=dense)
-
-
-def _batch_size(length: int, width: int) -> int:
-    return max(1, min(8, LOGITS_BYTES // (4 * length * width)))
 
 
 def _of_losses(losses_N: torch.Tensor, dtype: torch.dtype, *, dense: bool) -> float:
@@ -89,7 +83,7 @@ def window_losses(
         batch_BT = windows_NT[len(losses) : len(losses) + size].to(device)
         logits_BTV = model(input_ids=batch_BT, use_cache=False).logits[:, :-1]
         losses += [_mean_loss(*pair) for pair in zip(logits_BTV, batch_BT[:, 1:], strict=True)]
-        size = _batch_size(windows_NT.shape[1], logits_BTV.shape[-1])
+        size = scored_at_once(windows_NT.shape[1], logits_BTV.shape[-1])
         tick(len(losses))
     return torch.tensor(losses, dtype=torch.float64)
 

@@ -8,10 +8,10 @@ from typing import Any
 from espalier.evaluate.speed import macs_per_token
 from espalier.evaluate.speeds import regressions, speeds
 from espalier.export.advice import advice
+from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import PhaseCompleted
 from espalier.model import masks
 from espalier.model.weights import source_files
-from espalier.prune.pruning import ERROR_TOKENS
 from espalier.recipe.steps import Gate
 from espalier.session import Session
 

@@ -7,12 +7,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
+from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.model import positions
 from espalier.model.fused_experts import take_apart
 from espalier.model.layout import Layout, find_stack
@@ -20,6 +22,7 @@ from espalier.model.numerics import give_back_memory, moved
 from espalier.model.stock import skeleton
 from espalier.model.tensor_file import DTYPES
 from espalier.model.weights import Weights
+from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,26 @@ class StreamedModel:
         """Number of logits per token."""
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         return int(head.weight.shape[0])
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """What of the model decides memory and work; the probe tells the same from headers."""
+        blocks = (
+            BlockShape(
+                tuple(MapShape(matrix.local, *matrix.shape) for matrix in block.matrices),
+                sum(parameter.numel() for parameter in module.parameters()),
+            )
+            for block, module in zip(self.layout.blocks, self._stack, strict=True)
+        )
+        config = self.config.get_text_config()
+        longest = getattr(self.config, "max_position_embeddings", LONGEST_DEFAULT_TOKENS)
+        return ModelShape.of(
+            blocks,
+            parameters=sum(self.parameters.values()),
+            vocabulary=config.vocab_size,
+            width=config.hidden_size,
+            default_length=min(LONGEST_DEFAULT_TOKENS, longest),
+        )
 
     @contextmanager
     def block(self, index: int, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from espalier.families.sizes import Sizes
+from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.probe import strays, vocabulary
 from espalier.probe.config import read_config
 from espalier.probe.documents import require_regular
@@ -21,6 +22,7 @@ from espalier.probe.headers import WEIGHT_BYTES, Tensor, read_tensors
 from espalier.probe.parts import sizes_of
 from espalier.probe.strays import CONVERT
 from espalier.probe.tensors import Expected, match, refuse_many
+from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
 from espalier.refusals import SourceNotFound, UnsafeSource
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -71,30 +73,25 @@ class ModelFacts(BaseModel):
     """Why there is none that can be used."""
     sizes: Sizes | None = None
     """What could go as a whole; None in facts that an earlier version wrote down."""
+    block_parameters: tuple[int, ...] | None = None
+    """Of every block, norms, biases and routers included; facts of an earlier version tell of no more than weights."""
 
     @cached_property
-    def inside(self) -> int:
-        """Weights of the linear maps inside the blocks."""
-        return sum(matrix.num_outputs * matrix.num_inputs for matrix in self.matrices)
-
-    @cached_property
-    def squares(self) -> int:
-        """Numbers in a Gram matrix of each of them."""
-        return sum(matrix.num_inputs**2 for matrix in self.matrices)
-
-    @cached_property
-    def edges(self) -> int:
-        """Their inputs and outputs."""
-        return sum(matrix.num_outputs + matrix.num_inputs for matrix in self.matrices)
-
-    @cached_property
-    def blocks(self) -> list[list[Matrix]]:
-        """One block of every kind: hundreds are alike, with thousands of experts."""
-        by_index: dict[int, list[Matrix]] = {}
-        for matrix in self.matrices:
-            by_index.setdefault(matrix.block, []).append(matrix)
-        shapes = ((tuple((m.num_outputs, m.num_inputs) for m in block), block) for block in by_index.values())
-        return list(dict(shapes).values())
+    def shape(self) -> ModelShape:
+        """What of the model decides memory and work."""
+        maps: dict[int, list[MapShape]] = {}
+        for each in self.matrices:
+            local = each.name.partition(f".{each.block}.")[2]
+            maps.setdefault(each.block, []).append(MapShape(local, each.num_outputs, each.num_inputs))
+        weights = {index: sum(each.weights for each in block) for index, block in maps.items()}
+        sizes = weights if self.block_parameters is None else dict(enumerate(self.block_parameters))
+        return ModelShape.of(
+            (BlockShape(tuple(block), sizes[index]) for index, block in maps.items()),
+            parameters=self.parameters,
+            vocabulary=self.vocab_size,
+            width=self.hidden_size,
+            default_length=min(LONGEST_DEFAULT_TOKENS, self.max_positions),
+        )
 
 
 def probe(
@@ -163,6 +160,9 @@ def _facts(expected: Expected, tensors: dict[str, Tensor], licence: str | None, 
         tokenizer_present=no_tokenizer is None,
         tokenizer_missing=no_tokenizer,
         sizes=sizes_of(expected),
+        block_parameters=tuple(
+            sum(math.prod(shape) for shape in family.block_shapes(index).values()) for index, _ in expected.blocks()
+        ),
     )
 
 

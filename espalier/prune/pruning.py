@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from espalier.evaluate.scoring import score_weights
+from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import Layer
 from espalier.methods.statistic import Declared, Statistics
 from espalier.methods.statistics.gram import Gram
@@ -25,9 +26,6 @@ from espalier.resume import finish_block, taken_over
 from espalier.session import Session
 from espalier.stream.capture import capturing
 from espalier.stream.walk import Stream, windows_per_batch
-
-ERROR_TOKENS = 4096
-"""Calibration tokens that the error of a mask is measured on: two small products, against forwards over all of them."""
 
 
 def run(session: Session, plan: Plan | None) -> None:

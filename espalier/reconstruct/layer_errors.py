@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import Layer
 from espalier.model import masks
 from espalier.model.layout import Block, Matrix
 from espalier.model.numerics import moved
-from espalier.prune.pruning import ERROR_TOKENS
 from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.hidden import Hidden

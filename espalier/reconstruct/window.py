@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from espalier.errors import TargetsError, UnsupportedArchitectureError
-from espalier.memory.shapes import STREAMS
+from espalier.memory.windows import FitBatch, MemoryBudget, largest_window
 from espalier.model import numerics
 from espalier.model.halves import find_halves
 from espalier.model.layout import Block, Matrix
 from espalier.prune.targets import selected
 from espalier.recipe.steps import BlockWindow, Reconstruct
-from espalier.reconstruct.window_size import Load, Room, largest_fitting
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.hidden import Hidden
@@ -90,22 +89,17 @@ def _splits(session: Session, probe_NT: torch.Tensor) -> bool:
 
 
 def _by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
-    itemsize, width = session.compute_dtype.itemsize, _width(session)
-    streams = STREAMS * windows_NT.numel() * width * itemsize
-    load = Load(min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1], itemsize, streams)
+    shape, itemsize = session.streamed.shape, session.compute_dtype.itemsize
+    batch = FitBatch(
+        tokens=min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1],
+        itemsize=itemsize,
+        hidden_states=windows_NT.numel() * shape.width * itemsize,
+    )
     request, cpu = session.request, session.device.type == "cpu"
     host = _capped(numerics.host_memory_bytes(), request.max_host_memory_bytes)
     device = host if cpu else _capped(numerics.device_memory_bytes(session.device), request.max_device_memory_bytes)
-    room = Room(device=device, host=host, shared=cpu)
-    return largest_fitting(session.streamed.layout.blocks, room, load)
+    return largest_window(shape.kinds, MemoryBudget(device=device, host=host, shared=cpu), batch)
 
 
 def _capped(there: int, limit: int | None) -> int:
     return there if limit is None else min(there, limit)
-
-
-def _width(session: Session) -> int:
-    config = session.streamed.config
-    return int(getattr(config, "hidden_size", 0)) or max(
-        matrix.shape[1] for matrix in session.streamed.layout.blocks[0].matrices
-    )

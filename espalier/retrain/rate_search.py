@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from espalier.memory import retraining
 from espalier.reporter import PhaseRun
 from espalier.retrain import ladder
 from espalier.retrain.train import DivergedError, Trainer
 from espalier.session import Session
 from espalier.training.trainables import Trainable, restore, snapshot
+from espalier.work import trials
 
 BASE_RATES: Final = {
     "norms": 2e-2, "biases": 1e-2, "head": 4e-3, "embeddings": 1e-3, "weights": 1e-3,
@@ -50,7 +50,7 @@ def search(
         told: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
     else:  # a state's seconds count the search's already
         told = dict(stored.data if "state" in kept else phase.reuse(stored))
-    most, length = retraining.trials(steps)
+    most, length = trials(steps)
     losses = {int(row["rung"]): _number(row["validation_loss"]) for row in told["trials"]}
     start = snapshot(items)
 

@@ -44,8 +44,7 @@ def run(session: Session) -> None:
     with session.reporter.phase("retraining", total=spec.steps, unit="step") as phase:
         done = phase.finished()
         if done is None:
-            with _ready(session, phase, spec) as ready:
-                trained = ready.finish()
+            trained = _train(session, phase, spec)
         else:
             session.results.trained_parameters[phase.name] = int(done["trained"])
             session.results.protocol[phase.name] = done["protocol"]
@@ -53,6 +52,12 @@ def run(session: Session) -> None:
             trained = session.workspace / session.reporter.stored("retraining")["trained"].path
     session.results.adapter = trained if spec.adapter == "lora" else None
     merging.run(session, trained)
+
+
+def _train(session: Session, phase: PhaseRun, spec: Retrain) -> Path:
+    """Train to the end; when this returns, nothing holds the model any more, and merging has its memory."""
+    with _ready(session, phase, spec) as ready:
+        return ready.finish()
 
 
 def search(session: Session) -> float | None:

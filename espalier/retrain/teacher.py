@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from espalier.errors import NoRoomError
-from espalier.limits import training_bytes
+from espalier.memory import training
 from espalier.model.numerics import autocast, free_bytes
 from espalier.recipe.steps import Retrain
 from espalier.session import Session
 from espalier.training.losses import Distillation, Loss, language_loss
-from espalier.training.recompute import LARGE, activation_bytes
 
 
 def check(session: Session) -> None:
@@ -19,7 +18,8 @@ def check(session: Session) -> None:
     spec = session.request.spec.retrain
     if spec is None or spec.loss == "cross_entropy":
         return
-    needed, free = training_bytes(session), free_bytes(session.device)
+    itemsize = session.compute_dtype.itemsize
+    needed, free = training.resident_bytes(spec, session.streamed.shape, itemsize=itemsize), free_bytes(session.device)
     if needed > free:
         raise NoRoomError(
             f"`loss: {spec.loss}` holds the dense model beside the trained one: {_mib(needed)} MiB, "
@@ -42,11 +42,10 @@ def teaching(session: Session, spec: Retrain) -> Iterator[Loss]:
 
 def recomputes(session: Session, spec: Retrain) -> bool:
     """Tell whether blocks compute their activations again; what comes out is the same either way."""
-    if spec.gradient_checkpointing != "auto":
-        return spec.gradient_checkpointing
-    tokens = spec.batch_size * session.length_of(spec)
-    kept = activation_bytes(session.streamed.layout, tokens=tokens, itemsize=session.compute_dtype.itemsize)
-    return kept > LARGE * free_bytes(session.device)
+    return training.recomputes(
+        spec, session.streamed.shape, length=session.length_of(spec), itemsize=session.compute_dtype.itemsize,
+        free_bytes=free_bytes(session.device),
+    )  # fmt: skip
 
 
 def _mib(size: int) -> int:

@@ -4,15 +4,15 @@ What is in memory at one moment: the embeddings (only while the stream starts), 
 batch of activations, the statistics of the block's inputs, and the float32 work on one matrix. The weights come from
 the safetensors files, the hidden states lie in memory or, under a memory limit, in a file.
 
-Computed (not measured), bfloat16 forwards on the device, 128 x 2048 calibration tokens, Llama shapes; G: the Gram
-matrices of one block in float32, work: 32 bytes per weight of the largest matrix, or three square float32 matrices of
-its inputs where a solver factorises:
+Computed by `espalier.memory` (whose constants are measured on a CPU), bfloat16 forwards on the device, 128 x 2048
+calibration tokens, Llama shapes; G: the Gram matrices of one block in float32, work: on the largest matrix, with the
+errors of its outputs, or what a solver makes of the widest Gram matrix:
 
 | model | block | G | work: wanda / solvers | device peak: wanda / solvers | hidden states on the host |
 |---|---|---|---|---|---|
-| 8B (d 4096, f 14336) | 0.44 GB | 1.0 GB | 1.9 / 4.3 GB | 2.6 / 6.0 GB | 2.1 GB |
-| 30B (d 6656, f 17920) | 1.1 GB | 1.8 GB | 3.8 / 7.7 GB | 5.2 / 10.9 GB | 3.5 GB |
-| 70B (d 8192, f 28672) | 1.7 GB | 4.1 GB | 7.5 / 17.4 GB | 9.7 / 23.7 GB | 4.3 GB |
+| 8B (d 4096, f 14336) | 0.44 GB | 1.0 GB | 3.1 / 6.8 GB | 4.2 / 8.9 GB | 2.1 GB |
+| 30B (d 6656, f 17920) | 1.1 GB | 1.8 GB | 5.4 / 11.5 GB | 8.1 / 16.0 GB | 3.5 GB |
+| 70B (d 8192, f 28672) | 1.7 GB | 4.1 GB | 10.0 / 27.2 GB | 14.3 / 35.6 GB | 4.3 GB |
 
 All of them fit one card of 80 GB or 141 GB with room; the host needs its hidden states, or next to nothing when they
 are spilled, and one tensor at a time. The whole model, which perplexity takes by default, is 16, 60 and 140 GB: 30B is
@@ -29,12 +29,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from espalier.memory.constants import TOKENS_PER_BATCH
 from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.spill import States
-
-TOKENS_PER_BATCH = 2048
-"""Large enough to keep the matrix products busy, small enough for the activations of one block."""
 
 
 def windows_per_batch(length: int) -> int:

@@ -14,9 +14,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from espalier.errors import DatasetError, UnsafeTokenizerError
+from espalier.memory.text import PIECE_BYTES
 from espalier.model.numerics import generator
 from espalier.text import tokenising
-from espalier.text.pieces import PIECE_BYTES
 from espalier.text.python_docs import python_docs
 
 CROPPED_FROM: Final = 16

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, Final
+from typing import IO
 
-PIECE_BYTES: Final = 4 * 2**20
-"""A text of at most this many bytes is one piece."""
+from espalier.memory.text import PIECE_BYTES
 
 
 def pieces(stream: IO[bytes]) -> Iterator[str]:

@@ -21,8 +21,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from espalier.errors import DatasetError, UnsafeTokenizerError
 from espalier.leash import PR_SET_PDEATHSIG
+from espalier.memory.text import PIECE_BYTES
 from espalier.model.stock import first_line
-from espalier.text.pieces import PIECE_BYTES, pieces
+from espalier.text.pieces import pieces
 
 LOADING_BYTES: Final = 2**30
 """What the tokenizer may take before it reads: five times the largest of public ones (262,144 tokens)."""

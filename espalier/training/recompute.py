@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from espalier.model.layout import Layout, find_stack
-
-LARGE: Final = 0.25
-"""Share of free memory above which activations are computed again rather than kept."""
+from espalier.model.layout import find_stack
 
 
 @contextmanager
@@ -35,8 +31,3 @@ def _recomputed(forward: Callable[..., object], *args: object, **kwargs: object)
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False, preserve_rng_state=False)
-
-
-def activation_bytes(layout: Layout, *, tokens: int, itemsize: int) -> int:
-    """About what a micro-batch keeps for its gradients: the inputs and outputs of every linear map."""
-    return tokens * itemsize * sum(sum(matrix.shape) for matrix in layout.matrices)

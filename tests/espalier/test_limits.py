@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from espalier import limits as room
-from espalier import pipeline
+from espalier import limits, pipeline
 from espalier.diagnosis import classify
 from espalier.errors import NoRoomError
-from espalier.memory.shapes import Room
+from espalier.memory import MemoryEstimate
 from espalier.messages import Done, Message
 from espalier.session import Session
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import VOCABULARY
 
+PARTS = MemoryEstimate(process=10, text=0, outer=20, block=25, samples=5, hidden_states=5, model=50)
+"""Forty bytes are enough for the smallest walk, eighty for retraining in the test of it."""
 
-def _attempt(job: LocalJob, **limits: int) -> tuple[Done, Session]:
+
+def _attempt(job: LocalJob, **bounds: int) -> tuple[Done, Session]:
     messages: list[Message] = []
-    session = Session(job.request().model_copy(update=limits), messages.append)
+    session = Session(job.request().model_copy(update=bounds), messages.append)
     done = pipeline.compute(session)
     assert isinstance(done, Done)
     return done, session
 
 
-def _measured(job: LocalJob) -> Room:
-    return room.measured(Session(job.request(), lambda _: None))
+def _measured(job: LocalJob) -> MemoryEstimate:
+    return limits.measured(Session(job.request(), lambda _: None))
 
 
 @pytest.mark.parametrize("propagation", ["sequential", "dense"])
@@ -40,7 +43,7 @@ def test_a_limit_changes_where_things_lie_and_no_bit(
     free = local_job(tmp_path / "free", llama, texts, **spec)
     expected, _ = _attempt(free)
     bound = local_job(tmp_path / "bound", llama, texts, **spec)
-    monkeypatch.setattr(room, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=5, model=50))
+    monkeypatch.setattr(limits, "measured", lambda _: PARTS)
     done, session = _attempt(bound, max_host_memory_bytes=42)
     assert session.spill is not None
     assert session.by_blocks
@@ -72,10 +75,10 @@ def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, l
 def test_retraining_needs_the_whole_model(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = Room(process=10, outside=20, block=30, hidden=5, model=50, training=70)
-    monkeypatch.setattr(room, "measured", lambda _: there)
+    there = replace(PARTS, training=60, training_batch=10)
+    monkeypatch.setattr(limits, "measured", lambda _: there)
     with pytest.raises(NoRoomError, match="retraining"):
-        _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=109)
+        _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=79)
 
 
 PARAMETERS = 2 * (3 * 32 * 64 + 2 * 32 * 32 + 2 * 32 * 16 + 2 * 32) + 32 + 2 * VOCABULARY * 32
@@ -102,13 +105,13 @@ def test_retraining_counts_what_moves_and_the_teacher(
 def test_reconstruction_keeps_four_streams(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = Room(process=10, outside=20, block=30, hidden=5, model=50)
-    monkeypatch.setattr(room, "measured", lambda _: there)
+    there = PARTS
+    monkeypatch.setattr(limits, "measured", lambda _: there)
     session = Session(local_job(tmp_path, llama, texts, reconstruct={}).request(), lambda _: None)
     for limit, wrong in ((60, False), (59, True)):
         session.request = session.request.model_copy(update={"max_host_memory_bytes": limit})
         with pytest.raises(NoRoomError, match="hidden states") if wrong else nullcontext():
-            room.check(session)
+            limits.check(session)
 
 
 def test_a_cpu_job_says_that_it_ignores_the_device_limit(tmp_path: Path, texts: Path, llama: Path) -> None:
@@ -123,6 +126,9 @@ def test_gram_matrices_count(tmp_path: Path, texts: Path, llama: Path) -> None:
             tmp_path / "b", llama, texts, prune={"method": "magnitude", "sparsity": 0.5, "update": {"kind": "alps"}}
         )
     )
-    # self_attn reads two inputs of 32, of one size; mlp one of 32 and one of 64.
-    assert gram.block - norms.block == 4 * (32**2 + 32**2 + 64**2) + 12 * 64**2
-    assert norms.hidden == 12 * 32 * 32 * 4
+    # Without: work on the largest map, and its errors on all 384 tokens. With: a batch takes more than a solver here,
+    # and self_attn and mlp read two inputs each.
+    work, batch = 32 * 64 * 32 + 384 * (4 * 32 + 20 * 64), 3 * 384 * 4 * (32 + 64)
+    assert gram.block - norms.block == 4 * (3 * 32**2 + 64**2) + batch - work
+    assert norms.hidden_states == 12 * 32 * 32 * 4
+    assert norms.samples == gram.samples == 384 * 4 * (3 * 32 + 64)

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from espalier.memory import texts
-from espalier.memory.shapes import LIBRARIES_BYTES
+from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.messages import Done, Failed
-from espalier.text import pieces
 from tests.fixtures.library.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.messages import MESSAGES, AnyMessage
@@ -94,7 +92,3 @@ def test_the_libraries_take_what_plans_reckon_with() -> None:
     look = f"{imports}; print(psutil.Process().memory_info().rss)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert 0.5 * LIBRARIES_BYTES < int(done.stdout) < LIBRARIES_BYTES
-
-
-def test_plans_reckon_with_the_pieces_that_texts_are_tokenised_in() -> None:
-    assert texts.PIECE_BYTES == pieces.PIECE_BYTES

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from app.settings import Settings
-from espalier.memory import retraining
+from espalier.memory import estimate, itemsize_of
 from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
-
-FLOAT_BYTES = 4
-"""Statistics, solvers and trainables are float32 always."""
 
 
 def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None) -> str:
@@ -21,23 +18,9 @@ def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelF
 
 
 def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
-    """Estimate the memory that a job needs on its device: blocks pass one by one, only retraining holds all of them."""
-    # A block dense and sparse with its scores, its statistics, and its inputs and outputs.
-    sizes = [sum((3 * m.num_outputs + m.num_inputs) * m.num_inputs for m in block) for block in facts.blocks]
-    tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
-    streamed = max(sizes, default=0) + 2 * tokens * facts.hidden_size
-    embeddings = facts.vocab_size * facts.hidden_size
-    training = training_bytes(spec, facts, itemsize=2 if spec.compute_dtype == "bfloat16" else FLOAT_BYTES)
-    return max(FLOAT_BYTES * max(streamed, embeddings), training + training // 4)  # a quarter for activations
+    """Estimate the most that a job holds at once, its texts apart.
 
-
-def training_bytes(spec: CompressionSpec, facts: ModelFacts, *, itemsize: int) -> int:
-    """Return what stays in memory while a model is retrained; `itemsize`: of the compute dtype."""
-    if spec.retrain is None:
-        return 0
-    return retraining.memory_bytes(spec.retrain, shapes(facts), itemsize=itemsize)
-
-
-def shapes(facts: ModelFacts) -> retraining.Shapes:
-    """Return what of a model decides the memory of its retraining."""
-    return retraining.Shapes(facts.parameters, facts.edges, vocabulary=facts.vocab_size, width=facts.hidden_size)
+    Settings do not tell which classes have a GPU: all is counted as on a CPU, where host and device are one.
+    """
+    needed = estimate(facts.shape, spec, itemsize=itemsize_of(spec.compute_dtype, device="cpu"), text_bytes=0)
+    return needed.largest_peak(spec, device="cpu")

@@ -13,10 +13,8 @@ from app.bodies.job import JobRequest, Limits
 from app.db.queries import uploads, workers
 from app.db.session import once
 from app.errors import InvalidRequest
-from app.services.admission import routing
 from app.settings import Settings
-from espalier.memory import retraining, texts
-from espalier.memory import shapes as memory
+from espalier.memory import Device, estimate, itemsize_of, training
 from espalier.probe import ModelFacts
 from espalier.recipe.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
 from espalier.recipe.spec import CompressionSpec
@@ -27,28 +25,13 @@ SEEN = timedelta(minutes=10)
 """Of workers whose device tells where a class computes."""
 BUILTIN_BYTES = 470_000
 """Of the text inside CPython, about."""
-TOKENS_PER_BATCH = 2048
-"""What a walk takes at once, at least."""
 
 
-def room_of(spec: CompressionSpec, facts: ModelFacts, text_bytes: int, *, itemsize: int) -> memory.Room:
-    """Return what a resolved spec's parts take, by what is known before a run; `itemsize`: of the compute dtype."""
-    blocks = [[(matrix.name, matrix.num_outputs, matrix.num_inputs) for matrix in block] for block in facts.blocks]
-    length = spec.calibration.sequence_length or 0
-    gram = any(step.reads == "gram" for step in spec.masking)
-    sizes = [
-        sum(outputs * inputs for _, outputs, inputs in maps) * (itemsize + 3)
-        + memory.working_bytes(maps, gram=gram, tokens=max(TOKENS_PER_BATCH, length), itemsize=itemsize)
-        for maps in blocks
-    ]
-    shapes = routing.shapes(facts)
-    return memory.Room(
-        process=memory.LIBRARIES_BYTES, outside=(facts.parameters - facts.inside) * itemsize,
-        block=max(sizes, default=0), model=facts.parameters * itemsize,
-        hidden=spec.calibration.samples * length * facts.hidden_size * itemsize,
-        training=routing.training_bytes(spec, facts, itemsize=itemsize), text=texts.memory_bytes(text_bytes),
-        state=retraining.STATE_BYTES * retraining.trained(spec.retrain, shapes) if spec.retrain else 0,
-    )  # fmt: skip
+def device_of(session: Session, worker_class: str, *, now: datetime) -> Device | None:
+    """Return where the class's workers compute that were seen lately; None without one."""
+    ask = partial(workers.largest, session, worker_class, seen_after=now - SEEN)
+    kind, _ = once(session, ("largest worker", worker_class), ask) or ("", 0)
+    return "cpu" if kind == "cpu" else "cuda" if kind else None
 
 
 def require(
@@ -61,13 +44,13 @@ def require(
     limit = request.limits.max_host_memory_bytes
     if limit is None:
         return
-    ask = partial(workers.largest, session, worker_class, seen_after=now - SEEN)
-    device, _ = once(session, ("largest worker", worker_class), ask) or ("", 0)
-    halves = spec.compute_dtype == "bfloat16" or (spec.compute_dtype == "auto" and device != "cpu")
-    room = room_of(spec, facts, text_bytes(session, spec), itemsize=2 if halves else routing.FLOAT_BYTES)
-    needed, what = max(room.on_host(spec, computes=device == "cpu"))
+    device = device_of(session, worker_class, now=now) or "cuda"
+    parts = estimate(
+        facts.shape, spec, itemsize=itemsize_of(spec.compute_dtype, device=device), text_bytes=text_bytes(session, spec)
+    )
+    needed, what = max(parts.required_on_host(spec, device=device))
     if needed > limit:
-        detail = f"{what} takes about {needed} bytes, the libraries' {room.process} included: give at least {needed}"
+        detail = f"{what} takes about {needed} bytes, the libraries' {parts.process} included: give at least {needed}"
         raise InvalidRequest(
             "The limit on memory cannot hold the job.",
             items=[Problem("/limits/max_host_memory_bytes", "limit-too-small", detail)],
@@ -102,14 +85,15 @@ def warnings(
     if spec.retrain is None:
         return []
     lease = timedelta(seconds=settings.lease_seconds)
-    device, there = workers.largest(session, worker_class, seen_after=now - lease) or ("", float("inf"))
-    halves = spec.compute_dtype == "bfloat16" or (spec.compute_dtype == "auto" and device == "cuda")
-    needed = routing.training_bytes(spec, facts, itemsize=2 if halves else routing.FLOAT_BYTES)
+    kind, there = workers.largest(session, worker_class, seen_after=now - lease) or ("", float("inf"))
+    device: Device = "cuda" if kind == "cuda" else "cpu"
+    itemsize = itemsize_of(spec.compute_dtype, device=device)
+    needed = training.resident_bytes(spec.retrain, facts.shape, itemsize=itemsize)
     limit = limits.max_device_memory_bytes if device == "cuda" else limits.max_host_memory_bytes
-    room = min(there, dict(settings.classes)[worker_class], limit or float("inf"))
+    budget = min(there, dict(settings.classes)[worker_class], limit or float("inf"))
     teacher = "" if spec.retrain.loss == "cross_entropy" else " beside a dense teacher"
     text = f"Retraining{teacher} takes about {-(-needed // MIB)} MiB of memory"
-    if needed > room:
-        short = f"{text}, and a job here has {int(room) // MIB} MiB: train less, without a teacher, or in bfloat16."
+    if needed > budget:
+        short = f"{text}, and a job here has {int(budget) // MIB} MiB: train less, without a teacher, or in bfloat16."
         return [{"code": "retraining_does_not_fit", "text": short}]
     return [{"code": "teacher_in_memory", "text": f"{text}."}] if teacher else []

@@ -22,6 +22,7 @@ from app.services.plans import cautions, estimates, fitting, lookup
 from app.services.resources import Resources
 from app.services.reuse import equal_work
 from app.settings import Settings
+from espalier import memory, work
 from espalier.formats import FORMATS
 from espalier.probe import ModelFacts
 from espalier.recipe.base import fingerprint
@@ -81,7 +82,7 @@ def make(
         "resolved_revision": found.revision if found else None, "worker_class": worker_class,
         "queue_position": 1 + jobs.count_queued(session, project_id, worker_class),
         "reusable_job_id": done.id if done else None,
-        **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None),
+        **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None, now=now),
     }  # fmt: skip
     if spec and facts:
         fitting.require(session, worker_class, request, spec, facts, now=now)
@@ -152,23 +153,27 @@ def _refusal(code: str, detail: str) -> InvalidRequest:
 
 def _estimate(
     session: Session, project_id: str, worker_class: str, spec: CompressionSpec | None, facts: ModelFacts | None,
-    unseen: dict[str, str] | None,
+    unseen: dict[str, str] | None, *, now: datetime,
 ) -> dict[str, Any]:  # fmt: skip
     if spec is None or facts is None:
         warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
     rates = estimates.rates(session, project_id, worker_class)
-    itemsize = 2 if spec.compute_dtype == "bfloat16" else routing.FLOAT_BYTES
-    room = fitting.room_of(spec, facts, fitting.text_bytes(session, spec), itemsize=itemsize)
+    device = fitting.device_of(session, worker_class, now=now) or "cpu"
+    held = memory.estimate(
+        facts.shape, spec, itemsize=memory.itemsize_of(spec.compute_dtype, device=device),
+        text_bytes=fitting.text_bytes(session, spec),
+    )  # fmt: skip
     phases = [
         {
-            "name": phase, "seconds": round(rates.seconds(phase, work), 3),
-            "memory_bytes": estimates.memory_bytes(phase, spec, facts, room),
-            "disk_bytes": estimates.disk_bytes(phase, facts),
+            "name": phase,
+            "seconds": round(rates.seconds(phase, amount), 3),
+            "memory_bytes": held.peak(phase, spec, device=device),
+            "disk_bytes": work.disk_bytes(phase, facts.shape, file_bytes=facts.bytes),
         }
-        for phase, work in estimates.works(spec, facts).items()
-    ]  # fmt: skip
-    total = estimates.jobs(spec) * rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
+        for phase, amount in estimates.works(spec, facts).items()
+    ]
+    total = work.num_jobs(spec) * rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
     return {
         "phases": phases, "seconds": round(total, 3), "calibrated_by": rates.jobs,
         "warnings": _warnings(spec, rates),
@@ -180,7 +185,7 @@ def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, s
     if spec.objective is not None:
         text = f"A search may run {spec.objective.max_trials} jobs before the last one; seconds are those of one."
         found.append({"code": "searches", "text": text})
-    if estimates.jobs(spec) > 1:
+    if work.num_jobs(spec) > 1:
         text = "The members of the soup are jobs of their own; seconds are of all jobs, one after the other."
         found.append({"code": "members", "text": text})
     if spec.masking and not FORMATS[spec.output.format].drops_zeros:
@@ -190,6 +195,6 @@ def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, s
         text = "No job has finished here yet: seconds are those of two CPU cores, and may be far off."
         found.append({"code": "not_calibrated", "text": text})
     if any(item.max_windows is None for item in spec.evaluate.perplexity):
-        text = f"A measurement takes all windows of its text; {estimates.ASSUMED_WINDOWS} are assumed."
+        text = f"A measurement takes all windows of its text; {work.ASSUMED_WINDOWS} are assumed."
         found.append({"code": "windows_assumed", "text": text})
     return found

@@ -15,8 +15,8 @@ from app.db.result import PhaseRecord
 from app.db.session import Database, clock
 from app.services.admission import known
 from app.services.resources import Resources
-from espalier.memory import texts
-from espalier.memory.shapes import LIBRARIES_BYTES
+from espalier.memory.constants import LIBRARIES_BYTES
+from espalier.memory.text import tokenising_bytes
 from espalier.probe import probe
 from tests.app.api.conftest import REMOTE
 from tests.fixtures.service import rows as fixture
@@ -265,4 +265,24 @@ def test_memory_of_a_phase_contains_the_libraries_and_the_text(
         file.truncate(64 * 2**20)
     dataset = {"kind": "local", "path": str(long)}
     read = {**body["spec"], "calibration": {**body["spec"]["calibration"], "dataset": dataset}}
-    assert told(read) >= LIBRARIES_BYTES + texts.memory_bytes(64 * 2**20)
+    assert told(read) >= LIBRARIES_BYTES + tokenising_bytes(64 * 2**20)
+
+
+def test_memory_of_a_class_with_a_gpu_is_what_lies_there(
+    client: TestClient, body: dict[str, Any], rows: Database, model: Path
+) -> None:
+    def told() -> dict[str, int]:
+        phases = plan(client, {**body, "spec": {**body["spec"], "evaluate": {"perplexity": []}}})["phases"]
+        return {phase["name"]: phase["memory_bytes"] for phase in phases}
+
+    on_cpu = told()
+    with rows.unit_of_work() as session:
+        now = clock(session)
+        session.add(
+            Worker(
+                id="wrk_gpu", worker_class="default", host="h", pid=1, device="cuda", engine_version="2",
+                memory_bytes=2**36, started_at=now, seen_at=now,
+            )
+        )  # fmt: skip
+    assert on_cpu["baseline"] > LIBRARIES_BYTES
+    assert told()["baseline"] == 2 * probe(model).parameters

@@ -11,6 +11,7 @@ from app.db.job import Job
 from app.services.admission import routing
 from app.services.admission.remembered import probe_again
 from app.settings import Settings
+from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.probe import ModelFacts, probe
 from espalier.recipe.spec import CompressionSpec
 from workers.messages import Resolved
@@ -55,8 +56,17 @@ def test_retraining_holds_the_whole_model_and_what_its_method_and_loss_keep(
     prune = {"method": "wanda", "sparsity": 0.5}
     spec = CompressionSpec.model_validate({"prune": prune, "retrain": retrain, "calibration": SPEC.calibration})
     held = bytes_each * facts.parameters
-    assert routing.memory_bytes(spec, facts) == held + held // 4 > routing.memory_bytes(SPEC, facts)
-    assert routing.worker_class(settings(f"cpu={held},gpu={2 * held}"), spec, facts) == "gpu"
+    needed = routing.memory_bytes(spec, facts)
+    assert needed > LIBRARIES_BYTES + held
+    assert needed > routing.memory_bytes(SPEC, facts)
+    assert routing.worker_class(settings(f"cpu={needed - 1},gpu={needed}"), spec, facts) == "gpu"
+
+
+def test_a_job_that_trains_nothing_is_routed_by_the_whole_model_that_measuring_holds(facts: ModelFacts) -> None:
+    large = ModelFacts.model_validate(facts.model_dump() | {"parameters": 8 * 10**9})
+    assert routing.worker_class(settings("cpu=16e9,gpu=80e9"), SPEC, large) == "gpu"
+    halves = SPEC.model_copy(update={"compute_dtype": "bfloat16"})
+    assert routing.memory_bytes(halves, large) < 20e9 < routing.memory_bytes(SPEC, large)
 
 
 @pytest.mark.parametrize("classes", ["", "cpu=2,gpu=1", "=5", "cpu=x"])

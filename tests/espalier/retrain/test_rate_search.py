@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from espalier.memory import retraining
+from espalier import work
 from espalier.messages import Checkpoint, Message
 from espalier.recipe.steps import Retrain
 from espalier.retrain import rate_search
@@ -43,7 +43,7 @@ def test_trials_cost_at_most_half_of_the_training_and_are_told(
     session = _run(tmp_path, llama, texts).recover()
     told = session.results.protocol["retraining"]
     trials = told["rate_search"]["trials"]
-    assert 3 <= len(trials) <= retraining.MOST_TRIALS
+    assert 3 <= len(trials) <= work.MOST_TRIALS
     assert advanced.count(40) == 40
     assert advanced.count(4) == 4 * len(trials) <= 20
     losses = {row["factor"]: row["validation_loss"] for row in trials}
@@ -111,7 +111,7 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_search, "BASE_RATES", {**rate_search.BASE_RATES, "norms": 1e3})
-    monkeypatch.setattr(retraining, "MOST_TRIALS", 2)
+    monkeypatch.setattr(work, "MOST_TRIALS", 2)
     session = _run(tmp_path, llama, texts, steps=400).recover()
     told = session.results.protocol["retraining"]["rate_search"]
     assert [row["validation_loss"] for row in told["trials"]] == [None, None]

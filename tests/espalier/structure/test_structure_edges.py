@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from espalier import limits, pipeline
 from espalier.evaluate import certificate
-from espalier.memory.shapes import Room
+from espalier.memory import MemoryEstimate
 from espalier.session import Session
 from espalier.stream.walk import Stream, windows_per_batch
 from tests.espalier.structure.test_removing import logits, report_of, run
@@ -99,7 +99,8 @@ def test_hidden_states_in_files_change_no_bit(
 ) -> None:
     free, bound = (_job(tmp_path / name, deep, texts, steps) for name in ("free", "bound"))
     free.attempt()
-    monkeypatch.setattr(limits, "measured", lambda _: Room(process=10, outside=20, block=30, hidden=60, model=50))
+    parts = MemoryEstimate(process=10, text=0, outer=20, block=25, samples=5, hidden_states=60, model=50)
+    monkeypatch.setattr(limits, "measured", lambda _: parts)
     request = bound.request().model_copy(update={"max_host_memory_bytes": 90})
     session = Session(request, lambda _: None)
     pipeline.compute(session)

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from espalier.errors import DatasetError, UnsafeTokenizerError
-from espalier.memory import texts
+from espalier.memory import text as text_memory
+from espalier.memory.text import PIECE_BYTES
 from espalier.text import corpus as corpora
 from espalier.text import pieces as cutting
 from espalier.text import tokenising
 from espalier.text.corpus import Corpus, Text
 from espalier.text.overlap import RUN, overlapping
-from espalier.text.pieces import PIECE_BYTES, pieces
+from espalier.text.pieces import pieces
 from espalier.text.python_docs import python_docs
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -146,7 +147,7 @@ def test_a_long_text_is_tokenised_in_pieces_with_special_tokens_at_its_ends_alon
 def test_no_text_takes_more_than_is_counted_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Digits between separators are a word each, which is the most: twice what prose takes."""
     monkeypatch.setattr(tokenising, "LOADING_BYTES", 2**26)
-    monkeypatch.setattr(tokenising, "MOST_BYTES", texts.TOKENISING_BYTES)
+    monkeypatch.setattr(tokenising, "MOST_BYTES", text_memory.TOKENISING_BYTES)
     path = tmp_path / "text"
     path.write_text("".join(f"{number % 7},{number % 9};\n" for number in range(2**20 // 5)))
     text = Corpus(write_tiny_model(tmp_path / "model")).read({"kind": "local", "path": str(path)}, path=path)

@@ -225,14 +225,15 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
     session = run.session()
     teacher.check(session)
     assert run.warnings == ["teacher_in_memory"]
-    monkeypatch.setattr(teacher, "free_bytes", lambda _: limits.training_bytes(session) - 1)
+    monkeypatch.setattr(teacher, "free_bytes", lambda _: limits.measured(session).training - 1)
     with pytest.raises(NoRoomError, match="holds the dense model") as refusal:
         teacher.check(session)
     assert refusal.value.class_ == "host_oom"
     monkeypatch.undo()
     needed = replace(limits.measured(session), text=0)  # of a tiny model the text is the most
     monkeypatch.setattr(limits, "measured", lambda _: needed)
-    for limit, wrong in ((needed.least + needed.training, False), (needed.least + needed.training - 1, True)):
+    enough = needed.process + needed.training + needed.training_batch
+    for limit, wrong in ((enough, False), (enough - 1, True)):
         session.request = session.request.model_copy(update={"max_host_memory_bytes": limit})
         with pytest.raises(NoRoomError, match="retraining") if wrong else nullcontext():
             limits.check(session)

@@ -1,15 +1,18 @@
-"""A model eight times larger than the memory limit, pruned by a child whose resident memory is watched."""
+"""What a child really holds, beside what was said of it: phase by phase, and under a limit."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from espalier import limits
 from tests.fixtures.library import alone
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
@@ -60,3 +63,51 @@ def test_a_model_of_eight_times_the_limit_is_pruned_within_it(tmp_path: Path, te
     print(f"model {written / 2**20:.0f} MiB, limit {LIMIT / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB")  # noqa: T201
     assert written >= 8 * LIMIT
     assert peak <= LIMIT
+
+
+SMALL = {"samples": 8, "sequence_length": 256}
+MANY = {"samples": 32, "sequence_length": 512}
+TRAINED = {"steps": 2, "batch_size": 2, "sequence_length": 512, "learning_rate": 0.001}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """53 million parameters, half of them outside the blocks: large beside what nobody counts."""
+    return write_tiny_model(
+        tmp_path_factory.mktemp("wide"), hidden_size=768, intermediate_size=2048, num_hidden_layers=4,
+        num_attention_heads=12, num_key_value_heads=12, vocab_size=16_384, max_position_embeddings=512,
+    )  # fmt: skip
+
+
+@pytest.mark.numbers
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("calibration", "fields", "latency"),
+    [
+        (MANY, {}, False),
+        (MANY, {"propagation": "dense"}, False),
+        (SMALL, {"prune": {"method": "magnitude", "sparsity": 0.5, "update": {"kind": "alps"}}}, True),
+        (SMALL, {"retrain": {**TRAINED, "gradient_checkpointing": False}}, False),
+        (SMALL, {"retrain": {**TRAINED, "gradient_checkpointing": True}}, False),
+        (SMALL, {"retrain": {**TRAINED, "gradient_checkpointing": True, "loss": "kl"}}, False),
+        (SMALL, {"retrain": {**TRAINED, "gradient_checkpointing": False, "method": "full"}}, False),
+        (SMALL, {"reconstruct": {"window": "block", "epochs": 1, "learning_rate": 0.01}}, False),
+        (SMALL, {"reconstruct": {"window": "submodule", "epochs": 1, "learning_rate": 0.01}}, False),
+    ],
+    ids=["walk", "dense", "solver", "activations", "checkpointing", "teacher", "full", "block", "submodule"],
+)
+def test_every_phase_stays_within_its_estimate(
+    calibration: dict[str, int], fields: dict[str, Any], latency: bool, wide: Path, texts: Path, tmp_path: Path
+) -> None:
+    train = {"kind": "local", "path": str(texts / "train.txt")}
+    scored = {"dataset": {"kind": "local", "path": str(texts / "valid.txt")}, "sequence_length": 256}
+    evaluate = {"latency": latency, "perplexity": [{**scored, "max_windows": 8}]}
+    job = local_job(tmp_path, wide, texts, calibration={"dataset": train, **calibration}, evaluate=evaluate, **fields)
+    job.artifact.mkdir(parents=True)
+    parts = replace(limits.measured(job.session()), process=0, text=0)
+    held = alone.peaks(job.request())
+    for phase in set(held) - {"calibrating", "exporting"}:  # a text and files
+        told = parts.peak(phase, job.spec, device="cpu")
+        print(f"{phase}: {held[phase] / 2**20:.0f} MiB of {told / 2**20:.0f} MiB")  # noqa: T201
+        assert held[phase] <= told, phase
+        assert phase == "merging" or told <= 2.2 * held[phase], phase

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from app.services.plans import estimates
+from espalier import work
 from espalier.probe import ModelFacts, probe
+from espalier.recipe.phases import PHASES, Phase
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
+from espalier.work import training_steps, trials
+from espalier.work import works as count
 
-MODEL = Path(__file__).parents[3] / "app/cli/demo_model"
+MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 MEASURED = {"perplexity": [{"sequence_length": 64, "max_windows": 2}]}
 TOKENS = 8 * 64
 """Of one optimizer step."""
@@ -28,7 +32,7 @@ def works(facts: ModelFacts, retrain: dict[str, Any], **fields: Any) -> dict[str
         "prune": {"method": "magnitude", "sparsity": 0.5}, "calibration": {"samples": 4, "sequence_length": 64},
         "retrain": {"steps": 200, "learning_rate": 0.01, **retrain}, "evaluate": MEASURED, **fields,
     }  # fmt: skip
-    return estimates.works(resolve(CompressionSpec.model_validate(spec), facts), facts)
+    return count(resolve(CompressionSpec.model_validate(spec), facts), facts.shape, file_bytes=facts.bytes)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,48 @@ def test_members_of_a_soup_are_written_and_measured_like_any_job(facts: ModelFac
         assert soup[phase] == 4 * alone[phase]
     inside = works(facts, {}, soup={"members": 3}, cycles={"count": 2})
     assert inside["exporting"] == alone["exporting"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (7, (0, 4)),  # not even one
+        (8, (1, 4)),
+        (40, (5, 4)),
+        (200, (5, 20)),  # half of the training again
+    ],
+)
+def test_trials_are_at_most_five_of_a_tenth(steps: int, expected: tuple[int, int]) -> None:
+    assert trials(steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"retrain": {"steps": 200, "learning_rate": 0.01}}, 200),
+        ({"retrain": {"steps": 200, "rate_factor": 0.316}}, 200),
+        ({"retrain": {"steps": 200}}, 300),
+        ({"retrain": {"steps": 200}, "soup": {"members": 3}}, 700),  # the members share what the trials have found
+        ({"retrain": {"steps": 82}, "cycles": {"count": 2}}, 82 + 2 * 5 * 4),  # 41 steps each, and trials of four
+        ({"retrain": {"steps": 82}, "cycles": {"count": 2}, "soup": {"members": 2}}, 2 * 82 + 2 * 5 * 4),
+        ({}, 0),
+    ],
+)
+def test_steps_are_those_of_all_turns_members_and_trials(fields: dict[str, Any], expected: int) -> None:
+    spec = CompressionSpec.model_validate({"prune": {"method": "magnitude", "sparsity": 0.5}, **fields})
+    assert training_steps(spec) == expected
+
+
+@pytest.mark.parametrize(("field", "wanted"), [("retrain", True), (None, True), ("reconstruct", False)])
+def test_a_phase_that_nothing_is_said_of_looks_at_every_weight_once(
+    field: str | None, wanted: bool, facts: ModelFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = works(facts, {})
+    quantizing = replace(PHASES[-1], name=cast(Phase, "quantizing"), field=field)
+    monkeypatch.setattr(work, "PHASES", (*PHASES[:-1], quantizing))
+    assert works(facts, {}) == (before | {"quantizing": facts.shape.weights} if wanted else before)
+
+
+def test_a_model_that_only_recovers_is_not_pruned(facts: ModelFacts) -> None:
+    assert not {"calibrating", "pruning"} & set(works(facts, {}, prune=[]))
+    assert "publishing" not in works(facts, {})

@@ -1,0 +1,181 @@
+"""What a job holds in memory, by part and by phase: one arithmetic for plans, worker classes, refusals and the job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from espalier.memory import pruning, training
+from espalier.memory.constants import FLOAT_BYTES, LIBRARIES_BYTES, OPTIMIZED_BYTES
+from espalier.memory.scoring import logits_bytes
+from espalier.memory.shapes import ModelShape
+from espalier.memory.text import tokenising_bytes
+from espalier.memory.windows import SNAPSHOT_BYTES, STREAMS, FitBatch, window_bytes, windows_of
+from espalier.recipe.phases import PHASES
+from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps import BlockWindow, Reconstruct
+
+Device = Literal["cpu", "cuda"]
+
+WITHOUT_MODEL: Final = frozenset({"resolving", "fetching", "exporting", "uploading", "publishing"})
+"""Phases that move files: they hold no part of a model worth counting."""
+
+
+def itemsize_of(compute_dtype: str, *, device: Device) -> int:
+    """Return the bytes of a number in the compute dtype; `auto` is bfloat16 on a GPU, float32 elsewhere."""
+    return 2 if compute_dtype == "bfloat16" or (compute_dtype == "auto" and device == "cuda") else FLOAT_BYTES
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that the parts of a job take, computed from shapes."""
+
+    process: int
+    """What the libraries take before any weight is read."""
+    text: int
+    """What the largest text takes while it is tokenised, before any block is there."""
+    outer: int
+    """Embeddings and head in the compute dtype, while a walk starts or ends."""
+    block: int
+    """The largest block that is pruned: its weights, its statistics, and a batch or the work on one matrix."""
+    samples: int
+    """On the host, the inputs that its errors are measured on."""
+    hidden_states: int
+    """Of all calibration windows between two blocks."""
+    model: int
+    """The whole model in the compute dtype."""
+    scoring: int = 0
+    """Logits of a batch while a perplexity is measured."""
+    window: tuple[int, int] = (0, 0)
+    """On the device and on the host, while a window is fitted."""
+    training: int = 0
+    """What stays where a retraining computes."""
+    training_batch: int = 0
+    """What a batch of it takes, at least."""
+    checkpoint: int = 0
+    """What the host holds beside a GPU while a checkpoint of it is written."""
+
+    @property
+    def walk(self) -> int:
+        """What passes the blocks one by one, where they are computed."""
+        return max(self.outer, self.block)
+
+    @property
+    def scored(self) -> int:
+        """What measuring a perplexity takes with the whole model."""
+        return self.model + self.scoring
+
+    def least_on_host(self, device: Device) -> int:
+        """Return what the smallest walk takes on the host."""
+        return self.process + (max(self.outer, self.block + self.samples) if device == "cpu" else self.outer)
+
+    def required_on_host(self, spec: CompressionSpec, *, device: Device) -> Iterator[tuple[int, str]]:
+        """Yield what a spec cannot do without on the host, and for what: neither spilling nor block by block helps."""
+        least = self.least_on_host(device)
+        yield self.process + self.text, "tokenising the text"
+        yield least, "one block"
+        if spec.retrain is not None:
+            more = self.training + self.training_batch if device == "cpu" else self.outer + self.checkpoint
+            yield self.process + more, "retraining, which holds the whole model"
+        if spec.reconstruct is not None:
+            yield least + STREAMS * self.hidden_states, "reconstruction's hidden states"
+        evaluate = spec.evaluate
+        if spec.structure:
+            yield least + self.model, "removing whole parts, which holds the whole model"
+        if evaluate.divergence or evaluate.tasks or evaluate.latency:
+            more = self.model if evaluate.divergence else 0
+            yield self.process + self.scored + more, "what is asked for, which holds the whole model"
+
+    def required_on_device(self) -> Iterator[tuple[int, str]]:
+        """Yield what a spec cannot do without on a GPU, and for what."""
+        yield self.walk, "one block"
+        yield self.training + self.training_batch, "retraining"
+
+    def peak(self, phase: str, spec: CompressionSpec, *, device: Device) -> int:
+        """Return the most that a phase holds at once where it computes; on a CPU with its libraries and the text."""
+        if phase in WITHOUT_MODEL:
+            return 0
+        on_device, on_host = self._held(phase, spec)
+        return on_device if device == "cuda" else self.process + max(self.text, on_device + on_host)
+
+    def largest_peak(self, spec: CompressionSpec, *, device: Device) -> int:
+        """Return the most that any phase of a spec holds at once where it computes.
+
+        Latency does without the dense model where memory does not hold it beside the result.
+        """
+        spec = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"latency": False})})
+        planned = [phase.name for phase in PHASES if phase.field is None or getattr(spec, phase.field)]
+        return max(self.peak(phase, spec, device=device) for phase in planned)
+
+    def _held(self, phase: str, spec: CompressionSpec) -> tuple[int, int]:
+        """Return the bytes on the device and beside it; a phase that nothing is said of walks through the blocks."""
+        after_each = spec.evaluate.after_each_phase
+        if phase == "baseline":
+            return self.scored, 0
+        if phase == "evaluating":  # latency and divergence hold the dense model beside the result
+            return self.scored + self.model * (spec.evaluate.latency or spec.evaluate.divergence), 0
+        if phase == "retraining":
+            return self.training + max(self.training_batch, self.scoring * after_each), 0
+        device, host = self.walk, self.samples + self.hidden_states
+        if phase == "reconstructing":  # blocks are pruned on the way, or their errors measured again
+            device, host = max(device, self.window[0], self.scored * after_each), self.samples + self.window[1]
+        if phase == "pruning":  # what recovery follows is measured before it; whole parts go from a whole model
+            recovers = spec.reconstruct is not None or spec.retrain is not None
+            device = max(device + self.model * bool(spec.structure), self.scored * recovers)
+        return device, host
+
+
+def estimate(
+    shape: ModelShape, spec: CompressionSpec, *, itemsize: int, text_bytes: int, process: int = LIBRARIES_BYTES
+) -> MemoryEstimate:
+    """Return what the parts of a job take.
+
+    `itemsize`: of the compute dtype; `text_bytes`: of the largest text; `process`: what the libraries take.
+    """
+    length = spec.calibration.sequence_length or shape.default_length
+    tokens = spec.calibration.samples * length
+    gram = any(step.reads == "gram" for step in spec.masking)
+    scored = [item.sequence_length or shape.default_length for item in spec.evaluate.perplexity]
+    hidden_states = tokens * shape.width * itemsize
+    retrain = spec.retrain
+    batch = retrain and training.batch_bytes(
+        retrain, shape, length=retrain.sequence_length or shape.default_length, itemsize=itemsize
+    )
+    blocks = [
+        pruning.block_bytes(block, gram=gram, tokens=tokens, length=length, itemsize=itemsize) for block in shape.kinds
+    ]
+    samples = [pruning.sample_bytes(block, tokens=tokens, itemsize=itemsize) for block in shape.kinds]
+    return MemoryEstimate(
+        process=process,
+        text=tokenising_bytes(text_bytes),
+        outer=shape.outer * itemsize,
+        block=max(blocks, default=0),
+        samples=max(samples, default=0),
+        hidden_states=hidden_states,
+        model=shape.parameters * itemsize,
+        scoring=max((logits_bytes(each, shape.vocabulary, itemsize=itemsize) for each in scored), default=0),
+        window=_window(shape, spec.reconstruct, length, hidden_states, itemsize) if spec.reconstruct else (0, 0),
+        training=training.resident_bytes(retrain, shape, itemsize=itemsize) if retrain else 0,
+        training_batch=batch or 0,
+        checkpoint=training.checkpoint_bytes(retrain, shape) if retrain else 0,
+    )
+
+
+def _window(
+    shape: ModelShape, reconstruct: Reconstruct, length: int, hidden_states: int, itemsize: int
+) -> tuple[int, int]:
+    """Return what the largest window takes on the device and on the host; of `auto`, the largest that may be chosen.
+
+    Of several blocks at once, the last one's activations are kept and the others are recomputed.
+    """
+    kind = reconstruct.window
+    batch = FitBatch(tokens=reconstruct.batch_size * length, itemsize=itemsize, hidden_states=hidden_states)
+    cut = kind if kind in {"submodule", "matrix"} else "block"
+    count = kind.blocks if isinstance(kind, BlockWindow) else shape.num_blocks if kind == "all" else 1
+    others = (min(count, shape.num_blocks) - 1) * max((block.weights for block in shape.kinds), default=0)
+    device, host = max(
+        (window_bytes(window, block, batch) for block in shape.kinds for window in windows_of(block, cut)),
+        key=sum, default=(0, 0),
+    )  # fmt: skip
+    return device + OPTIMIZED_BYTES * others, host + SNAPSHOT_BYTES * others

@@ -1,0 +1,58 @@
+"""What pruning a block takes: its weights, what its maps read, and the work on one matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from espalier.memory.constants import FLOAT_BYTES, TOKENS_PER_BATCH
+from espalier.memory.shapes import BlockShape
+
+ERROR_TOKENS: Final = 4096
+"""Calibration tokens that the error of a mask is measured on: two small products, against forwards over all of them."""
+PRUNED_BYTES: Final = 3
+"""Of a weight of a block that is pruned: its new value as it is written (two bytes), and its mask."""
+WORK_BYTES: Final = 32
+"""Of a weight of the matrix in work: scores, their selection, a mask and two float32 copies."""
+ERROR_BYTES: Final = FLOAT_BYTES + 2 * 8
+"""Of an output of a token, while an error is measured: the product, and twice in float64."""
+BATCH_COPIES: Final = 3
+"""Of what enters and leaves the widest map while a batch goes through a block."""
+FACTORS: Final = 6
+"""Square float32 matrices that a solver makes of the widest Gram matrix: an eigendecomposition and its work space."""
+
+
+def block_bytes(block: BlockShape, *, gram: bool, tokens: int, length: int, itemsize: int) -> int:
+    """Return what one block takes where it is computed: weights, statistics, and a batch or the matrix in work.
+
+    `tokens`: of the calibration; `length`: of one window; `itemsize`: of the compute dtype.
+    """
+    batch = min(tokens, max(TOKENS_PER_BATCH, length))
+    activations = BATCH_COPIES * batch * itemsize * max(each.edges for each in block.maps)
+    work = max(each.weights for each in block.maps) * WORK_BYTES
+    inputs = list(_distinct_inputs(block))
+    if gram:
+        work += FACTORS * FLOAT_BYTES * max(inputs) ** 2
+    else:  # errors come from the sample: the inputs in float32, and the outputs
+        sampled = min(tokens, ERROR_TOKENS)
+        work += sampled * max(FLOAT_BYTES * each.inputs + ERROR_BYTES * each.outputs for each in block.maps)
+    grams = sum(FLOAT_BYTES * each**2 for each in inputs) if gram else 0
+    return block.parameters * (itemsize + PRUNED_BYTES) + grams + max(activations, work)
+
+
+def sample_bytes(block: BlockShape, *, tokens: int, itemsize: int) -> int:
+    """Return what the inputs that errors are measured on take, on the host."""
+    return min(tokens, ERROR_TOKENS) * itemsize * sum(_distinct_inputs(block))
+
+
+def _distinct_inputs(block: BlockShape) -> Iterator[int]:
+    """Yield the width of every input that maps of a block read.
+
+    Maps of one module with equally many inputs read the same one, but for its last: that reads what the others gave.
+    """
+    modules: dict[str, list[int]] = {}
+    for each in block.maps:
+        modules.setdefault(each.name.rpartition(".")[0], []).append(each.inputs)
+    for widths in modules.values():
+        yield from dict.fromkeys(widths[:-1])
+        yield widths[-1]

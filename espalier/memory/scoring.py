@@ -1,0 +1,23 @@
+"""What measuring a perplexity takes beside the model: the logits of a batch."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from espalier.memory.constants import FLOAT_BYTES
+
+LOGITS_BYTES: Final = 256 * 2**20
+"""Most for the logits of one batch, as float32: with large vocabularies they outweigh the model's activations."""
+MOST_WINDOWS: Final = 8
+"""Of a batch."""
+
+
+def scored_at_once(length: int, vocabulary: int) -> int:
+    """Return how many windows are scored at once; it decides bits of the measured numbers."""
+    return max(1, min(MOST_WINDOWS, LOGITS_BYTES // (FLOAT_BYTES * length * vocabulary)))
+
+
+def logits_bytes(length: int, vocabulary: int, *, itemsize: int) -> int:
+    """Return what the logits of a batch take, and what is made of one window's: float32, and their logarithms."""
+    one = vocabulary * length
+    return one * scored_at_once(length, vocabulary) * itemsize + 2 * FLOAT_BYTES * one

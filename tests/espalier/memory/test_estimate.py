@@ -1,0 +1,87 @@
+"""The memory that a plan tells from headers is what the job counts from its model, and every phase has a peak."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from espalier import limits
+from espalier.memory import MemoryEstimate, estimate, itemsize_of
+from espalier.probe import probe
+from espalier.session import Session
+from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
+
+SPECS: dict[str, dict[str, Any]] = {
+    "norms": {},
+    "gram": {"prune": {"method": "magnitude", "sparsity": 0.5, "update": {"kind": "alps"}}},
+    "windows": {"reconstruct": {"window": "auto"}},
+    "adapters": {"retrain": {"trainable": ["norms", "mask_lora", "embeddings"], "sequence_length": 16}},
+    "full": {"retrain": {"method": "full", "loss": "kl"}, "evaluate": {"latency": False}},
+}
+PARTS = MemoryEstimate(
+    process=10, text=0, outer=20, block=30, samples=2, hidden_states=5, model=50, scoring=7, window=(40, 25),
+    training=70, training_batch=8, checkpoint=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "phi3", "falcon", "mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_headers_tell_what_the_model_itself_tells(family: str, tied: bool, tmp_path: Path, texts: Path) -> None:
+    model = write_tiny_model(tmp_path / "model", family, tied=tied)
+    facts = probe(model)
+    for name, fields in SPECS.items():
+        for dtype in ("float32", "bfloat16"):
+            job = local_job(tmp_path / name, model, texts, **fields, compute_dtype=dtype)
+            counted = limits.measured(Session(job.request(), lambda _: None))
+            size = max(Path(path).stat().st_size for path in job.texts.values()) if job.texts else 0
+            told = estimate(facts.shape, job.spec, itemsize=itemsize_of(dtype, device="cpu"), text_bytes=size)
+            assert replace(counted, process=told.process) == told, (name, dtype)
+
+
+def test_facts_of_an_earlier_version_count_the_weights_alone(tmp_path: Path) -> None:
+    facts = probe(write_tiny_model(tmp_path / "model", dtype=torch.float32))
+    earlier = facts.model_copy(update={"block_parameters": None}).shape
+    assert earlier.inside == earlier.weights == facts.shape.weights < facts.shape.inside
+    assert earlier.parameters == facts.parameters
+
+
+@pytest.mark.parametrize(
+    ("phase", "fields", "device", "host"),
+    [
+        ("fetching", {}, 0, 0),
+        ("baseline", {}, 57, 10 + 57),
+        ("calibrating", {}, 30, 10 + 30 + 7),
+        ("pruning", {}, 30, 10 + 30 + 7),
+        # The pruned model is measured before it recovers, while the walk still holds its hidden states.
+        ("pruning", {"retrain": {}}, 57, 10 + 57 + 7),
+        ("pruning", {"prune": {"method": "angular", "sparsity": 0.5}}, 80, 10 + 80 + 7),
+        ("reconstructing", {"reconstruct": {}}, 40, 10 + 40 + 25 + 2),
+        ("retraining", {"retrain": {}}, 78, 10 + 78),
+        ("evaluating", {"evaluate": {"latency": False}}, 57, 10 + 57),
+        ("evaluating", {}, 107, 10 + 107),
+        ("exporting", {}, 0, 0),
+        # A phase that nothing is said of walks through the blocks.
+        ("quantizing", {}, 30, 10 + 30 + 7),
+    ],
+)
+def test_every_phase_has_a_peak_on_the_device_that_computes(
+    phase: str, fields: dict[str, Any], device: int, host: int, tmp_path: Path, llama: Path, texts: Path
+) -> None:
+    spec = local_job(tmp_path, llama, texts, **{"evaluate": {}, **fields}).spec
+    assert PARTS.peak(phase, spec, device="cuda") == device
+    assert PARTS.peak(phase, spec, device="cpu") == host
+    assert replace(PARTS, text=1000).peak(phase, spec, device="cpu") in {1010, 0}
+
+
+def test_what_is_required_is_never_more_than_the_largest_peak(tmp_path: Path, llama: Path, texts: Path) -> None:
+    structure = [{"method": "angular", "sparsity": 0.5}]
+    for fields in (*SPECS.values(), {"prune": structure}, {"evaluate": {"divergence": True, "perplexity": [{}]}}):
+        job = local_job(tmp_path, llama, texts, **fields)
+        parts = limits.measured(Session(job.request(), lambda _: None))
+        needed, what = max(parts.required_on_host(job.spec, device="cpu"))
+        assert needed <= parts.largest_peak(job.spec, device="cpu"), (fields, what)

@@ -1,0 +1,71 @@
+"""What a retraining takes, by hand: a model of 7 billion parameters with the shapes of Llama 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from espalier.memory import training
+from espalier.memory.shapes import BlockShape, MapShape, ModelShape
+from espalier.recipe.steps import Retrain
+
+PARAMETERS = 6_738_415_616
+ATTENTION = [MapShape(f"self_attn.{name}", 4096, 4096) for name in "qkvo"]
+MLP = [MapShape("mlp.gate", 11_008, 4096), MapShape("mlp.up", 11_008, 4096), MapShape("mlp.down", 4096, 11_008)]
+BLOCK = BlockShape((*ATTENTION, *MLP), 202_383_360)
+SHAPE = ModelShape.of([BLOCK] * 32, parameters=PARAMETERS, vocabulary=32_000, width=4096, default_length=2048)
+
+
+@pytest.mark.parametrize(
+    ("retrain", "itemsize", "expected"),
+    [
+        # vectors only: the model once
+        ({"trainable": ["norms", "biases"]}, 2, 13_476_831_232),
+        # 39,976,960 numbers in factors of rank 16, and 20 bytes for each
+        ({"trainable": ["norms", "mask_lora"], "rank": 16}, 2, 13_476_831_232 + 20 * 39_976_960),
+        # a head of rank 16 on 32,000 + 4,096; whole embeddings of 32,000 x 4,096
+        ({"trainable": ["head"], "rank": 16}, 2, 13_476_831_232 + 20 * 577_536),
+        ({"trainable": ["embeddings"]}, 2, 13_476_831_232 + 20 * 131_072_000),
+        # everything in float32, whatever the forward pass computes in, and a byte for whether it is kept
+        ({"method": "full"}, 2, 141_506_727_936),
+        ({"method": "full"}, 4, 141_506_727_936),
+        # and the teacher in the compute dtype
+        ({"method": "full", "loss": "squarehead"}, 2, 141_506_727_936 + 13_476_831_232),
+        ({"trainable": ["norms"], "loss": "kl"}, 4, 2 * 26_953_662_464),
+    ],
+)
+def test_memory_is_the_model_its_teacher_and_twenty_bytes_for_what_moves(
+    retrain: dict[str, Any], itemsize: int, expected: int
+) -> None:
+    assert training.resident_bytes(Retrain.model_validate(retrain), SHAPE, itemsize=itemsize) == expected
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "loss", "kept", "copies"),
+    [
+        # Every map's inputs and outputs: 32 blocks of 4 * 8192 + 3 * 15,104 numbers.
+        (False, "cross_entropy", 32 * 78_080, 4),
+        # What enters every block, and one block's.
+        (True, "cross_entropy", 32 * 4096 + 78_080, 4),
+        ("auto", "cross_entropy", 32 * 4096 + 78_080, 4),
+        # And the teacher's logits.
+        (True, "kl", 32 * 4096 + 78_080, 7),
+    ],
+)
+def test_a_batch_takes_its_activations_and_its_logits(
+    checkpointing: bool | str, loss: str, kept: int, copies: int
+) -> None:
+    retrain = Retrain.model_validate({"batch_size": 2, "gradient_checkpointing": checkpointing, "loss": loss})
+    expected = 2 * 100 * (2 * kept + copies * 4 * 32_000)
+    assert training.batch_bytes(retrain, SHAPE, length=100, itemsize=2) == expected
+
+
+def test_auto_computes_activations_again_above_a_quarter_of_what_is_free() -> None:
+    kept = 2 * 100 * 4 * 32 * 78_080
+    retrain = Retrain.model_validate({"batch_size": 2})
+    for free, expected in ((4 * kept, False), (4 * kept - 4, True)):
+        assert training.recomputes(retrain, SHAPE, length=100, itemsize=4, free_bytes=free) is expected
+    for said in (False, True):
+        always = retrain.model_copy(update={"gradient_checkpointing": said})
+        assert training.recomputes(always, SHAPE, length=100, itemsize=4, free_bytes=0) is said
