@@ -15,29 +15,13 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import VERSION
-from app.api import (
-    actions,
-    artifacts,
-    health,
-    history,
-    hook_deliveries,
-    hooks,
-    jobs,
-    methods,
-    operations,
-    plans,
-    presets,
-    problems,
-    proposals,
-    publications,
-    rules,
-    streams,
-    sweeps,
-    tenancy,
-    uploads,
-    webhooks,
-)
+from app.api import problems
 from app.api.access import AccessGuard, takes_no_key
+from app.api.endpoints.hooks import hook_deliveries, hooks, proposals, rules, webhooks
+from app.api.endpoints.jobs import actions, artifacts, history, jobs, publications, streams
+from app.api.endpoints.operations import health, operations
+from app.api.endpoints.planning import methods, plans, presets, sweeps, uploads
+from app.api.endpoints.tenancy import audit_events, credentials, keys, projects
 from app.api.guard import BodyGuard, RequestContext
 from app.api.metering import Fleet, RequestMeter
 from app.api.tally import Tally, of_this_process
@@ -110,8 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
     routers = [module.router for module in (
-        jobs, actions, history, streams, operations, artifacts, publications, methods, plans, presets, sweeps, tenancy,
-        uploads, webhooks, hooks, hook_deliveries, rules, proposals, health,
+        jobs, actions, history, streams, operations, artifacts, publications, methods, plans, presets, sweeps,
+        projects, keys, audit_events, credentials, uploads, webhooks, hooks, hook_deliveries, rules, proposals, health,
     )]  # fmt: skip
     for router in routers:
         app.include_router(router)

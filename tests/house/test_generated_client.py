@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.api.jobs import EXAMPLES
+from app.api.endpoints.jobs.jobs import EXAMPLES
 from app.main import create_app
 from app.settings import Settings
 

@@ -13,9 +13,9 @@ from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api import guard as guards
-from app.api import jobs
+from app.api.endpoints.jobs import jobs
+from app.api.endpoints.jobs.jobs import EXAMPLES
 from app.api.guard import BodyGuard
-from app.api.jobs import EXAMPLES
 from app.bodies.sweep import place
 from app.main import create_app
 from app.platform.actor import LOCAL

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Path, Response
 from pydantic import Field
 
 from app.api.deps import KeyDep, again, replayed
-from app.api.jobs import EXAMPLES
+from app.api.endpoints.jobs.jobs import EXAMPLES
 from app.api.views import View
 from app.bodies.job import JobRequest
 from app.db.planning import Plan

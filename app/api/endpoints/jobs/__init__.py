@@ -1,0 +1,1 @@
+"""A job: made, listed, moved, watched, its results fetched and published."""

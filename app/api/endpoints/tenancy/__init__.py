@@ -1,0 +1,1 @@
+"""Who may call: projects, keys, credentials, the audit log."""

@@ -1,0 +1,40 @@
+"""The audit log of a project."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from fastapi import Query as FromQuery
+
+from app.api.deps import PagerDep
+from app.api.paging import Page, PageQuery
+from app.api.views import View
+from app.db.queries import tenancy
+from app.dependencies import ProjectDep, ResourcesDep
+
+router = APIRouter(prefix="/v1", tags=["tenancy"])
+
+
+class AuditView(View):
+    """Something that somebody did."""
+
+    id: str
+    time: datetime
+    project_id: str
+    actor: dict[str, Any]
+    action: str
+    resource_id: str
+    request_id: str | None
+    data: dict[str, Any]
+
+
+@router.get("/audit-events")
+def list_audit_events(
+    query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
+) -> Page[AuditView]:
+    """List who did what in the caller's project, newest first."""
+    with resources.database.reading() as session:
+        rows = tenancy.audit_page(session, project, before=pager.position(query), limit=query.limit + 1)
+    return pager.page(query, rows, AuditView.model_validate, lambda row: row.id)
