@@ -12,22 +12,18 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from app import VERSION
-from app.api import problems
+from app.api import endpoints, problems
 from app.api.access import AccessGuard, takes_no_key
-from app.api.endpoints.hooks import hook_deliveries, hooks, proposals, rules, webhooks
-from app.api.endpoints.jobs import actions, artifacts, history, jobs, publications, streams
-from app.api.endpoints.operations import health, operations
-from app.api.endpoints.planning import methods, plans, presets, sweeps, uploads
-from app.api.endpoints.tenancy import audit_events, credentials, keys, projects
 from app.api.guard import BodyGuard, RequestContext
 from app.api.metering import Fleet, RequestMeter
 from app.api.tally import Tally, of_this_process
 from app.bodies.schema import require_tags, tell_object_defaults
 from app.db.commits import GroupCommit
 from app.db.session import Database
+from app.platform.discovery import offered
 from app.platform.lanes import Shares
 from app.platform.logs import setup_logs
 from app.platform.tracing import setup_traces
@@ -93,10 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
     )  # fmt: skip
-    routers = [module.router for module in (
-        jobs, actions, history, streams, operations, artifacts, publications, methods, plans, presets, sweeps,
-        projects, keys, audit_events, credentials, uploads, webhooks, hooks, hook_deliveries, rules, proposals, health,
-    )]  # fmt: skip
+    routers = [router for _, router in offered(endpoints, "router", APIRouter)]
     for router in routers:
         app.include_router(router)
     app.state.shares = Shares(AT_ONCE)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter
 
 from app.platform.actor import Actor
+from app.platform.discovery import offered
 from app.portal import pages
 
 
@@ -35,15 +34,9 @@ class Entry:
 
 def discover() -> tuple[list[APIRouter], list[Entry]]:
     """Return the routers and the menu entries of every page module; raises TypeError on one without a router."""
-    routers, entries = [], []
-    for info in pkgutil.iter_modules(pages.__path__, prefix=f"{pages.__name__}."):
-        module = importlib.import_module(info.name)
-        router, entry = getattr(module, "router", None), getattr(module, "NAVIGATION", None)
-        if not isinstance(router, APIRouter):
-            raise TypeError(f"{info.name} has no `router`")
-        routers.append(router)
-        entries += [entry] if isinstance(entry, Entry) else []
-    return routers, sorted(entries, key=lambda entry: entry.order)
+    found = offered(pages, "router", APIRouter)
+    entries = [entry for module, _ in found if isinstance(entry := getattr(module, "NAVIGATION", None), Entry)]
+    return [router for _, router in found], sorted(entries, key=lambda entry: entry.order)
 
 
 def here(entries: Sequence[Entry], path: str) -> Entry | None:
