@@ -11,8 +11,9 @@ import typer
 from rich.markup import escape
 
 from app import VERSION
-from app.cli import actions, artifact, configuration, demo, fleet, jobs, keys, planning, processes, run, uploading
+from app.cli import commands
 from app.cli.output import err, out, print_problem
+from app.platform.discovery import offered
 from espalier.client import BadDownload, NothingToUpload, ServiceError, Unreachable
 from espalier.recipe.reading import RecipeError
 from espalier.recipe.spec import ENGINE_VERSION
@@ -42,16 +43,8 @@ def root(
     """Compression as a service for transformer models."""
 
 
-for verb in (
-    demo.demo, processes.serve, processes.worker, processes.reconciler, processes.migrate, configuration.settings,
-    jobs.submit, planning.plan, jobs.ps, jobs.watch, jobs.logs, jobs.report, jobs.download, uploading.upload, run.run,
-    actions.cancel, actions.pause,
-    actions.resume, actions.retry, actions.clone, actions.delete, fleet.queues, fleet.workers, fleet.drain,
-    fleet.undrain,
-    artifact.unpack, artifact.inspect,
-):  # fmt: skip
-    app.command()(verb)
-app.add_typer(keys.app, name="keys")
+for _, verbs in offered(commands, "commands", typer.Typer):
+    app.add_typer(verbs)
 
 
 def main() -> None:

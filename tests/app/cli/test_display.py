@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
+from app.cli.commands.local.run import AS_EVENTS, as_event
 from app.cli.progress import Bars, JsonLines, Lines, describe, display
 from app.cli.report import facts, stage_table
-from app.cli.run import AS_EVENTS, as_event
 from espalier.client import Event
 from workers.messages import MESSAGES, AnyMessage
 

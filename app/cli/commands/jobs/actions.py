@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app.cli.jobs import JobId, connect
+from app.cli.connection import JobId, connect
 from app.cli.output import Json, out, print_json
 from espalier.client import Job
+
+commands = typer.Typer()
 
 Priority = Literal["low", "normal", "high"]
 
@@ -21,24 +23,28 @@ def _show(job: Job, *, json: bool) -> None:
         out.print(f"{job.id} is {job.state}")
 
 
+@commands.command()
 def cancel(job: JobId, json: Json = False) -> None:
     """Ask a job to end."""
     with connect() as client:
         _show(client.cancel(job), json=json)
 
 
+@commands.command()
 def pause(job: JobId, json: Json = False) -> None:
     """Let a job rest, with its checkpoints."""
     with connect() as client:
         _show(client.pause(job), json=json)
 
 
+@commands.command()
 def resume(job: JobId, json: Json = False) -> None:
     """Queue a paused job again."""
     with connect() as client:
         _show(client.resume(job), json=json)
 
 
+@commands.command()
 def retry(
     job: JobId,
     from_start: Annotated[bool, typer.Option("--from-start", help="Drop the checkpoints.")] = False,
@@ -54,6 +60,7 @@ def retry(
         _show(client.retry(job, start=from_start, limits=limits or None, priority=priority), json=json)
 
 
+@commands.command()
 def clone(
     job: JobId,
     changes: Annotated[
@@ -87,6 +94,7 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
         return text
 
 
+@commands.command()
 def delete(job: JobId, json: Json = False) -> None:
     """Forget a job that is over, with its files."""
     with connect() as client:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,44 +9,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.output import Json, err, out, print_job_error, print_json, size
-from app.cli.progress import display
+from app.cli.connection import JobId, SpecFile, connect, fetch_all, finish, follow
+from app.cli.output import Json, out, print_json
 from app.cli.report import print_report
 from app.cli.spec_file import read_body
-from app.settings import get_settings
-from espalier.client import Client, Job
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML or JSON: the body of POST /v1/jobs.")]
+commands = typer.Typer()
 
 
-@contextmanager
-def connect() -> Iterator[Client]:
-    """A client of the service that the settings name."""
-    settings = get_settings()
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    with Client(settings.service_url, api_key=key) as client:
-        yield client
-
-
-def follow(client: Client, job_id: str, *, json: bool = False) -> Job:
-    """Show a job's events until it ends, and return it."""
-    shown = display(out, json=json)
-    with shown.running():
-        for event in client.events(job_id):
-            shown.show(event)
-    return client.get(job_id)
-
-
-def finish(job: Job, *, json: bool = False) -> None:
-    """End the command with the job's exit status: 0 only for a success that kept its gate."""
-    if job.error and not json:
-        print_job_error(job.error)
-    if job.state == "succeeded" and not job.good:
-        err.print("[red]the gate was rejected[/]: the result does not keep the limits that the spec sets")
-    raise typer.Exit(0 if job.good else 1)
-
-
+@commands.command()
 def submit(
     spec: SpecFile,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
@@ -67,6 +36,7 @@ def submit(
             finish(follow(client, job.id, json=json), json=json)
 
 
+@commands.command()
 def ps(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
@@ -88,12 +58,14 @@ def ps(
     out.print(table)
 
 
+@commands.command()
 def watch(job: JobId, json: Json = False) -> None:
     """Follow a job to its end."""
     with connect() as client:
         finish(follow(client, job, json=json), json=json)
 
 
+@commands.command()
 def logs(job: JobId, json: Json = False) -> None:
     """Print what the job's processes wrote."""
     with connect() as client:
@@ -104,6 +76,7 @@ def logs(job: JobId, json: Json = False) -> None:
                 out.print(f"[dim]{line.get('time')}[/] {line.get('level', ''):7} {escape(str(line.get('text')))}")
 
 
+@commands.command()
 def report(job: JobId, json: Json = False) -> None:
     """Compare the dense and the compressed model."""
     with connect() as client:
@@ -114,6 +87,7 @@ def report(job: JobId, json: Json = False) -> None:
         print_report(document)
 
 
+@commands.command()
 def download(
     job: JobId,
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Default: a folder named like the job.")] = None,
@@ -127,14 +101,3 @@ def download(
         print_json({"folder": str(target), "files": files})
     else:
         out.print(f"{len(files)} files in {target}")
-
-
-def fetch_all(client: Client, job_id: str, folder: Path) -> list[str]:
-    """Download every file of a result, the manifest last: where it lies, the folder is whole."""
-    artifacts = sorted(client.artifacts(job_id), key=lambda item: (item.kind == "manifest", item.name))
-    if not artifacts:
-        raise typer.BadParameter(f"{job_id} has no result to download", param_hint="JOB")
-    for artifact in artifacts:
-        err.print(f"[dim]{escape(artifact.name)}  {size(artifact.bytes)}[/]")
-        client.download(artifact, folder)
-    return [artifact.name for artifact in artifacts]

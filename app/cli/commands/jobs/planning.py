@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.jobs import SpecFile, connect
+from app.cli.connection import SpecFile, connect
 from app.cli.output import Json, out, print_json, size
 from app.cli.spec_file import read_body
 
+commands = typer.Typer()
 
+
+@commands.command()
 def plan(spec: SpecFile, json: Json = False) -> None:
     """Show what a job would take: seconds, memory and disk by phase; makes none."""
     with connect() as client:

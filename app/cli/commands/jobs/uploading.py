@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from app.cli.jobs import connect
+from app.cli.connection import connect
 from app.cli.output import Json, err, out, print_json
 
+commands = typer.Typer()
 
+
+@commands.command()
 def upload(
     path: Annotated[
         Path,

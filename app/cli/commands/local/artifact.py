@@ -12,12 +12,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from app.cli.modules import module_command
 from app.cli.output import Json, err, out, print_json, size
-from app.cli.processes import module_command
+
+commands = typer.Typer()
 
 Directory = Annotated[Path, typer.Argument(help="A downloaded artifact.", exists=True, file_okay=False)]
 
 
+@commands.command()
 def unpack(
     directory: Directory,
     output: Annotated[Path | None, typer.Option(help="Folder for the dense model; default: the same folder.")] = None,
@@ -31,6 +34,7 @@ def unpack(
             out.print(f"{escape(item['path'])}  {size(item['bytes'])}")
 
 
+@commands.command()
 def inspect(directory: Directory, json: Json = False) -> None:
     """Show what an artifact holds: parameters, zeros, patterns, bytes, and whether every file is intact."""
     found = _run("inspect", str(directory))[0]

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.jobs import SpecFile
+from app.cli.connection import SpecFile
+from app.cli.modules import module_command
 from app.cli.output import Json, err, out, print_job_error, print_json
-from app.cli.processes import module_command
 from app.cli.progress import display
 from app.cli.report import print_report
 from app.cli.spec_file import read_body
 from espalier.client import Event
+
+commands = typer.Typer()
 
 AS_EVENTS = {
     "phase_started": "job.phase_started", "phase_completed": "job.phase_completed", "progress": "job.progress",
@@ -25,6 +27,7 @@ AS_EVENTS = {
 """What the children say -> the event that the service would make of it."""
 
 
+@commands.command()
 def run(
     spec: SpecFile,
     output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path("espalier-output"),

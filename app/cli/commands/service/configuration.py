@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import typer
 from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr
 from rich.markup import escape
@@ -13,6 +14,8 @@ from app.cli.output import Json, out, print_json
 from app.settings import Settings, get_settings
 from app.settings_file import PREFIX
 from app.settings_rules import shown
+
+commands = typer.Typer()
 
 DERIVED = {
     "database_url": "database", "broker_url": "broker", "store_url": "store",
@@ -51,6 +54,7 @@ def _shown(value: object) -> str:
     return shown(value)
 
 
+@commands.command()
 def settings(json: Json = False) -> None:
     """Print every setting, its meaning, its value and where that came from."""
     rows = list_settings(get_settings(), os.environ, os.environ.get(f"{PREFIX}ENV_FILE"))

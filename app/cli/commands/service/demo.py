@@ -14,13 +14,15 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from app.cli.jobs import fetch_all, finish, follow
+from app.cli.connection import fetch_all, finish, follow
+from app.cli.modules import module_command
 from app.cli.output import Json, out, print_json
-from app.cli.processes import module_command
 from app.cli.report import print_report
 from espalier.client import Client
 
-MODEL = Path(__file__).parent / "demo_model"
+commands = typer.Typer()
+
+MODEL = Path(__file__).parents[2] / "demo_model"
 STOP_SECONDS = 60
 """More than the service takes to end its parts."""
 KEPT_SETTINGS = ("ESPALIER_THREADS", "ESPALIER_DEVICE")
@@ -60,6 +62,7 @@ UNDERTRAINED = (
 PROMPT = "The import statement"
 
 
+@commands.command()
 def demo(
     home: Annotated[Path, typer.Option(help="State folder of the demo's own service.")] = Path(".demo"),
     output: Annotated[Path, typer.Option(help="Where the artifact goes.")] = Path("demo-output"),

@@ -7,13 +7,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from app.cli.jobs import connect
+from app.cli.connection import connect
 from app.cli.output import Json, out, print_json, size
 from espalier.client.models import Worker
+
+commands = typer.Typer()
 
 WorkerId = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.", show_default=False)]
 
 
+@commands.command()
 def queues(json: Json = False) -> None:
     """List the queues, one per worker class."""
     with connect() as client:
@@ -29,6 +32,7 @@ def queues(json: Json = False) -> None:
     out.print(table)
 
 
+@commands.command()
 def workers(json: Json = False) -> None:
     """List the workers and what they do."""
     with connect() as client:
@@ -45,12 +49,14 @@ def workers(json: Json = False) -> None:
     out.print(table)
 
 
+@commands.command()
 def drain(worker: WorkerId, json: Json = False) -> None:
     """Let a worker claim nothing more and give its job back."""
     with connect() as client:
         _tell(client.drain(worker), json=json)
 
 
+@commands.command()
 def undrain(worker: WorkerId, json: Json = False) -> None:
     """Let a worker that was to drain claim jobs again."""
     with connect() as client:

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
+from app.cli.modules import become
 from app.cli.output import Json
-from app.cli.processes import become
 
-app = typer.Typer(help="API keys.", no_args_is_help=True)
+commands = typer.Typer(name="keys", help="API keys.", no_args_is_help=True)
 
 
-@app.callback()
+@commands.callback()
 def keys() -> None:
     """API keys; with one of the scope admin, /v1/api-keys makes all others."""
 
 
-@app.command()
+@commands.command()
 def create(
     name: Annotated[str, typer.Option(help="For people.")] = "bootstrap",
     project: Annotated[str, typer.Option(help="Whose key it is.")] = "prj_default",

@@ -1,0 +1,1 @@
+"""The commands, by subject and one module each: its `commands` are verbs of `espalier`."""

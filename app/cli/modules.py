@@ -1,0 +1,20 @@
+"""Our modules as processes of their own: the service, its parts, the compute child."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command line of one of our modules; -P, so that a folder named `workers` here cannot stand in for ours."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def become(module: str, *arguments: str) -> NoReturn:
+    """Go on as one of our modules, in the place of this process."""
+    command = module_command(module, *arguments)
+    os.environ["PYTHONSAFEPATH"] = "1"  # what -P says, for the processes that it starts in turn
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
