@@ -23,10 +23,10 @@ from app.queue import Doorbell
 from app.settings import Settings
 from app.storage.base import ObjectStore
 from app.storage.s3 import S3Store
-from tests.app.api.conftest import submit
 from tests.chaos.test_mix import model
 from tests.fixtures.servers.services import missing, new_postgres_database
 from tests.fixtures.service import rows
+from tests.fixtures.service.requests import submit
 from tests.fixtures.workers.runs import Bench
 from tests.workers.background.test_reconcile import RecordedBell
 from workers.background.reconcile import Reconciler

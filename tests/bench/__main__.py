@@ -26,8 +26,8 @@ from espalier.session import Session
 from espalier.stream.walk import Stream
 from tests.bench import packing, peer
 from tests.fixtures.library import alone
+from tests.fixtures.library.demo_model import DEMO_MODEL
 
-DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 SLOW = {"reconstructing", "retraining"}
 """Phases long enough to be measured once."""
 PRUNE = {"method": "wanda", "sparsity": 0.5}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,14 @@ import pytest
 
 from tests.browser.scene import Scene, furnished
 from tests.browser.site import Site, serving
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.services import free_port
 from tests.fixtures.service.deployment import Deployment
-from tests.flows.conftest import DEMO_MODEL
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.browser.watch import Watch
-
-    Watching = Callable[..., AbstractContextManager[Watch]]
+    from tests.browser.watch import Watch, Watching
 
 HERE = Path(__file__).parent
 

@@ -14,11 +14,11 @@ from app.services.hooks.evaluation import evaluate_next
 from tests.browser.payloads import PAYLOADS
 from tests.browser.runs import report
 from tests.browser.site import Site
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service import rows
-from tests.flows.conftest import DEMO_MODEL
 
 if TYPE_CHECKING:
-    from tests.browser.conftest import Watching
+    from tests.browser.watch import Watching
 
 ALIEN = """() => {
   const found = [];

@@ -14,7 +14,7 @@ from tests.fixtures.service import rows
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from tests.browser.conftest import Watching
+    from tests.browser.watch import Watching
 
 HIDE = """hidden => {
   Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });

@@ -4,7 +4,7 @@ without JavaScript."""
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
@@ -12,27 +12,13 @@ from sqlalchemy import select
 from app.db.hook import HookProposal
 from app.db.tenancy import ApiKey
 from app.services.hooks.evaluation import evaluate_next
+from tests.browser.accessibility import findings_of
 from tests.browser.scene import Scene
 from tests.browser.site import Site
 from tests.fixtures.service.hooks import deliver
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
-    from tests.browser.conftest import Watching
-
-
-def findings_of(page: Page, **options: Any) -> list[str]:
-    """What axe calls serious or critical."""
-    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 - needs the extra
-
-    found = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
-    return [
-        f"{item['id']}: {node['html'][:160]} ({node['failureSummary'][:200]})"
-        for item in found
-        if item["impact"] in {"serious", "critical"}
-        for node in item["nodes"]
-    ]
+    from tests.browser.watch import Watching
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

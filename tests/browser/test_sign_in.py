@@ -11,13 +11,13 @@ from pydantic import SecretStr
 from app.bodies.access import KeyRequest
 from app.platform.actor import DEFAULT_PROJECT
 from app.services.tenancy import keys
+from tests.browser.accessibility import findings_of
 from tests.browser.scene import Scene
 from tests.browser.site import serving
-from tests.browser.test_pages import findings_of
 from tests.fixtures.servers.oidc import CLIENT, SECRET, OidcServer, oidc
 
 if TYPE_CHECKING:
-    from tests.browser.conftest import Watching
+    from tests.browser.watch import Watching
 
 __all__ = ["oidc"]  # a fixture
 

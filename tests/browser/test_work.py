@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment
-from tests.flows.conftest import DEMO_MODEL
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from tests.browser.conftest import Watching
+    from tests.browser.watch import Watching
 
 LONG = {
     "calibration": {"samples": 4, "sequence_length": 64},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,3 +81,7 @@ def watching(browser: Browser, origin: str, **options: Any) -> Iterator[Watch]:
         watch.quiet()
     finally:
         context.close()
+
+
+Watching = Callable[..., AbstractContextManager[Watch]]
+"""Opens a context at an origin."""

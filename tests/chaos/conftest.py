@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.servers.hub import hub
-from tests.flows.conftest import launch
+from tests.fixtures.service.launch import launch
 
 __all__ = ["hub", "launch"]
 

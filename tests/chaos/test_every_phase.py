@@ -22,11 +22,12 @@ import pytest
 from app.db.lifecycle import TERMINAL
 from espalier.messages import PhaseStarted
 from espalier.recipe.phases import Phase
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.service.launch import Launch
 from tests.fixtures.suite.figures import record
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
-from tests.flows.conftest import DEMO_MODEL, Launch
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder, Said
 

@@ -16,11 +16,12 @@ import httpx
 import pytest
 import redis
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.killable import Postgres, RedisServer
 from tests.fixtures.servers.services import Services, new_postgres_database
 from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.service.launch import Launch
 from tests.fixtures.suite.figures import record
-from tests.flows.conftest import DEMO_MODEL, Launch
 
 DOWN = float(os.environ.get("ESPALIER_CHAOS_DOWN", "1"))
 SPEC: dict[str, Any] = {

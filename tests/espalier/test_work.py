@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,8 +14,8 @@ from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
 from espalier.work import training_steps, trials
 from espalier.work import works as count
+from tests.fixtures.library.demo_model import DEMO_MODEL
 
-MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
 MEASURED = {"perplexity": [{"sequence_length": 64, "max_windows": 2}]}
 TOKENS = 8 * 64
 """Of one optimizer step."""
@@ -24,7 +23,7 @@ TOKENS = 8 * 64
 
 @pytest.fixture(scope="module")
 def facts() -> ModelFacts:
-    return probe(MODEL)
+    return probe(DEMO_MODEL)
 
 
 def works(facts: ModelFacts, retrain: dict[str, Any], **fields: Any) -> dict[str, float]:

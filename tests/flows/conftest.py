@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.library.reference import reference_folder
 from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.service.launch import launch, launching
 
-DEMO_MODEL = Path(__file__).parents[2] / "app/cli/demo_model"
-
-Launch = Callable[..., Deployment]
-
-
-@contextmanager
-def launching(folder: Path) -> Iterator[Launch]:
-    """Start installations in their own folders below `folder`; all are ended at the end."""
-    running: list[Deployment] = []
-
-    def start(name: str = "home", **environment: str) -> Deployment:
-        defaults = {"ESPALIER_LOCAL_ROOTS": f"{DEMO_MODEL}:{folder}", "ESPALIER_LEASE_SECONDS": "6"}
-        deployment = Deployment(folder / name, defaults | environment)
-        running.append(deployment)
-        deployment.start()
-        return deployment
-
-    try:
-        yield start
-    finally:
-        for deployment in running:
-            deployment.stop()
-            deployment.http.close()
+__all__ = ["launch"]
 
 
 @pytest.fixture(scope="package")
@@ -42,10 +20,3 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     roots = [DEMO_MODEL, tmp_path_factory.getbasetemp(), reference_folder()]
     with launching(tmp_path_factory.mktemp("shared")) as start:
         yield start(ESPALIER_LOCAL_ROOTS=":".join(str(root) for root in roots if root))
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Start installations that live as long as the test."""
-    with launching(tmp_path) as start:
-        yield start

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment
-from tests.flows.conftest import DEMO_MODEL
 
 WANDA = {"prune": {"method": "wanda", "sparsity": 0.5}}
 

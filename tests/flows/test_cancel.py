@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment
-from tests.flows.conftest import DEMO_MODEL
 from tests.flows.test_kill_and_resume import SPEC
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import httpx
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, HubRepo, hub
 from tests.fixtures.service.deployment import Deployment
 from tests.fixtures.service.hooks import push
+from tests.fixtures.service.launch import Launch
 from tests.fixtures.suite.patience import Patience
 from tests.fixtures.suite.readme import block
-from tests.flows.conftest import DEMO_MODEL, Launch
 
 __all__ = ["hub"]
 

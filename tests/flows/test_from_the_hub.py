@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, HubRepo, hub
-from tests.flows.conftest import DEMO_MODEL, Launch
+from tests.fixtures.service.launch import Launch
 
 __all__ = ["hub"]
 

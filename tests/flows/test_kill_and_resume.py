@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment, checkpoints
-from tests.flows.conftest import DEMO_MODEL
 
 SPEC: dict[str, Any] = {
     "calibration": {"samples": 32, "sequence_length": 128},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import Launch
+from tests.fixtures.service.launch import Launch
 from tests.results.harness import reference_spec
 
 NM = {"pattern": {"kind": "nm", "n": 2, "m": 4}}

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
+
 ESPALIER = Path(sys.executable).with_name("espalier")
-DEMO_MODEL = Path(__file__).resolve().parents[2] / "app/cli/demo_model"
 
 
 def run(folder: Path, *flags: str, **spec: Any) -> subprocess.CompletedProcess[str]:

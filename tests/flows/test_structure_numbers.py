@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Launch
+from tests.fixtures.service.launch import Launch
 from tests.results.harness import Finished, Numbers, reference_spec
 from tests.results.structure import METHODS, read
 

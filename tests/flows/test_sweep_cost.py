@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.workers.runs import Bench
-from tests.flows.conftest import DEMO_MODEL
 from workers.processes.process import Commands
 
 

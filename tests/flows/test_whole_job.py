@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.services import Services
 from tests.fixtures.service.deployment import Deployment
-from tests.flows.conftest import DEMO_MODEL, Launch
+from tests.fixtures.service.launch import Launch
 
 EVALUATE = {"perplexity": [{"sequence_length": 128, "max_windows": 16}], "after_each_phase": True}
 CALIBRATION = {"samples": 16, "sequence_length": 128}

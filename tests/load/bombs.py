@@ -16,7 +16,7 @@ import pyarrow.parquet
 from tests.app.api import stalls
 from tests.app.services.test_bounded import SPELLED_OUT
 from tests.espalier.probe.checkpoints import header_of, safetensors
-from tests.flows.conftest import DEMO_MODEL
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.load.test_hostile import RUNS_AWAY
 
 MIB: Final = 2**20

@@ -14,9 +14,10 @@ import httpx
 import psutil
 import pytest
 
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.service.launch import launching
 from tests.fixtures.suite.figures import load, record
-from tests.flows.conftest import DEMO_MODEL, launching
 from tests.load.bombs import BOMBS, MIB, Bomb
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(3600)]

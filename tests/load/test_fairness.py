@@ -22,7 +22,7 @@ from app.platform.lanes import Rooms
 from app.settings import Settings
 from tests.fixtures.suite.figures import load, record
 from tests.fixtures.workers.runs import Bench
-from tests.load.conftest import BODY, Stack
+from tests.load.stack import BODY, Stack
 from tests.workers.background.test_spoiled_items import queued_webhook
 from tests.workers.lease.test_claim import claim, worker
 from tests.workers.supervisor.test_turns import queue

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fixtures.service.hooks import SPEC, push
 from tests.fixtures.suite.figures import record
-from tests.load.conftest import Stack
+from tests.load.stack import Stack
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(600)]
 

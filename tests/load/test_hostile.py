@@ -16,7 +16,7 @@ import pytest
 
 from tests.app.api import stalls
 from tests.fixtures.suite.figures import load, record
-from tests.load.conftest import Stack
+from tests.load.stack import Stack
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.fixtures.service import rows as make
 from tests.fixtures.suite.figures import load, record
-from tests.load.conftest import BODY, Stack
+from tests.load.stack import BODY, Stack
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]
 

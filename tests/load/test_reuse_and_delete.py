@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.app.api.conftest import copy_demo_model
+from tests.fixtures.library.demo_model import copy_demo_model
 from tests.fixtures.service import races
 from tests.fixtures.suite.figures import record
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fixtures.servers.services import free_port
-from tests.flows.conftest import Launch, launching
+from tests.fixtures.service.launch import Launch, launching
 from tests.registry.server import RealMlflow
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from espalier.recipe.base import fingerprint
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.services import free_port
 from tests.fixtures.service.deployment import Deployment
+from tests.fixtures.service.launch import Launch
 from tests.fixtures.suite.readme import block
-from tests.flows.conftest import DEMO_MODEL, Launch
 from tests.registry.server import HEADING, RealMlflow
 
 pytestmark = [pytest.mark.registry, pytest.mark.timeout(1800)]

@@ -18,10 +18,10 @@ from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
 from app.storage.s3 import S3Store
-from tests.app.api.conftest import submit
 from tests.fixtures.library.carried import CARRIED
 from tests.fixtures.servers.hub import Hub, hub
 from tests.fixtures.service import rows
+from tests.fixtures.service.requests import submit
 from workers.supervisor.publishing import Publisher
 
 __all__ = ["hub"]

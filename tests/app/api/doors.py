@@ -10,10 +10,10 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from app.services.resources import Resources
-from tests.app.api.conftest import REMOTE
 from tests.app.api.tenants import bearer
 from tests.fixtures.service import rows
 from tests.fixtures.service.hooks import Registry, evaluate
+from tests.fixtures.service.requests import REMOTE
 
 TARGET: Final = {"kind": "s3", "uri": "s3://models/out/"}
 PUBLISHING: Final[dict[str, Any]] = {**REMOTE["spec"], "output": {"publish": [TARGET]}}

@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 
 from app.platform.actor import DEFAULT_PROJECT
 from app.services.resources import Resources
-from tests.app.api.conftest import submit
 from tests.fixtures.service import rows as fixture_rows
 from tests.fixtures.service.hooks import SPEC, Registry, evaluate
+from tests.fixtures.service.requests import submit
 
 TEXT_UPLOAD = {"kind": "dataset", "files": [{"name": "a.txt", "bytes": 1, "sha256": "0" * 64}]}
 

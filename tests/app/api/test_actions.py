@@ -12,8 +12,8 @@ from app.db.job import Attempt, Event, Job
 from app.db.lifecycle import ACTIONS, STATES, TERMINAL, may_move
 from app.db.session import Database
 from app.services.resources import Resources
-from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures.service import rows as make
+from tests.fixtures.service.requests import REMOTE, submit
 
 PATHS: dict[str, list[str]] = {
     "queued": [], "paused": ["pause"], "cancelled": ["cancel"], "running": ["start"], "pausing": ["start", "pause"],

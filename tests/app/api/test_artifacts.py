@@ -15,8 +15,8 @@ from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
 from app.storage.s3 import S3Store
-from tests.app.api.conftest import submit
 from tests.fixtures.service import rows as make
+from tests.fixtures.service.requests import submit
 
 DATA = bytes(range(256)) * 40
 

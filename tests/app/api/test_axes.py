@@ -6,8 +6,8 @@ import copy
 
 from fastapi.testclient import TestClient
 
-from tests.app.api.conftest import REMOTE
 from tests.contracts.cells import AXES, USUAL, Refused, prune_of, refused_pairs, step_of
+from tests.fixtures.service.requests import REMOTE
 
 
 def test_choices_that_do_not_go_together_are_refused_at_one_of_them(client: TestClient) -> None:

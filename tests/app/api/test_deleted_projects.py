@@ -22,10 +22,10 @@ from app.services.jobs import submit as jobs
 from app.services.resources import Resources
 from app.services.tenancy.sessions import Sessions
 from app.storage.base import ObjectStore
-from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 from tests.fixtures.service import rows as fixture
 from tests.fixtures.service.hooks import SPEC
+from tests.fixtures.service.requests import REMOTE, submit
 from tests.workers.background.test_reconcile import RecordedBell
 from workers.background.reconcile import Reconciler
 

@@ -21,7 +21,7 @@ from app.main import create_app
 from app.platform.actor import LOCAL
 from app.platform.lanes import Shares
 from app.settings import Settings
-from tests.app.api.conftest import REMOTE
+from tests.fixtures.service.requests import REMOTE
 
 JSON_TYPE = {"Content-Type": "application/json"}
 PROBLEM = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}

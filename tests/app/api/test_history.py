@@ -6,8 +6,8 @@ from fastapi.testclient import TestClient
 
 from app.db.session import Database
 from app.services.resources import Resources
-from tests.app.api.conftest import submit
 from tests.fixtures.service import rows as make
+from tests.fixtures.service.requests import submit
 
 
 def test_events_go_on_after_a_seq_and_over_pages(client: TestClient, rows: Database) -> None:

@@ -15,8 +15,8 @@ from sqlalchemy import func, select, text
 from app.api.views import JobView
 from app.db.job import Event, IdempotencyKey, Job, Outbox
 from app.db.session import Database
-from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures.service import rows as make
+from tests.fixtures.service.requests import REMOTE, submit
 
 
 def _events(client: TestClient, job: str) -> list[str]:

@@ -20,8 +20,8 @@ from app.db.tenancy import ApiKey
 from app.main import create_app
 from app.services.tenancy import keys
 from app.settings import Settings
-from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.tenants import bearer, new_key, new_project
+from tests.fixtures.service.requests import REMOTE, submit
 
 SECRETS = {"api_key_pepper": "p" * 32, "credentials_key": "c" * 32}
 

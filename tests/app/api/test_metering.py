@@ -27,9 +27,9 @@ from app.db.queries import leases, measures
 from app.db.queries.leases import WorkerIdentity
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
-from tests.app.api.conftest import submit
 from tests.fixtures.servers.services import free_port
 from tests.fixtures.service import rows as fixture_rows
+from tests.fixtures.service.requests import submit
 from tests.fixtures.suite.patience import Patience
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -24,8 +24,9 @@ from app.services.resources import Resources
 from espalier.probe import check, probe
 from espalier.refusals import Problem
 from tests.app.api import stalls
-from tests.app.api.conftest import DEMO_MODEL, REMOTE
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
+from tests.fixtures.library.demo_model import DEMO_MODEL
+from tests.fixtures.service.requests import REMOTE
 
 SPEC = {"prune": {"method": "magnitude", "sparsity": 0.5}}
 

@@ -10,8 +10,8 @@ from app.db.job import Job, Worker
 from app.db.queries import leases
 from app.db.session import Database, clock
 from app.platform.actor import DEFAULT_PROJECT
-from tests.app.api.conftest import submit
 from tests.app.api.tenants import bearer, new_key, new_project
+from tests.fixtures.service.requests import submit
 from tests.workers.lease.test_claim import worker
 
 

@@ -14,9 +14,9 @@ from app.db.job import Job
 from app.db.planning import Plan, Preset, Sweep
 from app.db.session import Database
 from app.services.resources import Resources
-from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures.service import rows as make
 from tests.fixtures.service.hooks import Registry
+from tests.fixtures.service.requests import REMOTE, submit
 
 OLD = r"(?=q)q_proj"
 AT = "/spec/prune/targets/include/0"

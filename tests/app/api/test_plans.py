@@ -18,8 +18,8 @@ from app.services.resources import Resources
 from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.memory.text import tokenising_bytes
 from espalier.probe import probe
-from tests.app.api.conftest import REMOTE
 from tests.fixtures.service import rows as fixture
+from tests.fixtures.service.requests import REMOTE
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from app.db.session import Database, clock
 from app.services.resources import Resources
 from app.services.tenancy import keys
 from app.settings import Settings
-from tests.app.api.conftest import REMOTE
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures.service import rows as fixture_rows
+from tests.fixtures.service.requests import REMOTE
 from workers.background.reconcile import Reconciler
 from workers.lease.keeper import running_seconds
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.app.api.conftest import REMOTE
 from tests.espalier.probe.checkpoints import LLAMA, OPT, write_model
+from tests.fixtures.service.requests import REMOTE
 
 WANDA = {"method": "wanda", "sparsity": 0.5}
 BEHIND = OPT | {"do_layer_norm_before": False}

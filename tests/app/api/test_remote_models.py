@@ -12,7 +12,7 @@ from app.integrations.huggingface import client as app_hub
 from app.integrations.huggingface import look
 from app.services.resources import Resources
 from app.settings_rules import networks
-from tests.app.api.conftest import DEMO_MODEL
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.servers.hub import Hub, HubRepo, hub
 

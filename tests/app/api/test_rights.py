@@ -17,10 +17,10 @@ from app.db.session import clock
 from app.platform.actor import DEFAULT_PROJECT
 from app.services.resources import Resources
 from app.services.reuse import adoption
-from tests.app.api.conftest import REMOTE, submit
 from tests.app.api.doors import AXIS, DOORS, PLAIN, PUBLISHING, RUN, TARGET, WRITES, Door, House
 from tests.app.api.tenants import bearer, new_key
 from tests.fixtures.service.hooks import evaluate
+from tests.fixtures.service.requests import REMOTE, submit
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from app.main import create_app
 from app.services.hooks.receivers import RECEIVERS
 from app.settings import Settings
 from tests.app.api import stalls
-from tests.app.api.conftest import DEMO_MODEL
 from tests.app.api.stalls import CPU_SECONDS, STALL_SECONDS, Headers, Watch
 from tests.app.api.tenants import one_of_each
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service import rows
 from tests.fixtures.service.hooks import Registry
 

@@ -30,8 +30,8 @@ from app.services.events.feed import Feed
 from app.services.tenancy import keys
 from app.services.tenancy.sessions import Sessions
 from app.settings import Settings
-from tests.app.api.conftest import REMOTE, submit
 from tests.fixtures.service import rows as make
+from tests.fixtures.service.requests import REMOTE, submit
 from tests.fixtures.workers.runs import job_fields
 
 Frames = list[tuple[str, dict[str, Any]]]

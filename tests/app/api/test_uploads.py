@@ -24,9 +24,9 @@ from app.services import uploads
 from app.services.resources import Resources
 from app.settings import Settings
 from app.storage.s3 import S3Store
-from tests.app.api.conftest import DEMO_MODEL
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures.library.carried import CARRIED, files_below
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from workers.background import stale
 
 SPEC = {"prune": {"method": "magnitude", "sparsity": 0.5}}

@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,8 @@ from app.cli.main import main
 from app.db.migrate import run_migrations
 from app.main import create_app
 from app.settings import Settings, get_settings
-from tests.app.api.conftest import copy_demo_model
-
-
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
-Espalier = Callable[..., Outcome]
+from tests.app.cli.command import Espalier, Outcome
+from tests.fixtures.library.demo_model import copy_demo_model
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from espalier.packing.pack import pack_file, packed_path
-from tests.app.cli.conftest import Espalier
+from tests.app.cli.command import Espalier
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.app.cli.conftest import Espalier
+from tests.app.cli.command import Espalier
 
 
 @pytest.fixture

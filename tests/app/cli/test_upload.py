@@ -11,7 +11,7 @@ import pytest
 from app.services import uploads
 from app.settings import Settings
 from espalier.client.uploads import Uploader
-from tests.app.cli.conftest import Espalier
+from tests.app.cli.command import Espalier
 
 Parts = list[tuple[str, int]]
 

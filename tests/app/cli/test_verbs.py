@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.cli.conftest import Espalier
+from tests.app.cli.command import Espalier
 
 
 @pytest.fixture

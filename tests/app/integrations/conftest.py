@@ -14,16 +14,14 @@ import pytest
 from app.bodies.job import JobRequest
 from app.integrations.systems import LOGINS
 from espalier.messages import Failed
+from tests.app.integrations.fetches import SPEC, Fetch
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, hub
 from workers import fetcher
 from workers.messages import MESSAGES, AnyMessage, FetchRequest
-from workers.processes.process import ROOT, environment
+from workers.processes.process import environment
 
 __all__ = ["hub"]
-
-Fetch = Callable[..., list[AnyMessage]]
-MODEL = ROOT / "app/cli/demo_model"
-SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}, "evaluate": {"perplexity": []}}
 
 
 def _as_child(line: str, workspace: Path) -> list[AnyMessage]:
@@ -76,7 +74,7 @@ def _fetch(hub: Hub, tmp_path: Path, run_fetcher: Callable[[str, Path], list[Any
         request = FetchRequest(
             job=JobRequest.model_validate_json(json.dumps({"source": source, "spec": spec or SPEC})),
             cache_dir=str(tmp_path / "cache"), cache_max_bytes=2**30, workspace=str(workspace),
-            roots=[str(tmp_path / "roots"), str(MODEL)], systems={"huggingface": at_hub, **logins},
+            roots=[str(tmp_path / "roots"), str(DEMO_MODEL)], systems={"huggingface": at_hub, **logins},
             **fields,
         )  # fmt: skip
         return run_fetcher(request.model_dump_json(by_alias=True), workspace)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from app.storage.s3 import S3Store
-from tests.app.integrations.conftest import MODEL, Fetch
-from tests.app.integrations.test_models import error, one
+from tests.app.integrations.fetches import Fetch, error, one
 from tests.fixtures.library.carried import CARRIED, LEFT_BEHIND, TEMPLATES, files_below, model_with
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub
 from tests.fixtures.servers.mlflow import MlflowServer, mlflow
 from workers.messages import AnyMessage, Fetched, Resolved
@@ -54,7 +54,7 @@ def _uploaded(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _at_the_hub(hub: Hub, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    hub.add_model("org/model", MODEL).files = files_below(folder)
+    hub.add_model("org/model", DEMO_MODEL).files = files_below(folder)
     return {"kind": "huggingface", "repo": "org/model"}, {}
 
 
@@ -72,7 +72,7 @@ def _registered(server: MlflowServer, folder: Path, *, flavour: bool) -> tuple[d
 
 
 def test_everything_arrives_and_nothing_else(read: Read, tmp_path: Path) -> None:
-    folder = model_with(tmp_path / "roots" / "model", MODEL, {**CARRIED, **LEFT_BEHIND})
+    folder = model_with(tmp_path / "roots" / "model", DEMO_MODEL, {**CARRIED, **LEFT_BEHIND})
     fetched = one(read(folder), Fetched)
     assert isinstance(fetched, Fetched)
     arrived = files_below(Path(fetched.model_dir))
@@ -88,7 +88,7 @@ def test_a_template_counts_in_the_revision(name: str, fetch: Fetch, tmp_path: Pa
         assert isinstance(resolved, Resolved)
         return resolved.revision
 
-    folder = model_with(tmp_path / "roots" / "model", MODEL, CARRIED)
+    folder = model_with(tmp_path / "roots" / "model", DEMO_MODEL, CARRIED)
     before = revision()
     (folder / name).write_bytes(b"{{ other }}")
     assert revision() != before
@@ -106,13 +106,13 @@ def test_a_template_counts_in_the_revision(name: str, fetch: Fetch, tmp_path: Pa
 def test_a_small_file_that_is_none_is_refused_by_name(
     name: str, data: bytes, word: str, fetch: Fetch, tmp_path: Path
 ) -> None:
-    folder = model_with(tmp_path / "roots" / "model", MODEL, {name: data})
+    folder = model_with(tmp_path / "roots" / "model", DEMO_MODEL, {name: data})
     said = error(fetch({"kind": "local", "path": str(folder)}))
     assert (said.class_, said.module, word in said.message) == ("source_unsafe", name, True)
 
 
 def test_a_template_that_links_out_of_the_roots_is_refused(fetch: Fetch, tmp_path: Path) -> None:
-    folder = model_with(tmp_path / "roots" / "model", MODEL, {})
+    folder = model_with(tmp_path / "roots" / "model", DEMO_MODEL, {})
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "a.jinja").write_text("secret")
     (folder / "additional_chat_templates").symlink_to(tmp_path / "secrets")

@@ -12,8 +12,8 @@ from app.integrations.mlflow.source import MlflowSource
 from app.integrations.shared.sources import Access
 from espalier.messages import PhaseCompleted, Progress
 from espalier.refusals import SourceNotFound
-from tests.app.integrations.conftest import MODEL, Fetch
-from tests.app.integrations.test_models import error, one
+from tests.app.integrations.fetches import Fetch, error, one
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
 from workers.messages import Fetched, Resolved
 
@@ -28,7 +28,7 @@ def login(server: MlflowServer, **fields: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("flavour", [True, False], ids=["transformers flavour", "plain folder"])
 def test_a_version_is_pinned_by_number_and_content(mlflow: MlflowServer, fetch: Fetch, *, flavour: bool) -> None:
-    mlflow.register("demo", MODEL, flavour=flavour)
+    mlflow.register("demo", DEMO_MODEL, flavour=flavour)
     root = mlflow.root("demo", "1")
     mlflow.files |= {f"{root}/{'model/' if flavour else ''}pytorch_model.bin": b"\x80\x02", f"{root}/evil.py": b"boom"}
     said = fetch(LATEST, mlflow=login(mlflow))
@@ -39,18 +39,18 @@ def test_a_version_is_pinned_by_number_and_content(mlflow: MlflowServer, fetch: 
     assert version == "1"
     assert len(digest) == 64
     laid_out = Path(fetched.model_dir)
-    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in MODEL.iterdir())
-    assert (laid_out / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
-    assert sorted(mlflow.downloads()) == sorted(path.name for path in MODEL.iterdir())
+    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in DEMO_MODEL.iterdir())
+    assert (laid_out / "model.safetensors").read_bytes() == (DEMO_MODEL / "model.safetensors").read_bytes()
+    assert sorted(mlflow.downloads()) == sorted(path.name for path in DEMO_MODEL.iterdir())
     last = [message for message in said if isinstance(message, Progress)][-1]
     assert last.current == last.total > 5_000_000
 
 
 def test_both_layouts_and_a_folder_here_hold_one_content(mlflow: MlflowServer, fetch: Fetch, tmp_path: Path) -> None:
-    mlflow.register("demo", MODEL, flavour=True)
-    mlflow.register("demo", MODEL)
+    mlflow.register("demo", DEMO_MODEL, flavour=True)
+    mlflow.register("demo", DEMO_MODEL)
     digests = []
-    for source in (LATEST, {**LATEST, "version": "2"}, {"kind": "local", "path": str(MODEL)}):
+    for source in (LATEST, {**LATEST, "version": "2"}, {"kind": "local", "path": str(DEMO_MODEL)}):
         resolved = one(fetch(source, mlflow=login(mlflow)), Resolved)
         assert isinstance(resolved, Resolved)
         digests.append(resolved.revision.rpartition("-")[2])
@@ -58,8 +58,8 @@ def test_both_layouts_and_a_folder_here_hold_one_content(mlflow: MlflowServer, f
 
 
 def test_an_alias_is_the_version_that_it_points_at_now(mlflow: MlflowServer, fetch: Fetch, tmp_path: Path) -> None:
-    mlflow.register("demo", MODEL)
-    other = shutil.copytree(MODEL, tmp_path / "other")
+    mlflow.register("demo", DEMO_MODEL)
+    other = shutil.copytree(DEMO_MODEL, tmp_path / "other")
     (other / "README.md").write_text("new")
     mlflow.register("demo", other)
     alias = {"kind": "mlflow", "name": "demo", "alias": "champion"}
@@ -79,7 +79,7 @@ def test_an_alias_is_the_version_that_it_points_at_now(mlflow: MlflowServer, fet
 def test_a_rule_never_compresses_a_copy_of_an_output(
     mlflow: MlflowServer, fetch: Fetch, tmp_path: Path, mark: str
 ) -> None:
-    copy = shutil.copytree(MODEL, tmp_path / "copy")
+    copy = shutil.copytree(DEMO_MODEL, tmp_path / "copy")
     if mark == "card":
         (copy / "README.md").write_text("---\nlibrary_name: transformers\ntags: [espalier, pruned]\n---\n# A model\n")
     mlflow.register("demo", copy, tags=[{"key": "espalier.job", "value": "job_1"}] if mark == "tag" else [])
@@ -90,7 +90,7 @@ def test_a_rule_never_compresses_a_copy_of_an_output(
 
 
 def test_what_is_whole_is_not_downloaded_again_and_what_changed_is(mlflow: MlflowServer, fetch: Fetch) -> None:
-    mlflow.register("demo", MODEL)
+    mlflow.register("demo", DEMO_MODEL)
     first = one(fetch(LATEST, mlflow=login(mlflow)), Resolved)
     mlflow.asked.clear()
     assert one(fetch(LATEST, mlflow=login(mlflow)), Resolved).revision == first.revision  # type: ignore[union-attr]
@@ -101,7 +101,7 @@ def test_what_is_whole_is_not_downloaded_again_and_what_changed_is(mlflow: Mlflo
 
 
 def test_a_file_that_breaks_off_is_not_kept(mlflow: MlflowServer, tmp_path: Path) -> None:
-    mlflow.register("demo", MODEL)
+    mlflow.register("demo", DEMO_MODEL)
     access = Access(cache_dir=tmp_path, systems={"mlflow": login(mlflow)})
     path = f"{mlflow.root('demo', '1')}/tokenizer.json"
     whole = mlflow.files[path]
@@ -131,14 +131,14 @@ def test_a_file_that_breaks_off_is_not_kept(mlflow: MlflowServer, tmp_path: Path
 def test_what_the_registry_does_not_have_is_not_found(
     mlflow: MlflowServer, fetch: Fetch, source: dict[str, str | None], word: str
 ) -> None:
-    mlflow.register("demo", MODEL)
+    mlflow.register("demo", DEMO_MODEL)
     found = error(fetch({**LATEST, **source}, mlflow=login(mlflow)))
     assert (found.class_, found.retryable, found.phase) == ("source_not_found", False, "resolving")
     assert word in found.hint
 
 
 def test_a_login_opens_the_registry(mlflow: MlflowServer, fetch: Fetch) -> None:
-    mlflow.register("demo", MODEL)
+    mlflow.register("demo", DEMO_MODEL)
     mlflow.login = basic("anna", "secret")
     refused = error(fetch(LATEST, mlflow=login(mlflow)))
     assert (refused.class_, "PUT /v1/credentials/mlflow" in refused.hint) == ("source_gated", True)
@@ -161,7 +161,7 @@ def test_pickles_and_code_are_unsafe_and_none_of_it_is_downloaded(mlflow: Mlflow
     mlflow.files |= {f"{mlflow.root('demo', '1')}/model/{name}": b"\x80" for name in ("config.json", "model.pkl")}
     assert error(fetch(LATEST, mlflow=login(mlflow))).class_ == "source_unsafe"
     assert mlflow.downloads() == []
-    mlflow.register("coded", MODEL, flavour=True)
+    mlflow.register("coded", DEMO_MODEL, flavour=True)
     path = f"{mlflow.root('coded', '1')}/model/config.json"
     mlflow.files[path] = json.dumps(json.loads(mlflow.files[path]) | {"auto_map": {"AutoModel": "evil.M"}}).encode()
     assert error(fetch({**LATEST, "name": "coded"}, mlflow=login(mlflow))).class_ == "source_unsafe"
@@ -169,7 +169,7 @@ def test_pickles_and_code_are_unsafe_and_none_of_it_is_downloaded(mlflow: Mlflow
 
 @pytest.mark.parametrize("uri", ["file:///etc", "s3://bucket/x", "/etc", "mlflow-artifacts://elsewhere:80/1/x"])
 def test_files_that_lie_elsewhere_are_refused_with_what_to_do(mlflow: MlflowServer, fetch: Fetch, uri: str) -> None:
-    mlflow.register("demo", MODEL, artifact_uri=uri)
+    mlflow.register("demo", DEMO_MODEL, artifact_uri=uri)
     found = error(fetch(LATEST, mlflow=login(mlflow)))
     assert (found.class_, found.retryable) == ("source_not_found", False)
     assert "--serve-artifacts" in found.hint

@@ -20,9 +20,9 @@ from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
 from espalier.recipe.publish import MlflowTarget
-from tests.app.api.conftest import submit
 from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
 from tests.fixtures.service import rows
+from tests.fixtures.service.requests import submit
 from workers.supervisor.publishing import Publisher
 
 __all__ = ["mlflow"]

@@ -9,30 +9,16 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from espalier.messages import ErrorInfo, Failed, PhaseCompleted, PhaseStarted, Progress
+from espalier.messages import PhaseCompleted, PhaseStarted, Progress
 from espalier.model_files import belongs_to_model
-from tests.app.integrations.conftest import MODEL, SPEC, Fetch
+from tests.app.integrations.fetches import HUGGINGFACE, SPEC, Fetch, error, one
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, HubRepo
-from workers.messages import AnyMessage, Fetched, Resolved
-
-HUGGINGFACE = {"kind": "huggingface", "repo": "org/model"}
-
-
-def one(said: list[AnyMessage], kind: type) -> AnyMessage:
-    (found,) = [message for message in said if isinstance(message, kind)]
-    return found
-
-
-def error(said: list[AnyMessage]) -> ErrorInfo:
-    failed = said[-1]
-    assert isinstance(failed, Failed)
-    assert failed.error.hint
-    assert not any(isinstance(message, Fetched) for message in said)
-    return failed.error
+from workers.messages import Fetched, Resolved
 
 
 def test_a_model_of_the_hub_is_pinned_fetched_and_laid_out(hub: Hub, fetch_as_child: Fetch) -> None:
-    repo = hub.add_model("org/model", MODEL)
+    repo = hub.add_model("org/model", DEMO_MODEL)
     repo.files |= {"pytorch_model.bin": b"\x80\x02pickle", "evil.py": b"boom", "extra/config.json": b"{}"}
     said = fetch_as_child(HUGGINGFACE)
     resolved, fetched = one(said, Resolved), one(said, Fetched)
@@ -42,8 +28,8 @@ def test_a_model_of_the_hub_is_pinned_fetched_and_laid_out(hub: Hub, fetch_as_ch
     assert resolved.spec["calibration"]["sequence_length"] is not None
     assert resolved.facts["architecture"]
     laid_out = Path(fetched.model_dir)
-    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in MODEL.iterdir())
-    assert (laid_out / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
+    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in DEMO_MODEL.iterdir())
+    assert (laid_out / "model.safetensors").read_bytes() == (DEMO_MODEL / "model.safetensors").read_bytes()
     assert not {"pytorch_model.bin", "evil.py"} & set(hub.downloads())
     assert [m.phase for m in said if isinstance(m, PhaseStarted)] == ["resolving", "fetching"]
     assert [m.phase for m in said if isinstance(m, PhaseCompleted)] == ["resolving", "fetching"]
@@ -59,12 +45,12 @@ def engine_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("engine_loaded")
 def test_the_stand_in_is_reached_from_a_process_that_has_loaded_an_engine(hub: Hub, fetch: Fetch) -> None:
-    hub.add_model("org/model", MODEL)
+    hub.add_model("org/model", DEMO_MODEL)
     assert isinstance(one(fetch(HUGGINGFACE), Fetched), Fetched)
 
 
 def test_a_commit_is_downloaded_once_and_a_new_one_again(hub: Hub, fetch: Fetch) -> None:
-    repo = hub.add_model("org/model", MODEL)
+    repo = hub.add_model("org/model", DEMO_MODEL)
     fetch(HUGGINGFACE)
     hub.asked.clear()
     again = one(fetch(HUGGINGFACE), Resolved)
@@ -78,7 +64,7 @@ def test_a_commit_is_downloaded_once_and_a_new_one_again(hub: Hub, fetch: Fetch)
 
 @pytest.mark.deep
 def test_the_token_reaches_the_hub_and_opens_a_gated_repository(hub: Hub, fetch_as_child: Fetch) -> None:
-    hub.add_model("org/model", MODEL, token="hf_secret", gated=True)
+    hub.add_model("org/model", DEMO_MODEL, token="hf_secret", gated=True)
     assert error(fetch_as_child(HUGGINGFACE)).class_ == "source_gated"
     assert error(fetch_as_child(HUGGINGFACE, token="hf_wrong")).class_ == "source_gated"
     assert isinstance(fetch_as_child(HUGGINGFACE, token="hf_secret")[-1], PhaseCompleted)
@@ -94,22 +80,22 @@ def test_the_token_reaches_the_hub_and_opens_a_gated_repository(hub: Hub, fetch_
     ],
 )
 def test_what_the_hub_does_not_show_is_not_found(hub: Hub, fetch: Fetch, source: dict[str, str], hint: str) -> None:
-    hub.add_model("org/model", MODEL)
-    hub.add_model("org/private", MODEL, token="hf_secret")
+    hub.add_model("org/model", DEMO_MODEL)
+    hub.add_model("org/private", DEMO_MODEL, token="hf_secret")
     found = error(fetch({**HUGGINGFACE, **source}))
     assert (found.class_, found.retryable, found.phase) == ("source_not_found", False, "resolving")
     assert hint in found.hint
 
 
 def test_a_hub_that_does_not_answer_is_asked_again_later(hub: Hub, fetch: Fetch) -> None:
-    hub.add_model("org/model", MODEL)
+    hub.add_model("org/model", DEMO_MODEL)
     hub.broken = 10**6
     found = error(fetch(HUGGINGFACE))
     assert (found.class_, found.retryable) == ("source_unreachable", True)
 
 
 def test_an_architecture_that_nothing_here_works_on_is_named(hub: Hub, fetch: Fetch) -> None:
-    repo = hub.add_model("org/model", MODEL)
+    repo = hub.add_model("org/model", DEMO_MODEL)
     config = json.loads(repo.files["config.json"]) | {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
     repo.files["config.json"] = json.dumps(config).encode()
     found = error(fetch(HUGGINGFACE))
@@ -126,7 +112,7 @@ def test_a_repository_of_pickles_is_unsafe_and_none_of_it_is_downloaded(hub: Hub
 
 
 def test_a_configuration_that_names_code_is_unsafe(hub: Hub, fetch: Fetch) -> None:
-    repo = hub.add_model("org/model", MODEL)
+    repo = hub.add_model("org/model", DEMO_MODEL)
     config = json.loads(repo.files["config.json"]) | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}
     repo.files["config.json"] = json.dumps(config).encode()
     assert error(fetch(HUGGINGFACE)).class_ == "source_unsafe"
@@ -134,7 +120,7 @@ def test_a_configuration_that_names_code_is_unsafe(hub: Hub, fetch: Fetch) -> No
 
 @pytest.mark.deep
 def test_inert_private_keys_do_not_reach_the_child(hub: Hub, fetch: Fetch) -> None:
-    repo = hub.add_model("org/model", MODEL)
+    repo = hub.add_model("org/model", DEMO_MODEL)
     config = json.loads(repo.files["config.json"]) | {"_name_or_path": "/etc/passwd"}
     repo.files["config.json"] = json.dumps(config).encode()
     fetched = one(fetch(HUGGINGFACE), Fetched)
@@ -144,7 +130,7 @@ def test_inert_private_keys_do_not_reach_the_child(hub: Hub, fetch: Fetch) -> No
 
 @pytest.mark.deep
 def test_bytes_that_are_not_the_promised_ones_are_not_kept(hub: Hub, fetch: Fetch) -> None:
-    hub.add_model("org/model", MODEL)
+    hub.add_model("org/model", DEMO_MODEL)
     hub.spoiled.add("model.safetensors")
     damaged = error(fetch(HUGGINGFACE))
     assert (damaged.retryable, damaged.module) == (True, "model.safetensors")
@@ -153,7 +139,7 @@ def test_bytes_that_are_not_the_promised_ones_are_not_kept(hub: Hub, fetch: Fetc
 
 
 def test_an_index_that_names_a_path_is_refused(hub: Hub, fetch: Fetch) -> None:
-    repo = hub.add_model("org/model", MODEL)
+    repo = hub.add_model("org/model", DEMO_MODEL)
     repo.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"w": "../../etc/x"}}).encode()
     del repo.files["model.safetensors"]
     assert error(fetch(HUGGINGFACE)).class_ == "source_unsafe"
@@ -161,14 +147,14 @@ def test_an_index_that_names_a_path_is_refused(hub: Hub, fetch: Fetch) -> None:
 
 def test_what_the_model_cannot_carry_is_an_invalid_spec_with_its_pointer(fetch: Fetch) -> None:
     spec = {**SPEC, "calibration": {"sequence_length": 100_000}}
-    found = error(fetch({"kind": "local", "path": str(MODEL)}, spec))
+    found = error(fetch({"kind": "local", "path": str(DEMO_MODEL)}, spec))
     assert (found.class_, found.module) == ("invalid_spec", "/spec/calibration/sequence_length")
 
 
 def test_a_pattern_of_before_is_an_invalid_spec_with_its_pointer(fetch: Fetch) -> None:
     """A job that was queued when patterns were of another syntax."""
     spec = {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": ["mlp", "(?=q)q_proj"]}}}
-    found = error(fetch({"kind": "local", "path": str(MODEL)}, spec))
+    found = error(fetch({"kind": "local", "path": str(DEMO_MODEL)}, spec))
     assert (found.class_, found.module) == ("invalid_spec", "/spec/prune/0/targets/include/1")
     assert "RE2" in found.message
 
@@ -180,14 +166,14 @@ def test_a_local_model_is_named_by_its_content(fetch: Fetch, tmp_path: Path) -> 
         return resolved.revision
 
     copy = tmp_path / "roots" / "copy"
-    shutil.copytree(MODEL, copy)
-    assert revision(copy) == revision(MODEL)
+    shutil.copytree(DEMO_MODEL, copy)
+    assert revision(copy) == revision(DEMO_MODEL)
     (copy / "README.md").write_text("changed")
-    assert revision(copy) != revision(MODEL)
+    assert revision(copy) != revision(DEMO_MODEL)
 
 
 def test_a_local_model_outside_of_the_roots_is_not_found(fetch: Fetch, tmp_path: Path) -> None:
-    shutil.copytree(MODEL, tmp_path / "elsewhere")
+    shutil.copytree(DEMO_MODEL, tmp_path / "elsewhere")
     (tmp_path / "roots" / "link").symlink_to(tmp_path / "elsewhere")
     for path in (tmp_path / "elsewhere", tmp_path / "roots/../elsewhere", tmp_path / "roots/link", "/etc"):
         assert error(fetch({"kind": "local", "path": str(path)})).class_ == "source_not_found"
@@ -195,7 +181,7 @@ def test_a_local_model_outside_of_the_roots_is_not_found(fetch: Fetch, tmp_path:
 
 def test_a_file_that_links_out_of_the_roots_is_refused(fetch: Fetch, tmp_path: Path) -> None:
     copy = tmp_path / "roots" / "copy"
-    shutil.copytree(MODEL, copy)
+    shutil.copytree(DEMO_MODEL, copy)
     (tmp_path / "secret").write_text("secret")
     (copy / "README.md").symlink_to(tmp_path / "secret")
     assert error(fetch({"kind": "local", "path": str(copy)})).class_ in {"source_not_found", "source_unsafe"}
@@ -208,7 +194,7 @@ def test_what_the_store_cannot_name_is_no_part_of_a_model(name: str) -> None:
 
 @pytest.mark.deep
 def test_a_rule_never_compresses_what_a_card_calls_our_output(hub: Hub, fetch: Fetch) -> None:
-    output = hub.add_model("org/output", MODEL)
+    output = hub.add_model("org/output", DEMO_MODEL)
     output.card["tags"] = ["transformers", "espalier"]
     source = {"kind": "huggingface", "repo": "org/output", "revision": output.commit}
     said = error(fetch(source, refuse_outputs=True))

@@ -18,9 +18,9 @@ from app.integrations.shared.cache import Place
 from app.integrations.shared.sources import Access
 from app.integrations.uploads.joining import Uploaded, join
 from espalier.messages import PhaseCompleted
-from tests.app.integrations.conftest import MODEL, SPEC, Fetch
-from tests.app.integrations.test_models import HUGGINGFACE, error, one
+from tests.app.integrations.fetches import HUGGINGFACE, SPEC, Fetch, error, one
 from tests.app.integrations.test_s3_source import Read, demo, read
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, HubRepo
 from tests.fixtures.servers.mlflow import MlflowServer, mlflow
 from workers.messages import AnyMessage, Fetched
@@ -58,7 +58,7 @@ def test_hashes_of_anothers_upload_open_nothing(fetch: Fetch, tmp_path: Path, ki
         mine = {upload_id: uploads[upload_id]}
         if kind == "model":
             return fetch(named, uploads=mine)
-        local = {"kind": "local", "path": str(MODEL)}
+        local = {"kind": "local", "path": str(DEMO_MODEL)}
         return fetch(local, {**SPEC, "calibration": {"dataset": named}}, uploads=mine)
 
     assert isinstance(run("upl_1")[-1], PhaseCompleted)
@@ -79,13 +79,13 @@ def test_an_upload_is_read_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_what_is_gated_stays_gated_when_it_is_cached(hub: Hub, fetch: Fetch, kind: str, token: str | None) -> None:
     if kind == "model":
-        hub.add_model("org/model", MODEL, **GATED)
+        hub.add_model("org/model", DEMO_MODEL, **GATED)
         run: Callable[[str | None], list[AnyMessage]] = lambda token: fetch(HUGGINGFACE, token=token)  # noqa: E731
     else:
         hub.datasets["org/text"] = HubRepo({"train.jsonl": ROWS}, **GATED)  # type: ignore[arg-type]
         dataset = {"kind": "huggingface", "name": "org/text"}
         spec = {**SPEC, "calibration": {"dataset": dataset}}
-        run = lambda token: fetch({"kind": "local", "path": str(MODEL)}, spec, token=token)  # noqa: E731
+        run = lambda token: fetch({"kind": "local", "path": str(DEMO_MODEL)}, spec, token=token)  # noqa: E731
     refusal = {"model": "source_gated", "dataset": "dataset_error"}[kind]
     assert error(run(token)).class_ == refusal
     assert isinstance(run(TOKEN)[-1], PhaseCompleted)
@@ -132,7 +132,7 @@ def test_keys_that_may_list_a_bucket_and_read_nothing_get_nothing_of_the_cache(
 def test_a_login_that_may_list_at_mlflow_and_read_nothing_gets_nothing_of_the_cache(
     mlflow: MlflowServer, fetch: Fetch
 ) -> None:
-    mlflow.register("demo", MODEL)
+    mlflow.register("demo", DEMO_MODEL)
     source = {"kind": "mlflow", "name": "demo", "version": "1"}
     login = {"tracking_uri": mlflow.url}
     assert isinstance(fetch(source, mlflow=login)[-1], PhaseCompleted)
@@ -153,7 +153,7 @@ def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch: Fetch, t
     hub.datasets["org/text"] = HubRepo({"text.jsonl": ROWS, name: leads_out})
     dataset = {"kind": "huggingface", "name": "org/text", "split": "text"}
     for _ in range(2):  # the second time a note of ours is there
-        said = fetch({"kind": "local", "path": str(MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
+        said = fetch({"kind": "local", "path": str(DEMO_MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
         for message in said:
             if isinstance(message, Fetched):
                 assert all("another project" not in Path(path).read_text() for path in message.datasets.values())
@@ -171,7 +171,7 @@ def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch: Fetch, t
 def test_a_note_holds_what_its_form_allows_or_nothing(hub: Hub, fetch: Fetch, tmp_path: Path, text: str) -> None:
     hub.datasets["org/text"] = HubRepo({"train.jsonl": ROWS})
     spec = {**SPEC, "calibration": {"dataset": {"kind": "huggingface", "name": "org/text"}}}
-    source = {"kind": "local", "path": str(MODEL)}
+    source = {"kind": "local", "path": str(DEMO_MODEL)}
     first = one(fetch(source, spec), Fetched)
     (note,) = (tmp_path / "cache").rglob("text-*.json")
     note.write_text(text)

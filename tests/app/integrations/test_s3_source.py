@@ -10,8 +10,8 @@ import pytest
 
 from app.storage.s3 import S3Store
 from espalier.messages import PhaseCompleted
-from tests.app.integrations.conftest import MODEL, Fetch
-from tests.app.integrations.test_models import error, one
+from tests.app.integrations.fetches import Fetch, error, one
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from workers.messages import AnyMessage, Fetched, Resolved
 
 KEYS = {"access_key_id": "test", "secret_access_key": "test"}
@@ -33,7 +33,7 @@ def read(fetch: Fetch, s3_server: str, s3_store: S3Store) -> Read:
 
 
 def demo() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in MODEL.iterdir()}
+    return {path.name: path.read_bytes() for path in DEMO_MODEL.iterdir()}
 
 
 def test_a_prefix_is_fetched_and_pinned_to_its_content(read: Read, fetch: Fetch) -> None:
@@ -42,10 +42,10 @@ def test_a_prefix_is_fetched_and_pinned_to_its_content(read: Read, fetch: Fetch)
     assert isinstance(resolved, Resolved)
     assert isinstance(fetched, Fetched)
     laid_out = Path(fetched.model_dir)
-    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in MODEL.iterdir())
-    assert (laid_out / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
+    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in DEMO_MODEL.iterdir())
+    assert (laid_out / "model.safetensors").read_bytes() == (DEMO_MODEL / "model.safetensors").read_bytes()
     elsewhere = one(read(demo(), "elsewhere"), Resolved)
-    here = one(fetch({"kind": "local", "path": str(MODEL)}), Resolved)
+    here = one(fetch({"kind": "local", "path": str(DEMO_MODEL)}), Resolved)
     assert resolved.revision == elsewhere.revision == here.revision  # type: ignore[union-attr]
     changed = one(read({"README.md": b"new"}), Resolved)
     assert changed.revision != resolved.revision  # type: ignore[union-attr]

@@ -16,7 +16,8 @@ from espalier.documents import gather
 from espalier.messages import Failed
 from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec
-from tests.app.integrations.conftest import MODEL, SPEC, Fetch
+from tests.app.integrations.fetches import SPEC, Fetch
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, HubRepo
 from workers.messages import Fetched
 
@@ -34,7 +35,7 @@ def lines(rows: list[str]) -> bytes:
 
 
 def calibrated_on(fetch: Fetch, dataset: dict[str, Any]) -> str:
-    said = fetch({"kind": "local", "path": str(MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
+    said = fetch({"kind": "local", "path": str(DEMO_MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
     fetched = next((message for message in said if isinstance(message, Fetched)), None)
     assert fetched is not None, said[-1]
     spec = CompressionSpec.model_validate_json(json.dumps({**SPEC, "calibration": {"dataset": dataset}}))
@@ -45,7 +46,7 @@ def calibrated_on(fetch: Fetch, dataset: dict[str, Any]) -> str:
 
 
 def refused(fetch: Fetch, dataset: dict[str, Any]) -> str:
-    last = fetch({"kind": "local", "path": str(MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})[-1]
+    last = fetch({"kind": "local", "path": str(DEMO_MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})[-1]
     assert isinstance(last, Failed)
     assert last.error.class_ == "dataset_error", last
     return f"{last.error.message} {last.error.hint}"
@@ -59,7 +60,9 @@ def test_wikitext2_is_the_raw_test_split_joined_by_two_newlines(
     hub.datasets["Salesforce/wikitext"] = HubRepo(files)
     dataset = {"kind": "huggingface", "name": "wikitext2"}
     spec = {**SPEC, "evaluate": {"perplexity": [{"dataset": dataset}]}}
-    fetched = next(m for m in fetch_as_child({"kind": "local", "path": str(MODEL)}, spec) if isinstance(m, Fetched))
+    fetched = next(
+        m for m in fetch_as_child({"kind": "local", "path": str(DEMO_MODEL)}, spec) if isinstance(m, Fetched)
+    )
     (path,) = fetched.datasets.values()
     assert Path(path).read_text() == "\n\n".join(["test", *ROWS])
     assert len(fetched.data_sha256) == 2  # the builtin calibration text counts too

@@ -14,7 +14,7 @@ from app.services.resources import Resources
 from app.services.tenancy import sessions
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project
-from tests.app.portal.conftest import Browser
+from tests.app.portal.browser import Browser
 
 JOBS = "/portal/jobs"
 

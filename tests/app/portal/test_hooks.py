@@ -16,7 +16,7 @@ from app.integrations.huggingface.hook import HuggingFaceHook
 from app.services.hooks.evaluation import evaluate_next
 from app.services.hooks.receivers import RECEIVERS
 from app.services.resources import Resources
-from tests.app.portal.conftest import Browser
+from tests.app.portal.browser import Browser
 
 SECRET = "a-secret-of-the-hub"
 RULE = {

@@ -7,7 +7,7 @@ from sqlalchemy import update
 
 from app.db.job import Job
 from app.services.resources import Resources
-from tests.app.portal.conftest import Browser
+from tests.app.portal.browser import Browser
 from tests.app.portal.pages import Page
 
 JOBS = "/portal/jobs"

@@ -18,9 +18,9 @@ from app.portal.spec_form.values import document, filled
 from espalier.recipe.presets import BUILT_IN
 from espalier.recipe.prune import BUDGETS, OPTIMIZERS, PATTERNS, SOLVERS, STEPS
 from espalier.recipe.structure import STRUCTURE_STEPS
-from tests.app.api.conftest import copy_demo_model
-from tests.app.portal.conftest import Browser
+from tests.app.portal.browser import Browser
 from tests.app.portal.pages import Page
+from tests.fixtures.library.demo_model import copy_demo_model
 
 NEW = "/portal/new-job"
 THREE_CLICKS = {"/source/kind": "huggingface", "/source/repo": "org/model", "/spec/preset": "balanced"}

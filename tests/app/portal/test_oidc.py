@@ -25,7 +25,7 @@ from app.services.tenancy import keys
 from app.services.tenancy import oidc as service
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_project
-from tests.app.portal.conftest import Browser
+from tests.app.portal.browser import Browser
 from tests.fixtures.servers.oidc import CLIENT, SECRET, OidcServer, oidc, private_key
 
 __all__ = ["oidc"]  # a fixture

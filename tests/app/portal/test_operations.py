@@ -26,7 +26,7 @@ from app.portal.spec_form.values import EXTRA, PRESET
 from app.services.resources import Resources
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project
-from tests.app.portal.conftest import Browser
+from tests.app.portal.browser import Browser
 
 Row = TypeVar("Row", ApiKey, WebhookEndpoint)
 

@@ -16,7 +16,7 @@ from app.db.session import clock
 from app.platform.ids import new_id
 from app.portal.navigation import discover
 from app.services.resources import Resources
-from tests.app.portal.conftest import Browser
+from tests.app.portal.browser import Browser
 from tests.app.portal.hostile import HOSTILE
 from tests.app.portal.pages import Page
 

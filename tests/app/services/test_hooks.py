@@ -23,11 +23,9 @@ from app.services.hooks import inbox
 from app.services.hooks.evaluation import evaluate_next
 from app.services.jobs import submit as jobs
 from app.services.resources import Resources
-from tests.app.api.conftest import app, client, resources, settings, submit
 from tests.fixtures.service import rows as make
 from tests.fixtures.service.hooks import SPEC, Registry, evaluate, push
-
-__all__ = ["app", "client", "resources", "settings"]
+from tests.fixtures.service.requests import submit
 
 
 @pytest.fixture

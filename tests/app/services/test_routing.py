@@ -14,10 +14,10 @@ from app.settings import Settings
 from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.probe import ModelFacts, probe
 from espalier.recipe.spec import CompressionSpec
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from workers.messages import Resolved
 from workers.supervisor.placement import larger_class
 
-MODEL = Path(__file__).parents[3] / "app/cli/demo_model"
 SPEC = CompressionSpec.model_validate(
     {"prune": {"method": "magnitude", "sparsity": 0.5}, "calibration": {"samples": 4, "sequence_length": 32}}
 )
@@ -25,7 +25,7 @@ SPEC = CompressionSpec.model_validate(
 
 @pytest.fixture(scope="module")
 def facts() -> ModelFacts:
-    return probe(MODEL)
+    return probe(DEMO_MODEL)
 
 
 def settings(classes: str) -> Settings:
@@ -84,7 +84,7 @@ def test_a_job_moves_on_when_its_model_turns_out_larger(facts: ModelFacts) -> No
 
 
 def test_a_folder_is_probed_again_when_a_file_is_another(tmp_path: Path) -> None:
-    for file in MODEL.iterdir():
+    for file in DEMO_MODEL.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     first = probe_again(tmp_path)
     assert probe_again(tmp_path) is first

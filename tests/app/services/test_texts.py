@@ -15,8 +15,8 @@ from app.services.admission.admit import admit
 from app.services.admission.text_checks import unreadable
 from app.settings import Settings
 from espalier.recipe.dataset import LocalDataset
+from tests.fixtures.library.demo_model import DEMO_MODEL
 
-MODEL = Path("app/cli/demo_model").resolve()
 LONG = b'{"text": "a long row of text, with words"}\n' * 100
 
 
@@ -25,8 +25,8 @@ def refusal(folder: Path, name: str, data: bytes, **calibration: Any) -> tuple[s
     dataset = {"kind": "local", "path": str(folder / name), **calibration.pop("dataset", {})}
     given = {"samples": 4, "sequence_length": 32, **calibration, "dataset": dataset}
     spec = {"prune": {"method": "wanda", "sparsity": 0.5}, "calibration": given, "evaluate": {"perplexity": []}}
-    body = {"source": {"kind": "local", "path": str(MODEL)}, "spec": spec}
-    settings = Settings(local_roots=f"{folder}:{MODEL}")
+    body = {"source": {"kind": "local", "path": str(DEMO_MODEL)}, "spec": spec}
+    settings = Settings(local_roots=f"{folder}:{DEMO_MODEL}")
     try:
         admit(JobRequest.model_validate_json(json.dumps(body)), settings)
     except InvalidRequest as error:

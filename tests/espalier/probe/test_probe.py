@@ -25,8 +25,7 @@ from tests.espalier.probe.checkpoints import (
     tensors_of,
     write_model,
 )
-
-DEMO_MODEL = Path(__file__).resolve().parents[3] / "app/cli/demo_model"
+from tests.fixtures.library.demo_model import DEMO_MODEL
 
 
 def test_facts_of_the_demo_model() -> None:

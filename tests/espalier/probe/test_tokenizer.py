@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from espalier.probe.tokenizer import look_through
 from espalier.refusals import UnsafeSource
+from tests.fixtures.library.demo_model import DEMO_MODEL
 
-MODEL = Path("app/cli/demo_model")
 PLAIN: dict[str, Any] = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
 SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -93,7 +92,7 @@ def test_tokenizers_of_the_families_pass(document: dict[str, Any]) -> None:
 
 
 def test_the_demo_models_tokenizer_passes() -> None:
-    look_through(json.loads((MODEL / "tokenizer.json").read_bytes()))
+    look_through(json.loads((DEMO_MODEL / "tokenizer.json").read_bytes()))
 
 
 @pytest.mark.parametrize(("document", "word"), WILD, ids=range(len(WILD)))

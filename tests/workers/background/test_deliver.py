@@ -20,8 +20,8 @@ from app.db.webhook import WebhookDelivery
 from app.main import create_app
 from app.platform import outbound, signing
 from app.settings import Settings
-from tests.app.api.conftest import submit
 from tests.fixtures.service import rows
+from tests.fixtures.service.requests import submit
 from workers.background.deliver import DELAYS_SECONDS, Dispatcher, Outcome, asked_seconds, settle
 
 

@@ -1,0 +1,27 @@
+"""What the fetcher is asked to bring, and how to read what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from espalier.messages import ErrorInfo, Failed
+from workers.messages import AnyMessage, Fetched
+
+Fetch = Callable[..., list[AnyMessage]]
+SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}, "evaluate": {"perplexity": []}}
+
+HUGGINGFACE = {"kind": "huggingface", "repo": "org/model"}
+
+
+def one(said: list[AnyMessage], kind: type) -> AnyMessage:
+    (found,) = [message for message in said if isinstance(message, kind)]
+    return found
+
+
+def error(said: list[AnyMessage]) -> ErrorInfo:
+    failed = said[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.hint
+    assert not any(isinstance(message, Fetched) for message in said)
+    return failed.error
