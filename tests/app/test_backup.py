@@ -23,12 +23,12 @@ from app.queue import Doorbell
 from app.settings import Settings
 from app.storage.base import ObjectStore
 from app.storage.s3 import S3Store
-from tests.chaos.test_mix import model
 from tests.fixtures.servers.services import missing, new_postgres_database
 from tests.fixtures.service import rows
 from tests.fixtures.service.requests import submit
+from tests.fixtures.workers.reconcilers import RecordedBell
+from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
-from tests.workers.background.test_reconcile import RecordedBell
 from workers.background.reconcile import Reconciler
 
 

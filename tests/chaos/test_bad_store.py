@@ -16,9 +16,9 @@ from app.db.job import Attempt, Job
 from app.storage.s3 import S3Store
 from tests.chaos.arena import Arena
 from tests.chaos.s3_proxy import MOODS, Mood, S3Proxy
-from tests.chaos.test_mix import model
 from tests.fixtures.servers.services import BUCKET
 from tests.fixtures.suite.figures import record
+from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
 
 SEED, JOBS, WORKERS = 20261124, 12, 2

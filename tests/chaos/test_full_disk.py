@@ -14,9 +14,10 @@ import pytest
 
 from app.db.job import Job
 from tests.chaos.arena import Arena
-from tests.chaos.test_mix import model, pruning, undisturbed
+from tests.chaos.pruned import pruning, undisturbed
 from tests.fixtures.servers.hub import Hub
 from tests.fixtures.suite.figures import record
+from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
 
 MOUNT_BYTES, SPARE_BYTES = 8 * 2**20, 48 * 2**10

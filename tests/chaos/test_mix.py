@@ -7,31 +7,25 @@ ESPALIER_CHAOS_SECONDS is the time budget of a part.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
-from sqlalchemy import select
 
 from app.db.migrate import run_migrations
-from app.db.result import Artifact
 from app.storage.s3 import S3Store
 from tests.chaos.arena import Arena
+from tests.chaos.pruned import pruning, undisturbed
 from tests.chaos.s3_proxy import MOODS, S3Proxy
-from tests.fixtures.library.jobs import write_texts
-from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.servers.killable import Postgres
 from tests.fixtures.servers.services import BUCKET, new_postgres_database
 from tests.fixtures.suite.figures import load, record
+from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
-from workers.processes.process import Commands
 
 JOBS = int(os.environ.get("ESPALIER_CHAOS_JOBS", "100"))
 SEED = int(os.environ.get("ESPALIER_CHAOS_SEED", "0"))
@@ -43,37 +37,6 @@ KILLS = {"child killed", "worker killed", "Postgres killed", *FETCH_KILLS}
 ATTEMPTS = 1000
 
 pytestmark = pytest.mark.timeout(2 * SECONDS)
-
-
-def model(blocks: int) -> str:
-    """What the scripted child writes as its model, from its definition: each block hashes all before it."""
-    done: list[bytes] = []
-    for index in range(blocks):
-        done.append(hashlib.sha256(b"".join(done) + str(index).encode()).digest())
-    return hashlib.sha256(b"".join(done)).hexdigest()
-
-
-def pruning(folder: Path) -> dict[str, Any]:
-    """A job that prunes two blocks in earnest."""
-    text = {"kind": "local", "path": str(write_texts(folder) / "train.txt")}
-    spec = {
-        "calibration": {"dataset": text, "samples": 8, "sequence_length": 32},
-        "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": {"perplexity": [], "latency": False},
-    }  # fmt: skip
-    source = {"kind": "local", "path": str(write_tiny_model(folder / "tiny"))}
-    return {"source": source, "spec": spec, "reuse": "never"}
-
-
-def undisturbed(bench: Bench, request: dict[str, Any], folder: Path) -> str:
-    """The sha256 of the model that the pruning makes where nothing happens to it."""
-    settings = bench.settings.model_copy(update={"local_roots": str(folder), "lease_seconds": 60.0})
-    services, bench.services = bench.services, replace(bench.services, commands=Commands(), settings=settings)
-    job = bench.work(bench.add("tiny", request=request))
-    assert job.state == "succeeded", job.error
-    bench.services = services
-    with bench.database.reading() as session:
-        wanted = select(Artifact.sha256).where(Artifact.job_id == job.id, Artifact.name == "model.safetensors")
-        return session.scalars(wanted).one()
 
 
 def fight(arena: Arena, faults: list[Callable[[], None]], case: str, folder: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.arena import Arena
-from tests.chaos.test_mix import model
 from tests.fixtures.suite.figures import record
+from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
 
 LIMIT_BYTES = 400 * 2**20

@@ -17,8 +17,8 @@ from sqlalchemy import select
 
 from app.db.job import Worker
 from tests.chaos.arena import LEASE_SECONDS, Arena, children_of
-from tests.chaos.test_mix import model
 from tests.fixtures.suite.figures import record
+from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
 
 ROUNDS = int(os.environ.get("ESPALIER_CHAOS_ROUNDS", "3"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment
-from tests.flows.test_kill_and_resume import SPEC
+from tests.flows.specs import SPEC
 
 
 def test_a_running_job_is_cancelled_in_the_middle_of_its_phase(shared: Deployment) -> None:

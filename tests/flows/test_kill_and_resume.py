@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service.deployment import Deployment, checkpoints
-
-SPEC: dict[str, Any] = {
-    "calibration": {"samples": 32, "sequence_length": 128},
-    "prune": {"method": "wanda", "sparsity": 0.6},
-    "reconstruct": {"epochs": 1},
-    "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 8}]},
-}
+from tests.flows.specs import SPEC
 
 
 def _kill(deployment: Deployment, victim: str) -> None:

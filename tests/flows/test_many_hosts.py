@@ -15,8 +15,8 @@ import pytest
 
 from app.storage.s3 import S3Store
 from espalier.leash import leashed
-from tests.chaos.test_mix import model
 from tests.fixtures.servers.services import Services
+from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
 
 ROOT = Path(__file__).resolve().parents[2]

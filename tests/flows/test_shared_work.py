@@ -15,8 +15,9 @@ from espalier.messages import PhaseStarted
 from tests.fixtures.library.jobs import local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.runs import Bench
-from tests.workers.supervisor.test_reuse import reconciler
+from tests.flows.specs import spec
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder, Said
 from workers.supervisor.slot import Slot
@@ -37,19 +38,6 @@ def bench(sqlite_url: str, tmp_path: Path) -> Bench:
     settings = bench.settings.model_copy(update={"local_roots": str(tmp_path), "lease_seconds": 30.0})
     bench.services = replace(bench.services, commands=Commands(), settings=settings)
     return bench
-
-
-def spec(folder: Path, **more: Any) -> dict[str, Any]:
-    train, valid = ({"kind": "local", "path": str(folder / name)} for name in ("train.txt", "valid.txt"))
-    return {
-        "calibration": {"dataset": train, "samples": 12, "sequence_length": 32},
-        "prune": {"method": "wanda", "sparsity": 0.5},
-        "evaluate": {
-            "latency": False,  # no two measurements are equal
-            "perplexity": [{"name": "text", "dataset": valid, "sequence_length": 32, "max_windows": 6}],
-        },
-        **more,
-    }
 
 
 def run(bench: Bench, wish: str = "auto", **more: Any) -> Job:

@@ -13,9 +13,9 @@ from app.db.job import Job
 from app.db.queries import reuse
 from tests.fixtures.library.jobs import write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.runs import Bench
-from tests.flows.test_shared_work import spec
-from tests.workers.supervisor.test_reuse import reconciler
+from tests.flows.specs import spec
 from workers.processes.process import Commands
 from workers.supervisor.slot import Slot
 

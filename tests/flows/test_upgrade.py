@@ -23,8 +23,8 @@ from app.services.jobs import control, reads
 from app.services.resources import Resources
 from espalier.refusals import InvalidForModel
 from tests.fixtures.servers.services import new_postgres_database
+from tests.fixtures.workers.reconcilers import RecordedBell
 from tests.fixtures.workers.runs import Bench, job_fields
-from tests.workers.background.test_reconcile import RecordedBell
 from workers.background.reconcile import Reconciler
 from workers.supervisor.slot import Slot
 

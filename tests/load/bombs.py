@@ -14,10 +14,9 @@ import pyarrow
 import pyarrow.parquet
 
 from tests.app.api import stalls
-from tests.app.services.test_bounded import SPELLED_OUT
+from tests.app.services.spelled_out import SPELLED_OUT
 from tests.espalier.probe.checkpoints import header_of, safetensors
 from tests.fixtures.library.demo_model import DEMO_MODEL
-from tests.load.test_hostile import RUNS_AWAY
 
 MIB: Final = 2**20
 DEEP: Final = '{"model_type": "llama", "a": ' + "[" * 500_000 + "]" * 500_000 + "}"
@@ -125,7 +124,7 @@ def _body(name: str) -> Callable[[Path], object]:
 
 
 def _patterns(path: Path) -> None:
-    prune = {"method": "wanda", "sparsity": 0.5, "targets": {"include": RUNS_AWAY}}
+    prune = {"method": "wanda", "sparsity": 0.5, "targets": {"include": stalls.RUNS_AWAY}}
     path.write_text(json.dumps({"source": {"kind": "local", "path": str(DEMO_MODEL)}, "spec": {"prune": prune}}))
 
 

@@ -20,13 +20,12 @@ from espalier.families import FAMILIES
 from espalier.probe import probe
 from espalier.probe.config import parse_config
 from espalier.refusals import SourceRefused
-from tests.app.api.test_tenants_table import ask_of_both
-from tests.app.platform.test_outbound import HOSTILE_URLS
+from tests.app.api.strangers import ask_of_both
+from tests.app.platform.hostile_urls import HOSTILE_URLS
 from tests.espalier.probe.checkpoints import LLAMA, write_model
-from tests.espalier.probe.published import PUBLISHED
-from tests.espalier.probe.test_config import NAMES_CODE, WRONG
-from tests.espalier.probe.test_headers import BAD
-from tests.espalier.probe.test_hostile import MODELS, MORE_CODE, UNSUPPORTED, WRONG_FOR
+from tests.espalier.probe.hostile_configs import MORE_CODE, NAMES_CODE, UNSUPPORTED, WRONG, WRONG_FOR
+from tests.espalier.probe.hostile_headers import BAD
+from tests.espalier.probe.published import MODELS, PUBLISHED
 from tests.fixtures.suite.figures import record
 
 pytestmark = pytest.mark.load

@@ -20,12 +20,11 @@ from app.db.session import Database
 from app.platform import outbound
 from app.platform.lanes import Rooms
 from app.settings import Settings
+from tests.fixtures.service.rows import queued_webhook
 from tests.fixtures.suite.figures import load, record
+from tests.fixtures.workers.claims import claim, queue, worker
 from tests.fixtures.workers.runs import Bench
 from tests.load.stack import BODY, Stack
-from tests.workers.background.test_spoiled_items import queued_webhook
-from tests.workers.lease.test_claim import claim, worker
-from tests.workers.supervisor.test_turns import queue
 from workers.background.deliver import Dispatcher
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(900)]

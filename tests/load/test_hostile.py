@@ -24,7 +24,6 @@ REQUESTS = 200
 CLIENTS = 16
 QUIET_SECONDS = 0.1
 REMOTE = {"kind": "huggingface", "repo": "org/model"}
-RUNS_AWAY = [f"(?:(?:(?:.?){{10}}){{10}}){{9}}.{{{number}}}" for number in range(8)]
 
 
 def _post(path: str, body: bytes, *headers: str) -> bytes:
@@ -51,7 +50,7 @@ def _kinds() -> dict[str, bytes]:
         "labels": _post("/v1/jobs", bodies["labels"]),
         "axes": _post("/v1/sweeps", bodies["axes"]),
         "long numbers": _post("/v1/plans", bodies["long numbers"]),
-        "nested repetitions": _post("/v1/jobs", json.dumps(_job(targets={"include": RUNS_AWAY})).encode()),
+        "nested repetitions": _post("/v1/jobs", json.dumps(_job(targets={"include": stalls.RUNS_AWAY})).encode()),
         "a grid": _post("/v1/sweeps", json.dumps({"base": _job(), "axes": grid, "max_children": 256}).encode()),
         "an upload of 16 TiB": _post("/v1/uploads", json.dumps(upload).encode()),
         "a quoted cookie": _post("/v1/jobs", b"", 'Cookie: espalier_session="' + "\\" * 30_000 + '"'),

@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.settings import Settings
 from tests.app.api import stalls
+from tests.app.api.mutations import FULL, mutated
 from tests.app.api.tenants import one_of_each
-from tests.app.api.test_any_body import FULL, mutated
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.services import name_of
 from tests.fixtures.suite.figures import load, record

@@ -26,7 +26,7 @@ from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 from tests.fixtures.service import rows as fixture
 from tests.fixtures.service.hooks import SPEC
 from tests.fixtures.service.requests import REMOTE, submit
-from tests.workers.background.test_reconcile import RecordedBell
+from tests.fixtures.workers.reconcilers import RecordedBell
 from workers.background.reconcile import Reconciler
 
 KEPT = {"audit_events"}

@@ -12,7 +12,7 @@ from app.db.session import Database, clock
 from app.platform.actor import DEFAULT_PROJECT
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures.service.requests import submit
-from tests.workers.lease.test_claim import worker
+from tests.fixtures.workers.claims import worker
 
 
 def claim(rows: Database, name: str) -> str | None:

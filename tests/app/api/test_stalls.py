@@ -19,7 +19,7 @@ from app.main import create_app
 from app.services.hooks.receivers import RECEIVERS
 from app.settings import Settings
 from tests.app.api import stalls
-from tests.app.api.stalls import CPU_SECONDS, STALL_SECONDS, Headers, Watch
+from tests.app.api.stalls import CPU_SECONDS, RUNS_AWAY, STALL_SECONDS, Headers, Watch
 from tests.app.api.tenants import one_of_each
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service import rows
@@ -28,7 +28,6 @@ from tests.fixtures.service.hooks import Registry
 ROUTES = stalls.served()
 TAKING = [route for route in ROUTES if route[0] in {"POST", "PUT", "PATCH"}]
 JSON: Headers = [(b"content-type", b"application/json")]
-RUNS_AWAY = [f"(?:(?:(?:.?){{10}}){{10}}){{9}}.{{{number}}}" for number in range(8)]
 
 
 @dataclass

@@ -15,11 +15,13 @@ HUGGINGFACE = {"kind": "huggingface", "repo": "org/model"}
 
 
 def one(said: list[AnyMessage], kind: type) -> AnyMessage:
+    """The only message of a kind."""
     (found,) = [message for message in said if isinstance(message, kind)]
     return found
 
 
 def error(said: list[AnyMessage]) -> ErrorInfo:
+    """The error that ended a fetch, which has a hint and brought nothing."""
     failed = said[-1]
     assert isinstance(failed, Failed)
     assert failed.error.hint

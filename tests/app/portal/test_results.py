@@ -12,9 +12,9 @@ from app.db.session import clock
 from app.portal.comparison import differences
 from app.services.resources import Resources
 from tests.app.portal.browser import Browser
-from tests.espalier.evaluate.test_speeds import latency, report
 from tests.fixtures.service import rows
 from tests.fixtures.service.requests import REMOTE
+from tests.fixtures.service.timings import latency, report
 
 
 def _report(perplexity: float, sparsity: float = 0.5, **compressed: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from app.errors import NotReady, TooManyRequests
 from app.services.admission import bounded, remembered
 from espalier.probe import facts, headers
 from espalier.refusals import SourceRefused, UnsafeSource, UnsupportedArchitecture
+from tests.app.services.spelled_out import SPELLED_OUT, mixture
 from tests.espalier.probe.checkpoints import (
     LLAMA,
     Tensors,
@@ -26,11 +27,6 @@ from tests.espalier.probe.checkpoints import (
 
 MAX_CPU_SECONDS = 1.0
 MAX_BYTES = 64 * 2**20
-EXPERTS: dict[str, Any] = {
-    "model_type": "qwen3_moe", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "moe_intermediate_size": 8,
-    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 32,
-    "num_experts_per_tok": 1,
-}  # fmt: skip
 
 
 @contextmanager
@@ -40,26 +36,6 @@ def _cheaply() -> Iterator[None]:
     yield
     assert time.thread_time() - seconds < MAX_CPU_SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < MAX_BYTES
-
-
-def _one_per_block(blocks: int, name: str = "self_attn.q_proj.weight") -> Tensors:
-    return {f"model.layers.{index}.{name}": ("BF16", [1, 1]) for index in range(blocks)}
-
-
-def _mixture(blocks: int, experts: int, **others: object) -> dict[str, Any]:
-    return EXPERTS | {"num_hidden_layers": blocks, "num_experts": experts} | others
-
-
-SPELLED_OUT: dict[str, tuple[dict[str, Any], Tensors]] = {
-    "half a million experts": (_mixture(512, 1024), _one_per_block(512)),
-    "sixteen million experts": (_mixture(4096, 4096), _one_per_block(4096)),
-    "as many as are read, of which one is there": (_mixture(20, 1024), _one_per_block(20)),
-    "stacks that stand for all": (_mixture(4096, 4096), _one_per_block(4096, "mlp.experts.down_proj")),
-    "dense blocks named one by one": (
-        _mixture(4096, 8, mlp_only_layers=list(range(1, 4096))), _one_per_block(4096),
-    ),
-    "blocks without end": (LLAMA | {"num_hidden_layers": 4096}, _one_per_block(4096)),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(("config", "tensors"), SPELLED_OUT.values(), ids=list(SPELLED_OUT))
@@ -91,7 +67,7 @@ def test_headers_are_bounded_together(tmp_path: Path) -> None:
 
 
 def test_a_large_mixture_is_read_as_a_small_one_is(tmp_path: Path) -> None:
-    config = _mixture(8, 192)
+    config = mixture(8, 192)
     folder = write_model(tmp_path, config, tensors_of(config))
     with _cheaply():
         found = bounded.probe(folder, owner="a")

@@ -9,23 +9,9 @@ import pytest
 from app.cli.report import facts
 from app.portal.numbers import comparisons
 from espalier.evaluate.speeds import regressions, speeds
-from tests.fixtures.service import rows
+from tests.fixtures.service.timings import latency, report
 
 NOISE = "no difference beyond noise"
-
-
-def latency(least: float, median: float, most: float, *, repeats: int = 5) -> dict[str, Any]:
-    """What `evaluate.latency` measures of one model: here reading and writing take the same time."""
-    spread = {"least": least, "median": median, "most": most}
-    return {"repeats": repeats} | {f"{name}_seconds_per_token": spread for name in ("prefill", "decode")}
-
-
-def report(dense: dict[str, Any] | None, result: dict[str, Any] | None) -> dict[str, Any]:
-    """A report with two timings."""
-    return rows.REPORT | {
-        "dense": rows.REPORT["dense"] | {"latency": dense},
-        "compressed": rows.REPORT["compressed"] | {"latency": result},
-    }
 
 
 @pytest.mark.parametrize(

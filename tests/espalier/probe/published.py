@@ -214,3 +214,6 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "OLMo-2-7B": (_OLMO2, 7_298_617_344),
 }  # fmt: skip
 """By name: config.json, and the number of parameters with a tied head counted once."""
+
+MODELS = {config["model_type"]: config for config, _ in PUBLISHED.values()}
+"""One public configuration of every family."""

@@ -24,65 +24,7 @@ from espalier.refusals import SourceRefused, UnsafeSource, UnsupportedArchitectu
 from tests.espalier.probe import stock_types
 from tests.espalier.probe.checkpoints import FUZZ, JSON, LLAMA, OPT, write_model
 from tests.espalier.probe.generated import tiny
-
-NAMES_CODE: dict[str, dict[str, Any]] = {
-    "auto_map": {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}},
-    "auto_map of another repository": {"auto_map": {"AutoConfig": "evil/repo--configuration.Evil"}},
-    "custom pipelines": {"custom_pipelines": {"evil": {"impl": "evil.Pipeline"}}},
-    "trust_remote_code": {"trust_remote_code": True},
-    "custom generate": {"custom_generate": "evil/repo"},
-    "attention kernels": {"_attn_implementation": "evil/kernels"},
-    "attention kernels, internal": {"_attn_implementation_internal": "evil/kernels"},
-    "attention kernels, public": {"attn_implementation": "evil/kernels:flash"},
-    "attention kernels per part": {"attn_implementation": {"text_config": "evil/kernels"}},
-    "attention kernels with a revision": {"_attn_implementation": "evil@main"},
-    "experts kernels": {"_experts_implementation": "evil/kernels"},
-    "kernel settings": {"kernel_config": {"kernel_mapping": {"RMSNorm": "evil/kernels:RMSNorm"}}},
-    "kernel settings as keys": {"kernel_config": {"evil/kernels": {}}},
-    "quantisation by a repository": {"quantization_config": {"quant_method": "evil/quantizer"}},
-    "nested auto_map": {"text_config": {"auto_map": {"AutoConfig": "evil.Evil"}}},
-    "nested in a list": {"parts": [{"deep": {"trust_remote_code": True}}]},
-    "nested kernels": {"vision_config": {"_attn_implementation": "evil/kernels"}},
-    "unicode in the path": {"\u202e": {"auto_map": {"a": "b"}}},
-}
-
-WRONG: dict[str, dict[str, Any]] = {
-    "hidden size that is text": {"hidden_size": "16"},
-    "hidden size that is a float": {"hidden_size": 16.0},
-    "hidden size that is a boolean": {"hidden_size": True},
-    "hidden size zero": {"hidden_size": 0},
-    "hidden size negative": {"hidden_size": -16},
-    "hidden size null": {"hidden_size": None},
-    "hidden size of 10**30": {"hidden_size": 10**30},
-    "a million blocks": {"num_hidden_layers": 10**6},
-    "blocks as a list": {"num_hidden_layers": [2]},
-    "vocabulary of 2**40": {"vocab_size": 2**40},
-    "positions of 2**60": {"max_position_embeddings": 2**60},
-    "no positions": {"max_position_embeddings": 0},
-    "heads that do not divide": {"num_attention_heads": 5, "num_key_value_heads": 5},
-    "more heads than numbers": {"num_attention_heads": 2**19},
-    "key heads that do not divide": {"num_key_value_heads": 3},
-    "head size of 1": {"head_dim": 1},
-    "epsilon zero": {"rms_norm_eps": 0},
-    "epsilon text": {"rms_norm_eps": "1e-6"},
-    "activation unknown": {"hidden_act": "os.system"},
-    "activation that is a number": {"hidden_act": 3},
-    "rope of 10**300": {"rope_theta": 1e300},
-    "rope scaling that is text": {"rope_scaling": "linear"},
-    "rope scaling nested": {"rope_scaling": {"a": {"b": 1}}},
-    "rope scaling naming a path": {"rope_scaling": {"rope_type": "../x"}},
-    "tied as a number": {"tie_word_embeddings": 1},
-    "architectures as text": {"architectures": "LlamaForCausalLM"},
-    "architectures of numbers": {"architectures": [1]},
-    "padding outside the vocabulary": {"pad_token_id": 48},
-    "padding that is text": {"pad_token_id": "0"},
-    "end token of 2**70": {"eos_token_id": 2**70},
-    "a thousand end tokens": {"eos_token_id": [1] * 1000},
-    "dtype that is a path": {"dtype": "a/b"},
-    "dtype that is an object": {"torch_dtype": {"a": 1}},
-    "dropout of 2": {"attention_dropout": 2.0},
-    "version that is markup": {"transformers_version": "<script>"},
-}
+from tests.espalier.probe.hostile_configs import NAMES_CODE, WRONG
 
 
 @pytest.mark.parametrize("config", [LLAMA, OPT], ids=["llama", "opt"])

@@ -11,7 +11,7 @@ from torch import nn
 from espalier.messages import Checkpoint
 from espalier.prune import inputs
 from espalier.recipe.hashes import phase_key
-from tests.espalier.prune.test_updates import count_forwards
+from tests.espalier.prune.forwards import count_forwards
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
 

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoModelForCausalLM
 
 from espalier.diagnosis import classify
 from espalier.errors import CollapsedError, NumericalError
 from espalier.messages import Checkpoint, Warned
-from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.prune import collapse
 from espalier.recipe.spec import CompressionSpec
 from espalier.session import Session
+from tests.espalier.prune.forwards import count_forwards
 from tests.fixtures.library.jobs import KilledError, LocalJob, local_job
 
 UPDATES: dict[str, dict[str, Any]] = {
@@ -51,19 +50,6 @@ def test_an_update_lowers_the_error_and_survives_a_kill(case: str, tmp_path: Pat
     killed.attempt()
     for name in ("model.safetensors", "masks.safetensors"):
         assert (killed.artifact / name).read_bytes() == (whole.artifact / name).read_bytes()
-
-
-def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Note every pass of a batch through a block."""
-    seen: list[nn.Module] = []
-    forward = StreamedModel.forward
-
-    def counted(self: StreamedModel, block: nn.Module, hidden_BTD: torch.Tensor, call: BlockCall) -> torch.Tensor:
-        seen.append(block)
-        return forward(self, block, hidden_BTD, call)
-
-    monkeypatch.setattr(StreamedModel, "forward", counted)
-    return seen
 
 
 @pytest.mark.parametrize(

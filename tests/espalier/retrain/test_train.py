@@ -5,33 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from espalier.model.layout import find_stack
 from espalier.model.numerics import generator
 from espalier.retrain.train import Best, DivergedError, Order, Plan, Trainer, held_out_loss
 from espalier.training.lora import MaskLora
 from espalier.training.trainables import Trainable, freeze, norms_and_biases, thaw
+from tests.fixtures.library.tiny_configs import LLAMA, OPT
 
-LLAMA = LlamaConfig(
-    vocab_size=48,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    tie_word_embeddings=False,
-)
-OPT = OPTConfig(
-    vocab_size=48,
-    hidden_size=32,
-    ffn_dim=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    word_embed_proj_dim=32,
-    max_position_embeddings=32,
-    dropout=0.5,  # must stay off
-)
 RATES = {"norms": 1e-2, "biases": 1e-2, "mask_lora": 1e-2}
 
 

@@ -15,29 +15,9 @@ from transformers import AutoModelForCausalLM
 from espalier.errors import EngineError
 from espalier.messages import Checkpoint
 from espalier.stream import walk
-from tests.fixtures.library.jobs import KilledError, LocalJob, local_job
+from tests.espalier.structure.removals import TOKENS, logits, report_of, run
+from tests.fixtures.library.jobs import KilledError, local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
-
-TOKENS = torch.arange(24).view(2, 12) + 60
-
-
-def run(folder: Path, model: Path, texts: Path, *steps: dict[str, Any], **spec: Any) -> LocalJob:
-    folder.mkdir(parents=True, exist_ok=True)
-    job = local_job(folder, model, texts, prune=list(steps), output={"dtype": "float32"}, **spec)
-    job.attempt()
-    return job
-
-
-@torch.no_grad()
-def logits(folder: Path, **options: Any) -> torch.Tensor:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
-    found: torch.Tensor = model(TOKENS).logits
-    return found
-
-
-def report_of(job: LocalJob) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((job.artifact / "report.json").read_text())
-    return report
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from espalier.evaluate import certificate
 from espalier.memory import MemoryEstimate
 from espalier.session import Session
 from espalier.stream.walk import Stream, windows_per_batch
-from tests.espalier.structure.test_removing import logits, report_of, run
+from tests.espalier.structure.removals import logits, report_of, run
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from espalier.errors import TargetsError
 from espalier.messages import Metric
 from espalier.recipe.spec import CompressionSpec
-from tests.espalier.structure.test_removing import logits, report_of
+from tests.espalier.structure.removals import logits, report_of
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
 

@@ -16,7 +16,7 @@ from espalier.training.losses import (
     language_loss,
 )
 from espalier.training.recompute import recomputing
-from tests.espalier.retrain.test_train import LLAMA, OPT
+from tests.fixtures.library.tiny_configs import LLAMA, OPT
 
 TOKENS = torch.arange(24).view(2, 12) % 48
 

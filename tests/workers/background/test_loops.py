@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
@@ -19,6 +18,7 @@ from app.platform import loops
 from app.queue import Doorbell
 from app.settings import Settings
 from tests.fixtures.workers.runs import Bench
+from tests.workers.background.faults import FAULTS
 from workers import reconciler as reconcilers
 from workers.background.deliver import Dispatcher
 from workers.background.hooks import Evaluator
@@ -33,16 +33,6 @@ from workers.supervisor.slot import Slot
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = [path for folder in ("app", "workers") for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-class PanicError(BaseException):
-    """As a library written in another language may raise it: no Exception."""
-
-
-FAULTS: list[BaseException] = [
-    OverflowError("int too large"), InternalError("SELECT", {}, Exception("a read-only standby")), RecursionError(),
-    MemoryError(), KeyError("x"), SystemExit(1), OperationalError("SELECT", {}, Exception("gone")), PanicError(),
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -16,22 +16,13 @@ from app.db.session import Database, clock
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE
 from app.queue import Doorbell
+from tests.fixtures.workers.claims import worker
+from tests.fixtures.workers.reconcilers import RecordedBell
 from tests.fixtures.workers.runs import Bench
-from tests.workers.lease.test_claim import worker
 from workers.background import reconcile
 from workers.background.reconcile import Reconciler
 from workers.lease.retries import MACHINE_LOST_BUDGET
 from workers.reconciler import FileLead, PostgresLead
-
-
-class RecordedBell:
-    """A bell that only remembers."""
-
-    def __init__(self) -> None:
-        self.rung: list[str] = []
-
-    def ring(self, worker_class: str) -> None:
-        self.rung.append(worker_class)
 
 
 @pytest.fixture

@@ -17,16 +17,15 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries import leases
 from app.db.session import clock
-from app.db.webhook import WebhookDelivery, WebhookEndpoint
+from app.db.webhook import WebhookDelivery
 from app.platform import loops, outbound
 from app.platform.ids import new_id
 from app.queue import Doorbell
 from app.services.hooks import evaluation
-from app.services.tenancy.sealing import seal
-from app.settings import Settings
+from tests.fixtures.service.rows import queued_webhook
+from tests.fixtures.workers.claims import worker
 from tests.fixtures.workers.runs import Bench, job_fields
-from tests.workers.background.test_loops import FAULTS
-from tests.workers.lease.test_claim import worker
+from tests.workers.background.faults import FAULTS
 from workers.background import reconcile
 from workers.background.deliver import Dispatcher
 from workers.background.hooks import Evaluator
@@ -47,24 +46,6 @@ def _quiet() -> Iterator[None]:
     """Keep the log of every fault from being drawn: that takes longer than the tests."""
     with capture_logs():
         yield
-
-
-def queued_webhook(session: Any, settings: Settings, project: str) -> str:
-    now = clock(session)
-    endpoint = WebhookEndpoint(
-        id=new_id("whk"), project_id=project, url=f"http://{project}.test/", events=["*"], description="", enabled=True,
-        disabled_reason=None, secret=seal(settings, "whsec_" + "A" * 32), old_secret=None, old_secret_until=None,
-        created_at=now, updated_at=now,
-    )  # fmt: skip
-    session.add(endpoint)
-    session.flush()
-    row = WebhookDelivery(
-        id=new_id("dlv"), endpoint_id=endpoint.id, project_id=project, message_id="evt", type="t", subject="job", seq=1,
-        body="{}", state="pending", attempts=0, next_at=now, locked_until=None, log=[], created_at=now,
-        delivered_at=None,
-    )  # fmt: skip
-    session.add(row)
-    return row.id
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=IDS)

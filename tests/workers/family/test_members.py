@@ -12,9 +12,9 @@ from app.db.job import Job
 from app.db.queries import reuse
 from app.services.jobs import control
 from app.services.resources import Resources
+from tests.fixtures.workers.reconcilers import RecordedBell, reconciler
+from tests.fixtures.workers.results import artifacts, types
 from tests.fixtures.workers.runs import Bench
-from tests.workers.background.test_reconcile import RecordedBell
-from tests.workers.supervisor.test_reuse import artifacts, reconciler, types
 from workers.supervisor.slot import Slot
 
 SOUP: dict[str, Any] = {

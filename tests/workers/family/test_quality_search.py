@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries import reuse
+from tests.fixtures.workers.reconcilers import reconciler
+from tests.fixtures.workers.results import artifacts
 from tests.fixtures.workers.runs import Bench
-from tests.workers.supervisor.test_reuse import artifacts, reconciler
 from workers.family import search
 from workers.supervisor.slot import Slot
 

@@ -11,22 +11,9 @@ from sqlalchemy import Connection, event, text
 
 from app.db.job import PRIORITIES
 from app.db.queries import leases
-from app.db.queries.leases import WorkerIdentity
 from app.db.session import clock
-from espalier.recipe.spec import ENGINE_VERSION
+from tests.fixtures.workers.claims import claim, worker
 from tests.fixtures.workers.runs import Bench
-
-
-def worker(name: str, **fields: str) -> WorkerIdentity:
-    given: Any = {"worker_class": "default", "host": "h", "device": "cpu", "engine_version": ENGINE_VERSION} | fields
-    return WorkerIdentity(id=name, pid=1, **given)
-
-
-def claim(bench: Bench, who: WorkerIdentity) -> str | None:
-    with bench.database.unit_of_work() as session:
-        leases.register(session, who)
-        job = leases.claim(session, who, lease_seconds=60)
-        return job.id if job else None
 
 
 def test_of_many_workers_that_race_each_job_has_exactly_one(bench: Bench) -> None:

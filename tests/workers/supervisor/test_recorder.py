@@ -10,8 +10,8 @@ from sqlalchemy import select
 from app.db.queries import leases
 from app.db.result import PhaseRecord
 from espalier.messages import PhaseCompleted, PhaseStarted, Progress
+from tests.fixtures.workers.claims import worker
 from tests.fixtures.workers.runs import Bench
-from tests.workers.lease.test_claim import worker
 from workers.supervisor.recorder import Recorder, Said
 
 STARTED = PhaseStarted(phase="pruning")

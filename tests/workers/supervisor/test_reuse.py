@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import delete, select
 
 from app.db.job import Job
 from app.db.result import Artifact, LayerRow, MetricPoint
 from app.db.reuse import PhaseResult
-from app.queue import Doorbell
+from tests.fixtures.workers.reconcilers import reconciler
+from tests.fixtures.workers.results import artifacts, types
 from tests.fixtures.workers.runs import Bench
-from tests.workers.background.test_reconcile import RecordedBell
 from workers.background.garbage import evict_phase_results
-from workers.background.reconcile import Reconciler
 
 SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}}
 
@@ -26,23 +25,10 @@ def add(bench: Bench, script: str = "steady", reuse: str = "auto", **spec: Any) 
     return bench.add(script, request={"source": source, "spec": SPEC | spec, "reuse": reuse})
 
 
-def artifacts(bench: Bench, job_id: str) -> dict[str, Artifact]:
-    with bench.database.reading() as session:
-        return {row.name: row for row in session.scalars(select(Artifact).where(Artifact.job_id == job_id))}
-
-
 def layers(bench: Bench, job_id: str) -> list[str]:
     with bench.database.reading() as session:
         query = select(LayerRow.name).where(LayerRow.job_id == job_id).order_by(LayerRow.position)
         return list(session.scalars(query))
-
-
-def types(bench: Bench, job_id: str) -> list[str]:
-    return [event.type for event in bench.events(job_id)]
-
-
-def reconciler(bench: Bench) -> Reconciler:
-    return Reconciler(bench.database, bench.store, cast(Doorbell, RecordedBell()))
 
 
 def test_an_equal_job_points_at_the_files_that_are_there(bench: Bench) -> None:

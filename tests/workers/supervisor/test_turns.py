@@ -14,17 +14,8 @@ from app.db.job import Attempt, Job
 from app.db.queries import leases, shares
 from app.db.session import Database, clock
 from app.db.tenancy import Project, RecentUsage, UsageDay
+from tests.fixtures.workers.claims import claim, queue, worker
 from tests.fixtures.workers.runs import Bench, job_fields
-from tests.workers.lease.test_claim import claim, worker
-
-
-def queue(bench: Bench, project: str, count: int, **fields: object) -> list[str]:
-    """Queue many jobs of a project at once."""
-    with bench.database.unit_of_work() as session:
-        now = clock(session)
-        jobs = [Job(**(job_fields("steady", now) | {"project_id": project} | fields)) for _ in range(count)]
-        session.add_all(jobs)
-    return [job.id for job in jobs]
 
 
 def ended(bench: Bench, job_id: str, *, seconds: float, ago: float = 0) -> None:
