@@ -87,7 +87,7 @@ def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: C
         artifact = workspace / "artifact"
         artifact.mkdir()
         compute = ComputeRequest(
-            spec=CompressionSpec.model_validate_json(canonical(resolved.spec)), model_dir=last.model_dir,
+            spec=CompressionSpec.model_validate_json(canonical(resolved.spec)).unpublished, model_dir=last.model_dir,
             revision=resolved.revision, source_name=job.source.model_name, datasets=last.datasets,
             dropped_keys=last.dropped_keys, workspace=str(workspace),
             artifact_dir=str(artifact), threads=settings.threads, device=settings.device,

@@ -13,25 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from app.integrations.huggingface import target as hub
-from app.integrations.mlflow import target as mlflow
-from app.integrations.s3 import target as s3
 from app.integrations.shared.targets import PublicFile, PublishRequest, Refused
 from espalier.messages import ErrorInfo, Failed
-from espalier.recipe.publish import HubTarget, MlflowTarget
 from espalier.refusals import AppError
 from workers.messages import Published
-
-
-def publish(request: PublishRequest, folder: Path) -> str:
-    """Send the files in a folder and return a reference to what stands there now."""
-    match request.target:
-        case HubTarget() as target:
-            return hub.publish(request, target, folder)
-        case MlflowTarget() as target:
-            return mlflow.publish(request, target, folder)
-        case target:
-            return s3.publish(request, target, folder)
 
 
 def gather(files: list[PublicFile], folder: Path) -> None:
@@ -70,7 +55,8 @@ def main() -> int:
         request = PublishRequest.model_validate_json(sys.stdin.readline())
         folder = Path(request.workspace) / "publish" / request.job_id / "files"
         gather(request.files, folder)
-        answer = Published(target=request.target.model_dump(mode="json"), reference=publish(request, folder))
+        reference = request.target.publish(request, folder)
+        answer = Published(target=request.target.model_dump(mode="json"), reference=reference)
     except Exception as error:  # noqa: BLE001 (the one place where every failure becomes a message)
         if not isinstance(error, Refused):
             traceback.print_exc()

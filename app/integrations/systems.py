@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from app.integrations.shared.logins import Login
 from app.integrations.shared.sources import ModelSource, TextSource
+from app.integrations.shared.targets import ResultTarget
 from espalier.discovery import discover
 from espalier.recipe.base import canonical
 
 SOURCES: Final = discover("app.integrations", ModelSource, tag="kind", named="source")  # type: ignore[type-abstract]
 TEXTS: Final = discover("app.integrations", TextSource, tag="kind", named="text")  # type: ignore[type-abstract]
 LOGINS: Final = discover("app.integrations", Login, tag="kind", named="credentials")  # type: ignore[type-abstract]
+TARGETS: Final = discover("app.integrations", ResultTarget, tag="kind", named="target")  # type: ignore[type-abstract]
 
 if TYPE_CHECKING:
     Source = ModelSource
@@ -30,3 +32,16 @@ def read_source(document: Mapping[str, Any]) -> ModelSource:
 def read_text(document: Mapping[str, Any]) -> TextSource:
     """Return how a data set of a dumped spec is fetched; raises as `read_source` does."""
     return TEXTS[document["kind"]].model_validate_json(canonical(document))
+
+
+def read_target(document: Mapping[str, Any]) -> ResultTarget:
+    """Return a stored target; raises as `read_source` does."""
+    return TARGETS[document["kind"]].model_validate_json(canonical(document))
+
+
+def place_of(document: Mapping[str, Any]) -> str:
+    """Return what the system calls a stored target's model; empty where this version knows no such target."""
+    try:
+        return read_target(document).place
+    except (KeyError, ValidationError):
+        return ""

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.db.queries import catalog
 from app.db.session import Database
 from app.errors import NotFound
+from app.integrations.systems import place_of
 from app.services.sweeps.fronts import unbeaten
 
 MAX_MODELS, MAX_RESULTS, MAX_PUBLISHED = 200, 1000, 200
@@ -118,10 +119,6 @@ def _results(session: Session, project_id: str, name: str) -> list[Result]:
 
 def _published(session: Session, project_id: str) -> list[Published]:
     return [
-        Published(row.job_id, row.job_name, row.model, str(row.target.get("kind")), _place(row.target))
+        Published(row.job_id, row.job_name, row.model, str(row.target.get("kind")), place_of(row.target))
         for row in catalog.published(session, project_id, limit=MAX_PUBLISHED)
     ]
-
-
-def _place(target: dict[str, Any]) -> str:
-    return str(target.get("repo") or target.get("uri") or target.get("name") or "")

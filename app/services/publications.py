@@ -13,13 +13,13 @@ from app.db.publication import Publication
 from app.db.queries import events, jobs, publications, tenancy
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
-from app.errors import GateRejected, InvalidRequest, NotFinished, NotFound
+from app.errors import GateRejected, NotFinished, NotFound
+from app.integrations.systems import place_of, read_source, read_target
 from app.platform import actor as actors
 from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
-from espalier.recipe.publish import AnyTarget
-from espalier.refusals import Problem
+from espalier.recipe.publish import PublishTarget
 
 LEASE = timedelta(minutes=5)
 """A publication whose publisher died is done again after this."""
@@ -51,7 +51,7 @@ def add(session: Session, job: Job, made: Publication) -> None:
 
 
 def create(
-    database: Database, project_id: str, job_id: str, target: AnyTarget, key: Key | None
+    database: Database, project_id: str, job_id: str, target: PublishTarget, key: Key | None
 ) -> tuple[Publication, bool]:
     """Ask for a publication and return it, and whether an earlier equal call did."""
     with database.unit_of_work() as session:
@@ -124,18 +124,12 @@ def told(target: dict[str, Any], reference: str) -> dict[str, Any]:
 
 
 def _place(target: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": target["kind"], "target": target.get("repo") or target.get("uri") or target.get("name")}
+    return {"kind": target["kind"], "target": place_of(target) or None}
 
 
 def at_home(target: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Return a target that names its registered model: where it names none, that of the job's source."""
-    if target["kind"] != "mlflow" or target.get("name") is not None:
-        return target
-    source = job.request["source"]
-    if source["kind"] != "mlflow":
-        detail = "the model does not come from MLflow: name the registered model that takes the new version"
-        raise InvalidRequest("The target names no model.", items=[Problem("/name", "no-name", detail)])
-    return {**target, "name": source["name"]}
+    """Return a target with what it leaves to the job's source."""
+    return read_target(target).beside(read_source(job.request["source"])).model_dump(mode="json")
 
 
 def _made(session: Session, publication_id: str) -> Publication:

@@ -1,44 +1,77 @@
-"""Where results go: a repository of the Hugging Face Hub, a registered model at MLflow, a prefix of an S3 bucket."""
+"""Where results go: an open list, for whoever publishes declares the places; the library publishes nothing itself."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import ABC
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
-from espalier.recipe.base import Spec
-from espalier.recipe.source import MlflowAlias, MlflowName, RepoId, S3Uri
-
-
-class HubTarget(Spec):
-    """A model repository of the Hugging Face Hub; it is made when it is not there. Takes the project's Hub token."""
-
-    kind: Literal["huggingface"] = "huggingface"
-    repo: RepoId = Field(description="owner/name")
-    revision: str = Field("main", min_length=1, max_length=200, pattern=r"^[\w./-]+$", description="Branch.")
-    private: bool = Field(True, description="Of a repository that is made.")
+from espalier.recipe.base import Spec, canonical
 
 
-class S3Target(Spec):
-    """A prefix of a bucket; takes the project's S3 keys. The server is AWS, or ESPALIER_PUBLISH_S3_ENDPOINT_URL."""
+def _read(value: object, info: ValidationInfo) -> PublishTarget:
+    if isinstance(value, PublishTarget):
+        return value
+    if not PublishTarget.declared:
+        raise PydanticCustomError(
+            "nothing_publishes", "a service or `espalier run` publishes: leave it out, and send the folder"
+        )
+    validator = _validator(tuple(sorted(PublishTarget.declared.items())))
+    # JSON is read as such: a strict model takes of it what Python's own values may not stand for.
+    read: PublishTarget = (
+        validator.validate_json(canonical(value)) if info.mode == "json" else validator.validate_python(value)
+    )
+    return read
 
-    kind: Literal["s3"] = "s3"
-    uri: S3Uri
+
+@lru_cache(1)
+def _validator(declared: tuple[tuple[str, type[PublishTarget]], ...]) -> SchemaValidator:
+    return SchemaValidator(_union(dict(declared)))
 
 
-class MlflowTarget(Spec):
-    """A new version of a model registered at ESPALIER_MLFLOW_TRACKING_URI; the model is made when it is not there.
+def _union(declared: Mapping[str, type[PublishTarget]]) -> CoreSchema:
+    choices = {kind: declared[kind].__pydantic_core_schema__ for kind in sorted(declared)}
+    return core_schema.tagged_union_schema(choices, discriminator="kind", strict=True)
 
-    Takes the project's MLflow login, or the service's where the project shares it.
+
+class PublishTarget(Spec, ABC):
+    """A place for results: as a field, any that is declared when a spec is read.
+
+    A subclass sets `kind: Literal["name"] = "name"`; from its import on, specs and their schema know it.
     """
 
-    kind: Literal["mlflow"] = "mlflow"
-    name: MlflowName | None = Field(None, description="Null: the registered model that the job's source is of.")
-    alias: MlflowAlias | None = Field(None, description="Set on the new version.")
-    experiment: str = Field(
-        "espalier", min_length=1, max_length=256, pattern=r"^[^\x00-\x1f'\x7f]+$", description="Holds the run."
-    )
+    declared: ClassVar[dict[str, type[PublishTarget]]] = {}
+    """By kind."""
 
+    kind: str
 
-AnyTarget = HubTarget | S3Target | MlflowTarget
-Target = Annotated[AnyTarget, Field(discriminator="kind")]
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        """Declare a place; a class without a kind of its own is a base of others."""
+        kind = cls._own_kind()
+        if kind is not None:
+            known = cls.declared.setdefault(kind, cls)
+            if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
+                raise TypeError(f"{cls.__module__}.{cls.__name__} and {known.__module__} are both called {kind!r}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read any declared place where a base of them is asked for."""
+        if cls._own_kind() is not None:
+            return handler(source)
+        return core_schema.with_info_plain_validator_function(_read)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Show the places that are declared by now."""
+        return handler(schema if cls._own_kind() is not None else _union(cls.declared))
+
+    @classmethod
+    def _own_kind(cls) -> str | None:
+        kind = cls.__pydantic_fields__["kind"].default
+        return kind if isinstance(kind, str) else None

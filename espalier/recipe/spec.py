@@ -66,6 +66,11 @@ class CompressionSpec(Spec):
     output: Output = Output()
 
     @property
+    def unpublished(self) -> CompressionSpec:
+        """The spec without where its result goes, of which computing knows nothing."""
+        return self.model_copy(update={"output": self.output.model_copy(update={"publish": []})})
+
+    @property
     def datasets(self) -> dict[str, Dataset]:
         """Every text that the spec names, by its place in it: `evaluate/perplexity/0/dataset`."""
         named = {"calibration/dataset": self.calibration.dataset}

@@ -11,7 +11,7 @@ from espalier.formats import FORMATS
 from espalier.recipe.base import Spec
 from espalier.recipe.dataset import BuiltinDataset, Dataset, dataset_name
 from espalier.recipe.expressions import selection
-from espalier.recipe.publish import Target
+from espalier.recipe.publish import PublishTarget
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
@@ -251,4 +251,6 @@ class Output(Spec):
         "safetensors", description="; ".join(f"{name}: {FORMATS[name].summary}" for name in FORMAT_NAMES) + "."
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
-    publish: list[Target] = Field([], max_length=8, description="Where the result goes, unless its gate is rejected.")
+    publish: list[PublishTarget] = Field(
+        [], max_length=8, description="Where the result goes, unless its gate is rejected."
+    )

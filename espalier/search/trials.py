@@ -51,7 +51,7 @@ class Search(Protocol):
 
 def without_search(spec: CompressionSpec) -> CompressionSpec:
     """Return a spec without what is done once, with the result of the whole search."""
-    return spec.model_copy(update={"objective": None, "output": spec.output.model_copy(update={"publish": []})})
+    return spec.unpublished.model_copy(update={"objective": None})
 
 
 def increase(report: Mapping[str, Any]) -> float:

@@ -203,9 +203,10 @@ class _Attempt:
         settings = self._services.settings
         (self._workspace / "artifact").mkdir()
         request = ComputeRequest(
-            spec=spec, model_dir=fetched.model_dir, revision=revision, source_name=self._request.source.model_name,
-            datasets=fetched.datasets, dropped_keys=fetched.dropped_keys, workspace=str(self._workspace),
-            artifact_dir=str(self._workspace / "artifact"), threads=settings.threads, device=settings.device,
+            spec=spec.unpublished, model_dir=fetched.model_dir, revision=revision, datasets=fetched.datasets,
+            source_name=self._request.source.model_name, dropped_keys=fetched.dropped_keys,
+            workspace=str(self._workspace), artifact_dir=str(self._workspace / "artifact"), threads=settings.threads,
+            device=settings.device,
             member_dirs=members, member_trained=self._family.trained, spread=True, checkpoints=self._restore(),
             tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
             max_host_memory_bytes=self._request.limits.max_host_memory_bytes,

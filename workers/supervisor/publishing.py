@@ -69,8 +69,7 @@ def request(
     return PublishRequest.model_validate(
         {
             "job_id": job.id, "target": target, "files": files, "workspace": str(workspace),
-            "credentials": own, "lineage": lineage, "hf_endpoint": settings.hf_endpoint,
-            "s3_endpoint_url": settings.publish_s3_endpoint_url,
+            "credentials": own, "lineage": lineage,
         }
     )  # fmt: skip
 

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from app.integrations.huggingface.download import COMMIT, download, look_up
 from app.integrations.huggingface.look import look
+from app.integrations.huggingface.names import RepoId
 from app.integrations.shared.checkpoint import small_files, weight_names
 from app.integrations.shared.sources import Access, Look, ModelSource, Reader
 from app.settings import Settings
 from espalier.export.outputs import refuse_tagged
-from espalier.recipe.source import RepoId
 
 _CONVERT = "Convert the weights to safetensors (huggingface.co/spaces/safetensors/convert) and name that revision."
 

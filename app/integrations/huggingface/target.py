@@ -5,34 +5,56 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from pydantic import Field
 
-from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused
-from espalier.recipe.publish import HubTarget
+from app.integrations.huggingface.names import RepoId
+from app.integrations.shared.hooks import RegistryEvent
+from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused, ResultTarget
 
 
-def publish(request: PublishRequest, target: HubTarget, folder: Path) -> str:
-    """Commit the files and return the repository and the commit."""
-    token = request.credentials.get("token")
-    if not token:
-        raise Refused(
-            "The project has no Hugging Face token.", "Store one with PUT /v1/credentials/huggingface.", retryable=False
-        )
-    api = HfApi(endpoint=request.hf_endpoint, token=token)
-    with _refusals(target.repo):
-        api.create_repo(target.repo, private=target.private, exist_ok=True)
-        if target.revision != "main":
-            api.create_branch(target.repo, branch=target.revision, exist_ok=True)
-        if _is_there(api, target, folder):
-            return f"{target.repo}@{api.model_info(target.repo, revision=target.revision).sha}"
-        commit = api.upload_folder(
-            repo_id=target.repo, folder_path=folder, revision=target.revision,
-            commit_message=f"[{TAG}] Publish {request.job_id}",
-        )  # fmt: skip
-    return f"{target.repo}@{commit.oid}"
+class HubTarget(ResultTarget):
+    """A model repository of the Hugging Face Hub; it is made when it is not there. Takes the project's Hub token."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    repo: RepoId = Field(description="owner/name")
+    revision: str = Field("main", min_length=1, max_length=200, pattern=r"^[\w./-]+$", description="Branch.")
+    private: bool = Field(True, description="Of a repository that is made.")
+
+    @property
+    def place(self) -> str:
+        """The repository."""
+        return self.repo
+
+    @classmethod
+    def made(cls, event: RegistryEvent) -> Iterator[dict[str, str]]:
+        """The branch: it holds one model at a time."""
+        asked = str((event.source or {}).get("revision") or "main")
+        branch = event.ref.removeprefix("refs/heads/") if event.ref else asked
+        yield {"kind": "huggingface", "repo": event.model, "revision": branch}
+
+    def publish(self, request: PublishRequest, folder: Path) -> str:
+        """Commit the files and return the repository and the commit."""
+        token = request.credentials.get("token")
+        if not token:
+            hint = "Store one with PUT /v1/credentials/huggingface."
+            raise Refused("The project has no Hugging Face token.", hint, retryable=False)
+        api = HfApi(endpoint=request.credentials.get("endpoint"), token=token)
+        with _refusals(self.repo):
+            api.create_repo(self.repo, private=self.private, exist_ok=True)
+            if self.revision != "main":
+                api.create_branch(self.repo, branch=self.revision, exist_ok=True)
+            if _is_there(api, self, folder):
+                return f"{self.repo}@{api.model_info(self.repo, revision=self.revision).sha}"
+            commit = api.upload_folder(
+                repo_id=self.repo, folder_path=folder, revision=self.revision,
+                commit_message=f"[{TAG}] Publish {request.job_id}",
+            )  # fmt: skip
+        return f"{self.repo}@{commit.oid}"
 
 
 def _is_there(api: HfApi, target: HubTarget, folder: Path) -> bool:

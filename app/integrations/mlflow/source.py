@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.integrations.mlflow.client import Entry, Mlflow, MlflowError, tags_of
+from app.integrations.mlflow.names import MlflowAlias, MlflowName
 from app.integrations.mlflow.server import no_server
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import remembered_content_sha256
@@ -20,7 +21,6 @@ from app.integrations.shared.filling import RemoteFile, fill
 from app.integrations.shared.sources import Access, AtHand, ModelSource, Unreachable
 from espalier.export.outputs import refuse_tagged
 from espalier.model_files import TEMPLATES
-from espalier.recipe.source import MlflowAlias, MlflowName
 from espalier.refusals import Problem, SourceGated, SourceNotFound
 
 _MODEL: Final = "model"

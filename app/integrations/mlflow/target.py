@@ -14,33 +14,77 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
+from pydantic import Field
+
+from app.errors import InvalidRequest
 from app.integrations.mlflow.client import Mlflow, MlflowError, as_tags
 from app.integrations.mlflow.mlmodel import layout
-from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused
-from espalier.recipe.publish import MlflowTarget
+from app.integrations.mlflow.names import MlflowAlias, MlflowName
+from app.integrations.mlflow.server import no_server
+from app.integrations.shared.sources import ModelSource
+from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused, ResultTarget
+from app.settings import Settings
+from espalier.refusals import Problem
 
 REPORT: Final = "report.json"
 
 
-def publish(request: PublishRequest, target: MlflowTarget, folder: Path) -> str:
-    """Register the result and return `models:/name/version`."""
-    assert target.name is not None
-    if not request.credentials.get("tracking_uri"):
-        raise Refused("This service knows no MLflow server.", "Set ESPALIER_MLFLOW_TRACKING_URI.", retryable=False)
-    tags = {f"{TAG}.{key}": value for key, value in request.lineage.items()} | {
-        f"{TAG}.job": request.job_id,
-        f"{TAG}.manifest": hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
-    }
-    with _refusals(target.name), Mlflow(request.credentials) as server:
-        version = _earlier(server, target.name, tags)
-        if version is None:
-            _made(server, "registered-models/create", {"name": target.name})
-            version = _Version(server, target.name, target.experiment, tags, folder).make()
-        if target.alias is not None and not _points_at(server, target.name, target.alias, version):
-            server.post("registered-models/alias", {"name": target.name, "alias": target.alias, "version": version})
-    return f"models:/{target.name}/{version}"
+_NO_NAME: Final = "the model does not come from MLflow: name the registered model that takes the new version"
+
+
+class MlflowTarget(ResultTarget):
+    """A new version of a model registered at ESPALIER_MLFLOW_TRACKING_URI; the model is made when it is not there.
+
+    Takes the project's MLflow login, or the service's where the project shares it.
+    """
+
+    kind: Literal["mlflow"] = "mlflow"
+    name: MlflowName | None = Field(None, description="Null: the registered model that the job's source is of.")
+    alias: MlflowAlias | None = Field(None, description="Set on the new version.")
+    experiment: str = Field(
+        "espalier", min_length=1, max_length=256, pattern=r"^[^\x00-\x1f'\x7f]+$", description="Holds the run."
+    )
+
+    @property
+    def place(self) -> str:
+        """The registered model."""
+        return self.name or ""
+
+    def problems(self, settings: Settings, source: ModelSource) -> Iterator[Problem]:
+        """Refuse a target without a name for a model from elsewhere, and all of them where there is no server."""
+        if self.name is None and source.kind != self.kind:
+            yield Problem("", "no-name", _NO_NAME)
+        if problem := no_server("/kind", settings):
+            yield problem
+
+    def beside(self, source: ModelSource) -> Self:
+        """Name the registered model of the source where the target names none."""
+        if self.name is not None:
+            return self
+        if source.kind != self.kind:
+            raise InvalidRequest("The target names no model.", items=[Problem("/name", "no-name", _NO_NAME)])
+        return self.model_copy(update={"name": source.model_name})
+
+    def publish(self, request: PublishRequest, folder: Path) -> str:
+        """Register the result and return `models:/name/version`."""
+        assert self.name is not None
+        if not request.credentials.get("tracking_uri"):
+            raise Refused("This service knows no MLflow server.", "Set ESPALIER_MLFLOW_TRACKING_URI.", retryable=False)
+        tags = {f"{TAG}.{key}": value for key, value in request.lineage.items()} | {
+            f"{TAG}.job": request.job_id,
+            f"{TAG}.manifest": hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+        }
+        with _refusals(self.name), Mlflow(request.credentials) as server:
+            version = _earlier(server, self.name, tags)
+            if version is None:
+                _made(server, "registered-models/create", {"name": self.name})
+                version = _Version(server, self.name, self.experiment, tags, folder).make()
+            if self.alias is not None and not _points_at(server, self.name, self.alias, version):
+                pointed = {"name": self.name, "alias": self.alias, "version": version}
+                server.post("registered-models/alias", pointed)
+        return f"models:/{self.name}/{version}"
 
 
 def _earlier(server: Mlflow, name: str, tags: Mapping[str, str]) -> str | None:

@@ -14,12 +14,12 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from app.integrations.s3.names import S3Uri
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import CHUNK_BYTES, remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
 from app.integrations.shared.sources import Access, ModelSource, Unreachable
 from espalier.model_files import TEMPLATES, belongs_to_model
-from espalier.recipe.source import S3Uri
 from espalier.refusals import SourceGated, SourceNotFound
 
 if TYPE_CHECKING:

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from app.errors import StorageError
-from app.integrations.shared.targets import MANIFEST, PublishRequest, Refused
+from app.integrations.s3.names import S3Uri
+from app.integrations.shared.hooks import RegistryEvent
+from app.integrations.shared.targets import MANIFEST, PublishRequest, Refused, ResultTarget
 from app.storage.s3 import S3Store
-from espalier.recipe.publish import S3Target
 
 
-def publish(request: PublishRequest, target: S3Target, folder: Path) -> str:
-    """Store the files and return the address of the manifest."""
-    if "access_key_id" not in request.credentials:
-        raise Refused("The project has no S3 keys.", "Store them with PUT /v1/credentials/s3.", retryable=False)
-    url = urlsplit(target.uri)
-    store = S3Store(url.netloc, url.path, endpoint_url=request.s3_endpoint_url, credentials=request.credentials)
-    try:
-        # The manifest last: who reads it finds everything else.
-        for file in sorted(request.files, key=lambda file: file.path == MANIFEST):
-            store.put_file(file.path, folder / file.path, file.sha256)
-    except StorageError as error:
-        final = any(
-            word in error.detail for word in ("AccessDenied", "InvalidAccessKeyId", "NoSuchBucket", "Signature")
-        )
-        hint = "Check the bucket and the keys stored with PUT /v1/credentials/s3."
-        raise Refused(error.detail, hint, retryable=not final) from None
-    return f"{target.uri.rstrip('/')}/{MANIFEST}"
+class S3Target(ResultTarget):
+    """A prefix of a bucket; takes the project's S3 keys. The server is AWS, or ESPALIER_PUBLISH_S3_ENDPOINT_URL."""
+
+    kind: Literal["s3"] = "s3"
+    uri: S3Uri
+
+    @property
+    def place(self) -> str:
+        """The prefix."""
+        return self.uri
+
+    @classmethod
+    def made(cls, event: RegistryEvent) -> Iterator[dict[str, str]]:
+        """The prefix, which may have been written with a slash at its end."""
+        uri = str((event.source or {})["uri"]).rstrip("/")
+        yield {"kind": "s3", "uri": uri}
+        yield {"kind": "s3", "uri": f"{uri}/"}
+
+    def publish(self, request: PublishRequest, folder: Path) -> str:
+        """Store the files and return the address of the manifest."""
+        keys = request.credentials
+        if "access_key_id" not in keys:  # or boto3 would look for keys of the machine
+            raise Refused("The project has no S3 keys.", "Store them with PUT /v1/credentials/s3.", retryable=False)
+        url = urlsplit(self.uri)
+        store = S3Store(url.netloc, url.path, endpoint_url=keys.get("endpoint_url"), credentials=keys)
+        try:
+            # The manifest last: who reads it finds everything else.
+            for file in sorted(request.files, key=lambda file: file.path == MANIFEST):
+                store.put_file(file.path, folder / file.path, file.sha256)
+        except StorageError as error:
+            final = any(
+                word in error.detail for word in ("AccessDenied", "InvalidAccessKeyId", "NoSuchBucket", "Signature")
+            )
+            hint = "Check the bucket and the keys stored with PUT /v1/credentials/s3."
+            raise Refused(error.detail, hint, retryable=not final) from None
+        return f"{self.uri.rstrip('/')}/{MANIFEST}"

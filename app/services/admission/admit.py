@@ -12,8 +12,8 @@ from app.bodies.job import JobRequest, Limits
 from app.db.upload import Upload
 from app.errors import InvalidRequest
 from app.integrations.local.paths import refusal
-from app.integrations.mlflow.server import no_server
 from app.integrations.shared.sources import AtHand, ModelSource
+from app.integrations.shared.targets import ResultTarget
 from app.integrations.systems import LOGINS
 from app.integrations.uploads.joining import absent
 from app.integrations.uploads.source import UploadSource
@@ -25,7 +25,6 @@ from espalier.probe import Matcher, ModelFacts, bad_patterns, check
 from espalier.recipe.base import canonical
 from espalier.recipe.dataset import Dataset, LocalDataset, UploadDataset
 from espalier.recipe.hashes import datasets_in, work_hash
-from espalier.recipe.publish import MlflowTarget
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.recipe.steps import MOST_PATTERNS
@@ -78,7 +77,7 @@ class Desk:
 
     def admit(self, request: JobRequest) -> Admitted:
         """Hold a request against its model, where that is at hand; raises what must be refused."""
-        if problems := [*self._unread(request), *_without_server(request, self.settings)]:
+        if problems := [*self._unread(request), *_unpublishable(request, self.settings)]:
             raise InvalidRequest("The request names what the service does not read.", items=problems)
         _admit_size(request, self.settings)
         if problems := refused(request.spec, self.matcher):
@@ -200,16 +199,12 @@ def _many_patterns(spec: CompressionSpec) -> Iterator[Problem]:
             yield Problem(f"/spec/prune/{at}/targets/{name}", "too-many-patterns", detail)
 
 
-def _without_server(request: JobRequest, settings: Settings) -> Iterator[Problem]:
-    """Where a request needs MLflow and the service knows none, or takes for granted that its source is there."""
-    from_mlflow = request.source.kind == "mlflow"
+def _unpublishable(request: JobRequest, settings: Settings) -> Iterator[Problem]:
+    """Why results cannot go where a request says."""
     for index, target in enumerate(request.spec.output.publish):
-        if isinstance(target, MlflowTarget):
-            if target.name is None and not from_mlflow:
-                detail = "the model does not come from MLflow: name the registered model that takes the new version"
-                yield Problem(f"/spec/output/publish/{index}", "no-name", detail)
-            if problem := no_server(f"/spec/output/publish/{index}/kind", settings):
-                yield problem
+        assert isinstance(target, ResultTarget)
+        for problem in target.problems(settings, request.source):
+            yield Problem(f"/spec/output/publish/{index}{problem.pointer}", problem.code, problem.detail)
 
 
 def uploads_of(request: JobRequest) -> list[tuple[str, str]]:

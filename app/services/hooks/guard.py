@@ -17,6 +17,7 @@ from app.bodies.hooks import RuleLimits
 from app.db.hook import Rule
 from app.db.queries import jobs, publications
 from app.integrations.shared.hooks import RegistryEvent
+from app.integrations.systems import TARGETS, place_of
 
 TAG: Final = "espalier."
 """Begins every tag that a publication leaves."""
@@ -48,15 +49,10 @@ def ours(session: Session, project_id: str, event: RegistryEvent) -> Stop | None
 
 
 def _places(event: RegistryEvent) -> Iterator[dict[str, str]]:
-    """What the target of a publication would say that made this source, where a place holds one model at a time."""
-    source = event.source or {}
-    if source.get("kind") == "huggingface":
-        branch = event.ref.removeprefix("refs/heads/") if event.ref else str(source.get("revision") or "main")
-        yield {"kind": "huggingface", "repo": event.model, "revision": branch}
-    elif source.get("kind") == "s3":
-        uri = str(source["uri"]).rstrip("/")
-        yield {"kind": "s3", "uri": uri}
-        yield {"kind": "s3", "uri": f"{uri}/"}
+    """Yield what the target of a publication would say that made this source."""
+    target = TARGETS.get(str((event.source or {}).get("kind")))
+    if target is not None:
+        yield from target.made(event)
 
 
 def publishing(session: Session, project_id: str, event: RegistryEvent, *, now: datetime) -> Stop | None:
@@ -76,7 +72,7 @@ def _is_about(target: dict[str, Any], model: str, event: RegistryEvent) -> bool:
     if target.get("kind") != source.get("kind"):
         return False
     # A registry whose versions lie side by side takes the source's own name where none is given.
-    return event.model == (target.get("repo") or target.get("uri") or target.get("name") or model)
+    return event.model == (place_of(target) or model)
 
 
 def limited(rule: Rule, limits: RuleLimits, *, now: datetime) -> Stop | None:

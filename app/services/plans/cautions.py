@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from app.bodies.job import JobRequest
 from app.db.queries import credentials
 from app.db.session import once
+from app.integrations.systems import LOGINS
 from app.services.plans import estimates
 from espalier.probe import ModelFacts
 from espalier.recipe.dataset import HuggingFaceDataset
-from espalier.recipe.publish import HubTarget, S3Target
 from espalier.recipe.spec import CompressionSpec
 
 WIDE_GATE: Final = 1.0
@@ -25,7 +25,6 @@ LITTLE_LEFT: Final = 0.9
 LONG: Final = timedelta(days=30)
 """No job may run for longer than `limits.max_run_seconds` allows."""
 _SHORT_NAMES: Final = frozenset({"wikitext2", "c4"})
-_LOGINS: Final = {"huggingface": "Hugging Face token", "s3": "S3 keys"}
 
 Caution = dict[str, str]
 
@@ -58,12 +57,17 @@ def _seconds(spec: CompressionSpec, facts: ModelFacts, rates: estimates.Rates) -
 def _unpublished(session: Session, project_id: str, request: JobRequest) -> Iterator[Caution]:
     for index, target in enumerate(request.spec.output.publish):
         ask = partial(credentials.find, session, project_id, target.kind)
-        if isinstance(target, HubTarget | S3Target) and once(session, ("login", project_id, target.kind), ask) is None:
+        if _takes_its_own(target.kind) and once(session, ("login", project_id, target.kind), ask) is None:
             text = (
-                f"output.publish[{index}] needs the project's {_LOGINS[target.kind]}, and none is stored: "
+                f"output.publish[{index}] needs the project's {LOGINS[target.kind].title}, and none is stored: "
                 f"PUT /v1/credentials/{target.kind} before the job ends."
             )
             yield {"code": "no_credential", "text": text}
+
+
+def _takes_its_own(kind: str) -> bool:
+    """Tell whether a project needs a login of its own to publish to a system."""
+    return kind in LOGINS and "publish" not in LOGINS[kind].lent
 
 
 def _of_spec(spec: CompressionSpec) -> Iterator[Caution]:

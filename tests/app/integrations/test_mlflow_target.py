@@ -14,12 +14,11 @@ from sqlalchemy import select
 
 from app.db.job import Job
 from app.db.publication import Publication
-from app.integrations.mlflow import target as target_module
+from app.integrations.mlflow.target import MlflowTarget
 from app.integrations.shared.targets import PublishRequest, Refused
 from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
-from espalier.recipe.publish import MlflowTarget
 from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
 from tests.fixtures.service import rows
 from tests.fixtures.service.requests import submit
@@ -64,7 +63,7 @@ def _tags(document: dict[str, Any]) -> dict[str, str]:
 
 def test_a_version_comes_with_files_numbers_and_lineage(mlflow: MlflowServer, folder: Path) -> None:
     target = MlflowTarget(name="demo", alias="small")
-    assert target_module.publish(_request(mlflow, folder), target, folder) == "models:/demo/1"
+    assert target.publish(_request(mlflow, folder), folder) == "models:/demo/1"
     (version,) = mlflow.registered["demo"]
     tags = _tags(version)
     manifest = hashlib.sha256(FILES["manifest.json"]).hexdigest()
@@ -102,10 +101,10 @@ def test_wherever_a_publisher_died_the_next_one_makes_one_version(
     target = MlflowTarget(name="demo", alias="small")
     mlflow.dies_at = call
     with pytest.raises(Refused) as caught:
-        target_module.publish(_request(mlflow, folder), target, folder)
+        target.publish(_request(mlflow, folder), folder)
     assert caught.value.retryable
     for _ in range(2):
-        assert target_module.publish(_request(mlflow, folder), target, folder) == "models:/demo/1"
+        assert target.publish(_request(mlflow, folder), folder) == "models:/demo/1"
     assert len(mlflow.registered["demo"]) == len(mlflow.runs) == len(mlflow.logged_models) == 1
     assert mlflow.aliases == {("demo", "small"): "1"}
     assert [path for _, path in mlflow.asked].count("/api/2.0/mlflow/registered-models/alias") <= 5  # asked, not set
@@ -113,15 +112,15 @@ def test_wherever_a_publisher_died_the_next_one_makes_one_version(
 
 def test_a_version_whose_answer_was_lost_is_found_again(mlflow: MlflowServer, folder: Path) -> None:
     target = MlflowTarget(name="demo")
-    first = target_module.publish(_request(mlflow, folder), target, folder)
+    first = target.publish(_request(mlflow, folder), folder)
     # The same job computed again: equal weights, other seconds in its report and so another manifest.
     (folder / "manifest.json").write_bytes(b'{"files": [1]}')
-    assert target_module.publish(_request(mlflow, folder), target, folder) == first
+    assert target.publish(_request(mlflow, folder), folder) == first
     # Another job that took the result over publishes the same files.
     (folder / "manifest.json").write_bytes(FILES["manifest.json"])
-    assert target_module.publish(_request(mlflow, folder, "job_2"), target, folder) == first
+    assert target.publish(_request(mlflow, folder, "job_2"), folder) == first
     (folder / "manifest.json").write_bytes(b'{"files": [2]}')
-    assert target_module.publish(_request(mlflow, folder, "job_3"), target, folder) == "models:/demo/2"
+    assert target.publish(_request(mlflow, folder, "job_3"), folder) == "models:/demo/2"
 
 
 @pytest.mark.parametrize(
@@ -136,14 +135,14 @@ def test_what_cannot_be_sent_says_why(
 ) -> None:
     mlflow.broken = broken
     with pytest.raises(Refused) as caught:
-        target_module.publish(_request(mlflow, folder, **fields), MlflowTarget(name="demo"), folder)
+        MlflowTarget(name="demo").publish(_request(mlflow, folder, **fields), folder)
     assert caught.value.retryable == retryable
     assert word in caught.value.hint
 
 
 def test_a_packed_result_is_files_only(mlflow: MlflowServer, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model.packed.safetensors")
-    target_module.publish(_request(mlflow, folder), MlflowTarget(name="demo"), folder)
+    MlflowTarget(name="demo").publish(_request(mlflow, folder), folder)
     root = mlflow.root("demo", "1")
     assert f"{root}/model/model.packed.safetensors" in mlflow.files
     assert f"{root}/MLmodel" not in mlflow.files

@@ -14,7 +14,7 @@ from app.api.views import View
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import publications
 from app.services.idempotency import Key
-from espalier.recipe.publish import Target
+from espalier.recipe.publish import PublishTarget
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/publications", tags=["jobs"])
 
@@ -37,7 +37,7 @@ class PublicationView(View):
 
 @router.post("", status_code=202, responses=again(PublicationView))
 def create_publication(
-    job_id: JobId, body: Target, sent: SentDep, response: Response, resources: ResourcesDep, project: ProjectDep,
+    job_id: JobId, body: PublishTarget, sent: SentDep, response: Response, resources: ResourcesDep, project: ProjectDep,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> PublicationView:  # fmt: skip
     """Publish a result; one whose gate was rejected never is."""
