@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Iterator
 from typing import TypeVar
@@ -11,20 +11,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def discover(package: str, base: type[T], *, tag: str, named: str | None = None) -> dict[str, type[T]]:
+def discover(package: str, base: type[T], *, tag: str, nested: bool = False) -> dict[str, type[T]]:
     """Import every module of `package` and return its subclasses of `base` by their `tag`, sorted.
 
-    `named`: every folder of the package may hold one module of this name, and only those are looked into.
+    `nested`: the modules lie in the folders of the package, whatever they are called.
     `tag` names a pydantic field whose default, or a class variable whose value, is its name (`kind`, `method`).
     Raises TypeError when two classes claim one name or a class has none: a broken declaration must stop the process.
     """
     found: dict[str, type[T]] = {}
-    for name in _modules(package, named):
+    for name in _modules(package, nested=nested):
         module = importlib.import_module(name)
         for value in vars(module).values():
             if not (isinstance(value, type) and issubclass(value, base) and value.__module__ == name):
                 continue
-            if value is base:  # it lies in the same package
+            if value is base or (nested and inspect.isabstract(value)):  # it lies in the same package
                 continue
             fields = getattr(value, "model_fields", {})
             kind = fields[tag].default if tag in fields else getattr(value, tag, None)
@@ -36,9 +36,9 @@ def discover(package: str, base: type[T], *, tag: str, named: str | None = None)
     return dict(sorted(found.items()))
 
 
-def _modules(package: str, named: str | None) -> Iterator[str]:
+def _modules(package: str, *, nested: bool) -> Iterator[str]:
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__, prefix=f"{package}."):
-        if named is None:
+        if not nested:
             yield info.name
-        elif info.ispkg and importlib.util.find_spec(f"{info.name}.{named}"):
-            yield f"{info.name}.{named}"
+        elif info.ispkg:
+            yield from _modules(info.name, nested=False)

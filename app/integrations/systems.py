@@ -13,10 +13,10 @@ from app.integrations.shared.targets import ResultTarget
 from espalier.discovery import discover
 from espalier.recipe.base import canonical
 
-SOURCES: Final = discover("app.integrations", ModelSource, tag="kind", named="source")  # type: ignore[type-abstract]
-TEXTS: Final = discover("app.integrations", TextSource, tag="kind", named="text")  # type: ignore[type-abstract]
-LOGINS: Final = discover("app.integrations", Login, tag="kind", named="credentials")  # type: ignore[type-abstract]
-TARGETS: Final = discover("app.integrations", ResultTarget, tag="kind", named="target")  # type: ignore[type-abstract]
+SOURCES: Final = discover("app.integrations", ModelSource, tag="kind", nested=True)  # type: ignore[type-abstract]
+TEXTS: Final = discover("app.integrations", TextSource, tag="kind", nested=True)  # type: ignore[type-abstract]
+LOGINS: Final = discover("app.integrations", Login, tag="kind", nested=True)  # type: ignore[type-abstract]
+TARGETS: Final = discover("app.integrations", ResultTarget, tag="kind", nested=True)  # type: ignore[type-abstract]
 
 if TYPE_CHECKING:
     Source = ModelSource

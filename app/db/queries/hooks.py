@@ -41,13 +41,17 @@ def lock_source(session: Session, source_id: str) -> HookSource | None:
     return session.get(HookSource, source_id, with_for_update=True)
 
 
-def lock_due_registry(session: Session, now: str, turns: Turns, *, busy: Collection[str]) -> HookSource | None:
-    """Lock the next MLflow source whose registry is to be read, by turns of the projects that are not busy.
+def lock_due_registry(
+    session: Session, now: str, turns: Turns, *, kinds: Collection[str], busy: Collection[str]
+) -> HookSource | None:
+    """Lock the next source of some kinds whose registry is to be read, by turns of the projects that are not busy.
 
     `now`: as the cursors of sources write a time.
     """
     next_at = HookSource.cursor["next_at"].as_string()
-    due = and_(HookSource.kind == "mlflow", or_(next_at.is_(None), next_at <= now), HookSource.project_id.not_in(busy))
+    due = and_(
+        HookSource.kind.in_(list(kinds)), or_(next_at.is_(None), next_at <= now), HookSource.project_id.not_in(busy)
+    )
     for project in turns.round(session, HookSource, due):
         query = select(HookSource).where(due, HookSource.project_id == project)
         query = query.order_by(next_at.nulls_first(), HookSource.id).limit(1)

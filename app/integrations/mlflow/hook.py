@@ -6,14 +6,17 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from app.integrations.mlflow import polling
+from app.integrations.mlflow.events import alias_set, alias_subject, tag_set, version_created
+from app.integrations.mlflow.polling import Registered
 from app.integrations.shared.hooks import (
     NoCredential,
     Payload,
-    Receiver,
     RegistryEvent,
     Tags,
     Text,
@@ -21,6 +24,7 @@ from app.integrations.shared.hooks import (
     fresh,
     same,
 )
+from app.integrations.shared.polling import PolledReceiver
 
 SIGNATURE, TIMESTAMP, DELIVERY_ID = "x-mlflow-signature", "x-mlflow-timestamp", "x-mlflow-delivery-id"
 
@@ -50,7 +54,7 @@ def sign(secret: str, delivery_id: str, timestamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(secret.encode(), message, hashlib.sha256).digest()).decode()
 
 
-class MLflowHook(Receiver):
+class MLflowHook(PolledReceiver):
     """A webhook of an MLflow model registry; deliveries can be lost, so the registry is swept as well."""
 
     title: ClassVar[str] = "MLflow"
@@ -93,7 +97,7 @@ class MLflowHook(Receiver):
                     return tag_set(data.name, data.version, data.key, data.value or "")
         subject = None
         if event == "model_version_alias.deleted" and data.alias is not None:
-            subject = _alias(data.name, data.alias)
+            subject = alias_subject(data.name, data.alias)
         facts = (event, data.name, data.version or "", data.alias or "", data.key or "", headers.get(DELIVERY_ID, ""))
         return RegistryEvent(
             kind=self.kind, event=event, what="other", model=data.name, version=data.version, alias=data.alias,
@@ -101,40 +105,6 @@ class MLflowHook(Receiver):
             why_not="this names no version that is new",
         )  # fmt: skip
 
-
-def version_created(name: str, version: str, tags: Mapping[str, str]) -> RegistryEvent:
-    """Return the event of a new model version, however it was heard of."""
-    return RegistryEvent(
-        kind="mlflow", event="model_version.created", what="version", model=name, version=version, tags=dict(tags),
-        dedupe_key=f"version {name}/{version}", source=_source(name, version), references=_references(name, version),
-    )  # fmt: skip
-
-
-def alias_set(name: str, alias: str, version: str) -> RegistryEvent:
-    """Return the event of an alias that points to a version now, however it was heard of."""
-    return RegistryEvent(
-        kind="mlflow", event="model_version_alias.created", what="alias", model=name, version=version, alias=alias,
-        dedupe_key=version, subject=_alias(name, alias), source=_source(name, version),
-        references=_references(name, version),
-    )  # fmt: skip
-
-
-def tag_set(name: str, version: str, key: str, value: str) -> RegistryEvent:
-    """Return the event of a version that has a tag now, however it was heard of."""
-    return RegistryEvent(
-        kind="mlflow", event="model_version_tag.set", what="tag", model=name, version=version, tags={key: value},
-        dedupe_key=value, subject=f"tag {name}/{version} {key}", source=_source(name, version),
-        references=_references(name, version),
-    )  # fmt: skip
-
-
-def _alias(name: str, alias: str) -> str:
-    return f"alias {name}@{alias}"
-
-
-def _source(name: str, version: str) -> dict[str, Any]:
-    return {"kind": "mlflow", "name": name, "version": version}
-
-
-def _references(name: str, version: str) -> tuple[str, ...]:
-    return (f"models:/{name}/{version}",)
+    def look(self, login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Registered:
+        """Read versions and aliases."""
+        return polling.look(login, cursor, made_at=made_at)

@@ -6,6 +6,9 @@ from typing import Final
 
 from app.errors import InvalidRequest
 from app.integrations.shared.hooks import Receiver
+from app.integrations.shared.polling import PolledReceiver
+from app.integrations.systems import LOGINS
+from app.settings import Settings
 from espalier.discovery import discover
 from espalier.refusals import Problem
 
@@ -15,7 +18,7 @@ RECEIVERS: Final[dict[str, Receiver]] = {
         "app.integrations",
         Receiver,  # type: ignore[type-abstract]
         tag="kind",
-        named="hook",
+        nested=True,
     ).items()
 }  # fmt: skip
 
@@ -27,3 +30,12 @@ def receiver_of(kind: str) -> Receiver:
         known = Problem("/kind", "no-such-kind", f"give one of {', '.join(RECEIVERS)}")
         raise InvalidRequest("There is no such kind of registry.", items=[known])
     return found
+
+
+def polled(settings: Settings) -> dict[str, PolledReceiver]:
+    """Return the registries that are asked for what was lost: those of which the operator says where they are."""
+    return {
+        kind: receiver
+        for kind, receiver in RECEIVERS.items()
+        if isinstance(receiver, PolledReceiver) and kind in LOGINS and LOGINS[kind].server(settings)
+    }

@@ -17,7 +17,7 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries import events
 from app.db.session import clock
-from app.integrations.mlflow.hook import alias_set, version_created
+from app.integrations.mlflow.events import alias_set, version_created
 from app.services import publications
 from app.services.hooks import inbox
 from app.services.hooks.evaluation import evaluate_next

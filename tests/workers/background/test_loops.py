@@ -67,7 +67,7 @@ def _plain(kind: type, attribute: str, **fields: Any) -> Callable[[], None]:
     """Run a loop whose work breaks, and whose object is otherwise empty."""
     made: Any = object.__new__(kind)
     stop = Now()
-    vars(made).update({"_settings": Settings(mlflow_tracking_uri="http://m", publishers=1), "_pool": _Pool(), **fields})
+    vars(made).update({"_settings": Settings(publishers=1), "_pool": _Pool(), **fields})
     setattr(made, attribute, breaking(stop.set))
     return lambda: made.run(stop)
 
@@ -128,7 +128,7 @@ LOOPS: dict[str, Callable[[], None]] = {
     "workers/background/hooks.py": _plain(Evaluator, "work_once"),
     "workers/lease/keeper.py": _keeper,
     "workers/supervisor/publishing.py": _plain(Publisher, "work_once"),
-    "workers/background/registries.py": _plain(RegistrySweep, "look_once"),
+    "workers/background/registries.py": _plain(RegistrySweep, "look_once", _polled={"mlflow": None}),
     "workers/supervisor/slot.py": _slot,
     "workers/service.py": _service,
 }

@@ -17,7 +17,7 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.session import clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
-from app.integrations.mlflow.hook import version_created
+from app.integrations.mlflow.events import version_created
 from app.platform import outbound
 from app.queue import Doorbell
 from app.services.hooks import evaluation
@@ -34,6 +34,7 @@ from workers.supervisor.publishing import Publisher
 MANY = 1000
 PROJECTS = {"prj-1-many": MANY, "prj-2-few": 1}
 """In this order, so that the many are first by their ids and by their times."""
+MLFLOW = {"mlflow_tracking_uri": "http://127.0.0.1:9"}
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_the_one_event_of_a_project_is_evaluated_next_beside_a_thousand_of_anoth
 def test_the_one_registry_of_a_project_is_next_beside_a_thousand_of_another(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, looked = RegistrySweep(bench.database, bench.settings), []
+    sweep, looked = RegistrySweep(bench.database, bench.settings.model_copy(update=MLFLOW)), []
 
     def look(source: HookSource) -> int:
         looked.append(source.project_id)
@@ -204,7 +205,7 @@ def test_the_one_registry_of_a_project_is_next_beside_a_thousand_of_another(
 def test_a_registry_that_hangs_holds_up_those_of_its_own_project_alone(
     bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, begun, hangs = RegistrySweep(bench.database, bench.settings), [], threading.Event()
+    sweep, begun, hangs = RegistrySweep(bench.database, bench.settings.model_copy(update=MLFLOW)), [], threading.Event()
 
     def look(source: HookSource) -> int:
         begun.append(source.project_id)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from app.db.hook import HookDelivery, HookSource
 from app.db.session import Database, clock
 from app.integrations.mlflow.credentials import MlflowCredential
-from app.integrations.mlflow.hook import alias_set, version_created
+from app.integrations.mlflow.events import alias_set, version_created
 from app.platform.ids import new_id
 from app.services.hooks.inbox import record_event
 from app.services.tenancy import credentials
