@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import PendingRollbackError
 
-from app.db.queries import advisory_lock
+from app.db.queries.queue import advisory_lock
 from app.db.session import Database
 from app.platform import loops
 from app.platform.logs import setup_logs

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.tally import Tally
 from app.db.lifecycle import STATES
-from app.db.queries import measures
+from app.db.queries.queue import measures
 from app.db.session import Database, clock
 
 FRESH_SECONDS = 15.0

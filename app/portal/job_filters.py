@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 
 from app.db.lifecycle import STATES
-from app.db.queries.jobs import Filters
+from app.db.queries.jobs.jobs import Filters
 
 _LABEL = re.compile(r"[A-Za-z0-9][\w./-]{0,62}=.{0,255}", re.DOTALL)
 _JOB = re.compile(r"job_[0-9A-Z]{26}")

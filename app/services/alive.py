@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.db.queries import measures, workers
+from app.db.queries.queue import measures, workers
 from app.db.session import Database, clock
 from app.settings import Settings, get_settings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db.queries import catalog
+from app.db.queries.jobs import catalog
 from app.db.session import Database
 from app.errors import NotFound
 from app.integrations.systems import place_of

@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from app.db.job import Worker
-from app.db.queries import tenancy, workers
-from app.db.queries.workers import Queue
+from app.db.queries.queue import workers
+from app.db.queries.queue.workers import Queue
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.errors import Forbidden, NotFound
 from app.platform.actor import Actor

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db.queries import idempotency
+from app.db.queries.requests import idempotency
 from app.errors import IdempotencyKeyReused
 from espalier.recipe.base import fingerprint
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.db.planning import Preset
-from app.db.queries import planning, tenancy
+from app.db.queries.requests import planning
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, QuotaExceeded
 from app.services.admission.admit import refused

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.publication import Publication
-from app.db.queries import events, jobs, publications, tenancy
+from app.db.queries.connections import publications
+from app.db.queries.jobs import events, jobs
+from app.db.queries.tenancy import tenancy
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.errors import GateRejected, NotFinished, NotFound

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.bodies.upload import PartRequest, UploadRequest
-from app.db.queries import tenancy, uploads
+from app.db.queries.requests import uploads
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.db.upload import Upload
 from app.errors import InvalidRequest, NotFound, QuotaExceeded, UploadClosed, UploadIncomplete

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from app.bodies.webhook import EndpointChange, EndpointRequest
-from app.db.queries import tenancy, webhooks
+from app.db.queries.connections import webhooks
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.errors import InvalidRequest, NotFound

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.job import Attempt, Job
-from app.db.queries import events
+from app.db.queries.jobs import events
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 from app.db.session import clock
 from app.platform.ids import new_id

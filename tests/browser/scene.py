@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from app.db.job import Job, Worker
 from app.db.publication import Publication
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.db.tenancy import Project
 from app.db.webhook import WebhookDelivery

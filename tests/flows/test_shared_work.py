@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.db.job import Job
-from app.db.queries import reuse
+from app.db.queries.jobs import reuse
 from espalier.messages import PhaseStarted
 from tests.fixtures.library.jobs import local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.db.job import Job
-from app.db.queries import reuse
+from app.db.queries.jobs import reuse
 from tests.fixtures.library.jobs import write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.workers.reconcilers import reconciler

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from app import VERSION
 from app.cli.main import app
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.db.tenancy import Project
 from app.main import create_app

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from app.db.queries import webhooks
+from app.db.queries.connections import webhooks
 from app.db.session import Database, clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.platform import loops, outbound, signing

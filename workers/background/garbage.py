@@ -10,7 +10,9 @@ from typing import Final
 import structlog
 
 from app.db.lifecycle import TERMINAL
-from app.db.queries import idempotency, jobs, outbox, reads, reuse, workers
+from app.db.queries.jobs import jobs, reads, reuse
+from app.db.queries.queue import outbox, workers
+from app.db.queries.requests import idempotency
 from app.db.session import Database, clock
 from app.services.idempotency import KEPT
 from app.storage.base import ObjectStore

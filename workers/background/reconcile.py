@@ -10,8 +10,10 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import leases, measures, outbox, reuse, shares, tenancy
-from app.db.queries.leases import JobQuery
+from app.db.queries.jobs import reuse
+from app.db.queries.queue import leases, measures, outbox, shares
+from app.db.queries.queue.leases import JobQuery
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.platform import loops
 from app.queue import Doorbell

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from app.db.hook import HookSource
-from app.db.queries import hooks
+from app.db.queries.connections import hooks
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.integrations.shared.polling import Holdings, RegistrySilent

@@ -9,7 +9,8 @@ from typing import Final
 
 import structlog
 
-from app.db.queries import tenancy, uploads
+from app.db.queries.requests import uploads
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.storage.base import ObjectStore
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
-from app.db.queries import reads, reuse
+from app.db.queries.jobs import reads, reuse
 from app.db.session import Database
 from app.services.jobs import children
 from app.storage.base import ObjectStore

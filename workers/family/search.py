@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import events, leases, reuse
+from app.db.queries.jobs import events, reuse
+from app.db.queries.queue import leases
 from app.services.jobs import children
 from app.services.reuse import adoption
 from espalier.errors import NothingKeptError

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import events, leases
+from app.db.queries.jobs import events
+from app.db.queries.queue import leases
 from espalier.messages import ErrorInfo
 from workers.lease.keeper import Reason
 from workers.lease.retries import backoff_seconds, budget, charged_as, describe

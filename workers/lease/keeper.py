@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import leases, workers
+from app.db.queries.queue import leases, workers
 from app.db.session import Database
 from app.platform import loops
 from app.settings import Settings

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
 from app.db.job import Job
-from app.db.queries.leases import WorkerIdentity
+from app.db.queries.queue.leases import WorkerIdentity
 from app.db.session import Database, clock
 from app.errors import StorageError
 from app.integrations.shared.targets import PublishRequest  # fmt: skip

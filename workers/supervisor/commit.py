@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import events, leases
+from app.db.queries.jobs import events
+from app.db.queries.queue import leases
 from app.db.result import Artifact
 from app.errors import ObjectExists, StorageError
 from app.platform.ids import new_id

@@ -13,7 +13,7 @@ import structlog
 
 from app.db.job import Job
 from app.db.publication import Publication
-from app.db.queries import jobs, reads
+from app.db.queries.jobs import jobs, reads
 from app.db.queries.turns import Turns
 from app.db.session import Database
 from app.errors import StorageError

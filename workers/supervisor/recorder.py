@@ -13,7 +13,8 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import events, leases, results
+from app.db.queries.jobs import events, results
+from app.db.queries.queue import leases
 from app.db.result import LayerRow, LogLine, MetricPoint
 from app.db.reuse import PhaseResult
 from app.db.session import Database, clock

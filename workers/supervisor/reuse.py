@@ -12,7 +12,8 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import leases, reuse
+from app.db.queries.jobs import reuse
+from app.db.queries.queue import leases
 from app.db.session import Database, clock
 from app.services.admission import known
 from app.services.reuse import adoption

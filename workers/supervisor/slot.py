@@ -10,8 +10,8 @@ import time
 import structlog
 
 from app.db.job import Job
-from app.db.queries import leases, workers
-from app.db.queries.leases import WorkerIdentity
+from app.db.queries.queue import leases, workers
+from app.db.queries.queue.leases import WorkerIdentity
 from app.platform import loops, tracing
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE

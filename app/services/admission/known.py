@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.db.queries import reuse
-from app.db.queries.results import upsert
+from app.db.queries.jobs import reuse
+from app.db.queries.jobs.results import upsert
 from app.db.reuse import KnownContent
 from app.integrations.shared.sources import ModelSource, TextSource
 from app.integrations.systems import read_source, read_text

@@ -18,9 +18,9 @@ from anyio import CapacityLimiter, to_thread
 from sqlalchemy.orm import Session
 
 from app.db.job import Event
-from app.db.queries import feed as queries
-from app.db.queries import tenancy
-from app.db.queries.feed import Head, Position
+from app.db.queries.jobs import feed as queries
+from app.db.queries.jobs.feed import Head, Position
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.errors import TooManyRequests
 from app.platform import loops

@@ -6,8 +6,8 @@ import base64
 import json
 
 from app.db.job import Event
-from app.db.queries import feed
-from app.db.queries.feed import Position
+from app.db.queries.jobs import feed
+from app.db.queries.jobs.feed import Position
 from app.db.session import Database
 from app.errors import InvalidCursor
 

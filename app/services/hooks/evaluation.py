@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from app.bodies.hooks import RuleLimits
 from app.db.hook import HookDelivery, HookProposal, HookVerdict, Rule
-from app.db.queries import hooks, tenancy
+from app.db.queries.connections import hooks
+from app.db.queries.tenancy import tenancy
 from app.db.queries.turns import Turns
 from app.db.session import Database, clock
 from app.errors import QuotaExceeded

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from app.bodies.hooks import RuleLimits
 from app.db.hook import Rule
-from app.db.queries import jobs, publications
+from app.db.queries.connections import publications
+from app.db.queries.jobs import jobs
 from app.integrations.shared.hooks import RegistryEvent
 from app.integrations.systems import TARGETS, place_of
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.db.hook import HookDelivery, HookSource
-from app.db.queries import hooks, tenancy
+from app.db.queries.connections import hooks
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.errors import HookForbidden, HookUnauthenticated, InvalidRequest, NotFound
 from app.integrations.shared.hooks import NoCredential, Receiver, RegistryEvent, WrongCredential

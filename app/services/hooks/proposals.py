@@ -6,7 +6,8 @@ from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
 from app.db.hook import HookProposal
-from app.db.queries import hooks, tenancy
+from app.db.queries.connections import hooks
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.errors import AlreadyDecided, NotFound
 from app.platform import actor as actors

@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 
 from app.bodies.hooks import RuleChange, RuleRequest, RuleTrial, Template
 from app.db.hook import Rule
-from app.db.queries import hooks, tenancy
+from app.db.queries.connections import hooks
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.errors import InvalidRequest, NotFound
 from app.integrations.shared.hooks import RegistryEvent

@@ -10,7 +10,8 @@ from typing import Literal
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from app.db.queries import reads, tenancy
+from app.db.queries.jobs import reads
+from app.db.queries.tenancy import tenancy
 from app.db.result import Artifact
 from app.db.session import Database, clock
 from app.errors import NotFound, ObjectMissing, RangeNotSatisfiable

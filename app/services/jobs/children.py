@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
-from app.db.queries import events, reuse
+from app.db.queries.jobs import events, reuse
 from app.integrations.systems import read_source
 from app.platform.ids import new_id
 from app.services.events import outbox

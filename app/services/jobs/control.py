@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from app.bodies.control import JobPatch, Retry
 from app.db.job import PRIORITIES, Job, turn_of
 from app.db.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
-from app.db.queries import events, jobs, tenancy
-from app.db.queries.events import NewEvent
+from app.db.queries.jobs import events, jobs
+from app.db.queries.jobs.events import NewEvent
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.errors import IllegalTransition, InvalidRequest, NotFound
 from app.platform import actor as actors

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.db.job import Attempt, Event, Job
-from app.db.queries import jobs, reads
+from app.db.queries.jobs import jobs, reads
 from app.db.result import LogLine, PhaseRecord
 from app.db.session import Database
 from app.errors import NotFound

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Attempt, Event, Job
 from app.db.lifecycle import LEASED
-from app.db.queries import feed, reads
-from app.db.queries import jobs as job_queries
-from app.db.queries.feed import Head
-from app.db.queries.jobs import Filters
+from app.db.queries.jobs import feed, reads
+from app.db.queries.jobs import jobs as job_queries
+from app.db.queries.jobs.feed import Head
+from app.db.queries.jobs.jobs import Filters
 from app.db.result import Artifact, LayerRow, LogLine
 from app.db.session import Database, clock
 from app.errors import NotFinished, NotFound

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
 from app.db.job import PRIORITIES, Job
-from app.db.queries import events, places, tenancy
+from app.db.queries.jobs import events
+from app.db.queries.queue import places
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.platform import actor as actors
 from app.platform import tracing

@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
-from app.db.queries import credentials
+from app.db.queries.tenancy import credentials
 from app.db.session import once
 from app.integrations.systems import LOGINS
 from app.services.plans import estimates

@@ -11,8 +11,8 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import reads
-from app.db.queries.jobs import newest_measured
+from app.db.queries.jobs import reads
+from app.db.queries.jobs.jobs import newest_measured
 from app.integrations.systems import read_source
 from app.services.admission import known
 from espalier import work

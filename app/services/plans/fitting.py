@@ -10,7 +10,8 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest, Limits
-from app.db.queries import uploads, workers
+from app.db.queries.queue import workers
+from app.db.queries.requests import uploads
 from app.db.session import once
 from app.errors import InvalidRequest
 from app.settings import Settings

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
 from app.db.planning import Plan
-from app.db.queries import jobs, planning, reuse, tenancy
+from app.db.queries.jobs import jobs, reuse
+from app.db.queries.requests import planning
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.errors import InvalidRequest, NotFound
 from app.platform.ids import new_id

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import events, reuse
-from app.db.queries.reuse import Held
+from app.db.queries.jobs import events, reuse
+from app.db.queries.jobs.reuse import Held
 from app.db.result import Artifact
 from app.db.session import add_rows, do_later
 from app.platform.ids import new_id

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
 from app.db.job import Job
-from app.db.queries import reuse
-from app.db.queries.reuse import Held
+from app.db.queries.jobs import reuse
+from app.db.queries.jobs.reuse import Held
 from app.errors import NoEqualResult
 from app.services.admission.admit import Admitted, Desk, Recognised
 from espalier.recipe.spec import CompressionSpec

@@ -16,7 +16,9 @@ from app.bodies.sweep import Point, SweepRequest
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
 from app.db.planning import Sweep
-from app.db.queries import planning, reuse, tenancy
+from app.db.queries.jobs import reuse
+from app.db.queries.requests import planning
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock, deferring
 from app.errors import InvalidRequest, NotFound
 from app.platform.ids import new_id

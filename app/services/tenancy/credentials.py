@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 from pydantic import BaseModel
 
-from app.db.queries import credentials, tenancy
+from app.db.queries.tenancy import credentials, tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import Credential
 from app.errors import NotFound

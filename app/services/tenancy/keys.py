@@ -10,7 +10,7 @@ import time
 from datetime import datetime, timedelta
 
 from app.bodies.access import KeyChange, KeyRequest
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import ApiKey, Project
 from app.errors import Forbidden, InvalidRequest, NotFound, TooManyRequests, Unauthenticated

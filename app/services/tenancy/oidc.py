@@ -18,7 +18,7 @@ import jwt
 import structlog
 
 from app.bodies.access import SCOPES
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database
 from app.platform.actor import Actor
 from app.services.tenancy.sealing import CannotOpen, seal, unseal

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.bodies.access import ProjectChange, ProjectRequest, Quotas
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import Project, UsageDay
 from app.errors import Forbidden, NotFound, ProjectInUse, QuotaExceeded, StorageError

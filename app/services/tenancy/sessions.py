@@ -8,7 +8,7 @@ import secrets
 import time
 from datetime import timedelta
 
-from app.db.queries import sign_ins, tenancy
+from app.db.queries.tenancy import sign_ins, tenancy
 from app.db.session import Database, clock
 from app.db.tenancy import PortalSession
 from app.errors import NotFound

@@ -23,8 +23,8 @@ from structlog.testing import capture_logs
 from app.api.guard import RequestContext
 from app.api.metering import RequestMeter
 from app.api.tally import Tally
-from app.db.queries import leases, measures
-from app.db.queries.leases import WorkerIdentity
+from app.db.queries.queue import leases, measures
+from app.db.queries.queue.leases import WorkerIdentity
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
 from tests.fixtures.servers.services import free_port

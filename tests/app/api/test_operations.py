@@ -7,7 +7,7 @@ from datetime import timedelta
 from fastapi.testclient import TestClient
 
 from app.db.job import Job, Worker
-from app.db.queries import leases
+from app.db.queries.queue import leases
 from app.db.session import Database, clock
 from app.platform.actor import DEFAULT_PROJECT
 from tests.app.api.tenants import bearer, new_key, new_project

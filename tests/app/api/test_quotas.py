@@ -11,8 +11,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from app.db.job import Job
-from app.db.queries import leases, tenancy
-from app.db.queries.leases import WorkerIdentity
+from app.db.queries.queue import leases
+from app.db.queries.queue.leases import WorkerIdentity
+from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.services.resources import Resources
 from app.services.tenancy import keys

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from app.bodies.access import SCOPES
 from app.db.hook import Rule
 from app.db.job import Job
-from app.db.queries import reuse
+from app.db.queries.jobs import reuse
 from app.db.session import clock
 from app.platform.actor import DEFAULT_PROJECT
 from app.services.resources import Resources

@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from app.bodies.access import KeyRequest
 from app.db.job import Job
-from app.db.queries import events as event_queries
-from app.db.queries import feed as queries
+from app.db.queries.jobs import events as event_queries
+from app.db.queries.jobs import feed as queries
 from app.db.session import Database, clock
 from app.db.tenancy import ApiKey, PortalSession
 from app.errors import TooManyRequests

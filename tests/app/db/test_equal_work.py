@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event, text
 
-from app.db.queries import reuse
+from app.db.queries.jobs import reuse
 from app.db.session import Database
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import event
 
 from app.db.job import Job
-from app.db.queries import jobs
+from app.db.queries.jobs import jobs
 from app.db.session import Database
 
 

@@ -40,7 +40,7 @@ def test_a_filter_that_cannot_be_understood_says_how_to_write_it(browser: Browse
 
 
 def test_pages_follow_each_other_without_a_job_lost_or_twice(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.portal.pages.jobs.PAGE", 2)
+    monkeypatch.setattr("app.portal.pages.jobs.jobs.PAGE", 2)
     jobs = [browser.submit() for _ in range(5)]
     found, query = [], "state=queued"
     while True:

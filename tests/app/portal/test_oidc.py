@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from app.bodies.access import KeyRequest
 from app.main import create_app
 from app.platform.actor import DEFAULT_PROJECT
-from app.portal.pages.sign_in import ATTEMPT
+from app.portal.pages.operations.sign_in import ATTEMPT
 from app.production import refuse_unsafe_production
 from app.services.resources import Resources
 from app.services.tenancy import keys

@@ -14,14 +14,14 @@ from sqlalchemy import select
 
 from app.bodies.access import SCOPES
 from app.db.job import Worker
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.db.tenancy import ApiKey, Project
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.platform.actor import DEFAULT_PROJECT, LOCAL, acting
 from app.platform.ids import new_id
-from app.portal.pages import audit
-from app.portal.pages.keys import SCOPE_WORDS
+from app.portal.pages.operations import audit
+from app.portal.pages.operations.keys import SCOPE_WORDS
 from app.portal.spec_form.values import EXTRA, PRESET
 from app.services.resources import Resources
 from app.settings import Settings

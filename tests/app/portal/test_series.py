@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.db.queries.reads import Point
+from app.db.queries.jobs.reads import Point
 from app.portal.series import charts
 from app.services.jobs.reads import Series
 

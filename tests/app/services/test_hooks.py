@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 from app.db.hook import HookDelivery, HookProposal, HookSource, HookVerdict
 from app.db.job import Job
 from app.db.publication import Publication
-from app.db.queries import events
+from app.db.queries.jobs import events
 from app.db.session import clock
 from app.integrations.mlflow.events import alias_set, version_created
 from app.services import publications

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, text
 
 from app.db.job import IdempotencyKey, Job, Outbox
-from app.db.queries import leases
+from app.db.queries.queue import leases
 from app.db.session import Database, clock
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from app.db.hook import HookDelivery, HookSource
 from app.db.job import Job
 from app.db.publication import Publication
-from app.db.queries import leases
+from app.db.queries.queue import leases
 from app.db.session import clock
 from app.db.webhook import WebhookDelivery
 from app.platform import loops, outbound

@@ -9,7 +9,7 @@ import pytest
 from app.bodies.control import Retry
 from app.db.commits import GroupCommit
 from app.db.job import Job
-from app.db.queries import reuse
+from app.db.queries.jobs import reuse
 from app.services.jobs import control
 from app.services.resources import Resources
 from tests.fixtures.workers.reconcilers import RecordedBell, reconciler

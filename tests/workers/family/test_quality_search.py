@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.db.job import Job
-from app.db.queries import reuse
+from app.db.queries.jobs import reuse
 from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.results import artifacts
 from tests.fixtures.workers.runs import Bench

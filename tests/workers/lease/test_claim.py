@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, event, text
 
 from app.db.job import PRIORITIES
-from app.db.queries import leases
+from app.db.queries.queue import leases
 from app.db.session import clock
 from tests.fixtures.workers.claims import claim, worker
 from tests.fixtures.workers.runs import Bench

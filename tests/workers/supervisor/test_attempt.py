@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.job import Worker
-from app.db.queries import workers
+from app.db.queries.queue import workers
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 from app.db.session import clock
 from tests.fixtures.suite.patience import Patience

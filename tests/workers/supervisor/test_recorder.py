@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import select
 
-from app.db.queries import leases
+from app.db.queries.queue import leases
 from app.db.result import PhaseRecord
 from espalier.messages import PhaseCompleted, PhaseStarted, Progress
 from tests.fixtures.workers.claims import worker

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
-from app.db.queries import leases
+from app.db.queries.queue import leases
 from espalier.messages import ErrorInfo
 from tests.fixtures.workers.runs import Bench
 from workers.lease import retries

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from app.db.claimable import CLAIMABLE_VIEW
 from app.db.job import Attempt, Job
-from app.db.queries import leases, shares
+from app.db.queries.queue import leases, shares
 from app.db.session import Database, clock
 from app.db.tenancy import Project, RecentUsage, UsageDay
 from tests.fixtures.workers.claims import claim, queue, worker

@@ -15,7 +15,7 @@ from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.hook import HookDelivery, HookVerdict
-from app.db.queries import hooks as queries
+from app.db.queries.connections import hooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox
 from app.services.resources import Resources

@@ -15,7 +15,7 @@ from app.api.views import View
 from app.bodies.hooks import SecretRotation, SourceChange, SourceRequest
 from app.bodies.strict_json import parse
 from app.db.hook import HookSource
-from app.db.queries import hooks as queries
+from app.db.queries.connections import hooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox, sources
 from app.services.resources import Resources

@@ -13,7 +13,7 @@ from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import InitiatorView, View
 from app.db.hook import HookProposal
-from app.db.queries import hooks as queries
+from app.db.queries.connections import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.hooks import proposals
 

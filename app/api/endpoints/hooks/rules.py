@@ -14,7 +14,7 @@ from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.hooks import Mode, RuleChange, RuleRequest, RuleTrial
 from app.db.hook import Rule
-from app.db.queries import hooks as queries
+from app.db.queries.connections import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.hooks import rules
 

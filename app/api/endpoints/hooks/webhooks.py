@@ -12,7 +12,7 @@ from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.webhook import EndpointChange, EndpointRequest
-from app.db.queries import webhooks as queries
+from app.db.queries.connections import webhooks as queries
 from app.db.webhook import WebhookDelivery
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import webhooks

@@ -20,7 +20,7 @@ from app.api.submitted import created
 from app.api.views import JobView, job_view
 from app.bodies.job import JobRequest
 from app.db.lifecycle import JobState
-from app.db.queries.jobs import Filters
+from app.db.queries.jobs.jobs import Filters
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.idempotency import Key
 from app.services.jobs import reads, submit

@@ -18,7 +18,7 @@ from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep, again
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.upload import PartRequest, UploadRequest
-from app.db.queries import uploads as queries
+from app.db.queries.requests import uploads as queries
 from app.db.upload import Upload
 from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import BodyTooLarge, InvalidRequest

@@ -11,7 +11,7 @@ from fastapi import Query as FromQuery
 from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.dependencies import ProjectDep, ResourcesDep
 
 router = APIRouter(prefix="/v1", tags=["tenancy"])

@@ -15,7 +15,7 @@ from app.bodies.access import (
     KeyChange,
     KeyRequest,
 )
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.tenancy import ApiKey
 from app.dependencies import ActorDep, ResourcesDep
 from app.services.tenancy import keys

@@ -16,7 +16,7 @@ from app.bodies.access import (
     ProjectRequest,
     Quotas,
 )
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.db.tenancy import Project
 from app.dependencies import ActorDep, ProjectDep, ResourcesDep
 from app.services.tenancy import keys, projects

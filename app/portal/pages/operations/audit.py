@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.deps import needs
 from app.portal.navigation import Entry

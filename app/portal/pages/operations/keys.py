@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.bodies.access import SCOPES, KeyRequest, Scope
-from app.db.queries import tenancy
+from app.db.queries.tenancy import tenancy
 from app.dependencies import ActorDep, ResourcesDep
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs

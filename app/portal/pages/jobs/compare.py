@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
-from app.db.queries.jobs import Filters
+from app.db.queries.jobs.jobs import Filters
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.comparison import differences, incomparable, lines
 from app.portal.deps import FormDep, needs

@@ -14,7 +14,7 @@ from app.portal.deps import needs
 from app.portal.drawings.heat import MEASURES, errors_range, heat_map
 from app.portal.drawings.tables import matrix_table
 from app.portal.drawings.timeline import timeline
-from app.portal.pages.jobs import remaining_seconds
+from app.portal.pages.jobs.jobs import remaining_seconds
 from app.portal.rendering import base_url, render
 from app.services.jobs import artifacts, histories, reads
 from app.services.jobs.reads import JobReading

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Event, Job
 from app.db.lifecycle import TERMINAL
-from app.db.queries import reads
+from app.db.queries.jobs import reads
 
 _JOBS_AT_ONCE = 200
 """Of which one statement asks for news."""

@@ -14,7 +14,7 @@ from app.db import hook, planning, publication, reuse, upload, webhook  # noqa: 
 from app.db.base import Base
 from app.db.job import HELD, PAUSED, QUEUED, Job
 from app.db.lifecycle import TERMINAL
-from app.db.queries import uploads
+from app.db.queries.requests import uploads
 from app.db.result import Artifact
 from app.db.session import add_rows
 from app.db.tenancy import ApiKey, AuditEvent, PortalSession, Project, UsageDay

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Event, Job, pending_until
 from app.db.lifecycle import TERMINAL, JobState, may_move
-from app.db.queries import webhooks
+from app.db.queries.connections import webhooks
 from app.db.session import add_rows
 from app.platform.ids import new_id
 

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.bodies.hooks import SecretRotation, SourceRequest
 from app.db.hook import HookDelivery, HookProposal, HookSource, Rule
-from app.db.queries import hooks as queries
+from app.db.queries.connections import hooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from app.bodies.hooks import RuleChange, RuleRequest, RuleTrial
 from app.bodies.strict_json import parse
 from app.db.hook import HookDelivery, HookSource, Rule
-from app.db.queries import hooks as queries
+from app.db.queries.connections import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.errors import InvalidRequest, MalformedRequest
 from app.portal.checking import checked

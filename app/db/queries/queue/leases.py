@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from app.db.claimable import CLAIMABLE_VIEW
 from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
 from app.db.lifecycle import TERMINAL
-from app.db.queries import events, shares, tenancy
+from app.db.queries.jobs import events
+from app.db.queries.queue import shares
+from app.db.queries.tenancy import tenancy
 from app.db.session import clock
 from app.platform.ids import new_id
 

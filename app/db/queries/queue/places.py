@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.job import QUEUED, Job, turn_of
-from app.db.queries import jobs
+from app.db.queries.jobs import jobs
 
 EXACT = 500
 """Places that are counted one by one; farther back, the count of a moment ago serves."""

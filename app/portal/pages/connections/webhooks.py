@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.bodies.webhook import EndpointChange, EndpointRequest, EventType
-from app.db.queries import webhooks as queries
+from app.db.queries.connections import webhooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs

@@ -9,8 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.job import QUEUED, Heartbeat, Job, Worker
-from app.db.queries import webhooks
-from app.db.queries.jobs import count_by_state
+from app.db.queries.connections import webhooks
+from app.db.queries.jobs.jobs import count_by_state
 from app.db.result import PhaseRecord
 from app.db.session import clock
 

@@ -1,0 +1,1 @@
+"""Statements about tenants: projects, keys, sign-ins, sealed secrets, use."""

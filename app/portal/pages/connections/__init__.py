@@ -1,0 +1,1 @@
+"""What other systems tell and are told: registries, rules, webhooks."""

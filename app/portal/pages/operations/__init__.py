@@ -1,0 +1,1 @@
+"""Who may enter, what they did and used, and what runs."""
