@@ -13,7 +13,7 @@ from app.db.publication import Publication
 from app.db.queries.connections import publications
 from app.db.queries.jobs import events, jobs
 from app.db.queries.tenancy import tenancy
-from app.db.queries.turns import Turns
+from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
 from app.errors import GateRejected, NotFinished, NotFound
 from app.integrations.systems import place_of, read_source, read_target
@@ -76,7 +76,7 @@ def page(database: Database, project_id: str, job_id: str, *, before: str | None
         return publications.page(session, _job(session, project_id, job_id).id, before=before, limit=limit)
 
 
-def claim(session: Session, turns: Turns) -> Publication | None:
+def claim(session: Session, turns: ProjectTurns) -> Publication | None:
     """Take the next publication that is due, for a while: by turns of the projects, and one of each at a time."""
     now = clock(session)
     found = publications.lock_due(session, now, turns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from app.db.queries.turns import Turns
+from app.db.queries.turns import ProjectTurns
 from app.db.session import Database
 from app.platform import loops
 from app.queue import Doorbell
@@ -19,7 +19,7 @@ class Evaluator:
 
     def __init__(self, database: Database, doorbell: Doorbell, settings: Settings) -> None:
         self._database, self._doorbell, self._settings = database, doorbell, settings
-        self._turns = Turns()
+        self._turns = ProjectTurns()
 
     def run(self, stop: threading.Event) -> None:
         """Evaluate until told to stop."""

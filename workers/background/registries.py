@@ -13,7 +13,7 @@ import structlog
 
 from app.db.hook import HookSource
 from app.db.queries.connections import hooks
-from app.db.queries.turns import Turns
+from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
 from app.integrations.shared.polling import Holdings, RegistrySilent
 from app.platform import loops
@@ -33,7 +33,7 @@ class RegistrySweep:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._polled = polled(settings)
-        self._turns, self._claiming = Turns(), threading.Lock()
+        self._turns, self._claiming = ProjectTurns(), threading.Lock()
         self._busy: set[str] = set()
         """Projects of which a registry is being read: one that takes its time holds up nobody else's."""
 

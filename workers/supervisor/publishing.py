@@ -14,7 +14,7 @@ import structlog
 from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries.jobs import jobs, reads
-from app.db.queries.turns import Turns
+from app.db.queries.turns import ProjectTurns
 from app.db.session import Database
 from app.errors import StorageError
 from app.integrations.shared.targets import PublicFile, PublishRequest
@@ -123,7 +123,7 @@ class Publisher:
     ) -> None:  # fmt: skip
         self._database, self._store, self._settings = database, store, settings
         self._commands, self._groups = commands or Commands(), groups
-        self._turns, self._claiming = Turns(), threading.Lock()
+        self._turns, self._claiming = ProjectTurns(), threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
         """Publish until told to stop."""

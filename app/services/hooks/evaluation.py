@@ -15,7 +15,7 @@ from app.bodies.hooks import RuleLimits
 from app.db.hook import HookDelivery, HookProposal, HookVerdict, Rule
 from app.db.queries.connections import hooks
 from app.db.queries.tenancy import tenancy
-from app.db.queries.turns import Turns
+from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
 from app.errors import QuotaExceeded
 from app.platform import loops
@@ -48,7 +48,7 @@ class Effect:
     worker_class: str | None = None
 
 
-def evaluate_next(database: Database, settings: Settings, turns: Turns | None = None) -> list[str] | None:
+def evaluate_next(database: Database, settings: Settings, turns: ProjectTurns | None = None) -> list[str] | None:
     """Hold the next delivery against the rules of its source, in one transaction; projects take turns.
 
     Returns the worker classes to ring for; None when nothing is due. Killed anywhere, it has done nothing or all.
@@ -57,7 +57,7 @@ def evaluate_next(database: Database, settings: Settings, turns: Turns | None = 
     delivery_id = ""
     try:
         with database.unit_of_work() as session:
-            delivery = hooks.claim_due(session, clock(session), turns or Turns())
+            delivery = hooks.claim_due(session, clock(session), turns or ProjectTurns())
             if delivery is None:
                 return None
             delivery_id = delivery.id

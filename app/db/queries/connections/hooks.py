@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, defer
 
 from app.db.hook import HookDelivery, HookProposal, HookSource, HookVerdict, Rule
-from app.db.queries.turns import Turns
+from app.db.queries.turns import ProjectTurns
 
 _Row = TypeVar("_Row", HookSource, HookDelivery, Rule, HookProposal)
 
@@ -42,7 +42,7 @@ def lock_source(session: Session, source_id: str) -> HookSource | None:
 
 
 def lock_due_registry(
-    session: Session, now: str, turns: Turns, *, kinds: Collection[str], busy: Collection[str]
+    session: Session, now: str, turns: ProjectTurns, *, kinds: Collection[str], busy: Collection[str]
 ) -> HookSource | None:
     """Lock the next source of some kinds whose registry is to be read, by turns of the projects that are not busy.
 
@@ -85,7 +85,7 @@ def latest_about(session: Session, source_id: str, subject: str) -> HookDelivery
     return session.scalar(query.order_by(HookDelivery.id.desc()).limit(1))
 
 
-def claim_due(session: Session, now: datetime, turns: Turns) -> HookDelivery | None:
+def claim_due(session: Session, now: datetime, turns: ProjectTurns) -> HookDelivery | None:
     """Lock the next delivery that is to be evaluated, by turns of the projects.
 
     One that another evaluator holds is passed over.

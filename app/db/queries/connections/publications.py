@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db.job import Job
 from app.db.publication import Publication
-from app.db.queries.turns import Turns
+from app.db.queries.turns import ProjectTurns
 
 
 def find(session: Session, publication_id: str, *, lock: bool = False) -> Publication | None:
@@ -26,7 +26,7 @@ def page(session: Session, job_id: str, *, before: str | None, limit: int) -> Se
     return session.scalars(query.order_by(Publication.id.desc()).limit(limit)).all()
 
 
-def lock_due(session: Session, now: datetime, turns: Turns) -> Publication | None:
+def lock_due(session: Session, now: datetime, turns: ProjectTurns) -> Publication | None:
     """Lock the next publication that is due: by turns of the projects, and one of each at a time."""
     pending = Publication.state == literal_column("'pending'")
     due = and_(
