@@ -22,7 +22,7 @@ class StoredCheckpoint(Message):
 
     phase: Phase
     name: str
-    """`block-00003`, `result`, `state`: unique within the phase; a later one of the same name replaces it."""
+    """As espalier.checkpoint_names writes it: unique within the phase; a later one of the same name replaces it."""
     path: str
     """Relative to the workspace."""
     sha256: str

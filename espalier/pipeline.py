@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from espalier import limits, recover
+from espalier.checkpoint_names import RESULT
 from espalier.diagnosis import classify
 from espalier.evaluate import baseline, benchmarks
 from espalier.export import result
@@ -141,7 +142,7 @@ class _Trials:
 
 
 def _baseline_key(spec: CompressionSpec) -> str | None:
-    return phase_key("baseline", "result", revision="", data={}, spec=spec.model_dump(mode="json"), made_by={})
+    return phase_key("baseline", RESULT, revision="", data={}, spec=spec.model_dump(mode="json"), made_by={})
 
 
 def _relocated(stored: StoredCheckpoint, folder: Path) -> StoredCheckpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from espalier.checkpoint_names import TurnName
 from espalier.messages import Spread
 from espalier.prune import calibrating, pruning
 from espalier.recipe.recovery import Cycles
@@ -63,13 +64,12 @@ def _cycle(session: Session, cycles: Cycles, number: int) -> Turn:
     spec = session.request.spec
     share = cycles.sparsity(number, spec.masking[0].share)
     varied = spec.retrain and spec.retrain.model_copy(update={"steps": cycles.steps(number, spec.retrain.steps)})
-    name = f"cycle-{number}"
-    return Turn(name, cycle=name, sparsity=share, retrain=varied)
+    return Turn(TurnName(cycle=number), sparsity=share, retrain=varied)
 
 
 def _describe(session: Session, number: int, more: dict[str, Any]) -> None:
     """What the report says of a cycle; rows of the phases carry its name."""
-    numbers = {done.phase: done.perplexity for done in session.results.phases if done.turn == session.turn.name}
+    numbers = {done.phase: done.perplexity for done in session.results.phases if done.turn == str(session.turn.name)}
     rows = session.results.recovery.setdefault("cycles", [])
     rows.append(
         {

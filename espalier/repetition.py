@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from espalier.checkpoint_names import TurnName
 from espalier.recipe.steps import Retrain
 
 
@@ -11,10 +12,8 @@ from espalier.recipe.steps import Retrain
 class Turn:
     """One repetition of phases inside a job: a cycle of pruning and recovery, or a member of a soup."""
 
-    name: str = ""
-    """`cycle-2`, `member-1`, `cycle-2-member-1`: checkpoints and report rows carry it; empty where nothing repeats."""
-    cycle: str = ""
-    """The cycle that it is, or is a part of: what members of one soup share."""
+    name: TurnName = field(default_factory=TurnName)
+    """What checkpoints, series and report rows carry."""
     sparsity: float | None = None
     """What is pruned by the end of this turn, in the place of the spec's."""
     retrain: Retrain | None = None
@@ -22,5 +21,4 @@ class Turn:
 
     def member(self, number: int, retrain: Retrain) -> Turn:
         """One retraining of a soup in this turn."""
-        name = f"member-{number}"
-        return replace(self, name=f"{self.name}-{name}" if self.name else name, retrain=retrain)
+        return replace(self, name=replace(self.name, member=number), retrain=retrain)

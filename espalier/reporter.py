@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from espalier.checkpoint_names import RESULT, CheckpointName
 from espalier.messages import (
     Checkpoint,
     Layer,
@@ -47,8 +48,8 @@ class Reporter:
     send: Listener
     results: Results
     workspace: Path
-    earlier: list[StoredCheckpoint]
-    """What earlier attempts finished."""
+    earlier: Mapping[tuple[Phase, str], StoredCheckpoint]
+    """What earlier attempts finished, by phase and name."""
     device: torch.device
     """Whose peak of memory a phase reports."""
     turn: Turn = field(default_factory=Turn)
@@ -73,31 +74,33 @@ class Reporter:
         """Run one phase: its start, its time, its memory and its end are reported."""
         self.phase_now = name
         numerics.reset_peak_memory(self.device)
-        self.send(PhaseStarted(phase=name, total=total, unit=unit, turn=self.turn.name))
+        self.send(PhaseStarted(phase=name, total=total, unit=unit, turn=str(self.turn.name)))
         run = PhaseRun(name, self, total, unit)
         yield run
         done = run.completed()
         self.results.phases.append(done)
         self.send(done)
 
-    def stored(self, phase: Phase) -> dict[str, StoredCheckpoint]:
-        """Return what earlier attempts finished of a phase in this turn, by name."""
-        ours = [item for item in self.earlier if item.phase == phase]
-        parts = [(item.name.rpartition("--"), item) for item in ours]
-        return {name: item for (turn, _, name), item in parts if turn == self.turn.name}
+    def stored(self, phase: Phase, name: CheckpointName) -> StoredCheckpoint | None:
+        """Return what an earlier attempt stored under a name in this turn; None when it did not get so far."""
+        return self.earlier.get((phase, str(name.of(self.turn.name))))
 
-    def checkpoint_path(self, phase: Phase, name: str, *, suffix: str = ".safetensors") -> Path:
-        """Return where a checkpoint file lies."""
-        return self.workspace / "checkpoints" / phase / f"{self._of_turn(name)}{suffix}"
+    def checkpoint_path(
+        self, phase: Phase, name: CheckpointName, *, version: str = "", suffix: str = ".safetensors"
+    ) -> Path:
+        """Return where the file of a checkpoint goes, in a folder that exists.
 
-    def checkpoint(self, phase: Phase, name: str, path: Path, data: dict[str, Any] | None = None) -> None:
+        Each `version` has a file of its own where a name is used again while the file before may still be read.
+        """
+        folder = self.workspace / "checkpoints" / phase
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name.of(self.turn.name)}{version and f'-{version}'}{suffix}"
+
+    def checkpoint(self, phase: Phase, name: CheckpointName, path: Path, data: dict[str, Any] | None = None) -> None:
         """Report that a file of the workspace is finished; it must not change any more."""
         digest, size = sha256_of(path)
-        names = {"name": self._of_turn(name), "path": str(path.relative_to(self.workspace))}
+        names = {"name": str(name.of(self.turn.name)), "path": str(path.relative_to(self.workspace))}
         self.send(Checkpoint(phase=phase, **names, sha256=digest, bytes=size, data=data or {}))
-
-    def _of_turn(self, name: str) -> str:
-        return f"{self.turn.name}--{name}" if self.turn.name else name
 
 
 @dataclass
@@ -131,7 +134,7 @@ class PhaseRun:
 
     def metric(self, name: str, step: int, value: float) -> None:
         """Report one point of a series; every turn has its own."""
-        turn = self.reporter.turn.name
+        turn = str(self.reporter.turn.name)
         series = f"{turn}.{name}" if turn else name
         self.reporter.send(Metric(phase=self.name, name=series, step=step, value=value))
 
@@ -144,7 +147,7 @@ class PhaseRun:
 
     def finished(self) -> dict[str, Any] | None:
         """Return what `finish` was given by an earlier attempt; None when the phase has yet to be done."""
-        stored = self.reporter.stored(self.name).get("result")
+        stored = self.reporter.stored(self.name, RESULT)
         if stored is None:
             return None
         self.reused_seconds = 0.0  # the result's are the whole phase's: blocks before it must not count twice
@@ -155,10 +158,9 @@ class PhaseRun:
     def finish(self, data: dict[str, Any] | None = None) -> None:
         """Write the phase's result, so that no later attempt repeats it."""
         whole = {**(data or {}), **self.completed().model_dump(exclude={"kind", "phase", "reused_from"})}
-        path = self.reporter.checkpoint_path(self.name, "result", suffix=".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.reporter.checkpoint_path(self.name, RESULT, suffix=".json")
         path.write_text(json.dumps(whole, sort_keys=True))
-        self.reporter.checkpoint(self.name, "result", path, whole)
+        self.reporter.checkpoint(self.name, RESULT, path, whole)
 
     def completed(self) -> PhaseCompleted:
         """Return the phase's figures as they stand."""
@@ -168,5 +170,5 @@ class PhaseRun:
             peak_memory_bytes=max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.reporter.device)),
             perplexity=self.perplexity,
             reused_from=self.reused_from,
-            turn=self.reporter.turn.name,
+            turn=str(self.reporter.turn.name),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.messages import Layer
 from espalier.model import numerics
 from espalier.model.weights import save_overlay
@@ -25,7 +26,7 @@ def finish_block(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a block's changed tensors and masks, lay them over the weights and report the checkpoint."""
-    name = f"block-{index:05d}"
+    name = CheckpointName(Kind.BLOCK, block=index)
     path = session.reporter.checkpoint_path(phase.name, name)
     save_overlay(path, tensors, masks)
     session.weights = session.weights.with_overlay(path)
@@ -38,7 +39,7 @@ def taken_over(session: Session, phase: PhaseRun, index: int) -> dict[str, Any] 
 
     Return what was written with it; None when the block has yet to be done.
     """
-    stored = session.reporter.stored(phase.name).get(f"block-{index:05d}")
+    stored = session.reporter.stored(phase.name, CheckpointName(Kind.BLOCK, block=index))
     if stored is None:
         return None
     session.weights = session.weights.with_overlay(session.workspace / stored.path)

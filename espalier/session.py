@@ -54,7 +54,8 @@ class Session:
         """Where memory is short: the folder whose files hold hidden states."""
 
         self.results = Results()
-        self.reporter = Reporter(listener, self.results, self.workspace, request.checkpoints, self.device)
+        earlier = {(item.phase, item.name): item for item in request.checkpoints}
+        self.reporter = Reporter(listener, self.results, self.workspace, earlier, self.device)
 
     @property
     def turn(self) -> Turn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file, save_file
 
+from espalier.checkpoint_names import PICKED
 from espalier.errors import DatasetError
 from espalier.evaluate.perplexity import window_losses
 from espalier.model.numerics import generator
@@ -41,16 +42,15 @@ def training_windows(session: Session, phase: PhaseRun, windows_NT: torch.Tensor
 
 def widest(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *, count: int) -> torch.Tensor:
     """The `count` windows, in their order, whose loss is the most above the dense model's; kept for resumed runs."""
-    stored = session.reporter.stored(phase.name).get("picked")
+    stored = session.reporter.stored(phase.name, PICKED)
     if stored is None:
         # The source itself: where whole parts were removed, what the walks call dense is smaller.
         dense_N = _losses(session.source_streamed, session.source, windows_NT)
         gaps_N = _losses(session.streamed, session.weights, windows_NT) - dense_N
         picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
-        path = session.reporter.checkpoint_path(phase.name, "picked")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = session.reporter.checkpoint_path(phase.name, PICKED)
         save_file({"picked": picked, "gaps": gaps_N}, path)
-        session.reporter.checkpoint(phase.name, "picked", path)
+        session.reporter.checkpoint(phase.name, PICKED, path)
     else:
         kept = load_file(session.workspace / stored.path)
         picked, gaps_N = kept["picked"], kept["gaps"]

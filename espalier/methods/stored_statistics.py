@@ -10,7 +10,6 @@ from espalier.methods.statistics.neuron_norms import NeuronNorms
 
 IN_EVERY_FILE: Final[tuple[type[ReaderStatistic], ...]] = (NeuronNorms,)
 """Where input norms are known anyway they cost nothing: every step takes the file, whether it reads neurons or not."""
-SUFFIX: Final = "-inputs"
 
 
 def kinds(declared: Iterable[type[Statistic]]) -> list[type[Statistic]]:
@@ -21,6 +20,6 @@ def kinds(declared: Iterable[type[Statistic]]) -> list[type[Statistic]]:
     return [*inputs, *readers_among([*(kind for kind in IN_EVERY_FILE if kind.of in known), *declared])]
 
 
-def role(declared: Iterable[type[Statistic]]) -> str:
-    """The name of its files, but for the block: `norms-inputs`, `gram-inputs`."""
-    return "-".join(kind.name for kind in kinds(declared) if kind not in IN_EVERY_FILE) + SUFFIX
+def label(declared: Iterable[type[Statistic]]) -> str:
+    """What the names of its files say of it: `norms`, `gram`."""
+    return "-".join(kind.name for kind in kinds(declared) if kind not in IN_EVERY_FILE)

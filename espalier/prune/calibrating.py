@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from safetensors.torch import load_file, save_file
 
+from espalier.checkpoint_names import NORMS
 from espalier.methods.allocation import counts_below_threshold, fitted
 from espalier.methods.base import LayerProblem, MatrixFacts
 from espalier.methods.statistic import Declared, Statistic, Statistics
@@ -133,15 +134,14 @@ def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.
 
 def _seen(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
     """The planned statistics of all matrices, by the names that `_key` gives them."""
-    stored = session.reporter.stored("calibrating").get("norms")
+    stored = session.reporter.stored("calibrating", NORMS)
     if stored is not None:
         phase.reuse(stored)
         return load_file(session.workspace / stored.path)
     seen = _dense_statistics(session, step, phase, windows_NT)
-    path = session.reporter.checkpoint_path("calibrating", "norms")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = session.reporter.checkpoint_path("calibrating", NORMS)
     save_file(seen, path)
-    session.reporter.checkpoint("calibrating", "norms", path, {"seconds": phase.seconds})
+    session.reporter.checkpoint("calibrating", NORMS, path, {"seconds": phase.seconds})
     return seen
 
 

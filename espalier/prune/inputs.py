@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
+from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.methods import stored_statistics
 from espalier.methods.statistic import (
     Declared,
@@ -84,22 +85,21 @@ class Inputs:
 
     def gather(self, phase: PhaseRun, windows_NT: torch.Tensor) -> None:
         """Walk through the dense model and store what its matrices read, block by block, as far as it is not stored."""
-        session, name = self._session, stored_statistics.role(self._step.gathers)
-        stored = session.reporter.stored("calibrating")
+        session, statistics = self._session, stored_statistics.label(self._step.gathers)
         stream: Stream | None = None
         for block in session.streamed.layout.blocks:
-            key = f"{name}-{block.index:05d}"
-            if key in stored:
-                self._blocks[block.index] = _Stored(session.workspace / stored[key].path, phase.reuse(stored[key]))
+            name = CheckpointName(Kind.INPUTS, statistics=statistics, block=block.index)
+            stored = session.reporter.stored(phase.name, name)
+            if stored is not None:
+                self._blocks[block.index] = _Stored(session.workspace / stored.path, phase.reuse(stored))
             else:
                 began = time.monotonic()
                 stream = stream or Stream(session.streamed, windows_NT, session.dense, spill=session.spill)
                 tensors, data = self._walked(stream, block)
-                path = session.reporter.checkpoint_path("calibrating", key)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path = session.reporter.checkpoint_path(phase.name, name)
                 save_file(tensors, path)
                 self._blocks[block.index] = _Stored(path, data | {"seconds": time.monotonic() - began})
-                session.reporter.checkpoint("calibrating", key, path, dict(self._blocks[block.index].data))
+                session.reporter.checkpoint(phase.name, name, path, dict(self._blocks[block.index].data))
             phase.progress(block.index + 1)
 
     def _walked(self, stream: Stream, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from espalier.methods import stored_statistics
+from espalier.checkpoint_names import CheckpointName, Kind, TurnName
 from espalier.recipe.base import fingerprint
 
 SHARED_PHASES: Final = ("baseline", "calibrating", "pruning", "reconstructing")
 """Phases whose results other jobs may start from, in the order in which a job goes through them."""
-STRUCTURE: Final = re.compile(r"structure-(\d+)")
-"""What checkpoints of a step that removes whole parts are called, with the number of the step."""
 _LATER: Final = frozenset({"retrain", "soup", "evaluate"})
 """Fields that decide nothing of a block that was pruned or reconstructed."""
 _NOT_OF_BASELINE: Final = frozenset({"calibration", "propagation", "prune", "reconstruct", "retrain", "cycles", "soup"})
@@ -38,19 +35,21 @@ def datasets_in(spec: object) -> Iterator[dict[str, Any]]:
 
 def phase_key(
     phase: str,
-    name: str,
+    name: CheckpointName,
     *,
     revision: str,
     data: Mapping[str, str],
     spec: Mapping[str, Any],
     made_by: Mapping[str, Any],
 ) -> str | None:
-    """Hash what decides one checkpoint of a phase; None for a phase that is not shared.
+    """Hash what decides one checkpoint of a phase; None for one that is not shared.
+
+    Blocks differ by their names, not by what decides them; so do pieces of one step that removes whole parts.
 
     `made_by` is what else decides bits: engine, libraries, device, threads. Fields are dropped by name where they
     surely decide nothing, so that a field which is new here costs reuse and never correctness.
     """
-    if phase not in SHARED_PHASES:
+    if phase not in SHARED_PHASES or name.turn != TurnName():
         return None
     kept = _deciding(phase, name, _published_nowhere(spec))
     texts = {fingerprint(dataset) for dataset in datasets_in(kept)}
@@ -65,7 +64,7 @@ def _published_nowhere(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, "output": output, "preset": None}
 
 
-def _deciding(phase: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+def _deciding(phase: str, name: CheckpointName, spec: dict[str, Any]) -> dict[str, Any]:
     dtype = (spec.get("output") or {}).get("dtype")
     spec = _without(spec, "gate", "objective", "output", "preset")
     if phase == "baseline":
@@ -76,12 +75,12 @@ def _deciding(phase: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     if spec.get("cycles") or chosen_by_loss:
         return spec  # every step may look back on every other
     interleaved = bool((spec.get("reconstruct") or {}).get("interleave"))
-    if step := STRUCTURE.match(name):  # steps after it, single weights and recovery decide nothing of it
-        return {**_without(spec, *_LATER, "reconstruct"), "prune": (spec.get("prune") or [])[: int(step[1]) + 1]}
-    if phase == "calibrating" and name.endswith(stored_statistics.SUFFIX):
-        return {"read": name, **_of_dense_inputs(spec)}
+    if name.step is not None:  # steps after it, single weights and recovery decide nothing of it
+        return {**_without(spec, *_LATER, "reconstruct"), "prune": (spec.get("prune") or [])[: name.step + 1]}
+    if name.kind is Kind.INPUTS:
+        return {"read": f"{name.statistics}-inputs", **_of_dense_inputs(spec)}
     recovers = {"reconstruct": bool(spec.get("reconstruct")), "retrain": bool(spec.get("retrain"))}
-    if name == "result" and phase != "calibrating":
+    if name.kind is Kind.RESULT and phase != "calibrating":
         # It holds the perplexity of the model as it stood then, if that was asked for.
         spec["recovers"], spec = recovers, _without(spec, "retrain", "soup")
         return spec if phase == "reconstructing" or interleaved else _without(spec, "reconstruct")
@@ -89,7 +88,7 @@ def _deciding(phase: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     if phase != "reconstructing" and not interleaved:
         spec = _without(spec, "reconstruct")
     steps = spec.get("prune") or []
-    if phase == "calibrating" and name != "result" and len(steps) == 1:
+    if phase == "calibrating" and name.kind is not Kind.RESULT and len(steps) == 1:
         # Statistics of the dense model serve every sparsity.
         spec["prune"] = [_without(steps[0], "sparsity")]
     return spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.prune.calibrating import Plan
@@ -26,7 +27,7 @@ class Interleaved:
 
     @contextmanager
     def pruned(self, span: Sequence[Block]) -> Iterator[Pruned]:
-        """Prune a span; its weights lie over the model's while the session holds, and no checkpoint knows of them."""
+        """Prune a span; its weights lie over the model's while the context holds, and no checkpoint knows of them."""
         session, walk = self.session, self._walk
         before, entrance = session.weights, walk.stream_to(span[0]).fork()
         whole = Pruned([], {}, {})
@@ -34,7 +35,7 @@ class Interleaved:
             done = walk.prune(block)
             for row in done.rows:
                 session.reporter.layer(row)
-            path = session.workspace / "interleaved" / f"block-{block.index:05d}.safetensors"
+            path = session.workspace / "interleaved" / f"{CheckpointName(Kind.BLOCK, block=block.index)}.safetensors"
             save_overlay(path, done.tensors, done.masks)
             session.weights = session.weights.with_overlay(path)
             path.unlink()  # the open handle is enough

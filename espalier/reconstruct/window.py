@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from espalier.checkpoint_names import WINDOW
 from espalier.errors import TargetsError, UnsupportedArchitectureError
 from espalier.memory.windows import FitBatch, MemoryBudget, largest_window
 from espalier.model import numerics
@@ -23,13 +24,12 @@ def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
     """The window's kind, written into the protocol; what `auto` took is kept: a resumed run must not choose anew."""
     kind: str | BlockWindow = spec.window
     if kind == "auto":
-        stored = session.reporter.stored(phase.name).get("window")
+        stored = session.reporter.stored(phase.name, WINDOW)
         kind = stored.data["window"] if stored else _largest(session, spec, windows_NT)
         if stored is None:
-            path = session.reporter.checkpoint_path(phase.name, "window", suffix=".json")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = session.reporter.checkpoint_path(phase.name, WINDOW, suffix=".json")
             path.write_text(json.dumps(kind))
-            session.reporter.checkpoint(phase.name, "window", path, {"window": kind})
+            session.reporter.checkpoint(phase.name, WINDOW, path, {"window": kind})
     if kind == "matrix":
         _require_something_in_a_matrix(session, spec)
     session.results.protocol[phase.name] = session.results.protocol.get(phase.name, {}) | {

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from espalier.checkpoint_names import RATE_SEARCH, STATE
 from espalier.reporter import PhaseRun
 from espalier.retrain import ladder
 from espalier.retrain.train import DivergedError, Trainer
@@ -44,12 +45,11 @@ def search(
 
     `trainer`: (factor, steps) -> a fresh run from the start, at which the items stand before and afterwards.
     """
-    kept = session.reporter.stored("retraining")
-    stored = kept.get("rate-search")
+    stored = session.reporter.stored(phase.name, RATE_SEARCH)
     if stored is None:
         told: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
     else:  # a state's seconds count the search's already
-        told = dict(stored.data if "state" in kept else phase.reuse(stored))
+        told = dict(stored.data if session.reporter.stored(phase.name, STATE) else phase.reuse(stored))
     most, length = trials(steps)
     losses = {int(row["rung"]): _number(row["validation_loss"]) for row in told["trials"]}
     start = snapshot(items)
@@ -67,7 +67,7 @@ def search(
         if following() is None:
             chosen = ladder.chosen(losses, start=_number(told["start"])) if losses else FIRST
             told["factor"] = ladder.factor(chosen)
-        _keep(session, told)
+        _keep(session, phase, told)
     tell(session, told)
     return float(told["factor"])
 
@@ -108,9 +108,8 @@ def _number(told: float | None) -> float:
     return math.inf if told is None else told
 
 
-def _keep(session: Session, told: dict[str, Any]) -> None:
+def _keep(session: Session, phase: PhaseRun, told: dict[str, Any]) -> None:
     seconds = sum(row["seconds"] for row in told["trials"])
-    path = session.reporter.checkpoint_path("retraining", f"rate-search-{len(told['trials'])}", suffix=".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = session.reporter.checkpoint_path(phase.name, RATE_SEARCH, version=f"{len(told['trials'])}", suffix=".json")
     path.write_text(json.dumps(told, sort_keys=True))
-    session.reporter.checkpoint("retraining", "rate-search", path, {**told, "seconds": seconds})
+    session.reporter.checkpoint(phase.name, RATE_SEARCH, path, {**told, "seconds": seconds})

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from espalier.checkpoint_names import STATE, TRAINED, CheckpointName, TurnName
 from espalier.errors import NumericalError
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
@@ -49,7 +50,9 @@ def run(session: Session) -> None:
             session.results.trained_parameters[phase.name] = int(done["trained"])
             session.results.protocol[phase.name] = done["protocol"]
             session.results.add_warnings(done["warnings"])
-            trained = session.workspace / session.reporter.stored("retraining")["trained"].path
+            stored = session.reporter.stored(phase.name, TRAINED)
+            assert stored is not None
+            trained = session.workspace / stored.path
     session.results.adapter = trained if spec.adapter == "lora" else None
     merging.run(session, trained)
 
@@ -94,7 +97,7 @@ class _Retraining:
 
     def finish(self) -> Path:
         """Train to the end, or to where it no longer helps; the state with the lowest held-out loss is the result."""
-        stored = self.session.reporter.stored("retraining").get("state")
+        stored = self.session.reporter.stored(self.phase.name, STATE)
         rates = self._rates()
         trainer = self._trainer(rates, steps=self.spec.steps)
         with self._frugally():
@@ -119,7 +122,7 @@ class _Retraining:
 
     def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
         values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
-        path = self._save("trained", "trained", values)
+        path = self._save(TRAINED, values)
         trained = sum(item.count for item in self.items)
         self.session.results.trained_parameters[self.phase.name] = trained
         used = {item.kind for item in self.items}
@@ -146,7 +149,7 @@ class _Retraining:
                     break
                 self.phase.progress(trainer.step)
                 if time.monotonic() - self.saved > SAVE_SECONDS:
-                    self._save("state", f"state-{trainer.step:08d}", trainer.state(best))
+                    self._save(STATE, trainer.state(best), version=f"{trainer.step:08d}")
         except DivergedError as error:
             if not math.isfinite(best.loss):
                 hint = way_out(self.session.compute_dtype)
@@ -163,22 +166,21 @@ class _Retraining:
             self.phase.metric("validation_loss", trainer.step, loss)
         best.offer(self.items, step=trainer.step, loss=loss)
 
-    def _save(self, name: str, stem: str, tensors: dict[str, torch.Tensor]) -> Path:
+    def _save(self, name: CheckpointName, tensors: dict[str, torch.Tensor], *, version: str = "") -> Path:
         """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
-        path = self.session.reporter.checkpoint_path("retraining", stem)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.session.reporter.checkpoint_path(self.phase.name, name, version=version)
         partial = path.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(path)
-        self.session.reporter.checkpoint("retraining", name, path, {"seconds": self.phase.seconds})
+        self.session.reporter.checkpoint(self.phase.name, name, path, {"seconds": self.phase.seconds})
         self.saved = time.monotonic()
         return path
 
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec
         seed = spec.seed if spec.order_seed is None else spec.order_seed
-        if self.session.turn.cycle:  # no cycle reads the first batches again
-            seed = derived_seed(seed, self.session.turn.cycle)
+        if (cycle := self.session.turn.name.cycle) is not None:  # no cycle reads the first batches again
+            seed = derived_seed(seed, str(TurnName(cycle=cycle)))  # and members of one soup differ in what varies alone
         plan = Plan(
             steps=steps, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=seed, rates=rates,
             schedule=spec.schedule, start=self.start, weight_decay=spec.weight_decay,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from espalier.checkpoint_names import RATE_SEARCH
 from espalier.model import masks
 from espalier.model.layout import Block
 from espalier.model.weights import Weights
@@ -33,7 +34,7 @@ class Member:
 def run(session: Session, member_dirs: Sequence[Path]) -> dict[str, Any]:
     """Average the artifacts of finished members over the weights of this job; what the report says of it."""
     session.results.trained_parameters["retraining"] = session.request.member_trained
-    if (searched := session.reporter.stored("retraining").get("rate-search")) is not None:
+    if (searched := session.reporter.stored("retraining", RATE_SEARCH)) is not None:
         rate_search.tell(session, searched.data)
     cast = session.weights.cast
     return _blend(session, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])

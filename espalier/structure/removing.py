@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.recipe.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
@@ -44,24 +45,20 @@ class _Reshaping:
         self.session, self.phase, self.number = session, phase, number
         self.blocks = range(len(session.streamed.layout.blocks))
 
-    def named(self, name: str) -> str:
-        """The name of a checkpoint of this step."""
-        return f"structure-{self.number}-{name}"
-
-    def stored(self, name: str) -> dict[str, Any] | None:
+    def stored(self, name: CheckpointName) -> dict[str, Any] | None:
         """Lay what an earlier attempt finished over the weights; its data."""
-        stored = self.session.reporter.stored("pruning").get(self.named(name))
+        stored = self.session.reporter.stored(self.phase.name, name)
         if stored is None:
             return None
         self.session.weights = self.session.weights.with_overlay(self.session.workspace / stored.path)
         return self.phase.reuse(stored)
 
-    def finish(self, name: str, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> None:
+    def finish(self, name: CheckpointName, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> None:
         """Write changed tensors, lay them over the weights and tell the supervisor."""
-        path = self.session.reporter.checkpoint_path("pruning", self.named(name))
+        path = self.session.reporter.checkpoint_path(self.phase.name, name)
         save_overlay(path, tensors, {})
         self.session.weights = self.session.weights.with_overlay(path)
-        self.session.reporter.checkpoint("pruning", self.named(name), path, data)
+        self.session.reporter.checkpoint(self.phase.name, name, path, data)
 
     def adopt(self, shape: Shape, told: dict[str, Any]) -> None:
         """Write the smaller model and go on with it."""
@@ -81,13 +78,14 @@ class _Depth(_Reshaping):
 
     def run(self) -> None:
         """Choose the blocks, fit what stands in for them, and drop them."""
-        data = self.stored("blocks")
+        name = CheckpointName(Kind.REMOVED_BLOCKS, step=self.number)
+        data = self.stored(name)
         if data is None:
             began = time.monotonic()
             gone = depth.chosen(self.session, self.phase, self.step)
             tensors = depth.Replacement(self.session, gone).tensors() if self.step.replace and gone else {}
             data = {"gone": gone, "seconds": time.monotonic() - began}
-            self.finish("blocks", tensors, data)
+            self.finish(name, tensors, data)
         self.phase.progress(len(self.blocks))
         kept = tuple(index for index in self.blocks if index not in set(data["gone"]))
         told = {"kind": "depth", "method": self.step.method, "removed_blocks": data["gone"], "blocks": len(kept)}
@@ -124,16 +122,18 @@ class _Width(_Reshaping):
         self, narrowing: Narrowing, block: Block, units: Units
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Which units stay and what the others leave as a bias, from an earlier attempt if it got so far."""
-        name = f"block-{block.index:05d}"
+        reporter = self.session.reporter
+        name = CheckpointName(Kind.NARROWED_BLOCK, step=self.number, block=block.index)
+        kept_units = CheckpointName(Kind.KEPT_UNITS, step=self.number, block=block.index)
         data = self.stored(name)
         if data is not None:
-            choice = self.session.reporter.stored("pruning")[self.named(f"{name}-choice")]
+            choice = reporter.stored(self.phase.name, kept_units)
+            assert choice is not None
             return load_file(self.session.workspace / choice.path), data
         done = narrowing.narrow(block, units)
-        path = self.session.reporter.checkpoint_path("pruning", self.named(f"{name}-choice"))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = reporter.checkpoint_path(self.phase.name, kept_units)
         save_file(done.choice, path)
-        self.session.reporter.checkpoint("pruning", self.named(f"{name}-choice"), path)
+        reporter.checkpoint(self.phase.name, kept_units, path)
         self.finish(name, done.tensors, done.data)
         return done.choice, done.data
 
@@ -184,15 +184,14 @@ class _Experts(_Reshaping):
 
     def _kept(self) -> dict[int, torch.Tensor]:
         """Which experts of every block stay, from an earlier attempt if it got so far."""
-        name = self.named("experts")
-        stored = self.session.reporter.stored("pruning").get(name)
+        name = CheckpointName(Kind.KEPT_EXPERTS, step=self.number)
+        stored = self.session.reporter.stored(self.phase.name, name)
         if stored is not None:
             self.phase.reuse(stored)
             return {int(key): value for key, value in load_file(self.session.workspace / stored.path).items()}
         began = time.monotonic()
         kept = {index: stay for index, (_, stay) in experts.choose(self.session, self.step, self.phase).items()}
-        path = self.session.reporter.checkpoint_path("pruning", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.session.reporter.checkpoint_path(self.phase.name, name)
         save_file({str(index): stay for index, stay in kept.items()}, path)
-        self.session.reporter.checkpoint("pruning", name, path, {"seconds": time.monotonic() - began})
+        self.session.reporter.checkpoint(self.phase.name, name, path, {"seconds": time.monotonic() - began})
         return kept

@@ -16,6 +16,7 @@ from app.db.queries.jobs import reads, reuse
 from app.db.session import Database
 from app.services.jobs import children
 from app.storage.base import ObjectStore
+from espalier.checkpoint_names import PICKED, RATE_SEARCH
 from espalier.messages import ErrorInfo
 from espalier.recipe.hashes import SHARED_PHASES
 from espalier.recipe.spec import CompressionSpec
@@ -26,9 +27,9 @@ from workers.lease.retries import JobFailed
 
 FEWEST_MEMBERS = 2
 """An average of one is no average."""
-SEARCH: Final = ("retraining", "rate-search")
+_SEARCH: Final = ("retraining", str(RATE_SEARCH))
 """Phase and name of the checkpoint whose factor of the base rates is every member's."""
-PICKED: Final = ("retraining", "picked")
+_TEXT: Final = ("retraining", str(PICKED))
 """Phase and name of the text that every member reads."""
 
 
@@ -112,7 +113,7 @@ def spawn_members(session: Session, job: Job, now: datetime) -> None:
         return
     spec = CompressionSpec.model_validate(job.resolved_spec)
     stored = [{**item, "origin": job.id} for item in job.checkpoints if _is_for_all(item["phase"], item["name"])]
-    searches = [item["data"] for item in job.checkpoints if (item["phase"], item["name"]) == SEARCH]
+    searches = [item["data"] for item in job.checkpoints if (item["phase"], item["name"]) == _SEARCH]
     factor = searches[0]["factor"] if searches else None
     for number, member in enumerate(member_specs(spec, factor), start=1):
         children.add(session, job, member, name=f"{job.name} member {number}", checkpoints=stored, now=now)
@@ -120,4 +121,4 @@ def spawn_members(session: Session, job: Job, now: datetime) -> None:
 
 
 def _is_for_all(phase: str, name: str) -> bool:
-    return phase in SHARED_PHASES or (phase, name) == PICKED
+    return phase in SHARED_PHASES or (phase, name) == _TEXT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +12,11 @@ import structlog
 
 from app.errors import ChecksumMismatch, ObjectMissing
 from app.storage.base import ObjectStore
+from espalier.checkpoint_names import CheckpointName
 from espalier.messages import Checkpoint, StoredCheckpoint
 from workers.processes.workspace import inside
 from workers.supervisor.recorder import StoredInStore
 from workers.supervisor.reuse import PhaseStore
-
-_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +59,7 @@ class Uploader:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _upload(self, checkpoint: Checkpoint) -> StoredInStore:
-        if not _NAME.fullmatch(checkpoint.name):
+        if CheckpointName.parse(checkpoint.name) is None:
             raise ValueError("the child gave a checkpoint an impossible name")
         path = inside(self._workspace, checkpoint.path)
         shared = self._shared.key(checkpoint.phase, checkpoint.name) if self._shared else None

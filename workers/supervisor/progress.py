@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.db.job import Job
+from espalier.checkpoint_names import TurnName
 from espalier.messages import Progress
 from espalier.recipe.phases import PHASES, Phase, PhaseInfo
 
@@ -35,17 +37,17 @@ def _turns(spec: Mapping[str, Any], phases: Sequence[PhaseInfo]) -> Iterator[tup
     """The phases of all cycles; a soup in cycles trains its members one after the other, and merges once more."""
     cycles, soup = spec.get("cycles"), spec.get("soup")
     count, members = (cycles or {}).get("count") or 1, (soup or {}).get("members") or 1
-    for cycle in (f"cycle-{number}" for number in range(1, count + 1)) if cycles else ("",):
+    for cycle in (TurnName(cycle=number) for number in range(1, count + 1)) if cycles else (TurnName(),):
         if not (cycles and soup):
-            yield from ((phase.name, cycle, phase.weight / count) for phase in phases)
+            yield from ((phase.name, str(cycle), phase.weight / count) for phase in phases)
             continue
         trained = [phase for phase in phases if phase.field == "retrain"]
-        yield from ((phase.name, cycle, phase.weight / count) for phase in phases if phase not in trained)
+        yield from ((phase.name, str(cycle), phase.weight / count) for phase in phases if phase not in trained)
         for member in range(1, members + 1):
-            turn = f"{cycle}-member-{member}"
+            turn = str(replace(cycle, member=member))
             yield from ((phase.name, turn, phase.weight / count / members) for phase in trained)
         averaging = trained[-1]
-        yield averaging.name, cycle, averaging.weight / count
+        yield averaging.name, str(cycle), averaging.weight / count
 
 
 def note_fetched(job: Job, messages: Sequence[Progress]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -18,18 +17,17 @@ from app.db.session import Database, clock
 from app.services.admission import known
 from app.services.reuse import adoption
 from app.settings import Settings
+from espalier.checkpoint_names import NORMS, RESULT, CheckpointName, Kind
 from espalier.messages import ErrorInfo, Layer, StoredCheckpoint
 from espalier.methods import stored_statistics
 from espalier.recipe.base import canonical
-from espalier.recipe.hashes import SHARED_PHASES, STRUCTURE, phase_key, work_hash
+from espalier.recipe.hashes import SHARED_PHASES, phase_key, work_hash
 from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS, CompressionSpec
 from workers.lease import endings
 from workers.lease.endings import Ending
 from workers.lease.retries import JobFailed
 from workers.messages import Resolved
 from workers.supervisor.recorder import Facts, Said, StoredInStore
-
-_BLOCK: Final = re.compile(r"-\d+$")
 
 
 def made_by(settings: Settings) -> dict[str, Any]:
@@ -127,7 +125,7 @@ class PhaseStore:
         self._project_id = project_id
         self._made_by = made_by(settings)
         self._work: dict[str, Any] | None = None
-        self._inputs: list[str] = []
+        self._statistics: list[str] = []
         """The one kind of stored statistics that the job reads; files of Gram matrices are large."""
 
     def opened(self, *, revision: str, data: Mapping[str, str], spec: Mapping[str, Any]) -> None:
@@ -135,18 +133,13 @@ class PhaseStore:
         self._work = {"revision": revision, "data": data, "spec": spec}
         if spec.get("propagation") == "dense":
             masking = CompressionSpec.model_validate_json(canonical(spec)).masking
-            self._inputs = [stored_statistics.role(step.gathers) for step in masking if step.gathers]
+            self._statistics = [stored_statistics.label(step.gathers) for step in masking if step.gathers]
 
     def key(self, phase: str, name: str) -> str | None:
         """The key of a checkpoint; None for one that stays with its job."""
-        if self._work is None:
+        if self._work is None or (parsed := CheckpointName.parse(name)) is None:
             return None
-        if "--" in name:  # of a cycle
-            return None
-        # Blocks differ by their names, not by what decides them; so do pieces of one step that removes whole parts.
-        step = STRUCTURE.match(name)
-        role = step[0] if step else _BLOCK.sub("", name)
-        return phase_key(phase, role, **self._work, made_by=self._made_by)
+        return phase_key(phase, parsed, **self._work, made_by=self._made_by)
 
     def prefix(self, key: str) -> str:
         """Where the files of a key lie in the store."""
@@ -154,9 +147,11 @@ class PhaseStore:
 
     def find(self, database: Database, job_id: str) -> list[StoredInStore]:
         """What other jobs have stored of this one's phases, in the order in which they are made."""
-        removed = [f"structure-{number}" for number in range(MOST_STEPS)]
-        roles = ("block", "result", "norms", *self._inputs, *removed)
-        keys = {key for phase in SHARED_PHASES for role in roles if (key := self.key(phase, role))}
+        block = CheckpointName(Kind.BLOCK, block=0)  # one stands for all
+        inputs = [CheckpointName(Kind.INPUTS, statistics=each, block=0) for each in self._statistics]
+        removed = [CheckpointName(Kind.REMOVED_BLOCKS, step=number) for number in range(MOST_STEPS)]
+        names = (RESULT, NORMS, block, *inputs, *removed)
+        keys = {key for phase in SHARED_PHASES for name in names if (key := self.key(phase, str(name)))}
         with database.unit_of_work() as session:
             rows = reuse.phase_results(session, self._project_id, keys, now=clock(session))
         found = [

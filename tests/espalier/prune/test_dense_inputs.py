@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.messages import Checkpoint
 from espalier.prune import inputs
 from espalier.recipe.hashes import phase_key
@@ -72,7 +73,8 @@ def test_the_other_sparsity_runs_no_calibration(
     assert _model(second) == _model(alone) != _model(first)
 
 
-def _key(spec: dict[str, Any], name: str = "norms-inputs") -> str | None:
+def _key(spec: dict[str, Any], statistics: str = "norms") -> str | None:
+    name = CheckpointName(Kind.INPUTS, statistics=statistics, block=0)
     return phase_key("calibrating", name, revision="r", data={}, spec=spec, made_by={})
 
 
@@ -85,7 +87,7 @@ def test_every_method_and_sparsity_has_the_same_statistics_and_no_other_model_or
     depth = {"pattern": {"kind": "depth"}, "sparsity": 0.25}
     assert _key(_spec(wanda)) == _key(_spec(ria, reconstruct={}, retrain={"steps": 3}, evaluate={"tasks": ["arc"]}))
     others = [
-        _key(_spec(wanda), "gram-inputs"),
+        _key(_spec(wanda), "gram"),
         _key(_spec(wanda, calibration={"seed": 1})),
         _key(_spec(wanda, compute_dtype="bfloat16")),
         _key(_spec({**wanda, "targets": {"exclude": ["x"]}})),
