@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from espalier.checkpoint_names import CheckpointName, Kind, TurnName
 from espalier.recipe.base import fingerprint
 
-SHARED_PHASES: Final = ("baseline", "calibrating", "pruning", "reconstructing")
-"""Phases whose results other jobs may start from, in the order in which a job goes through them."""
-_LATER: Final = frozenset({"retrain", "soup", "evaluate"})
-"""Fields that decide nothing of a block that was pruned or reconstructed."""
-_NOT_OF_BASELINE: Final = frozenset({"calibration", "propagation", "prune", "reconstruct", "retrain", "cycles", "soup"})
+_STEPS: Final = frozenset({"calibration", "propagation", "prune", "reconstruct", "retrain", "cycles", "soup"})
+"""Fields that say what is done to the model."""
+_AFTERWARDS: Final = frozenset({"gate", "objective", "output", "preset"})
+"""Fields that decide nothing of any checkpoint; of the output, the dtype counts by itself."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What of a spec decides nothing of a checkpoint. All other fields do: one that is new costs reuse, never bytes."""
+
+    ignores: frozenset[str] = frozenset()
+    ignores_reconstruct: bool = False
+    """Whether reconstruction decides nothing of it, unless it interleaves with pruning."""
+    steps_so_far: bool = False
+    """Whether the steps of pruning after its own decide nothing of it."""
+    any_sparsity: bool = False
+    """Whether the sparsity of a single step decides nothing of it."""
+    any_scores_between: bool = False
+    """Whether it decides nothing of it that the model is scored after each phase."""
+    of_dense_inputs: bool = False
+    """Whether `_of_dense_inputs` declares it, field by field."""
+
+
+_BLOCKS: Final = Declared(ignores=frozenset({"retrain", "soup", "evaluate"}))
+_PRUNED: Final = replace(_BLOCKS, ignores_reconstruct=True)
+_PARTS: Final = Declared(ignores=_BLOCKS.ignores | {"reconstruct"}, steps_so_far=True)
+_SCORED: Final = Declared(ignores=frozenset({"retrain", "soup"}))
+DECLARED: Final[Mapping[str, Mapping[Kind, Declared]]] = {
+    "baseline": {Kind.RESULT: Declared(ignores=_STEPS | {"dtype"}, any_scores_between=True)},
+    "calibrating": {
+        Kind.RESULT: _PRUNED,
+        Kind.NORMS: replace(_PRUNED, any_sparsity=True),
+        Kind.INPUTS: Declared(of_dense_inputs=True),
+    },
+    "pruning": {
+        Kind.RESULT: replace(_SCORED, ignores_reconstruct=True),
+        Kind.BLOCK: _PRUNED,
+        Kind.REMOVED_BLOCKS: _PARTS,
+        Kind.NARROWED_BLOCK: _PARTS,
+        Kind.KEPT_UNITS: _PARTS,
+        Kind.KEPT_EXPERTS: _PARTS,
+    },
+    "reconstructing": {
+        Kind.RESULT: _SCORED,
+        Kind.BLOCK: _BLOCKS,
+        Kind.WINDOW: _BLOCKS,
+        Kind.PICKED: _BLOCKS,
+    },
+}
+"""Phases whose results other jobs may start from, in order, and what does not decide each kind of checkpoint."""
+SHARED_PHASES: Final = tuple(DECLARED)
 
 
 def work_hash(revision: str, data: Mapping[str, str], spec: Mapping[str, Any], engine: str) -> str:
@@ -45,13 +92,11 @@ def phase_key(
     """Hash what decides one checkpoint of a phase; None for one that is not shared.
 
     Blocks differ by their names, not by what decides them; so do pieces of one step that removes whole parts.
-
-    `made_by` is what else decides bits: engine, libraries, device, threads. Fields are dropped by name where they
-    surely decide nothing, so that a field which is new here costs reuse and never correctness.
+    `made_by` is what else decides bits: engine, libraries, device, threads.
     """
-    if phase not in SHARED_PHASES or name.turn != TurnName():
+    kept = _deciding(phase, name, spec)
+    if kept is None:
         return None
-    kept = _deciding(phase, name, _published_nowhere(spec))
     texts = {fingerprint(dataset) for dataset in datasets_in(kept)}
     known = {key: sha256 for key, sha256 in data.items() if key in texts}
     return fingerprint(
@@ -64,44 +109,49 @@ def _published_nowhere(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, "output": output, "preset": None}
 
 
-def _deciding(phase: str, name: CheckpointName, spec: dict[str, Any]) -> dict[str, Any]:
-    dtype = (spec.get("output") or {}).get("dtype")
-    spec = _without(spec, "gate", "objective", "output", "preset")
-    if phase == "baseline":
-        spec = _without(spec, *_NOT_OF_BASELINE)
-        return {**spec, "evaluate": _without(spec.get("evaluate") or {}, "after_each_phase")}
-    spec["dtype"] = dtype  # the weights are cast to it before anything else
-    chosen_by_loss = (spec.get("calibration") or {}).get("selection") == "loss_gap"
-    if spec.get("cycles") or chosen_by_loss:
-        return spec  # every step may look back on every other
-    interleaved = bool((spec.get("reconstruct") or {}).get("interleave"))
-    if name.step is not None:  # steps after it, single weights and recovery decide nothing of it
-        return {**_without(spec, *_LATER, "reconstruct"), "prune": (spec.get("prune") or [])[: name.step + 1]}
-    if name.kind is Kind.INPUTS:
-        return {"read": f"{name.statistics}-inputs", **_of_dense_inputs(spec)}
-    recovers = {"reconstruct": bool(spec.get("reconstruct")), "retrain": bool(spec.get("retrain"))}
-    if name.kind is Kind.RESULT and phase != "calibrating":
-        # It holds the perplexity of the model as it stood then, if that was asked for.
-        spec["recovers"], spec = recovers, _without(spec, "retrain", "soup")
-        return spec if phase == "reconstructing" or interleaved else _without(spec, "reconstruct")
-    spec = _without(spec, *_LATER)
-    if phase != "reconstructing" and not interleaved:
-        spec = _without(spec, "reconstruct")
-    steps = spec.get("prune") or []
-    if phase == "calibrating" and name.kind is not Kind.RESULT and len(steps) == 1:
-        # Statistics of the dense model serve every sparsity.
-        spec["prune"] = [_without(steps[0], "sparsity")]
-    return spec
+def _deciding(phase: str, name: CheckpointName, spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the part of a spec that decides a checkpoint; None for one that is not shared."""
+    declared = DECLARED.get(phase, {}).get(name.kind)
+    if declared is None or name.turn != TurnName():
+        return None
+    fields = {key: value for key, value in spec.items() if key not in _AFTERWARDS}
+    fields["dtype"] = (spec.get("output") or {}).get("dtype")  # the weights are cast to it before anything else
+    if phase != "baseline" and _looks_back(spec):
+        return fields
+    if declared.of_dense_inputs:
+        return {"read": f"{name.statistics}-inputs", **_of_dense_inputs(fields)}
+    return _declared(declared, name, fields)
+
+
+def _looks_back(spec: Mapping[str, Any]) -> bool:
+    """Whether every step may look back on every other."""
+    return bool(spec.get("cycles")) or (spec.get("calibration") or {}).get("selection") == "loss_gap"
+
+
+def _declared(declared: Declared, name: CheckpointName, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec less those that are declared to decide nothing."""
+    reconstruct, steps = fields.get("reconstruct") or {}, fields.get("prune") or []
+    kept = {key: value for key, value in fields.items() if key not in declared.ignores}
+    if declared.ignores_reconstruct and not reconstruct.get("interleave"):
+        kept.pop("reconstruct", None)
+    if declared.steps_so_far:
+        assert name.step is not None
+        kept["prune"] = steps[: name.step + 1]
+    if declared.any_sparsity and len(steps) == 1:
+        kept["prune"] = [{key: value for key, value in steps[0].items() if key != "sparsity"}]
+    if declared.any_scores_between:
+        scores = fields.get("evaluate") or {}
+        kept["evaluate"] = {key: value for key, value in scores.items() if key != "after_each_phase"}
+    return kept
 
 
 def _of_dense_inputs(spec: dict[str, Any]) -> dict[str, Any]:
-    """What the matrices of the dense model read: no method decides it, but for the parts that steps before removed."""
+    """What the matrices of the dense model read: no method decides it, but for the parts that steps before removed.
+
+    This alone is declared by what counts: a new field that decides what the dense model computes has to be named here.
+    """
     *before, last = spec.get("prune") or [{}]
     kept = {name: spec.get(name) for name in ("calibration", "compute_dtype")}
     if before:  # what was fitted in place of removed parts was cast
         kept |= {"before": before, "dtype": spec["dtype"]}
     return kept | {"targets": last.get("targets")}
-
-
-def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in names}
