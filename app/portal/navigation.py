@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 from fastapi import APIRouter
 
 from app.platform.actor import Actor
 from app.platform.discovery import offered
-from app.portal import pages
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Entry:
         return path == self.url or path.startswith(f"{self.url}/")
 
 
-def discover() -> tuple[list[APIRouter], list[Entry]]:
-    """Return the routers and the menu entries of every page module; raises TypeError on one without a router."""
+def discover(pages: ModuleType) -> tuple[list[APIRouter], list[Entry]]:
+    """Return the routers and menu entries of every module of a package; raises TypeError on one without a router."""
     found = offered(pages, "router", APIRouter)
     entries = [entry for module, _ in found if isinstance(entry := getattr(module, "NAVIGATION", None), Entry)]
     return [router for _, router in found], sorted(entries, key=lambda entry: entry.order)

@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app.errors import NotFound
-from app.portal import navigation, problems
+from app.portal import navigation, pages, problems
 from app.portal.guard import PortalGuard
 from app.portal.rendering import STATIC, environment
 from app.services.tenancy.oidc import Provider
@@ -34,7 +34,7 @@ class _Static(StaticFiles):
 
 def mount(app: FastAPI, settings: Settings) -> None:
     """Add the portal to an application, and lead browsers to it."""
-    routers, menu = navigation.discover()
+    routers, menu = navigation.discover(pages)
     site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     site.state = app.state  # database, feed: what the lifespan of the whole opens
     app.state.menu, app.state.templates, app.state.portal_settings = menu, environment(), settings

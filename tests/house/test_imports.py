@@ -1,4 +1,4 @@
-"""The directions of the house hold, and the service never loads torch."""
+"""The directions of the house hold, nothing imports itself by way of others, and the service never loads torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.house.graph import PRODUCT, ROOT, between_children, cycle, files, imports
+
 HEAVY = ("torch", "transformers", "accelerate", "tokenizers")
+PACKAGES = ["", *sorted(".".join(path.parent.parts) for path in files(*PRODUCT) if path.name == "__init__.py")]
+""""": the three bodies."""
 
 
 @pytest.mark.parametrize("module", ["app.main", "app.cli.main", "workers.main", "workers.fetcher"])
@@ -24,3 +27,12 @@ def test_the_import_contracts_hold() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    assert cycle(imports()) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_folder_imports_itself_by_way_of_its_neighbours(package: str) -> None:
+    assert cycle(between_children(package, imports())) == []

@@ -1,23 +1,106 @@
-"""Files stay small enough to be read at one go."""
+"""The house can be held in one's head: files to read at one go, folders to overlook, few that everybody needs.
+
+A list below may only become shorter: what it names and what has become better is taken off it.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import ast
+from collections import Counter, defaultdict
+from typing import Final
 
-ROOT = Path(__file__).parents[2]
-MAX_LINES = 300
+from tests.house.graph import PRODUCT, ROOT, files, imports
+
+MAX_LINES: Final = 300
+MAX_FILES: Final = 12
+"""Beside `__init__.py`. Folders of tests hold as many files as there is to test, and are not measured."""
+MIN_LINES: Final = 15
+MAX_TINY_SHARE: Final = 0.01
+MAX_IMPORTERS: Final = 30
+
+TOO_WIDE: Final = {
+    "app/db": 15,
+    "app/db/queries": 25,
+    "app/portal/pages": 17,
+    "espalier": 18,
+    "espalier/model": 13,
+    "espalier/probe": 14,
+    "espalier/recipe": 20,
+}
+"""Folders that are too wide, and how wide they may be for now."""
+
+FOUNDATIONS: Final = {
+    "app.db.job": "the rows of a job, which most of the service is about",
+    "app.db.session": "units of work: everything that reads or writes rows begins with one",
+    "app.dependencies": "what an endpoint or a page may ask for: the caller, the resources, a session",
+    "app.errors": "every refusal of the service",
+    "app.settings": "the one place where settings are read",
+    "espalier.errors": "what ends a job, by name",
+    "espalier.messages": "what a child and its supervisor tell each other",
+    "espalier.methods.base": "what a method is: every method is one file",
+    "espalier.model.numerics": "dtypes and exact sums, for everything that computes",
+    "espalier.recipe.base": "what a document of the recipe is: every part of it is one",
+    "espalier.recipe.spec": "the recipe itself",
+    "espalier.refusals": "every refusal of the library",
+    "espalier.session": "the paths, the model and the weights of one job: every phase works on them",
+}
+"""Modules that more than MAX_IMPORTERS others import, and why they may."""
+
+BOTH_SIDES: Final = "espalier/client/"
+"""The client names what the API answers, and the API's rows bear the same names: one thing, seen from both sides."""
+
+TWO_OF_A_NAME: Final = {
+    "Attempt", "Budget", "Entry", "Experts", "Family", "Form", "Group", "LayerRow", "Limits", "Line", "Look", "Matrix",
+    "Outcome", "Part", "Plan", "Point", "Progress", "Published", "Tally", "Target", "TensorFile", "Turns",
+}  # fmt: skip
+"""Names that two classes bear, and only one should."""
 
 
 def test_no_file_is_longer_than_300_lines() -> None:
     sizes = {
-        path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines())
-        for folder in ("app", "espalier", "workers", "migrations")
-        for path in (ROOT / folder).rglob("*.py")
+        path.as_posix(): len((ROOT / path).read_text().splitlines())
+        for path in files(*PRODUCT, "migrations", "tests")
+        if not path.name.startswith("test_")
     }
-    assert sizes
     assert {path: lines for path, lines in sizes.items() if lines > MAX_LINES} == {}
 
 
+def test_hardly_a_file_is_too_small_to_be_one() -> None:
+    modules = [path for path in files(*PRODUCT) if path.name != "__init__.py"]
+    tiny = [path.as_posix() for path in modules if len((ROOT / path).read_text().splitlines()) < MIN_LINES]
+    assert len(tiny) <= MAX_TINY_SHARE * len(modules), tiny
+
+
+def test_no_folder_is_too_wide_to_be_overlooked() -> None:
+    widths = Counter(
+        path.parent.as_posix()
+        for folders in (PRODUCT, ("tests/fixtures",))
+        for path in files(*folders)
+        if path.name != "__init__.py"
+    )
+    grown = {folder: width for folder, width in widths.items() if width > TOO_WIDE.get(folder, MAX_FILES)}
+    assert grown == {}
+    assert [folder for folder in TOO_WIDE if widths[folder] <= MAX_FILES] == [], "narrow by now: off the list"
+
+
+def test_what_everybody_imports_is_a_foundation() -> None:
+    importers = Counter(name for imported in imports().values() for name in imported)
+    assert {name for name, count in importers.items() if count > MAX_IMPORTERS} - FOUNDATIONS.keys() == set()
+    assert {name for name in FOUNDATIONS if importers[name] <= MAX_IMPORTERS} == set(), "not so needed: off the list"
+
+
+def test_no_two_classes_bear_one_name() -> None:
+    homes = defaultdict(list)
+    for path in files(*PRODUCT):
+        if not path.as_posix().startswith(BOTH_SIDES):
+            tree = ast.walk(ast.parse((ROOT / path).read_text()))
+            for name in {node.name for node in tree if isinstance(node, ast.ClassDef) and node.name[0] != "_"}:
+                homes[name].append(path.as_posix())
+    doubled = {name: paths for name, paths in homes.items() if len(paths) > 1}
+    assert {name: paths for name, paths in doubled.items() if name not in TWO_OF_A_NAME} == {}
+    assert TWO_OF_A_NAME - doubled.keys() == set(), "one of a kind by now: off the list"
+
+
 def test_nothing_is_called_utils_or_helpers() -> None:
-    names = {path.stem for folder in ("app", "espalier", "workers", "tests") for path in (ROOT / folder).rglob("*.py")}
+    names = {path.stem for path in files(*PRODUCT, "tests")}
     assert names & {"utils", "util", "helpers", "helper", "common", "misc"} == set()

@@ -14,6 +14,7 @@ from app.db.job import Attempt, Event, Job
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 from app.db.session import clock
 from app.platform.ids import new_id
+from app.portal import pages
 from app.portal.navigation import discover
 from app.services.resources import Resources
 from tests.app.portal.browser import Browser
@@ -95,7 +96,7 @@ def job(browser: Browser, resources: Resources) -> str:
     return job_id
 
 
-@pytest.mark.parametrize("entry", discover()[1], ids=lambda entry: str(entry.url))
+@pytest.mark.parametrize("entry", discover(pages)[1], ids=lambda entry: str(entry.url))
 def test_every_page_of_the_menu_renders_and_names_itself(browser: Browser, entry: Any) -> None:
     answer = browser.get(entry.url)
     assert answer.status_code == 200
