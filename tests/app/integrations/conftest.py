@@ -13,8 +13,9 @@ import pytest
 
 from app.bodies.job import JobRequest
 from app.integrations.systems import LOGINS
+from app.storage.s3 import S3Store
 from espalier.messages import Failed
-from tests.app.integrations.fetches import SPEC, Fetch
+from tests.app.integrations.fetches import KEYS, SPEC, Fetch, Read
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, hub
 from workers import fetcher
@@ -80,4 +81,17 @@ def _fetch(hub: Hub, tmp_path: Path, run_fetcher: Callable[[str, Path], list[Any
         return run_fetcher(request.model_dump_json(by_alias=True), workspace)
 
     (tmp_path / "roots").mkdir()
+    return run
+
+
+@pytest.fixture
+def read(fetch: Fetch, s3_server: str, s3_store: S3Store) -> Read:
+    """Put files below a prefix and fetch it."""
+
+    def run(files: dict[str, bytes], prefix: str = "model", **fields: Any) -> list[AnyMessage]:
+        for name, data in files.items():
+            s3_store.put_bytes(f"{prefix}/{name}", data)
+        source = {"kind": "s3", "uri": f"s3://{s3_store.bucket}/{s3_store.prefix}{prefix}"}
+        return fetch(source, **{"s3": {**KEYS, "endpoint_url": s3_server}, **fields})
+
     return run

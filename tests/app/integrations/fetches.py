@@ -6,12 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from espalier.messages import ErrorInfo, Failed
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from workers.messages import AnyMessage, Fetched
 
 Fetch = Callable[..., list[AnyMessage]]
+"""Runs the fetcher for a source and a spec."""
+Read = Callable[..., list[AnyMessage]]
+"""Puts files below a prefix of a bucket and fetches it."""
 SPEC: dict[str, Any] = {"prune": {"method": "magnitude", "sparsity": 0.5}, "evaluate": {"perplexity": []}}
-
 HUGGINGFACE = {"kind": "huggingface", "repo": "org/model"}
+KEYS = {"access_key_id": "test", "secret_access_key": "test"}
+"""Of the S3 server of tests."""
 
 
 def one(said: list[AnyMessage], kind: type) -> AnyMessage:
@@ -27,3 +32,8 @@ def error(said: list[AnyMessage]) -> ErrorInfo:
     assert failed.error.hint
     assert not any(isinstance(message, Fetched) for message in said)
     return failed.error
+
+
+def demo() -> dict[str, bytes]:
+    """The files of the demo's model."""
+    return {path.name: path.read_bytes() for path in DEMO_MODEL.iterdir()}

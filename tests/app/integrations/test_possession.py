@@ -18,14 +18,13 @@ from app.integrations.shared.cache import Place
 from app.integrations.shared.sources import Access
 from app.integrations.uploads.joining import Uploaded, join
 from espalier.messages import PhaseCompleted
-from tests.app.integrations.fetches import HUGGINGFACE, SPEC, Fetch, error, one
-from tests.app.integrations.test_s3_source import Read, demo, read
+from tests.app.integrations.fetches import HUGGINGFACE, SPEC, Fetch, Read, demo, error, one
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.hub import Hub, HubRepo
 from tests.fixtures.servers.mlflow import MlflowServer, mlflow
 from workers.messages import AnyMessage, Fetched
 
-__all__ = ["mlflow", "read"]  # fixtures
+__all__ = ["mlflow"]  # a fixture
 
 TOKEN = "hf_a_project_with_access"
 GATED = {"token": TOKEN, "gated": True, "open_page": True}

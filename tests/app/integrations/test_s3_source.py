@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from app.storage.s3 import S3Store
 from espalier.messages import PhaseCompleted
-from tests.app.integrations.fetches import Fetch, error, one
+from tests.app.integrations.fetches import KEYS, Fetch, Read, demo, error, one
 from tests.fixtures.library.demo_model import DEMO_MODEL
-from workers.messages import AnyMessage, Fetched, Resolved
-
-KEYS = {"access_key_id": "test", "secret_access_key": "test"}
-
-Read = Callable[..., list[AnyMessage]]
-
-
-@pytest.fixture
-def read(fetch: Fetch, s3_server: str, s3_store: S3Store) -> Read:
-    """Put files below a prefix and fetch it."""
-
-    def run(files: dict[str, bytes], prefix: str = "model", **fields: Any) -> list[AnyMessage]:
-        for name, data in files.items():
-            s3_store.put_bytes(f"{prefix}/{name}", data)
-        source = {"kind": "s3", "uri": f"s3://{s3_store.bucket}/{s3_store.prefix}{prefix}"}
-        return fetch(source, **{"s3": {**KEYS, "endpoint_url": s3_server}, **fields})
-
-    return run
-
-
-def demo() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in DEMO_MODEL.iterdir()}
+from workers.messages import Fetched, Resolved
 
 
 def test_a_prefix_is_fetched_and_pinned_to_its_content(read: Read, fetch: Fetch) -> None:
