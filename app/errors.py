@@ -64,7 +64,7 @@ class ProjectInUse(AppError):
 class NotAvailable(AppError):
     """The contract knows this, and this version has not built it."""
 
-    code, status = "not-available", 404
+    code, status = "not-available", 422
 
 
 class MalformedRequest(AppError):

@@ -36,7 +36,7 @@ _RULES: Final[list[tuple[str, KeyScope | None, KeyScope]]] = [
     (r"/v1/(hook-sources|hook-deliveries|hook-proposals|rules).*", "hooks:manage", "hooks:manage"),
     (r"/v1/(projects|api-keys|credentials|audit-events).*", "admin", "admin"),
     (r"/v1/workers.*", "jobs:read", "admin"),
-    (r"/v1/(jobs|events|plans|presets|sweeps|models|queues).*", "jobs:read", "jobs:write"),
+    (r"/v1/(jobs|events|plans|presets|sweeps|levels|models|queues).*", "jobs:read", "jobs:write"),
 ]
 _PUBLIC = re.compile(r"/v1/hooks/[^/]+")
 """Registries bring credentials of their own."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from app.integrations.systems import Source
 from espalier.recipe.base import Spec
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.unbuilt import Unbuilt, UnbuiltFlag, later
 
 
 class Limits(Spec):
@@ -22,6 +23,7 @@ class Limits(Spec):
     max_host_memory_bytes: int | None = Field(
         None, ge=2**28, le=2**63 - 1, description="Of the computing process, its libraries included (about half a GB)."
     )
+    gpus: Unbuilt = later("Cards that the job computes on; null: one.")
 
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][\w./-]*$")]
@@ -45,3 +47,9 @@ class JobRequest(Spec):
     )
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=64)
     limits: Limits = Limits()
+
+
+class PlanRequest(JobRequest):
+    """A job that may come, and what is to be known of it."""
+
+    forecast: UnbuiltFlag = later("Tell the perplexity that the result would have.", default=False)

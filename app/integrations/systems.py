@@ -12,6 +12,7 @@ from app.integrations.shared.sources import ModelSource, TextSource
 from app.integrations.shared.targets import ResultTarget
 from espalier.discovery import discover
 from espalier.recipe.base import canonical
+from espalier.recipe.unbuilt import is_text, refusing_if
 
 SOURCES: Final = discover("app.integrations", ModelSource, tag="kind", nested=True)  # type: ignore[type-abstract]
 TEXTS: Final = discover("app.integrations", TextSource, tag="kind", nested=True)  # type: ignore[type-abstract]
@@ -21,7 +22,11 @@ TARGETS: Final = discover("app.integrations", ResultTarget, tag="kind", nested=T
 if TYPE_CHECKING:
     Source = ModelSource
 else:
-    Source = Annotated[Union[tuple(SOURCES.values())], Field(discriminator="kind")]  # noqa: UP007 - made at run time
+    Source = Annotated[
+        Union[tuple(SOURCES.values())],  # noqa: UP007 - made at run time
+        Field(discriminator="kind"),
+        refusing_if(is_text, "a source by its name alone", instead='{"kind": "huggingface", "repo": "owner/name"}'),
+    ]
 
 
 def read_source(document: Mapping[str, Any]) -> ModelSource:

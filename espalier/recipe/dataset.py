@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from espalier.recipe.base import Spec
+from espalier.recipe.unbuilt import is_list, is_text, refusing_if, refusing_tags
 
 LocalPath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 UploadId = Annotated[
@@ -68,6 +69,9 @@ Dataset = Annotated[
     BuiltinDataset | HuggingFaceDataset | LocalDataset | UploadDataset,
     Field(discriminator="kind"),
     BeforeValidator(_repo_is_a_name),
+    refusing_tags("kind", "self_generated"),
+    refusing_if(is_list, "a list of data sets with weights"),
+    refusing_if(is_text, "a data set by its name alone", instead='{"kind": "huggingface", "name": "wikitext2"}'),
 ]
 
 

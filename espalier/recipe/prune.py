@@ -11,9 +11,10 @@ from pydantic_core import PydanticCustomError
 from espalier.discovery import discover
 from espalier.methods.base import Axes, Budget, Criterion, MaskOptimizer, Pattern, Solver
 from espalier.methods.statistic import Declared, Need, need_of
-from espalier.recipe.base import Spec, refusing_tags
+from espalier.recipe.base import Spec
 from espalier.recipe.steps import Targets
-from espalier.recipe.structure import OF_PATTERN, STRUCTURE_STEPS, StructureStep, refuse_halves
+from espalier.recipe.structure import OF_PATTERN, STRUCTURE_STEPS, UNBUILT_PATTERNS, Share, StructureStep, refuse_halves
+from espalier.recipe.unbuilt import is_text, refusing_if, refusing_tags
 
 CRITERIA: dict[str, type[Criterion]] = discover("espalier.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
 PATTERNS: dict[str, type[Pattern]] = discover("espalier.methods.patterns", Pattern, tag="kind")  # type: ignore[type-abstract]
@@ -28,10 +29,11 @@ class NoUpdate(Spec):
     kind: Literal["none"] = "none"
 
 
-def _one_of(tag: str, kinds: dict[str, Any], later: frozenset[str] = frozenset()) -> Any:  # noqa: ANN401 - made at run time
+def _one_of(tag: str, kinds: dict[str, Any], *later: str, instead: str = "") -> Any:  # noqa: ANN401 - made at run time
     """The union of discovered classes by their tag; names to come are refused as such."""
     union: Any = Union[tuple(kinds.values())]  # noqa: UP007
-    return Annotated[union, Field(discriminator=tag), refusing_tags(tag, *later - set(kinds))]
+    unbuilt = refusing_tags(tag, *set(later) - set(kinds), instead=instead)
+    return Annotated[union, Field(discriminator=tag), unbuilt]
 
 
 def _parts_have_methods_of_their_own(value: object) -> object:
@@ -49,18 +51,23 @@ if TYPE_CHECKING:
     AnyOptimizer = MaskOptimizer | None
     AnyUpdate = NoUpdate | Solver
 else:
-    AnyPattern = Annotated[_one_of("kind", PATTERNS), BeforeValidator(_parts_have_methods_of_their_own)]
-    AnyBudget = _one_of("kind", BUDGETS)
+    AnyPattern = Annotated[
+        _one_of("kind", PATTERNS, *UNBUILT_PATTERNS),
+        BeforeValidator(_parts_have_methods_of_their_own),
+        refusing_if(is_text, "a pattern by its name alone", instead='{"kind": "nm", "n": 2, "m": 4}'),
+    ]
+    AnyBudget = _one_of("kind", BUDGETS, "dynamic_programming", "evolution", "sensitivity")
     AnyOptimizer = _one_of("kind", OPTIMIZERS) | None
-    AnyUpdate = _one_of("kind", {"none": NoUpdate, **SOLVERS})
+    AnyUpdate = Annotated[
+        _one_of("kind", {"none": NoUpdate, **SOLVERS}),
+        refusing_if(is_text, "an update by its name alone", instead='{"kind": "auto"}'),
+    ]
 
 
 class PruneFields(Spec):
     """The fields that every criterion shares."""
 
-    sparsity: float | None = Field(
-        None, ge=0, lt=1, description="Share pruned; may be left out where the pattern tells."
-    )
+    sparsity: Share | None = Field(None, description="Share pruned; may be left out where the pattern tells.")
     pattern: AnyPattern = PATTERNS["unstructured"]()
     budget: AnyBudget = BUDGETS["uniform"]()
     optimizer: AnyOptimizer = None
@@ -169,4 +176,11 @@ STEPS: dict[str, type[PruneStep]] = {name: _step(criterion) for name, criterion 
 if TYPE_CHECKING:
     Prune = PruneStep | StructureStep
 else:
-    Prune = _one_of("method", STEPS | STRUCTURE_STEPS)
+    Prune = _one_of(
+        "method",
+        STEPS | STRUCTURE_STEPS,
+        "alps",
+        "admm",
+        "awp",
+        instead='`method: "wanda"`, and the solver as `update`',
+    )

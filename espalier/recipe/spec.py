@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from espalier.recipe import presets
-from espalier.recipe.base import Spec, not_available
+from espalier.recipe.base import Spec
 from espalier.recipe.dataset import Dataset
 from espalier.recipe.members import some_are_equal
 from espalier.recipe.objective import AnyObjective, Objective
@@ -25,6 +25,7 @@ from espalier.recipe.steps import (
     Retrain,
 )
 from espalier.recipe.structure import DepthFields, StructureStep
+from espalier.recipe.unbuilt import Unbuilt, is_true, later, not_available, refusing_if
 
 SCHEMA_VERSION = 1
 ENGINE_VERSION = "5"
@@ -56,8 +57,11 @@ class CompressionSpec(Spec):
         description="Calibrate on what the pruned blocks before give, or on the dense model's activations.",
     )
     prune: Annotated[PruneSteps, BeforeValidator(_as_list, json_schema_input_type=Union[Prune, PruneSteps])]  # noqa: UP007
-    reconstruct: Reconstruct | None = None
-    retrain: Retrain | None = None
+    reconstruct: Annotated[
+        Reconstruct | None, refusing_if(is_true, "`true` for an object of defaults", instead="{}")
+    ] = None
+    retrain: Annotated[Retrain | None, refusing_if(is_true, "`true` for an object of defaults", instead="{}")] = None
+    quantize: Unbuilt = later("Weights on a grid of 4 or 8 bits, zeros kept.")
     cycles: Cycles | None = None
     soup: Soup | None = None
     evaluate: Evaluate = Evaluate()

@@ -12,6 +12,7 @@ from espalier.recipe.base import Spec
 from espalier.recipe.dataset import BuiltinDataset, Dataset, dataset_name
 from espalier.recipe.expressions import selection
 from espalier.recipe.publish import PublishTarget
+from espalier.recipe.unbuilt import Unbuilt, UnbuiltFlag, UnbuiltList, is_list, later, refusing, refusing_if
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
@@ -48,6 +49,7 @@ class Targets(Spec):
 
     include: ModuleRegexes = Field([], description="Empty: every linear map inside the blocks.")
     exclude: ModuleRegexes = Field([])
+    allow_leftovers: UnbuiltFlag = later("Prune a model whose linear maps are not all understood.", default=False)
 
     def selects(self, name: str) -> bool:
         """Tell whether a module name is selected; raises BadPattern."""
@@ -129,7 +131,7 @@ class Retrain(Spec):
     )
     weight_decay: float = Field(0.0, ge=0, le=10, description="Of matrices; norms and biases never decay.")
     schedule: Schedule = Field("linear", description="10 % warm-up; allr starts by the pruning distance (2111.00843).")
-    loss: Literal["cross_entropy", "kl", "squarehead"] = Field(
+    loss: Annotated[Literal["cross_entropy", "kl", "squarehead"], refusing("embedding")] = Field(
         "cross_entropy", description="kl and squarehead (arXiv 2310.06927) keep the dense model in memory as teacher."
     )
     patience: int | None = Field(None, ge=1, le=10_000, description="Held-out checks without gain before the end.")
@@ -200,6 +202,12 @@ class Evaluate(Spec):
     )
     latency: bool = Field(True, description="Time the dense model and the result on the worker: prompt and decoding.")
     after_each_phase: bool = Field(False, description="Also measure after reconstruction and retraining.")
+    continuation: Unbuilt = later("How far texts that the result continues agree with the dense model's.")
+    embeddings: Unbuilt = later("Of encoders: cosine to the dense embeddings, and shared nearest neighbours.")
+    groups: UnbuiltList = later("Named texts, of which the worst is compared with the mean.", default=[])
+    runtimes: UnbuiltList = later("Programs that load the artifact and are timed.", default=[])
+    intervals: UnbuiltFlag = later("Intervals of every difference from the dense model.", default=False)
+    compare_to: Unbuilt = later("Another model that is scored by the same protocol.")
 
     @model_validator(mode="after")
     def _tasks_differ(self) -> Evaluate:
@@ -235,6 +243,12 @@ class Gate(Spec):
     max_relative_perplexity_increase: float | None = Field(None, gt=-1, le=1e6, description="0.1: 10 % over dense.")
     max_perplexity: float | None = Field(None, gt=1, le=1e9)
     min_sparsity: float | None = Field(None, ge=0, lt=1)
+    min_continuation_agreement: Unbuilt = later("Least agreement of `evaluate.continuation`.")
+    max_task_drop: Unbuilt = later("Most that a task of `evaluate.tasks` may lose.")
+    max_group_gap: Unbuilt = later("Most between the worst of `evaluate.groups` and their mean.")
+    max_length_ratio: Unbuilt = later("Most that continuations may grow longer than the dense model's.")
+    min_cosine: Unbuilt = later("Least cosine of `evaluate.embeddings`.")
+    min_overlap: Unbuilt = later("Least overlap of nearest neighbours of `evaluate.embeddings`.")
 
 
 FORMAT_NAMES: Final = ("safetensors", *(name for name in FORMATS if name != "safetensors"))
@@ -247,8 +261,14 @@ else:
 class Output(Spec):
     """How the artifact is written."""
 
-    format: FormatName = Field(
-        "safetensors", description="; ".join(f"{name}: {FORMATS[name].summary}" for name in FORMAT_NAMES) + "."
+    format: Annotated[
+        FormatName,
+        refusing(*{"compressed-tensors", "gguf"} - set(FORMAT_NAMES)),
+        refusing_if(is_list, "a list of formats"),
+    ] = Field("safetensors", description="; ".join(f"{name}: {FORMATS[name].summary}" for name in FORMAT_NAMES) + ".")
+    gguf_type: Unbuilt = later("Type of the tensors of a GGUF file.")
+    layout: Annotated[Literal["stock"], refusing("custom")] = later(
+        "Whose code loads the result: that of stock transformers, or (custom) a file beside it.", default="stock"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Default: the input's.")
     publish: list[PublishTarget] = Field(

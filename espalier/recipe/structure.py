@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from espalier.discovery import discover
 from espalier.methods.structured import BlockCriterion, ExpertCriterion, UnitCriterion, WidthUpdate
 from espalier.recipe.base import Spec
+from espalier.recipe.unbuilt import is_percent, refusing_if, refusing_tags
 
 BLOCK_CRITERIA: dict[str, type[BlockCriterion]] = discover("espalier.methods.depth", BlockCriterion, tag="method")  # type: ignore[type-abstract]
 UNIT_CRITERIA: dict[str, type[UnitCriterion]] = discover("espalier.methods.width", UnitCriterion, tag="method")  # type: ignore[type-abstract]
@@ -23,7 +24,8 @@ OF_PATTERN: dict[str, dict[str, Any]] = {
 }
 """The methods of every pattern that removes whole parts."""
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1), refusing_if(is_percent, "a share in percent", instead="0.5 for 50 %")]
+UNBUILT_PATTERNS: Final = ("half_blocks",)
 _HALVES = ("attention", "mlp", "submodules")
 """What other tools remove by itself."""
 
@@ -40,7 +42,7 @@ def refuse_halves(value: object) -> object:
     return value
 
 
-_WholeHalves = BeforeValidator(refuse_halves)
+_NO_HALVES, _NOT_YET = BeforeValidator(refuse_halves), refusing_tags("kind", *UNBUILT_PATTERNS)
 
 
 class Depth(Spec):
@@ -74,7 +76,7 @@ class DepthFields(Spec):
     """The fields of every step that removes blocks."""
 
     sparsity: Share | None = Field(None, description="Share of the blocks that go.")
-    pattern: Annotated[Depth, _WholeHalves] = Depth()
+    pattern: Annotated[Depth, _NO_HALVES, _NOT_YET] = Depth()
     replace: Literal["least_squares"] | None = Field(
         None, description="A linear map in the place of every run of removed blocks, merged into the matrix before it."
     )
@@ -101,7 +103,7 @@ class WidthFields(Spec):
     """The fields of every step that removes units."""
 
     sparsity: Share = Field(description="Share of the units of every block that go.")
-    pattern: Annotated[Width, _WholeHalves] = Width()
+    pattern: Annotated[Width, _NO_HALVES, _NOT_YET] = Width()
     update: WidthUpdate | None = Field(None, description="Default: the criterion's own.")
 
     @property
@@ -114,7 +116,7 @@ class ExpertFields(Spec):
     """The fields of every step that removes experts."""
 
     sparsity: Share = Field(description="Share of the experts of every block that go.")
-    pattern: Annotated[Experts, _WholeHalves] = Experts()
+    pattern: Annotated[Experts, _NO_HALVES, _NOT_YET] = Experts()
 
     @property
     def amount(self) -> str:

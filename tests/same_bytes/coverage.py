@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from espalier.recipe.unbuilt import MARK
+
 EXEMPT: Final = {
     r"/dataset/(config|revision|upload_id|kind=(huggingface|upload))$": "text from elsewhere",
     r"/(calibration|retrain)/dataset/split=validation$|/perplexity/dataset/split=train$": "is the other one's text",
@@ -59,6 +61,8 @@ def _offered(node: Mapping[str, Any], defs: Mapping[str, Any], place: str, above
     words = [*node.get("enum", ()), *([node["const"]] if "const" in node else ())]
     yield from (f"{place}={word}" for word in (words or [True, False] if node.get("type") == "boolean" else words))
     for key, item in node.get("properties", {}).items():
+        if MARK in item:
+            continue
         yield f"{place}/{key}"
         yield from _offered(item, defs, f"{place}/{key}", above)
     if "items" in node:

@@ -11,6 +11,7 @@ from app.portal.forms import Form
 from app.portal.spec_form.nodes import OFF, ON, Field, Group, Kind, Node, Option
 from app.portal.spec_form.words import explained
 from espalier.recipe.base import canonical
+from espalier.recipe.unbuilt import MARK
 
 _KINDS: dict[str, Kind] = {"integer": "number", "number": "number", "string": "text", "boolean": "flag"}
 HIDDEN = ("plan_id", "preset")
@@ -80,7 +81,7 @@ def _children(schema: dict[str, Any], at: _At, form: Form, *, without: str = "")
     return tuple(
         _node(child, _At(f"{at.pointer}/{name}", known.get(name, child.get("default")), name in required), form)
         for name, child in schema["properties"].items()
-        if name != without and name not in HIDDEN
+        if name != without and name not in HIDDEN and MARK not in child
     )
 
 

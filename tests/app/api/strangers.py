@@ -16,6 +16,8 @@ UNKNOWN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 WITHOUT_TENANTS = {
     "/v1/methods/{name}": "the catalogue is the same for everybody",
     "/v1/hooks/{source_id}": "deliveries bring credentials of their own, and belong to no caller",
+    "/v1/levels/{levels_id}": "not built: nobody has any",
+    "/v1/levels/{levels_id}/solve": "not built: nobody has any",
     "/v1/workers/{worker_id}/drain": "machines belong to the operator: no project has any",
 }
 """Routes that take a name and hide nothing of a project; every other route is tried, those to come too."""

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.platform.actor import DEFAULT_PROJECT
+from tests.app.api.tenants import bearer, new_key
 from tests.espalier.probe.checkpoints import LLAMA, OPT, write_model
 from tests.fixtures.service.requests import REMOTE
 
@@ -26,6 +28,16 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
         },
         "/spec/cycles",
     ),
+    ("/spec/quantize", {"scheme": "int4"}, "/spec/quantize"),
+    ("/spec/output/format", "gguf", "/spec/output/format"),
+    ("/spec/evaluate/intervals", True, "/spec/evaluate/intervals"),
+    ("/spec/prune", {**WANDA, "budget": {"kind": "evolution"}}, "/spec/prune/budget/kind"),
+    ("/spec/prune", [{**WANDA, "targets": {"allow_leftovers": True}}], "/spec/prune/0/targets/allow_leftovers"),
+    ("/spec/prune", {"method": "awp", "sparsity": 0.5}, "/spec/prune/method"),
+    ("/spec/prune/sparsity", "50%", "/spec/prune/sparsity"),
+    ("/spec/calibration/dataset", {"kind": "self_generated"}, "/spec/calibration/dataset/kind"),
+    ("/limits", {"gpus": 2}, "/limits/gpus"),
+    ("/source", "org/model", "/source"),
 ]
 
 WRONG: list[tuple[str, Any, str, str]] = [
@@ -186,6 +198,24 @@ def test_what_is_not_built_is_refused_by_name(client: TestClient, where: str, va
     assert "this field" not in first["detail"]
 
 
+def test_a_plan_foretells_no_result(client: TestClient) -> None:
+    answer = client.post("/v1/plans", json={**REMOTE, "forecast": True})
+    assert [(each["pointer"], each["code"]) for each in answer.json()["errors"]] == [("/forecast", "not-available")]
+    answer = client.post("/v1/jobs", json={**REMOTE, "forecast": False})
+    assert [(each["pointer"], each["code"]) for each in answer.json()["errors"]] == [("/forecast", "extra-forbidden")]
+
+
+def test_levels_are_not_available_to_who_may_ask(client: TestClient) -> None:
+    reads, writes = (bearer(new_key(client, DEFAULT_PROJECT, scope)["key"]) for scope in ("jobs:read", "jobs:write"))
+    for verb, path, ours in (
+        ("POST", "/v1/levels", writes), ("GET", "/v1/levels/lvl_1", reads), ("POST", "/v1/levels/lvl_1/solve", writes),
+    ):  # fmt: skip
+        answer = client.request(verb, path, headers=ours, json={"source": {}} if verb == "POST" else None)
+        assert (answer.status_code, answer.json()["code"]) == (422, "not-available")
+        theirs = reads if ours is writes else writes
+        assert client.request(verb, path, headers=theirs).status_code == 403
+
+
 @pytest.mark.parametrize(("where", "value", "pointer", "code"), WRONG)
 def test_a_mistake_is_pointed_at(client: TestClient, where: str, value: object, pointer: str, code: str) -> None:
     answer = client.post("/v1/jobs", json=_with(where, value))
@@ -196,12 +226,13 @@ def test_a_mistake_is_pointed_at(client: TestClient, where: str, value: object, 
 
 
 SAID: list[tuple[str, Any, str]] = [
-    ("/spec/prune/sparsity", "50%", "this is a text: 50 % is written 0.5"),
+    ("/spec/prune/sparsity", "50%", "write 0.5 for 50 %"),
+    ("/spec/objective", {"max_relative_perplexity_increase": "5%"}, "this is a text: 50 % is written 0.5"),
     ("/spec/prune/sparsity", "0.5", "this is a text"),
     ("/spec/prune/sparsity", 62.5, "62.5 % is written 0.625"),
     ("/spec/calibration/samples", "1e3", "this is a text"),
     ("/spec/prune/sparsty", 0.5, "no such field"),
-    ("/spec/prune", {**WANDA, "pattern": "2:4"}, "should be an object"),
+    ("/spec/prune", {**WANDA, "pattern": "2:4"}, 'write {"kind": "nm", "n": 2, "m": 4}'),
     ("/spec/calibration", 128, "should be an object"),
 ]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from app.api.deps import KeyDep, again, replayed
 from app.api.endpoints.jobs.jobs import EXAMPLES
 from app.api.views import View
-from app.bodies.job import JobRequest
+from app.bodies.job import PlanRequest
 from app.db.planning import Plan
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.integrations.systems import Source
@@ -91,7 +91,7 @@ class ModelView(View):
 
 @router.post("/plans", status_code=201, dependencies=[PresetsDep], responses=again(PlanView))
 async def create_plan(
-    body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], response: Response, resources: ResourcesDep,
+    body: Annotated[PlanRequest, Body(openapi_examples=EXAMPLES)], response: Response, resources: ResourcesDep,
     project: ProjectDep, key: KeyDep,
 ) -> PlanView:  # fmt: skip
     """Work out what a job would take, without making one."""
