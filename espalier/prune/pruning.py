@@ -39,16 +39,19 @@ def run(session: Session, plan: Plan | None) -> None:
         for block in blocks:
             walk.pass_(block)
             phase.progress(block.index + 1)
-        if phase.finished() is None:
-            phase.perplexity = _score(session)
+        if phase.finished() is None or (phase.perplexity is None and _recovers(session)):
+            # Equal blocks may come with the result of a job that had no use for the numbers.
+            phase.perplexity = _score(session) if _recovers(session) else None
             phase.finish()
 
 
-def _score(session: Session) -> dict[str, float] | None:
-    """The pruned-only model's numbers; without recovery they are the artifact's, which is scored anyway."""
+def _recovers(session: Session) -> bool:
+    """Whether the pruned-only model has numbers of its own: without recovery they are the artifact's."""
     spec = session.request.spec
-    if spec.reconstruct is None and spec.retrain is None:
-        return None
+    return spec.reconstruct is not None or spec.retrain is not None
+
+
+def _score(session: Session) -> dict[str, float]:
     numbers = score_weights(session, session.weights)
     collapse.check(session, numbers)
     return numbers
