@@ -1,19 +1,16 @@
-"""The configurations that we know, and the tensors that a model of each must have."""
+"""What is known of families of models: one declaration each, found by discovery; loads without torch.
+
+A module of this folder declares a family: the keys of its config.json, the tensors that a model of it must have, what
+of it can go as a whole, and what sets it apart. Nothing else of the house names a family.
+"""
 
 from __future__ import annotations
 
-from espalier.families.base import Family, Map, Maps, Shapes
-from espalier.families.falcon import Bloom, Falcon
-from espalier.families.gpt import Gpt2, GptNeoX, Opt
-from espalier.families.llama import Gemma2, Llama, Mistral, Olmo2, Phi3
-from espalier.families.mixtures import Mixtral, Qwen3Moe
-from espalier.families.qwen import Qwen2, Qwen3
+from espalier.discovery import discover
+from espalier.families.shared.family import Family, Map, Maps, PartKind, Shapes
+from espalier.families.shared.mixture import STACKED
 
-FAMILIES: dict[str, type[Family]] = {
-    "llama": Llama, "mistral": Mistral, "qwen2": Qwen2, "qwen3": Qwen3, "gemma2": Gemma2, "phi3": Phi3,
-    "olmo2": Olmo2, "mixtral": Mixtral, "qwen3_moe": Qwen3Moe,
-    "opt": Opt, "gpt2": Gpt2, "gpt_neox": GptNeoX, "bloom": Bloom, "falcon": Falcon,
-}  # fmt: skip
+FAMILIES: dict[str, type[Family]] = discover("espalier.families", Family, tag="model_type")  # type: ignore[type-abstract]
 """The model types that are accepted."""
 
-__all__ = ["FAMILIES", "Family", "Map", "Maps", "Shapes"]
+__all__ = ["FAMILIES", "STACKED", "Family", "Map", "Maps", "PartKind", "Shapes"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from espalier.families.shared.family import PartKind
 from espalier.recipe.structure import DepthFields, StructureStep
 
-PartKind = Literal["depth", "neurons", "kv_groups", "experts"]
 HEADER_BYTES = 128
 """Of a safetensors header, at most, for one tensor."""
 

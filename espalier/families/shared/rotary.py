@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from espalier.families.base import Family, Positions
+from espalier.families.shared.family import Family
+from espalier.families.shared.fields import Positions
 
 RopeType = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 Theta = Annotated[float, Field(gt=0, le=1e12)]
@@ -72,11 +73,6 @@ class Rotary(Family):
     rope_theta: Theta = 10_000.0
     rope_scaling: Rope | None = None
     rope_parameters: Rope | None = None
-
-    @property
-    def head_size(self) -> int:
-        """Width of one head."""
-        return self.hidden_size // self.num_attention_heads
 
     @property
     def turned(self) -> float:

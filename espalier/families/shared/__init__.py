@@ -1,0 +1,1 @@
+"""What several families have in common: the declaration itself, positions, attention, mixtures of experts."""
