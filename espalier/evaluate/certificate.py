@@ -92,10 +92,10 @@ def _forward(session: Session, streamed: StreamedModel) -> dict[str, Any]:
 
 def _tokens(streamed: StreamedModel) -> torch.Tensor:
     """Tokens from all over the vocabulary: no text and no tokenizer is needed, and every row of a head may show."""
-    config = streamed.config.get_text_config()
-    length = min(LENGTH, getattr(config, "max_position_embeddings", LENGTH))
+    family = streamed.family
+    length = min(LENGTH, family.max_position_embeddings)
     draw = numerics.generator(0, "certificate")
-    return torch.randint(config.vocab_size, (WINDOWS, length), generator=draw)
+    return torch.randint(family.vocab_size, (WINDOWS, length), generator=draw)
 
 
 def _of_stock(session: Session, tokens_BT: torch.Tensor) -> torch.Tensor:

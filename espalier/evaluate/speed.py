@@ -67,10 +67,7 @@ def macs_per_token(streamed: StreamedModel) -> int:
 
     Of an expert only the share of tokens that reach it counts.
     """
-    config = streamed.config
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
-    share = getattr(config, "num_experts_per_tok", 1) / experts
-    total = 0.0
+    share, total = streamed.family.routed_share, 0.0
     for matrix in streamed.layout.matrices:
         total += matrix.shape[0] * matrix.shape[1] * (share if matrix.routed else 1.0)
     head = streamed.model.get_output_embeddings()  # type: ignore[operator]

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 from espalier.families.shared.family import PartKind
 from espalier.recipe.structure import DepthFields, StructureStep
 
+PLURAL: Final[dict[PartKind, str]] = {
+    "depth": "blocks",
+    "neurons": "neurons",
+    "kv_groups": "groups of heads",
+    "experts": "experts",
+}
+"""What units of a kind are called."""
 HEADER_BYTES = 128
 """Of a safetensors header, at most, for one tensor."""
 

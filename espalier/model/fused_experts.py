@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
-
-STACKED: Final[Mapping[str, tuple[str, ...]]] = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-"""A stacked tensor -> the maps of one expert whose rows it holds, in order."""
+from espalier.families import STACKED
 
 _AS_WE_KNOW: Final = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
+"""What a module of transformers says of itself where it stores and runs experts as declared: read off the module, for
+models of one family may differ in it."""
 
 
 class Expert(nn.Module):

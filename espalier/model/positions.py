@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.opt.modeling_opt import OPTDecoder
+from transformers import PreTrainedModel
+
+from espalier.families import FAMILIES
 
 
-def in_integers(model: nn.Module) -> nn.Module:
-    """Let every OPT decoder of `model` be given the positions that it would count itself; return the model.
+def in_integers(model: PreTrainedModel) -> PreTrainedModel:
+    """Give the module that its family declares the positions that it would count itself; return the model.
 
     Sums of ones are exact in either type: the numbers are the same. A hook, because transformers' own code calls the
     model too (lm-eval, generation), and because copies of the model keep it.
     """
-    for module in model.modules():
-        if isinstance(module, OPTDecoder):
-            module.register_forward_pre_hook(_counted, with_kwargs=True)
+    counting = FAMILIES[model.config.model_type].positions_in_floats
+    if counting is not None:
+        model.get_submodule(counting).register_forward_pre_hook(_counted, with_kwargs=True)
     return model
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from espalier.errors import BrokenResultError, EngineError, UnsupportedArchitectureError
+from espalier.families import FAMILIES
 from espalier.model import positions
 from espalier.model.tensor_names import names_in_files
 from espalier.model.weights import Weights
@@ -43,8 +44,8 @@ def skeleton(model_dir: Path, source: Weights, *, dtype: torch.dtype) -> Skeleto
     """
     with refusals("config.json"):
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        if getattr(config, "output_router_logits", False):
-            config.output_router_logits = False  # for training alone; blocks that stand in for others have no router
+        for switch in FAMILIES[config.model_type].training_only:
+            setattr(config, switch, False)  # blocks that stand in for others have no router, for one
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         names = names_in_files(model, source)
@@ -69,7 +70,9 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module
     )
     if info["missing_keys"] or info["mismatched_keys"]:
         raise BrokenResultError("the written model lacks tensors", hint="Report this.")
-    return positions.in_integers(model.to(device).eval())
+    model = positions.in_integers(model.to(device).eval())
+    assert isinstance(model, nn.Module)
+    return model
 
 
 @contextmanager

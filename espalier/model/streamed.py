@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
+from espalier.families import Family
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.model import positions
 from espalier.model.fused_experts import take_apart
@@ -22,6 +23,7 @@ from espalier.model.numerics import give_back_memory, moved
 from espalier.model.stock import skeleton
 from espalier.model.tensor_file import DTYPES
 from espalier.model.weights import Weights
+from espalier.probe.config import read_config
 from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
 
 
@@ -41,6 +43,7 @@ class StreamedModel:
     """A causal language model whose parameters are on the meta device until a part of it is asked for."""
 
     def __init__(self, model_dir: Path, *, compute_dtype: torch.dtype, device: torch.device) -> None:
+        self.model_dir = model_dir
         self.compute_dtype = compute_dtype
         self.device = device
         source = Weights(model_dir)
@@ -48,7 +51,7 @@ class StreamedModel:
         self.config, self.separate_head, self.twins = stock.config, stock.separate_head, stock.twins
         self.stock_class = type(stock.model).__name__
         take_apart(stock.model)
-        self.model: nn.Module = positions.in_integers(stock.model.eval())
+        self.model: nn.Module = positions.in_integers(stock.model).eval()
         for buffers in self.model.modules():
             for name, buffer in buffers._buffers.items():
                 buffers._buffers[name] = None if buffer is None else buffer.to(device)
@@ -63,6 +66,11 @@ class StreamedModel:
         self._returns_tuple: bool | None = None
         self.lean = False
         """Whether what the last block took goes back to the system before the next one is read."""
+
+    @cached_property
+    def family(self) -> Family:
+        """What is declared of models of this configuration; where blocks and maps are is read off the model itself."""
+        return read_config(self.model_dir)
 
     @property
     def returns_tuple(self) -> bool:
@@ -86,14 +94,13 @@ class StreamedModel:
             )
             for block, module in zip(self.layout.blocks, self._stack, strict=True)
         )
-        config = self.config.get_text_config()
-        longest = getattr(self.config, "max_position_embeddings", LONGEST_DEFAULT_TOKENS)
+        family = self.family
         return ModelShape.of(
             blocks,
             parameters=sum(self.parameters.values()),
-            vocabulary=config.vocab_size,
-            width=config.hidden_size,
-            default_length=min(LONGEST_DEFAULT_TOKENS, longest),
+            vocabulary=family.vocab_size,
+            width=family.hidden_size,
+            default_length=min(LONGEST_DEFAULT_TOKENS, family.max_position_embeddings),
         )
 
     @contextmanager

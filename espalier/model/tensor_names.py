@@ -14,7 +14,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from espalier.errors import UnsupportedArchitectureError
-from espalier.model.fused_experts import STACKED
+from espalier.families import STACKED
 from espalier.model.weights import Weights
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from espalier.errors import UnsafeFileError
-from espalier.model.fused_experts import STACKED
+from espalier.families import STACKED
 from espalier.model.masks import pack, unpack
 from espalier.model.numerics import NAMES
 from espalier.model.tensor_file import DTYPES, TensorFile

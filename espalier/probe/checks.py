@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from espalier.families.sizes import Part
+from espalier.families.sizes import PLURAL, Part
 from espalier.probe.facts import ModelFacts
 from espalier.probe.matching import Chosen, Matcher
 from espalier.recipe.spec import CompressionSpec
@@ -14,8 +14,6 @@ from espalier.recipe.structure import DepthFields, ExpertStep, WidthFields, Widt
 from espalier.recipe.target import Target
 from espalier.refusals import Problem
 from espalier.search.split import Cut, Split
-
-_PLURAL = {"depth": "blocks", "neurons": "neurons", "kv_groups": "groups of heads", "experts": "experts"}
 
 
 def check(spec: CompressionSpec, facts: ModelFacts, matcher: Matcher | None = None) -> list[Problem]:
@@ -65,7 +63,7 @@ def _structure(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
         if facts.sizes and part is None:
             yield Problem(f"{pointer}/pattern", "no-such-part", f"this model has no {step.pattern.kind}")
         elif part is not None and part.refusal:
-            detail = f"a stock {facts.model_type} cannot have fewer {_PLURAL[part.kind]}: {part.refusal}"
+            detail = f"a stock {facts.model_type} cannot have fewer {PLURAL[part.kind]}: {part.refusal}"
             yield Problem(f"{pointer}/pattern", "part-stays-whole", detail)
         elif isinstance(step, DepthFields):
             if step.replace and part is not None and part.no_stand_in:
@@ -81,7 +79,7 @@ def _structure(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
 
 
 def _units(step: WidthStep | ExpertStep, part: Part, pointer: str) -> Iterator[Problem]:
-    kept, what = step.pattern.kept(part.count, sparsity=step.sparsity), _PLURAL[part.kind]
+    kept, what = step.pattern.kept(part.count, sparsity=step.sparsity), PLURAL[part.kind]
     if step.pattern.multiple_of > part.count:
         detail = f"a block has {part.count} {what}, fewer than one multiple"
         yield Problem(f"{pointer}/pattern/multiple_of", "multiple-too-large", detail)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-from espalier.families import Family
+from espalier.families import FAMILIES, Family
 from espalier.probe.documents import read_object, refuse_disguised, refuse_encoding
 from espalier.probe.tokenizer import MAX_ADDED, look_through
 from espalier.refusals import UnsafeSource
@@ -22,12 +22,8 @@ ADDING: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_toke
 MAX_BYTES: Final = 64 * 2**20
 SAVE: Final = "Save the tokenizer again: `AutoTokenizer.from_pretrained(...).save_pretrained(folder)`."
 
-_BY_THEMSELVES: Final = frozenset({"gpt2", "opt", "gpt_neox", "qwen2", "qwen3", "qwen3_moe"})
-"""Families whose stock tokenizer reads vocab.json and merges.txt."""
-_NEVER: Final = frozenset({"mistral", "mixtral", "olmo2", "phi3"})
-"""Families that stock transformers gives a tokenizer of tokenizer.json, whatever tokenizer_config.json says."""
-_READ_A_PAIR: Final = frozenset({"GPT2Tokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer"})
-"""Tokenizers that read the pair in other families, named in tokenizer_config.json."""
+_READ_A_PAIR: Final = frozenset(family.pair_tokenizer for family in FAMILIES.values()) - {None}
+"""Tokenizers that read the pair in any family, where tokenizer_config.json names them."""
 
 
 def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) -> str | None:
@@ -59,12 +55,12 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
 
 
 def _reads_a_pair(directory: Path, family: Family) -> bool:
-    if family.model_type in _NEVER:
-        return False
     path = directory / "tokenizer_config.json"
-    named = read_object(path, max_bytes=MAX_BYTES).get("tokenizer_class") if path.is_file() else None
-    if named is None or family.model_type == "qwen2":
-        return family.model_type in _BY_THEMSELVES
+    named = None
+    if path.is_file() and not family.tokenizer_is_fixed:
+        named = read_object(path, max_bytes=MAX_BYTES).get("tokenizer_class")
+    if named is None:
+        return family.pair_tokenizer is not None
     return isinstance(named, str) and named.removesuffix("Fast") in _READ_A_PAIR
 
 

@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from espalier.checkpoint_names import CheckpointName, Kind
+from espalier.errors import UnsupportedArchitectureError
+from espalier.families import Family, PartKind
+from espalier.families.sizes import PLURAL
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.recipe.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
@@ -18,11 +21,8 @@ from espalier.session import Session
 from espalier.structure import depth, experts
 from espalier.structure.expert_weights import cuts, find_mixture, renamed
 from espalier.structure.reshape import Shape, open_reshaped, write_reshaped
-from espalier.structure.units import Units, settings
+from espalier.structure.units import Units
 from espalier.structure.width import Narrowing
-
-_BIASES = {"neurons": "mlp_bias", "kv_groups": "attention_bias"}
-"""Settings by which a stock configuration gives biases to maps that have none."""
 
 
 def run(session: Session) -> None:
@@ -30,12 +30,22 @@ def run(session: Session) -> None:
     for number, step in enumerate(session.request.spec.structure):
         total = len(session.streamed.layout.blocks)
         with session.reporter.phase("pruning", total=total, unit="block") as phase:
+            _require_that_it_can_go(session.streamed.family, step.pattern.kind)
             if isinstance(step, DepthFields):
                 _Depth(session, phase, step, number).run()
             elif isinstance(step, WidthFields):
                 _Width(session, phase, step, number).run()
             else:
                 _Experts(session, phase, step, number).run()
+
+
+def _require_that_it_can_go(family: Family, part: PartKind) -> None:
+    """Refuse a part that stays whole in every stock configuration of a family."""
+    if why := family.why_not(part):
+        raise UnsupportedArchitectureError(
+            f"a stock {family.model_type} cannot have fewer {PLURAL[part]}: {why}",
+            hint="Remove other parts, or prune single weights.",
+        )
 
 
 class _Reshaping:
@@ -96,8 +106,10 @@ class _Width(_Reshaping):
     def __init__(self, session: Session, phase: PhaseRun, step: WidthStep, number: int) -> None:
         super().__init__(session, phase, number)
         self.step = step
-        setting = _BIASES[step.pattern.kind]
-        self.setting = setting if getattr(session.streamed.config, setting, None) is False else None
+        family = session.streamed.family
+        setting = family.bias_fields.get(step.pattern.kind)
+        self.setting = setting if setting is not None and not getattr(family, setting) else None
+        """The field that would give biases to maps that have none."""
 
     def run(self) -> None:
         """Narrow every block, then write them all narrower at once."""
@@ -146,10 +158,9 @@ class _Width(_Reshaping):
         return {f"{name.removesuffix('weight')}bias": tensor for name, tensor in found.items()}
 
     def _shape(self, cuts: dict[str, tuple[int, torch.Tensor]], biases: dict[str, torch.Tensor], *, kept: int) -> Shape:
-        streamed = self.session.streamed
         changed: dict[str, Any] = {}
         if cuts:
-            changed |= settings(self.step.pattern.kind, kept=kept, config=streamed.config)
+            changed |= self.session.streamed.family.narrowed(self.step.pattern.kind, kept)
         if biases:
             assert self.setting is not None
             changed[self.setting] = True
@@ -178,7 +189,7 @@ class _Experts(_Reshaping):
             if count < of:
                 narrow |= cuts(block, mixture, session.weights, stay)
                 names |= renamed(block, mixture, session.weights, stay.tolist())
-        settings = {"num_experts": count} if count < of else {}
+        settings = session.streamed.family.narrowed("experts", count) if count < of else {}
         told = {"kind": "experts", "method": self.step.method, "kept": count, "of": of}
         self.adopt(Shape(tuple(self.blocks), settings, narrow, names), told)
 

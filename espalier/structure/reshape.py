@@ -17,17 +17,10 @@ from espalier.model.streamed import StreamedModel
 from espalier.model.weights import INDEX, Weights
 from espalier.model_files import is_weights, model_files
 
-_PER_BLOCK = frozenset({"layer_types", "mlp_layer_types", "no_rope_layers", "attention_layers", "layers_block_type"})
-"""Lists of configurations that have one item per block."""
-_OF_THE_MODEL = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id", "mlp_only_layers"})
-"""Lists that have as many items as there are blocks by chance alone, or that are dealt with by name."""
-_LAYER_DEPENDENT = ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
-"""Settings under which a block computes something else at another depth."""
-
 
 @dataclass(frozen=True)
 class Shape:
-    """What the smaller model is: blocks kept, in order, and settings of the configuration that change."""
+    """What the smaller model is: blocks kept, in order, and settings of the configuration that change, by field."""
 
     blocks: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -44,17 +37,16 @@ def write_reshaped(folder: Path, source: StreamedModel, weights: Weights, shape:
 
     Whether the stock class has room for these shapes shows when the folder is opened.
     """
-    check_blocks(source, shape.blocks)
+    _check_blocks(shape.blocks)
     folder.mkdir(parents=True, exist_ok=True)
     entries = [_entry(weights, old, new, shape) for old, new in _new_names(source, weights, shape).items()]
     for name, tensor in shape.added.items():
         entries.append(TensorEntry(name, tensor.dtype, tuple(tensor.shape), lambda tensor=tensor: tensor))  # type: ignore[misc]
     write_model(folder, entries)
     config = json.loads((weights.model_dir / "config.json").read_text())
-    config.update(_depth_settings(source, config, shape.blocks))
     if source.separate_head is not None:
         config["tie_word_embeddings"] = False
-    for name, value in shape.settings.items():
+    for name, value in {**_depth_settings(source, shape.blocks), **shape.settings}.items():
         _set(config, source, name, value)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name, path in model_files(weights.model_dir).items():
@@ -74,68 +66,34 @@ def _entry(weights: Weights, old: str, new: str, shape: Shape) -> TensorEntry:
     return TensorEntry(new, weights.dtype(old), tuple(size), lambda: weights.get(old).index_select(dim, stay))
 
 
-def check_blocks(source: StreamedModel, kept: Sequence[int]) -> None:
-    """Refuse an empty model, and families whose blocks know how deep they stand."""
+def _check_blocks(kept: Sequence[int]) -> None:
+    """Refuse an empty model."""
     if not kept:
         raise UnsupportedArchitectureError("no block would be left", hint="Remove fewer blocks.")
     assert list(kept) == sorted(set(kept))
-    if len(kept) == len(source.layout.blocks):
-        return
-    for name in _LAYER_DEPENDENT:
-        if getattr(source.config, name, False):
-            raise UnsupportedArchitectureError(
-                f"the blocks of this model depend on their depth ({name})", hint="Prune its width, not its depth."
-            )
 
 
 def _set(config: dict[str, Any], source: StreamedModel, name: str, value: object) -> None:
-    """Set one value under the family's own name, and drop what it is called elsewhere."""
-    for other in [key for key in config if spelled(source, key) == spelled(source, name)]:
+    """Set one value under the stock class's own name, and drop what it is called elsewhere."""
+    for other in [key for key in config if _spelled(source, key) == _spelled(source, name)]:
         del config[other]
-    config[spelled(source, name)] = value
+    config[_spelled(source, name)] = value
 
 
-def spelled(source: StreamedModel, name: str) -> str:
-    """The family's own name of a setting (`n_layer` for `num_hidden_layers`)."""
-    mapped: str = getattr(source.config, "attribute_map", {}).get(name, name)
+def _spelled(source: StreamedModel, name: str) -> str:
+    """The name under which the stock class saves a setting (`n_layer` for `num_hidden_layers`): read off the class."""
+    mapped: str = source.config.attribute_map.get(name, name)
     return mapped
 
 
-def _depth_settings(source: StreamedModel, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The number of blocks, and the lists that have one item per block."""
-    total = len(source.layout.blocks)
-    if len(kept) == total:
+def _depth_settings(source: StreamedModel, kept: Sequence[int]) -> dict[str, Any]:
+    """The number of blocks, which of them are of which kind, and the lists that have one item per block."""
+    family = source.family
+    if len(kept) == family.count("depth"):
         return {}
-    settings: dict[str, Any] = {spelled(source, "num_hidden_layers"): len(kept)}
-    lists = {name: value for name, value in config.items() if isinstance(value, list) and len(value) == total}
-    if unknown := sorted(lists.keys() - _PER_BLOCK - _OF_THE_MODEL):
-        raise UnsupportedArchitectureError(
-            f"{unknown[0]} of config.json has as many items as there are blocks, and may be a list of them",
-            hint="Prune its width, not its depth.", module="config.json",
-        )  # fmt: skip
-    per_block = {name: value for name, value in lists.items() if name in _PER_BLOCK}
-    kinds = getattr(source.config, "layer_types", None)
-    if isinstance(kinds, list) and len(kinds) == total:
-        per_block["layer_types"] = kinds  # derived by the family's class from a depth that no longer holds
-    settings |= {name: [value[index] for index in kept] for name, value in per_block.items()}
-    return settings | _dense_among_experts(source, kept)
-
-
-def _dense_among_experts(source: StreamedModel, kept: Sequence[int]) -> dict[str, Any]:
-    """Which of the blocks that stay have no experts, by their new numbers; families that count them say so."""
-    routed = [any(matrix.routed for matrix in block.matrices) for block in source.layout.blocks]
-    dense = [new for new, old in enumerate(kept) if not routed[old]]
-    if hasattr(source.config, "mlp_only_layers"):
-        return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
-    if all(routed) or not any(routed):
-        return {}
-    leading = routed.index(True)
-    if getattr(source.config, "first_k_dense_replace", None) == leading and all(routed[leading:]):
-        return {"first_k_dense_replace": len(dense)}
-    raise UnsupportedArchitectureError(
-        "config.json says in a way that is not known here which blocks have experts",
-        hint="Prune its width or its experts, not its depth.", module="config.json",
-    )  # fmt: skip
+    # Where config.json leaves such a list out, the stock class derives it from a depth that no longer holds.
+    lists = {name: getattr(source.config, name) for name in family.per_block}
+    return family.shortened(kept) | {name: [value[index] for index in kept] for name, value in lists.items()}
 
 
 def _new_names(source: StreamedModel, weights: Weights, shape: Shape) -> dict[str, str]:

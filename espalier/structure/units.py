@@ -6,7 +6,7 @@ running the block: maps are known by the order in which they are called and by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
+from espalier.families import Family
 from espalier.model.halves import Run
 from espalier.model.layout import Block, Matrix, is_linear
 
@@ -61,33 +62,14 @@ def spans(units: torch.Tensor, size: int) -> torch.Tensor:
     return (units[:, None] * size + torch.arange(size)).flatten()
 
 
-def find_units(part: Part, block: Block, module: nn.Module, run: Run, probe: torch.Tensor, heads: Heads) -> Units:
-    """Find the units of one block; UnsupportedArchitectureError where the family has none that can go."""
-    if any(matrix.routed for matrix in block.matrices) and part == "neurons":
-        raise _refusal(block, "its MLP is a mixture of experts")
+def find_units(part: Part, block: Block, module: nn.Module, run: Run, probe: torch.Tensor, family: Family) -> Units:
+    """Find the units of one block; UnsupportedArchitectureError where it is not built as its family declares."""
     calls = _calls(block, module, run, probe)
     width = probe.shape[-1]
     writers = [index for index, matrix in enumerate(calls) if matrix.shape[0] == width]
     if part == "neurons":
         return _neurons(calls, writers, block)
-    return _groups(calls, block, module, heads)
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Attention heads of a configuration."""
-
-    queries: int
-    keys: int
-    size: int
-
-    @classmethod
-    def of(cls, config: object) -> Heads:
-        """Read the configuration; families without grouped queries have as many keys as queries."""
-        queries: int = config.num_attention_heads  # type: ignore[attr-defined]
-        keys: int = getattr(config, "num_key_value_heads", None) or queries
-        size: int = getattr(config, "head_dim", None) or config.hidden_size // queries  # type: ignore[attr-defined]
-        return cls(queries, keys, size)
+    return _groups(calls, block, module, family)
 
 
 def _calls(block: Block, module: nn.Module, run: Run, probe: torch.Tensor) -> list[Matrix]:
@@ -119,39 +101,22 @@ def _neurons(calls: Sequence[Matrix], writers: Sequence[int], block: Block) -> U
     return Units("neurons", inner, tuple(Rows(matrix, 1) for matrix in producers), consumer, 1)
 
 
-def _groups(calls: Sequence[Matrix], block: Block, module: nn.Module, heads: Heads) -> Units:
-    inner, narrow = heads.queries * heads.size, heads.keys * heads.size
+def _groups(calls: Sequence[Matrix], block: Block, module: nn.Module, family: Family) -> Units:
+    queries, keys, size = family.num_attention_heads, family.kv_heads, family.head_size
+    inner, narrow = queries * size, keys * size
     sizes = [matrix.shape[0] for matrix in calls[:3]]
     if sizes != [inner, narrow, narrow] or len(calls) < 4 or calls[3].shape[1] != inner:
         raise _refusal(block, "its queries, keys and values are not three maps of their own")
     attention = calls[0].local.rpartition(".")[0]
     for name, parameter in module.named_parameters():
-        if name.startswith(f"{attention}.") and "norm" in name and parameter.shape[0] in {inner, narrow} - {heads.size}:
+        if name.startswith(f"{attention}.") and "norm" in name and parameter.shape[0] in {inner, narrow} - {size}:
             raise _refusal(block, f"{name} normalises all heads together")
-    per_key = heads.queries // heads.keys
-    rows = (Rows(calls[0], per_key * heads.size), Rows(calls[1], heads.size), Rows(calls[2], heads.size))
-    return Units("kv_groups", heads.keys, rows, calls[3], per_key * heads.size)
+    per_key = queries // keys
+    rows = (Rows(calls[0], per_key * size), Rows(calls[1], size), Rows(calls[2], size))
+    return Units("kv_groups", keys, rows, calls[3], per_key * size)
 
 
 def _refusal(block: Block, why: str) -> UnsupportedArchitectureError:
     return UnsupportedArchitectureError(
         f"{block.name} cannot be made narrower: {why}", hint="Prune its depth, or single weights.", module=block.name
     )
-
-
-_WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-"""What families call the number of neurons."""
-
-
-def settings(part: Part, *, kept: int, config: object) -> Mapping[str, int]:
-    """The settings of the narrower model, by attribute of its configuration."""
-    if part == "neurons":
-        for name in _WIDTHS:
-            if hasattr(config, name):
-                return {name: kept}
-        raise UnsupportedArchitectureError(
-            "no stock configuration of this family says how wide its MLP is", hint="Prune its depth, or single weights."
-        )
-    heads = Heads.of(config)
-    per_key = heads.queries // heads.keys
-    return {"num_attention_heads": kept * per_key, "num_key_value_heads": kept, "head_dim": heads.size}

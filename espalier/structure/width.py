@@ -19,7 +19,7 @@ from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.walk import Stream
 from espalier.structure.linear_replacement import outputs_of
-from espalier.structure.units import Heads, Units, find_units
+from espalier.structure.units import Units, find_units
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,13 @@ class Narrowing:
     def units(self, block: Block) -> Units:
         """The units of the next block."""
         streamed, first = self.session.streamed, next(self.stream.batches)
-        heads = Heads.of(streamed.config)
         with streamed.block(block.index, self.session.weights) as module:
 
             def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
                 return streamed.forward(module, hidden_BTD, first.calls[self.stream.index])
 
             probe = first.hidden_BTD.to(self.session.device)
-            return find_units(self.step.pattern.kind, block, module, run, probe, heads)
+            return find_units(self.step.pattern.kind, block, module, run, probe, streamed.family)
 
     def _watch(self, module: nn.Module, units: Units) -> Moments:
         moments = Moments.of(units.consumer.shape[1], gram=self.step.reads_gram or self._refits)

@@ -122,6 +122,12 @@ class Family(BaseModel, ABC):
         """Every key of config.json that is read, under all its names."""
         return frozenset({field.alias or name for name, field in cls.model_fields.items()} | cls.other_keys.keys())
 
+    @classmethod
+    def named_fields(cls) -> frozenset[str]:
+        """Every field that the declaration speaks of by name."""
+        width = frozenset({cls.width_field} if cls.width_field else ())
+        return width.union(cls.bias_fields.values(), cls.per_block, cls.training_only)
+
     @property
     def kv_heads(self) -> int:
         """Number of key and value heads."""
@@ -244,9 +250,8 @@ def _faults(family: type[Family]) -> Iterator[str]:
         yield "says nothing of itself: `/v1/methods` shows its docstring"
     if missing := sorted(family.__abstractmethods__):
         yield f"leaves out {', '.join(missing)}"
-    named = {family.width_field, *family.bias_fields.values(), *family.per_block, *family.training_only} - {None}
-    if absent := sorted(map(str, named - family.model_fields.keys())):
-        yield f"names fields that it does not have: {', '.join(absent)}"
+    if absent := sorted(family.named_fields() - family.model_fields.keys()):
+        yield f"names fields that it does not have: {', '.join(map(repr, absent))}"
     if open_ := sorted({"neurons", "kv_groups"} - family.readers.keys() - family.whole.keys()):
         yield f"neither names in `readers` what reads {', '.join(open_)} nor says in `whole` why they stay"
     if "neurons" in family.readers.keys() - family.whole.keys() and family.width_field is None:

@@ -23,9 +23,9 @@ class Mixture(LlamaLike):
 
     notes: ClassVar[str] = "every expert's maps are matrices with statistics of the tokens routed to them; router dense"
     training_only: ClassVar[frozenset[str]] = frozenset({"output_router_logits"})
-    experts_field: ClassVar[str]
+    experts_field: ClassVar[str] = ""
     """The field that says how many experts a block has."""
-    expert_width_field: ClassVar[str]
+    expert_width_field: ClassVar[str] = ""
     """The field that says how wide one is."""
 
     num_experts_per_tok: Experts
@@ -40,6 +40,11 @@ class Mixture(LlamaLike):
             why = "stock transformers runs experts whose widths are multiples of {aligned} only"
             raise PydanticCustomError("bad_config", why, {"aligned": ALIGNED})
         return self
+
+    @classmethod
+    def named_fields(cls) -> frozenset[str]:
+        """Every field that the declaration speaks of by name."""
+        return super().named_fields() | {cls.experts_field, cls.expert_width_field}
 
     @property
     def experts(self) -> int:
