@@ -21,6 +21,7 @@ from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.probe import ModelFacts, probe, sanitised_config
 from espalier.training.trainables import norms_and_biases
+from tests.fixtures.library import tiny_models
 from tests.fixtures.library.jobs import KilledError, LocalJob, local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -77,6 +78,10 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     return Case(request.param, folder, write_texts(folder))
+
+
+def test_every_family_has_a_recipe_of_a_tiny_model() -> None:
+    assert tiny_models.FAMILIES.keys() == FAMILIES.keys(), f"give each a recipe in {tiny_models.__file__}"
 
 
 def test_the_probe_and_the_engine_see_one_model(case: Case) -> None:
