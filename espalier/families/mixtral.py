@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from espalier.families.shared.fields import Count, Epsilon, Experts, Ratio
-from espalier.families.shared.mixture import Mixture
+from espalier.families.shared.fields import Count, Epsilon, ExpertCount, Ratio
+from espalier.families.shared.mixture import MixtureOfExperts
 
 
-class Mixtral(Mixture):
+class Mixtral(MixtureOfExperts):
     """Mixtral: every block has experts."""
 
     architecture: ClassVar[str] = "MixtralForCausalLM"
@@ -31,8 +31,8 @@ class Mixtral(Mixture):
 
     model_type: Literal["mixtral"] = "mixtral"
     num_key_value_heads: Count = 8
-    num_experts_per_tok: Experts = 2
-    num_local_experts: Experts = 8
+    num_experts_per_tok: ExpertCount = 2
+    num_local_experts: ExpertCount = 8
     router_jitter_noise: Ratio = 0.0
     sliding_window: Count | None = None
     rms_norm_eps: Epsilon = 1e-5

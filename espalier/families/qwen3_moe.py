@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.families.shared.fields import Block, Count, Experts
+from espalier.families.shared.fields import BlockIndex, Count, ExpertCount
 from espalier.families.shared.llama_like import BiasedAttention
-from espalier.families.shared.mixture import Mixture
+from espalier.families.shared.mixture import MixtureOfExperts
 
 
-class Qwen3Moe(Mixture, BiasedAttention):
+class Qwen3Moe(MixtureOfExperts, BiasedAttention):
     """Qwen 3 with experts; some blocks may be dense."""
 
     architecture: ClassVar[str] = "Qwen3MoeForCausalLM"
@@ -27,13 +27,13 @@ class Qwen3Moe(Mixture, BiasedAttention):
     num_key_value_heads: Count = 4
     use_sliding_window: bool = False
     sliding_window: Count | None = 4096
-    max_window_layers: Block = 28
+    max_window_layers: BlockIndex = 28
     decoder_sparse_step: Count = 1
     moe_intermediate_size: Count = 768
-    num_experts: Experts = 128
-    num_experts_per_tok: Experts = 8
+    num_experts: ExpertCount = 128
+    num_experts_per_tok: ExpertCount = 8
     norm_topk_prob: bool = False
-    mlp_only_layers: Annotated[list[Block], Field(max_length=4096)] | None = None
+    mlp_only_layers: Annotated[list[BlockIndex], Field(max_length=4096)] | None = None
 
     def routed(self, block: int) -> bool:
         """Tell whether a block has experts."""

@@ -29,6 +29,9 @@ TOO_WIDE: Final = {
 }
 """Folders that are too wide, and how wide they may be for now."""
 
+ONE_FILE_EACH: Final = {"espalier/families"}
+"""Folders as wide as there are things of their kind: a new one is one file, and no limit here is raised for it."""
+
 FOUNDATIONS: Final = {
     "app.db.job": "the rows of a job, which most of the service is about",
     "app.db.session": "units of work: everything that reads or writes rows begins with one",
@@ -78,7 +81,8 @@ def test_no_folder_is_too_wide_to_be_overlooked() -> None:
         for path in files(*folders)
         if path.name != "__init__.py"
     )
-    grown = {folder: width for folder, width in widths.items() if width > TOO_WIDE.get(folder, MAX_FILES)}
+    measured = {folder: width for folder, width in widths.items() if folder not in ONE_FILE_EACH}
+    grown = {folder: width for folder, width in measured.items() if width > TOO_WIDE.get(folder, MAX_FILES)}
     assert grown == {}
     assert [folder for folder in TOO_WIDE if widths[folder] <= MAX_FILES] == [], "narrow by now: off the list"
 

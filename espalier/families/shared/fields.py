@@ -15,8 +15,8 @@ Epsilon = Annotated[float, Field(gt=0, le=1)]
 Word = Annotated[str, Field(max_length=64, pattern=r"^\w+$")]
 Number = Annotated[float, Field(ge=-1e12, le=1e12)]
 HeadSize = Annotated[int, Field(ge=2, le=8192)]
-Experts = Annotated[int, Field(ge=1, le=4096)]
-Block = Annotated[int, Field(ge=0, le=4096)]
+ExpertCount = Annotated[int, Field(ge=1, le=4096)]
+BlockIndex = Annotated[int, Field(ge=0, le=4096)]
 Dtype = Literal["float32", "float16", "bfloat16", "float64", "float", "half", "double"]
 """What torch has under these names, of what a model is computed in."""
 Activation = Literal[

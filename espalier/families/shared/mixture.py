@@ -9,7 +9,7 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from espalier.families.shared.family import Maps, PartKind, Shapes
-from espalier.families.shared.fields import Experts, Number
+from espalier.families.shared.fields import ExpertCount, Number
 from espalier.families.shared.llama_like import LlamaLike
 
 STACKED: Final[Mapping[str, tuple[str, ...]]] = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
@@ -18,7 +18,7 @@ ALIGNED: Final = 4
 """Numbers of float32 in 16 bytes, which its product of groups asks of every row."""
 
 
-class Mixture(LlamaLike):
+class MixtureOfExperts(LlamaLike):
     """Blocks whose feed-forward net is a router and experts."""
 
     notes: ClassVar[str] = "every expert's maps are matrices with statistics of the tokens routed to them; router dense"
@@ -28,12 +28,12 @@ class Mixture(LlamaLike):
     expert_width_field: ClassVar[str] = ""
     """The field that says how wide one is."""
 
-    num_experts_per_tok: Experts
+    num_experts_per_tok: ExpertCount
     output_router_logits: bool = False
     router_aux_loss_coef: Number = 0.001
 
     @model_validator(mode="after")
-    def _enough_experts(self) -> Mixture:
+    def _enough_experts(self) -> MixtureOfExperts:
         if self.num_experts_per_tok > self.experts:
             raise PydanticCustomError("bad_config", "num_experts_per_tok is larger than the number of experts")
         if self.hidden_size % ALIGNED or self.expert_size % ALIGNED:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from espalier.families.shared.fields import Block, Count, LayerTypes
+from espalier.families.shared.fields import BlockIndex, Count, LayerTypes
 from espalier.families.shared.llama_like import LlamaLike
 
 
@@ -26,7 +26,7 @@ class UpperWindows(LlamaLike):
 
     use_sliding_window: bool = False
     sliding_window: Count | None = 4096
-    max_window_layers: Block = 28
+    max_window_layers: BlockIndex = 28
     layer_types: LayerTypes | None = None
 
     @model_validator(mode="after")

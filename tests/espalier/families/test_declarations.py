@@ -15,7 +15,7 @@ from espalier.families import FAMILIES, Family, PartKind
 from espalier.families.shared.family import Maps
 from espalier.families.shared.gpt_like import GptLike
 from espalier.families.shared.llama_like import LlamaLike
-from espalier.families.shared.mixture import Mixture
+from espalier.families.shared.mixture import MixtureOfExperts
 from espalier.probe.config import parse_config
 from tests.espalier.probe.generated import tiny
 
@@ -114,7 +114,7 @@ def of_other_fields() -> type[Family]:
 
 
 def of_no_experts() -> type[Family]:
-    class OfNoExperts(Mixture):
+    class OfNoExperts(MixtureOfExperts):
         """A mixture that does not say how many experts it has."""
 
         architecture: ClassVar[str] = "NoExperts"
