@@ -1,6 +1,7 @@
 """One job without a service: `python -m workers.local_run --output DIR < request.json` prints the children's messages.
 
-The last line is `done` or `failed`. The output folder appears whole, after everything else has gone well.
+The last line is `done` or `failed`. The output folder appears whole, once the model is measured; a search runs its
+trials in the compute process, and publications come last, one child each.
 """
 
 from __future__ import annotations
@@ -11,46 +12,58 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
 from app.bodies import strict_json
 from app.bodies.job import JobRequest
 from app.errors import MalformedRequest
-from app.integrations.systems import LOGINS
+from app.integrations.shared.targets import PublishRequest
+from app.integrations.systems import LOGINS, read_target
 from app.services.admission.admit import datasets_of, systems_of
+from app.services.publications import rejected
 from app.settings import Settings, get_settings
-from espalier.messages import ComputeRequest, Done, ErrorInfo, Failed, Log  # fmt: skip
+from espalier.messages import (
+    Done,
+    ErrorInfo,
+    Failed,
+    PhaseCompleted,
+    PhaseStarted,
+    Progress,
+)
 from espalier.recipe import pointers, presets
 from espalier.recipe.base import canonical
-from espalier.recipe.dataset import UploadDataset
-from espalier.recipe.spec import CompressionSpec
-from workers.lease.retries import as_sent, from_exit
-from workers.messages import AnyMessage, Fetched, FetchRequest, Resolved
+from espalier.recipe.hashes import work_hash
+from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
+from workers.lease.retries import as_sent, from_exit, silent
+from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
 from workers.processes.memory import allowed
-from workers.processes.process import Child, Commands, environment
+from workers.processes.process import Child, Commands, Side, environment
 from workers.processes.workspace import Workspace, remove_leftovers
+from workers.supervisor import publishing
+from workers.supervisor.requests import compute_request
 
 Say = Callable[[BaseModel], None]
 
 
-def left_to_a_service(job: JobRequest) -> Iterator[tuple[str, str]]:
-    """Yield where a request asks for what only a service does, and what that is; a run leaves none of it out."""
-    spec, source = job.spec, job.source
+class _Failure(Exception):
+    """A child failed, and what it said has been passed on."""
+
+
+def left_to_a_service(job: JobRequest, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield where a request asks for what only a service does, or what is not set here; a run leaves none of it out."""
+    spec = job.spec
     if spec.preset is not None and presets.find(spec.preset) is None:
         yield "/spec/preset", "a project's presets are a service's: write out what it says, without its name"
-    if spec.objective is not None:
-        yield "/spec/objective", "a search runs jobs of its own: give the amounts in `prune`"
-    if spec.output.publish:
-        yield "/spec/output/publish", "nothing is published: upload the folder afterwards"
-    if source.kind in {"mlflow", "s3", "upload"}:
-        yield "/source/kind", f"`{source.kind}` takes a service's store or login: use `local` or `huggingface`"
-    for pointer, dataset in datasets_of(job):
-        if isinstance(dataset, UploadDataset):
-            yield f"{pointer}/kind", "`upload` takes a service's store: use `local`, `huggingface` or `builtin`"
+    named = {"/source": job.source.kind, **{pointer: dataset.kind for pointer, dataset in datasets_of(job)}}
+    named |= {f"/spec/output/publish/{index}": target.kind for index, target in enumerate(spec.output.publish)}
+    for pointer, kind in named.items():
+        if kind == "upload":
+            yield f"{pointer}/kind", "`upload` takes a service's store: use `local` or `huggingface`"
+        elif kind in LOGINS and (missing := LOGINS[kind].missing_here(settings)):
+            yield f"{pointer}/kind", missing
     if job.reuse == "require":
         yield "/reuse", "earlier results are a service's: use `auto` or `never`"
     if job.plan_id is not None:
@@ -58,94 +71,139 @@ def left_to_a_service(job: JobRequest) -> Iterator[tuple[str, str]]:
 
 
 def run(job: JobRequest, output: Path, settings: Settings, say: Say, commands: Commands | None = None) -> bool:
-    """Fetch and compute; True when the result lies in `output`."""
-    if refused := list(left_to_a_service(job)):
-        say(Failed(error=ErrorInfo(
-            class_="invalid_spec", retryable=False, module=refused[0][0],
-            message="a run without a service does not do this: " + "; ".join(": ".join(each) for each in refused),
-            hint="Change the spec, or submit it to a service (`espalier serve`, `espalier submit`).",
-        )))  # fmt: skip
+    """Carry out one job; True when the result lies in `output`, and wherever the spec publishes it."""
+    if refused := list(left_to_a_service(job, settings)):
+        message = "a run without a service does not do this: " + "; ".join(": ".join(each) for each in refused)
+        hint = "Change the spec, or submit it to a service (`espalier serve`, `espalier submit`)."
+        error = ErrorInfo(class_="invalid_spec", retryable=False, module=refused[0][0], message=message, hint=hint)
+        say(Failed(error=error))
         return False
-    commands = commands or Commands()
-    most = job.limits.max_run_seconds
-    deadline = time.monotonic() + most if most else float("inf")
     remove_leftovers(settings.scratch)
     with Workspace(settings.scratch, "run", os.getpid()) as workspace:
-        request = FetchRequest(
-            # Who runs this may read what the process may read: the roots are the service's fence.
-            job=job, cache_dir=str(settings.cache), cache_max_bytes=settings.cache_max_bytes,
-            workspace=str(workspace), roots=["/"],
-            systems={
-                kind: {**LOGINS[kind].server(settings), **LOGINS[kind].operators(settings)} for kind in systems_of(job)
-            },
-        )  # fmt: skip
-        fetched = _follow("fetch", commands.fetch, request, workspace, settings, say, deadline)
-        resolved = next((message for message in fetched if isinstance(message, Resolved)), None)
-        last = fetched[-1] if fetched else None
-        if not isinstance(last, Fetched) or resolved is None:
+        try:
+            _Run(job, settings, say, commands or Commands(), workspace).carry_out(output)
+        except _Failure:
             return False
-        artifact = workspace / "artifact"
-        artifact.mkdir()
-        compute = ComputeRequest(
-            spec=CompressionSpec.model_validate_json(canonical(resolved.spec)).unpublished, model_dir=last.model_dir,
-            revision=resolved.revision, source_name=job.source.model_name, datasets=last.datasets,
-            dropped_keys=last.dropped_keys, workspace=str(workspace),
-            artifact_dir=str(artifact), threads=settings.threads, device=settings.device,
-            tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
-            max_host_memory_bytes=job.limits.max_host_memory_bytes,
-            max_device_memory_bytes=job.limits.max_device_memory_bytes,
-        )  # fmt: skip
-        computed = _follow("compute", commands.compute, compute, workspace, settings, lambda message: (
-            None if isinstance(message, Done) else say(message)
-        ), deadline)  # fmt: skip
-        done = computed[-1] if computed else None
-        if not isinstance(done, Done):
-            return False
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.is_dir():
-            output.rmdir()  # empty: main has looked
-        shutil.move(artifact, output)
-        say(done)
     return True
 
 
-def _follow(
-    side: Literal["fetch", "compute"], command: Sequence[str], request: BaseModel, workspace: Path,
-    settings: Settings, say: Say, deadline: float,
-) -> list[AnyMessage]:  # fmt: skip
-    """Run a child and pass on what it says; return it all but the log, its result last. It ends at the deadline."""
-    said: list[AnyMessage] = []
-    env = environment(side, workspace, settings.threads)
-    child = Child(
-        command, request, env=env, cwd=workspace, offline=side == "compute", memory=allowed(settings, request)
-    )
-    try:
-        while not child.finished:
-            if time.monotonic() > deadline:
-                return [_timed_out(say)]
-            for message in child.messages(wait_seconds=0.1):
-                say(message)
-                if not isinstance(message, Log):
-                    said.append(message)
-        status = child.returncode
-    finally:
-        child.close()
-    results = [message for message in said if isinstance(message, Fetched | Done | Failed)]
-    if results:
-        return [*said, results[-1]]
-    assert status is not None
-    failed = Failed(error=from_exit(status, child.tail, None, out_of_memory=child.out_of_memory))
-    say(failed)
-    return [failed]
+class _Run:
+    def __init__(self, job: JobRequest, settings: Settings, say: Say, commands: Commands, workspace: Path) -> None:
+        self._job, self._settings, self._say, self._commands = job, settings, say, commands
+        self._workspace = workspace
+        self._resolved: Resolved | None = None
+        most = job.limits.max_run_seconds
+        self._deadline = time.monotonic() + most if most else float("inf")
+
+    def carry_out(self, output: Path) -> None:
+        """Fetch, compute, and publish."""
+        fetched, resolved = self._fetch()
+        spec = CompressionSpec.model_validate_json(canonical(resolved.spec))
+        done = self._compute(fetched, resolved, spec)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.is_dir():
+            output.rmdir()  # empty: main has looked
+        shutil.move(self._workspace / "artifact", output)
+        if spec.output.publish and not rejected(done.gate):
+            self._publish(
+                done, output, resolved, work_hash(resolved.revision, fetched.data_sha256, resolved.spec, ENGINE_VERSION)
+            )
+        self._say(done)
+
+    def _fetch(self) -> tuple[Fetched, Resolved]:
+        settings = self._settings
+        request = FetchRequest(
+            job=self._job,
+            cache_dir=str(settings.cache),
+            cache_max_bytes=settings.cache_max_bytes,
+            workspace=str(self._workspace),
+            roots=["/"],  # who runs this may read what the process may read: the roots are the service's fence
+            systems={kind: self._login(kind) for kind in systems_of(self._job)},
+        )
+        fetched = self._follow("fetch", request)
+        if not isinstance(fetched, Fetched) or self._resolved is None:
+            raise self._failed(silent("the fetcher ended without a model"))
+        return fetched, self._resolved
+
+    def _compute(self, fetched: Fetched, resolved: Resolved, spec: CompressionSpec) -> Done:
+        request = compute_request(self._job, fetched, resolved, spec, self._settings, self._workspace)
+        done = self._follow("compute", request)
+        if not isinstance(done, Done):
+            raise self._failed(silent("the compute child ended without a result"))
+        return done
+
+    def _publish(self, done: Done, output: Path, resolved: Resolved, work: str) -> None:
+        """Send the result to every target of the spec, one after the other; it stays in the output folder."""
+        targets = self._job.spec.output.publish
+        files = publishing.local_files(output, done.files)
+        lineage = publishing.lineage(
+            self._job.source, revision=resolved.revision, spec=resolved.spec, work_hash=work, engine=ENGINE_VERSION
+        )
+        started = time.monotonic()
+        self._say(PhaseStarted(phase="publishing", total=len(targets), unit="target"))
+        for number, target in enumerate(targets, start=1):
+            place = read_target(target.model_dump(mode="json")).beside(self._job.source)
+            request = PublishRequest(
+                job_id=f"run-{work[:16]}",
+                target=place,
+                files=files,
+                workspace=str(self._workspace),
+                credentials=self._login(place.kind),
+                lineage=lineage,
+            )
+            self._follow("publish", request)
+            self._say(Progress(phase="publishing", current=number, total=len(targets), unit="target"))
+        self._say(PhaseCompleted(phase="publishing", seconds=time.monotonic() - started, peak_memory_bytes=0))
+
+    def _login(self, kind: str) -> dict[str, str]:
+        return {**LOGINS[kind].server(self._settings), **LOGINS[kind].own(self._settings)}
+
+    def _follow(self, side: Side, request: BaseModel) -> AnyMessage:
+        """Run a child, pass on what it says, and return its result; raises _Failure. It ends at the deadline."""
+        result: AnyMessage | None = None
+        child = Child(
+            getattr(self._commands, side),
+            request,
+            env=environment(side, self._workspace, self._settings.threads),
+            cwd=self._workspace,
+            offline=side == "compute",
+            memory=allowed(self._settings, request),
+        )
+        try:
+            while not child.finished:
+                if time.monotonic() > self._deadline:
+                    raise self._failed(_timed_out())
+                for message in child.messages(wait_seconds=0.1):
+                    result = message if isinstance(message, Fetched | Done | Published | Failed) else result
+                    self._take(message)
+            status = child.returncode
+        finally:
+            child.close()
+        if isinstance(result, Failed):
+            raise _Failure
+        if result is None:
+            assert status is not None
+            raise self._failed(from_exit(status, child.tail, None, out_of_memory=child.out_of_memory))
+        return result
+
+    def _take(self, message: AnyMessage) -> None:
+        if isinstance(message, Resolved):
+            self._resolved = message
+        if not isinstance(message, Done):  # the last line, once the result lies in its place
+            self._say(message)
+
+    def _failed(self, error: ErrorInfo) -> _Failure:
+        self._say(Failed(error=error))
+        return _Failure()
 
 
-def _timed_out(say: Say) -> Failed:
-    failed = Failed(error=ErrorInfo(
-        class_="timeout", retryable=False, message="the run took longer than limits.max_run_seconds",
+def _timed_out() -> ErrorInfo:
+    return ErrorInfo(
+        class_="timeout",
+        retryable=False,
+        message="the run took longer than limits.max_run_seconds",
         hint="Raise limits.max_run_seconds.",
-    ))  # fmt: skip
-    say(failed)
-    return failed
+    )
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from app.settings import get_settings
 from app.storage.open import open_store
 from workers.processes import groups
 from workers.processes.process import Commands
-from workers.supervisor.attempt import Services
+from workers.supervisor.services import Services
 from workers.supervisor.slot import Slot
 from workers.tasks import compress
 

@@ -48,6 +48,7 @@ class S3Store(ObjectStore):
             endpoint_url=endpoint_url,
             aws_access_key_id=(credentials or {}).get("access_key_id"),
             aws_secret_access_key=(credentials or {}).get("secret_access_key"),
+            aws_session_token=(credentials or {}).get("session_token"),
             region_name=(credentials or {}).get("region")
             or os.environ.get("AWS_REGION")
             or os.environ.get("AWS_DEFAULT_REGION")

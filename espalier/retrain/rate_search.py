@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from espalier.checkpoint_names import RATE_SEARCH, STATE
+from espalier.memory.work import trials
 from espalier.reporter import PhaseRun
 from espalier.retrain import ladder
 from espalier.retrain.train import DivergedError, Trainer
 from espalier.session import Session
 from espalier.training.trainables import Trainable, restore, snapshot
-from espalier.work import trials
 
 BASE_RATES: Final = {
     "norms": 2e-2, "biases": 1e-2, "head": 4e-3, "embeddings": 1e-3, "weights": 1e-3,

@@ -59,10 +59,6 @@ UPLOADED = {"kind": "upload", "upload_id": "upl_01"}
 @pytest.mark.parametrize(
     ("pointer", "asked"),
     [
-        ("/spec/objective", {"spec": {"objective": {"max_relative_perplexity_increase": 0.1}}}),
-        ("/spec/output/publish", {"spec": {"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/x"}]}}}),
-        ("/source/kind: `s3`", {"source": {"kind": "s3", "uri": "s3://bucket/model"}}),
-        ("/source/kind: `mlflow`", {"source": {"kind": "mlflow", "name": "m", "version": "1"}}),
         ("/source/kind: `upload`", {"source": UPLOADED}),
         ("/spec/calibration/dataset/kind", {"spec": {"calibration": {"dataset": UPLOADED}}}),
         ("/spec/evaluate/perplexity/0/dataset", {"spec": {"evaluate": {"perplexity": [{"dataset": UPLOADED}]}}}),

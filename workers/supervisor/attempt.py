@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Final
@@ -15,13 +14,11 @@ from sqlalchemy.orm import Session
 from app.bodies.job import JobRequest
 from app.db.job import Job
 from app.db.queries.queue.leases import WorkerIdentity
-from app.db.session import Database, clock
+from app.db.session import clock
 from app.errors import StorageError
 from app.integrations.shared.targets import PublishRequest  # fmt: skip
 from app.platform.loops import OUTAGE
 from app.services.publications import rejected
-from app.settings import Settings
-from app.storage.base import ObjectStore
 from espalier.messages import (
     Checkpoint,
     ComputeRequest,
@@ -41,34 +38,22 @@ from workers.lease.endings import Ending
 from workers.lease.keeper import Interrupted, Keeper, LeaseLost, running_seconds
 from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
-from workers.processes.groups import ControlGroups
 from workers.processes.memory import allowed
-from workers.processes.process import Child, Commands, Side, environment
+from workers.processes.process import Child, Side, environment
 from workers.processes.workspace import Room, Workspace
 from workers.supervisor import commit, publishing
 from workers.supervisor.checkpoints import Uploader, job_prefix, restore
-from workers.supervisor.fetching import fetch_request
 from workers.supervisor.placement import larger_class
 from workers.supervisor.recorder import Facts, Recorder, Said
+from workers.supervisor.requests import compute_request, fetch_request
 from workers.supervisor.reuse import Reuse
+from workers.supervisor.services import Services
 from workers.supervisor.supervise import Outcome, supervise
 
 STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0, "publish": 3600.0}
 """How long a child may stand still; a fetcher may wait in silence while another one downloads the same files."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Services:
-    """What a worker works with."""
-
-    database: Database
-    store: ObjectStore
-    settings: Settings
-    commands: Commands = field(default_factory=Commands)
-    groups: ControlGroups | None = None
-    """Of the children; None where the worker may make none."""
 
 
 def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> ErrorInfo | None:
@@ -138,7 +123,7 @@ class _Attempt:
         spec = CompressionSpec.model_validate_json(canonical(resolved.spec))
         if ending := self._left_to_others(resolved, spec):
             return ending
-        done = self._compute(fetched, resolved.revision, spec)
+        done = self._compute(fetched, resolved, spec)
         if not isinstance(done, Done):
             return done
         keys = self._upload(done)
@@ -195,23 +180,21 @@ class _Attempt:
             raise JobFailed(silent("the fetcher ended without a model"))
         return fetched, self._resolved
 
-    def _compute(self, fetched: Fetched, revision: str, spec: CompressionSpec) -> Done | Ending:
+    def _compute(self, fetched: Fetched, resolved: Resolved, spec: CompressionSpec) -> Done | Ending:
         """Return the result; or how the attempt ends where members of a soup are to go on, or were deleted."""
         members = self._family.download_members(self._workspace, between=self._keeper.check)
         if members is None:
             return wait_for_children
-        settings = self._services.settings
-        (self._workspace / "artifact").mkdir()
-        request = ComputeRequest(
-            spec=spec.unpublished, model_dir=fetched.model_dir, revision=revision, datasets=fetched.datasets,
-            source_name=self._request.source.model_name, dropped_keys=fetched.dropped_keys,
-            workspace=str(self._workspace), artifact_dir=str(self._workspace / "artifact"), threads=settings.threads,
-            device=settings.device,
-            member_dirs=members, member_trained=self._family.trained, spread=True, checkpoints=self._restore(),
-            tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
-            max_host_memory_bytes=self._request.limits.max_host_memory_bytes,
-            max_device_memory_bytes=self._request.limits.max_device_memory_bytes,
-        )  # fmt: skip
+        request = compute_request(
+            self._request, fetched, resolved, spec, self._services.settings, self._workspace
+        ).model_copy(
+            update={
+                "member_dirs": members,
+                "member_trained": self._family.trained,
+                "spread": True,
+                "checkpoints": self._restore(),
+            }
+        )
         self._recorder.take([Warned(code="member_left_out", text=text) for text in self._family.missing()])
         done = self._supervise("compute", request)
         if isinstance(done, Spread):

@@ -17,6 +17,7 @@ from app.db.queries.jobs import jobs, reads
 from app.db.queries.turns import ProjectTurns
 from app.db.session import Database
 from app.errors import StorageError
+from app.integrations.shared.sources import ModelSource
 from app.integrations.shared.targets import PublicFile, PublishRequest
 from app.integrations.systems import read_source
 from app.platform import loops
@@ -75,16 +76,30 @@ def request(
 
 
 def lineage_of(job: Job, resolved: Resolved | None = None, work_hash: str | None = None) -> dict[str, str]:
-    """Say what became what, in the words of tags; of a job that still runs, its row does not know all of it yet."""
+    """Return the lineage of a job's result; of a job that still runs, its row does not know all of it yet."""
     revision, spec = (resolved.revision, resolved.spec) if resolved else (job.resolved_revision, job.resolved_spec)
-    source = read_source(job.request["source"])
-    version = source.version_at(revision) if revision else None
-    told = {
-        "source": f"{source.kind}:{source.address}", "source_version": version, "source_revision": revision,
-        "spec_hash": fingerprint(spec) if spec else None, "work_hash": work_hash or job.work_hash,
-        "engine_version": job.engine_version,
-    }  # fmt: skip
-    return {key: value for key, value in told.items() if value}
+    return lineage(
+        read_source(job.request["source"]),
+        revision=revision,
+        spec=spec,
+        work_hash=work_hash or job.work_hash,
+        engine=job.engine_version,
+    )
+
+
+def lineage(
+    source: ModelSource, *, revision: str | None, spec: dict[str, Any] | None, work_hash: str | None, engine: str
+) -> dict[str, str]:
+    """Return what became what, in the words of tags."""
+    named = {
+        "source": f"{source.kind}:{source.address}",
+        "source_version": source.version_at(revision) if revision else None,
+        "source_revision": revision,
+        "spec_hash": fingerprint(spec) if spec else None,
+        "work_hash": work_hash,
+        "engine_version": engine,
+    }
+    return {key: value for key, value in named.items() if value}
 
 
 def local_files(folder: Path, files: Sequence[ArtifactFile]) -> list[PublicFile]:

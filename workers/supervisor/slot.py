@@ -19,7 +19,8 @@ from espalier.recipe.spec import ENGINE_VERSION
 from workers.processes import machine
 from workers.processes.device import Device
 from workers.processes.workspace import remove_leftovers
-from workers.supervisor.attempt import Services, run_attempt
+from workers.supervisor.attempt import run_attempt
+from workers.supervisor.services import Services
 
 IDLE_SECONDS = 2.0
 """How often a slot looks by itself: what a lost bell costs at most."""

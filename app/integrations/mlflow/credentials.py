@@ -50,3 +50,8 @@ class MlflowCredential(Login):
             "password": password.get_secret_value() if password else None,
         }  # fmt: skip
         return {key: value for key, value in login.items() if value}
+
+    @classmethod
+    def missing_here(cls, settings: Settings) -> str | None:
+        """Return that no server is set."""
+        return None if cls.server(settings) else "no MLflow server: set ESPALIER_MLFLOW_TRACKING_URI"

@@ -31,3 +31,25 @@ class S3Credential(Login):
     def server(cls, settings: Settings) -> dict[str, str]:
         """Return the operator's server of sources and publications."""
         return {"endpoint_url": settings.publish_s3_endpoint_url} if settings.publish_s3_endpoint_url else {}
+
+    @classmethod
+    def own(cls, settings: Settings) -> dict[str, str]:  # noqa: ARG003
+        """Return the keys that the AWS tools of this account would use: environment, profile, or role."""
+        import boto3  # noqa: PLC0415 - slow to load, and only a run without a service looks
+
+        session = boto3.Session()
+        keys = session.get_credentials()
+        if keys is None:
+            return {}
+        named = {
+            "access_key_id": keys.access_key,
+            "secret_access_key": keys.secret_key,
+            "session_token": keys.token,
+            "region": session.region_name,
+        }
+        return {name: value for name, value in named.items() if value}
+
+    @classmethod
+    def missing_here(cls, settings: Settings) -> str | None:
+        """Return that there are no keys."""
+        return None if cls.own(settings) else "no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"

@@ -42,6 +42,16 @@ class Login(Spec, ABC):
         """Return the operator's own login, in the words of this body; empty where there is none."""
         return {}
 
+    @classmethod
+    def own(cls, settings: Settings) -> dict[str, str]:
+        """Return the login of who runs a job without a service; empty where there is none."""
+        return cls.operators(settings)
+
+    @classmethod
+    def missing_here(cls, settings: Settings) -> str | None:  # noqa: ARG003 (for systems that nobody reads without)
+        """Return what a run without a service lacks to reach the system; None where nothing."""
+        return None
+
 
 def ending(secret: str) -> str:
     """Return the end of a secret, for its owner to know it by; nothing of one that this would give away."""

@@ -15,7 +15,7 @@ from app.db.queries.jobs import reads
 from app.db.queries.jobs.jobs import newest_measured
 from app.integrations.systems import read_source
 from app.services.admission import known
-from espalier import work
+from espalier.memory import work
 from espalier.probe import ModelFacts
 from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from espalier import work
+from espalier.memory import work
 from espalier.messages import Checkpoint, Message
 from espalier.recipe.steps import Retrain
 from espalier.retrain import rate_search

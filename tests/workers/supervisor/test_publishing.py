@@ -23,7 +23,7 @@ from app.services.tenancy import credentials
 from espalier.recipe.base import canonical
 from tests.fixtures.servers.hub import Hub, hub
 from tests.fixtures.workers.runs import Bench
-from workers.supervisor.fetching import fetch_request
+from workers.supervisor.requests import fetch_request
 
 __all__ = ["hub"]
 

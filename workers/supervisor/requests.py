@@ -1,4 +1,4 @@
-"""What the fetcher of an attempt is told: the sources, and the credentials of the job's project."""
+"""What the children of an attempt are told: the fetcher sources and logins, the compute child neither."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from app.services.admission.admit import systems_of, uploads_of
 from app.services.tenancy import credentials
 from app.settings import Settings
 from app.storage.base import ObjectStore
-from workers.messages import FetchRequest
+from espalier.messages import ComputeRequest
+from espalier.recipe.spec import CompressionSpec
+from workers.messages import Fetched, FetchRequest, Resolved
 
 UPLOAD_URL_SECONDS: Final = 12 * 3600
 """Life of the URLs of an upload's parts: a fetcher may wait for another one that joins the same files."""
@@ -34,6 +36,30 @@ def fetch_request(
         uploads=_uploads(database, store, job.project_id, request),
         refuse_outputs=job.initiator.get("type") == "hook",
     )  # fmt: skip
+
+
+def compute_request(
+    job: JobRequest, fetched: Fetched, resolved: Resolved, spec: CompressionSpec, settings: Settings, workspace: Path
+) -> ComputeRequest:
+    """Return the request of a job whose model and texts lie here; makes the folder of the artifact."""
+    artifact = workspace / "artifact"
+    artifact.mkdir()
+    return ComputeRequest(
+        spec=spec.unpublished,
+        model_dir=fetched.model_dir,
+        revision=resolved.revision,
+        source_name=job.source.model_name,
+        dropped_keys=fetched.dropped_keys,
+        datasets=fetched.datasets,
+        sizes=resolved.facts.get("sizes"),
+        workspace=str(workspace),
+        artifact_dir=str(artifact),
+        threads=settings.threads,
+        tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
+        device=settings.device,
+        max_host_memory_bytes=job.limits.max_host_memory_bytes,
+        max_device_memory_bytes=job.limits.max_device_memory_bytes,
+    )
 
 
 def _uploads(database: Database, store: ObjectStore, project_id: str, request: JobRequest) -> dict[str, Any]:

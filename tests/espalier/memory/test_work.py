@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from espalier import work
+from espalier.memory import work
+from espalier.memory.work import training_steps, trials
+from espalier.memory.work import works as count
 from espalier.probe import ModelFacts, probe
 from espalier.recipe.phases import PHASES, Phase
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
-from espalier.work import training_steps, trials
-from espalier.work import works as count
 from tests.fixtures.library.demo_model import DEMO_MODEL
 
 MEASURED = {"perplexity": [{"sequence_length": 64, "max_windows": 2}]}
