@@ -17,7 +17,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and headers; what the application takes is less, and refused with a problem."""
 LEAST_PIECE_BYTES, MOST_SMALL_PIECES = 16, 2048
 """A chunked body is not sent byte by byte."""
-_LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
 _REFUSAL: Final = (
     "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
     "content-length: {length}\r\n\r\n{body}"
@@ -102,7 +102,7 @@ class PromptProtocol(HttpToolsProtocol):
     def _expect(self) -> None:
         self._began, self._arrived = time.monotonic(), 0
         if self._look is None:
-            self._look = self.loop.call_later(_LOOK_SECONDS, self._look_at_it)
+            self._look = self.loop.call_later(LOOK_SECONDS, self._look_at_it)
 
     def _look_at_it(self) -> None:
         self._look = None
@@ -113,7 +113,7 @@ class PromptProtocol(HttpToolsProtocol):
         elif time.monotonic() - self._began > GRACE_SECONDS + self._arrived / LEAST_BYTES_PER_SECOND:
             self._refuse(408, "request-timeout", "The request did not arrive in time.")
             return
-        self._look = self.loop.call_later(_LOOK_SECONDS, self._look_at_it)
+        self._look = self.loop.call_later(LOOK_SECONDS, self._look_at_it)
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer, unless an answer is on its way, and close."""

@@ -30,9 +30,9 @@ class Lanes(Generic[_T]):
     def __init__(self, most: int) -> None:
         """`most`: how many items one lane holds."""
         self._most = most
-        self._lanes: OrderedDict[str, deque[_T]] = OrderedDict()
+        self.lanes: OrderedDict[str, deque[_T]] = OrderedDict()
         self._held: set[str] = set()
-        self._idle = 0
+        self.idle = 0
         """How many wait for a lane."""
         self._changed = threading.Condition()
         self._closed = False
@@ -43,7 +43,7 @@ class Lanes(Generic[_T]):
     def put(self, lane: str, item: _T) -> None:
         """Queue an item behind those of its lane; raises TooManyRequests when the lane is full."""
         with self._changed:
-            waiting = self._lanes.setdefault(lane, deque())
+            waiting = self.lanes.setdefault(lane, deque())
             if len(waiting) >= self._most:
                 raise full()
             waiting.append(item)
@@ -62,21 +62,21 @@ class Lanes(Generic[_T]):
             while (lane := self._next(held, leave=not wait)) is None:
                 if not wait or self._closed:
                     return None
-                self._idle += 1
+                self.idle += 1
                 self._changed.wait()
-                self._idle -= 1
-            waiting = self._lanes.pop(lane)
+                self.idle -= 1
+            waiting = self.lanes.pop(lane)
             item = waiting.popleft()
             if waiting:
-                self._lanes[lane] = waiting  # at the end: the others come first
+                self.lanes[lane] = waiting  # at the end: the others come first
             held.add(lane)
             self._held.add(lane)
             return item
 
     def _next(self, held: set[str], *, leave: bool) -> str | None:
         """The first lane that nobody else holds; with `leave`, one that is not ours is left to somebody idle."""
-        for lane in self._lanes:
-            if lane in held or (lane not in self._held and not (leave and self._idle)):
+        for lane in self.lanes:
+            if lane in held or (lane not in self._held and not (leave and self.idle)):
                 return lane
         return None
 
@@ -104,8 +104,9 @@ class Turns:
 
     def __init__(self, at_once: int, *, seconds: float) -> None:
         """`seconds`: after so long a turn ends by itself, for whoever works on may be waiting for something."""
-        self._free, self._seconds = at_once, seconds
-        self._lanes: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self.free, self._seconds = at_once, seconds
+        """`free`: how many turns nobody has."""
+        self.lanes: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
     async def turn(self, lane: str) -> AsyncIterator[Callable[[], None]]:
@@ -127,11 +128,11 @@ class Turns:
             end()
 
     async def _wait(self, lane: str) -> None:
-        if self._free:
-            self._free -= 1
+        if self.free:
+            self.free -= 1
             return
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lanes.setdefault(lane, deque()).append(called)
+        self.lanes.setdefault(lane, deque()).append(called)
         try:
             await called
         except asyncio.CancelledError:
@@ -140,15 +141,15 @@ class Turns:
             raise
 
     def _pass_on(self) -> None:
-        while self._lanes:
-            lane, waiting = self._lanes.popitem(last=False)
+        while self.lanes:
+            lane, waiting = self.lanes.popitem(last=False)
             called = waiting.popleft()
             if waiting:
-                self._lanes[lane] = waiting  # at the end: the others come first
+                self.lanes[lane] = waiting  # at the end: the others come first
             if not called.done():
                 called.set_result(None)
                 return
-        self._free += 1
+        self.free += 1
 
 
 class Shares:
@@ -156,13 +157,13 @@ class Shares:
 
     def __init__(self, per_lane: int) -> None:
         self._per_lane = per_lane
-        self._lanes: dict[str, tuple[CapacityLimiter, int]] = {}
+        self.lanes: dict[str, tuple[CapacityLimiter, int]] = {}
 
     @asynccontextmanager
     async def share(self, lane: str) -> AsyncIterator[Callable[[], None]]:
         """Wait for a place in a lane; what is given gives it back early."""
-        places, inside = self._lanes.get(lane) or (CapacityLimiter(self._per_lane), 0)
-        self._lanes[lane] = places, inside + 1
+        places, inside = self.lanes.get(lane) or (CapacityLimiter(self._per_lane), 0)
+        self.lanes[lane] = places, inside + 1
         place, held = object(), False
 
         def end() -> None:
@@ -177,11 +178,11 @@ class Shares:
             yield end
         finally:
             end()
-            inside = self._lanes[lane][1] - 1
+            inside = self.lanes[lane][1] - 1
             if inside:
-                self._lanes[lane] = places, inside
+                self.lanes[lane] = places, inside
             else:
-                del self._lanes[lane]
+                del self.lanes[lane]
 
 
 def until_start(send: Send, end: Callable[[], None]) -> Send:
@@ -202,24 +203,24 @@ class Rooms:
         """`per_project`: calls of a project at once; `waiting`: further ones that wait for these."""
         self._threads, self._per_project, self._waiting = threads, per_project, waiting
         self._limiter: CapacityLimiter | None = None
-        self._lanes: dict[str, tuple[CapacityLimiter, int]] = {}
+        self.lanes: dict[str, tuple[CapacityLimiter, int]] = {}
 
     async def run(self, project_id: str, call: Callable[[], _T]) -> _T:
         """Call in a thread when it is the project's turn; raises TooManyRequests when too many wait already."""
-        lane, inside = self._lanes.get(project_id) or (CapacityLimiter(self._per_project), 0)
+        lane, inside = self.lanes.get(project_id) or (CapacityLimiter(self._per_project), 0)
         if inside >= self._per_project + self._waiting:
             raise full()
-        self._lanes[project_id] = lane, inside + 1
+        self.lanes[project_id] = lane, inside + 1
         self._limiter = self._limiter or CapacityLimiter(self._threads)
         try:
             async with lane:
                 return await to_thread.run_sync(call, limiter=self._limiter)
         finally:
-            inside = self._lanes[project_id][1] - 1
+            inside = self.lanes[project_id][1] - 1
             if inside:
-                self._lanes[project_id] = lane, inside
+                self.lanes[project_id] = lane, inside
             else:
-                del self._lanes[project_id]
+                del self.lanes[project_id]
 
 
 def full() -> TooManyRequests:

@@ -34,16 +34,16 @@ class Readiness:
     """What database, broker, store and the disks under them said a moment ago."""
 
     def __init__(self, resources: Resources) -> None:
-        self._checks: dict[str, Callable[[], None]] = {
+        self.checks: dict[str, Callable[[], None]] = {
             "database": lambda: _check_database(resources),
             "broker": resources.doorbell.check,
             "store": resources.store.check,
         }
         if folders := _written(resources.settings):
-            self._checks["disk"] = lambda: _check_disks(folders)
-        self.parts = tuple(self._checks)
+            self.checks["disk"] = lambda: _check_disks(folders)
+        self.parts = tuple(self.checks)
         # Threads of its own: those of requests may all be waiting for what is asked about here.
-        self._threads = ThreadPoolExecutor(len(self._checks), "readiness")
+        self._threads = ThreadPoolExecutor(len(self.checks), "readiness")
         self._asked: dict[str, asyncio.Future[None]] = {}
         self._look: asyncio.Task[list[Problem]] | None = None
         self._seen_at = float("-inf")
@@ -65,7 +65,7 @@ class Readiness:
 
     async def _ask(self, name: str) -> Problem | None:
         if name not in self._asked or self._asked[name].done():
-            self._asked[name] = asyncio.get_running_loop().run_in_executor(self._threads, self._checks[name])
+            self._asked[name] = asyncio.get_running_loop().run_in_executor(self._threads, self.checks[name])
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await asyncio.shield(self._asked[name])

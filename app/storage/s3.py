@@ -43,7 +43,7 @@ class S3Store(ObjectStore):
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._part_bytes = part_bytes
-        self._client = boto3.client(
+        self.client = boto3.client(
             "s3",
             endpoint_url=endpoint_url,
             aws_access_key_id=(credentials or {}).get("access_key_id"),
@@ -86,7 +86,7 @@ class S3Store(ObjectStore):
     def _put_parts(self, key: str, source: BinaryIO, part_bytes: int, sha256: str, between: Between) -> Sent:
         at = self._key(key)
         with typed():
-            upload = self._client.create_multipart_upload(
+            upload = self.client.create_multipart_upload(
                 Bucket=self.bucket, Key=at, ChecksumAlgorithm="SHA256", Metadata={"sha256": sha256}
             )["UploadId"]
         tally = Tally()
@@ -95,7 +95,7 @@ class S3Store(ObjectStore):
             with typed():
                 while data := source.read(part_bytes):
                     number, checksum = len(parts) + 1, tally.add(data)
-                    answer = self._client.upload_part(
+                    answer = self.client.upload_part(
                         Bucket=self.bucket,
                         Key=at,
                         UploadId=upload,
@@ -107,12 +107,12 @@ class S3Store(ObjectStore):
                     between(source.tell())
                 if tally.sha256 != sha256:
                     raise ChecksumMismatch
-                self._client.complete_multipart_upload(
+                self.client.complete_multipart_upload(
                     Bucket=self.bucket, Key=at, UploadId=upload, MultipartUpload={"Parts": parts}
                 )
         except BaseException:
             with typed():
-                self._client.abort_multipart_upload(Bucket=self.bucket, Key=at, UploadId=upload)
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=at, UploadId=upload)
             raise
         return tally.sent(in_parts=True)
 
@@ -121,7 +121,7 @@ class S3Store(ObjectStore):
         at, tally = self._key(key), Tally()
         checksum = tally.add(data)
         put = partial(
-            self._client.put_object,
+            self.client.put_object,
             Bucket=self.bucket, Key=at, Metadata={"sha256": tally.sha256}, ChecksumSHA256=checksum, Body=data,
         )  # fmt: skip
 
@@ -145,7 +145,7 @@ class S3Store(ObjectStore):
                 continue
             try:
                 with typed():
-                    answer = self._client.head_object(Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED")
+                    answer = self.client.head_object(Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED")
                     if sent.held(answer, partial(self.open, key)):
                         return
             except ObjectMissing:
@@ -181,7 +181,7 @@ class S3Store(ObjectStore):
         if end is not None and end <= start:
             return iter(())
         whole = start == 0 and end is None
-        get = partial(self._client.get_object, Bucket=self.bucket, Key=self._key(key))
+        get = partial(self.client.get_object, Bucket=self.bucket, Key=self._key(key))
         with typed():
             answer = get() if whole else get(Range=f"bytes={start}-{'' if end is None else end - 1}")
 
@@ -209,13 +209,13 @@ class S3Store(ObjectStore):
         """Return the size of the object."""
         try:
             with typed():
-                return self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
+                return self.client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
         except ObjectMissing:
             return None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Page through the bucket."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
+        pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}"
         )
         with typed():
@@ -226,17 +226,17 @@ class S3Store(ObjectStore):
     def delete(self, key: str) -> None:
         """Remove the object."""
         with typed():
-            self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+            self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
     def delete_unfinished(self, before: datetime) -> int:
         """Abort multipart uploads of processes that were killed: their parts cost money and no listing shows them."""
         aborted = 0
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
         with typed():
             for page in pages:
                 for found in page.get("Uploads", []):
                     if found["Initiated"] < before:
-                        self._client.abort_multipart_upload(
+                        self.client.abort_multipart_upload(
                             Bucket=self.bucket, Key=found["Key"], UploadId=found["UploadId"]
                         )
                         aborted += 1
@@ -245,7 +245,7 @@ class S3Store(ObjectStore):
     def presign(self, key: str, *, filename: str, expires_seconds: int) -> str | None:
         """Sign a GET."""
         with typed():
-            return self._client.generate_presigned_url(
+            return self.client.generate_presigned_url(
                 "get_object",
                 Params={
                     "Bucket": self.bucket,
@@ -263,7 +263,7 @@ class S3Store(ObjectStore):
             "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": checksum,
         }  # fmt: skip
         with typed():
-            url = self._client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=expires_seconds)
+            url = self.client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=expires_seconds)
         headers = {"x-amz-checksum-sha256": checksum, "x-amz-sdk-checksum-algorithm": "SHA256"}
         return PutUrl(url, {**headers, "Content-Length": str(num_bytes)})
 
@@ -277,7 +277,7 @@ class S3Store(ObjectStore):
         """Ask for the bucket."""
         try:
             with typed():
-                self._client.head_bucket(Bucket=self.bucket)
+                self.client.head_bucket(Bucket=self.bucket)
         except ObjectMissing:
             raise StorageError("The bucket of the store does not exist.") from None
 

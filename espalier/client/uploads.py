@@ -65,7 +65,7 @@ class Uploader:
                     missing.append((file["name"], number, size))
         sent(there, total)
         for name, number, size in missing:
-            self._send(upload, name, number, size)
+            self.send_part(upload, name, number, size)
             there += size
             sent(there, total)
         if upload["state"] == "complete":
@@ -86,14 +86,15 @@ class Uploader:
                     raise  # 404: what the key stands for was deleted since
         raise AssertionError("unreachable: the second key is new")
 
-    def _send(self, upload: dict[str, Any], name: str, number: int, size: int) -> None:
+    def send_part(self, upload: dict[str, Any], name: str, number: int, size: int) -> None:
+        """Store one part of a file, asking anew for its address where the store is busy."""
         with self._files[name].path.open("rb") as stream:
             stream.seek((number - 1) * upload["part_bytes"])
             data = stream.read(size)
         wish = {"file": name, "number": number, "sha256": hashlib.sha256(data).hexdigest()}
         for attempt in range(ATTEMPTS):
             part = self._transport.call("POST", f"/v1/uploads/{upload['id']}/parts", json=wish)
-            answer = self._put(part, data)
+            answer = self.put_part(part, data)
             if answer is not None and not answer.is_error:
                 return
             if answer is not None and answer.status_code < 500 and answer.status_code not in {403, *BUSY}:
@@ -101,7 +102,8 @@ class Uploader:
             self._transport.sleep(delay(attempt, answer.headers.get("Retry-After") if answer is not None else None))
         raise ServiceError(503, {"detail": f"part {number} of {name} could not be stored in {ATTEMPTS} tries"})
 
-    def _put(self, part: dict[str, Any], data: bytes) -> httpx.Response | None:
+    def put_part(self, part: dict[str, Any], data: bytes) -> httpx.Response | None:
+        """Send the bytes of a part to its address; None where no answer came."""
         try:
             if part["url"].startswith("/"):
                 return self._transport.http.put(

@@ -50,9 +50,10 @@ class Tasks:
 
     def score(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, float]]:
         """Every task's numbers by the names that lm-eval gives them (`acc`, `acc_stderr`)."""
-        wrapped = _late("lm_eval.models.huggingface").HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
+        adapter = import_late("lm_eval.models.huggingface").HFLM
+        wrapped = adapter(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
         # No bootstrap: where a standard error has a formula it is given, elsewhere it is left out.
-        found = _late("lm_eval").simple_evaluate(
+        found = import_late("lm_eval").simple_evaluate(
             wrapped, tasks=self._names, task_manager=self._manager, bootstrap_iters=0, log_samples=False
         )
         return {name: _numbers(row) for name, row in sorted(found["results"].items())}
@@ -64,7 +65,7 @@ class Tasks:
 
 def _manager(folder: Path | None, names: Sequence[str]) -> Any:  # noqa: ANN401 - an optional package without types
     """Look into the folder first: the index of all that lm-eval brings along takes many seconds."""
-    manager = _late("lm_eval.tasks").TaskManager
+    manager = import_late("lm_eval.tasks").TaskManager
     if folder is not None:
         found = manager(include_path=str(folder), include_defaults=False)
         if set(names) <= found.task_index.keys():
@@ -72,7 +73,7 @@ def _manager(folder: Path | None, names: Sequence[str]) -> Any:  # noqa: ANN401 
     return manager(include_path=str(folder) if folder else None)
 
 
-def _late(module: str) -> Any:  # noqa: ANN401 - an optional package without types
+def import_late(module: str) -> Any:  # noqa: ANN401 - an optional package without types
     """Import when it is needed: the package is optional, and `datasets` reads the environment as it loads."""
     return importlib.import_module(module)
 

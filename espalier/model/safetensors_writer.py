@@ -33,12 +33,12 @@ class TensorEntry:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def write_model(folder: Path, entries: Sequence[TensorEntry], *, shard_bytes: int = SHARD_BYTES) -> list[Path]:
-    """Write `model.safetensors`, or shards with an index when it would be larger than `shard_bytes`."""
+def write_model(folder: Path, entries: Sequence[TensorEntry]) -> list[Path]:
+    """Write `model.safetensors`, or shards with an index when it would be larger than SHARD_BYTES."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[TensorEntry]] = [[]]
     for entry in entries:
-        if shards[-1] and sum(item.nbytes for item in shards[-1]) + entry.nbytes > shard_bytes:
+        if shards[-1] and sum(item.nbytes for item in shards[-1]) + entry.nbytes > SHARD_BYTES:
             shards.append([])
         shards[-1].append(entry)
     if len(shards) == 1:

@@ -67,7 +67,9 @@ class Fit:
     """As asked for, or as a share of each tensor's root mean square; 0 where the window was left as it was."""
 
 
-class _Fitter:
+class Fitter:
+    """One window as it is fitted: its batches, its steps, its error."""
+
     def __init__(self, window: Window, plan: FitPlan) -> None:
         self.window = window
         self.plan = plan
@@ -133,7 +135,7 @@ def fit(window: Window, plan: FitPlan) -> Fit:
     """Fit a window: its trainables end in their best state, rounded to what is stored, or as they were."""
     for item in window.trainables:
         item.hold_zeros()
-    fitter = _Fitter(window, plan)
+    fitter = Fitter(window, plan)
     best = start = snapshot(window.trainables)
     before = after = fitter.error()
     share = plan.learning_rate or _search(fitter, start)
@@ -153,7 +155,7 @@ def fit(window: Window, plan: FitPlan) -> Fit:
     return Fit(before, after, share if best is not start else 0.0)
 
 
-def _search(fitter: _Fitter, start: list[torch.Tensor]) -> float:
+def _search(fitter: Fitter, start: list[torch.Tensor]) -> float:
     """The rate of the grid whose short trial ends best; the lower one wins ties."""
     found = (math.inf, GRID[0])
     for share in GRID:

@@ -25,7 +25,7 @@ def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
     kind: str | BlockWindow = spec.window
     if kind == "auto":
         stored = session.reporter.stored(phase.name, WINDOW)
-        kind = stored.data["window"] if stored else _largest(session, spec, windows_NT)
+        kind = stored.data["window"] if stored else largest(session, spec, windows_NT)
         if stored is None:
             path = session.reporter.checkpoint_path(phase.name, WINDOW, suffix=".json")
             path.write_text(json.dumps(kind))
@@ -60,9 +60,9 @@ def _require_something_in_a_matrix(session: Session, spec: Reconstruct) -> None:
         )
 
 
-def _largest(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
+def largest(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
     """The largest kind that memory allows, of those that the model can be cut into."""
-    kind = _by_memory(session, spec, windows_NT)
+    kind = by_memory(session, spec, windows_NT)
     # A matrix by itself cannot make up for parts that are gone, and an expert's does not read every token.
     by_matrix = session.kept is None and not any(matrix.routed for matrix in _pruned(session))
     if kind == "matrix" and not by_matrix:
@@ -88,7 +88,8 @@ def _splits(session: Session, probe_NT: torch.Tensor) -> bool:
     return True
 
 
-def _by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
+def by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
+    """The largest kind that memory allows."""
     shape, itemsize = session.streamed.shape, session.compute_dtype.itemsize
     batch = FitBatch(
         tokens=min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1],

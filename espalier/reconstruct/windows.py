@@ -135,15 +135,15 @@ def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iter
     for local in [matrix.local for matrix in pair.layout.matrices if f"{matrix.local}.weight" in among]:
         dense = pair.dense.get_submodule(local)
         if streams.mode == "dense_inputs":
-            inputs = taught = _entering(walk, pair.dense, local, pair.teacher, streams.teacher)
+            inputs = taught = entering(walk, pair.dense, local, pair.teacher, streams.teacher)
         else:
-            inputs = taught = _entering(walk, pair.block, local, pair.student, streams.student)
+            inputs = taught = entering(walk, pair.block, local, pair.student, streams.student)
         if streams.mode == "sparse_inputs_dense_targets":
-            taught = _entering(walk, pair.dense, local, pair.teacher, streams.teacher)
+            taught = entering(walk, pair.dense, local, pair.teacher, streams.teacher)
         targets = walk.through(dense, taught)
         owned = frozenset(name for name, _ in dense.named_parameters(prefix=local))
-        run = casting(_child(pair.block, local), walk)
-        yield Part(local, owned, run, inputs, targets, _mean_square(targets))
+        run = casting(run_of(pair.block, local), walk)
+        yield Part(local, owned, run, inputs, targets, mean_square(targets))
 
 
 def whole(
@@ -165,10 +165,11 @@ def whole(
 
 
 def _adding(name: str, owned: frozenset[str], run: Run, streams: Streams, targets: torch.Tensor) -> Part:
-    return Part(name, owned, run, streams.student, targets, _mean_square(targets - streams.teacher))
+    return Part(name, owned, run, streams.student, targets, mean_square(targets - streams.teacher))
 
 
-def _mean_square(values: torch.Tensor) -> float:
+def mean_square(values: torch.Tensor) -> float:
+    """The scale of the error of a window."""
     # A window that adds nothing has no scale; its error is then absolute, and zero at the start.
     return float(values.float().square().mean()) or 1.0
 
@@ -186,7 +187,9 @@ def _both(pair: Pair, halves: Halves, half: Half) -> tuple[Run, Run]:
     return only(pair.block, pair.student), only(pair.dense, pair.teacher)
 
 
-def _child(block: nn.Module, local: str) -> Run:
+def run_of(block: nn.Module, local: str) -> Run:
+    """Run one module of a block by itself."""
+
     def run(inputs: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = block.get_submodule(local)(inputs)  # looked up anew: an adapter may have taken its place
         return output
@@ -194,7 +197,7 @@ def _child(block: nn.Module, local: str) -> Run:
     return run
 
 
-def _entering(walk: Hidden, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
+def entering(walk: Hidden, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
     """What a linear map reads while its block runs, (N, T, I)."""
     seen: list[torch.Tensor] = []
 

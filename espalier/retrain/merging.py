@@ -20,7 +20,7 @@ def run(session: Session, trained: Path) -> None:
     """Write every block's merged tensors as an overlay; what lies outside the blocks goes with the last one."""
     blocks = session.streamed.layout.blocks
     with session.reporter.phase("merging", total=len(blocks), unit="block") as phase:
-        merging = _Merging(session, trained)
+        merging = Merging(session, trained)
         for block in blocks:
             began = time.monotonic()
             if taken_over(session, phase, block.index) is None:
@@ -31,7 +31,9 @@ def run(session: Session, trained: Path) -> None:
             phase.progress(block.index + 1)
 
 
-class _Merging:
+class Merging:
+    """Writes what training left of each matrix: its adapter merged, or its weight, and zeros where there were zeros."""
+
     def __init__(self, session: Session, trained: Path) -> None:
         self.session = session
         self.file: Any = safe_open(trained, framework="pt")

@@ -37,7 +37,7 @@ def run(session: Session, member_dirs: Sequence[Path]) -> dict[str, Any]:
     if (searched := session.reporter.stored("retraining", RATE_SEARCH)) is not None:
         rate_search.tell(session, searched.data)
     cast = session.weights.cast
-    return _blend(session, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
+    return average_members(session, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
 
 
 def retrain_and_average(session: Session) -> dict[str, Any]:
@@ -52,10 +52,11 @@ def retrain_and_average(session: Session) -> dict[str, Any]:
         retraining.run(session)
         members.append(Member(session.weights, Masks.of_weights(session.weights)))
     session.weights, session.turn = pruned, turn
-    return _blend(session, members)
+    return average_members(session, members)
 
 
-def _blend(session: Session, members: Sequence[Member]) -> dict[str, Any]:
+def average_members(session: Session, members: Sequence[Member]) -> dict[str, Any]:
+    """Average members into the weights of the job, and report how each of them did."""
     spec = session.retrain
     assert spec is not None
     require_equal([member.masks for member in members])

@@ -115,7 +115,7 @@ class Trainer:
         self._autocast = autocast or nullcontext()
         self._loss = loss
         self._order = Order(len(windows_NT), plan.seed)
-        self._optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             [
                 {
                     "params": [item.parameter for item in trainables if item.kind == kind],
@@ -130,20 +130,20 @@ class Trainer:
         """Take one optimizer step; raises DivergedError instead of one that is not finite."""
         plan = self.plan
         factor = schedules.share(plan.schedule, self.step, steps=plan.steps, start=plan.start)
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * factor
         loss = sum(self._backward(part) for part in range(plan.accumulate))
         for item in self.trainables:
             item.hold_gradient()
         norm = nn.utils.clip_grad_norm_([item.parameter for item in self.trainables], plan.clip)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
-            self._optimizer.zero_grad()
+            self.optimizer.zero_grad()
             raise DivergedError(self.step)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         for item in self.trainables:
             item.hold_zeros()
-        point = Point(self.step, loss, max(group["lr"] for group in self._optimizer.param_groups))
+        point = Point(self.step, loss, max(group["lr"] for group in self.optimizer.param_groups))
         self.step += 1
         return point
 
@@ -164,7 +164,7 @@ class Trainer:
         for item, value in zip(self.trainables, best.values, strict=True):
             tensors[f"value:{item.name}"] = item.parameter.detach().cpu().contiguous()
             tensors[f"best:{item.name}"] = value
-            for key, moment in self._optimizer.state[item.parameter].items():
+            for key, moment in self.optimizer.state[item.parameter].items():
                 tensors[f"{key}:{item.name}"] = moment.detach().cpu().contiguous()
         return tensors
 
@@ -174,7 +174,7 @@ class Trainer:
         restore(self.trainables, [tensors[f"value:{item.name}"] for item in self.trainables])
         for item in self.trainables:
             device = item.parameter.device
-            self._optimizer.state[item.parameter] = {
+            self.optimizer.state[item.parameter] = {
                 # The count of steps stays on the CPU, where AdamW keeps it.
                 key: tensors[f"{key}:{item.name}"].to("cpu" if key == "step" else device).clone()
                 for key in ("step", "exp_avg", "exp_avg_sq")

@@ -45,7 +45,7 @@ class Hidden:
         """Bind a block to its arguments, for batches of any size."""
 
         def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            return self.streamed.forward(block, hidden_BTD, self._calls_for(len(hidden_BTD))[index])
+            return self.streamed.forward(block, hidden_BTD, self.calls_for(len(hidden_BTD))[index])
 
         return run
 
@@ -68,7 +68,8 @@ class Hidden:
             self.states = self.past(self.states, weights, first=self.index, last=index - 1)
             self.index = index
 
-    def _calls_for(self, size: int) -> list[BlockCall]:
+    def calls_for(self, size: int) -> list[BlockCall]:
+        """How each block is called with a batch of a size."""
         # Windows are equally long, so that the arguments depend on the size of the batch alone.
         if size not in self._calls:
             ((_, self._calls[size]),) = self.streamed.prelude([self._windows_NT[:size]], self._outer)

@@ -31,7 +31,7 @@ def arena(sqlite_url: str, s3_server: str, tmp_path: Path) -> Iterator[tuple[Are
         prefix = f"b-{uuid.uuid4().hex[:12]}"
         store = S3Store(BUCKET, prefix, endpoint_url=s3_server)
         with contextlib.suppress(Exception):
-            store._client.create_bucket(Bucket=BUCKET)
+            store.client.create_bucket(Bucket=BUCKET)
         environment = {"ESPALIER_STORE_URL": f"s3://{BUCKET}/{prefix}", "ESPALIER_S3_ENDPOINT_URL": proxy.url}
         bench = Bench(sqlite_url, tmp_path)
         yield Arena(bench, seed=SEED, environment=environment, store=store), proxy

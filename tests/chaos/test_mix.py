@@ -90,7 +90,7 @@ def production(
         prefix = f"c-{uuid.uuid4().hex[:12]}"
         store = S3Store(BUCKET, prefix, endpoint_url=s3_server)
         with contextlib.suppress(Exception):
-            store._client.create_bucket(Bucket=BUCKET)
+            store.client.create_bucket(Bucket=BUCKET)
         environment = {
             "ESPALIER_BROKER_URL": redis_url, "ESPALIER_STORE_URL": f"s3://{BUCKET}/{prefix}",
             "ESPALIER_S3_ENDPOINT_URL": proxy.url,

@@ -10,6 +10,10 @@ from typing import Final
 from tests.house.graph import PRODUCT, ROOT, files
 
 FIXTURES: Final = ROOT / "tests/fixtures"
+MAY_REACH: Final = {
+    "tests/workers/background/test_loops.py": "loops without end are given one, in objects that are otherwise empty",
+}
+"""Tests that reach for what is private, and why no door would be better."""
 
 
 def _imported(path: Path) -> Iterator[str]:
@@ -40,3 +44,51 @@ def test_the_readme_of_the_fixtures_names_what_lies_there() -> None:
     wanted = [f"- `{name}`: {text.splitlines()[0]}" for name, text in first.items()]
     told = [line for line in (FIXTURES / "README.md").read_text().splitlines() if line.startswith("- ")]
     assert told == wanted
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _own(tree: ast.AST) -> set[str]:
+    """Private names that a file gives: to functions, classes, variables and attributes."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
+            names.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return {name for name in names if _private(name)}
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _reached(tree: ast.AST) -> Iterator[str]:
+    """Names that a test takes of others: by import, as an attribute, or as the text that a patch is given."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.Attribute) and not _is_self(node.value):
+            yield node.attr
+        elif isinstance(node, ast.Call) and _name(node.func) in {"getattr", "setattr", "delattr"}:
+            texts = (item.value for item in node.args[:2] if isinstance(item, ast.Constant))
+            yield from (text.rpartition(".")[2] for text in texts if isinstance(text, str))
+
+
+def test_a_test_reaches_for_nothing_private() -> None:
+    private = {name for path in files(*PRODUCT) for name in _own(ast.parse((ROOT / path).read_text()))}
+    found = {}
+    for path in files("tests"):
+        tree = ast.parse((ROOT / path).read_text())
+        if names := ({*_reached(tree)} & private) - _own(tree):
+            found[path.as_posix()] = names
+    assert found.keys() - MAY_REACH.keys() == set(), {path: found[path] for path in found.keys() - MAY_REACH.keys()}
+    assert MAY_REACH.keys() - found.keys() == set(), "a test that goes through doors by now: off the list"

@@ -17,7 +17,7 @@ from workers.supervisor.slot import Slot
 
 attempt.Child = NullChild  # type: ignore[assignment, attr-defined]
 _claims: list[float] = []
-_claim: Any = Slot._claim
+_claim: Any = Slot.claim
 
 
 def timed(slot: Slot) -> Job | None:
@@ -30,7 +30,7 @@ def timed(slot: Slot) -> Job | None:
 
 
 if __name__ == "__main__":
-    Slot._claim = timed  # type: ignore[assignment, method-assign]
+    Slot.claim = timed  # type: ignore[assignment, method-assign]
     folder = Path(os.environ["ESPALIER_HOME"])
     atexit.register(lambda: (folder / f"claims-{os.getpid()}.json").write_text(json.dumps(_claims)))
     WorkerProcess().run()

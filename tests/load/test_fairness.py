@@ -118,7 +118,7 @@ def _webhook(database: Database, settings: Settings, many: int, monkeypatch: pyt
     seconds = time.monotonic() - began
     stop.set()
     thread.join()
-    dispatcher._pool.shutdown()
+    dispatcher.close()
     return seconds
 
 

@@ -71,7 +71,11 @@ class Dispatcher:
     def run(self, stop: threading.Event) -> None:
         """Deliver until told to stop."""
         loops.run("webhooks", stop, self.dispatch, idle_seconds=IDLE_SECONDS)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.close(wait=False)
+
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads, when they have delivered what they were given, or (without `wait`) leaving it."""
+        self._pool.shutdown(wait=wait, cancel_futures=not wait)
 
     def dispatch(self, *, wait: bool = False) -> int:
         """Take what is due and hand it to the threads; return how many. With `wait`, until they are done."""

@@ -27,7 +27,7 @@ from workers.lease.retries import lost_worker
 UNHEARD_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 300.0
 """Between bells that nobody hears: without a worker they would fill the broker."""
-_MOST_AT_ONCE = 100
+MOST_AT_ONCE = 100
 """Jobs that one transaction heals."""
 _MOST_SENT_AT_ONCE = 500
 FIRST_COLLECT_SECONDS, COLLECT_SECONDS = 60.0, 3600.0
@@ -56,7 +56,7 @@ class Reconciler:
         """Worker class -> when it is rung for next, and the pause that follows."""
         self._capped: list[str] | None = None
         """Projects whose queued jobs are marked as waiting for their quota; None before the first look."""
-        self._postponed: dict[str, tuple[int, float]] = {}
+        self.postponed: dict[str, tuple[int, float]] = {}
         """Job that could not be healed -> how often, and when it is tried again."""
         self._collect_at = time.monotonic() + FIRST_COLLECT_SECONDS
         self._tell_at = 0.0
@@ -139,17 +139,17 @@ class Reconciler:
 
     def _locked(self, session: Session, wanted: JobQuery) -> list[Job]:
         """Lock the oldest of those that a query finds and nobody has postponed."""
-        later = [job_id for job_id, (_, until) in self._postponed.items() if until > time.monotonic()]
-        return leases.lock_oldest(session, wanted, limit=_MOST_AT_ONCE, but=later)
+        later = [job_id for job_id, (_, until) in self.postponed.items() if until > time.monotonic()]
+        return leases.lock_oldest(session, wanted, limit=MOST_AT_ONCE, but=later)
 
     def _postpone(self, job_id: str) -> None:
         """Leave a job alone for a while that breaks whoever heals it; in the end it fails, as a fault of ours."""
-        times = self._postponed.get(job_id, (0, 0.0))[0] + 1
-        self._postponed[job_id] = times, time.monotonic() + loops.delay_seconds(times)
+        times = self.postponed.get(job_id, (0, 0.0))[0] + 1
+        self.postponed[job_id] = times, time.monotonic() + loops.delay_seconds(times)
         if times >= loops.MOST_ATTEMPTS:
             with self._database.unit_of_work() as session:
                 endings.give_up(session, job_id, now=clock(session))
-            del self._postponed[job_id]
+            del self.postponed[job_id]
 
     def mark_quotas(self) -> None:
         """Let queued jobs say whether a pause, a worker or their project's quota is what they wait for."""

@@ -55,13 +55,14 @@ class RegistrySweep:
             return None
         found: list[int] = []
         try:
-            loops.each("registries", [source], lambda one: found.append(self._look_behind(one)), spoiled=self._postpone)
+            loops.each("registries", [source], lambda one: found.append(self.look_behind(one)), spoiled=self._postpone)
         finally:
             with self._claiming:
                 self._busy.discard(source.project_id)
         return sum(found)
 
-    def _look_behind(self, source: HookSource) -> int:
+    def look_behind(self, source: HookSource) -> int:
+        """Ask the registry of a source for what no delivery told of, and return how many events it held."""
         login = credentials.access(self._database, self._settings, source.project_id, source.kind, "fetch")
         try:
             held = self._polled[source.kind].look(login, source.cursor or {}, made_at=source.created_at)

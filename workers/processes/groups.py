@@ -169,15 +169,16 @@ def oom_kills() -> int:
 
     A kill is counted in the group of the one that was killed, whoever's limit it was: a child without one is in ours.
     """
-    return next((_oom_kills(file) for file in _counters() if file.is_file()), 0)
+    return next((_oom_kills(file) for file in counters() if file.is_file()), 0)
 
 
 def _oom_kills(file: Path) -> int:
     return sum(int(line.split()[1]) for line in _lines(file) if line.startswith("oom_kill "))
 
 
-def _counters() -> Iterator[Path]:
-    for group in _ours():
+def counters() -> Iterator[Path]:
+    """Files in which the kernel counts what it killed for want of memory."""
+    for group in own_groups():
         yield group / "memory.events"
         yield group / "memory.oom_control"
     yield Path("/proc/vmstat")
@@ -185,13 +186,13 @@ def _counters() -> Iterator[Path]:
 
 def limits() -> Iterator[int]:
     """Yield every limit on the memory of our control group, and of those that it lies in."""
-    for group in _ours():
+    for group in own_groups():
         for around in (group, *group.parents):
             for name in ("memory.max", "memory.limit_in_bytes"):
                 yield from (int(line) for line in _lines(around / name) if line.isdecimal())
 
 
-def _ours() -> Iterator[Path]:
+def own_groups() -> Iterator[Path]:
     """Where our control group may lie, of either version, the likeliest first."""
     top = Path("/sys/fs/cgroup")
     for line in _lines(Path("/proc/self/cgroup")):

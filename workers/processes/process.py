@@ -154,7 +154,7 @@ class Child:
         if self._process.poll() is None:
             return False
         # What it left behind may hold its pipes open, and would be waited for without end.
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         return not self._reading() and self._waiting.empty()
 
     def messages(self, *, wait_seconds: float) -> list[AnyMessage]:
@@ -168,7 +168,7 @@ class Child:
 
     def terminate(self) -> None:
         """End the child's whole group: SIGTERM, and SIGKILL after five seconds."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):  # keeps the pipe moving, so that it can end
@@ -178,7 +178,7 @@ class Child:
     def kill(self) -> bool:
         """End the child's whole group at once, and whatever it left behind in it; False when the kernel keeps it."""
         self._abandoned.set()
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         try:
             self._process.wait(KILL_SECONDS)
         except subprocess.TimeoutExpired:
@@ -201,7 +201,8 @@ class Child:
                 if pipe is not None:
                     pipe.close()
 
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
+        """Send a signal to the child and all that it started."""
         # The group outlives its leader when a grandchild does, so the leader's exit does not end the duty.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)

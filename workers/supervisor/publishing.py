@@ -160,7 +160,7 @@ class Publisher:
         if row is None:
             return False
         try:
-            outcome = self._publish(row, stopping)
+            outcome = self.publish(row, stopping)
             self._note(row, outcome)
         except BaseException as error:  # noqa: BLE001 - it is tried again later, and given up in the end
             loops.note("publications", error)
@@ -176,7 +176,8 @@ class Publisher:
             else:
                 publications.fail(session, row.id, outcome.model_dump(mode="json", by_alias=True))
 
-    def _publish(self, row: Publication, stopping: Callable[[], bool]) -> Published | ErrorInfo:
+    def publish(self, row: Publication, stopping: Callable[[], bool]) -> Published | ErrorInfo:
+        """Send a finished job's files where one publication says, in a process of its own."""
         with self._database.reading() as session:
             job, artifacts = jobs.find(session, row.job_id), reads.files(session, row.job_id)
         try:

@@ -81,7 +81,7 @@ class Slot:
         """Claim a job and work on it; False when there was none, or no device to work on."""
         try:
             self._device.look()
-            job = self._claim()
+            job = self.claim()
         except OUTAGE as error:
             log.warning("the database is out of reach", error=type(error).__name__)
             return False
@@ -104,7 +104,8 @@ class Slot:
                 time.sleep(1)
         return True
 
-    def _claim(self) -> Job | None:
+    def claim(self) -> Job | None:
+        """Take the next job that this worker may do; None where there is none."""
         with self._services.database.unit_of_work() as session:
             if not self._registered:
                 leases.register(session, self.identity)

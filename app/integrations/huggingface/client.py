@@ -51,7 +51,7 @@ class Hub:
     def __init__(self, endpoint: str | None, *, seconds: float = SECONDS) -> None:
         """`endpoint`: the operator's mirror, which may lie in a private network; None asks the public Hub."""
         self._endpoint = (endpoint or PUBLIC).rstrip("/")
-        self._allowed = _networks_of(self._endpoint) if endpoint else ()
+        self._allowed = networks_of(self._endpoint) if endpoint else ()
         self._deadline = time.monotonic() + seconds
 
     def repository(self, repo: str, revision: str) -> Repository:
@@ -93,7 +93,7 @@ class Hub:
         raise HubSilentError("it redirects without end")
 
 
-def _networks_of(endpoint: str) -> tuple[Network, ...]:
+def networks_of(endpoint: str) -> tuple[Network, ...]:
     """The addresses of the operator's own mirror; a loopback one may name itself in several ways."""
     try:
         target = outbound.parse(endpoint)

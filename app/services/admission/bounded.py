@@ -49,7 +49,7 @@ def probe(directory: Path, roots: Sequence[Path] = (), *, owner: str, unread: Co
     if _is_small(directory, roots):
         return facts.probe(directory, roots, unread=unread)
     request = {"do": "probe", "folder": str(directory), "roots": list(map(str, roots)), "unread": list(unread)}
-    answer = _ask(request, owner)
+    answer = ask(request, owner)
     return ModelFacts.model_validate_json(answer)
 
 
@@ -58,7 +58,7 @@ def weight_files(directory: Path, *, owner: str) -> list[str]:
     index = directory / headers.INDEX
     if not index.is_file() or index.stat().st_size <= SMALL_BYTES:
         return headers.weight_files(directory)
-    names: list[str] = json.loads(_ask({"do": "weight_files", "folder": str(directory)}, owner))
+    names: list[str] = json.loads(ask({"do": "weight_files", "folder": str(directory)}, owner))
     return names
 
 
@@ -77,9 +77,9 @@ def _is_small(directory: Path, roots: Sequence[Path]) -> bool:
         return True  # whatever is wrong is found before much is read
 
 
-def _ask(request: dict[str, Any], owner: str) -> bytes:
+def ask(request: dict[str, Any], owner: str) -> bytes:
     """Let a child answer; raises what it refused."""
-    with _turn(owner):
+    with turn(owner):
         try:
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "app.services.admission.reader"], input=json.dumps(request).encode(),
@@ -99,7 +99,7 @@ def _ask(request: dict[str, Any], owner: str) -> bytes:
 
 
 @contextmanager
-def _turn(owner: str) -> Iterator[None]:
+def turn(owner: str) -> Iterator[None]:
     """Let a project read one model at a time, and all of them together a few."""
     with _guard:
         if owner in _reading:

@@ -62,7 +62,7 @@ def evaluate_next(database: Database, settings: Settings, turns: ProjectTurns | 
                 return None
             delivery_id = delivery.id
             with structlog.contextvars.bound_contextvars(delivery_id=delivery_id), _presets(database, delivery):
-                return _evaluate(session, database, settings, delivery)
+                return evaluate_delivery(session, database, settings, delivery)
     except AppError as error:
         _postpone(database, delivery_id, error.detail)
     except BaseException as error:  # another one is evaluated next, whatever this one did
@@ -94,7 +94,8 @@ def _presets(database: Database, delivery: HookDelivery) -> Iterator[None]:
         LOOKUP.reset(token)
 
 
-def _evaluate(session: Session, database: Database, settings: Settings, delivery: HookDelivery) -> list[str]:
+def evaluate_delivery(session: Session, database: Database, settings: Settings, delivery: HookDelivery) -> list[str]:
+    """Ask every rule of its source about one delivery, and return the jobs that come of it."""
     event, project = inbox.event_of(delivery), tenancy.project(session, delivery.project_id)
     before = {verdict.rule_id: verdict for verdict in hooks.verdicts_of(session, [delivery.id])}
     again: list[timedelta] = []

@@ -69,7 +69,7 @@ class SparseFw(MaskOptimizer):
             iterations = ON_CPU if weight_RI.device.type == "cpu" else ON_DEVICE
         best_RI, least_R = mask_RI, mask_errors(weight_RI, mask_RI, gram_II)
         for alpha in GRID if self.alpha == "grid" else (self.alpha,):
-            fixed_RI = _fixed(mask_RI, score_RI, alpha, whole=whole)
+            fixed_RI = fixed_entries(mask_RI, score_RI, alpha, whole=whole)
             found_RI = frank_wolfe(
                 weight_RI, mask_RI, fixed_RI, torch.isneginf(score_RI), gram_II, line=line, iterations=iterations
             )
@@ -80,7 +80,7 @@ class SparseFw(MaskOptimizer):
         return best_RI
 
 
-def _fixed(mask_RI: Tensor, score_RI: Tensor, alpha: float, *, whole: bool) -> Tensor:
+def fixed_entries(mask_RI: Tensor, score_RI: Tensor, alpha: float, *, whole: bool) -> Tensor:
     """The floor(alpha * kept) highest scores of the mask, in every row or in the matrix."""
     size = mask_RI.numel() if whole else mask_RI.shape[1]
     kept_UN = mask_RI.reshape(-1, size)

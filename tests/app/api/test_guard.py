@@ -157,7 +157,7 @@ def test_what_comes_without_a_key_takes_turns_as_one_however_many_addresses_it_n
 
     asyncio.run(scene())
     assert len(done) == 101
-    assert done.index("/v1/jobs") < guards._WORKED_ON_AT_ONCE + 6, "behind those at work, and not behind the hundred"
+    assert done.index("/v1/jobs") < guards.WORKED_ON_AT_ONCE + 6, "behind those at work, and not behind the hundred"
 
 
 def test_no_number_is_too_large_to_be_refused(client: TestClient, model: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_tells_that_the_process_lives_waits_for_nothing(
     client: TestClient, readiness: Readiness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = threading.Event()
-    monkeypatch.setitem(readiness._checks, "store", lambda: hang.wait(60))
+    monkeypatch.setitem(readiness.checks, "store", lambda: hang.wait(60))
     monkeypatch.setattr("app.services.readiness.PATIENCE_SECONDS", 0.2)
     answer = client.get("/readyz")
     assert (answer.status_code, [item["code"] for item in answer.json()["errors"]]) == (503, ["store"])
@@ -148,7 +148,7 @@ def test_readiness_is_asked_once_a_second(
     client: TestClient, readiness: Readiness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
-    monkeypatch.setitem(readiness._checks, "store", lambda: asked.append(time.monotonic()))
+    monkeypatch.setitem(readiness.checks, "store", lambda: asked.append(time.monotonic()))
     monkeypatch.setattr("app.services.readiness.FRESH_SECONDS", 3600)
     assert {client.get("/readyz").status_code for _ in range(20)} == {200}
     assert len(asked) == 1

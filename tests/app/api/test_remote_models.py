@@ -178,7 +178,7 @@ def test_a_redirect_into_a_private_network_is_not_followed(
     client: TestClient, at_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = at_hub.add_model("org/model", DEMO_MODEL)
-    monkeypatch.setattr(app_hub, "_networks_of", lambda endpoint: networks("127.0.0.1/32"))
+    monkeypatch.setattr(app_hub, "networks_of", lambda endpoint: networks("127.0.0.1/32"))
     at_hub.elsewhere = "10.0.0.1"
     found = resolve(client)
     assert codes(found) == ["hub_unreachable"]

@@ -21,13 +21,13 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
     """What is sent, as (file, number); parts are small."""
     monkeypatch.setattr(uploads, "PART_BYTES", 2**20)
     seen: Parts = []
-    send = Uploader._send
+    send = Uploader.send_part
 
     def noted(self: Uploader, upload: dict[str, object], name: str, number: int, size: int) -> None:
         send(self, upload, name, number, size)
         seen.append((name, number))
 
-    monkeypatch.setattr(Uploader, "_send", noted)
+    monkeypatch.setattr(Uploader, "send_part", noted)
     return seen
 
 
@@ -60,14 +60,14 @@ def test_an_upload_that_was_cut_goes_on_where_it_stopped(
     espalier: Espalier, service: Settings, model: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert service.database
-    put, calls = Uploader._put, iter(range(100))
+    put, calls = Uploader.put_part, iter(range(100))
 
     def cut(self: Uploader, part: dict[str, object], data: bytes) -> httpx.Response | None:
         if next(calls) == 4:
             raise OSError("the line is cut")
         return put(self, part, data)
 
-    monkeypatch.setattr(Uploader, "_put", cut)
+    monkeypatch.setattr(Uploader, "put_part", cut)
     broken = espalier("upload", str(model))
     assert (broken.status, len(parts)) == (1, 4)
     assert "the line is cut" in broken.err
@@ -81,8 +81,8 @@ def test_a_lost_answer_is_asked_for_again(
 ) -> None:
     assert service.database
     monkeypatch.setattr("espalier.client.transport.FIRST_DELAY_SECONDS", 0.0)
-    put, calls = Uploader._put, iter(range(100))
-    monkeypatch.setattr(Uploader, "_put", lambda *given: None if next(calls) < 2 else put(*given))
+    put, calls = Uploader.put_part, iter(range(100))
+    monkeypatch.setattr(Uploader, "put_part", lambda *given: None if next(calls) < 2 else put(*given))
     text = tmp_path / "notes.txt"
     text.write_text("A text about espaliers. " * 100)
     done = espalier("upload", str(text), "--name", "notes")

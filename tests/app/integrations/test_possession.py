@@ -98,7 +98,7 @@ def test_keys_that_may_list_a_bucket_and_read_nothing_get_nothing_of_the_cache(
     read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(read(demo())[-1], PhaseCompleted)
-    whole = S3Source._client
+    whole = S3Source.client
 
     class Lister:
         """A client whose keys may list, and neither look at an object nor get it."""
@@ -124,7 +124,7 @@ def test_keys_that_may_list_a_bucket_and_read_nothing_get_nothing_of_the_cache(
             except ClientError as refusal:
                 raise self._refusal(refusal.response["Error"]["Code"]) from None
 
-    monkeypatch.setattr(S3Source, "_client", listing)
+    monkeypatch.setattr(S3Source, "client", listing)
     assert error(read({})).class_ == "source_gated"
 
 

@@ -38,7 +38,7 @@ def test_a_lane_is_served_by_one_at_a_time_and_one_that_is_new_by_whoever_is_idl
     found: list[str | None] = []
     waiting = threading.Thread(target=lambda: found.append(lanes.take(idle)))
     waiting.start()
-    while not lanes._idle:
+    while not lanes.idle:
         time.sleep(0.001)
     lanes.put("c", "c1")
     assert lanes.take(busy, wait=False) == "a2", "and c1 is left to the one who is idle"
@@ -161,7 +161,7 @@ def test_the_one_call_of_a_project_is_next_beside_many_slow_ones_of_another() ->
             await rooms.run("a", lambda: go.wait(20))
         go.set()
         await asyncio.gather(*slow)
-        assert rooms._lanes == {}
+        assert rooms.lanes == {}
         return spent, waiting
 
     spent, waiting = asyncio.run(scene())
@@ -207,8 +207,8 @@ def test_a_turn_ends_early_by_itself_or_with_a_caller_that_leaves() -> None:
             called_and_left.cancel()
             await asyncio.gather(left, called_and_left, return_exceptions=True)
             async with turns.turn("c"):
-                assert turns._free == 0
-        assert turns._free == 1
+                assert turns.free == 0
+        assert turns.free == 1
 
     asyncio.run(scene())
 
@@ -233,7 +233,7 @@ def test_a_lane_does_so_many_things_at_once_and_holds_no_other_up() -> None:
         calls[2].cancel()  # its caller has left
         until.set()
         await asyncio.gather(*calls, return_exceptions=True)
-        assert not shares._lanes
+        assert not shares.lanes
         return before
 
     assert sorted(asyncio.run(scene())) == ["a1", "a2", "b1", "c1", "c2", "c3"]

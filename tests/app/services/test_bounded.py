@@ -101,13 +101,13 @@ def test_a_project_has_one_model_read_at_a_time_and_keeps_nobody_waiting(
     folder = write_model(tmp_path)
     monkeypatch.setattr(bounded, "SMALL_BYTES", 0)
     monkeypatch.setattr(bounded, "WAIT_SECONDS", 0.01)
-    with bounded._turn("a"):
+    with bounded.turn("a"):
         with pytest.raises(TooManyRequests):
             bounded.probe(folder, owner="a")
         assert bounded.probe(folder, owner="b").model_type == "llama"
         with ExitStack() as others:
             for number in range(1, bounded.AT_ONCE):
-                others.enter_context(bounded._turn(str(number)))
+                others.enter_context(bounded.turn(str(number)))
             with pytest.raises(NotReady):
                 bounded.probe(folder, owner="b")
     assert bounded.probe(folder, owner="a").model_type == "llama"
@@ -129,7 +129,7 @@ def test_a_folder_that_was_read_is_not_read_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(bounded, "SMALL_BYTES", 0)
     folder = write_model(tmp_path)
     found = remembered.probe_again(folder)
-    monkeypatch.setattr(bounded, "_ask", pytest.fail)
+    monkeypatch.setattr(bounded, "ask", pytest.fail)
     assert remembered.probe_again(folder) == found
 
 

@@ -43,8 +43,8 @@ class Careless(S3Proxy):
         self.left -= 1
         self.spoilt += 1
         key = path.removeprefix(f"/{self.store.bucket}/")
-        held = self.store._client.get_object(Bucket=self.store.bucket, Key=key)["Body"].read()
-        self.store._client.put_object(Bucket=self.store.bucket, Key=key, Body=self.harm(held))
+        held = self.store.client.get_object(Bucket=self.store.bucket, Key=key)["Body"].read()
+        self.store.client.put_object(Bucket=self.store.bucket, Key=key, Body=self.harm(held))
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_server_whose_etags_mean_nothing_is_read_back(
     s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    head, opened = s3_store._client.head_object, S3Store.open
+    head, opened = s3_store.client.head_object, S3Store.open
 
     def opaque(**fields: str) -> dict[str, object]:
         return {**head(**fields), "ETag": '"0x8DC"'}  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_a_server_whose_etags_mean_nothing_is_read_back(
         reads.append(key)
         return opened(self, key, start, end)
 
-    monkeypatch.setattr(s3_store._client, "head_object", opaque)
+    monkeypatch.setattr(s3_store.client, "head_object", opaque)
     monkeypatch.setattr(S3Store, "open", noted)
     path, sha256 = _file(tmp_path, 1000)
     s3_store.put_file("a/file", path, sha256)

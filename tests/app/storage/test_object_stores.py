@@ -142,7 +142,7 @@ def test_lists_are_sorted_and_prefixes_are_deleted_whole(store: ObjectStore) -> 
 def test_what_a_killed_upload_left_is_removed_when_it_is_old(tmp_path: Path, s3_store: S3Store) -> None:
     directory, now = DirectoryStore(tmp_path / "store"), datetime.now(UTC)
     (tmp_path / "store/.unfinished/.0123.part").write_bytes(b"half")
-    s3_store._client.create_multipart_upload(Bucket=s3_store.bucket, Key=f"{s3_store.prefix}half")
+    s3_store.client.create_multipart_upload(Bucket=s3_store.bucket, Key=f"{s3_store.prefix}half")
     for store in (directory, s3_store):
         store.put_bytes("a/whole", b"whole")
         assert store.delete_unfinished(now - timedelta(days=1)) == 0

@@ -77,7 +77,7 @@ def test_tasks_are_scored_on_the_dense_model_and_on_the_artifact(
     monkeypatch.setattr(tasks, "version", lambda _: "0.0")
     monkeypatch.setattr(
         tasks,
-        "_late",
+        "import_late",
         lambda _: SimpleNamespace(TaskManager=lambda **_: manager, HFLM=SimpleNamespace, simple_evaluate=evaluate),
     )
     job = local_job(tmp_path, llama, texts, evaluate=_evaluate(texts, tasks=["piqa"]))

@@ -59,7 +59,7 @@ def test_both_forms_stand_side_by_side(tmp_path: Path, texts: Path, llama: Path)
 def test_a_packed_shard_of_every_dense_shard(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("espalier.model.safetensors_writer.write_model.__kwdefaults__", {"shard_bytes": 2**14})
+    monkeypatch.setattr("espalier.model.safetensors_writer.SHARD_BYTES", 2**14)
     job, _ = run(tmp_path / "job", llama, texts, "packed", prune={"method": "magnitude", "sparsity": 0.5})
     packs = sorted(job.artifact.glob("model-*.packed.safetensors"))
     assert len(packs) > 2

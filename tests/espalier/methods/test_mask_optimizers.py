@@ -171,7 +171,7 @@ def _reference_frank_wolfe(
 def test_frank_wolfe_is_the_algorithm_with_the_fixed_part_in_its_gradient(alpha: float) -> None:
     weight_OI, seen, score_OI = _case()
     start_OI = Unstructured().keep(score_OI, sparsity=0.5)
-    fixed_OI = sparsefw._fixed(start_OI, score_OI, alpha, whole=False)
+    fixed_OI = sparsefw.fixed_entries(start_OI, score_OI, alpha, whole=False)
     assert fixed_OI.sum(dim=1).tolist() == [int(8 * alpha)] * 12
     found_OI = sparsefw.frank_wolfe(
         weight_OI, start_OI, fixed_OI, torch.zeros_like(fixed_OI), seen[Gram], line=16, iterations=15
@@ -192,7 +192,7 @@ def test_the_gradient_that_frank_wolfe_follows_is_that_of_the_error() -> None:
 def test_without_the_fixed_part_in_the_gradient_frank_wolfe_ends_far_worse() -> None:
     weight_OI, seen, score_OI = _case(outputs=32, inputs=64)
     start_OI = Unstructured().keep(score_OI, sparsity=0.6)
-    fixed_OI = sparsefw._fixed(start_OI, score_OI, 0.5, whole=False)
+    fixed_OI = sparsefw.fixed_entries(start_OI, score_OI, 0.5, whole=False)
     free = torch.zeros_like(fixed_OI)
     right = sparsefw.frank_wolfe(weight_OI, start_OI, fixed_OI, free, seen[Gram], line=64, iterations=200)
     # The trap: the free part chosen as if the fixed weights were pruned.

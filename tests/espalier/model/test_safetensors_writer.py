@@ -6,9 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from espalier.model import safetensors_writer
 from espalier.model.safetensors_writer import TensorEntry, write_file, write_model
 from espalier.model.weights import INDEX
 
@@ -38,8 +40,9 @@ def test_the_library_reads_back_what_was_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_shards_stay_below_the_limit_and_the_index_names_them(tmp_path: Path) -> None:
-    paths = write_model(tmp_path, _entries(), shard_bytes=32)
+def test_shards_stay_below_the_limit_and_the_index_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safetensors_writer, "SHARD_BYTES", 32)
+    paths = write_model(tmp_path, _entries())
     index = json.loads((tmp_path / INDEX).read_text())
     shards = sorted(set(index["weight_map"].values()))
     assert [path.name for path in paths] == [*shards, INDEX]

@@ -12,7 +12,7 @@ import torch
 from espalier.messages import Checkpoint, Layer, Message, Warned
 from espalier.model import numerics
 from espalier.reconstruct import span, windows
-from espalier.reconstruct.window import _by_memory
+from espalier.reconstruct.window import by_memory
 from espalier.reconstruct.windows import Pair, Part, Streams
 from tests.fixtures.library.jobs import KilledError
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
@@ -44,7 +44,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 def _job(folder: Path, family: str, prune: dict[str, Any], reconstruct: dict[str, Any]) -> Recovery:
-    text = Path(__file__).parents[1] / "prune/test_prune.py"  # prose or code: a text is a text
+    text = Path(__file__)  # prose or code: a text is a text
     model_dir = folder.parent / f"{folder.name}-{family}"
     if not model_dir.exists():
         write_tiny_model(model_dir, family)
@@ -123,12 +123,12 @@ def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> It
     assert among
     walk, runs = pair.walk, ((pair.dense, pair.teacher, streams.teacher), (pair.block, pair.student, streams.student))
     for local in [matrix.local for matrix in pair.layout.matrices]:
-        taught, own = (windows._entering(walk, block, local, run, states) for block, run, states in runs)
+        taught, own = (windows.entering(walk, block, local, run, states) for block, run, states in runs)
         inputs = taught if streams.mode == DENSE else own
         targets = walk.through(pair.dense.get_submodule(local), own if streams.mode == SPARSE else taught)
         owned = frozenset({f"{local}.weight", f"{local}.bias"})
-        run = windows.casting(windows._child(pair.block, local), walk)
-        yield Part(local, owned, run, inputs, targets, windows._mean_square(targets))
+        run = windows.casting(windows.run_of(pair.block, local), walk)
+        yield Part(local, owned, run, inputs, targets, windows.mean_square(targets))
 
 
 @pytest.mark.parametrize("mode", [DENSE, SPARSE, BOTH])
@@ -206,6 +206,6 @@ def test_the_job_s_own_limit_decides_what_auto_takes(tmp_path: Path) -> None:
     job = _job(tmp_path / "job", "llama", ROWS, {"window": "auto"})
     session, spec = job.session(), job.spec.reconstruct
     assert spec is not None
-    assert _by_memory(session, spec, session.calibration_windows()) == "block"
+    assert by_memory(session, spec, session.calibration_windows()) == "block"
     session.request = session.request.model_copy(update={"max_host_memory_bytes": 2**17})
-    assert _by_memory(session, spec, session.calibration_windows()) != "block"
+    assert by_memory(session, spec, session.calibration_windows()) != "block"

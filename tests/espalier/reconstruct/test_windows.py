@@ -73,7 +73,7 @@ def _entering(setting: Setting, weights: Weights) -> torch.Tensor:
 
 @torch.no_grad()
 def _attention(setting: Setting, block: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    call = setting.walk._calls_for(len(states))[1]
+    call = setting.walk.calls_for(len(states))[1]
     kwargs = {name: value for name, value in call.kwargs.items() if name != "hidden_states"}
     output: torch.Tensor = block.self_attn(hidden_states=block.input_layernorm(states), **kwargs)[0]  # type: ignore[operator]
     return states + output

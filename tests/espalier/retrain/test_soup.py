@@ -200,4 +200,6 @@ def test_a_mean_that_fills_a_zero_is_found(tmp_path: Path, model_dir: Path, text
     save_overlay(tmp_path / "bad.safetensors", {tensor: torch.ones_like(session.weights.get(tensor))}, {})
     bad = session.weights.with_overlay(tmp_path / "bad.safetensors")
     with pytest.raises(Exception, match="not zero"):
-        soup._blend(session, [Member(weights, Masks.of_weights(weights)) for weights in (session.weights, bad)])
+        soup.average_members(
+            session, [Member(weights, Masks.of_weights(weights)) for weights in (session.weights, bad)]
+        )

@@ -16,7 +16,7 @@ from espalier import pipeline
 from espalier.model import masks
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps import SCHEDULES, Retrain, Trained
-from espalier.retrain.merging import _Merging
+from espalier.retrain.merging import Merging
 from espalier.retrain.train import Point, Trainer
 from espalier.session import Session
 from espalier.training.lora import Adapter, Lora
@@ -89,7 +89,7 @@ def _assert_zeros(value: torch.Tensor, name: str) -> None:
 def _look_at_parameters(trainer: Trainer) -> None:
     for item in trainer.trainables:
         if item.mask is not None:
-            moments = trainer._optimizer.state[item.parameter]
+            moments = trainer.optimizer.state[item.parameter]
             for value in (item.parameter, moments["exp_avg"], moments["exp_avg_sq"]):
                 _assert_zeros(value[~item.mask], item.name)
 
@@ -111,7 +111,7 @@ def _look_at_what_would_be_written(trainer: Trainer, session: Session) -> int:
     """How many pruned matrices would change."""
     path = session.workspace / "as-if-finished"
     save_file({f"value:{item.name}": item.parameter.detach() for item in trainer.trainables}, path)
-    merging, count = _Merging(session, path), 0
+    merging, count = Merging(session, path), 0
     for block in session.streamed.layout.blocks:
         tensors = merging.whole(block) | merging.matrices(block)
         for matrix in block.matrices:

@@ -88,7 +88,7 @@ def test_the_one_webhook_of_a_project_is_sent_beside_a_thousand_of_another_whose
         patience.pause(0.005)
     assert called.count("prj-1-many.test") <= deliver.PER_PROJECT
     gate.set()
-    dispatcher._pool.shutdown()
+    dispatcher.close()
 
 
 def beside_one_that_hangs(
@@ -124,7 +124,7 @@ def test_the_one_publication_of_a_project_is_next_beside_a_thousand_of_another(
         done.append(row.project_id)
         return Published(target=row.target, reference="done")
 
-    monkeypatch.setattr(publisher, "_publish", publish)
+    monkeypatch.setattr(publisher, "publish", publish)
     for project in PROJECTS:
         publications(bench, project)
     assert [publisher.work_once() for _ in range(3)] == [True] * 3
@@ -144,7 +144,7 @@ def test_a_publication_that_hangs_holds_up_those_of_its_own_project_alone(
             gate.wait(60)
         return Published(target=row.target, reference="done")
 
-    monkeypatch.setattr(publisher, "_publish", publish)
+    monkeypatch.setattr(publisher, "publish", publish)
     publications(bench, "prj-1-many")
     beside_one_that_hangs(publisher.work_once, hangs, gate, lambda: publications(bench, "prj-2-few"))
     assert begun == list(PROJECTS)
@@ -159,13 +159,13 @@ def sources(bench: Bench, project: str) -> None:
 def test_the_one_event_of_a_project_is_evaluated_next_beside_a_thousand_of_another(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, done = evaluation._evaluate, []
+    real, done = evaluation.evaluate_delivery, []
 
     def evaluate(session: Session, *rest: Any) -> list[str]:
         done.append(rest[-1].project_id)
         return real(session, *rest)
 
-    monkeypatch.setattr(evaluation, "_evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate_delivery", evaluate)
     for project in PROJECTS:
         sources(bench, project)
         with bench.database.unit_of_work() as session:
@@ -190,7 +190,7 @@ def test_the_one_registry_of_a_project_is_next_beside_a_thousand_of_another(
         looked.append(source.project_id)
         return 0
 
-    monkeypatch.setattr(sweep, "_look_behind", look)
+    monkeypatch.setattr(sweep, "look_behind", look)
     for project in PROJECTS:
         sources(bench, project)
     assert [sweep.look_once() for _ in range(3)] == [0] * 3
@@ -214,7 +214,7 @@ def test_a_registry_that_hangs_holds_up_those_of_its_own_project_alone(
             gate.wait(60)
         return 0
 
-    monkeypatch.setattr(sweep, "_look_behind", look)
+    monkeypatch.setattr(sweep, "look_behind", look)
     sources(bench, "prj-1-many")
     beside_one_that_hangs(sweep.look_once, hangs, gate, lambda: sources(bench, "prj-2-few"))
     assert begun == list(PROJECTS)

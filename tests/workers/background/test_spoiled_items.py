@@ -99,7 +99,7 @@ def test_a_publication_that_breaks_us_is_given_up_in_the_end_and_others_are_done
             raise fault
         return Published(target={"kind": "s3", "uri": "s3://a/b"}, reference="done")
 
-    monkeypatch.setattr(publisher, "_publish", publish)
+    monkeypatch.setattr(publisher, "publish", publish)
     for _ in range(8):
         while publisher.work_once():
             pass
@@ -124,7 +124,7 @@ def test_a_registry_event_that_breaks_us_is_given_up_in_the_end_and_others_are_e
         delivery.state = "evaluated"
         return []
 
-    monkeypatch.setattr(evaluation, "_evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate_delivery", evaluate)
     evaluator = Evaluator(database, cast(Doorbell, None), sqlite_bench.settings)
     for _ in range(loops.MOST_ATTEMPTS + 1):
         while evaluator.work_once():
@@ -175,7 +175,7 @@ def test_a_registry_that_breaks_us_is_looked_at_later_and_the_others_now(
             raise fault
         return 0
 
-    monkeypatch.setattr(sweep, "_look_behind", look)
+    monkeypatch.setattr(sweep, "look_behind", look)
     assert [sweep.look_once() for _ in range(3)] == [0, 0, None]
     assert sorted(looked) == sorted([bad, good])
     with database.reading() as session:
@@ -205,7 +205,7 @@ def test_a_lost_job_that_breaks_us_fails_in_the_end_and_others_are_recovered(
     assert healer.recover() == 1
     assert [sqlite_bench.job(job).state for job in jobs] == ["running", "queued"]
     for _ in range(loops.MOST_ATTEMPTS):
-        healer._postponed = {job: (times, 0.0) for job, (times, _) in healer._postponed.items()}
+        healer.postponed = {job: (times, 0.0) for job, (times, _) in healer.postponed.items()}
         healer.recover()
     job = sqlite_bench.job(jobs[0])
     assert job.error is not None
@@ -215,12 +215,12 @@ def test_a_lost_job_that_breaks_us_fails_in_the_end_and_others_are_recovered(
 def test_jobs_that_are_postponed_keep_no_place_before_the_others(
     sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "_MOST_AT_ONCE", 2)
+    monkeypatch.setattr(reconcile, "MOST_AT_ONCE", 2)
     jobs = sorted(sqlite_bench.add() for _ in range(3))
     for job in jobs:
         sqlite_bench.set(job, pending_until=datetime(2020, 1, 1, tzinfo=UTC))
     healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(Doorbell, None))
-    healer._postponed = dict.fromkeys(jobs[:2], (1, time.monotonic() + 1000))
+    healer.postponed = dict.fromkeys(jobs[:2], (1, time.monotonic() + 1000))
     assert healer.expire() == 1
     assert [sqlite_bench.job(job).state for job in jobs] == ["queued", "queued", "expired"]
 

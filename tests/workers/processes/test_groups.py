@@ -159,7 +159,7 @@ def test_a_job_that_the_kernel_killed_for_memory_is_told_from_one_that_others_ki
     sqlite_bench: Bench, kills: int, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel, made = divided(tmp_path, monkeypatch, oom_kills=kills)
-    monkeypatch.setattr(groups, "_counters", lambda: pytest.fail("what others lost is of no interest"))
+    monkeypatch.setattr(groups, "counters", lambda: pytest.fail("what others lost is of no interest"))
     bench = sqlite_bench
     bench.services = replace(bench.services, groups=made)
     job = bench.work(bench.add("dies-always"))

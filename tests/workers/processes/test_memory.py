@@ -57,7 +57,7 @@ def test_the_memory_of_a_machine_is_that_of_the_tightest_group_around_the_worker
     own.mkdir(parents=True)
     for group, bound in zip((own, own.parent, own.parents[1]), bounds, strict=True):
         (group / "memory.max").write_text(f"{bound}\n")
-    monkeypatch.setattr(groups, "_ours", lambda: iter([own]))
+    monkeypatch.setattr(groups, "own_groups", lambda: iter([own]))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB))
     assert machine.memory_bytes("cpu") == sees
 

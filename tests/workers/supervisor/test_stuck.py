@@ -92,7 +92,7 @@ def test_kills_for_memory_are_counted_in_our_own_group(tmp_path: Path, monkeypat
     own, whole = tmp_path / "memory.events", tmp_path / "vmstat"
     own.write_text("oom 5\noom_kill 2\noom_group_kill 0\n")
     whole.write_text("oom_kill 7\n")
-    monkeypatch.setattr(groups, "_counters", lambda: iter([tmp_path / "absent", own, whole]))
+    monkeypatch.setattr(groups, "counters", lambda: iter([tmp_path / "absent", own, whole]))
     assert groups.oom_kills() == 2
     own.unlink()
     assert groups.oom_kills() == 7
@@ -105,7 +105,7 @@ def test_a_child_that_the_kernel_keeps_is_reported_and_not_waited_for(
     monkeypatch.setattr(process, "KILL_SECONDS", 0.05)
     kept: set[Child] = set()
     with monkeypatch.context() as kernel:
-        kernel.setattr(Child, "_signal", lambda child, _number: kept.add(child))
+        kernel.setattr(Child, "signal", lambda child, _number: kept.add(child))
         job = sqlite_bench.work(sqlite_bench.add("hangs"))
     assert (job.state, job.failures) == ("queued", {"device_lost": 1})
     for child in kept:
