@@ -24,8 +24,9 @@ from app.services.plans import cautions, estimates, fitting, lookup
 from app.services.resources import Resources
 from app.services.reuse import equal_work
 from app.settings import Settings
-from espalier import memory, work
+from espalier import memory
 from espalier.formats import FORMATS
+from espalier.memory import work
 from espalier.probe import ModelFacts
 from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec
