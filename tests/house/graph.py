@@ -34,13 +34,13 @@ def between_children(package: str, edges: Mapping[str, frozenset[str]]) -> dict[
     def child(name: str) -> str | None:
         return ".".join(name.split(".")[:depth]) if name.startswith(f"{package}." if package else "") else None
 
-    found: dict[str, set[str]] = {}
+    children: dict[str, set[str]] = {}
     for importer, imported in edges.items():
         if (source := child(importer)) is not None:
-            found.setdefault(source, set()).update(
+            children.setdefault(source, set()).update(
                 target for name in imported if (target := child(name)) is not None and target != source
             )
-    return found
+    return children
 
 
 def cycle(edges: Mapping[str, set[str] | frozenset[str]]) -> list[str]:

@@ -31,8 +31,8 @@ def _imported(path: Path) -> Iterator[str]:
 def test_nobody_imports_a_test_module() -> None:
     modules = {".".join(path.with_suffix("").parts) for path in files("tests")}
     tests = {name for name in modules if name.rpartition(".")[2].startswith(("test_", "conftest"))}
-    found = {path.as_posix(): names for path in files(*PRODUCT, "tests") if (names := tests & {*_imported(path)})}
-    assert found == {}, "what is shared lies in tests/fixtures, or in a module beside the tests"
+    importers = {path.as_posix(): names for path in files(*PRODUCT, "tests") if (names := tests & {*_imported(path)})}
+    assert importers == {}, "what is shared lies in tests/fixtures, or in a module beside the tests"
 
 
 def test_the_readme_of_the_fixtures_names_what_lies_there() -> None:
@@ -42,8 +42,8 @@ def test_the_readme_of_the_fixtures_names_what_lies_there() -> None:
         if path.name != "__init__.py"
     }
     wanted = [f"- `{name}`: {text.splitlines()[0]}" for name, text in first.items()]
-    told = [line for line in (FIXTURES / "README.md").read_text().splitlines() if line.startswith("- ")]
-    assert told == wanted
+    lines = [line for line in (FIXTURES / "README.md").read_text().splitlines() if line.startswith("- ")]
+    assert lines == wanted
 
 
 def _private(name: str) -> bool:
@@ -85,10 +85,12 @@ def _reached(tree: ast.AST) -> Iterator[str]:
 
 def test_a_test_reaches_for_nothing_private() -> None:
     private = {name for path in files(*PRODUCT) for name in _own(ast.parse((ROOT / path).read_text()))}
-    found = {}
+    reaching = {}
     for path in files("tests"):
         tree = ast.parse((ROOT / path).read_text())
         if names := ({*_reached(tree)} & private) - _own(tree):
-            found[path.as_posix()] = names
-    assert found.keys() - MAY_REACH.keys() == set(), {path: found[path] for path in found.keys() - MAY_REACH.keys()}
-    assert MAY_REACH.keys() - found.keys() == set(), "a test that goes through doors by now: off the list"
+            reaching[path.as_posix()] = names
+    assert reaching.keys() - MAY_REACH.keys() == set(), {
+        path: reaching[path] for path in reaching.keys() - MAY_REACH.keys()
+    }
+    assert MAY_REACH.keys() - reaching.keys() == set(), "a test that goes through doors by now: off the list"
