@@ -136,3 +136,10 @@ def _read(repo: str, document: Mapping[str, Any]) -> Repository:
         model_type=config.get("model_type") if isinstance(config.get("model_type"), str) else None,
         architecture=next((name for name in config.get("architectures") or [] if isinstance(name, str)), None),
     )
+
+
+def no_answer(error: Exception) -> bool:
+    """Tell whether an error of the Hub's client says that the other side did not answer."""
+    # The client's HTTP library is its own affair and has changed before; its errors name it.
+    library = type(error).__module__
+    return library.startswith(("httpx", "httpcore")) or isinstance(error, ConnectionError | TimeoutError)

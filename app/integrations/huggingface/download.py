@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import tqdm
 
+from app.integrations.huggingface.client import no_answer
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import sha256_of
 from app.integrations.shared.sources import Access, Unreachable, locked
@@ -168,10 +169,7 @@ def refusals(repo_id: str) -> Iterator[None]:
             raise SourceNotFound(f"The Hub shows no repository {repo_id}.") from error
         raise _unreachable(error) from error
     except Exception as error:
-        # The client's HTTP library is its own affair and has changed before; its errors name it.
-        if type(error).__module__.startswith(("httpx", "httpcore")) or isinstance(
-            error, ConnectionError | TimeoutError
-        ):
+        if no_answer(error):
             raise _unreachable(error) from error
         raise
 

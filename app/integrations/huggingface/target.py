@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import httpx
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from pydantic import Field
 
+from app.integrations.huggingface.client import no_answer
 from app.integrations.huggingface.names import RepoId
 from app.integrations.shared.hooks import RegistryEvent
 from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused, ResultTarget
@@ -82,7 +82,9 @@ def _refusals(repo: str) -> Iterator[None]:
             "It is tried again.",
             retryable=status in {0, 408, 409, 412, 429} or status >= 500,
         ) from None
-    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
+    except Exception as error:
+        if not no_answer(error):
+            raise
         raise Refused(
             f"The Hub did not answer ({type(error).__name__}).", "It is tried again.", retryable=True
         ) from None
