@@ -24,10 +24,17 @@ def digests(artifacts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def normalised(value: Any) -> Any:
     """Return a report without what no two runs share."""
     if isinstance(value, dict):
-        return {key: normalised(item) for key, item in value.items() if not OF_A_RUN.search(key)}
+        return {key: _in_order(key, normalised(item)) for key, item in value.items() if not OF_A_RUN.search(key)}
     if isinstance(value, list):
         return [normalised(item) for item in value]
     return _ID.sub(r"\1_*", value) if isinstance(value, str) else value
+
+
+def _in_order(key: str, value: Any) -> Any:
+    """Sort the rows of phases by name: an artifact may be measured before or after the rest of it is written."""
+    if key != "phases" or not isinstance(value, list):
+        return value
+    return sorted(value, key=lambda row: (row.get("turn", ""), row["name"]))
 
 
 def differences(before: Result, after: Result) -> list[str]:
