@@ -70,7 +70,7 @@ def test_results_of_two_runs_are_equal_but_for_what_tells_of_the_run() -> None:
         ),
         (
             lambda result: result["report"].update(phases=[{"name": "merging"}, {"name": "fetching"}]),
-            "report/phases: [{'name': 'pruning', 'perplexity': None}] and [{'name': 'merging'}, {'name': 'fetching'}]",
+            "report/phases: [{'name': 'pruning', 'perplexity': None}] and [{'name': 'fetching'}, {'name': 'merging'}]",
         ),
         (
             lambda result: result["report"]["environment"].update(network_isolated=1),
