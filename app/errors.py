@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
-from espalier.refusals import (
-    AppError,
-)
+from collections.abc import Sequence
+
+from espalier.errors import Problem, SourceRefused
+
+
+class AppError(Exception):
+    """The request cannot be served."""
+
+    code: str = "error"
+    status: int = 400
+
+    def __init__(
+        self, detail: str | None = None, *, items: Sequence[Problem] = (), headers: dict[str, str] | None = None
+    ) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        self.items = tuple(items)
+        self.headers = headers or {}
+        super().__init__(self.detail)
+
+
+class ModelRefused(AppError):
+    """The library refuses a model, its text, or what is asked of it; the answer has the library's words and code."""
+
+    status = 422
+
+    def __init__(self, refusal: SourceRefused) -> None:
+        super().__init__(refusal.detail, items=refusal.items)
+        self.code = refusal.code
 
 
 class NotFound(AppError):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
 
-from espalier.errors import EngineError
+from espalier.errors import EngineError, ErrorClass
 from espalier.messages import ErrorInfo
-from espalier.recipe.phases import ErrorClass, Phase
-from espalier.refusals import SourceRefused
+from espalier.recipe.phases import Phase
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 """What torch's CPU allocator says; it has no exception class of its own."""
@@ -88,14 +87,7 @@ def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
     What stock loaders raise was given its class where it was raised: what is left is ours.
     """
     if isinstance(error, EngineError):
-        return ErrorInfo(
-            class_=error.class_, retryable=False, phase=phase, module=error.module, hint=error.hint, message=str(error)
-        )
-    if isinstance(error, SourceRefused):
-        return ErrorInfo(
-            class_=cast("ErrorClass", error.error_class), retryable=False, phase=phase, module=error.module,
-            hint=error.hint, message=error.message,
-        )  # fmt: skip
+        return ErrorInfo.of(error, phase)
     for kind in _KINDS:
         if kind.fits(error):
             return ErrorInfo(class_=kind.class_, retryable=True, phase=phase, hint=kind.hint, message=kind.message)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from espalier.documents.gather import gather
+from espalier.errors import SourceNotFound
 from espalier.intake import admit, lay_out
 from espalier.messages import ComputeRequest, Done, Message, Warned
 from espalier.model_files import content_sha256
@@ -20,7 +21,6 @@ from espalier.recipe.base import fingerprint
 from espalier.recipe.dataset import BuiltinDataset, LocalDataset
 from espalier.recipe.reading import RecipeError, read_recipe
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import SourceNotFound
 
 OUTPUT = "espalier-output"
 """Where a result goes for which no folder is named."""
@@ -50,8 +50,8 @@ def compress(
     the job (espalier.messages: phases, progress, metrics, pruned matrices, warnings). Everything of a spec works as in
     the service, searches and soups included, in this process; what takes a service or the network is refused by name.
 
-    Raises RecipeError (the recipe), SourceRefused (the model or the text), FileExistsError (the output), EngineError
-    (what shows in the run); each says what to change.
+    Raises RecipeError (the recipe), FileExistsError (the output), EngineError (the model, the text, or what
+    shows in the run); each says what to change.
     """
     spec, folder, target = read_recipe(recipe), Path(model), Path(OUTPUT if output is None else output).absolute()
     _require_local(spec)

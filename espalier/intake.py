@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from espalier.errors import InvalidForModel
 from espalier.model_files import INDEX, SINGLE, is_weights, model_files
 from espalier.probe import ModelFacts, check, probe, sanitised_config
 from espalier.probe.documents import refuse_disguised, refuse_large
 from espalier.probe.headers import weight_files
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import InvalidForModel
 
 
 def admit(folder: Path, spec: CompressionSpec, roots: Sequence[Path] = ()) -> tuple[ModelFacts, CompressionSpec]:

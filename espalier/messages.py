@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from espalier.errors import EngineError, ErrorClass
 from espalier.families.sizes import Sizes
-from espalier.recipe.phases import ErrorClass, Phase
+from espalier.recipe.phases import Phase
 from espalier.recipe.spec import CompressionSpec
 
 
@@ -184,6 +185,14 @@ class ErrorInfo(Message):
     """Whether the machine was lost: nothing that the job did."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    @classmethod
+    def of(cls, error: EngineError, phase: Phase | None) -> ErrorInfo:
+        """Say what one of our own errors says."""
+        return cls(
+            class_=error.class_, retryable=error.retryable, phase=phase, module=error.module, hint=error.hint,
+            message=error.message,
+        )  # fmt: skip
 
 
 class Failed(Message):

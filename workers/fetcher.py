@@ -14,15 +14,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
 from app.integrations.shared.cache import evict, linked
 from app.integrations.shared.sources import (
     Access,
-    Unreachable,
     Use,
 )
 from app.integrations.systems import read_text
+from espalier.errors import EngineError
 from espalier.export.outputs import refuse_by_card
 from espalier.intake import admit, lay_out
 from espalier.messages import (
@@ -36,9 +35,8 @@ from espalier.messages import (
 )
 from espalier.probe.config import dropped_keys
 from espalier.recipe.base import fingerprint
-from espalier.recipe.phases import ErrorClass, Phase
+from espalier.recipe.phases import Phase
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import SourceRefused
 from workers.messages import Fetched, FetchRequest, Resolved
 
 PROGRESS_SECONDS = 0.5
@@ -122,15 +120,8 @@ def _use(pointer: str) -> Use:
 
 def describe(error: Exception, phase: Phase) -> ErrorInfo:
     """Say in the contract's words why nothing was fetched."""
-    if isinstance(error, SourceRefused):
-        known: tuple[str, ...] = get_args(ErrorClass)
-        assert error.error_class in known
-        return ErrorInfo.model_validate(
-            {
-                "class": error.error_class, "retryable": isinstance(error, Unreachable), "phase": phase,
-                "module": error.module, "hint": error.hint, "message": error.message,
-            }
-        )  # fmt: skip
+    if isinstance(error, EngineError):
+        return ErrorInfo.of(error, phase)
     if isinstance(error, MemoryError):
         hint = "See the sizes of its tokenizer and headers, or raise ESPALIER_FETCH_MEMORY_BYTES."
         message = "Reading the model's small files takes more memory than the fetcher has."
@@ -151,7 +142,7 @@ def serve(line: str, send: Send) -> int:
         fetcher = _Fetcher(FetchRequest.model_validate_json(line), send)
         fetcher.run()
     except Exception as error:  # noqa: BLE001 (the one place where every failure becomes a message)
-        if not isinstance(error, SourceRefused):
+        if not isinstance(error, EngineError):
             traceback.print_exc()
         send(Failed(error=describe(error, fetcher.phase if fetcher else "resolving")))
         return 1

@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from app.errors import AppError
 from app.integrations.shared.targets import PublicFile, PublishRequest, Refused
 from espalier.messages import ErrorInfo, Failed
-from espalier.refusals import AppError
 from workers.messages import Published
 
 

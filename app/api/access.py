@@ -14,13 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problems import problem_response
 from app.bodies.access import Scope as KeyScope
-from app.errors import Forbidden, NotReady, Unauthenticated
+from app.errors import AppError, Forbidden, NotReady, Unauthenticated
 from app.platform.actor import LOCAL, Actor, acting
 from app.platform.loopback import require_loopback
 from app.services.jobs import rights
 from app.services.tenancy.keys import Doorman
 from app.settings import Settings
-from espalier.refusals import AppError
 
 _READ = frozenset({"GET", "HEAD"})
 _RULES: Final[list[tuple[str, KeyScope | None, KeyScope]]] = [

@@ -16,12 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
 from app.bodies.strict_json import parse
-from app.errors import BodyTooLarge, HeadersTooLarge, MalformedRequest, SlowBody, UnsupportedBody
+from app.errors import AppError, BodyTooLarge, HeadersTooLarge, MalformedRequest, SlowBody, UnsupportedBody
 from app.platform import tracing
 from app.platform.actor import Actor
 from app.platform.ids import new_id
 from app.platform.lanes import Shares, Turns, until_start
-from espalier.refusals import AppError
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_HOOK_BYTES = 2**20

@@ -18,9 +18,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import InvalidRequest, NotFound, NotReady
+from app.errors import AppError, InvalidRequest, NotFound, NotReady
+from espalier.errors import Problem
 from espalier.recipe import pointers
-from espalier.refusals import AppError, Problem
 
 MAX_ITEMS = 100
 _ECHO = {"union_tag_invalid", "union_tag_not_found"}
@@ -123,7 +123,7 @@ def _of_status(error: HTTPException) -> AppError:
         f"{HTTPStatus(error.status_code).description or error.detail}.", headers=dict(error.headers or {})
     )
     phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    refusal.code, refusal.status = phrase, error.status_code  # type: ignore[misc]
+    refusal.code, refusal.status = phrase, error.status_code
     return refusal
 
 

@@ -11,7 +11,8 @@ from app.db.job import PRIORITIES, Attempt, Event
 from app.db.lifecycle import JobState, WaitReason
 from app.db.result import Artifact, LayerRow, LogLine
 from app.services.jobs.reads import JobReading, Series
-from espalier.recipe.phases import ErrorClass, Phase
+from espalier.errors import ErrorClass
+from espalier.recipe.phases import Phase
 
 _PRIORITY_NAMES = {value: name for name, value in PRIORITIES.items()}
 

@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.db.session import Database, clock, deferring
+from app.errors import AppError
 from app.platform import loops
 from app.platform.lanes import Lanes
-from espalier.refusals import AppError
 
 MOST_AT_ONCE = 64
 THREADS = 2

@@ -8,8 +8,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from app.errors import InvalidRequest
+from espalier.errors import Problem
 from espalier.recipe import pointers
-from espalier.refusals import Problem
 
 Model = TypeVar("Model", bound=BaseModel)
 

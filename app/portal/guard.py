@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Forbidden, Unauthenticated
+from app.errors import AppError, Forbidden, Unauthenticated
 from app.platform.actor import LOCAL, Actor, acting
 from app.platform.lanes import until_start
 from app.platform.loopback import is_of_another_site, require_loopback
@@ -25,7 +25,6 @@ from app.portal.problems import internal_error, problem_page
 from app.services.tenancy.keys import Doorman
 from app.services.tenancy.sessions import Sessions, new_token
 from app.settings import Settings
-from espalier.refusals import AppError
 
 COOKIE: Final = "espalier_session"
 POLICY: Final = (

@@ -10,10 +10,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.errors import InvalidRequest, NotFound, NotReady
+from app.errors import AppError, InvalidRequest, NotFound, NotReady
 from app.portal.rendering import render
+from espalier.errors import Problem
 from espalier.recipe import pointers
-from espalier.refusals import AppError, Problem
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ from sqlalchemy.exc import OperationalError
 from app.bodies.access import SCOPES, KeyRequest
 from app.db.migrate import is_current
 from app.db.session import Database
+from app.errors import AppError
 from app.platform.actor import DEFAULT_PROJECT, LOCAL, acting
 from app.production import leave_unsafe_production
 from app.services.tenancy import keys
 from app.settings import get_settings
-from espalier.refusals import AppError
 
 
 def main() -> int:

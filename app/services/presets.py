@@ -15,10 +15,10 @@ from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, QuotaExceeded
 from app.services.admission.admit import refused
 from app.services.jobs import rights
+from espalier.errors import Problem
 from espalier.recipe.base import canonical
 from espalier.recipe.presets import BUILT_IN, Found, Lookup, shipped
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import Problem
 
 MAX_PRESETS = 100
 """Of a project; every list shows all of them."""

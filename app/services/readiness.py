@@ -14,7 +14,7 @@ import structlog
 from app.db.migrate import is_current
 from app.services.resources import Resources
 from app.settings import Settings
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 FRESH_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0

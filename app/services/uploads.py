@@ -19,7 +19,7 @@ from app.db.queries.requests import uploads
 from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock
 from app.db.upload import Upload
-from app.errors import InvalidRequest, NotFound, QuotaExceeded, UploadClosed, UploadIncomplete
+from app.errors import InvalidRequest, ModelRefused, NotFound, QuotaExceeded, UploadClosed, UploadIncomplete
 from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.admission.bounded import probe
@@ -28,7 +28,7 @@ from app.services.resources import Resources
 from app.services.tenancy import projects
 from app.storage.base import ObjectStore, PutUrl
 from espalier.documents.text_files import HEAD_BYTES, look
-from espalier.refusals import Problem, SourceRefused, UnsafeSource
+from espalier.errors import Problem, SourceRefused, UnsafeSource
 
 PART_BYTES = 16 * 2**20
 MAX_PARTS = 9_000
@@ -212,7 +212,7 @@ def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
             left -= (wanted := _wanted(store, row, file))
             if left < 0:
                 detail = f"What is no weight is larger than {MAX_LOOK_BYTES >> 20} MiB, headers included."
-                raise UnsafeSource(detail, items=[Problem("", UnsafeSource.code, detail)])
+                raise ModelRefused(UnsafeSource(detail).at(""))
             path = Path(folder) / file["name"]
             path.parent.mkdir(exist_ok=True)
             with path.open("wb") as target:
@@ -222,8 +222,7 @@ def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
         try:
             return probe(Path(folder), owner=row.project_id).model_dump(mode="json")
         except SourceRefused as error:
-            error.items = error.items or (Problem("", error.code, error.detail),)
-            raise
+            raise ModelRefused(error.at("")) from error
 
 
 def _look_at_text(store: ObjectStore, row: Upload) -> None:
@@ -233,7 +232,7 @@ def _look_at_text(store: ObjectStore, row: Upload) -> None:
     try:
         look(file["name"], head, whole=len(head) == file["bytes"])
     except SourceRefused as error:
-        raise error.at("/files/0") from None
+        raise ModelRefused(error.at("/files/0")) from None
 
 
 def _wanted(store: ObjectStore, row: Upload, file: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ from app.services.resources import Resources
 from app.services.tenancy.sealing import seal, unseal
 from app.settings import Settings
 from app.settings_rules import networks
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 OVERLAP = timedelta(hours=24)
 """How long a replaced secret signs beside the new one."""

@@ -24,7 +24,7 @@ from espalier.documents.text_files import (
     not_text,
     require_plain,
 )
-from espalier.refusals import DatasetRefused
+from espalier.errors import DatasetRefused
 
 MAX_TEXT_BYTES = 64 * 2**20
 """What is kept of a data set: some 16 million tokens, more than calibration and retraining read."""

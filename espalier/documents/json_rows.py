@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from espalier.documents.text_files import AS_ROWS, IN_ROWS, kind_of, no_column, not_a_text
-from espalier.refusals import DatasetRefused
+from espalier.errors import DatasetRefused
 
 MAX_ROW: Final = 8 * 2**20
 """Characters of one row: what they unfold to has to fit into memory."""

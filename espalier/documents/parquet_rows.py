@@ -11,7 +11,7 @@ import pyarrow.parquet
 
 from espalier.documents.json_rows import MAX_ROW
 from espalier.documents.text_files import no_column, not_a_text
-from espalier.refusals import DatasetRefused
+from espalier.errors import DatasetRefused
 
 ROWS: Final = 32
 """Read at once."""

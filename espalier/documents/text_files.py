@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final, Literal
 
-from espalier.refusals import DatasetRefused
+from espalier.errors import DatasetRefused
 
 Kind = Literal["text", "json", "parquet"]
 JSON_SUFFIXES: Final = (".jsonl", ".ndjson", ".jsonlines", ".json")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from espalier.refusals import OwnOutput
+from espalier.errors import OwnOutput
 
 OUTPUT_TAG: Final = "espalier"
 """Stands in the card of every result (espalier.export.card), and begins the tags of a version at MLflow."""

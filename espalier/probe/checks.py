@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from espalier.errors import Problem
 from espalier.families.sizes import PLURAL, Part
 from espalier.probe.facts import ModelFacts
 from espalier.probe.matching import Chosen, Matcher
@@ -12,7 +13,6 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps import BlockWindow, Reconstruct, Retrain, Targets
 from espalier.recipe.structure import DepthFields, ExpertStep, WidthFields, WidthStep
 from espalier.recipe.target import Target
-from espalier.refusals import Problem
 from espalier.search.split import Cut, Split
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from espalier.refusals import UnsafeSource
+from espalier.errors import UnsafeSource
 
 NAMES_CODE = frozenset({"auto_map", "custom_pipelines", "custom_generate", "trust_remote_code"})
 """Keys that transformers answers by importing code from the repository."""

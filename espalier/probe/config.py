@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from espalier.errors import SourceNotFound, UnsafeSource, UnsupportedArchitecture
 from espalier.families import FAMILIES, Family
 from espalier.families.stock_types import KINDS
 from espalier.probe import strays
 from espalier.probe.code import refuse_code
 from espalier.probe.documents import PLAIN, read_object
 from espalier.probe.unread_keys import refuse_unread
-from espalier.refusals import SourceNotFound, UnsafeSource, UnsupportedArchitecture
 
 MAX_CONFIG_BYTES = 2**20
 MAX_TOKENIZER_CONFIG_BYTES = 16 * 2**20

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from espalier.errors import UnsafeSource
 from espalier.model_files import small_bytes
-from espalier.refusals import UnsafeSource
 
 PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 DISGUISES = (

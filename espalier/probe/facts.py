@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from espalier.errors import SourceNotFound, UnsafeSource
 from espalier.families.sizes import Sizes
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.probe import strays, vocabulary
@@ -23,7 +24,6 @@ from espalier.probe.parts import sizes_of
 from espalier.probe.strays import CONVERT
 from espalier.probe.tensors import Expected, match, refuse_many
 from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
-from espalier.refusals import SourceNotFound, UnsafeSource
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, Dtype] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

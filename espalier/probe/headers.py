@@ -8,9 +8,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from espalier.errors import SourceNotFound, UnsafeSource
 from espalier.probe import strays
 from espalier.probe.documents import DISGUISES, parse_object, read_object
-from espalier.refusals import SourceNotFound, UnsafeSource
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_INDEX_BYTES = 16 * 2**20

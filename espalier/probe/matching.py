@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from espalier.errors import Problem
 from espalier.methods.base import MatrixFacts
 from espalier.probe.facts import Matrix, ModelFacts
 from espalier.recipe.expressions import BadPattern, Budget, OutOfTime, Selection
 from espalier.recipe.steps import Targets
-from espalier.refusals import Problem
 
 _CHECK_EVERY = 8
 """Names: patterns that are legal take up to some 10 ms on one."""

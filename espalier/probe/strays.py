@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from espalier.refusals import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedArchitecture
+from espalier.errors import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedArchitecture
 
 CONVERT: Final = "Convert the weights to safetensors, for instance with save_pretrained(safe_serialization=True)."
 FOLDER: Final = "A model is a Hugging Face directory: config.json, tokenizer, safetensors."

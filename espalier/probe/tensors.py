@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from espalier.errors import UnsafeSource, UnsupportedArchitecture
 from espalier.families import Family, Shapes
 from espalier.probe.head import embeddings
 from espalier.probe.headers import WEIGHT_BYTES, Tensor
-from espalier.refusals import UnsafeSource, UnsupportedArchitecture
 
 BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Constants that old checkpoints carry and nobody reads: angles of positions, triangles of attention."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, Final
 
-from espalier.refusals import UnsafeSource
+from espalier.errors import UnsafeSource
 
 NAME: Final = "tokenizer.json"
 MAX_GROWTH: Final = 32

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from espalier.refusals import UnsupportedArchitecture
+from espalier.errors import UnsupportedArchitecture
 
 _OUTPUTS_AND_NOTES: Final = """
     output_hidden_states output_attentions return_dict id2label label2id num_labels problem_type

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
+from espalier.errors import UnsafeSource
 from espalier.families import FAMILIES, Family
 from espalier.probe.documents import read_object, refuse_disguised, refuse_encoding
 from espalier.probe.tokenizer import MAX_ADDED, look_through
-from espalier.refusals import UnsafeSource
 
 FAST: Final = "tokenizer.json"
 PAIR: Final = ("vocab.json", "merges.txt")

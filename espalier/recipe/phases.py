@@ -1,4 +1,4 @@
-"""The phases of a job in order, and the classes of its errors."""
+"""The phases of a job, in order."""
 
 from __future__ import annotations
 
@@ -19,28 +19,6 @@ Phase = Literal[
     "evaluating",
     "uploading",
     "publishing",
-]
-
-
-ErrorClass = Literal[
-    "invalid_spec",
-    "unsupported_architecture",
-    "source_not_found",
-    "source_unreachable",  # the other side does not answer: it is asked again
-    "source_gated",
-    "source_unsafe",
-    "dataset_error",
-    "gpu_oom",
-    "device_lost",  # the GPU, or the way to it, is broken; another worker may do
-    "host_oom",
-    "disk_full",
-    "numerical",
-    "collapsed",
-    "timeout",
-    "worker_lost",
-    "storage",
-    "publish_failed",
-    "internal",
 ]
 
 

@@ -123,7 +123,7 @@ def open_reshaped(folder: Path, *, compute_dtype: torch.dtype, device: torch.dev
         return StreamedModel(folder, compute_dtype=compute_dtype, device=device)
     except UnsupportedArchitectureError as error:
         raise UnsupportedArchitectureError(
-            f"no stock configuration of this family has such shapes: {error}",
+            f"no stock configuration of this family has such shapes: {error.message}",
             hint="Prune another part; per-layer widths and odd head counts need code of their own to load.",
             module=error.module,
         ) from error

@@ -92,7 +92,7 @@ def _work(
     except UnicodeDecodeError:
         answer = {"error": "UnicodeDecodeError"}
     except UnsafeTokenizerError as error:
-        answer = {"refused": str(error)}
+        answer = {"refused": error.message}
     except BaseException as error:  # noqa: BLE001 (a panic of Rust is no Exception)
         traceback.print_exc()
         answer = {"error": type(error).__name__, "words": str(error)}

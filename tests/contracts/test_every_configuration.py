@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from espalier.errors import SourceRefused
 from espalier.families import FAMILIES
 from espalier.probe.config import parse_config, sanitised_config
 from espalier.probe.tensors import Expected
-from espalier.refusals import SourceRefused
 from tests.espalier.probe.generated import configuration, tiny
 
 ROUNDS, PER_ROUND = 8, 50

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from espalier.errors import UnsupportedArchitecture
 from espalier.probe.config import parse_config
-from espalier.refusals import UnsupportedArchitecture
 
 ROOT = Path(__file__).parents[2]
 FAMILY = '''"""Seed-OSS: Llama with biases on queries, keys and values, another switch for the one behind them."""

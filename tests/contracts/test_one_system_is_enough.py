@@ -18,7 +18,7 @@ from pydantic import Field
 
 from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.sources import Access, AtHand, ModelSource
-from espalier.refusals import SourceNotFound
+from espalier.errors import SourceNotFound
 
 
 class FolderOf(ModelSource):

@@ -14,7 +14,7 @@ import pytest
 
 from espalier.documents import gather
 from espalier.documents.text_files import HEAD_BYTES
-from espalier.refusals import DatasetRefused
+from espalier.errors import DatasetRefused
 
 
 def kept(path: Path, data: bytes, column: str = "text") -> tuple[str, set[str]]:

@@ -17,10 +17,10 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 import espalier
+from espalier.errors import InvalidForModel, SourceRefused
 from espalier.messages import Layer, Log, Message, PhaseStarted
 from espalier.packing.files import PackError
 from espalier.packing.pack import pack_file
-from espalier.refusals import InvalidForModel, SourceRefused
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.suite.readme import README, block
 

@@ -21,7 +21,7 @@ from app.platform.ids import new_id
 from app.queue import Doorbell
 from app.services.jobs import control, reads
 from app.services.resources import Resources
-from espalier.refusals import InvalidForModel
+from espalier.errors import InvalidForModel
 from tests.fixtures.servers.services import new_postgres_database
 from tests.fixtures.workers.reconcilers import RecordedBell
 from tests.fixtures.workers.runs import Bench, job_fields

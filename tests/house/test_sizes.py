@@ -36,13 +36,12 @@ FOUNDATIONS: Final = {
     "app.dependencies": "what an endpoint or a page may ask for: the caller, the resources, a session",
     "app.errors": "every refusal of the service",
     "app.settings": "the one place where settings are read",
-    "espalier.errors": "what ends a job, by name",
+    "espalier.errors": "every refusal of the library, and what ends a job, by name",
     "espalier.messages": "what a child and its supervisor tell each other",
     "espalier.methods.base": "what a method is: every method is one file",
     "espalier.model.numerics": "dtypes and exact sums, for everything that computes",
     "espalier.recipe.base": "what a document of the recipe is: every part of it is one",
     "espalier.recipe.spec": "the recipe itself",
-    "espalier.refusals": "every refusal of the library",
     "espalier.session": "the paths, the model and the weights of one job: every phase works on them",
 }
 """Modules that more than MAX_IMPORTERS others import, and why they may."""

@@ -16,10 +16,10 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.platform.outbound import ForbiddenAddress, check_literal, parse
 from app.settings import Settings
+from espalier.errors import SourceRefused
 from espalier.families import FAMILIES
 from espalier.probe import probe
 from espalier.probe.config import parse_config
-from espalier.refusals import SourceRefused
 from tests.app.api.strangers import ask_of_both
 from tests.app.platform.hostile_urls import HOSTILE_URLS
 from tests.espalier.probe.checkpoints import LLAMA, write_model

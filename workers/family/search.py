@@ -37,9 +37,7 @@ def next_step(spec: CompressionSpec, sizes: Mapping[str, Any] | None, trials: Se
     try:
         step = search.next([_outcome(trial) for trial in trials])
     except NothingKeptError as error:
-        raise JobFailed(
-            ErrorInfo(class_=error.class_, retryable=False, phase=None, message=str(error), hint=error.hint)
-        ) from None
+        raise JobFailed(ErrorInfo.of(error, None)) from None
     if isinstance(step, Trial):
         return lambda session, job, now: spawn(session, job, step, now)
     winner = trials[step.index]

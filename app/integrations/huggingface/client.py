@@ -16,7 +16,7 @@ from urllib.parse import quote, urljoin
 
 from app.platform import outbound
 from app.settings_rules import Network, networks
-from espalier.refusals import SourceGated, SourceNotFound
+from espalier.errors import SourceGated, SourceNotFound
 
 PUBLIC: Final = "https://huggingface.co"
 SECONDS: Final = 8.0

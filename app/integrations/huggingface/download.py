@@ -26,7 +26,7 @@ from app.integrations.huggingface.client import no_answer
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import sha256_of
 from app.integrations.shared.sources import Access, Unreachable, locked
-from espalier.refusals import SourceGated, SourceNotFound
+from espalier.errors import SourceGated, SourceNotFound
 
 RepoType = Literal["model", "dataset"]
 _TIMEOUT_SECONDS = 30.0

@@ -14,11 +14,11 @@ from typing import Final
 
 from app.integrations.huggingface.client import Hub, HubSilentError, Repository
 from app.integrations.shared.sources import Look, Reader
+from espalier.errors import SourceGated, SourceNotFound, UnsafeSource
 from espalier.probe import ModelFacts, strays
 from espalier.probe.config import MAX_CONFIG_BYTES, MAX_TOKENIZER_CONFIG_BYTES, MAY_NAME_CODE
 from espalier.probe.documents import PLAIN
 from espalier.probe.headers import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE
-from espalier.refusals import SourceGated, SourceNotFound, UnsafeSource
 
 READ: Final = {
     "config.json": MAX_CONFIG_BYTES, INDEX: MAX_INDEX_BYTES,

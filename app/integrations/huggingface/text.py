@@ -15,8 +15,8 @@ from app.integrations.shared.digests import Sha256, read_note, write_whole
 from app.integrations.shared.sources import Access, TextSource, Unreachable, Use
 from espalier.documents.gather import MAX_TEXT_BYTES, READING, PlainText, gather
 from espalier.documents.text_files import READABLE, is_readable
+from espalier.errors import DatasetRefused, SourceGated, SourceNotFound
 from espalier.recipe.dataset import KNOWN, HuggingFaceDataset
-from espalier.refusals import DatasetRefused, SourceGated, SourceNotFound
 
 _HIDDEN: Final = re.compile(r"(^|/)\.")
 """What a repository keeps for itself, or a tool in it; no data."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.errors import NotAvailable
 from app.settings import Settings
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 
 def refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Problem | None:

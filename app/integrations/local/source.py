@@ -11,10 +11,10 @@ from pydantic import Field
 from app.integrations.local.paths import refusal
 from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.sources import Access, AtHand, ModelSource, below, seen
+from espalier.errors import Problem, SourceNotFound
 from espalier.model_files import model_files
 from espalier.probe import ModelFacts
 from espalier.recipe.dataset import LocalPath
-from espalier.refusals import Problem, SourceNotFound
 
 
 class LocalSource(ModelSource):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.settings import Settings
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 
 def no_server(pointer: str, settings: Settings) -> Problem | None:

@@ -19,9 +19,9 @@ from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
 from app.integrations.shared.sources import Access, AtHand, ModelSource, Unreachable
+from espalier.errors import Problem, SourceGated, SourceNotFound
 from espalier.export.outputs import refuse_tagged
 from espalier.model_files import TEMPLATES
-from espalier.refusals import Problem, SourceGated, SourceNotFound
 
 _MODEL: Final = "model"
 _TOKENIZER: Final = "components/tokenizer"

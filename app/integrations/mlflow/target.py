@@ -26,7 +26,7 @@ from app.integrations.mlflow.server import no_server
 from app.integrations.shared.sources import ModelSource
 from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused, ResultTarget
 from app.settings import Settings
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 REPORT: Final = "report.json"
 

@@ -19,8 +19,8 @@ from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import CHUNK_BYTES, remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
 from app.integrations.shared.sources import Access, ModelSource, Unreachable
+from espalier.errors import SourceGated, SourceNotFound
 from espalier.model_files import TEMPLATES, belongs_to_model
-from espalier.refusals import SourceGated, SourceNotFound
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

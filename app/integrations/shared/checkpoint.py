@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from espalier.errors import SourceNotFound, UnsafeSource
 from espalier.model_files import INDEX, PICKLES, SINGLE, belongs_to_model, is_weights
 from espalier.probe import strays
 from espalier.probe.documents import refuse_large
 from espalier.probe.headers import SAVE_AGAIN, weight_files
-from espalier.refusals import SourceNotFound, UnsafeSource
 
 
 def small_files(names: Mapping[str, int], what: str, *, convert: str) -> list[str]:

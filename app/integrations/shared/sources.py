@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
 from app.settings import Settings
 from espalier.documents.gather import PlainText
+from espalier.errors import Problem, SourceNotFound
 from espalier.model_files import TEMPLATES
 from espalier.probe import ModelFacts
 from espalier.recipe.base import Spec
-from espalier.refusals import Problem, SourceNotFound
 
 Use = Literal["train", "evaluation"]
 MAX_FILES: Final = 2000
@@ -28,7 +28,7 @@ TRIED_AGAIN = "The job asks again by itself for about half an hour; one that gav
 class Unreachable(SourceNotFound):
     """The other side did not answer; it may later."""
 
-    error_class = "source_unreachable"
+    class_, retryable = "source_unreachable", True
 
     def __init__(
         self, detail: str | None = None, *, hint: str = TRIED_AGAIN, module: str | None = None,

@@ -10,9 +10,9 @@ from typing import Final, Self
 from app.integrations.shared.hooks import RegistryEvent
 from app.integrations.shared.sources import ModelSource
 from app.settings import Settings
+from espalier.errors import Problem
 from espalier.messages import Message
 from espalier.recipe.publish import PublishTarget
-from espalier.refusals import Problem
 
 
 class PublicFile(Message):

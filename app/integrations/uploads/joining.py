@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.integrations.shared.cache import Place
 from app.integrations.shared.sources import Access, Unreachable, locked
-from espalier.refusals import Problem, SourceNotFound, UnsafeSource
+from espalier.errors import Problem, SourceNotFound, UnsafeSource
 
 CHUNK_BYTES: Final = 2**20
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from app.integrations.shared.sources import Access, AtHand, ModelSource
 from app.integrations.uploads.joining import absent, find, join
+from espalier.errors import Problem
 from espalier.probe import ModelFacts
 from espalier.recipe.base import canonical
 from espalier.recipe.dataset import UploadId
-from espalier.refusals import Problem
 
 
 class UploadSource(ModelSource):

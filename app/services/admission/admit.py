@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest, Limits
 from app.db.upload import Upload
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, ModelRefused
 from app.integrations.local.paths import refusal
 from app.integrations.shared.sources import AtHand, ModelSource
 from app.integrations.shared.targets import ResultTarget
@@ -21,6 +21,7 @@ from app.services.admission import known, routing, text_checks
 from app.services.admission.known import KnownModel
 from app.services.admission.remembered import probe_again
 from app.settings import Settings
+from espalier.errors import Problem, SourceRefused
 from espalier.probe import Matcher, ModelFacts, bad_patterns, check
 from espalier.recipe.base import canonical
 from espalier.recipe.dataset import Dataset, LocalDataset, UploadDataset
@@ -28,7 +29,6 @@ from espalier.recipe.hashes import datasets_in, work_hash
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.recipe.steps import MOST_PATTERNS
-from espalier.refusals import Problem, SourceRefused
 
 MAX_SPEC_BYTES = 64 * 1024
 """Of a spec as it is stored: lists show 200 of them."""
@@ -157,7 +157,7 @@ class Desk:
             try:
                 self._read[key] = source.facts(self._at_hand)
             except SourceRefused as error:
-                raise error.at("/source") from error
+                raise ModelRefused(error.at("/source")) from error
         return self._read[key]
 
 

@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import app
 from app.errors import NotReady, TooManyRequests
-from espalier import refusals
+from espalier import errors
+from espalier.errors import SourceRefused, UnsafeSource
 from espalier.probe import facts, headers
 from espalier.probe.config import read_config
 from espalier.probe.facts import ModelFacts
-from espalier.refusals import SourceRefused, UnsafeSource
 
 SMALL_BYTES: Final = 2**18
 """Of all that is parsed of a model: read in the API itself up to here."""
@@ -94,7 +94,7 @@ def ask(request: dict[str, Any], owner: str) -> bytes:
     if kind == b"answer":
         return answer
     told = json.loads(answer)
-    refusal: type[SourceRefused] = getattr(refusals, kind.decode())
+    refusal: type[SourceRefused] = getattr(errors, kind.decode())
     raise refusal(told["message"], hint=told["hint"], module=told["module"])
 
 

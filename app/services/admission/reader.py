@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from app.services.admission.bounded import CPU_SECONDS, MEMORY_BYTES
+from espalier.errors import SourceRefused
 from espalier.probe.facts import probe
 from espalier.probe.headers import weight_files
-from espalier.refusals import SourceRefused
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from app.db.queries.connections import hooks
 from app.db.queries.tenancy import tenancy
 from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
-from app.errors import QuotaExceeded
+from app.errors import AppError, QuotaExceeded
 from app.platform import loops
 from app.platform.actor import Actor, acting
 from app.platform.ids import new_id
@@ -28,7 +28,6 @@ from app.services.jobs import submit
 from app.services.plans import plans
 from app.settings import Settings
 from espalier.recipe.presets import LOOKUP
-from espalier.refusals import AppError
 
 AGAIN: Final = {"publication-under-way": timedelta(seconds=5), "quota": timedelta(seconds=30)}
 """When an event is looked at again that waits for this."""

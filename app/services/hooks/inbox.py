@@ -21,8 +21,8 @@ from app.services.hooks.problems import problems_of
 from app.services.hooks.receivers import RECEIVERS
 from app.services.hooks.sources import secrets_of
 from app.services.resources import Resources
+from espalier.errors import Problem
 from espalier.recipe.base import fingerprint
-from espalier.refusals import Problem
 
 MAX_EVENT_BYTES = 256 * 1024
 """Of what is understood of a delivery, tags included: lists show 200 of them."""

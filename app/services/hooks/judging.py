@@ -13,6 +13,7 @@ from app.bodies.hooks import Match, RuleLimits, Template
 from app.bodies.job import JobRequest
 from app.db.hook import Rule
 from app.db.session import Database
+from app.errors import AppError
 from app.integrations.shared.hooks import RegistryEvent
 from app.services import uploads
 from app.services.admission.admit import Admitted, Desk
@@ -24,7 +25,6 @@ from app.services.reuse import equal_work
 from app.settings import Settings
 from espalier.recipe import pointers, presets
 from espalier.recipe.base import canonical
-from espalier.refusals import AppError
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from espalier.errors import Problem
 from espalier.recipe import pointers
-from espalier.refusals import Problem
 
 
 def problems_of(error: ValidationError, document: object) -> list[Problem]:

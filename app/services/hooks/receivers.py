@@ -10,7 +10,7 @@ from app.integrations.shared.polling import PolledReceiver
 from app.integrations.systems import LOGINS
 from app.settings import Settings
 from espalier.discovery import discover
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 RECEIVERS: Final[dict[str, Receiver]] = {
     kind: found.model_validate({"kind": kind})

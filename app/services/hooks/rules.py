@@ -22,9 +22,9 @@ from app.services.hooks.template import STANDINS, Unfilled, spec_of
 from app.services.idempotency import Key
 from app.services.jobs import rights
 from app.services.resources import Resources
+from espalier.errors import Problem
 from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import Problem
 
 
 def create(resources: Resources, project_id: str, request: RuleRequest, *, key: Key | None = None) -> Rule:

@@ -23,7 +23,7 @@ from app.services.idempotency import Key
 from app.services.resources import Resources
 from app.services.tenancy.sealing import CannotOpen, seal, unseal
 from app.settings import Settings
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 log = structlog.get_logger(__name__)
 

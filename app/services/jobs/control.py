@@ -16,15 +16,15 @@ from app.db.queries.jobs import events, jobs
 from app.db.queries.jobs.events import NewEvent
 from app.db.queries.tenancy import tenancy
 from app.db.session import clock
-from app.errors import IllegalTransition, InvalidRequest, NotFound
+from app.errors import IllegalTransition, InvalidRequest, ModelRefused, NotFound
 from app.platform import actor as actors
 from app.services.admission import admit
 from app.services.events import outbox
 from app.services.jobs import children, rights
 from app.services.resources import Resources
 from app.services.tenancy import projects
+from espalier.errors import InvalidForModel, Problem
 from espalier.recipe.expressions import BadPattern, Selection
-from espalier.refusals import InvalidForModel, Problem
 
 MORE_ATTEMPTS = 20
 """What a retry adds to the attempts that were made."""
@@ -88,7 +88,7 @@ def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> No
 
 
 def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None:
-    """Raise InvalidForModel where a stored job has patterns that RE2 does not take: it could only fail again."""
+    """Raise ModelRefused where a stored job has patterns that RE2 does not take: it could only fail again."""
     with resources.database.reading() as session:
         job = jobs.get(session, project_id, job_id)
     steps = job.request["spec"].get("prune") if job is not None else None
@@ -99,7 +99,8 @@ def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None
         except BadPattern as error:
             problem = Problem(f"/spec/prune/{index}/targets/{error.place}", "bad-regex", str(error))
             detail = f"The job was made with a pattern that is not taken any more: {error}."
-            raise InvalidForModel(detail, hint="Clone it with patterns in RE2 syntax.", items=[problem]) from None
+            hint = "Clone it with patterns in RE2 syntax."
+            raise ModelRefused(InvalidForModel(detail, hint=hint, items=[problem])) from None
 
 
 def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) -> None:

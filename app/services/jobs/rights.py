@@ -9,8 +9,8 @@ from app.bodies.access import Scope
 from app.errors import Forbidden
 from app.platform import actor as actors
 from app.platform.actor import Actor
+from espalier.errors import Problem
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import Problem
 
 PLACE: Final = "/spec/output/publish"
 

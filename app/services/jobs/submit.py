@@ -15,6 +15,7 @@ from app.db.queries.jobs import events
 from app.db.queries.queue import places
 from app.db.queries.tenancy import tenancy
 from app.db.session import clock
+from app.errors import AppError
 from app.platform import actor as actors
 from app.platform import tracing
 from app.platform.ids import new_id
@@ -29,7 +30,6 @@ from app.services.reuse import adoption, equal_work
 from app.services.tenancy import projects
 from espalier.recipe import presets
 from espalier.recipe.spec import ENGINE_VERSION
-from espalier.refusals import AppError
 
 
 @dataclass(frozen=True)

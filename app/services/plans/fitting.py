@@ -15,11 +15,11 @@ from app.db.queries.requests import uploads
 from app.db.session import once
 from app.errors import InvalidRequest
 from app.settings import Settings
+from espalier.errors import Problem
 from espalier.memory import Device, estimate, itemsize_of, training
 from espalier.probe import ModelFacts
 from espalier.recipe.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import Problem
 
 MIB = 2**20
 SEEN = timedelta(minutes=10)

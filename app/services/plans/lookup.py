@@ -6,15 +6,16 @@ from typing import Any
 
 from app.bodies.job import JobRequest
 from app.db.session import clock
+from app.errors import ModelRefused
 from app.integrations.shared.sources import Look, ModelSource
 from app.services import uploads
 from app.services.admission import bounded, known
 from app.services.admission.admit import admit
 from app.services.resources import Resources
+from espalier.errors import SourceRefused
 from espalier.families import FAMILIES
 from espalier.probe.config import why_not
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import SourceRefused
 
 _ANY = CompressionSpec.model_validate({"prune": []})
 _UNKNOWN: dict[str, Any] = dict.fromkeys(
@@ -41,9 +42,8 @@ def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[
                 request, resources.settings,
                 lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind),
             ).facts  # fmt: skip
-    except SourceRefused as error:
-        why = f"{error.message} {error.hint}".strip()
-        return {**_UNKNOWN, "resolved": True, "supported": False, "why_not": why, "warnings": []}
+    except (SourceRefused, ModelRefused) as error:
+        return {**_UNKNOWN, "resolved": True, "supported": False, "why_not": error.detail, "warnings": []}
     if facts is None:
         why = "Only a job looks into such a source, with its project's login; it is resolved when one runs."
         warning = {"code": "source_not_seen", "text": why}

@@ -14,7 +14,7 @@ from app.db.queries.jobs import jobs, reuse
 from app.db.queries.requests import planning
 from app.db.queries.tenancy import tenancy
 from app.db.session import clock
-from app.errors import InvalidRequest, NotFound
+from app.errors import InvalidRequest, ModelRefused, NotFound
 from app.platform.ids import new_id
 from app.services import idempotency, uploads
 from app.services.admission import known, routing
@@ -25,12 +25,12 @@ from app.services.resources import Resources
 from app.services.reuse import equal_work
 from app.settings import Settings
 from espalier import memory
+from espalier.errors import Problem, SourceRefused
 from espalier.formats import FORMATS
 from espalier.memory import work
 from espalier.probe import ModelFacts
 from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import Problem, SourceRefused
 
 LIFE = timedelta(hours=24)
 
@@ -112,7 +112,7 @@ def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tup
 
 
 def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked | None:
-    """Ask about a remote model that nobody has met; raises SourceRefused for what no job could work on."""
+    """Ask about a remote model that nobody has met; raises ModelRefused for what no job could work on."""
     source = request.source
     with resources.database.reading() as session:
         if known.model(session, project_id, source.model_dump(mode="json")):
@@ -120,7 +120,7 @@ def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked 
     try:
         look = lookup.look_up(resources, project_id, source)
     except SourceRefused as error:
-        raise error.at("/source") from error
+        raise ModelRefused(error.at("/source")) from error
     if look is None:
         return None
     if look.facts is None or look.revision is None:

@@ -20,7 +20,7 @@ from app.db.queries.jobs import reuse
 from app.db.queries.requests import planning
 from app.db.queries.tenancy import tenancy
 from app.db.session import Database, clock, deferring
-from app.errors import InvalidRequest, NotFound
+from app.errors import InvalidRequest, ModelRefused, NotFound
 from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.admission.admit import Admitted, Desk
@@ -29,8 +29,8 @@ from app.services.jobs import submit as jobs
 from app.services.resources import Resources
 from app.services.reuse import equal_work
 from app.services.sweeps.fronts import unbeaten
+from espalier.errors import Problem
 from espalier.recipe.base import canonical
-from espalier.refusals import Problem, SourceRefused
 
 MAX_PROBLEMS = 50
 
@@ -129,7 +129,7 @@ def _axis(pointer: str) -> str:
 def _admitted(resources: Resources, project_id: str, body: JobRequest, request: SweepRequest, desk: Desk) -> Admitted:
     try:
         return jobs.admitted_of(resources, project_id, body, desk)
-    except (InvalidRequest, SourceRefused) as error:
+    except (InvalidRequest, ModelRefused) as error:
         error.items = tuple(Problem(_blame(request, i.pointer), i.code, i.detail) for i in error.items)
         raise
 

@@ -19,7 +19,7 @@ from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
 from app.settings import Settings
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 CACHE_SECONDS = 4.0
 """How long a verified key is believed: the contract promises that a revoked one is refused within 5 s."""

@@ -20,10 +20,10 @@ import structlog
 from app.bodies.access import SCOPES
 from app.db.queries.tenancy import tenancy
 from app.db.session import Database
+from app.errors import AppError
 from app.platform.actor import Actor
 from app.services.tenancy.sealing import CannotOpen, seal, unseal
 from app.settings import Settings
-from espalier.refusals import AppError
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures that are taken. HMAC is not: its key could be made from what the provider publishes."""

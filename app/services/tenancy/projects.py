@@ -23,7 +23,7 @@ from app.services import idempotency
 from app.services.idempotency import Key
 from app.services.resources import Resources
 from app.services.tenancy.keys import scope
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 FILES_AT_ONCE = 200
 """Of a project that a call deletes; the collector takes the others."""

@@ -21,8 +21,8 @@ from app.platform.actor import DEFAULT_PROJECT
 from app.services.admission import admit, known
 from app.services.readiness import Readiness
 from app.services.resources import Resources
+from espalier.errors import Problem
 from espalier.probe import check, probe
-from espalier.refusals import Problem
 from tests.app.api import stalls
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 from tests.fixtures.library.demo_model import DEMO_MODEL

@@ -18,7 +18,7 @@ MIB = 2**20
 READ = """
 import sys
 from pathlib import Path
-from espalier.refusals import DatasetRefused
+from espalier.errors import DatasetRefused
 from espalier.documents import gather as documents
 try:
     print(sorted(documents.gather([Path(sys.argv[1])], "text", Path(sys.argv[1]).parent).warnings))

@@ -10,8 +10,8 @@ import pytest
 
 from app.integrations.shared.targets import PublicFile, PublishRequest, Refused
 from app.integrations.systems import LOGINS, SOURCES, TARGETS, TEXTS, read_source, read_target
+from espalier.errors import ErrorClass
 from espalier.messages import ErrorInfo, Failed
-from espalier.recipe.phases import ErrorClass
 from tests.app.integrations.fetches import SPEC, Fetch
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from workers.messages import AnyMessage

@@ -10,8 +10,8 @@ import pytest
 
 from app.integrations.mlflow.source import MlflowSource
 from app.integrations.shared.sources import Access
+from espalier.errors import SourceNotFound
 from espalier.messages import PhaseCompleted, Progress
-from espalier.refusals import SourceNotFound
 from tests.app.integrations.fetches import Fetch, error, one
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow

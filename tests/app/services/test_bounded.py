@@ -13,8 +13,8 @@ import pytest
 
 from app.errors import NotReady, TooManyRequests
 from app.services.admission import bounded, remembered
+from espalier.errors import SourceRefused, UnsafeSource, UnsupportedArchitecture
 from espalier.probe import facts, headers
-from espalier.refusals import SourceRefused, UnsafeSource, UnsupportedArchitecture
 from tests.app.services.spelled_out import SPELLED_OUT, mixture
 from tests.espalier.probe.checkpoints import (
     LLAMA,

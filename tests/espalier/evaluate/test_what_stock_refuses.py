@@ -15,9 +15,9 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from app.integrations.shared.checkpoint import weight_names
 from espalier.diagnosis import classify
+from espalier.errors import SourceRefused
 from espalier.model_files import INDEX
 from espalier.probe import probe
-from espalier.refusals import SourceRefused
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
 

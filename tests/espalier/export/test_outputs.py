@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from espalier.errors import OwnOutput
 from espalier.export.outputs import refuse_by_card
-from espalier.refusals import OwnOutput
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
+from espalier.errors import SourceRefused, UnsafeSource, UnsupportedArchitecture
 from espalier.families import FAMILIES
 from espalier.families import stock_types as stock
 from espalier.probe import probe
@@ -20,7 +21,6 @@ from espalier.probe.config import parse_config, read_config, sanitised_config
 from espalier.probe.headers import INDEX
 from espalier.probe.unread_keys import refuse_unread
 from espalier.probe.vocabulary import PAIR
-from espalier.refusals import SourceRefused, UnsafeSource, UnsupportedArchitecture
 from tests.espalier.probe import stock_types
 from tests.espalier.probe.checkpoints import FUZZ, JSON, LLAMA, OPT, write_model
 from tests.espalier.probe.generated import tiny

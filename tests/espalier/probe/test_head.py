@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from espalier.errors import UnsafeSource
 from espalier.probe import check, probe
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import UnsafeSource
 from tests.espalier.probe.checkpoints import LLAMA, OPT, tensors_of, write_model
 
 TIED = LLAMA | {"tie_word_embeddings": True}

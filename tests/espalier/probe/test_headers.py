@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
+from espalier.errors import SourceNotFound, UnsafeSource
 from espalier.probe.headers import read_header, read_tensors, weight_files
-from espalier.refusals import SourceNotFound, UnsafeSource
 from tests.espalier.probe.checkpoints import FUZZ, JSON, LLAMA, header_of, safetensors, tensors_of
 from tests.espalier.probe.hostile_headers import BAD, GOOD, entry
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from espalier.errors import SourceRefused, UnsafeSource, UnsupportedArchitecture
 from espalier.families import FAMILIES
 from espalier.probe import probe
 from espalier.probe.config import parse_config
-from espalier.refusals import SourceRefused, UnsafeSource, UnsupportedArchitecture
 from tests.espalier.probe.checkpoints import LLAMA, write_model
 from tests.espalier.probe.hostile_configs import MORE_CODE, NAMES_CODE, UNSUPPORTED, WRONG, WRONG_FOR
 from tests.espalier.probe.hostile_headers import BAD

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from espalier.errors import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedArchitecture
 from espalier.probe import probe
 from espalier.probe.config import parse_config
 from espalier.probe.tensors import Expected
-from espalier.refusals import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedArchitecture
 from tests.espalier.probe.checkpoints import (
     LLAMA,
     MIXTRAL_NAMES,

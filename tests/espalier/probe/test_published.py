@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
+from espalier.errors import UnsafeSource
 from espalier.families import FAMILIES
 from espalier.probe.config import parse_config, sanitised_config
 from espalier.probe.tensors import Expected
-from espalier.refusals import UnsafeSource
 from tests.espalier.probe.published import PUBLISHED
 
 

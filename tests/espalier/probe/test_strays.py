@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from espalier.errors import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedArchitecture
 from espalier.probe import probe
-from espalier.refusals import SourceNotFound, SourceRefused, UnsafeSource, UnsupportedArchitecture
 from tests.espalier.probe.checkpoints import LLAMA, write_model
 
 CONFIG = json.dumps(LLAMA)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from espalier.errors import UnsafeSource
 from espalier.probe.tokenizer import look_through
-from espalier.refusals import UnsafeSource
 from tests.fixtures.library.demo_model import DEMO_MODEL
 
 PLAIN: dict[str, Any] = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from espalier.errors import UnsafeSource
 from espalier.families import FAMILIES
 from espalier.probe import check, probe, vocabulary
 from espalier.probe.config import parse_config
 from espalier.recipe.spec import CompressionSpec
-from espalier.refusals import UnsafeSource
 from tests.espalier.probe.checkpoints import LLAMA, TOKENIZER, write_model
 from tests.espalier.probe.generated import tiny
 

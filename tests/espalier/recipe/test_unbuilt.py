@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.bodies.job import JobRequest, PlanRequest
-from espalier.recipe.phases import ErrorClass
+from espalier.errors import ErrorClass
 from espalier.recipe.pointers import of_error
 from espalier.recipe.steps import Evaluate
 from espalier.recipe.structure import Width

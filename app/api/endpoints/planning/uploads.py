@@ -25,7 +25,7 @@ from app.errors import BodyTooLarge, InvalidRequest
 from app.services import uploads
 from app.services.idempotency import Key
 from app.services.resources import Resources
-from espalier.refusals import Problem
+from espalier.errors import Problem
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 

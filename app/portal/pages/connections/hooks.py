@@ -12,6 +12,7 @@ from app.bodies.hooks import SecretRotation, SourceRequest
 from app.db.hook import HookDelivery, HookProposal, HookSource, Rule
 from app.db.queries.connections import hooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
+from app.errors import AppError
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
@@ -20,7 +21,6 @@ from app.portal.rendering import base_url, render
 from app.services.hooks import inbox, proposals, sources
 from app.services.hooks.receivers import RECEIVERS
 from app.services.resources import Resources
-from espalier.refusals import AppError
 
 router = APIRouter(prefix="/hooks", dependencies=[needs("hooks:manage")])
 NAVIGATION = Entry("Hooks and rules", "/portal/hooks", 60, "Automation", scope="hooks:manage")

@@ -12,7 +12,7 @@ from app.bodies.strict_json import parse
 from app.db.hook import HookDelivery, HookSource, Rule
 from app.db.queries.connections import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.errors import InvalidRequest, MalformedRequest
+from app.errors import AppError, InvalidRequest, MalformedRequest
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
@@ -21,7 +21,7 @@ from app.services import presets
 from app.services.hooks import rules
 from app.services.hooks.judging import Judgement
 from app.services.resources import Resources
-from espalier.refusals import AppError, Problem
+from espalier.errors import Problem
 
 router = APIRouter(prefix="/hooks/rules", dependencies=[needs("hooks:manage"), PresetsDep])
 

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from app.bodies.webhook import EndpointChange, EndpointRequest, EventType
 from app.db.queries.connections import webhooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
+from app.errors import AppError
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
@@ -17,7 +18,6 @@ from app.portal.navigation import Entry
 from app.portal.rendering import render
 from app.services import webhooks
 from app.services.resources import Resources
-from espalier.refusals import AppError
 
 router = APIRouter(prefix="/webhooks", dependencies=[needs("webhooks:manage")])
 NAVIGATION = Entry("Webhooks", "/portal/webhooks", 70, "Automation", scope="webhooks:manage")

@@ -14,8 +14,8 @@ from app.errors import InvalidRequest
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.services.jobs import control
+from espalier.errors import Problem
 from espalier.recipe import pointers
-from espalier.refusals import Problem
 
 _Wish = TypeVar("_Wish", JobPatch, Retry)
 router = APIRouter(prefix="/jobs/{job_id}")

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from app.bodies.control import Retry
 from app.db.lifecycle import STATES
 from app.dependencies import ProjectDep, ResourcesDep
+from app.errors import AppError
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.job_filters import JobFilters
@@ -20,7 +21,6 @@ from app.services.jobs import control, reads
 from app.services.jobs.reads import JobReading
 from espalier.recipe.prune import STEPS
 from espalier.recipe.structure import STRUCTURE_STEPS
-from espalier.refusals import AppError
 
 router = APIRouter(dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Jobs", "/portal/jobs", 10)

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from app.bodies.job import JobRequest
 from app.db.planning import Plan
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
-from app.errors import NotFound
+from app.errors import AppError, NotFound
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
@@ -27,8 +27,8 @@ from app.services.jobs import reads, rights
 from app.services.jobs import submit as jobs
 from app.services.plans import lookup, plans
 from app.services.resources import Resources
+from espalier.errors import Problem
 from espalier.recipe import pointers
-from espalier.refusals import AppError, Problem
 
 router = APIRouter(dependencies=[needs("jobs:write"), PresetsDep])
 NAVIGATION = Entry("New job", "/portal/new-job", 20, scope="jobs:write")

@@ -11,13 +11,13 @@ from starlette.responses import RedirectResponse, Response
 from app.bodies.access import SCOPES, KeyRequest, Scope
 from app.db.queries.tenancy import tenancy
 from app.dependencies import ActorDep, ResourcesDep
+from app.errors import AppError
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
 from app.portal.rendering import render
 from app.services.tenancy import keys
-from espalier.refusals import AppError
 
 router = APIRouter(prefix="/keys", dependencies=[needs("admin")])
 NAVIGATION = Entry("Keys", "/portal/keys", 120, "Operations", scope="admin")
