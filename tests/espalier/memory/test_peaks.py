@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -99,7 +100,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_phase_stays_within_its_estimate(
     calibration: dict[str, int], fields: dict[str, Any], latency: bool, wide: Path, texts: Path, tmp_path: Path
 ) -> None:
-    train = {"kind": "local", "path": str(texts / "train.txt")}
+    train = {"kind": "local", "path": str(tmp_path / "train.txt")}
+    (tmp_path / "train.txt").write_text("\n\n".join(topics[name] for name in sorted(topics)))
     scored = {"dataset": {"kind": "local", "path": str(texts / "valid.txt")}, "sequence_length": 256}
     evaluate = {"latency": latency, "perplexity": [{**scored, "max_windows": 8}]}
     job = local_job(tmp_path, wide, texts, calibration={"dataset": train, **calibration}, evaluate=evaluate, **fields)
