@@ -62,6 +62,9 @@ class BlockWindow(Spec):
     blocks: int = Field(ge=1, le=100_000)
 
 
+Mode = Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"]
+
+
 class Reconstruct(Spec):
     """Refit the kept weights window by window against the dense model's activations (arXiv 2510.14444)."""
 
@@ -72,7 +75,7 @@ class Reconstruct(Spec):
     ] = Field(
         "submodule", description="What is fitted at once; auto: the largest of block, submodule, matrix that fits."
     )
-    mode: Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"] = Field(
+    mode: Mode = Field(
         "dense_inputs",
         description="Whose activations a window reads and should give: the dense model's; the fitted prefix's and what "
         "the dense window makes of them; the fitted prefix's and the dense model's.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -19,10 +18,8 @@ from espalier.errors import UnsupportedArchitectureError
 from espalier.model.halves import Half, Halves, Run, find_halves
 from espalier.model.layout import Block
 from espalier.model.numerics import autocast
+from espalier.recipe.steps import Mode
 from espalier.stream.hidden import Hidden
-
-Mode = Literal["dense_inputs", "sparse_inputs", "sparse_inputs_dense_targets"]
-"""What student and teacher read; the words of the spec."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from espalier.model.numerics import generator
+from espalier.recipe.steps import Schedule
 from espalier.training import rates as schedules
 from espalier.training.losses import Loss, language_loss
-from espalier.training.rates import Schedule
 from espalier.training.trainables import Trainable, restore, snapshot
 
 UNDECAYED: Final = frozenset({"norms", "biases"})

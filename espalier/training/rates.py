@@ -7,7 +7,9 @@ the rate divided by ten after a half and after three quarters.
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Final
+
+from espalier.recipe.steps import Schedule
 
 WARM_UP = 0.1
 """Share of the steps that warm up, as in the papers."""
@@ -17,8 +19,6 @@ LAST: Final = 0.01
 """The smallest share that such a schedule reaches."""
 ALLR_FLOOR: Final = 0.05
 """The least start of `allr`; the paper's is the share of retraining in the dense training, which nobody knows here."""
-
-Schedule = Literal["linear", "cosine", "constant", "slr", "clr", "llr", "allr"]
 
 
 def linear(step: int, *, steps: int) -> float:

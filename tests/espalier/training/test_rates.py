@@ -8,17 +8,18 @@ from itertools import pairwise
 import pytest
 import torch
 
+from espalier.recipe.steps import Schedule
 from espalier.training import rates
 
 STEPS = 100
 
 
-def _shape(schedule: rates.Schedule, **options: float) -> list[float]:
+def _shape(schedule: Schedule, **options: float) -> list[float]:
     return [rates.share(schedule, step, steps=STEPS, **options) for step in range(STEPS)]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "slr", "clr", "llr", "allr"])
-def test_every_schedule_warms_up_over_a_tenth_and_never_rises_again(schedule: rates.Schedule) -> None:
+def test_every_schedule_warms_up_over_a_tenth_and_never_rises_again(schedule: Schedule) -> None:
     shape = _shape(schedule)
     assert shape[10] == max(shape) == 1.0
     assert all(0 < a < b for a, b in pairwise(shape[:11]))
