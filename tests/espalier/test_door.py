@@ -124,7 +124,7 @@ def test_a_target_size_is_reached_here_and_recovered_once(tmp_path: Path, llama:
     [
         ({"prune": {"method": "wanda", "sparsity": 1.5}}, "/prune/sparsity: "),
         ({"prune": {"method": "wonda", "sparsity": 0.5}}, "/prune/method: "),
-        ({"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/x"}]}}, "/output/publish: "),
+        ({"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/x"}]}}, "/output/publish"),
         ({"calibration": {"dataset": {"kind": "huggingface", "name": "c4"}}}, "/calibration/dataset/kind: "),
         ({"prune": {"method": "wanda", "sparsity": {1, 2}}}, "JSON"),
     ],
