@@ -173,7 +173,7 @@ for file in root.glob("*/newcomer_*.py"):
     importlib.import_module(f"espalier.methods.{file.parent.name}").__path__.append(str(file.parent))
 """
 SHOWN = """
-from app.api.methods import list_methods
+from app.api.endpoints.planning.methods import list_methods
 from app.main import create_app
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.values import filled
