@@ -26,7 +26,7 @@ from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.reporter import Listener
 from espalier.retrain import teacher
 from espalier.search import Outcome, Search, Trial, search_for
-from espalier.search.trials import TELLS_OF_THE_TRIAL
+from espalier.search.trials import tells_of_the_trial
 from espalier.session import Session
 from espalier.structure import removing
 
@@ -120,10 +120,12 @@ class _Trials:
             self.listener(message)
 
         report: dict[str, Any] | None = None
+        session = Session(request, listen)
         try:
-            done = compute(Session(request, listen))
+            done = compute(session)
         except Exception as error:
-            if classify(error, phase=None).class_ not in TELLS_OF_THE_TRIAL:
+            phase = session.reporter.phase_now
+            if not tells_of_the_trial(classify(error, phase=phase).class_, phase):
                 raise
         else:
             assert isinstance(done, Done)

@@ -8,8 +8,15 @@ from typing import Any, Final, Protocol
 
 from espalier.recipe.spec import CompressionSpec
 
-TELLS_OF_THE_TRIAL: Final = frozenset({"numerical", "collapsed"})
-"""Error classes of a trial that gave no model because of what was tried; any other tells of the machine."""
+_TELLS_OF_THE_TRIAL: Final = frozenset({"numerical", "collapsed"})
+
+
+def tells_of_the_trial(error_class: str | None, phase: str | None) -> bool:
+    """Tell whether a trial gave no model because of what was tried; anything else tells of the machine or the model.
+
+    `phase`: where it failed; the baseline measures the model as it is, whatever is tried.
+    """
+    return error_class in _TELLS_OF_THE_TRIAL and phase != "baseline"
 
 
 @dataclass(frozen=True)

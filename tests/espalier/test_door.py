@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch_file
 from transformers import AutoModelForCausalLM
 
 import espalier
-from espalier.errors import InvalidForModel, SourceRefused
+from espalier.errors import InvalidForModel, NumericalError, SourceRefused
 from espalier.messages import Layer, Log, Message, PhaseStarted
 from espalier.packing.files import PackError
 from espalier.packing.pack import pack_file
 from tests.fixtures.library.jobs import local_job
+from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.suite.readme import README, block
 
 FUNCTIONS = ("compress", "inspect", "unpack")
@@ -103,6 +106,18 @@ def test_an_objective_searches_here(tmp_path: Path, llama: Path, texts: Path) ->
     direct = recipe(texts, prune={"method": "wanda", "sparsity": best})
     again = espalier.compress(llama, direct, tmp_path / "again")
     assert (again.folder / "model.safetensors").read_bytes() == (report.folder / "model.safetensors").read_bytes()
+
+
+def test_a_model_that_cannot_be_measured_ends_a_search_at_once(tmp_path: Path, texts: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][:] = float("nan")
+    save_torch_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    messages: list[Message] = []
+    objective = {"max_relative_perplexity_increase": 0.02, "max_trials": 3}
+    with pytest.raises(NumericalError, match="model.norm.weight are not finite"):
+        espalier.compress(model, recipe(texts, objective=objective), tmp_path / "s", progress=messages.append)
+    assert len([message for message in messages if isinstance(message, Log)]) == 1
 
 
 def test_a_target_size_is_reached_here_and_recovered_once(tmp_path: Path, llama: Path, texts: Path) -> None:

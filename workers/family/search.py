@@ -19,7 +19,7 @@ from espalier.messages import ErrorInfo
 from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
 from espalier.search import Outcome, Trial, search_for
-from espalier.search.trials import TELLS_OF_THE_TRIAL
+from espalier.search.trials import tells_of_the_trial
 from workers.lease import endings
 from workers.lease.endings import Ending
 from workers.lease.retries import JobFailed
@@ -51,7 +51,7 @@ def _outcome(trial: Job) -> Outcome:
     if trial.state == "succeeded" and trial.report is not None:
         return Outcome(spec, trial.report)
     error = trial.error or {}
-    if error.get("class") in TELLS_OF_THE_TRIAL:
+    if tells_of_the_trial(error.get("class"), error.get("phase")):
         return Outcome(spec, None)
     raise JobFailed(
         ErrorInfo.model_validate(

@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries.jobs import reuse
+from espalier.recipe.spec import CompressionSpec
 from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.results import artifacts
 from tests.fixtures.workers.runs import Bench
 from workers.family import search
+from workers.lease.retries import JobFailed
 from workers.supervisor.slot import Slot
 
 
@@ -52,6 +54,19 @@ def test_a_bound_that_nothing_keeps_fails_with_what_was_tried(sqlite_bench: Benc
     assert job.state == "failed"
     assert job.error is not None
     assert "50.0%, 25.0%" in job.error["message"]
+
+
+@pytest.mark.parametrize(("phase", "told"), [("pruning", False), ("baseline", True)])
+def test_numbers_of_the_dense_model_that_run_away_say_nothing_of_what_was_tried(phase: str, told: bool) -> None:
+    spec = {"prune": {"method": "magnitude", "sparsity": 0.5}, "objective": {"max_relative_perplexity_increase": 0.04}}
+    error = {"class": "numerical", "phase": phase, "message": "not finite", "hint": "h"}
+    trial = Job(id="job_1", name="trial 1", state="failed", request={"spec": {**spec, "objective": None}}, error=error)
+    parsed = CompressionSpec.model_validate(spec)
+    if told:
+        with pytest.raises(JobFailed, match="not finite"):
+            search.next_step(parsed, None, [trial])
+    else:
+        assert search.next_step(parsed, None, [trial]) is not None
 
 
 def test_a_best_trial_that_is_deleted_is_tried_again(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
