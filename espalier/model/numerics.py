@@ -8,8 +8,10 @@ import hashlib
 import os
 import platform
 import resource
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psutil
@@ -65,20 +67,48 @@ def be_deterministic(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+@dataclass
+class _Held:
+    """Who needs determinism in this process at the moment; the switches are the process's, not a thread's."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    holders: int = 0
+    restore: Callable[[], None] = lambda: None
+
+
+_HELD: Final = _Held()
+
+
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Be deterministic for a while, in a process that has other work as well."""
-    switch: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, fills = torch.backends.cudnn.benchmark, switch.fill_uninitialized_memory
-    threads_before = torch.get_num_threads()
-    be_deterministic(threads)
+    """Be deterministic for a while, in a process that has other work as well; the last of several puts it back."""
+    with _HELD.lock:
+        if not _HELD.holders:
+            _HELD.restore = _restoring()
+            be_deterministic(threads)
+        _HELD.holders += 1
     try:
         yield
     finally:
+        with _HELD.lock:
+            _HELD.holders -= 1
+            if not _HELD.holders:
+                _HELD.restore()
+
+
+def _restoring() -> Callable[[], None]:
+    """Return what puts the process's switches back to where they are now."""
+    switch: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, fills = torch.backends.cudnn.benchmark, switch.fill_uninitialized_memory
+    threads = torch.get_num_threads()
+
+    def restore() -> None:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark, switch.fill_uninitialized_memory = benchmark, fills
-        torch.set_num_threads(threads_before)
+        torch.set_num_threads(threads)
+
+    return restore
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
