@@ -211,7 +211,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Runs one job without a service.")
     parser.add_argument("--output", type=Path, required=True, help="folder of the result; must not exist or be empty")
     output: Path = parser.parse_args().output.absolute()
+    output = output.resolve() if output.is_symlink() else output
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 
     def say(message: BaseModel) -> None:
         sys.stdout.write(message.model_dump_json(by_alias=True) + "\n")

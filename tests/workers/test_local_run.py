@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,16 @@ def test_a_request_that_is_no_json_is_refused(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     assert main() == 1
     assert json.loads(capsys.readouterr().out)["error"]["class"] == "invalid_spec"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_ends_without_a_traceback(
+    number: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Callable[[int, None], None]] = {}
+    monkeypatch.setattr("sys.argv", ["run", "--output", str(tmp_path / "out")])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    monkeypatch.setattr("signal.signal", handlers.__setitem__)
+    main()
+    with pytest.raises(SystemExit, match=str(status)):
+        handlers[number](number, None)
