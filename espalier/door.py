@@ -50,10 +50,11 @@ def compress(
     the job (espalier.messages: phases, progress, metrics, pruned matrices, warnings). Everything of a spec works as in
     the service, searches and soups included, in this process; what takes a service or the network is refused by name.
 
-    Raises RecipeError (the recipe), FileExistsError (the output), EngineError (the model, the text, or what
-    shows in the run); each says what to change.
+    Raises RecipeError (the recipe), FileExistsError (the output), ValueError (the device), EngineError (the model, the
+    text, or what shows in the run); each says what to change.
     """
     spec, folder, target = read_recipe(recipe), Path(model), Path(OUTPUT if output is None else output).absolute()
+    target = target.resolve() if target.is_symlink() else target
     _require_local(spec)
     if not folder.is_dir():
         raise SourceNotFound(
@@ -141,6 +142,8 @@ def _run(request: ComputeRequest, progress: Progress) -> Done:
         from espalier.model.numerics import deterministic  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}: compress needs `pip install 'espalier-compress[compress]'`") from error
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: torch finds no GPU for `cuda` here: leave it out, or install torch for your driver")
     threads = torch.get_num_threads()
     with deterministic(threads):
         done = pipeline.run(request.model_copy(update={"threads": threads}), progress)

@@ -86,7 +86,7 @@ def _parsed(document: dict[str, Any], folder: Path) -> CompressionSpec:
         places = [pointers.of_error(detail, detail["loc"], document) for detail in details]
         lines = [f"{place or '/'}: {detail['msg']}" for place, detail in zip(places, details, strict=True)]
         raise RecipeError("\n".join(lines)) from None
-    except (TypeError, ValueError) as error:  # what JSON cannot hold
+    except (TypeError, ValueError, RecursionError) as error:  # what JSON cannot hold
         raise RecipeError(f"the recipe holds what JSON cannot: {error}") from None
 
 
