@@ -13,7 +13,7 @@ from typing import Any, Literal
 from espalier.documents.gather import gather
 from espalier.errors import SourceNotFound
 from espalier.intake import admit, lay_out
-from espalier.messages import ComputeRequest, Done, Message, Warned
+from espalier.messages import Checkpoint, ComputeRequest, Done, Message, Warned
 from espalier.model_files import content_sha256
 from espalier.packing.summary import summary
 from espalier.packing.unpacking import unpack_folder
@@ -64,8 +64,9 @@ def compress(
         raise FileExistsError(f"{target} exists and is not empty: name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workspace:
-        request = _request(spec, folder, Path(workspace), device, progress or _ignore)
-        done = _run(request, progress or _ignore)
+        tell = _without_checkpoints(progress or _ignore)
+        request = _request(spec, folder, Path(workspace), device, tell)
+        done = _run(request, tell)
         if target.is_dir():
             target.rmdir()
         shutil.move(request.artifact_dir, target)
@@ -154,6 +155,16 @@ def _run(request: ComputeRequest, progress: Progress) -> Done:
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_checkpoints(progress: Progress) -> Progress:
+    """Keep from a listener what only an attempt that is resumed has a use for."""
+
+    def tell(message: Message) -> None:
+        if not isinstance(message, Checkpoint):
+            progress(message)
+
+    return tell
 
 
 def _ignore(message: Message) -> None:

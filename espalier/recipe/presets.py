@@ -119,7 +119,11 @@ def expanded(spec: object) -> object:
     if found is None:
         if LOOKUP.get() is None and "@" in name and "prune" in spec:
             return spec
-        raise PydanticCustomError("no_such_preset", "there is no preset of this name and version", {"at": "preset"})
+        raise PydanticCustomError(
+            "no_such_preset",
+            "there is no preset of this name and version; these ship: {shipped}",
+            {"shipped": ", ".join(BUILT_IN), "at": "preset"},
+        )
     explicit = {key: value for key, value in spec.items() if key != "preset"}
     merged = _merge(found.spec, explicit)
     return {**merged, "preset": found.pinned}

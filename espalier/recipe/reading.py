@@ -80,7 +80,7 @@ def read_recipe(recipe: Mapping[str, Any] | str | PathLike[str]) -> CompressionS
 
 def _parsed(document: dict[str, Any], folder: Path) -> CompressionSpec:
     try:
-        return CompressionSpec.model_validate_json(json.dumps(_located(document, folder)))
+        return CompressionSpec.model_validate_json(json.dumps(located(document, folder)))
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False)
         places = [pointers.of_error(detail, detail["loc"], document) for detail in details]
@@ -90,11 +90,11 @@ def _parsed(document: dict[str, Any], folder: Path) -> CompressionSpec:
         raise RecipeError(f"the recipe holds what JSON cannot: {error}") from None
 
 
-def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - JSON
-    """Make the paths of local texts absolute: what runs the job has a working folder of its own."""
+def located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - JSON
+    """Make the paths of local models and texts absolute: what runs the job has a working folder of its own."""
     if isinstance(value, Mapping):
-        found = {key: _located(item, folder) for key, item in value.items()}
+        found = {key: located(item, folder) for key, item in value.items()}
         if found.get("kind") == "local" and isinstance(found.get("path"), str):
             found["path"] = str((folder / found["path"]).absolute())
         return found
-    return [_located(item, folder) for item in value] if isinstance(value, list | tuple) else value
+    return [located(item, folder) for item in value] if isinstance(value, list | tuple) else value

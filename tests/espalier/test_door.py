@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import espalier
 from espalier.errors import InvalidForModel, NumericalError, SourceRefused
-from espalier.messages import Layer, Log, Message, PhaseStarted
+from espalier.messages import Checkpoint, Layer, Log, Message, PhaseStarted
 from espalier.model.numerics import deterministic
 from espalier.packing.files import PackError
 from espalier.packing.pack import pack_file
@@ -81,6 +81,7 @@ def test_a_program_gets_what_a_job_gets(tmp_path: Path, llama: Path, texts: Path
     assert json.loads((report.folder / "report.json").read_text()) == report
     AutoModelForCausalLM.from_pretrained(report.folder)
     assert len([message for message in messages if isinstance(message, Layer)]) == len(job.layers) > 0
+    assert not any(isinstance(message, Checkpoint) for message in messages), "kilobytes that nobody can use"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -178,6 +179,7 @@ def test_a_target_size_is_reached_here_and_recovered_once(tmp_path: Path, llama:
         ({"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/x"}]}}, "/output/publish"),
         ({"calibration": {"dataset": {"kind": "huggingface", "name": "c4"}}}, "/calibration/dataset/kind: "),
         ({"prune": {"method": "wanda", "sparsity": {1, 2}}}, "JSON"),
+        ({"preset": "fst"}, "/preset: .*these ship: fast, balanced"),
     ],
 )
 def test_a_recipe_is_refused_with_the_place(

@@ -18,7 +18,8 @@ ESPALIER = Path(sys.executable).with_name("espalier")
 
 
 def run(folder: Path, *flags: str, **spec: Any) -> subprocess.CompletedProcess[str]:
-    body = {"source": {"kind": "local", "path": str(DEMO_MODEL)}, "spec": {
+    (folder / "model").symlink_to(DEMO_MODEL)  # a path that is relative is relative to the file
+    body = {"source": {"kind": "local", "path": "model"}, "spec": {
         "prune": {"method": "magnitude", "sparsity": 0.5},
         "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 4}]}, **spec,
     }}  # fmt: skip

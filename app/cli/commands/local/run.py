@@ -17,6 +17,7 @@ from app.cli.progress import display
 from app.cli.report import print_report
 from app.cli.spec_file import read_body
 from espalier.client import Event
+from espalier.recipe.reading import located
 
 commands = typer.Typer()
 
@@ -34,7 +35,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run one job here, without a service."""
-    body = json_module.dumps(read_body(spec))
+    body = json_module.dumps(located(read_body(spec), spec.parent))
     command = module_command("workers.local_run", "--output", str(output))
     shown = display(out, json=json)
     last: dict[str, Any] = {}
