@@ -92,6 +92,7 @@ class _Run:
         self._job, self._settings, self._say, self._commands = job, settings, say, commands
         self._workspace = workspace
         self._resolved: Resolved | None = None
+        self._published_from: Path | None = None
         most = job.limits.max_run_seconds
         self._deadline = time.monotonic() + most if most else float("inf")
 
@@ -134,7 +135,7 @@ class _Run:
 
     def _publish(self, done: Done, output: Path, resolved: Resolved, work: str) -> None:
         """Send the result to every target of the spec, one after the other; it stays in the output folder."""
-        targets = self._job.spec.output.publish
+        self._published_from, targets = output, self._job.spec.output.publish
         files = publishing.local_files(output, done.files)
         lineage = publishing.lineage(
             self._job.source, revision=resolved.revision, spec=resolved.spec, work_hash=work, engine=ENGINE_VERSION
@@ -189,6 +190,9 @@ class _Run:
     def _take(self, message: AnyMessage) -> None:
         if isinstance(message, Resolved):
             self._resolved = message
+        if isinstance(message, Failed) and self._published_from is not None:
+            hint = f"The result lies in {self._published_from}: send that folder, or run into another one."
+            message = Failed(error=message.error.model_copy(update={"hint": hint}))
         if not isinstance(message, Done):  # the last line, once the result lies in its place
             self._say(message)
 

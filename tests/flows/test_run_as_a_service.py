@@ -147,6 +147,18 @@ def test_what_a_gate_rejects_is_not_published(bench: Bench, run: Run, s3_server:
     assert list(s3_store.list("rejected/")) == []
 
 
+def test_a_result_that_cannot_be_published_stays_and_the_hint_says_where(
+    bench: Bench, run: Run, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    request = body(bench.settings.home, output={"publish": [{"kind": "s3", "uri": "s3://no-such-bucket/x"}]})
+    failed = run(request, publish_s3_endpoint_url=s3_server)
+    assert isinstance(failed, Failed)
+    assert failed.error.class_ == "publish_failed"
+    assert f"{bench.settings.home / 'out'}: send that folder" in failed.error.hint
+    assert (bench.settings.home / "out/manifest.json").is_file()
+
+
 @pytest.mark.deep
 def test_a_model_comes_from_mlflow_and_goes_back_as_a_version(bench: Bench, run: Run, mlflow: MlflowServer) -> None:
     home = bench.settings.home
