@@ -17,11 +17,11 @@ from app.db.lifecycle import STATES, TERMINAL
 from app.db.migrate import is_current, previous_revision, run_migrations
 from app.db.result import Artifact
 from app.db.session import Database
+from app.errors import ModelRefused
 from app.platform.ids import new_id
 from app.queue import Doorbell
 from app.services.jobs import control, reads
 from app.services.resources import Resources
-from espalier.errors import InvalidForModel
 from tests.fixtures.servers.services import new_postgres_database
 from tests.fixtures.workers.reconcilers import RecordedBell
 from tests.fixtures.workers.runs import Bench, job_fields
@@ -108,7 +108,7 @@ def test_jobs_of_the_version_before_come_to_their_ends(url: str, revision: str, 
             control.retry(resources, project, id_, Retry.model_validate({"from": "start"}))
         elif name == "failed with a pattern of before":
             assert reads.job(bench.database, project, id_).job.request == BEFORE_RE2
-            with pytest.raises(InvalidForModel) as refusal:
+            with pytest.raises(ModelRefused) as refusal:
                 control.retry(resources, project, id_, Retry.model_validate({}))
             assert [item.pointer for item in refusal.value.items] == ["/spec/prune/0/targets/include/0"]
         if bench.job(id_).state == "queued":
