@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from espalier.documents.gather import gather
 from espalier.errors import SourceNotFound
 from espalier.intake import admit, lay_out
-from espalier.messages import Checkpoint, ComputeRequest, Done, Message, Warned
+from espalier.messages import Checkpoint, ComputeRequest, DeviceChoice, Done, Message, Warned
 from espalier.model_files import content_sha256
 from espalier.packing.summary import summary
 from espalier.packing.unpacking import unpack_folder
@@ -21,6 +20,7 @@ from espalier.recipe.base import fingerprint
 from espalier.recipe.dataset import BuiltinDataset, LocalDataset
 from espalier.recipe.reading import RecipeError, read_recipe
 from espalier.recipe.spec import CompressionSpec
+from espalier.scratch import scratch
 
 OUTPUT = "espalier-output"
 """Where a result goes for which no folder is named."""
@@ -41,7 +41,7 @@ def compress(
     output: str | PathLike[str] | None = None,
     *,
     progress: Progress | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceChoice = "auto",
 ) -> Report:
     """Compress the model in a folder, write the artifact to `output` and return its report.
 
@@ -53,6 +53,8 @@ def compress(
     Raises RecipeError (the recipe), FileExistsError (the output), ValueError (the device), EngineError (the model, the
     text, or what shows in the run); each says what to change.
     """
+    if device not in get_args(DeviceChoice):
+        raise ValueError(f"device: {device!r} is none of {', '.join(get_args(DeviceChoice))}")
     spec, folder, target = read_recipe(recipe), Path(model), Path(OUTPUT if output is None else output).absolute()
     target = target.resolve() if target.is_symlink() else target
     _require_local(spec)
@@ -63,9 +65,9 @@ def compress(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not empty: name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workspace:
+    with scratch(target) as workspace:
         tell = _without_checkpoints(progress or _ignore)
-        request = _request(spec, folder, Path(workspace), device, tell)
+        request = _request(spec, folder, workspace, device, tell)
         done = _run(request, tell)
         if target.is_dir():
             target.rmdir()
@@ -104,7 +106,7 @@ def _require_local(spec: CompressionSpec) -> None:
 
 
 def _request(
-    spec: CompressionSpec, folder: Path, workspace: Path, device: Literal["auto", "cpu", "cuda"], progress: Progress
+    spec: CompressionSpec, folder: Path, workspace: Path, device: DeviceChoice, progress: Progress
 ) -> ComputeRequest:
     facts, spec = admit(folder, spec)
     return ComputeRequest(

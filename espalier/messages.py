@@ -11,6 +11,9 @@ from espalier.families.sizes import Sizes
 from espalier.recipe.phases import Phase
 from espalier.recipe.spec import CompressionSpec
 
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+"""Where a job computes; auto: on a GPU where there is one."""
+
 
 class Message(BaseModel):
     """One line on the pipe."""
@@ -60,7 +63,7 @@ class ComputeRequest(Message):
     threads: int = 1
     tasks_dir: str | None = None
     """Folder of lm-eval's task files and of their data."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     max_host_memory_bytes: int | None = None
     max_device_memory_bytes: int | None = None
 

@@ -36,6 +36,7 @@ from espalier.messages import (
 from espalier.recipe import pointers, presets
 from espalier.recipe.base import canonical
 from espalier.recipe.hashes import work_hash
+from espalier.recipe.mistakes import said
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from workers.lease.retries import as_sent, from_exit, silent
 from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
@@ -236,9 +237,9 @@ def main() -> int:
     except MalformedRequest as error:
         return refuse(f"/: {error.detail}", "Write the request as JSON in UTF-8.")
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
+        first = error.errors(include_url=False)[0]
         where = pointers.of_error(first, first["loc"], body)
-        return refuse(f"{where or '/'}: {first['msg']}", "Change the spec.")
+        return refuse(f"{where or '/'}: {said(first, JobRequest)}", "Change the spec.")
 
     def tell(message: BaseModel) -> None:
         if isinstance(message, Failed):

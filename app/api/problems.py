@@ -21,12 +21,9 @@ from starlette.types import Scope
 from app.errors import AppError, InvalidRequest, NotFound, NotReady
 from espalier.errors import Problem
 from espalier.recipe import pointers
+from espalier.recipe.mistakes import said
 
 MAX_ITEMS = 100
-_ECHO = {"union_tag_invalid", "union_tag_not_found"}
-"""Kinds of pydantic errors whose text would repeat what the client sent."""
-
-_PERCENT = 100
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +76,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        items = [_item(detail, getattr(request.state, "json", None)) for detail in error.errors()[:MAX_ITEMS]]
+        body, model = getattr(request.state, "json", None), _model(request)
+        items = [_item(detail, body, model) for detail in error.errors()[:MAX_ITEMS]]
         refusal = InvalidRequest("The request does not follow its schema; `errors` tells where.", items=items)
         return problem_response(request.scope, refusal)
 
@@ -127,25 +125,15 @@ def _of_status(error: HTTPException) -> AppError:
     return refusal
 
 
-def _item(detail: Mapping[str, Any], body: object) -> Problem:
+def _model(request: Request) -> type[BaseModel] | None:
+    """Return what the body of a request is read as."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = field.field_info.annotation if field is not None else None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _item(detail: Mapping[str, Any], body: object, model: type[BaseModel] | None) -> Problem:
     kind = str(detail["type"])
     where, *parts = detail["loc"]
     pointer = pointers.of_error(detail, parts, body) if where == "body" else pointers.join([where, *parts])
-    return Problem(pointer, kind.replace("_", "-"), _said(kind, detail))
-
-
-def _said(kind: str, detail: Mapping[str, Any]) -> str:
-    """Say what is wrong in the words of the request: pydantic's own speak of its models and of Python."""
-    text, given, context = str(detail["msg"]), detail.get("input"), detail.get("ctx", {})
-    if kind in _ECHO:
-        return f"Expected one of {context['expected_tags']}" if "expected_tags" in context else "Required"
-    if kind == "extra_forbidden":
-        return "There is no such field here"
-    if kind in {"model_type", "model_attributes_type", "dict_type"}:
-        return "Input should be an object"
-    if kind in {"float_type", "int_type"} and isinstance(given, str):
-        share = ": 50 % is written 0.5" if given.rstrip().endswith("%") else ""
-        return f"{text}, and this is a text{share}"
-    if context.get("lt", context.get("le")) == 1 and isinstance(given, int | float) and 1 < given <= _PERCENT:
-        return f"{text}: {given:g} % is written {given / _PERCENT:g}"
-    return text
+    return Problem(pointer, kind.replace("_", "-"), said({**detail, "loc": parts}, model))

@@ -9,10 +9,10 @@ from espalier.errors import Problem
 from espalier.families.sizes import PLURAL, Part
 from espalier.probe.facts import ModelFacts
 from espalier.probe.matching import Chosen, Matcher
+from espalier.recipe.objective import Target
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps import BlockWindow, Reconstruct, Retrain, Targets
 from espalier.recipe.structure import DepthFields, ExpertStep, WidthFields, WidthStep
-from espalier.recipe.target import Target
 from espalier.search.split import Cut, Split
 
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from pydantic_core import PydanticCustomError
 
+from espalier.recipe.mistakes import meant
+
 SHARED_PRUNE_FIELDS: Final = ("sparsity", "pattern", "budget", "optimizer", "update", "targets")
 """What a step keeps when another criterion is asked for; the rest are parameters of the criterion."""
 
@@ -117,16 +119,23 @@ def expanded(spec: object) -> object:
         return spec
     found = find(name)
     if found is None:
-        if LOOKUP.get() is None and "@" in name and "prune" in spec:
+        if LOOKUP.get() is None and NAME.fullmatch(name) and "@" in name and "prune" in spec:
             return spec
-        raise PydanticCustomError(
-            "no_such_preset",
-            "there is no preset of this name and version; these ship: {shipped}",
-            {"shipped": ", ".join(BUILT_IN), "at": "preset"},
-        )
+        raise PydanticCustomError("no_such_preset", "{why}", {"why": _why_not(name), "at": "preset"})
     explicit = {key: value for key, value in spec.items() if key != "preset"}
     merged = _merge(found.spec, explicit)
     return {**merged, "preset": found.pinned}
+
+
+def _why_not(name: str) -> str:
+    """Tell what is wrong with the name of a preset that is not found."""
+    base, at, version = name.partition("@")
+    if at and not NAME.fullmatch(name):
+        return f"the version of a preset is a whole number: write `{base}` or `{base}@1`, not `@{version}`"[:300]
+    known = [each.version for each in SHIPPED if each.name == base]
+    if known:
+        return f"`{base}` ships in version {', '.join(map(str, known))}: write `{base}@{known[-1]}`, or `{base}`"
+    return f"there is no preset of this name and version; these ship: {', '.join(BUILT_IN)}{meant(base, BUILT_IN)}"
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

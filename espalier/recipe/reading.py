@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Hashable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import yaml
 from pydantic import ValidationError
 
 from espalier.recipe import pointers, presets
+from espalier.recipe.mistakes import said
 from espalier.recipe.spec import CompressionSpec
 
 MAX_BYTES: Final = 256 * 1024
 """Of a file: what the service takes as a body."""
+MAX_DEPTH: Final = 32
+"""Of mappings and lists, as the service has it."""
 
 
 class RecipeError(ValueError):
@@ -70,24 +74,76 @@ def read_recipe(recipe: Mapping[str, Any] | str | PathLike[str]) -> CompressionS
     Paths of local texts may be relative: to the working folder, or to the file's. Raises RecipeError.
     """
     if isinstance(recipe, Mapping):
-        return _parsed(dict(recipe), Path())
-    if isinstance(recipe, str) and (presets.find(recipe) is not None or not Path(recipe).suffix):
+        return _parsed(recipe, Path())
+    if not isinstance(recipe, str | PathLike):
+        raise RecipeError(
+            "a recipe is a spec as a mapping, the path of a YAML or JSON file, or the name of a preset "
+            f"({', '.join(presets.BUILT_IN)}); this is {_a(recipe)}"
+        )
+    if isinstance(recipe, str) and _names_a_preset(recipe):
         return _parsed({"preset": recipe}, Path())
     document = read_document(Path(recipe))
     spec = document["spec"] if isinstance(document.get("spec"), dict) else document
     return _parsed(spec, Path(recipe).parent)
 
 
-def _parsed(document: dict[str, Any], folder: Path) -> CompressionSpec:
+def _names_a_preset(recipe: str) -> bool:
+    """Whether a text is meant as a name and not as a path: the version of a preset looks like a file's ending."""
+    if presets.find(recipe) is not None:
+        return True
+    name, at, _ = recipe.partition("@")
+    is_versioned = bool(at) and presets.find(name) is not None
+    return not Path(recipe).suffix or (is_versioned and not Path(recipe).exists())
+
+
+def _parsed(recipe: Mapping[str, Any], folder: Path) -> CompressionSpec:
+    document = located(_as_json(recipe, ()), folder)
     try:
-        return CompressionSpec.model_validate_json(json.dumps(located(document, folder)))
+        return CompressionSpec.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        details = error.errors(include_input=False, include_url=False)
+        details = error.errors(include_url=False)
         places = [pointers.of_error(detail, detail["loc"], document) for detail in details]
-        lines = [f"{place or '/'}: {detail['msg']}" for place, detail in zip(places, details, strict=True)]
-        raise RecipeError("\n".join(lines)) from None
-    except (TypeError, ValueError, RecursionError) as error:  # what JSON cannot hold
-        raise RecipeError(f"the recipe holds what JSON cannot: {error}") from None
+        texts = [said(detail, CompressionSpec) for detail in details]
+        raise RecipeError(
+            "\n".join(f"{place or '/'}: {text}" for place, text in zip(places, texts, strict=True))
+        ) from None
+
+
+def _as_json(value: object, place: tuple[str | int, ...]) -> Any:  # noqa: ANN401 - JSON
+    """Take what a program puts into a recipe for what it is in JSON: numbers of numpy, paths, tuples.
+
+    Raises RecipeError, with the place of what JSON cannot hold.
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if len(place) > MAX_DEPTH:
+        raise RecipeError(f"{pointers.join(place[:4])}: JSON cannot hold what holds itself, or nests this deeply")
+    if isinstance(value, PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, Mapping):
+        return {_key(key, place): _as_json(item, (*place, key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item, (*place, index)) for index, item in enumerate(value)]
+    if getattr(value, "ndim", None) == 0 and isinstance(plain := cast(Any, value).item(), bool | int | float | str):
+        return plain  # a scalar of numpy or torch
+    raise RecipeError(f"{pointers.join(place)}: JSON cannot hold {_a(value)}")
+
+
+def _key(key: object, place: tuple[str | int, ...]) -> str:
+    if not isinstance(key, str):
+        raise RecipeError(f"{pointers.join((*place, str(key)))}: a key of a recipe is a text, and this is {_a(key)}")
+    return key
+
+
+def _a(value: object) -> str:
+    kind = type(value)
+    return (
+        "None"
+        if value is None
+        else kind.__name__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__name__}"
+    )
 
 
 def located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - JSON

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ from espalier.messages import Checkpoint, Layer, Log, Message, PhaseStarted
 from espalier.model.numerics import deterministic
 from espalier.packing.files import PackError
 from espalier.packing.pack import pack_file
-from espalier.recipe.reading import RecipeError
+from espalier.recipe.reading import RecipeError, read_recipe
+from espalier.scratch import scratch
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.suite.readme import README, block
@@ -119,6 +121,52 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, llama: Path, text
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_device_of_no_such_name_is_refused(tmp_path: Path, llama: Path) -> None:
+    with pytest.raises(ValueError, match="device: 'tpu' is none of auto, cpu, cuda") as refused:
+        espalier.compress(llama, "fast", tmp_path / "small", device="tpu")  # type: ignore[arg-type]
+    assert type(refused.value) is ValueError
+
+
+@pytest.mark.parametrize("given", [None, [], b"fast", 5, {"wanda"}])
+def test_what_is_no_recipe_is_told_what_one_is(given: Any, tmp_path: Path, llama: Path) -> None:
+    with pytest.raises(RecipeError, match=r"a recipe is a spec as a mapping, the path of .* or the name of a preset"):
+        espalier.compress(llama, given, tmp_path / "small")
+
+
+@pytest.mark.parametrize(("name", "words"), [("fast@1.5", "whole number"), ("fast@x", "whole number"), ("fast@7", "1")])
+def test_the_version_of_a_preset_is_no_ending_of_a_file(name: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=f"/preset: .*{words}"):
+        read_recipe(name)
+
+
+def test_numbers_of_numpy_and_paths_are_what_they_are(texts: Path) -> None:
+    plain = recipe(texts, calibration={"samples": 12, "dataset": {"kind": "local", "path": str(texts / "train.txt")}})
+    prune = {"method": "wanda", "sparsity": np.float64(0.5), "pattern": {"kind": "nm", "n": np.int64(2), "m": 4}}
+    dataset = {"kind": "local", "path": texts / "train.txt"}
+    given = {**plain, "prune": (prune,), "calibration": {"samples": np.int32(12), "dataset": dataset}}
+    given["evaluate"] = {**plain["evaluate"], "latency": np.bool_(False)}
+    plain["prune"] = {"method": "wanda", "sparsity": 0.5, "pattern": {"kind": "nm", "n": 2, "m": 4}}
+    assert read_recipe(given) == read_recipe(plain)
+
+
+def test_what_a_killed_call_left_goes_with_the_next(tmp_path: Path, llama: Path, texts: Path) -> None:
+    code = f"""if True:
+        import espalier, os, signal
+        def kill(_): os.kill(os.getpid(), signal.SIGKILL)
+        espalier.compress({str(llama)!r}, {recipe(texts)!r}, {str(tmp_path / "small")!r}, progress=kill)"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (left,) = (path for path in tmp_path.iterdir() if path.name.startswith("."))
+    (tmp_path / ".small-mine0000").mkdir()
+    (tmp_path / ".small-mine0000/file").touch()
+    with scratch(tmp_path / "small") as alive:
+        (alive / "file").touch()
+        espalier.compress(llama, recipe(texts), tmp_path / "small")
+        assert not left.exists()
+        assert (alive / "file").is_file(), "a live call holds its lock"
+    assert {path.name for path in tmp_path.iterdir()} == {"small", ".small-mine0000"}
+
+
 def test_a_recipe_that_holds_itself_is_refused(llama: Path) -> None:
     asked: dict[str, Any] = {"prune": {"method": "wanda"}}
     asked["calibration"] = asked
@@ -179,14 +227,23 @@ def test_a_target_size_is_reached_here_and_recovered_once(tmp_path: Path, llama:
         ({"output": {"publish": [{"kind": "s3", "uri": "s3://bucket/x"}]}}, "/output/publish"),
         ({"calibration": {"dataset": {"kind": "huggingface", "name": "c4"}}}, "/calibration/dataset/kind: "),
         ({"prune": {"method": "wanda", "sparsity": {1, 2}}}, "JSON"),
-        ({"preset": "fst"}, "/preset: .*these ship: fast, balanced"),
+        ({"preset": "fst"}, "/preset: .*these ship: fast, balanced.*did you mean `fast`"),
+        ({"preset": "fast@1.5"}, "/preset: the version of a preset is a whole number: write `fast` or `fast@1`"),
+        ({"prun": 1}, "/prun: .*did you mean `prune`"),
+        ({"prune": [{"method": "wanda", "sparsty": 0.5}]}, "/prune/0/sparsty: .*did you mean `sparsity`"),
+        ({"prune": {"method": "wonda", "sparsity": 0.5}}, "/prune/method: .*did you mean `wanda`"),
+        ({"compute_dtype": "float3"}, "/compute_dtype: .*did you mean `float32`"),
+        ({"prune": {"method": "wanda", "sparsity": 0.5, 3: 1}}, "/prune/3: a key of a recipe is a text"),
+        ({7: 1}, "/7: a key of a recipe is a text"),
+        ({"prune": {"method": "wanda", "sparsity": np.zeros(3)}}, "/prune/sparsity: JSON cannot hold numpy.ndarray"),
+        ({"prune": {"method": "wanda", "sparsity": np.float32("nan")}}, "/prune/sparsity: "),
     ],
 )
 def test_a_recipe_is_refused_with_the_place(
-    tmp_path: Path, llama: Path, texts: Path, change: dict[str, Any], words: str
+    tmp_path: Path, llama: Path, texts: Path, change: dict[Any, Any], words: str
 ) -> None:
     with pytest.raises(espalier.RecipeError, match=words):
-        espalier.compress(llama, recipe(texts, **change), tmp_path / "small")
+        espalier.compress(llama, {**recipe(texts), **change}, tmp_path / "small")
     assert not (tmp_path / "small").exists()
 
 
