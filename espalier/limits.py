@@ -42,7 +42,7 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     least = needed.least_on_host(device)
     session.by_blocks |= computes and least + needed.scored > limit
     beside = 0 if session.by_blocks or not computes else needed.scored
-    if max(least, needed.process + needed.samples + beside) + needed.hidden_states > limit:
+    if max(least, needed.process + needed.samples + beside) + needed.streams * needed.hidden_states > limit:
         session.spill = Path(session.request.workspace) / "hidden"
     session.streamed.lean = computes
 

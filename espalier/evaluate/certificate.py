@@ -15,7 +15,7 @@ from espalier.model import numerics, stock
 from espalier.model.numerics import free_bytes
 from espalier.model.streamed import StreamedModel
 from espalier.session import Session
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 
 WINDOWS: Final = 2
 LENGTH: Final = 64
@@ -106,7 +106,7 @@ def _of_stock(session: Session, tokens_BT: torch.Tensor) -> torch.Tensor:
 
 
 def _streamed(session: Session, streamed: StreamedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
-    stream = Stream(streamed, tokens_BT, session.source, sizes=[len(tokens_BT)])
+    stream = HiddenStates(streamed, tokens_BT, session.source, batches=[len(tokens_BT)])
     for block in streamed.layout.blocks:
         with streamed.block(block.index, session.source) as module:
             stream.advance(module)

@@ -15,7 +15,7 @@ from espalier.memory.scoring import scored_at_once
 from espalier.model.numerics import way_out
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 
 
 def perplexity(
@@ -46,7 +46,7 @@ def perplexity_by_blocks(
     size = scored_at_once(length, streamed.head_width)
     sizes = [1, *[size] * ((count - 1) // size)]
     sizes += [count - sum(sizes)] if count > sum(sizes) else []
-    stream = Stream(streamed, windows_NT, weights, sizes=sizes, spill=spill)
+    stream = HiddenStates(streamed, windows_NT, weights, batches=sizes, spill=spill)
     blocks = streamed.layout.blocks
     for block in blocks:
         with streamed.block(block.index, weights) as module:

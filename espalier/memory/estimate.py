@@ -48,7 +48,9 @@ class MemoryEstimate:
     scoring: int = 0
     """Logits of a batch while a perplexity is measured."""
     window: tuple[int, int] = (0, 0)
-    """On the device and on the host, while a window is fitted."""
+    """On the device and on the host, while a window is fitted, without the hidden states that it reads."""
+    streams: int = 1
+    """How often the hidden states of all windows are there at once, in the phase that holds most of them."""
     training: int = 0
     """What stays where a retraining computes."""
     training_batch: int = 0
@@ -78,8 +80,8 @@ class MemoryEstimate:
         if spec.retrain is not None:
             more = self.training + self.training_batch if device == "cpu" else self.outer + self.checkpoint
             yield self.process + more, "retraining, which holds the whole model"
-        if spec.reconstruct is not None:
-            yield least + STREAMS * self.hidden_states, "reconstruction's hidden states"
+        if spec.reconstruct is not None and spec.reconstruct.window != "auto":  # which takes what there is room for
+            yield self.process + self.window[1] + (self.window[0] if device == "cpu" else 0), "fitting a window"
         evaluate = spec.evaluate
         if spec.structure:
             yield least + self.model, "removing whole parts, which holds the whole model"
@@ -119,7 +121,8 @@ class MemoryEstimate:
             return self.training + max(self.training_batch, self.scoring * after_each), 0
         device, host = self.walk, self.samples + self.hidden_states
         if phase == "reconstructing":  # blocks are pruned on the way, or their errors measured again
-            device, host = max(device, self.window[0], self.scored * after_each), self.samples + self.window[1]
+            device = max(device, self.window[0], self.scored * after_each)
+            host = self.samples + self.window[1] + self.streams * self.hidden_states
         if phase == "pruning":  # what recovery follows is measured before it; whole parts go from a whole model
             recovers = spec.reconstruct is not None or spec.retrain is not None
             device = max(device + self.model * bool(spec.structure), self.scored * recovers)
@@ -155,22 +158,21 @@ def estimate(
         hidden_states=hidden_states,
         model=shape.parameters * itemsize,
         scoring=max((logits_bytes(each, shape.vocabulary, itemsize=itemsize) for each in scored), default=0),
-        window=_window(shape, spec.reconstruct, length, hidden_states, itemsize) if spec.reconstruct else (0, 0),
+        window=_window(shape, spec.reconstruct, length, itemsize) if spec.reconstruct else (0, 0),
+        streams=STREAMS if spec.reconstruct else 1,
         training=training.resident_bytes(retrain, shape, itemsize=itemsize) if retrain else 0,
         training_batch=batch or 0,
         checkpoint=training.checkpoint_bytes(retrain, shape) if retrain else 0,
     )
 
 
-def _window(
-    shape: ModelShape, reconstruct: Reconstruct, length: int, hidden_states: int, itemsize: int
-) -> tuple[int, int]:
+def _window(shape: ModelShape, reconstruct: Reconstruct, length: int, itemsize: int) -> tuple[int, int]:
     """Return what the largest window takes on the device and on the host; of `auto`, the largest that may be chosen.
 
     Of several blocks at once, the last one's activations are kept and the others are recomputed.
     """
     kind = reconstruct.window
-    batch = FitBatch(tokens=reconstruct.batch_size * length, itemsize=itemsize, hidden_states=hidden_states)
+    batch = FitBatch(tokens=reconstruct.batch_size * length, itemsize=itemsize, hidden_states=0)
     cut = kind if kind in {"submodule", "matrix"} else "block"
     count = kind.blocks if isinstance(kind, BlockWindow) else shape.num_blocks if kind == "all" else 1
     others = (min(count, shape.num_blocks) - 1) * max((block.weights for block in shape.kinds), default=0)

@@ -22,7 +22,7 @@ from espalier.recipe.prune import PruneStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.capture import capturing
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 from espalier.text.overlap import overlapping, run_length
 
 
@@ -150,7 +150,7 @@ def _dense_statistics(
 ) -> dict[str, torch.Tensor]:
     streamed = session.streamed
     seen: dict[str, torch.Tensor] = {}
-    stream = Stream(streamed, windows_NT, session.weights, spill=session.spill)
+    stream = HiddenStates(streamed, windows_NT, session.weights, spill=session.spill)
     for block in streamed.layout.blocks:
         matrices = selected(session, block)
         with (

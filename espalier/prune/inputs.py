@@ -32,7 +32,7 @@ from espalier.recipe.prune import PruneStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 
 MOST_BYTES: Final = 4 * 2**30
 """Above this the statistics of a model are cheaper to gather again than to move: every job walks for itself."""
@@ -86,7 +86,7 @@ class Inputs:
     def gather(self, phase: PhaseRun, windows_NT: torch.Tensor) -> None:
         """Walk through the dense model and store what its matrices read, block by block, as far as it is not stored."""
         session, statistics = self._session, stored_statistics.label(self._step.gathers)
-        stream: Stream | None = None
+        stream: HiddenStates | None = None
         for block in session.streamed.layout.blocks:
             name = CheckpointName(Kind.INPUTS, statistics=statistics, block=block.index)
             stored = session.reporter.stored(phase.name, name)
@@ -94,7 +94,7 @@ class Inputs:
                 self._blocks[block.index] = _Stored(session.workspace / stored.path, phase.reuse(stored))
             else:
                 began = time.monotonic()
-                stream = stream or Stream(session.streamed, windows_NT, session.dense, spill=session.spill)
+                stream = stream or HiddenStates(session.streamed, windows_NT, session.dense, spill=session.spill)
                 tensors, data = self._walked(stream, block)
                 path = session.reporter.checkpoint_path(phase.name, name)
                 save_file(tensors, path)
@@ -102,7 +102,7 @@ class Inputs:
                 session.reporter.checkpoint(phase.name, name, path, dict(self._blocks[block.index].data))
             phase.progress(block.index + 1)
 
-    def _walked(self, stream: Stream, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def _walked(self, stream: HiddenStates, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         session = self._session
         for earlier in session.streamed.layout.blocks[stream.index : block.index]:
             with session.streamed.block(earlier.index, session.dense) as module:

@@ -25,7 +25,7 @@ from espalier.reporter import PhaseRun
 from espalier.resume import finish_block, taken_over
 from espalier.session import Session
 from espalier.stream.capture import capturing
-from espalier.stream.walk import Stream, windows_per_batch
+from espalier.stream.hidden_states import HiddenStates, windows_per_batch
 
 
 def run(session: Session, plan: Plan | None) -> None:
@@ -81,7 +81,7 @@ class Walk:
         if Gram in self.gathers:
             self._warn_of_few_tokens()
         self._dense = session.request.spec.propagation == "dense"
-        self.stream: Stream | None = None
+        self.stream: HiddenStates | None = None
         self.passed: list[Block] = []
         """Finished blocks that the stream has yet to go through."""
 
@@ -105,10 +105,12 @@ class Walk:
         step = self.session.step
         return Pruned(*(self._given(block) if step is None else self._prune(block, step)))
 
-    def stream_to(self, block: Block) -> Stream:
+    def stream_to(self, block: Block) -> HiddenStates:
         """The stream at the entrance of a block, through all that has been passed since it was last asked for."""
         if self.stream is None:
-            self.stream = Stream(self.session.streamed, self._windows(), self._propagated, spill=self.session.spill)
+            self.stream = HiddenStates(
+                self.session.streamed, self._windows(), self._propagated, spill=self.session.spill
+            )
         for earlier in self.passed:
             if earlier.index == self.stream.index:  # dense propagation has been through the block already
                 with self.session.streamed.block(earlier.index, self._propagated) as module:

@@ -15,7 +15,7 @@ from torch import nn
 from espalier.model.layout import Block
 from espalier.reconstruct.windows import Pair
 from espalier.session import Session
-from espalier.stream.hidden import Hidden
+from espalier.stream.hidden_states import HiddenStates
 
 
 class DenseSide:
@@ -30,7 +30,7 @@ class DenseSide:
         if not halves:
             places[0] = 0  # whole blocks also stand in for removed ones before the first; a half has no room for them
         self._places = [*places, len(self.streamed.layout.blocks)]
-        self.walk = Hidden(self.streamed, windows_NT, self.weights, batch_size=batch_size)
+        self.walk = HiddenStates(self.streamed, windows_NT, self.weights, batches=batch_size, spill=session.spill)
 
     def place(self, index: int) -> int:
         """Where the student's block stood."""
@@ -38,15 +38,15 @@ class DenseSide:
 
     def to(self, index: int) -> None:
         """Walk to the entrance of the student's block."""
-        self.walk.to(self.place(index), self.weights)
+        self.walk.advance_to(self.place(index), self.weights)
 
     def past(self, states: torch.Tensor, *, first: int, last: int) -> torch.Tensor:
         """What states at the entrance of the student's block `first` become at the entrance of the one after `last`."""
         end = self.place(last + 1) - 1
-        return self.walk.past(states, self.weights, first=self.place(first), last=end)
+        return self.walk.forward_through(states, self.weights, first=self.place(first), last=end)
 
     @contextmanager
-    def pair(self, student: Hidden, block: Block, module: nn.Module) -> Iterator[Pair]:
+    def pair(self, student: HiddenStates, block: Block, module: nn.Module) -> Iterator[Pair]:
         """The student's block with the dense one that it was."""
         place, end = self.place(block.index), self.place(block.index + 1) - 1
         with self.streamed.block(place, self.weights) as dense:
@@ -55,7 +55,7 @@ class DenseSide:
                 return
 
             def behind(states: torch.Tensor) -> torch.Tensor:
-                return self.walk.past(states, self.weights, first=place + 1, last=end)
+                return self.walk.forward_through(states, self.weights, first=place + 1, last=end)
 
             taught = self.walk.run(dense, place)
             yield Pair(student, block, dense, module, taught=taught, behind=behind if end > place else None)

@@ -14,12 +14,16 @@ from espalier.model.layout import Block, Matrix
 from espalier.model.numerics import moved
 from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
-from espalier.stream.hidden import Hidden
+from espalier.stream.hidden_states import HiddenStates
 from espalier.stream.statistics import OutputErrors
 
 
 def refreshed(
-    session: Session, walk: Hidden, states: torch.Tensor, span: Sequence[Block], tensors: Mapping[str, torch.Tensor]
+    session: Session,
+    walk: HiddenStates,
+    states: torch.Tensor,
+    span: Sequence[Block],
+    tensors: Mapping[str, torch.Tensor],
 ) -> list[Layer]:
     """The rows of a span's pruned matrices with both errors on what the dense blocks make of `states`.
 
@@ -33,7 +37,7 @@ def refreshed(
             session.streamed.block(block.index, session.dense) as dense,
             capturing(dense, matrices, sample_tokens=ERROR_TOKENS) as capture,
         ):
-            states = walk.through(walk.run(dense, block.index), states)
+            states = walk.forward(walk.run(dense, block.index), states)
         rows += _rows(session, matrices, capture, tensors)
     return rows
 

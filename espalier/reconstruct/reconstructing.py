@@ -22,7 +22,7 @@ from espalier.reconstruct.windows import Streams
 from espalier.reporter import PhaseRun
 from espalier.resume import finish_block, taken_over
 from espalier.session import Session
-from espalier.stream.hidden import Hidden
+from espalier.stream.hidden_states import HiddenStates
 
 
 def run(session: Session, plan: Plan | None = None) -> None:
@@ -71,7 +71,7 @@ class _Walk:
         """The largest of every span's windows; of spans where none was measured, nothing."""
         self._interleaved = Interleaved(session, phase, plan) if spec.interleave else None
         self._dense: DenseSide | None = None
-        self._sparse: Hidden | None = None
+        self._sparse: HiddenStates | None = None
 
     def pass_(self, span: Sequence[Block]) -> None:
         """Fit one span or take it over from an earlier attempt; its checkpoint bears the number of its first block."""
@@ -101,14 +101,14 @@ class _Walk:
         finish_block(self.session, self.phase, span[0].index, changed, pruned.masks, seconds=seconds, data=data)
         return data
 
-    def _at(self, index: int) -> tuple[Hidden, Streams]:
+    def _at(self, index: int) -> tuple[HiddenStates, Streams]:
         """The hidden states at the entrance of a block; the prefix is gone through when it is first asked for."""
         if self._dense is None:
             session, batch_size = self.session, self.spec.batch_size
             halves = self.kind in {"submodule", "matrix"}
             self._dense = DenseSide(session, self.windows_NT, batch_size=batch_size, halves=halves)
             self._sparse = (
-                Hidden(session.streamed, self.windows_NT, session.dense, batch_size=batch_size)
+                HiddenStates(session.streamed, self.windows_NT, session.dense, batches=batch_size, spill=session.spill)
                 if self._dense.removed
                 else self._dense.walk.fork()
             )
@@ -117,7 +117,7 @@ class _Walk:
         if mode != "sparse_inputs":
             self._dense.to(index)
         if mode != "dense_inputs":
-            self._sparse.to(index, self.session.weights)
+            self._sparse.advance_to(index, self.session.weights)
         taught = self._dense.walk.states
-        walk = self._sparse.placed(index, taught) if mode == "dense_inputs" else self._sparse
+        walk = self._sparse.at_block(index, taught) if mode == "dense_inputs" else self._sparse
         return walk, Streams(mode, student=self._sparse.states, teacher=taught)

@@ -18,7 +18,7 @@ from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
 from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
 from espalier.reporter import PhaseRun
 from espalier.session import Session
-from espalier.stream.hidden import Hidden
+from espalier.stream.hidden_states import HiddenStates
 from espalier.training.trainables import Trainable, freeze, window_trainables
 
 
@@ -27,7 +27,7 @@ class SpanFit:
 
     def __init__(
         self, session: Session, phase: PhaseRun, spec: Reconstruct, kind: str | BlockWindow, span: Sequence[Block],
-        walk: Hidden, streams: Streams, dense: DenseSide, stack: ExitStack,
+        walk: HiddenStates, streams: Streams, dense: DenseSide, stack: ExitStack,
     ) -> None:  # fmt: skip
         self.session, self.phase, self.spec, self.kind = session, phase, spec, kind
         self.span, self.walk, self.streams, self.dense, self.stack = span, walk, streams, dense, stack

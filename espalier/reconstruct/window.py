@@ -17,7 +17,7 @@ from espalier.prune.targets import selected
 from espalier.recipe.steps import BlockWindow, Reconstruct
 from espalier.reporter import PhaseRun
 from espalier.session import Session
-from espalier.stream.hidden import Hidden
+from espalier.stream.hidden_states import HiddenStates
 
 
 def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: torch.Tensor) -> str | BlockWindow:
@@ -79,7 +79,7 @@ def _pruned(session: Session) -> list[Matrix]:
 def _splits(session: Session, probe_NT: torch.Tensor) -> bool:
     """Tell whether the first block, run on a window of tokens, is attention and feed-forward net added up."""
     streamed, weights = session.source_streamed, session.source
-    walk = Hidden(streamed, probe_NT, weights, batch_size=1)
+    walk = HiddenStates(streamed, probe_NT, weights, batches=1)
     with streamed.block(0, weights) as block:
         try:
             find_halves(block, walk.run(block, 0), walk.states.to(session.device))
@@ -94,7 +94,7 @@ def by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> 
     batch = FitBatch(
         tokens=min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1],
         itemsize=itemsize,
-        hidden_states=windows_NT.numel() * shape.width * itemsize,
+        hidden_states=0 if session.spill else windows_NT.numel() * shape.width * itemsize,
     )
     request, cpu = session.request, session.device.type == "cpu"
     host = _capped(numerics.host_memory_bytes(), request.max_host_memory_bytes)

@@ -19,7 +19,7 @@ from espalier.model.halves import Half, Halves, Run, find_halves
 from espalier.model.layout import Block
 from espalier.model.numerics import autocast
 from espalier.recipe.steps import Mode
-from espalier.stream.hidden import Hidden
+from espalier.stream.hidden_states import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Streams:
         elif self.mode == "sparse_inputs":
             self.teacher = self.student
 
-    def behind(self, walk: Hidden, student: Run, targets: torch.Tensor) -> Streams:
+    def behind(self, walk: HiddenStates, student: Run, targets: torch.Tensor) -> Streams:
         """The streams behind a window, given the teacher's output."""
-        moved = targets if self.mode == "dense_inputs" else walk.through(student, self.student)
+        moved = targets if self.mode == "dense_inputs" else walk.forward(student, self.student)
         return Streams(self.mode, student=moved, teacher=targets)
 
 
@@ -62,7 +62,7 @@ class Streams:
 class Pair:
     """One block of the teacher and the same block of the student, real, with the place where they stand."""
 
-    walk: Hidden
+    walk: HiddenStates
     layout: Block
     dense: nn.Module
     block: nn.Module
@@ -86,7 +86,7 @@ class Pair:
         return casting(self.walk.run(self.block, self.layout.index), self.walk)
 
 
-def casting(run: Run, walk: Hidden) -> Run:
+def casting(run: Run, walk: HiddenStates) -> Run:
     """Let float32 parameters run in the compute dtype."""
     dtype, device = walk.streamed.compute_dtype, walk.streamed.device
 
@@ -104,23 +104,26 @@ def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
     attention, dense_attention = _both(pair, halves, "attention")
     mlp, dense_mlp = _both(pair, halves, "mlp")
 
-    targets = walk.through(dense_attention, streams.teacher)
-    yield _adding("attention", halves.owned["attention"], attention, streams, targets)
+    targets = walk.forward(dense_attention, streams.teacher)
+    yield _adding("attention", halves.owned["attention"], attention, walk, streams=streams, targets=targets)
     mid = streams.behind(walk, attention, targets)
     if not halves.parallel:
-        targets = pair.past(walk.through(dense_mlp, mid.teacher))
-        yield _adding("mlp", halves.owned["mlp"], mlp, mid, targets)
+        targets = pair.past(walk.forward(dense_mlp, mid.teacher))
+        yield _adding("mlp", halves.owned["mlp"], mlp, walk, streams=mid, targets=targets)
         return
     if pair.behind is not None:
         own_stream = streams.mode == "sparse_inputs_dense_targets"
-        given = mid.student - streams.student if own_stream else targets - streams.teacher
-        targets = pair.past(walk.through(pair.teacher, streams.teacher)) - given
+        given = (
+            walk.difference(mid.student, streams.student) if own_stream else walk.difference(targets, streams.teacher)
+        )
+        targets = walk.difference(pair.past(walk.forward(pair.teacher, streams.teacher)), given)
     elif streams.mode == "sparse_inputs_dense_targets":
         # Both halves add to the block's input: the second is asked for what the first leaves of the whole.
-        targets = walk.through(pair.teacher, streams.teacher) - (mid.student - streams.student)
+        asked = walk.forward(pair.teacher, streams.teacher)
+        targets = walk.difference(asked, walk.difference(mid.student, streams.student))
     else:
-        targets = walk.through(dense_mlp, streams.teacher)
-    yield _adding("mlp", halves.owned["mlp"], mlp, streams, targets)
+        targets = walk.forward(dense_mlp, streams.teacher)
+    yield _adding("mlp", halves.owned["mlp"], mlp, walk, streams=streams, targets=targets)
 
 
 def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
@@ -137,14 +140,14 @@ def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iter
             inputs = taught = entering(walk, pair.block, local, pair.student, streams.student)
         if streams.mode == "sparse_inputs_dense_targets":
             taught = entering(walk, pair.dense, local, pair.teacher, streams.teacher)
-        targets = walk.through(dense, taught)
+        targets = walk.forward(dense, taught)
         owned = frozenset(name for name, _ in dense.named_parameters(prefix=local))
         run = casting(run_of(pair.block, local), walk)
-        yield Part(local, owned, run, inputs, targets, mean_square(targets))
+        yield Part(local, owned, run, inputs, targets, scale(walk, targets))
 
 
 def whole(
-    blocks: Sequence[nn.Module], owned: frozenset[str], walk: Hidden, *, streams: Streams, targets: torch.Tensor
+    blocks: Sequence[nn.Module], owned: frozenset[str], walk: HiddenStates, *, streams: Streams, targets: torch.Tensor
 ) -> Part:
     """All blocks of a span as one window, from the walk's place on.
 
@@ -158,17 +161,20 @@ def whole(
             hidden_BTD = each(hidden_BTD) if keep else checkpoint(each, hidden_BTD, use_reentrant=False)
         return hidden_BTD
 
-    return _adding("block" if len(runs) == 1 else "blocks", owned, run, streams, targets)
+    return _adding("block" if len(runs) == 1 else "blocks", owned, run, walk, streams=streams, targets=targets)
 
 
-def _adding(name: str, owned: frozenset[str], run: Run, streams: Streams, targets: torch.Tensor) -> Part:
-    return Part(name, owned, run, streams.student, targets, mean_square(targets - streams.teacher))
+def _adding(
+    name: str, owned: frozenset[str], run: Run, walk: HiddenStates, *, streams: Streams, targets: torch.Tensor
+) -> Part:
+    power = scale(walk, walk.difference(targets, streams.teacher))
+    return Part(name, owned, run, streams.student, targets, power)
 
 
-def mean_square(values: torch.Tensor) -> float:
-    """The scale of the error of a window."""
+def scale(walk: HiddenStates, values: torch.Tensor) -> float:
+    """Return what the squared errors of a window are relative to."""
     # A window that adds nothing has no scale; its error is then absolute, and zero at the start.
-    return float(values.float().square().mean()) or 1.0
+    return walk.mean_square(values) or 1.0
 
 
 def _both(pair: Pair, halves: Halves, half: Half) -> tuple[Run, Run]:
@@ -194,7 +200,7 @@ def run_of(block: nn.Module, local: str) -> Run:
     return run
 
 
-def entering(walk: Hidden, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
+def entering(walk: HiddenStates, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
     """What a linear map reads while its block runs, (N, T, I)."""
     seen: list[torch.Tensor] = []
 
@@ -212,6 +218,6 @@ def entering(walk: Hidden, block: nn.Module, local: str, run: Run, states: torch
 
     handle = block.get_submodule(local).register_forward_pre_hook(look)
     try:
-        return walk.through(inputs_of, states)
+        return walk.forward(inputs_of, states)
     finally:
         handle.remove()

@@ -13,7 +13,7 @@ from espalier.methods.structured import Passage
 from espalier.model.layout import find_stack
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 
 
 def watch(
@@ -25,7 +25,7 @@ def watch(
     tick: Callable[[int], None] = lambda _: None,
 ) -> Passage:
     """Go through all blocks once."""
-    stream = Stream(streamed, windows_NT, weights, spill=spill)
+    stream = HiddenStates(streamed, windows_NT, weights, spill=spill)
     influence: list[float] = []
     last: list[torch.Tensor] = [_last(stream)]
     for block in streamed.layout.blocks:
@@ -42,7 +42,7 @@ def watch(
     return Passage(torch.tensor(influence, dtype=torch.float64), torch.stack(last))
 
 
-def _last(stream: Stream) -> torch.Tensor:
+def _last(stream: HiddenStates) -> torch.Tensor:
     return torch.cat([batch.hidden_BTD[:, -1].float() for batch in stream.batches])
 
 

@@ -17,7 +17,7 @@ from espalier.model.layout import Block, Matrix
 from espalier.recipe.structure import DepthStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
-from espalier.stream.walk import Batch, Stream
+from espalier.stream.hidden_states import Batch, HiddenStates
 from espalier.structure.block_passes import runs, watch, without
 from espalier.structure.linear_replacement import Normal, keeping, last_writer, merged, outputs_of
 
@@ -97,14 +97,14 @@ class Replacement:
                     stream.advance(module)
         return found
 
-    def _stream(self) -> Stream:
+    def _stream(self) -> HiddenStates:
         session = self.session
-        return Stream(session.streamed, session.calibration_windows(), session.weights, spill=session.spill)
+        return HiddenStates(session.streamed, session.calibration_windows(), session.weights, spill=session.spill)
 
-    def _wanted(self) -> dict[int, Stream]:
+    def _wanted(self) -> dict[int, HiddenStates]:
         """The dense model's states after every cut."""
         stream = self._stream()
-        wanted: dict[int, Stream] = {}
+        wanted: dict[int, HiddenStates] = {}
         for block in self.session.streamed.layout.blocks:
             with self.session.streamed.block(block.index, self.session.weights) as module:
                 stream.advance(module)
@@ -112,7 +112,7 @@ class Replacement:
                 wanted[stream.index] = stream.fork()
         return wanted
 
-    def _replaced(self, block: Block, stream: Stream, wanted: Stream) -> dict[str, torch.Tensor]:
+    def _replaced(self, block: Block, stream: HiddenStates, wanted: HiddenStates) -> dict[str, torch.Tensor]:
         session = self.session
         with session.streamed.block(block.index, session.weights) as module:
             first = next(stream.batches)

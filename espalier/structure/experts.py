@@ -10,7 +10,7 @@ from espalier.model.layout import Block
 from espalier.recipe.structure import ExpertStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 from espalier.structure.expert_weights import Mixture, find_mixture, routing
 
 FEW_TOKENS = 32
@@ -20,7 +20,7 @@ FEW_TOKENS = 32
 def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tuple[Mixture, torch.Tensor]]:
     """Which experts of every block stay, on the dense model's routing."""
     streamed, weights = session.streamed, session.weights
-    stream = Stream(streamed, session.calibration_windows(), weights, spill=session.spill)
+    stream = HiddenStates(streamed, session.calibration_windows(), weights, spill=session.spill)
     found: dict[int, tuple[Mixture, torch.Tensor]] = {}
     poorly: list[str] = []
     for block in streamed.layout.blocks:

@@ -17,7 +17,7 @@ from espalier.model.layout import Block, Matrix
 from espalier.recipe.structure import WidthStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 from espalier.structure.linear_replacement import outputs_of
 from espalier.structure.units import Units, find_units
 
@@ -40,7 +40,9 @@ class Narrowing:
         self.session, self.phase, self.step = session, phase, step
         self.added_biases = added_biases
         """Whether the smaller model's configuration brings biases that the source lacks."""
-        self.stream = Stream(session.streamed, session.calibration_windows(), session.weights, spill=session.spill)
+        self.stream = HiddenStates(
+            session.streamed, session.calibration_windows(), session.weights, spill=session.spill
+        )
 
     def narrow(self, block: Block, units: Units) -> Narrowed:
         """Choose the units of the next block; the stream stays before it."""

@@ -23,7 +23,7 @@ from espalier.probe import probe
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import CompressionSpec
 from espalier.session import Session
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 from tests.bench import packing, peer
 from tests.fixtures.library import alone
 from tests.fixtures.library.demo_model import DEMO_MODEL
@@ -119,7 +119,7 @@ def _session(arguments: argparse.Namespace, spec: dict[str, Any], workspace: Pat
 def _floor(session: Session) -> float:
     """Two forward passes of the calibration tokens through the blocks."""
     windows_NT = session.calibration_windows()
-    stream = Stream(session.streamed, windows_NT, session.dense)
+    stream = HiddenStates(session.streamed, windows_NT, session.dense)
     began = time.monotonic()
     for index in range(len(session.streamed.layout.blocks)):
         with session.streamed.block(index, session.dense) as block:

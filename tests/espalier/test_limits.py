@@ -35,17 +35,27 @@ def _measured(job: LocalJob) -> MemoryEstimate:
     return limits.measured(Session(job.request(), lambda _: None))
 
 
-@pytest.mark.parametrize("propagation", ["sequential", "dense"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"propagation": "sequential"},
+        {"propagation": "dense"},
+        {"reconstruct": {"window": "submodule", "mode": "sparse_inputs_dense_targets", "epochs": 1}},
+        {"reconstruct": {"window": "matrix", "mode": "dense_inputs", "trainable": ["weights"], "epochs": 1}},
+        {"reconstruct": {"window": "block", "interleave": True, "epochs": 1}},
+    ],
+    ids=str,
+)
 def test_a_limit_changes_where_things_lie_and_no_bit(
-    propagation: str, tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+    spec: dict[str, Any], tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec: dict[str, Any] = {"propagation": propagation}
     free = local_job(tmp_path / "free", llama, texts, **spec)
     expected, _ = _attempt(free)
     bound = local_job(tmp_path / "bound", llama, texts, **spec)
     monkeypatch.setattr(limits, "measured", lambda _: PARTS)
     done, session = _attempt(bound, max_host_memory_bytes=42)
     assert session.spill is not None
+    assert list(session.spill.iterdir()) == [], "files of hidden states have no name"
     assert session.by_blocks
     assert done.report["compressed"] == expected.report["compressed"]
     assert done.report["dense"] == expected.report["dense"]
@@ -102,16 +112,17 @@ def test_retraining_counts_what_moves_and_the_teacher(
     assert needed.training == expected
 
 
-def test_reconstruction_keeps_four_streams(
+def test_reconstruction_keeps_four_streams_where_there_is_room_and_needs_that_of_a_window(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = PARTS
+    there = replace(PARTS, streams=4, window=(40, 3))
     monkeypatch.setattr(limits, "measured", lambda _: there)
-    session = Session(local_job(tmp_path, llama, texts, reconstruct={}).request(), lambda _: None)
-    for limit, wrong in ((60, False), (59, True)):
-        session.request = session.request.model_copy(update={"max_host_memory_bytes": limit})
-        with pytest.raises(NoRoomError, match="hidden states") if wrong else nullcontext():
+    job = local_job(tmp_path, llama, texts, reconstruct={"window": "block"})
+    for limit, spilled, wrong in ((60, False, False), (59, True, False), (53, True, False), (52, False, True)):
+        session = Session(job.request().model_copy(update={"max_host_memory_bytes": limit}), lambda _: None)
+        with pytest.raises(NoRoomError, match="fitting a window") if wrong else nullcontext():
             limits.check(session)
+        assert (session.spill is not None) == spilled
 
 
 def test_a_cpu_job_says_that_it_ignores_the_device_limit(tmp_path: Path, texts: Path, llama: Path) -> None:

@@ -19,8 +19,8 @@ from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.capture import Capture, capturing
+from espalier.stream.hidden_states import HiddenStates
 from espalier.stream.statistics import InputAccumulator
-from espalier.stream.walk import Stream
 from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def _captured(
 ) -> tuple[Capture, StreamedModel, list[torch.Tensor], list[torch.Tensor]]:
     streamed, weights = StreamedModel(folder, compute_dtype=torch.float32, device=CPU), Weights(folder)
     tokens_NT = torch.randint(VOCABULARY, (4, 24), generator=generator(0))
-    stream = Stream(streamed, tokens_NT, weights, sizes=[2, 2])
+    stream = HiddenStates(streamed, tokens_NT, weights, batches=[2, 2])
     entered, chosen = list[torch.Tensor](), list[torch.Tensor]()
     matrices = streamed.layout.blocks[0].matrices
     with streamed.block(0, weights) as block, capturing(block, matrices, (kind,), sample_tokens=1000) as capture:

@@ -16,7 +16,7 @@ from espalier.model.layout import find_stack
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel, unwrap
 from espalier.model.weights import Weights
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 from tests.fixtures.library.tiny_models import FAMILIES, VOCABULARY, write_tiny_model
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tm
     tokens_NT = torch.randint(VOCABULARY, (5, 40), generator=generator(0))
     streamed, weights = _streamed(folder), Weights(folder)
     spill = tmp_path / "spill" if tied else None
-    stream = Stream(streamed, tokens_NT, weights, sizes=[2, 2, 1], spill=spill)
+    stream = HiddenStates(streamed, tokens_NT, weights, batches=[2, 2, 1], spill=spill)
     for block in streamed.layout.blocks:
         with streamed.block(block.index, weights) as module:
             stream.advance(module)

@@ -125,10 +125,10 @@ def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> It
     for local in [matrix.local for matrix in pair.layout.matrices]:
         taught, own = (windows.entering(walk, block, local, run, states) for block, run, states in runs)
         inputs = taught if streams.mode == DENSE else own
-        targets = walk.through(pair.dense.get_submodule(local), own if streams.mode == SPARSE else taught)
+        targets = walk.forward(pair.dense.get_submodule(local), own if streams.mode == SPARSE else taught)
         owned = frozenset({f"{local}.weight", f"{local}.bias"})
         run = windows.casting(windows.run_of(pair.block, local), walk)
-        yield Part(local, owned, run, inputs, targets, windows.mean_square(targets))
+        yield Part(local, owned, run, inputs, targets, windows.scale(walk, targets))
 
 
 @pytest.mark.parametrize("mode", [DENSE, SPARSE, BOTH])

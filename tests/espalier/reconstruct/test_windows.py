@@ -17,7 +17,7 @@ from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights, save_overlay
 from espalier.recipe.steps import Mode
 from espalier.reconstruct.windows import Pair, Part, Streams, halves_of, matrices_of, whole
-from espalier.stream.hidden import Hidden
+from espalier.stream.hidden_states import HiddenStates
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -31,7 +31,7 @@ class Setting:
     streamed: StreamedModel
     dense: Weights
     pruned: Weights
-    walk: Hidden
+    walk: HiddenStates
     streams: Callable[[Mode], Streams]
     teacher: nn.Module
     student: nn.Module
@@ -53,10 +53,10 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         tensors[matrix.tensor] = apply(weight_OI, mask_OI)
     save_overlay(folder / "pruned.overlay", tensors, {})
     pruned = dense.with_overlay(folder / "pruned.overlay")
-    walk = Hidden(streamed, WINDOWS, dense, batch_size=4)
+    walk = HiddenStates(streamed, WINDOWS, dense, batches=4)
     sparse = walk.fork()
-    walk.to(1, dense)
-    sparse.to(1, pruned)
+    walk.advance_to(1, dense)
+    sparse.advance_to(1, pruned)
     with ExitStack() as stack:
         teacher, student = (stack.enter_context(streamed.block(1, weights)) for weights in (dense, pruned))
         yield Setting(
@@ -132,7 +132,7 @@ def test_blocks_read_and_give_what_the_mode_says(setting: Setting, mode: Mode) -
         mode, lambda x: _mlp(setting.student, _attention(setting, setting.student, x)),
         lambda x: _mlp(setting.teacher, _attention(setting, setting.teacher, x)), dense, sparse,
     )  # fmt: skip
-    given = setting.walk.past(streams.teacher, setting.dense, first=1, last=1)
+    given = setting.walk.forward_through(streams.teacher, setting.dense, first=1, last=1)
     part = whole([setting.student], frozenset(), setting.walk, streams=streams, targets=given)
     _check(part, inputs, targets, sparse if mode == "sparse_inputs" else dense)
 
@@ -177,9 +177,9 @@ def test_a_matrix_costs_the_passes_that_its_mode_reads(setting: Setting, mode: M
 
 
 def test_windows_of_several_blocks_end_at_the_last_one_and_recompute_what_lies_between(setting: Setting) -> None:
-    walk = Hidden(setting.streamed, WINDOWS, setting.dense, batch_size=4)
+    walk = HiddenStates(setting.streamed, WINDOWS, setting.dense, batches=4)
     streams = Streams("dense_inputs", student=walk.states, teacher=walk.states)
-    targets = walk.past(walk.states, setting.dense, first=0, last=1)
+    targets = walk.forward_through(walk.states, setting.dense, first=0, last=1)
     with ExitStack() as stack:
         blocks = [stack.enter_context(setting.streamed.block(index, setting.dense)) for index in (0, 1)]
         names = frozenset(f"{index}.{name}" for index in (0, 1) for name, _ in blocks[index].named_parameters())

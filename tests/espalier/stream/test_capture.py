@@ -16,8 +16,8 @@ from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.capture import capturing
+from espalier.stream.hidden_states import HiddenStates
 from espalier.stream.statistics import InputAccumulator, OutputErrors
-from espalier.stream.walk import Stream
 from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 
 
@@ -26,7 +26,9 @@ def test_inputs_of_all_batches_are_counted_once_and_shared(tmp_path: Path) -> No
     streamed = StreamedModel(folder, compute_dtype=torch.float32, device=torch.device("cpu"))
     weights = Weights(folder)
     matrices = streamed.layout.blocks[0].matrices
-    stream = Stream(streamed, torch.randint(VOCABULARY, (5, 16), generator=generator(0)), weights, sizes=[2, 2, 1])
+    stream = HiddenStates(
+        streamed, torch.randint(VOCABULARY, (5, 16), generator=generator(0)), weights, batches=[2, 2, 1]
+    )
     inputs: list[torch.Tensor] = []
     with streamed.block(0, weights) as block:
         block.get_submodule("mlp.down_proj").register_forward_pre_hook(lambda _, args: inputs.append(args[0]))

@@ -17,7 +17,7 @@ from espalier.methods.experts.output_variance import OutputVariance
 from espalier.methods.experts.reap import Reap
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
-from espalier.stream.walk import Stream
+from espalier.stream.hidden_states import HiddenStates
 from espalier.structure.expert_weights import find_mixture, routing
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
@@ -43,7 +43,7 @@ def test_what_is_seen_of_the_routing_is_what_the_formulas_say(family: str, tmp_p
     folder = write_tiny_model(tmp_path, family, dtype=torch.float32)
     streamed = StreamedModel(folder, compute_dtype=torch.float32, device=torch.device("cpu"))
     weights = Weights(folder)
-    stream = Stream(streamed, TOKENS, weights)
+    stream = HiddenStates(streamed, TOKENS, weights)
     seen: dict[int, list[tuple[float, torch.Tensor]]] = {}
     with streamed.block(0, weights) as module:
         mixture = find_mixture(streamed.layout.blocks[0], module, weights)

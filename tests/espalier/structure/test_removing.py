@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from espalier.errors import EngineError
 from espalier.messages import Checkpoint
-from espalier.stream import walk
+from espalier.stream import hidden_states
 from tests.espalier.structure.removals import TOKENS, logits, report_of, run
 from tests.fixtures.library.jobs import KilledError, local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
@@ -244,7 +244,7 @@ def test_what_no_stock_configuration_can_carry_is_refused_with_the_reason(
 def test_what_stands_in_for_blocks_is_placed_once_and_not_for_every_batch(
     tmp_path: Path, texts: Path, deep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "TOKENS_PER_BATCH", 64)  # six batches
+    monkeypatch.setattr(hidden_states, "TOKENS_PER_BATCH", 64)  # six batches
     casts: list[object] = []
 
     class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from espalier import limits, pipeline
 from espalier.evaluate import certificate
 from espalier.memory import MemoryEstimate
 from espalier.session import Session
-from espalier.stream.walk import Stream, windows_per_batch
+from espalier.stream.hidden_states import HiddenStates, windows_per_batch
 from tests.espalier.structure.removals import logits, report_of, run
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
@@ -33,13 +33,13 @@ def test_a_cheap_criterion_of_blocks_costs_one_pass_of_the_calibration_text(
     method: str, tmp_path: Path, texts: Path, deep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    output = Stream.output
+    output = HiddenStates.output
 
-    def counted(stream: Stream, block: torch.nn.Module, batch: Any) -> torch.Tensor:
+    def counted(stream: HiddenStates, block: torch.nn.Module, batch: Any) -> torch.Tensor:
         seen.append(len(batch.hidden_BTD))
         return output(stream, block, batch)
 
-    monkeypatch.setattr(Stream, "output", counted)
+    monkeypatch.setattr(HiddenStates, "output", counted)
     run(tmp_path, deep, texts, {"method": method, "sparsity": 0.5})
     assert windows_per_batch(32) >= 12, "one batch"
     assert seen == [certificate.WINDOWS] * 4 + [12] * 4, "the certificate, then the calibration"

@@ -1,0 +1,208 @@
+"""Hidden states on their way through the blocks: kept outside the device, moved to it batch by batch.
+
+Pruning, reconstruction, structure and scoring block by block read the same stream. What is in memory at one moment: the
+embeddings (only while the stream starts), one block in the compute dtype, one batch of activations, the statistics of
+the block's inputs, and the float32 work on one matrix. The weights come from the safetensors files; the hidden states
+lie in memory or, under a memory limit, in a mapped file. The bits are the same either way.
+
+Computed by `espalier.memory` (whose constants are measured on a CPU), bfloat16 forwards on the device, 128 x 2048
+calibration tokens, Llama shapes; G: the Gram matrices of one block in float32, work: on the largest matrix, with the
+errors of its outputs, or what a solver makes of the widest Gram matrix:
+
+| model | block | G | work: wanda / solvers | device peak: wanda / solvers | hidden states on the host |
+|---|---|---|---|---|---|
+| 8B (d 4096, f 14336) | 0.44 GB | 1.0 GB | 3.1 / 6.8 GB | 4.2 / 8.9 GB | 2.1 GB |
+| 30B (d 6656, f 17920) | 1.1 GB | 1.8 GB | 5.4 / 11.5 GB | 8.1 / 16.0 GB | 3.5 GB |
+| 70B (d 8192, f 28672) | 1.7 GB | 4.1 GB | 10.0 / 27.2 GB | 14.3 / 35.6 GB | 4.3 GB |
+
+All of them fit one card of 80 GB or 141 GB with room; the host needs its hidden states, or next to nothing when they
+are spilled, and one tensor at a time. The whole model, which perplexity takes by default, is 16, 60 and 140 GB: 30B is
+scored whole on either card, 70B on neither beside its activations, and block by block under a limit.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from espalier.memory.constants import TOKENS_PER_BATCH
+from espalier.model.halves import Run
+from espalier.model.streamed import BlockCall, StreamedModel
+from espalier.model.weights import Weights
+
+
+def windows_per_batch(length: int) -> int:
+    """Return how many windows of so many tokens go through a block together."""
+    return max(1, TOKENS_PER_BATCH // length)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A few windows: what enters the next block, and what every block is called with."""
+
+    hidden_BTD: torch.Tensor
+    """On the CPU."""
+    calls: list[BlockCall]
+
+
+class HiddenStates:
+    """What enters the next block, for every window, (N, T, D) on the CPU."""
+
+    def __init__(
+        self,
+        streamed: StreamedModel,
+        windows_NT: torch.Tensor,
+        weights: Weights,
+        *,
+        batches: int | Sequence[int] | None = None,
+        spill: Path | None = None,
+    ) -> None:
+        """Start at block 0, behind the embeddings that `weights` hold.
+
+        Equal windows, batches and weights give equal bits, so that a resumed stream can start over here. `batches`: the
+        size of all batches or of each; None takes what `windows_per_batch` says. `spill`: a folder for the states; None
+        keeps them in memory.
+        """
+        self.streamed = streamed
+        self.index = 0
+        """The block that comes next."""
+        self._windows_NT = windows_NT
+        self._embeddings = weights
+        self._sizes = windows_per_batch(windows_NT.shape[1]) if batches is None else batches
+        self._spill = spill
+        self._calls: dict[int, list[BlockCall]] = {}
+        self._sharing: WeakSet[HiddenStates] = WeakSet([self])
+        """The streams whose states are this one's tensor: who is alone may write into it."""
+
+        def enter() -> Iterator[torch.Tensor]:
+            for hidden_BTD, calls in streamed.prelude(list(self._cut(windows_NT)), weights):
+                # Windows are equally long, so that the arguments depend on the size of the batch alone.
+                self._calls.setdefault(len(hidden_BTD), calls)
+                yield hidden_BTD
+
+        self.states = self._gather(enter(), len(windows_NT))
+
+    def fork(self) -> HiddenStates:
+        """Return a second stream from here."""
+        other = copy.copy(self)
+        self._sharing.add(other)
+        return other
+
+    def at_block(self, index: int, states: torch.Tensor) -> HiddenStates:
+        """Return the same stream with other states, at the entrance of a block."""
+        other = copy.copy(self)
+        other.index, other.states, other._sharing = index, states, WeakSet()
+        return other
+
+    @property
+    def batches(self) -> Iterator[Batch]:
+        """What enters the next block, batch by batch."""
+        for hidden_BTD in self._cut(self.states):
+            yield Batch(hidden_BTD, self.calls_for(len(hidden_BTD)))
+
+    def outputs(self, block: nn.Module) -> Iterator[torch.Tensor]:
+        """Run the next block over every batch and yield what comes out, on the device."""
+        with torch.no_grad():
+            for batch in self.batches:
+                yield self.output(block, batch)
+
+    def output(self, block: nn.Module, batch: Batch) -> torch.Tensor:
+        """Run the next block over one batch."""
+        hidden_BTD = batch.hidden_BTD.to(self.streamed.device)
+        return self.streamed.forward(block, hidden_BTD, batch.calls[self.index])
+
+    def advance(self, block: nn.Module) -> None:
+        """Replace the hidden states by what the next block makes of them, and move on to the one after it."""
+        alone = len(self._sharing) == 1
+        self.states = self._gather(self.outputs(block), len(self.states), into=self.states if alone else None)
+        if not alone:
+            self._sharing.discard(self)
+            self._sharing = WeakSet([self])
+        self.index += 1
+
+    def advance_to(self, index: int, weights: Weights) -> None:
+        """Go on to the entrance of a block; who holds the states from before keeps them as they were."""
+        if index > self.index:
+            self.states = self.forward_through(self.states, weights, first=self.index, last=index - 1)
+            self._sharing.discard(self)
+            self._sharing = WeakSet([self])
+            self.index = index
+
+    def forward_through(self, states: torch.Tensor, weights: Weights, *, first: int, last: int) -> torch.Tensor:
+        """Return what states at the entrance of block `first` become behind block `last`, one block at a time."""
+        for index in range(first, last + 1):
+            with self.streamed.block(index, weights) as block:
+                states = self.forward(self.run(block, index), states)
+        return states
+
+    def run(self, block: nn.Module, index: int) -> Run:
+        """Bind a block to its arguments, for batches of any size."""
+
+        def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
+            return self.streamed.forward(block, hidden_BTD, self.calls_for(len(hidden_BTD))[index])
+
+        return run
+
+    def forward(self, run: Run, states: torch.Tensor) -> torch.Tensor:
+        """Send windows through something, batch by batch; a tensor of their own comes back."""
+        device = self.streamed.device
+        return self._gather((run(batch.to(device)) for batch in self._cut(states)), len(states))
+
+    def difference(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Subtract hidden states from hidden states."""
+        return torch.sub(one, other, out=self._empty(one.shape, torch.result_type(one, other)))
+
+    def mean_square(self, states: torch.Tensor) -> float:
+        """Return the mean of the squares, taken in float32."""
+        return float(self._empty(states.shape, torch.float32).copy_(states).square_().mean())
+
+    def calls_for(self, size: int) -> list[BlockCall]:
+        """Return how each block is called with a batch of a size."""
+        if size not in self._calls:
+            ((_, self._calls[size]),) = self.streamed.prelude([self._windows_NT[:size]], self._embeddings)
+        return self._calls[size]
+
+    def _cut(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Cut windows into batches; of fewer windows than the stream has, the first batches."""
+        if isinstance(self._sizes, int):
+            yield from torch.split(windows, self._sizes)
+            return
+        start = 0
+        for size in self._sizes:
+            if start < len(windows):
+                yield windows[start : start + size]
+            start += size
+
+    @torch.no_grad()
+    def _gather(self, parts: Iterator[torch.Tensor], count: int, *, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Lay batches side by side, in a tensor that is there where they have its dtype."""
+        start = 0
+        for part in parts:
+            if into is None or into.dtype != part.dtype:
+                into = self._empty(torch.Size((count, *part.shape[1:])), part.dtype)
+            into[start : start + len(part)] = part
+            start += len(part)
+        assert into is not None
+        return into
+
+    def _empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """Return room in memory, or in a file without a name that goes with the tensor."""
+        if self._spill is None:
+            return torch.empty(shape, dtype=dtype)
+        self._spill.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._spill)
+        try:
+            # Taken at once: a full disk is an error here, and would be a signal at some later write.
+            os.posix_fallocate(descriptor, 0, shape.numel() * dtype.itemsize)
+            return torch.from_file(name, shared=True, size=shape.numel(), dtype=dtype).view(shape)
+        finally:
+            os.close(descriptor)
+            Path(name).unlink()
