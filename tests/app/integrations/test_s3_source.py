@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from app.integrations.s3.source import S3Source
+from app.integrations.shared.sources import Access
 from espalier.messages import PhaseCompleted
 from tests.app.integrations.fetches import KEYS, Fetch, Read, demo, error, one
 from tests.fixtures.library.demo_model import DEMO_MODEL
@@ -29,6 +31,14 @@ def test_a_prefix_is_fetched_and_pinned_to_its_content(read: Read, fetch: Fetch)
 def test_without_keys_of_the_project_nothing_is_asked(read: Read) -> None:
     found = error(read(demo(), s3={}))
     assert (found.class_, "PUT /v1/credentials/s3" in found.hint) == ("source_gated", True)
+
+
+def test_keys_of_a_role_are_sent_with_their_token(tmp_path: Path) -> None:
+    """`espalier run` takes them from the account of who runs it; without its token a server knows no such key."""
+    access = Access(cache_dir=tmp_path, systems={"s3": {**KEYS, "session_token": "of-a-role"}})
+    with S3Source(uri="s3://bucket/model").client(access) as client:
+        url = client.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "model/config.json"})
+    assert "X-Amz-Security-Token=of-a-role" in url
 
 
 def test_pickles_are_unsafe_and_an_empty_prefix_is_no_model(read: Read) -> None:
