@@ -18,8 +18,9 @@ from espalier.documents.text_files import READABLE, is_readable
 from espalier.errors import DatasetRefused, SourceGated, SourceNotFound
 from espalier.recipe.dataset import KNOWN, HuggingFaceDataset
 
-_HIDDEN: Final = re.compile(r"(^|/)\.")
-"""What a repository keeps for itself, or a tool in it; no data."""
+_NO_DATA: Final = re.compile(r"(^|/)[./]")
+"""What a repository keeps for itself, or a tool in it; and names that lead out of it, which Git has not, and another
+server than the Hub may list."""
 _SPLITS: Final[dict[Use, tuple[str, ...]]] = {
     "train": ("train",),
     "evaluation": ("test", "validation", "valid", "dev"),
@@ -76,7 +77,7 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
 
     def _files(self, repo: Repo, config: str | None, use: Use) -> list[str]:
         """The files of one split of one configuration, as many as the byte bound can need."""
-        readable = [file for file in repo.files if is_readable(file.name) and not _HIDDEN.search(file.name)]
+        readable = [file for file in repo.files if is_readable(file.name) and not _NO_DATA.search(file.name)]
         if config is not None:
             readable = [file for file in readable if file.name.startswith(f"{config}/")]
         for split in self._wanted(use):

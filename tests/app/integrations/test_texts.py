@@ -154,3 +154,14 @@ def test_text_beyond_the_bound_is_cut_at_a_document_and_told(tmp_path: Path, mon
     one = gather.keep([iter("é" * 20)], tmp_path, gather.Notes())
     assert one.path is not None
     assert one.path.read_text() == "é" * 6
+
+
+@pytest.mark.parametrize("form", ["{path}", "data/../../{path}", "data//{path}", "./{path}"])
+def test_a_name_that_leads_out_of_the_repository_is_no_file_of_it(
+    hub: Hub, fetch: Fetch, tmp_path: Path, form: str
+) -> None:
+    """A mirror may list what Git could not hold: what is read is what was downloaded, and no file of the worker."""
+    elsewhere = tmp_path / "train.txt"
+    elsewhere.write_text("a text of somebody else")
+    hub.datasets["org/data"] = HubRepo({form.format(path=elsewhere): b"what the Hub sends"})
+    assert "no readable file" in refused(fetch, {"kind": "huggingface", "repo": "org/data"})
