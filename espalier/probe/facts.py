@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from espalier.errors import SourceNotFound, UnsafeSource
 from espalier.families.sizes import Sizes
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
+from espalier.model_files import TEMPLATES
 from espalier.probe import strays, vocabulary
 from espalier.probe.config import read_config
 from espalier.probe.documents import require_regular
@@ -123,9 +124,11 @@ def probe(
 def look_at_files(directory: Path, roots: Sequence[Path]) -> None:
     """Refuse a folder of too many files, of pipes and devices, of links that lead away, of pickles alone."""
     files = [path for path in directory.iterdir() if not path.is_dir()]
-    if len(files) > MAX_FILES:
+    nested = directory / TEMPLATES
+    carried = [path for path in nested.iterdir() if not path.is_dir()] if nested.is_dir() else []
+    if len(files) + len(carried) > MAX_FILES:
         raise UnsafeSource(f"The folder holds more than {MAX_FILES} files.")
-    require_regular(files, roots)
+    require_regular([*files, *carried], roots)
     suffixes = {path.suffix.lower() for path in files}
     unsafe = sorted(suffixes & UNSAFE_SUFFIXES)
     if unsafe and ".safetensors" not in suffixes:

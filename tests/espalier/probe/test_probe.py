@@ -269,6 +269,19 @@ def test_links_stay_below_the_roots(tmp_path: Path) -> None:
         probe(inside, [tmp_path / "roots"])
 
 
+@pytest.mark.parametrize("link", ["additional_chat_templates", "additional_chat_templates/tools.jinja"])
+def test_links_of_carried_templates_stay_below_the_roots(link: str, tmp_path: Path) -> None:
+    """They go into the artifact, so a request is refused that would carry somebody else's file out."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/tools.jinja").write_text("secret")
+    model = write_model(tmp_path / "roots" / "model")
+    (model / link).parent.mkdir(exist_ok=True)
+    (model / link).symlink_to(tmp_path / "secrets" / ("tools.jinja" if "/" in link else ""))
+    assert probe(model, [tmp_path]).num_blocks == 2
+    with pytest.raises(UnsafeSource, match="leaves the allowed folders"):
+        probe(model, [tmp_path / "roots"])
+
+
 CARDS = {
     "---\nlicense: apache-2.0\n---\n# Model": "apache-2.0",
     "---\ntags: [a]\nlicense: 'MIT'\n---\n": "MIT",
