@@ -29,9 +29,11 @@ def read_config(directory: Path) -> Family:
     """Read and check config.json, and look for code in the other configurations beside it."""
     path = directory / "config.json"
     if not path.is_file():
-        if any(next(directory.glob(below), None) for below in ("*/config.json", "snapshots/*/config.json")):
+        names = [path.name for path in directory.iterdir()]
+        below = any(next(directory.glob(place), None) for place in ("*/config.json", "snapshots/*/config.json"))
+        if below and not strays.has_parts_in_folders(names):
             raise SourceNotFound("The folder has no config.json.", hint="A folder below it has one: name that folder.")
-        raise strays.refuse([path.name for path in directory.iterdir()], "The folder has no config.json.")
+        raise strays.refuse(names, "The folder has no config.json.")
     family = parse_config(read_object(path, max_bytes=MAX_CONFIG_BYTES))
     for name in MAY_NAME_CODE:
         if (directory / name).is_file():

@@ -10,6 +10,8 @@ from espalier.errors import SourceNotFound, SourceRefused, UnsafeSource, Unsuppo
 
 CONVERT: Final = "Convert the weights to safetensors, for instance with save_pretrained(safe_serialization=True)."
 FOLDER: Final = "A model is a Hugging Face directory: config.json, tokenizer, safetensors."
+_PIPELINE: Final = r"model_index\.json"
+_ENCODER: Final = r"modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json"
 _KINDS: Final[tuple[tuple[str, str, str, type[SourceRefused]], ...]] = (
     (
         r"adapter_config\.json|adapter_model\.(safetensors|bin)",
@@ -19,13 +21,13 @@ _KINDS: Final[tuple[tuple[str, str, str, type[SourceRefused]], ...]] = (
     ),
     (r".+\.gguf", "The weights are in GGUF.", "Give the original model in safetensors.", UnsupportedArchitecture),
     (
-        r"model_index\.json",
+        _PIPELINE,
         "This is a pipeline of diffusers, not a language model.",
         "Only causal language models are supported.",
         UnsupportedArchitecture,
     ),
     (
-        r"modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json",
+        _ENCODER,
         "This is a model of sentence-transformers, an encoder.",
         "Only causal language models are supported.",
         UnsupportedArchitecture,
@@ -56,6 +58,11 @@ _KINDS: Final[tuple[tuple[str, str, str, type[SourceRefused]], ...]] = (
 def is_known(name: str) -> bool:
     """Tell whether a file of this name says what a folder is that lacks a model's files."""
     return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern, *_ in _KINDS)
+
+
+def has_parts_in_folders(names: Collection[str]) -> bool:
+    """Tell whether a folder of such files keeps its parts in folders of their own, none of which is the model."""
+    return any(re.fullmatch(f"{_PIPELINE}|{_ENCODER}", name) for name in names)
 
 
 def refuse(names: Collection[str], otherwise: str) -> SourceRefused:

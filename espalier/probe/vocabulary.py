@@ -37,11 +37,12 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
             _look_at_fast(directory / FAST, family)
         return None
     if all((directory / name).is_file() for name in PAIR):
-        if not _reads_a_pair(directory, family):
-            return (
-                f"the model has vocab.json and merges.txt, which the tokenizer of a {family.model_type} does not read: "
-                "save it as tokenizer.json"
-            )
+        named = _named(directory, family)
+        if not _reads_a_pair(named, family):
+            whose = f"the tokenizer of a {family.model_type}"
+            if named is not None and family.pair_tokenizer is not None:
+                whose = "the tokenizer_class of tokenizer_config.json"
+            return f"the model has vocab.json and merges.txt, which {whose} does not read: save it as tokenizer.json"
         if not set(PAIR) & set(unread):
             _look_at_pair(directory, family)
         return None
@@ -54,11 +55,15 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
     return "the model has no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
 
 
-def _reads_a_pair(directory: Path, family: Family) -> bool:
+def _named(directory: Path, family: Family) -> object:
+    """The tokenizer that a file names beside the family's own; None where none is read."""
     path = directory / "tokenizer_config.json"
-    named = None
-    if path.is_file() and not family.tokenizer_is_fixed:
-        named = read_object(path, max_bytes=MAX_BYTES).get("tokenizer_class")
+    if not path.is_file() or family.tokenizer_is_fixed:
+        return None
+    return read_object(path, max_bytes=MAX_BYTES).get("tokenizer_class")
+
+
+def _reads_a_pair(named: object, family: Family) -> bool:
     if named is None:
         return family.pair_tokenizer is not None
     return isinstance(named, str) and named.removesuffix("Fast") in _READ_A_PAIR

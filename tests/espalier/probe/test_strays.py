@@ -22,6 +22,12 @@ STRAYS: dict[str, tuple[dict[str, str], type[SourceRefused], str]] = {
     "GGUF": ({"model.Q4_K_M.gguf": ""}, UnsupportedArchitecture, "GGUF"),
     "GGUF and a configuration": ({"config.json": CONFIG, "x.gguf": ""}, UnsupportedArchitecture, "GGUF"),
     "diffusers": ({"model_index.json": "{}"}, UnsupportedArchitecture, "diffusers"),
+    "diffusers and its parts": (
+        {"model_index.json": "{}", "text_encoder/config.json": CONFIG}, UnsupportedArchitecture, "diffusers",
+    ),
+    "sentence-transformers and its parts": (
+        {"modules.json": "[]", "0_Transformer/config.json": CONFIG}, UnsupportedArchitecture, "sentence-transformers",
+    ),
     "sentence-transformers": ({"modules.json": "[]"}, UnsupportedArchitecture, "sentence-transformers"),
     "ONNX": ({"config.json": CONFIG, "model.onnx": ""}, UnsupportedArchitecture, "ONNX"),
     "Meta's own format": ({"params.json": "{}", "consolidated.00.pth": ""}, UnsupportedArchitecture, "its authors"),

@@ -130,6 +130,17 @@ def test_a_job_that_reads_text_is_told_what_is_there_instead(
     assert words in problem.detail
 
 
+def test_a_class_that_reads_no_pair_is_told_as_what_stands_against_it(tmp_path: Path) -> None:
+    """A GPT-2 reads one: saved by newer tools, it names a class that does not."""
+    (tmp_path / "config.json").write_text(json.dumps(tiny("gpt2")))
+    _pair(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    family = parse_config(tiny("gpt2"))
+    assert "the tokenizer_class of tokenizer_config.json does not read" in (vocabulary.missing(tmp_path, family) or "")
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert vocabulary.missing(tmp_path, family) is None
+
+
 @pytest.mark.deep
 @pytest.mark.parametrize(
     "named", [None, "GPT2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "LlamaTokenizer"]
