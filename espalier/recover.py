@@ -10,7 +10,7 @@ from espalier.messages import Spread
 from espalier.prune import calibrating, pruning
 from espalier.recipe.recovery import Cycles
 from espalier.reconstruct import reconstructing
-from espalier.repetition import Turn
+from espalier.reporter import Turn
 from espalier.retrain import retraining, soup
 from espalier.session import Session
 

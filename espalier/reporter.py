@@ -6,13 +6,13 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from espalier.checkpoint_names import RESULT, CheckpointName
+from espalier.checkpoint_names import RESULT, CheckpointName, TurnName
 from espalier.messages import (
     Checkpoint,
     Layer,
@@ -27,7 +27,7 @@ from espalier.messages import (
 from espalier.model import numerics
 from espalier.model.safetensors_writer import sha256_of
 from espalier.recipe.phases import Phase
-from espalier.repetition import Turn
+from espalier.recipe.steps import Retrain
 from espalier.results import Results
 
 PROGRESS_SECONDS = 0.4
@@ -39,6 +39,22 @@ class Listener(Protocol):
 
     def __call__(self, message: Message, /) -> object:
         """Take one message; what it raises ends the job."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One repetition of phases inside a job: a cycle of pruning and recovery, or a member of a soup."""
+
+    name: TurnName = field(default_factory=TurnName)
+    """What checkpoints, series and report rows carry."""
+    sparsity: float | None = None
+    """What is pruned by the end of this turn, in the place of the spec's."""
+    retrain: Retrain | None = None
+    """In the place of the spec's."""
+
+    def member(self, number: int, retrain: Retrain) -> Turn:
+        """One retraining of a soup in this turn."""
+        return replace(self, name=replace(self.name, member=number), retrain=retrain)
 
 
 @dataclass

@@ -17,8 +17,7 @@ from espalier.recipe.base import fingerprint
 from espalier.recipe.dataset import Dataset
 from espalier.recipe.prune import PruneStep
 from espalier.recipe.steps import Calibration, Perplexity, Retrain
-from espalier.repetition import Turn
-from espalier.reporter import Listener, Reporter
+from espalier.reporter import Listener, Reporter, Turn
 from espalier.results import Results
 from espalier.text.corpus import CROPPED_FROM, Corpus, Text
 

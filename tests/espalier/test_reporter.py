@@ -18,8 +18,7 @@ from espalier.messages import (
     StoredCheckpoint,
     Warned,
 )
-from espalier.repetition import Turn
-from espalier.reporter import Reporter
+from espalier.reporter import Reporter, Turn
 from espalier.results import Results
 
 BLOCK = CheckpointName(Kind.BLOCK, block=3)
