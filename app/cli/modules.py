@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from typing import NoReturn
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
     """The command line of one of our modules; -P, so that a folder named `workers` here cannot stand in for ours."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def want_torch() -> None:
+    """Refuse what computes here, by name, where the extra that brings torch is not installed."""
+    if find_spec("torch") is None:
+        raise RuntimeError("this computes, and torch is not installed: `pip install 'espalier-service[worker]'`")
 
 
 def become(module: str, *arguments: str) -> NoReturn:

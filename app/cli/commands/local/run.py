@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.connection import SpecFile
-from app.cli.modules import module_command
+from app.cli.modules import module_command, want_torch
 from app.cli.output import Json, err, out, print_job_error, print_json
 from app.cli.progress import display
 from app.cli.report import print_report
@@ -35,6 +35,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run one job here, without a service."""
+    want_torch()
     body = json_module.dumps(located(read_body(spec), spec.parent))
     command = module_command("workers.local_run", "--output", str(output))
     shown = display(out, json=json)

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from app.cli.connection import fetch_all, finish, follow
-from app.cli.modules import module_command
+from app.cli.modules import module_command, want_torch
 from app.cli.output import Json, out, print_json
 from app.cli.report import print_report
 from espalier.client import Client
@@ -70,6 +70,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Serve, submit, watch and report: one small trained Llama, pruned and recovered in about a minute."""
+    want_torch()
     with _service(home.absolute(), url) as address, Client(address) as client:
         if not json:
             out.print(f"service      {address}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.modules import become
+from app.cli.modules import become, want_torch
 
 commands = typer.Typer()
 
@@ -19,6 +19,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the API, one worker and the reconciler; state lies in ESPALIER_HOME."""
+    want_torch()
     if port is not None:
         os.environ["ESPALIER_PORT"] = str(port)
     become("workers.service")
@@ -30,6 +31,7 @@ def worker(
     worker_class: Annotated[str, typer.Option(help="Which jobs to claim.")] = "default",
 ) -> None:
     """Run one worker."""
+    want_torch()
     become("workers.main", *(["--once"] if once else []), "--worker-class", worker_class)
 
 
