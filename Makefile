@@ -6,14 +6,14 @@ BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
-.PHONY: setup demo serve test chaos deep load numbers registry browser screenshots check lint types contracts bench results clean
+.PHONY: setup demo serve dist test chaos deep load numbers registry browser screenshots check lint types contracts bench results clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml library/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip uninstall --quiet --yes espalier 2>/dev/null # what this distribution was called before: it owns the command
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) -c constraints.txt -e '.[worker,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) -c constraints.txt -e ./library -e '.[worker,test]'
 	touch $@
 
 demo: setup
@@ -21,6 +21,11 @@ demo: setup
 
 serve: setup
 	$(BIN)/espalier serve
+
+# Both distributions, as wheels; what an earlier build left behind would be packed again.
+dist: setup
+	rm -rf build library/build dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./library .
 
 # Each process has its own Postgres, Redis and S3, and often waits for them: two more than there are cores, 4 at most.
 test: setup
@@ -73,4 +78,4 @@ results: setup
 	$(BIN)/python -m tests.results structure
 
 clean:
-	rm -rf $(VENV) .venv-mlflow .espalier .demo demo-output
+	rm -rf $(VENV) .venv-mlflow .espalier .demo demo-output build library/build dist

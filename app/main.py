@@ -14,7 +14,6 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from app import VERSION
 from app.api import endpoints, problems
 from app.api.access import AccessGuard, takes_no_key
 from app.api.guard import BodyGuard, RequestContext
@@ -35,6 +34,7 @@ from app.services.readiness import Readiness
 from app.services.resources import Resources
 from app.settings import Settings, get_settings
 from app.storage.open import open_store
+from espalier.version import VERSION
 
 SWITCH_SECONDS = 0.001
 """How long a thread that computes keeps the others waiting: forty of them stand before the event loop at worst."""

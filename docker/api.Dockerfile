@@ -5,10 +5,11 @@ WORKDIR /opt/espalier
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
 COPY espalier espalier
+COPY library library
 COPY workers workers
 COPY migrations migrations
-# Editable: the migrations are read from beside the packages.
-RUN pip install -c constraints.txt -e '.[otel]' \
+# Editable: one copy of the sources.
+RUN pip install -c constraints.txt -e ./library -e '.[otel]' \
  && useradd --uid 10001 --create-home espalier \
  && install -d -o espalier /var/lib/espalier
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh

@@ -7,9 +7,10 @@ WORKDIR /opt/espalier
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
 COPY espalier espalier
+COPY library library
 COPY workers workers
 COPY migrations migrations
-RUN pip install ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} -c constraints.txt -e '.[worker,otel,tasks]' \
+RUN pip install ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} -c constraints.txt -e ./library -e '.[worker,otel,tasks]' \
  && useradd --uid 10001 --create-home espalier \
  && install -d -o espalier /var/lib/espalier
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from app import VERSION
 from app.cli import commands
 from app.cli.output import err, out, print_problem
 from app.platform.discovery import offered
 from espalier.client import BadDownload, NothingToUpload, ServiceError, Unreachable
 from espalier.recipe.reading import RecipeError
 from espalier.recipe.spec import ENGINE_VERSION
+from espalier.version import VERSION
 
 
 def _tell_version(asked: bool) -> None:

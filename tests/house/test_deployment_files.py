@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ import pytest
 import typer.main
 import yaml
 
-from app import VERSION
 from app.cli.main import app
 from app.production import refuse_unsafe_production
 from app.server import serve
 from app.settings import Settings
 from app.settings_rules import parse_classes
+from espalier.version import VERSION
+from tests.fixtures.suite.distributions import SERVICE, declared
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -163,12 +163,8 @@ def test_constraints_pin_every_dependency_and_torch_without_a_local_suffix() -> 
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
     )
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = {
-        re.split(r"[\[<>=]", line)[0]
-        for line in project["dependencies"] + extras["worker"] + extras["test"] + extras["tasks"]
-    }
+    lines = declared(f"{SERVICE}[worker,test,tasks]")
+    wanted = {re.split(r"[\[<>=]", line)[0] for line in lines}
     assert {_normal(name) for name in wanted} <= {_normal(name) for name in pins}
     assert "+" not in pins["torch"]
 

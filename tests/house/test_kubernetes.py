@@ -16,7 +16,6 @@ import yaml
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from app import VERSION
 from app.cli.main import app
 from app.db.queries.tenancy import tenancy
 from app.db.session import clock
@@ -24,6 +23,7 @@ from app.db.tenancy import Project
 from app.main import create_app
 from app.production import refuse_unsafe_production
 from app.settings import Settings
+from espalier.version import VERSION
 from tests.fixtures.workers.runs import Bench
 from workers.main import DRAIN_SECONDS
 from workers.processes.process import GRACE_SECONDS
