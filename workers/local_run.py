@@ -34,10 +34,9 @@ from espalier.messages import (
     Progress,
 )
 from espalier.recipe import pointers, presets
-from espalier.recipe.base import canonical
 from espalier.recipe.hashes import work_hash
 from espalier.recipe.mistakes import said
-from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
+from espalier.recipe.spec import ENGINE_VERSION
 from workers.lease.retries import as_sent, from_exit, silent
 from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
 from workers.processes.memory import allowed
@@ -100,13 +99,12 @@ class _Run:
     def carry_out(self, output: Path) -> None:
         """Fetch, compute, and publish."""
         fetched, resolved = self._fetch()
-        spec = CompressionSpec.model_validate_json(canonical(resolved.spec))
-        done = self._compute(fetched, resolved, spec)
+        done = self._compute(fetched, resolved)
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.is_dir():
             output.rmdir()  # empty: main has looked
         shutil.move(self._workspace / "artifact", output)
-        if spec.output.publish and not rejected(done.gate):
+        if resolved.parsed_spec.output.publish and not rejected(done.gate):
             self._publish(
                 done, output, resolved, work_hash(resolved.revision, fetched.data_sha256, resolved.spec, ENGINE_VERSION)
             )
@@ -127,8 +125,8 @@ class _Run:
             raise self._failed(silent("the fetcher ended without a model"))
         return fetched, self._resolved
 
-    def _compute(self, fetched: Fetched, resolved: Resolved, spec: CompressionSpec) -> Done:
-        request = compute_request(self._job, fetched, resolved, spec, self._settings, self._workspace)
+    def _compute(self, fetched: Fetched, resolved: Resolved) -> Done:
+        request = compute_request(self._job, fetched, resolved, self._settings, self._workspace)
         done = self._follow("compute", request)
         if not isinstance(done, Done):
             raise self._failed(silent("the compute child ended without a result"))

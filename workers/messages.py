@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
 from app.bodies.job import JobRequest
+from app.bodies.stored import stored_spec
 from espalier.messages import (
     Checkpoint,
     Done,
@@ -21,6 +23,7 @@ from espalier.messages import (
     Spread,
     Warned,
 )
+from espalier.recipe.spec import CompressionSpec
 
 
 class FetchRequest(Message):
@@ -55,6 +58,11 @@ class Resolved(Message):
     spec: dict[str, Any]
     warnings: list[str] = []
     facts: dict[str, Any] = {}
+
+    @cached_property
+    def parsed_spec(self) -> CompressionSpec:
+        """The spec as a model, read when first asked for; raises ValidationError where this version takes none such."""
+        return stored_spec(self.spec)
 
 
 class Fetched(Message):

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from app.bodies.stored import stored_spec
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
 from app.db.queries.jobs import reads, reuse
@@ -19,7 +20,6 @@ from app.storage.base import ObjectStore
 from espalier.checkpoint_names import PICKED, RATE_SEARCH
 from espalier.messages import ErrorInfo
 from espalier.recipe.hashes import SHARED_PHASES
-from espalier.recipe.spec import CompressionSpec
 from espalier.search.soup import member_specs
 from workers.lease import endings
 from workers.lease.endings import Ending
@@ -111,7 +111,8 @@ def spawn_members(session: Session, job: Job, now: datetime) -> None:
     """Let a locked parent go and make the members of its soup, each from the weights that the parent has stored."""
     if endings.granted(session, job, now=now):
         return
-    spec = CompressionSpec.model_validate(job.resolved_spec)
+    assert job.resolved_spec is not None
+    spec = stored_spec(job.resolved_spec)
     stored = [{**item, "origin": job.id} for item in job.checkpoints if _is_for_all(item["phase"], item["name"])]
     searches = [item["data"] for item in job.checkpoints if (item["phase"], item["name"]) == _SEARCH]
     factor = searches[0]["factor"] if searches else None

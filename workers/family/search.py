@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.bodies.stored import stored_spec
 from app.db.job import Job
 from app.db.queries.jobs import events, reuse
 from app.db.queries.queue import leases
@@ -47,7 +48,7 @@ def next_step(spec: CompressionSpec, sizes: Mapping[str, Any] | None, trials: Se
 
 
 def _outcome(trial: Job) -> Outcome:
-    spec = CompressionSpec.model_validate_json(canonical(trial.request["spec"]))
+    spec = stored_spec(trial.request["spec"])
     if trial.state == "succeeded" and trial.report is not None:
         return Outcome(spec, trial.report)
     error = trial.error or {}

@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
+from app.bodies.stored import stored_request
 from app.db.job import Job
 from app.db.queries.queue.leases import WorkerIdentity
 from app.db.session import clock
@@ -29,8 +30,6 @@ from espalier.messages import (
     StoredCheckpoint,
     Warned,
 )
-from espalier.recipe.base import canonical
-from espalier.recipe.spec import CompressionSpec
 from workers.family import search
 from workers.family.members import Family, spawn_members, wait_for_children
 from workers.lease import endings
@@ -95,7 +94,7 @@ class _Attempt:
     @cached_property
     def _request(self) -> JobRequest:
         """The body as sent; parsed inside of `run`, because a later version may refuse what an earlier one took."""
-        return JobRequest.model_validate_json(canonical(self._job.request))
+        return stored_request(self._job.request)
 
     def run(self) -> Ending:
         """Do the work and return what the last transaction is to do."""
@@ -120,22 +119,21 @@ class _Attempt:
         if ending := self._reuse.elsewhere(last=False) or self._family.waiting():
             return ending
         fetched, resolved = self._fetch()
-        spec = CompressionSpec.model_validate_json(canonical(resolved.spec))
-        if ending := self._left_to_others(resolved, spec):
+        if ending := self._left_to_others(resolved):
             return ending
-        done = self._compute(fetched, resolved, spec)
+        done = self._compute(fetched, resolved)
         if not isinstance(done, Done):
             return done
         keys = self._upload(done)
-        published = [] if rejected(done.gate) else self._publish(done, spec)
+        published = [] if rejected(done.gate) else self._publish(done, resolved)
         return lambda session, job, now: commit.commit(session, job, done, keys, published, now=now)
 
-    def _left_to_others(self, resolved: Resolved, spec: CompressionSpec) -> Ending | None:
+    def _left_to_others(self, resolved: Resolved) -> Ending | None:
         if worker_class := larger_class(self._services.settings, self._job, resolved):
             return lambda session, job, now: endings.reroute(session, job, worker_class, now=now)
         if ending := self._reuse.elsewhere(last=True):
             return ending
-        return search.next_step(spec, resolved.facts.get("sizes"), self._family.children)
+        return search.next_step(resolved.parsed_spec, resolved.facts.get("sizes"), self._family.children)
 
     def end(self, ending: Ending) -> None:
         """Write the last messages and the ending in one transaction, for as long as the lease surely holds."""
@@ -180,13 +178,13 @@ class _Attempt:
             raise JobFailed(silent("the fetcher ended without a model"))
         return fetched, self._resolved
 
-    def _compute(self, fetched: Fetched, resolved: Resolved, spec: CompressionSpec) -> Done | Ending:
+    def _compute(self, fetched: Fetched, resolved: Resolved) -> Done | Ending:
         """Return the result; or how the attempt ends where members of a soup are to go on, or were deleted."""
         members = self._family.download_members(self._workspace, between=self._keeper.check)
         if members is None:
             return wait_for_children
         request = compute_request(
-            self._request, fetched, resolved, spec, self._services.settings, self._workspace
+            self._request, fetched, resolved, self._services.settings, self._workspace
         ).model_copy(
             update={
                 "member_dirs": members,
@@ -264,12 +262,12 @@ class _Attempt:
             recorder=self._recorder, check=self._keeper.check,
         )  # fmt: skip
 
-    def _publish(self, done: Done, spec: CompressionSpec) -> list[Published]:
+    def _publish(self, done: Done, resolved: Resolved) -> list[Published]:
         """Send the result to every target of the spec, one after the other."""
-        assert self._resolved is not None
         files = publishing.local_files(self._workspace / "artifact", done.files)
-        lineage = publishing.lineage_of(self._job, self._resolved, self._reuse.work_hash)
+        lineage = publishing.lineage_of(self._job, resolved, self._reuse.work_hash)
         database, settings = self._services.database, self._services.settings
+        spec = resolved.parsed_spec
         todo = publishing.requests(database, settings, self._job, spec, files, self._workspace, lineage=lineage)
         return publishing.in_run(todo, self._recorder, lambda one: self._supervise("publish", one))
 

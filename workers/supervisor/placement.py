@@ -9,7 +9,6 @@ from app.services.admission import routing
 from app.settings import Settings
 from espalier.probe import ModelFacts
 from espalier.recipe.base import canonical
-from espalier.recipe.spec import CompressionSpec
 from workers.messages import Resolved
 
 
@@ -20,8 +19,7 @@ def larger_class(settings: Settings, job: Job, resolved: Resolved) -> str | None
         return None
     try:
         facts = ModelFacts.model_validate_json(canonical(resolved.facts))
-        spec = CompressionSpec.model_validate_json(canonical(resolved.spec))
     except ValidationError:  # a fetcher that tells no facts
         return None
-    wanted = routing.worker_class(settings, spec, facts)
+    wanted = routing.worker_class(settings, resolved.parsed_spec, facts)
     return wanted if names.index(wanted) > names.index(job.worker_class) else None

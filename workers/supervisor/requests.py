@@ -14,7 +14,6 @@ from app.services.tenancy import credentials
 from app.settings import Settings
 from app.storage.base import ObjectStore
 from espalier.messages import ComputeRequest
-from espalier.recipe.spec import CompressionSpec
 from workers.messages import Fetched, FetchRequest, Resolved
 
 UPLOAD_URL_SECONDS: Final = 12 * 3600
@@ -39,13 +38,13 @@ def fetch_request(
 
 
 def compute_request(
-    job: JobRequest, fetched: Fetched, resolved: Resolved, spec: CompressionSpec, settings: Settings, workspace: Path
+    job: JobRequest, fetched: Fetched, resolved: Resolved, settings: Settings, workspace: Path
 ) -> ComputeRequest:
     """Return the request of a job whose model and texts lie here; makes the folder of the artifact."""
     artifact = workspace / "artifact"
     artifact.mkdir()
     return ComputeRequest(
-        spec=spec.unpublished,
+        spec=resolved.parsed_spec.unpublished,
         model_dir=fetched.model_dir,
         revision=resolved.revision,
         source_name=job.source.model_name,

@@ -20,9 +20,8 @@ from app.settings import Settings
 from espalier.checkpoint_names import NORMS, RESULT, CheckpointName, Kind
 from espalier.messages import ErrorInfo, Layer, StoredCheckpoint
 from espalier.methods import stored_statistics
-from espalier.recipe.base import canonical
 from espalier.recipe.hashes import SHARED_PHASES, phase_key, work_hash
-from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS, CompressionSpec
+from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS
 from workers.lease import endings
 from workers.lease.endings import Ending
 from workers.lease.retries import JobFailed
@@ -61,7 +60,7 @@ class Reuse:
             if name in data:
                 seen[key] = {"sha256": data[name]}
         if self.phases is not None:
-            self.phases.opened(revision=resolved.revision, data=data, spec=resolved.spec)
+            self.phases.opened(resolved, data)
         return Facts(**resolved.model_dump(exclude={"kind"}), work_hash=self.work_hash, known=seen)
 
     def elsewhere(self, *, last: bool) -> Ending | None:
@@ -128,11 +127,11 @@ class PhaseStore:
         self._statistics: list[str] = []
         """The one kind of stored statistics that the job reads; files of Gram matrices are large."""
 
-    def opened(self, *, revision: str, data: Mapping[str, str], spec: Mapping[str, Any]) -> None:
+    def opened(self, resolved: Resolved, data: Mapping[str, str]) -> None:
         """Note what the job works on; before that nothing is shared."""
-        self._work = {"revision": revision, "data": data, "spec": spec}
-        if spec.get("propagation") == "dense":
-            masking = CompressionSpec.model_validate_json(canonical(spec)).masking
+        self._work = {"revision": resolved.revision, "data": data, "spec": resolved.spec}
+        if resolved.spec.get("propagation") == "dense":
+            masking = resolved.parsed_spec.masking
             self._statistics = [stored_statistics.label(step.gathers) for step in masking if step.gathers]
 
     def key(self, phase: str, name: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from app.bodies.job import JobRequest
+from app.bodies.stored import stored_request
 from app.db.hook import HookProposal
 from app.db.queries.connections import hooks
 from app.db.queries.tenancy import tenancy
@@ -13,7 +13,6 @@ from app.errors import AlreadyDecided, NotFound
 from app.platform import actor as actors
 from app.services.jobs import rights, submit
 from app.services.resources import Resources
-from espalier.recipe.base import canonical
 
 
 def get(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
@@ -26,7 +25,7 @@ def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProp
     """Make the job of a proposal, once; raises AlreadyDecided when it was rejected."""
     with resources.database.reading() as session:
         sent = _found(session, project_id, proposal_id).request
-    request = JobRequest.model_validate_json(canonical(sent))
+    request = stored_request(sent)
     rights.require_to_submit(request.spec, at="")
     admitted = submit.admitted_of(resources, project_id, request)
     with resources.database.unit_of_work() as session:

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from app.bodies.stored import stored_spec
 from app.db.job import Job
 from app.db.queries.jobs import reads
 from app.db.queries.jobs.jobs import newest_measured
@@ -17,7 +18,6 @@ from app.integrations.systems import read_source
 from app.services.admission import known
 from espalier.memory import work
 from espalier.probe import ModelFacts
-from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
 
 DEFAULT_RATES: Final[Mapping[str, float]] = {"compute": 2e10, "bytes": 1e8}
@@ -60,7 +60,8 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
         model = known.model(session, project_id, _pinned(job))
         if model is None:
             continue
-        spec = CompressionSpec.model_validate_json(canonical(job.resolved_spec))
+        assert job.resolved_spec is not None
+        spec = stored_spec(job.resolved_spec)
         if work.num_jobs(spec) > 1:  # its rows are its own part only; its members tell theirs
             continue
         counted += 1
