@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from app.errors import AppError
-from app.integrations.shared.targets import PublicFile, PublishRequest, Refused
+from app.integrations.shared.targets import PublicFile, PublishRequest, TargetRefused
 from espalier.messages import ErrorInfo, Failed
 from workers.messages import Published
 
@@ -37,7 +37,7 @@ def gather(files: list[PublicFile], folder: Path) -> None:
 
 def describe(error: Exception) -> ErrorInfo:
     """Say why nothing was published."""
-    if isinstance(error, Refused):
+    if isinstance(error, TargetRefused):
         message, hint, retryable = error.message, error.hint, error.retryable
     elif isinstance(error, OSError | httpx.HTTPError | AppError):
         message, hint, retryable = f"The result could not be read ({type(error).__name__}).", "It is tried again.", True
@@ -58,7 +58,7 @@ def main() -> int:
         reference = request.target.publish(request, folder)
         answer = Published(target=request.target.model_dump(mode="json"), reference=reference)
     except Exception as error:  # noqa: BLE001 (the one place where every failure becomes a message)
-        if not isinstance(error, Refused):
+        if not isinstance(error, TargetRefused):
             traceback.print_exc()
         answer = Failed(error=describe(error))
     pipe.write(answer.model_dump_json(by_alias=True) + "\n")

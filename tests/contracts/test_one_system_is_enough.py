@@ -107,7 +107,7 @@ from pydantic import Field
 from app.integrations.shared.hooks import NoCredential, RegistryEvent, WrongCredential, same
 from app.integrations.shared.logins import Login, Secret
 from app.integrations.shared.polling import Holdings, PolledReceiver
-from app.integrations.shared.targets import PublishRequest, Refused, ResultTarget
+from app.integrations.shared.targets import PublishRequest, TargetRefused, ResultTarget
 
 
 def printed(book, edition):
@@ -146,7 +146,7 @@ class ShelfTarget(ResultTarget):
 
     def publish(self, request: PublishRequest, folder: Path):
         if request.credentials.get("key") != "opensesame":
-            raise Refused("The shelf is locked.", "Bring the key.", retryable=False)
+            raise TargetRefused("The shelf is locked.", "Bring the key.", retryable=False)
         place = Path(request.credentials["folder"]) / self.book
         place.mkdir(parents=True)
         for file in request.files:

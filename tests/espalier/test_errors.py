@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from app.errors import ModelRefused
-from app.integrations.shared.sources import Unreachable
+from app.integrations.shared.sources import SourceUnreachable
 from espalier.errors import (
     DatasetRefused,
     EngineError,
@@ -30,14 +30,14 @@ def _kinds(kind: type[EngineError]) -> Iterator[type[EngineError]]:
 
 def test_every_error_names_a_class_of_the_contract_and_no_status() -> None:
     kinds = set(_kinds(EngineError))
-    assert {SourceRefused, DatasetRefused, NumericalError, Unreachable} <= kinds
+    assert {SourceRefused, DatasetRefused, NumericalError, SourceUnreachable} <= kinds
     named = {kind: kind.class_ for kind in kinds if hasattr(kind, "class_")}
     assert {kind.__name__ for kind in kinds - set(named)} == {"NoRoomError"}, "which memory is short shows in the run"
     assert set(named.values()) <= set(get_args(ErrorClass))
     assert [kind.__name__ for kind in kinds if hasattr(kind, "status")] == []
 
 
-@pytest.mark.parametrize(("kind", "retryable"), [(SourceNotFound, False), (Unreachable, True)])
+@pytest.mark.parametrize(("kind", "retryable"), [(SourceNotFound, False), (SourceUnreachable, True)])
 def test_a_failed_job_says_what_the_error_says(kind: type[SourceRefused], retryable: bool) -> None:
     error = kind("no model here", hint="Look elsewhere.", module="config.json")
     assert str(error) == "no model here Look elsewhere."

@@ -57,7 +57,7 @@ def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> No
         job.error = document
         events.move(session, job, "failed", [failed, ("job.failed", {"error": document})], now=now)
         return
-    delay = backoff_seconds(error.class_, failures[charge])
+    delay = backoff_seconds(error, failures[charge])
     job.not_before = now + timedelta(seconds=delay)
     retry: events.NewEvent = ("job.retry_scheduled", {"delay_seconds": round(delay, 3), "reason": error.class_})
     events.move(session, job, "queued", [failed, retry], now=now)

@@ -6,31 +6,54 @@ import errno
 import random
 import signal
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from app.errors import StorageError
+from espalier.errors import ErrorClass
 from espalier.messages import ErrorInfo
 from espalier.recipe import pointers
 from espalier.recipe.phases import Phase
 
-WORKER_LOST_BUDGET = 3
-MACHINE_LOST = "machine_lost"
-MACHINE_LOST_BUDGET = 12
-"""Machines that may be lost under a job that gets on nowhere: with their pauses some half an hour."""
-TRANSIENT_BUDGET = 5
-SOURCE_BUDGET = 12
-"""Times that a source may stay away: with their pauses some half an hour, which outlasts a restart of a registry."""
-MEMORY_BUDGET = 1
-"""Once more, on a machine or at a moment with more room."""
-_BACKOFF_SECONDS: Final[Mapping[str, float]] = {
-    "worker_lost": 0.5,
-    "gpu_oom": 2.0,
-    "host_oom": 2.0,
-    "source_unreachable": 5.0,
-}
-_TRANSIENT_BACKOFF_SECONDS = 2.0
-_MAX_BACKOFF_SECONDS = 300.0
+MACHINE_LOST: Final = "machine_lost"
+"""What a `worker_lost` from outside is charged as: a machine that went is not the job's own crash."""
 
+
+class Retries(NamedTuple):
+    """How often a job that gets on nowhere may fail in one way and be tried again, and the pause after the first."""
+
+    attempts: int
+    first_pause_seconds: float
+
+
+_TRANSIENT: Final = Retries(5, 2.0)
+_FOR_GOOD: Final = Retries(0, 0.0)
+_MORE_ROOM: Final = Retries(1, 2.0)
+"""Once more, on a machine or at a moment with more room."""
+_HALF_AN_HOUR: Final = 12
+"""Attempts that outlast a restart of a registry, with their pauses."""
+RETRIES: Final[Mapping[ErrorClass | Literal["machine_lost"], Retries]] = {
+    MACHINE_LOST: Retries(_HALF_AN_HOUR, 0.5),
+    "worker_lost": Retries(3, 0.5),
+    "source_unreachable": Retries(_HALF_AN_HOUR, 5.0),
+    "gpu_oom": _MORE_ROOM,
+    "host_oom": _MORE_ROOM,
+    "device_lost": _TRANSIENT,
+    "disk_full": _TRANSIENT,
+    "storage": _TRANSIENT,
+    "publish_failed": _TRANSIENT,
+    "invalid_spec": _FOR_GOOD,
+    "unsupported_architecture": _FOR_GOOD,
+    "source_not_found": _FOR_GOOD,
+    "source_gated": _FOR_GOOD,
+    "source_unsafe": _FOR_GOOD,
+    "dataset_error": _FOR_GOOD,
+    "numerical": _FOR_GOOD,
+    "collapsed": _FOR_GOOD,
+    "timeout": _FOR_GOOD,
+    "internal": _FOR_GOOD,
+}
+"""Every way to fail; an error that says that it is not retryable is not, whatever its class."""
+_MAX_BACKOFF_SECONDS = 300.0
 
 _NO_MEMORY: Final = ("memory allocation of", "bad_alloc", "MemoryError", "Cannot allocate memory", "start new thread")
 """What Rust, C++ and Python say last where a limit on memory is met."""
@@ -44,7 +67,7 @@ class JobFailed(Exception):
         self.error = error
 
 
-def charged_as(error: ErrorInfo) -> str:
+def charged_as(error: ErrorInfo) -> ErrorClass | Literal["machine_lost"]:
     """Return what a failure is counted as: a machine that was lost is not the job's own crash."""
     return MACHINE_LOST if error.outside else error.class_
 
@@ -54,23 +77,14 @@ def budget(error: ErrorInfo) -> int:
 
     Progress is a new checkpoint, or more fetched bytes than ever.
     """
-    if not error.retryable:  # a limit that cannot hold the job holds it no better the second time
-        return 0
-    if error.outside:
-        return MACHINE_LOST_BUDGET
-    if error.class_ == "worker_lost":
-        return WORKER_LOST_BUDGET
-    if error.class_ == "source_unreachable":
-        return SOURCE_BUDGET
-    if error.class_ in {"gpu_oom", "host_oom"}:
-        return MEMORY_BUDGET
-    return TRANSIENT_BUDGET
+    # A limit that cannot hold the job holds it no better the second time.
+    return RETRIES[charged_as(error)].attempts if error.retryable else 0
 
 
-def backoff_seconds(error_class: str, failures: int) -> float:
-    """Return the pause before the next attempt after so many failures of a class: doubling, with jitter."""
-    base = _BACKOFF_SECONDS.get(error_class, _TRANSIENT_BACKOFF_SECONDS)
-    pause: float = min(base * 2.0 ** (failures - 1), _MAX_BACKOFF_SECONDS)
+def backoff_seconds(error: ErrorInfo, failures: int) -> float:
+    """Return the pause before the next attempt after so many such failures: doubling, with jitter."""
+    first = RETRIES[charged_as(error)].first_pause_seconds
+    pause: float = min(first * 2.0 ** (failures - 1), _MAX_BACKOFF_SECONDS)
     return pause * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
 
 

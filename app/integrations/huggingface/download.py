@@ -25,7 +25,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from app.integrations.huggingface.client import no_answer
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import sha256_of
-from app.integrations.shared.sources import Access, Unreachable, locked
+from app.integrations.shared.sources import Access, SourceUnreachable, locked
 from espalier.errors import SourceGated, SourceNotFound
 
 RepoType = Literal["model", "dataset"]
@@ -123,7 +123,7 @@ def _download(repo: Repo, file: RepoFile, folder: Path, access: Access, counter:
         )  # fmt: skip
     if file.sha256 is not None and sha256_of(Path(path)) != file.sha256:
         Path(path).unlink()
-        raise Unreachable(f"{file.name} arrived damaged.", module=file.name)
+        raise SourceUnreachable(f"{file.name} arrived damaged.", module=file.name)
 
 
 def _counter(before: int, total: int, progress: Callable[[int, int], None]) -> type[Any]:
@@ -182,5 +182,5 @@ def _gated(repo_id: str) -> SourceGated:
     return SourceGated(f"{repo_id} is gated or private.", hint=hint)
 
 
-def _unreachable(error: Exception) -> Unreachable:
-    return Unreachable(f"The Hugging Face Hub did not answer ({type(error).__name__}).")
+def _unreachable(error: Exception) -> SourceUnreachable:
+    return SourceUnreachable(f"The Hugging Face Hub did not answer ({type(error).__name__}).")

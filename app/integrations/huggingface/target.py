@@ -14,7 +14,7 @@ from pydantic import Field
 from app.integrations.huggingface.client import no_answer
 from app.integrations.huggingface.names import RepoId
 from app.integrations.shared.hooks import RegistryEvent
-from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused, ResultTarget
+from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, ResultTarget, TargetRefused
 
 
 class HubTarget(ResultTarget):
@@ -42,7 +42,7 @@ class HubTarget(ResultTarget):
         token = request.credentials.get("token")
         if not token:
             hint = "Store one with PUT /v1/credentials/huggingface."
-            raise Refused("The project has no Hugging Face token.", hint, retryable=False)
+            raise TargetRefused("The project has no Hugging Face token.", hint, retryable=False)
         api = HfApi(endpoint=request.credentials.get("endpoint"), token=token)
         with _refusals(self.repo):
             api.create_repo(self.repo, private=self.private, exist_ok=True)
@@ -73,11 +73,11 @@ def _refusals(repo: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in {401, 403, 404}:
-            raise Refused(
+            raise TargetRefused(
                 f"The Hub does not let the project's token write {repo} (HTTP {status}).",
                 "Store a token that may write there with PUT /v1/credentials/huggingface.", retryable=False,
             ) from None  # fmt: skip
-        raise Refused(
+        raise TargetRefused(
             f"The Hub refused (HTTP {status}).",
             "It is tried again.",
             retryable=status in {0, 408, 409, 412, 429} or status >= 500,
@@ -85,6 +85,6 @@ def _refusals(repo: str) -> Iterator[None]:
     except Exception as error:
         if not no_answer(error):
             raise
-        raise Refused(
+        raise TargetRefused(
             f"The Hub did not answer ({type(error).__name__}).", "It is tried again.", retryable=True
         ) from None

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from app.integrations.huggingface.download import COMMIT, Repo, download, look_up
 from app.integrations.shared.cache import used_now
 from app.integrations.shared.digests import Sha256, read_note, write_whole
-from app.integrations.shared.sources import Access, TextSource, Unreachable, Use
+from app.integrations.shared.sources import Access, SourceUnreachable, TextSource, Use
 from espalier.documents.gather import MAX_TEXT_BYTES, READING, PlainText, gather
 from espalier.documents.text_files import READABLE, is_readable
 from espalier.errors import DatasetRefused, SourceGated, SourceNotFound
@@ -51,7 +51,7 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
             repo = look_up("dataset", repo_id, self.revision, access)
             names = self._files(repo, config, use)
             place = download(repo, names, access)
-        except Unreachable:
+        except SourceUnreachable:
             raise
         except (SourceNotFound, SourceGated) as error:
             raise DatasetRefused(error.message, hint=error.hint) from error

@@ -18,7 +18,7 @@ from app.integrations.mlflow.server import no_server
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
-from app.integrations.shared.sources import Access, AtHand, ModelSource, Unreachable
+from app.integrations.shared.sources import Access, AtHand, ModelSource, SourceUnreachable
 from espalier.errors import Problem, SourceGated, SourceNotFound
 from espalier.export.outputs import refuse_tagged
 from espalier.model_files import TEMPLATES
@@ -58,7 +58,7 @@ class MlflowSource(ModelSource):
             else:
                 found = server.by_alias(self.name, self.alias or "")
         if found.get("status", "READY") != "READY":
-            raise Unreachable(f"{self._what} is not ready at MLflow yet.")
+            raise SourceUnreachable(f"{self._what} is not ready at MLflow yet.")
         if access.refuse_outputs:
             refuse_tagged(self._what, tags_of(found))
         return str(found["version"])
@@ -114,7 +114,7 @@ class MlflowSource(ModelSource):
             hint = "Check name, version and alias in the registry."
             return SourceNotFound(f"MLflow has no {self._what}.", hint=hint)
         if error.retryable:
-            return Unreachable(f"MLflow did not answer: {error.message}.")
+            return SourceUnreachable(f"MLflow did not answer: {error.message}.")
         hint = "Run the server with --serve-artifacts (its default), log the model again, and register it."
         return SourceNotFound(f"{self._what} cannot be read: {error.message}.", hint=hint)
 

@@ -24,7 +24,7 @@ from app.integrations.mlflow.mlmodel import layout
 from app.integrations.mlflow.names import MlflowAlias, MlflowName
 from app.integrations.mlflow.server import no_server
 from app.integrations.shared.sources import ModelSource
-from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, Refused, ResultTarget
+from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, ResultTarget, TargetRefused
 from app.settings import Settings
 from espalier.errors import Problem
 
@@ -71,7 +71,9 @@ class MlflowTarget(ResultTarget):
         """Register the result and return `models:/name/version`."""
         assert self.name is not None
         if not request.credentials.get("tracking_uri"):
-            raise Refused("This service knows no MLflow server.", "Set ESPALIER_MLFLOW_TRACKING_URI.", retryable=False)
+            raise TargetRefused(
+                "This service knows no MLflow server.", "Set ESPALIER_MLFLOW_TRACKING_URI.", retryable=False
+            )
         tags = {f"{TAG}.{key}": value for key, value in request.lineage.items()} | {
             f"{TAG}.job": request.job_id,
             f"{TAG}.manifest": hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
@@ -212,9 +214,9 @@ def _refusals(name: str) -> Iterator[None]:
         yield
     except MlflowError as error:
         if error.forbidden:
-            raise Refused(
+            raise TargetRefused(
                 f"MLflow does not let this login write {name}.",
                 "Store a login that may with PUT /v1/credentials/mlflow.", retryable=False,
             ) from None  # fmt: skip
         hint = "It is tried again." if error.retryable else "MLflow 3.15 or newer with --serve-artifacts takes results."
-        raise Refused(f"MLflow refused: {error.message}.", hint, retryable=error.retryable) from None
+        raise TargetRefused(f"MLflow refused: {error.message}.", hint, retryable=error.retryable) from None

@@ -18,7 +18,7 @@ from app.integrations.s3.names import S3Uri
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import CHUNK_BYTES, remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
-from app.integrations.shared.sources import Access, ModelSource, Unreachable
+from app.integrations.shared.sources import Access, ModelSource, SourceUnreachable
 from espalier.errors import SourceGated, SourceNotFound
 from espalier.model_files import TEMPLATES, belongs_to_model
 
@@ -123,7 +123,7 @@ class S3Source(ModelSource):
             raise self._refusal(error.response.get("Error", {}).get("Code", "")) from None
         except (BotoCoreError, OSError) as error:
             reason = type(error).__name__
-            raise Unreachable(f"The S3 server did not answer ({reason}).") from None
+            raise SourceUnreachable(f"The S3 server did not answer ({reason}).") from None
 
     def _refusal(self, code: str) -> Exception:
         if code in _DENIED:
@@ -131,5 +131,5 @@ class S3Source(ModelSource):
         if code in _MISSING:
             return SourceNotFound(f"There is nothing at {self.uri}.", hint="Check bucket and prefix.")
         if code in {"412", "PreconditionFailed"}:
-            return Unreachable(f"A file at {self.uri} changed while it was read.")
-        return Unreachable(f"The S3 server refused ({code or 'no code'}).")
+            return SourceUnreachable(f"A file at {self.uri} changed while it was read.")
+        return SourceUnreachable(f"The S3 server refused ({code or 'no code'}).")

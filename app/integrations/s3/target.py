@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from app.errors import StorageError
 from app.integrations.s3.names import S3Uri
 from app.integrations.shared.hooks import RegistryEvent
-from app.integrations.shared.targets import MANIFEST, PublishRequest, Refused, ResultTarget
+from app.integrations.shared.targets import MANIFEST, PublishRequest, ResultTarget, TargetRefused
 from app.storage.s3 import S3Store
 
 
@@ -36,7 +36,9 @@ class S3Target(ResultTarget):
         """Store the files and return the address of the manifest."""
         keys = request.credentials
         if "access_key_id" not in keys:  # or boto3 would look for keys of the machine
-            raise Refused("The project has no S3 keys.", "Store them with PUT /v1/credentials/s3.", retryable=False)
+            raise TargetRefused(
+                "The project has no S3 keys.", "Store them with PUT /v1/credentials/s3.", retryable=False
+            )
         url = urlsplit(self.uri)
         store = S3Store(url.netloc, url.path, endpoint_url=keys.get("endpoint_url"), credentials=keys)
         try:
@@ -48,5 +50,5 @@ class S3Target(ResultTarget):
                 word in error.detail for word in ("AccessDenied", "InvalidAccessKeyId", "NoSuchBucket", "Signature")
             )
             hint = "Check the bucket and the keys stored with PUT /v1/credentials/s3."
-            raise Refused(error.detail, hint, retryable=not final) from None
+            raise TargetRefused(error.detail, hint, retryable=not final) from None
         return f"{self.uri.rstrip('/')}/{MANIFEST}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.integrations.shared.cache import Place
 from app.integrations.shared.checkpoint import small_files, weight_names
-from app.integrations.shared.sources import Access, Unreachable, locked
+from app.integrations.shared.sources import Access, SourceUnreachable, locked
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _copy(name: str, file: RemoteFile, folder: Path, access: Access, before: int
                     break
                 access.progress(before + size, total)
         if size != file.size:
-            raise Unreachable(f"{name} did not arrive whole.", module=name)
+            raise SourceUnreachable(f"{name} did not arrive whole.", module=name)
         (folder / name).parent.mkdir(exist_ok=True)
         temporary.replace(folder / name)
     finally:

@@ -25,7 +25,7 @@ MAX_FILES: Final = 2000
 TRIED_AGAIN = "The job asks again by itself for about half an hour; one that gave up goes on with `retry`."
 
 
-class Unreachable(SourceNotFound):
+class SourceUnreachable(SourceNotFound):
     """The other side did not answer; it may later."""
 
     class_, retryable = "source_unreachable", True

@@ -33,7 +33,7 @@ class ResultTarget(PublishTarget, ABC):
 
     @abstractmethod
     def publish(self, request: PublishRequest, folder: Path) -> str:
-        """Send the files in a folder and return a reference to what stands there; raises Refused.
+        """Send the files in a folder and return a reference to what stands there; raises TargetRefused.
 
         Sent again, an equal result is found by its manifest and not made twice.
         """
@@ -70,7 +70,7 @@ TAG: Final = "espalier"
 """Begins every commit message and every tag: our own publications are told from others by it."""
 
 
-class Refused(Exception):
+class TargetRefused(Exception):
     """The target did not take the result."""
 
     def __init__(self, message: str, hint: str, *, retryable: bool) -> None:

@@ -13,7 +13,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from app.integrations.shared.cache import Place
-from app.integrations.shared.sources import Access, Unreachable, locked
+from app.integrations.shared.sources import Access, SourceUnreachable, locked
 from espalier.errors import Problem, SourceNotFound, UnsafeSource
 
 CHUNK_BYTES: Final = 2**20
@@ -113,7 +113,7 @@ def _chunks(file: UploadedFile) -> Iterator[bytes]:
                 answer.raise_for_status()
                 yield from answer.iter_bytes(CHUNK_BYTES)
         except httpx.HTTPError as error:
-            raise Unreachable(f"The store did not answer ({type(error).__name__}).") from None
+            raise SourceUnreachable(f"The store did not answer ({type(error).__name__}).") from None
 
 
 def _local(path: Path, name: str) -> Iterator[bytes]:

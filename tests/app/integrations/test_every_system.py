@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from app.integrations.shared.targets import PublicFile, PublishRequest, Refused
+from app.integrations.shared.targets import PublicFile, PublishRequest, TargetRefused
 from app.integrations.systems import LOGINS, SOURCES, TARGETS, TEXTS, read_source, read_target
 from espalier.errors import ErrorClass
 from espalier.messages import ErrorInfo, Failed
@@ -102,7 +102,7 @@ def test_a_target_that_does_not_answer_is_asked_again_and_gives_no_login_away(ki
     request = PublishRequest(
         job_id="job_1", target=target, files=[file], workspace=str(tmp_path), credentials=LOGGED_IN[kind]
     )
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(TargetRefused) as refused:
         target.publish(request, tmp_path)
     assert SECRET not in f"{refused.value.message} {refused.value.hint}"
     assert refused.value.retryable

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from app.db.job import Job
 from app.db.publication import Publication
 from app.integrations.mlflow.target import MlflowTarget
-from app.integrations.shared.targets import PublishRequest, Refused
+from app.integrations.shared.targets import PublishRequest, TargetRefused
 from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
@@ -100,7 +100,7 @@ def test_wherever_a_publisher_died_the_next_one_makes_one_version(
 ) -> None:
     target = MlflowTarget(name="demo", alias="small")
     mlflow.dies_at = call
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TargetRefused) as caught:
         target.publish(_request(mlflow, folder), folder)
     assert caught.value.retryable
     for _ in range(2):
@@ -134,7 +134,7 @@ def test_what_cannot_be_sent_says_why(
     mlflow: MlflowServer, folder: Path, fields: dict[str, Any], broken: int, word: str, *, retryable: bool
 ) -> None:
     mlflow.broken = broken
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TargetRefused) as caught:
         MlflowTarget(name="demo").publish(_request(mlflow, folder, **fields), folder)
     assert caught.value.retryable == retryable
     assert word in caught.value.hint

@@ -21,7 +21,7 @@ from tests.fixtures.workers.reconcilers import RecordedBell
 from tests.fixtures.workers.runs import Bench
 from workers.background import reconcile
 from workers.background.reconcile import Reconciler
-from workers.lease.retries import MACHINE_LOST_BUDGET
+from workers.lease.retries import MACHINE_LOST, RETRIES
 from workers.reconciler import FileLead, PostgresLead
 
 
@@ -104,7 +104,7 @@ def test_a_lost_machine_is_not_charged_as_a_crash_of_the_job_is(bench: Bench, re
 def test_a_job_that_loses_machine_after_machine_and_gets_on_nowhere_fails_for_good(
     bench: Bench, reconciler: Reconciler
 ) -> None:
-    job_id = lose(bench, failures={"machine_lost": MACHINE_LOST_BUDGET})
+    job_id = lose(bench, failures={MACHINE_LOST: RETRIES[MACHINE_LOST].attempts})
     reconciler.recover()
     job = bench.job(job_id)
     assert job.state == "failed"
