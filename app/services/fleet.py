@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.db.job import Worker
 from app.db.queries.queue import workers
 from app.db.queries.queue.workers import Queue
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.errors import Forbidden, NotFound
 from app.platform.actor import Actor
@@ -98,7 +98,7 @@ def _changing(
         before = worker.drain_requested_at
         yield session, worker, now
         if worker.drain_requested_at != before:
-            tenancy.audit(session, f"worker.{verb}", worker.id, now=now, host=worker.host, job_id=worker.job_id)
+            audit.record(session, f"worker.{verb}", worker.id, now=now, host=worker.host, job_id=worker.job_id)
 
 
 def _project(session: Session, worker: Worker) -> dict[str, str]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.planning import Preset
 from app.db.queries.requests import planning
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import Database, clock
 from app.errors import InvalidRequest, NotFound, QuotaExceeded
 from app.services.admission.admit import refused
@@ -60,7 +60,7 @@ def put(database: Database, project_id: str, name: str, *, description: str, spe
     rights.require_to_publish(spec)
     with database.unit_of_work() as session:
         row = _next(session, project_id, name, description, spec)
-        tenancy.audit(session, "preset.change", row.name, now=row.created_at, version=row.version)
+        audit.record(session, "preset.change", row.name, now=row.created_at, version=row.version)
     return _found(row)
 
 
@@ -71,7 +71,7 @@ def delete(database: Database, project_id: str, name: str) -> None:
         if row is None or row.spec is None:
             raise NotFound("There is no preset of your own with this name.")
         _next(session, project_id, name, "", None)
-        tenancy.audit(session, "preset.delete", name, now=clock(session))
+        audit.record(session, "preset.delete", name, now=clock(session))
 
 
 def _next(session: Session, project_id: str, name: str, description: str, spec: dict[str, Any] | None) -> Preset:

@@ -12,7 +12,7 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries.connections import publications
 from app.db.queries.jobs import events, jobs
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
 from app.errors import GateRejected, NotFinished, NotFound
@@ -46,7 +46,7 @@ def add(session: Session, job: Job, made: Publication) -> None:
     """Write down a publication, and that somebody asked for it: who acts, or else who made the job."""
     session.add(made)
     actor = actors.current()
-    tenancy.add_audit(
+    audit.add(
         session, "publication.create", made.id, project_id=job.project_id, now=made.created_at,
         by=actor.document() if actor else job.initiator, data={"job_id": job.id, **_place(made.target)},
     )  # fmt: skip

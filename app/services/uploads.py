@@ -7,7 +7,7 @@ them and checks the whole against its hash.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.bodies.upload import PartRequest, UploadRequest
 from app.db.queries.requests import uploads
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import Database, clock
 from app.db.upload import Upload
 from app.errors import InvalidRequest, ModelRefused, NotFound, QuotaExceeded, UploadClosed, UploadIncomplete
@@ -69,14 +69,11 @@ def create(resources: Resources, project_id: str, request: UploadRequest, key: K
         )  # fmt: skip
         if key and (found := idempotency.claim(session, key, resource_id=row.id, now=now)):
             return _found(session, project_id, found), True
-        project = tenancy.project(session, project_id, lock=True)
-        if project is None:
-            raise NotFound
-        projects.admit_bytes(session, project, total)
+        projects.admit_bytes(session, projects.locked(session, project_id), total)
         if uploads.count_open(session, project_id) >= MAX_OPEN:
             raise QuotaExceeded(f"The project has {MAX_OPEN} open uploads: complete or delete one.")
         session.add(row)
-        tenancy.audit(session, "upload.create", row.id, now=now)
+        audit.record(session, "upload.create", row.id, now=now)
     return row, False
 
 
@@ -84,6 +81,12 @@ def get(database: Database, project_id: str, upload_id: str) -> Upload:
     """Return an upload; raises NotFound."""
     with database.reading() as session:
         return _found(session, project_id, upload_id)
+
+
+def page(database: Database, project_id: str, *, before: str | None, limit: int) -> Sequence[Upload]:
+    """Return the uploads of a project, newest first."""
+    with database.reading() as session:
+        return uploads.page(session, project_id, before=before, limit=limit)
 
 
 def get_open(database: Database, project_id: str, upload_id: str) -> Upload:
@@ -169,7 +172,7 @@ def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
     with resources.database.unit_of_work() as session:
         row = _found(session, project_id, upload_id, lock=True)
         row.state, row.facts, row.completed_at = "complete", facts, clock(session)
-        tenancy.audit(session, "upload.complete", row.id, now=row.completed_at)
+        audit.record(session, "upload.complete", row.id, now=row.completed_at)
     return row
 
 
@@ -178,7 +181,7 @@ def delete(resources: Resources, project_id: str, upload_id: str) -> None:
     with resources.database.unit_of_work() as session:
         row = _found(session, project_id, upload_id, lock=True)
         session.delete(row)
-        tenancy.audit(session, "upload.delete", row.id, now=clock(session))
+        audit.record(session, "upload.delete", row.id, now=clock(session))
     resources.store.delete_prefix(row.prefix)
 
 

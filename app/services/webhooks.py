@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.bodies.webhook import EndpointChange, EndpointRequest
 from app.db.queries.connections import webhooks
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.errors import InvalidRequest, NotFound
@@ -45,7 +45,7 @@ def create(
         )  # fmt: skip
         idempotency.once(session, key, row.id, now=now)
         session.add(row)
-        tenancy.audit(session, "webhook_endpoint.create", row.id, now=now, url=row.url)
+        audit.record(session, "webhook_endpoint.create", row.id, now=now, url=row.url)
     return row, secret
 
 
@@ -69,6 +69,21 @@ def get(resources: Resources, project_id: str, endpoint_id: str) -> WebhookEndpo
     """Return an endpoint; raises NotFound."""
     with resources.database.reading() as session:
         return _found(session, project_id, endpoint_id)
+
+
+def page(resources: Resources, project_id: str, *, before: str | None, limit: int) -> Sequence[WebhookEndpoint]:
+    """Return the endpoints of a project, newest first."""
+    with resources.database.reading() as session:
+        return webhooks.endpoints(session, project_id, before=before, limit=limit)
+
+
+def deliveries(
+    resources: Resources, project_id: str, endpoint_id: str, *, before: str | None, limit: int
+) -> Sequence[WebhookDelivery]:
+    """Return the log of an endpoint, newest first; raises NotFound."""
+    with resources.database.reading() as session:
+        row = _found(session, project_id, endpoint_id)
+        return webhooks.deliveries(session, row.id, before=before, limit=limit)
 
 
 def change(resources: Resources, project_id: str, endpoint_id: str, request: EndpointChange) -> WebhookEndpoint:
@@ -141,7 +156,7 @@ def _changing(
         yield session, row, now
         if verb in {"change", "rotate_secret"}:
             row.updated_at = now
-        tenancy.audit(session, f"webhook_endpoint.{verb}", endpoint_id, now=now)
+        audit.record(session, f"webhook_endpoint.{verb}", endpoint_id, now=now)
 
 
 def _found(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from app.db.job import Job, Worker
 from app.db.publication import Publication
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import quotas
 from app.db.session import clock
 from app.db.tenancy import Project
 from app.db.webhook import WebhookDelivery
@@ -178,8 +178,8 @@ def _operations(scene: Scene) -> None:
         session.get_one(Project, DEFAULT_PROJECT).max_gpu_seconds = 100 * 3600
         for day in range(now.day):
             at = now - timedelta(days=day)
-            tenancy.charge(session, DEFAULT_PROJECT, seconds=3600 * (1 + day % 5), gpu=True, now=at)
-            tenancy.charge(session, DEFAULT_PROJECT, seconds=1800 * (1 + day % 3), gpu=False, now=at)
+            quotas.charge(session, DEFAULT_PROJECT, seconds=3600 * (1 + day % 5), gpu=True, now=at)
+            quotas.charge(session, DEFAULT_PROJECT, seconds=1800 * (1 + day % 3), gpu=False, now=at)
         for number, (state, job_id) in enumerate((("busy", scene.ids["running"]), ("idle", None), ("drained", None))):
             session.add(
                 Worker(

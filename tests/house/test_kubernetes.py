@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from app.cli.main import app
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import quotas
 from app.db.session import clock
 from app.db.tenancy import Project
 from app.main import create_app
@@ -114,7 +114,7 @@ def test_a_pod_is_made_for_what_may_be_claimed_and_for_nothing_else(postgres_url
             Project(id="prj_spent", name="spent", created_at=clock(session), max_gpu_seconds=60),
             Project(id="prj_room", name="room", created_at=clock(session), max_running_jobs=2),
         ])  # fmt: skip
-        tenancy.charge(session, "prj_spent", seconds=61, gpu=True, now=clock(session))
+        quotas.charge(session, "prj_spent", seconds=61, gpu=True, now=clock(session))
     bench.add(worker_class=classes[0], project_id="prj_full", state="running", wait_reason=None)
     for number, name in enumerate(classes, 1):
         for _ in range(number):

@@ -44,6 +44,19 @@ def test_a_statement_elsewhere_is_noticed(tmp_path: Path, text: str) -> None:
     assert [line for line, _ in _statements(path)] == [3]
 
 
+@pytest.mark.parametrize("faces", ["app/api/endpoints", "app/portal/pages"])
+def test_an_endpoint_or_a_page_asks_a_service_and_opens_no_session(faces: str) -> None:
+    files = list((ROOT / faces).rglob("*.py"))
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in {"reading", "unit_of_work", "session"}
+    ]
+    assert len(files) > 10
+    assert found == []
+
+
 def _statements(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the line and the words of what makes or sends a statement."""
     tables = path.is_relative_to(ROOT / "app" / "db")  # which name columns, indexes and defaults

@@ -13,7 +13,7 @@ from app.db.job import Job
 from app.db.queries.jobs import reuse
 from app.db.queries.queue import leases, measures, outbox, shares
 from app.db.queries.queue.leases import JobQuery
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import quotas
 from app.db.session import Database, clock
 from app.platform import loops
 from app.queue import Doorbell
@@ -155,10 +155,10 @@ class Reconciler:
         """Let queued jobs say whether a pause, a worker or their project's quota is what they wait for."""
         with self._database.reading() as session:
             now = clock(session)
-            capped, rested = tenancy.capped(session, now), tenancy.has_rested(session, now)
+            capped, rested = quotas.capped(session, now), quotas.has_rested(session, now)
         if capped != self._capped or capped or rested:
             with self._database.unit_of_work() as session:
-                tenancy.mark_waiting(session, capped, now)
+                quotas.mark_waiting(session, capped, now)
             self._capped = capped
 
     def deliver(self) -> int:

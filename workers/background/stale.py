@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from app.db.queries.requests import uploads
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import projects
 from app.db.session import Database, clock
 from app.storage.base import ObjectStore
 
@@ -36,11 +36,11 @@ def abort_uploads(database: Database, store: ObjectStore) -> int:
 def end_ownerless(database: Database) -> int:
     """Remove what belongs to projects that are not there; return how many of those."""
     with database.reading() as session:
-        found = tenancy.ownerless(session)
+        found = projects.ownerless(session)
     for project_id in sorted(found):
         with database.unit_of_work() as session:
-            if tenancy.project(session, project_id, lock=True) is None:
-                tenancy.delete_owned(session, project_id)
+            if projects.get(session, project_id, lock=True) is None:
+                projects.delete_owned(session, project_id)
         log.warning("rows of a deleted project removed", project_id=project_id)
     return len(found)
 
@@ -51,7 +51,7 @@ def collect_ownerless(database: Database, store: ObjectStore, keys: Iterable[str
     The keys were listed before: a project that was made since has none among them.
     """
     with database.reading() as session:
-        there = tenancy.every_project(session)
+        there = projects.ids(session)
     gone = {key for key in keys if key.split("/")[1] not in there}
     for key in gone:
         store.delete(key)

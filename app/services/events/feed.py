@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from app.db.job import Event
 from app.db.queries.jobs import feed as queries
 from app.db.queries.jobs.feed import Head, Position
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import keys
 from app.db.session import Database, clock
 from app.errors import TooManyRequests
 from app.platform import loops
@@ -293,6 +293,6 @@ def ending_streams(feed: Feed) -> Iterator[None]:
 
 
 def _ended(passes: set[Pass], session: Session) -> set[Pass]:
-    keys, sessions = ([one.id for one in passes if one.kind == kind] for kind in ("key", "session"))
-    over = tenancy.ended(session, keys, sessions, now=clock(session))
+    key_ids, session_ids = ([one.id for one in passes if one.kind == kind] for kind in ("key", "session"))
+    over = keys.ended(session, key_ids, session_ids, now=clock(session))
     return {one for one in passes if one.id in over}

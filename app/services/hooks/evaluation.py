@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.bodies.hooks import RuleLimits
 from app.db.hook import HookDelivery, HookProposal, HookVerdict, Rule
 from app.db.queries.connections import hooks
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import projects
 from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
 from app.errors import AppError, QuotaExceeded
@@ -95,7 +95,7 @@ def _presets(database: Database, delivery: HookDelivery) -> Iterator[None]:
 
 def evaluate_delivery(session: Session, database: Database, settings: Settings, delivery: HookDelivery) -> list[str]:
     """Ask every rule of its source about one delivery, and return the jobs that come of it."""
-    event, project = inbox.event_of(delivery), tenancy.project(session, delivery.project_id)
+    event, project = inbox.event_of(delivery), projects.get(session, delivery.project_id)
     before = {verdict.rule_id: verdict for verdict in hooks.verdicts_of(session, [delivery.id])}
     again: list[timedelta] = []
     classes = set()

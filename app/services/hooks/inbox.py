@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.db.hook import HookDelivery, HookSource
+from app.db.hook import HookDelivery, HookSource, HookVerdict
 from app.db.queries.connections import hooks
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import Database, clock
 from app.errors import HookForbidden, HookUnauthenticated, InvalidRequest, NotFound
 from app.integrations.shared.hooks import NoCredential, Receiver, RegistryEvent, WrongCredential
@@ -114,13 +114,36 @@ def delivery(database: Database, project_id: str, delivery_id: str) -> HookDeliv
         return _found(session, project_id, delivery_id)
 
 
+def page(
+    database: Database,
+    project_id: str,
+    *,
+    before: str | None = None,
+    limit: int,
+    source_id: str | None = None,
+    state: str | None = None,
+) -> tuple[Sequence[HookDelivery], Sequence[HookVerdict]]:
+    """Return the deliveries of a project, of one source or state, newest first, and what rules made of them."""
+    with database.reading() as session:
+        rows = hooks.page(
+            session, HookDelivery, project_id, before=before, limit=limit, source_id=source_id, state=state
+        )
+        return rows, hooks.verdicts_of(session, [row.id for row in rows])
+
+
+def verdicts(database: Database, delivery_id: str) -> Sequence[HookVerdict]:
+    """Return what rules made of a delivery."""
+    with database.reading() as session:
+        return hooks.verdicts_of(session, [delivery_id])
+
+
 def replay(database: Database, project_id: str, delivery_id: str) -> HookDelivery:
     """Hold a delivery against the rules as they are now; a rule that made a job or a proposal of it makes no other."""
     with database.unit_of_work() as session:
         row = _found(session, project_id, delivery_id)
         now = clock(session)
         row.state, row.attempts, row.next_at, row.error = "pending", 0, now, None
-        tenancy.audit(session, "hook_delivery.replay", row.id, now=now)
+        audit.record(session, "hook_delivery.replay", row.id, now=now)
     return row
 
 

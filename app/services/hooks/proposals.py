@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from app.bodies.stored import stored_request
 from app.db.hook import HookProposal
 from app.db.queries.connections import hooks
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.errors import AlreadyDecided, NotFound
 from app.platform import actor as actors
@@ -19,6 +21,20 @@ def get(resources: Resources, project_id: str, proposal_id: str) -> HookProposal
     """Return a proposal; raises NotFound."""
     with resources.database.reading() as session:
         return _found(session, project_id, proposal_id)
+
+
+def page(
+    resources: Resources,
+    project_id: str,
+    *,
+    before: str | None = None,
+    limit: int,
+    state: str | None = None,
+    rule_id: str | None = None,
+) -> Sequence[HookProposal]:
+    """Return the proposals of a project, of one state or one rule, newest first."""
+    with resources.database.reading() as session:
+        return hooks.page(session, HookProposal, project_id, before=before, limit=limit, state=state, rule_id=rule_id)
 
 
 def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
@@ -56,7 +72,7 @@ def _decide(session: Session, row: HookProposal, state: str) -> bool:
     row.state, row.decided_at = state, clock(session)
     row.decided_by = (actors.current() or actors.LOCAL).document()
     verb = {"approved": "approve", "rejected": "reject"}[state]
-    tenancy.audit(session, f"hook_proposal.{verb}", row.id, now=row.decided_at)
+    audit.record(session, f"hook_proposal.{verb}", row.id, now=row.decided_at)
     return True
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.bodies.hooks import RuleChange, RuleRequest, RuleTrial, Template
 from app.db.hook import Rule
 from app.db.queries.connections import hooks
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.errors import InvalidRequest, NotFound
 from app.integrations.shared.hooks import RegistryEvent
@@ -48,7 +50,7 @@ def create(resources: Resources, project_id: str, request: RuleRequest, *, key: 
         )  # fmt: skip
         idempotency.once(session, key, row.id, now=now)
         session.add(row)
-        tenancy.audit(session, "rule.create", row.id, now=now, name=row.name, mode=row.mode)
+        audit.record(session, "rule.create", row.id, now=now, name=row.name, mode=row.mode)
     return row
 
 
@@ -56,6 +58,14 @@ def get(resources: Resources, project_id: str, rule_id: str) -> Rule:
     """Return a rule; raises NotFound."""
     with resources.database.reading() as session:
         return _found(session, project_id, rule_id)
+
+
+def page(
+    resources: Resources, project_id: str, *, before: str | None = None, limit: int, source_id: str | None = None
+) -> Sequence[Rule]:
+    """Return the rules of a project, or of one source, newest first."""
+    with resources.database.reading() as session:
+        return hooks.page(session, Rule, project_id, before=before, limit=limit, source_id=source_id)
 
 
 def change(resources: Resources, project_id: str, rule_id: str, request: RuleChange) -> Rule:
@@ -70,7 +80,7 @@ def change(resources: Resources, project_id: str, rule_id: str, request: RuleCha
         if not set(fields) <= {"name"} and request.enabled is not False:
             _vouch(row)
         row.updated_at = clock(session)
-        tenancy.audit(session, "rule.change", row.id, now=row.updated_at, fields=sorted(fields))
+        audit.record(session, "rule.change", row.id, now=row.updated_at, fields=sorted(fields))
     return row
 
 
@@ -90,7 +100,7 @@ def delete(resources: Resources, project_id: str, rule_id: str) -> None:
     """Remove a rule with its verdicts and proposals; jobs that it made stay."""
     with resources.database.unit_of_work() as session:
         session.delete(_found(session, project_id, rule_id))
-        tenancy.audit(session, "rule.delete", rule_id, now=clock(session))
+        audit.record(session, "rule.delete", rule_id, now=clock(session))
 
 
 def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> Judgement:

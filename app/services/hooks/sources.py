@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.bodies.hooks import SecretRotation, SourceChange, SourceRequest
 from app.db.hook import HookSource
 from app.db.queries.connections import hooks
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.errors import InvalidRequest, NotFound
 from app.integrations.shared.hooks import Receiver
@@ -42,7 +42,7 @@ def create(
         )  # fmt: skip
         idempotency.once(session, key, row.id, now=now)
         session.add(row)
-        tenancy.audit(session, "hook_source.create", row.id, now=now, kind=row.kind, name=row.name)
+        audit.record(session, "hook_source.create", row.id, now=now, kind=row.kind, name=row.name)
     return row, secret
 
 
@@ -68,6 +68,12 @@ def get(resources: Resources, project_id: str, source_id: str) -> HookSource:
     """Return a source; raises NotFound."""
     with resources.database.reading() as session:
         return found(session, project_id, source_id)
+
+
+def page(resources: Resources, project_id: str, *, before: str | None = None, limit: int) -> Sequence[HookSource]:
+    """Return the sources of a project, newest first."""
+    with resources.database.reading() as session:
+        return hooks.page(session, HookSource, project_id, before=before, limit=limit)
 
 
 def change(resources: Resources, project_id: str, source_id: str, request: SourceChange) -> HookSource:
@@ -126,4 +132,4 @@ def _changing(
         yield session, row, now
         if verb != "delete":
             row.updated_at = now
-        tenancy.audit(session, f"hook_source.{verb}", source_id, now=now)
+        audit.record(session, f"hook_source.{verb}", source_id, now=now)

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from app.db.queries.jobs import reads
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.result import Artifact
 from app.db.session import Database, clock
 from app.errors import NotFound, ObjectMissing, RangeNotSatisfiable
@@ -45,7 +45,7 @@ def note_read(resources: Resources, action: Literal["list", "read", "download"],
     """Write down that somebody looks at a result, or takes it along; on a full disk the log is told instead."""
     try:
         with resources.database.unit_of_work() as session:
-            tenancy.audit(session, f"artifact.{action}", resource_id, now=clock(session))
+            audit.record(session, f"artifact.{action}", resource_id, now=clock(session))
     except OperationalError as error:
         log.warning("a read leaves no audit row", action=action, resource_id=resource_id, error=type(error).__name__)
 

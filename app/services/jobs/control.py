@@ -14,7 +14,7 @@ from app.db.job import PRIORITIES, Job, turn_of
 from app.db.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
 from app.db.queries.jobs import events, jobs
 from app.db.queries.jobs.events import NewEvent
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.errors import IllegalTransition, InvalidRequest, ModelRefused, NotFound
 from app.platform import actor as actors
@@ -133,7 +133,7 @@ def _locked(resources: Resources, project_id: str, job_id: str, verb: str) -> It
             raise NotFound
         now = clock(session)
         yield session, job, now
-        tenancy.audit(session, f"job.{verb}", job_id, now=now)
+        audit.record(session, f"job.{verb}", job_id, now=now)
 
 
 _PARTICIPLES: dict[Action, str] = {

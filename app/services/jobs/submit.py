@@ -13,7 +13,7 @@ from app.bodies.job import JobRequest
 from app.db.job import PRIORITIES, Job
 from app.db.queries.jobs import events
 from app.db.queries.queue import places
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.errors import AppError
 from app.platform import actor as actors
@@ -95,7 +95,7 @@ def write(
             return Submitted(found, replayed=True)
     session.add(job)
     created = {"name": job.name, "model": job.model, "method": job.method, **origin}
-    tenancy.audit(session, "job.create", job.id, now=now)
+    audit.record(session, "job.create", job.id, now=now)
     if done is not None:
         events.begin(session, job, [("job.created", created)], now=now)
         adoption.born(session, job, done, now=now)

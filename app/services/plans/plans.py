@@ -12,7 +12,7 @@ from app.bodies.job import JobRequest
 from app.db.planning import Plan
 from app.db.queries.jobs import jobs, reuse
 from app.db.queries.requests import planning
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import projects
 from app.db.session import clock
 from app.errors import InvalidRequest, ModelRefused, NotFound
 from app.platform.ids import new_id
@@ -54,7 +54,7 @@ def create(resources: Resources, project_id: str, request: JobRequest, *, key: K
     """Work out what a request would take; refuses what POST /v1/jobs would refuse."""
     admitted, looked = _admitted(resources, project_id, request)
     with resources.database.unit_of_work() as session:
-        tenancy.hold(session, project_id)
+        projects.hold(session, project_id)
         now = clock(session)
         plan = make(session, resources.settings, project_id, request, admitted, now=now, looked=looked)
         idempotency.once(session, key, plan.id, now=now)

@@ -18,7 +18,7 @@ from app.db.lifecycle import TERMINAL
 from app.db.planning import Sweep
 from app.db.queries.jobs import reuse
 from app.db.queries.requests import planning
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit
 from app.db.session import Database, clock, deferring
 from app.errors import InvalidRequest, ModelRefused, NotFound
 from app.platform.ids import new_id
@@ -80,7 +80,7 @@ def create(
                 for point, body, known in admitted
             ]
             session.add(sweep)
-        tenancy.audit(session, "sweep.create", sweep.id, now=now)
+        audit.record(session, "sweep.create", sweep.id, now=now)
     resources.doorbell.ring(admitted[0][2].worker_class)
     return sweep.id, False
 
@@ -167,7 +167,7 @@ def cancel(resources: Resources, project_id: str, sweep_id: str) -> None:
         _found(session, project_id, sweep_id)
         now = clock(session)
         children.cancel_all(session, sweep_id, now=now)
-        tenancy.audit(session, "sweep.cancel", sweep_id, now=now)
+        audit.record(session, "sweep.cancel", sweep_id, now=now)
 
 
 def _found(session: Session, project_id: str, sweep_id: str) -> Sweep:

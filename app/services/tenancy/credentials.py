@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 from pydantic import BaseModel
 
-from app.db.queries.tenancy import credentials, tenancy
+from app.db.queries.tenancy import audit, credentials, projects
 from app.db.session import Database, clock
 from app.db.tenancy import Credential
 from app.errors import NotFound
@@ -28,7 +28,7 @@ def put(
     with database.unit_of_work() as session:
         now = clock(session)
         row = credentials.put(session, project_id, kind, sealed=sealed, hint=hint, now=now)
-        tenancy.audit(session, "credential.store", kind, now=now)
+        audit.record(session, "credential.store", kind, now=now)
     return row
 
 
@@ -45,7 +45,7 @@ def delete(database: Database, project_id: str, kind: str) -> None:
         if row is None:
             raise NotFound
         session.delete(row)
-        tenancy.audit(session, "credential.delete", kind, now=clock(session))
+        audit.record(session, "credential.delete", kind, now=clock(session))
 
 
 def opened(database: Database, settings: Settings, project_id: str, kind: str) -> dict[str, str]:
@@ -76,5 +76,5 @@ def access(database: Database, settings: Settings, project_id: str, kind: str, d
 def _shares(database: Database, project_id: str, kind: str) -> bool:
     """Tell whether a project may use the operator's login at a service."""
     with database.reading() as session:
-        project = tenancy.project(session, project_id)
+        project = projects.get(session, project_id)
     return project is not None and kind in project.shared_logins

@@ -7,10 +7,11 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from app.bodies.access import KeyChange, KeyRequest
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit, keys, projects
 from app.db.session import Database, clock
 from app.db.tenancy import ApiKey, Project
 from app.errors import Forbidden, InvalidRequest, NotFound, TooManyRequests, Unauthenticated
@@ -57,7 +58,7 @@ class Doorman:
             raise Unauthenticated
         with self._database.reading() as session:
             now = clock(session)
-            found = tenancy.key_with_project(session, f"key_{match[1]}")
+            found = keys.with_project(session, f"key_{match[1]}")
         # The HMAC is computed for an unknown key too: the answer takes as long either way.
         stored = found[0].digest if found else "0" * 64
         if not hmac.compare_digest(stored, digest(token, self._settings)) or found is None:
@@ -69,7 +70,7 @@ class Doorman:
             raise Unauthenticated("The API key is revoked or has expired.")
         if key.last_used_at is None or now - key.last_used_at > _USED_EVERY:
             with self._database.unit_of_work() as session:
-                tenancy.key_used(session, key.id, now=now)
+                keys.note_use(session, key.id, now=now)
         actor = Actor("api_key", key.id, key.project_id, frozenset(key.scopes), project.quotas)
         if len(self._known) > MAX_CACHED:
             self._known.clear()
@@ -85,7 +86,7 @@ class Doorman:
         self._refused[key_id] = time.monotonic()
         project_id, by = found[0].project_id if found else DEFAULT_PROJECT, {"type": "api_key", "id": key_id}
         with self._database.unit_of_work() as session:
-            tenancy.add_audit(
+            audit.add(
                 session, "api_key.refused", key_id, project_id=project_id, by=by, now=clock(session), data={"why": why}
             )  # fmt: skip
 
@@ -115,7 +116,7 @@ def create(
     token = _token(key_id, settings, key) if key else f"esp_{key_id.removeprefix('key_')}_{secrets.token_hex(24)}"
     with database.unit_of_work() as session:
         now = clock(session)
-        if tenancy.project(session, project_id) is None:
+        if projects.get(session, project_id) is None:
             raise NotFound("There is no project with this id.")
         _refuse_past(request.expires_at, now)
         idempotency.once(session, key, key_id, now=now)
@@ -125,7 +126,7 @@ def create(
             revoked_at=None,
         )  # fmt: skip
         session.add(row)
-        tenancy.audit(
+        audit.record(
             session, "api_key.create", row.id, now=now, project_id=project_id, name=row.name, scopes=row.scopes
         )
     return row, token
@@ -157,13 +158,13 @@ def change(database: Database, actor: Actor, key_id: str, request: KeyChange) ->
     """Rename a key, or let it end at another time; raises NotFound."""
     with database.unit_of_work() as session:
         now = clock(session)
-        key = _found(tenancy.key(session, key_id, project_id=scope(actor)))
+        key = _found(keys.get(session, key_id, project_id=scope(actor)))
         if request.name is not None:
             key.name = request.name
         if "expires_at" in request.model_fields_set:
             _refuse_past(request.expires_at, now)
             key.expires_at = request.expires_at
-        tenancy.audit(session, "api_key.change", key.id, now=now, project_id=key.project_id)
+        audit.record(session, "api_key.change", key.id, now=now, project_id=key.project_id)
     return key
 
 
@@ -171,16 +172,22 @@ def revoke(database: Database, actor: Actor, key_id: str) -> None:
     """End a key for good; twice is as good as once."""
     with database.unit_of_work() as session:
         now = clock(session)
-        key = _found(tenancy.key(session, key_id, project_id=scope(actor)))
+        key = _found(keys.get(session, key_id, project_id=scope(actor)))
         if key.revoked_at is None:
             key.revoked_at = now
-            tenancy.audit(session, "api_key.revoke", key.id, now=now, project_id=key.project_id)
+            audit.record(session, "api_key.revoke", key.id, now=now, project_id=key.project_id)
 
 
 def get(database: Database, actor: Actor, key_id: str) -> ApiKey:
     """Return a key; raises NotFound."""
     with database.reading() as session:
-        return _found(tenancy.key(session, key_id, project_id=scope(actor)))
+        return _found(keys.get(session, key_id, project_id=scope(actor)))
+
+
+def page(database: Database, actor: Actor, *, before: str | None, limit: int) -> Sequence[ApiKey]:
+    """Return the keys that an actor administers, newest first."""
+    with database.reading() as session:
+        return keys.page(session, scope(actor), before=before, limit=limit)
 
 
 def scope(actor: Actor) -> str | None:

@@ -18,7 +18,7 @@ import jwt
 import structlog
 
 from app.bodies.access import SCOPES
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import projects
 from app.db.session import Database
 from app.errors import AppError
 from app.platform.actor import Actor
@@ -219,7 +219,7 @@ def actor(database: Database, settings: Settings, grants: frozenset[str], claims
     wanted = [item for item in (told if isinstance(told, list) else [told]) if isinstance(item, str)]
     with database.reading() as session:
         for project_id in [*wanted[:100], settings.oidc_project]:
-            project = tenancy.project(session, project_id) if project_id else None
+            project = projects.get(session, project_id) if project_id else None
             if project is not None:
                 return Actor("user", name_of(settings, claims), project.id, grants, project.quotas)
     raise NoProject

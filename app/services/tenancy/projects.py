@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.bodies.access import ProjectChange, ProjectRequest, Quotas
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit, projects, quotas
 from app.db.session import Database, clock
 from app.db.tenancy import Project, UsageDay
 from app.errors import Forbidden, NotFound, ProjectInUse, QuotaExceeded, StorageError
@@ -62,7 +62,7 @@ def create(database: Database, actor: Actor, request: ProjectRequest, *, key: Ke
         )  # fmt: skip
         session.add(row)
         session.flush()
-        tenancy.audit(session, "project.create", row.id, now=now, project_id=row.id, name=row.name)
+        audit.record(session, "project.create", row.id, now=now, project_id=row.id, name=row.name)
     return row
 
 
@@ -70,6 +70,12 @@ def get(database: Database, actor: Actor, project_id: str) -> Project:
     """Return a project; raises NotFound."""
     with database.reading() as session:
         return _found(session, actor, project_id)
+
+
+def page(database: Database, actor: Actor, *, before: str | None, limit: int) -> Sequence[Project]:
+    """Return the projects that an actor administers, newest first."""
+    with database.reading() as session:
+        return projects.page(session, scope(actor), before=before, limit=limit)
 
 
 def change(database: Database, actor: Actor, project_id: str, request: ProjectChange) -> Project:
@@ -85,7 +91,7 @@ def change(database: Database, actor: Actor, project_id: str, request: ProjectCh
         if request.allow_high_priority is not None:
             row.allow_high_priority = request.allow_high_priority
         told = {"shared_logins": row.shared_logins, "allow_high_priority": row.allow_high_priority, **row.quotas}
-        tenancy.audit(session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **told)
+        audit.record(session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **told)
     return row
 
 
@@ -100,12 +106,12 @@ def delete(resources: Resources, actor: Actor, project_id: str) -> None:
         _require_operator(actor)
         if project_id == DEFAULT_PROJECT:
             raise ProjectInUse("The default project stays.")
-        tenancy.wait_for_holders(session, project_id)
-        if count := tenancy.unfinished_jobs(session, project_id):
+        projects.wait_for_holders(session, project_id)
+        if count := projects.unfinished_jobs(session, project_id):
             raise ProjectInUse(f"The project has {count} jobs that are not over; cancel them first.")
         session.expunge(row)
-        tenancy.delete_project(session, project_id)
-        tenancy.audit(session, "project.delete", row.id, now=clock(session), name=row.name)
+        projects.delete_project(session, project_id)
+        audit.record(session, "project.delete", row.id, now=clock(session), name=row.name)
     try:
         for stored in islice(resources.store.list(f"projects/{project_id}/"), FILES_AT_ONCE):
             resources.store.delete(stored.key)
@@ -117,13 +123,13 @@ def usage(database: Database, project_id: str) -> Usage:
     """Return what a project holds and uses."""
     with database.reading() as session:
         now = clock(session)
-        row = tenancy.project(session, project_id)
+        row = projects.get(session, project_id)
         if row is None:
             raise NotFound
-        gpu, cpu, attempts = tenancy.usage_since(session, project_id, tenancy.month(now))
+        gpu, cpu, attempts = quotas.since(session, project_id, quotas.month(now))
         return Usage(
-            project_id, tenancy.month(now)[:7], tenancy.count_queued(session, project_id),
-            tenancy.count_held(session, project_id), tenancy.stored_bytes(session, project_id),
+            project_id, quotas.month(now)[:7], quotas.count_queued(session, project_id),
+            quotas.count_held(session, project_id), quotas.stored_bytes(session, project_id),
             gpu, cpu, attempts, row.quotas,
         )  # fmt: skip
 
@@ -131,7 +137,7 @@ def usage(database: Database, project_id: str) -> Usage:
 def usage_days(database: Database, project_id: str) -> Sequence[UsageDay]:
     """Return what a project used on each day of this month."""
     with database.reading() as session:
-        return tenancy.usage_days(session, project_id, tenancy.month(clock(session)))
+        return quotas.by_day(session, project_id, quotas.month(clock(session)))
 
 
 def admit_job(session: Session, actor: Actor | None, project_id: str) -> None:
@@ -150,17 +156,15 @@ def admit_queued(session: Session, actor: Actor | None, project_id: str) -> None
 
 def _admit(session: Session, actor: Actor | None, project_id: str, *, more: int) -> None:
     bounds = ("max_queued_jobs", "max_stored_bytes", "max_gpu_seconds")
-    tenancy.hold(session, project_id)
+    projects.hold(session, project_id)
     if actor is None or all(actor.limits.get(name) is None for name in bounds):
         return
     places: dict[str, float] = session.info.setdefault(_PLACES, {})
     if places.get(project_id, 0) >= more > 0:
         places[project_id] -= more
         return
-    row = tenancy.project(session, project_id, lock=True)
-    if row is None:
-        raise NotFound
-    waiting = tenancy.count_waiting(session, project_id) if row.max_queued_jobs is not None else 0
+    row = locked(session, project_id)
+    waiting = quotas.count_waiting(session, project_id) if row.max_queued_jobs is not None else 0
     places[project_id] = math.inf if row.max_queued_jobs is None else row.max_queued_jobs - waiting - more
     if places[project_id] < 0:
         raise QuotaExceeded(
@@ -169,17 +173,25 @@ def _admit(session: Session, actor: Actor | None, project_id: str, *, more: int)
     admit_bytes(session, row, 0)
     now = clock(session)
     if row.max_gpu_seconds is not None:
-        used = tenancy.usage_since(session, project_id, tenancy.month(now))[0]
+        used = quotas.since(session, project_id, quotas.month(now))[0]
         if used >= row.max_gpu_seconds:
             left = str(int((_next_month(now) - now).total_seconds()) + 1)
             raise QuotaExceeded("The project's GPU seconds of this month are used up.", headers={"Retry-After": left})
+
+
+def locked(session: Session, project_id: str) -> Project:
+    """Return a project whose row is held until the end of the transaction; raises NotFound."""
+    row = projects.get(session, project_id, lock=True)
+    if row is None:
+        raise NotFound
+    return row
 
 
 def admit_priority(session: Session, mode: str, project_id: str, priority: str) -> None:
     """Raise Forbidden when a project may not ask for a priority; on one's own machine everybody may."""
     if priority != "high" or (mode == "embedded" and project_id == DEFAULT_PROJECT):
         return
-    row = tenancy.project(session, project_id)
+    row = projects.get(session, project_id)
     if row is None or not row.allow_high_priority:
         detail = "an operator allows it: PATCH /v1/projects/{id} with allow_high_priority true"
         problem = Problem("/priority", "not-allowed", detail)
@@ -188,7 +200,7 @@ def admit_priority(session: Session, mode: str, project_id: str, priority: str) 
 
 def admit_bytes(session: Session, row: Project, more: int) -> None:
     """Raise QuotaExceeded when a project may not store so many bytes more."""
-    if row.max_stored_bytes is not None and tenancy.stored_bytes(session, row.id) + more > row.max_stored_bytes - (
+    if row.max_stored_bytes is not None and quotas.stored_bytes(session, row.id) + more > row.max_stored_bytes - (
         0 if more else 1
     ):
         raise QuotaExceeded(
@@ -202,8 +214,8 @@ def _next_month(now: datetime) -> datetime:
     return (first + timedelta(days=32)).replace(day=1)
 
 
-def _bound(row: Project, quotas: Quotas) -> None:
-    for name, value in quotas.model_dump().items():
+def _bound(row: Project, bounds: Quotas) -> None:
+    for name, value in bounds.model_dump().items():
         setattr(row, name, value)
 
 
@@ -213,7 +225,7 @@ def _require_operator(actor: Actor) -> None:
 
 
 def _found(session: Session, actor: Actor, project_id: str) -> Project:
-    row = tenancy.project(session, project_id)
+    row = projects.get(session, project_id)
     if row is None or scope(actor) not in {None, row.id}:
         raise NotFound
     return row

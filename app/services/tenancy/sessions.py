@@ -8,7 +8,7 @@ import secrets
 import time
 from datetime import timedelta
 
-from app.db.queries.tenancy import sign_ins, tenancy
+from app.db.queries.tenancy import audit, keys, projects, sign_ins
 from app.db.session import Database, clock
 from app.db.tenancy import PortalSession
 from app.errors import NotFound
@@ -45,7 +45,7 @@ class Sessions:
         token = new_token()
         with acting(actor), self._database.unit_of_work() as session:
             now = clock(session)
-            if tenancy.project(session, actor.project_id) is None:
+            if projects.get(session, actor.project_id) is None:
                 raise NotFound("There is no project with this id.")
             sign_ins.forget(session, now=now)
             session.add(
@@ -55,7 +55,7 @@ class Sessions:
                     created_at=now, expires_at=now + timedelta(hours=self._settings.portal_session_hours),
                 )
             )  # fmt: skip
-            tenancy.audit(session, "portal.sign_in", actor.id, now=now)
+            audit.record(session, "portal.sign_in", actor.id, now=now)
         return token
 
     def note_refusal(self, who: str | None, why: str) -> None:
@@ -68,7 +68,7 @@ class Sessions:
             self._refused.clear()
         self._refused[name] = time.monotonic()
         with self._database.unit_of_work() as session:
-            tenancy.add_audit(
+            audit.add(
                 session, "portal.sign_in_refused", name, project_id=DEFAULT_PROJECT, by={"type": "user", "id": name},
                 now=clock(session), data={"why": why},
             )  # fmt: skip
@@ -83,8 +83,8 @@ class Sessions:
         with self._database.reading() as session:
             now = clock(session)
             row = sign_ins.find(session, self.digest(token))
-            project = tenancy.project(session, row.project_id) if row else None
-            key = tenancy.key(session, row.key_id, project_id=None) if row and row.key_id else None
+            project = projects.get(session, row.project_id) if row else None
+            key = keys.get(session, row.key_id, project_id=None) if row and row.key_id else None
         if row is None or project is None or row.expires_at <= now:
             return None
         if row.key_id and (key is None or key.revoked_at or (key.expires_at and key.expires_at <= now)):

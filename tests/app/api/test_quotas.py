@@ -13,7 +13,7 @@ from sqlalchemy import update
 from app.db.job import Job
 from app.db.queries.queue import leases
 from app.db.queries.queue.leases import WorkerIdentity
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import quotas
 from app.db.session import Database, clock
 from app.services.resources import Resources
 from app.services.tenancy import keys
@@ -82,7 +82,7 @@ def test_gpu_seconds_are_charged_and_bound(client: TestClient, rows: Database) -
     assert usage["attempts"] == 1
     assert usage["quotas"]["max_gpu_seconds"] == 100
     with rows.unit_of_work() as session:
-        tenancy.charge(session, project, seconds=10, gpu=True, now=clock(session))
+        quotas.charge(session, project, seconds=10, gpu=True, now=clock(session))
     answer = client.post("/v1/jobs", json=REMOTE, headers=headers)
     assert answer.status_code == 429
     assert 0 < int(answer.headers["Retry-After"]) <= 31 * 86_400 + 1
@@ -145,7 +145,7 @@ def test_used_up_gpu_seconds_and_stored_bytes_keep_from_resume_and_retry(client:
     assert client.post(f"/v1/jobs/{paused}/pause", headers=headers).status_code == 200
     assert client.post(f"/v1/jobs/{ended}/cancel", headers=headers).status_code == 200
     with rows.unit_of_work() as session:
-        tenancy.charge(session, project, seconds=11, gpu=True, now=clock(session))
+        quotas.charge(session, project, seconds=11, gpu=True, now=clock(session))
     for job, verb in ((paused, "resume"), (ended, "retry")):
         answer = client.post(f"/v1/jobs/{job}/{verb}", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (429, "quota-exceeded"), verb

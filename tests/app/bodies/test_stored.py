@@ -20,16 +20,17 @@ def test_the_same_document_is_the_same_object() -> None:
 
 
 def test_a_preset_means_what_it_means_to_whoever_reads() -> None:
-    document = {"preset": "ours"}
-    sparsities = []
-    for sparsity in (0.4, 0.6):
-        found = presets.Found("ours", 1, "", {"prune": {"method": "wanda", "sparsity": sparsity}})
-        token = presets.LOOKUP.set(lambda name, version, found=found: found)
-        try:
-            sparsities.append(stored_spec(document).masking[0].amount)
-        finally:
-            presets.LOOKUP.reset(token)
-    assert sparsities == [0.4, 0.6]
+    assert [_share_of_ours(0.4), _share_of_ours(0.6)] == [0.4, 0.6]
+
+
+def _share_of_ours(sparsity: float) -> float:
+    """What the document {"preset": "ours"} prunes where that preset prunes so much."""
+    found = presets.Found("ours", 1, "", {"prune": {"method": "wanda", "sparsity": sparsity}})
+    token = presets.LOOKUP.set(lambda _name, _version: found)
+    try:
+        return stored_spec({"preset": "ours"}).masking[0].share
+    finally:
+        presets.LOOKUP.reset(token)
 
 
 def test_what_this_version_does_not_take_is_refused_every_time() -> None:

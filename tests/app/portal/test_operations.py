@@ -14,13 +14,13 @@ from sqlalchemy import select
 
 from app.bodies.access import SCOPES
 from app.db.job import Worker
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import audit, quotas
 from app.db.session import clock
 from app.db.tenancy import ApiKey, Project
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.platform.actor import DEFAULT_PROJECT, LOCAL, acting
 from app.platform.ids import new_id
-from app.portal.pages.operations import audit
+from app.portal.pages.operations.audit import PAGE
 from app.portal.pages.operations.keys import SCOPE_WORDS
 from app.portal.spec_form.values import EXTRA, PRESET
 from app.services.resources import Resources
@@ -81,8 +81,8 @@ def test_usage_stands_beside_its_quota(browser: Browser, resources: Resources) -
     with resources.database.unit_of_work() as session:
         now = clock(session)
         session.get_one(Project, DEFAULT_PROJECT).max_gpu_seconds = 7200
-        tenancy.charge(session, DEFAULT_PROJECT, seconds=3600, gpu=True, now=now)
-        tenancy.charge(session, DEFAULT_PROJECT, seconds=90, gpu=False, now=now)
+        quotas.charge(session, DEFAULT_PROJECT, seconds=3600, gpu=True, now=now)
+        quotas.charge(session, DEFAULT_PROJECT, seconds=90, gpu=False, now=now)
     page = browser.get("/portal/usage").text
     assert "GPU time: 1 h of 2 h" in page
     assert f"{now.day}: GPU 1 h, CPU 1 min 30 s" in page
@@ -100,10 +100,10 @@ def test_the_audit_log_names_who_did_what_and_can_be_searched(browser: Browser) 
 
 def test_old_entries_of_the_audit_log_are_a_page_away(browser: Browser, resources: Resources) -> None:
     with acting(LOCAL), resources.database.unit_of_work() as session:
-        for number in range(audit.PAGE + 1):
-            tenancy.audit(session, f"act.{number}", "thing", now=clock(session))
+        for number in range(PAGE + 1):
+            audit.record(session, f"act.{number}", "thing", now=clock(session))
     first = browser.get("/portal/audit?action=act").text
-    assert f"act.{audit.PAGE}<" in first
+    assert f"act.{PAGE}<" in first
     assert "act.0<" not in first
     older = re.search(r'href="([^"]+)" rel="next"', first)
     assert older is not None

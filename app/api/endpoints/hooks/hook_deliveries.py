@@ -15,7 +15,6 @@ from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.db.hook import HookDelivery, HookVerdict
-from app.db.queries.connections import hooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox
 from app.services.resources import Resources
@@ -79,8 +78,7 @@ def _shown(view: type[_View], row: HookDelivery, verdicts: Sequence[HookVerdict]
 
 
 def _full(resources: Resources, row: HookDelivery) -> FullDeliveryView:
-    with resources.database.reading() as session:
-        return _shown(FullDeliveryView, row, queries.verdicts_of(session, [row.id]))
+    return _shown(FullDeliveryView, row, inbox.verdicts(resources.database, row.id))
 
 
 @router.get("")
@@ -88,12 +86,17 @@ def list_deliveries(
     query: Annotated[DeliveryQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[RegistryDeliveryView]:
     """List deliveries, newest first."""
-    with resources.database.reading() as session:
-        rows = queries.page(session, HookDelivery, project, before=pager.position(query), limit=query.limit + 1,
-                            source_id=query.source_id, state=query.state)  # fmt: skip
-        verdicts: dict[str, list[HookVerdict]] = defaultdict(list)
-        for verdict in queries.verdicts_of(session, [row.id for row in rows]):
-            verdicts[verdict.delivery_id].append(verdict)
+    rows, found = inbox.page(
+        resources.database,
+        project,
+        before=pager.position(query),
+        limit=query.limit + 1,
+        source_id=query.source_id,
+        state=query.state,
+    )
+    verdicts: dict[str, list[HookVerdict]] = defaultdict(list)
+    for verdict in found:
+        verdicts[verdict.delivery_id].append(verdict)
     return pager.page(
         query, rows, lambda row: _shown(RegistryDeliveryView, row, verdicts[row.id]), lambda row: row.id
     )  # fmt: skip

@@ -15,7 +15,6 @@ from app.api.views import View
 from app.bodies.hooks import SecretRotation, SourceChange, SourceRequest
 from app.bodies.strict_json import parse
 from app.db.hook import HookSource
-from app.db.queries.connections import hooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services.hooks import inbox, sources
 from app.services.resources import Resources
@@ -94,8 +93,7 @@ def list_sources(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[SourceView]:
     """List sources, newest first."""
-    with resources.database.reading() as session:
-        rows = queries.page(session, HookSource, project, before=pager.position(query), limit=query.limit + 1)
+    rows = sources.page(resources, project, before=pager.position(query), limit=query.limit + 1)
     return pager.page(query, rows, _view, lambda row: row.id)
 
 

@@ -12,8 +12,6 @@ from pydantic import Field
 from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import InitiatorView, View
-from app.db.hook import HookProposal
-from app.db.queries.connections import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.hooks import proposals
 
@@ -53,9 +51,14 @@ def list_proposals(
     query: Annotated[ProposalQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[ProposalView]:
     """List proposals, newest first."""
-    with resources.database.reading() as session:
-        rows = queries.page(session, HookProposal, project, before=pager.position(query), limit=query.limit + 1,
-                            state=query.state, rule_id=query.rule_id)  # fmt: skip
+    rows = proposals.page(
+        resources,
+        project,
+        before=pager.position(query),
+        limit=query.limit + 1,
+        state=query.state,
+        rule_id=query.rule_id,
+    )
     return pager.page(query, rows, ProposalView.model_validate, lambda row: row.id)
 
 

@@ -13,8 +13,6 @@ from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.hooks import Mode, RuleChange, RuleRequest, RuleTrial
-from app.db.hook import Rule
-from app.db.queries.connections import hooks as queries
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.services.hooks import rules
 
@@ -89,9 +87,8 @@ def list_rules(
     query: Annotated[RuleQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[RuleView]:
     """List rules, newest first."""
-    with resources.database.reading() as session:
-        rows = queries.page(session, Rule, project, before=pager.position(query), limit=query.limit + 1,
-                            source_id=query.source_id)  # fmt: skip
+    before = pager.position(query)
+    rows = rules.page(resources, project, before=before, limit=query.limit + 1, source_id=query.source_id)
     return pager.page(query, rows, RuleView.model_validate, lambda row: row.id)
 
 

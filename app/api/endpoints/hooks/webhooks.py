@@ -12,7 +12,6 @@ from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.webhook import EndpointChange, EndpointRequest
-from app.db.queries.connections import webhooks as queries
 from app.db.webhook import WebhookDelivery
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import webhooks
@@ -101,8 +100,7 @@ def list_endpoints(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[EndpointView]:
     """List endpoints, newest first."""
-    with resources.database.reading() as session:
-        rows = queries.endpoints(session, project, before=pager.position(query), limit=query.limit + 1)
+    rows = webhooks.page(resources, project, before=pager.position(query), limit=query.limit + 1)
     return pager.page(query, rows, EndpointView.model_validate, lambda row: row.id)
 
 
@@ -149,9 +147,7 @@ def list_deliveries(
 ) -> Page[DeliveryView]:  # fmt: skip
     """List what was and is to be delivered, newest first."""
     before = pager.position(query)
-    row = webhooks.get(resources, project, endpoint_id)
-    with resources.database.reading() as session:
-        rows = queries.deliveries(session, row.id, before=before, limit=query.limit + 1)
+    rows = webhooks.deliveries(resources, project, endpoint_id, before=before, limit=query.limit + 1)
     return pager.page(query, rows, _delivery, lambda row: row.id)
 
 

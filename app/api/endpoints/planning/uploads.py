@@ -18,7 +18,6 @@ from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep, again
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.upload import PartRequest, UploadRequest
-from app.db.queries.requests import uploads as queries
 from app.db.upload import Upload
 from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import BodyTooLarge, InvalidRequest
@@ -110,8 +109,7 @@ def list_uploads(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[UploadItemView]:
     """List uploads, newest first."""
-    with resources.database.reading() as session:
-        rows = queries.page(session, project, before=pager.position(query), limit=query.limit + 1)
+    rows = uploads.page(resources.database, project, before=pager.position(query), limit=query.limit + 1)
     return pager.page(query, rows, UploadItemView.model_validate, lambda row: row.id)
 
 

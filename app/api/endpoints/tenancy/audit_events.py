@@ -11,8 +11,8 @@ from fastapi import Query as FromQuery
 from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
-from app.db.queries.tenancy import tenancy
 from app.dependencies import ProjectDep, ResourcesDep
+from app.services.tenancy import audit_log
 
 router = APIRouter(prefix="/v1", tags=["tenancy"])
 
@@ -35,6 +35,5 @@ def list_audit_events(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[AuditView]:
     """List who did what in the caller's project, newest first."""
-    with resources.database.reading() as session:
-        rows = tenancy.audit_page(session, project, before=pager.position(query), limit=query.limit + 1)
+    rows = audit_log.page(resources.database, project, before=pager.position(query), limit=query.limit + 1)
     return pager.page(query, rows, AuditView.model_validate, lambda row: row.id)

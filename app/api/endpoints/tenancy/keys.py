@@ -15,7 +15,6 @@ from app.bodies.access import (
     KeyChange,
     KeyRequest,
 )
-from app.db.queries.tenancy import tenancy
 from app.db.tenancy import ApiKey
 from app.dependencies import ActorDep, ResourcesDep
 from app.services.tenancy import keys
@@ -70,8 +69,7 @@ def list_keys(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, actor: ActorDep, resources: ResourcesDep
 ) -> Page[KeyView]:
     """List API keys, newest first."""
-    with resources.database.reading() as session:
-        rows = tenancy.keys(session, keys.scope(actor), before=pager.position(query), limit=query.limit + 1)
+    rows = keys.page(resources.database, actor, before=pager.position(query), limit=query.limit + 1)
     return pager.page(query, rows, _key, lambda row: row.id)
 
 

@@ -16,10 +16,9 @@ from app.bodies.access import (
     ProjectRequest,
     Quotas,
 )
-from app.db.queries.tenancy import tenancy
 from app.db.tenancy import Project
 from app.dependencies import ActorDep, ProjectDep, ResourcesDep
-from app.services.tenancy import keys, projects
+from app.services.tenancy import projects
 
 router = APIRouter(prefix="/v1", tags=["tenancy"])
 
@@ -76,8 +75,7 @@ def list_projects(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, actor: ActorDep, resources: ResourcesDep
 ) -> Page[ProjectView]:
     """List the projects that the caller administers: all of them for admins of the default project."""
-    with resources.database.reading() as session:
-        rows = tenancy.projects(session, keys.scope(actor), before=pager.position(query), limit=query.limit + 1)
+    rows = projects.page(resources.database, actor, before=pager.position(query), limit=query.limit + 1)
     return pager.page(query, rows, _project, lambda row: row.id)
 
 

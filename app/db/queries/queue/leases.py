@@ -15,7 +15,7 @@ from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
 from app.db.lifecycle import TERMINAL
 from app.db.queries.jobs import events
 from app.db.queries.queue import shares
-from app.db.queries.tenancy import tenancy
+from app.db.queries.tenancy import quotas
 from app.db.session import clock
 from app.platform.ids import new_id
 
@@ -81,10 +81,10 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
         ~exists().where(Worker.id == worker.id, Worker.drain_requested_at.is_not(None)),
     )
     projects = shares.in_turn(session, worker.worker_class, fits, now=now)
-    bounded = tenancy.bounded(session, projects, now)
+    bounded = quotas.bounded(session, projects, now)
     for project in projects:
         # Locked and counted again, so that two claims count one after the other.
-        if project in bounded and (bounded[project] or tenancy.is_capped(session, project, now)):
+        if project in bounded and (bounded[project] or quotas.is_capped(session, project, now)):
             continue
         job = _take(session, worker, project, fits, now=now, lease_seconds=lease_seconds)
         if job is not None:
@@ -178,7 +178,7 @@ def end_attempt(
         seconds = max((until - attempt.started_at).total_seconds(), 0.0)
         job.running_seconds += seconds
         device = session.scalar(select(Worker.device).where(Worker.id == attempt.worker_id))
-        tenancy.charge(session, job.project_id, seconds=seconds, gpu=device == "cuda", now=now)
+        quotas.charge(session, job.project_id, seconds=seconds, gpu=device == "cuda", now=now)
         shares.note(session, job.project_id, job.worker_class, began=attempt.started_at, ended=until)
     attempt.outcome, attempt.error, attempt.finished_at = outcome, error, now
     if attempt.worker_id:

@@ -9,8 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.bodies.hooks import SecretRotation, SourceRequest
-from app.db.hook import HookDelivery, HookProposal, HookSource, Rule
-from app.db.queries.connections import hooks as queries
+from app.db.hook import HookSource, Rule
 from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import AppError
 from app.portal.checking import checked
@@ -18,7 +17,7 @@ from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
 from app.portal.rendering import base_url, render
-from app.services.hooks import inbox, proposals, sources
+from app.services.hooks import inbox, proposals, rules, sources
 from app.services.hooks.receivers import RECEIVERS
 from app.services.resources import Resources
 
@@ -40,21 +39,17 @@ def hooks_page(request: Request, resources: ResourcesDep, project: ProjectDep) -
 def _overview(
     request: Request, resources: Resources, project: str, *, form: Form | None = None, refusal: AppError | None = None
 ) -> Response:
-    with resources.database.reading() as session:
-        waiting = queries.page(session, HookProposal, project, before=None, limit=LATELY, state="waiting")
-        found = queries.page(session, HookSource, project, before=None, limit=MOST)
-        rules = queries.page(session, Rule, project, before=None, limit=MOST)
-        lately = queries.page(session, HookDelivery, project, before=None, limit=LATELY)
-        verdicts = queries.verdicts_of(session, [row.id for row in lately])
+    known, ours = sources.page(resources, project, limit=MOST), rules.page(resources, project, limit=MOST)
+    lately, verdicts = inbox.page(resources.database, project, limit=LATELY)
     return render(
-        request, "hooks.html", status=refusal.status if refusal else 200, waiting=waiting, sources=found, rules=rules,
-        rows=lately, verdicts=verdicts, kinds=RECEIVERS, form=form or Form([]), refusal=refusal,
-        names=_names(found, rules),
+        request, "hooks.html", status=refusal.status if refusal else 200, sources=known, rules=ours, rows=lately,
+        verdicts=verdicts, kinds=RECEIVERS, form=form or Form([]), refusal=refusal, names=_names(known, ours),
+        waiting=proposals.page(resources, project, limit=LATELY, state="waiting"),
     )  # fmt: skip
 
 
-def _names(found: Sequence[HookSource], rules: Sequence[Rule]) -> dict[str, str]:
-    return {**{row.id: row.name for row in found}, **{row.id: row.name for row in rules}}
+def _names(known: Sequence[HookSource], ours: Sequence[Rule]) -> dict[str, str]:
+    return {**{row.id: row.name for row in known}, **{row.id: row.name for row in ours}}
 
 
 @router.post("/proposals/{proposal_id}/approve")
@@ -96,10 +91,9 @@ def _address(request: Request, source: HookSource) -> str:
 def source_page(request: Request, source_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Show a source, and how to set up its registry."""
     source = sources.get(resources, project, source_id)
-    with resources.database.reading() as session:
-        rules = queries.page(session, Rule, project, before=None, limit=MOST, source_id=source.id)
     return render(
-        request, "hook_source.html", source=source, rules=rules, address=_address(request, source),
+        request, "hook_source.html", source=source, address=_address(request, source),
+        rules=rules.page(resources, project, limit=MOST, source_id=source.id),
         title=RECEIVERS[source.kind].title if source.kind in RECEIVERS else source.kind,
     )  # fmt: skip
 
@@ -124,18 +118,16 @@ def deliveries_page(
     state: State = "",
 ) -> Response:  # fmt: skip
     """List what registries delivered."""
-    equal = {"source_id": source or None, "state": state or None}
-    with resources.database.reading() as session:
-        rows = queries.page(session, HookDelivery, project, before=before, limit=PAGE + 1, **equal)
-        verdicts = queries.verdicts_of(session, [row.id for row in rows])
-        found = queries.page(session, HookSource, project, before=None, limit=MOST)
-        rules = queries.page(session, Rule, project, before=None, limit=MOST)
+    rows, verdicts = inbox.page(
+        resources.database, project, before=before, limit=PAGE + 1, source_id=source or None, state=state or None
+    )
+    known = sources.page(resources, project, limit=MOST)
     older = f"{HOME}/deliveries?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
     if older:
         older += "".join(f"&{name}={value}" for name, value in (("source", source), ("state", state)) if value)
     return render(
-        request, "hook_deliveries.html", rows=rows[:PAGE], verdicts=verdicts, older=older, sources=found, source=source,
-        state=state, names=_names(found, rules),
+        request, "hook_deliveries.html", rows=rows[:PAGE], verdicts=verdicts, older=older, sources=known, source=source,
+        state=state, names=_names(known, rules.page(resources, project, limit=MOST)),
     )  # fmt: skip
 
 
@@ -143,11 +135,9 @@ def deliveries_page(
 def delivery_page(request: Request, delivery_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Show a delivery, and what each rule made of it."""
     row = inbox.delivery(resources.database, project, delivery_id)
-    with resources.database.reading() as session:
-        verdicts = queries.verdicts_of(session, [row.id])
-        rules = queries.page(session, Rule, project, before=None, limit=MOST)
+    verdicts = inbox.verdicts(resources.database, row.id)
     source = sources.get(resources, project, row.source_id)
-    names = {rule.id: rule.name for rule in rules}
+    names = {rule.id: rule.name for rule in rules.page(resources, project, limit=MOST)}
     return render(request, "hook_delivery.html", row=row, verdicts=verdicts, source=source, names=names)
 
 

@@ -9,8 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.bodies.hooks import RuleChange, RuleRequest, RuleTrial
 from app.bodies.strict_json import parse
-from app.db.hook import HookDelivery, HookSource, Rule
-from app.db.queries.connections import hooks as queries
+from app.db.hook import Rule
 from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.errors import AppError, InvalidRequest, MalformedRequest
 from app.portal.checking import checked
@@ -18,7 +17,7 @@ from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.rendering import pretty, render
 from app.services import presets
-from app.services.hooks import rules
+from app.services.hooks import inbox, rules, sources
 from app.services.hooks.judging import Judgement
 from app.services.resources import Resources
 from espalier.errors import Problem
@@ -104,14 +103,11 @@ def _render(
     refusal: AppError | None = None, trial: Form | None = None, verdict: Judgement | None = None,
     trial_refusal: AppError | None = None,
 ) -> Response:  # fmt: skip
-    with resources.database.reading() as session:
-        sources = queries.page(session, HookSource, project, before=None, limit=200)
-        lately = (
-            queries.page(session, HookDelivery, project, before=None, limit=20, source_id=row.source_id) if row else []
-        )
+    lately = inbox.page(resources.database, project, limit=20, source_id=row.source_id)[0] if row else []
     status = next((found.status for found in (refusal, trial_refusal) if found), 200)
     return render(
-        request, "rule.html", status=status, row=row, form=form, refusal=refusal, sources=sources, modes=MODES,
+        request, "rule.html", status=status, row=row, form=form, refusal=refusal, modes=MODES,
+        sources=sources.page(resources, project, limit=200),
         matches=MATCHES, presets=presets.every(resources.database, project), lately=lately, trial=trial or Form([]),
         verdict=verdict, trial_refusal=trial_refusal,
     )  # fmt: skip

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.bodies.webhook import EndpointChange, EndpointRequest, EventType
-from app.db.queries.connections import webhooks as queries
 from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import AppError
 from app.portal.checking import checked
@@ -40,8 +39,7 @@ def _list(
     request: Request, resources: Resources, project: str, *, before: str | None = None, form: Form | None = None,
     refusal: AppError | None = None,
 ) -> Response:  # fmt: skip
-    with resources.database.reading() as session:
-        rows = queries.endpoints(session, project, before=before, limit=PAGE + 1)
+    rows = webhooks.page(resources, project, before=before, limit=PAGE + 1)
     older = f"{HOME}?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
     return render(
         request, "webhooks.html", status=refusal.status if refusal else 200, rows=rows[:PAGE], older=older,
@@ -79,8 +77,7 @@ def _one(
     form: Form | None = None, refusal: AppError | None = None,
 ) -> Response:  # fmt: skip
     endpoint = webhooks.get(resources, project, endpoint_id)
-    with resources.database.reading() as session:
-        rows = queries.deliveries(session, endpoint.id, before=before, limit=PAGE + 1)
+    rows = webhooks.deliveries(resources, project, endpoint.id, before=before, limit=PAGE + 1)
     older = f"{HOME}/{endpoint.id}?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
     return render(
         request, "webhook.html", status=refusal.status if refusal else 200, endpoint=endpoint, rows=rows[:PAGE],

@@ -8,11 +8,11 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.db.queries.tenancy import tenancy
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.deps import needs
 from app.portal.navigation import Entry
 from app.portal.rendering import render
+from app.services.tenancy import audit_log
 
 router = APIRouter(prefix="/audit", dependencies=[needs("admin")])
 NAVIGATION = Entry("Audit", "/portal/audit", 110, "Operations", scope="admin")
@@ -30,8 +30,7 @@ def audit_page(
 ) -> Response:  # fmt: skip
     """List what was done; `action` filters by how it begins."""
     action, actor = action.strip(), actor.strip()
-    with resources.database.reading() as session:
-        rows = tenancy.audit_page(session, project, before=before, limit=PAGE + 1, action=action, actor=actor)
+    rows = audit_log.page(resources.database, project, before=before, limit=PAGE + 1, action=action, actor=actor)
     filters = {name: value for name, value in (("action", action), ("actor", actor)) if value}
     older = f"/portal/audit?{urlencode({**filters, 'before': rows[PAGE - 1].id})}" if len(rows) > PAGE else None
     return render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -9,15 +10,17 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.bodies.access import SCOPES, KeyRequest, Scope
-from app.db.queries.tenancy import tenancy
+from app.db.tenancy import Project
 from app.dependencies import ActorDep, ResourcesDep
 from app.errors import AppError
+from app.platform.actor import Actor
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.navigation import Entry
 from app.portal.rendering import render
-from app.services.tenancy import keys
+from app.services.resources import Resources
+from app.services.tenancy import keys, projects
 
 router = APIRouter(prefix="/keys", dependencies=[needs("admin")])
 NAVIGATION = Entry("Keys", "/portal/keys", 120, "Operations", scope="admin")
@@ -40,11 +43,13 @@ Before = Annotated[str | None, Query(max_length=64)]
 @router.get("")
 def keys_page(request: Request, actor: ActorDep, resources: ResourcesDep, before: Before = None) -> Response:
     """List keys, and offer to make one."""
-    with resources.database.reading() as session:
-        rows = tenancy.keys(session, keys.scope(actor), before=before, limit=PAGE + 1)
-        projects = tenancy.projects(session, keys.scope(actor), before=None, limit=200)
+    rows = keys.page(resources.database, actor, before=before, limit=PAGE + 1)
     older = f"/portal/keys?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
-    return _render(request, rows=rows[:PAGE], projects=projects, older=older)
+    return _render(request, rows=rows[:PAGE], projects=_projects(resources, actor), older=older)
+
+
+def _projects(resources: Resources, actor: Actor) -> Sequence[Project]:
+    return projects.page(resources.database, actor, before=None, limit=200)
 
 
 def _render(request: Request, *, status: int = 200, **context: object) -> Response:
@@ -70,9 +75,8 @@ def create_key(request: Request, form: FormDep, actor: ActorDep, resources: Reso
             resources.database, resources.settings, body, keys.project_of_new_key(actor, body.project_id)
         )
     except AppError as error:
-        with resources.database.reading() as session:
-            projects = tenancy.projects(session, keys.scope(actor), before=None, limit=200)
-        return _render(request, status=error.status, refusal=error, form=form, projects=projects)
+        known = _projects(resources, actor)
+        return _render(request, status=error.status, refusal=error, form=form, projects=known)
     return _render(request, status=201, made=made, token=token)
 
 
