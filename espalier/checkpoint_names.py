@@ -60,6 +60,19 @@ class TurnName:
         parts = {"cycle": self.cycle, "member": self.member}
         return "-".join(f"{name}-{number}" for name, number in parts.items() if number is not None)
 
+    def series(self, measure: str) -> str:
+        """Return the name of a series of this turn: `cycle-2-member-1.training_loss`."""
+        return f"{self}.{measure}" if self != TurnName() else measure
+
+    @classmethod
+    def of_series(cls, name: str) -> tuple[TurnName, str]:
+        """Return the turn that a series belongs to, and what it measures."""
+        parts = _SERIES.fullmatch(name)
+        assert parts is not None  # of any string, all is the measure
+        turn = cls(*(int(parts[part]) if parts[part] else None for part in ("cycle", "member")))
+        measure = parts["measure"]
+        return (turn, measure) if turn.series(measure) == name else (cls(), name)
+
 
 @dataclass(frozen=True)
 class CheckpointName:
@@ -106,7 +119,8 @@ TRAINED: Final = CheckpointName(Kind.TRAINED)
 WINDOW: Final = CheckpointName(Kind.WINDOW)
 PICKED: Final = CheckpointName(Kind.PICKED)
 NORMS: Final = CheckpointName(Kind.NORMS)
-_TURN: Final = r"(?:(?:cycle-(?P<cycle>\d{1,9}))?-?(?:member-(?P<member>\d{1,9}))?--)?"
+_TURN: Final = r"(?:cycle-(?P<cycle>\d{1,9}))?-?(?:member-(?P<member>\d{1,9}))?"
+_SERIES: Final = re.compile(rf"(?:{_TURN}\.)?(?P<measure>.*)", re.ASCII | re.DOTALL)
 _FIELDS: Final = {
     "{block:05d}": r"(?P<block>\d{1,9})",
     "{step}": r"(?P<step>\d{1,9})",
@@ -117,7 +131,7 @@ _FIELDS: Final = {
 def _pattern(form: str) -> re.Pattern[str]:
     for place, pattern in _FIELDS.items():
         form = form.replace(place, pattern)
-    return re.compile(_TURN + form, re.ASCII)
+    return re.compile(f"(?:{_TURN}--)?{form}", re.ASCII)
 
 
 _PATTERNS: Final = {kind: _pattern(kind.value) for kind in Kind}

@@ -150,8 +150,7 @@ class PhaseRun:
 
     def metric(self, name: str, step: int, value: float) -> None:
         """Report one point of a series; every turn has its own."""
-        turn = str(self.reporter.turn.name)
-        series = f"{turn}.{name}" if turn else name
+        series = self.reporter.turn.name.series(name)
         self.reporter.send(Metric(phase=self.name, name=series, step=step, value=value))
 
     def reuse(self, stored: StoredCheckpoint) -> dict[str, Any]:

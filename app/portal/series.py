@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from app.db.result import PhaseRecord
 from app.services.jobs.reads import Series
+from espalier.checkpoint_names import TurnName
 
 MOST: Final = 8
 """Lines in one chart."""
 MOST_CYCLES: Final = 12
 """The newest ones, of a job with more; `/metrics` has all."""
-_NAME: Final = re.compile(r"((?P<cycle>cycle-\d+)[-.])?((?P<member>member-\d+)\.)?(?P<measure>.*)", re.DOTALL)
 _TITLES: Final = {
     "loss": ("Loss", "step"),
     "window": ("Relative error of windows, with the mask alone and refitted", "block"),
@@ -62,29 +61,25 @@ class Chart:
 
 def charts(series: Sequence[Series], phases: Sequence[PhaseRecord]) -> list[Chart]:
     """Put what belongs together into one chart each; every cycle has its own, and members of a soup share it."""
-    found: dict[tuple[str, str], list[Line]] = {}
+    found: dict[tuple[int | None, str], list[Line]] = {}
     for line in series:
-        cycle, member, measure = _parts(line.name)
+        turn, measure = TurnName.of_series(line.name)
         kind = _kind_of(measure)
         if line.points and kind:
             points = [(point.step, point.value) for point in line.points]
-            found.setdefault((cycle, kind), []).append(Line(f"{member} {measure}".strip(), points))
-    cycles = sorted({cycle for cycle, _ in found}, key=lambda cycle: int(f"0{cycle[6:]}"))[-MOST_CYCLES:]
+            name = measure if turn.member is None else f"member {turn.member} {measure}"
+            found.setdefault((turn.cycle, kind), []).append(Line(name, points))
+    cycles = sorted({cycle for cycle, _ in found}, key=lambda cycle: cycle or 0)[-MOST_CYCLES:]
     return [*_perplexity(phases), *(_chart(kind, cycle, found) for cycle in cycles for kind in _TITLES
                                     if (cycle, kind) in found)]  # fmt: skip
 
 
-def _chart(kind: str, cycle: str, found: dict[tuple[str, str], list[Line]]) -> Chart:
+def _chart(kind: str, cycle: int | None, found: dict[tuple[int | None, str], list[Line]]) -> Chart:
     title, x_title = _TITLES[kind]
-    name = f"{kind}-{cycle}" if cycle else kind
-    return Chart(name, f"{title}, {cycle.replace('-', ' ')}" if cycle else title, x_title, found[cycle, kind][:MOST])
-
-
-def _parts(name: str) -> tuple[str, str, str]:
-    """Split the name of a series into its cycle, the member of a soup, and what is measured."""
-    parted = _NAME.fullmatch(name)
-    assert parted is not None
-    return parted["cycle"] or "", (parted["member"] or "").replace("-", " "), parted["measure"]
+    lines = found[cycle, kind][:MOST]
+    if cycle is None:
+        return Chart(kind, title, x_title, lines)
+    return Chart(f"{kind}-cycle-{cycle}", f"{title}, cycle {cycle}", x_title, lines)
 
 
 def _kind_of(measure: str) -> str | None:

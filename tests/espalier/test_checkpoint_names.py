@@ -88,3 +88,21 @@ def test_what_no_version_has_written_is_no_name(text: str) -> None:
 def test_a_name_takes_the_numbers_of_its_kind_and_no_others(numbers: dict[str, int]) -> None:
     with pytest.raises(AssertionError, match="takes"):
         CheckpointName(Kind.BLOCK, numbers.get("block"), numbers.get("step"))
+
+
+@pytest.mark.parametrize(
+    ("name", "turn", "measure"),
+    [
+        ("training_loss", TurnName(), "training_loss"),
+        ("self_attn.error_after", TurnName(), "self_attn.error_after"),  # a point alone makes no turn
+        ("cycle-2.mlp.error_after", TurnName(cycle=2), "mlp.error_after"),
+        ("member-3.learning_rate", TurnName(member=3), "learning_rate"),
+        ("cycle-10-member-2.stopped_early", TurnName(10, 2), "stopped_early"),
+        ("cycle-02.loss", TurnName(), "cycle-02.loss"),  # no turn is written so
+        (".loss", TurnName(), ".loss"),
+        ("", TurnName(), ""),
+    ],
+)
+def test_the_name_of_a_series_tells_its_turn(name: str, turn: TurnName, measure: str) -> None:
+    assert TurnName.of_series(name) == (turn, measure)
+    assert turn.series(measure) == name
