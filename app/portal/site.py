@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from os import PathLike, stat_result
+from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from app.errors import NotFound
+from app import VERSION
 from app.portal import navigation, pages, problems
 from app.portal.guard import PortalGuard
 from app.portal.rendering import STATIC, environment
@@ -18,6 +19,14 @@ from app.settings import Settings
 
 FRONT = "/portal/jobs"
 """Where somebody begins."""
+_INDEX: Final = {
+    "service": "espalier",
+    "version": VERSION,
+    "documentation": "/openapi.json",
+    "health": "/healthz",
+    "portal": "/portal",
+}
+"""What somebody is told who asks for the address alone, and is no browser."""
 
 
 class _Static(StaticFiles):
@@ -48,14 +57,18 @@ def mount(app: FastAPI, settings: Settings) -> None:
     app.mount("/portal", site)
 
 
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
+
+
 def _doors() -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
     async def front(request: Request) -> Response:
-        if "text/html" not in request.headers.get("accept", ""):
-            raise NotFound("There is no such path.")
-        return RedirectResponse(FRONT, 303)
+        answer = RedirectResponse(FRONT, 303) if _is_browser(request) else JSONResponse(_INDEX)
+        answer.headers["Vary"] = "Accept"
+        return answer
 
     @router.get("/portal")
     @router.get("/portal/")

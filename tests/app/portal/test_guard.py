@@ -34,10 +34,14 @@ def _sign_in(browser: Browser, key: str, **fields: str) -> str:
     return answer.headers["location"]
 
 
-def test_browsers_are_led_to_the_jobs_and_others_are_told_that_there_is_nothing(browser: Browser) -> None:
+def test_browsers_are_led_to_the_jobs_and_others_are_told_what_is_here(browser: Browser) -> None:
     assert browser.get("/").headers["location"] == JOBS
     assert browser.get("/portal").headers["location"] == JOBS
-    assert browser.client.get("/", headers={"accept": "application/json"}).status_code == 404
+    for accept in ("*/*", "application/json"):
+        answer = browser.client.get("/", headers={"accept": accept})
+        assert (answer.status_code, answer.json()["service"], answer.headers["vary"]) == (200, "espalier", "Accept")
+        for path in (answer.json()["documentation"], answer.json()["health"]):
+            assert browser.client.get(path).status_code == 200
 
 
 def test_every_answer_names_what_a_browser_may_load_and_nothing_may_be_inline(browser: Browser) -> None:
