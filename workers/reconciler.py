@@ -31,6 +31,8 @@ from workers.processes import groups
 from workers.supervisor.publishing import Publisher
 
 SWEEP_SECONDS = 1.0
+STOP_SECONDS = 2.0
+"""For what is under way beside the sweep when the process is told to end: a publication is given back by then."""
 
 log = structlog.get_logger(__name__)
 
@@ -120,20 +122,20 @@ def main() -> None:
     database = Database(settings.database, pool_size=8, statement_seconds=settings.database_statement_seconds)
     lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
     doorbell = Doorbell(make_celery(settings))
-    beside = {
+    works = {
         "webhooks": Dispatcher(database, settings).run,
         "publisher": Publisher(database, open_store(settings), settings, groups=groups.at_start()).run,
         "hooks": Evaluator(database, doorbell, settings).run,
         "registries": RegistrySweep(database, settings).run,
     }
-    for name, work in beside.items():
-        threading.Thread(target=work, args=(stop,), name=name, daemon=True).start()
+    beside = loops.Threads(stop, works).start()
     log.info("reconciler started")
     reconciler = Reconciler(
         database, open_store(settings), doorbell,
         settings=settings, phase_store_max_bytes=settings.phase_store_max_bytes,
     )  # fmt: skip
     reconcile(reconciler, lead, stop)
+    beside.join(STOP_SECONDS)
 
 
 if __name__ == "__main__":

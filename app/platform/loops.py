@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 import structlog
@@ -41,6 +42,30 @@ def run(
             again, broken = False, broken + 1
         if not again:
             (pause or stop.wait)(min(idle_seconds * 2 ** min(broken, 10), max(longest_seconds, idle_seconds)))
+
+
+class Threads:
+    """Loops that run side by side, each in a thread of its name, until one event stops them all.
+
+    A process that ends does not wait for them, unless it joins them.
+    """
+
+    def __init__(self, stop: threading.Event, works: Mapping[str, Callable[[threading.Event], object]]) -> None:
+        self._threads = [
+            threading.Thread(target=work, args=(stop,), name=name, daemon=True) for name, work in works.items()
+        ]
+
+    def start(self) -> Threads:
+        """Let all of them begin."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until all of them have ended, or so long, together."""
+        until = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if until is None else max(until - time.monotonic(), 0.0))
 
 
 def each(name: str, items: Iterable[_T], work: Callable[[_T], object], *, spoiled: Callable[[_T], object]) -> None:

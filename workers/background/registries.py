@@ -41,9 +41,8 @@ class RegistrySweep:
         """Look until told to stop; not at all where there is no registry or no interval."""
         if not self._polled or not self._settings.registry_sweep_seconds:
             return
-        for number in range(1, THREADS):
-            threading.Thread(target=self._run, args=(stop,), name=f"registry {number}", daemon=True).start()
-        self._run(stop)
+        names = [f"registry {number}" for number in range(1, THREADS + 1)]
+        loops.Threads(stop, dict.fromkeys(names, self._run)).start().join()
 
     def _run(self, stop: threading.Event) -> None:
         loops.run("registries", stop, lambda: self.look_once() is not None, idle_seconds=IDLE_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -64,14 +65,14 @@ class Keeper:
         self._settling = False
         self._asked: Reason | None = None
         self._child: Child | None = None
-        rounds = ((self._beat, min(LOOK_SECONDS, lease_seconds / 4)), (self._watch, WATCH_SECONDS))
-        self._threads = [
-            threading.Thread(target=self._go_round, args=(work, seconds), daemon=True) for work, seconds in rounds
-        ]
+        works = {
+            "lease": partial(self._go_round, self._beat, min(LOOK_SECONDS, lease_seconds / 4)),
+            "lease watch": partial(self._go_round, self._watch, WATCH_SECONDS),
+        }
+        self._threads = loops.Threads(self._stop, works)
 
     def __enter__(self) -> Keeper:
-        for thread in self._threads:
-            thread.start()
+        self._threads.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,18 +108,18 @@ class Keeper:
         if self._child is not None:
             self._child.kill()
 
-    def _go_round(self, work: Callable[[threading.Event], None], seconds: float) -> None:
+    def _go_round(self, work: Callable[[threading.Event], None], seconds: float, stop: threading.Event) -> None:
         """Work every so many seconds until the work says that it is over, or the attempt is."""
         over = threading.Event()
 
         def work_once() -> None:
-            if self._stop.is_set():
+            if stop.is_set():
                 over.set()
             else:
                 work(over)
 
-        self._stop.wait(seconds)
-        loops.run("lease", over, work_once, idle_seconds=seconds, longest_seconds=seconds, pause=self._stop.wait)
+        stop.wait(seconds)
+        loops.run("lease", over, work_once, idle_seconds=seconds, longest_seconds=seconds, pause=stop.wait)
 
     def _beat(self, over: threading.Event) -> None:
         sent = time.monotonic()

@@ -142,13 +142,8 @@ class Publisher:
 
     def run(self, stop: threading.Event) -> None:
         """Publish until told to stop."""
-        threads = [
-            threading.Thread(target=self._run, args=(stop,), name=f"publisher {number}", daemon=True)
-            for number in range(1, self._settings.publishers)
-        ]
-        for thread in threads:
-            thread.start()
-        self._run(stop)
+        names = [f"publisher {number}" for number in range(1, self._settings.publishers + 1)]
+        loops.Threads(stop, dict.fromkeys(names, self._run)).start().join()
 
     def _run(self, stop: threading.Event) -> None:
         loops.run("publications", stop, lambda: self.work_once(stop.is_set), idle_seconds=IDLE_SECONDS)

@@ -77,9 +77,8 @@ class _Pool:
 
 
 def _keeper() -> None:
-    made = object.__new__(Keeper)
-    made._stop = Now()
-    made._go_round(breaking(made._stop.set), 0.001)
+    made, stop = object.__new__(Keeper), Now()
+    made._go_round(breaking(stop.set), 0.001, stop)
 
 
 def _slot() -> None:
@@ -171,6 +170,39 @@ def test_a_loop_that_breaks_again_and_again_waits_longer() -> None:
     work = breaking(stop.set)
     loops.run("test", stop, work, idle_seconds=0.5, pause=waits.append)
     assert waits[:5] == [1, 2, 4, 5, 5]
+
+
+def test_threads_run_side_by_side_until_one_event_stops_them_all() -> None:
+    stop, begun = threading.Event(), threading.Barrier(3, timeout=10)
+    names: list[str] = []
+
+    def work(stop: threading.Event) -> None:
+        names.append(threading.current_thread().name)
+        begun.wait()
+        stop.wait(10)
+
+    threads = loops.Threads(stop, {"one": work, "two": work}).start()
+    begun.wait()
+    threads.join(0.01)
+    assert threading.active_count() > 2
+    stop.set()
+    threads.join()
+    assert sorted(names) == ["one", "two"]
+
+
+THREADS_OF_THEIR_OWN = {
+    "app/db/commits.py": "each ends for itself, when nothing waits any more",
+    "app/platform/loops.py": "the helper",
+    "app/queue.py": "one, which a bell that is none ends",
+    "workers/main.py": "the slot, which ends when it is drained",
+    "workers/processes/process.py": "pipes, which end with the child",
+}
+
+
+def test_threads_are_started_by_the_one_helper() -> None:
+    """A list that may only become shorter."""
+    starting = {str(path.relative_to(ROOT)) for path in SOURCES if "threading.Thread(" in path.read_text()}
+    assert starting == set(THREADS_OF_THEIR_OWN)
 
 
 def _overflows(_session: Session, _now: datetime) -> None:
