@@ -41,6 +41,11 @@ class Phi3(LlamaLike):
     def _long_or_plain(self) -> Phi3:
         if self.rope.kind not in ("default", "longrope"):
             raise PydanticCustomError("bad_config", "a stock phi3 knows ropes of type longrope alone")
+        pairs = int(self.head_size * self.turned) // 2
+        # It holds them to their length whatever the type, and reads them for longrope alone.
+        if any(each is not None and len(each) != pairs for each in (self.rope.short_factor, self.rope.long_factor)):
+            why = "short_factor and long_factor need one entry for every pair turned, {pairs}"
+            raise PydanticCustomError("bad_config", why, {"pairs": pairs})
         return self
 
     def maps(self, block: int) -> Maps:

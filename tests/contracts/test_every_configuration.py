@@ -39,6 +39,9 @@ def test_a_tiny_model_of_every_family_is_right_to_begin_with(family: str, tmp_pa
         ("gemma2", {"layer_types": ["sliding_attention"] * 2, "sliding_window": None}, False),
         ("gemma2", {"sliding_window": None}, False),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, True),
+        ("phi3", {"rope_scaling": {"rope_type": "default", "short_factor": [1.0], "long_factor": [1.0]}}, False),
+        ("phi3", {"rope_parameters": {"rope_type": "default", "long_factor": [1.0] * 4}}, False),
+        ("phi3", {"rope_scaling": {"rope_type": "default", "short_factor": [1.0] * 2}}, True),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_run_together_are_refused(
