@@ -10,12 +10,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from app import VERSION
 from app.portal import navigation, pages, problems
 from app.portal.guard import PortalGuard
 from app.portal.rendering import STATIC, environment
 from app.services.tenancy.oidc import Provider
 from app.settings import Settings
+from espalier.version import VERSION
 
 FRONT = "/portal/jobs"
 """Where somebody begins."""
