@@ -17,9 +17,9 @@ from espalier.model_files import content_sha256
 from espalier.packing.summary import summary
 from espalier.packing.unpacking import unpack_folder
 from espalier.recipe.base import fingerprint
-from espalier.recipe.dataset import BuiltinDataset, LocalDataset
 from espalier.recipe.reading import RecipeError, read_recipe
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.dataset import BuiltinDataset, LocalDataset
 from espalier.scratch import scratch
 
 OUTPUT = "espalier-output"

@@ -8,7 +8,7 @@ from typing import Any
 from espalier.checkpoint_names import TurnName
 from espalier.messages import Spread
 from espalier.prune import calibrating, pruning
-from espalier.recipe.recovery import Cycles
+from espalier.recipe.steps.recovery import Cycles
 from espalier.reconstruct import reconstructing
 from espalier.reporter import Turn
 from espalier.retrain import retraining, soup

@@ -27,7 +27,7 @@ from espalier.messages import (
 from espalier.model import numerics
 from espalier.model.safetensors_writer import sha256_of
 from espalier.recipe.phases import Phase
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.results import Results
 
 PROGRESS_SECONDS = 0.4

@@ -14,9 +14,10 @@ from espalier.model.lm_eval_tasks import Tasks
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights, output_cast
 from espalier.recipe.base import fingerprint
-from espalier.recipe.dataset import Dataset
-from espalier.recipe.prune import PruneStep
-from espalier.recipe.steps import Calibration, Perplexity, Retrain
+from espalier.recipe.steps.dataset import Calibration, Dataset
+from espalier.recipe.steps.evaluate import Perplexity
+from espalier.recipe.steps.prune import PruneStep
+from espalier.recipe.steps.retrain import Retrain
 from espalier.reporter import Listener, Reporter, Turn
 from espalier.results import Results
 from espalier.text.corpus import CROPPED_FROM, Corpus, Text

@@ -33,9 +33,10 @@ from espalier.messages import (
     PhaseStarted,
     Progress,
 )
-from espalier.recipe import pointers, presets
+from espalier.recipe import presets
 from espalier.recipe.hashes import work_hash
-from espalier.recipe.mistakes import said
+from espalier.recipe.refusals import pointers
+from espalier.recipe.refusals.mistakes import said
 from espalier.recipe.spec import ENGINE_VERSION
 from workers.lease.retries import as_sent, from_exit, silent
 from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved

@@ -20,8 +20,8 @@ from starlette.types import Scope
 
 from app.errors import AppError, InvalidRequest, NotFound, NotReady
 from espalier.errors import Problem
-from espalier.recipe import pointers
-from espalier.recipe.mistakes import said
+from espalier.recipe.refusals import pointers
+from espalier.recipe.refusals.mistakes import said
 
 MAX_ITEMS = 100
 

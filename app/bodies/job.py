@@ -8,8 +8,8 @@ from pydantic import Field
 
 from app.integrations.systems import Source
 from espalier.recipe.base import Spec
+from espalier.recipe.refusals.unbuilt import Unbuilt, UnbuiltFlag, later
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.unbuilt import Unbuilt, UnbuiltFlag, later
 
 
 class Limits(Spec):

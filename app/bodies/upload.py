@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from espalier.model_files import belongs_to_model, small_bytes
 from espalier.recipe.base import Spec
-from espalier.recipe.dataset import DATA_SET
+from espalier.recipe.steps.dataset import DATA_SET
 
 MAX_FILE_BYTES = 5 * 2**40
 MAX_UPLOAD_BYTES = 16 * 2**40

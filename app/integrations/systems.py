@@ -12,7 +12,7 @@ from app.integrations.shared.sources import ModelSource, TextSource
 from app.integrations.shared.targets import ResultTarget
 from espalier.discovery import discover
 from espalier.recipe.base import canonical
-from espalier.recipe.unbuilt import is_text, refusing_if
+from espalier.recipe.refusals.unbuilt import is_text, refusing_if
 
 SOURCES: Final = discover("app.integrations", ModelSource, tag="kind", nested=True)  # type: ignore[type-abstract]
 TEXTS: Final = discover("app.integrations", TextSource, tag="kind", nested=True)  # type: ignore[type-abstract]

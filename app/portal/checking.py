@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.errors import InvalidRequest
 from espalier.errors import Problem
-from espalier.recipe import pointers
+from espalier.recipe.refusals import pointers
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from app.errors import AppError, InvalidRequest, NotFound, NotReady
 from app.portal.rendering import render
 from espalier.errors import Problem
-from espalier.recipe import pointers
+from espalier.recipe.refusals import pointers
 
 log = structlog.get_logger(__name__)
 

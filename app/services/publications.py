@@ -21,7 +21,7 @@ from app.platform import actor as actors
 from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
-from espalier.recipe.publish import PublishTarget
+from espalier.recipe.steps.publish import PublishTarget
 
 LEASE = timedelta(minutes=5)
 """A publication whose publisher died is done again after this."""

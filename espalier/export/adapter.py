@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from espalier.model.numerics import generator
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.session import Session
 from espalier.training.lora import LORA_A, LORA_B, Lora
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from huggingface_hub import EvalResult, ModelCardData
 
 from espalier.export.outputs import OUTPUT_TAG, front_matter
-from espalier.recipe.dataset import KNOWN, Dataset, HuggingFaceDataset, dataset_name
+from espalier.recipe.steps.dataset import KNOWN, Dataset, HuggingFaceDataset, dataset_name
 from espalier.session import Session
 
 _WORD: Final = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}")

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePath
 from typing import Any, Final
 
-from espalier.recipe.dataset import LocalDataset
+from espalier.recipe.steps.dataset import LocalDataset
 from espalier.session import Session
 
 WHERE_TO: Final = {"output": {"publish"}}

@@ -12,7 +12,7 @@ from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import PhaseCompleted
 from espalier.model import masks
 from espalier.model.weights import source_files
-from espalier.recipe.steps import Gate
+from espalier.recipe.steps.evaluate import Gate
 from espalier.session import Session
 
 _PACKED = (

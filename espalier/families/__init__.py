@@ -7,8 +7,9 @@ of it can go as a whole, and what sets it apart. Nothing else of the house names
 from __future__ import annotations
 
 from espalier.discovery import discover
-from espalier.families.shared.family import Family, Map, Maps, PartKind, Shapes
+from espalier.families.shared.family import Family, Map, Maps, Shapes
 from espalier.families.shared.mixture import STACKED
+from espalier.methods.structured import PartKind
 
 FAMILIES: dict[str, type[Family]] = discover("espalier.families", Family, tag="model_type")  # type: ignore[type-abstract]
 """The model types that are accepted."""

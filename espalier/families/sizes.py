@@ -7,8 +7,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from espalier.families.shared.family import PartKind
-from espalier.recipe.structure import DepthFields, StructureStep
+from espalier.methods.structured import PartKind
+from espalier.recipe.steps.structure import DepthFields, StructureStep
 
 PLURAL: Final[dict[PartKind, str]] = {
     "depth": "blocks",

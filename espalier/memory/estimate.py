@@ -14,7 +14,7 @@ from espalier.memory.text import tokenising_bytes
 from espalier.memory.windows import SNAPSHOT_BYTES, STREAMS, FitBatch, window_bytes, windows_of
 from espalier.recipe.phases import PHASES
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.steps import BlockWindow, Reconstruct
+from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 
 Device = Literal["cpu", "cuda"]
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from espalier.memory.constants import FLOAT_BYTES, OPTIMIZED_BYTES
 from espalier.memory.shapes import ModelShape
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 
 TRAINED_BYTES: Final = OPTIMIZED_BYTES + FLOAT_BYTES
 """Of a number that moves: what AdamW holds of it, and its best value so far. Beside a GPU the best lies on the host,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from espalier.memory.constants import FLOAT_BYTES, OPTIMIZED_BYTES
 from espalier.memory.shapes import BlockShape, MapShape
-
-WindowKind = Literal["block", "submodule", "matrix"]
+from espalier.recipe.steps.reconstruct import WindowKind
 
 SNAPSHOT_BYTES: Final = 3 * FLOAT_BYTES
 """Of a number that moves, on the host: as it began, the best so far, and as it stands."""

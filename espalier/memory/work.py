@@ -7,8 +7,8 @@ from typing import Final
 from espalier.memory.pruning import ERROR_TOKENS
 from espalier.memory.shapes import ModelShape
 from espalier.recipe.phases import PHASES
-from espalier.recipe.prune import PruneStep
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.prune import PruneStep
 
 ASSUMED_WINDOWS: Final = 200
 """Where a measurement takes all windows of its text."""

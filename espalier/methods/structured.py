@@ -16,6 +16,10 @@ from espalier.methods.lazy_torch import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+UnitKind = Literal["neurons", "kv_groups"]
+"""Units of a block's halves: of the feed-forward net, of attention."""
+PartKind = Literal["depth", UnitKind, "experts"]
+"""What can go as a whole: blocks of the model, or units that every block has equally many of."""
 WidthUpdate = Literal["none", "bias_mean", "least_squares"]
 """How what stays makes up for what goes: not at all, by its mean as a bias, by refitted columns."""
 

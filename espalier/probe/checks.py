@@ -9,10 +9,12 @@ from espalier.errors import Problem
 from espalier.families.sizes import PLURAL, Part
 from espalier.probe.facts import ModelFacts
 from espalier.probe.matching import Chosen, Matcher
-from espalier.recipe.objective import Target
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.steps import BlockWindow, Reconstruct, Retrain, Targets
-from espalier.recipe.structure import DepthFields, ExpertStep, WidthFields, WidthStep
+from espalier.recipe.steps.objective import Target
+from espalier.recipe.steps.prune import Targets
+from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
+from espalier.recipe.steps.retrain import Retrain
+from espalier.recipe.steps.structure import DepthFields, ExpertStep, WidthFields, WidthStep
 from espalier.search.split import Cut, Split
 
 

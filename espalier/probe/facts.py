@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,8 +24,8 @@ from espalier.probe.parts import sizes_of
 from espalier.probe.strays import CONVERT
 from espalier.probe.tensors import Expected, match, refuse_many
 from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
+from espalier.recipe.steps.output import Dtype
 
-Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, Dtype] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 UNSAFE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"})
 MAX_FILES = 10_000

@@ -9,7 +9,7 @@ from espalier.errors import Problem
 from espalier.methods.base import MatrixFacts
 from espalier.probe.facts import Matrix, ModelFacts
 from espalier.recipe.expressions import BadPattern, Budget, OutOfTime, Selection
-from espalier.recipe.steps import Targets
+from espalier.recipe.steps.prune import Targets
 
 _CHECK_EVERY = 8
 """Names: patterns that are legal take up to some 10 ms on one."""

@@ -18,7 +18,7 @@ from espalier.model.numerics import generator
 from espalier.prune.inputs import Inputs, stored_for, warn_of_absent
 from espalier.prune.selection import score
 from espalier.prune.targets import selected
-from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps.prune import PruneStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.capture import capturing

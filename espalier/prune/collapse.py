@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from espalier.errors import CollapsedError
-from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
 
 RATIO = 100.0

@@ -28,7 +28,7 @@ from espalier.methods.statistic import (
 )
 from espalier.model.layout import Block, Matrix
 from espalier.prune.targets import selected
-from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps.prune import PruneStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.capture import Capture, capturing

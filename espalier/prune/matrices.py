@@ -17,7 +17,7 @@ from espalier.model.numerics import generator, require_finite
 from espalier.prune.calibrating import Plan, below_pruned
 from espalier.prune.guarded import guarded
 from espalier.prune.selection import score
-from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
 from espalier.stream.statistics import OutputErrors
 

@@ -20,7 +20,7 @@ from espalier.prune.calibrating import Plan
 from espalier.prune.inputs import Reading, warn_of_absent
 from espalier.prune.matrices import prune_matrix, row_of
 from espalier.prune.targets import selected
-from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps.prune import PruneStep
 from espalier.reporter import PhaseRun
 from espalier.resume import finish_block, taken_over
 from espalier.session import Session

@@ -8,7 +8,7 @@ from espalier.errors import TargetsError
 from espalier.methods.base import MatrixFacts
 from espalier.model.layout import Block, Layout, Matrix
 from espalier.recipe.expressions import BadPattern, selection
-from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
 from espalier.training.lora import require_rank
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic_core import PydanticCustomError
 
-from espalier.recipe.mistakes import meant
+from espalier.recipe.refusals.mistakes import meant
 
 SHARED_PRUNE_FIELDS: Final = ("sparsity", "pattern", "budget", "optimizer", "update", "targets")
 """What a step keeps when another criterion is asked for; the rest are parameters of the criterion."""

@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 import yaml
 from pydantic import ValidationError
 
-from espalier.recipe import pointers, presets
-from espalier.recipe.mistakes import said
+from espalier.recipe import presets
+from espalier.recipe.refusals import pointers
+from espalier.recipe.refusals.mistakes import said
 from espalier.recipe.spec import CompressionSpec
 
 MAX_BYTES: Final = 256 * 1024

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
-from espalier.recipe.prune import PruneStep
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.steps import Evaluate
+from espalier.recipe.steps.evaluate import Evaluate
+from espalier.recipe.steps.output import Dtype
+from espalier.recipe.steps.prune import PruneStep
 
 LONGEST_DEFAULT_TOKENS = 2048
 
@@ -19,7 +20,7 @@ class Defaults(Protocol):
         """Longest sequence the model reads."""
 
     @property
-    def dtype(self) -> Literal["float32", "float16", "bfloat16"]:
+    def dtype(self) -> Dtype:
         """Type of the source's weights."""
 
 

@@ -10,22 +10,16 @@ from pydantic_core import PydanticCustomError
 
 from espalier.recipe import presets
 from espalier.recipe.base import Spec
-from espalier.recipe.dataset import Dataset
-from espalier.recipe.members import some_are_equal
-from espalier.recipe.objective import AnyObjective, Objective
-from espalier.recipe.prune import Prune, PruneFields, PruneStep
-from espalier.recipe.recovery import Cycles, Soup
-from espalier.recipe.steps import (
-    SCHEDULES,
-    Calibration,
-    Evaluate,
-    Gate,
-    Output,
-    Reconstruct,
-    Retrain,
-)
-from espalier.recipe.structure import DepthFields, StructureStep
-from espalier.recipe.unbuilt import Unbuilt, is_true, later, not_available, refusing_if
+from espalier.recipe.refusals.unbuilt import Unbuilt, is_true, later, not_available, refusing_if
+from espalier.recipe.steps.dataset import Calibration, Dataset
+from espalier.recipe.steps.evaluate import Evaluate, Gate
+from espalier.recipe.steps.objective import AnyObjective, Objective
+from espalier.recipe.steps.output import Output
+from espalier.recipe.steps.prune import Prune, PruneFields, PruneStep
+from espalier.recipe.steps.reconstruct import Reconstruct
+from espalier.recipe.steps.recovery import Cycles, Soup, some_are_equal
+from espalier.recipe.steps.retrain import SCHEDULES, Retrain
+from espalier.recipe.steps.structure import DepthFields, StructureStep
 
 SCHEMA_VERSION = 1
 ENGINE_VERSION = "5"

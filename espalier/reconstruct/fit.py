@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch.nn import functional
 
 from espalier.model.halves import Run
 from espalier.model.numerics import generator
+from espalier.recipe.steps.reconstruct import FitLoss
 from espalier.training import rates
 from espalier.training.trainables import Trainable, restore, snapshot
 
@@ -25,8 +25,6 @@ FLOOR = 0.01
 
 PATIENCE = 2
 """Passes over the windows without a better held-out error after which a fit ends."""
-Loss = Literal["mse", "cosine"]
-"""mse: squared error relative to the target's power. cosine: one minus the cosine, per token. Both are 0 at best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,7 @@ class FitPlan:
     learning_rate: float | None
     """The same for every tensor; None searches the grid."""
     seed: int
-    loss: Loss = "mse"
+    loss: FitLoss = "mse"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from espalier.evaluate.scoring import score_weights
 from espalier.model.layout import Block
 from espalier.prune.calibrating import Plan
 from espalier.prune.pruning import Pruned
-from espalier.recipe.steps import Reconstruct
+from espalier.recipe.steps.reconstruct import Reconstruct
 from espalier.reconstruct import window
 from espalier.reconstruct.dense_side import DenseSide
 from espalier.reconstruct.interleave import Interleaved

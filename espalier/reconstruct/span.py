@@ -11,7 +11,7 @@ from torch import nn
 from espalier.model import masks
 from espalier.model.layout import Block
 from espalier.model.numerics import derived_seed
-from espalier.recipe.steps import BlockWindow, Reconstruct
+from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.reconstruct.adapters import Rank, adapted
 from espalier.reconstruct.dense_side import DenseSide
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit

@@ -14,7 +14,7 @@ from espalier.model import numerics
 from espalier.model.halves import find_halves
 from espalier.model.layout import Block, Matrix
 from espalier.prune.targets import selected
-from espalier.recipe.steps import BlockWindow, Reconstruct
+from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.hidden_states import HiddenStates

@@ -18,7 +18,7 @@ from espalier.errors import UnsupportedArchitectureError
 from espalier.model.halves import Half, Halves, Run, find_halves
 from espalier.model.layout import Block
 from espalier.model.numerics import autocast
-from espalier.recipe.steps import Mode
+from espalier.recipe.steps.reconstruct import Mode
 from espalier.stream.hidden_states import HiddenStates
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from espalier.errors import TargetsError
 from espalier.model.numerics import generator
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.session import Session
 from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, require_rank
 from espalier.training.trainables import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from espalier.model.weights import Weights
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.session import Session
 from espalier.training import rates
 

@@ -18,7 +18,7 @@ from espalier.errors import NumericalError
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
 from espalier.model.numerics import autocast, derived_seed, way_out
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.reporter import PhaseRun
 from espalier.retrain import merging, rate_search
 from espalier.retrain.equip import equip

@@ -14,7 +14,7 @@ from espalier.checkpoint_names import RATE_SEARCH
 from espalier.model import masks
 from espalier.model.layout import Block
 from espalier.model.weights import Weights
-from espalier.recipe.members import vary
+from espalier.recipe.steps.recovery import vary
 from espalier.resume import finish_block, taken_over
 from espalier.retrain import rate_search, retraining
 from espalier.retrain.averaging import Blend, Masks, greedy, require_equal

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from espalier.errors import NoRoomError
 from espalier.memory import training
 from espalier.model.numerics import autocast, free_bytes
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.session import Session
 from espalier.training.losses import Distillation, Loss, language_loss
 

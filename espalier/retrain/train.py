@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from espalier.model.numerics import generator
-from espalier.recipe.steps import Schedule
+from espalier.recipe.steps.retrain import Schedule
 from espalier.training import rates as schedules
 from espalier.training.losses import Loss, language_loss
 from espalier.training.trainables import Trainable, restore, snapshot

@@ -8,7 +8,7 @@ import torch
 
 from espalier.errors import DatasetError
 from espalier.model.numerics import generator
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.session import Session
 from espalier.text.overlap import overlapping
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from espalier.errors import NothingKeptError
 from espalier.families.sizes import Sizes
-from espalier.recipe.objective import Objective, Target
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.objective import Objective, Target
 from espalier.search.quality import QualitySearch
 from espalier.search.size import SizeSearch
 from espalier.search.trials import Outcome, Search, Trial, Winner

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from espalier.errors import NothingKeptError
-from espalier.recipe.objective import Objective
-from espalier.recipe.prune import PruneStep
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.objective import Objective
+from espalier.recipe.steps.prune import PruneStep
 from espalier.search.trials import Outcome, Trial, Winner, increase, without_search
 
 

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from espalier.errors import NothingKeptError
 from espalier.families.sizes import Sizes
-from espalier.recipe.objective import Target, Unit
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.objective import Target, Unit
 from espalier.search.split import Cut, Split, Tried
 from espalier.search.trials import Outcome, Trial, Winner, increase, without_search
 

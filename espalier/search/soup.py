@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.members import vary
+from espalier.recipe.steps.recovery import vary
 
 
 def member_specs(spec: CompressionSpec, factor: float | None = None) -> list[CompressionSpec]:

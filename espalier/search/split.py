@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Final
 
 from espalier.families.sizes import Sizes
-from espalier.recipe.objective import Target
-from espalier.recipe.structure import DepthFields, ExpertStep, StructureStep, WidthStep
+from espalier.recipe.steps.objective import Target
+from espalier.recipe.steps.structure import DepthFields, ExpertStep, StructureStep, WidthStep
 
 LEVELS: Final = 1000
 TIGHTER: Final = 25

@@ -14,7 +14,7 @@ from espalier.errors import TargetsError
 from espalier.evaluate.perplexity import perplexity
 from espalier.methods.structured import Passage
 from espalier.model.layout import Block, Matrix
-from espalier.recipe.structure import DepthStep
+from espalier.recipe.steps.structure import DepthStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.hidden_states import Batch, HiddenStates

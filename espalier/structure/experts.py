@@ -7,7 +7,7 @@ import torch
 from espalier.errors import TargetsError, UnsupportedArchitectureError
 from espalier.methods.structured import Routing
 from espalier.model.layout import Block
-from espalier.recipe.structure import ExpertStep
+from espalier.recipe.steps.structure import ExpertStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.hidden_states import HiddenStates

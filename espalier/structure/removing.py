@@ -15,7 +15,7 @@ from espalier.families import Family, PartKind
 from espalier.families.sizes import PLURAL
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
-from espalier.recipe.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
+from espalier.recipe.steps.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.structure import depth, experts

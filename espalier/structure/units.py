@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
 from espalier.families import Family
+from espalier.methods.structured import UnitKind
 from espalier.model.halves import Run
 from espalier.model.layout import Block, Matrix, is_linear
-
-Part = Literal["neurons", "kv_groups"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Rows:
 class Units:
     """Equal units of one block."""
 
-    part: Part
+    part: UnitKind
     count: int
     producers: tuple[Rows, ...]
     consumer: Matrix
@@ -62,7 +60,7 @@ def spans(units: torch.Tensor, size: int) -> torch.Tensor:
     return (units[:, None] * size + torch.arange(size)).flatten()
 
 
-def find_units(part: Part, block: Block, module: nn.Module, run: Run, probe: torch.Tensor, family: Family) -> Units:
+def find_units(part: UnitKind, block: Block, module: nn.Module, run: Run, probe: torch.Tensor, family: Family) -> Units:
     """Find the units of one block; UnsupportedArchitectureError where it is not built as its family declares."""
     calls = _calls(block, module, run, probe)
     width = probe.shape[-1]

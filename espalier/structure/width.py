@@ -14,7 +14,7 @@ from espalier.errors import TargetsError
 from espalier.methods.structured import Moments, UnitEvidence, WidthUpdate
 from espalier.methods.surgery import refit
 from espalier.model.layout import Block, Matrix
-from espalier.recipe.structure import WidthStep
+from espalier.recipe.steps.structure import WidthStep
 from espalier.reporter import PhaseRun
 from espalier.session import Session
 from espalier.stream.hidden_states import HiddenStates

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from espalier.model.layout import find_stack
 from espalier.model.streamed import unwrap
+from espalier.recipe.steps.retrain import Distilled
 
 Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """(model, tokens (B, T)) -> a number."""
@@ -59,7 +59,7 @@ class Distillation:
 
     def __init__(
         self,
-        kind: Literal["kl", "squarehead"],
+        kind: Distilled,
         teacher: nn.Module,
         *,
         autocast: AbstractContextManager[None] | None = None,

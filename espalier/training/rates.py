@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from espalier.recipe.steps import Schedule
+from espalier.recipe.steps.retrain import Schedule
 
 WARM_UP = 0.1
 """Share of the steps that warm up, as in the papers."""

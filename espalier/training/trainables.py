@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-Kind = Literal[
-    "weights", "norms", "biases", "head", "embeddings", "mask_lora", "scale_lora", "lora_prune", "lora", "spp"
-]
+from espalier.recipe.steps.retrain import Trained
+
+Kind = Literal["weights", Trained]
 """What a trainable is; the words of the spec."""
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 
 from espalier.methods.base import Axes, Method
-from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS, PruneStep
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS, PruneStep
 
 Choice = dict[str, Any]
 Cell = dict[str, Choice | None]

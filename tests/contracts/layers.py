@@ -10,7 +10,7 @@ import torch
 from espalier.methods.base import LayerProblem, MaskProblem, Pattern
 from espalier.methods.statistic import Declared, Statistic, Statistics, readers_among
 from espalier.model.numerics import generator
-from espalier.recipe.prune import PATTERNS
+from espalier.recipe.steps.prune import PATTERNS
 from espalier.stream.statistics import InputAccumulator
 from tests.contracts.cells import variants
 

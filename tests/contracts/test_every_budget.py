@@ -8,7 +8,7 @@ import torch
 from espalier.methods.allocation import mean
 from espalier.methods.base import Budget, MatrixFacts
 from espalier.model.numerics import generator
-from espalier.recipe.prune import BUDGETS
+from espalier.recipe.steps.prune import BUDGETS
 from tests.contracts.cells import variants
 from tests.contracts.layers import Recorded, frozen, statistics, untouched
 

@@ -13,7 +13,7 @@ import torch
 from espalier.methods.allocation import fitted, mean
 from espalier.methods.base import LayerProblem, MaskProblem, MatrixFacts, Pattern
 from espalier.model.numerics import generator
-from espalier.recipe.prune import PruneStep
+from espalier.recipe.steps.prune import PruneStep
 from tests.contracts.cells import AXES, USUAL, Choice, Refused, axes_of, cells, name_of, refused_pairs, step_of
 from tests.contracts.layers import statistics
 from tests.contracts.refusals import REFUSALS, must_refuse, rows_for

@@ -12,7 +12,7 @@ from espalier.methods.base import Criterion
 from espalier.methods.statistic import Statistics, readers_among
 from espalier.model.numerics import generator
 from espalier.prune.selection import score
-from espalier.recipe.prune import CRITERIA
+from espalier.recipe.steps.prune import CRITERIA
 from tests.contracts.cells import variants
 from tests.contracts.layers import OUTPUTS, Recorded, frozen, problem, tensors_of, untouched
 

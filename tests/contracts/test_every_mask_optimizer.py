@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from espalier.methods.base import Axes, MaskOptimizer, Pattern
-from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS
+from espalier.recipe.steps.prune import BUDGETS, CRITERIA, OPTIMIZERS
 from tests.contracts.cells import variants
 from tests.contracts.layers import (
     EVERY_PATTERN,

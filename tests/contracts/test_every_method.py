@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from espalier.methods.base import Method
-from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
+from espalier.recipe.steps.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from espalier.recipe.steps.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 from tests.contracts.cells import USUAL, prune_of, variants
 
 STRUCTURED: dict[str, dict[str, type[Method]]] = {

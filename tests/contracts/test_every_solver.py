@@ -11,7 +11,7 @@ import torch
 from espalier.errors import NumericalError
 from espalier.methods.base import Axes, Pattern, Solver
 from espalier.prune.guarded import guarded
-from espalier.recipe.prune import BUDGETS, CRITERIA, SOLVERS
+from espalier.recipe.steps.prune import BUDGETS, CRITERIA, SOLVERS
 from espalier.stream.statistics import OutputErrors
 from tests.contracts.cells import variants
 from tests.contracts.layers import (

@@ -18,7 +18,7 @@ from espalier.methods.structured import (
     UnitEvidence,
 )
 from espalier.model.numerics import generator
-from espalier.recipe.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
+from espalier.recipe.steps.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 from tests.contracts.layers import frozen, untouched
 
 BLOCKS, UNITS, EXPERTS = 6, 8, 6

@@ -11,7 +11,7 @@ import torch
 
 from espalier.messages import Checkpoint, Message, Metric
 from espalier.model.weights import Weights
-from espalier.recipe.recovery import Cycles
+from espalier.recipe.steps.recovery import Cycles
 from espalier.retrain.averaging import mean
 from tests.fixtures.library.jobs import KilledError, local_job, write_texts
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery

@@ -14,7 +14,7 @@ from fastapi.openapi.models import OpenAPI
 
 from app.main import create_app
 from app.settings import Settings
-from espalier.recipe.prune import PATTERNS, STEPS
+from espalier.recipe.steps.prune import PATTERNS, STEPS
 
 GOLDEN = Path(__file__).with_name("openapi.json")
 METHODS = {model.__name__ for model in (*STEPS.values(), *PATTERNS.values())}

@@ -23,7 +23,6 @@ TOO_WIDE: Final = {
     "espalier": 18,
     "espalier/model": 13,
     "espalier/probe": 14,
-    "espalier/recipe": 20,
 }
 """Folders that are too wide, and how wide they may be for now."""
 

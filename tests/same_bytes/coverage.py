@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from espalier.recipe.unbuilt import MARK
+from espalier.recipe.refusals.unbuilt import MARK
 
 EXEMPT: Final = {
     r"/dataset/(config|revision|upload_id|kind=(huggingface|upload))$": "text from elsewhere",

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, NamedTuple
 from app.errors import StorageError
 from espalier.errors import ErrorClass
 from espalier.messages import ErrorInfo
-from espalier.recipe import pointers
 from espalier.recipe.phases import Phase
+from espalier.recipe.refusals import pointers
 
 MACHINE_LOST: Final = "machine_lost"
 """What a `worker_lost` from outside is charged as: a machine that went is not the job's own crash."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
 from app.settings import Settings
+from espalier.memory import Device
 from workers.processes import groups
 
 
-def device_of(settings: Settings) -> Literal["cpu", "cuda"]:
+def device_of(settings: Settings) -> Device:
     """Return the device that children will compute on: `auto` is a GPU where its driver is loaded."""
     if settings.device != "auto":
         return settings.device

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.integrations.shared.sources import Access, TextSource, Use
 from espalier.documents.gather import PlainText
-from espalier.recipe.dataset import BuiltinDataset
+from espalier.recipe.steps.dataset import BuiltinDataset
 
 
 class BuiltinText(BuiltinDataset, TextSource):

@@ -16,7 +16,7 @@ from app.integrations.shared.sources import Access, SourceUnreachable, TextSourc
 from espalier.documents.gather import MAX_TEXT_BYTES, READING, PlainText, gather
 from espalier.documents.text_files import READABLE, is_readable
 from espalier.errors import DatasetRefused, SourceGated, SourceNotFound
-from espalier.recipe.dataset import KNOWN, HuggingFaceDataset
+from espalier.recipe.steps.dataset import KNOWN, HuggingFaceDataset
 
 _NO_DATA: Final = re.compile(r"(^|/)[./]")
 """What a repository keeps for itself, or a tool in it; and names that lead out of it, which Git has not, and another

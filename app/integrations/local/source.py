@@ -14,7 +14,7 @@ from app.integrations.shared.sources import Access, AtHand, ModelSource, below, 
 from espalier.errors import Problem, SourceNotFound
 from espalier.model_files import model_files
 from espalier.probe import ModelFacts
-from espalier.recipe.dataset import LocalPath
+from espalier.recipe.steps.dataset import LocalPath
 
 
 class LocalSource(ModelSource):

@@ -8,7 +8,7 @@ from typing import Any
 from app.integrations.shared.sources import Access, TextSource, Use, below, seen
 from espalier.documents.gather import PlainText, gather
 from espalier.errors import DatasetRefused, SourceNotFound
-from espalier.recipe.dataset import LocalDataset
+from espalier.recipe.steps.dataset import LocalDataset
 
 
 class LocalText(LocalDataset, TextSource):

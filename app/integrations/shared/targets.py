@@ -12,7 +12,7 @@ from app.integrations.shared.sources import ModelSource
 from app.settings import Settings
 from espalier.errors import Problem
 from espalier.messages import Message
-from espalier.recipe.publish import PublishTarget
+from espalier.recipe.steps.publish import PublishTarget
 
 
 class PublicFile(Message):

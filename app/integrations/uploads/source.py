@@ -11,7 +11,7 @@ from app.integrations.uploads.joining import absent, find, join
 from espalier.errors import Problem
 from espalier.probe import ModelFacts
 from espalier.recipe.base import canonical
-from espalier.recipe.dataset import UploadId
+from espalier.recipe.steps.dataset import UploadId
 
 
 class UploadSource(ModelSource):

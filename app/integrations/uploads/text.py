@@ -8,7 +8,7 @@ from app.integrations.shared.sources import Access, TextSource, Use
 from app.integrations.uploads.joining import find, join
 from espalier.documents.gather import PlainText, gather
 from espalier.errors import DatasetRefused, SourceNotFound
-from espalier.recipe.dataset import UploadDataset
+from espalier.recipe.steps.dataset import UploadDataset
 
 
 class UploadText(UploadDataset, TextSource):

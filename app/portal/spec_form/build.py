@@ -11,7 +11,7 @@ from app.portal.forms import Form
 from app.portal.spec_form.nodes import OFF, ON, Field, Group, Kind, Node, Option
 from app.portal.spec_form.words import explained
 from espalier.recipe.base import canonical
-from espalier.recipe.unbuilt import MARK
+from espalier.recipe.refusals.unbuilt import MARK
 
 _KINDS: dict[str, Kind] = {"integer": "number", "number": "number", "string": "text", "boolean": "flag"}
 HIDDEN = ("plan_id", "preset")

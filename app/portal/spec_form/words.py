@@ -9,8 +9,8 @@ from typing import Any, Final
 from app.integrations.systems import SOURCES
 from app.portal.spec_form.nodes import Option
 from espalier.methods.base import Method
-from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
-from espalier.recipe.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
+from espalier.recipe.steps.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from espalier.recipe.steps.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 
 GROUPS: Final[tuple[tuple[str, Mapping[str, type[Method]]], ...]] = (
     ("single weights go", CRITERIA),

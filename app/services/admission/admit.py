@@ -24,11 +24,11 @@ from app.settings import Settings
 from espalier.errors import Problem, SourceRefused
 from espalier.probe import Matcher, ModelFacts, bad_patterns, check
 from espalier.recipe.base import canonical
-from espalier.recipe.dataset import Dataset, LocalDataset, UploadDataset
 from espalier.recipe.hashes import datasets_in, work_hash
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
-from espalier.recipe.steps import MOST_PATTERNS
+from espalier.recipe.steps.dataset import Dataset, LocalDataset, UploadDataset
+from espalier.recipe.steps.prune import MOST_PATTERNS
 
 MAX_SPEC_BYTES = 64 * 1024
 """Of a spec as it is stored: lists show 200 of them."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from espalier.documents.text_files import HEAD_BYTES, form_of, look, no_column, not_a_text
 from espalier.errors import DatasetRefused, Problem
-from espalier.recipe.dataset import Dataset, LocalDataset
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.dataset import Dataset, LocalDataset
 
 SPECIAL_TOKENS = 8
 """That a tokenizer may put around a text; inside of it no token has less than a byte."""

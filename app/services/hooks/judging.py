@@ -23,8 +23,9 @@ from app.services.hooks.matching import Check, match_event
 from app.services.hooks.template import Unfilled, spec_of, values_of
 from app.services.reuse import equal_work
 from app.settings import Settings
-from espalier.recipe import pointers, presets
+from espalier.recipe import presets
 from espalier.recipe.base import canonical
+from espalier.recipe.refusals import pointers
 
 
 @dataclass(frozen=True)

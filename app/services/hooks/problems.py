@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from espalier.errors import Problem
-from espalier.recipe import pointers
+from espalier.recipe.refusals import pointers
 
 
 def problems_of(error: ValidationError, document: object) -> list[Problem]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from app.bodies.hooks import Template
 from app.integrations.shared.hooks import RegistryEvent
 from espalier.errors import Problem
-from espalier.recipe import pointers
+from espalier.recipe.refusals import pointers
 
 STANDINS: Final = {
     "model": "owner/name", "owner": "owner", "name": "name", "revision": "0" * 40, "short_revision": "0" * 12,

@@ -15,8 +15,8 @@ from app.db.session import once
 from app.integrations.systems import LOGINS
 from app.services.plans import estimates
 from espalier.probe import ModelFacts
-from espalier.recipe.dataset import HuggingFaceDataset
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.dataset import HuggingFaceDataset
 
 WIDE_GATE: Final = 1.0
 """Of an increase over dense: more than twice its perplexity is hardly what a gate is for, and 10 was meant as 10 %."""

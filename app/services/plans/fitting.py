@@ -18,8 +18,8 @@ from app.settings import Settings
 from espalier.errors import Problem
 from espalier.memory import Device, estimate, itemsize_of, training
 from espalier.probe import ModelFacts
-from espalier.recipe.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
 
 MIB = 2**20
 SEEN = timedelta(minutes=10)

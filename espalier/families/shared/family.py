@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from espalier.families.shared.fields import Count, Depth, Dtype, Positions, Ratio, TokenId, Word
+from espalier.methods.structured import PartKind
 
-PartKind = Literal["depth", "neurons", "kv_groups", "experts"]
-"""What can go as a whole: blocks of the model, or units that every block has equally many of."""
 NORM_BEHIND = "a norm stands between its last matrix and the hidden states"
 ONE_MATRIX = "queries, keys and values are one matrix"
 Shapes = dict[str, tuple[int, ...]]

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from espalier.families.shared.family import Map, Maps, PartKind, Shapes
+from espalier.families.shared.family import Map, Maps, Shapes
 from espalier.families.shared.fields import Activation, Count, Epsilon, HeadSize
 from espalier.families.shared.norms import rms_norm
 from espalier.families.shared.rotary import Part, Rotary
+from espalier.methods.structured import PartKind
 
 
 class LlamaLike(Rotary):

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Final
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from espalier.families.shared.family import Maps, PartKind, Shapes
+from espalier.families.shared.family import Maps, Shapes
 from espalier.families.shared.fields import ExpertCount, Number
 from espalier.families.shared.llama_like import LlamaLike
+from espalier.methods.structured import PartKind
 
 STACKED: Final[Mapping[str, tuple[str, ...]]] = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 """A tensor that stacks all experts -> the maps of one expert whose rows it holds, in order; as (E, rows, I)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from espalier.methods.base import Pattern
-from espalier.methods.patterns.unstructured import keep_highest
+from espalier.methods.patterns.unstructured import Scope, keep_highest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class Group(Pattern):
 
     kind: Literal["group"] = "group"
     g: int = Field(4, ge=2, le=4096, description="Consecutive inputs of a row in a group.")
-    scope: Literal["row", "matrix"] = Field("row", description="Where the budget holds.")
+    scope: Scope = Field("row", description="Where the budget holds.")
 
     def label(self) -> str:
         """`group/1x4/row`."""

@@ -11,6 +11,9 @@ from espalier.methods.statistic import need_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+Scope = Literal["row", "matrix"]
+"""Where in a matrix a budget holds."""
+
 
 class Unstructured(Pattern):
     """Prunes exactly round(sparsity * n) weights per scope."""
@@ -23,7 +26,7 @@ class Unstructured(Pattern):
     )
 
     kind: Literal["unstructured"] = "unstructured"
-    scope: Literal["row", "matrix", "global"] = "row"
+    scope: Literal[Scope, "global"] = "row"
 
     @property
     def spans_model(self) -> bool:
@@ -53,7 +56,7 @@ class Unstructured(Pattern):
         return keep_highest(score_OI, sparsity=sparsity, scope="row" if self.scope == "row" else "matrix")
 
 
-def keep_highest(score_ON: Tensor, *, sparsity: float, scope: Literal["row", "matrix"]) -> Tensor:
+def keep_highest(score_ON: Tensor, *, sparsity: float, scope: Scope) -> Tensor:
     """Prune exactly round(sparsity * n) of every row, or of the matrix; of equal scores the lower column goes first."""
     if scope == "row":
         return without_lowest(score_ON, num_pruned=round(sparsity * score_ON.shape[1]))

@@ -16,9 +16,9 @@ from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import Group
 from app.portal.spec_form.values import document, filled
 from espalier.recipe.presets import BUILT_IN
-from espalier.recipe.prune import BUDGETS, OPTIMIZERS, PATTERNS, SOLVERS, STEPS
-from espalier.recipe.structure import STRUCTURE_STEPS
-from espalier.recipe.unbuilt import MARK
+from espalier.recipe.refusals.unbuilt import MARK
+from espalier.recipe.steps.prune import BUDGETS, OPTIMIZERS, PATTERNS, SOLVERS, STEPS
+from espalier.recipe.steps.structure import STRUCTURE_STEPS
 from tests.app.portal.browser import Browser
 from tests.app.portal.pages import Page
 from tests.fixtures.library.demo_model import copy_demo_model

@@ -14,7 +14,7 @@ from app.errors import InvalidRequest
 from app.services.admission.admit import admit
 from app.services.admission.text_checks import unreadable
 from app.settings import Settings
-from espalier.recipe.dataset import LocalDataset
+from espalier.recipe.steps.dataset import LocalDataset
 from tests.fixtures.library.demo_model import DEMO_MODEL
 
 LONG = b'{"text": "a long row of text, with words"}\n' * 100

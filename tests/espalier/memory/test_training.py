@@ -8,7 +8,7 @@ import pytest
 
 from espalier.memory import training
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 
 PARAMETERS = 6_738_415_616
 ATTENTION = [MapShape(f"self_attn.{name}", 4096, 4096) for name in "qkvo"]

@@ -18,7 +18,7 @@ from espalier.methods.solvers.sparsegpt import SparseGpt
 from espalier.methods.statistic import Statistics
 from espalier.methods.statistics.gram import Gram
 from espalier.prune.guarded import guarded
-from espalier.recipe.prune import SOLVERS
+from espalier.recipe.steps.prune import SOLVERS
 from espalier.stream.statistics import OutputErrors
 
 ROWS, INPUTS = 6, 32

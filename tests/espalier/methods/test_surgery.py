@@ -9,7 +9,7 @@ import torch
 
 from espalier.methods.structured import Moments, UnitEvidence, UnitScore
 from espalier.methods.surgery import DAMPING, refit, remove_groups
-from espalier.recipe.structure import UNIT_CRITERIA
+from espalier.recipe.steps.structure import UNIT_CRITERIA
 
 
 def problem(*, inputs: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import pytest
 
 from app.services.hooks import globs
 from espalier.recipe.expressions import BadPattern, Selection
-from espalier.recipe.steps import Targets
+from espalier.recipe.steps.prune import Targets
 
 NAMES = [
     f"model.layers.{layer}.{part}"

@@ -12,7 +12,7 @@ from app.bodies.schema import require_tags
 from app.main import create_app
 from app.settings import Settings
 from espalier.messages import ErrorInfo
-from espalier.recipe import pointers
+from espalier.recipe.refusals import pointers
 from workers.lease.retries import as_sent
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.steps import SCHEDULES
+from espalier.recipe.steps.retrain import SCHEDULES
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from app.bodies.job import JobRequest, PlanRequest
 from espalier.errors import ErrorClass
-from espalier.recipe.pointers import of_error
-from espalier.recipe.steps import Evaluate
-from espalier.recipe.structure import Width
-from espalier.recipe.unbuilt import MARK
+from espalier.recipe.refusals.pointers import of_error
+from espalier.recipe.refusals.unbuilt import MARK
+from espalier.recipe.steps.evaluate import Evaluate
+from espalier.recipe.steps.structure import Width
 
 WANDA: Final = {"method": "wanda", "sparsity": 0.5}
 FLAP: Final = {"method": "flap", "sparsity": 0.25}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from espalier.reconstruct.fit import PATIENCE, Fit, FitPlan, Fitter, Loss, Window, fit
+from espalier.recipe.steps.reconstruct import FitLoss
+from espalier.reconstruct.fit import PATIENCE, Fit, FitPlan, Fitter, Window, fit
 from espalier.training.rates import linear
 from espalier.training.trainables import Trainable, window_trainables
 
@@ -145,7 +146,7 @@ def test_every_held_out_window_counts_the_same_the_rest_of_the_last_batch_too() 
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine"])
-def test_the_gradient_of_a_loss_is_that_of_its_formula(loss: Loss) -> None:
+def test_the_gradient_of_a_loss_is_that_of_its_formula(loss: FitLoss) -> None:
     module, _, window = _pruned()
     plan = FitPlan(epochs=1, batch_size=40, validation_fraction=0.0, learning_rate=1.0, seed=7, loss=loss)
     fitter = Fitter(window, plan)

@@ -15,7 +15,7 @@ from torch import nn
 from espalier.model.masks import apply
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights, save_overlay
-from espalier.recipe.steps import Mode
+from espalier.recipe.steps.reconstruct import Mode
 from espalier.reconstruct.windows import Pair, Part, Streams, halves_of, matrices_of, whole
 from espalier.stream.hidden_states import HiddenStates
 from tests.fixtures.library.tiny_models import write_tiny_model

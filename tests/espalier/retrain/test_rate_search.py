@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from espalier.memory import work
 from espalier.messages import Checkpoint, Message
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.retrain import Retrain
 from espalier.retrain import rate_search
 from espalier.retrain.ladder import ENOUGH, factor
 from espalier.retrain.train import Point, Trainer

@@ -15,10 +15,9 @@ from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights, save_overlay
 from espalier.prune import pruning
 from espalier.prune.calibrating import run as calibrate
-from espalier.recipe.members import VECTORS, vary
-from espalier.recipe.recovery import Soup
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.steps import Retrain
+from espalier.recipe.steps.recovery import VECTORS, Soup, vary
+from espalier.recipe.steps.retrain import Retrain
 from espalier.retrain import soup
 from espalier.retrain.averaging import Masks, greedy, mean
 from espalier.retrain.soup import Member

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from espalier import pipeline
 from espalier.model import masks
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.steps import SCHEDULES, Retrain, Trained
+from espalier.recipe.steps.retrain import SCHEDULES, Retrain, Trained
 from espalier.retrain.merging import Merging
 from espalier.retrain.train import Point, Trainer
 from espalier.session import Session

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from espalier.families.sizes import Part, Sizes
-from espalier.recipe.objective import Target
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.objective import Target
 from espalier.search import NothingKeptError, Outcome, Trial, Winner
 from espalier.search.size import SizeSearch, on_one_clock
 from espalier.search.split import Cut, Tried

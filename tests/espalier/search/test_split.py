@@ -11,9 +11,9 @@ import pytest
 
 from espalier.families.sizes import Part, Sizes
 from espalier.probe import probe
-from espalier.recipe.objective import Target
 from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.structure import Width
+from espalier.recipe.steps.objective import Target
+from espalier.recipe.steps.structure import Width
 from espalier.search.split import LEVELS, Cut, Split, Tried
 from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from espalier.recipe.steps import Schedule
+from espalier.recipe.steps.retrain import Schedule
 from espalier.training import rates
 
 STEPS = 100

@@ -14,7 +14,7 @@ from app.api.views import View
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import publications
 from app.services.idempotency import Key
-from espalier.recipe.publish import PublishTarget
+from espalier.recipe.steps.publish import PublishTarget
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/publications", tags=["jobs"])
 

@@ -15,11 +15,12 @@ from app.bodies.schema import require_tags
 from espalier.families import FAMILIES
 from espalier.methods.base import Method
 from espalier.methods.statistic import need_of
-from espalier.recipe.conflicts import conflicts
-from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
 from espalier.recipe.spec import ENGINE_VERSION, SCHEMA_VERSION
-from espalier.recipe.steps import Reconstruct, Retrain
-from espalier.recipe.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
+from espalier.recipe.steps.conflicts import conflicts
+from espalier.recipe.steps.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from espalier.recipe.steps.reconstruct import Reconstruct
+from espalier.recipe.steps.retrain import Retrain
+from espalier.recipe.steps.structure import BLOCK_CRITERIA, EXPERT_CRITERIA, UNIT_CRITERIA
 
 router = APIRouter(prefix="/v1", tags=["methods"])
 

@@ -15,7 +15,7 @@ from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.services.jobs import control
 from espalier.errors import Problem
-from espalier.recipe import pointers
+from espalier.recipe.refusals import pointers
 
 _Wish = TypeVar("_Wish", JobPatch, Retry)
 router = APIRouter(prefix="/jobs/{job_id}")

@@ -19,8 +19,8 @@ from app.portal.rendering import render
 from app.services.events import marks
 from app.services.jobs import control, reads
 from app.services.jobs.reads import JobReading
-from espalier.recipe.prune import STEPS
-from espalier.recipe.structure import STRUCTURE_STEPS
+from espalier.recipe.steps.prune import STEPS
+from espalier.recipe.steps.structure import STRUCTURE_STEPS
 
 router = APIRouter(dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Jobs", "/portal/jobs", 10)

@@ -28,7 +28,7 @@ from app.services.jobs import submit as jobs
 from app.services.plans import lookup, plans
 from app.services.resources import Resources
 from espalier.errors import Problem
-from espalier.recipe import pointers
+from espalier.recipe.refusals import pointers
 
 router = APIRouter(dependencies=[needs("jobs:write"), PresetsDep])
 NAVIGATION = Entry("New job", "/portal/new-job", 20, scope="jobs:write")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, cast
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,15 +12,43 @@ from espalier.discovery import discover
 from espalier.methods.base import Axes, Budget, Criterion, MaskOptimizer, Pattern, Solver
 from espalier.methods.statistic import Declared, Need, need_of
 from espalier.recipe.base import Spec
-from espalier.recipe.steps import Targets
-from espalier.recipe.structure import OF_PATTERN, STRUCTURE_STEPS, UNBUILT_PATTERNS, Share, StructureStep, refuse_halves
-from espalier.recipe.unbuilt import is_text, refusing_if, refusing_tags
+from espalier.recipe.expressions import selection
+from espalier.recipe.refusals.unbuilt import UnbuiltFlag, is_text, later, refusing_if, refusing_tags
+from espalier.recipe.steps.structure import (
+    OF_PATTERN,
+    STRUCTURE_STEPS,
+    UNBUILT_PATTERNS,
+    Share,
+    StructureStep,
+    refuse_halves,
+)
 
 CRITERIA: dict[str, type[Criterion]] = discover("espalier.methods.criteria", Criterion, tag="method")  # type: ignore[type-abstract]
 PATTERNS: dict[str, type[Pattern]] = discover("espalier.methods.patterns", Pattern, tag="kind")  # type: ignore[type-abstract]
 BUDGETS: dict[str, type[Budget]] = discover("espalier.methods.budgets", Budget, tag="kind")  # type: ignore[type-abstract]
 OPTIMIZERS: dict[str, type[MaskOptimizer]] = discover("espalier.methods.mask_optimizers", MaskOptimizer, tag="kind")  # type: ignore[type-abstract]
 SOLVERS: dict[str, type[Solver]] = discover("espalier.methods.solvers", Solver, tag="kind")  # type: ignore[type-abstract]
+
+
+MOST_PATTERNS: Final = 8
+"""Of a list, in what is sent now; specs that were stored before may have up to 64, and other engines' syntax."""
+ModuleRegex = Annotated[str, Field(min_length=1, max_length=200, description="In RE2 syntax.")]
+ModuleRegexes = Annotated[list[ModuleRegex], Field(max_length=64, json_schema_extra={"maxItems": MOST_PATTERNS})]
+
+
+class Targets(Spec):
+    """Which linear maps are pruned: regular expressions of RE2, searched in module names.
+
+    They are compiled where a job is admitted or run, and never while a spec is read.
+    """
+
+    include: ModuleRegexes = Field([], description="Empty: every linear map inside the blocks.")
+    exclude: ModuleRegexes = Field([])
+    allow_leftovers: UnbuiltFlag = later("Prune a model whose linear maps are not all understood.", default=False)
+
+    def selects(self, name: str) -> bool:
+        """Tell whether a module name is selected; raises BadPattern."""
+        return selection(tuple(self.include), tuple(self.exclude)).selects(name)
 
 
 class NoUpdate(Spec):

@@ -1,4 +1,4 @@
-"""Where text comes from: calibration, retraining and evaluation."""
+"""Where text comes from, for calibration, retraining and evaluation, and what calibration takes of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from espalier.recipe.base import Spec
-from espalier.recipe.unbuilt import is_list, is_text, refusing_if, refusing_tags
+from espalier.recipe.refusals.unbuilt import is_list, is_text, refusing_if, refusing_tags
 
 LocalPath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 UploadId = Annotated[
@@ -82,3 +82,23 @@ def dataset_name(dataset: BuiltinDataset | HuggingFaceDataset | LocalDataset | U
     if isinstance(dataset, LocalDataset):
         return dataset.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return dataset.name.rsplit("/", 1)[-1]
+
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class Calibration(Spec):
+    """The text that statistics and reconstruction see: `samples` windows of `sequence_length` tokens."""
+
+    dataset: Dataset = BuiltinDataset()
+    samples: int = Field(128, ge=1, le=65_536, description="Number of windows.")
+    sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default min(2048, model maximum).")
+    seed: Seed = 0
+    selection: Literal["random", "sequential", "loss_gap"] = Field(
+        "random",
+        description="random crops of the token stream, or its first windows. loss_gap: pruning reads random crops; "
+        "reconstruction and retraining read the windows whose loss pruning raised most.",
+    )
+    candidates: int = Field(
+        4, ge=2, le=64, description="Of loss_gap: how many times as many windows are looked at as are kept."
+    )

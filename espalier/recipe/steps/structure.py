@@ -8,9 +8,9 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from espalier.discovery import discover
-from espalier.methods.structured import BlockCriterion, ExpertCriterion, UnitCriterion, WidthUpdate
+from espalier.methods.structured import BlockCriterion, ExpertCriterion, UnitCriterion, UnitKind, WidthUpdate
 from espalier.recipe.base import Spec
-from espalier.recipe.unbuilt import is_percent, refusing_if, refusing_tags
+from espalier.recipe.refusals.unbuilt import is_percent, refusing_if, refusing_tags
 
 BLOCK_CRITERIA: dict[str, type[BlockCriterion]] = discover("espalier.methods.depth", BlockCriterion, tag="method")  # type: ignore[type-abstract]
 UNIT_CRITERIA: dict[str, type[UnitCriterion]] = discover("espalier.methods.width", UnitCriterion, tag="method")  # type: ignore[type-abstract]
@@ -55,7 +55,7 @@ class Depth(Spec):
 class Width(Spec):
     """Parts of every block go, equally many in each, so that a stock configuration can say so."""
 
-    kind: Literal["neurons", "kv_groups"] = "neurons"
+    kind: UnitKind = "neurons"
     multiple_of: int = Field(1, ge=1, le=65_536, description="What stays is rounded to a multiple of it.")
 
     def kept(self, units: int, *, sparsity: float) -> int:

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import combinations
 
 from espalier.methods.base import Axes, Method
-from espalier.recipe.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
+from espalier.recipe.steps.prune import BUDGETS, CRITERIA, OPTIMIZERS, PATTERNS, SOLVERS
 
 
 @dataclass(frozen=True)

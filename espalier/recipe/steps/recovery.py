@@ -1,4 +1,4 @@
-"""Recovery beyond one pass: several retrainings averaged (soup), and pruning and recovery by turns (cycles)."""
+"""Recovery beyond one pass: several retrainings averaged (soup) and its members, pruning and recovery by turns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from espalier.recipe.base import Spec
-from espalier.recipe.steps import SCHEDULES
+from espalier.recipe.base import Spec, canonical
+from espalier.recipe.steps.retrain import SCHEDULES, Retrain
 
 DECAYS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Weight decays of members that differ in it; the spec's own comes first."""
+
+SHORTEST, LONGEST = 0.75, 1.25
+"""Lengths as shares of `steps`: together the members cost what equal ones would."""
+VECTORS: Final = frozenset({"norms", "biases"})
+"""What never decays."""
+AS_THEY_WERE: Final = VECTORS | {"embeddings"}
+"""What is trained from its own values: nothing of it is drawn."""
 
 
 class Soup(Spec):
@@ -63,3 +70,42 @@ class Cycles(Spec):
         """The optimizer steps of one of the turns: an equal part, and the rest for the last."""
         part = total // self.count
         return part if cycle < self.count else total - part * (self.count - 1)
+
+
+def vary(retrain: Retrain, soup: Soup, factor: float | None = None) -> list[Retrain]:
+    """Return one retraining per member; the first is the spec's own except where the lengths differ."""
+    found = {} if factor is None else {"rate_factor": factor}
+    return [retrain.model_copy(update=found | _change(retrain, soup, index)) for index in range(soup.members)]
+
+
+def some_are_equal(retrain: Retrain, soup: Soup) -> bool:
+    """Tell whether two members would come to the same weights, for what differs is nothing that they read."""
+    return len({_read_by(member) for member in vary(retrain, soup)}) < soup.members
+
+
+def _read_by(retrain: Retrain) -> str:
+    fields = retrain.model_dump(mode="json") | {"order_seed": _order_seed(retrain)}
+    if retrain.method == "full" or set(retrain.trainable) <= AS_THEY_WERE:
+        del fields["seed"]
+    if retrain.method == "perp" and set(retrain.trainable) <= VECTORS:
+        del fields["weight_decay"]
+    return canonical(fields)
+
+
+def _order_seed(retrain: Retrain) -> int:
+    return retrain.seed if retrain.order_seed is None else retrain.order_seed
+
+
+def _change(retrain: Retrain, soup: Soup, index: int) -> dict[str, object]:
+    if soup.vary == "seed":
+        return {"seed": (retrain.seed + index) % 2**31}
+    if soup.vary == "order":
+        return {"order_seed": (_order_seed(retrain) + index) % 2**31}
+    if soup.vary == "weight_decay":
+        others = [value for value in DECAYS if value != retrain.weight_decay]
+        return {"weight_decay": retrain.weight_decay if index == 0 else others[index - 1]}
+    if soup.vary == "steps":
+        share = SHORTEST + (LONGEST - SHORTEST) * index / (soup.members - 1)
+        return {"steps": max(1, round(share * retrain.steps))}
+    names = [name for name in SCHEDULES if name != retrain.schedule]
+    return {"schedule": retrain.schedule if index == 0 else names[index - 1]}
