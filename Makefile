@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
-.PHONY: setup demo serve dist test chaos deep load numbers registry browser screenshots check lint types contracts bench results clean
+.PHONY: setup demo serve dist test chaos deep load numbers registry browser screenshots check lint types contracts bench results docs clean
 
 setup: $(VENV)/.installed
 
@@ -76,6 +76,16 @@ results: setup
 	$(BIN)/python -m tests.results methods
 	$(BIN)/python -m tests.results recovery
 	$(BIN)/python -m tests.results structure
+
+# The site of the documents, in build/site. A link that leads nowhere fails it.
+docs: setup $(VENV)/.docs
+	rm -rf build/pages && mkdir -p build/pages
+	ln -s $(CURDIR)/LICENSE $(CURDIR)/*.md $(CURDIR)/docs $(CURDIR)/results build/pages/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # not --quiet: then warnings would not count
+
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) .venv-mlflow .espalier .demo demo-output build library/build dist

@@ -1,5 +1,5 @@
-"""`python -m tests.browser.screenshots [PAGE... | readme]`: every page, light and dark, wide and narrow, as pictures;
-`readme` takes those of the README instead."""
+"""`python -m tests.browser.screenshots [PAGE... | docs]`: every page, light and dark, wide and narrow, as pictures;
+`docs` takes those of docs/portal.md instead."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def shoot(browser: Browser, scene: Scene, names: list[str]) -> int:
     return taken
 
 
-def for_the_readme(browser: Browser, scene: Scene) -> int:
-    """Take the two small pictures that the README shows."""
+def for_the_docs(browser: Browser, scene: Scene) -> int:
+    """Take the two small pictures that docs/portal.md shows."""
     pictures = {"jobs": "jobs", "front": "sweep"}
     with watching(browser, scene.site.url, viewport={"width": 1240, "height": 660}, reduced_motion="reduce") as watch:
         for name, path in pictures.items():
@@ -55,7 +55,7 @@ def main(names: list[str]) -> None:
         scene = furnished(site)
         with sync_playwright() as playwright:
             browser = launched(playwright, executable)
-            taken = for_the_readme(browser, scene) if names == ["readme"] else shoot(browser, scene, names)
+            taken = for_the_docs(browser, scene) if names == ["docs"] else shoot(browser, scene, names)
             print(f"{taken} pictures")  # noqa: T201
             browser.close()
 

@@ -29,7 +29,7 @@ from espalier.recipe.reading import RecipeError, read_recipe
 from espalier.scratch import scratch
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
-from tests.fixtures.suite.readme import README, block
+from tests.fixtures.suite.pages import README, ROOT, block
 
 FUNCTIONS = ("compress", "inspect", "unpack")
 
@@ -272,10 +272,11 @@ def test_what_needs_no_torch_loads_none() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_the_notebook_of_the_readme_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = block("In a notebook", "python", "espalier.compress")
+def test_the_notebook_of_the_documents_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = block("docs/python.md", "In a notebook", "python", "espalier.compress")
+    assert script.startswith(block(README, "One job by Python", "python")), "the README prints its beginning"
     assert len(script.strip().splitlines()) <= 8
-    (tmp_path / "app").symlink_to(README.parent / "app")
+    (tmp_path / "app").symlink_to(ROOT / "app")
     monkeypatch.chdir(tmp_path)
     exec(script, {})
     assert {"model.safetensors", "report.json", "README.md"} <= {path.name for path in (tmp_path / "small").iterdir()}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from app.cli.report import facts
+from tests.fixtures.suite.pages import README, block
 from tests.fixtures.suite.patience import outlive
 
 ESPALIER = Path(sys.executable).with_name("espalier")
@@ -36,6 +40,17 @@ def test_the_demo_ends_with_numbers_and_a_folder_that_stock_transformers_loads(t
     assert len(result["generated"]) > len("The import statement")
     assert (tmp_path / "demo-output/manifest.json").is_file()
     _nothing_is_left(tmp_path)
+    _is_what_the_readme_prints(report, [dense, pruned, reconstructed, retrained, retrained])
+
+
+def _is_what_the_readme_prints(report: dict[str, Any], scores: list[float]) -> None:
+    printed = block(README, "See it work", "", "the artifact, reloaded")
+    rows = re.findall(r"^│ [a-z, ]+│ (\d+\.\d+) ", printed, re.MULTILINE)
+    # Other machines sum in another order.
+    assert [float(row) for row in rows] == pytest.approx(scores, rel=0.01)
+    same = [line for line in facts(report) if line.split()[0] in {"sparsity", "bytes", "trained"}]
+    assert len(same) == 3
+    assert [line for line in same if line not in printed] == []
 
 
 def _nothing_is_left(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A push to the Hub through the whole service: by the README's settings, read again before work, never in circles."""
+"""A push to the Hub through the whole service: by the document's settings, read again before work, never in circles."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.fixtures.servers.hub import Hub, HubRepo, hub
 from tests.fixtures.service.deployment import Deployment
 from tests.fixtures.service.hooks import push
 from tests.fixtures.service.launch import Launch
+from tests.fixtures.suite.pages import block
 from tests.fixtures.suite.patience import Patience
-from tests.fixtures.suite.readme import block
 
 __all__ = ["hub"]
 
-HEADING = "The Hugging Face Hub in five minutes"
+PAGE, HEADING = "docs/registries.md", "The Hugging Face Hub in five minutes"
 TOKEN = "hf_TheTokenOfTheProject"
 SPEC: dict[str, Any] = {
     "prune": {"method": "magnitude", "sparsity": 0.5},
@@ -54,14 +54,14 @@ class Registry:
 
 
 def _connected(deployment: Deployment, hub: Hub) -> str:
-    """Do what the README says, with the Hub's own client, and return the id of the source."""
+    """Do what docs/registries.md says, with the Hub's own client, and return the id of the source."""
     stored = deployment.http.put("/v1/credentials/huggingface", json={"token": TOKEN})
     assert stored.status_code == 200, stored.text
     source = deployment.http.post("/v1/hook-sources", json={"name": "hub", "kind": "huggingface"}).json()
     espalier = str(deployment.http.base_url).rstrip("/")
     code = f"from huggingface_hub import create_webhook\nsource, espalier = {source!r}, {espalier!r}\n"
     subprocess.run(
-        [sys.executable, "-c", code + block(HEADING, "python", "create_webhook")], check=True,
+        [sys.executable, "-c", code + block(PAGE, HEADING, "python", "create_webhook")], check=True,
         env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"},  # an engine sets it here
     )  # fmt: skip
     assert hub.webhooks[0]["domains"] == ["repo"]
@@ -73,7 +73,7 @@ def test_a_push_comes_back_as_a_twin_and_nothing_runs_in_circles(launch: Launch,
     commit = hub.add_model("our-org/demo", DEMO_MODEL, token=TOKEN).commit
     deployment = launch(ESPALIER_HF_ENDPOINT=hub.url)
     source, registry = _connected(deployment, hub), Registry(hub, deployment)
-    body = json.loads(block(HEADING, "json", "source_id")) | {"source_id": source}
+    body = json.loads(block(PAGE, HEADING, "json", "source_id")) | {"source_id": source}
     body["template"] = {"spec": SPEC, "publish": body["template"]["publish"]}  # quick
     proposing = registry.rule(body)
 

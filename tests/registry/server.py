@@ -1,4 +1,4 @@
-"""A real MLflow server: SQL backend, its own webhooks, the settings that the README tells; and its own client."""
+"""A real MLflow server: SQL backend, its own webhooks, the settings of docs/registries.md; and its own client."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import httpx
 from cryptography.fernet import Fernet
 
 from tests.fixtures.servers.services import missing
-from tests.fixtures.suite.readme import block, exports
+from tests.fixtures.suite.pages import block, exports
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
-HEADING = "MLflow in five minutes"
+PAGE, HEADING = "docs/registries.md", "MLflow in five minutes"
 _CLIENT = """
 import json, sys
 sys.path += {sites!r}  # torch and transformers, which this Python lacks
@@ -55,9 +55,9 @@ class RealMlflow:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it as the README says, and wait until it answers."""
+        """Start it as docs/registries.md says, and wait until it answers."""
         if not self.settings:
-            self.settings = exports(block(HEADING, "", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS"))
+            self.settings = exports(block(PAGE, HEADING, "", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS"))
             self.settings["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"] = Fernet.generate_key().decode()
         ours = {
             **self.settings, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",

@@ -16,8 +16,8 @@ from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.services import free_port
 from tests.fixtures.service.deployment import Deployment
 from tests.fixtures.service.launch import Launch
-from tests.fixtures.suite.readme import block
-from tests.registry.server import HEADING, RealMlflow
+from tests.fixtures.suite.pages import block
+from tests.registry.server import HEADING, PAGE, RealMlflow
 
 pytestmark = [pytest.mark.registry, pytest.mark.timeout(1800)]
 
@@ -25,7 +25,7 @@ SMALL = {
     "calibration": {"samples": 8, "sequence_length": 64},
     "evaluate": {"perplexity": [{"sequence_length": 64, "max_windows": 8}]},
 }
-"""What makes the README's rule quick."""
+"""What makes the rule of docs/registries.md quick."""
 SECONDS = 400
 
 
@@ -38,8 +38,8 @@ class Bridge:
     source: dict[str, Any]
 
     def rule(self, **fields: Any) -> dict[str, Any]:
-        """Make the rule of the README, or another one."""
-        body = json.loads(block(HEADING, "json", "source_id")) | {"source_id": self.source["id"]}
+        """Make the rule of docs/registries.md, or another one."""
+        body = json.loads(block(PAGE, HEADING, "json", "source_id")) | {"source_id": self.source["id"]}
         body["template"]["spec"] |= SMALL
         for name, value in fields.items():
             body[name] = value if not isinstance(value, dict) else {**body[name], **value}
@@ -92,13 +92,13 @@ class Bridge:
 
 @pytest.fixture(scope="module")
 def bridge(launch: Launch, mlflow: RealMlflow) -> Bridge:
-    """Connect the two as the README says; nobody looks at the registry until a test asks for it."""
+    """Connect the two as docs/registries.md says; nobody looks at the registry until a test asks for it."""
     deployment = launch(
         ESPALIER_MLFLOW_TRACKING_URI=mlflow.url, ESPALIER_REGISTRY_SWEEP_SECONDS="0", ESPALIER_PORT=str(free_port())
     )
     source = deployment.http.post("/v1/hook-sources", json={"name": "models", "kind": "mlflow"}).json()
     espalier = str(deployment.http.base_url).rstrip("/")
-    mlflow.run(f"source, espalier = {source!r}, {espalier!r}\n{block(HEADING, 'python', 'create_webhook')}")
+    mlflow.run(f"source, espalier = {source!r}, {espalier!r}\n{block(PAGE, HEADING, 'python', 'create_webhook')}")
     return Bridge(deployment, mlflow, source)
 
 

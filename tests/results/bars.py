@@ -1,4 +1,4 @@
-"""A bar chart as SVG, drawn without a library: few marks, readable on white and in a README."""
+"""A bar chart as SVG, drawn without a library: few marks, readable on white and in a document."""
 
 from __future__ import annotations
 

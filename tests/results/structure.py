@@ -41,7 +41,7 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
 }
 
 MARKS: Final = ("<!-- structure: python -m tests.results.structure -->", "<!-- /structure -->")
-"""Around the table of the README that `python -m tests.results.structure` writes."""
+"""Around the table of docs/results.md that `python -m tests.results.structure` writes."""
 ABOUT: Final = """\
 Made by `python -m tests.results structure` through `POST /v1/jobs`: 128 x 256 calibration tokens, perplexity on
 docs.valid (200 windows of 256), float32 on one thread of a shared CPU, seed 0. PERP: 100 steps of 8 x 256 tokens.
@@ -118,8 +118,8 @@ def render(rows: list[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def readme(rows: list[Row], *, model: str = "ref-llama") -> str:
-    """The README's table of one model: what shrinks, what speeds up, where, and what it costs."""
+def table(rows: list[Row], *, model: str = "ref-llama") -> str:
+    """The table of docs/results.md for one model: what shrinks, what speeds up, where, and what it costs."""
     mine = [row for row in rows if row["model"] == model and row["state"] == "succeeded" and row["seed"] == 0]
     lines = [
         "| removed | what shrinks | what speeds up (one CPU thread) | on what runtime | perplexity | s |",
@@ -134,15 +134,15 @@ def readme(rows: list[Row], *, model: str = "ref-llama") -> str:
     return "\n".join(lines)
 
 
-def write_readme() -> None:
-    """Put what results/structure.json holds between the marks of the README."""
-    path = ROOT / "README.md"
+def write_page() -> None:
+    """Put what results/structure.json holds between the marks of docs/results.md."""
+    path = ROOT / "docs/results.md"
     before, begin, rest = path.read_text().partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     assert begin
     assert end
     rows = json.loads((RESULTS / "structure.json").read_text())["rows"]
-    path.write_text(f"{before}{begin}\n{readme(rows)}\n{end}{after}")
+    path.write_text(f"{before}{begin}\n{table(rows)}\n{end}{after}")
 
 
 def _faster(row: Row, name: str) -> str:
@@ -176,4 +176,4 @@ def _range(spread: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    write_readme()
+    write_page()
