@@ -11,10 +11,10 @@ from typing import Final
 import pytest
 import yaml
 
-from app import VERSION
 from app.bodies.job import JobRequest
 from app.main import create_app
 from app.settings import Settings
+from espalier.version import VERSION
 from tests.docs.commands import commands
 from tests.docs.generated import PAGES as GENERATED
 from tests.fixtures.suite.pages import README, ROOT, block, pages
