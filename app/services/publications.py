@@ -53,9 +53,9 @@ def add(session: Session, job: Job, made: Publication) -> None:
 
 
 def create(
-    database: Database, project_id: str, job_id: str, target: PublishTarget, key: Key | None
-) -> tuple[Publication, bool]:
-    """Ask for a publication and return it, and whether an earlier equal call did."""
+    database: Database, project_id: str, job_id: str, target: PublishTarget, *, key: Key | None = None
+) -> Publication:
+    """Ask for a publication of a succeeded job's result; raises NotFinished, GateRejected."""
     with database.unit_of_work() as session:
         now = clock(session)
         job = _job(session, project_id, job_id)
@@ -64,10 +64,17 @@ def create(
         if rejected(job.gate):
             raise GateRejected
         made = row(job, target.model_dump(mode="json"), now=now)
-        if key and (found := idempotency.claim(session, key, resource_id=made.id, now=now)):
-            return _made(session, found), True
+        idempotency.once(session, key, made.id, now=now)
         add(session, job, made)
-    return made, False
+    return made
+
+
+def again(database: Database, publication_id: str) -> Publication:
+    """Return what an equal call has made: a key of its project names it."""
+    with database.reading() as session:
+        found = publications.find(session, publication_id)
+    assert found is not None
+    return found
 
 
 def page(database: Database, project_id: str, job_id: str, *, before: str | None, limit: int) -> Sequence[Publication]:
@@ -132,13 +139,6 @@ def _place(target: dict[str, Any]) -> dict[str, Any]:
 def at_home(target: dict[str, Any], job: Job) -> dict[str, Any]:
     """Return a target with what it leaves to the job's source."""
     return read_target(target).beside(read_source(job.request["source"])).model_dump(mode="json")
-
-
-def _made(session: Session, publication_id: str) -> Publication:
-    """The publication of an earlier equal call: a key of its project names it."""
-    found = publications.find(session, publication_id)
-    assert found is not None
-    return found
 
 
 def _job(session: Session, project_id: str, job_id: str) -> Job:

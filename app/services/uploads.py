@@ -56,8 +56,8 @@ class Progress:
     received: list[int]
 
 
-def create(resources: Resources, project_id: str, request: UploadRequest, key: Key | None) -> tuple[Upload, bool]:
-    """Open an upload and return it, and whether an earlier equal call made it; raises QuotaExceeded."""
+def create(resources: Resources, project_id: str, request: UploadRequest, *, key: Key | None = None) -> Upload:
+    """Open an upload; raises QuotaExceeded."""
     total = sum(file.bytes for file in request.files)
     with resources.database.unit_of_work() as session:
         now = clock(session)
@@ -67,14 +67,13 @@ def create(resources: Resources, project_id: str, request: UploadRequest, key: K
             part_bytes=max(PART_BYTES, -(-total // MAX_PARTS)), facts=None, created_at=now, touched_at=now,
             completed_at=None,
         )  # fmt: skip
-        if key and (found := idempotency.claim(session, key, resource_id=row.id, now=now)):
-            return _found(session, project_id, found), True
+        idempotency.once(session, key, row.id, now=now)
         projects.admit_bytes(session, projects.locked(session, project_id), total)
         if uploads.count_open(session, project_id) >= MAX_OPEN:
             raise QuotaExceeded(f"The project has {MAX_OPEN} open uploads: complete or delete one.")
         session.add(row)
         audit.record(session, "upload.create", row.id, now=now)
-    return row, False
+    return row
 
 
 def get(database: Database, project_id: str, upload_id: str) -> Upload:

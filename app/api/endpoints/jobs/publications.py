@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from fastapi import Query as FromQuery
 
-from app.api.deps import IdempotencyKeyHeader, JobId, PagerDep, SentDep, again
+from app.api.deps import JobId, KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import publications
-from app.services.idempotency import Key
 from espalier.recipe.steps.publish import PublishTarget
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/publications", tags=["jobs"])
@@ -37,16 +36,14 @@ class PublicationView(View):
 
 @router.post("", status_code=202, responses=again(PublicationView))
 def create_publication(
-    job_id: JobId, body: PublishTarget, sent: SentDep, response: Response, resources: ResourcesDep, project: ProjectDep,
-    idempotency_key: IdempotencyKeyHeader = None,
-) -> PublicationView:  # fmt: skip
+    job_id: JobId, body: PublishTarget, response: Response, resources: ResourcesDep, project: ProjectDep, key: KeyDep
+) -> PublicationView:
     """Publish a result; one whose gate was rejected never is."""
-    path = f"/v1/jobs/{job_id}/publications"
-    key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
-    row, replayed = publications.create(resources.database, project, job_id, body, key)
-    if replayed:
-        response.status_code = 200
-        response.headers["Idempotency-Replayed"] = "true"
+    row = replayed(
+        response,
+        lambda: publications.create(resources.database, project, job_id, body, key=key),
+        lambda made: publications.again(resources.database, made),
+    )
     return PublicationView.model_validate(row)
 
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi import Query as FromQuery
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import IdempotencyKeyHeader, PagerDep, SentDep, again
+from app.api.deps import KeyDep, PagerDep, again, replayed
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.bodies.upload import PartRequest, UploadRequest
@@ -22,7 +22,6 @@ from app.db.upload import Upload
 from app.dependencies import ProjectDep, ResourcesDep
 from app.errors import BodyTooLarge, InvalidRequest
 from app.services import uploads
-from app.services.idempotency import Key
 from app.services.resources import Resources
 from espalier.errors import Problem
 
@@ -91,15 +90,14 @@ def _view(resources: Resources, row: Upload) -> UploadView:
 
 @router.post("", status_code=201, responses=again(UploadView))
 def create_upload(
-    body: UploadRequest, sent: SentDep, response: Response, resources: ResourcesDep, project: ProjectDep,
-    idempotency_key: IdempotencyKeyHeader = None,
-) -> UploadView:  # fmt: skip
+    body: UploadRequest, response: Response, resources: ResourcesDep, project: ProjectDep, key: KeyDep
+) -> UploadView:
     """Open an upload by the names, sizes and hashes of its files; it is aborted when nothing comes for a day."""
-    key = Key.of(project, "POST", "/v1/uploads", key=idempotency_key, body=sent) if idempotency_key else None
-    row, replayed = uploads.create(resources, project, body, key)
-    if replayed:
-        response.status_code = 200
-        response.headers["Idempotency-Replayed"] = "true"
+    row = replayed(
+        response,
+        lambda: uploads.create(resources, project, body, key=key),
+        lambda made: uploads.get(resources.database, project, made),
+    )
     response.headers["Location"] = f"/v1/uploads/{row.id}"
     return _view(resources, row)
 

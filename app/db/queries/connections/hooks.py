@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, defer
 
 from app.db.hook import HookDelivery, HookProposal, HookSource, HookVerdict, Rule
+from app.db.queries.pages import newest
 from app.db.queries.turns import ProjectTurns
 
 _Row = TypeVar("_Row", HookSource, HookDelivery, Rule, HookProposal)
@@ -26,9 +27,7 @@ def page(
     for name, value in equal.items():
         if value is not None:
             query = query.where(getattr(table, name) == value)
-    if before is not None:
-        query = query.where(table.id < before)
-    return session.scalars(query.order_by(table.id.desc()).limit(limit)).all()
+    return newest(session, query, table.id, before=before, limit=limit)
 
 
 def source(session: Session, source_id: str) -> HookSource | None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db.job import Job
 from app.db.publication import Publication
+from app.db.queries.pages import newest
 from app.db.queries.turns import ProjectTurns
 
 
@@ -21,9 +22,7 @@ def find(session: Session, publication_id: str, *, lock: bool = False) -> Public
 def page(session: Session, job_id: str, *, before: str | None, limit: int) -> Sequence[Publication]:
     """Return the publications of a job, newest first."""
     query = select(Publication).where(Publication.job_id == job_id)
-    if before is not None:
-        query = query.where(Publication.id < before)
-    return session.scalars(query.order_by(Publication.id.desc()).limit(limit)).all()
+    return newest(session, query, Publication.id, before=before, limit=limit)
 
 
 def lock_due(session: Session, now: datetime, turns: ProjectTurns) -> Publication | None:

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, func, literal_column, or_, sel
 from sqlalchemy.orm import Session, aliased
 
 from app.db.job import Job
+from app.db.queries.pages import newest
 from app.db.session import add_rows, once
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.platform.ids import new_id
@@ -73,17 +74,13 @@ def endpoint(session: Session, project_id: str, endpoint_id: str) -> WebhookEndp
 def endpoints(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[WebhookEndpoint]:
     """Return the endpoints of a project, newest first."""
     query = select(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id)
-    if before is not None:
-        query = query.where(WebhookEndpoint.id < before)
-    return session.scalars(query.order_by(WebhookEndpoint.id.desc()).limit(limit)).all()
+    return newest(session, query, WebhookEndpoint.id, before=before, limit=limit)
 
 
 def deliveries(session: Session, endpoint_id: str, *, before: str | None, limit: int) -> Sequence[WebhookDelivery]:
     """Return the log of an endpoint, newest first."""
     query = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint_id)
-    if before is not None:
-        query = query.where(WebhookDelivery.id < before)
-    return session.scalars(query.order_by(WebhookDelivery.id.desc()).limit(limit)).all()
+    return newest(session, query, WebhookDelivery.id, before=before, limit=limit)
 
 
 def one_delivery(session: Session, endpoint_id: str, delivery_id: str) -> WebhookDelivery | None:

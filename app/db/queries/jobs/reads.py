@@ -10,6 +10,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.job import Attempt, Event, Job
+from app.db.queries.pages import newest
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 
 
@@ -38,17 +39,13 @@ def events_of(session: Session, job_id: str, types: Sequence[str], *, limit: int
 def newest_events(session: Session, job_id: str, *, before: int | None, limit: int) -> Sequence[Event]:
     """Return events with a lower seq, newest first."""
     query = select(Event).where(Event.job_id == job_id)
-    if before is not None:
-        query = query.where(Event.seq < before)
-    return session.scalars(query.order_by(Event.seq.desc()).limit(limit)).all()
+    return newest(session, query, Event.seq, before=before, limit=limit)
 
 
 def newest_log_lines(session: Session, job_id: str, *, before: str | None, limit: int) -> Sequence[LogLine]:
     """Return log lines before one, newest first."""
     query = select(LogLine).where(LogLine.job_id == job_id)
-    if before is not None:
-        query = query.where(LogLine.id < before)
-    return session.scalars(query.order_by(LogLine.id.desc()).limit(limit)).all()
+    return newest(session, query, LogLine.id, before=before, limit=limit)
 
 
 def phases(session: Session, job_id: str) -> Sequence[PhaseRecord]:

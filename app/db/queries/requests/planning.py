@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.planning import Plan, Preset, Sweep
+from app.db.queries.pages import newest
 
 
 def plan(session: Session, project_id: str, plan_id: str) -> Plan | None:
@@ -23,9 +24,7 @@ def sweep(session: Session, project_id: str, sweep_id: str) -> Sweep | None:
 def sweeps(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[Sweep]:
     """Return the sweeps of a project, newest first."""
     query = select(Sweep).where(Sweep.project_id == project_id)
-    if before is not None:
-        query = query.where(Sweep.id < before)
-    return session.scalars(query.order_by(Sweep.id.desc()).limit(limit)).all()
+    return newest(session, query, Sweep.id, before=before, limit=limit)
 
 
 def preset(session: Session, project_id: str, name: str, *, version: int | None = None) -> Preset | None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.db.queries.pages import newest
 from app.db.upload import Upload
 
 
@@ -25,9 +26,7 @@ def find(session: Session, upload_id: str) -> Upload | None:
 def page(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[Upload]:
     """Return the uploads of a project, newest first."""
     query = select(Upload).where(Upload.project_id == project_id)
-    if before is not None:
-        query = query.where(Upload.id < before)
-    return session.scalars(query.order_by(Upload.id.desc()).limit(limit)).all()
+    return newest(session, query, Upload.id, before=before, limit=limit)
 
 
 def count_open(session: Session, project_id: str) -> int:

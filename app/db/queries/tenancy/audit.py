@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.db.queries.pages import newest
 from app.db.queries.tenancy import projects
 from app.db.session import add_rows
 from app.db.tenancy import AuditEvent
@@ -59,6 +60,4 @@ def page(
         query = query.where(AuditEvent.action.startswith(action, autoescape=True))
     if actor:
         query = query.where(AuditEvent.actor["id"].as_string() == actor)
-    if before is not None:
-        query = query.where(AuditEvent.id < before)
-    return session.scalars(query.order_by(AuditEvent.id.desc()).limit(limit)).all()
+    return newest(session, query, AuditEvent.id, before=before, limit=limit)

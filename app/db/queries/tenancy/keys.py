@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.db.queries.pages import newest
 from app.db.tenancy import ApiKey, PortalSession, Project
 
 
@@ -47,6 +48,4 @@ def page(session: Session, project_id: str | None, *, before: str | None, limit:
     query = select(ApiKey)
     if project_id is not None:
         query = query.where(ApiKey.project_id == project_id)
-    if before is not None:
-        query = query.where(ApiKey.id < before)
-    return session.scalars(query.order_by(ApiKey.id.desc()).limit(limit)).all()
+    return newest(session, query, ApiKey.id, before=before, limit=limit)

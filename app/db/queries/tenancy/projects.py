@@ -12,6 +12,7 @@ from app.db import hook, planning, publication, reuse, upload, webhook  # noqa: 
 from app.db.base import Base
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
+from app.db.queries.pages import newest
 from app.db.tenancy import AuditEvent, Project
 from app.errors import NotFound
 
@@ -35,9 +36,7 @@ def page(session: Session, project_id: str | None, *, before: str | None, limit:
     query = select(Project)
     if project_id is not None:
         query = query.where(Project.id == project_id)
-    if before is not None:
-        query = query.where(Project.id < before)
-    return session.scalars(query.order_by(Project.id.desc()).limit(limit)).all()
+    return newest(session, query, Project.id, before=before, limit=limit)
 
 
 def ids(session: Session) -> set[str]:
