@@ -32,7 +32,7 @@ from tests.fixtures.service import rows as fixture_rows
 from tests.fixtures.service.requests import submit
 from tests.fixtures.suite.patience import Patience
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 COUNTERS = ("_count", "_sum", "_bucket")
 
 ERROR = {"class": "numerical", "retryable": False, "hint": "h", "message": "m", "phase": "pruning", "attempt": 1}

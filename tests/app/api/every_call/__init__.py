@@ -1,0 +1,1 @@
+"""What holds for all calls alike, whatever resource they are about."""

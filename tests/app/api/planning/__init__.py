@@ -1,0 +1,1 @@
+"""What is known before a job, and what makes several: plans, presets, sweeps, uploads."""
