@@ -39,11 +39,16 @@ class Problem:
 
 
 class EngineError(Exception):
-    """A failure that the user can understand."""
+    """A failure that the user can understand; a subclass names its class of the contract where it begins."""
 
     class_: ErrorClass
     retryable: ClassVar[bool] = False
     """Whether another attempt may go well."""
+
+    def __init_subclass__(cls, *, class_: ErrorClass | None = None) -> None:
+        """Take the class of the contract; one that names none has that of its base."""
+        if class_ is not None:
+            cls.class_ = class_
 
     def __init__(self, message: str, *, hint: str, module: str | None = None) -> None:
         self.message = message
@@ -59,64 +64,44 @@ class EngineError(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
-class UnsupportedArchitectureError(EngineError):
+class UnsupportedArchitectureError(EngineError, class_="unsupported_architecture"):
     """The model is built in a way that the engine cannot walk."""
 
-    class_ = "unsupported_architecture"
 
-
-class UnsafeTokenizerError(EngineError):
+class UnsafeTokenizerError(EngineError, class_="source_unsafe"):
     """The model's tokenizer cannot be loaded, or runs wild on a text."""
 
-    class_ = "source_unsafe"
 
-
-class UnsafeFileError(EngineError):
+class UnsafeFileError(EngineError, class_="source_unsafe"):
     """A file of the model is not what its name says."""
 
-    class_ = "source_unsafe"
 
-
-class DatasetError(EngineError):
+class DatasetError(EngineError, class_="dataset_error"):
     """The text cannot give what was asked for."""
 
-    class_ = "dataset_error"
 
-
-class NumericalError(EngineError):
+class NumericalError(EngineError, class_="numerical"):
     """NaN or infinity where numbers are needed."""
 
-    class_ = "numerical"
 
-
-class CollapsedError(EngineError):
+class CollapsedError(EngineError, class_="collapsed"):
     """The pruned model does no better than guessing."""
 
-    class_ = "collapsed"
 
-
-class TargetsError(EngineError, ValueError):
+class TargetsError(EngineError, ValueError, class_="invalid_spec"):
     """The step selects no matrix, or one that cannot be pruned."""
 
-    class_ = "invalid_spec"
 
-
-class NothingKeptError(EngineError):
+class NothingKeptError(EngineError, class_="invalid_spec"):
     """A search ends without a result that keeps its objective."""
 
-    class_ = "invalid_spec"
 
-
-class MissingExtraError(EngineError):
+class MissingExtraError(EngineError, class_="invalid_spec"):
     """The worker was installed without something that the spec needs."""
 
-    class_ = "invalid_spec"
 
-
-class BrokenResultError(EngineError):
+class BrokenResultError(EngineError, class_="internal"):
     """What was written is not what was meant: ours to mend."""
-
-    class_ = "internal"
 
 
 class NoRoomError(EngineError):
@@ -127,18 +112,21 @@ class NoRoomError(EngineError):
         self.class_ = class_
 
 
-class UnequalMembersError(EngineError, ValueError):
+class UnequalMembersError(EngineError, ValueError, class_="invalid_spec"):
     """Models that are not pruned alike have no average."""
 
-    class_ = "invalid_spec"
 
-
-class SourceRefused(EngineError):
+class SourceRefused(EngineError, class_="invalid_spec"):
     """The model or its text cannot be worked on."""
 
-    class_: ErrorClass = "invalid_spec"
     code: ClassVar[str] = "invalid-source"
     """What the answer to a request calls it."""
+
+    def __init_subclass__(cls, *, class_: ErrorClass | None = None) -> None:
+        """Take the class of the contract, and call the refusal so."""
+        super().__init_subclass__(class_=class_)
+        if class_ is not None:
+            cls.code = class_.replace("_", "-")
 
     def __init__(
         self, message: str | None = None, *, hint: str = "", module: str | None = None, items: Sequence[Problem] = ()
@@ -153,17 +141,12 @@ class SourceRefused(EngineError):
         return self
 
 
-class SourceNotFound(SourceRefused):
+class SourceNotFound(SourceRefused, class_="source_not_found"):
     """There is no model at this source."""
 
-    class_: ErrorClass = "source_not_found"
-    code = "source-not-found"
 
-
-class SourceGated(SourceRefused):
+class SourceGated(SourceRefused, class_="source_gated"):
     """The repository asks for permission that the service's token does not have."""
-
-    class_, code = "source_gated", "source-gated"
 
 
 class OwnOutput(SourceRefused):
@@ -175,25 +158,17 @@ class OwnOutput(SourceRefused):
         super().__init__(detail, hint="Submit the job yourself if you mean it; a rule would run in circles.")
 
 
-class UnsafeSource(SourceRefused):
+class UnsafeSource(SourceRefused, class_="source_unsafe"):
     """The model carries something that could run code or that contradicts itself."""
 
-    class_, code = "source_unsafe", "source-unsafe"
 
-
-class UnsupportedArchitecture(SourceRefused):
+class UnsupportedArchitecture(SourceRefused, class_="unsupported_architecture"):
     """The engine does not know this kind of model."""
 
-    class_, code = "unsupported_architecture", "unsupported-architecture"
 
-
-class InvalidForModel(SourceRefused):
+class InvalidForModel(SourceRefused, class_="invalid_spec"):
     """The spec asks for something that this model cannot carry."""
 
-    code = "invalid-spec"
 
-
-class DatasetRefused(SourceRefused):
+class DatasetRefused(SourceRefused, class_="dataset_error"):
     """The text cannot be read or is too short."""
-
-    class_, code = "dataset_error", "dataset-error"

@@ -18,7 +18,7 @@ from typing import IO, Final
 from espalier.documents import json_rows
 from espalier.documents.text_files import (
     HEAD_BYTES,
-    Form,
+    TextForm,
     encoding_of,
     form_of,
     not_text,
@@ -173,7 +173,7 @@ class _Budget:
         return self._left >= 0
 
 
-def _open(file: Path, form: Form) -> IO[bytes]:
+def _open(file: Path, form: TextForm) -> IO[bytes]:
     return gzip.open(file, "rb") if form.gzipped else file.open("rb")  # type: ignore[return-value]
 
 

@@ -58,7 +58,7 @@ _UNWRITABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Form:
+class TextForm:
     """How a file is read."""
 
     kind: Kind
@@ -75,7 +75,7 @@ class Look:
     """Columns of these that hold something else than text, and what."""
 
 
-def form_of(name: str) -> Form:
+def form_of(name: str) -> TextForm:
     """Tell by a file's name how it is read; raises DatasetRefused for what is not text, with a way out."""
     path = PurePath(name.lower())
     gzipped = path.suffix == ".gz"
@@ -85,8 +85,8 @@ def form_of(name: str) -> Form:
     if suffix in _OTHERS:
         raise DatasetRefused(f"{name} is no text: *{suffix} files are not read.", hint=f"{_OTHERS[suffix]} {READABLE}")
     if suffix in {".parquet", ".pq"}:
-        return Form("parquet")
-    return Form("json" if suffix in JSON_SUFFIXES else "text", gzipped)
+        return TextForm("parquet")
+    return TextForm("json" if suffix in JSON_SUFFIXES else "text", gzipped)
 
 
 def is_readable(name: str) -> bool:

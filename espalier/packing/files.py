@@ -52,7 +52,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class TensorFile:
+class RawTensorFile:
     """A safetensors file, opened."""
 
     path: Path

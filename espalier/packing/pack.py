@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from espalier.packing.codes import fits_two_of_four, mask_of, positions_of, values_under
-from espalier.packing.files import Entry, TensorFile, Words, chunks
+from espalier.packing.files import Entry, RawTensorFile, Words, chunks
 
 CHUNK: Final = 2**18
 """Elements per offset, a multiple of eight: the unit in which packs are written and read, 1 MB of float32."""
@@ -54,7 +54,7 @@ def packed_path(path: Path) -> Path:
 
 def pack_file(source: Path, target: Path) -> None:
     """Pack one file; memory is bounded by a chunk, and equal files give equal packs."""
-    file = TensorFile(source)
+    file = RawTensorFile(source)
     plans = [_plan(file, entry) for entry in file.entries]
     partial = target.with_name(f"{target.name}.partial")
     with partial.open("wb") as stream:
@@ -64,7 +64,7 @@ def pack_file(source: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def _plan(file: TensorFile, entry: Entry) -> _Plan:
+def _plan(file: RawTensorFile, entry: Entry) -> _Plan:
     words = file.words(entry)
     counts, two_of_four = [], entry.numel % 8 == 0 and bool(entry.shape) and entry.shape[-1] % 4 == 0
     for chunk in chunks(entry.numel, CHUNK):
@@ -79,7 +79,7 @@ def _plan(file: TensorFile, entry: Entry) -> _Plan:
     return _Plan(entry, min(sizes, key=lambda code: sizes[code]), counts)  # of equal sizes the first: dense
 
 
-def _write_header(stream: IO[bytes], file: TensorFile, plans: list[_Plan]) -> dict[str, int]:
+def _write_header(stream: IO[bytes], file: RawTensorFile, plans: list[_Plan]) -> dict[str, int]:
     """Write the header and return where in the file every part begins."""
     parts = {name: part for plan in plans for name, part in plan.parts().items()}
     assert len(parts) == sum(len(plan.parts()) for plan in plans), "two parts have one name"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from espalier.packing.codes import Bytes
-from espalier.packing.files import Entry, PackError, TensorFile, Words, chunks
+from espalier.packing.files import Entry, PackError, RawTensorFile, Words, chunks
 from espalier.packing.pack import CHUNK, SUFFIX
 from espalier.packing.unpacking import Pack
 
@@ -53,7 +53,7 @@ def _tensors(folder: Path) -> Iterator[tuple[Entry, Iterator[Words]]]:
     if not dense and not packs:
         raise PackError(f"{folder} holds no {_MODEL}")
     for path in dense:
-        file = TensorFile(path)
+        file = RawTensorFile(path)
         for entry in file.entries:
             whole = file.words(entry)
             yield entry, (whole[chunk] for chunk in chunks(entry.numel, CHUNK))

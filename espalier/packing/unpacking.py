@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from espalier.packing.codes import mask_of_positions, spread
-from espalier.packing.files import Entry, PackError, TensorFile, Words, chunks, entries_of, parse
+from espalier.packing.files import Entry, PackError, RawTensorFile, Words, chunks, entries_of, parse
 from espalier.packing.pack import PARTS, SUFFIX, VERSION
 
 
@@ -22,7 +22,7 @@ class Pack:
     """One packed file."""
 
     def __init__(self, path: Path) -> None:
-        self.file = TensorFile(path)
+        self.file = RawTensorFile(path)
         metadata = self.file.metadata
         if metadata.get("espalier_pack") != VERSION:
             raise PackError(f"{path.name} is no pack of version {VERSION}")
@@ -120,7 +120,7 @@ def unpack_folder(folder: Path, output: Path) -> Iterator[Path]:
         target = unpacked_path(output / path.name)
         if not target.exists():
             unpack_file(path, target)
-        elif TensorFile(target).sha256 != Pack(path).sha256:
+        elif RawTensorFile(target).sha256 != Pack(path).sha256:
             raise PackError(f"{target} is there already and is not what {path.name} holds")
         yield target
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from espalier.errors import Problem
 from espalier.methods.base import MatrixFacts
 from espalier.probe.facts import Matrix, ModelFacts
-from espalier.recipe.expressions import BadPattern, Budget, OutOfTime, Selection
+from espalier.recipe.expressions import BadPattern, OutOfTime, Selection, TimeBudget
 from espalier.recipe.steps.prune import Targets
 
 _CHECK_EVERY = 8
@@ -44,7 +44,7 @@ class Chosen:
 class Matcher:
     """Holds the patterns of one request, which may be of many jobs, against models."""
 
-    _budget: Budget = field(default_factory=Budget)
+    _budget: TimeBudget = field(default_factory=TimeBudget)
     _selections: dict[tuple[tuple[str, ...], tuple[str, ...]], Selection | BadPattern] = field(default_factory=dict)
     _chosen: dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[ModelFacts, Chosen | int]] = field(
         default_factory=dict

@@ -35,7 +35,7 @@ class OutOfTime(Exception):
     """The patterns of a request took longer than all of them may."""
 
 
-class Budget:
+class TimeBudget:
     """Seconds of CPU of one thread that all patterns of a request share, and nothing else that it does."""
 
     def __init__(self, seconds: float = MAX_SECONDS) -> None:
@@ -60,7 +60,7 @@ class Selection:
     """The patterns of a step, compiled: what any of `include` finds, or everything where there is none, and what none
     of `exclude` does. Raises BadPattern."""  # fmt: skip
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str], budget: Budget | None = None) -> None:
+    def __init__(self, include: Sequence[str], exclude: Sequence[str], budget: TimeBudget | None = None) -> None:
         self._include = _each("include", include, budget)
         _each("exclude", exclude, budget)
         self._any, self._none = _together("include", include), _together("exclude", exclude)
@@ -86,7 +86,7 @@ def selection(include: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
     return Selection(include, exclude)
 
 
-def _each(name: str, patterns: Sequence[str], budget: Budget | None) -> list[Any]:
+def _each(name: str, patterns: Sequence[str], budget: TimeBudget | None) -> list[Any]:
     found = []
     for index, pattern in enumerate(patterns):
         try:

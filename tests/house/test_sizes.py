@@ -49,8 +49,8 @@ BOTH_SIDES: Final = "espalier/client/"
 """The client names what the API answers, and the API's rows bear the same names: one thing, seen from both sides."""
 
 TWO_OF_A_NAME: Final = {
-    "Attempt", "Budget", "Entry", "Experts", "Family", "Form", "Group", "LayerRow", "Limits", "Line", "Look", "Matrix",
-    "Outcome", "Part", "Plan", "Point", "Progress", "Published", "Tally", "Target", "TensorFile",
+    "Attempt", "Entry", "Experts", "Family", "Group", "LayerRow", "Limits", "Line", "Look", "Matrix",
+    "Outcome", "Part", "Plan", "Point", "Progress", "Published", "Tally", "Target",
 }  # fmt: skip
 """Names that two classes bear, and only one should."""
 

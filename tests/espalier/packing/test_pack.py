@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from espalier.packing.files import PackError, TensorFile
+from espalier.packing.files import PackError, RawTensorFile
 from espalier.packing.pack import CHUNK, PARTS, pack_file, packed_path
 from espalier.packing.unpacking import Pack, unpack_file, unpacked_path
 
@@ -150,7 +150,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
         path = tmp_path / f"{index}.safetensors"
         path.write_bytes(data)
         with pytest.raises(PackError):
-            _ = TensorFile(path).entries
+            _ = RawTensorFile(path).entries
 
 
 def _damage(path: Path, *, at: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from espalier.probe import Matcher, ModelFacts, check, probe
-from espalier.recipe.expressions import Budget, Selection
+from espalier.recipe.expressions import Selection, TimeBudget
 from espalier.recipe.spec import CompressionSpec
 from tests.espalier.probe.checkpoints import LLAMA, OPT, write_model
 from tests.espalier.probe.generated import tiny
@@ -229,7 +229,7 @@ def test_patterns_share_one_budget_of_cpu_over_all_jobs_of_a_request(tmp_path: P
         spec = CompressionSpec.model_validate({"prune": {**MAGNITUDE, "targets": {"include": include}}})
         assert {problem.code for problem in check(spec, facts, matcher)} <= {"selects-nothing", "slow-regex"}
     assert time.thread_time() - start < 1
-    spent = check(spec, facts, Matcher(Budget(0)))
+    spent = check(spec, facts, Matcher(TimeBudget(0)))
     assert [(problem.pointer, problem.code) for problem in spent] == [(ALL_TARGETS, "slow-regex")]
 
 
@@ -238,12 +238,12 @@ def test_many_slow_patterns_end_soon_after_their_budget(tmp_path: Path) -> None:
     exclude = [rf"(?:[a-z]?|\.?|_?|\d?){{250}}zz${number}" for number in range(30)]
     spec = CompressionSpec.model_validate({"prune": {**MAGNITUDE, "targets": {"exclude": exclude}}})
     start = time.thread_time()
-    assert [problem.code for problem in check(spec, facts, Matcher(Budget(0.05)))] == ["slow-regex"]
+    assert [problem.code for problem in check(spec, facts, Matcher(TimeBudget(0.05)))] == ["slow-regex"]
     assert time.thread_time() - start < 0.3
 
 
 def test_what_a_request_does_besides_costs_its_patterns_nothing(llama: ModelFacts) -> None:
-    matcher, spec = Matcher(Budget(0.05)), CompressionSpec.model_validate({"prune": MAGNITUDE})
+    matcher, spec = Matcher(TimeBudget(0.05)), CompressionSpec.model_validate({"prune": MAGNITUDE})
     began = time.thread_time()
     while time.thread_time() - began < 0.1:
         pass  # a model is looked at, garbage is collected
