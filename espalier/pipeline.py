@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from espalier import limits, recover
+from espalier import recover
 from espalier.checkpoint_names import RESULT
 from espalier.diagnosis import classify
 from espalier.evaluate import baseline, benchmarks
@@ -23,11 +23,11 @@ from espalier.prune import targets
 from espalier.recipe.hashes import phase_key
 from espalier.recipe.phases import PHASES
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
-from espalier.reporter import Listener
 from espalier.retrain import teacher
 from espalier.search import Outcome, Search, Trial, search_for
 from espalier.search.trials import tells_of_the_trial
-from espalier.session import Session
+from espalier.session import Session, limits
+from espalier.session.reporter import Listener
 from espalier.structure import removing
 
 PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")

@@ -10,9 +10,9 @@ from espalier.messages import Spread
 from espalier.prune import calibrating, pruning
 from espalier.recipe.steps.recovery import Cycles
 from espalier.reconstruct import reconstructing
-from espalier.reporter import Turn
 from espalier.retrain import retraining, soup
 from espalier.session import Session
+from espalier.session.reporter import Turn
 
 
 def run(session: Session) -> Spread | None:

@@ -11,8 +11,8 @@ from espalier.evaluate.perplexity import window_losses
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.text.overlap import overlapping
 
 

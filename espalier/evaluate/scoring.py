@@ -12,8 +12,8 @@ from espalier.evaluate.divergence import divergence
 from espalier.evaluate.perplexity import perplexity, perplexity_by_blocks
 from espalier.model.numerics import name_of
 from espalier.model.weights import Weights
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 
 DIVERGENCE = {
     "windows": "those of the perplexity",

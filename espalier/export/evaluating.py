@@ -18,8 +18,8 @@ from espalier.model.numerics import autocast, free_bytes
 from espalier.model.stock import load
 from espalier.model.weights import Weights
 from espalier.prune import collapse
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 
 
 def run(session: Session) -> None:

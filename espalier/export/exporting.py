@@ -18,8 +18,8 @@ from espalier.model.safetensors_writer import TensorEntry, sha256_of, write_file
 from espalier.model.safetensors_writer import write_model as write_tensors
 from espalier.model.weights import INDEX, Weights, source_files
 from espalier.model_files import is_weights, model_files
-from espalier.results import Written
 from espalier.session import Session
+from espalier.session.results import Written
 
 _OURS: Final = {"config.json", INDEX, "README.md"}
 

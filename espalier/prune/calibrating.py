@@ -19,8 +19,8 @@ from espalier.prune.inputs import Inputs, stored_for, warn_of_absent
 from espalier.prune.selection import score
 from espalier.prune.targets import selected
 from espalier.recipe.steps.prune import PruneStep
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.stream.capture import capturing
 from espalier.stream.hidden_states import HiddenStates
 from espalier.text.overlap import overlapping, run_length

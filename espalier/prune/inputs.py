@@ -29,8 +29,8 @@ from espalier.methods.statistic import (
 from espalier.model.layout import Block, Matrix
 from espalier.prune.targets import selected
 from espalier.recipe.steps.prune import PruneStep
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.hidden_states import HiddenStates
 

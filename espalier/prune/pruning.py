@@ -21,9 +21,9 @@ from espalier.prune.inputs import Reading, warn_of_absent
 from espalier.prune.matrices import prune_matrix, row_of
 from espalier.prune.targets import selected
 from espalier.recipe.steps.prune import PruneStep
-from espalier.reporter import PhaseRun
-from espalier.resume import finish_block, taken_over
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
+from espalier.session.resume import finish_block, taken_over
 from espalier.stream.capture import capturing
 from espalier.stream.hidden_states import HiddenStates, windows_per_batch
 

@@ -10,8 +10,8 @@ from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.prune.calibrating import Plan
 from espalier.prune.pruning import Pruned, Walk
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 
 
 class Interleaved:

@@ -19,9 +19,9 @@ from espalier.reconstruct.interleave import Interleaved
 from espalier.reconstruct.layer_errors import refreshed
 from espalier.reconstruct.span import SpanFit
 from espalier.reconstruct.windows import Streams
-from espalier.reporter import PhaseRun
-from espalier.resume import finish_block, taken_over
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
+from espalier.session.resume import finish_block, taken_over
 from espalier.stream.hidden_states import HiddenStates
 
 

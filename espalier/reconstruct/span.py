@@ -16,8 +16,8 @@ from espalier.reconstruct.adapters import Rank, adapted
 from espalier.reconstruct.dense_side import DenseSide
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
 from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
 from espalier.training.trainables import Trainable, freeze, window_trainables
 

@@ -15,8 +15,8 @@ from espalier.model.halves import find_halves
 from espalier.model.layout import Block, Matrix
 from espalier.prune.targets import selected
 from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
 
 

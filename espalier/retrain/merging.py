@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from espalier.model import masks
 from espalier.model.layout import Block, Matrix
-from espalier.resume import finish_block, taken_over
 from espalier.session import Session
+from espalier.session.resume import finish_block, taken_over
 from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, Lora
 
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from espalier.checkpoint_names import RATE_SEARCH, STATE
 from espalier.memory.work import trials
-from espalier.reporter import PhaseRun
 from espalier.retrain import ladder
 from espalier.retrain.train import DivergedError, Trainer
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.training.trainables import Trainable, restore, snapshot
 
 BASE_RATES: Final = {

@@ -19,7 +19,6 @@ from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
 from espalier.model.numerics import autocast, derived_seed, way_out
 from espalier.recipe.steps.retrain import Retrain
-from espalier.reporter import PhaseRun
 from espalier.retrain import merging, rate_search
 from espalier.retrain.equip import equip
 from espalier.retrain.pace import start_of
@@ -28,6 +27,7 @@ from espalier.retrain.teacher import recomputes, teaching
 from espalier.retrain.train import Best, DivergedError, Plan, Trainer, held_out_loss
 from espalier.retrain.training_text import split, training_windows
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.training.losses import Loss
 from espalier.training.recompute import recomputing
 from espalier.training.trainables import restore

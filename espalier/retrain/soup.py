@@ -15,12 +15,12 @@ from espalier.model import masks
 from espalier.model.layout import Block
 from espalier.model.weights import Weights
 from espalier.recipe.steps.recovery import vary
-from espalier.resume import finish_block, taken_over
 from espalier.retrain import rate_search, retraining
 from espalier.retrain.averaging import Blend, Masks, greedy, require_equal
 from espalier.retrain.train import held_out_loss
 from espalier.retrain.training_text import split, training_windows
 from espalier.session import Session
+from espalier.session.resume import finish_block, taken_over
 
 
 @dataclass(frozen=True)

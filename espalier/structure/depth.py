@@ -15,8 +15,8 @@ from espalier.evaluate.perplexity import perplexity
 from espalier.methods.structured import Passage
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.steps.structure import DepthStep
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import Batch, HiddenStates
 from espalier.structure.block_passes import runs, watch, without
 from espalier.structure.linear_replacement import Normal, keeping, last_writer, merged, outputs_of

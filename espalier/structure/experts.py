@@ -8,8 +8,8 @@ from espalier.errors import TargetsError, UnsupportedArchitectureError
 from espalier.methods.structured import Routing
 from espalier.model.layout import Block
 from espalier.recipe.steps.structure import ExpertStep
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
 from espalier.structure.expert_weights import Mixture, find_mixture, routing
 

@@ -16,8 +16,8 @@ from espalier.families.sizes import PLURAL
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.recipe.steps.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.structure import depth, experts
 from espalier.structure.expert_weights import cuts, find_mixture, renamed
 from espalier.structure.reshape import Shape, open_reshaped, write_reshaped

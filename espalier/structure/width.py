@@ -15,8 +15,8 @@ from espalier.methods.structured import Moments, UnitEvidence, WidthUpdate
 from espalier.methods.surgery import refit
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.steps.structure import WidthStep
-from espalier.reporter import PhaseRun
 from espalier.session import Session
+from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
 from espalier.structure.linear_replacement import outputs_of
 from espalier.structure.units import Units, find_units

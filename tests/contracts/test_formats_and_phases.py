@@ -64,7 +64,7 @@ PHASE = '''
 
 import time
 
-from espalier.resume import finish_block, taken_over
+from espalier.session.resume import finish_block, taken_over
 from espalier.session import Session
 
 

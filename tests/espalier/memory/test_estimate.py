@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from espalier import limits
 from espalier.memory import MemoryEstimate, estimate, itemsize_of
 from espalier.probe import probe
-from espalier.session import Session
+from espalier.session import Session, limits
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
 

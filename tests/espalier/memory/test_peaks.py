@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from espalier import limits
+from espalier.session import limits
 from tests.fixtures.library import alone
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from espalier import limits, pipeline
+from espalier import pipeline
 from espalier.evaluate import certificate
 from espalier.memory import MemoryEstimate
-from espalier.session import Session
+from espalier.session import Session, limits
 from espalier.stream.hidden_states import HiddenStates, windows_per_batch
 from tests.espalier.structure.removals import logits, report_of, run
 from tests.fixtures.library.jobs import LocalJob, local_job

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from espalier import limits
 from espalier.errors import NoRoomError, TargetsError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
 from espalier.retrain import retraining, teacher
 from espalier.retrain.pace import pruning_distance
-from espalier.session import Session
+from espalier.session import Session, limits
 from tests.fixtures.library.jobs import KilledError
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model

@@ -18,8 +18,8 @@ from espalier.recipe.steps.dataset import Calibration, Dataset
 from espalier.recipe.steps.evaluate import Perplexity
 from espalier.recipe.steps.prune import PruneStep
 from espalier.recipe.steps.retrain import Retrain
-from espalier.reporter import Listener, Reporter, Turn
-from espalier.results import Results
+from espalier.session.reporter import Listener, Reporter, Turn
+from espalier.session.results import Results
 from espalier.text.corpus import CROPPED_FROM, Corpus, Text
 
 

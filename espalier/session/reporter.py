@@ -28,7 +28,7 @@ from espalier.model import numerics
 from espalier.model.safetensors_writer import sha256_of
 from espalier.recipe.phases import Phase
 from espalier.recipe.steps.retrain import Retrain
-from espalier.results import Results
+from espalier.session.results import Results
 
 PROGRESS_SECONDS = 0.4
 """Shortest time between two progress messages."""

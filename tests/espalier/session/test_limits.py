@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from espalier import limits, pipeline
+from espalier import pipeline
 from espalier.diagnosis import classify
 from espalier.errors import NoRoomError
 from espalier.memory import MemoryEstimate
 from espalier.messages import Done, Message
-from espalier.session import Session
+from espalier.session import Session, limits
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import VOCABULARY
 

@@ -18,8 +18,8 @@ from espalier.messages import (
     StoredCheckpoint,
     Warned,
 )
-from espalier.reporter import Reporter, Turn
-from espalier.results import Results
+from espalier.session.reporter import Reporter, Turn
+from espalier.session.results import Results
 
 BLOCK = CheckpointName(Kind.BLOCK, block=3)
 

@@ -11,8 +11,8 @@ from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.messages import Layer
 from espalier.model import numerics
 from espalier.model.weights import save_overlay
-from espalier.reporter import PhaseRun
-from espalier.session import Session
+from espalier.session.reporter import PhaseRun
+from espalier.session.state import Session
 
 
 def finish_block(

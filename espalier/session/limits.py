@@ -15,7 +15,7 @@ import psutil
 
 from espalier.errors import NoRoomError
 from espalier.memory import Device, MemoryEstimate, estimate
-from espalier.session import Session
+from espalier.session.state import Session
 
 
 def check(session: Session) -> None:
