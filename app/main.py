@@ -85,10 +85,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database.dispose()
 
     app = FastAPI(
-        title="Espalier", version=VERSION, summary="Compression as a service for transformer models.",
-        lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
+        title="Espalier",
+        version=VERSION,
+        summary="Compression as a service for transformer models.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
         responses={"4XX": {"description": "A refusal.", **_PROBLEM}, "5XX": {"description": "A failure.", **_PROBLEM}},
-    )  # fmt: skip
+    )
     routers = [router for _, router in offered(endpoints, "router", APIRouter)]
     for router in routers:
         app.include_router(router)
@@ -96,8 +102,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     site.mount(app, settings)
     problems.install(app)
     app.state.registry = tally.told
-    app.add_middleware(BodyGuard, routes=[route for router in routers for route in router.routes],
-                       shares=app.state.shares)  # fmt: skip
+    app.add_middleware(
+        BodyGuard, routes=[route for router in routers for route in router.routes], shares=app.state.shares
+    )
     app.add_middleware(AccessGuard, settings=settings)  # before a body is read
     app.add_middleware(RequestMeter, tally=tally)
     app.add_middleware(RequestContext)  # added last: outermost

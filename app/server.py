@@ -18,11 +18,19 @@ _SPARE_FILES = 256
 def serve(settings: Settings) -> None:
     """Listen until asked to stop."""
     uvicorn.run(
-        "app.main:create_app", factory=True, host=settings.host, port=settings.port, workers=settings.api_processes,
-        http=PromptProtocol, ws="none", access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, backlog=BACKLOG,
+        "app.main:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.api_processes,
+        http=PromptProtocol,
+        ws="none",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        backlog=BACKLOG,
         limit_concurrency=connections(settings),
         timeout_graceful_shutdown=20 if settings.mode == "production" else 5,
-    )  # fmt: skip
+    )
 
 
 def connections(settings: Settings) -> int:

@@ -201,9 +201,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _apart(self) -> Settings:
         names = {
-            "cache": f"{PREFIX}CACHE_DIR={self.cache}", "scratch": f"{PREFIX}SCRATCH_DIR={self.scratch}",
-            "store": f"{PREFIX}STORE_URL={self.store}", "wake-up signals": f"{PREFIX}HOME={self.home}/bell",
-        }  # fmt: skip
+            "cache": f"{PREFIX}CACHE_DIR={self.cache}",
+            "scratch": f"{PREFIX}SCRATCH_DIR={self.scratch}",
+            "store": f"{PREFIX}STORE_URL={self.store}",
+            "wake-up signals": f"{PREFIX}HOME={self.home}/bell",
+        }
         every = names | {"database": f"{PREFIX}DATABASE_URL={rules.shown(self.database)}"}
         folders = {every[what]: folder for what, folder in self.folders.items()}
         if self.tasks_dir is not None:

@@ -18,16 +18,31 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate mem
 """What torch's CPU allocator says; it has no exception class of its own."""
 
 _NO_DEVICE_MEMORY = (
-    "CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation",
-)  # fmt: skip
+    "CUDA error: out of memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+)
 """What the libraries below torch say where its own allocator does not speak."""
 _DEVICE_LOST = (
-    "CUDA error", "CUDA driver error", "CUDA-capable device", "No CUDA GPUs are available", "no NVIDIA driver",
+    "CUDA error",
+    "CUDA driver error",
+    "CUDA-capable device",
+    "No CUDA GPUs are available",
+    "no NVIDIA driver",
     "Torch not compiled with CUDA enabled",
-    "NVIDIA driver on your system", "CUDA unknown error", "Unexpected error from cuda", "CUBLAS_STATUS_",
-    "CUSOLVER_STATUS_", "CUDNN_STATUS_", "cuDNN error", "NCCL error", "uncorrectable ECC error",
-)  # fmt: skip
+    "NVIDIA driver on your system",
+    "CUDA unknown error",
+    "Unexpected error from cuda",
+    "CUBLAS_STATUS_",
+    "CUSOLVER_STATUS_",
+    "CUDNN_STATUS_",
+    "cuDNN error",
+    "NCCL error",
+    "uncorrectable ECC error",
+)
 """A broken GPU, or none where one was promised: after most of these the process can use it no more."""
 
 _STORAGE = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EROFS)
@@ -58,26 +73,31 @@ class _Kind:
 
 _KINDS: Final = (
     _Kind(
-        "gpu_oom", "The device ran out of memory.",
+        "gpu_oom",
+        "The device ran out of memory.",
         "Use fewer or shorter calibration samples, or a device with more memory.",
         lambda error: isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_DEVICE_MEMORY),
     ),
     _Kind(
-        "device_lost", "The GPU failed or cannot be reached.",
+        "device_lost",
+        "The GPU failed or cannot be reached.",
         "See the GPU's state on the worker (nvidia-smi, dmesg); the job's log has the driver's words.",
         lambda error: isinstance(error, torch.AcceleratorError) or _says(error, _DEVICE_LOST),
     ),
     _Kind(
-        "host_oom", "The machine ran out of memory.",
+        "host_oom",
+        "The machine ran out of memory.",
         "Use fewer or shorter calibration samples, or a machine with more memory.",
         lambda error: isinstance(error, MemoryError) or _says(error, _NO_MEMORY),
     ),
     _Kind("disk_full", "The disk is full.", "Free space on the worker.", _is_disk_full),
     _Kind(
-        "storage", "A file of the worker could not be read or written.", "Check the worker's disks and mounts.",
+        "storage",
+        "A file of the worker could not be read or written.",
+        "Check the worker's disks and mounts.",
         lambda error: isinstance(error, OSError) and error.errno in _STORAGE,
     ),
-)  # fmt: skip
+)
 """Each may go well at another attempt."""
 
 

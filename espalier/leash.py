@@ -30,9 +30,10 @@ def leashed(
     The kernel watches the thread that starts the process: when that thread ends, the process is killed.
     """
     options = [
-        *([f"--group={group}"] if group is not None else []), *(["--offline"] if offline else []),
+        *([f"--group={group}"] if group is not None else []),
+        *(["--offline"] if offline else []),
         *([f"--memory={memory}"] if memory is not None else []),
-    ]  # fmt: skip
+    ]
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *options, *command]
 
 

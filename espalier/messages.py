@@ -193,9 +193,13 @@ class ErrorInfo(Message):
     def of(cls, error: EngineError, phase: Phase | None) -> ErrorInfo:
         """Say what one of our own errors says."""
         return cls(
-            class_=error.class_, retryable=error.retryable, phase=phase, module=error.module, hint=error.hint,
+            class_=error.class_,
+            retryable=error.retryable,
+            phase=phase,
+            module=error.module,
+            hint=error.hint,
             message=error.message,
-        )  # fmt: skip
+        )
 
 
 class Failed(Message):

@@ -51,10 +51,13 @@ class _Fetcher:
         self.phase: Phase = "resolving"
         self._told = 0.0
         self._access = Access(
-            cache_dir=Path(request.cache_dir), roots=tuple(Path(root) for root in request.roots),
-            systems=request.systems, uploads=request.uploads, progress=self._progress,
+            cache_dir=Path(request.cache_dir),
+            roots=tuple(Path(root) for root in request.roots),
+            systems=request.systems,
+            uploads=request.uploads,
+            progress=self._progress,
             refuse_outputs=request.refuse_outputs,
-        )  # fmt: skip
+        )
 
     def run(self) -> None:
         """Resolve, fetch, check, and lay out what the compute child may see."""

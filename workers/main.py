@@ -71,11 +71,21 @@ class WorkerProcess:
         warnings.simplefilter("ignore", SecurityWarning)
         self.celery.worker_main(
             [
-                "--quiet", "worker", "--pool", "solo", "--loglevel", "WARNING",
-                "--queues", queue_name(self.worker_class), "--without-gossip", "--without-mingle",
-                "--without-heartbeat", "--hostname", self.slot.identity.id,
+                "--quiet",
+                "worker",
+                "--pool",
+                "solo",
+                "--loglevel",
+                "WARNING",
+                "--queues",
+                queue_name(self.worker_class),
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+                "--hostname",
+                self.slot.identity.id,
             ]
-        )  # fmt: skip
+        )
 
     def run_once(self) -> None:
         """Work on one job, or on none when none waits; SIGTERM gives it back."""

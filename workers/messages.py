@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from app.bodies.job import JobRequest
 from app.bodies.stored import stored_spec
@@ -21,8 +21,11 @@ from espalier.messages import (
     PhaseStarted,
     Progress,
     Spread,
+    StoredCheckpoint,
     Warned,
 )
+from espalier.probe import ModelFacts
+from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
 
 
@@ -64,6 +67,14 @@ class Resolved(Message):
         """The spec as a model, read when first asked for; raises ValidationError where this version takes none such."""
         return stored_spec(self.spec)
 
+    @cached_property
+    def parsed_facts(self) -> ModelFacts | None:
+        """What the fetcher found out about the model; None of one that tells no facts, or those of another version."""
+        try:
+            return ModelFacts.model_validate_json(canonical(self.facts))
+        except ValidationError:
+            return None
+
 
 class Fetched(Message):
     """Model and text lie on this machine."""
@@ -95,3 +106,23 @@ AnyMessage = Annotated[
     Field(discriminator="kind"),
 ]
 MESSAGES: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+
+
+class StoredInStore(StoredCheckpoint):
+    """A checkpoint that lies in the store: the supervisor's own message to its rows."""
+
+    key: str
+    shared: str | None = None
+    """The key under which other jobs find it."""
+
+
+class Facts(Resolved):
+    """The fetcher's `Resolved` with the hash of all that decides the result: ours, once the text is known."""
+
+    work_hash: str
+    known: dict[str, dict[str, Any]] = {}
+    """What the pinned source and texts turned out to be."""
+
+
+Said = AnyMessage | StoredInStore | Facts
+"""What the supervisor writes into rows and events."""

@@ -131,9 +131,12 @@ def main() -> None:
     beside = loops.Threads(stop, works).start()
     log.info("reconciler started")
     reconciler = Reconciler(
-        database, open_store(settings), doorbell,
-        settings=settings, phase_store_max_bytes=settings.phase_store_max_bytes,
-    )  # fmt: skip
+        database,
+        open_store(settings),
+        doorbell,
+        settings=settings,
+        phase_store_max_bytes=settings.phase_store_max_bytes,
+    )
     reconcile(reconciler, lead, stop)
     beside.join(STOP_SECONDS)
 

@@ -76,9 +76,12 @@ class Service:
         self._stop, self._told = threading.Event(), False
         self.port = _free_port(settings.host, settings.port)
         ours = {
-            "ESPALIER_HOME": settings.home.absolute(), "ESPALIER_HOST": settings.host, "ESPALIER_PORT": self.port,
-            "ESPALIER_API_PROCESSES": settings.api_processes, "PYTHONPATH": ROOT,
-        }  # fmt: skip
+            "ESPALIER_HOME": settings.home.absolute(),
+            "ESPALIER_HOST": settings.host,
+            "ESPALIER_PORT": self.port,
+            "ESPALIER_API_PROCESSES": settings.api_processes,
+            "PYTHONPATH": ROOT,
+        }
         self._env = {**os.environ, **{name: str(value) for name, value in ours.items()}}
         self.parts = [
             Part("api", [sys.executable, "-P", "-m", "app.server"]),

@@ -174,7 +174,7 @@ def _is_hook(scope: Scope) -> bool:
 
 def _lane(scope: Scope) -> str:
     """Whose turn a request takes: its project's; deliveries, which bring no key, share one, for anybody can name hooks
-    without end."""  # fmt: skip
+    without end."""
     actor: Actor | None = scope["state"].get("actor")
     return actor.project_id if actor else ""
 

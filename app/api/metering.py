@@ -31,9 +31,12 @@ class RequestMeter:
     def __init__(self, app: ASGIApp, *, tally: Tally) -> None:
         self.app = app
         self._seconds = Histogram(
-            "espalier_http_request_seconds", "Time to the end of an answer.", ["method", "route", "status"],
-            buckets=_BUCKETS, registry=tally.counted,
-        )  # fmt: skip
+            "espalier_http_request_seconds",
+            "Time to the end of an answer.",
+            ["method", "route", "status"],
+            buckets=_BUCKETS,
+            registry=tally.counted,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and note how long it took."""
@@ -98,23 +101,59 @@ class Fleet(Collector):
             swept_at = measures.last_sweep(session)
         return [
             ("espalier_jobs", "Jobs by state.", ["state"], [([state], states.get(state, 0)) for state in STATES]),
-            ("espalier_queue_depth", "Queued jobs by worker class.", ["worker_class"],
-             [([name], count) for name, count, _ in queues]),
-            ("espalier_queue_oldest_seconds", "Age of the oldest queued job.", ["worker_class"],
-             [([name], max((now - oldest).total_seconds(), 0.0)) for name, _, oldest in queues]),
-            ("espalier_workers", "Workers that were seen within two minutes.", ["worker_class"],
-             [([name], count) for name, count in workers.items()]),
-            ("espalier_devices_lost", "Live workers whose device does not answer: they claim nothing.",
-             ["worker_class"], [([name], count) for name, count in lost.items()]),
-            ("espalier_phase_seconds", "Mean seconds of a phase over the last day.", ["phase"],
-             [([name], mean) for name, mean in phases]),
-            ("espalier_phase_peak_memory_bytes", "Most that a phase held on its device in a day.",
-             ["worker_class", "phase"], [([class_, name], most) for class_, name, most in peaks]),
-            ("espalier_device_memory_bytes", "Memory of the devices of all live workers.", ["worker_class", "device"],
-             [([class_, kind], total) for class_, kind, total in memory]),
-            ("espalier_failures", "Jobs that failed within the last day, by class.", ["class"],
-             [([class_], count) for class_, count in failures]),
+            (
+                "espalier_queue_depth",
+                "Queued jobs by worker class.",
+                ["worker_class"],
+                [([name], count) for name, count, _ in queues],
+            ),
+            (
+                "espalier_queue_oldest_seconds",
+                "Age of the oldest queued job.",
+                ["worker_class"],
+                [([name], max((now - oldest).total_seconds(), 0.0)) for name, _, oldest in queues],
+            ),
+            (
+                "espalier_workers",
+                "Workers that were seen within two minutes.",
+                ["worker_class"],
+                [([name], count) for name, count in workers.items()],
+            ),
+            (
+                "espalier_devices_lost",
+                "Live workers whose device does not answer: they claim nothing.",
+                ["worker_class"],
+                [([name], count) for name, count in lost.items()],
+            ),
+            (
+                "espalier_phase_seconds",
+                "Mean seconds of a phase over the last day.",
+                ["phase"],
+                [([name], mean) for name, mean in phases],
+            ),
+            (
+                "espalier_phase_peak_memory_bytes",
+                "Most that a phase held on its device in a day.",
+                ["worker_class", "phase"],
+                [([class_, name], most) for class_, name, most in peaks],
+            ),
+            (
+                "espalier_device_memory_bytes",
+                "Memory of the devices of all live workers.",
+                ["worker_class", "device"],
+                [([class_, kind], total) for class_, kind, total in memory],
+            ),
+            (
+                "espalier_failures",
+                "Jobs that failed within the last day, by class.",
+                ["class"],
+                [([class_], count) for class_, count in failures],
+            ),
             ("espalier_webhooks_pending", "Webhook deliveries that wait.", [], [([], pending)]),
-            ("espalier_reconciler_last_sweep_seconds", "Since the reconciler last went over everything.", [],
-             [([], max((now - swept_at).total_seconds(), 0.0))] if swept_at else []),
-        ]  # fmt: skip
+            (
+                "espalier_reconciler_last_sweep_seconds",
+                "Since the reconciler last went over everything.",
+                [],
+                [([], max((now - swept_at).total_seconds(), 0.0))] if swept_at else [],
+            ),
+        ]

@@ -202,20 +202,37 @@ def job_view(reading: JobReading) -> JobView:
     progress = {"current": job.phase_current, "total": job.phase_total, "unit": job.phase_unit}
     return JobView.model_validate(
         {
-            "id": job.id, "project_id": job.project_id, "parent_id": job.parent_id, "name": job.name,
-            "state": job.state, "phase": job.phase, "phase_progress": progress if job.phase else None,
-            "progress": job.progress, "wait_reason": job.wait_reason if job.state == "queued" else None,
-            "queue_position": reading.queue_position, "attempt": max(job.attempt, 1),
-            "max_attempts": job.max_attempts, "priority": _PRIORITY_NAMES[job.priority], "labels": job.labels,
+            "id": job.id,
+            "project_id": job.project_id,
+            "parent_id": job.parent_id,
+            "name": job.name,
+            "state": job.state,
+            "phase": job.phase,
+            "phase_progress": progress if job.phase else None,
+            "progress": job.progress,
+            "wait_reason": job.wait_reason if job.state == "queued" else None,
+            "queue_position": reading.queue_position,
+            "attempt": max(job.attempt, 1),
+            "max_attempts": job.max_attempts,
+            "priority": _PRIORITY_NAMES[job.priority],
+            "labels": job.labels,
             "source": {**job.request["source"], "resolved_revision": job.resolved_revision},
-            "spec": job.sent_spec or job.request["spec"], "resolved_spec": job.resolved_spec,
+            "spec": job.sent_spec or job.request["spec"],
+            "resolved_spec": job.resolved_spec,
             "work_hash": job.work_hash,
-            "reused_from": job.reused_from, "initiator": job.initiator, "durations": reading.durations,
-            "error": _error(job.error, job.attempt), "gate": job.gate, "result": _result(job.report),
-            "warnings": job.warnings, "created_at": job.created_at, "started_at": job.started_at,
-            "finished_at": job.finished_at, "urls": _job_urls(job.id),
+            "reused_from": job.reused_from,
+            "initiator": job.initiator,
+            "durations": reading.durations,
+            "error": _error(job.error, job.attempt),
+            "gate": job.gate,
+            "result": _result(job.report),
+            "warnings": job.warnings,
+            "created_at": job.created_at,
+            "started_at": job.started_at,
+            "finished_at": job.finished_at,
+            "urls": _job_urls(job.id),
         }
-    )  # fmt: skip
+    )
 
 
 def _error(document: dict[str, Any] | None, attempt: int) -> dict[str, Any] | None:

@@ -75,9 +75,10 @@ class UploadRequest(Spec):
             most = small_bytes(file.name)
             if most is not None and file.bytes > most:
                 raise PydanticCustomError(
-                    "file_too_large", "a file of this name has at most {mib} MiB",
+                    "file_too_large",
+                    "a file of this name has at most {mib} MiB",
                     {"at": f"files/{index}/bytes", "mib": most >> 20},
-                )  # fmt: skip
+                )
         return self
 
 

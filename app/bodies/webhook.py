@@ -11,11 +11,26 @@ from app.platform.signing import secret_key
 from espalier.recipe.base import Spec
 
 EventType = Literal[
-    "*", "job.created", "job.queued", "job.started", "job.phase_started", "job.phase_completed", "job.warning",
-    "job.paused", "job.resumed", "job.cancel_requested", "job.attempt_failed", "job.retry_scheduled",
-    "job.gate_evaluated", "job.artifact_ready", "job.published", "job.succeeded", "job.failed", "job.cancelled",
+    "*",
+    "job.created",
+    "job.queued",
+    "job.started",
+    "job.phase_started",
+    "job.phase_completed",
+    "job.warning",
+    "job.paused",
+    "job.resumed",
+    "job.cancel_requested",
+    "job.attempt_failed",
+    "job.retry_scheduled",
+    "job.gate_evaluated",
+    "job.artifact_ready",
+    "job.published",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
     "job.expired",
-]  # fmt: skip
+]
 """`*` is all of these. What comes many times a second (progress, metrics, layers, checkpoints) is for streams."""
 
 

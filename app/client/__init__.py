@@ -18,8 +18,18 @@ from espalier.client import (
 )
 
 __all__ = [
-    "ATTEMPTS", "ENDINGS", "Artifact", "BadDownload", "Client", "Event", "Job", "NothingToUpload", "Queue",
-    "ServiceError", "Unreachable", "Worker",
-]  # fmt: skip
+    "ATTEMPTS",
+    "ENDINGS",
+    "Artifact",
+    "BadDownload",
+    "Client",
+    "Event",
+    "Job",
+    "NothingToUpload",
+    "Queue",
+    "ServiceError",
+    "Unreachable",
+    "Worker",
+]
 
 warnings.warn("app.client has moved: from espalier import Client", DeprecationWarning, stacklevel=2)

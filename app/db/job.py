@@ -47,23 +47,47 @@ class Job(OfProject, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         # In the order of the claim, which reads one entry of each project instead of sorting the queue.
-        Index("ix_jobs_claim", "worker_class", "project_id", "turn", "id",
-              postgresql_where=text("state = 'queued' AND wait_reason IS DISTINCT FROM 'dependency'"),
-              sqlite_where=text("state = 'queued' AND wait_reason IS NOT 'dependency'")),
-        Index("ix_jobs_pending_until", "pending_until", postgresql_where=text("pending_until IS NOT NULL"),
-              sqlite_where=text("pending_until IS NOT NULL")),
-        Index("ix_jobs_lease", "lease_until",
-              postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
-              sqlite_where=text("state IN ('running', 'pausing', 'cancelling')")),
+        Index(
+            "ix_jobs_claim",
+            "worker_class",
+            "project_id",
+            "turn",
+            "id",
+            postgresql_where=text("state = 'queued' AND wait_reason IS DISTINCT FROM 'dependency'"),
+            sqlite_where=text("state = 'queued' AND wait_reason IS NOT 'dependency'"),
+        ),
+        Index(
+            "ix_jobs_pending_until",
+            "pending_until",
+            postgresql_where=text("pending_until IS NOT NULL"),
+            sqlite_where=text("pending_until IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_lease",
+            "lease_until",
+            postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
+            sqlite_where=text("state IN ('running', 'pausing', 'cancelling')"),
+        ),
         Index("ix_jobs_list", "project_id", "id"),
         # In the order in which equal work is looked for, lest every POST reads all jobs of its project.
         Index("ix_jobs_work", "project_id", "work_hash", "id"),
         # What a quota counts, and where a job stands.
-        Index("ix_jobs_queued", "project_id", "worker_class", "turn", "id", postgresql_where=text("state = 'queued'"),
-              sqlite_where=text("state = 'queued'")),
-        Index("ix_jobs_paused", "project_id", postgresql_where=text("state = 'paused'"),
-              sqlite_where=text("state = 'paused'")),
-    )  # fmt: skip
+        Index(
+            "ix_jobs_queued",
+            "project_id",
+            "worker_class",
+            "turn",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+            sqlite_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_paused",
+            "project_id",
+            postgresql_where=text("state = 'paused'"),
+            sqlite_where=text("state = 'paused'"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     parent_id: Mapped[str | None] = mapped_column(index=True)

@@ -17,11 +17,20 @@ class Publication(OfProject, Base):
     __tablename__ = "publications"
     __table_args__ = (
         Index("ix_publications_job", "job_id", "id"),
-        Index("ix_publications_due", "next_at", postgresql_where=text("state = 'pending'"),
-              sqlite_where=text("state = 'pending'")),
-        Index("ix_publications_turns", "project_id", "next_at", postgresql_where=text("state = 'pending'"),
-              sqlite_where=text("state = 'pending'")),
-    )  # fmt: skip
+        Index(
+            "ix_publications_due",
+            "next_at",
+            postgresql_where=text("state = 'pending'"),
+            sqlite_where=text("state = 'pending'"),
+        ),
+        Index(
+            "ix_publications_turns",
+            "project_id",
+            "next_at",
+            postgresql_where=text("state = 'pending'"),
+            sqlite_where=text("state = 'pending'"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))

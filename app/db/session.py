@@ -33,9 +33,14 @@ class Database:
             self.engine = create_engine(url, connect_args={"timeout": 15, "check_same_thread": False})
             _prepare_sqlite(self.engine)
         else:
-            self.engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True,
-                                        pool_timeout=POOL_SECONDS,
-                                        connect_args=_patience(url, statement_seconds))  # fmt: skip
+            self.engine = create_engine(
+                url,
+                pool_size=pool_size,
+                max_overflow=pool_size,
+                pool_pre_ping=True,
+                pool_timeout=POOL_SECONDS,
+                connect_args=_patience(url, statement_seconds),
+            )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
@@ -60,9 +65,13 @@ class Database:
 def _patience(url: str, statement_seconds: float) -> dict[str, Any]:
     """How long a connection waits for a Postgres that is busy, or that the network no longer leads to."""
     arguments = {
-        "connect_timeout": 5, "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+        "connect_timeout": 5,
+        "keepalives": 1,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
         "tcp_user_timeout": 20_000,
-    }  # fmt: skip
+    }
     given = make_url(url).query
     found: dict[str, Any] = {name: value for name, value in arguments.items() if name not in given}
     if statement_seconds and "options" not in given:

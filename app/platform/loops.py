@@ -26,9 +26,14 @@ log = structlog.get_logger(__name__)
 
 
 def run(
-    name: str, stop: threading.Event, work: Callable[[], object], *, idle_seconds: float,
-    longest_seconds: float = LONGEST_PAUSE_SECONDS, pause: Callable[[float], object] | None = None,
-) -> None:  # fmt: skip
+    name: str,
+    stop: threading.Event,
+    work: Callable[[], object],
+    *,
+    idle_seconds: float,
+    longest_seconds: float = LONGEST_PAUSE_SECONDS,
+    pause: Callable[[float], object] | None = None,
+) -> None:
     """Call `work` until told to stop: again at once where it returns something true, else after a pause.
 
     `pause` waits in the place of `stop`, where something else may wake the loop up too.

@@ -32,13 +32,28 @@ _PUBLIC_6 = ipaddress.IPv6Network("2000::/3")
 _SPECIAL: Final[tuple[Network, ...]] = tuple(
     ipaddress.ip_network(text)
     for text in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
-        "224.0.0.0/4", "240.0.0.0/4",
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
         # Of 2000::/3: Teredo and other protocol assignments, documentation, 6to4, which carry IPv4 addresses inside.
-        "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "3fff::/20",
     )
-)  # fmt: skip
+)
 
 
 class ForbiddenAddress(Exception):
@@ -250,6 +265,4 @@ def _exchange(
     client.putheader("Connection", "close")
     client.endheaders(body)
     answer = client.getresponse()
-    return Reply(
-        answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read(most_bytes)
-    )  # fmt: skip
+    return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read(most_bytes))

@@ -110,9 +110,13 @@ def _signed(value: float | None) -> str:
 
 
 def _line(
-    title: str, values: Sequence[float | None], write: Write, *, lower_wins: bool = False,
+    title: str,
+    values: Sequence[float | None],
+    write: Write,
+    *,
+    lower_wins: bool = False,
     among: Sequence[bool] | None = None,
-) -> Line:  # fmt: skip
+) -> Line:
     """`among`: the jobs that may win; default: all that have a value."""
     known = [value if among is None or among[index] else None for index, value in enumerate(values)]
     rivals = {value for value in known if value is not None}

@@ -51,9 +51,13 @@ class JobFilters:
         key, _, value = self.label.partition("=")
         until = _day(self.before)
         return Filters(
-            self.states, [(key, value)] if self.label and "label" not in self.wrong else [], self.model or None,
-            self.method or None, _day(self.after), until + timedelta(days=1) if until else None,
-        )  # fmt: skip
+            self.states,
+            [(key, value)] if self.label and "label" not in self.wrong else [],
+            self.model or None,
+            self.method or None,
+            _day(self.after),
+            until + timedelta(days=1) if until else None,
+        )
 
     @property
     def active(self) -> bool:

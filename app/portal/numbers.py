@@ -72,7 +72,7 @@ def comparisons(report: dict[str, Any]) -> list[Comparison]:
         Comparison("bytes on disk", dense.get("bytes"), compressed.get("bytes"), "bytes"),
         Comparison("bytes without the zeros", None, compressed.get("packed_bytes"), "bytes"),
         Comparison("multiply-adds per token", dense.get("macs_per_token"), compressed.get("macs_per_token"), "count"),
-    ]  # fmt: skip
+    ]
     rows += _timings(report)
     tasks = dense.get("tasks") or {}
     for task, found in (compressed.get("tasks") or {}).items():
@@ -102,9 +102,13 @@ def protocol_line(protocol: dict[str, Any], name: str) -> str:
     dataset = found.get("dataset") or {}
     text = " ".join(str(dataset[key]) for key in ("kind", "name", "path", "upload_id", "split") if dataset.get(key))
     parts = (
-        text, _counted(found, "windows", "windows"), _counted(found, "sequence_length", "tokens each"),
-        _counted(found, "predicted_tokens", "predicted tokens"), found.get("dtype"), found.get("tokenizer"),
-    )  # fmt: skip
+        text,
+        _counted(found, "windows", "windows"),
+        _counted(found, "sequence_length", "tokens each"),
+        _counted(found, "predicted_tokens", "predicted tokens"),
+        found.get("dtype"),
+        found.get("tokenizer"),
+    )
     return ", ".join(str(part) for part in parts if part)
 
 

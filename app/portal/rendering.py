@@ -110,13 +110,25 @@ def base_url(request: Request) -> str:
 def environment() -> Environment:
     """Return what renders every template of the portal."""
     found = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, extensions=["jinja2.ext.do"],
-    )  # fmt: skip
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
+    )
     found.filters |= {
-        "number": number, "measured": measured, "percent": percent, "size": size, "duration": duration,
-        "stamp": stamp, "pretty": pretty, "compact": compact, "unquoted": unquoted, "word": word,
-    }  # fmt: skip
+        "number": number,
+        "measured": measured,
+        "percent": percent,
+        "size": size,
+        "duration": duration,
+        "stamp": stamp,
+        "pretty": pretty,
+        "compact": compact,
+        "unquoted": unquoted,
+        "word": word,
+    }
     found.globals |= {"asset": asset}
     return found
 
@@ -128,9 +140,13 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
     menu = [entry for entry in state.menu if actor is not None and entry.open_to(actor)]
     scopes = actor.scopes if actor is not None else frozenset()
     common = {
-        "actor": actor, "may": lambda scope: bool({scope, "admin"} & scopes), "menu": menu,
-        "here": here(menu, request.url.path), "csrf": getattr(request.state, "csrf", ""),
-        "embedded": state.portal_settings.mode == "embedded", "request_id": getattr(request.state, "request_id", ""),
-    }  # fmt: skip
+        "actor": actor,
+        "may": lambda scope: bool({scope, "admin"} & scopes),
+        "menu": menu,
+        "here": here(menu, request.url.path),
+        "csrf": getattr(request.state, "csrf", ""),
+        "embedded": state.portal_settings.mode == "embedded",
+        "request_id": getattr(request.state, "request_id", ""),
+    }
     text = state.templates.get_template(template).render({**common, **context})
     return HTMLResponse(text, status)

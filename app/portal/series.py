@@ -54,9 +54,11 @@ class Chart:
         x = list(range(len(rows))) if self.ticks else [step for step, _ in rows]
         columns = [[values[index] for _, values in rows] for index in range(len(self.lines))]
         return {
-            "names": [line.name for line in self.lines], "data": [x, *columns], "x_title": self.x_title,
+            "names": [line.name for line in self.lines],
+            "data": [x, *columns],
+            "x_title": self.x_title,
             "ticks": [str(step) for step, _ in rows] if self.ticks else None,
-        }  # fmt: skip
+        }
 
 
 def charts(series: Sequence[Series], phases: Sequence[PhaseRecord]) -> list[Chart]:
@@ -70,8 +72,10 @@ def charts(series: Sequence[Series], phases: Sequence[PhaseRecord]) -> list[Char
             name = measure if turn.member is None else f"member {turn.member} {measure}"
             found.setdefault((turn.cycle, kind), []).append(Line(name, points))
     cycles = sorted({cycle for cycle, _ in found}, key=lambda cycle: cycle or 0)[-MOST_CYCLES:]
-    return [*_perplexity(phases), *(_chart(kind, cycle, found) for cycle in cycles for kind in _TITLES
-                                    if (cycle, kind) in found)]  # fmt: skip
+    return [
+        *_perplexity(phases),
+        *(_chart(kind, cycle, found) for cycle in cycles for kind in _TITLES if (cycle, kind) in found),
+    ]
 
 
 def _chart(kind: str, cycle: int | None, found: dict[tuple[int | None, str], list[Line]]) -> Chart:

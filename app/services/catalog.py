@@ -110,11 +110,16 @@ def model(database: Database, project_id: str, name: str) -> ModelReading:
 def _results(session: Session, project_id: str, name: str) -> list[Result]:
     return [
         Result(
-            row.job_id, row.name, row.method, row.created_at, (row.report.get("sparsity") or {}).get("achieved"),
-            row.report.get("dense") or {}, row.report.get("compressed") or {},
+            row.job_id,
+            row.name,
+            row.method,
+            row.created_at,
+            (row.report.get("sparsity") or {}).get("achieved"),
+            row.report.get("dense") or {},
+            row.report.get("compressed") or {},
         )
         for row in catalog.reports(session, project_id, name, limit=MAX_RESULTS)
-    ]  # fmt: skip
+    ]
 
 
 def _published(session: Session, project_id: str) -> list[Published]:

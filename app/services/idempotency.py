@@ -60,8 +60,15 @@ def claim(session: Session, key: Key, *, resource_id: str, now: datetime) -> str
 
     A parallel call with the same key waits here until this transaction ends: the unique constraint decides.
     """
-    row = {"project_id": key.project_id, "method": key.method, "path": key.path, "key": key.key,
-           "body_sha256": key.body_sha256, "resource_id": resource_id, "created_at": now}  # fmt: skip
+    row = {
+        "project_id": key.project_id,
+        "method": key.method,
+        "path": key.path,
+        "key": key.key,
+        "body_sha256": key.body_sha256,
+        "resource_id": resource_id,
+        "created_at": now,
+    }
     if idempotency.insert_unless_there(session, row, older_than=now - KEPT):
         return None
     return earlier(session, key, now=now)

@@ -81,9 +81,13 @@ def _next(session: Session, project_id: str, name: str, description: str, spec: 
     built_in = BUILT_IN.get(name)
     version = max((found.version for found in (newest, built_in) if found), default=0)
     row = Preset(
-        project_id=project_id, name=name, version=version + 1, description=description, spec=spec,
+        project_id=project_id,
+        name=name,
+        version=version + 1,
+        description=description,
+        spec=spec,
         created_at=clock(session),
-    )  # fmt: skip
+    )
     session.add(row)
     session.flush()
     return row

@@ -36,10 +36,19 @@ def rejected(gate: dict[str, Any] | None) -> bool:
 def row(job: Job, target: dict[str, Any], *, now: datetime, reference: str | None = None) -> Publication:
     """Return a publication of a job; with a reference, one that is done."""
     return Publication(
-        id=new_id("pub"), project_id=job.project_id, job_id=job.id, target=at_home(target, job),
-        state="succeeded" if reference else "pending", attempts=1 if reference else 0, next_at=now, locked_until=None,
-        reference=reference, error=None, created_at=now, finished_at=now if reference else None,
-    )  # fmt: skip
+        id=new_id("pub"),
+        project_id=job.project_id,
+        job_id=job.id,
+        target=at_home(target, job),
+        state="succeeded" if reference else "pending",
+        attempts=1 if reference else 0,
+        next_at=now,
+        locked_until=None,
+        reference=reference,
+        error=None,
+        created_at=now,
+        finished_at=now if reference else None,
+    )
 
 
 def add(session: Session, job: Job, made: Publication) -> None:
@@ -47,9 +56,14 @@ def add(session: Session, job: Job, made: Publication) -> None:
     session.add(made)
     actor = actors.current()
     audit.add(
-        session, "publication.create", made.id, project_id=job.project_id, now=made.created_at,
-        by=actor.document() if actor else job.initiator, data={"job_id": job.id, **_place(made.target)},
-    )  # fmt: skip
+        session,
+        "publication.create",
+        made.id,
+        project_id=job.project_id,
+        now=made.created_at,
+        by=actor.document() if actor else job.initiator,
+        data={"job_id": job.id, **_place(made.target)},
+    )
 
 
 def create(

@@ -62,11 +62,19 @@ def create(resources: Resources, project_id: str, request: UploadRequest, *, key
     with resources.database.unit_of_work() as session:
         now = clock(session)
         row = Upload(
-            id=new_id("upl"), project_id=project_id, kind=request.kind, name=request.name, state="open",
-            files=[file.model_dump() for file in request.files], bytes=total,
-            part_bytes=max(PART_BYTES, -(-total // MAX_PARTS)), facts=None, created_at=now, touched_at=now,
+            id=new_id("upl"),
+            project_id=project_id,
+            kind=request.kind,
+            name=request.name,
+            state="open",
+            files=[file.model_dump() for file in request.files],
+            bytes=total,
+            part_bytes=max(PART_BYTES, -(-total // MAX_PARTS)),
+            facts=None,
+            created_at=now,
+            touched_at=now,
             completed_at=None,
-        )  # fmt: skip
+        )
         idempotency.once(session, key, row.id, now=now)
         projects.admit_bytes(session, projects.locked(session, project_id), total)
         if uploads.count_open(session, project_id) >= MAX_OPEN:

@@ -38,11 +38,19 @@ def create(
     with resources.database.unit_of_work() as session:
         now = clock(session)
         row = WebhookEndpoint(
-            id=new_id("whk"), project_id=project_id, url=request.url, events=sorted(set(request.events)),
-            description=request.description, enabled=True, disabled_reason=None,
-            secret=seal(resources.settings, secret), old_secret=None, old_secret_until=None, created_at=now,
+            id=new_id("whk"),
+            project_id=project_id,
+            url=request.url,
+            events=sorted(set(request.events)),
+            description=request.description,
+            enabled=True,
+            disabled_reason=None,
+            secret=seal(resources.settings, secret),
+            old_secret=None,
+            old_secret_until=None,
+            created_at=now,
             updated_at=now,
-        )  # fmt: skip
+        )
         idempotency.once(session, key, row.id, now=now)
         session.add(row)
         audit.record(session, "webhook_endpoint.create", row.id, now=now, url=row.url)

@@ -65,9 +65,11 @@ class Tally:
         composite = hashlib.sha256(b"".join(self._sha256s)).digest()
         count = len(self._md5s)
         return Sent(
-            self._num_bytes, self.sha256, f"{base64.b64encode(composite).decode()}-{count}",
+            self._num_bytes,
+            self.sha256,
+            f"{base64.b64encode(composite).decode()}-{count}",
             f"{_md5(b''.join(self._md5s)).hexdigest()}-{count}",
-        )  # fmt: skip
+        )
 
 
 def _md5(data: bytes) -> Any:  # noqa: ANN401 - hashlib's own type is private

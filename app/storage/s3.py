@@ -122,8 +122,12 @@ class S3Store(ObjectStore):
         checksum = tally.add(data)
         put = partial(
             self.client.put_object,
-            Bucket=self.bucket, Key=at, Metadata={"sha256": tally.sha256}, ChecksumSHA256=checksum, Body=data,
-        )  # fmt: skip
+            Bucket=self.bucket,
+            Key=at,
+            Metadata={"sha256": tally.sha256},
+            ChecksumSHA256=checksum,
+            Body=data,
+        )
 
         def once() -> Sent:
             with typed():
@@ -259,9 +263,12 @@ class S3Store(ObjectStore):
         """Sign a PUT of so many bytes with this checksum, which the server verifies."""
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
         parameters = {
-            "Bucket": self.bucket, "Key": self._key(key), "ContentLength": num_bytes,
-            "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": checksum,
-        }  # fmt: skip
+            "Bucket": self.bucket,
+            "Key": self._key(key),
+            "ContentLength": num_bytes,
+            "ChecksumAlgorithm": "SHA256",
+            "ChecksumSHA256": checksum,
+        }
         with typed():
             url = self.client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=expires_seconds)
         headers = {"x-amz-checksum-sha256": checksum, "x-amz-sdk-checksum-algorithm": "SHA256"}

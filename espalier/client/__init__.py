@@ -6,6 +6,16 @@ from espalier.client.transport import ATTEMPTS, BadDownload, ServiceError, Unrea
 from espalier.client.uploads import NothingToUpload
 
 __all__ = [
-    "ATTEMPTS", "ENDINGS", "Artifact", "BadDownload", "Client", "Event", "Job", "NothingToUpload", "Queue",
-    "ServiceError", "Unreachable", "Worker",
-]  # fmt: skip
+    "ATTEMPTS",
+    "ENDINGS",
+    "Artifact",
+    "BadDownload",
+    "Client",
+    "Event",
+    "Job",
+    "NothingToUpload",
+    "Queue",
+    "ServiceError",
+    "Unreachable",
+    "Worker",
+]

@@ -123,9 +123,7 @@ class Hooks:
         """Remove a rule; jobs that it made stay."""
         self._call("DELETE", f"/v1/rules/{rule}")
 
-    def try_rule(
-        self, rule: str, *, delivery: str | None = None, payload: Mapping[str, Any] | None = None
-    ) -> Trial:  # fmt: skip
+    def try_rule(self, rule: str, *, delivery: str | None = None, payload: Mapping[str, Any] | None = None) -> Trial:
         """Say what a rule would make of a delivery or of a document, without effects."""
         given = {"delivery_id": delivery, "payload": payload}
         body = {name: value for name, value in given.items() if value is not None}

@@ -47,9 +47,10 @@ class Uploader:
         self.kind: Kind = "model" if path.is_dir() else "dataset"
         self._files = {name: _File.of(file) for name, file in _chosen(path).items()}
         self._body = {
-            "kind": self.kind, "name": name or path.resolve().name,
+            "kind": self.kind,
+            "name": name or path.resolve().name,
             "files": [{"name": n, "bytes": f.bytes, "sha256": f.sha256} for n, f in self._files.items()],
-        }  # fmt: skip
+        }
 
     def run(self, sent: Sent) -> dict[str, Any]:
         """Open or find the upload, send what is missing, complete it, and return it."""
@@ -108,7 +109,7 @@ class Uploader:
             if part["url"].startswith("/"):
                 return self._transport.http.put(
                     part["url"], content=data, headers=part["headers"], timeout=SEND_SECONDS
-                )  # fmt: skip
+                )
             # The store's own address: it is signed, and our key is none of its business.
             return httpx.put(part["url"], content=data, headers=part["headers"], timeout=SEND_SECONDS)
         except httpx.TransportError:

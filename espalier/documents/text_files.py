@@ -26,18 +26,47 @@ _OTHERS: Final = {
     **dict.fromkeys((".csv", ".tsv", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro"), _AS_LINES),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".zst", ".zstd", ".bz2", ".xz", ".7z", ".rar", ".lz4", ".br"), _UNPACK),
     **dict.fromkeys(
-        (".pdf", ".doc", ".docx", ".odt", ".epub", ".rtf", ".db", ".sqlite", ".pkl", ".pickle", ".npy", ".npz", ".pt",
-         ".bin", ".h5", ".tfrecord", ".safetensors", ".msgpack", ".yaml", ".yml", ".xml", ".html", ".htm"),
+        (
+            ".pdf",
+            ".doc",
+            ".docx",
+            ".odt",
+            ".epub",
+            ".rtf",
+            ".db",
+            ".sqlite",
+            ".pkl",
+            ".pickle",
+            ".npy",
+            ".npz",
+            ".pt",
+            ".bin",
+            ".h5",
+            ".tfrecord",
+            ".safetensors",
+            ".msgpack",
+            ".yaml",
+            ".yml",
+            ".xml",
+            ".html",
+            ".htm",
+        ),
         "Write its text into a *.txt or *.jsonl file.",
     ),
-}  # fmt: skip
+}
 _MAGIC: Final = (
-    (b"\x1f\x8b", "gzip", "Give it a name that ends in .gz."), (b"PAR1", "parquet", "Name it *.parquet."),
-    (b"PK\x03\x04", "a zip archive", _UNPACK), (b"\x28\xb5\x2f\xfd", "zstd", _UNPACK), (b"BZh", "bzip2", _UNPACK),
-    (b"\xfd7zXZ", "xz", _UNPACK), (b"ARROW1", "an Arrow file", _AS_LINES), (b"%PDF", "a PDF", "Write its text out."),
-    (b"SQLite format", "a database", _AS_LINES), (b"\x89HDF", "an HDF5 file", _AS_LINES),
+    (b"\x1f\x8b", "gzip", "Give it a name that ends in .gz."),
+    (b"PAR1", "parquet", "Name it *.parquet."),
+    (b"PK\x03\x04", "a zip archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "zstd", _UNPACK),
+    (b"BZh", "bzip2", _UNPACK),
+    (b"\xfd7zXZ", "xz", _UNPACK),
+    (b"ARROW1", "an Arrow file", _AS_LINES),
+    (b"%PDF", "a PDF", "Write its text out."),
+    (b"SQLite format", "a database", _AS_LINES),
+    (b"\x89HDF", "an HDF5 file", _AS_LINES),
     (b"version https://git-lfs", "a Git LFS pointer", "Run `git lfs pull`."),
-)  # fmt: skip
+)
 AS_ROWS: Final = "Write one object in each line, or one list of objects, like pandas' to_json(..., orient='records')."
 IN_ROWS: Final = f"{AS_ROWS[0].lower()}{AS_ROWS[1:]}"
 _STRINGS: Final = "Name a column of strings"

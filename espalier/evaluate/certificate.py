@@ -69,9 +69,10 @@ def _check_values(session: Session) -> None:
 def _require_finite(tensor: torch.Tensor, name: str, what: str) -> None:
     if not bool(torch.isfinite(tensor).all()):
         raise NumericalError(
-            f"{what} of {name} are not finite", hint="Mend the source's weights, or ask for a wider dtype.",
+            f"{what} of {name} are not finite",
+            hint="Mend the source's weights, or ask for a wider dtype.",
             module=name.removesuffix(".weight"),
-        )  # fmt: skip
+        )
 
 
 def _forward(session: Session, streamed: StreamedModel) -> dict[str, Any]:

@@ -66,13 +66,15 @@ def regressions(found: Sequence[Speed]) -> list[dict[str, Any]]:
     """Return the same as a report holds it: seconds per token, the spread of their difference, and the verdict."""
     return [
         {
-            "name": f"{speed.name}_seconds_per_token", "dense": speed.dense.median, "result": speed.result.median,
+            "name": f"{speed.name}_seconds_per_token",
+            "dense": speed.dense.median,
+            "result": speed.result.median,
             "difference": speed.result.median - speed.dense.median,
             "interval": [speed.result.least - speed.dense.most, speed.result.most - speed.dense.least],
             "verdict": speed.verdict,
         }
         for speed in found
-    ]  # fmt: skip
+    ]
 
 
 def timing(latency: Mapping[str, Any] | None, name: str) -> Timing | None:

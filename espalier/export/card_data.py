@@ -73,12 +73,19 @@ def _results(session: Session, report: Mapping[str, Any]) -> Iterator[EvalResult
     for name, value in report["compressed"]["perplexity"].items():
         dataset = texts[name]
         yield EvalResult(
-            task_type="text-generation", dataset_type=_public_name(dataset), dataset_name=name,
-            dataset_split=getattr(dataset, "split", None), metric_type="perplexity", metric_value=value,
-        )  # fmt: skip
+            task_type="text-generation",
+            dataset_type=_public_name(dataset),
+            dataset_name=name,
+            dataset_split=getattr(dataset, "split", None),
+            metric_type="perplexity",
+            metric_value=value,
+        )
     for task, numbers in report["compressed"].get("tasks", {}).items():
         for metric, value in numbers.items():
             yield EvalResult(
-                task_type="text-generation", dataset_type=task, dataset_name=task, metric_type=metric,
+                task_type="text-generation",
+                dataset_type=task,
+                dataset_name=task,
+                metric_type=metric,
                 metric_value=value,
-            )  # fmt: skip
+            )

@@ -68,9 +68,7 @@ class Sizes(BaseModel):
                 counts["depth"] = now - step.gone(now)
             else:
                 counts[step.pattern.kind] = step.pattern.kept(now, sparsity=step.sparsity)
-        gone = sum(
-            (part.count - counts[part.kind]) * part.parameters for part in self.parts if part.kind != "depth"
-        )  # fmt: skip
+        gone = sum((part.count - counts[part.kind]) * part.parameters for part in self.parts if part.kind != "depth")
         inside = (depth.parameters - gone) * counts["depth"] / depth.count
         outside = self.parameters - depth.parameters
         return Left(

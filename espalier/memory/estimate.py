@@ -178,6 +178,7 @@ def _window(shape: ModelShape, reconstruct: Reconstruct, length: int, itemsize: 
     others = (min(count, shape.num_blocks) - 1) * max((block.weights for block in shape.kinds), default=0)
     device, host = max(
         (window_bytes(window, block, batch) for block in shape.kinds for window in windows_of(block, cut)),
-        key=sum, default=(0, 0),
-    )  # fmt: skip
+        key=sum,
+        default=(0, 0),
+    )
     return device + OPTIMIZED_BYTES * others, host + SNAPSHOT_BYTES * others

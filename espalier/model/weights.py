@@ -161,8 +161,9 @@ def _readable(name: str) -> Iterator[None]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FileNotFoundError, EOFError) as error:
         raise UnsafeFileError(
             f"{name} is not a safetensors file that can be read: {type(error).__name__}",
-            hint="Bring the file again; `git lfs pull` brings what a pointer stands for.", module=name,
-        ) from error  # fmt: skip
+            hint="Bring the file again; `git lfs pull` brings what a pointer stands for.",
+            module=name,
+        ) from error
 
 
 def source_files(model_dir: Path) -> list[Path]:

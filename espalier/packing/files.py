@@ -18,9 +18,22 @@ Words = npt.NDArray[np.unsignedinteger[Any]]
 """Elements as unsigned integers of their width: packing moves bits and knows no numbers."""
 
 WIDTHS: Final = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
-    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
-}  # fmt: skip
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+}
 """Bytes per element of every dtype that can be packed."""
 HEADER_BYTES: Final = 16 * 2**20
 """Longest header that is read."""

@@ -20,9 +20,14 @@ MAX_CONFIG_BYTES = 2**20
 MAX_TOKENIZER_CONFIG_BYTES = 16 * 2**20
 LONGEST_NAME = max(map(len, FAMILIES))
 MAY_NAME_CODE = (
-    "generation_config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json",
-    "image_processor_config.json", "video_preprocessor_config.json", "audio_tokenizer_config.json",
-)  # fmt: skip
+    "generation_config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+)
 
 
 def read_config(directory: Path) -> Family:

@@ -122,5 +122,6 @@ def refuse_large(sizes: Mapping[str, int]) -> None:
         if most is not None and size > most:
             raise UnsafeSource(
                 f"{name} has {size} bytes; a file of this name has at most {most >> 20} MiB.",
-                hint="Put the right file in its place, or leave it out.", module=name,
-            )  # fmt: skip
+                hint="Put the right file in its place, or leave it out.",
+                module=name,
+            )

@@ -78,8 +78,9 @@ def match(tensors: dict[str, Tensor], expected: Expected) -> None:
             hint = "Where the head is the embeddings, config.json says `tie_word_embeddings: true`."
             raise UnsafeSource(
                 f"Tensor {name} is missing: a {kind} model of this configuration has one.",
-                hint=hint if name == head else "", module=name,
-            )  # fmt: skip
+                hint=hint if name == head else "",
+                module=name,
+            )
     for name, tensor in found.items():
         _fits(tensor, expected.allowed.get(name), expected.family.model_type)
 
@@ -117,8 +118,9 @@ def _count(found: Iterable[str], family: Family) -> None:
     if here < family.spelled():
         raise UnsafeSource(
             f"Tensors are missing: the files hold {here:,} at most where the blocks of this config.json have "
-            f"{family.spelled():,}.", module="config.json",
-        )  # fmt: skip
+            f"{family.spelled():,}.",
+            module="config.json",
+        )
 
 
 def _count_blocks(found: Iterable[str], family: Family) -> None:

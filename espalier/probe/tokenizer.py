@@ -28,22 +28,64 @@ MAX_WORD_CHARACTERS: Final = 1000
 """WordPiece takes time by the square of a word."""
 
 _STEPS: Final[Mapping[str, frozenset[str]]] = {
-    "normalizer": frozenset((
-        "Sequence", "Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "Strip", "StripAccents",
-        "BertNormalizer", "Precompiled", "ByteLevel",
-    )),
-    "pre_tokenizer": frozenset((
-        "Sequence", "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "Split",
-        "CharDelimiterSplit", "BertPreTokenizer", "UnicodeScripts", "FixedLength",
-    )),
-    "post_processor": frozenset((
-        "Sequence", "TemplateProcessing", "ByteLevel", "BertProcessing", "RobertaProcessing",
-    )),
-    "decoder": frozenset((
-        "Sequence", "ByteLevel", "Metaspace", "WordPiece", "BPEDecoder", "CTC", "Replace", "Fuse", "Strip",
-        "ByteFallback",
-    )),
-}  # fmt: skip
+    "normalizer": frozenset(
+        (
+            "Sequence",
+            "Prepend",
+            "Replace",
+            "NFC",
+            "NFD",
+            "NFKC",
+            "NFKD",
+            "Nmt",
+            "Lowercase",
+            "Strip",
+            "StripAccents",
+            "BertNormalizer",
+            "Precompiled",
+            "ByteLevel",
+        )
+    ),
+    "pre_tokenizer": frozenset(
+        (
+            "Sequence",
+            "ByteLevel",
+            "Metaspace",
+            "Whitespace",
+            "WhitespaceSplit",
+            "Punctuation",
+            "Digits",
+            "Split",
+            "CharDelimiterSplit",
+            "BertPreTokenizer",
+            "UnicodeScripts",
+            "FixedLength",
+        )
+    ),
+    "post_processor": frozenset(
+        (
+            "Sequence",
+            "TemplateProcessing",
+            "ByteLevel",
+            "BertProcessing",
+            "RobertaProcessing",
+        )
+    ),
+    "decoder": frozenset(
+        (
+            "Sequence",
+            "ByteLevel",
+            "Metaspace",
+            "WordPiece",
+            "BPEDecoder",
+            "CTC",
+            "Replace",
+            "Fuse",
+            "Strip",
+            "ByteFallback",
+        )
+    ),
+}
 _MODELS: Final = frozenset({"BPE", "WordPiece", "WordLevel", "Unigram"})
 _INSIDE: Final = ("normalizers", "pretokenizers", "processors", "decoders")
 

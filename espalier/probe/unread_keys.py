@@ -60,8 +60,9 @@ def refuse_unread(config: dict[str, Any], read: frozenset[str], stock: str) -> N
         shown = f"`{key}`" if re.fullmatch(r"[\w.-]{1,64}", key, re.ASCII) else "an entry"
         raise UnsupportedArchitecture(
             f"config.json has {shown}, which a stock {stock} does not read: it would compute something else.",
-            hint=HINT, module="config.json",
-        )  # fmt: skip
+            hint=HINT,
+            module="config.json",
+        )
 
 
 def _says_nothing(key: str, value: object, config: dict[str, Any]) -> bool:

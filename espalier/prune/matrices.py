@@ -60,9 +60,15 @@ def prune_matrix(
 
 
 def _scored(
-    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: Statistics, *, weight_OI: torch.Tensor,
+    session: Session,
+    matrix: Matrix,
+    step: PruneStep,
+    plan: Plan,
+    seen: Statistics,
+    *,
+    weight_OI: torch.Tensor,
     on_host: torch.Tensor,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
     if plan.seen is None:
         return score(step, LayerProblem(weight_OI, seen, draws), module=matrix.name)

@@ -58,7 +58,7 @@ class TimeBudget:
 
 class Selection:
     """The patterns of a step, compiled: what any of `include` finds, or everything where there is none, and what none
-    of `exclude` does. Raises BadPattern."""  # fmt: skip
+    of `exclude` does. Raises BadPattern."""
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str], budget: TimeBudget | None = None) -> None:
         self._include = _each("include", include, budget)

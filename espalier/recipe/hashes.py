@@ -99,9 +99,7 @@ def phase_key(
         return None
     texts = {fingerprint(dataset) for dataset in datasets_in(kept)}
     known = {key: sha256 for key, sha256 in data.items() if key in texts}
-    return fingerprint(
-        {"phase": phase, "revision": revision, "data": known, "spec": kept, "made_by": dict(made_by)}
-    )  # fmt: skip
+    return fingerprint({"phase": phase, "revision": revision, "data": known, "spec": kept, "made_by": dict(made_by)})
 
 
 def _published_nowhere(spec: Mapping[str, Any]) -> dict[str, Any]:

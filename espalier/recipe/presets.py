@@ -35,27 +35,37 @@ class Found:
 _SCORE: Final = {"perplexity": [{"max_windows": 128}]}
 _TWO_OF_FOUR_RETRAINED: Final[Mapping[str, Any]] = {
     "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
-    "reconstruct": {"window": "submodule"}, "output": {"dtype": "bfloat16"},
+    "reconstruct": {"window": "submodule"},
+    "output": {"dtype": "bfloat16"},
     "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
-}  # fmt: skip
+}
 SHIPPED: Final = (
     Found(
-        "fast", 1, "Half of the weights by Wanda on little text, no recovery: minutes, for a first look.",
+        "fast",
+        1,
+        "Half of the weights by Wanda on little text, no recovery: minutes, for a first look.",
         {"calibration": {"samples": 32}, "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": _SCORE},
     ),
     Found(
-        "balanced", 1, "Half of the weights by Wanda, every attention and MLP half refitted.",
+        "balanced",
+        1,
+        "Half of the weights by Wanda, every attention and MLP half refitted.",
         {"prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"}},
     ),
     Found(
-        "quality", 1, "As balanced, and norms and MaskLoRA retrained: the best perplexity, the most seconds.",
+        "quality",
+        1,
+        "As balanced, and norms and MaskLoRA retrained: the best perplexity, the most seconds.",
         {
-            "prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"},
+            "prune": {"method": "wanda", "sparsity": 0.5},
+            "reconstruct": {"window": "submodule"},
             "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
         },
     ),
     Found(
-        "quality", 2, "A solver, then every half refitted, then norms and MaskLoRA retrained beside the dense model.",
+        "quality",
+        2,
+        "A solver, then every half refitted, then norms and MaskLoRA retrained beside the dense model.",
         {
             "prune": {"method": "wanda", "sparsity": 0.5, "update": {"kind": "auto"}},
             "reconstruct": {"window": "submodule"},
@@ -63,22 +73,27 @@ SHIPPED: Final = (
         },
     ),
     Found(
-        "2of4", 1, "Two of every four weights kept, refitted: the pattern that sparse tensor cores read.",
+        "2of4",
+        1,
+        "Two of every four weights kept, refitted: the pattern that sparse tensor cores read.",
         {
             "prune": {"method": "wanda", "pattern": {"kind": "nm", "n": 2, "m": 4}},
             "reconstruct": {"window": "submodule"},
         },
     ),
     Found(
-        "2of4-retrained", 1, "As 2of4, retrained, in bfloat16: zeros for sparse kernels, dense to serving engines.",
+        "2of4-retrained",
+        1,
+        "As 2of4, retrained, in bfloat16: zeros for sparse kernels, dense to serving engines.",
         _TWO_OF_FOUR_RETRAINED,
     ),
     Found(
-        "vllm-2of4", 1,
+        "vllm-2of4",
+        1,
         "Deprecated, the same as 2of4-retrained: no speed-up in vLLM, which removed its 2:4 kernels. Use that name.",
         _TWO_OF_FOUR_RETRAINED,
     ),
-)  # fmt: skip
+)
 """All versions of all presets, older ones first: a pinned name never changes its meaning."""
 BUILT_IN: Final = {found.name: found for found in SHIPPED}
 """The newest version of each."""

@@ -270,16 +270,19 @@ def _cycle_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
     for index, step in enumerate(spec.masking):
         if step.optimizer is not None or (step.solver is not None and step.solver.moves_mask):
             yield PydanticCustomError(
-                "pruned_comes_back", "a mask that is searched anew could bring back what an earlier cycle pruned",
+                "pruned_comes_back",
+                "a mask that is searched anew could bring back what an earlier cycle pruned",
                 {"at": f"prune/{index}/{'optimizer' if step.optimizer else 'update'}"},
-            )  # fmt: skip
+            )
         if getattr(step.budget, "kind", None) != "uniform":
             yield PydanticCustomError(
-                "pruned_comes_back", "a budget that is spread anew could ask less of a matrix than it has lost",
+                "pruned_comes_back",
+                "a budget that is spread anew could ask less of a matrix than it has lost",
                 {"at": f"prune/{index}/budget"},
-            )  # fmt: skip
+            )
         if step.pattern.implied_sparsity() is not None:
             yield PydanticCustomError(
-                "one_sparsity", "this pattern has one sparsity; there is nothing to raise in cycles",
+                "one_sparsity",
+                "this pattern has one sparsity; there is nothing to raise in cycles",
                 {"at": f"prune/{index}/pattern"},
-            )  # fmt: skip
+            )

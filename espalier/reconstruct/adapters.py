@@ -58,9 +58,13 @@ def adapted(
         mask_OI = mask.T if transposed else mask
         require_rank(like.rank, mask_OI.shape, name=home)
         adapter = MaskLora(
-            base, mask_OI, transposed=transposed, rank=like.rank, alpha=like.alpha,
+            base,
+            mask_OI,
+            transposed=transposed,
+            rank=like.rank,
+            alpha=like.alpha,
             generator=generator(like.seed, "mask_lora", name),
-        )  # fmt: skip
+        )
         homes[home] = base, adapter
         weight = Trainable(name, "weights", base.get_parameter("weight"), mask, stored[name])
         frozen.append(weight)

@@ -26,9 +26,17 @@ class SpanFit:
     """The student's blocks of one span, real and in float32 while `stack` is open."""
 
     def __init__(
-        self, session: Session, phase: PhaseRun, spec: Reconstruct, kind: str | BlockWindow, span: Sequence[Block],
-        walk: HiddenStates, streams: Streams, dense: DenseSide, stack: ExitStack,
-    ) -> None:  # fmt: skip
+        self,
+        session: Session,
+        phase: PhaseRun,
+        spec: Reconstruct,
+        kind: str | BlockWindow,
+        span: Sequence[Block],
+        walk: HiddenStates,
+        streams: Streams,
+        dense: DenseSide,
+        stack: ExitStack,
+    ) -> None:
         self.session, self.phase, self.spec, self.kind = session, phase, spec, kind
         self.span, self.walk, self.streams, self.dense, self.stack = span, walk, streams, dense, stack
         modules = [

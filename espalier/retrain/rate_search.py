@@ -17,9 +17,17 @@ from espalier.session.reporter import PhaseRun
 from espalier.training.trainables import Trainable, restore, snapshot
 
 BASE_RATES: Final = {
-    "norms": 2e-2, "biases": 1e-2, "head": 4e-3, "embeddings": 1e-3, "weights": 1e-3,
-    "mask_lora": 4e-3, "scale_lora": 1e-2, "lora_prune": 4e-3, "lora": 4e-3, "spp": 2e-2,
-}  # fmt: skip
+    "norms": 2e-2,
+    "biases": 1e-2,
+    "head": 4e-3,
+    "embeddings": 1e-3,
+    "weights": 1e-3,
+    "mask_lora": 4e-3,
+    "scale_lora": 1e-2,
+    "lora_prune": 4e-3,
+    "lora": 4e-3,
+    "spp": 2e-2,
+}
 """What a factor multiplies: vectors bear more than adapters, and those more than weights."""
 FIRST: Final = -1
 """The rung that is tried first, and taken where a retraining is too short for trials: about a third."""
@@ -76,8 +84,9 @@ def tell(session: Session, told: Mapping[str, Any]) -> None:
     """Put a search, as its checkpoint has it, into the protocol."""
     session.results.protocol.setdefault("retraining", {})["rate_search"] = {
         "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in told["trials"]],
-        "start": told["start"], "factor": told["factor"],
-    }  # fmt: skip
+        "start": told["start"],
+        "factor": told["factor"],
+    }
 
 
 def _trial(trial: Trainer, judge: Callable[[], float]) -> float:
@@ -95,9 +104,12 @@ def _trial(trial: Trainer, judge: Callable[[], float]) -> float:
 
 def _row(rung: int, loss: float, steps: int, seconds: float) -> dict[str, Any]:
     return {
-        "rung": rung, "factor": ladder.factor(rung), "steps": steps, "seconds": seconds,
+        "rung": rung,
+        "factor": ladder.factor(rung),
+        "steps": steps,
+        "seconds": seconds,
         "validation_loss": _told(loss),
-    }  # fmt: skip
+    }
 
 
 def _told(loss: float) -> float | None:

@@ -85,9 +85,16 @@ def _ready(session: Session, phase: PhaseRun, spec: Retrain) -> Iterator[_Retrai
 
 class _Retraining:
     def __init__(
-        self, session: Session, phase: PhaseRun, spec: Retrain, model: nn.Module, loss: Loss,
-        *, seen_NT: torch.Tensor, held_out_NT: torch.Tensor,
-    ) -> None:  # fmt: skip
+        self,
+        session: Session,
+        phase: PhaseRun,
+        spec: Retrain,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        seen_NT: torch.Tensor,
+        held_out_NT: torch.Tensor,
+    ) -> None:
         self.session, self.phase, self.spec, self.model, self.loss = session, phase, spec, model, loss
         self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
         self.items = equip(session, model, spec)
@@ -128,9 +135,12 @@ class _Retraining:
         used = {item.kind for item in self.items}
         self.session.results.protocol[self.phase.name] |= {
             "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
-            "steps": steps, "tokens_read": steps * self.spec.batch_size * self.spec.accumulate * self.seen_NT.shape[1],
-            "kept_step": best.step, "validation_loss": best.loss, "start": self.start,
-        }  # fmt: skip
+            "steps": steps,
+            "tokens_read": steps * self.spec.batch_size * self.spec.accumulate * self.seen_NT.shape[1],
+            "kept_step": best.step,
+            "validation_loss": best.loss,
+            "start": self.start,
+        }
         told = {"protocol": self.session.results.protocol[self.phase.name], "warnings": self.session.results.warnings}
         self.phase.finish({"trained": trained, **told})
         return path
@@ -182,9 +192,15 @@ class _Retraining:
         if (cycle := self.session.turn.name.cycle) is not None:  # no cycle reads the first batches again
             seed = derived_seed(seed, str(TurnName(cycle=cycle)))  # and members of one soup differ in what varies alone
         plan = Plan(
-            steps=steps, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=seed, rates=rates,
-            schedule=spec.schedule, start=self.start, weight_decay=spec.weight_decay,
-        )  # fmt: skip
+            steps=steps,
+            batch_size=spec.batch_size,
+            accumulate=spec.accumulate,
+            seed=seed,
+            rates=rates,
+            schedule=spec.schedule,
+            start=self.start,
+            weight_decay=spec.weight_decay,
+        )
         return Trainer(self.model, self.items, self.seen_NT, plan, autocast=self.autocast, loss=self.loss)
 
     @contextmanager
@@ -207,6 +223,10 @@ class _Retraining:
         """What the search makes of the base rates."""
         with self._frugally():
             return rate_search.search(
-                self.session, self.phase, self.items, steps=self.spec.steps, judge=self._judge,
+                self.session,
+                self.phase,
+                self.items,
+                steps=self.spec.steps,
+                judge=self._judge,
                 trainer=lambda factor, steps: self._trainer(scaled(factor), steps=steps),
-            )  # fmt: skip
+            )

@@ -98,9 +98,12 @@ def _choose(session: Session, members: Sequence[Member], held_out_NT: torch.Tens
         used = list(range(len(members)))
         reached = loss(used)
     return {
-        "average": soup.average, "vary": soup.vary, "members": alone,
-        "used": used, "validation_loss": reached,
-    }  # fmt: skip
+        "average": soup.average,
+        "vary": soup.vary,
+        "members": alone,
+        "used": used,
+        "validation_loss": reached,
+    }
 
 
 def _changed(session: Session, blend: Blend, names: Iterable[str]) -> dict[str, torch.Tensor]:

@@ -43,9 +43,12 @@ def teaching(session: Session, spec: Retrain) -> Iterator[Loss]:
 def recomputes(session: Session, spec: Retrain) -> bool:
     """Tell whether blocks compute their activations again; what comes out is the same either way."""
     return training.recomputes(
-        spec, session.streamed.shape, length=session.length_of(spec), itemsize=session.compute_dtype.itemsize,
+        spec,
+        session.streamed.shape,
+        length=session.length_of(spec),
+        itemsize=session.compute_dtype.itemsize,
         free_bytes=free_bytes(session.device),
-    )  # fmt: skip
+    )
 
 
 def _mib(size: int) -> int:

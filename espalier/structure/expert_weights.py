@@ -44,9 +44,10 @@ def find_mixture(block: Block, module: nn.Module, weights: Weights) -> Mixture |
     )
     if not router:
         raise UnsupportedArchitectureError(
-            f"{block.name} has experts and no router that could be narrowed", hint="Prune single weights.",
+            f"{block.name} has experts and no router that could be narrowed",
+            hint="Prune single weights.",
             module=block.name,
-        )  # fmt: skip
+        )
     return Mixture(local, len(experts), router)
 
 

@@ -117,8 +117,9 @@ class Corpus:
         if size and len(ids) and int(ids.max()) >= size:
             raise UnsafeTokenizerError(
                 f"the tokenizer makes the token {int(ids.max())}, and the model has {size} embeddings",
-                hint="The tokenizer's files and config.json do not belong together.", module="tokenizer.json",
-            )  # fmt: skip
+                hint="The tokenizer's files and config.json do not belong together.",
+                module="tokenizer.json",
+            )
 
 
 def _bytes(spec: dict[str, Any]) -> bytes:

@@ -210,9 +210,13 @@ class LoraPrune(Lora):
 
 
 ADAPTERS: Final[dict[str, type[Adapter]]] = {
-    "mask_lora": MaskLora, "scale_lora": ScaleLora, "lora_prune": LoraPrune, "lora": Lora, "spp": Spp,
+    "mask_lora": MaskLora,
+    "scale_lora": ScaleLora,
+    "lora_prune": LoraPrune,
+    "lora": Lora,
+    "spp": Spp,
     "head": Lora,
-}  # fmt: skip
+}
 """The words of a spec."""
 
 

@@ -227,6 +227,18 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("phases", "metric_points", "log_lines", "layers", "events", "attempts", "artifacts", "workers",
-                  "projects", "outbox", "jobs", "idempotency_keys"):  # fmt: skip
+    for table in (
+        "phases",
+        "metric_points",
+        "log_lines",
+        "layers",
+        "events",
+        "attempts",
+        "artifacts",
+        "workers",
+        "projects",
+        "outbox",
+        "jobs",
+        "idempotency_keys",
+    ):
         op.drop_table(table)

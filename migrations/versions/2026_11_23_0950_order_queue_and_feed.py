@@ -23,7 +23,7 @@ LIMITS = {
         "strftime('%Y-%m-%d %H:%M:%f000', queued_at,"
         " json_extract(request, '$.limits.max_pending_seconds') || ' seconds')"
     ),
-}  # fmt: skip
+}
 
 
 def upgrade() -> None:
@@ -54,7 +54,12 @@ def downgrade() -> None:
         "ix_jobs_claim", "jobs", ["worker_class", "priority", "id"], postgresql_where=QUEUED, sqlite_where=QUEUED
     )
     for table, column in (
-        ("workers", "drain_requested_at"), ("workers", "memory_bytes"), ("events", "commit_number"),
-        ("jobs", "last_flush"), ("jobs", "forgiven_seconds"), ("jobs", "pending_until"), ("jobs", "turn"),
-    ):  # fmt: skip
+        ("workers", "drain_requested_at"),
+        ("workers", "memory_bytes"),
+        ("events", "commit_number"),
+        ("jobs", "last_flush"),
+        ("jobs", "forgiven_seconds"),
+        ("jobs", "pending_until"),
+        ("jobs", "turn"),
+    ):
         op.drop_column(table, column)

@@ -50,11 +50,13 @@ def upgrade() -> None:
         sa.Column("delivered_at", TIME, nullable=True),
         sa.Column("project_id", sa.String, nullable=False),
         sa.ForeignKeyConstraint(
-            ["endpoint_id"], ["webhook_endpoints.id"],
-            name="fk_webhook_deliveries_endpoint_id_webhook_endpoints", ondelete="CASCADE",
+            ["endpoint_id"],
+            ["webhook_endpoints.id"],
+            name="fk_webhook_deliveries_endpoint_id_webhook_endpoints",
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name="pk_webhook_deliveries"),
-    )  # fmt: skip
+    )
     op.create_index(
         "ix_webhook_deliveries_due", "webhook_deliveries", ["next_at"], postgresql_where=PENDING, sqlite_where=PENDING
     )

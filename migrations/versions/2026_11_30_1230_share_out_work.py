@@ -48,8 +48,13 @@ def upgrade() -> None:
         sa.Column("slot", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("seconds", sa.Double, nullable=False),
     )
-    _index("ix_jobs_claim", "jobs", ["worker_class", "project_id", "turn", "id"],
-           f"state = 'queued' AND {DEPENDS[dialect]}", replaced=True)  # fmt: skip
+    _index(
+        "ix_jobs_claim",
+        "jobs",
+        ["worker_class", "project_id", "turn", "id"],
+        f"state = 'queued' AND {DEPENDS[dialect]}",
+        replaced=True,
+    )
     _index("ix_jobs_queued", "jobs", ["project_id", "worker_class", "turn", "id"], "state = 'queued'", replaced=True)
     _index("ix_jobs_paused", "jobs", ["project_id"], "state = 'paused'")
     _index("ix_webhook_deliveries_turns", "webhook_deliveries", ["endpoint_id", "next_at"], "state = 'pending'")
@@ -61,9 +66,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP VIEW espalier_claimable")
     for name, table in (
-        ("ix_publications_turns", "publications"), ("ix_hook_deliveries_turns", "hook_deliveries"),
-        ("ix_webhook_deliveries_turns", "webhook_deliveries"), ("ix_jobs_paused", "jobs"),
-    ):  # fmt: skip
+        ("ix_publications_turns", "publications"),
+        ("ix_hook_deliveries_turns", "hook_deliveries"),
+        ("ix_webhook_deliveries_turns", "webhook_deliveries"),
+        ("ix_jobs_paused", "jobs"),
+    ):
         op.drop_index(name, table)
     _index("ix_jobs_queued", "jobs", ["project_id"], "state = 'queued'", replaced=True)
     _index("ix_jobs_claim", "jobs", ["worker_class", "turn", "id"], "state = 'queued'", replaced=True)

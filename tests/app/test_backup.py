@@ -23,7 +23,8 @@ from app.queue import Doorbell
 from app.settings import Settings
 from app.storage.base import ObjectStore
 from app.storage.s3 import S3Store
-from tests.fixtures.servers.services import missing, new_postgres_database
+from tests.fixtures.servers.processes import missing
+from tests.fixtures.servers.services import new_postgres_database
 from tests.fixtures.service import rows
 from tests.fixtures.service.requests import submit
 from tests.fixtures.workers.reconcilers import RecordedBell

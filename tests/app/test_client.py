@@ -14,8 +14,12 @@ import pytest
 from espalier.client import ATTEMPTS, Artifact, BadDownload, Client, ServiceError, Unreachable
 
 JOB: dict[str, Any] = {
-    "id": "job_1", "name": "a", "state": "queued", "created_at": "2026-11-21T08:00:00Z", "new_field": {"of": "later"},
-}  # fmt: skip
+    "id": "job_1",
+    "name": "a",
+    "state": "queued",
+    "created_at": "2026-11-21T08:00:00Z",
+    "new_field": {"of": "later"},
+}
 CONTENT = bytes(range(256)) * 5000
 FILE = Artifact(
     id="art_1", name="model.safetensors", kind="model", bytes=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest()
@@ -72,8 +76,12 @@ def test_a_busy_service_is_given_the_time_it_asks_for(status: int) -> None:
 
 
 def test_delays_grow_and_a_request_to_wait_for_ever_is_not_followed() -> None:
-    service = Service(*[httpx.ConnectError("no")] * 2, httpx.Response(503, headers={"Retry-After": "99999"}),
-                      httpx.Response(503, headers={"Retry-After": "soon"}), httpx.Response(200, json=JOB))  # fmt: skip
+    service = Service(
+        *[httpx.ConnectError("no")] * 2,
+        httpx.Response(503, headers={"Retry-After": "99999"}),
+        httpx.Response(503, headers={"Retry-After": "soon"}),
+        httpx.Response(200, json=JOB),
+    )
     service.client().get("job_1")
     assert service.slept == [0.3, 0.6, 30.0, 2.4]
 
@@ -143,9 +151,12 @@ def sse(items: list[dict[str, Any]], *, cut: bool = False) -> httpx.Response:
 
 def test_events_stream_on_after_a_cut_and_end_with_the_job() -> None:
     service = Service(
-        sse(events(1, 3), cut=True), httpx.ConnectError("away"), problem(503), sse(events(4, 2)),
+        sse(events(1, 3), cut=True),
+        httpx.ConnectError("away"),
+        problem(503),
+        sse(events(4, 2)),
         sse([*events(6, 1, "job.failed"), *events(7, 1, "job.queued"), *events(8, 1, "job.succeeded")]),
-    )  # fmt: skip
+    )
     assert [event.seq for event in service.client().events("job_1")] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [request.headers["Last-Event-ID"] for request in service.requests] == ["0", "3", "3", "3", "5"]
 
@@ -201,9 +212,11 @@ def test_pages_are_followed_by_their_cursor() -> None:
 def test_a_rejected_gate_is_no_good_job() -> None:
     done = JOB | {"state": "succeeded"}
     service = Service(
-        httpx.Response(200, json=done), httpx.Response(200, json=done | {"gate": {"verdict": "rejected"}}),
-        httpx.Response(200, json=done | {"gate": {"verdict": "accepted"}}), httpx.Response(200, json=JOB),
-    )  # fmt: skip
+        httpx.Response(200, json=done),
+        httpx.Response(200, json=done | {"gate": {"verdict": "rejected"}}),
+        httpx.Response(200, json=done | {"gate": {"verdict": "accepted"}}),
+        httpx.Response(200, json=JOB),
+    )
     client = service.client()
     assert [client.get("job_1").good for _ in range(4)] == [True, False, True, False]
 

@@ -15,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def _run(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ESPALIER_")}
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], env={**kept, "PYTHONPATH": str(ROOT), **environment},
-        cwd="/", text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", module, *arguments],
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        cwd="/",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("module", ["workers.main", "workers.reconciler", "app.services.bootstrap"])

@@ -10,7 +10,8 @@ import pytest
 
 from app.queue import RUN_JOBS, Doorbell, make_celery, queue_name
 from app.settings import Settings
-from tests.fixtures.servers.services import free_port, redis_command, running
+from tests.fixtures.servers.processes import free_port, running
+from tests.fixtures.servers.services import redis_command
 
 
 def _heard(settings: Settings) -> list[str]:

@@ -87,10 +87,11 @@ def test_a_route_opens_to_its_scopes_and_to_no_other(client: TestClient, holders
 def test_every_route_opens_to_its_scopes_and_to_no_other(client: TestClient, holders: Holders) -> None:
     calls = sum(_hold(client, holders, route) for route in ROUTES)
     record(
-        "tenants", "a key, and a sign-in, of each scope at every route of the API and the portal",
+        "tenants",
+        "a key, and a sign-in, of each scope at every route of the API and the portal",
         "opens what [scopes.md](../docs/scopes.md) says and nothing else",
         f"{len(ROUTES)} routes, {len(DOORS)} side doors, {calls:,} calls: as it says",
-    )  # fmt: skip
+    )
 
 
 def _hold(client: TestClient, holders: Holders, route: Opening) -> int:

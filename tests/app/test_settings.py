@@ -18,10 +18,13 @@ from app.settings import Settings, get_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SAFE: dict[str, Any] = {
-    "mode": "production", "api_key_pepper": "p" * 32, "credentials_key": "c" * 32,
-    "database_url": "postgresql+psycopg://espalier@db/espalier", "broker_url": "redis://redis:6379/0",
+    "mode": "production",
+    "api_key_pepper": "p" * 32,
+    "credentials_key": "c" * 32,
+    "database_url": "postgresql+psycopg://espalier@db/espalier",
+    "broker_url": "redis://redis:6379/0",
     "store_url": "s3://espalier/v1",
-}  # fmt: skip
+}
 Read = Callable[..., Settings]
 
 
@@ -102,19 +105,28 @@ def test_an_unknown_variable_is_told_and_those_of_kubernetes_are_not(
     read: Read, caplog: pytest.LogCaptureFixture
 ) -> None:
     services = {
-        "ESPALIER_API_SERVICE_HOST": "10.0.0.1", "ESPALIER_API_SERVICE_PORT_HTTP": "80",
-        "ESPALIER_API_PORT": "tcp://10.0.0.1:80", "ESPALIER_API_PORT_80_TCP": "tcp://10.0.0.1:80",
-        "ESPALIER_SERVICE_HOST": "10.0.0.1", "ESPALIER_PORT_80_TCP_ADDR": "10.0.0.1",
-    }  # fmt: skip
+        "ESPALIER_API_SERVICE_HOST": "10.0.0.1",
+        "ESPALIER_API_SERVICE_PORT_HTTP": "80",
+        "ESPALIER_API_PORT": "tcp://10.0.0.1:80",
+        "ESPALIER_API_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "ESPALIER_SERVICE_HOST": "10.0.0.1",
+        "ESPALIER_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
     with caplog.at_level(logging.WARNING):
         read(ESPALIER_DATABSE_URL="x", **services)
     assert caplog.messages == ["ESPALIER_DATABSE_URL is no setting, and nothing reads it"]
 
 
 ADDRESSES = (
-    "HF_ENDPOINT", "S3_ENDPOINT_URL", "PUBLISH_S3_ENDPOINT_URL", "OTEL_ENDPOINT", "URL", "PUBLIC_URL", "OIDC_ISSUER",
+    "HF_ENDPOINT",
+    "S3_ENDPOINT_URL",
+    "PUBLISH_S3_ENDPOINT_URL",
+    "OTEL_ENDPOINT",
+    "URL",
+    "PUBLIC_URL",
+    "OIDC_ISSUER",
     "MLFLOW_TRACKING_URI",
-)  # fmt: skip
+)
 SPANS = ("LEASE_SECONDS", "KEEP_LOGS_DAYS", "MAX_RUN_SECONDS", "DEFAULT_RUN_SECONDS", "PORTAL_SESSION_HOURS")
 REFUSED: dict[str, list[str]] = {
     "Input should be a valid integer": ["PORT=tcp://10.0.0.1:80"],
@@ -132,8 +144,11 @@ REFUSED: dict[str, list[str]] = {
         f"STORE_URL={url}" for url in ("gs://bucket", "file://relative/folder", "s3://", "/srv/store")
     ],
     "give an http or https address": [
-        *(f"{name}={value}" for name in ADDRESSES
-          for value in ("ftp://x", "x.example", "http://", "https://x:port", "http://a b", "http://a?b=c")),
+        *(
+            f"{name}={value}"
+            for name in ADDRESSES
+            for value in ("ftp://x", "x.example", "http://", "https://x:port", "http://a b", "http://a?b=c")
+        ),
         "PUBLIC_URL=https://x.example/espalier",
     ],
     "10.0.0.1/8 has host bits set": ["WEBHOOK_ALLOWED_CIDRS=10.0.0.1/8"],
@@ -146,10 +161,8 @@ REFUSED: dict[str, list[str]] = {
     "Input should be greater than 0": ["MAX_RUN_SECONDS=0", "SCRATCH_MAX_BYTES=0"],
     "Input should be greater than or equal to 1": ["THREADS=0"],
     "Input should be less than or equal to 4096": ["THREADS=100000"],
-    "write it out": [
-        f"{name}=~/folder" for name in ("HOME", "CACHE_DIR", "SCRATCH_DIR", "TASKS_DIR", "LOCAL_ROOTS")
-    ],
-}  # fmt: skip
+    "write it out": [f"{name}=~/folder" for name in ("HOME", "CACHE_DIR", "SCRATCH_DIR", "TASKS_DIR", "LOCAL_ROOTS")],
+}
 
 
 @pytest.mark.parametrize(("given", "said"), [(given, said) for said, every in REFUSED.items() for given in every])
@@ -166,17 +179,33 @@ def test_a_value_that_cannot_be_served_is_told_in_one_line_at_the_start(
 
 
 SERVED: list[tuple[str, str]] = [
-    *(("DATABASE_URL", f"{scheme}://user:p%40ss@host:5432/name?sslmode=require")
-      for scheme in ("postgresql", "postgres", "postgresql+psycopg")),
-    *(("DATABASE_URL", url) for url in ("sqlite:////srv/x.db", "sqlite+pysqlite:////srv/x.db", "postgresql:///x?host=/s")),
-    *(("BROKER_URL", url)
-      for url in ("redis://:secret@host:6379/0", "rediss://host", "redis+socket:///run/redis.sock", "filesystem://")),
+    *(
+        ("DATABASE_URL", f"{scheme}://user:p%40ss@host:5432/name?sslmode=require")
+        for scheme in ("postgresql", "postgres", "postgresql+psycopg")
+    ),
+    *(
+        ("DATABASE_URL", url)
+        for url in ("sqlite:////srv/x.db", "sqlite+pysqlite:////srv/x.db", "postgresql:///x?host=/s")
+    ),
+    *(
+        ("BROKER_URL", url)
+        for url in ("redis://:secret@host:6379/0", "rediss://host", "redis+socket:///run/redis.sock", "filesystem://")
+    ),
     *(("STORE_URL", url) for url in ("s3://bucket", "s3://bucket/a/b", "file:///srv/a%20store")),
-    *(("HF_ENDPOINT", url)
-      for url in ("https://hub.example", "http://[::1]:8080", "http://10.0.0.1:80/mirror/", "https://me:pw@mirror.example")),
+    *(
+        ("HF_ENDPOINT", url)
+        for url in (
+            "https://hub.example",
+            "http://[::1]:8080",
+            "http://10.0.0.1:80/mirror/",
+            "https://me:pw@mirror.example",
+        )
+    ),
     *(("HOST", host) for host in ("0.0.0.0", "::", "localhost", "node-1.example")),
-    ("CACHE_DIR", "/nowhere/yet"), ("LOCAL_ROOTS", "/nowhere/yet:/srv:"), ("CACHE_MAX_BYTES", "0"),
-]  # fmt: skip
+    ("CACHE_DIR", "/nowhere/yet"),
+    ("LOCAL_ROOTS", "/nowhere/yet:/srv:"),
+    ("CACHE_MAX_BYTES", "0"),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), SERVED)
@@ -186,11 +215,16 @@ def test_a_value_that_can_be_served_is_taken(name: str, value: str, read: Read) 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("DATABASE_URL", "mysql://user:{}@host/x"), ("DATABASE_URL", "mysql://user:a/{}@host/x"),
-     ("DATABASE_URL", "mysql://host/x?user=a&password={}"), ("DATABASE_URL", "host=db password={} user=x"),
-     ("BROKER_URL", "amqp://:{}@rabbit"), ("HF_ENDPOINT", "ftp://{}@mirror.example"),
-     ("OTEL_ENDPOINT", "http://collector?token={}")],
-)  # fmt: skip
+    [
+        ("DATABASE_URL", "mysql://user:{}@host/x"),
+        ("DATABASE_URL", "mysql://user:a/{}@host/x"),
+        ("DATABASE_URL", "mysql://host/x?user=a&password={}"),
+        ("DATABASE_URL", "host=db password={} user=x"),
+        ("BROKER_URL", "amqp://:{}@rabbit"),
+        ("HF_ENDPOINT", "ftp://{}@mirror.example"),
+        ("OTEL_ENDPOINT", "http://collector?token={}"),
+    ],
+)
 def test_no_password_is_told(name: str, value: str, read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read(**{f"ESPALIER_{name}": value.format("hunter2")})
@@ -247,7 +281,7 @@ OVERLAPS: list[tuple[dict[str, str], str]] = [
     ({"SCRATCH_DIR": "home/bell"}, "HOME={0}/home/bell lies in ESPALIER_SCRATCH_DIR={0}/home/bell"),
     ({"TASKS_DIR": "home/scratch/x"}, "TASKS_DIR={0}/home/scratch/x lies in ESPALIER_SCRATCH_DIR={0}/home/scratch"),
     ({"DATABASE_URL": "a/x", "CACHE_DIR": "a"}, "DATABASE_URL=sqlite:///{0}/a/x lies in ESPALIER_CACHE_DIR={0}/a"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("given", "said"), OVERLAPS)
@@ -268,9 +302,14 @@ def test_a_process_that_cannot_read_its_settings_does_not_start(tmp_path: Path) 
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ESPALIER_")}
     environment = {**kept, "ESPALIER_ENV_FILE": "/nowhere/espalier.env", "ESPALIER_HOME": str(tmp_path / "home")}
     refused = subprocess.run(
-        [sys.executable, "-m", "workers.service"], env=environment, cwd=ROOT, capture_output=True, text=True,
-        check=False, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-m", "workers.service"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     said = "ESPALIER_ENV_FILE: /nowhere/espalier.env cannot be read: No such file or directory\n"
     assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", said)
     assert not (tmp_path / "home").exists()
@@ -291,10 +330,12 @@ def test_production_starts_with_what_it_needs() -> None:
         ("store_url", "file:///srv/store", "ESPALIER_STORE_URL is a folder"),
         ("api_key_pepper", "insecure-embedded-pepper", "ESPALIER_API_KEY_PEPPER is the default"),
         ("api_key_pepper", "p" * 15, "ESPALIER_API_KEY_PEPPER has fewer than 16 characters"),
-        *(("credentials_key", keys, "ESPALIER_CREDENTIALS_KEY has a key of fewer than 16 characters")
-          for keys in ("a", "k" * 32 + ", old")),
+        *(
+            ("credentials_key", keys, "ESPALIER_CREDENTIALS_KEY has a key of fewer than 16 characters")
+            for keys in ("a", "k" * 32 + ", old")
+        ),
     ],
-)  # fmt: skip
+)
 def test_production_refuses_by_name_what_is_missing_or_of_one_machine(field: str, value: str, fault: str) -> None:
     with pytest.raises(ValueError, match="production does not start") as refused:
         refuse_unsafe_production(Settings(**{**SAFE, field: value}))

@@ -94,10 +94,15 @@ def _beside_peer(arguments: argparse.Namespace, base: dict[str, Any], floor: flo
             ours.append(alone.run(request, "calibrating", "pruning"))
             theirs.append(
                 peer.run(
-                    python, arguments.model, windows_NT, method=method, sparsity=0.5, threads=arguments.threads,
+                    python,
+                    arguments.model,
+                    windows_NT,
+                    method=method,
+                    sparsity=0.5,
+                    threads=arguments.threads,
                     folder=folder,
                 )
-            )  # fmt: skip
+            )
         least = min(run.seconds for run in theirs)
         for name, runs in ((f"{method}, ours", ours), (f"{method}, the peer", theirs)):
             seconds, peak = min(run.seconds for run in runs), min(run.peak_bytes for run in runs)
@@ -109,9 +114,15 @@ def _beside_peer(arguments: argparse.Namespace, base: dict[str, Any], floor: flo
 def _session(arguments: argparse.Namespace, spec: dict[str, Any], workspace: Path) -> Session:
     request = ComputeRequest(
         spec=resolve(CompressionSpec.model_validate(spec), probe(arguments.model)),
-        model_dir=str(arguments.model), revision="bench", source_name=arguments.model.name, datasets={},
-        workspace=str(workspace), artifact_dir=str(workspace / "artifact"), threads=arguments.threads, device="cpu",
-    )  # fmt: skip
+        model_dir=str(arguments.model),
+        revision="bench",
+        source_name=arguments.model.name,
+        datasets={},
+        workspace=str(workspace),
+        artifact_dir=str(workspace / "artifact"),
+        threads=arguments.threads,
+        device="cpu",
+    )
     (workspace / "artifact").mkdir(parents=True)
     return Session(request, lambda _message: None)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.browser.scene import Scene, furnished
 from tests.browser.site import Site, serving
 from tests.fixtures.library.demo_model import DEMO_MODEL
-from tests.fixtures.servers.services import free_port
+from tests.fixtures.servers.processes import free_port
 from tests.fixtures.service.deployment import Deployment
 
 if TYPE_CHECKING:
@@ -66,10 +66,12 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     found = Deployment(
         tmp_path / "home",
         {
-            "ESPALIER_LOCAL_ROOTS": str(DEMO_MODEL), "ESPALIER_LEASE_SECONDS": "4", "ESPALIER_THREADS": "1",
+            "ESPALIER_LOCAL_ROOTS": str(DEMO_MODEL),
+            "ESPALIER_LEASE_SECONDS": "4",
+            "ESPALIER_THREADS": "1",
             "ESPALIER_PORT": str(free_port()),
         },
-    )  # fmt: skip
+    )
     found.start()
     yield found
     found.stop()

@@ -19,48 +19,83 @@ from tests.fixtures.service import rows
 
 DENSE = 31.83
 PHASES = ("fetching", "baseline", "calibrating", "pruning", "reconstructing", "retraining", "evaluating", "uploading")
-KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
-         "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+KINDS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 
 
-def report(
-    perplexity: float, sparsity: float, seconds: float = 90.0, pruned: float | None = None
-) -> dict[str, Any]:  # fmt: skip
+def report(perplexity: float, sparsity: float, seconds: float = 90.0, pruned: float | None = None) -> dict[str, Any]:
     """A report as jobs of the reference model write it; `pruned`: what a recovery began with."""
     nonzero = int(8_400_000 * (1 - 0.75 * sparsity))
     dataset = {"kind": "builtin", "name": "python-docs", "split": "validation"}
     length = {"dataset": dataset, "sequence_length": 256, "windows": 200, "dtype": "float32"}
     return {
-        "dense": {"perplexity": {"python-docs": DENSE}, "parameters": 8_400_000, "bytes": 16_900_000,
-                  "macs_per_token": 6_300_000},
-        "compressed": {"perplexity": {"python-docs": perplexity}, "parameters": 8_400_000, "macs_per_token": 6_300_000,
-                       "nonzero_parameters": nonzero, "bytes": 16_900_000, "packed_bytes": 2 * nonzero + 800_000},
+        "dense": {
+            "perplexity": {"python-docs": DENSE},
+            "parameters": 8_400_000,
+            "bytes": 16_900_000,
+            "macs_per_token": 6_300_000,
+        },
+        "compressed": {
+            "perplexity": {"python-docs": perplexity},
+            "parameters": 8_400_000,
+            "macs_per_token": 6_300_000,
+            "nonzero_parameters": nonzero,
+            "bytes": 16_900_000,
+            "packed_bytes": 2 * nonzero + 800_000,
+        },
         "phases": [
-            {"name": name, "seconds": seconds / len(PHASES), "peak_memory_bytes": 700_000_000,
-             "perplexity": {"python-docs": pruned} if pruned and name == "pruning" else None}
+            {
+                "name": name,
+                "seconds": seconds / len(PHASES),
+                "peak_memory_bytes": 700_000_000,
+                "perplexity": {"python-docs": pruned} if pruned and name == "pruning" else None,
+            }
             for name in PHASES
         ],
         "sparsity": {"requested": sparsity, "achieved": sparsity, "scope": "pruned matrices"},
         "trained_parameters": {"count": 598_016, "fraction": 0.071},
         "protocol": {"perplexity": {"python-docs": length}, "packed_bytes": "an estimate"},
-        "gate": {"verdict": "accepted", "checks": [{"name": "max_relative_perplexity_increase", "limit": 0.5,
-                                                    "value": perplexity / DENSE - 1, "passed": True}]},
+        "gate": {
+            "verdict": "accepted",
+            "checks": [
+                {
+                    "name": "max_relative_perplexity_increase",
+                    "limit": 0.5,
+                    "value": perplexity / DENSE - 1,
+                    "passed": True,
+                }
+            ],
+        },
         "environment": {"engine": "2", "device": "cpu", "torch": "2.13.0"},
-        "advice": ["Zeros alone make no file smaller: ask for output.format packed."], "warnings": [],
-    }  # fmt: skip
+        "advice": ["Zeros alone make no file smaller: ask for output.format packed."],
+        "warnings": [],
+    }
 
 
 def finish(
     site: Site, job_id: str, perplexity: float, sparsity: float, *, seconds: float, pruned: float | None = None
-) -> None:  # fmt: skip
+) -> None:
     """Let a job have succeeded."""
     database = site.resources.database
     rows.start(database, job_id)
     document = report(perplexity, sparsity, seconds, pruned)
     rows.end(
-        database, job_id, "succeeded", report=document, gate=document["gate"], progress=1.0, phase="publishing",
+        database,
+        job_id,
+        "succeeded",
+        report=document,
+        gate=document["gate"],
+        progress=1.0,
+        phase="publishing",
         running_seconds=seconds,
-    )  # fmt: skip
+    )
 
 
 def fill(site: Site, job_id: str, sparsity: float, perplexity: float) -> None:
@@ -75,19 +110,32 @@ def fill(site: Site, job_id: str, sparsity: float, perplexity: float) -> None:
             before = 0.1 + 0.03 * block + 0.02 * kind * sparsity
             session.add(
                 LayerRow(
-                    **of_job, name=f"model.layers.{block}.{KINDS[kind]}", position=position, block=block,
-                    shape=[256, 256], pattern="unstructured", sparsity_requested=sparsity, sparsity_achieved=sparsity,
-                    error_before=before, error_after=before * (0.45 + 0.04 * kind), seconds=0.8,
+                    **of_job,
+                    name=f"model.layers.{block}.{KINDS[kind]}",
+                    position=position,
+                    block=block,
+                    shape=[256, 256],
+                    pattern="unstructured",
+                    sparsity_requested=sparsity,
+                    sparsity_achieved=sparsity,
+                    error_before=before,
+                    error_after=before * (0.45 + 0.04 * kind),
+                    seconds=0.8,
                 )
-            )  # fmt: skip
+            )
         for step in range(80):
             loss = math.log(perplexity) + 0.35 * math.exp(-step / 14)
             told = {"training_loss": loss, "learning_rate": 1e-3 * (1 - step / 80)}
             for name, value in (told | ({"validation_loss": loss + 0.02} if step % 10 == 0 else {})).items():
                 point = MetricPoint(
-                    **of_job, name=name, step=step, phase="retraining", attempt=1, value=value,
+                    **of_job,
+                    name=name,
+                    step=step,
+                    phase="retraining",
+                    attempt=1,
+                    value=value,
                     time=now - timedelta(seconds=80 - step),
-                )  # fmt: skip
+                )
                 session.add(point)
         session.add_all(
             LogLine(**of_job, id=new_id("log"), attempt=1, time=now, level=level, text=text)
@@ -95,13 +143,24 @@ def fill(site: Site, job_id: str, sparsity: float, perplexity: float) -> None:
         )
         session.add_all(
             Artifact(
-                **of_job, id=new_id("art"), name=name, kind=kind, bytes=size, sha256=f"{size:064x}", key=f"k/{name}",
+                **of_job,
+                id=new_id("art"),
+                name=name,
+                kind=kind,
+                bytes=size,
+                sha256=f"{size:064x}",
+                key=f"k/{name}",
                 created_at=now,
             )
-            for name, kind, size in (("model.safetensors", "model", 16_900_000), ("masks.safetensors", "mask", 795_000),
-                                     ("tokenizer.json", "tokenizer", 640_000), ("report.json", "report", 5_300),
-                                     ("README.md", "card", 2_100), ("manifest.json", "manifest", 1_900))
-        )  # fmt: skip
+            for name, kind, size in (
+                ("model.safetensors", "model", 16_900_000),
+                ("masks.safetensors", "mask", 795_000),
+                ("tokenizer.json", "tokenizer", 640_000),
+                ("report.json", "report", 5_300),
+                ("README.md", "card", 2_100),
+                ("manifest.json", "manifest", 1_900),
+            )
+        )
         events.append(session, job, [("job.warning", {"text": "block 7 pruned with few tokens"})], now=now)
 
 
@@ -122,11 +181,17 @@ def phases(session: Session, job: Job, names: tuple[str, ...], now: datetime, *,
         events.append(session, job, [("job.phase_completed", {})], now=ended, phase=name)
         session.add(
             PhaseRecord(
-                job_id=job.id, project_id=job.project_id, name=name, attempt=job.attempt, started_at=began,
-                finished_at=ended, seconds=30.0, peak_memory_bytes=600_000_000 + 10**7 * index,
+                job_id=job.id,
+                project_id=job.project_id,
+                name=name,
+                attempt=job.attempt,
+                started_at=began,
+                finished_at=ended,
+                seconds=30.0,
+                peak_memory_bytes=600_000_000 + 10**7 * index,
                 perplexity={"python-docs": measured[name]} if name in measured else None,
             )
-        )  # fmt: skip
+        )
 
 
 def _lost_once(session: Session, job: Job, now: datetime) -> None:
@@ -143,8 +208,16 @@ def _lost_once(session: Session, job: Job, now: datetime) -> None:
     session.flush()
     session.add(
         Attempt(
-            id=new_id("att"), job_id=job.id, project_id=job.project_id, number=2, fence=2, worker_id="wrk_other",
-            outcome="succeeded", error=None, resumed_from={"phase": "pruning", "name": "block 3"},
-            started_at=now - timedelta(seconds=240), finished_at=now,
+            id=new_id("att"),
+            job_id=job.id,
+            project_id=job.project_id,
+            number=2,
+            fence=2,
+            worker_id="wrk_other",
+            outcome="succeeded",
+            error=None,
+            resumed_from={"phase": "pruning", "name": "block 3"},
+            started_at=now - timedelta(seconds=240),
+            finished_at=now,
         )
-    )  # fmt: skip
+    )

@@ -38,23 +38,41 @@ class Scene:
         ids = self.ids
         job = f"/portal/jobs/{ids['best']}"
         return {
-            "jobs": "/portal/jobs", "jobs-none": "/portal/jobs?label=no=such", "new-job": "/portal/new-job",
+            "jobs": "/portal/jobs",
+            "jobs-none": "/portal/jobs?label=no=such",
+            "new-job": "/portal/new-job",
             "methods": "/portal/methods",
             "job": job,
-            "job-layers": f"{job}/layers", "job-events": f"{job}/events", "job-log": f"{job}/log",
-            "job-files": f"{job}/files", "job-spec": f"{job}/spec", "job-running": f"/portal/jobs/{ids['running']}",
-            "job-failed": f"/portal/jobs/{ids['failed']}", "job-queued": f"/portal/jobs/{ids['queued']}",
+            "job-layers": f"{job}/layers",
+            "job-events": f"{job}/events",
+            "job-log": f"{job}/log",
+            "job-files": f"{job}/files",
+            "job-spec": f"{job}/spec",
+            "job-running": f"/portal/jobs/{ids['running']}",
+            "job-failed": f"/portal/jobs/{ids['failed']}",
+            "job-queued": f"/portal/jobs/{ids['queued']}",
             "compare-pick": "/portal/compare",
             "compare": f"/portal/compare?job={ids['best']}&job={ids['second']}&job={ids['third']}",
-            "sweeps": "/portal/sweeps", "sweep": f"/portal/sweeps/{ids['sweep']}",
-            "sweep-bytes": f"/portal/sweeps/{ids['sweep']}?x=packed_bytes", "models": "/portal/models",
-            "model": f"/portal/models/one?name={MODEL}", "webhooks": "/portal/webhooks",
-            "hooks": "/portal/hooks", "hook-source": f"/portal/hooks/sources/{ids['source']}",
-            "rule": f"/portal/hooks/rules/{ids['rule']}", "rule-new": "/portal/hooks/rules/new",
-            "deliveries": "/portal/hooks/deliveries", "delivery": f"/portal/hooks/deliveries/{ids['delivery']}",
-            "webhook": f"/portal/webhooks/{ids['endpoint']}", "workers": "/portal/workers", "usage": "/portal/usage",
-            "audit": "/portal/audit", "keys": "/portal/keys", "sign-in": "/portal/sign-in", "none": "/portal/none",
-        }  # fmt: skip
+            "sweeps": "/portal/sweeps",
+            "sweep": f"/portal/sweeps/{ids['sweep']}",
+            "sweep-bytes": f"/portal/sweeps/{ids['sweep']}?x=packed_bytes",
+            "models": "/portal/models",
+            "model": f"/portal/models/one?name={MODEL}",
+            "webhooks": "/portal/webhooks",
+            "hooks": "/portal/hooks",
+            "hook-source": f"/portal/hooks/sources/{ids['source']}",
+            "rule": f"/portal/hooks/rules/{ids['rule']}",
+            "rule-new": "/portal/hooks/rules/new",
+            "deliveries": "/portal/hooks/deliveries",
+            "delivery": f"/portal/hooks/deliveries/{ids['delivery']}",
+            "webhook": f"/portal/webhooks/{ids['endpoint']}",
+            "workers": "/portal/workers",
+            "usage": "/portal/usage",
+            "audit": "/portal/audit",
+            "keys": "/portal/keys",
+            "sign-in": "/portal/sign-in",
+            "none": "/portal/none",
+        }
 
     def ready_for(self, page: str) -> str:
         """Return the address of a page; the sign-in is shown to those only who come from elsewhere."""
@@ -75,15 +93,18 @@ def furnished(site: Site) -> Scene:
 
 def _body(name: str, method: str, sparsity: float, **spec: Any) -> dict[str, Any]:
     return {
-        "name": name, "source": {"kind": "huggingface", "repo": MODEL},
-        "spec": {"prune": {"method": method, "sparsity": sparsity}, **spec}, "reuse": "never",
-    }  # fmt: skip
+        "name": name,
+        "source": {"kind": "huggingface", "repo": MODEL},
+        "spec": {"prune": {"method": method, "sparsity": sparsity}, **spec},
+        "reuse": "never",
+    }
 
 
 NUMBERS = {
-    "magnitude": {0.5: 33.78, 0.6: 39.9, 0.7: 54.06}, "wanda": {0.5: 33.47, 0.6: 37.2, 0.7: 45.61},
+    "magnitude": {0.5: 33.78, 0.6: 39.9, 0.7: 54.06},
+    "wanda": {0.5: 33.47, 0.6: 37.2, 0.7: 45.61},
     "sparsegpt": {0.5: 32.48, 0.6: 33.4, 0.7: 35.50},
-}  # fmt: skip
+}
 
 
 def _sweep(scene: Scene) -> None:
@@ -94,7 +115,7 @@ def _sweep(scene: Scene) -> None:
             "base": {"source": {"kind": "huggingface", "repo": MODEL}, "spec": {"prune": {"method": "wanda"}}},
             "axes": {"/spec/prune/method": list(NUMBERS), "/spec/prune/sparsity": [0.5, 0.6, 0.7]},
         },
-    )  # fmt: skip
+    )
     scene.ids["sweep"] = made["id"]
     for point in made["points"]:
         method, sparsity = point["values"].values()
@@ -103,32 +124,47 @@ def _sweep(scene: Scene) -> None:
 
 def _jobs(scene: Scene) -> None:
     recovery = {
-        "reconstruct": {"window": "submodule"}, "retrain": {"trainable": ["norms", "mask_lora"], "steps": 80},
+        "reconstruct": {"window": "submodule"},
+        "retrain": {"trainable": ["norms", "mask_lora"], "steps": 80},
         "gate": {"max_relative_perplexity_increase": 0.5},
-    }  # fmt: skip
+    }
     site = scene.site
     for word, name, method, sparsity, perplexity in (
         ("third", "wanda 50 %, recovered", "wanda", 0.5, 32.30),
         ("second", "magnitude 70 %, recovered", "magnitude", 0.7, 34.90),
         ("best", "wanda 70 %, recovered", "wanda", 0.7, 34.01),
-    ):  # fmt: skip
+    ):
         body = _body(name, method, sparsity, **recovery) | {"labels": {"team": "nlp", "stage": "release"}}
         scene.ids[word] = site.post("/v1/jobs", body)["id"]
         finish(scene.site, scene.ids[word], perplexity, sparsity, seconds=262, pruned=NUMBERS[method][sparsity])
         fill(scene.site, scene.ids[word], sparsity, perplexity)
-    for word, name in (("failed", "mixtral, out of memory"), ("cancelled", "wrong data set"), ("paused", "after hours"),
-                       ("queued", "ria 2:4"), ("running", "wanda 60 %, all of it")):  # fmt: skip
+    for word, name in (
+        ("failed", "mixtral, out of memory"),
+        ("cancelled", "wrong data set"),
+        ("paused", "after hours"),
+        ("queued", "ria 2:4"),
+        ("running", "wanda 60 %, all of it"),
+    ):
         scene.ids[word] = site.post("/v1/jobs", _body(name, "wanda", 0.6, **recovery))["id"]
     site.post(f"/v1/jobs/{scene.ids['cancelled']}/cancel", {})
     site.post(f"/v1/jobs/{scene.ids['paused']}/pause", {})
     database = site.resources.database
     rows.start(database, scene.ids["failed"])
     rows.end(
-        database, scene.ids["failed"], "failed", phase="pruning",
-        error={"class": "host_oom", "retryable": False, "phase": "pruning", "module": "model.layers.3.mlp.down_proj",
-               "hint": "Use fewer calibration samples, or a machine with more memory.",
-               "message": "The child needed more than limits.max_host_memory_bytes.", "attempt": 1},
-    )  # fmt: skip
+        database,
+        scene.ids["failed"],
+        "failed",
+        phase="pruning",
+        error={
+            "class": "host_oom",
+            "retryable": False,
+            "phase": "pruning",
+            "module": "model.layers.3.mlp.down_proj",
+            "hint": "Use fewer calibration samples, or a machine with more memory.",
+            "message": "The child needed more than limits.max_host_memory_bytes.",
+            "attempt": 1,
+        },
+    )
     rows.start(database, scene.ids["running"], lease_seconds=10**6)
     with database.unit_of_work() as session:
         job = session.get_one(Job, scene.ids["running"])
@@ -159,9 +195,11 @@ def _hooks(scene: Scene) -> None:
     source = site.post("/v1/hook-sources", {"name": "the Hub", "kind": "huggingface"})
     site.post("/v1/hook-sources", {"name": "registry of the lab", "kind": "mlflow"})
     rule = {
-        "name": "everything of org", "source_id": source["id"], "match": {"repo_glob": "org/*"},
+        "name": "everything of org",
+        "source_id": source["id"],
+        "match": {"repo_glob": "org/*"},
         "template": {"preset": "balanced", "publish": {"kind": "huggingface", "repo": "acme/{name}-sparse"}},
-    }  # fmt: skip
+    }
     scene.ids |= {"source": source["id"], "rule": site.post("/v1/rules", rule)["id"]}
     scene.ids["delivery"] = deliver(site.http, source["path"], source["secret"])
     while evaluate_next(site.resources.database, site.resources.settings) is not None:
@@ -183,17 +221,33 @@ def _operations(scene: Scene) -> None:
         for number, (state, job_id) in enumerate((("busy", scene.ids["running"]), ("idle", None), ("drained", None))):
             session.add(
                 Worker(
-                    id=new_id("wrk"), worker_class="default", host=f"gpu-{number + 1}", pid=4000 + number,
-                    device="cuda", memory_bytes=80 * 2**30, engine_version="2", job_id=job_id,
+                    id=new_id("wrk"),
+                    worker_class="default",
+                    host=f"gpu-{number + 1}",
+                    pid=4000 + number,
+                    device="cuda",
+                    memory_bytes=80 * 2**30,
+                    engine_version="2",
+                    job_id=job_id,
                     started_at=now - timedelta(hours=5),
-                    drain_requested_at=now if state == "drained" else None, seen_at=now + timedelta(days=1),
+                    drain_requested_at=now if state == "drained" else None,
+                    seen_at=now + timedelta(days=1),
                 )
-            )  # fmt: skip
+            )
         target = {"kind": "huggingface", "repo": "acme/llama-8m-sparse", "revision": "main", "private": True}
         session.add(
             Publication(
-                id=new_id("pub"), project_id=DEFAULT_PROJECT, job_id=scene.ids["best"], target=target,
-                state="succeeded", attempts=1, next_at=now, locked_until=None, reference="0f3c", error=None,
-                created_at=now, finished_at=now,
+                id=new_id("pub"),
+                project_id=DEFAULT_PROJECT,
+                job_id=scene.ids["best"],
+                target=target,
+                state="succeeded",
+                attempts=1,
+                next_at=now,
+                locked_until=None,
+                reference="0f3c",
+                error=None,
+                created_at=now,
+                finished_at=now,
             )
-        )  # fmt: skip
+        )

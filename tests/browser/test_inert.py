@@ -54,15 +54,25 @@ def _poisoned(site: Site) -> list[str]:
         for file in model.iterdir():
             (folder / file.name).hardlink_to(file)
         body = {
-            "name": text, "labels": {"team": text}, "source": {"kind": "local", "path": str(folder)}, "reuse": "never",
+            "name": text,
+            "labels": {"team": text},
+            "source": {"kind": "local", "path": str(folder)},
+            "reuse": "never",
             "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}},
-        }  # fmt: skip
+        }
         jobs.append(site.post("/v1/jobs", body)["id"])
         if index % 3 == 0:
             _finish(site, jobs[-1], text)
         site.post("/v1/api-keys", {"name": text, "scopes": ["jobs:read"]})
-    failed = {"class": "internal", "retryable": False, "phase": "pruning", "hint": PAYLOADS[0], "message": PAYLOADS[9],
-              "module": PAYLOADS[10], "attempt": 1}  # fmt: skip
+    failed = {
+        "class": "internal",
+        "retryable": False,
+        "phase": "pruning",
+        "hint": PAYLOADS[0],
+        "message": PAYLOADS[9],
+        "module": PAYLOADS[10],
+        "attempt": 1,
+    }
     rows.start(database, jobs[1])
     rows.end(database, jobs[1], "failed", error=failed)
     tabs = ("", "/layers", "/log", "/events", "/spec", "/files")
@@ -95,8 +105,10 @@ def _finish(site: Site, job: str, text: str) -> None:
 
 def _sweep(site: Site) -> str:
     base = {"source": {"kind": "huggingface", "repo": "org/model"}, "spec": {"prune": {"method": "wanda"}}}
-    made = site.post("/v1/sweeps", {"name": PAYLOADS[17], "base": base, "axes": {
-        "/spec/prune/sparsity": [0.5], "/labels/a": list(PAYLOADS[:20])}})  # fmt: skip
+    made = site.post(
+        "/v1/sweeps",
+        {"name": PAYLOADS[17], "base": base, "axes": {"/spec/prune/sparsity": [0.5], "/labels/a": list(PAYLOADS[:20])}},
+    )
     for point in made["points"][:10]:
         rows.start(site.resources.database, point["job_id"])
         rows.end(site.resources.database, point["job_id"], "succeeded", report=report(33.0, 0.5))
@@ -117,9 +129,13 @@ def _hooks(site: Site) -> list[str]:
     source = site.post("/v1/hook-sources", {"name": PAYLOADS[0], "kind": "generic"})
     rule = site.post(
         "/v1/rules",
-        {"name": PAYLOADS[9], "source_id": source["id"], "mode": "propose",
-         "template": {"spec": {"prune": {"method": "magnitude", "sparsity": 0.5}}}},
-    )  # fmt: skip
+        {
+            "name": PAYLOADS[9],
+            "source_id": source["id"],
+            "mode": "propose",
+            "template": {"spec": {"prune": {"method": "magnitude", "sparsity": 0.5}}},
+        },
+    )
     deliveries = []
     for index, text in enumerate(PAYLOADS):
         model = {"kind": "s3", "uri": text} if index % 2 else {"kind": "huggingface", "repo": "org/model"}
@@ -133,9 +149,12 @@ def _hooks(site: Site) -> list[str]:
     while evaluate_next(site.resources.database, site.resources.settings) is not None:
         pass
     return [
-        "/portal/hooks", "/portal/hooks/deliveries", f"/portal/hooks/rules/{rule['id']}",
-        f"/portal/hooks/sources/{source['id']}", *(f"/portal/hooks/deliveries/{one}" for one in deliveries[:4]),
-    ]  # fmt: skip
+        "/portal/hooks",
+        "/portal/hooks/deliveries",
+        f"/portal/hooks/rules/{rule['id']}",
+        f"/portal/hooks/sources/{source['id']}",
+        *(f"/portal/hooks/deliveries/{one}" for one in deliveries[:4]),
+    ]
 
 
 def test_hostile_names_are_shown_and_do_nothing(site: Site, watching: Watching) -> None:

@@ -23,8 +23,12 @@ HIDE = """hidden => {
 
 
 def _job(site: Site, name: str) -> str:
-    body = {"name": name, "source": {"kind": "huggingface", "repo": "org/model"}, "reuse": "never",
-            "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}}}  # fmt: skip
+    body = {
+        "name": name,
+        "source": {"kind": "huggingface", "repo": "org/model"},
+        "reuse": "never",
+        "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}},
+    }
     return str(site.post("/v1/jobs", body)["id"])
 
 

@@ -86,9 +86,12 @@ def test_eight_tabs_hear_of_a_job_at_once(site: Site, watching: Watching) -> Non
         assert lives.count("poll") == 4, "and the others look by themselves"
         site.post(
             "/v1/jobs",
-            {"name": "heard of", "source": {"kind": "huggingface", "repo": "org/model"},
-             "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}}},
-        )  # fmt: skip
+            {
+                "name": "heard of",
+                "source": {"kind": "huggingface", "repo": "org/model"},
+                "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}},
+            },
+        )
         for tab in tabs:
             tab.wait_for_selector("text=heard of", timeout=60_000)
         tabs[0].close()

@@ -26,9 +26,13 @@ def test_a_stranger_signs_in_with_a_key_or_at_the_provider_and_out(
     tmp_path: Path, watching: Watching, oidc: OidcServer
 ) -> None:
     knobs = {
-        "host": "0.0.0.0", "oidc_issuer": oidc.url, "oidc_client_id": CLIENT, "oidc_client_secret": SecretStr(SECRET),
-        "oidc_project": DEFAULT_PROJECT, "oidc_title": "Acme",
-    }  # fmt: skip
+        "host": "0.0.0.0",
+        "oidc_issuer": oidc.url,
+        "oidc_client_id": CLIENT,
+        "oidc_client_secret": SecretStr(SECRET),
+        "oidc_project": DEFAULT_PROJECT,
+        "oidc_title": "Acme",
+    }
     with serving(tmp_path / "home", **knobs) as site, watching(site.url) as watch:
         wish = KeyRequest(name="mine", scopes=["jobs:read"])
         row, key = keys.create(site.resources.database, site.resources.settings, wish, DEFAULT_PROJECT)

@@ -22,9 +22,16 @@ LONG = {
     "calibration": {"samples": 4, "sequence_length": 64},
     "prune": {"method": "magnitude", "sparsity": 0.5},
     "retrain": {"trainable": ["norms"], "steps": 20_000, "batch_size": 2, "sequence_length": 64},
-    "evaluate": {"perplexity": [{"dataset": {"kind": "builtin", "name": "python-docs", "split": "validation"},
-                                 "sequence_length": 64, "max_windows": 2}]},
-}  # fmt: skip
+    "evaluate": {
+        "perplexity": [
+            {
+                "dataset": {"kind": "builtin", "name": "python-docs", "split": "validation"},
+                "sequence_length": 64,
+                "max_windows": 2,
+            }
+        ]
+    },
+}
 PATIENCE = 420_000
 """Milliseconds: a job of two seconds takes minutes where others work too."""
 

@@ -60,9 +60,14 @@ class Arena:
         """Start one of our modules."""
         settings = self.bench.settings
         env = {
-            **os.environ, "ESPALIER_HOME": str(settings.home), "ESPALIER_DATABASE_URL": self.bench.database.url,
-            "ESPALIER_LEASE_SECONDS": str(LEASE_SECONDS), "ESPALIER_THREADS": "1", **self.environment, **environment,
-        }  # fmt: skip
+            **os.environ,
+            "ESPALIER_HOME": str(settings.home),
+            "ESPALIER_DATABASE_URL": self.bench.database.url,
+            "ESPALIER_LEASE_SECONDS": str(LEASE_SECONDS),
+            "ESPALIER_THREADS": "1",
+            **self.environment,
+            **environment,
+        }
         command = [*self.around, sys.executable, "-m", module, *arguments]
         with (settings.home / "workers.log").open("ab") as log:
             # Leashed: they end with a test that is ended from outside, too.
@@ -140,9 +145,10 @@ class Arena:
 
         struck = self.patiently(begun)
         able = [
-            n for n, worker in enumerate(self.workers)
+            n
+            for n, worker in enumerate(self.workers)
             if worker.pid not in self._stopped and struck.get(worker.pid, STRIKES) < STRIKES
-        ]  # fmt: skip
+        ]
         return self.random.choice(able) if able else None
 
     def kill_worker(self) -> None:

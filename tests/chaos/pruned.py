@@ -20,8 +20,9 @@ def pruning(folder: Path) -> dict[str, Any]:
     text = {"kind": "local", "path": str(write_texts(folder) / "train.txt")}
     spec = {
         "calibration": {"dataset": text, "samples": 8, "sequence_length": 32},
-        "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": {"perplexity": [], "latency": False},
-    }  # fmt: skip
+        "prune": {"method": "wanda", "sparsity": 0.5},
+        "evaluate": {"perplexity": [], "latency": False},
+    }
     source = {"kind": "local", "path": str(write_tiny_model(folder / "tiny"))}
     return {"source": source, "spec": spec, "reuse": "never"}
 

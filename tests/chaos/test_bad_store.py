@@ -57,10 +57,12 @@ def test_a_third_of_the_answers_may_be_bad(arena: tuple[Arena, S3Proxy], mood: M
     assert proxy.faults[mood] > 0
     assert set(classes) <= {"storage"}
     record(
-        "fault", f"S3: {mood} in 30 % of the answers", "0 lost, typed errors, budget respected",
+        "fault",
+        f"S3: {mood} in 30 % of the answers",
+        "0 lost, typed errors, budget respected",
         f"{JOBS} of {JOBS} jobs succeeded with their bytes in {seconds:.0f} s; {proxy.faults[mood]} answers spoiled, "
         f"{classes['storage']} attempts ended with `storage`",
-    )  # fmt: skip
+    )
 
 
 def test_s3_may_be_away_altogether(arena: tuple[Arena, S3Proxy]) -> None:
@@ -81,9 +83,11 @@ def test_s3_may_be_away_altogether(arena: tuple[Arena, S3Proxy]) -> None:
         most = max(session.scalars(select(Job.attempt)))
     assert most <= 6
     record(
-        "fault", "S3 answers nothing but errors until every job has failed once", "0 lost, typed errors",
+        "fault",
+        "S3 answers nothing but errors until every job has failed once",
+        "0 lost, typed errors",
         f"{len(expected)} of {len(expected)} jobs succeeded after it was back, {most} attempts at most; all `storage`",
-    )  # fmt: skip
+    )
 
 
 pytestmark = pytest.mark.timeout(600)

@@ -28,8 +28,9 @@ from tests.fixtures.service.launch import Launch
 from tests.fixtures.suite.figures import record
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
+from workers.messages import Said
 from workers.processes.process import Commands
-from workers.supervisor.recorder import Recorder, Said
+from workers.supervisor.recorder import Recorder
 
 TIMES = int(os.environ.get("ESPALIER_CHAOS_TIMES", "20"))
 SEED = int(os.environ.get("ESPALIER_CHAOS_SEED", "0"))
@@ -41,8 +42,15 @@ SPEC: dict[str, Any] = {
     "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 8}]},
 }
 PHASES: Final[tuple[Phase, ...]] = (
-    "baseline", "calibrating", "pruning", "reconstructing", "retraining", "merging", "exporting", "evaluating",
-)  # fmt: skip
+    "baseline",
+    "calibrating",
+    "pruning",
+    "reconstructing",
+    "retraining",
+    "merging",
+    "exporting",
+    "evaluating",
+)
 WITHIN_SECONDS = 1.0
 """A fault comes so long after a phase began, at most; every other time at once."""
 
@@ -106,12 +114,16 @@ def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
         lost += len(outcomes) - 1
     assert lost >= TIMES * len(PHASES) // 2
     record(
-        "fault", "kill -9 of the child as fetching and each of eight phases begin, and within them",
+        "fault",
+        "kill -9 of the child as fetching and each of eight phases begin, and within them",
         "x 20: all succeed, equal bytes",
         "{jobs:.0f} jobs, all with the bytes of an unkilled one; {kills:.0f} kills, {lost:.0f} attempts lost; "
         "{parts} parts by seed",
-        part=f"seed {SEED}", jobs=TIMES, kills=kills.total(), lost=lost,
-    )  # fmt: skip
+        part=f"seed {SEED}",
+        jobs=TIMES,
+        kills=kills.total(),
+        lost=lost,
+    )
 
 
 def test_a_cancel_in_every_phase_ends_the_job_within_seconds(launch: Launch) -> None:
@@ -134,10 +146,12 @@ def test_a_cancel_in_every_phase_ends_the_job_within_seconds(launch: Launch) -> 
     assert seconds[len(seconds) // 2] <= 2
     assert seconds[-1] <= 20
     record(
-        "cancel", f"in each of {len(PHASES)} phases, at its start and within it", "x 20: median <= 2 s, worst <= 20 s",
+        "cancel",
+        f"in each of {len(PHASES)} phases, at its start and within it",
+        "x 20: median <= 2 s, worst <= 20 s",
         f"x {TIMES}: {len(seconds)} cancelled, median {seconds[len(seconds) // 2]:.2f} s, worst {seconds[-1]:.2f} s; "
         f"{late} had ended before",
-    )  # fmt: skip
+    )
 
 
 def _begun(events: list[dict[str, Any]], phase: Phase) -> bool:

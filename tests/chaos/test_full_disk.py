@@ -55,10 +55,16 @@ def test_a_full_disk_fails_the_attempt_and_not_the_worker(what: str, sqlite_url:
     expected = undisturbed(bench, request, tmp_path)
     hub.add_model("org/tiny", tmp_path / "tiny")
     hubs = {**request, "source": {"kind": "huggingface", "repo": "org/tiny"}}
-    arena = Arena(bench, seed=0, environment={
-        "ESPALIER_LOCAL_ROOTS": str(tmp_path), "ESPALIER_HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1",
-        SETTINGS[what]: f"file://{folder}" if what == "store" else str(folder),
-    })  # fmt: skip
+    arena = Arena(
+        bench,
+        seed=0,
+        environment={
+            "ESPALIER_LOCAL_ROOTS": str(tmp_path),
+            "ESPALIER_HF_ENDPOINT": hub.url,
+            "NO_PROXY": "127.0.0.1",
+            SETTINGS[what]: f"file://{folder}" if what == "store" else str(folder),
+        },
+    )
     arena.around = namespace(folder)
     with arena.open(1):
         _, inside = _mounted(arena, folder)
@@ -81,11 +87,13 @@ def test_a_full_disk_fails_the_attempt_and_not_the_worker(what: str, sqlite_url:
     errors = [attempt.error["class"] for attempt in bench.attempts(job) if attempt.error]
     assert set(errors) == {"disk_full"}
     record(
-        "fault", f"disk full ({what}: a file system of {MOUNT_BYTES // 2**20} MiB)", "0 lost, `disk_full`",
+        "fault",
+        f"disk full ({what}: a file system of {MOUNT_BYTES // 2**20} MiB)",
+        "0 lost, `disk_full`",
         f"{len(errors)} attempts ended with `disk_full`, {'a smaller job done meanwhile, ' * bool(small)}"
         "scratch cleaned, "
         "succeeded with equal bytes once there was room; the worker went on",
-    )  # fmt: skip
+    )
     bench.database.dispose()
 
 

@@ -58,16 +58,24 @@ def fight(arena: Arena, faults: list[Callable[[], None]], case: str, folder: Pat
     fetches = sum(arena.faults[what] for what in FETCH_KILLS)
     assert fetches, "no fault befell a fetch"
     record(
-        "chaos", f"jobs, a tenth of them real prunings, under a mix of faults; {case}",
+        "chaos",
+        f"jobs, a tenth of them real prunings, under a mix of faults; {case}",
         "1,000 jobs, >= 200 kills; 0 lost, 0 doubled, 0 corrupt",
         "{jobs:.0f} jobs ({real:.0f} real), {kills:.0f} kills ({fetches:.0f} of them of fetches), "
         "{zombies:.0f} zombies, {drained:.0f} drained, "
         "{others:.0f} other faults, {lost:.0f} attempts lost and made up for; 0 lost, 0 doubled, 0 corrupt; "
         "{seconds:.0f} s, {parts} parts by seed",
-        part=f"seed {SEED}, {JOBS} jobs", jobs=JOBS, real=len(range(0, JOBS, 10)), kills=kills, fetches=fetches,
-        zombies=arena.faults["zombie"], drained=arena.faults["worker drained"], lost=lost, seconds=seconds,
+        part=f"seed {SEED}, {JOBS} jobs",
+        jobs=JOBS,
+        real=len(range(0, JOBS, 10)),
+        kills=kills,
+        fetches=fetches,
+        zombies=arena.faults["zombie"],
+        drained=arena.faults["worker drained"],
+        lost=lost,
+        seconds=seconds,
         others=arena.faults.total() - kills - arena.faults["zombie"] - arena.faults["worker drained"],
-    )  # fmt: skip
+    )
 
 
 def test_a_mix_of_faults_on_sqlite_and_folders(sqlite_url: str, tmp_path: Path) -> None:
@@ -92,9 +100,10 @@ def production(
         with contextlib.suppress(Exception):
             store.client.create_bucket(Bucket=BUCKET)
         environment = {
-            "ESPALIER_BROKER_URL": redis_url, "ESPALIER_STORE_URL": f"s3://{BUCKET}/{prefix}",
+            "ESPALIER_BROKER_URL": redis_url,
+            "ESPALIER_STORE_URL": f"s3://{BUCKET}/{prefix}",
             "ESPALIER_S3_ENDPOINT_URL": proxy.url,
-        }  # fmt: skip
+        }
         bench = Bench(url, tmp_path)
         arena = Arena(bench, seed=SEED, environment=environment, store=store)
         arena.shim = clock_shim
@@ -129,7 +138,10 @@ def test_a_mix_of_faults_on_postgres_redis_and_s3(
     fight(arena, faults, "Postgres + Redis + S3, clocks an hour off", tmp_path)
     assert proxy.faults.total() > 0
     record(
-        "fault", "S3 answers spoiled within that mix", "typed errors, budget respected",
+        "fault",
+        "S3 answers spoiled within that mix",
+        "typed errors, budget respected",
         "{errors:.0f} errors, {slow:.0f} slow, {cut:.0f} cut, {wrong:.0f} wrong; " + load(),
-        part=f"seed {SEED}, {JOBS} jobs", **{mood: proxy.faults[mood] for mood in MOODS if mood != "good"},
-    )  # fmt: skip
+        part=f"seed {SEED}, {JOBS} jobs",
+        **{mood: proxy.faults[mood] for mood in MOODS if mood != "good"},
+    )

@@ -67,8 +67,9 @@ def test_a_child_that_the_kernel_ends_for_memory_is_named(sqlite_url: str, tmp_p
     assert errors == ["host_oom", "host_oom"], "once more, with more room perhaps, and then no more"
     assert [path for path in bench.settings.scratch.glob("*") if path.is_dir()] == []
     record(
-        "fault", f"out of memory: the kernel's OOM killer in a group of {LIMIT_BYTES // 2**20} MiB",
+        "fault",
+        f"out of memory: the kernel's OOM killer in a group of {LIMIT_BYTES // 2**20} MiB",
         "`host_oom`, budget respected",
         f"{len(errors)} attempts, both `host_oom`, then failed; the same worker did the next job",
-    )  # fmt: skip
+    )
     bench.database.dispose()

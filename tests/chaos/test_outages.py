@@ -75,10 +75,12 @@ def test_redis_may_be_down_for_a_minute(launch: Launch, services: Services, kill
     assert pids(deployment) == before
     assert slowest < 2
     record(
-        "fault", "Redis killed, 60 s down, while jobs are posted", "0 lost, POST answers 202",
+        "fault",
+        "Redis killed, 60 s down, while jobs are posted",
+        "0 lost, POST answers 202",
         f"{len(jobs)} of {len(jobs)} succeeded, {done} of them before it was back; slowest POST {slowest:.2f} s; "
         f"afterwards a bell wakes a worker in {waits[len(waits) // 2]:.2f} s; no process was restarted",
-    )  # fmt: skip
+    )
 
 
 def _wake_ups(deployment: Deployment, server: RedisServer) -> list[float]:
@@ -114,19 +116,25 @@ def test_postgres_may_be_down_for_half_a_minute(
         assert pids(deployment) == before
         deployment.stop()
     record(
-        "fault", "Postgres killed, 30 s down, while a job runs and clients ask", "0 lost, typed errors",
+        "fault",
+        "Postgres killed, 30 s down, while a job runs and clients ask",
+        "0 lost, typed errors",
         f"{len(jobs)} of {len(jobs)} succeeded in {attempts} attempts, equal bytes; meanwhile {seen.total()} answers, "
         f"all 503 problem+json with Retry-After, the slowest after {slowest:.1f} s; no process was restarted",
-    )  # fmt: skip
+    )
 
 
 def _ask_meanwhile(deployment: Deployment, job: str, *, seconds: float) -> tuple[Counter[int], float]:
     """Call everything that needs the database; all is refused in the service's own words, and soon."""
     calls: list[tuple[str, str, dict[str, Any]]] = [
-        ("GET", f"/v1/jobs/{job}", {}), ("GET", f"/v1/jobs/{job}/events/stream", {}), ("GET", "/readyz", {}),
-        ("POST", "/v1/jobs", {"json": BODY, "headers": {"Idempotency-Key": "outage-0"}}), ("GET", "/v1/usage", {}),
-        ("POST", f"/v1/jobs/{job}/cancel", {}), ("POST", "/v1/plans", {"json": PLAN}),
-    ]  # fmt: skip
+        ("GET", f"/v1/jobs/{job}", {}),
+        ("GET", f"/v1/jobs/{job}/events/stream", {}),
+        ("GET", "/readyz", {}),
+        ("POST", "/v1/jobs", {"json": BODY, "headers": {"Idempotency-Key": "outage-0"}}),
+        ("GET", "/v1/usage", {}),
+        ("POST", f"/v1/jobs/{job}/cancel", {}),
+        ("POST", "/v1/plans", {"json": PLAN}),
+    ]
     seen: Counter[int] = Counter()
     slowest, began = 0.0, time.monotonic()
     while time.monotonic() - began < seconds:

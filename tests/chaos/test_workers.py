@@ -74,9 +74,11 @@ def test_a_job_moves_to_another_worker_within_its_lease(sqlite_url: str, tmp_pat
     what = "kill -9" if blow == signal.SIGKILL else "SIGSTOP, SIGCONT after another has the job"
     writes = f", {refused} zombies refused" if refused else ""
     record(
-        "fault", f"{what} of the worker, lease {LEASE_SECONDS:.0f} s", "recovered <= lease + 5 s, no orphan child",
+        "fault",
+        f"{what} of the worker, lease {LEASE_SECONDS:.0f} s",
+        "recovered <= lease + 5 s, no orphan child",
         f"{ROUNDS} of {ROUNDS} recovered, the slowest after {max(waits):.1f} s{writes}; no orphan, equal bytes",
-    )  # fmt: skip
+    )
     assert max(waits) < LEASE_SECONDS + 5
     assert blow == signal.SIGKILL or refused == ROUNDS
     bench.database.dispose()
@@ -112,9 +114,11 @@ def test_sigterm_drains_within_seconds_and_charges_nothing(sqlite_url: str, tmp_
     assert len(told) == len(set(told)) == 30, "a stored block was made again"
     arena.verdict({job_id: model(30)})
     record(
-        "fault", "SIGTERM of a worker within a job", "drained, exit 0, no attempt charged",
+        "fault",
+        "SIGTERM of a worker within a job",
+        "drained, exit 0, no attempt charged",
         f"{ROUNDS} of {ROUNDS} drained, the slowest in {max(seconds):.1f} s; no stored block made again, equal bytes",
-    )  # fmt: skip
+    )
     bench.database.dispose()
 
 
@@ -134,7 +138,9 @@ def test_clocks_that_are_an_hour_off_end_no_lease(
     times = [event.time for job_id in expected for event in bench.events(job_id)]
     assert (max(times) - min(times)).total_seconds() < 300, "an event bears the time of a worker"
     record(
-        "fault", "clocks of workers and reconciler an hour fast and slow, Postgres", "0 lost",
+        "fault",
+        "clocks of workers and reconciler an hour fast and slow, Postgres",
+        "0 lost",
         f"{len(expected)} of {len(expected)} succeeded; one worker killed, {lost} attempts lost",
-    )  # fmt: skip
+    )
     bench.database.dispose()

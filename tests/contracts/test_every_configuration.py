@@ -43,7 +43,7 @@ def test_a_tiny_model_of_every_family_is_right_to_begin_with(family: str, tmp_pa
         ("phi3", {"rope_parameters": {"rope_type": "default", "long_factor": [1.0] * 4}}, False),
         ("phi3", {"rope_scaling": {"rope_type": "default", "short_factor": [1.0] * 2}}, True),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_be_run_together_are_refused(
     family: str, settings: dict[str, Any], tmp_path: Path, *, taken: bool
 ) -> None:

@@ -26,9 +26,15 @@ from tests.fixtures.library.jobs import KilledError, LocalJob, local_job, write_
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 INERT = (
-    "chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "output_hidden_states", "problem_type",
-    "return_dict", "summary_",
-)  # fmt: skip
+    "chunk_size_feed_forward",
+    "id2label",
+    "label2id",
+    "is_encoder_decoder",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "summary_",
+)
 """What stock configurations have and causal language models of these families never read."""
 FULL: dict[str, Any] = {
     "calibration": {"samples": 16, "sequence_length": 32},

@@ -52,9 +52,14 @@ class SeedOss(LlamaLike):
         return self.attention() | self.gated("mlp", self.intermediate_size, biased=self.mlp_bias)
 '''
 SEED_OSS = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
 
 USE_FAMILY = """
 import json, sys
@@ -128,6 +133,10 @@ def test_a_dropped_family_is_accepted_and_compressed_in_a_copy_of_the_tree(tmp_p
     (tmp_path / "espalier/families/seed_oss.py").write_text(FAMILY)
     done = subprocess.run(
         [sys.executable, "-c", USE_FAMILY, str(tmp_path), json.dumps(SEED_OSS)],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

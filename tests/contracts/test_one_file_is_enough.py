@@ -230,8 +230,10 @@ def _with_newcomers(folder: Path, script: str, names: list[str], steps: list[dic
         (folder / package / f"newcomer_{package}.py").write_text(HEAD + source)
     done = subprocess.run(
         [sys.executable, "-c", DROPPED + script, str(folder), json.dumps(names), json.dumps(steps)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

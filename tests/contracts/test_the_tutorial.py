@@ -27,8 +27,11 @@ def test_the_method_of_the_tutorial_is_one_file_and_prunes(tmp_path: Path) -> No
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     contracts = subprocess.run(
         [sys.executable, *command[1:], "-q", "-n", "0", "-p", "no:cacheprovider"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert contracts.returncode == 0, contracts.stdout + contracts.stderr
     assert re.search(r"\d+ passed", contracts.stdout), contracts.stdout
 

@@ -155,9 +155,11 @@ def test_chat_messages_are_told_of_their_template(value: bytes, tmp_path: Path) 
 
 
 STRINGS = [
-    pyarrow.string(), pyarrow.large_string(), pyarrow.string_view(),
+    pyarrow.string(),
+    pyarrow.large_string(),
+    pyarrow.string_view(),
     pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("kind", STRINGS, ids=str)

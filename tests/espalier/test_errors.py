@@ -42,9 +42,13 @@ def test_a_failed_job_says_what_the_error_says(kind: type[SourceRefused], retrya
     error = kind("no model here", hint="Look elsewhere.", module="config.json")
     assert str(error) == "no model here Look elsewhere."
     assert ErrorInfo.of(error, "fetching") == ErrorInfo(
-        class_="source_unreachable" if retryable else "source_not_found", retryable=retryable, phase="fetching",
-        module="config.json", hint="Look elsewhere.", message="no model here",
-    )  # fmt: skip
+        class_="source_unreachable" if retryable else "source_not_found",
+        retryable=retryable,
+        phase="fetching",
+        module="config.json",
+        hint="Look elsewhere.",
+        message="no model here",
+    )
 
 
 def test_an_answer_has_the_words_and_the_code_of_the_library() -> None:

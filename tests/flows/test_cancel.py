@@ -13,8 +13,9 @@ def test_a_running_job_is_cancelled_in_the_middle_of_its_phase(shared: Deploymen
     answer = shared.http.post(f"/v1/jobs/{job}/cancel")
     assert answer.status_code in {200, 202}
     assert shared.finish(job)["state"] == "cancelled"
-    assert not any(event["type"] == "job.phase_completed" and event["phase"] == "pruning"
-                   for event in shared.events(job))  # fmt: skip
+    assert not any(
+        event["type"] == "job.phase_completed" and event["phase"] == "pruning" for event in shared.events(job)
+    )
     assert shared.find("workers.child") is None
     assert shared.http.post(f"/v1/jobs/{job}/cancel").status_code == 200
     assert shared.artifacts(job) == {}

@@ -28,9 +28,13 @@ def checkout(tmp_path: Path) -> Path:
 def run(folder: Path, *command: str, **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ESPALIER_")}
     done = subprocess.run(
-        command, cwd=folder, env={**inherited, "ESPALIER_THREADS": "2", **environment}, capture_output=True, text=True,
+        command,
+        cwd=folder,
+        env={**inherited, "ESPALIER_THREADS": "2", **environment},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -61,9 +61,10 @@ def _connected(deployment: Deployment, hub: Hub) -> str:
     espalier = str(deployment.http.base_url).rstrip("/")
     code = f"from huggingface_hub import create_webhook\nsource, espalier = {source!r}, {espalier!r}\n"
     subprocess.run(
-        [sys.executable, "-c", code + block(PAGE, HEADING, "python", "create_webhook")], check=True,
+        [sys.executable, "-c", code + block(PAGE, HEADING, "python", "create_webhook")],
+        check=True,
         env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"},  # an engine sets it here
-    )  # fmt: skip
+    )
     assert hub.webhooks[0]["domains"] == ["repo"]
     return str(source["id"])
 

@@ -13,8 +13,9 @@ from espalier.messages import Checkpoint, Metric
 from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
+from workers.messages import Said
 from workers.processes.process import Commands
-from workers.supervisor.recorder import Recorder, Said
+from workers.supervisor.recorder import Recorder
 
 
 def _spec(reconstruct: dict[str, Any], selection: str) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def _spec(reconstruct: dict[str, Any], selection: str) -> dict[str, Any]:
         ("random", {"window": {"blocks": 2}, "mode": "sparse_inputs_dense_targets", "trainable": ["mask_lora"]}),
         ("random", {"window": "auto", "mode": "sparse_inputs_dense_targets", "interleave": True, "loss": "cosine"}),
     ],
-)  # fmt: skip
+)
 def test_a_child_killed_after_every_window_leaves_no_trace_in_the_result(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: str, reconstruct: dict[str, Any]
 ) -> None:

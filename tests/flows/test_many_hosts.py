@@ -44,11 +44,16 @@ def host(bench: Bench, services: Services, redis_url: str, tmp_path: Path) -> It
             store = services.s3_environment()
             store["ESPALIER_STORE_URL"] = f"s3://{bench.store.bucket}/{bench.store.prefix}"  # type: ignore[attr-defined]
             env = {
-                **{key: value for key, value in os.environ.items() if not key.startswith("ESPALIER_")}, **store,
-                "PYTHONPATH": str(ROOT), "HOME": str(folder), "TMPDIR": str(folder), "ESPALIER_HOME": str(folder),
-                "ESPALIER_DATABASE_URL": bench.database.url, "ESPALIER_BROKER_URL": redis_url,
+                **{key: value for key, value in os.environ.items() if not key.startswith("ESPALIER_")},
+                **store,
+                "PYTHONPATH": str(ROOT),
+                "HOME": str(folder),
+                "TMPDIR": str(folder),
+                "ESPALIER_HOME": str(folder),
+                "ESPALIER_DATABASE_URL": bench.database.url,
+                "ESPALIER_BROKER_URL": redis_url,
                 "ESPALIER_LEASE_SECONDS": str(LEASE_SECONDS),
-            }  # fmt: skip
+            }
             with (folder / "log").open("wb") as log:
                 process = subprocess.Popen(
                     leashed([sys.executable, "-m", module]), cwd=folder, env=env, stdout=log, stderr=log

@@ -16,17 +16,23 @@ def _spec(reference: Path, prune: dict[str, Any], windows: int, **more: Any) -> 
     return {
         "calibration": {
             "dataset": {"kind": "local", "path": str(reference / "calibration.txt")},
-            "samples": 128, "sequence_length": 256, "seed": 0,
+            "samples": 128,
+            "sequence_length": 256,
+            "seed": 0,
         },
         "prune": prune,
         "evaluate": {
-            "perplexity": [{
-                "name": "docs", "dataset": {"kind": "local", "path": str(reference / "docs.valid.txt")},
-                "sequence_length": 256, "max_windows": windows,
-            }]
+            "perplexity": [
+                {
+                    "name": "docs",
+                    "dataset": {"kind": "local", "path": str(reference / "docs.valid.txt")},
+                    "sequence_length": 256,
+                    "max_windows": windows,
+                }
+            ]
         },
         **more,
-    }  # fmt: skip
+    }
 
 
 def _run(
@@ -55,9 +61,11 @@ def test_recovery_wins_back_what_is_known(shared: Deployment, reference_dir: Pat
     half = _run(shared, reference_dir, {"method": "wanda", "sparsity": 0.5}, reconstruct={})
     most = _run(shared, reference_dir, {"method": "wanda", "sparsity": 0.7}, reconstruct={})
     perp = _run(
-        shared, reference_dir, {"method": "wanda", "sparsity": 0.7},
+        shared,
+        reference_dir,
+        {"method": "wanda", "sparsity": 0.7},
         retrain={"trainable": ["norms", "mask_lora"], "steps": 80, "batch_size": 8, "sequence_length": 256},
-    )  # fmt: skip
+    )
 
     assert _final(magnitude) > _pruned(half)
     assert _recovered(half) >= 0.6

@@ -19,10 +19,14 @@ ESPALIER = Path(sys.executable).with_name("espalier")
 
 def run(folder: Path, *flags: str, **spec: Any) -> subprocess.CompletedProcess[str]:
     (folder / "model").symlink_to(DEMO_MODEL)  # a path that is relative is relative to the file
-    body = {"source": {"kind": "local", "path": "model"}, "spec": {
-        "prune": {"method": "magnitude", "sparsity": 0.5},
-        "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 4}]}, **spec,
-    }}  # fmt: skip
+    body = {
+        "source": {"kind": "local", "path": "model"},
+        "spec": {
+            "prune": {"method": "magnitude", "sparsity": 0.5},
+            "evaluate": {"perplexity": [{"sequence_length": 128, "max_windows": 4}]},
+            **spec,
+        },
+    }
     (folder / "job.json").write_text(json.dumps(body))
     environment = {**os.environ, "ESPALIER_HOME": str(folder / "home"), "ESPALIER_THREADS": "1"}
     command = [str(ESPALIER), "run", "job.json", "--output", "out", *flags]

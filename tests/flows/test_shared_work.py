@@ -18,8 +18,9 @@ from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.runs import Bench
 from tests.flows.specs import spec
+from workers.messages import Said
 from workers.processes.process import Commands
-from workers.supervisor.recorder import Recorder, Said
+from workers.supervisor.recorder import Recorder
 from workers.supervisor.slot import Slot
 
 SOUP: dict[str, Any] = {

@@ -33,10 +33,11 @@ def test_two_sparsities_cost_less_than_two_jobs(
     def seconds(sparsity: float, wish: str) -> float:
         """What the phases of a job took, as far as it went through them itself."""
         spec: dict[str, Any] = {
-            "calibration": {"samples": 128, "sequence_length": length}, "propagation": propagation,
+            "calibration": {"samples": 128, "sequence_length": length},
+            "propagation": propagation,
             "prune": {"method": "wanda", "sparsity": sparsity},
             "evaluate": {"perplexity": [{"sequence_length": length, "max_windows": scored}], "latency": False},
-        }  # fmt: skip
+        }
         source = {"kind": "local", "path": str(DEMO_MODEL)}
         job = bench.work(bench.add(request={"source": source, "spec": spec, "reuse": wish}))
         assert job.state == "succeeded", job.error

@@ -79,10 +79,18 @@ def _fill(url: str) -> dict[str, str]:
             made[name] = known.id
             if known.attempt:
                 attempt = {
-                    "id": new_id("att"), "project_id": known.project_id, "job_id": known.id, "number": known.attempt,
-                    "fence": known.fence or 0, "worker_id": "wrk_gone", "outcome": None, "error": None,
-                    "resumed_from": None, "started_at": LONG_AGO, "finished_at": known.finished_at,
-                }  # fmt: skip
+                    "id": new_id("att"),
+                    "project_id": known.project_id,
+                    "job_id": known.id,
+                    "number": known.attempt,
+                    "fence": known.fence or 0,
+                    "worker_id": "wrk_gone",
+                    "outcome": None,
+                    "error": None,
+                    "resumed_from": None,
+                    "started_at": LONG_AGO,
+                    "finished_at": known.finished_at,
+                }
                 connection.execute(Attempt.__table__.insert().values(attempt))  # type: ignore[attr-defined]
     database.dispose()
     return made

@@ -66,9 +66,12 @@ def _run(folder: Path, code: str) -> str:
     options = ["-q", "-rA", "-p", "tests.fixtures.suite.canaries", "-p", "no:cacheprovider", "-c", "/dev/null"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--rootdir", str(folder), "--basetemp", str(folder / "tmp"), "."],
-        cwd=folder, env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.stdout + done.stderr
 
 
@@ -76,9 +79,16 @@ def test_every_way_out_is_found_and_nothing_else(tmp_path: Path) -> None:
     said = _run(tmp_path, LEAKS)
     broken = {line.split("::")[1].split()[0] for line in said.splitlines() if line.startswith("ERROR ")}
     assert broken == {
-        "test_printed", "test_logged", "test_in_a_log_file", "test_in_a_row", "test_echoed_header",
-        "test_echoed_field", "test_echoed_form", "test_told_later", "test_key_without_its_prefix",
-    }, said  # fmt: skip
+        "test_printed",
+        "test_logged",
+        "test_in_a_log_file",
+        "test_in_a_row",
+        "test_echoed_header",
+        "test_echoed_field",
+        "test_echoed_form",
+        "test_told_later",
+        "test_key_without_its_prefix",
+    }, said
     assert "11 passed" in said
 
 

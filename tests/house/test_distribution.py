@@ -21,10 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = set(HOMES)
 TOLD = [
     path
-    for pattern in ("*.md", "Makefile", ".env.example", "docker-compose.yml", "docker/*", "docs/*.md", "app/**/*.py",
-                    "app/**/*.html", "espalier/**/*.py", "workers/**/*.py")
+    for pattern in (
+        "*.md",
+        "Makefile",
+        ".env.example",
+        "docker-compose.yml",
+        "docker/*",
+        "docs/*.md",
+        "app/**/*.py",
+        "app/**/*.html",
+        "espalier/**/*.py",
+        "workers/**/*.py",
+    )
     for path in sorted(ROOT.glob(pattern))
-]  # fmt: skip
+]
 WITH_VALUE = {"-c", "-r", "--extra-index-url", "--index-url"}
 
 
@@ -41,9 +51,13 @@ def installed(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("text", "names"),
-    [("run `pip install 'espalier[otel]'` first", ["espalier"]), ("pip install -c x.txt -e '.[worker,test]'", []),
-     ("pip install ${INDEX:+--extra-index-url $INDEX} -e '.[a]' && true", []), ("pip install Torch>=2", ["torch"])],
-)  # fmt: skip
+    [
+        ("run `pip install 'espalier[otel]'` first", ["espalier"]),
+        ("pip install -c x.txt -e '.[worker,test]'", []),
+        ("pip install ${INDEX:+--extra-index-url $INDEX} -e '.[a]' && true", []),
+        ("pip install Torch>=2", ["torch"]),
+    ],
+)
 def test_the_reader_of_install_commands_finds_names(text: str, names: list[str]) -> None:
     assert list(installed(text)) == names
 
@@ -53,10 +67,11 @@ def test_nothing_tells_to_install_another_package() -> None:
     assert {file: names for file, names in told.items() if names} == {}
     extras = {
         extra
-        for path in TOLD if path.is_file()
+        for path in TOLD
+        if path.is_file()
         for group in re.findall(r"(?:'\.|espalier-service)\[([a-z,]+)\]", path.read_text())
         for extra in group.split(",")
-    }  # fmt: skip
+    }
     assert extras <= set(project(SERVICE)["project"]["optional-dependencies"])
     assert {"otel", "tasks", "worker"} <= extras
 
@@ -64,8 +79,11 @@ def test_nothing_tells_to_install_another_package() -> None:
 def test_the_command_tells_its_version() -> None:
     told = subprocess.run(
         [sys.executable, "-c", "from app.cli.main import main; main()", "--version"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert re.fullmatch(rf"espalier {re.escape(VERSION)} \(engine \d+, Python 3[\d.]+\S*\)\n", told.stdout)
 
 

@@ -61,8 +61,10 @@ def test_no_other_room_names_a_family() -> None:
 
 
 def test_a_name_is_seen_wherever_it_stands() -> None:
-    seen = _named(ast.parse(
-        'from transformers.models.opt import x\nfrom transformers import LlamaConfig\nA = "a mixtral"\nB = c.ffn_dim\n'
-        'D = getattr(c, "n_inner")\nE = "Qwen2Tokenizer"\nF = "optimise"\n"""llama"""\n'
-    ))  # fmt: skip
+    seen = _named(
+        ast.parse(
+            'from transformers.models.opt import x\nfrom transformers import LlamaConfig\nA = "a mixtral"\n'
+            'B = c.ffn_dim\nD = getattr(c, "n_inner")\nE = "Qwen2Tokenizer"\nF = "optimise"\n"""llama"""\n'
+        )
+    )
     assert sorted(seen) == ["Qwen2Tokenizer", "ffn_dim", "mixtral", "n_inner", "opt"]

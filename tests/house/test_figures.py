@@ -17,6 +17,7 @@ def test_parts_of_a_row_add_up(tmp_path: Path) -> None:
     keep([part("seed 1", 60), Figure("load", "posts", ">= 500/s", "{not a format}")], tmp_path)
     rows = json.loads((tmp_path / "durability.json").read_text())
     assert [(row["class"], row["measured"]) for row in rows] == [
-        ("load", "{not a format}"), ("chaos", "160 jobs in 2 parts"),
-    ]  # fmt: skip
+        ("load", "{not a format}"),
+        ("chaos", "160 jobs in 2 parts"),
+    ]
     assert "| chaos | a mix | 0 lost | 160 jobs in 2 parts |" in (tmp_path / "durability.md").read_text()

@@ -29,10 +29,22 @@ def generated(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "openapi.json").write_text(json.dumps(document))
     bin_ = Path(sys.executable).parent  # where the generator finds ruff
     made = subprocess.run(
-        [bin_ / "openapi-python-client", "generate", "--path", tmp_path / "openapi.json", "--meta", "none",
-         "--output-path", tmp_path / PACKAGE, "--fail-on-warning"],
-        env={**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            bin_ / "openapi-python-client",
+            "generate",
+            "--path",
+            tmp_path / "openapi.json",
+            "--meta",
+            "none",
+            "--output-path",
+            tmp_path / PACKAGE,
+            "--fail-on-warning",
+        ],
+        env={**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stdout
     modules = [path for path in (tmp_path / PACKAGE / "api").rglob("*.py") if path.name != "__init__.py"]
     assert len(modules) == sum(len(operations) for operations in document["paths"].values())

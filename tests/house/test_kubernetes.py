@@ -60,8 +60,11 @@ def _option(container: dict[str, Any], name: str) -> str:
 
 
 CONFIG: dict[str, str] = _of_kind("ConfigMap")[0]["data"]
-SCALED = {_option(container, "--worker-class"): document for document in _of_kind("ScaledJob")
-          for container in _containers(document)}  # fmt: skip
+SCALED = {
+    _option(container, "--worker-class"): document
+    for document in _of_kind("ScaledJob")
+    for container in _containers(document)
+}
 
 
 def test_every_variable_is_a_setting_and_every_command_a_verb() -> None:
@@ -108,12 +111,14 @@ def test_a_pod_is_made_for_what_may_be_claimed_and_for_nothing_else(postgres_url
     classes = [name for name, _ in Settings(worker_classes=CONFIG["ESPALIER_WORKER_CLASSES"]).classes]
     assert set(classes) == set(SCALED)
     with bench.database.unit_of_work() as session:
-        session.add_all([
-            Project(id="prj_full", name="full", created_at=clock(session), max_running_jobs=1),
-            Project(id="prj_none", name="none", created_at=clock(session), max_running_jobs=0),
-            Project(id="prj_spent", name="spent", created_at=clock(session), max_gpu_seconds=60),
-            Project(id="prj_room", name="room", created_at=clock(session), max_running_jobs=2),
-        ])  # fmt: skip
+        session.add_all(
+            [
+                Project(id="prj_full", name="full", created_at=clock(session), max_running_jobs=1),
+                Project(id="prj_none", name="none", created_at=clock(session), max_running_jobs=0),
+                Project(id="prj_spent", name="spent", created_at=clock(session), max_gpu_seconds=60),
+                Project(id="prj_room", name="room", created_at=clock(session), max_running_jobs=2),
+            ]
+        )
         quotas.charge(session, "prj_spent", seconds=61, gpu=True, now=clock(session))
     bench.add(worker_class=classes[0], project_id="prj_full", state="running", wait_reason=None)
     for number, name in enumerate(classes, 1):
@@ -221,8 +226,11 @@ def test_the_example_secret_has_every_key_that_the_manifest_reads() -> None:
             assert secret[item["key"]].startswith("postgresql://")
     names = {item["secretRef"]["name"] for c in _containers(DOCUMENTS) for item in c["envFrom"] if "secretRef" in item}
     assert names == {"espalier"}
-    secrets = {f"ESPALIER_{name.upper()}" for name, field in Settings.model_fields.items()
-               if "SecretStr" in str(field.annotation)}  # fmt: skip
+    secrets = {
+        f"ESPALIER_{name.upper()}"
+        for name, field in Settings.model_fields.items()
+        if "SecretStr" in str(field.annotation)
+    }
     assert secrets - secret.keys() == {"ESPALIER_API_KEY", "ESPALIER_MLFLOW_PASSWORD"}  # the client's; or a token
 
 

@@ -82,21 +82,27 @@ def test_a_rule_keeps_the_rights_of_the_key_that_saved_it_last(empty_url: str) -
     with database.engine.begin() as connection:
         for key, scopes in (("key_all", ["admin"]), ("key_few", ["hooks:manage"])):
             connection.execute(
-                text("INSERT INTO api_keys (id, project_id, name, scopes, digest, created_at)"
-                     f" VALUES (:id, 'prj_default', 'k', :scopes, '', '{now}')"),
+                text(
+                    "INSERT INTO api_keys (id, project_id, name, scopes, digest, created_at)"
+                    f" VALUES (:id, 'prj_default', 'k', :scopes, '', '{now}')"
+                ),
                 {"id": key, "scopes": json.dumps(scopes)},
-            )  # fmt: skip
+            )
         connection.execute(
-            text("INSERT INTO hook_sources (id, project_id, kind, name, created_at, updated_at)"
-                 f" VALUES ('src_1', 'prj_default', 'generic', 's', '{now}', '{now}')")
-        )  # fmt: skip
+            text(
+                "INSERT INTO hook_sources (id, project_id, kind, name, created_at, updated_at)"
+                f" VALUES ('src_1', 'prj_default', 'generic', 's', '{now}', '{now}')"
+            )
+        )
         for rule in ("rul_key", "rul_local", "rul_gone", "rul_unknown"):
             connection.execute(
-                text("INSERT INTO rules (id, project_id, source_id, name, enabled, mode, match, template, limits,"
-                     " day_count, created_at, updated_at) VALUES (:id, 'prj_default', 'src_1', 'r', true, 'run', '{}',"
-                     f" '{{}}', '{{}}', 0, '{now}', '{now}')"),
+                text(
+                    "INSERT INTO rules (id, project_id, source_id, name, enabled, mode, match, template, limits,"
+                    " day_count, created_at, updated_at) VALUES (:id, 'prj_default', 'src_1', 'r', true, 'run', '{}',"
+                    f" '{{}}', '{{}}', 0, '{now}', '{now}')"
+                ),
                 {"id": rule},
-            )  # fmt: skip
+            )
         for id_, actor, action, rule in saved:
             connection.execute(text(audit), {"id": id_, "actor": json.dumps(actor), "action": action, "rule": rule})
     run_migrations(empty_url)
@@ -118,8 +124,19 @@ def test_a_migration_may_rebuild_a_table_that_views_read_and_rows_belong_to(
         now = clock(session)
         session.add(job.Job(**job_fields("steady", now) | {"id": "job_1"}))
         session.flush()
-        session.add(job.Event(id="evt_1", job_id="job_1", project_id="prj_default", seq=1, type="job.queued", time=now,
-                              attempt=0, phase=None, data={}))  # fmt: skip
+        session.add(
+            job.Event(
+                id="evt_1",
+                job_id="job_1",
+                project_id="prj_default",
+                seq=1,
+                type="job.queued",
+                time=now,
+                attempt=0,
+                phase=None,
+                data={},
+            )
+        )
 
     def rebuild(config: Config, _revision: str) -> None:
         operations = Operations(MigrationContext.configure(config.attributes["connection"]))

@@ -90,8 +90,9 @@ def _unbounded(schema: dict[str, Any], place: str, seen: set[str]) -> Iterator[s
     ends = {
         "integer": ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}),
         "number": ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}),
-        "string": ({"maxLength", "pattern", "format"},), "array": ({"maxItems"},),
-    }  # fmt: skip
+        "string": ({"maxLength", "pattern", "format"},),
+        "array": ({"maxItems"},),
+    }
     if any(not end & schema.keys() for end in ends.get(str(kind), ())):
         yield f"{place}: {kind}"
     if kind == "object" and not schema.get("properties") and "maxProperties" not in schema:
@@ -100,8 +101,9 @@ def _unbounded(schema: dict[str, Any], place: str, seen: set[str]) -> Iterator[s
         yield from _unbounded(member, f"{place}.{name}", seen)
     for part in ("items", "additionalProperties", "propertyNames"):
         if isinstance(schema.get(part), dict):
-            yield from _unbounded({"type": "string", **schema[part]} if part == "propertyNames" else schema[part],
-                                  f"{place}.{part}", seen)  # fmt: skip
+            yield from _unbounded(
+                {"type": "string", **schema[part]} if part == "propertyNames" else schema[part], f"{place}.{part}", seen
+            )
 
 
 def test_nothing_that_is_sent_is_without_bounds() -> None:

@@ -49,9 +49,25 @@ BOTH_SIDES: Final = "espalier/client/"
 """The client names what the API answers, and the API's rows bear the same names: one thing, seen from both sides."""
 
 TWO_OF_A_NAME: Final = {
-    "Attempt", "Entry", "Experts", "Family", "Group", "LayerRow", "Limits", "Line", "Look", "Matrix",
-    "Outcome", "Part", "Plan", "Point", "Progress", "Published", "Tally", "Target",
-}  # fmt: skip
+    "Attempt",
+    "Entry",
+    "Experts",
+    "Family",
+    "Group",
+    "LayerRow",
+    "Limits",
+    "Line",
+    "Look",
+    "Matrix",
+    "Outcome",
+    "Part",
+    "Plan",
+    "Point",
+    "Progress",
+    "Published",
+    "Tally",
+    "Target",
+}
 """Names that two classes bear, and only one should."""
 
 
@@ -104,3 +120,9 @@ def test_no_two_classes_bear_one_name() -> None:
 def test_nothing_is_called_utils_or_helpers() -> None:
     names = {path.stem for path in files(*PRODUCT, "tests")}
     assert names & {"utils", "util", "helpers", "helper", "common", "misc"} == set()
+
+
+def test_the_formatter_has_the_last_word() -> None:
+    marks = ("# fmt: " + "skip", "# fmt: " + "off")
+    texts = {path.as_posix(): (ROOT / path).read_text() for path in files(*PRODUCT, "migrations", "tests")}
+    assert [path for path, text in texts.items() if any(mark in text for mark in marks)] == []

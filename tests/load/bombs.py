@@ -85,9 +85,10 @@ def _index(entries: int) -> Bomb:
 
 def _normalizer(levels: int, *steps: str) -> Bomb:
     """Steps that each write a text for a letter, in so many sequences."""
-    step: dict[str, Any] = {"type": "Sequence", "normalizers": [
-        {"type": "Replace", "pattern": {"String": "e"}, "content": content} for content in steps
-    ]}  # fmt: skip
+    step: dict[str, Any] = {
+        "type": "Sequence",
+        "normalizers": [{"type": "Replace", "pattern": {"String": "e"}, "content": content} for content in steps],
+    }
     for _ in range(levels):
         step = {"type": "Sequence", "normalizers": [step]}
     return _spoiled("tokenizer.json", "source-unsafe", lambda it: it.update(normalizer=step))
@@ -142,11 +143,13 @@ BOMBS: Final[dict[str, Bomb]] = {
         "tokenizer.json", "source-unsafe", lambda it: it.update(added_tokens=[_token(n) for n in range(400_000)])
     ),
     "vocabulary of two million tokens": _spoiled(
-        "tokenizer.json", "source-unsafe",
+        "tokenizer.json",
+        "source-unsafe",
         lambda it: it["model"]["vocab"].update({f"{n:x}": 5 for n in range(2_100_000)}),
     ),
     "settings of 400,000 tokens": _spoiled(
-        "tokenizer_config.json", "source-unsafe",
+        "tokenizer_config.json",
+        "source-unsafe",
         lambda it: it.update(added_tokens_decoder={str(n): _token(n) for n in range(400_000)}),
     ),
     "template of 8 MiB": _with("chat_template.jinja", "invalid-request", TEMPLATE * (MIB // 2)),
@@ -168,5 +171,5 @@ BOMBS: Final[dict[str, Bomb]] = {
     "quotes in an open string": Bomb("body", "malformed-request", _body("quotes in an open string")),
     "long numbers": Bomb("body", "malformed-request", _body("long numbers")),
     "patterns that unfold": Bomb("body", "invalid-request", _patterns),
-}  # fmt: skip
+}
 """A card is not spelled out where nobody asks for it, and a text is cut: their jobs are as good as any."""

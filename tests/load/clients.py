@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 async def _client(
     url: str, path: str, body: bytes, key: str, until: float, seconds: list[float], seen: Counter[int]
-) -> None:  # fmt: skip
+) -> None:
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
@@ -40,9 +40,13 @@ async def _all(url: str, path: str, clients: int, duration: float, body: bytes, 
     lasted = time.monotonic() - began
     seconds.sort()
     return {
-        "rate": len(seconds) / lasted, "p50": seconds[len(seconds) // 2], "p99": seconds[int(len(seconds) * 0.99)],
-        "statuses": {str(status): count for status, count in seen.items()}, "clients": clients, "seconds": lasted,
-    }  # fmt: skip
+        "rate": len(seconds) / lasted,
+        "p50": seconds[len(seconds) // 2],
+        "p99": seconds[int(len(seconds) * 0.99)],
+        "statuses": {str(status): count for status, count in seen.items()},
+        "clients": clients,
+        "seconds": lasted,
+    }
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from app.db.session import Database
 from espalier.leash import leashed
-from tests.fixtures.servers.services import await_port, free_port
+from tests.fixtures.servers.processes import await_port, free_port
 
 OURS = "app.main:create_app"
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,9 +38,13 @@ class Stack:
         home.mkdir()
         self.database = Database(url)
         mine = {
-            "ESPALIER_HOME": home, "ESPALIER_DATABASE_URL": url, "ESPALIER_BROKER_URL": broker, "PYTHONPATH": ROOT,
-            "ESPALIER_LOG_FORMAT": "json", "ESPALIER_LEASE_SECONDS": 30,
-        }  # fmt: skip
+            "ESPALIER_HOME": home,
+            "ESPALIER_DATABASE_URL": url,
+            "ESPALIER_BROKER_URL": broker,
+            "PYTHONPATH": ROOT,
+            "ESPALIER_LOG_FORMAT": "json",
+            "ESPALIER_LEASE_SECONDS": 30,
+        }
         self.env = {**os.environ, **{name: str(value) for name, value in mine.items()}}
 
     @contextmanager
@@ -48,9 +52,13 @@ class Stack:
         """Run one of our modules until the block ends."""
         with (self.home / "processes.log").open("ab") as log:
             process = subprocess.Popen(
-                leashed([sys.executable, "-m", *command]), env=self.env, cwd=ROOT, stdout=log, stderr=log,
+                leashed([sys.executable, "-m", *command]),
+                env=self.env,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         try:
             yield process
         finally:

@@ -26,16 +26,20 @@ from schemathesis.specs.openapi import checks
 from app.main import create_app
 from app.settings import Settings
 from tests.app.api.tenants import one_of_each
-from tests.fixtures.servers.services import free_port, name_of
+from tests.fixtures.servers.processes import free_port
+from tests.fixtures.servers.services import name_of
 from tests.fixtures.suite.figures import load, record
 
 NUM_CASES = int(os.environ.get("ESPALIER_FUZZ_CASES", "10000"))
 SEED = 20261123
 ROUNDS = 6
 CONFORMS = [
-    not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
-    checks.response_headers_conformance, checks.response_schema_conformance,
-]  # fmt: skip
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
 
 
 @pytest.mark.load
@@ -50,11 +54,12 @@ def test_any_call_is_answered_as_the_document_says(database_url: str, tmp_path: 
     sys.stdout.write(f"schemathesis: {seen.total()} cases, seed {SEED}: {dict(sorted(seen.items()))}\n")
     failed = sum(count for status, count in seen.items() if status >= 500)
     record(
-        "bad input", f"schemathesis over every operation of the OpenAPI document, {name_of(database_url)}",
+        "bad input",
+        f"schemathesis over every operation of the OpenAPI document, {name_of(database_url)}",
         ">= 10,000 cases, 0 x 5xx",
         f"{seen.total():,} cases in {time.monotonic() - began:.0f} s, {failed} x 5xx, {len(wrong)} answers that do not "
         f"conform; {sum(count for status, count in seen.items() if status < 300):,} were done; {load()}",
-    )  # fmt: skip
+    )
     assert not wrong, wrong[:5]
     assert seen.total() >= NUM_CASES
     assert not failed
@@ -104,8 +109,13 @@ def _call(
     turn = 0
 
     @seed(number)
-    @settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=operation.as_strategy())
     def call(case: Any) -> None:
         nonlocal turn

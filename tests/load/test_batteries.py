@@ -66,9 +66,11 @@ def test_no_form_of_a_hostile_address_is_called(connections: list[Any]) -> None:
     urls = sorted(set(HOSTILE_URLS))
     escaped = _escapes(urls, lambda url: check_literal(parse(url), ()), ForbiddenAddress)
     record(
-        "bad input", "forms of hostile addresses (SSRF)", ">= 60, 0 outbound connections",
+        "bad input",
+        "forms of hostile addresses (SSRF)",
+        ">= 60, 0 outbound connections",
         f"{len(urls)} forms, {len(escaped)} taken, {len(connections)} look-ups or connections",
-    )  # fmt: skip
+    )
     assert not escaped
     assert not connections
     assert len(urls) >= 60
@@ -84,9 +86,11 @@ def test_no_hostile_safetensors_file_is_taken(tmp_path: Path, connections: list[
     files = list(BAD.values())
     escaped = _escapes(files, read, SourceRefused)
     record(
-        "bad input", "safetensors files", ">= 40, 0 code run",
+        "bad input",
+        "safetensors files",
+        ">= 40, 0 code run",
         f"{len(files)} files, {len(escaped)} taken; nothing but their headers is read",
-    )  # fmt: skip
+    )
     assert not escaped
     assert not connections
     assert len(files) >= 40
@@ -101,14 +105,18 @@ def test_no_hostile_config_is_taken_and_every_published_one_is(connections: list
     accepted = _escapes(published, parse_config, SourceRefused)
     families = {config["model_type"] for config in published}
     record(
-        "bad input", "config.json: hostile and wrong ones", ">= 60, 0 code run",
+        "bad input",
+        "config.json: hostile and wrong ones",
+        ">= 60, 0 code run",
         f"{len(hostile)} configurations, {len(escaped)} taken ({len(code)} of them name code; the same in each of "
         f"{len(FAMILIES)} families: `tests/espalier/probe`)",
-    )  # fmt: skip
+    )
     record(
-        "bad input", "config.json: as published models have them", "all accepted",
+        "bad input",
+        "config.json: as published models have them",
+        "all accepted",
         f"{len(accepted)} of {len(published)} accepted, {len(families)} of {len(FAMILIES)} families",
-    )  # fmt: skip
+    )
     assert not escaped
     assert [error for _, error in accepted] == [None] * len(published)
     assert not connections
@@ -122,7 +130,9 @@ def test_two_projects_see_nothing_of_each_other(sqlite_url: str, tmp_path: Path)
         _, found = ask_of_both(client, app.state.resources)
     told = [route for route, (anothers, nobodys) in found.items() if anothers != nobodys or anothers[0] != 404]
     record(
-        "tenants", "two projects x every id-taking route x every verb", "404, same bytes as an unknown id",
+        "tenants",
+        "two projects x every id-taking route x every verb",
+        "404, same bytes as an unknown id",
         f"{len(found)} routes by verb, {len(told)} of them tell anything",
-    )  # fmt: skip
+    )
     assert not told

@@ -125,9 +125,10 @@ def _upload(http: httpx.Client, path: Path) -> dict[str, Any]:
 def _run(deployment: Deployment, source: dict[str, Any], **calibration: Any) -> str:
     """Run a job and return how it ended."""
     spec = {
-        "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": {"perplexity": []},
+        "prune": {"method": "wanda", "sparsity": 0.5},
+        "evaluate": {"perplexity": []},
         "calibration": {"samples": 8, "sequence_length": 128, **calibration},
-    }  # fmt: skip
+    }
     job = _told(deployment.http.post("/v1/jobs", json={"source": source, "spec": spec, "reuse": "never"}))
     ended = deployment.finish(job["id"])
     return str(ended["error"]["class"] if ended["error"] else ended["state"])
@@ -169,11 +170,12 @@ def test_few_bytes_that_ask_for_many_end_in_their_word_and_the_service_lives_on(
     right = [name for name, bomb in BOMBS.items() if ended[name] == bomb.ends]
     largest = "; ".join(f"{module} {watch.largest(module)}" for module in (PROBE, FETCHER, CHILD))
     record(
-        "bad input", f"memory under {len(BOMBS)} bombs: uploads of models and texts, bodies",
+        "bad input",
+        f"memory under {len(BOMBS)} bombs: uploads of models and texts, bodies",
         "each ends in its word, the service lives on, API < 300 MiB over its idle size, no child above its limit",
         f"{len(right)} of {len(BOMBS)}, then an honest job succeeded; API {idle >> 20} MiB idle, {grown >> 20} more "
         f"at most; largest children: {largest}; {load()}",
-    )  # fmt: skip
+    )
     assert ended == {name: bomb.ends for name, bomb in BOMBS.items()}
     assert grown < API_BYTES
     assert not [str(peak) for peak in watch.peaks.values() if peak.bytes > peak.limit]

@@ -65,10 +65,11 @@ def test_a_thousand_deliveries_are_stored_and_answered_and_make_one_job_each(sta
     assert stack.count("SELECT count(DISTINCT job_id) FROM hook_verdicts WHERE outcome = 'job'") == MATCHING
     assert stack.count("SELECT count(*) FROM jobs") == MATCHING
     record(
-        "load", f"{DELIVERIES} deliveries of a registry at {PER_SECOND}/s",
+        "load",
+        f"{DELIVERIES} deliveries of a registry at {PER_SECOND}/s",
         "all stored, answered < 1 s, one job per match",
         f"{DELIVERIES} stored, {MATCHING} of {MATCHING} jobs; answered p50 {seconds[len(seconds) // 2] * 1e3:.0f} ms, "
         f"p99 {seconds[int(len(seconds) * 0.99)] * 1e3:.0f} ms, worst {seconds[-1] * 1e3:.0f} ms; sent in {sent:.0f} "
         f"s, evaluated {lasted - sent:.1f} s later; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
-    )  # fmt: skip
+    )
     assert seconds[-1] < 1.0

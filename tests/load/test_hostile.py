@@ -27,8 +27,14 @@ REMOTE = {"kind": "huggingface", "repo": "org/model"}
 
 
 def _post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Connection: close",
-             f"Content-Length: {len(body)}", *headers]  # fmt: skip
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        "Connection: close",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -55,7 +61,7 @@ def _kinds() -> dict[str, bytes]:
         "an upload of 16 TiB": _post("/v1/uploads", json.dumps(upload).encode()),
         "a quoted cookie": _post("/v1/jobs", b"", 'Cookie: espalier_session="' + "\\" * 30_000 + '"'),
         "half a body": _post("/v1/jobs", b"{}").replace(b"Content-Length: 2", b"Content-Length: 100"),
-    }  # fmt: skip
+    }
 
 
 def _answer(address: tuple[str, int], request: bytes, *, patience: float) -> int:
@@ -117,10 +123,11 @@ def test_healthz_is_answered_while_hostile_requests_come_in(stack: Stack) -> Non
         waits = pulse.stop()
     worst, before = max(waits), max(alone)
     record(
-        "bad input", f"worst wait for /healthz while {REQUESTS} hostile requests of {len(kinds)} kinds arrive",
+        "bad input",
+        f"worst wait for /healthz while {REQUESTS} hostile requests of {len(kinds)} kinds arrive",
         "<= 100 ms on a quiet machine, else the ratio",
         f"{worst * 1e3:.0f} ms, median {statistics.median(waits) * 1e3:.1f} ms, over {seconds:.0f} s; alone "
         f"{before * 1e3:.0f} ms and {statistics.median(alone) * 1e3:.1f} ms; ratio {worst / before:.1f}; {load()}",
-    )  # fmt: skip
+    )
     assert not [status for status in statuses if status >= 500], statuses
     assert worst <= max(QUIET_SECONDS, 10 * before), (worst, before)

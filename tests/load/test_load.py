@@ -42,10 +42,12 @@ def test_posts_are_taken_fast(stack: Stack) -> None:
         assert stack.count("SELECT count(*) FROM events") == 2 * accepted
         ratio = ours["rate"] / bare["rate"]
         record(
-            "load", f"{CLIENTS} clients POST /v1/jobs, Postgres + Redis", ">= 500/s, p99 < 250 ms",
+            "load",
+            f"{CLIENTS} clients POST /v1/jobs, Postgres + Redis",
+            ">= 500/s, p99 < 250 ms",
             f"{ours['rate']:.0f}/s, p99 {ours['p99'] * 1e3:.0f} ms; bare insert {bare['rate']:.0f}/s, "
             f"p99 {bare['p99'] * 1e3:.0f} ms; ratio {ratio:.2f}; {load()}",
-        )  # fmt: skip
+        )
     assert ratio > 0.15, (ours, bare)
 
 
@@ -68,11 +70,12 @@ def test_a_long_queue_of_posts_is_drained_and_none_is_lost_or_doubled_on_its_way
     claims = sorted(one for file in stack.home.glob("claims-*.json") for one in json.loads(file.read_text()))
     assert len(claims) == jobs
     record(
-        "load", f"10,000 queued micro-jobs (null child), {WORKERS} workers",
+        "load",
+        f"10,000 queued micro-jobs (null child), {WORKERS} workers",
         "all terminal, one artifact set each, claim p99 < 20 ms",
         f"{jobs:,}, all succeeded in {seconds:.0f} s ({jobs / seconds:.0f}/s), one attempt and one set each; claim p50 "
         f"{claims[len(claims) // 2] * 1e3:.1f} ms, p99 {claims[int(len(claims) * 0.99)] * 1e3:.1f} ms; {load()}",
-    )  # fmt: skip
+    )
 
 
 def test_a_hundred_threads_with_a_hundred_keys_make_a_hundred_jobs(stack: Stack) -> None:
@@ -109,14 +112,20 @@ def test_a_thousand_watchers_miss_no_terminal_event(stack: Stack) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, most), most))
     with stack.api(processes=1) as url:
-        jobs = [httpx.post(f"{url}/v1/jobs", content=BODY, headers={"Content-Type": "application/json"}).json()["id"]
-                for _ in range(20)]  # fmt: skip
+        jobs = [
+            httpx.post(f"{url}/v1/jobs", content=BODY, headers={"Content-Type": "application/json"}).json()["id"]
+            for _ in range(20)
+        ]
         began = time.monotonic()
         ended = asyncio.run(_watch_all(stack, url, jobs))
         seconds = time.monotonic() - began
     assert ended == Counter(dict.fromkeys(jobs, WATCHERS // len(jobs)))
-    record("load", f"{WATCHERS:,} SSE watchers of {len(jobs)} jobs", "no terminal event missed",
-           f"{ended.total()} of {WATCHERS} saw the end, streams closed, in {seconds:.0f} s; {load()}")  # fmt: skip
+    record(
+        "load",
+        f"{WATCHERS:,} SSE watchers of {len(jobs)} jobs",
+        "no terminal event missed",
+        f"{ended.total()} of {WATCHERS} saw the end, streams closed, in {seconds:.0f} s; {load()}",
+    )
 
 
 async def _watch_all(stack: Stack, url: str, jobs: list[str]) -> Counter[str]:

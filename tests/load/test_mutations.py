@@ -34,13 +34,19 @@ def _good(known: dict[str, str], source: dict[str, Any]) -> dict[tuple[str, str]
     spec = FULL["spec"]
     job = {**FULL, "source": source}
     rule = {
-        "name": "r", "source_id": known["hook-sources"], "mode": "propose", "enabled": True,
+        "name": "r",
+        "source_id": known["hook-sources"],
+        "mode": "propose",
+        "enabled": True,
         "match": {"events": ["repo.content"], "repo_glob": "org/*", "tags": {"stage": "r*"}},
-        "template": {"preset": None, "spec": spec, "publish": []}, "limits": {"max_per_day": 5, "cooldown_seconds": 1},
-    }  # fmt: skip
+        "template": {"preset": None, "spec": spec, "publish": []},
+        "limits": {"max_per_day": 5, "cooldown_seconds": 1},
+    }
     quotas = {"max_queued_jobs": 10**6, "max_running_jobs": 10, "max_stored_bytes": 2**50, "max_gpu_seconds": 10**9}
     return {
-        ("POST", "/v1/jobs"): job, ("POST", "/v1/plans"): job, ("POST", "/v1/jobs/{job_id}/clone"): job,
+        ("POST", "/v1/jobs"): job,
+        ("POST", "/v1/plans"): job,
+        ("POST", "/v1/jobs/{job_id}/clone"): job,
         ("POST", "/v1/sweeps"): {"base": job, "axes": {"/spec/prune/0/sparsity": [0.3, 0.5]}, "max_children": 4},
         ("POST", "/v1/models/resolve"): {"source": source},
         ("POST", "/v1/jobs/{job_id}/retry"): {"from": "start", "limits": FULL["limits"], "priority": "low"},
@@ -62,15 +68,17 @@ def _good(known: dict[str, str], source: dict[str, Any]) -> dict[tuple[str, str]
         ("PUT", "/v1/credentials/huggingface"): {"token": "hf_" + "a" * 20},
         ("PUT", "/v1/credentials/s3"): {"access_key_id": "a" * 20, "secret_access_key": "b" * 40},
         ("PUT", "/v1/credentials/mlflow"): {"token": "t" * 20},
-    }  # fmt: skip
+    }
 
 
 def _calls(known: dict[str, str], model: Path) -> Iterator[tuple[str, str, str]]:
     rng = random.Random(SEED)
     sources: list[dict[str, Any]] = [
-        {"kind": "local", "path": str(model)}, {"kind": "huggingface", "repo": "org/model", "revision": "main"},
-        {"kind": "s3", "uri": "s3://bucket/prefix"}, {"kind": "upload", "upload_id": known["uploads"]},
-    ]  # fmt: skip
+        {"kind": "local", "path": str(model)},
+        {"kind": "huggingface", "repo": "org/model", "revision": "main"},
+        {"kind": "s3", "uri": "s3://bucket/prefix"},
+        {"kind": "upload", "upload_id": known["uploads"]},
+    ]
     while True:
         for (method, path), body in _good(known, rng.choice(sources)).items():
             for _ in range(4 if path in {"/v1/jobs", "/v1/plans", "/v1/sweeps"} else 1):
@@ -81,8 +89,11 @@ def _calls(known: dict[str, str], model: Path) -> Iterator[tuple[str, str, str]]
 @pytest.mark.timeout(3600)
 def test_no_mutated_body_is_a_failure_of_ours(database_url: str, tmp_path: Path) -> None:
     settings = Settings(
-        home=tmp_path, database_url=database_url, hf_endpoint="http://127.0.0.1:9", local_roots=str(DEMO_MODEL),
-    )  # fmt: skip
+        home=tmp_path,
+        database_url=database_url,
+        hf_endpoint="http://127.0.0.1:9",
+        local_roots=str(DEMO_MODEL),
+    )
     app, began = create_app(settings), time.monotonic()
     seen: Counter[int] = Counter()
     failed: list[tuple[str, str, str]] = []
@@ -96,9 +107,11 @@ def test_no_mutated_body_is_a_failure_of_ours(database_url: str, tmp_path: Path)
             if seen.total() >= NUM_CASES:
                 break
     record(
-        "bad input", f"bodies of every route, changed at random, {name_of(database_url)}", ">= 10,000 cases, 0 x 5xx",
+        "bad input",
+        f"bodies of every route, changed at random, {name_of(database_url)}",
+        ">= 10,000 cases, 0 x 5xx",
         f"{seen.total():,} cases in {time.monotonic() - began:.0f} s, {len(failed)} x 5xx; "
         f"{sum(count for status, count in seen.items() if status < 300):,} were done; {load()}",
-    )  # fmt: skip
+    )
     assert not failed, failed[:3]
     assert {202, 422} <= set(seen), "some are taken and some are not"

@@ -19,8 +19,9 @@ from tests.fixtures.suite.figures import record
 JOBS = 10_000
 MAX_SECONDS = 0.2
 _BODY = {
-    "source": {"kind": "huggingface", "repo": "org/model"}, "spec": {"prune": {"method": "wanda", "sparsity": 0.5}}
-}  # fmt: skip
+    "source": {"kind": "huggingface", "repo": "org/model"},
+    "spec": {"prune": {"method": "wanda", "sparsity": 0.5}},
+}
 
 
 @pytest.mark.load

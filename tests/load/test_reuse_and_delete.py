@@ -23,7 +23,9 @@ def test_who_takes_a_result_over_has_its_files(database_url: str, tmp_path: Path
     assert counts["took over"] > 0 or rounds < ROUNDS, counts  # of few, all may come after the DELETE
     if rounds == ROUNDS:
         record(
-            "tenants", f"{ROUNDS} randomised rounds on {database_url.partition(':')[0]}: four POSTs of equal work and "
-            "one worker that settles, beside a DELETE of the job that did it", "0 jobs without files",
+            "tenants",
+            f"{ROUNDS} randomised rounds on {database_url.partition(':')[0]}: four POSTs of equal work and "
+            "one worker that settles, beside a DELETE of the job that did it",
+            "0 jobs without files",
             f"{counts['took over']:,} took over, {counts['on its own']:,} worked on their own, 0 without files",
-        )  # fmt: skip
+        )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fixtures.servers.services import free_port
+from tests.fixtures.servers.processes import free_port
 from tests.fixtures.service.launch import Launch, launching
 from tests.registry.server import RealMlflow
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from cryptography.fernet import Fernet
 
-from tests.fixtures.servers.services import missing
+from tests.fixtures.servers.processes import missing
 from tests.fixtures.suite.pages import block, exports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,14 +60,27 @@ class RealMlflow:
             self.settings = exports(block(PAGE, HEADING, "", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS"))
             self.settings["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"] = Fernet.generate_key().decode()
         ours = {
-            **self.settings, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",
+            **self.settings,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }  # fmt: skip
+        }
         command = [
-            python(), "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
-            "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port),
-            "--workers", "1",
-        ]  # fmt: skip
+            python(),
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/mlflow.db",
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         with (self.folder / "mlflow.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, env={**_plain(), **ours}, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
@@ -93,10 +106,14 @@ class RealMlflow:
         """Run lines of Python with MLflow's own client at hand (`client`); return what they print as JSON, last."""
         sites = [path for path in sys.path if "site-packages" in path]
         done = subprocess.run(
-            [python(), "-c", _CLIENT.format(sites=sites, code=code)], cwd=self.folder, check=False,
+            [python(), "-c", _CLIENT.format(sites=sites, code=code)],
+            cwd=self.folder,
+            check=False,
             env={**_plain(), "MLFLOW_TRACKING_URI": self.url, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true"},
-            capture_output=True, text=True, timeout=timeout,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
         assert done.returncode == 0, done.stderr[-4000:]
         lines = done.stdout.strip().splitlines()
         return json.loads(lines[-1]) if lines and lines[-1][:1] in '[{"' else None

@@ -13,7 +13,7 @@ import pytest
 
 from espalier.recipe.base import fingerprint
 from tests.fixtures.library.demo_model import DEMO_MODEL
-from tests.fixtures.servers.services import free_port
+from tests.fixtures.servers.processes import free_port
 from tests.fixtures.service.deployment import Deployment
 from tests.fixtures.service.launch import Launch
 from tests.fixtures.suite.pages import block

@@ -20,9 +20,14 @@ def main() -> None:
     arguments = parser.parse_args()
     table = importlib.import_module(f"tests.results.{arguments.table}")
     measure(
-        arguments.table, table.cells(seeds=arguments.seeds), table.read, table.render,
-        only=arguments.only, threads=arguments.threads, reuse=getattr(table, "REUSE", "never"),
-    )  # fmt: skip
+        arguments.table,
+        table.cells(seeds=arguments.seeds),
+        table.read,
+        table.render,
+        only=arguments.only,
+        threads=arguments.threads,
+        reuse=getattr(table, "REUSE", "never"),
+    )
 
 
 if __name__ == "__main__":

@@ -26,14 +26,16 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     "wanda + least squares": {"method": "wanda", "update": {"kind": "least_squares"}},
     "sparsegpt mask + least squares": {"method": "sparsegpt", "update": {"kind": "least_squares"}},
     "wanda + sparseswaps + least squares": {
-        "method": "wanda", "optimizer": {"kind": "sparseswaps"}, "update": {"kind": "least_squares"},
+        "method": "wanda",
+        "optimizer": {"kind": "sparseswaps"},
+        "update": {"kind": "least_squares"},
     },
     "awp": {"method": "wanda", "update": {"kind": "awp"}},
     "admm + least squares": {"method": "wanda", "update": {"kind": "admm"}},
     "alps": {"method": "wanda", "update": {"kind": "alps"}},
     "admm + least squares, scope matrix": {"method": "wanda", "update": {"kind": "admm"}, "pattern": MATRIX},
     "alps, scope matrix": {"method": "wanda", "update": {"kind": "alps"}, "pattern": MATRIX},
-}  # fmt: skip
+}
 
 ABOUT: Final = """\
 Made by `make results` through `POST /v1/jobs`: 128 x 256 calibration tokens, perplexity on docs.valid (200 windows of

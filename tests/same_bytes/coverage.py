@@ -28,9 +28,11 @@ def uncovered(catalogue: Mapping[str, Any], schema: Mapping[str, Any], jobs: Map
     words |= {Path(body["source"]["path"]).name for body in jobs.values()}
     listed = {
         f"methods: {item.get('name') or item.get('model_type')}"
-        for items in catalogue.values() if isinstance(items, list)
-        for item in items if item.get("name") or item.get("model_type")
-    }  # fmt: skip
+        for items in catalogue.values()
+        if isinstance(items, list)
+        for item in items
+        if item.get("name") or item.get("model_type")
+    }
     return sorted(missing | {item for item in listed if item.removeprefix("methods: ") not in words})
 
 

@@ -60,7 +60,8 @@ _SPECS: Final[dict[str, Spec]] = {
     # criteria
     "usual": _pruned(
         pattern={"kind": "unstructured", "scope": "row"}, budget={"kind": "uniform"}, update={"kind": "none"}
-    ) | {"calibration": {"selection": "random"}, "compute_dtype": "auto", "propagation": "sequential"},
+    )
+    | {"calibration": {"selection": "random"}, "compute_dtype": "auto", "propagation": "sequential"},
     "magnitude": _pruned("magnitude"),
     "random": _pruned("random"),
     "ria": _pruned("ria", exponent=0.7),
@@ -148,22 +149,36 @@ _SPECS: Final[dict[str, Spec]] = {
     "soup-steps": _souped("steps", "greedy"),
     "soup-schedule": _souped("schedule", "uniform", learning_rate=0.001),
     # goals
-    "highest-sparsity": _pruned(sparsity=0.3) | {"objective": {
-        "max_relative_perplexity_increase": 1.0, "max_trials": 2, "max_sparsity": 0.9, "tolerance": 0.1,
-    }},
+    "highest-sparsity": _pruned(sparsity=0.3)
+    | {
+        "objective": {
+            "max_relative_perplexity_increase": 1.0,
+            "max_trials": 2,
+            "max_sparsity": 0.9,
+            "tolerance": 0.1,
+        }
+    },
     "so-many-parameters": {"prune": [_DEPTH, _NEURONS], "objective": {"parameters": 41_000, "max_trials": 4}},
     "so-many-bytes": {"prune": [_DEPTH, _NEURONS], "objective": {"bytes": 80_000, "max_trials": 2}},
-    "gate": _pruned() | {"gate": {
-        "max_relative_perplexity_increase": 10.0, "max_perplexity": 5000.0, "min_sparsity": 0.4,
-    }},
+    "gate": _pruned()
+    | {
+        "gate": {
+            "max_relative_perplexity_increase": 10.0,
+            "max_perplexity": 5000.0,
+            "min_sparsity": 0.4,
+        }
+    },
     # what is read, computed in, measured and written
     "sequential-text": _pruned() | {"calibration": {"selection": "sequential", "seed": 3}},
     "loss-gap": _refitted() | {"calibration": {"selection": "loss_gap", "candidates": 2}},
-    "builtin-text": _pruned() | {
+    "builtin-text": _pruned()
+    | {
         "calibration": {"dataset": {**_BUILTIN, "split": "train"}},
-        "evaluate": {"perplexity": [
-            {"dataset": {**_BUILTIN, "split": "validation"}, "sequence_length": 32, "max_windows": 2},
-        ]},
+        "evaluate": {
+            "perplexity": [
+                {"dataset": {**_BUILTIN, "split": "validation"}, "sequence_length": 32, "max_windows": 2},
+            ]
+        },
     },
     "propagation-dense": _refitted() | {"propagation": "dense"},
     "compute-float32": _trained() | {"compute_dtype": "float32", "model": "llama-float32"},
@@ -176,7 +191,7 @@ _SPECS: Final[dict[str, Spec]] = {
     "format-both": _pruned() | {"output": {"format": "both", "dtype": "float16"}},
     "tied": _trained(trainable=["norms", "embeddings"]) | {"model": "llama-tied"},
     "shards": _refitted() | {"model": "llama-shards"},
-}  # fmt: skip
+}
 """Name -> spec, and the model where it is not the Llama; `_usual` adds text and measurements."""
 
 
@@ -196,12 +211,13 @@ def bodies(folder: Path) -> dict[str, Body]:
     """Return every job by its name, as it is posted, on the inputs in a folder."""
     return {
         name: {
-            "name": name, "reuse": "never",
+            "name": name,
+            "reuse": "never",
             "source": {"kind": "local", "path": str(folder / spec.get("model", "llama"))},
             "spec": _placed(_usual(spec), folder),
         }
         for name, spec in _SPECS.items()
-    }  # fmt: skip
+    }
 
 
 def _usual(spec: Spec) -> Spec:

@@ -105,11 +105,16 @@ def test_the_sums_say_what_differs_and_so_does_the_exit_status() -> None:
     assert show({}, {}, {}, lines.append) == 1, "nothing was compared"
     assert lines == [
         "2 jobs, 6 files: 0 differ; 1 resumed: 0 differ",
-        "b: config.json", "b: model.safetensors", "2 jobs, 6 files: 1 differ; 0 resumed: 0 differ",
-        "a, resumed: config.json", "a, resumed: model.safetensors", "1 jobs, 3 files: 0 differ; 1 resumed: 1 differ",
-        "a, resumed: did not resume", "1 jobs, 3 files: 0 differ; 1 resumed: 1 differ",
+        "b: config.json",
+        "b: model.safetensors",
+        "2 jobs, 6 files: 1 differ; 0 resumed: 0 differ",
+        "a, resumed: config.json",
+        "a, resumed: model.safetensors",
+        "1 jobs, 3 files: 0 differ; 1 resumed: 1 differ",
+        "a, resumed: did not resume",
+        "1 jobs, 3 files: 0 differ; 1 resumed: 1 differ",
         "0 jobs, 0 files: 0 differ; 0 resumed: 0 differ",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_result_is_kept_for_the_same_request_and_an_error_never(tmp_path: Path) -> None:
@@ -152,8 +157,11 @@ def test_every_field_and_word_of_a_spec_is_asked_for_and_a_new_one_is_missed() -
     schema["$defs"]["Output"]["properties"]["format"]["enum"].append("gguf")
     catalogue = {"criteria": [{"name": "wanda"}, {"name": "alice"}], "families": [{"model_type": "bert"}]}
     assert uncovered(catalogue, schema, jobs) == [
-        "/output/format=gguf", "/retrain/momentum", "methods: alice", "methods: bert",
-    ]  # fmt: skip
+        "/output/format=gguf",
+        "/retrain/momentum",
+        "methods: alice",
+        "methods: bert",
+    ]
 
 
 @pytest.fixture

@@ -130,9 +130,10 @@ class Installation(Deployment):
             except (psutil.Error, FileNotFoundError):  # it has ended
                 continue
             elsewhere = [
-                origin for origin in _origins(path, self.source.packages)
+                origin
+                for origin in _origins(path, self.source.packages)
                 if not Path(origin).is_relative_to(self.source.folder)
-            ]  # fmt: skip
+            ]
             if folder != self.source.folder:  # the folder a program is started in may come before its path
                 elsewhere += [str(folder / name) for name in self.source.packages if (folder / name).exists()]
             if elsewhere:

@@ -42,8 +42,10 @@ def test_a_run_passes_on_what_its_children_say_and_leaves_the_result(tmp_path: P
     assert kinds[-1] == "done"
     assert kinds.count("layer") == 5
     assert {path.name for path in (tmp_path / "output").iterdir()} == {
-        "model.safetensors", "report.json", "manifest.json",
-    }  # fmt: skip
+        "model.safetensors",
+        "report.json",
+        "manifest.json",
+    }
 
 
 def test_a_run_that_fails_says_why_last_and_leaves_nothing(tmp_path: Path) -> None:

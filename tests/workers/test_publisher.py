@@ -28,17 +28,18 @@ __all__ = ["hub"]
 
 TOKEN = "hf_WriterCanary"
 FILES = {
-    "config.json": b"{}", "README.md": b"---\ntags: [espalier]\n---\n# x\n", "model.safetensors": b"w" * 5000,
-    "manifest.json": b'{"files": []}', **CARRIED,
-}  # fmt: skip
+    "config.json": b"{}",
+    "README.md": b"---\ntags: [espalier]\n---\n# x\n",
+    "model.safetensors": b"w" * 5000,
+    "manifest.json": b'{"files": []}',
+    **CARRIED,
+}
 
 
 @pytest.fixture
 def settings(sqlite_url: str, tmp_path: Path, hub: Hub, s3_server: str) -> Settings:
     hub.writer = TOKEN
-    return Settings(
-        home=tmp_path, database_url=sqlite_url, hf_endpoint=hub.url, publish_s3_endpoint_url=s3_server
-    )  # fmt: skip
+    return Settings(home=tmp_path, database_url=sqlite_url, hf_endpoint=hub.url, publish_s3_endpoint_url=s3_server)
 
 
 @pytest.fixture
@@ -173,9 +174,14 @@ def test_an_equal_call_publishes_once(client: TestClient, resources: Resources) 
 @pytest.mark.parametrize(
     "target",
     [
-        {"kind": "s3", "uri": "http://x/y"}, {"kind": "s3", "uri": "s3://b/../x"}, {"kind": "s3", "uri": "s3://bucket/"},
-        {"kind": "huggingface", "repo": "../x"}, {"kind": "mlflow", "name": "a:b"}, {"kind": "local", "path": "/"}, {},
+        {"kind": "s3", "uri": "http://x/y"},
+        {"kind": "s3", "uri": "s3://b/../x"},
+        {"kind": "s3", "uri": "s3://bucket/"},
+        {"kind": "huggingface", "repo": "../x"},
+        {"kind": "mlflow", "name": "a:b"},
+        {"kind": "local", "path": "/"},
+        {},
     ],
-)  # fmt: skip
+)
 def test_other_targets_are_refused(client: TestClient, target: dict[str, str]) -> None:
     assert client.post("/v1/jobs/job_x/publications", json=target).status_code == 422

@@ -85,9 +85,13 @@ def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
         taken.listen()
         env = {**os.environ, "ESPALIER_HOME": str(tmp_path), "ESPALIER_PORT": str(taken.getsockname()[1])}
         done = subprocess.run(
-            [sys.executable, "-m", "workers.service"], env=env, cwd=ROOT, capture_output=True, text=True,
+            [sys.executable, "-m", "workers.service"],
+            env=env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
     assert done.returncode == 1
     assert "cannot listen" in done.stderr
 
@@ -95,8 +99,13 @@ def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
 def test_a_worker_of_a_class_that_gets_no_jobs_does_not_start(tmp_path: Path) -> None:
     env = {**os.environ, "ESPALIER_HOME": str(tmp_path), "ESPALIER_WORKER_CLASSES": "cpu=16e9,gpu=80e9"}
     done = subprocess.run(
-        [sys.executable, "-m", "workers.main"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "workers.main"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert "no job is ever sent to the worker class default: ESPALIER_WORKER_CLASSES names cpu, gpu" in done.stderr

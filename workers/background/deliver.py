@@ -150,9 +150,12 @@ class Dispatcher:
         """Let a delivery wait that breaks us; it is sent again later, and given up in the end."""
         with self._database.unit_of_work() as session:
             webhooks.postpone(
-                session, row.id, now=clock(session), seconds=loops.delay_seconds(row.attempts + 1),
+                session,
+                row.id,
+                now=clock(session),
+                seconds=loops.delay_seconds(row.attempts + 1),
                 most_attempts=loops.MOST_ATTEMPTS,
-            )  # fmt: skip
+            )
 
     def _send(self, row: WebhookDelivery, endpoint: WebhookEndpoint) -> Outcome:
         started, body = time.monotonic(), row.body.encode()
@@ -189,9 +192,12 @@ class Dispatcher:
 def settle(row: WebhookDelivery, outcome: Outcome, now: datetime) -> None:
     """Write down an attempt, and when the next one follows."""
     entry: dict[str, Any] = {
-        "time": now.isoformat(), "status": outcome.status, "seconds": outcome.seconds, "error": outcome.error,
+        "time": now.isoformat(),
+        "status": outcome.status,
+        "seconds": outcome.seconds,
+        "error": outcome.error,
         "answer": outcome.answer,
-    }  # fmt: skip
+    }
     row.log = [*row.log, entry][-MAX_LOG:]
     row.attempts += 1
     row.locked_until = None

@@ -59,7 +59,7 @@ def collect(database: Database, store: ObjectStore) -> int:
 
 def evict_phase_results(
     database: Database, store: ObjectStore, *, max_bytes: int, grace: timedelta = PHASE_GRACE
-) -> int:  # fmt: skip
+) -> int:
     """Delete the least recently used phase results until they are below their cap; return how many."""
     with database.unit_of_work() as session:
         excess = reuse.stored_bytes(session) - max_bytes

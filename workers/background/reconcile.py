@@ -64,8 +64,14 @@ class Reconciler:
     def sweep(self) -> None:
         """Heal everything once; each kind in its own short transactions, and whatever the others raise."""
         steps: list[Callable[[], object]] = [
-            self.recover, self.end_orphans, self.wake, self.expire, self.mark_quotas, self.deliver, self.ring_again,
-        ]  # fmt: skip
+            self.recover,
+            self.end_orphans,
+            self.wake,
+            self.expire,
+            self.mark_quotas,
+            self.deliver,
+            self.ring_again,
+        ]
         if time.monotonic() > self._collect_at:
             self._collect_at = time.monotonic() + COLLECT_SECONDS
             steps.append(self.collect_garbage)

@@ -19,10 +19,12 @@ def forget(database: Database, settings: Settings) -> dict[str, int]:
     The files of forgotten artifacts are named by nobody then, unless another job took them over, and are collected.
     """
     kept = {
-        retention.artifacts: settings.keep_artifacts_days, retention.events: settings.keep_events_days,
-        retention.log_lines: settings.keep_logs_days, retention.deliveries: settings.keep_deliveries_days,
+        retention.artifacts: settings.keep_artifacts_days,
+        retention.events: settings.keep_events_days,
+        retention.log_lines: settings.keep_logs_days,
+        retention.deliveries: settings.keep_deliveries_days,
         retention.audit_events: settings.keep_audit_days,
-    }  # fmt: skip
+    }
     gone: dict[str, int] = {}
     for delete, days in kept.items():
         if days > 0:

@@ -89,17 +89,22 @@ class Family:
         first = next((child for child in self.children if child.state != "succeeded"), None)
         if first is None:
             return ErrorInfo(
-                class_="invalid_spec", retryable=False, phase="retraining", message="members of the soup were deleted",
+                class_="invalid_spec",
+                retryable=False,
+                phase="retraining",
+                message="members of the soup were deleted",
                 hint="Delete the others too and retry this job: it makes all of them again.",
-            )  # fmt: skip
+            )
         error = first.error or {}
         return ErrorInfo.model_validate(
             {
-                "class": error.get("class", "internal"), "retryable": False, "phase": "retraining",
+                "class": error.get("class", "internal"),
+                "retryable": False,
+                "phase": "retraining",
                 "message": f"{first.name} ({first.id}) is {first.state}: {error.get('message', 'no error of its own')}",
                 "hint": error.get("hint") or "Retry this job: its children that did not succeed are tried again.",
             }
-        )  # fmt: skip
+        )
 
 
 def wait_for_children(session: Session, job: Job, now: datetime) -> None:

@@ -69,9 +69,12 @@ def expire(session: Session, job: Job, *, now: datetime) -> None:
     waits = job.state in {"queued", "paused"}
     limit = "max_pending_seconds" if waits else "max_run_seconds"
     error = ErrorInfo(
-        class_="timeout", retryable=False, phase=None if waits else job.phase,
-        message=f"limits.{limit} ran out", hint=f"Raise limits.{limit}, or give the job less to do.",
-    )  # fmt: skip
+        class_="timeout",
+        retryable=False,
+        phase=None if waits else job.phase,
+        message=f"limits.{limit} ran out",
+        hint=f"Raise limits.{limit}, or give the job less to do.",
+    )
     job.error = describe(error, attempt=job.attempt)
     if not waits:
         leases.end_attempt(session, job, "failed", now=now, error=job.error)
@@ -81,9 +84,12 @@ def expire(session: Session, job: Job, *, now: datetime) -> None:
 def give_up(session: Session, job_id: str, *, now: datetime) -> None:
     """Fail a job whose own ending breaks whoever writes it, by its row alone."""
     error = ErrorInfo(
-        class_="internal", retryable=False, phase=None, message="the job could not be brought to its end",
+        class_="internal",
+        retryable=False,
+        phase=None,
+        message="the job could not be brought to its end",
         hint="This is a fault of the service; see the log of the reconciler.",
-    )  # fmt: skip
+    )
     leases.fail(session, job_id, describe(error, attempt=0), now=now)
 
 

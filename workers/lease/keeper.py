@@ -50,9 +50,16 @@ class Keeper:
     """
 
     def __init__(
-        self, database: Database, *, job_id: str, fence: int, worker_id: str, lease_seconds: float,
-        draining: threading.Event, run_seconds_left: float | None,
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        *,
+        job_id: str,
+        fence: int,
+        worker_id: str,
+        lease_seconds: float,
+        draining: threading.Event,
+        run_seconds_left: float | None,
+    ) -> None:
         self._database = database
         self._job_id, self._fence, self._worker_id = job_id, fence, worker_id
         self._lease_seconds = lease_seconds

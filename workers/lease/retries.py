@@ -107,26 +107,35 @@ def as_sent(error: ErrorInfo, body: object) -> ErrorInfo:
 def lost_worker(phase: Phase | None) -> ErrorInfo:
     """The failure of an attempt whose worker stopped beating."""
     return ErrorInfo(
-        class_="worker_lost", retryable=True, phase=phase, hint="The job goes on from its last checkpoint.",
-        message="the worker that held the job stopped answering", outside=True,
-    )  # fmt: skip
+        class_="worker_lost",
+        retryable=True,
+        phase=phase,
+        hint="The job goes on from its last checkpoint.",
+        message="the worker that held the job stopped answering",
+        outside=True,
+    )
 
 
 def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
     """The failure of an attempt whose child stands still."""
     return ErrorInfo(
-        class_="worker_lost", retryable=True, phase=phase, hint="The job goes on from its last checkpoint.",
+        class_="worker_lost",
+        retryable=True,
+        phase=phase,
+        hint="The job goes on from its last checkpoint.",
         message=f"the child neither spoke nor computed for {seconds:.0f} seconds and was ended",
-    )  # fmt: skip
+    )
 
 
 def stuck(phase: Phase | None) -> ErrorInfo:
     """The failure of an attempt whose child the kernel does not let go of: a broken GPU or disk under it."""
     return ErrorInfo(
-        class_="device_lost", retryable=True, phase=phase,
+        class_="device_lost",
+        retryable=True,
+        phase=phase,
         message="the child hangs inside the kernel and cannot be ended",
         hint="See the kernel's log of the worker's host (dmesg, nvidia-smi): its GPU may have to be reset.",
-    )  # fmt: skip
+    )
 
 
 def silent(message: str) -> ErrorInfo:
@@ -141,26 +150,37 @@ def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memor
     ran_out = any(words in line for line in tail for words in _NO_MEMORY)
     if ran_out and not out_of_memory and phase in {"resolving", "fetching"}:
         return ErrorInfo(
-            class_="source_unsafe", retryable=False, phase=phase,
+            class_="source_unsafe",
+            retryable=False,
+            phase=phase,
             message="reading the model's small files or its text takes more memory than the fetcher has",
             hint="See the sizes of its tokenizer, headers and rows, or raise ESPALIER_FETCH_MEMORY_BYTES.",
-        )  # fmt: skip
+        )
     if (status < 0 and out_of_memory) or ran_out:
         return ErrorInfo(
-            class_="host_oom", retryable=True, phase=phase, message="the system ended the child: out of memory",
+            class_="host_oom",
+            retryable=True,
+            phase=phase,
+            message="the system ended the child: out of memory",
             hint="Lower calibration.samples, sequence_length or batch_size, or use a machine with more memory.",
-        )  # fmt: skip
+        )
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
         return ErrorInfo(
-            class_="worker_lost", retryable=True, phase=phase, message=f"the child was ended by {name}",
+            class_="worker_lost",
+            retryable=True,
+            phase=phase,
+            message=f"the child was ended by {name}",
             hint="The job goes on from its last checkpoint.",
-        )  # fmt: skip
+        )
     last = tail[-1][:300] if tail else "nothing"
     return ErrorInfo(
-        class_="internal", retryable=False, phase=phase, hint="This is a fault of the service; see the job's logs.",
+        class_="internal",
+        retryable=False,
+        phase=phase,
+        hint="This is a fault of the service; see the job's logs.",
         message=f"the child ended with status {status} and no result; its last line: {last}",
-    )  # fmt: skip
+    )
 
 
 def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
@@ -168,24 +188,36 @@ def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
     cause = error.__cause__ if isinstance(error, StorageError) else error
     if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
         return ErrorInfo(
-            class_="disk_full", retryable=True, phase=phase, message="no space left for the job's files",
+            class_="disk_full",
+            retryable=True,
+            phase=phase,
+            message="no space left for the job's files",
             hint="Free space below ESPALIER_SCRATCH_DIR (or raise its cap), ESPALIER_CACHE_DIR or the store.",
-        )  # fmt: skip
+        )
     if isinstance(error, StorageError | OSError):
         detail = error.detail if isinstance(error, StorageError) else f"{type(error).__name__} on the worker's disk"
         return ErrorInfo(
-            class_="storage", retryable=True, phase=phase, message=detail,
+            class_="storage",
+            retryable=True,
+            phase=phase,
+            message=detail,
             hint="The object store or the worker's disk refused; see that it can be reached and written.",
-        )  # fmt: skip
+        )
     return ErrorInfo(
-        class_="internal", retryable=False, phase=phase, message=f"{type(error).__name__} in the worker",
+        class_="internal",
+        retryable=False,
+        phase=phase,
+        message=f"{type(error).__name__} in the worker",
         hint="This is a fault of the service; see the worker's log.",
-    )  # fmt: skip
+    )
 
 
 def source_changed() -> ErrorInfo:
     """Say that a resumed job would go on with another model."""
     return ErrorInfo(
-        class_="source_not_found", retryable=False, phase="resolving", hint="Submit the job again for the new content.",
+        class_="source_not_found",
+        retryable=False,
+        phase="resolving",
+        hint="Submit the job again for the new content.",
         message="source changed: its files are not those that the job started with",
-    )  # fmt: skip
+    )

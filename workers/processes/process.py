@@ -26,10 +26,23 @@ from workers.processes.groups import ControlGroups, oom_kills
 from workers.processes.memory import Limits
 
 INHERITED: Final = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME", "PYTORCH_ALLOC_CONF", "NVIDIA_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES", "SSL_CERT_FILE", "COVERAGE_PROCESS_START",
-)  # fmt: skip
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "PYTHONHASHSEED",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_HOME",
+    "PYTORCH_ALLOC_CONF",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "SSL_CERT_FILE",
+    "COVERAGE_PROCESS_START",
+)
 """All that a child gets of our environment: an allow-list, because secrets have no common name."""
 PROXIES: Final = (
     "HTTP_PROXY",
@@ -71,10 +84,17 @@ def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
     temporary = workspace / "tmp"
     temporary.mkdir(exist_ok=True)
     ours = {
-        "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "HF_HOME": str(workspace / "hf"),
-        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
-    }  # fmt: skip
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(temporary),
+        "HF_HOME": str(workspace / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     if side == "publish":
         ours["HF_HUB_DISABLE_XET"] = "1"  # a mirror may not speak it, and every Hub takes LFS
     if side == "compute":
@@ -89,22 +109,36 @@ class Child:
     """A running child; `messages` yields what it says, in order, while somebody asks."""
 
     def __init__(
-        self, command: Sequence[str], request: BaseModel, *, env: Mapping[str, str], cwd: Path, offline: bool,
-        memory: Limits | None = None, groups: ControlGroups | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        command: Sequence[str],
+        request: BaseModel,
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        offline: bool,
+        memory: Limits | None = None,
+        groups: ControlGroups | None = None,
+    ) -> None:
         self._group = groups.open(memory.held) if groups and memory else None
         self._kills = 0 if self._group else oom_kills()
         self.out_of_memory = False
         """Whether the kernel ended it for want of memory; known once it is closed."""
         leash = leashed(
-            command, offline=offline, group=str(self._group.path) if self._group else None,
+            command,
+            offline=offline,
+            group=str(self._group.path) if self._group else None,
             memory=memory.data if memory else None,
-        )  # fmt: skip
+        )
         try:
             self._process = subprocess.Popen(
-                leash, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), cwd=cwd,
+                leash,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(env),
+                cwd=cwd,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         except OSError:
             if self._group:
                 self._group.remove()

@@ -17,8 +17,9 @@ from app.db.job import Job
 from app.db.queries.queue.leases import WorkerIdentity
 from app.db.session import clock
 from app.errors import StorageError
-from app.integrations.shared.targets import PublishRequest  # fmt: skip
+from app.integrations.shared.targets import PublishRequest
 from app.platform.loops import OUTAGE
+from app.services.admission.routing import larger_class
 from app.services.publications import rejected
 from espalier.messages import (
     Checkpoint,
@@ -36,14 +37,13 @@ from workers.lease import endings
 from workers.lease.endings import Ending
 from workers.lease.keeper import Interrupted, Keeper, LeaseLost, running_seconds
 from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
-from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
+from workers.messages import AnyMessage, Facts, Fetched, FetchRequest, Published, Resolved, Said
 from workers.processes.memory import allowed
 from workers.processes.process import Child, Side, environment
 from workers.processes.workspace import Room, Workspace
 from workers.supervisor import commit, publishing
 from workers.supervisor.checkpoints import Uploader, job_prefix, restore
-from workers.supervisor.placement import larger_class
-from workers.supervisor.recorder import Facts, Recorder, Said
+from workers.supervisor.recorder import Recorder
 from workers.supervisor.requests import compute_request, fetch_request
 from workers.supervisor.reuse import Reuse
 from workers.supervisor.services import Services
@@ -62,10 +62,14 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
     """
     limit = running_seconds(services.settings, job)
     keeper = Keeper(
-        services.database, job_id=job.id, fence=job.fence, worker_id=worker.id,
-        lease_seconds=services.settings.lease_seconds, draining=draining,
+        services.database,
+        job_id=job.id,
+        fence=job.fence,
+        worker_id=worker.id,
+        lease_seconds=services.settings.lease_seconds,
+        draining=draining,
         run_seconds_left=limit - (job.running_seconds - job.forgiven_seconds),
-    )  # fmt: skip
+    )
     with keeper:
         attempt = _Attempt(services, job, keeper)
         try:
@@ -129,7 +133,8 @@ class _Attempt:
         return lambda session, job, now: commit.commit(session, job, done, keys, published, now=now)
 
     def _left_to_others(self, resolved: Resolved) -> Ending | None:
-        if worker_class := larger_class(self._services.settings, self._job, resolved):
+        settings, current = self._services.settings, self._job.worker_class
+        if worker_class := larger_class(settings, current, resolved.parsed_spec, resolved.parsed_facts):
             return lambda session, job, now: endings.reroute(session, job, worker_class, now=now)
         if ending := self._reuse.elsewhere(last=True):
             return ending
@@ -222,14 +227,23 @@ class _Attempt:
     def _supervise(self, side: Side, request: FetchRequest | ComputeRequest | PublishRequest) -> Outcome:
         settings = self._services.settings
         child = Child(
-            getattr(self._services.commands, side), request, cwd=self._workspace, offline=side == "compute",
-            env=environment(side, self._workspace, settings.threads), memory=allowed(settings, request),
+            getattr(self._services.commands, side),
+            request,
+            cwd=self._workspace,
+            offline=side == "compute",
+            env=environment(side, self._workspace, settings.threads),
+            memory=allowed(settings, request),
             groups=self._services.groups,
-        )  # fmt: skip
+        )
         return supervise(
-            child, keeper=self._keeper, recorder=self._recorder, uploader=self._uploader, translate=self._translate,
-            room=Room(settings.scratch, settings.scratch_max_bytes), still_seconds=STILL_SECONDS[side],
-        )  # fmt: skip
+            child,
+            keeper=self._keeper,
+            recorder=self._recorder,
+            uploader=self._uploader,
+            translate=self._translate,
+            room=Room(settings.scratch, settings.scratch_max_bytes),
+            still_seconds=STILL_SECONDS[side],
+        )
 
     def _translate(self, message: AnyMessage) -> list[Said]:
         """Turn what a child says into what the rows are told."""
@@ -257,10 +271,9 @@ class _Attempt:
         return facts
 
     def _upload(self, done: Done) -> dict[str, str]:
-        return commit.upload(
-            self._services.store, f"{self._prefix}a{self._job.fence}/", self._workspace / "artifact", done.files,
-            recorder=self._recorder, check=self._keeper.check,
-        )  # fmt: skip
+        store, prefix = self._services.store, f"{self._prefix}a{self._job.fence}/"
+        artifact, check = self._workspace / "artifact", self._keeper.check
+        return commit.upload(store, prefix, artifact, done.files, recorder=self._recorder, check=check)
 
     def _publish(self, done: Done, resolved: Resolved) -> list[Published]:
         """Send the result to every target of the spec, one after the other."""

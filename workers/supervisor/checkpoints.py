@@ -14,8 +14,8 @@ from app.errors import ChecksumMismatch, ObjectMissing
 from app.storage.base import ObjectStore
 from espalier.checkpoint_names import CheckpointName
 from espalier.messages import Checkpoint, StoredCheckpoint
+from workers.messages import StoredInStore
 from workers.processes.workspace import inside
-from workers.supervisor.recorder import StoredInStore
 from workers.supervisor.reuse import PhaseStore
 
 log = structlog.get_logger(__name__)
@@ -29,9 +29,7 @@ def job_prefix(project_id: str, job_id: str) -> str:
 class Uploader:
     """Stores the checkpoints of one attempt, one after the other, in the order in which they were finished."""
 
-    def __init__(
-        self, store: ObjectStore, prefix: str, workspace: Path, *, shared: PhaseStore | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, store: ObjectStore, prefix: str, workspace: Path, *, shared: PhaseStore | None = None) -> None:
         """`shared` says what other jobs may start from, and where that lies; the rest lies below `prefix`."""
         self._store, self._prefix, self._workspace, self._shared = store, prefix, workspace, shared
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")

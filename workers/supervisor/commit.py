@@ -27,9 +27,14 @@ MANIFEST = "manifest.json"
 
 
 def upload(
-    store: ObjectStore, prefix: str, folder: Path, files: list[ArtifactFile], *, recorder: Recorder,
+    store: ObjectStore,
+    prefix: str,
+    folder: Path,
+    files: list[ArtifactFile],
+    *,
+    recorder: Recorder,
     check: Callable[[], None],
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """Store the files of a result below `prefix` as the phase `uploading`, return their keys; `check` may end it."""
     total, started = sum(file.bytes for file in files), time.monotonic()
     recorder.take([PhaseStarted(phase="uploading", total=total, unit="byte")])

@@ -36,7 +36,7 @@ from espalier.messages import (
 from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec
 from workers.lease.retries import from_exit
-from workers.messages import Published, Resolved  # fmt: skip
+from workers.messages import Published, Resolved
 from workers.processes.groups import ControlGroups
 from workers.processes.memory import allowed
 from workers.processes.process import Child, Commands, environment
@@ -52,27 +52,43 @@ log = structlog.get_logger(__name__)
 
 
 def requests(
-    database: Database, settings: Settings, job: Job, spec: CompressionSpec, files: list[PublicFile], workspace: Path,
-    *, lineage: dict[str, str],
-) -> list[PublishRequest]:  # fmt: skip
+    database: Database,
+    settings: Settings,
+    job: Job,
+    spec: CompressionSpec,
+    files: list[PublicFile],
+    workspace: Path,
+    *,
+    lineage: dict[str, str],
+) -> list[PublishRequest]:
     """Return what the publisher is to do for the targets that a job's spec names."""
     targets = [publications.at_home(target.model_dump(mode="json"), job) for target in spec.output.publish]
     return [request(database, settings, job, target, files, workspace, lineage=lineage) for target in targets]
 
 
 def request(
-    database: Database, settings: Settings, job: Job, target: dict[str, Any], files: list[PublicFile], workspace: Path,
-    *, lineage: dict[str, str],
-) -> PublishRequest:  # fmt: skip
+    database: Database,
+    settings: Settings,
+    job: Job,
+    target: dict[str, Any],
+    files: list[PublicFile],
+    workspace: Path,
+    *,
+    lineage: dict[str, str],
+) -> PublishRequest:
     """Return what the publisher is told, with the project's own credentials for this one target."""
     kind = target["kind"]
     own = credentials.access(database, settings, job.project_id, kind, "publish")
     return PublishRequest.model_validate(
         {
-            "job_id": job.id, "target": target, "files": files, "workspace": str(workspace),
-            "credentials": own, "lineage": lineage,
+            "job_id": job.id,
+            "target": target,
+            "files": files,
+            "workspace": str(workspace),
+            "credentials": own,
+            "lineage": lineage,
         }
-    )  # fmt: skip
+    )
 
 
 def lineage_of(job: Job, resolved: Resolved | None = None, work_hash: str | None = None) -> dict[str, str]:
@@ -133,9 +149,13 @@ class Publisher:
     """Does what was asked for afterwards, each publication in a child process, a few at a time, one of each project."""
 
     def __init__(
-        self, database: Database, store: ObjectStore, settings: Settings, commands: Commands | None = None,
+        self,
+        database: Database,
+        store: ObjectStore,
+        settings: Settings,
+        commands: Commands | None = None,
         groups: ControlGroups | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database, self._store, self._settings = database, store, settings
         self._commands, self._groups = commands or Commands(), groups
         self._turns, self._claiming = ProjectTurns(), threading.Lock()
@@ -189,18 +209,28 @@ class Publisher:
         self._settings.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="publish-", dir=self._settings.scratch) as folder:
             told = request(
-                self._database, self._settings, job, row.target, files, Path(folder),
+                self._database,
+                self._settings,
+                job,
+                row.target,
+                files,
+                Path(folder),
                 lineage=lineage_of(job),
-            )  # fmt: skip
+            )
             return self._follow(row.id, told, Path(folder), stopping)
 
     def _follow(
         self, publication_id: str, told: PublishRequest, folder: Path, stopping: Callable[[], bool]
     ) -> Published | ErrorInfo:
         child = Child(
-            self._commands.publish, told, env=environment("publish", folder, self._settings.threads), cwd=folder,
-            offline=False, memory=allowed(self._settings, told), groups=self._groups,
-        )  # fmt: skip
+            self._commands.publish,
+            told,
+            env=environment("publish", folder, self._settings.threads),
+            cwd=folder,
+            offline=False,
+            memory=allowed(self._settings, told),
+            groups=self._groups,
+        )
         outcome: Published | ErrorInfo | None = None
         kept = started = time.monotonic()
         try:

@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from app.db.job import Job
 from app.db.queries.jobs import events, results
 from app.db.queries.queue import leases
-from app.db.result import LayerRow, LogLine, MetricPoint
-from app.db.reuse import PhaseResult
+from app.db.result import LogLine
 from app.db.session import Database, clock
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE
@@ -29,13 +28,12 @@ from espalier.messages import (
     PhaseCompleted,
     PhaseStarted,
     Progress,
-    StoredCheckpoint,
     Warned,
-)  # fmt: skip
+)
 from espalier.recipe.phases import Phase
 from workers.lease.keeper import LeaseLost
-from workers.messages import AnyMessage, Resolved
-from workers.supervisor import progress
+from workers.messages import Facts, Resolved, Said, StoredInStore
+from workers.supervisor import progress, result_rows
 
 FLUSH_SECONDS = 0.4
 PROGRESS_EVENT_SECONDS = 1.0
@@ -44,25 +42,6 @@ MAX_LOG_CHARS = 2000
 MAX_WARNINGS = 200
 
 log = structlog.get_logger(__name__)
-
-
-class StoredInStore(StoredCheckpoint):
-    """A checkpoint that lies in the store: the supervisor's own message to its rows."""
-
-    key: str
-    shared: str | None = None
-    """The key under which other jobs find it."""
-
-
-class Facts(Resolved):
-    """The fetcher's `Resolved` with the hash of all that decides the result: ours, once the text is known."""
-
-    work_hash: str
-    known: dict[str, dict[str, Any]] = {}
-    """What the pinned source and texts turned out to be."""
-
-
-Said = AnyMessage | StoredInStore | Facts
 
 
 class Recorder:
@@ -133,8 +112,8 @@ class Recorder:
     def _apply(self, session: Session, job: Job, messages: Sequence[Said], now: datetime) -> None:
         told: list[tuple[Phase | None, events.NewEvent]] = []
         self._superseded = []
-        _write_metrics(session, job, [m for m in messages if isinstance(m, Metric)], now)
-        layers = _write_layers(session, job, [m for m in messages if isinstance(m, Layer)])
+        result_rows.write_metrics(session, job, [m for m in messages if isinstance(m, Metric)], now=now)
+        layers = result_rows.write_layers(session, job, [m for m in messages if isinstance(m, Layer)])
         self._write_log(session, job, [line for m in messages if (line := _log_line(m))], now)
         last_progress = max((i for i, m in enumerate(messages) if isinstance(m, Progress)), default=-1)
         last_points = {m.name: i for i, m in enumerate(messages) if isinstance(m, Metric)}
@@ -155,7 +134,7 @@ class Recorder:
                 case StoredInStore():
                     self._superseded += _replaced(job, message)
                     told.append((message.phase, _record_checkpoint(job, message)))
-                    _share(session, job, message, now)
+                    result_rows.share_checkpoint(session, job, message, now=now)
                 case Warned():
                     told += _warn(job, message)
                 case Facts():
@@ -177,9 +156,14 @@ class Recorder:
 
     def _complete_phase(self, session: Session, job: Job, message: PhaseCompleted, now: datetime) -> events.NewEvent:
         results.end_phase(
-            session, job, message.phase, now=now, seconds=message.seconds,
-            peak_memory_bytes=message.peak_memory_bytes, perplexity=message.perplexity,
-        )  # fmt: skip
+            session,
+            job,
+            message.phase,
+            now=now,
+            seconds=message.seconds,
+            peak_memory_bytes=message.peak_memory_bytes,
+            perplexity=message.perplexity,
+        )
         if job.phase == message.phase:
             job.phase_current = job.phase_total
         self._raise_progress(job, message.phase, 1, 1)
@@ -205,11 +189,16 @@ class Recorder:
             lines = [*lines[:room], Log(level="warning", text="further log lines of this attempt are not kept")]
         session.add_all(
             LogLine(
-                id=new_id("log"), project_id=job.project_id, job_id=job.id, attempt=job.attempt, time=now,
-                level=line.level, text=clean(line.text)[:MAX_LOG_CHARS],
+                id=new_id("log"),
+                project_id=job.project_id,
+                job_id=job.id,
+                attempt=job.attempt,
+                time=now,
+                level=line.level,
+                text=clean(line.text)[:MAX_LOG_CHARS],
             )
             for line in (lines if room >= 0 else [])
-        )  # fmt: skip
+        )
 
 
 def _log_line(message: Said) -> Log | None:
@@ -237,31 +226,6 @@ def _data(message: Said) -> dict[str, Any]:
     return message.model_dump(mode="json", exclude={"kind"})
 
 
-def _write_metrics(session: Session, job: Job, points: Sequence[Metric], now: datetime) -> None:
-    rows = [
-        {
-            "job_id": job.id, "project_id": job.project_id, "name": point.name, "step": point.step,
-            "attempt": job.attempt, "phase": point.phase, "value": point.value, "time": now,
-        }
-        for point in points
-    ]  # fmt: skip
-    results.upsert(session, MetricPoint, rows)
-
-
-def _write_layers(session: Session, job: Job, layers: Sequence[Layer]) -> set[str]:
-    """Write one row per matrix and return the names that had one: a matrix that is done again is no news."""
-    if not layers:
-        return set()
-    known = results.layer_names(session, job.id, [layer.name for layer in layers])
-    first = results.next_layer_position(session, job.id)
-    rows = [
-        {"job_id": job.id, "project_id": job.project_id, "position": first + index, **_data(layer)}
-        for index, layer in enumerate(layers)
-    ]
-    results.upsert(session, LayerRow, rows, keep=["position"])
-    return known
-
-
 def _replaced(job: Job, message: StoredInStore) -> list[str]:
     old = [c["key"] for c in job.checkpoints if (c["phase"], c["name"]) == (message.phase, message.name)]
     return [key for key in old if key != message.key]
@@ -273,18 +237,6 @@ def _record_checkpoint(job: Job, message: StoredInStore) -> events.NewEvent:
     job.checkpoints = [*others, message.model_dump(mode="json")]
     job.failures = {}
     return "job.checkpoint", {"phase": message.phase, "name": message.name, "bytes": message.bytes}
-
-
-def _share(session: Session, job: Job, message: StoredInStore, now: datetime) -> None:
-    """Let other jobs find a checkpoint of a phase that they may have to make too."""
-    if message.shared is None:
-        return
-    row = {
-        "project_id": job.project_id, "key": message.shared, "name": message.name, "phase": message.phase,
-        "job_id": job.id, "document": message.model_dump(mode="json"), "bytes": message.bytes, "created_at": now,
-        "used_at": now,
-    }  # fmt: skip
-    results.upsert(session, PhaseResult, [row], keep=["created_at"])
 
 
 def _warn(job: Job, message: Warned) -> list[tuple[Phase | None, events.NewEvent]]:

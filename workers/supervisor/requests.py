@@ -29,12 +29,15 @@ def fetch_request(
         kind: credentials.access(database, settings, job.project_id, kind, "fetch") for kind in systems_of(request)
     }
     return FetchRequest(
-        job=request.model_copy(update={"source": source}), cache_dir=str(settings.cache),
-        cache_max_bytes=settings.cache_max_bytes, workspace=str(workspace),
-        roots=[str(root) for root in settings.roots], systems=systems,
+        job=request.model_copy(update={"source": source}),
+        cache_dir=str(settings.cache),
+        cache_max_bytes=settings.cache_max_bytes,
+        workspace=str(workspace),
+        roots=[str(root) for root in settings.roots],
+        systems=systems,
         uploads=_uploads(database, store, job.project_id, request),
         refuse_outputs=job.initiator.get("type") == "hook",
-    )  # fmt: skip
+    )
 
 
 def compute_request(

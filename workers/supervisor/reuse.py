@@ -25,8 +25,7 @@ from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS
 from workers.lease import endings
 from workers.lease.endings import Ending
 from workers.lease.retries import JobFailed
-from workers.messages import Resolved
-from workers.supervisor.recorder import Facts, Said, StoredInStore
+from workers.messages import Facts, Resolved, Said, StoredInStore
 
 
 def made_by(settings: Settings) -> dict[str, Any]:
@@ -112,9 +111,12 @@ def _leader(session: Session, job: Job, work_hash: str) -> Job | None:
 
 def _nothing_to_reuse() -> ErrorInfo:
     return ErrorInfo(
-        class_="invalid_spec", retryable=False, phase="resolving", message="there is no equal result to reuse",
+        class_="invalid_spec",
+        retryable=False,
+        phase="resolving",
+        message="there is no equal result to reuse",
         hint="Submit it with reuse: auto.",
-    )  # fmt: skip
+    )
 
 
 class PhaseStore:

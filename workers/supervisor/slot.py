@@ -40,9 +40,14 @@ class Slot:
         self._device = Device(services.settings, services.commands)
         device = machine.device_of(services.settings)
         self.identity = WorkerIdentity(
-            id=new_id("wrk"), worker_class=worker_class, host=socket.gethostname(), pid=os.getpid(),
-            device=device, engine_version=ENGINE_VERSION, memory_bytes=machine.memory_bytes(device),
-        )  # fmt: skip
+            id=new_id("wrk"),
+            worker_class=worker_class,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=device,
+            engine_version=ENGINE_VERSION,
+            memory_bytes=machine.memory_bytes(device),
+        )
 
     def ring(self) -> None:
         """Say that there may be work."""

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from espalier.messages import Checkpoint, Done, Failed, Spread
 from workers.lease.keeper import Interrupted, Keeper
 from workers.lease.retries import JobFailed, from_exit, hung, stuck
-from workers.messages import AnyMessage, Fetched, Published
+from workers.messages import AnyMessage, Fetched, Published, Said
 from workers.processes.process import Child
 from workers.processes.workspace import Room
 from workers.supervisor.checkpoints import Uploader
-from workers.supervisor.recorder import Recorder, Said
+from workers.supervisor.recorder import Recorder
 
 Outcome = Done | Spread | Fetched | Published
 TICK_SECONDS = 0.1
@@ -23,9 +23,15 @@ STILL_CPU_SECONDS = 1.0
 
 
 def supervise(
-    child: Child, *, keeper: Keeper, recorder: Recorder, uploader: Uploader,
-    translate: Callable[[AnyMessage], list[Said]], room: Room, still_seconds: float,
-) -> Outcome:  # fmt: skip
+    child: Child,
+    *,
+    keeper: Keeper,
+    recorder: Recorder,
+    uploader: Uploader,
+    translate: Callable[[AnyMessage], list[Said]],
+    room: Room,
+    still_seconds: float,
+) -> Outcome:
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
     result: Outcome | Failed | None = None
     keeper.guard(child)

@@ -44,9 +44,10 @@ class GenericHook(Receiver):
 
     title: ClassVar[str] = "Standard Webhooks"
     EXAMPLE: ClassVar[dict[str, Any]] = {
-        "model": {"kind": "huggingface", "repo": "org/model", "revision": "main"}, "event": "model.updated",
+        "model": {"kind": "huggingface", "repo": "org/model", "revision": "main"},
+        "event": "model.updated",
         "tags": {"stage": "release"},
-    }  # fmt: skip
+    }
 
     kind: Literal["generic"] = "generic"
 
@@ -73,10 +74,16 @@ class GenericHook(Receiver):
             name, source = told.model.uri, {"kind": "s3", "uri": told.model.uri}
         revision = told.model.revision
         return RegistryEvent(
-            kind=self.kind, event=told.event, what="version", model=name, source=source, tags=told.tags,
-            revision=revision, dedupe_key=headers.get("webhook-id", ""),
+            kind=self.kind,
+            event=told.event,
+            what="version",
+            model=name,
+            source=source,
+            tags=told.tags,
+            revision=revision,
+            dedupe_key=headers.get("webhook-id", ""),
             references=(f"{name}@{revision}",) if revision else (),
-        )  # fmt: skip
+        )
 
     def new_secret(self) -> str:
         """Return a `whsec_...`."""

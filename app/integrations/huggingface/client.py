@@ -80,9 +80,12 @@ class Hub:
             try:
                 target = outbound.parse(url)
                 reply = outbound.get(
-                    target, {"User-Agent": "espalier", **headers}, most_bytes=most_bytes, allowed=self._allowed,
+                    target,
+                    {"User-Agent": "espalier", **headers},
+                    most_bytes=most_bytes,
+                    allowed=self._allowed,
                     seconds=left,
-                )  # fmt: skip
+                )
             except outbound.ForbiddenAddress as error:
                 raise HubSilentError(str(error)) from error
             except (OSError, http.client.HTTPException) as error:

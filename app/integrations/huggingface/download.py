@@ -106,21 +106,25 @@ def download(repo: Repo, names: Sequence[str], access: Access) -> Place:
 
 def _ask_for(repo: Repo, file: RepoFile, access: Access) -> None:
     """Ask the Hub for a file, without its bytes: the page of a gated repository is everybody's, its files are not."""
-    url = hf_hub_url(
-        repo.id, file.name, repo_type=repo.type, revision=repo.commit, endpoint=_endpoint(access)
-    )  # fmt: skip
+    url = hf_hub_url(repo.id, file.name, repo_type=repo.type, revision=repo.commit, endpoint=_endpoint(access))
     with refusals(repo.id):
         get_hf_file_metadata(
             url, token=access.of(KIND).get("token", False), timeout=_TIMEOUT_SECONDS, endpoint=_endpoint(access)
-        )  # fmt: skip
+        )
 
 
 def _download(repo: Repo, file: RepoFile, folder: Path, access: Access, counter: type[Any]) -> None:
     with refusals(repo.id):
         path = hf_hub_download(
-            repo.id, file.name, repo_type=repo.type, revision=repo.commit, local_dir=folder,
-            endpoint=_endpoint(access), token=access.of(KIND).get("token", False), tqdm_class=counter,
-        )  # fmt: skip
+            repo.id,
+            file.name,
+            repo_type=repo.type,
+            revision=repo.commit,
+            local_dir=folder,
+            endpoint=_endpoint(access),
+            token=access.of(KIND).get("token", False),
+            tqdm_class=counter,
+        )
     if file.sha256 is not None and sha256_of(Path(path)) != file.sha256:
         Path(path).unlink()
         raise SourceUnreachable(f"{file.name} arrived damaged.", module=file.name)

@@ -62,15 +62,21 @@ class HuggingFaceHook(Receiver):
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "event": {"action": "update", "scope": "repo.content"},
         "repo": {
-            "type": "model", "name": "org/model", "id": "621ffdc036468d709f17434d", "private": False,
+            "type": "model",
+            "name": "org/model",
+            "id": "621ffdc036468d709f17434d",
+            "private": False,
             "headSha": "575db8b7a51b6f85eb06eee540738584589f131c",
         },
         "updatedRefs": [
-            {"ref": MAIN, "oldSha": "ce9a4674fa833a68d5a73ec355f0ea95eedd60b7",
-             "newSha": "575db8b7a51b6f85eb06eee540738584589f131c"},
+            {
+                "ref": MAIN,
+                "oldSha": "ce9a4674fa833a68d5a73ec355f0ea95eedd60b7",
+                "newSha": "575db8b7a51b6f85eb06eee540738584589f131c",
+            },
         ],
         "webhook": {"id": "6390e855e30d9209411de93b", "version": 3},
-    }  # fmt: skip
+    }
 
     kind: Literal["huggingface"] = "huggingface"
 
@@ -79,8 +85,13 @@ class HuggingFaceHook(Receiver):
         return {HEADER: secret, "content-type": "application/json"}
 
     def verify(
-        self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes, *, now: float  # noqa: ARG002
-    ) -> None:  # fmt: skip
+        self,
+        secrets: Sequence[str],
+        headers: Mapping[str, str],
+        body: bytes,  # noqa: ARG002
+        *,
+        now: float,  # noqa: ARG002
+    ) -> None:
         """Compare the header with the secrets."""
         given = headers.get(HEADER, "")
         if not given:
@@ -97,10 +108,16 @@ class HuggingFaceHook(Receiver):
         shas = sorted(f"{ref.ref}={ref.newSha or ''}" for ref in told.updatedRefs) or [told.repo.headSha or ""]
         facts = (told.webhook.id, told.repo.id, told.event.scope, told.event.action, *shas)
         return RegistryEvent(
-            kind=self.kind, event=f"{told.event.scope}.{told.event.action}", what="other" if why_not else "version",
-            model=told.repo.name, dedupe_key=" ".join(facts), source=source, why_not=why_not,
-            refs={} if why_not else refs, message=told.discussion.title if told.discussion else None,
-        )  # fmt: skip
+            kind=self.kind,
+            event=f"{told.event.scope}.{told.event.action}",
+            what="other" if why_not else "version",
+            model=told.repo.name,
+            dedupe_key=" ".join(facts),
+            source=source,
+            why_not=why_not,
+            refs={} if why_not else refs,
+            message=told.discussion.title if told.discussion else None,
+        )
 
 
 def _moved(told: _Document) -> dict[str, str]:

@@ -21,9 +21,10 @@ from espalier.probe.documents import PLAIN
 from espalier.probe.headers import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE
 
 READ: Final = {
-    "config.json": MAX_CONFIG_BYTES, INDEX: MAX_INDEX_BYTES,
+    "config.json": MAX_CONFIG_BYTES,
+    INDEX: MAX_INDEX_BYTES,
     **dict.fromkeys(MAY_NAME_CODE, MAX_TOKENIZER_CONFIG_BYTES),
-}  # fmt: skip
+}
 """Files whose content decides."""
 NAMED: Final = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"})
 """Files of the tokenizer: it matters that they are there, and a job reads them."""
@@ -56,9 +57,12 @@ def _nothing(found: Repository | None, code: str, why: str) -> Look:
         return Look(None, None, {}, code, why)
     weights = [size for name, size in found.sizes.items() if name.endswith(".safetensors")]
     told = {
-        "licence": found.licence, "parameters": found.parameters, "model_type": found.model_type,
-        "architecture": found.architecture, "bytes": sum(weights) or None,
-    }  # fmt: skip
+        "licence": found.licence,
+        "parameters": found.parameters,
+        "model_type": found.model_type,
+        "architecture": found.architecture,
+        "bytes": sum(weights) or None,
+    }
     return Look(found.commit, None, told, code, why)
 
 

@@ -51,9 +51,11 @@ class HubTarget(ResultTarget):
             if _is_there(api, self, folder):
                 return f"{self.repo}@{api.model_info(self.repo, revision=self.revision).sha}"
             commit = api.upload_folder(
-                repo_id=self.repo, folder_path=folder, revision=self.revision,
+                repo_id=self.repo,
+                folder_path=folder,
+                revision=self.revision,
                 commit_message=f"[{TAG}] Publish {request.job_id}",
-            )  # fmt: skip
+            )
         return f"{self.repo}@{commit.oid}"
 
 
@@ -75,8 +77,9 @@ def _refusals(repo: str) -> Iterator[None]:
         if status in {401, 403, 404}:
             raise TargetRefused(
                 f"The Hub does not let the project's token write {repo} (HTTP {status}).",
-                "Store a token that may write there with PUT /v1/credentials/huggingface.", retryable=False,
-            ) from None  # fmt: skip
+                "Store a token that may write there with PUT /v1/credentials/huggingface.",
+                retryable=False,
+            ) from None
         raise TargetRefused(
             f"The Hub refused (HTTP {status}).",
             "It is tried again.",

@@ -65,9 +65,11 @@ class Mlflow:
         self._base = login["tracking_uri"].rstrip("/")
         token, user = login.get("token"), login.get("username")
         self._http = httpx.Client(
-            base_url=self._base, timeout=_SECONDS, headers={"Authorization": f"Bearer {token}"} if token else {},
+            base_url=self._base,
+            timeout=_SECONDS,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             auth=(user, login.get("password", "")) if user and not token else None,
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -46,9 +46,10 @@ class MlflowCredential(Login):
         """Return ESPALIER_MLFLOW_TOKEN, or user and password."""
         token, password = settings.mlflow_token, settings.mlflow_password
         login = {
-            "token": token.get_secret_value() if token else None, "username": settings.mlflow_username,
+            "token": token.get_secret_value() if token else None,
+            "username": settings.mlflow_username,
             "password": password.get_secret_value() if password else None,
-        }  # fmt: skip
+        }
         return {key: value for key, value in login.items() if value}
 
     @classmethod

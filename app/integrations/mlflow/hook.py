@@ -59,10 +59,18 @@ class MLflowHook(PolledReceiver):
 
     title: ClassVar[str] = "MLflow"
     EXAMPLE: ClassVar[dict[str, Any]] = {
-        "entity": "model_version", "action": "created", "timestamp": "2026-11-21T08:00:00+00:00",
-        "data": {"name": "model", "version": "1", "source": "models:/m-abc", "run_id": "r1", "tags": {},
-                 "description": None},
-    }  # fmt: skip
+        "entity": "model_version",
+        "action": "created",
+        "timestamp": "2026-11-21T08:00:00+00:00",
+        "data": {
+            "name": "model",
+            "version": "1",
+            "source": "models:/m-abc",
+            "run_id": "r1",
+            "tags": {},
+            "description": None,
+        },
+    }
 
     kind: Literal["mlflow"] = "mlflow"
 
@@ -100,10 +108,17 @@ class MLflowHook(PolledReceiver):
             subject = alias_subject(data.name, data.alias)
         facts = (event, data.name, data.version or "", data.alias or "", data.key or "", headers.get(DELIVERY_ID, ""))
         return RegistryEvent(
-            kind=self.kind, event=event, what="other", model=data.name, version=data.version, alias=data.alias,
-            tags=data.tags, dedupe_key="deleted" if subject else " ".join(facts), subject=subject,
+            kind=self.kind,
+            event=event,
+            what="other",
+            model=data.name,
+            version=data.version,
+            alias=data.alias,
+            tags=data.tags,
+            dedupe_key="deleted" if subject else " ".join(facts),
+            subject=subject,
             why_not="this names no version that is new",
-        )  # fmt: skip
+        )
 
     def look(self, login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Registered:
         """Read versions and aliases."""

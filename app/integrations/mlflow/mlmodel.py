@@ -40,7 +40,13 @@ def _transformers(config: Path, *, has_tokenizer: bool) -> dict[str, Any] | None
         return None
     tokenizer = {"components": ["tokenizer"], "tokenizer_type": "AutoTokenizer"} if has_tokenizer else {}
     return {
-        "code": None, "framework": "pt", "instance_type": "TextGenerationPipeline", "model_binary": "model",
-        "pipeline_model_type": architecture, "source_model_name": "", "task": "text-generation",
-        "torch_dtype": f"torch.{document.get('dtype') or document.get('torch_dtype') or 'float32'}", **tokenizer,
-    }  # fmt: skip
+        "code": None,
+        "framework": "pt",
+        "instance_type": "TextGenerationPipeline",
+        "model_binary": "model",
+        "pipeline_model_type": architecture,
+        "source_model_name": "",
+        "task": "text-generation",
+        "torch_dtype": f"torch.{document.get('dtype') or document.get('torch_dtype') or 'float32'}",
+        **tokenizer,
+    }

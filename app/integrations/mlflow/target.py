@@ -145,10 +145,14 @@ class _Version:
         made = server.post(
             "model-versions/create",
             {
-                "name": self.name, "source": f"models:/{model['model_id']}", "run_id": run["run_id"],
-                "model_id": model["model_id"], "tags": as_tags(self.tags), "description": describe(self.tags, report),
+                "name": self.name,
+                "source": f"models:/{model['model_id']}",
+                "run_id": run["run_id"],
+                "model_id": model["model_id"],
+                "tags": as_tags(self.tags),
+                "description": describe(self.tags, report),
             },
-        )  # fmt: skip
+        )
         return str(made["model_version"]["version"])
 
     def _experiment_id(self) -> str:
@@ -163,9 +167,11 @@ class _Version:
         runs = self.server.post("runs/search", mine).get("runs", [])
         if not runs:
             asked = {
-                "experiment_id": experiment, "run_name": f"{TAG} {self._job}", "start_time": int(time.time() * 1000),
+                "experiment_id": experiment,
+                "run_name": f"{TAG} {self._job}",
+                "start_time": int(time.time() * 1000),
                 "tags": as_tags(self.tags),
-            }  # fmt: skip
+            }
             runs = [self.server.post("runs/create", asked)["run"]]
         info: dict[str, Any] = runs[0]["info"]
         return info
@@ -176,9 +182,11 @@ class _Version:
         if not models:
             # A logged model's name is stricter than a registered one's.
             asked = {
-                "experiment_id": experiment, "name": re.sub(r"[^\w-]", "-", self.name), "source_run_id": run_id,
+                "experiment_id": experiment,
+                "name": re.sub(r"[^\w-]", "-", self.name),
+                "source_run_id": run_id,
                 "tags": as_tags(self.tags),
-            }  # fmt: skip
+            }
             models = [self.server.post("logged-models", asked)["model"]]
         info: dict[str, Any] = models[0]["info"]
         return info
@@ -216,7 +224,8 @@ def _refusals(name: str) -> Iterator[None]:
         if error.forbidden:
             raise TargetRefused(
                 f"MLflow does not let this login write {name}.",
-                "Store a login that may with PUT /v1/credentials/mlflow.", retryable=False,
-            ) from None  # fmt: skip
+                "Store a login that may with PUT /v1/credentials/mlflow.",
+                retryable=False,
+            ) from None
         hint = "It is tried again." if error.retryable else "MLflow 3.15 or newer with --serve-artifacts takes results."
         raise TargetRefused(f"MLflow refused: {error.message}.", hint, retryable=error.retryable) from None

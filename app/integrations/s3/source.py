@@ -109,14 +109,20 @@ class S3Source(ModelSource):
         if "access_key_id" not in keys:  # or boto3 would look for keys of the machine
             raise SourceGated("The project has no S3 keys.", hint="Store them with PUT /v1/credentials/s3.")
         client = boto3.client(
-            "s3", endpoint_url=endpoint_url, region_name=keys.get("region", "us-east-1"),
-            aws_access_key_id=keys["access_key_id"], aws_secret_access_key=keys.get("secret_access_key", ""),
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=keys.get("region", "us-east-1"),
+            aws_access_key_id=keys["access_key_id"],
+            aws_secret_access_key=keys.get("secret_access_key", ""),
             aws_session_token=keys.get("session_token"),  # of a role or a sign-in, in a run without a service
             config=Config(
-                signature_version="s3v4", s3={"addressing_style": "path" if endpoint_url else "auto"},
-                retries={"mode": "standard", "max_attempts": 5}, connect_timeout=5, read_timeout=60,
+                signature_version="s3v4",
+                s3={"addressing_style": "path" if endpoint_url else "auto"},
+                retries={"mode": "standard", "max_attempts": 5},
+                connect_timeout=5,
+                read_timeout=60,
             ),
-        )  # fmt: skip
+        )
         try:
             yield client
         except ClientError as error:

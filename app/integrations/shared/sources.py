@@ -31,9 +31,13 @@ class SourceUnreachable(SourceNotFound):
     class_, retryable = "source_unreachable", True
 
     def __init__(
-        self, detail: str | None = None, *, hint: str = TRIED_AGAIN, module: str | None = None,
+        self,
+        detail: str | None = None,
+        *,
+        hint: str = TRIED_AGAIN,
+        module: str | None = None,
         items: Sequence[Problem] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(detail, hint=hint, module=module, items=items)
 
 

@@ -90,8 +90,9 @@ def _join(file: UploadedFile, folder: Path, access: Access, before: int, total: 
         if size != file.bytes or digest.hexdigest() != file.sha256:
             raise UnsafeSource(
                 f"{file.name} is not the file that was promised: its hash differs.",
-                hint="Upload it again.", module=file.name,
-            )  # fmt: skip
+                hint="Upload it again.",
+                module=file.name,
+            )
         (folder / file.name).parent.mkdir(exist_ok=True)
         temporary.replace(folder / file.name)
     finally:

@@ -54,9 +54,11 @@ def _curve(index: int, curve: Curve, x: Axis, y: Axis) -> Markup:
         return tag("g", title, tag("circle", cx=x(at), cy=y(value), r=3.5), class_=f"series series-{index} dot")
     line = " ".join(f"{number(x(at))},{number(y(value))}" for at, value in curve.points)
     return tag(
-        "g", title, tag("polyline", points=line, fill="none", stroke_dasharray=DASHES[index]),
+        "g",
+        title,
+        tag("polyline", points=line, fill="none", stroke_dasharray=DASHES[index]),
         class_=f"series series-{index}",
-    )  # fmt: skip
+    )
 
 
 def _name(row: int, index: int, curve: Curve, plot: Plot) -> Markup:

@@ -161,10 +161,14 @@ def _cell(cell: Cell, row: int, column: int, shades: Shades, what: Measure) -> M
         tag("title", title),
         tag("rect", x=x, y=y, width=CELL_WIDTH - 1, height=CELL_HEIGHT - 1, fill=shades.colour(cell.mean)),
         tag(
-            "text", text, x=x + (CELL_WIDTH - 1) / 2, y=y + CELL_HEIGHT * 0.68, text_anchor="middle",
+            "text",
+            text,
+            x=x + (CELL_WIDTH - 1) / 2,
+            y=y + CELL_HEIGHT * 0.68,
+            text_anchor="middle",
             class_=f"cell {shades.ink(cell.mean)}",
         ),
-    )  # fmt: skip
+    )
 
 
 def _legend(shades: Shades, what: Measure, y: float) -> Markup:

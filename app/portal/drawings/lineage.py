@@ -80,9 +80,7 @@ def _edge(item: _Placed, parent: _Placed) -> Markup:
 
 def _node(item: _Placed) -> Markup:
     node = item.node
-    box = tag(
-        "rect", x=item.x, y=item.y, width=WIDTH, height=HEIGHT, rx=4, class_="node here" if node.here else "node"
-    )  # fmt: skip
+    box = tag("rect", x=item.x, y=item.y, width=WIDTH, height=HEIGHT, rx=4, class_="node here" if node.here else "node")
     lines = [words(shortened(node.label, _LETTERS), x=item.x + 10, y=item.y + (17 if node.note else 25))]
     if node.note:
         lines.append(words(shortened(node.note, _LETTERS + 4), x=item.x + 10, y=item.y + 32, class_="faint"))

@@ -21,9 +21,7 @@ class Plot:
     right: float = 924
     bottom: float = 330
 
-    def frame(
-        self, x: Axis, y: Axis, *, x_title: str, x_write: Writing, y_title: str, y_write: Writing
-    ) -> Markup:  # fmt: skip
+    def frame(self, x: Axis, y: Axis, *, x_title: str, x_write: Writing, y_title: str, y_write: Writing) -> Markup:
         """Draw both axes; upright names would have to be read with a bent head, so the y axis is named on top."""
         rows = (
             joined(

@@ -7,8 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 CIVIDIS = (
-    "#002051", "#11366c", "#3c4d6e", "#62646f", "#7f7c75", "#9a9478", "#bbaf71", "#e2cb5c", "#fdea45",
-)  # fmt: skip
+    "#002051",
+    "#11366c",
+    "#3c4d6e",
+    "#62646f",
+    "#7f7c75",
+    "#9a9478",
+    "#bbaf71",
+    "#e2cb5c",
+    "#fdea45",
+)
 """Nine even steps of cividis: dark to light alike for all kinds of colour vision."""
 _FIRST_LIGHT = 4
 """From this step on black is the readable ink; contrast is 5:1 or better on every step."""

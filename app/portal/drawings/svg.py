@@ -29,9 +29,15 @@ def number(value: float) -> str:
 
 
 def drawing(
-    name: str, *children: str, width: float, height: float, title: str, description: str, links: bool = False,
+    name: str,
+    *children: str,
+    width: float,
+    height: float,
+    title: str,
+    description: str,
+    links: bool = False,
     broad: bool = False,
-) -> Markup:  # fmt: skip
+) -> Markup:
     """Return a whole drawing, its name unique in its page; links make it a group, `broad` as wide as its page."""
     return tag(
         "svg",

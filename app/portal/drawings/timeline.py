@@ -37,9 +37,12 @@ def timeline(name: str, stretches: Sequence[Stretch], *, now: datetime) -> Marku
             words(duration(share * total), x=x(share * total), y=bottom + 8, anchor=anchor)
             for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
         ),
-        width=WIDTH, height=bottom + 16, title="Phases over time",
-        description=f"{len(stretches)} phases in {len(attempts)} attempts; a table holds the same values.", broad=True,
-    )  # fmt: skip
+        width=WIDTH,
+        height=bottom + 16,
+        title="Phases over time",
+        description=f"{len(stretches)} phases in {len(attempts)} attempts; a table holds the same values.",
+        broad=True,
+    )
 
 
 def _bar(stretch: Stretch, row: int, x: Axis, first: datetime, now: datetime) -> Markup:
@@ -53,7 +56,14 @@ def _bar(stretch: Stretch, row: int, x: Axis, first: datetime, now: datetime) ->
     return tag(
         "g",
         tag("title", f"{stretch.phase}: {duration(end - begin)}{told}"),
-        tag("rect", x=left, y=row * ROW, width=max(width - 1, 1.0), height=BAR, rx=3,
-            class_=f"phase phase-{PHASE_NAMES.index(stretch.phase) % 4 if stretch.phase in PHASE_NAMES else 0} {how}"),
+        tag(
+            "rect",
+            x=left,
+            y=row * ROW,
+            width=max(width - 1, 1.0),
+            height=BAR,
+            rx=3,
+            class_=f"phase phase-{PHASE_NAMES.index(stretch.phase) % 4 if stretch.phase in PHASE_NAMES else 0} {how}",
+        ),
         *([words(text, x=left + 6, y=row * ROW + 16.5, class_="in-bar")] if text else []),
-    )  # fmt: skip
+    )

@@ -105,8 +105,14 @@ def _union(schema: dict[str, Any], at: _At, form: Form, *, nullable: bool) -> Gr
     if nullable:
         options.insert(0, Option(OFF))
     pointer = f"{at.pointer}/{tag}"
-    choice = Field(pointer, at.label if tag == "kind" else tag.capitalize(), "choice", default=default,
-                   options=tuple(options), required=at.required and not default)  # fmt: skip
+    choice = Field(
+        pointer,
+        at.label if tag == "kind" else tag.capitalize(),
+        "choice",
+        default=default,
+        options=tuple(options),
+        required=at.required and not default,
+    )
     chosen = form.get(pointer) or (default if default in mapping and at.required else "")
     if choice.required and not chosen and tag == "kind":
         chosen = options[0].value

@@ -20,8 +20,11 @@ GROUPS: Final[tuple[tuple[str, Mapping[str, type[Method]]], ...]] = (
 )
 """The methods of `prune.method`, by what they remove."""
 AXES: Final[Mapping[str, Mapping[str, type[Method]]]] = {
-    "pattern": PATTERNS, "budget": BUDGETS, "optimizer": OPTIMIZERS, "update": SOLVERS
-}  # fmt: skip
+    "pattern": PATTERNS,
+    "budget": BUDGETS,
+    "optimizer": OPTIMIZERS,
+    "update": SOLVERS,
+}
 """The other choices of a step that prunes single weights, by their field."""
 
 

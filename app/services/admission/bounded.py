@@ -82,10 +82,15 @@ def ask(request: dict[str, Any], owner: str) -> bytes:
     with turn(owner):
         try:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "app.services.admission.reader"], input=json.dumps(request).encode(),
-                check=False, env={"PYTHONPATH": str(Path(app.__file__).parents[1])}, cwd="/", stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, timeout=WALL_SECONDS,
-            )  # fmt: skip
+                [sys.executable, "-P", "-m", "app.services.admission.reader"],
+                input=json.dumps(request).encode(),
+                check=False,
+                env={"PYTHONPATH": str(Path(app.__file__).parents[1])},
+                cwd="/",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=WALL_SECONDS,
+            )
         except subprocess.TimeoutExpired:
             raise _too_much() from None
     kind, _, answer = done.stdout.partition(b"\n")

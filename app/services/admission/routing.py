@@ -17,6 +17,18 @@ def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelF
     return next((name for name, memory in known if needed <= memory), known[-1][0])
 
 
+def larger_class(settings: Settings, current: str, spec: CompressionSpec, facts: ModelFacts | None) -> str | None:
+    """Return the worker class that a job has to move to: one larger than its own, where its own cannot hold it.
+
+    A job whose model nobody had seen begins in the smallest class.
+    """
+    names = [name for name, _ in settings.classes]
+    if current not in names[:-1] or facts is None:
+        return None
+    wanted = worker_class(settings, spec, facts)
+    return wanted if names.index(wanted) > names.index(current) else None
+
+
 def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
     """Estimate the most that a job holds at once, its texts apart.
 

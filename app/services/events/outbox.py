@@ -14,7 +14,11 @@ from app.platform.ids import new_id
 def add_bell(session: Session, job: Job, *, now: datetime) -> None:
     """Leave a bell for the workers of a job's class, should the one after the commit be lost."""
     row = {
-        "id": new_id("out"), "project_id": job.project_id, "topic": "bell", "created_at": now, "sent_at": None,
+        "id": new_id("out"),
+        "project_id": job.project_id,
+        "topic": "bell",
+        "created_at": now,
+        "sent_at": None,
         "payload": {"worker_class": job.worker_class, "job_id": job.id},
-    }  # fmt: skip
+    }
     add_rows(session, Outbox, [row])

@@ -148,7 +148,7 @@ def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement) 
 
 def _job(
     session: Session, delivery: HookDelivery, rule: Rule, found: Judgement, wish: Wish, *, now: datetime
-) -> Effect:  # fmt: skip
+) -> Effect:
     origin = {"rule_id": rule.id, "delivery_id": delivery.id}
     job = submit.new_job(delivery.project_id, wish.request, wish.sent, wish.admitted, now)
     made = submit.write(session, job, wish.request, wish.admitted, None, origin, now)
@@ -157,13 +157,22 @@ def _job(
 
 def _propose(
     bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement, wish: Wish, *, now: datetime
-) -> Effect:  # fmt: skip
+) -> Effect:
     plan = plans.make(bench.session, bench.settings, delivery.project_id, wish.request, wish.admitted, now=now)
     row = HookProposal(
-        id=new_id("prp"), project_id=delivery.project_id, delivery_id=delivery.id, rule_id=rule.id,
-        model=found.event.model, request=wish.sent, plan_id=plan.id, state="waiting", job_id=None, decided_by=None,
-        decided_at=None, created_at=now,
-    )  # fmt: skip
+        id=new_id("prp"),
+        project_id=delivery.project_id,
+        delivery_id=delivery.id,
+        rule_id=rule.id,
+        model=found.event.model,
+        request=wish.sent,
+        plan_id=plan.id,
+        state="waiting",
+        job_id=None,
+        decided_by=None,
+        decided_at=None,
+        created_at=now,
+    )
     bench.session.add(row)
     return Effect("proposal", found.reason, found.detail, proposal_id=row.id)
 

@@ -97,10 +97,21 @@ def record_event(
         # Two that hear of it at once make the same key, and the constraint decides.
         key = f"{event.subject} {key} after {last.id if last else 'nothing'}"
     row = {
-        "id": new_id("dlv"), "project_id": source.project_id, "source_id": source.id, "via": via,
-        "dedupe_key": fingerprint(key), "subject": subject, "event": event.model_dump(mode="json"), "body": body,
-        "state": "pending", "attempts": 0, "next_at": now, "error": None, "received_at": now, "evaluated_at": None,
-    }  # fmt: skip
+        "id": new_id("dlv"),
+        "project_id": source.project_id,
+        "source_id": source.id,
+        "via": via,
+        "dedupe_key": fingerprint(key),
+        "subject": subject,
+        "event": event.model_dump(mode="json"),
+        "body": body,
+        "state": "pending",
+        "attempts": 0,
+        "next_at": now,
+        "error": None,
+        "received_at": now,
+        "evaluated_at": None,
+    }
     if hooks.add_delivery(session, row):
         return Recorded(str(row["id"]), duplicate=False)
     first = hooks.delivery_of(session, source.id, str(row["dedupe_key"]))

@@ -20,7 +20,7 @@ RECEIVERS: Final[dict[str, Receiver]] = {
         tag="kind",
         nested=True,
     ).items()
-}  # fmt: skip
+}
 
 
 def receiver_of(kind: str) -> Receiver:

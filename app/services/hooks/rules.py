@@ -45,9 +45,17 @@ def create(resources: Resources, project_id: str, request: RuleRequest, *, key: 
             known = Problem("/source_id", "no-such-source", "give the id of a hook source of this project")
             raise InvalidRequest("There is no such source.", items=[known])
         row = Rule(
-            id=new_id("rul"), project_id=project_id, source_id=source.id, **fields, scopes=rights.held(), day=None,
-            day_count=0, last_at=None, created_at=now, updated_at=now,
-        )  # fmt: skip
+            id=new_id("rul"),
+            project_id=project_id,
+            source_id=source.id,
+            **fields,
+            scopes=rights.held(),
+            day=None,
+            day_count=0,
+            last_at=None,
+            created_at=now,
+            updated_at=now,
+        )
         idempotency.once(session, key, row.id, now=now)
         session.add(row)
         audit.record(session, "rule.create", row.id, now=now, name=row.name, mode=row.mode)

@@ -36,10 +36,17 @@ def create(
     with resources.database.unit_of_work() as session:
         now = clock(session)
         row = HookSource(
-            id=new_id("src"), project_id=project_id, kind=request.kind, name=request.name,
-            secret=seal(resources.settings, secret), old_secret=None, old_secret_until=None, cursor=None,
-            created_at=now, updated_at=now,
-        )  # fmt: skip
+            id=new_id("src"),
+            project_id=project_id,
+            kind=request.kind,
+            name=request.name,
+            secret=seal(resources.settings, secret),
+            old_secret=None,
+            old_secret_until=None,
+            cursor=None,
+            created_at=now,
+            updated_at=now,
+        )
         idempotency.once(session, key, row.id, now=now)
         session.add(row)
         audit.record(session, "hook_source.create", row.id, now=now, kind=row.kind, name=row.name)
@@ -89,9 +96,7 @@ def delete(resources: Resources, project_id: str, source_id: str) -> None:
         session.delete(row)
 
 
-def rotate(
-    resources: Resources, project_id: str, source_id: str, request: SecretRotation
-) -> tuple[HookSource, str]:  # fmt: skip
+def rotate(resources: Resources, project_id: str, source_id: str, request: SecretRotation) -> tuple[HookSource, str]:
     """Give a source a new secret; the old one is accepted beside it for a while."""
     with _changing(resources, project_id, source_id, "rotate_secret") as (_, row, now):
         secret = _secret(receiver_of(row.kind), request.secret)

@@ -12,9 +12,15 @@ from espalier.errors import Problem
 from espalier.recipe.refusals import pointers
 
 STANDINS: Final = {
-    "model": "owner/name", "owner": "owner", "name": "name", "revision": "0" * 40, "short_revision": "0" * 12,
-    "version": "1", "branch": "main", "alias": "alias",
-}  # fmt: skip
+    "model": "owner/name",
+    "owner": "owner",
+    "name": "name",
+    "revision": "0" * 40,
+    "short_revision": "0" * 12,
+    "version": "1",
+    "branch": "main",
+    "alias": "alias",
+}
 """Every placeholder, and what a template is checked with."""
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
@@ -32,9 +38,15 @@ def values_of(event: RegistryEvent) -> dict[str, str]:
     owner, _, name = event.model.rpartition("/")
     branch = (event.ref or "").removeprefix("refs/heads/").removeprefix("refs/tags/")
     found = {
-        "model": event.model, "owner": owner, "name": name, "revision": event.revision,
-        "short_revision": (event.revision or "")[:12], "version": event.version, "branch": branch, "alias": event.alias,
-    }  # fmt: skip
+        "model": event.model,
+        "owner": owner,
+        "name": name,
+        "revision": event.revision,
+        "short_revision": (event.revision or "")[:12],
+        "version": event.version,
+        "branch": branch,
+        "alias": event.alias,
+    }
     return {key: value for key, value in found.items() if value}
 
 

@@ -24,22 +24,49 @@ def add(
     if parent.resolved_revision:
         source = source.at(parent.resolved_revision)
     request = {
-        "source": source.model_dump(mode="json"), "spec": spec.model_dump(mode="json"),
+        "source": source.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json"),
         "reuse": parent.request.get("reuse", "auto"),
         "limits": {**(parent.request.get("limits") or {}), "max_pending_seconds": None},
-    }  # fmt: skip
+    }
     if request["reuse"] == "require":
         request["reuse"] = "auto"
     step = spec.prune[0] if spec.prune else None
     child = Job(
-        id=new_id("job"), project_id=parent.project_id, parent_id=parent.id, name=name, labels=dict(parent.labels),
-        priority=parent.priority, turn=parent.turn, initiator={"type": "job", "id": parent.id}, request=request,
-        resolved_spec=None, resolved_revision=None, work_hash=None, engine_version=parent.engine_version,
-        model=parent.model, method=step.method if step else "none", state="queued", phase=None,
-        wait_reason="capacity", worker_class=parent.worker_class, failures={}, lease_until=None, worker_id=None,
-        not_before=None, cancel_requested_at=None, checkpoints=checkpoints, error=None, gate=None, report=None,
-        warnings=[], created_at=now, queued_at=now, started_at=None, finished_at=None,
-    )  # fmt: skip
+        id=new_id("job"),
+        project_id=parent.project_id,
+        parent_id=parent.id,
+        name=name,
+        labels=dict(parent.labels),
+        priority=parent.priority,
+        turn=parent.turn,
+        initiator={"type": "job", "id": parent.id},
+        request=request,
+        resolved_spec=None,
+        resolved_revision=None,
+        work_hash=None,
+        engine_version=parent.engine_version,
+        model=parent.model,
+        method=step.method if step else "none",
+        state="queued",
+        phase=None,
+        wait_reason="capacity",
+        worker_class=parent.worker_class,
+        failures={},
+        lease_until=None,
+        worker_id=None,
+        not_before=None,
+        cancel_requested_at=None,
+        checkpoints=checkpoints,
+        error=None,
+        gate=None,
+        report=None,
+        warnings=[],
+        created_at=now,
+        queued_at=now,
+        started_at=None,
+        finished_at=None,
+    )
     session.add(child)
     session.flush()
     created = {"name": child.name, "model": child.model, "method": child.method, "parent_id": parent.id}

@@ -136,9 +136,7 @@ def _locked(resources: Resources, project_id: str, job_id: str, verb: str) -> It
         audit.record(session, f"job.{verb}", job_id, now=now)
 
 
-_PARTICIPLES: dict[Action, str] = {
-    "cancel": "cancelled", "pause": "paused", "resume": "resumed", "retry": "retried"
-}  # fmt: skip
+_PARTICIPLES: dict[Action, str] = {"cancel": "cancelled", "pause": "paused", "resume": "resumed", "retry": "retried"}
 
 
 def _target(job: Job, action: Action) -> JobState:

@@ -53,9 +53,11 @@ def read(database: Database, project_id: str, job_id: str) -> History:
         turns = reads.events_of(session, job_id, _TURNS, limit=MOST)
         attempts = reads.attempts(session, job_id, after=0, limit=MOST)
         return History(
-            _stretches(turns, attempts), reads.phases(session, job_id), attempts,
+            _stretches(turns, attempts),
+            reads.phases(session, job_id),
+            attempts,
             reads.children(session, project_id, job_id, limit=MOST),
-        )  # fmt: skip
+        )
 
 
 def events(database: Database, project_id: str, job_id: str, *, before: int | None, limit: int) -> Sequence[Event]:

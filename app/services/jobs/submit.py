@@ -44,9 +44,14 @@ class Submitted:
 
 
 def submit(
-    resources: Resources, project_id: str, request: JobRequest, sent: dict[str, Any], key: idempotency.Key | None,
-    *, cloned_from: str | None = None,
-) -> Future[Submitted]:  # fmt: skip
+    resources: Resources,
+    project_id: str,
+    request: JobRequest,
+    sent: dict[str, Any],
+    key: idempotency.Key | None,
+    *,
+    cloned_from: str | None = None,
+) -> Future[Submitted]:
     """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction.
 
     What must be refused before a row is read is raised at once; the rest comes with the future.
@@ -73,9 +78,14 @@ def submit(
 
 
 def write(
-    session: Session, job: Job, request: JobRequest, admitted: Admitted, key: idempotency.Key | None,
-    origin: dict[str, Any], now: datetime,
-) -> Submitted:  # fmt: skip
+    session: Session,
+    job: Job,
+    request: JobRequest,
+    admitted: Admitted,
+    key: idempotency.Key | None,
+    origin: dict[str, Any],
+    now: datetime,
+) -> Submitted:
     """Write a new job and all that comes with it; every refusal comes before the first row."""
     rights.require_to_submit(request.spec)
     with session.no_autoflush:  # keys refer to nothing that waits in the session
@@ -143,17 +153,37 @@ def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted
     model = request.source.model_name
     step = request.spec.prune[0] if request.spec.prune else None
     return Job(
-        id=new_id("job"), project_id=project_id, parent_id=None,
+        id=new_id("job"),
+        project_id=project_id,
+        parent_id=None,
         name=request.name or (f"{model} {step.method} {step.amount}" if step else f"{model} recovery"),
-        labels=dict(request.labels), priority=PRIORITIES[request.priority],
+        labels=dict(request.labels),
+        priority=PRIORITIES[request.priority],
         initiator=(actors.current() or actors.LOCAL).document(),
         request={**sent, "spec": (spec := presets.expanded(sent["spec"]))},
         sent_spec=None if spec == sent["spec"] else sent["spec"],
         resolved_spec=admitted.spec.model_dump(mode="json") if admitted.spec else None,
         worker_class=admitted.worker_class,
-        resolved_revision=None, work_hash=None, engine_version=ENGINE_VERSION,
-        model=model, method=step.method if step else "none",
-        state="queued", phase=None, wait_reason="capacity", failures={}, lease_until=None, worker_id=None,
-        not_before=None, cancel_requested_at=None, checkpoints=[], error=None, gate=None, report=None, warnings=[],
-        created_at=now, queued_at=now, started_at=None, finished_at=None,
-    )  # fmt: skip
+        resolved_revision=None,
+        work_hash=None,
+        engine_version=ENGINE_VERSION,
+        model=model,
+        method=step.method if step else "none",
+        state="queued",
+        phase=None,
+        wait_reason="capacity",
+        failures={},
+        lease_until=None,
+        worker_id=None,
+        not_before=None,
+        cancel_requested_at=None,
+        checkpoints=[],
+        error=None,
+        gate=None,
+        report=None,
+        warnings=[],
+        created_at=now,
+        queued_at=now,
+        started_at=None,
+        finished_at=None,
+    )

@@ -30,9 +30,13 @@ Caution = dict[str, str]
 
 
 def of(
-    session: Session, project_id: str, worker_class: str, request: JobRequest, spec: CompressionSpec | None,
+    session: Session,
+    project_id: str,
+    worker_class: str,
+    request: JobRequest,
+    spec: CompressionSpec | None,
     facts: ModelFacts | None,
-) -> list[Caution]:  # fmt: skip
+) -> list[Caution]:
     """Return what to say of a request; `spec` and `facts` are the resolved ones where the model is known."""
     found = [*_unpublished(session, project_id, request), *_of_spec(request.spec)]
     # At the slowest speed first: the rates of finished jobs are many rows, and a POST waits for them.

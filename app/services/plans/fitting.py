@@ -79,9 +79,15 @@ def _bytes_of(session: Session, dataset: Dataset) -> int:
 
 
 def warnings(
-    session: Session, settings: Settings, worker_class: str, spec: CompressionSpec, facts: ModelFacts, limits: Limits,
-    *, now: datetime,
-) -> list[dict[str, str]]:  # fmt: skip
+    session: Session,
+    settings: Settings,
+    worker_class: str,
+    spec: CompressionSpec,
+    facts: ModelFacts,
+    limits: Limits,
+    *,
+    now: datetime,
+) -> list[dict[str, str]]:
     """Tell what a retraining takes where it has a teacher, or more than the class's workers and the job's limits."""
     if spec.retrain is None:
         return []

@@ -20,10 +20,17 @@ from espalier.recipe.spec import CompressionSpec
 _ANY = CompressionSpec.model_validate({"prune": []})
 _UNKNOWN: dict[str, Any] = dict.fromkeys(
     (
-        "revision", "architecture", "model_type", "parameters", "bytes", "dtype", "max_positions", "num_blocks",
+        "revision",
+        "architecture",
+        "model_type",
+        "parameters",
+        "bytes",
+        "dtype",
+        "max_positions",
+        "num_blocks",
         "licence",
     )
-)  # fmt: skip
+)
 
 
 def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[str, Any]:
@@ -39,9 +46,10 @@ def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[
         if facts is None:
             request = JobRequest(source=source, spec=_ANY)
             facts = admit(
-                request, resources.settings,
+                request,
+                resources.settings,
                 lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind),
-            ).facts  # fmt: skip
+            ).facts
     except (SourceRefused, ModelRefused) as error:
         return {**_UNKNOWN, "resolved": True, "supported": False, "why_not": error.detail, "warnings": []}
     if facts is None:
@@ -68,7 +76,8 @@ def _unseen(seen: Look) -> dict[str, Any]:
     kind = seen.shown.get("model_type")
     refused = kind is not None and kind not in FAMILIES
     return {
-        "resolved": False, "supported": False if refused else None,
+        "resolved": False,
+        "supported": False if refused else None,
         "why_not": f"{why_not(kind).detail} {seen.why}" if refused else seen.why,
         "warnings": [{"code": seen.code, "text": seen.why}],
-    }  # fmt: skip
+    }

@@ -71,9 +71,15 @@ def draft(resources: Resources, project_id: str, request: JobRequest) -> Plan:
 
 
 def make(
-    session: Session, settings: Settings, project_id: str, request: JobRequest, admitted: Admitted, *, now: datetime,
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    request: JobRequest,
+    admitted: Admitted,
+    *,
+    now: datetime,
     looked: Looked | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Write down what an admitted request would take; `looked`: what the Hub was asked about its source."""
     found = admitted.recognised
     spec = found.spec if found else admitted.spec
@@ -82,20 +88,25 @@ def make(
     worker_class = routing.worker_class(settings, spec, facts)
     document = {
         "resolved_spec": spec.model_dump(mode="json") if spec else None,
-        "resolved_revision": found.revision if found else None, "worker_class": worker_class,
+        "resolved_revision": found.revision if found else None,
+        "worker_class": worker_class,
         "queue_position": 1 + jobs.count_queued(session, project_id, worker_class),
         "reusable_job_id": done.id if done else None,
         **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None, now=now),
-    }  # fmt: skip
+    }
     if spec and facts:
         fitting.require(session, worker_class, request, spec, facts, now=now)
         short = fitting.warnings(session, settings, worker_class, spec, facts, request.limits, now=now)
         document["warnings"] = [*short, *document["warnings"]]
     document["warnings"] += cautions.of(session, project_id, worker_class, request, spec, facts)
     plan = Plan(
-        id=new_id("pln"), project_id=project_id, request_sha256=request_sha256(request), document=document,
-        created_at=now, expires_at=now + LIFE,
-    )  # fmt: skip
+        id=new_id("pln"),
+        project_id=project_id,
+        request_sha256=request_sha256(request),
+        document=document,
+        created_at=now,
+        expires_at=now + LIFE,
+    )
     session.add(plan)
     return plan
 
@@ -155,18 +166,26 @@ def _refusal(code: str, detail: str) -> InvalidRequest:
 
 
 def _estimate(
-    session: Session, project_id: str, worker_class: str, spec: CompressionSpec | None, facts: ModelFacts | None,
-    unseen: dict[str, str] | None, *, now: datetime,
-) -> dict[str, Any]:  # fmt: skip
+    session: Session,
+    project_id: str,
+    worker_class: str,
+    spec: CompressionSpec | None,
+    facts: ModelFacts | None,
+    unseen: dict[str, str] | None,
+    *,
+    now: datetime,
+) -> dict[str, Any]:
     if spec is None or facts is None:
         warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
     rates = estimates.rates(session, project_id, worker_class)
     device = fitting.device_of(session, worker_class, now=now) or "cpu"
     held = memory.estimate(
-        facts.shape, spec, itemsize=memory.itemsize_of(spec.compute_dtype, device=device),
+        facts.shape,
+        spec,
+        itemsize=memory.itemsize_of(spec.compute_dtype, device=device),
         text_bytes=fitting.text_bytes(session, spec),
-    )  # fmt: skip
+    )
     phases = [
         {
             "name": phase,
@@ -178,9 +197,11 @@ def _estimate(
     ]
     total = work.num_jobs(spec) * rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
     return {
-        "phases": phases, "seconds": round(total, 3), "calibrated_by": rates.jobs,
+        "phases": phases,
+        "seconds": round(total, 3),
+        "calibrated_by": rates.jobs,
         "warnings": _warnings(spec, rates),
-    }  # fmt: skip
+    }
 
 
 def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, str]]:

@@ -68,9 +68,14 @@ def create(
     with resources.database.unit_of_work() as session:
         now = clock(session)
         sweep = Sweep(
-            id=new_id("swp"), project_id=project_id, name=request.name or f"sweep of {len(points)}", base=request.base,
-            axes=dict(request.axes), points=[], created_at=now,
-        )  # fmt: skip
+            id=new_id("swp"),
+            project_id=project_id,
+            name=request.name or f"sweep of {len(points)}",
+            base=request.base,
+            axes=dict(request.axes),
+            points=[],
+            created_at=now,
+        )
         if key and (found := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
             return found, True
         equal_work.look_ahead(session, project_id, [known for _, _, known in admitted])

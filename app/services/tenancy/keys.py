@@ -88,7 +88,7 @@ class Doorman:
         with self._database.unit_of_work() as session:
             audit.add(
                 session, "api_key.refused", key_id, project_id=project_id, by=by, now=clock(session), data={"why": why}
-            )  # fmt: skip
+            )
 
     def take(self, actor: Actor) -> None:
         """Take a token from the key's bucket, which holds one second's worth; raises TooManyRequests when it is empty.
@@ -121,10 +121,16 @@ def create(
         _refuse_past(request.expires_at, now)
         idempotency.once(session, key, key_id, now=now)
         row = ApiKey(
-            id=key_id, project_id=project_id, name=request.name, scopes=sorted(set(request.scopes)),
-            digest=digest(token, settings), created_at=now, expires_at=request.expires_at, last_used_at=None,
+            id=key_id,
+            project_id=project_id,
+            name=request.name,
+            scopes=sorted(set(request.scopes)),
+            digest=digest(token, settings),
+            created_at=now,
+            expires_at=request.expires_at,
+            last_used_at=None,
             revoked_at=None,
-        )  # fmt: skip
+        )
         session.add(row)
         audit.record(
             session, "api_key.create", row.id, now=now, project_id=project_id, name=row.name, scopes=row.scopes

@@ -114,19 +114,26 @@ class Provider:
         """Return where a browser goes to begin; raises ProviderSilent."""
         digest = hashlib.sha256(attempt.verifier.encode()).digest()
         asked = {
-            "response_type": "code", "client_id": self._settings.oidc_client_id, "redirect_uri": return_url,
-            "scope": self._settings.oidc_scope, "state": attempt.state, "nonce": attempt.nonce,
-            "code_challenge": base64.urlsafe_b64encode(digest).decode().rstrip("="), "code_challenge_method": "S256",
-        }  # fmt: skip
+            "response_type": "code",
+            "client_id": self._settings.oidc_client_id,
+            "redirect_uri": return_url,
+            "scope": self._settings.oidc_scope,
+            "state": attempt.state,
+            "nonce": attempt.nonce,
+            "code_challenge": base64.urlsafe_b64encode(digest).decode().rstrip("="),
+            "code_challenge_method": "S256",
+        }
         endpoint = str(self._known()["authorization_endpoint"])
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(asked)}"
 
     def claims(self, attempt: Attempt, code: str, return_url: str) -> dict[str, Any]:
         """Exchange a code for what the provider says of a person; raises SignInFailed or ProviderSilent."""
         asked = {
-            "grant_type": "authorization_code", "code": code, "redirect_uri": return_url,
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": return_url,
             "code_verifier": attempt.verifier,
-        }  # fmt: skip
+        }
         metadata = self._known()
         secret, login = self._settings.oidc_client_secret, None
         if secret and "client_secret_basic" in metadata.get("token_endpoint_auth_methods_supported", [BASIC]):
@@ -148,10 +155,14 @@ class Provider:
     def _verified(self, token: str, attempt: Attempt) -> dict[str, Any]:
         own = self._settings.oidc_client_id
         claims: dict[str, Any] = jwt.decode(
-            token, self._key(jwt.get_unverified_header(token).get("kid")).key, algorithms=list(ALGORITHMS),
-            audience=own, issuer=self._settings.oidc_issuer, leeway=LEEWAY_SECONDS,
+            token,
+            self._key(jwt.get_unverified_header(token).get("kid")).key,
+            algorithms=list(ALGORITHMS),
+            audience=own,
+            issuer=self._settings.oidc_issuer,
+            leeway=LEEWAY_SECONDS,
             options={"require": ["iss", "sub", "aud", "exp", "iat"]},
-        )  # fmt: skip
+        )
         if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), attempt.nonce.encode()):
             raise jwt.InvalidTokenError("the nonce is another sign-in's")
         shared = isinstance(claims["aud"], list) and len(claims["aud"]) > 1

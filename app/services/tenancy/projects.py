@@ -56,10 +56,13 @@ def create(database: Database, actor: Actor, request: ProjectRequest, *, key: Ke
         project_id = new_id("prj")
         idempotency.once(session, key, project_id, now=now)
         row = Project(
-            id=project_id, name=request.name, created_at=now, shared_logins=sorted(set(request.shared_logins)),
+            id=project_id,
+            name=request.name,
+            created_at=now,
+            shared_logins=sorted(set(request.shared_logins)),
             allow_high_priority=request.allow_high_priority,
             **request.quotas.model_dump(),
-        )  # fmt: skip
+        )
         session.add(row)
         session.flush()
         audit.record(session, "project.create", row.id, now=now, project_id=row.id, name=row.name)
@@ -128,10 +131,16 @@ def usage(database: Database, project_id: str) -> Usage:
             raise NotFound
         gpu, cpu, attempts = quotas.since(session, project_id, quotas.month(now))
         return Usage(
-            project_id, quotas.month(now)[:7], quotas.count_queued(session, project_id),
-            quotas.count_held(session, project_id), quotas.stored_bytes(session, project_id),
-            gpu, cpu, attempts, row.quotas,
-        )  # fmt: skip
+            project_id,
+            quotas.month(now)[:7],
+            quotas.count_queued(session, project_id),
+            quotas.count_held(session, project_id),
+            quotas.stored_bytes(session, project_id),
+            gpu,
+            cpu,
+            attempts,
+            row.quotas,
+        )
 
 
 def usage_days(database: Database, project_id: str) -> Sequence[UsageDay]:

@@ -50,11 +50,15 @@ class Sessions:
             sign_ins.forget(session, now=now)
             session.add(
                 PortalSession(
-                    digest=self.digest(token), project_id=actor.project_id, subject=actor.id,
-                    key_id=actor.id if actor.type == "api_key" else None, scopes=sorted(actor.scopes),
-                    created_at=now, expires_at=now + timedelta(hours=self._settings.portal_session_hours),
+                    digest=self.digest(token),
+                    project_id=actor.project_id,
+                    subject=actor.id,
+                    key_id=actor.id if actor.type == "api_key" else None,
+                    scopes=sorted(actor.scopes),
+                    created_at=now,
+                    expires_at=now + timedelta(hours=self._settings.portal_session_hours),
                 )
-            )  # fmt: skip
+            )
             audit.record(session, "portal.sign_in", actor.id, now=now)
         return token
 
@@ -69,9 +73,14 @@ class Sessions:
         self._refused[name] = time.monotonic()
         with self._database.unit_of_work() as session:
             audit.add(
-                session, "portal.sign_in_refused", name, project_id=DEFAULT_PROJECT, by={"type": "user", "id": name},
-                now=clock(session), data={"why": why},
-            )  # fmt: skip
+                session,
+                "portal.sign_in_refused",
+                name,
+                project_id=DEFAULT_PROJECT,
+                by={"type": "user", "id": name},
+                now=clock(session),
+                data={"why": why},
+            )
 
     def known(self, token: str) -> Actor | None:
         """Return who is signed in with a cookie, if that was read a moment ago; reads no database."""

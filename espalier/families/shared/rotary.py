@@ -18,9 +18,13 @@ Part = Annotated[float, Field(gt=0, le=1)]
 """Share of a head's numbers that are turned."""
 
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
-    "default": (), "linear": ("factor",), "dynamic": ("factor",), "yarn": ("factor",),
-    "longrope": ("short_factor", "long_factor"), "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-}  # fmt: skip
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 """Type -> keys without which stock transformers does not build it."""
 
 

@@ -85,8 +85,9 @@ class Door:
 
 def _rule(house: House, mode: str, template: dict[str, Any], **fields: Any) -> Response:
     source = Registry.new(house.client).id
-    return house.call("POST", "/v1/rules", {"name": "r", "source_id": source, "mode": mode, "template": template,
-                                            **fields})  # fmt: skip
+    return house.call(
+        "POST", "/v1/rules", {"name": "r", "source_id": source, "mode": mode, "template": template, **fields}
+    )
 
 
 def _sweep(house: House, base: dict[str, Any], axes: dict[str, Any]) -> Response:
@@ -99,49 +100,111 @@ AXIS: Final = {"/spec/prune/sparsity": [0.3, 0.5]}
 RUN, READ = frozenset({"hooks:manage"}), frozenset({"jobs:read"})
 DOORS: Final = (
     Door("`POST /v1/jobs`", WRITES, lambda h: h.call("POST", "/v1/jobs", REMOTE)),
-    Door("`POST /v1/jobs` that publishes", PUBLISHES,
-         lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": PUBLISHING})),
-    Door("`POST /v1/jobs` by a preset that publishes", PUBLISHES,
-         lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": {"preset": h.preset(PUBLISHING)}})),
+    Door(
+        "`POST /v1/jobs` that publishes",
+        PUBLISHES,
+        lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": PUBLISHING}),
+    ),
+    Door(
+        "`POST /v1/jobs` by a preset that publishes",
+        PUBLISHES,
+        lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": {"preset": h.preset(PUBLISHING)}}),
+    ),
     Door("`POST /v1/sweeps` whose base publishes", PUBLISHES, lambda h: _sweep(h, PUBLISHING, PLACES)),
-    Door("`POST /v1/sweeps` with an axis that publishes", PUBLISHES,
-         lambda h: _sweep(h, {**PLAIN, "output": {"publish": []}}, {"/spec/output/publish": [[], [TARGET]]})),
+    Door(
+        "`POST /v1/sweeps` with an axis that publishes",
+        PUBLISHES,
+        lambda h: _sweep(h, {**PLAIN, "output": {"publish": []}}, {"/spec/output/publish": [[], [TARGET]]}),
+    ),
     Door("`POST /v1/jobs/{id}/clone`", WRITES | READ, lambda h: h.call("POST", f"/v1/jobs/{h.job(PLAIN)}/clone")),
-    Door("`POST /v1/jobs/{id}/clone` of one that publishes", PUBLISHES | READ,
-         lambda h: h.call("POST", f"/v1/jobs/{h.job(PUBLISHING)}/clone")),
-    Door("`POST /v1/jobs/{id}/clone` with a change that publishes", PUBLISHES | READ,
-         lambda h: h.call("POST", f"/v1/jobs/{h.job(PLAIN)}/clone", {"spec": {"output": {"publish": [TARGET]}}})),
-    Door("`POST /v1/jobs/{id}/retry` of one that publishes", PUBLISHES,
-         lambda h: h.call("POST", f"/v1/jobs/{h.failed(PUBLISHING)}/retry")),
-    Door("`POST /v1/jobs/{id}/publications`", frozenset({"models:write"}),
-         lambda h: h.call("POST", f"/v1/jobs/{h.done()}/publications", TARGET)),
-    Door("`PUT /v1/presets/{name}` that publishes", PUBLISHES,
-         lambda h: h.call("PUT", "/v1/presets/mine", {"description": "", "spec": PUBLISHING})),
-    Door("`POST /v1/rules` in mode `propose` that publishes", RUN,
-         lambda h: _rule(h, "propose", {"spec": PLAIN, "publish": TARGET})),
+    Door(
+        "`POST /v1/jobs/{id}/clone` of one that publishes",
+        PUBLISHES | READ,
+        lambda h: h.call("POST", f"/v1/jobs/{h.job(PUBLISHING)}/clone"),
+    ),
+    Door(
+        "`POST /v1/jobs/{id}/clone` with a change that publishes",
+        PUBLISHES | READ,
+        lambda h: h.call("POST", f"/v1/jobs/{h.job(PLAIN)}/clone", {"spec": {"output": {"publish": [TARGET]}}}),
+    ),
+    Door(
+        "`POST /v1/jobs/{id}/retry` of one that publishes",
+        PUBLISHES,
+        lambda h: h.call("POST", f"/v1/jobs/{h.failed(PUBLISHING)}/retry"),
+    ),
+    Door(
+        "`POST /v1/jobs/{id}/publications`",
+        frozenset({"models:write"}),
+        lambda h: h.call("POST", f"/v1/jobs/{h.done()}/publications", TARGET),
+    ),
+    Door(
+        "`PUT /v1/presets/{name}` that publishes",
+        PUBLISHES,
+        lambda h: h.call("PUT", "/v1/presets/mine", {"description": "", "spec": PUBLISHING}),
+    ),
+    Door(
+        "`POST /v1/rules` in mode `propose` that publishes",
+        RUN,
+        lambda h: _rule(h, "propose", {"spec": PLAIN, "publish": TARGET}),
+    ),
     Door("`POST /v1/rules` in mode `run`", RUN | WRITES, lambda h: _rule(h, "run", {"spec": PLAIN})),
-    Door("`POST /v1/rules` in mode `run` that publishes", RUN | PUBLISHES,
-         lambda h: _rule(h, "run", {"spec": PLAIN, "publish": TARGET})),
-    Door("`POST /v1/rules` in mode `run` whose spec publishes", RUN | PUBLISHES,
-         lambda h: _rule(h, "run", {"spec": PUBLISHING})),
-    Door("`POST /v1/rules` in mode `run` by a preset that publishes", RUN | PUBLISHES,
-         lambda h: _rule(h, "run", {"preset": h.preset(PUBLISHING)})),
-    Door("`PATCH /v1/rules/{id}` to mode `run`", RUN | WRITES,
-         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('propose', {'spec': PLAIN})[1]}", {"mode": "run"})),
-    Door("`PATCH /v1/rules/{id}` of what a rule in mode `run` is about", RUN | WRITES,
-         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PLAIN})[1]}", {"match": {"repo_glob": "a/*"}})),
-    Door("`PATCH /v1/rules/{id}` that lets one in mode `run` publish", RUN | PUBLISHES,
-         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PLAIN})[1]}",
-                          {"template": {"spec": PLAIN, "publish": TARGET}})),
-    Door("`PATCH /v1/rules/{id}` that switches one in mode `run` on again", RUN | PUBLISHES,
-         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PUBLISHING}, enabled=False)[1]}",
-                          {"enabled": True})),
-    Door("`PATCH /v1/rules/{id}` that switches one in mode `run` off", RUN,
-         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PUBLISHING})[1]}", {"enabled": False})),
-    Door("`POST /v1/hook-proposals/{id}/approve`", RUN | WRITES,
-         lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PLAIN)}/approve")),
-    Door("`POST /v1/hook-proposals/{id}/approve` of one that publishes", RUN | PUBLISHES,
-         lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PUBLISHING)}/approve")),
-    Door("`POST /v1/hook-proposals/{id}/reject`", RUN,
-         lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PUBLISHING)}/reject")),
-)  # fmt: skip
+    Door(
+        "`POST /v1/rules` in mode `run` that publishes",
+        RUN | PUBLISHES,
+        lambda h: _rule(h, "run", {"spec": PLAIN, "publish": TARGET}),
+    ),
+    Door(
+        "`POST /v1/rules` in mode `run` whose spec publishes",
+        RUN | PUBLISHES,
+        lambda h: _rule(h, "run", {"spec": PUBLISHING}),
+    ),
+    Door(
+        "`POST /v1/rules` in mode `run` by a preset that publishes",
+        RUN | PUBLISHES,
+        lambda h: _rule(h, "run", {"preset": h.preset(PUBLISHING)}),
+    ),
+    Door(
+        "`PATCH /v1/rules/{id}` to mode `run`",
+        RUN | WRITES,
+        lambda h: h.call("PATCH", f"/v1/rules/{h.rule('propose', {'spec': PLAIN})[1]}", {"mode": "run"}),
+    ),
+    Door(
+        "`PATCH /v1/rules/{id}` of what a rule in mode `run` is about",
+        RUN | WRITES,
+        lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PLAIN})[1]}", {"match": {"repo_glob": "a/*"}}),
+    ),
+    Door(
+        "`PATCH /v1/rules/{id}` that lets one in mode `run` publish",
+        RUN | PUBLISHES,
+        lambda h: h.call(
+            "PATCH", f"/v1/rules/{h.rule('run', {'spec': PLAIN})[1]}", {"template": {"spec": PLAIN, "publish": TARGET}}
+        ),
+    ),
+    Door(
+        "`PATCH /v1/rules/{id}` that switches one in mode `run` on again",
+        RUN | PUBLISHES,
+        lambda h: h.call(
+            "PATCH", f"/v1/rules/{h.rule('run', {'spec': PUBLISHING}, enabled=False)[1]}", {"enabled": True}
+        ),
+    ),
+    Door(
+        "`PATCH /v1/rules/{id}` that switches one in mode `run` off",
+        RUN,
+        lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PUBLISHING})[1]}", {"enabled": False}),
+    ),
+    Door(
+        "`POST /v1/hook-proposals/{id}/approve`",
+        RUN | WRITES,
+        lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PLAIN)}/approve"),
+    ),
+    Door(
+        "`POST /v1/hook-proposals/{id}/approve` of one that publishes",
+        RUN | PUBLISHES,
+        lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PUBLISHING)}/approve"),
+    ),
+    Door(
+        "`POST /v1/hook-proposals/{id}/reject`",
+        RUN,
+        lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PUBLISHING)}/reject"),
+    ),
+)

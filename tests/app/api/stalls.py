@@ -103,10 +103,19 @@ class Watch:
                 self._live()
 
         scope = {
-            "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
-            "query_string": query, "headers": [(b"host", b"testserver"), *headers], "scheme": "http", "root_path": "",
-            "server": ("testserver", 80), "client": ("127.0.0.1", 1), "state": {},
-        }  # fmt: skip
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query,
+            "headers": [(b"host", b"testserver"), *headers],
+            "scheme": "http",
+            "root_path": "",
+            "server": ("testserver", 80),
+            "client": ("127.0.0.1", 1),
+            "state": {},
+        }
         beating = asyncio.create_task(beat())
         try:
             async with asyncio.timeout(120):

@@ -30,7 +30,7 @@ EVENTS = [
     (event("retry_scheduled", delay_seconds=1.5), "in 1.5 s"),
     (event("gate_evaluated", verdict="accepted"), "accepted"),
     (event("succeeded"), "succeeded"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("shown", "words"), EVENTS)
@@ -79,7 +79,7 @@ MESSAGES_OF_A_RUN: list[dict[str, Any]] = [
     {"kind": "progress", "phase": "pruning", "current": 1, "total": 6, "unit": "block"},
     {"kind": "phase_completed", "phase": "pruning", "seconds": 1.0, "peak_memory_bytes": 1, "perplexity": {}},
     {"kind": "warning", "code": "c", "text": "t"},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("message", MESSAGES_OF_A_RUN)
@@ -95,8 +95,13 @@ def test_every_message_that_is_shown_exists() -> None:
 
 REPORT: dict[str, Any] = {
     "dense": {"perplexity": {"docs": 20.0}, "parameters": 100, "bytes": 2_000_000},
-    "compressed": {"perplexity": {"docs": 22.0}, "parameters": 100, "nonzero_parameters": 50, "bytes": 2_000_000,
-                   "packed_bytes": 1_125_000},
+    "compressed": {
+        "perplexity": {"docs": 22.0},
+        "parameters": 100,
+        "nonzero_parameters": 50,
+        "bytes": 2_000_000,
+        "packed_bytes": 1_125_000,
+    },
     "phases": [
         {"name": "baseline", "seconds": 1.0, "perplexity": {"docs": 20.0}},
         {"name": "pruning", "seconds": 3.0, "perplexity": {"docs": 30.0}},
@@ -108,7 +113,7 @@ REPORT: dict[str, Any] = {
     "trained_parameters": {"count": 1000, "fraction": 0.01},
     "gate": {"verdict": "accepted"},
     "warnings": [{"code": "x", "text": "careful"}],
-}  # fmt: skip
+}
 
 
 def rendered(report: dict[str, Any]) -> str:
@@ -123,9 +128,12 @@ def test_a_report_shows_each_stage_sizes_and_seconds() -> None:
     text = rendered(REPORT)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
     assert rows == [
-        ["dense", "20.00", ""], ["pruned", "30.00", "+50.0%"], ["reconstructed", "25.00", "+25.0%"],
-        ["retrained", "22.50", "+12.5%"], ["the artifact, reloaded", "22.00", "+10.0%"],
-    ]  # fmt: skip
+        ["dense", "20.00", ""],
+        ["pruned", "30.00", "+50.0%"],
+        ["reconstructed", "25.00", "+25.0%"],
+        ["retrained", "22.50", "+12.5%"],
+        ["the artifact, reloaded", "22.00", "+10.0%"],
+    ]
     for words in ("50.00%", "2.00 MB", "1.12 MB (estimate)", "1,000 parameters", "pruning 3.0", "accepted", "careful"):
         assert words in text
 
@@ -133,8 +141,9 @@ def test_a_report_shows_each_stage_sizes_and_seconds() -> None:
 def test_a_report_shows_divergence_and_tasks() -> None:
     compared = {"divergence": {"docs": {"kl": 0.01234, "top1_agreement": 0.934}}, "tasks": {"piqa": {"acc": 0.5}}}
     report = REPORT | {
-        "dense": REPORT["dense"] | {"tasks": {"piqa": {"acc": 0.75}}}, "compressed": REPORT["compressed"] | compared
-    }  # fmt: skip
+        "dense": REPORT["dense"] | {"tasks": {"piqa": {"acc": 0.75}}},
+        "compressed": REPORT["compressed"] | compared,
+    }
     text = rendered(report)
     assert "docs: KL 0.0123 nats per token from dense, same first choice 93.4%" in text
     assert "piqa: acc 0.7500 -> 0.5000" in text
@@ -142,7 +151,11 @@ def test_a_report_shows_divergence_and_tasks() -> None:
 
 def test_a_report_without_measurements_is_a_report() -> None:
     bare = REPORT | {
-        "dense": REPORT["dense"] | {"perplexity": {}}, "compressed": REPORT["compressed"] | {"perplexity": {}},
-        "trained_parameters": None, "gate": None, "warnings": [], "phases": [],
-    }  # fmt: skip
+        "dense": REPORT["dense"] | {"perplexity": {}},
+        "compressed": REPORT["compressed"] | {"perplexity": {}},
+        "trained_parameters": None,
+        "gate": None,
+        "warnings": [],
+        "phases": [],
+    }
     assert "sparsity" in rendered(bare)

@@ -148,7 +148,21 @@ def test_a_wrong_setting_is_told_by_its_name(espalier: Espalier, monkeypatch: py
 
 
 def test_every_verb_of_the_contract_is_there(espalier: Espalier) -> None:
-    built = {"demo", "serve", "worker", "reconciler", "migrate", "settings", "submit", "ps", "watch", "logs", "cancel",
-             "report", "download", "run"}  # fmt: skip
+    built = {
+        "demo",
+        "serve",
+        "worker",
+        "reconciler",
+        "migrate",
+        "settings",
+        "submit",
+        "ps",
+        "watch",
+        "logs",
+        "cancel",
+        "report",
+        "download",
+        "run",
+    }
     text = espalier("--help").out
     assert all(verb in text for verb in built)

@@ -28,9 +28,14 @@ __all__ = ["hub"]
 def _as_child(line: str, workspace: Path) -> list[AnyMessage]:
     """As the supervisor runs it."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "workers.fetcher"], input=f"{line}\n", env=environment("fetch", workspace, 1),
-        cwd=workspace, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-P", "-m", "workers.fetcher"],
+        input=f"{line}\n",
+        env=environment("fetch", workspace, 1),
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
     assert said, done.stderr
     assert isinstance(said[-1], Failed) == (done.returncode == 1), done.stderr
@@ -74,10 +79,13 @@ def _fetch(hub: Hub, tmp_path: Path, run_fetcher: Callable[[str, Path], list[Any
         at_hub = {"endpoint": hub.url, **({"token": token} if token else {})}
         request = FetchRequest(
             job=JobRequest.model_validate_json(json.dumps({"source": source, "spec": spec or SPEC})),
-            cache_dir=str(tmp_path / "cache"), cache_max_bytes=2**30, workspace=str(workspace),
-            roots=[str(tmp_path / "roots"), str(DEMO_MODEL)], systems={"huggingface": at_hub, **logins},
+            cache_dir=str(tmp_path / "cache"),
+            cache_max_bytes=2**30,
+            workspace=str(workspace),
+            roots=[str(tmp_path / "roots"), str(DEMO_MODEL)],
+            systems={"huggingface": at_hub, **logins},
             **fields,
-        )  # fmt: skip
+        )
         return run_fetcher(request.model_dump_json(by_alias=True), workspace)
 
     (tmp_path / "roots").mkdir()

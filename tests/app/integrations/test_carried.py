@@ -46,10 +46,15 @@ def read(request: pytest.FixtureRequest, fetch: Fetch) -> Read:
 
 def _uploaded(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     files = [
-        {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
-         "parts": [(folder / name).as_uri()]}
-        for name, data in files_below(folder).items() if name not in LEFT_BEHIND
-    ]  # fmt: skip
+        {
+            "name": name,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "parts": [(folder / name).as_uri()],
+        }
+        for name, data in files_below(folder).items()
+        if name not in LEFT_BEHIND
+    ]
     return {"kind": "upload", "upload_id": "upl_1"}, {"uploads": {"upl_1": {"files": files}}}
 
 

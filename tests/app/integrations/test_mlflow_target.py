@@ -33,19 +33,27 @@ REPORT = {
 }
 FILES = {
     "config.json": json.dumps({"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}).encode(),
-    "tokenizer.json": b"{}", "model.safetensors": b"w" * 5000, "masks.safetensors": b"m",
-    "report.json": json.dumps(REPORT).encode(), "manifest.json": b'{"files": []}',
-}  # fmt: skip
+    "tokenizer.json": b"{}",
+    "model.safetensors": b"w" * 5000,
+    "masks.safetensors": b"m",
+    "report.json": json.dumps(REPORT).encode(),
+    "manifest.json": b'{"files": []}',
+}
 LINEAGE = {"source": "mlflow:demo", "source_version": "1", "spec_hash": "abc"}
 
 
 def _request(server: MlflowServer, folder: Path, job: str = "job_1", **fields: Any) -> PublishRequest:
     return PublishRequest.model_validate(
         {
-            "job_id": job, "target": {"kind": "mlflow", "name": "demo"}, "files": [], "workspace": str(folder),
-            "credentials": {"tracking_uri": server.url}, "lineage": LINEAGE, **fields,
+            "job_id": job,
+            "target": {"kind": "mlflow", "name": "demo"},
+            "files": [],
+            "workspace": str(folder),
+            "credentials": {"tracking_uri": server.url},
+            "lineage": LINEAGE,
+            **fields,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -68,9 +76,12 @@ def test_a_version_comes_with_files_numbers_and_lineage(mlflow: MlflowServer, fo
     tags = _tags(version)
     manifest = hashlib.sha256(FILES["manifest.json"]).hexdigest()
     assert tags == {
-        "espalier.job": "job_1", "espalier.source": "mlflow:demo", "espalier.source_version": "1",
-        "espalier.spec_hash": "abc", "espalier.manifest": manifest,
-    }  # fmt: skip
+        "espalier.job": "job_1",
+        "espalier.source": "mlflow:demo",
+        "espalier.source_version": "1",
+        "espalier.spec_hash": "abc",
+        "espalier.manifest": manifest,
+    }
     assert "50.0%" in version["description"]
     assert mlflow.aliases == {("demo", "small"): "1"}
     root = mlflow.root("demo", "1")
@@ -81,10 +92,15 @@ def test_a_version_comes_with_files_numbers_and_lineage(mlflow: MlflowServer, fo
     (run,) = mlflow.runs.values()
     assert run["info"]["status"] == "FINISHED"
     assert {metric["key"]: metric["value"] for metric in run["data"]["metrics"]} == {
-        "dense/perplexity/wiki_text2": 20.0, "compressed/perplexity/wiki_text2": 22.5, "sparsity": 0.5,
-        "dense/bytes": 200, "compressed/bytes": 200, "compressed/packed_bytes": 90, "dense/parameters": 100,
+        "dense/perplexity/wiki_text2": 20.0,
+        "compressed/perplexity/wiki_text2": 22.5,
+        "sparsity": 0.5,
+        "dense/bytes": 200,
+        "compressed/bytes": 200,
+        "compressed/packed_bytes": 90,
+        "dense/parameters": 100,
         "compressed/nonzero_parameters": 50,
-    }  # fmt: skip
+    }
     (model,) = mlflow.logged_models.values()
     assert model["info"]["status"] == "LOGGED_MODEL_READY"
     run_root = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")

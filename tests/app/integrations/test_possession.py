@@ -46,11 +46,10 @@ def uploaded(folder: Path, name: str, files: dict[str, bytes], promised: dict[st
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_hashes_of_anothers_upload_open_nothing(fetch: Fetch, tmp_path: Path, kind: str) -> None:
     whole = demo() if kind == "model" else {"text.jsonl": ROWS}
-    hollow = {name: bytes(len(data)) if name.endswith((".safetensors", ".jsonl")) else data
-              for name, data in whole.items()}  # fmt: skip
-    uploads = {
-        "upl_1": uploaded(tmp_path, "theirs", whole, whole), "upl_2": uploaded(tmp_path, "mine", hollow, whole)
-    }  # fmt: skip
+    hollow = {
+        name: bytes(len(data)) if name.endswith((".safetensors", ".jsonl")) else data for name, data in whole.items()
+    }
+    uploads = {"upl_1": uploaded(tmp_path, "theirs", whole, whole), "upl_2": uploaded(tmp_path, "mine", hollow, whole)}
 
     def run(upload_id: str) -> list[AnyMessage]:
         named = {"kind": "upload", "upload_id": upload_id}
@@ -146,8 +145,9 @@ def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch: Fetch, t
     secret.write_text("another project's text " * 100)
     (tmp_path / "cache/text").mkdir(parents=True)
     choice = hashlib.sha256(json.dumps([None, ["text"], "text"]).encode()).hexdigest()[:32]
-    leads_out = json.dumps({"sha256": os.path.relpath(secret.with_suffix(""), tmp_path / "cache/text"),
-                            "warning": None}).encode()  # fmt: skip
+    leads_out = json.dumps(
+        {"sha256": os.path.relpath(secret.with_suffix(""), tmp_path / "cache/text"), "warning": None}
+    ).encode()
     name = place.format(choice=choice)
     hub.datasets["org/text"] = HubRepo({"text.jsonl": ROWS, name: leads_out})
     dataset = {"kind": "huggingface", "name": "org/text", "split": "text"}
@@ -164,9 +164,14 @@ def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch: Fetch, t
 
 @pytest.mark.parametrize(
     "text",
-    ['{"sha256": "../../etc/passwd", "warning": null}', '{"sha256": "' + "A" * 64 + '", "warning": null}', "[]", "{",
-     '{"sha256": "' + "a" * 64 + '", "warning": null, "more": 1}'],
-)  # fmt: skip
+    [
+        '{"sha256": "../../etc/passwd", "warning": null}',
+        '{"sha256": "' + "A" * 64 + '", "warning": null}',
+        "[]",
+        "{",
+        '{"sha256": "' + "a" * 64 + '", "warning": null, "more": 1}',
+    ],
+)
 def test_a_note_holds_what_its_form_allows_or_nothing(hub: Hub, fetch: Fetch, tmp_path: Path, text: str) -> None:
     hub.datasets["org/text"] = HubRepo({"train.jsonl": ROWS})
     spec = {**SPEC, "calibration": {"dataset": {"kind": "huggingface", "name": "org/text"}}}

@@ -71,11 +71,14 @@ def _rest(connection: socket.socket) -> bytes:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"", b"GET /heal", GET[:-2], POST + b"Content-Length: 100\r\n\r\n{",
+        b"",
+        b"GET /heal",
+        GET[:-2],
+        POST + b"Content-Length: 100\r\n\r\n{",
         POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
     ],
     ids=["nothing", "half a line", "half a head", "half a body", "half a chunked body"],
-)  # fmt: skip
+)
 def test_half_a_request_is_answered_and_cut_off(address: tuple[str, int], sent: bytes) -> None:
     with _connected(address) as connection:
         connection.sendall(sent)

@@ -37,8 +37,17 @@ def test_hostile_forms_are_refused_without_a_look_up(url: str) -> None:
         check_literal(parse(url), ())
 
 
-@pytest.mark.parametrize("url", ["https://example.com", "https://example.com:443/a?b=c", "http://8.8.8.8/", "https://xn--exmple-cua.com/",
-                                 "https://[2606:4700::1111]/", "https://a_b.example.com./x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com",
+        "https://example.com:443/a?b=c",
+        "http://8.8.8.8/",
+        "https://xn--exmple-cua.com/",
+        "https://[2606:4700::1111]/",
+        "https://a_b.example.com./x",
+    ],
+)
 def test_public_forms_are_taken(url: str) -> None:
     check_literal(parse(url), ())
 

@@ -36,9 +36,10 @@ def test_a_job_is_one_trace_from_its_request_to_its_upload(
     bench = Bench(sqlite_url, tmp_path)
     with TestClient(create_app(bench.settings)) as client:
         body = {
-            "source": {"kind": "huggingface", "repo": "steady"}, "reuse": "never",
+            "source": {"kind": "huggingface", "repo": "steady"},
+            "reuse": "never",
             "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}},
-        }  # fmt: skip
+        }
         made = client.post("/v1/jobs", json=body, headers={"traceparent": CALLER})
         assert made.status_code == 202, made.text
         job = bench.work(made.json()["id"])
@@ -69,9 +70,12 @@ def test_nothing_is_traced_that_nobody_asked_for(sqlite_url: str, tmp_path: Path
 
 def _python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(Path(__file__).parents[3]), **env}, text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(Path(__file__).parents[3]), **env},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
 def test_without_the_setting_nothing_is_loaded() -> None:

@@ -19,9 +19,11 @@ from tests.app.portal.browser import Browser
 def settings(sqlite_url: str, tmp_path: Path) -> Settings:
     """An embedded installation."""
     return Settings(
-        home=tmp_path / "home", database_url=sqlite_url, local_roots=str(tmp_path / "roots"),
+        home=tmp_path / "home",
+        database_url=sqlite_url,
+        local_roots=str(tmp_path / "roots"),
         hf_endpoint="http://127.0.0.1:9",  # nobody answers: no test asks the real one
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

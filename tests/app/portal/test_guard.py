@@ -181,7 +181,7 @@ def test_a_token_belongs_to_one_browser(app: FastAPI, browser: Browser) -> None:
         ("x=%ff", {}, 400),
         ("x=1", {"content-encoding": "gzip"}, 415),
     ],
-)  # fmt: skip
+)
 def test_a_body_that_is_no_form_of_ours_is_refused(
     browser: Browser, body: str, headers: dict[str, str], status: int
 ) -> None:

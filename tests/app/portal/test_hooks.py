@@ -20,9 +20,13 @@ from tests.app.portal.browser import Browser
 
 SECRET = "a-secret-of-the-hub"
 RULE = {
-    "name": "all of acme", "mode": "propose", "enabled": "on", "repo_glob": "org/*",
-    "spec": '{"prune": {"method": "magnitude", "sparsity": 0.5}}', "max_per_day": "5",
-}  # fmt: skip
+    "name": "all of acme",
+    "mode": "propose",
+    "enabled": "on",
+    "repo_glob": "org/*",
+    "spec": '{"prune": {"method": "magnitude", "sparsity": 0.5}}',
+    "max_per_day": "5",
+}
 
 
 @pytest.fixture

@@ -127,18 +127,26 @@ def test_the_plan_tells_time_memory_and_the_model(browser: Browser, tmp_path: Pa
 CLONED: list[dict[str, Any]] = [
     {"source": {"kind": "huggingface", "repo": "org/model"}, "spec": {"prune": {"method": "wanda", "sparsity": 0.5}}},
     {
-        "name": "all of it", "priority": "low", "reuse": "never", "labels": {"a": "b", "c": ""},
-        "source": {"kind": "local", "path": "/models/a"}, "limits": {"max_run_seconds": 90.5},
+        "name": "all of it",
+        "priority": "low",
+        "reuse": "never",
+        "labels": {"a": "b", "c": ""},
+        "source": {"kind": "local", "path": "/models/a"},
+        "limits": {"max_run_seconds": 90.5},
         "spec": {
             "prune": {
-                "method": "sparsegpt", "pattern": {"kind": "nm", "n": 2, "m": 4}, "update": {"kind": "none"},
+                "method": "sparsegpt",
+                "pattern": {"kind": "nm", "n": 2, "m": 4},
+                "update": {"kind": "none"},
                 "targets": {"include": ["mlp", "attn"]},
             },
             "reconstruct": {"window": {"blocks": 2}, "trainable": ["norms"], "interleave": True},
             "retrain": {"learning_rate": 0.01, "gradient_checkpointing": False, "dataset": None},
             "calibration": {"dataset": {"kind": "huggingface", "name": "c4"}, "seed": 0},
-            "evaluate": {"perplexity": [{"max_windows": 3}], "latency": False}, "gate": {"min_sparsity": 0.4},
-            "soup": None, "output": {"format": "both", "publish": [{"kind": "huggingface", "repo": "me/model"}]},
+            "evaluate": {"perplexity": [{"max_windows": 3}], "latency": False},
+            "gate": {"min_sparsity": 0.4},
+            "soup": None,
+            "output": {"format": "both", "publish": [{"kind": "huggingface", "repo": "me/model"}]},
         },
     },
     {  # several steps: beside the fields
@@ -146,10 +154,11 @@ CLONED: list[dict[str, Any]] = [
         "spec": {"prune": [{"method": "angular", "sparsity": 0.3}, {"method": "wanda", "sparsity": 0.5}]},
     },
     {
-        "source": {"kind": "huggingface", "repo": "a/123"}, "name": "123",
+        "source": {"kind": "huggingface", "repo": "a/123"},
+        "name": "123",
         "spec": {"preset": "fast@1", "prune": [], "reconstruct": None},
     },
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("body", CLONED)

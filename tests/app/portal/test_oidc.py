@@ -37,9 +37,15 @@ HERE = "https://espalier.example"
 def settings(sqlite_url: str, tmp_path: Path, oidc: OidcServer) -> Settings:
     """An installation that strangers reach, and that knows a provider."""
     return Settings(
-        home=tmp_path / "home", database_url=sqlite_url, host="0.0.0.0", public_url=HERE, oidc_issuer=oidc.url,
-        oidc_client_id=CLIENT, oidc_client_secret=SecretStr(SECRET), oidc_project=DEFAULT_PROJECT,
-    )  # fmt: skip
+        home=tmp_path / "home",
+        database_url=sqlite_url,
+        host="0.0.0.0",
+        public_url=HERE,
+        oidc_issuer=oidc.url,
+        oidc_client_id=CLIENT,
+        oidc_client_secret=SecretStr(SECRET),
+        oidc_project=DEFAULT_PROJECT,
+    )
 
 
 @pytest.fixture
@@ -203,8 +209,13 @@ def _by_what_is_public(said: dict[str, Any]) -> str:
 
 
 FORGED: list[Callable[[dict[str, Any]], Any]] = [
-    _unsigned, _by_a_stranger, _by_a_key_unheard_of, _by_what_is_public, lambda _: "x.y.z", lambda _: 7
-]  # fmt: skip
+    _unsigned,
+    _by_a_stranger,
+    _by_a_key_unheard_of,
+    _by_what_is_public,
+    lambda _: "x.y.z",
+    lambda _: 7,
+]
 
 
 def test_a_token_that_the_provider_has_not_signed_lets_nobody_in(browser: Browser, oidc: OidcServer) -> None:

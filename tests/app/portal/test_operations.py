@@ -118,9 +118,18 @@ def worker(resources: Resources) -> str:
     with resources.database.unit_of_work() as session:
         now = clock(session)
         row = Worker(
-            id=new_id("wrk"), worker_class="default", host="gpu-1", pid=7, device="cuda", memory_bytes=80 * 2**30,
-            engine_version="1", job_id=None, drain_requested_at=None, started_at=now, seen_at=now,
-        )  # fmt: skip
+            id=new_id("wrk"),
+            worker_class="default",
+            host="gpu-1",
+            pid=7,
+            device="cuda",
+            memory_bytes=80 * 2**30,
+            engine_version="1",
+            job_id=None,
+            drain_requested_at=None,
+            started_at=now,
+            seen_at=now,
+        )
         session.add(row)
         return row.id
 
@@ -170,8 +179,10 @@ def test_machines_are_neither_named_to_a_tenants_admin_nor_drained_by_one(
 
 
 def test_the_form_of_a_job_publishes_for_those_who_may(app: FastAPI, browser: Browser, settings: Settings) -> None:
-    keys = [new_key(browser.client, DEFAULT_PROJECT, *scopes)["key"]
-            for scopes in (("jobs:write",), ("jobs:write", "models:write"))]  # fmt: skip
+    keys = [
+        new_key(browser.client, DEFAULT_PROJECT, *scopes)["key"]
+        for scopes in (("jobs:write",), ("jobs:write", "models:write"))
+    ]
     target = '{"spec": {"output": {"publish": [{"kind": "s3", "uri": "s3://models/out/"}]}}}'
     fields = {"/source/kind": "huggingface", "/source/repo": "org/model", PRESET: "fast", EXTRA: target}
     answers = []

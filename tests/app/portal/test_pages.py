@@ -25,23 +25,27 @@ TABS = ("", "/layers", "/events", "/log", "/files", "/spec")
 REPORT: dict[str, Any] = {
     "dense": {"perplexity": {"text": 31.83}, "parameters": 8_000_000, "bytes": 32_000_000, "macs_per_token": 7_000_000},
     "compressed": {
-        "perplexity": {"text": 33.47}, "parameters": 8_000_000, "nonzero_parameters": 5_000_000, "bytes": 32_000_000,
-        "packed_bytes": 20_000_000, "macs_per_token": 7_000_000,
+        "perplexity": {"text": 33.47},
+        "parameters": 8_000_000,
+        "nonzero_parameters": 5_000_000,
+        "bytes": 32_000_000,
+        "packed_bytes": 20_000_000,
+        "macs_per_token": 7_000_000,
     },
     "phases": [{"name": "pruning", "seconds": 3.0, "peak_memory_bytes": 10**9, "perplexity": {"text": 36.1}}],
     "sparsity": {"requested": 0.5, "achieved": 0.5, "scope": "pruned matrices"},
     "protocol": {"perplexity": {"text": {"dataset": {"kind": "builtin", "name": "text"}, "windows": 200}}},
-    "advice": [], "environment": {}, "warnings": [],
-}  # fmt: skip
+    "advice": [],
+    "environment": {},
+    "warnings": [],
+}
 GATE = {
     "verdict": "accepted",
     "checks": [{"name": "max_perplexity", "limit": 40.0, "value": 33.47, "passed": True}],
 }
 
 
-def finish(
-    resources: Resources, job_id: str, *texts: str, report: dict[str, Any] | None = None
-) -> None:  # fmt: skip
+def finish(resources: Resources, job_id: str, *texts: str, report: dict[str, Any] | None = None) -> None:
     """Let a job have run, with these texts in one row each of everything that a page shows and a run writes."""
     with resources.database.unit_of_work() as session:
         now = clock(session)
@@ -51,22 +55,46 @@ def finish(
             update(Job)
             .where(Job.id == job_id)
             .values(
-                state="succeeded", report=report or REPORT, gate=GATE, started_at=now, finished_at=now, attempt=2,
-                phase="uploading", progress=1.0, warnings=[{"code": "x", "text": said}], running_seconds=90.0,
+                state="succeeded",
+                report=report or REPORT,
+                gate=GATE,
+                started_at=now,
+                finished_at=now,
+                attempt=2,
+                phase="uploading",
+                progress=1.0,
+                warnings=[{"code": "x", "text": said}],
+                running_seconds=90.0,
                 error={"class": "internal", "message": said, "hint": said, "module": said, "phase": "pruning"},
             )
-        )  # fmt: skip
+        )
         turns = [("job.phase_started", 1), ("job.phase_started", 2), ("job.phase_completed", 2)]
         session.add_all(
-            Event(seq=seq, id=new_id("evt"), type=type_, time=now + timedelta(seconds=seq), attempt=attempt,
-                  phase="pruning", data={"text": said}, **own)
+            Event(
+                seq=seq,
+                id=new_id("evt"),
+                type=type_,
+                time=now + timedelta(seconds=seq),
+                attempt=attempt,
+                phase="pruning",
+                data={"text": said},
+                **own,
+            )
             for seq, (type_, attempt) in enumerate(turns, start=100)
-        )  # fmt: skip
+        )
         session.add_all(
-            PhaseRecord(name=name, attempt=1, started_at=now, finished_at=now, seconds=3.0, peak_memory_bytes=10**9,
-                        perplexity=dict.fromkeys(texts[:4], value), **own)
+            PhaseRecord(
+                name=name,
+                attempt=1,
+                started_at=now,
+                finished_at=now,
+                seconds=3.0,
+                peak_memory_bytes=10**9,
+                perplexity=dict.fromkeys(texts[:4], value),
+                **own,
+            )
             for name, value in (("baseline", 31.83), ("pruning", 36.1))
-        )  # fmt: skip
+        )
         session.add_all(
             MetricPoint(name=name, step=1, phase="retraining", attempt=1, value=3.5, time=now, **own)
             for name in (*texts, "training_loss")
@@ -77,15 +105,36 @@ def finish(
 
 def _rows(own: dict[str, Any], index: int, text: str, now: datetime) -> list[Base]:
     return [
-        Attempt(id=new_id("att"), number=index + 1, fence=index, worker_id=text, outcome="lost", started_at=now,
-                finished_at=now, resumed_from={"phase": "pruning", "name": text},
-                error={"class": "worker_lost", "message": text}, **own),
-        LayerRow(name=f"model.layers.{index % 9}.{text}", position=index, block=index % 9, shape=[4, 8], pattern=text,
-                 sparsity_requested=0.5, sparsity_achieved=0.5, error_before=0.2, error_after=0.1, seconds=0.5, **own),
+        Attempt(
+            id=new_id("att"),
+            number=index + 1,
+            fence=index,
+            worker_id=text,
+            outcome="lost",
+            started_at=now,
+            finished_at=now,
+            resumed_from={"phase": "pruning", "name": text},
+            error={"class": "worker_lost", "message": text},
+            **own,
+        ),
+        LayerRow(
+            name=f"model.layers.{index % 9}.{text}",
+            position=index,
+            block=index % 9,
+            shape=[4, 8],
+            pattern=text,
+            sparsity_requested=0.5,
+            sparsity_achieved=0.5,
+            error_before=0.2,
+            error_after=0.1,
+            seconds=0.5,
+            **own,
+        ),
         LogLine(id=new_id("log"), attempt=1, time=now, level="info", text=text, **own),
-        Artifact(id=new_id("art"), name=text, kind="model", bytes=10, sha256="0" * 64, key="none", created_at=now,
-                 **own),
-    ]  # fmt: skip
+        Artifact(
+            id=new_id("art"), name=text, kind="model", bytes=10, sha256="0" * 64, key="none", created_at=now, **own
+        ),
+    ]
 
 
 @pytest.fixture
@@ -114,8 +163,9 @@ def test_every_input_of_every_form_has_a_label(browser: Browser, job: str) -> No
             for attributes in page.all(kind):
                 wrapped = attributes.get("type") in {"hidden", "radio"} or (
                     attributes.get("type") == "checkbox" and attributes["name"].startswith("/")
-                    if "name" in attributes else False
-                )  # fmt: skip
+                    if "name" in attributes
+                    else False
+                )
                 assert wrapped or attributes.get("id") in labelled or "aria-label" in attributes, attributes
         ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
         assert len(ids) == len(set(ids))
@@ -190,8 +240,16 @@ def test_what_comes_in_addresses_and_forms_stays_text(browser: Browser) -> None:
         wanted = {"model": text, "label": text, "method": text, "after": text, "state": text, "cursor": text}
         answer = browser.client.get("/portal/jobs", params=wanted)
         assert Page(answer.text).faults() == [], text
-        fields = {"/source/repo": text, "/name": text, "/spec/prune/method": text, "/labels": text, "extra": text,
-                  "/spec/preset": text, "/spec/prune/sparsity": text, "key": text}  # fmt: skip
+        fields = {
+            "/source/repo": text,
+            "/name": text,
+            "/spec/prune/method": text,
+            "/labels": text,
+            "extra": text,
+            "/spec/preset": text,
+            "/spec/prune/sparsity": text,
+            "key": text,
+        }
         answer = browser.post("/portal/new-job", fields)
         assert answer.status_code == 422
         page = Page(answer.text)

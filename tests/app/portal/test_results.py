@@ -50,8 +50,10 @@ def test_two_jobs_are_compared_in_numbers_specs_curves_and_matrices(browser: Bro
     assert "<code>/source/repo</code>" not in page
     drawings = _drawings(page)
     assert [item.findtext("{*}title") or item.findtext("title") for item in drawings] == [
-        "loss", "Error, mask alone", "Error, mask alone",
-    ]  # fmt: skip
+        "loss",
+        "Error, mask alone",
+        "Error, mask alone",
+    ]
 
 
 def test_a_job_without_a_result_is_compared_by_what_there_is(browser: Browser, resources: Resources) -> None:
@@ -87,8 +89,9 @@ def test_only_what_differs_is_a_difference() -> None:
     one = {"prune": [{"method": "wanda", "sparsity": 0.5}], "retrain": None, "names": ["a", "b"]}
     two = {"prune": [{"method": "wanda", "sparsity": 0.7}], "retrain": {"steps": 5}, "names": ["a", "b"]}
     assert differences([one, two]) == [
-        ("/prune/0/sparsity", [0.5, 0.7]), ("/retrain/steps", [None, 5]),
-    ]  # fmt: skip
+        ("/prune/0/sparsity", [0.5, 0.7]),
+        ("/retrain/steps", [None, 5]),
+    ]
     assert differences([one, one]) == []
 
 
@@ -153,10 +156,20 @@ def test_a_model_shows_its_best_results_and_what_was_made_of_it(browser: Browser
         now = clock(session)
         session.add(
             Publication(
-                id="pub_1", project_id="prj_default", job_id=one, target=again, state="succeeded", attempts=1,
-                next_at=now, locked_until=None, reference="abc", error=None, created_at=now, finished_at=now,
+                id="pub_1",
+                project_id="prj_default",
+                job_id=one,
+                target=again,
+                state="succeeded",
+                attempts=1,
+                next_at=now,
+                locked_until=None,
+                reference="abc",
+                error=None,
+                created_at=now,
+                finished_at=now,
             )
-        )  # fmt: skip
+        )
     listed = browser.get("/portal/models").text
     assert "/portal/models/one?name=org%2Fmodel" in listed
     page = browser.get("/portal/models/one?name=org/model").text
@@ -167,9 +180,11 @@ def test_a_model_shows_its_best_results_and_what_was_made_of_it(browser: Browser
     smaller = browser.get("/portal/models/one?name=me/smaller").text
     _, tree = _drawings(smaller)
     assert [item.get("href") for item in tree.iter("a")] == [
-        "/portal/models/one?name=org%2Fmodel", f"/portal/jobs/{one}", "/portal/models/one?name=me%2Fsmaller",
+        "/portal/models/one?name=org%2Fmodel",
+        f"/portal/jobs/{one}",
+        "/portal/models/one?name=me%2Fsmaller",
         f"/portal/jobs/{two}",
-    ]  # fmt: skip
+    ]
     assert browser.get("/portal/models/one?name=none").status_code == 404
 
 

@@ -56,8 +56,11 @@ def test_a_push_becomes_a_job_of_the_very_commit(hub: Registry, resources: Resou
     job = hub.client.get(f"/v1/jobs/{verdict['job_id']}").json()
     assert job["state"] == "queued"
     assert job["source"] == {
-        "kind": "huggingface", "repo": "org/model", "revision": "c" * 40, "resolved_revision": None
-    }  # fmt: skip
+        "kind": "huggingface",
+        "repo": "org/model",
+        "revision": "c" * 40,
+        "resolved_revision": None,
+    }
     assert job["spec"]["output"]["publish"] == [{"kind": "huggingface", "repo": "my/model-cccccccccccc"}]
     assert job["initiator"] == {"type": "hook", "id": rule}
     assert job["labels"] == {"espalier.rule": rule}

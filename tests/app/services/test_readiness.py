@@ -48,8 +48,9 @@ def test_why_a_part_does_not_work_is_in_the_log_and_not_in_the_answer() -> None:
     assert {problem.code for problem in problems} == {"database", "store"}
     assert "NoSuchBucket" not in "".join(problem.detail for problem in problems)
     assert {entry["part"]: entry["detail"] for entry in logged} == {
-        "database": "division by zero", "store": "NoSuchBucket: espalier",
-    }  # fmt: skip
+        "database": "division by zero",
+        "store": "NoSuchBucket: espalier",
+    }
 
 
 ROOM = {"f_frsize": 4096, "f_bavail": 2**30, "f_files": 1000, "f_favail": 10, "f_flag": 0}

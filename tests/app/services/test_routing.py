@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from app.db.job import Job
 from app.services.admission import routing
 from app.services.admission.remembered import probe_again
 from app.settings import Settings
@@ -15,8 +14,6 @@ from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.probe import ModelFacts, probe
 from espalier.recipe.spec import CompressionSpec
 from tests.fixtures.library.demo_model import DEMO_MODEL
-from workers.messages import Resolved
-from workers.supervisor.placement import larger_class
 
 SPEC = CompressionSpec.model_validate(
     {"prune": {"method": "magnitude", "sparsity": 0.5}, "calibration": {"samples": 4, "sequence_length": 32}}
@@ -76,11 +73,10 @@ def test_classes_that_make_no_sense_are_refused(classes: str) -> None:
 
 
 def test_a_job_moves_on_when_its_model_turns_out_larger(facts: ModelFacts) -> None:
-    resolved = Resolved(revision="r", spec=SPEC.model_dump(mode="json"), facts=facts.model_dump(mode="json"))
-    assert larger_class(settings("cpu=1,gpu=2"), Job(worker_class="cpu"), resolved) == "gpu"
-    assert larger_class(settings("cpu=1,gpu=2"), Job(worker_class="gpu"), resolved) is None
-    assert larger_class(settings("cpu=1,gpu=2"), Job(worker_class="by-hand"), resolved) is None
-    assert larger_class(settings("cpu=1e12,gpu=2e12"), Job(worker_class="cpu"), resolved) is None
+    assert routing.larger_class(settings("cpu=1,gpu=2"), "cpu", SPEC, facts) == "gpu"
+    assert routing.larger_class(settings("cpu=1,gpu=2"), "gpu", SPEC, facts) is None
+    assert routing.larger_class(settings("cpu=1,gpu=2"), "by-hand", SPEC, facts) is None
+    assert routing.larger_class(settings("cpu=1e12,gpu=2e12"), "cpu", SPEC, facts) is None
 
 
 def test_a_folder_is_probed_again_when_a_file_is_another(tmp_path: Path) -> None:

@@ -120,9 +120,11 @@ def test_a_value_that_is_not_finite_is_named_before_work(
 @pytest.mark.parametrize("by_blocks", [True, False], ids=["by blocks", "whole"])
 @pytest.mark.parametrize(
     ("dtype", "dense", "compressed"),
-    [("float32", "checkpoint is broken", "Prune less"),
-     ("bfloat16", "Use compute_dtype float32; if that", "Use compute_dtype float32, or prune less")],
-)  # fmt: skip
+    [
+        ("float32", "checkpoint is broken", "Prune less"),
+        ("bfloat16", "Use compute_dtype float32; if that", "Use compute_dtype float32, or prune less"),
+    ],
+)
 def test_a_model_without_a_perplexity_is_told_what_can_be_done_about_it(
     dtype: str, dense: str, compressed: str, tmp_path: Path, texts: Path, *, by_blocks: bool
 ) -> None:

@@ -25,9 +25,12 @@ SAMPLES, LENGTH, CANDIDATES = 6, 32, 3
 
 def _job(folder: Path, llama: Path, texts: Path, selection: str = "loss_gap", **spec: Any) -> Recovery:
     calibration = {
-        "dataset": {"kind": "local", "path": str(texts / "train.txt")}, "samples": SAMPLES,
-        "sequence_length": LENGTH, "selection": selection, "candidates": CANDIDATES,
-    }  # fmt: skip
+        "dataset": {"kind": "local", "path": str(texts / "train.txt")},
+        "samples": SAMPLES,
+        "sequence_length": LENGTH,
+        "selection": selection,
+        "candidates": CANDIDATES,
+    }
     fields: dict[str, Any] = {"calibration": calibration, "reconstruct": {"epochs": 1, "batch_size": 4}}
     return recovery(folder, llama, texts / "train.txt", **fields | spec)
 

@@ -82,7 +82,8 @@ CASES: dict[str, tuple[str, Spoil]] = {
     "weights are gone": ("source_not_found", lambda folder: (folder / "model.safetensors").unlink()),
     "a shard is gone": ("source_unsafe", _index),
     "a tensor is gone": (
-        "unsupported_architecture", _weights(lambda t: {n: v for n, v in t.items() if "up_proj" not in n})
+        "unsupported_architecture",
+        _weights(lambda t: {n: v for n, v in t.items() if "up_proj" not in n}),
     ),
     "a value is none": ("numerical", _weights(lambda t: {n: v * float("nan") for n, v in t.items()})),
     # Exception, ValueError, TypeError, OSError, UnicodeDecodeError and panics of tokenizers
@@ -92,14 +93,20 @@ CASES: dict[str, tuple[str, Spoil]] = {
     "a tokenizer of another encoding": ("source_unsafe", _file("tokenizer.json", lambda d: b"\xff\xfe" + d)),
     "a tokenizer without its model": ("source_unsafe", _file("tokenizer.json", lambda _: b"{}")),
     "a tokenizer that lacks its unknown": (
-        "source_unsafe", _tokenizer(type="WordPiece", vocab={"a": 0}, unk_token="[UNK]", max_input_chars_per_word=9,
-                                    continuing_subword_prefix="##"),
+        "source_unsafe",
+        _tokenizer(
+            type="WordPiece",
+            vocab={"a": 0},
+            unk_token="[UNK]",
+            max_input_chars_per_word=9,
+            continuing_subword_prefix="##",
+        ),
     ),
     "a tokenizer that is larger than the embeddings": (
-        "source_unsafe", _tokenizer(type="WordLevel", vocab={f"{i}": i for i in range(9)} | {"x": 5000},
-                                    unk_token="x"),
+        "source_unsafe",
+        _tokenizer(type="WordLevel", vocab={f"{i}": i for i in range(9)} | {"x": 5000}, unk_token="x"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("class_", "spoil"), CASES.values(), ids=CASES)
@@ -225,9 +232,12 @@ def test_an_index_that_stock_takes_is_taken(change: Callable[[Index], object], s
 
 @pytest.mark.parametrize(
     ("change", "stock"),
-    [pytest.param(change, stock, id=name)
-     for cases, stock in ((STOCK_TAKES, True), (STOCK_REFUSES, False)) for name, change in cases.items()],
-)  # fmt: skip
+    [
+        pytest.param(change, stock, id=name)
+        for cases, stock in ((STOCK_TAKES, True), (STOCK_REFUSES, False))
+        for name, change in cases.items()
+    ],
+)
 def test_an_index_that_is_not_what_it_should_be_is_refused_at_post(
     change: Callable[[Index], object], sharded: Path, tmp_path: Path, *, stock: bool
 ) -> None:

@@ -69,12 +69,15 @@ def test_a_packed_shard_of_every_dense_shard(
     AutoModelForCausalLM.from_pretrained(job.artifact)
 
 
-@pytest.mark.parametrize(("pattern", "name"), [
-    ({"kind": "nm", "n": 2, "m": 4}, "2:4"),
-    ({"kind": "nm", "n": 4, "m": 8}, "4:8"),
-    ({"kind": "nm", "n": 1, "m": 4}, "1:4"),
-    ({"kind": "unstructured"}, "unstructured"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ({"kind": "nm", "n": 2, "m": 4}, "2:4"),
+        ({"kind": "nm", "n": 4, "m": 8}, "4:8"),
+        ({"kind": "nm", "n": 1, "m": 4}, "1:4"),
+        ({"kind": "unstructured"}, "unstructured"),
+    ],
+)
 def test_the_summary_counts_what_is_there(
     pattern: dict[str, Any], name: str, tmp_path: Path, texts: Path, llama: Path
 ) -> None:

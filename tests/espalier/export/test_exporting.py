@@ -29,10 +29,16 @@ def test_the_folder_holds_everything_and_the_manifest_describes_it(tmp_path: Pat
     done = job.attempt()
     kinds = {file.path: file.kind for file in done.files}
     assert kinds == {
-        "README.md": "card", "config.json": "model", "generation_config.json": "model", "manifest.json": "manifest",
-        "masks.safetensors": "mask", "model.safetensors": "model", "report.json": "report",
-        "tokenizer.json": "tokenizer", "tokenizer_config.json": "tokenizer",
-    }  # fmt: skip
+        "README.md": "card",
+        "config.json": "model",
+        "generation_config.json": "model",
+        "manifest.json": "manifest",
+        "masks.safetensors": "mask",
+        "model.safetensors": "model",
+        "report.json": "report",
+        "tokenizer.json": "tokenizer",
+        "tokenizer_config.json": "tokenizer",
+    }
     assert {path.name for path in job.artifact.iterdir()} == set(kinds)
     assert done.files[-1].path == "manifest.json"
     for file in done.files:
@@ -126,18 +132,24 @@ def test_the_card_tells_registries_what_they_ask_and_no_path(tmp_path: Path, tex
     train, valid = ({"kind": "local", "path": str(texts / name)} for name in ("train.txt", "valid.txt"))
     retrain = {"trainable": ["norms"], "steps": 2, "batch_size": 2, "dataset": train, "sequence_length": 32}
     job = local_job(
-        tmp_path, llama, texts, retrain=retrain, calibration={"dataset": train, "samples": 4, "sequence_length": 32},
+        tmp_path,
+        llama,
+        texts,
+        retrain=retrain,
+        calibration={"dataset": train, "samples": 4, "sequence_length": 32},
         evaluate={"latency": True, "perplexity": [{"name": "text", "dataset": valid, "sequence_length": 32}]},
         output={"publish": [{"kind": "s3", "uri": "s3://inner/llama"}, {"kind": "mlflow", "name": "inner-model"}]},
-    )  # fmt: skip
+    )
     report = job.attempt().report
     text = (job.artifact / "README.md").read_text()
     data = ModelCard(text).data
     assert isinstance(data, ModelCardData)
     assert (data.base_model, data.datasets, data.library_name) == ("test/model", ["train"], "transformers")
     assert (data.license, data["license_name"], data["license_link"]) == (
-        "other", "our-terms", "https://example.org/terms",
-    )  # fmt: skip
+        "other",
+        "our-terms",
+        "https://example.org/terms",
+    )
     assert data.tags is not None
     assert "espalier" in data.tags
     (result,) = data.eval_results or []

@@ -23,9 +23,19 @@ SPECS: dict[str, dict[str, Any]] = {
     "full": {"retrain": {"method": "full", "loss": "kl"}, "evaluate": {"latency": False}},
 }
 PARTS = MemoryEstimate(
-    process=10, text=0, outer=20, block=30, samples=2, hidden_states=5, model=50, scoring=7, window=(40, 25),
-    training=70, training_batch=8, checkpoint=3,
-)  # fmt: skip
+    process=10,
+    text=0,
+    outer=20,
+    block=30,
+    samples=2,
+    hidden_states=5,
+    model=50,
+    scoring=7,
+    window=(40, 25),
+    training=70,
+    training_batch=8,
+    checkpoint=3,
+)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "phi3", "falcon", "mixtral", "qwen3_moe"])

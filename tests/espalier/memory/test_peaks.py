@@ -27,8 +27,11 @@ def _write_large_model(folder: Path, total_bytes: int) -> Path:
     write_tiny_model(folder)
     (folder / "model.safetensors").unlink()
     shape = {
-        "hidden_size": WIDTH, "intermediate_size": FEED_FORWARD, "num_attention_heads": 16, "num_key_value_heads": 4,
-    }  # fmt: skip
+        "hidden_size": WIDTH,
+        "intermediate_size": FEED_FORWARD,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+    }
     one = LlamaForCausalLM(LlamaConfig(**shape, num_hidden_layers=1, vocab_size=VOCABULARY)).to(torch.bfloat16)
     state = {name: tensor.contiguous() for name, tensor in one.state_dict().items()}
     block = {name: tensor for name, tensor in state.items() if ".layers.0." in name}
@@ -36,9 +39,11 @@ def _write_large_model(folder: Path, total_bytes: int) -> Path:
     weight_map: dict[str, str] = {}
     parts = [{name: tensor for name, tensor in state.items() if name not in block}]
     for index in range(count + 1):
-        tensors = parts.pop() if parts else {
-            name.replace(".0.", f".{index - 1}.", 1): tensor for name, tensor in block.items()
-        }  # fmt: skip
+        tensors = (
+            parts.pop()
+            if parts
+            else {name.replace(".0.", f".{index - 1}.", 1): tensor for name, tensor in block.items()}
+        )
         file = f"model-{index:05d}.safetensors"
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
@@ -54,8 +59,10 @@ def _write_large_model(folder: Path, total_bytes: int) -> Path:
 def test_a_model_of_eight_times_the_limit_is_pruned_within_it(tmp_path: Path, texts: Path) -> None:
     model = _write_large_model(tmp_path / "model", 8 * LIMIT)
     calibration = {
-        "dataset": {"kind": "local", "path": str(texts / "train.txt")}, "samples": 4, "sequence_length": 64,
-    }  # fmt: skip
+        "dataset": {"kind": "local", "path": str(texts / "train.txt")},
+        "samples": 4,
+        "sequence_length": 64,
+    }
     job = local_job(tmp_path / "job", model, texts, calibration=calibration, compute_dtype="bfloat16")
     job.artifact.mkdir(parents=True)
     request = job.request().model_copy(update={"max_host_memory_bytes": LIMIT})
@@ -75,9 +82,15 @@ TRAINED = {"steps": 2, "batch_size": 2, "sequence_length": 512, "learning_rate":
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """53 million parameters, half of them outside the blocks: large beside what nobody counts."""
     return write_tiny_model(
-        tmp_path_factory.mktemp("wide"), hidden_size=768, intermediate_size=2048, num_hidden_layers=4,
-        num_attention_heads=12, num_key_value_heads=12, vocab_size=16_384, max_position_embeddings=512,
-    )  # fmt: skip
+        tmp_path_factory.mktemp("wide"),
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=4,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        vocab_size=16_384,
+        max_position_embeddings=512,
+    )
 
 
 @pytest.mark.numbers

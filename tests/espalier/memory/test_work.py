@@ -28,9 +28,12 @@ def facts() -> ModelFacts:
 
 def works(facts: ModelFacts, retrain: dict[str, Any], **fields: Any) -> dict[str, float]:
     spec = {
-        "prune": {"method": "magnitude", "sparsity": 0.5}, "calibration": {"samples": 4, "sequence_length": 64},
-        "retrain": {"steps": 200, "learning_rate": 0.01, **retrain}, "evaluate": MEASURED, **fields,
-    }  # fmt: skip
+        "prune": {"method": "magnitude", "sparsity": 0.5},
+        "calibration": {"samples": 4, "sequence_length": 64},
+        "retrain": {"steps": 200, "learning_rate": 0.01, **retrain},
+        "evaluate": MEASURED,
+        **fields,
+    }
     return count(resolve(CompressionSpec.model_validate(spec), facts), facts.shape, file_bytes=facts.bytes)
 
 

@@ -103,9 +103,16 @@ def test_a_gate_of_one_output_stays_dense() -> None:
 
 def test_experts_of_another_kind_are_refused_by_name() -> None:
     config = GptOssConfig(
-        hidden_size=32, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, num_local_experts=2, vocab_size=64, pad_token_id=0,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        vocab_size=64,
+        pad_token_id=0,
+    )
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(UnsupportedArchitectureError, match=r"layers\.0\.mlp\.experts"):
         take_apart(model)

@@ -58,13 +58,23 @@ def test_counted_positions_are_those_that_the_stock_model_counts(tmp_path: Path)
 def test_a_whole_job_of_an_opt_stays_with_what_cuda_can_do(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "model", "opt")
     job = local_job(
-        tmp_path, folder, write_texts(tmp_path), reconstruct={"window": "submodule", "epochs": 1},
+        tmp_path,
+        folder,
+        write_texts(tmp_path),
+        reconstruct={"window": "submodule", "epochs": 1},
         retrain={"trainable": ["norms"], "steps": 4, "batch_size": 2, "loss": "kl", "sequence_length": 32},
         evaluate={
-            "latency": True, "divergence": True,
-            "perplexity": [{"name": "text", "dataset": {"kind": "local", "path": str(tmp_path / "valid.txt")},
-                            "sequence_length": 32, "max_windows": 4}],
+            "latency": True,
+            "divergence": True,
+            "perplexity": [
+                {
+                    "name": "text",
+                    "dataset": {"kind": "local", "path": str(tmp_path / "valid.txt")},
+                    "sequence_length": 32,
+                    "max_windows": 4,
+                }
+            ],
         },
-    )  # fmt: skip
+    )
     with DeterministicCuda():
         job.attempt()

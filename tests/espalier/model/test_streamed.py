@@ -64,12 +64,15 @@ def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tm
 @pytest.mark.parametrize(
     ("family", "locals_"),
     [
-        ("llama", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"}
-         | {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+        (
+            "llama",
+            {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"}
+            | {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"},
+        ),
         ("opt", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2"}),
         ("gpt2", {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
     ],
-)  # fmt: skip
+)
 def test_the_layout_lists_every_linear_map_inside_the_blocks(family: str, locals_: set[str], tmp_path: Path) -> None:
     layout = _streamed(write_tiny_model(tmp_path, family)).layout
     assert [block.index for block in layout.blocks] == [0, 1]

@@ -104,7 +104,7 @@ CASES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         {"prune": [{"method": "angular", "sparsity": 0.9}, FLAP], "objective": {"parameters": 100}},
         [("/spec/prune/0", "no-block-left")],
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("spec", "problems"), CASES)

@@ -69,13 +69,37 @@ def test_a_near_miss_is_answered_with_a_guess() -> None:
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("Llama", "llama"), ("lama", "llama"), ("qwen2moe", None), ("gpt3", None), ("llama5", None), ("phi", None),
-     ("ministral", None), ("mistral_", "mistral"), ("gptj", None), ("opts", "opt"), ("gpt-2", "gpt2"),
-     ("mixtrall", "mixtral"), ("x" * 9999, None), ("opt2", None), ("gpt", None), ("apt2", None), ("git2", None),
-     ("phi3v", None), ("gemma2b", None), ("ollama", None), ("bloom2", None), ("phi-3", "phi3"),
-     ("GPT-NeoX", "gpt_neox"), ("olmo 2", "olmo2"), ("Qwen2.5", None), ("quen2", "qwen2"),
-     ("qwen3moe", "qwen3_moe"), ("falcn", "falcon")],
-)  # fmt: skip
+    [
+        ("Llama", "llama"),
+        ("lama", "llama"),
+        ("qwen2moe", None),
+        ("gpt3", None),
+        ("llama5", None),
+        ("phi", None),
+        ("ministral", None),
+        ("mistral_", "mistral"),
+        ("gptj", None),
+        ("opts", "opt"),
+        ("gpt-2", "gpt2"),
+        ("mixtrall", "mixtral"),
+        ("x" * 9999, None),
+        ("opt2", None),
+        ("gpt", None),
+        ("apt2", None),
+        ("git2", None),
+        ("phi3v", None),
+        ("gemma2b", None),
+        ("ollama", None),
+        ("bloom2", None),
+        ("phi-3", "phi3"),
+        ("GPT-NeoX", "gpt_neox"),
+        ("olmo 2", "olmo2"),
+        ("Qwen2.5", None),
+        ("quen2", "qwen2"),
+        ("qwen3moe", "qwen3_moe"),
+        ("falcn", "falcon"),
+    ],
+)
 def test_only_a_typo_is_answered_with_a_guess(name: str, meant: str | None) -> None:
     with pytest.raises(UnsupportedArchitecture) as caught:
         parse_config(LLAMA | {"model_type": name})
@@ -85,9 +109,16 @@ def test_only_a_typo_is_answered_with_a_guess(name: str, meant: str | None) -> N
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("mamba", "a decoder"), ("ministral3", "a decoder"), ("bert", "an encoder"), ("t5", "an encoder-decoder"),
-     ("vit", "a model of pictures"), ("whisper", "a model of speech"), ("llava", "a model of text and other media")],
-)  # fmt: skip
+    [
+        ("mamba", "a decoder"),
+        ("ministral3", "a decoder"),
+        ("bert", "an encoder"),
+        ("t5", "an encoder-decoder"),
+        ("vit", "a model of pictures"),
+        ("whisper", "a model of speech"),
+        ("llava", "a model of text and other media"),
+    ],
+)
 def test_a_stock_type_is_told_from_a_word_that_nobody_knows(name: str, kind: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match=f"{name} is {kind} of stock transformers"):
         parse_config(LLAMA | {"model_type": name})
@@ -144,11 +175,19 @@ def test_a_classifier_is_not_supported() -> None:
 
 def test_inert_private_keys_are_dropped_or_kept_by_a_known_list() -> None:
     config = OPT | {
-        "_name_or_path": "facebook/opt", "_from_model_config": True, "_attn_implementation": "sdpa",
-        "trust_remote_code": False, "auto_map": {}, "_remove_final_layer_norm": True, "unsloth_version": "2025.1",
-        "task_specific_params": {"text-generation": {"max_length": 50}}, "layer_types": ["full_attention"] * 2,
-        "logit_scale": 1.0, "use_mrope": False, "transformers_version": "4.21.0.dev0",
-    }  # fmt: skip
+        "_name_or_path": "facebook/opt",
+        "_from_model_config": True,
+        "_attn_implementation": "sdpa",
+        "trust_remote_code": False,
+        "auto_map": {},
+        "_remove_final_layer_norm": True,
+        "unsloth_version": "2025.1",
+        "task_specific_params": {"text-generation": {"max_length": 50}},
+        "layer_types": ["full_attention"] * 2,
+        "logit_scale": 1.0,
+        "use_mrope": False,
+        "transformers_version": "4.21.0.dev0",
+    }
     assert sanitised_config(config) == OPT | {
         "_remove_final_layer_norm": True,
         "transformers_version": "4.21.0.dev0",
@@ -165,9 +204,18 @@ def test_code_is_looked_for_beside_the_configuration_too(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", "{", '{"model_type": "llama", "model_type": "opt"}', '{"a": NaN}', '{"a": ' + "9" * 5000 + "}",
-     "[" * 100_000, "\ufeff{}"],
-)  # fmt: skip
+    [
+        "",
+        "null",
+        "[]",
+        "{",
+        '{"model_type": "llama", "model_type": "opt"}',
+        '{"a": NaN}',
+        '{"a": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+        "\ufeff{}",
+    ],
+)
 def test_text_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UnsafeSource):
@@ -175,13 +223,25 @@ def test_text_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> 
 
 
 DOCUMENTS = (
-    "config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", INDEX, "the header of model.safetensors",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    INDEX,
+    "the header of model.safetensors",
+)
 ENCODINGS = {
-    "utf-8-sig": "byte order mark", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16",
-    "utf-32": "UTF-32", "cp1252": "Windows-1252",
-}  # fmt: skip
+    "utf-8-sig": "byte order mark",
+    "utf-16": "UTF-16",
+    "utf-16-le": "UTF-16",
+    "utf-16-be": "UTF-16",
+    "utf-32": "UTF-32",
+    "cp1252": "Windows-1252",
+}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -52,17 +52,30 @@ def test_facts_of_the_reference_models(name: str, parameters: float, reference_d
 
 
 NEOX: dict[str, Any] = {
-    "model_type": "gpt_neox", "vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "max_position_embeddings": 64,
-}  # fmt: skip
+    "model_type": "gpt_neox",
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 GPT2 = {"model_type": "gpt2", "vocab_size": 48, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
 FALCON: dict[str, Any] = {
-    "model_type": "falcon", "vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
-}  # fmt: skip
+    "model_type": "falcon",
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 QWEN3_MOE = LLAMA | {
-    "model_type": "qwen3_moe", "architectures": None, "head_dim": 4, "moe_intermediate_size": 12, "num_experts": 5,
+    "model_type": "qwen3_moe",
+    "architectures": None,
+    "head_dim": 4,
+    "moe_intermediate_size": 12,
+    "num_experts": 5,
     "num_experts_per_tok": 2,
-}  # fmt: skip
+}
 FAMILY_CASES: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
     "llama with biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
@@ -150,7 +163,7 @@ MISMATCHES = {
     "bias that is not told": (changed(model__layers__0__self_attn__q_proj__bias=("BF16", [16])), "does not belong"),
     "another tensor": (changed(score__weight=("BF16", [2, 16])), "does not belong"),
     "weights of integers": (changed(model__norm__weight=("I8", [16])), "weights are F32, F16, BF16"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("tensors", "message"), MISMATCHES.values(), ids=MISMATCHES.keys())
@@ -180,13 +193,19 @@ EXPERTS: dict[str, tuple[dict[str, Any], str]] = {
     "whole and in parts": (tensors_of(MIXTRAL) | _stack(), "whole and in parts"),
     "one expert too many": (tensors_of(MIXTRAL | {"num_local_experts": 3}), "[3, 16]"),
     "stack of another number of experts": (
-        {name: value for name, value in tensors_of(MIXTRAL).items() if "0.block_sparse_moe" not in name
-         or "w2" not in name} | _stack(experts=3), "has shape [3, 16, 24]",
+        {
+            name: value
+            for name, value in tensors_of(MIXTRAL).items()
+            if "0.block_sparse_moe" not in name or "w2" not in name
+        }
+        | _stack(experts=3),
+        "has shape [3, 16, 24]",
     ),
     "one map twice, by two names": (
-        tensors_of(MIXTRAL) | {"model.layers.0.mlp.experts.0.w1.weight": ("BF16", [24, 16])}, "are the same"
+        tensors_of(MIXTRAL) | {"model.layers.0.mlp.experts.0.w1.weight": ("BF16", [24, 16])},
+        "are the same",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("tensors", "message"), EXPERTS.values(), ids=list(EXPERTS))

@@ -17,16 +17,21 @@ STRAYS: dict[str, tuple[dict[str, str], type[SourceRefused], str]] = {
     "an old LoRA": ({"adapter_config.json": "{}", "adapter_model.bin": ""}, UnsupportedArchitecture, "merge_and"),
     "a LoRA with the configuration of its base": (
         {"config.json": CONFIG, "adapter_config.json": "{}", "adapter_model.safetensors": ""},
-        UnsupportedArchitecture, "merge_and_unload",
+        UnsupportedArchitecture,
+        "merge_and_unload",
     ),
     "GGUF": ({"model.Q4_K_M.gguf": ""}, UnsupportedArchitecture, "GGUF"),
     "GGUF and a configuration": ({"config.json": CONFIG, "x.gguf": ""}, UnsupportedArchitecture, "GGUF"),
     "diffusers": ({"model_index.json": "{}"}, UnsupportedArchitecture, "diffusers"),
     "diffusers and its parts": (
-        {"model_index.json": "{}", "text_encoder/config.json": CONFIG}, UnsupportedArchitecture, "diffusers",
+        {"model_index.json": "{}", "text_encoder/config.json": CONFIG},
+        UnsupportedArchitecture,
+        "diffusers",
     ),
     "sentence-transformers and its parts": (
-        {"modules.json": "[]", "0_Transformer/config.json": CONFIG}, UnsupportedArchitecture, "sentence-transformers",
+        {"modules.json": "[]", "0_Transformer/config.json": CONFIG},
+        UnsupportedArchitecture,
+        "sentence-transformers",
     ),
     "sentence-transformers": ({"modules.json": "[]"}, UnsupportedArchitecture, "sentence-transformers"),
     "ONNX": ({"config.json": CONFIG, "model.onnx": ""}, UnsupportedArchitecture, "ONNX"),
@@ -34,14 +39,16 @@ STRAYS: dict[str, tuple[dict[str, str], type[SourceRefused], str]] = {
     "a pickle": ({"config.json": CONFIG, "pytorch_model.bin": ""}, UnsafeSource, "can run code"),
     "a pickle alone": ({"pytorch_model.bin": ""}, UnsafeSource, "can run code"),
     "shards without an index": (
-        {"config.json": CONFIG, "model-00001-of-00002.safetensors": ""}, SourceNotFound, "which says what is where",
+        {"config.json": CONFIG, "model-00001-of-00002.safetensors": ""},
+        SourceNotFound,
+        "which says what is where",
     ),
     "a configuration alone": ({"config.json": CONFIG}, SourceNotFound, "neither"),
     "nothing": ({}, SourceNotFound, "empty"),
     "something else": ({"notes.txt": ""}, SourceNotFound, "no config.json"),
     "a folder above": ({"model/config.json": CONFIG}, SourceNotFound, "name that folder"),
     "a cache of the Hub": ({"snapshots/0123/config.json": CONFIG}, SourceNotFound, "name that folder"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("files", "kind", "words"), STRAYS.values(), ids=list(STRAYS))

@@ -36,18 +36,28 @@ TAME: list[dict[str, Any]] = [
     {"normalizer": {"type": "NFC"}},  # Qwen
     {"normalizer": SPACES, "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated"}},
     {"normalizer": sequence(charsmap(b"ABC", "\ufdfa".encode()), replace(" ", {"Regex": " {2,}"}))},  # T5
-    {"pre_tokenizer": sequence(
-        {"type": "Split", "pattern": {"Regex": GPT2}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False}, {"type": "Digits"}, name="pretokenizers",
-    )},
-    {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
-                        "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}},
+    {
+        "pre_tokenizer": sequence(
+            {"type": "Split", "pattern": {"Regex": GPT2}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False},
+            {"type": "Digits"},
+            name="pretokenizers",
+        )
+    },
+    {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        }
+    },
     {"decoder": sequence(replace(" ", {"String": "▁"}), {"type": "ByteFallback"}, {"type": "Fuse"}, name="decoders")},
     {"added_tokens": [{"id": i, "content": f"<unused{i}>"} for i in range(10_000)]},
     {"model": {"type": "WordPiece", "vocab": {"a": 0}, "max_input_chars_per_word": 100}},
     {"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]], "unk_id": 0}},
     {"model": {"vocab": {"a": 0}, "merges": ["a b"]}},  # of old: no type
-]  # fmt: skip
+]
 WILD: list[tuple[dict[str, Any], str]] = [
     ({"normalizer": replace("b" * 1200)}, "1200 bytes"),
     ({"normalizer": replace("b" * 60)}, "60 bytes of one"),

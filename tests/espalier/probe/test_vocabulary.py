@@ -113,11 +113,16 @@ def _pair(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("there", "words"),
-    [(_sentencepiece, "SentencePiece tokenizer alone"), (_pair, "tokenizer of a llama does not read"),
-     *((_other(name), name) for name in ("spiece.model", "tokenizer.model.v3", "tekken.json", "qwen.tiktoken",
-                                         "vocab.txt")),
-     (lambda _folder: None, "no tokenizer")],
-)  # fmt: skip
+    [
+        (_sentencepiece, "SentencePiece tokenizer alone"),
+        (_pair, "tokenizer of a llama does not read"),
+        *(
+            (_other(name), name)
+            for name in ("spiece.model", "tokenizer.model.v3", "tekken.json", "qwen.tiktoken", "vocab.txt")
+        ),
+        (lambda _folder: None, "no tokenizer"),
+    ],
+)
 def test_a_job_that_reads_text_is_told_what_is_there_instead(
     there: Callable[[Path], object], words: str, tmp_path: Path
 ) -> None:

@@ -16,10 +16,14 @@ def _errors(folder: Path, reference_dir: Path, **prune: Any) -> dict[str, float]
     """Relative output errors by matrix; dense propagation, so that every job sees the same inputs."""
     text = {"kind": "local", "path": str(reference_dir / "calibration.txt")}
     job = local_job(
-        folder, reference_dir / "ref-llama", reference_dir,
+        folder,
+        reference_dir / "ref-llama",
+        reference_dir,
         calibration={"dataset": text, "samples": 128, "sequence_length": 256},
-        propagation="dense", prune={**WANDA, **prune}, evaluate={"perplexity": []},
-    )  # fmt: skip
+        propagation="dense",
+        prune={**WANDA, **prune},
+        evaluate={"perplexity": []},
+    )
     job.attempt()
     return {row.name: row.error_before for row in job.layers if row.error_before is not None}
 

@@ -180,9 +180,14 @@ def test_targets_choose_by_name(tmp_path: Path, texts: Path, llama: Path) -> Non
     job = local_job(tmp_path, llama, texts, prune={"method": "wanda", "sparsity": 0.5, "targets": targets})
     job.attempt()
     assert {row.name.removeprefix("model.layers.") for row in job.layers} == {
-        "0.mlp.down_proj", "1.mlp.down_proj", "1.mlp.up_proj", "1.mlp.gate_proj",
-        "1.self_attn.q_proj", "1.self_attn.v_proj", "1.self_attn.o_proj",
-    }  # fmt: skip
+        "0.mlp.down_proj",
+        "1.mlp.down_proj",
+        "1.mlp.up_proj",
+        "1.mlp.gate_proj",
+        "1.self_attn.q_proj",
+        "1.self_attn.v_proj",
+        "1.self_attn.o_proj",
+    }
 
 
 @pytest.mark.parametrize(

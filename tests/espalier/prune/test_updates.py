@@ -144,8 +144,10 @@ def test_a_silent_model_is_pruned_all_the_same(tmp_path: Path, texts: Path, llam
 
 def test_fewer_tokens_than_inputs_are_warned_of(tmp_path: Path, texts: Path, llama: Path) -> None:
     calibration = {
-        "dataset": {"kind": "local", "path": str(texts / "train.txt")}, "samples": 2, "sequence_length": 16,
-    }  # fmt: skip
+        "dataset": {"kind": "local", "path": str(texts / "train.txt")},
+        "samples": 2,
+        "sequence_length": 16,
+    }
 
     def warnings(job: LocalJob) -> list[str]:
         return [message.code for message in job.messages if isinstance(message, Warned)]

@@ -20,9 +20,23 @@ NAMES = [
     for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.experts.3.down_proj", "attn.c_attn")
 ]
 ORDINARY = [
-    "q_proj", r"layers\.(0|11)\.", "^model", "proj$", r"layers\.[0-3]\.mlp", "(?i)MLP", r"\bup_proj\b", r"\d{2}",
-    "(q|o)_proj", "(?:up|down)_proj$", r"experts\.\d+", "[^.]+_attn", "a{1,2}t", ".*", r"[[:digit:]]{2}", r"\x6dlp",
-]  # fmt: skip
+    "q_proj",
+    r"layers\.(0|11)\.",
+    "^model",
+    "proj$",
+    r"layers\.[0-3]\.mlp",
+    "(?i)MLP",
+    r"\bup_proj\b",
+    r"\d{2}",
+    "(q|o)_proj",
+    "(?:up|down)_proj$",
+    r"experts\.\d+",
+    "[^.]+_attn",
+    "a{1,2}t",
+    ".*",
+    r"[[:digit:]]{2}",
+    r"\x6dlp",
+]
 
 
 @pytest.mark.parametrize("pattern", ORDINARY)

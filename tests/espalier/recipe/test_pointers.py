@@ -22,8 +22,13 @@ def test_a_pointer_drops_the_index_that_the_body_does_not_have() -> None:
 
 
 def test_an_error_of_a_run_points_into_the_body_as_it_came() -> None:
-    error = ErrorInfo(class_="invalid_spec", retryable=False, module="/spec/prune/0/pattern", message="m",
-                      hint="Change /spec/prune/0/pattern.")  # fmt: skip
+    error = ErrorInfo(
+        class_="invalid_spec",
+        retryable=False,
+        module="/spec/prune/0/pattern",
+        message="m",
+        hint="Change /spec/prune/0/pattern.",
+    )
     shown = as_sent(error, {"spec": {"prune": {"pattern": {}}}})
     assert (shown.module, shown.hint) == ("/spec/prune/pattern", "Change /spec/prune/pattern.")
     assert as_sent(error.model_copy(update={"module": "layers.0"}), {}).module == "layers.0"

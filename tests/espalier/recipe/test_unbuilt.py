@@ -145,16 +145,45 @@ def test_every_field_that_is_declared_and_not_built_is_tried() -> None:
     models = [schema, *schema["$defs"].values()]
     marked = {name for model in models for name, field in model.get("properties", {}).items() if MARK in field}
     assert marked == {where.rsplit("/", 1)[1] for where, *_ in FIELDS}
-    assert all("Not available in this version" in field["description"]
-               for model in models for field in model.get("properties", {}).values() if MARK in field)  # fmt: skip
+    assert all(
+        "Not available in this version" in field["description"]
+        for model in models
+        for field in model.get("properties", {}).values()
+        if MARK in field
+    )
 
 
 SECOND_VERSION: Final = (
-    "quantize", "format", "gguf_type", "layout", "continuation", "embeddings", "groups", "runtimes", "intervals",
-    "compare_to", "min_continuation_agreement", "max_task_drop", "max_group_gap", "max_length_ratio", "min_cosine",
-    "min_overlap", "dataset", "loss", "allow_leftovers", "gpus", "budget", "pattern", "cycles", "forecast", "update",
-    "reconstruct", "retrain", "source", "sparsity",
-)  # fmt: skip
+    "quantize",
+    "format",
+    "gguf_type",
+    "layout",
+    "continuation",
+    "embeddings",
+    "groups",
+    "runtimes",
+    "intervals",
+    "compare_to",
+    "min_continuation_agreement",
+    "max_task_drop",
+    "max_group_gap",
+    "max_length_ratio",
+    "min_cosine",
+    "min_overlap",
+    "dataset",
+    "loss",
+    "allow_leftovers",
+    "gpus",
+    "budget",
+    "pattern",
+    "cycles",
+    "forecast",
+    "update",
+    "reconstruct",
+    "retrain",
+    "source",
+    "sparsity",
+)
 """What section 14 adds to a request, or to what one of its fields may say, and is not built."""
 BUILT: Final[dict[str, Any]] = {
     "latency": Evaluate.model_fields,

@@ -68,9 +68,13 @@ def test_a_fit_with_adapters_ends_merged_and_never_worse(stored: torch.dtype, ra
         parameter.data.copy_(parameter.to(stored))
     with adapted(module, masks, stored=dict.fromkeys(masks, stored), like=LIKE) as adapters:
         window = Window(
-            run=module, trainables=adapters.trainables, inputs=inputs, targets=targets,
-            power=float(targets.square().mean()), merge=adapters.merge,
-        )  # fmt: skip
+            run=module,
+            trainables=adapters.trainables,
+            inputs=inputs,
+            targets=targets,
+            power=float(targets.square().mean()),
+            merge=adapters.merge,
+        )
         plan = FitPlan(epochs=6, batch_size=4, validation_fraction=0.0, learning_rate=rate, seed=1)
         result = fit(window, plan)
     error = float((module(inputs) - targets).square().mean() / targets.square().mean())

@@ -198,8 +198,13 @@ def test_rows_show_what_the_refit_did_to_every_matrix(tmp_path: Path) -> None:
 def test_the_protocol_tells_windows_and_tokens(tmp_path: Path) -> None:
     session = _job(tmp_path / "job", "llama", ROWS, {"window": {"blocks": 1}, "mode": SPARSE}).recover()
     assert session.results.protocol["reconstructing"] == {
-        "window": {"blocks": 1}, "mode": SPARSE, "loss": "mse", "samples": 12, "sequence_length": 24, "tokens": 288,
-    }  # fmt: skip
+        "window": {"blocks": 1},
+        "mode": SPARSE,
+        "loss": "mse",
+        "samples": 12,
+        "sequence_length": 24,
+        "tokens": 288,
+    }
 
 
 def test_the_job_s_own_limit_decides_what_auto_takes(tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ PRUNE: dict[str, dict[str, Any]] = {
 def _job(folder: Path, reference: Path, model: str, prune: dict[str, Any], **reconstruct: Any) -> Recovery:
     train, docs = reference / "calibration.txt", reference / "docs.valid.txt"
     measured: dict[str, Any] = {
-        "name": "docs", "dataset": {"kind": "local", "path": str(docs)}, "sequence_length": 256, "max_windows": 200
-    }  # fmt: skip
+        "name": "docs",
+        "dataset": {"kind": "local", "path": str(docs)},
+        "sequence_length": 256,
+        "max_windows": 200,
+    }
     return recovery(
         folder,
         reference / model,

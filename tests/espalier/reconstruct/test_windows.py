@@ -60,9 +60,14 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     with ExitStack() as stack:
         teacher, student = (stack.enter_context(streamed.block(1, weights)) for weights in (dense, pruned))
         yield Setting(
-            streamed, dense, pruned, walk,
-            lambda mode: Streams(mode, student=sparse.states, teacher=walk.states), teacher, student,
-        )  # fmt: skip
+            streamed,
+            dense,
+            pruned,
+            walk,
+            lambda mode: Streams(mode, student=sparse.states, teacher=walk.states),
+            teacher,
+            student,
+        )
 
 
 def _entering(setting: Setting, weights: Weights) -> torch.Tensor:
@@ -87,9 +92,12 @@ def _mlp(block: nn.Module, states: torch.Tensor) -> torch.Tensor:
 
 
 def _expected(
-    mode: Mode, student: Callable[[torch.Tensor], torch.Tensor],
-    teacher: Callable[[torch.Tensor], torch.Tensor], dense: torch.Tensor, sparse: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    mode: Mode,
+    student: Callable[[torch.Tensor], torch.Tensor],
+    teacher: Callable[[torch.Tensor], torch.Tensor],
+    dense: torch.Tensor,
+    sparse: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Inputs and target by the table of the three modes, and both streams behind the window."""
     if mode == "dense_inputs":
         return dense, teacher(dense), teacher(dense), teacher(dense)
@@ -110,8 +118,9 @@ def test_halves_read_and_give_what_the_mode_says(setting: Setting, mode: Mode) -
     dense, sparse = _entering(setting, setting.dense), _entering(setting, setting.pruned)
     parts = halves_of(setting.pair(), setting.streams(mode))
     halves: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
-        "attention": partial(_attention, setting), "mlp": _mlp
-    }  # fmt: skip
+        "attention": partial(_attention, setting),
+        "mlp": _mlp,
+    }
     for name, half in halves.items():
         part = next(parts)
         assert part.name == name
@@ -129,9 +138,12 @@ def test_blocks_read_and_give_what_the_mode_says(setting: Setting, mode: Mode) -
     dense, sparse = _entering(setting, setting.dense), _entering(setting, setting.pruned)
     streams = setting.streams(mode)
     inputs, targets, _, _ = _expected(
-        mode, lambda x: _mlp(setting.student, _attention(setting, setting.student, x)),
-        lambda x: _mlp(setting.teacher, _attention(setting, setting.teacher, x)), dense, sparse,
-    )  # fmt: skip
+        mode,
+        lambda x: _mlp(setting.student, _attention(setting, setting.student, x)),
+        lambda x: _mlp(setting.teacher, _attention(setting, setting.teacher, x)),
+        dense,
+        sparse,
+    )
     given = setting.walk.forward_through(streams.teacher, setting.dense, first=1, last=1)
     part = whole([setting.student], frozenset(), setting.walk, streams=streams, targets=given)
     _check(part, inputs, targets, sparse if mode == "sparse_inputs" else dense)

@@ -159,8 +159,14 @@ def test_norms_and_biases_are_found_by_their_shape() -> None:
 )
 def test_no_family_s_own_norm_class_is_missed(family: str, norms: int, biases: int) -> None:
     sizes = LLAMA.to_dict()
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "num_key_value_heads")  # fmt: skip
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
     config = AutoConfig.for_model(family, head_dim=8, **{name: sizes[name] for name in names})
     model = AutoModelForCausalLM.from_config(config)
     counted = [sum(p.numel() for _, _, p in norms_and_biases(model, [kind])) for kind in ("norms", "biases")]

@@ -19,9 +19,11 @@ from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 
 BLOCK = 1000
 SIZES = Sizes(
-    parameters=40_000 + 32 * BLOCK, head=20_000, tensors=300,
+    parameters=40_000 + 32 * BLOCK,
+    head=20_000,
+    tensors=300,
     parts=(Part(kind="depth", count=32, parameters=32 * BLOCK), Part(kind="neurons", count=200, parameters=32 * 3)),
-)  # fmt: skip
+)
 
 
 def split(steps: list[dict[str, Any]] | None = None, **target: Any) -> Split:

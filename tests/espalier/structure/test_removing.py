@@ -194,10 +194,13 @@ def test_depth_then_width_then_two_of_four_then_perp_then_pack(tmp_path: Path, t
     AutoModelForCausalLM.from_pretrained(job.artifact)
 
 
-@pytest.mark.parametrize("step", [
-    {"method": "perplexity", "sparsity": 0.5, "replace": "least_squares"},
-    {"method": "flap", "sparsity": 0.5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"method": "perplexity", "sparsity": 0.5, "replace": "least_squares"},
+        {"method": "flap", "sparsity": 0.5},
+    ],
+)
 def test_killed_anywhere_it_ends_with_the_same_bytes(
     step: dict[str, Any], tmp_path: Path, texts: Path, deep: Path
 ) -> None:
@@ -224,14 +227,17 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     assert a.read_bytes() == b.read_bytes()
 
 
-@pytest.mark.parametrize(("family", "step", "why"), [
-    ("gemma2", {"method": "angular", "sparsity": 0.5, "replace": "least_squares"}, "norm"),
-    ("bloom", {"method": "two_ssp", "sparsity": 0.5}, "stock"),
-    ("opt", {"method": "wanda_sp", "sparsity": 0.5, "pattern": {"kind": "kv_groups"}}, "stock"),
-    ("olmo2", {"method": "wanda_sp", "sparsity": 0.5, "pattern": {"kind": "kv_groups"}}, "all heads together"),
-    ("mixtral", {"method": "two_ssp", "sparsity": 0.5}, "mixture of experts"),
-    ("qwen2", {"method": "flap", "sparsity": 0.5, "update": "bias_mean"}, "no bias"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "step", "why"),
+    [
+        ("gemma2", {"method": "angular", "sparsity": 0.5, "replace": "least_squares"}, "norm"),
+        ("bloom", {"method": "two_ssp", "sparsity": 0.5}, "stock"),
+        ("opt", {"method": "wanda_sp", "sparsity": 0.5, "pattern": {"kind": "kv_groups"}}, "stock"),
+        ("olmo2", {"method": "wanda_sp", "sparsity": 0.5, "pattern": {"kind": "kv_groups"}}, "all heads together"),
+        ("mixtral", {"method": "two_ssp", "sparsity": 0.5}, "mixture of experts"),
+        ("qwen2", {"method": "flap", "sparsity": 0.5, "update": "bias_mean"}, "no bias"),
+    ],
+)
 def test_what_no_stock_configuration_can_carry_is_refused_with_the_reason(
     family: str, step: dict[str, Any], why: str, tmp_path: Path, texts: Path
 ) -> None:

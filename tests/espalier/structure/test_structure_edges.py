@@ -70,11 +70,14 @@ def test_fewer_experts_are_not_said_to_be_faster(tmp_path: Path, texts: Path) ->
     assert "A single token is no faster" in line
 
 
-@pytest.mark.parametrize("dense", [
-    {"mlp_only_layers": [0, 2]},
-    {"decoder_sparse_step": 2},
-    {"decoder_sparse_step": 2, "mlp_only_layers": [1]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dense",
+    [
+        {"mlp_only_layers": [0, 2]},
+        {"decoder_sparse_step": 2},
+        {"decoder_sparse_step": 2, "mlp_only_layers": [1]},
+    ],
+)
 def test_blocks_without_experts_are_known_by_their_new_numbers(
     dense: dict[str, Any], tmp_path: Path, texts: Path
 ) -> None:
@@ -90,10 +93,13 @@ def test_blocks_without_experts_are_known_by_their_new_numbers(
     assert torch.equal(logits(job.artifact), logits(model))
 
 
-@pytest.mark.parametrize("steps", [
-    [DEPTH | {"replace": "least_squares"}, {"method": "structured_obs", "sparsity": 0.5}],
-    [{"method": "flap", "sparsity": 0.5, "pattern": {"kind": "kv_groups"}}],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [DEPTH | {"replace": "least_squares"}, {"method": "structured_obs", "sparsity": 0.5}],
+        [{"method": "flap", "sparsity": 0.5, "pattern": {"kind": "kv_groups"}}],
+    ],
+)
 def test_hidden_states_in_files_change_no_bit(
     steps: list[dict[str, Any]], tmp_path: Path, texts: Path, deep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,13 +41,16 @@ def errors(job: LocalJob, name: str) -> list[float]:
     return [message.value for message in job.messages if isinstance(message, Metric) and message.name.endswith(name)]
 
 
-@pytest.mark.parametrize(("steps", "window", "mode"), [
-    ([DEPTH], "block", "sparse_inputs_dense_targets"),
-    ([DEPTH], "submodule", "sparse_inputs"),
-    ([NEURONS], "submodule", "dense_inputs"),
-    ([NEURONS, HEADS], "all", "sparse_inputs"),
-    ([DEPTH, NEURONS], "auto", "sparse_inputs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("steps", "window", "mode"),
+    [
+        ([DEPTH], "block", "sparse_inputs_dense_targets"),
+        ([DEPTH], "submodule", "sparse_inputs"),
+        ([NEURONS], "submodule", "dense_inputs"),
+        ([NEURONS, HEADS], "all", "sparse_inputs"),
+        ([DEPTH, NEURONS], "auto", "sparse_inputs"),
+    ],
+)
 def test_windows_are_fitted_to_the_source(
     steps: list[dict[str, Any]], window: str, mode: str, tmp_path: Path, texts: Path, deep: Path
 ) -> None:
@@ -107,12 +110,15 @@ def test_keeping_everything_leaves_nothing_to_reconstruct(tmp_path: Path, texts:
     assert torch.equal(logits(job.artifact), logits(deep))
 
 
-@pytest.mark.parametrize(("steps", "retrain"), [
-    ([DEPTH], {"loss": "kl", "trainable": ["norms"]}),
-    ([NEURONS], {"loss": "squarehead", "trainable": ["norms"]}),
-    ([DEPTH, HEADS], {"loss": "kl", "trainable": ["lora_prune"]}),
-    ([NEURONS], {"trainable": ["norms", "mask_lora"]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("steps", "retrain"),
+    [
+        ([DEPTH], {"loss": "kl", "trainable": ["norms"]}),
+        ([NEURONS], {"loss": "squarehead", "trainable": ["norms"]}),
+        ([DEPTH, HEADS], {"loss": "kl", "trainable": ["lora_prune"]}),
+        ([NEURONS], {"trainable": ["norms", "mask_lora"]}),
+    ],
+)
 def test_what_is_left_learns_from_the_source_and_adapters_merge(
     steps: list[dict[str, Any]], retrain: dict[str, Any], tmp_path: Path, texts: Path, deep: Path
 ) -> None:
@@ -137,19 +143,25 @@ def test_an_adapter_that_stays_apart_fits_the_smaller_model(tmp_path: Path, text
     assert json.loads((job.artifact / "config.json").read_text())["num_hidden_layers"] == 2
 
 
-@pytest.mark.parametrize("fields", [
-    {"retrain": PERP | {"rank": 12, "trainable": ["mask_lora"]}},
-    {"reconstruct": {"trainable": ["mask_lora"], "rank": 12}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retrain": PERP | {"rank": 12, "trainable": ["mask_lora"]}},
+        {"reconstruct": {"trainable": ["mask_lora"], "rank": 12}},
+    ],
+)
 def test_a_rank_is_held_against_what_is_left(fields: dict[str, Any], tmp_path: Path, texts: Path, deep: Path) -> None:
     with pytest.raises(TargetsError, match="k_proj is only 8 x 32, too small for a rank of 12"):  # 16 x 32 before
         run(tmp_path, deep, texts, HEADS, **fields)
 
 
-@pytest.mark.parametrize(("fields", "at"), [
-    ({"prune": [DEPTH], "retrain": {"loss": "squarehead"}}, "retrain/loss"),
-    ({"prune": [NEURONS], "reconstruct": {"window": "matrix"}}, "reconstruct/window"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "at"),
+    [
+        ({"prune": [DEPTH], "retrain": {"loss": "squarehead"}}, "retrain/loss"),
+        ({"prune": [NEURONS], "reconstruct": {"window": "matrix"}}, "reconstruct/window"),
+    ],
+)
 def test_what_shapes_do_not_allow_is_refused_before_it_runs(fields: dict[str, Any], at: str) -> None:
     with pytest.raises(ValidationError) as refusal:
         CompressionSpec.model_validate(fields)

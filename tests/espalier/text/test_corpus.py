@@ -28,12 +28,13 @@ TEXT = Text("some", torch.arange(1000), "0" * 64)
 TEMPLATE = {
     "type": "TemplateProcessing",
     "single": [
-        {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
         {"SpecialToken": {"id": "<s>", "type_id": 0}},
     ],
     "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
     "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
-}  # fmt: skip
+}
 
 
 def test_random_crops_are_seeded_pieces_of_the_stream() -> None:

@@ -91,9 +91,14 @@ def test_zeros_hold_for_every_loss_and_schedule(
     tmp_path: Path, models: dict[str, Path], text: Path, loss: str, schedule: str
 ) -> None:
     run = _run(
-        tmp_path, models["llama"], text, loss=loss, schedule=schedule, weight_decay=0.1,
+        tmp_path,
+        models["llama"],
+        text,
+        loss=loss,
+        schedule=schedule,
+        weight_decay=0.1,
         trainable=["norms", "head", "embeddings", "spp"],
-    )  # fmt: skip
+    )
     session = run.recover()
     assert_zeros_hold(session.weights, session)
     assert run.warnings.count("teacher_in_memory") == 0  # said by the check before the run, which this skips
@@ -107,10 +112,13 @@ def test_trained_parameters_are_the_closed_formulas(
     assert session.results.trained_parameters == {"retraining": COUNTS[kind]}
 
 
-@pytest.mark.parametrize(("kind", "rank", "refusal"), [
-    ("spp", 17, "k_proj is only 16 x 32, too small for a rank of 17"),
-    ("head", 33, "lm_head is only 384 x 32, too small for a rank of 33"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "rank", "refusal"),
+    [
+        ("spp", 17, "k_proj is only 16 x 32, too small for a rank of 17"),
+        ("head", 33, "lm_head is only 384 x 32, too small for a rank of 33"),
+    ],
+)
 def test_a_rank_above_the_smaller_side_is_refused(
     tmp_path: Path, models: dict[str, Path], text: Path, kind: str, rank: int, refusal: str
 ) -> None:
@@ -178,9 +186,12 @@ def test_tied_embeddings_stay_tied_and_a_tied_head_is_refused(
 ) -> None:
     for dtype in ("float32", "bfloat16"):
         job = recovery(
-            tmp_path / dtype, models["opt"], text, compute_dtype=dtype,
+            tmp_path / dtype,
+            models["opt"],
+            text,
+            compute_dtype=dtype,
             retrain={"steps": 4, "batch_size": 2, "trainable": ["embeddings"], "learning_rate": 0.01},
-        )  # fmt: skip
+        )
         session = job.recover()
         # Tokens, and OPT's positions with two to spare.
         assert session.results.trained_parameters == {"retraining": TABLE + 130 * 32}
@@ -240,10 +251,13 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
 
 def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
     run = recovery(
-        tmp_path, models["llama"], text, output={"dtype": "float32"},
+        tmp_path,
+        models["llama"],
+        text,
+        output={"dtype": "float32"},
         retrain={"steps": 6, "batch_size": 2, "trainable": ["head"], "rank": RANK, "learning_rate": 0.02},
         evaluate={"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True},
-    )  # fmt: skip
+    )
     session = run.recover()
     trained = next(done.perplexity for done in session.results.phases if done.phase == "retraining")
     assert trained is not None

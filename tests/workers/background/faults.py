@@ -10,6 +10,12 @@ class PanicError(BaseException):
 
 
 FAULTS: list[BaseException] = [
-    OverflowError("int too large"), InternalError("SELECT", {}, Exception("a read-only standby")), RecursionError(),
-    MemoryError(), KeyError("x"), SystemExit(1), OperationalError("SELECT", {}, Exception("gone")), PanicError(),
-]  # fmt: skip
+    OverflowError("int too large"),
+    InternalError("SELECT", {}, Exception("a read-only standby")),
+    RecursionError(),
+    MemoryError(),
+    KeyError("x"),
+    SystemExit(1),
+    OperationalError("SELECT", {}, Exception("gone")),
+    PanicError(),
+]

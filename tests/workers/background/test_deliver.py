@@ -216,9 +216,15 @@ def test_a_dead_dispatcher_loses_nothing(client: TestClient, dispatcher: Dispatc
 
 @pytest.mark.parametrize(
     ("url", "code"),
-    [("http://127.0.0.1:1/", 201), ("http://10.0.0.1/", 422), ("http://169.254.169.254/", 422), ("ftp://x/", 422),
-     ("http://2130706433/", 422), ("https://example.com/hook", 201)],
-)  # fmt: skip
+    [
+        ("http://127.0.0.1:1/", 201),
+        ("http://10.0.0.1/", 422),
+        ("http://169.254.169.254/", 422),
+        ("ftp://x/", 422),
+        ("http://2130706433/", 422),
+        ("https://example.com/hook", 201),
+    ],
+)
 def test_an_endpoint_with_a_forbidden_address_is_not_made(client: TestClient, url: str, code: int) -> None:
     answer = client.post("/v1/webhook-endpoints", json={"url": url})
     assert answer.status_code == code
@@ -251,9 +257,17 @@ def test_attempts_grow_apart_over_a_day_and_end() -> None:
 
 @pytest.mark.parametrize(
     ("given", "seconds"),
-    [(None, 0), ("120", 120), ("999999", 86_400), ("Thu, 01 Jan 2026 00:02:00 GMT", 120), ("soon", 0), ("-5", 0),
-     ("Thu, 01 Jan 2025 00:00:00 GMT", 0), ("9" * 40, 0)],
-)  # fmt: skip
+    [
+        (None, 0),
+        ("120", 120),
+        ("999999", 86_400),
+        ("Thu, 01 Jan 2026 00:02:00 GMT", 120),
+        ("soon", 0),
+        ("-5", 0),
+        ("Thu, 01 Jan 2025 00:00:00 GMT", 0),
+        ("9" * 40, 0),
+    ],
+)
 def test_retry_after_is_honoured_within_a_day(given: str | None, seconds: float) -> None:
     assert asked_seconds(given, datetime(2026, 1, 1, tzinfo=UTC)) == seconds
 

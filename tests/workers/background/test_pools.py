@@ -51,7 +51,7 @@ def rows(session: Session, table: type[Base], project: str, **fields: object) ->
     columns = dict.fromkeys(table.__table__.columns.keys()) | {"project_id": project, "created_at": clock(session)}
     made = [
         columns | {"id": id_} | {name: of(id_) if callable(of) else of for name, of in fields.items()} for id_ in ids
-    ]  # fmt: skip
+    ]
     session.execute(insert(table), made)
     return ids
 
@@ -60,10 +60,32 @@ def webhooks(bench: Bench, project: str) -> None:
     """Give every one of a project's endpoints a message that is due."""
     with bench.database.unit_of_work() as session:
         now, secret = clock(session), seal(bench.settings, "whsec_" + "A" * 32)
-        rows(session, WebhookEndpoint, project, url=f"http://{project}.test/", events=["*"], description="",
-             enabled=True, secret=secret, updated_at=now)  # fmt: skip
-        rows(session, WebhookDelivery, project, endpoint_id=str, message_id="evt", type="t", subject="job", seq=1,
-             body="{}", state="pending", attempts=0, next_at=now, log=[])  # fmt: skip
+        rows(
+            session,
+            WebhookEndpoint,
+            project,
+            url=f"http://{project}.test/",
+            events=["*"],
+            description="",
+            enabled=True,
+            secret=secret,
+            updated_at=now,
+        )
+        rows(
+            session,
+            WebhookDelivery,
+            project,
+            endpoint_id=str,
+            message_id="evt",
+            type="t",
+            subject="job",
+            seq=1,
+            body="{}",
+            state="pending",
+            attempts=0,
+            next_at=now,
+            log=[],
+        )
 
 
 def test_the_one_webhook_of_a_project_is_sent_beside_a_thousand_of_another_whose_endpoints_hang(
@@ -111,8 +133,16 @@ def publications(bench: Bench, project: str) -> None:
         now = clock(session)
         session.add(Job(**(job_fields("steady", now) | {"id": project, "project_id": project, "state": "succeeded"})))
         session.flush()
-        rows(session, Publication, project, job_id=project, target={"kind": "s3", "uri": "s3://a/b"}, state="pending",
-             attempts=0, next_at=now)  # fmt: skip
+        rows(
+            session,
+            Publication,
+            project,
+            job_id=project,
+            target={"kind": "s3", "uri": "s3://a/b"},
+            state="pending",
+            attempts=0,
+            next_at=now,
+        )
 
 
 def test_the_one_publication_of_a_project_is_next_beside_a_thousand_of_another(
@@ -170,9 +200,19 @@ def test_the_one_event_of_a_project_is_evaluated_next_beside_a_thousand_of_anoth
         sources(bench, project)
         with bench.database.unit_of_work() as session:
             now = clock(session)
-            rows(session, HookDelivery, project, source_id=str, via="webhook", dedupe_key=str,
-                 event=version_created("m", "1", {}).model_dump(mode="json"), state="pending", attempts=0,
-                 next_at=now, received_at=now)  # fmt: skip
+            rows(
+                session,
+                HookDelivery,
+                project,
+                source_id=str,
+                via="webhook",
+                dedupe_key=str,
+                event=version_created("m", "1", {}).model_dump(mode="json"),
+                state="pending",
+                attempts=0,
+                next_at=now,
+                received_at=now,
+            )
     evaluator = Evaluator(bench.database, cast(Doorbell, None), bench.settings)
     assert [evaluator.work_once() for _ in range(3)] == [True] * 3
     assert sorted(done[:2]) == sorted(PROJECTS)

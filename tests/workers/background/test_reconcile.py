@@ -57,8 +57,10 @@ def test_a_job_whose_lease_is_past_is_queued_again_with_a_pause_and_a_new_fence(
     assert job.failures == {"machine_lost": 1}
     assert bench.attempts(job_id)[0].outcome == "lost"
     assert [event.type for event in bench.events(job_id)] == [
-        "job.started", "job.attempt_failed", "job.retry_scheduled",
-    ]  # fmt: skip
+        "job.started",
+        "job.attempt_failed",
+        "job.retry_scheduled",
+    ]
     with bench.database.unit_of_work() as session:
         assert leases.held(session, job_id, 1) is None
     assert reconciler.recover() == 0
@@ -181,10 +183,16 @@ def test_idempotency_keys_are_forgotten_after_a_day(bench: Bench, reconciler: Re
         for hours in (23, 25):
             session.add(
                 IdempotencyKey(
-                    id=new_id("idk"), project_id="prj_default", method="POST", path="/v1/jobs", key=f"{hours}",
-                    body_sha256="", resource_id=None, created_at=now - timedelta(hours=hours),
+                    id=new_id("idk"),
+                    project_id="prj_default",
+                    method="POST",
+                    path="/v1/jobs",
+                    key=f"{hours}",
+                    body_sha256="",
+                    resource_id=None,
+                    created_at=now - timedelta(hours=hours),
                 )
-            )  # fmt: skip
+            )
     reconciler.collect_garbage()
     with bench.database.reading() as session:
         assert session.scalars(select(IdempotencyKey.key)).all() == ["23"]
@@ -222,9 +230,9 @@ def test_the_lead_is_taken_again_when_the_server_was_away(postgres_url: str) -> 
     assert lead.held()
     with database.engine.connect() as other:
         ours = "locktype = 'advisory' AND datname = current_database()"  # other services may lead on this server
-        other.execute(text(
-            f"SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON oid = database WHERE {ours}"
-        ))  # fmt: skip
+        other.execute(
+            text(f"SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON oid = database WHERE {ours}")
+        )
     with pytest.raises(OUTAGE):
         lead.held()
     assert lead.held()

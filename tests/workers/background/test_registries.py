@@ -38,9 +38,17 @@ class Registry:
         with self.database.unit_of_work() as session:
             now = clock(session)
             source = HookSource(
-                id=new_id("src"), project_id="prj_default", kind="mlflow", name="registry", secret=None,
-                old_secret=None, old_secret_until=None, cursor=None, created_at=now, updated_at=now,
-            )  # fmt: skip
+                id=new_id("src"),
+                project_id="prj_default",
+                kind="mlflow",
+                name="registry",
+                secret=None,
+                old_secret=None,
+                old_secret_until=None,
+                cursor=None,
+                created_at=now,
+                updated_at=now,
+            )
             session.add(source)
         self.source, self.made = source, int(now.timestamp() * 1000)
 

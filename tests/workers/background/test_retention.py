@@ -19,9 +19,14 @@ def _count(bench: Bench, table: type[Artifact | Event | LogLine], job_id: str) -
         return session.scalar(select(func.count()).select_from(table).where(table.job_id == job_id)) or 0
 
 
-@pytest.mark.parametrize(("setting", "table"), [
-    ("keep_artifacts_days", Artifact), ("keep_events_days", Event), ("keep_logs_days", LogLine),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("setting", "table"),
+    [
+        ("keep_artifacts_days", Artifact),
+        ("keep_events_days", Event),
+        ("keep_logs_days", LogLine),
+    ],
+)
 def test_rows_are_forgotten_after_their_time(
     sqlite_bench: Bench, setting: str, table: type[Artifact | Event | LogLine]
 ) -> None:

@@ -87,11 +87,22 @@ def test_a_publication_that_breaks_us_is_given_up_in_the_end_and_others_are_done
             job = Job(**(job_fields("steady", now) | {"project_id": project, "state": "succeeded"}))
             session.add(job)
             session.flush()
-            session.add(Publication(
-                id=f"pub_{project}", project_id=project, job_id=job.id, target={"kind": "s3", "uri": "s3://a/b"},
-                state="pending", attempts=0, next_at=now, locked_until=None, reference=None, error=None, created_at=now,
-                finished_at=None,
-            ))  # fmt: skip
+            session.add(
+                Publication(
+                    id=f"pub_{project}",
+                    project_id=project,
+                    job_id=job.id,
+                    target={"kind": "s3", "uri": "s3://a/b"},
+                    state="pending",
+                    attempts=0,
+                    next_at=now,
+                    locked_until=None,
+                    reference=None,
+                    error=None,
+                    created_at=now,
+                    finished_at=None,
+                )
+            )
     publisher = Publisher(database, sqlite_bench.store, sqlite_bench.settings)
 
     def publish(row: Publication, _stopping: object) -> Any:
@@ -139,9 +150,17 @@ def test_a_registry_event_that_breaks_us_is_given_up_in_the_end_and_others_are_e
 def _source(session: Any, project: str) -> str:
     now = clock(session)
     source = HookSource(
-        id=new_id("src"), project_id=project, kind="mlflow", name="r", secret=None, old_secret=None,
-        old_secret_until=None, cursor=None, created_at=now, updated_at=now,
-    )  # fmt: skip
+        id=new_id("src"),
+        project_id=project,
+        kind="mlflow",
+        name="r",
+        secret=None,
+        old_secret=None,
+        old_secret_until=None,
+        cursor=None,
+        created_at=now,
+        updated_at=now,
+    )
     session.add(source)
     session.flush()
     return source.id
@@ -150,11 +169,21 @@ def _source(session: Any, project: str) -> str:
 def _hook(session: Any, project: str) -> str:
     now = clock(session)
     row = HookDelivery(
-        id=new_id("hkd"), source_id=_source(session, project), project_id=project, via="webhook",
-        dedupe_key=project, subject=None, body=None,
+        id=new_id("hkd"),
+        source_id=_source(session, project),
+        project_id=project,
+        via="webhook",
+        dedupe_key=project,
+        subject=None,
+        body=None,
         event={"kind": "mlflow", "event": "model_version.created", "model": "m"},
-        state="pending", attempts=0, next_at=now, error=None, received_at=now, evaluated_at=None,
-    )  # fmt: skip
+        state="pending",
+        attempts=0,
+        next_at=now,
+        error=None,
+        received_at=now,
+        evaluated_at=None,
+    )
     session.add(row)
     return row.id
 

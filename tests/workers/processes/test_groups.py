@@ -91,11 +91,13 @@ def test_the_log_tells_what_bounds_children_and_why(tmp_path: Path, monkeypatch:
         assert groups.at_start() is not None
     bare, grouped = lines
     assert (bare["event"], bare["reason"]) == (
-        "the memory of children is bounded by RLIMIT_DATA alone", "this machine has no control groups of version 2"
-    )  # fmt: skip
+        "the memory of children is bounded by RLIMIT_DATA alone",
+        "this machine has no control groups of version 2",
+    )
     assert (grouped["event"], grouped["path"]) == (
-        "the memory of children is bounded by control groups", str(kernel.own)
-    )  # fmt: skip
+        "the memory of children is bounded by control groups",
+        str(kernel.own),
+    )
 
 
 def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **machine: object) -> tuple[PretendKernel, ControlGroups]:

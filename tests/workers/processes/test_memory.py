@@ -22,9 +22,14 @@ SPEC = {"prune": {"method": "magnitude", "sparsity": 0.5}}
 
 def request(folder: Path, **fields: object) -> ComputeRequest:
     given = {
-        "spec": SPEC, "model_dir": str(folder), "revision": "r", "source_name": "m", "datasets": {},
-        "workspace": str(folder), "artifact_dir": str(folder),
-    }  # fmt: skip
+        "spec": SPEC,
+        "model_dir": str(folder),
+        "revision": "r",
+        "source_name": "m",
+        "datasets": {},
+        "workspace": str(folder),
+        "artifact_dir": str(folder),
+    }
     return ComputeRequest.model_validate(given | fields)
 
 
@@ -64,9 +69,13 @@ def test_the_memory_of_a_machine_is_that_of_the_tightest_group_around_the_worker
 
 def ended(tmp_path: Path, code: str) -> tuple[int, list[str]]:
     child = Child(
-        [sys.executable, "-c", code], Message(), env=environment("fetch", tmp_path, 1), cwd=tmp_path, offline=False,
+        [sys.executable, "-c", code],
+        Message(),
+        env=environment("fetch", tmp_path, 1),
+        cwd=tmp_path,
+        offline=False,
         memory=Limits(2**27, 2**27),
-    )  # fmt: skip
+    )
     try:
         while not child.finished:
             child.messages(wait_seconds=0.05)

@@ -33,9 +33,13 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 def environment(bench: Bench, broker_url: str) -> dict[str, str]:
     return {
-        **os.environ, "ESPALIER_HOME": str(bench.settings.home), "ESPALIER_DATABASE_URL": bench.database.url,
-        "ESPALIER_BROKER_URL": broker_url, "ESPALIER_LEASE_SECONDS": "5", "ESPALIER_THREADS": "1",
-    }  # fmt: skip
+        **os.environ,
+        "ESPALIER_HOME": str(bench.settings.home),
+        "ESPALIER_DATABASE_URL": bench.database.url,
+        "ESPALIER_BROKER_URL": broker_url,
+        "ESPALIER_LEASE_SECONDS": "5",
+        "ESPALIER_THREADS": "1",
+    }
 
 
 @contextmanager
@@ -157,9 +161,13 @@ def test_a_worker_asked_for_one_job_does_one_and_leaves(sqlite_bench: Bench) -> 
     # Its children are the real ones, so the job fails at its source: what counts is that it was worked on.
     first, second = sqlite_bench.add(), sqlite_bench.add()
     done = subprocess.run(
-        [sys.executable, "-m", "workers.main", "--once"], cwd=ROOT, env=environment(sqlite_bench, ""),
-        check=False, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "workers.main", "--once"],
+        cwd=ROOT,
+        env=environment(sqlite_bench, ""),
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert done.returncode == 0
     assert done.stderr.count("the memory of children is bounded by ") == 1
     assert sqlite_bench.job(first).attempt == 1

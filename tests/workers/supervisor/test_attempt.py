@@ -104,9 +104,14 @@ def test_a_child_that_always_dies_uses_up_its_budget(bench: Bench) -> None:
 def test_what_a_child_calls_a_failure_is_the_jobs_error(sqlite_bench: Bench) -> None:
     job = sqlite_bench.work(sqlite_bench.add("fails"))
     assert job.error == {
-        "class": "numerical", "retryable": False, "phase": None, "module": None, "hint": "h", "message": "m",
+        "class": "numerical",
+        "retryable": False,
+        "phase": None,
+        "module": None,
+        "hint": "h",
+        "message": "m",
         "attempt": 1,
-    }  # fmt: skip
+    }
     assert job.state == "failed"
 
 

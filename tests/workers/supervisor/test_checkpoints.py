@@ -8,8 +8,8 @@ from pathlib import Path
 
 from app.storage.directory import DirectoryStore
 from espalier.messages import Checkpoint
+from workers.messages import StoredInStore
 from workers.supervisor.checkpoints import Uploader
-from workers.supervisor.recorder import StoredInStore
 
 
 def _checkpoint(workspace: Path, name: str, stem: str) -> Checkpoint:

@@ -87,9 +87,14 @@ def made() -> ControlGroups:
 def run(code: str, folder: Path, made: ControlGroups) -> tuple[Child, list[int]]:
     """Run a program in a group of its own to its end; return it, and the processes that it said it had."""
     child = Child(
-        [sys.executable, "-c", code], Message(), env=environment("fetch", folder, 1), cwd=folder, offline=True,
-        memory=Limits(held=HELD, data=2**40), groups=made,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        Message(),
+        env=environment("fetch", folder, 1),
+        cwd=folder,
+        offline=True,
+        memory=Limits(held=HELD, data=2**40),
+        groups=made,
+    )
     said = []
     while not child.finished:
         said += child.messages(wait_seconds=0.05)

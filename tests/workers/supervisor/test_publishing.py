@@ -38,10 +38,13 @@ def publishing(sqlite_bench: Bench, hub: Hub) -> Bench:
     hub.writer = TOKEN
     settings = sqlite_bench.settings.model_copy(
         update={
-            "hf_endpoint": hub.url, "hf_token": SecretStr(SHARED), "api_key_pepper": SecretStr(PEPPER),
-            "mlflow_tracking_uri": "http://127.0.0.1:9", "mlflow_token": SecretStr(MLFLOW),
+            "hf_endpoint": hub.url,
+            "hf_token": SecretStr(SHARED),
+            "api_key_pepper": SecretStr(PEPPER),
+            "mlflow_tracking_uri": "http://127.0.0.1:9",
+            "mlflow_token": SecretStr(MLFLOW),
         }
-    )  # fmt: skip
+    )
     sqlite_bench.services = replace(sqlite_bench.services, settings=settings)
     credentials.put(sqlite_bench.database, settings, "prj_default", "huggingface", HubCredential(token=TOKEN), hint="")
     credentials.put(
@@ -127,9 +130,13 @@ def test_the_fetcher_gets_the_token_of_the_project_or_else_the_one_that_it_share
     for project, token in (("prj_default", TOKEN), ("prj_sharing", SHARED), ("prj_other", None)):
         publishing.set(job_id, project_id=project)
         told = fetch_request(
-            services.database, services.store, services.settings, publishing.job(job_id), request,
+            services.database,
+            services.store,
+            services.settings,
+            publishing.job(job_id),
+            request,
             services.settings.scratch,
-        )  # fmt: skip
+        )
         assert told.systems["huggingface"].get("token") == token
         assert set(told.systems) == {"huggingface"}
         assert S3_SECRET not in told.model_dump_json()
@@ -146,9 +153,13 @@ def test_an_mlflow_source_gets_the_login_and_stays_at_the_version_that_was_resol
     for revision, version, alias in ((None, None, "champion"), ("3-abc", "3", None)):
         publishing.set(job_id, resolved_revision=revision)
         told = fetch_request(
-            services.database, services.store, services.settings, publishing.job(job_id),
-            JobRequest.model_validate_json(canonical(document)), services.settings.scratch,
-        )  # fmt: skip
+            services.database,
+            services.store,
+            services.settings,
+            publishing.job(job_id),
+            JobRequest.model_validate_json(canonical(document)),
+            services.settings.scratch,
+        )
         assert isinstance(told.job.source, MlflowSource)
         assert (told.job.source.version, told.job.source.alias) == (version, alias)
         assert told.systems["mlflow"] == {"tracking_uri": "http://127.0.0.1:9", "token": MLFLOW}

@@ -12,7 +12,8 @@ from app.db.result import PhaseRecord
 from espalier.messages import PhaseCompleted, PhaseStarted, Progress
 from tests.fixtures.workers.claims import worker
 from tests.fixtures.workers.runs import Bench
-from workers.supervisor.recorder import Recorder, Said
+from workers.messages import Said
+from workers.supervisor.recorder import Recorder
 
 STARTED = PhaseStarted(phase="pruning")
 

@@ -67,8 +67,10 @@ def test_a_running_attempt_counts_what_it_has_used_so_far(bench: Bench) -> None:
 
 def test_what_was_used_before_the_last_hour_or_of_another_class_does_not_count(bench: Bench) -> None:
     for project, seconds, ago, worker_class in (
-        ("prj_old", 9000, 7200, "default"), ("prj_other", 3000, 0, "gpu"), ("prj_now", 10, 0, "default"),
-    ):  # fmt: skip
+        ("prj_old", 9000, 7200, "default"),
+        ("prj_other", 3000, 0, "gpu"),
+        ("prj_now", 10, 0, "default"),
+    ):
         (job,) = queue(bench, project, 1, worker_class=worker_class)
         assert claim(bench, worker("wrk_a", worker_class=worker_class)) == job
         ended(bench, job, seconds=seconds, ago=ago)
@@ -141,11 +143,12 @@ def test_the_view_of_claimable_work_counts_what_claims_take(bench: Bench, seed: 
         for _ in range(30):
             state = rng.choice(["queued"] * 4 + ["running", "paused", "succeeded"])
             fields = {
-                "project_id": f"prj_{rng.randrange(5)}", "state": state,  # the last of them has no row
+                "project_id": f"prj_{rng.randrange(5)}",
+                "state": state,  # the last of them has no row
                 "lease_until": now + timedelta(hours=1) if state == "running" else None,
                 "wait_reason": rng.choice([None, "capacity", "quota", "backoff", "dependency"]),
                 "not_before": rng.choice([None, now - timedelta(hours=1), now + timedelta(hours=1)]),
-            }  # fmt: skip
+            }
             session.add(Job(**(job_fields("steady", now) | fields)))
     with bench.database.reading() as session:
         told = set(session.scalars(select(CLAIMABLE_VIEW.c.job_id)))

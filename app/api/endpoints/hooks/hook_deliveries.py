@@ -97,9 +97,7 @@ def list_deliveries(
     verdicts: dict[str, list[HookVerdict]] = defaultdict(list)
     for verdict in found:
         verdicts[verdict.delivery_id].append(verdict)
-    return pager.page(
-        query, rows, lambda row: _shown(RegistryDeliveryView, row, verdicts[row.id]), lambda row: row.id
-    )  # fmt: skip
+    return pager.page(query, rows, lambda row: _shown(RegistryDeliveryView, row, verdicts[row.id]), lambda row: row.id)
 
 
 @router.get("/{delivery_id}")

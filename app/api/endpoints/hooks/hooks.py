@@ -104,9 +104,7 @@ def get_source(source_id: SourceId, resources: ResourcesDep, project: ProjectDep
 
 
 @router.patch("/hook-sources/{source_id}")
-def change_source(
-    source_id: SourceId, body: SourceChange, resources: ResourcesDep, project: ProjectDep
-) -> SourceView:  # fmt: skip
+def change_source(source_id: SourceId, body: SourceChange, resources: ResourcesDep, project: ProjectDep) -> SourceView:
     """Rename a source."""
     return _view(sources.change(resources, project, source_id, body))
 
@@ -119,9 +117,12 @@ def delete_source(source_id: SourceId, resources: ResourcesDep, project: Project
 
 @router.post("/hook-sources/{source_id}/rotate-secret")
 def rotate_secret(
-    source_id: SourceId, response: Response, resources: ResourcesDep, project: ProjectDep,
+    source_id: SourceId,
+    response: Response,
+    resources: ResourcesDep,
+    project: ProjectDep,
     body: Annotated[SecretRotation, Body()] = SecretRotation(),  # noqa: B008 - a frozen value
-) -> SourceWithSecretView:  # fmt: skip
+) -> SourceWithSecretView:
     """Make a new secret; for 24 hours, or as long as asked, deliveries with either are taken."""
     row, secret = sources.rotate(resources, project, source_id, body)
     response.headers["Cache-Control"] = "no-store"

@@ -115,7 +115,10 @@ def test_rule(rule_id: RuleId, body: RuleTrial, resources: ResourcesDep, project
     """Say what a rule would make of a delivery or of a document, and why; nothing is written."""
     found = rules.trial(resources, project, rule_id, body)
     return TrialView(
-        outcome=found.outcome, reason=found.reason, detail=found.detail,
+        outcome=found.outcome,
+        reason=found.reason,
+        detail=found.detail,
         checks=[CheckView.model_validate(check) for check in found.checks],
-        event=found.event.model_dump(mode="json"), request=found.wish.sent if found.wish else None,
-    )  # fmt: skip
+        event=found.event.model_dump(mode="json"),
+        request=found.wish.sent if found.wish else None,
+    )

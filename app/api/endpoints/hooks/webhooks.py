@@ -142,9 +142,12 @@ def rotate_secret(
 
 @router.get("/{endpoint_id}/deliveries")
 def list_deliveries(
-    endpoint_id: EndpointId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    endpoint_id: EndpointId,
+    query: Annotated[PageQuery, FromQuery()],
+    pager: PagerDep,
+    resources: ResourcesDep,
     project: ProjectDep,
-) -> Page[DeliveryView]:  # fmt: skip
+) -> Page[DeliveryView]:
     """List what was and is to be delivered, newest first."""
     before = pager.position(query)
     rows = webhooks.deliveries(resources, project, endpoint_id, before=before, limit=query.limit + 1)

@@ -23,9 +23,16 @@ from app.services.resources import Resources
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
 _UNREAD: Final[dict[str, Any]] = {
-    "source": {}, "spec": {}, "resolved_spec": None, "labels": {}, "work_hash": None, "error": None, "gate": None,
-    "result": None, "warnings": [],
-}  # fmt: skip
+    "source": {},
+    "spec": {},
+    "resolved_spec": None,
+    "labels": {},
+    "work_hash": None,
+    "error": None,
+    "gate": None,
+    "result": None,
+    "warnings": [],
+}
 """What an action leaves out of its answer to those who may not read the job."""
 
 Overrides = Annotated[
@@ -75,9 +82,13 @@ def retry_job(
     responses={200: {"model": JobView, "description": "An equal call was here before: its job as it is now."}},
 )
 def clone_job(
-    job_id: JobId, request: Request, resources: ResourcesDep, project: ProjectDep,
-    body: Overrides | None = None, idempotency_key: IdempotencyKeyHeader = None,
-) -> Response:  # fmt: skip
+    job_id: JobId,
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    body: Overrides | None = None,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
     """Queue a new job from the same body, with changes; takes `jobs:read` too, for the answer tells that body."""
     rights.require("jobs:read")
     merged = merge_patch(reads.job(resources.database, project, job_id).job.request, body or {})

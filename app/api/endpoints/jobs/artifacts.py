@@ -22,9 +22,12 @@ router = APIRouter(prefix="/v1", tags=["artifacts"])
 
 @router.get("/jobs/{job_id}/artifacts")
 def list_artifacts(
-    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId,
+    query: Annotated[PageQuery, FromQuery()],
+    pager: PagerDep,
+    resources: ResourcesDep,
     project: ProjectDep,
-) -> Page[ArtifactView]:  # fmt: skip
+) -> Page[ArtifactView]:
     """List the files of a job's result."""
     after = pager.position(query) or ""
     rows = reads.artifacts(resources.database, project, job_id, after=after, limit=query.limit + 1)
@@ -52,9 +55,12 @@ def get_artifact(artifact_id: ArtifactId, resources: ResourcesDep, project: Proj
     },
 )
 def download_artifact(
-    artifact_id: ArtifactId, request: Request, resources: ResourcesDep, project: ProjectDep,
+    artifact_id: ArtifactId,
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
     range_: Annotated[str | None, Header(alias="Range", max_length=1000)] = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """Download a file: from the object store where it has URLs, else from here."""
     artifact = artifacts.get(resources.database, project, artifact_id)
     artifacts.note_read(resources, "download" if request.method == "GET" else "read", artifact.id)

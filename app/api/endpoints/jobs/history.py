@@ -21,7 +21,7 @@ from app.api.views import (
     layer_view,
     log_view,
     series_view,
-)  # fmt: skip
+)
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services.jobs import reads
 
@@ -43,9 +43,12 @@ class MetricQuery(Query):
 
 @router.get("/events")
 def list_events(
-    job_id: JobId, query: Annotated[EventQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId,
+    query: Annotated[EventQuery, FromQuery()],
+    pager: PagerDep,
+    resources: ResourcesDep,
     project: ProjectDep,
-) -> Page[EventView]:  # fmt: skip
+) -> Page[EventView]:
     """List what happened, in order."""
     after = pager.number(query, query.after)
     rows = reads.events(resources.database, project, job_id, after=after, limit=query.limit + 1)
@@ -54,9 +57,12 @@ def list_events(
 
 @router.get("/logs")
 def list_log_lines(
-    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId,
+    query: Annotated[PageQuery, FromQuery()],
+    pager: PagerDep,
+    resources: ResourcesDep,
     project: ProjectDep,
-) -> Page[LogView]:  # fmt: skip
+) -> Page[LogView]:
     """List the lines of the log, oldest first."""
     after = pager.position(query) or ""
     rows = reads.logs(resources.database, project, job_id, after=after, limit=query.limit + 1)
@@ -65,9 +71,12 @@ def list_log_lines(
 
 @router.get("/layers")
 def list_layers(
-    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId,
+    query: Annotated[PageQuery, FromQuery()],
+    pager: PagerDep,
+    resources: ResourcesDep,
     project: ProjectDep,
-) -> Page[LayerView]:  # fmt: skip
+) -> Page[LayerView]:
     """List the pruned matrices, in the order in which they were done."""
     after = pager.number(query, -1)
     rows = reads.layers(resources.database, project, job_id, after=after, limit=query.limit + 1)
@@ -76,9 +85,12 @@ def list_layers(
 
 @router.get("/attempts")
 def list_attempts(
-    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId,
+    query: Annotated[PageQuery, FromQuery()],
+    pager: PagerDep,
+    resources: ResourcesDep,
     project: ProjectDep,
-) -> Page[AttemptView]:  # fmt: skip
+) -> Page[AttemptView]:
     """List the attempts, first to last."""
     after = pager.number(query, 0)
     rows = reads.attempts(resources.database, project, job_id, after=after, limit=query.limit + 1)

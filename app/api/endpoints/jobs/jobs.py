@@ -104,17 +104,27 @@ EXAMPLES: dict[str, Example] = {
     dependencies=[PresetsDep],
     response_model=JobView,
     responses={
-        200: {"model": JobView, "headers": _LOCATION | _REPLAYED,
-              "description": "An equal call was here before: its job as it is now."},
-        201: {"model": JobView, "headers": _LOCATION,
-              "description": "An equal job has done the work: this one has succeeded with its files."},
+        200: {
+            "model": JobView,
+            "headers": _LOCATION | _REPLAYED,
+            "description": "An equal call was here before: its job as it is now.",
+        },
+        201: {
+            "model": JobView,
+            "headers": _LOCATION,
+            "description": "An equal job has done the work: this one has succeeded with its files.",
+        },
         202: {"headers": _LOCATION, "description": "The job is queued."},
     },
-)  # fmt: skip
+)
 async def create_job(
-    body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], sent: SentDep,
-    request: Request, resources: ResourcesDep, project: ProjectDep, idempotency_key: IdempotencyKeyHeader = None,
-) -> Response:  # fmt: skip
+    body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)],
+    sent: SentDep,
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
     """Queue a job."""
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None

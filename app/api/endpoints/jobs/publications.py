@@ -49,9 +49,12 @@ def create_publication(
 
 @router.get("")
 def list_publications(
-    job_id: JobId, query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep,
+    job_id: JobId,
+    query: Annotated[PageQuery, FromQuery()],
+    pager: PagerDep,
+    resources: ResourcesDep,
     project: ProjectDep,
-) -> Page[PublicationView]:  # fmt: skip
+) -> Page[PublicationView]:
     """List the publications of a job, newest first."""
     before = pager.position(query)
     rows = publications.page(resources.database, project, job_id, before=before, limit=query.limit + 1)

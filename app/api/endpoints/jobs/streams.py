@@ -50,13 +50,18 @@ class PlaceQuery(Query):
 
 
 @router.get(
-    "/jobs/{job_id}/events/stream", response_class=StreamingResponse,
+    "/jobs/{job_id}/events/stream",
+    response_class=StreamingResponse,
     responses={**_STREAM, 204: {"description": "The job has ended and everything was told: do not come again."}},
-)  # fmt: skip
+)
 async def stream_events(
-    job_id: JobId, query: Annotated[SeqQuery, FromQuery()], resources: ResourcesDep, actor: ActorDep, feed: FeedDep,
+    job_id: JobId,
+    query: Annotated[SeqQuery, FromQuery()],
+    resources: ResourcesDep,
+    actor: ActorDep,
+    feed: FeedDep,
     last_event_id: LastEventId = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """Send the events of a job as they happen; the stream ends after the one that ends the job, and with its key."""
     after = query.after
     if last_event_id:

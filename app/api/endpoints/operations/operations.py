@@ -74,11 +74,15 @@ def list_queues(resources: ResourcesDep) -> Page[QueueView]:
     now, found = fleet.queues(resources)
     items = [
         QueueView(
-            worker_class=queue.worker_class, depth=queue.depth, delayed=queue.delayed,
-            oldest_age_seconds=_age(queue.oldest_queued_at, now), running=queue.running, workers=queue.workers,
+            worker_class=queue.worker_class,
+            depth=queue.depth,
+            delayed=queue.delayed,
+            oldest_age_seconds=_age(queue.oldest_queued_at, now),
+            running=queue.running,
+            workers=queue.workers,
         )
         for queue in found
-    ]  # fmt: skip
+    ]
     return Page(items=items, next_cursor=None)
 
 

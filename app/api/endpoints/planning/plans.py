@@ -91,9 +91,12 @@ class ModelView(View):
 
 @router.post("/plans", status_code=201, dependencies=[PresetsDep], responses=again(PlanView))
 async def create_plan(
-    body: Annotated[PlanRequest, Body(openapi_examples=EXAMPLES)], response: Response, resources: ResourcesDep,
-    project: ProjectDep, key: KeyDep,
-) -> PlanView:  # fmt: skip
+    body: Annotated[PlanRequest, Body(openapi_examples=EXAMPLES)],
+    response: Response,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    key: KeyDep,
+) -> PlanView:
     """Work out what a job would take, without making one."""
 
     def make() -> Plan:

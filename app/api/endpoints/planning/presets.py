@@ -53,9 +53,7 @@ def get_preset(name: NameAtVersion, resources: ResourcesDep, project: ProjectDep
 @router.put("/{name}")
 def put_preset(name: Name, body: PresetRequest, resources: ResourcesDep, project: ProjectDep) -> PresetView:
     """Write the next version of a preset; one that ships with the service is replaced for this project."""
-    return _view(
-        presets.put(resources.database, project, name, description=body.description, spec=dict(body.spec))
-    )  # fmt: skip
+    return _view(presets.put(resources.database, project, name, description=body.description, spec=dict(body.spec)))
 
 
 @router.delete("/{name}", status_code=204)
@@ -66,6 +64,9 @@ def delete_preset(name: Name, resources: ResourcesDep, project: ProjectDep) -> N
 
 def _view(found: Found) -> PresetView:
     return PresetView(
-        name=found.name, version=found.version, description=found.description, spec=dict(found.spec),
+        name=found.name,
+        version=found.version,
+        description=found.description,
+        spec=dict(found.spec),
         built_in=found in SHIPPED,
-    )  # fmt: skip
+    )

@@ -89,9 +89,14 @@ class ParetoView(View):
     responses={200: {"model": SweepView, "description": "An equal call was here before: its sweep as it is now."}},
 )
 def create_sweep(
-    body: SweepRequest, sent: SentDep, request: Request, response: Response, resources: ResourcesDep,
-    project: ProjectDep, idempotency_key: IdempotencyKeyHeader = None,
-) -> SweepView:  # fmt: skip
+    body: SweepRequest,
+    sent: SentDep,
+    request: Request,
+    response: Response,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> SweepView:
     """Queue one job per combination of the axes' values."""
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=sent) if idempotency_key else None
@@ -143,15 +148,23 @@ def _view(reading: sweeps.SweepReading) -> SweepView:
     base = f"/v1/sweeps/{sweep.id}"
     return SweepView.model_validate(
         {
-            "id": sweep.id, "project_id": sweep.project_id, "name": sweep.name, "state": reading.state,
-            "counts": reading.counts, "base": sweep.base, "axes": sweep.axes, "created_at": sweep.created_at,
+            "id": sweep.id,
+            "project_id": sweep.project_id,
+            "name": sweep.name,
+            "state": reading.state,
+            "counts": reading.counts,
+            "base": sweep.base,
+            "axes": sweep.axes,
+            "created_at": sweep.created_at,
             "points": [
                 {
-                    **point, "state": job.state if job else None, "progress": job.progress if job else 0.0,
+                    **point,
+                    "state": job.state if job else None,
+                    "progress": job.progress if job else 0.0,
                     "reused_from": job.reused_from if job else None,
                 }
                 for point, job in rows
             ],
             "urls": {"self": base, "cancel": f"{base}/cancel", "pareto": f"{base}/pareto"},
         }
-    )  # fmt: skip
+    )

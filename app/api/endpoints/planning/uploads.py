@@ -135,9 +135,14 @@ def create_part(upload_id: UploadId, body: PartRequest, resources: ResourcesDep,
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BYTES}}}},
 )
 async def put_part(
-    upload_id: UploadId, file: str, number: PartNumber, request: Request, resources: ResourcesDep, project: ProjectDep,
+    upload_id: UploadId,
+    file: str,
+    number: PartNumber,
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
     sha256: Annotated[str, Header(alias="X-Content-SHA256", pattern=r"^[0-9a-f]{64}$")],
-) -> None:  # fmt: skip
+) -> None:
     """Take the bytes of one part, where the store takes none from clients."""
     row = await run_in_threadpool(uploads.get_open, resources.database, project, upload_id)
     key, size = uploads.place(row, file, number)

@@ -51,9 +51,13 @@ class UsageView(View):
 
 def _project(row: Project) -> ProjectView:
     return ProjectView(
-        id=row.id, name=row.name, quotas=Quotas(**row.quotas), shared_logins=row.shared_logins,
-        allow_high_priority=row.allow_high_priority, created_at=row.created_at,
-    )  # fmt: skip
+        id=row.id,
+        name=row.name,
+        quotas=Quotas(**row.quotas),
+        shared_logins=row.shared_logins,
+        allow_high_priority=row.allow_high_priority,
+        created_at=row.created_at,
+    )
 
 
 @router.post("/projects", status_code=201, responses=again(ProjectView))

@@ -23,9 +23,7 @@ def plan(spec: SpecFile, json: Json = False) -> None:
         return
     table = Table("phase", "seconds", "memory", "disk")
     for phase in found["phases"]:
-        table.add_row(
-            phase["name"], f"{phase['seconds']:,.1f}", size(phase["memory_bytes"]), size(phase["disk_bytes"])
-        )  # fmt: skip
+        table.add_row(phase["name"], f"{phase['seconds']:,.1f}", size(phase["memory_bytes"]), size(phase["disk_bytes"]))
     out.print(table)
     seconds = "unknown" if found["seconds"] is None else f"{found['seconds']:,.0f} s"
     out.print(f"{found['id']}  {seconds}, worker class {found['worker_class']}, place {found['queue_position']}")

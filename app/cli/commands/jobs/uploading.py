@@ -27,9 +27,14 @@ def upload(
 ) -> None:
     """Send a model or a text and print its id; a second call goes on where the first was cut."""
     bar = Progress(
-        BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=err, transient=True,
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
         disable=json or not err.is_terminal,
-    )  # fmt: skip
+    )
     with connect() as client, bar:
         task = bar.add_task("upload", total=None)
         found = client.upload(path, name=name, sent=lambda there, total: bar.update(task, completed=there, total=total))

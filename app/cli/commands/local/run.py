@@ -22,9 +22,13 @@ from espalier.recipe.reading import located
 commands = typer.Typer()
 
 AS_EVENTS = {
-    "phase_started": "job.phase_started", "phase_completed": "job.phase_completed", "progress": "job.progress",
-    "layer": "job.layer_completed", "metric": "job.metric", "warning": "job.warning",
-}  # fmt: skip
+    "phase_started": "job.phase_started",
+    "phase_completed": "job.phase_completed",
+    "progress": "job.progress",
+    "layer": "job.layer_completed",
+    "metric": "job.metric",
+    "warning": "job.warning",
+}
 """What the children say -> the event that the service would make of it."""
 
 

@@ -18,9 +18,12 @@ from app.settings_rules import shown
 commands = typer.Typer()
 
 DERIVED = {
-    "database_url": "database", "broker_url": "broker", "store_url": "store",
-    "cache_dir": "cache", "scratch_dir": "scratch",
-}  # fmt: skip
+    "database_url": "database",
+    "broker_url": "broker",
+    "store_url": "store",
+    "cache_dir": "cache",
+    "scratch_dir": "scratch",
+}
 """Settings that, left empty, follow from others -> the property that holds the value in force."""
 
 

@@ -122,8 +122,12 @@ def _service(home: Path, url: str | None) -> Iterator[str]:
         process = subprocess.Popen(
             # Leashed: a demo that is killed takes its service along.
             module_command("espalier.leash", str(os.getpid()), *module_command("workers.service")),
-            env=others | kept | own, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
-        )  # fmt: skip
+            env=others | kept | own,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
     try:
         yield _address(process, log_path)
     finally:

@@ -43,9 +43,15 @@ def workers(json: Json = False) -> None:
     table = Table("worker", "class", "state", "host", "device", "memory", "job", "seen", box=None)
     for worker in found:
         table.add_row(
-            worker.id, worker.worker_class, worker.state, worker.host or "", worker.device, size(worker.memory_bytes),
-            worker.job_id or "", f"{worker.heartbeat_age_seconds:.0f} s ago",
-        )  # fmt: skip
+            worker.id,
+            worker.worker_class,
+            worker.state,
+            worker.host or "",
+            worker.device,
+            size(worker.memory_bytes),
+            worker.job_id or "",
+            f"{worker.heartbeat_age_seconds:.0f} s ago",
+        )
     out.print(table)
 
 

@@ -19,7 +19,7 @@ _Row = TypeVar("_Row", HookSource, HookDelivery, Rule, HookProposal)
 
 def page(
     session: Session, table: type[_Row], project_id: str, *, before: str | None, limit: int, **equal: str | None
-) -> Sequence[_Row]:  # fmt: skip
+) -> Sequence[_Row]:
     """Return rows of a project, newest first; `equal` names columns and what they hold, null for anything."""
     query = select(table).where(table.project_id == project_id)
     if table is HookDelivery:

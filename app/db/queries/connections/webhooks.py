@@ -26,12 +26,20 @@ def enqueue(session: Session, job: Job, events: Sequence[dict[str, Any]], *, now
     if not told:
         return
     rows = [
-        delivery(endpoint_id, job.project_id, event["id"], event["type"], _told(job, event), subject=job.id,
-                 seq=event["seq"], now=now)
+        delivery(
+            endpoint_id,
+            job.project_id,
+            event["id"],
+            event["type"],
+            _told(job, event),
+            subject=job.id,
+            seq=event["seq"],
+            now=now,
+        )
         for endpoint_id, types in _listening(session, job.project_id)
         for event in told
         if event["type"] in types or "*" in types
-    ]  # fmt: skip
+    ]
     if rows:
         add_rows(session, WebhookDelivery, rows)
 
@@ -45,23 +53,49 @@ def _listening(session: Session, project_id: str) -> list[tuple[str, list[str]]]
 
 def _told(job: Job, event: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": job.id, "project_id": job.project_id, "name": job.name, "state": job.state, "labels": job.labels,
-        "seq": event["seq"], "attempt": event["attempt"], "phase": event["phase"], "event": event["data"],
-    }  # fmt: skip
+        "id": job.id,
+        "project_id": job.project_id,
+        "name": job.name,
+        "state": job.state,
+        "labels": job.labels,
+        "seq": event["seq"],
+        "attempt": event["attempt"],
+        "phase": event["phase"],
+        "event": event["data"],
+    }
 
 
 def delivery(
-    endpoint_id: str, project_id: str, message_id: str, type_: str, data: dict[str, Any], *, subject: str, seq: int,
+    endpoint_id: str,
+    project_id: str,
+    message_id: str,
+    type_: str,
+    data: dict[str, Any],
+    *,
+    subject: str,
+    seq: int,
     now: datetime,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return the row of a message to be delivered."""
     time = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = json.dumps({"type": type_, "timestamp": time, "data": data}, separators=(",", ":"))
     return {
-        "id": new_id("dlv"), "endpoint_id": endpoint_id, "project_id": project_id, "message_id": message_id,
-        "type": type_, "subject": subject, "seq": seq, "body": body, "state": "pending", "attempts": 0, "next_at": now,
-        "locked_until": None, "log": [], "created_at": now, "delivered_at": None,
-    }  # fmt: skip
+        "id": new_id("dlv"),
+        "endpoint_id": endpoint_id,
+        "project_id": project_id,
+        "message_id": message_id,
+        "type": type_,
+        "subject": subject,
+        "seq": seq,
+        "body": body,
+        "state": "pending",
+        "attempts": 0,
+        "next_at": now,
+        "locked_until": None,
+        "log": [],
+        "created_at": now,
+        "delivered_at": None,
+    }
 
 
 def endpoint(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint | None:
@@ -118,9 +152,10 @@ def claim_due(
 
 def _due(now: datetime) -> ColumnElement[bool]:
     return and_(
-        WebhookDelivery.state == literal_column("'pending'"), WebhookDelivery.next_at <= now,
+        WebhookDelivery.state == literal_column("'pending'"),
+        WebhookDelivery.next_at <= now,
         or_(WebhookDelivery.locked_until.is_(None), WebhookDelivery.locked_until < now),
-    )  # fmt: skip
+    )
 
 
 def _behind_another() -> ColumnElement[bool]:
@@ -129,11 +164,13 @@ def _behind_another() -> ColumnElement[bool]:
     return (
         select(earlier.id)
         .where(
-            earlier.endpoint_id == WebhookDelivery.endpoint_id, earlier.subject == WebhookDelivery.subject,
-            earlier.seq < WebhookDelivery.seq, earlier.state == "pending",
+            earlier.endpoint_id == WebhookDelivery.endpoint_id,
+            earlier.subject == WebhookDelivery.subject,
+            earlier.seq < WebhookDelivery.seq,
+            earlier.state == "pending",
         )
         .exists()
-    )  # fmt: skip
+    )
 
 
 def postpone(session: Session, delivery_id: str, *, now: datetime, seconds: float, most_attempts: int) -> None:
@@ -143,10 +180,12 @@ def postpone(session: Session, delivery_id: str, *, now: datetime, seconds: floa
         update(WebhookDelivery)
         .where(WebhookDelivery.id == delivery_id)
         .values(
-            attempts=attempts, locked_until=None, next_at=now + timedelta(seconds=seconds),
+            attempts=attempts,
+            locked_until=None,
+            next_at=now + timedelta(seconds=seconds),
             state=case((attempts >= most_attempts, "failed"), else_=WebhookDelivery.state),
         )
-    )  # fmt: skip
+    )
 
 
 def fail_pending(session: Session, endpoint_id: str) -> None:

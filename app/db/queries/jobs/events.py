@@ -57,11 +57,18 @@ def write(
 def _rows(job: Job, events: list[NewEvent], first: int, now: datetime, phase: str | None) -> list[dict[str, Any]]:
     return [
         {
-            "job_id": job.id, "project_id": job.project_id, "seq": first + index, "id": new_id("evt"), "type": type_,
-            "time": now, "attempt": max(job.attempt or 0, 1), "phase": phase, "data": data,
+            "job_id": job.id,
+            "project_id": job.project_id,
+            "seq": first + index,
+            "id": new_id("evt"),
+            "type": type_,
+            "time": now,
+            "attempt": max(job.attempt or 0, 1),
+            "phase": phase,
+            "data": data,
         }
         for index, (type_, data) in enumerate(events)
-    ]  # fmt: skip
+    ]
 
 
 def lock(session: Session, job_id: str, *, project_id: str | None = None) -> Job | None:

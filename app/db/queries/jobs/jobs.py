@@ -46,9 +46,12 @@ def publishing(session: Session, project_id: str) -> list[Job]:
 def newest_measured(session: Session, project_id: str, worker_class: str, *, limit: int) -> list[Job]:
     """Return the newest jobs of a class that succeeded by their own work and whose spec was resolved."""
     query = select(Job).where(
-        Job.project_id == project_id, Job.worker_class == worker_class, Job.state == "succeeded",
-        Job.reused_from.is_(None), Job.resolved_spec.is_not(None),
-    )  # fmt: skip
+        Job.project_id == project_id,
+        Job.worker_class == worker_class,
+        Job.state == "succeeded",
+        Job.reused_from.is_(None),
+        Job.resolved_spec.is_not(None),
+    )
     return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
 
 

@@ -42,9 +42,15 @@ def begin_phase(session: Session, job: Job, phase: str, *, now: datetime) -> Non
 
 
 def end_phase(
-    session: Session, job: Job, phase: str, *, now: datetime, seconds: float, peak_memory_bytes: int,
+    session: Session,
+    job: Job,
+    phase: str,
+    *,
+    now: datetime,
+    seconds: float,
+    peak_memory_bytes: int,
     perplexity: dict[str, float] | None,
-) -> None:  # fmt: skip
+) -> None:
     """Close a phase's row, if it was opened, with what this turn took on top of those before it."""
     row = _phase(session, job, phase)
     if row is not None:

@@ -94,38 +94,59 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
 
 
 def _take(
-    session: Session, worker: WorkerIdentity, project_id: str, fits: ColumnElement[bool], *, now: datetime,
+    session: Session,
+    worker: WorkerIdentity,
+    project_id: str,
+    fits: ColumnElement[bool],
+    *,
+    now: datetime,
     lease_seconds: float,
-) -> Job | None:  # fmt: skip
+) -> Job | None:
     candidate = (
         select(Job.id)
         .where(CLAIMABLE, Job.worker_class == worker.worker_class, Job.project_id == project_id, fits)
         .order_by(Job.turn, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
-    )  # fmt: skip
+    )
     return session.scalar(
         update(Job)
         .where(Job.id == candidate.scalar_subquery())
         .values(
-            state="running", fence=Job.fence + 1, attempt=Job.attempt + 1, worker_id=worker.id,
-            lease_until=now + timedelta(seconds=lease_seconds), wait_reason=None, waits_for=None, not_before=None,
-            pending_until=None, started_at=func.coalesce(Job.started_at, now), finished_at=None,
+            state="running",
+            fence=Job.fence + 1,
+            attempt=Job.attempt + 1,
+            worker_id=worker.id,
+            lease_until=now + timedelta(seconds=lease_seconds),
+            wait_reason=None,
+            waits_for=None,
+            not_before=None,
+            pending_until=None,
+            started_at=func.coalesce(Job.started_at, now),
+            finished_at=None,
             event_seq=Job.event_seq + 1,
         )
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
-    )  # fmt: skip
+    )
 
 
 def _begin_attempt(session: Session, job: Job, worker: WorkerIdentity, now: datetime) -> None:
     newest = job.checkpoints[-1] if job.checkpoints else None
     resumed_from = {"phase": newest["phase"], "name": newest["name"]} if newest else None
     attempt = {
-        "id": new_id("att"), "project_id": job.project_id, "job_id": job.id, "number": job.attempt, "fence": job.fence,
-        "worker_id": worker.id, "outcome": None, "error": None, "resumed_from": resumed_from, "started_at": now,
+        "id": new_id("att"),
+        "project_id": job.project_id,
+        "job_id": job.id,
+        "number": job.attempt,
+        "fence": job.fence,
+        "worker_id": worker.id,
+        "outcome": None,
+        "error": None,
+        "resumed_from": resumed_from,
+        "started_at": now,
         "finished_at": None,
-    }  # fmt: skip
+    }
     session.execute(insert(Attempt), [attempt])
     seen(session, worker.id, job_id=job.id, now=now)
     data: dict[str, Any] = {"worker_id": worker.id, "resumed": job.attempt > 1, "resumed_from": resumed_from}
@@ -193,10 +214,16 @@ def fail(session: Session, job_id: str, error: dict[str, Any], *, now: datetime)
         update(Job)
         .where(Job.id == job_id, Job.state.not_in(TERMINAL))
         .values(
-            state="failed", error=error, fence=Job.fence + 1, lease_until=None, worker_id=None, wait_reason=None,
-            pending_until=None, finished_at=now,
+            state="failed",
+            error=error,
+            fence=Job.fence + 1,
+            lease_until=None,
+            worker_id=None,
+            wait_reason=None,
+            pending_until=None,
+            finished_at=now,
         )
-    )  # fmt: skip
+    )
 
 
 def lock_oldest(session: Session, wanted: JobQuery, *, limit: int, but: Sequence[str] = ()) -> list[Job]:

@@ -41,11 +41,13 @@ def note(session: Session, project_id: str, worker_class: str, *, began: datetim
     first, last = (int(at // SLOT_SECONDS) for at in (since, max(ended.timestamp(), since)))
     rows = [
         {
-            "project_id": project_id, "worker_class": worker_class, "slot": number * SLOT_SECONDS,
+            "project_id": project_id,
+            "worker_class": worker_class,
+            "slot": number * SLOT_SECONDS,
             "seconds": max(min(ended.timestamp(), (number + 1) * SLOT_SECONDS) - max(since, number * SLOT_SECONDS), 0),
         }
         for number in range(first, last + 1)
-    ]  # fmt: skip
+    ]
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(RecentUsage).values(rows)
     more = {"seconds": RecentUsage.seconds + statement.excluded["seconds"]}
@@ -87,11 +89,12 @@ def _used(
     query = (
         select(RecentUsage.project_id, func.sum(RecentUsage.seconds))
         .where(
-            RecentUsage.project_id.in_(projects), RecentUsage.worker_class == worker_class,
+            RecentUsage.project_id.in_(projects),
+            RecentUsage.worker_class == worker_class,
             RecentUsage.slot > now.timestamp() - WINDOW_SECONDS - SLOT_SECONDS,
         )
         .group_by(RecentUsage.project_id)
-    )  # fmt: skip
+    )
     return [(project, float(seconds)) for project, seconds in session.execute(query)]
 
 

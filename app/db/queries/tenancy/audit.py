@@ -39,15 +39,27 @@ def record(
 
 
 def add(
-    session: Session, action: str, resource_id: str, *, project_id: str, by: dict[str, Any], now: datetime,
+    session: Session,
+    action: str,
+    resource_id: str,
+    *,
+    project_id: str,
+    by: dict[str, Any],
+    now: datetime,
     data: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Write down what somebody did who need not be here, or may be nobody that is known."""
     actor = actors.current()
     row = {
-        "id": new_id("aud"), "project_id": project_id, "time": now, "actor": by, "action": action,
-        "resource_id": resource_id, "request_id": actor.request_id if actor else None, "data": data,
-    }  # fmt: skip
+        "id": new_id("aud"),
+        "project_id": project_id,
+        "time": now,
+        "actor": by,
+        "action": action,
+        "resource_id": resource_id,
+        "request_id": actor.request_id if actor else None,
+        "data": data,
+    }
     add_rows(session, AuditEvent, [row])
 
 

@@ -58,9 +58,12 @@ def charge(session: Session, project_id: str, *, seconds: float, gpu: bool, now:
     """Add an attempt to what a project used today."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     row = {
-        "project_id": project_id, "day": now.date().isoformat(), "gpu_seconds": seconds if gpu else 0.0,
-        "cpu_seconds": 0.0 if gpu else seconds, "attempts": 1,
-    }  # fmt: skip
+        "project_id": project_id,
+        "day": now.date().isoformat(),
+        "gpu_seconds": seconds if gpu else 0.0,
+        "cpu_seconds": 0.0 if gpu else seconds,
+        "attempts": 1,
+    }
     statement = dialect.insert(UsageDay).values(row)
     more = {
         name: getattr(UsageDay, name) + statement.excluded[name] for name in ("gpu_seconds", "cpu_seconds", "attempts")

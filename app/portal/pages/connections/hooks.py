@@ -42,10 +42,19 @@ def _overview(
     known, ours = sources.page(resources, project, limit=MOST), rules.page(resources, project, limit=MOST)
     lately, verdicts = inbox.page(resources.database, project, limit=LATELY)
     return render(
-        request, "hooks.html", status=refusal.status if refusal else 200, sources=known, rules=ours, rows=lately,
-        verdicts=verdicts, kinds=RECEIVERS, form=form or Form([]), refusal=refusal, names=_names(known, ours),
+        request,
+        "hooks.html",
+        status=refusal.status if refusal else 200,
+        sources=known,
+        rules=ours,
+        rows=lately,
+        verdicts=verdicts,
+        kinds=RECEIVERS,
+        form=form or Form([]),
+        refusal=refusal,
+        names=_names(known, ours),
         waiting=proposals.page(resources, project, limit=LATELY, state="waiting"),
-    )  # fmt: skip
+    )
 
 
 def _names(known: Sequence[HookSource], ours: Sequence[Rule]) -> dict[str, str]:
@@ -92,10 +101,13 @@ def source_page(request: Request, source_id: str, resources: ResourcesDep, proje
     """Show a source, and how to set up its registry."""
     source = sources.get(resources, project, source_id)
     return render(
-        request, "hook_source.html", source=source, address=_address(request, source),
+        request,
+        "hook_source.html",
+        source=source,
+        address=_address(request, source),
         rules=rules.page(resources, project, limit=MOST, source_id=source.id),
         title=RECEIVERS[source.kind].title if source.kind in RECEIVERS else source.kind,
-    )  # fmt: skip
+    )
 
 
 @router.post("/sources/{source_id}/rotate")
@@ -114,9 +126,13 @@ def delete(source_id: str, resources: ResourcesDep, project: ProjectDep) -> Resp
 
 @router.get("/deliveries")
 def deliveries_page(
-    request: Request, resources: ResourcesDep, project: ProjectDep, before: Id = None, source: Id = None,
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    before: Id = None,
+    source: Id = None,
     state: State = "",
-) -> Response:  # fmt: skip
+) -> Response:
     """List what registries delivered."""
     rows, verdicts = inbox.page(
         resources.database, project, before=before, limit=PAGE + 1, source_id=source or None, state=state or None
@@ -126,9 +142,16 @@ def deliveries_page(
     if older:
         older += "".join(f"&{name}={value}" for name, value in (("source", source), ("state", state)) if value)
     return render(
-        request, "hook_deliveries.html", rows=rows[:PAGE], verdicts=verdicts, older=older, sources=known, source=source,
-        state=state, names=_names(known, rules.page(resources, project, limit=MOST)),
-    )  # fmt: skip
+        request,
+        "hook_deliveries.html",
+        rows=rows[:PAGE],
+        verdicts=verdicts,
+        older=older,
+        sources=known,
+        source=source,
+        state=state,
+        names=_names(known, rules.page(resources, project, limit=MOST)),
+    )
 
 
 @router.get("/deliveries/{delivery_id}")

@@ -99,18 +99,35 @@ def test(request: Request, rule_id: str, form: FormDep, resources: ResourcesDep,
 
 
 def _render(
-    request: Request, resources: Resources, project: str, row: Rule | None, form: Form, *,
-    refusal: AppError | None = None, trial: Form | None = None, verdict: Judgement | None = None,
+    request: Request,
+    resources: Resources,
+    project: str,
+    row: Rule | None,
+    form: Form,
+    *,
+    refusal: AppError | None = None,
+    trial: Form | None = None,
+    verdict: Judgement | None = None,
     trial_refusal: AppError | None = None,
-) -> Response:  # fmt: skip
+) -> Response:
     lately = inbox.page(resources.database, project, limit=20, source_id=row.source_id)[0] if row else []
     status = next((found.status for found in (refusal, trial_refusal) if found), 200)
     return render(
-        request, "rule.html", status=status, row=row, form=form, refusal=refusal, modes=MODES,
+        request,
+        "rule.html",
+        status=status,
+        row=row,
+        form=form,
+        refusal=refusal,
+        modes=MODES,
         sources=sources.page(resources, project, limit=200),
-        matches=MATCHES, presets=presets.every(resources.database, project), lately=lately, trial=trial or Form([]),
-        verdict=verdict, trial_refusal=trial_refusal,
-    )  # fmt: skip
+        matches=MATCHES,
+        presets=presets.every(resources.database, project),
+        lately=lately,
+        trial=trial or Form([]),
+        verdict=verdict,
+        trial_refusal=trial_refusal,
+    )
 
 
 def _fields(form: Form) -> dict[str, Any]:
@@ -124,10 +141,13 @@ def _fields(form: Form) -> dict[str, Any]:
             template[name] = _json(text, f"/template/{name}")
     limits = {name: form.get(name).strip() for name in ("max_per_day", "cooldown_seconds")}
     return {
-        "name": form.get("name").strip(), "mode": form.get("mode"), "enabled": "enabled" in form, "match": match,
+        "name": form.get("name").strip(),
+        "mode": form.get("mode"),
+        "enabled": "enabled" in form,
+        "match": match,
         "template": template,
         "limits": {name: _number(text) for name, text in limits.items() if text},
-    }  # fmt: skip
+    }
 
 
 def _number(text: str) -> int | str:
@@ -145,11 +165,15 @@ def _form_of(row: Rule) -> Form:
     """A form that says what a rule says."""
     match, template = row.match, row.template
     fields = {
-        "name": row.name, "source_id": row.source_id, "mode": row.mode, "preset": template.get("preset") or "",
+        "name": row.name,
+        "source_id": row.source_id,
+        "mode": row.mode,
+        "preset": template.get("preset") or "",
         "spec": pretty(template["spec"]) if template.get("spec") else "",
         "publish": pretty(template["publish"]) if template.get("publish") else "",
         "events": ", ".join(match.get("events") or []),
         **{name: match.get(name) or "" for name in MATCHES if name != "events"},
-        **{name: str(value) for name, value in row.limits.items()}, **({"enabled": "on"} if row.enabled else {}),
-    }  # fmt: skip
+        **{name: str(value) for name, value in row.limits.items()},
+        **({"enabled": "on"} if row.enabled else {}),
+    }
     return Form(list(fields.items()))

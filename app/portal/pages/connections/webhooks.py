@@ -28,30 +28,41 @@ Before = Annotated[str | None, Query(max_length=64)]
 
 
 @router.get("")
-def endpoints_page(
-    request: Request, resources: ResourcesDep, project: ProjectDep, before: Before = None
-) -> Response:  # fmt: skip
+def endpoints_page(request: Request, resources: ResourcesDep, project: ProjectDep, before: Before = None) -> Response:
     """List endpoints, and offer to make one."""
     return _list(request, resources, project, before=before)
 
 
 def _list(
-    request: Request, resources: Resources, project: str, *, before: str | None = None, form: Form | None = None,
+    request: Request,
+    resources: Resources,
+    project: str,
+    *,
+    before: str | None = None,
+    form: Form | None = None,
     refusal: AppError | None = None,
-) -> Response:  # fmt: skip
+) -> Response:
     rows = webhooks.page(resources, project, before=before, limit=PAGE + 1)
     older = f"{HOME}?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
     return render(
-        request, "webhooks.html", status=refusal.status if refusal else 200, rows=rows[:PAGE], older=older,
-        form=form or Form([]), refusal=refusal, events=EVENTS,
-    )  # fmt: skip
+        request,
+        "webhooks.html",
+        status=refusal.status if refusal else 200,
+        rows=rows[:PAGE],
+        older=older,
+        form=form or Form([]),
+        refusal=refusal,
+        events=EVENTS,
+    )
 
 
 def _fields(form: Form) -> dict[str, Any]:
     picked = form.all("event")
     return {
-        "url": form.get("url").strip(), "description": form.get("description").strip(), "events": picked or ["*"],
-    }  # fmt: skip
+        "url": form.get("url").strip(),
+        "description": form.get("description").strip(),
+        "events": picked or ["*"],
+    }
 
 
 @router.post("")
@@ -73,16 +84,29 @@ def endpoint_page(
 
 
 def _one(
-    request: Request, resources: Resources, project: str, endpoint_id: str, *, before: str | None = None,
-    form: Form | None = None, refusal: AppError | None = None,
-) -> Response:  # fmt: skip
+    request: Request,
+    resources: Resources,
+    project: str,
+    endpoint_id: str,
+    *,
+    before: str | None = None,
+    form: Form | None = None,
+    refusal: AppError | None = None,
+) -> Response:
     endpoint = webhooks.get(resources, project, endpoint_id)
     rows = webhooks.deliveries(resources, project, endpoint.id, before=before, limit=PAGE + 1)
     older = f"{HOME}/{endpoint.id}?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
     return render(
-        request, "webhook.html", status=refusal.status if refusal else 200, endpoint=endpoint, rows=rows[:PAGE],
-        older=older, form=form, refusal=refusal, events=EVENTS,
-    )  # fmt: skip
+        request,
+        "webhook.html",
+        status=refusal.status if refusal else 200,
+        endpoint=endpoint,
+        rows=rows[:PAGE],
+        older=older,
+        form=form,
+        refusal=refusal,
+        events=EVENTS,
+    )
 
 
 @router.post("/{endpoint_id}")

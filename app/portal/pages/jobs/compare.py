@@ -44,9 +44,12 @@ def _safe(job_id: str) -> str:
 
 @router.get("")
 def compare_page(
-    request: Request, resources: ResourcesDep, project: ProjectDep,
-    job: Annotated[list[str] | None, Query(max_length=50)] = None, measure: Measure = "error_after",
-) -> Response:  # fmt: skip
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    job: Annotated[list[str] | None, Query(max_length=50)] = None,
+    measure: Measure = "error_after",
+) -> Response:
     """Compare the jobs of the address, or offer jobs to pick from."""
     ids = list(dict.fromkeys(job or []))
     if not 2 <= len(ids) <= MOST:
@@ -59,12 +62,19 @@ def compare_page(
     ]
     shown = differences(specs)
     return render(
-        request, "compare.html", readings=readings, lines=lines(readings), different=shown,
-        curves=_curves(resources, project, readings), maps=_maps(resources, project, readings, measure),
-        measure=measure, measures={name: what.title for name, what in MEASURES.items()},
-        address="&".join(f"job={_safe(job_id)}" for job_id in ids), letters="ABCDEF",
+        request,
+        "compare.html",
+        readings=readings,
+        lines=lines(readings),
+        different=shown,
+        curves=_curves(resources, project, readings),
+        maps=_maps(resources, project, readings, measure),
+        measure=measure,
+        measures={name: what.title for name, what in MEASURES.items()},
+        address="&".join(f"job={_safe(job_id)}" for job_id in ids),
+        letters="ABCDEF",
         incomparable=incomparable([reading.job.report or {} for reading in readings]),
-    )  # fmt: skip
+    )
 
 
 def _curves(resources: Resources, project: str, readings: Sequence[JobReading]) -> list[tuple[str, Markup]]:
@@ -86,9 +96,7 @@ def _curves(resources: Resources, project: str, readings: Sequence[JobReading]) 
     return drawn
 
 
-def _maps(
-    resources: Resources, project: str, readings: Sequence[JobReading], measure: Measure
-) -> list[Markup | None]:  # fmt: skip
+def _maps(resources: Resources, project: str, readings: Sequence[JobReading], measure: Measure) -> list[Markup | None]:
     """One map a job, all of them in the same colours."""
     rows = [reads.layers(resources.database, project, reading.job.id, after=-1, limit=MATRICES) for reading in readings]
     means = [cell.mean for layers in rows for cell in cells(layers, MEASURES[measure])]

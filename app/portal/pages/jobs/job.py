@@ -28,8 +28,13 @@ MATRICES = 5000
 """Matrices of one map; a table of more is not read by anybody."""
 FILES = 500
 TABS = (
-    ("", "Overview"), ("layers", "Layers"), ("events", "Events"), ("log", "Log"), ("files", "Files"), ("spec", "Spec"),
-)  # fmt: skip
+    ("", "Overview"),
+    ("layers", "Layers"),
+    ("events", "Events"),
+    ("log", "Log"),
+    ("files", "Files"),
+    ("spec", "Spec"),
+)
 
 
 def _page(
@@ -41,10 +46,18 @@ def _page(
     job = reading.job
     state: JobState = job.state  # type: ignore[assignment]
     return render(
-        request, f"job_{tab or 'overview'}.html", job=job, reading=reading, tab=tab, tabs=TABS,
-        actions=allowed(state), over=state in TERMINAL, left=remaining_seconds(reading),
-        base_url=base_url(request), **context,
-    )  # fmt: skip
+        request,
+        f"job_{tab or 'overview'}.html",
+        job=job,
+        reading=reading,
+        tab=tab,
+        tabs=TABS,
+        actions=allowed(state),
+        over=state in TERMINAL,
+        left=remaining_seconds(reading),
+        base_url=base_url(request),
+        **context,
+    )
 
 
 @router.get("/jobs/{job_id}")
@@ -55,12 +68,17 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
     report = reading.job.report or {}
     found = reads.metrics(resources.database, project, job_id, name=None, max_points=300)
     return _page(
-        request, reading, "", history=history,
+        request,
+        reading,
+        "",
+        history=history,
         drawing=timeline("phases", history.stretches, now=reading.now),
-        stages=numbers.stages(report) if report else [], comparisons=numbers.comparisons(report) if report else [],
+        stages=numbers.stages(report) if report else [],
+        comparisons=numbers.comparisons(report) if report else [],
         protocol_line=lambda name: numbers.protocol_line(report.get("protocol") or {}, name),
-        report=report, charts=series.charts(found, history.phases),
-    )  # fmt: skip
+        report=report,
+        charts=series.charts(found, history.phases),
+    )
 
 
 @router.get("/jobs/{job_id}/curves.json")

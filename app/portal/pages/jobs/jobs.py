@@ -40,9 +40,17 @@ def jobs_page(request: Request, resources: ResourcesDep, project: ProjectDep) ->
     older = filters.url(cursor=shown[-1].job.id) if len(rows) > PAGE else None
     template = "jobs_rows.html" if request.headers.get("hx-request") else "jobs.html"
     return render(
-        request, template, rows=shown, filters=filters, older=older, mark=mark, remaining=remaining_seconds,
-        states=STATES, methods=[*STEPS, *STRUCTURE_STEPS], here_url=filters.url(cursor=filters.cursor),
-    )  # fmt: skip
+        request,
+        template,
+        rows=shown,
+        filters=filters,
+        older=older,
+        mark=mark,
+        remaining=remaining_seconds,
+        states=STATES,
+        methods=[*STEPS, *STRUCTURE_STEPS],
+        here_url=filters.url(cursor=filters.cursor),
+    )
 
 
 @router.post("/several-jobs/cancel", dependencies=[needs("jobs:cancel")])

@@ -40,9 +40,12 @@ def address(model: str) -> str:
 
 @router.get("/one")
 def model_page(
-    request: Request, resources: ResourcesDep, project: ProjectDep, name: Annotated[str, Query(max_length=4096)],
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    name: Annotated[str, Query(max_length=4096)],
     metric: Annotated[str | None, Query(max_length=64)] = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """Show one model."""
     reading = catalog.model(resources.database, project, name)
     metrics = reading.metrics
@@ -50,14 +53,26 @@ def model_page(
     front = reading.front(chosen) if chosen else []
     marks = list(_marks(front, chosen)) if chosen else []
     drawing = scatter(
-        "results", marks, x_title="Sparsity", x_write=whole_percent, y_title="perplexity",
+        "results",
+        marks,
+        x_title="Sparsity",
+        x_write=whole_percent,
+        y_title="perplexity",
         title=f"Sparsity against perplexity, {chosen}",
-    )  # fmt: skip
+    )
     tree = lineage("lineage", _root(reading, front, chosen), title=f"What was made from {name}")
     return render(
-        request, "model.html", reading=reading, metric=chosen, metrics=metrics, rows=front, drawing=drawing, tree=tree,
-        address=address, jobs_url=f"/portal/jobs?{urlencode({'model': name})}",
-    )  # fmt: skip
+        request,
+        "model.html",
+        reading=reading,
+        metric=chosen,
+        metrics=metrics,
+        rows=front,
+        drawing=drawing,
+        tree=tree,
+        address=address,
+        jobs_url=f"/portal/jobs?{urlencode({'model': name})}",
+    )
 
 
 def _marks(front: list[tuple[Result, bool]], metric: str) -> Iterator[Mark]:
@@ -77,9 +92,12 @@ def _root(reading: ModelReading, front: list[tuple[Result, bool]], metric: str |
     ids = list(dict.fromkeys([*published, *reversed(best)]))[:BRANCHES]
     results = {item.job_id: item for item in reading.results}
     here = Node(
-        reading.model, "this model", here=True, href=address(reading.model),
+        reading.model,
+        "this model",
+        here=True,
+        href=address(reading.model),
         children=[_job(results.get(job_id), job_id, published.get(job_id, []), reading, metric) for job_id in ids],
-    )  # fmt: skip
+    )
     for origin in reading.made_from[:1]:
         job = Node(origin.job_name, "job", f"/portal/jobs/{origin.job_id}", children=[here])
         return Node(origin.model, "source", address(origin.model), children=[job])
@@ -88,7 +106,7 @@ def _root(reading: ModelReading, front: list[tuple[Result, bool]], metric: str |
 
 def _job(
     result: Result | None, job_id: str, published: list[Published], reading: ModelReading, metric: str | None
-) -> Node:  # fmt: skip
+) -> Node:
     note = "job"
     if result is not None:
         parts = [percent(result.sparsity, 0)] if result.sparsity is not None else []

@@ -88,22 +88,39 @@ def _submit(request: Request, form: Form, resources: Resources, project: str) ->
 
 
 def _form_page(
-    request: Request, resources: Resources, project: str, form: Form, problems: list[Problem] | None = None,
-    *, status: int = 200,
-) -> Response:  # fmt: skip
+    request: Request,
+    resources: Resources,
+    project: str,
+    form: Form,
+    problems: list[Problem] | None = None,
+    *,
+    status: int = 200,
+) -> Response:
     base = _preset(resources, project, form.get(PRESET))
     root = tree(form, base)
     found = presets.every(resources.database, project)
     known = {*root.pointers(), PRESET, EXTRA}
     errors = {problem.pointer: problem.detail for problem in problems or []}
     return render(
-        request, "new_job.html", status=status, root=root, spec=root["spec"], source=root["source"], form=form,
-        presets=found, own_preset=form.get(PRESET) not in {"", *(item.name for item in found)},
-        sections=SECTIONS, errors=errors, problems=problems or [], known=known,
-        key=form.get("key") or str(uuid.uuid4()), preset_name=PRESET, extra_name=EXTRA,
+        request,
+        "new_job.html",
+        status=status,
+        root=root,
+        spec=root["spec"],
+        source=root["source"],
+        form=form,
+        presets=found,
+        own_preset=form.get(PRESET) not in {"", *(item.name for item in found)},
+        sections=SECTIONS,
+        errors=errors,
+        problems=problems or [],
+        known=known,
+        key=form.get("key") or str(uuid.uuid4()),
+        preset_name=PRESET,
+        extra_name=EXTRA,
         is_filled=lambda node: is_filled(node, form) or any(at.startswith(node.pointer) for at in errors),
         **_panel(request, resources, project, form),
-    )  # fmt: skip
+    )
 
 
 def _panel(request: Request, resources: Resources, project: str, form: Form) -> dict[str, Any]:
@@ -119,15 +136,17 @@ def _panel(request: Request, resources: Resources, project: str, form: Form) -> 
             problems = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
             problems = problems or [Problem("", error.code, error.detail)]
     return {
-        "plan": found.document if found else None, "model": model, "wrong": problems, "body": body, "id_of": id_of,
+        "plan": found.document if found else None,
+        "model": model,
+        "wrong": problems,
+        "body": body,
+        "id_of": id_of,
         "memory": fleet.largest_memory(resources, found.document["worker_class"]) if found else None,
         "snippets": snippets.every(body, base_url(request), keyed=resources.settings.mode == "production"),
-    }  # fmt: skip
+    }
 
 
-def _checked(
-    resources: Resources, project: str, form: Form
-) -> tuple[dict[str, Any], JobRequest | None, list[Problem]]:  # fmt: skip
+def _checked(resources: Resources, project: str, form: Form) -> tuple[dict[str, Any], JobRequest | None, list[Problem]]:
     try:
         body = document(form, _preset(resources, project, form.get(PRESET)))
     except BadExtra as error:

@@ -40,9 +40,14 @@ async def stream_all(
 
 @router.get("/jobs/{job_id}/stream")
 async def stream_job(
-    request: Request, job_id: str, project: ProjectDep, resources: ResourcesDep, feed: FeedDep, after: After = "0",
+    request: Request,
+    job_id: str,
+    project: ProjectDep,
+    resources: ResourcesDep,
+    feed: FeedDep,
+    after: After = "0",
     last_event_id: LastEventId = "",
-) -> Response:  # fmt: skip
+) -> Response:
     """Tell of one job until it ends."""
     mark = last_event_id or after
     if not (mark.isascii() and mark.isdecimal()) or len(mark) > 18:

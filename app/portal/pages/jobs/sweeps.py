@@ -35,9 +35,11 @@ AXES: Final[dict[Measure, tuple[str, Writing]]] = {
 
 @router.get("")
 def sweeps_page(
-    request: Request, resources: ResourcesDep, project: ProjectDep,
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
     before: Annotated[str | None, Query(max_length=64)] = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """List sweeps."""
     rows = sweeps.page(resources.database, project, before=before, limit=PAGE + 1)
     older = f"/portal/sweeps?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
@@ -47,9 +49,13 @@ def sweeps_page(
 
 @router.get("/{sweep_id}")
 def sweep_page(
-    request: Request, sweep_id: str, resources: ResourcesDep, project: ProjectDep, x: Measure = "sparsity",
+    request: Request,
+    sweep_id: str,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    x: Measure = "sparsity",
     metric: Annotated[str | None, Query(max_length=64)] = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """Show a sweep; a script of ours gets its body alone."""
     mark = marks.of_now(resources.database)
     reading = sweeps.get(resources.database, project, sweep_id)
@@ -59,10 +65,20 @@ def sweep_page(
     dense = next((point.perplexity for point in by_sparsity if point.job_id is None), None)
     template = "sweep_body.html" if request.headers.get("hx-request") else "sweep.html"
     return render(
-        request, template, sweep=reading.sweep, reading=reading, x=x, axes=AXES, metric=chosen,
-        metrics=_metrics(reading), by_job=by_job, dense=dense, over=reading.state in TERMINAL, mark=mark,
+        request,
+        template,
+        sweep=reading.sweep,
+        reading=reading,
+        x=x,
+        axes=AXES,
+        metric=chosen,
+        metrics=_metrics(reading),
+        by_job=by_job,
+        dense=dense,
+        over=reading.state in TERMINAL,
+        mark=mark,
         drawing=_draw(points, x, chosen),
-    )  # fmt: skip
+    )
 
 
 def _metrics(reading: SweepReading) -> list[str]:
@@ -74,11 +90,14 @@ def _draw(points: list[ParetoPoint], x: Measure, metric: str | None) -> Markup |
     title, write = AXES[x]
     found = [
         Mark(
-            words(point.values) if point.job_id else "dense", point.x, point.perplexity, point.front,
+            words(point.values) if point.job_id else "dense",
+            point.x,
+            point.perplexity,
+            point.front,
             f"/portal/jobs/{point.job_id}" if point.job_id else None,
         )
         for point in points
-    ]  # fmt: skip
+    ]
     write = whole_percent if x == "sparsity" else write
     about = f"{title} against perplexity, {metric}"
     return scatter("pareto", found, x_title=title, x_write=write, y_title="perplexity", title=about)

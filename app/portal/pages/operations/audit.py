@@ -25,17 +25,19 @@ Text = Annotated[str, Query(max_length=200)]
 
 @router.get("")
 def audit_page(
-    request: Request, resources: ResourcesDep, project: ProjectDep, action: Text = "", actor: Text = "",
+    request: Request,
+    resources: ResourcesDep,
+    project: ProjectDep,
+    action: Text = "",
+    actor: Text = "",
     before: Annotated[str | None, Query(max_length=64)] = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """List what was done; `action` filters by how it begins."""
     action, actor = action.strip(), actor.strip()
     rows = audit_log.page(resources.database, project, before=before, limit=PAGE + 1, action=action, actor=actor)
     filters = {name: value for name, value in (("action", action), ("actor", actor)) if value}
     older = f"/portal/audit?{urlencode({**filters, 'before': rows[PAGE - 1].id})}" if len(rows) > PAGE else None
-    return render(
-        request, "audit.html", rows=rows[:PAGE], older=older, action=action, who=actor, place_of=place_of
-    )  # fmt: skip
+    return render(request, "audit.html", rows=rows[:PAGE], older=older, action=action, who=actor, place_of=place_of)
 
 
 def place_of(resource_id: str) -> str | None:

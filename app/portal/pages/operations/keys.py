@@ -54,9 +54,17 @@ def _projects(resources: Resources, actor: Actor) -> Sequence[Project]:
 
 def _render(request: Request, *, status: int = 200, **context: object) -> Response:
     common = {
-        "scopes": {name: SCOPE_WORDS[name] for name in SCOPES}, "lifetimes": LIFETIMES, "now": datetime.now(UTC),
-        "refusal": None, "form": Form([]), "rows": [], "projects": [], "older": None, "made": None, "token": "",
-    }  # fmt: skip
+        "scopes": {name: SCOPE_WORDS[name] for name in SCOPES},
+        "lifetimes": LIFETIMES,
+        "now": datetime.now(UTC),
+        "refusal": None,
+        "form": Form([]),
+        "rows": [],
+        "projects": [],
+        "older": None,
+        "made": None,
+        "token": "",
+    }
     return render(request, "keys.html", status=status, **{**common, **context})
 
 
@@ -66,9 +74,11 @@ def create_key(request: Request, form: FormDep, actor: ActorDep, resources: Reso
     days = form.get("days")
     ends = datetime.now(UTC) + timedelta(days=int(days)) if days in LIFETIMES and days else None
     fields = {
-        "name": form.get("name").strip(), "scopes": form.all("scope"), "expires_at": ends,
+        "name": form.get("name").strip(),
+        "scopes": form.all("scope"),
+        "expires_at": ends,
         "project_id": form.get("project_id") or None,
-    }  # fmt: skip
+    }
     try:
         body = checked(KeyRequest, fields)
         made, token = keys.create(

@@ -56,13 +56,21 @@ def usage_page(request: Request, resources: ResourcesDep, project: ProjectDep) -
         for day in range(1, monthrange(year, month)[1] + 1)
     ]
     chart = bars(
-        "days", drawn, names=("GPU", "CPU"), write=lambda amount: duration(amount * unit),
+        "days",
+        drawn,
+        names=("GPU", "CPU"),
+        write=lambda amount: duration(amount * unit),
         title="Time that attempts took, by day",
-    )  # fmt: skip
+    )
     return render(
-        request, "usage.html", usage=usage, figures=figures, days=days, chart=chart,
+        request,
+        "usage.html",
+        usage=usage,
+        figures=figures,
+        days=days,
+        chart=chart,
         rate=quotas["max_requests_per_second"],
-    )  # fmt: skip
+    )
 
 
 def _count(title: str, value: int, limit: int | None) -> Figure:

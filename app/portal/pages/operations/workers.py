@@ -22,20 +22,28 @@ PAGE = 100
 
 @router.get("")
 def workers_page(
-    request: Request, resources: ResourcesDep, actor: ActorDep,
+    request: Request,
+    resources: ResourcesDep,
+    actor: ActorDep,
     after: Annotated[str, Query(max_length=64)] = "",
-) -> Response:  # fmt: skip
+) -> Response:
     """Show queues and workers; a script of ours gets the tables alone."""
     mark = marks.of_now(resources.database)
     now, queues = fleet.queues(resources)
     rows = fleet.page(resources, actor, after=after, limit=PAGE + 1)
     template = "workers_tables.html" if request.headers.get("hx-request") else "workers.html"
     return render(
-        request, template, queues=queues, now=now, rows=rows[:PAGE], mark=mark, first=not after,
+        request,
+        template,
+        queues=queues,
+        now=now,
+        rows=rows[:PAGE],
+        mark=mark,
+        first=not after,
         operates=actor.is_operator,
         more=f"/portal/workers?after={rows[PAGE - 1].worker.id}" if len(rows) > PAGE else None,
         here_url=f"/portal/workers?after={after}" if after else "/portal/workers",
-    )  # fmt: skip
+    )
 
 
 @router.post("/{worker_id}/drain", dependencies=[needs("admin")])

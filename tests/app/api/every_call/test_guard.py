@@ -92,10 +92,19 @@ def test_a_body_that_trickles_is_not_waited_for(client: TestClient, monkeypatch:
 
         headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
         scope: Scope = {
-            "type": "http", "method": "POST", "path": "/v1/jobs", "raw_path": b"/v1/jobs", "query_string": b"",
-            "headers": headers, "scheme": "http", "root_path": "", "server": ("testserver", 80), "client": None,
-            "http_version": "1.1", "state": {},
-        }  # fmt: skip
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/jobs",
+            "raw_path": b"/v1/jobs",
+            "query_string": b"",
+            "headers": headers,
+            "scheme": "http",
+            "root_path": "",
+            "server": ("testserver", 80),
+            "client": None,
+            "http_version": "1.1",
+            "state": {},
+        }
         await client.app(scope, receive, send)
         return sent
 
@@ -123,12 +132,26 @@ def test_addresses_and_headers_are_bounded(
 
 NUMBERS = ["1" + "0" * 400, "-1" + "0" * 999, "9" * 5000, "1e308", "1e999", "-1e308", "1e-400"]
 FIELDS = [
-    "limits.max_host_memory_bytes", "limits.max_run_seconds", "limits.max_pending_seconds", "spec.objective.parameters",
-    "spec.objective.bytes", "spec.objective.seconds_per_token", "spec.calibration.samples", "spec.calibration.seed",
-    "spec.retrain.steps", "spec.retrain.alpha", "spec.gate.max_perplexity", "spec.gate.min_sparsity", "name",
+    "limits.max_host_memory_bytes",
+    "limits.max_run_seconds",
+    "limits.max_pending_seconds",
+    "spec.objective.parameters",
+    "spec.objective.bytes",
+    "spec.objective.seconds_per_token",
+    "spec.calibration.samples",
+    "spec.calibration.seed",
+    "spec.retrain.steps",
+    "spec.retrain.alpha",
+    "spec.gate.max_perplexity",
+    "spec.gate.min_sparsity",
+    "name",
     "labels.k",
-    "spec.reconstruct.window.blocks", "spec.cycles.count", "spec.soup.members", "plan_id", "priority",
-]  # fmt: skip
+    "spec.reconstruct.window.blocks",
+    "spec.cycles.count",
+    "spec.soup.members",
+    "plan_id",
+    "priority",
+]
 
 
 def test_what_comes_without_a_key_takes_turns_as_one_however_many_addresses_it_names() -> None:
@@ -262,9 +285,12 @@ def test_a_database_out_of_reach_is_503(tmp_path: Path) -> None:
 
 def test_readiness_names_every_part_that_is_away(tmp_path: Path, sqlite_url: str) -> None:
     settings = Settings(
-        home=tmp_path, database_url=sqlite_url, broker_url="redis://127.0.0.1:9/0", store_url="s3://bucket/x",
+        home=tmp_path,
+        database_url=sqlite_url,
+        broker_url="redis://127.0.0.1:9/0",
+        store_url="s3://bucket/x",
         s3_endpoint_url="http://127.0.0.1:9",
-    )  # fmt: skip
+    )
     with TestClient(create_app(settings)) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         answer = client.get("/readyz")

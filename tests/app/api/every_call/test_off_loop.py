@@ -70,9 +70,13 @@ def test_no_route_asks_the_database_in_the_event_loop(
         client.request(method, address, json=body, headers=key | {"X-Content-SHA256": "0" * 64})
         assert not in_the_loop, (method, path)
     for spec in (
-        SPEC, {"preset": "house"}, {"preset": "house@1"}, {"preset": "nobodys"}, {"preset": "fast"},
+        SPEC,
+        {"preset": "house"},
+        {"preset": "house@1"},
+        {"preset": "nobodys"},
+        {"preset": "fast"},
         {**SPEC, "calibration": {"dataset": upload}},
-    ):  # fmt: skip
+    ):
         for path in ("/v1/jobs", "/v1/plans"):
             client.post(path, json={**REMOTE, "spec": spec}, headers=key)
         axes = {"/spec/preset": ["house", "fast"]}
@@ -98,8 +102,11 @@ def test_a_known_model_is_held_against_a_spec_before_the_transaction(
     monkeypatch.setattr(admit, "check", noting)
     bad = {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": ["no such name"]}}}
     for path, spec, status in (
-        ("/v1/jobs", SPEC, 202), ("/v1/jobs", bad, 422), ("/v1/plans", SPEC, 201), ("/v1/plans", bad, 422),
-    ):  # fmt: skip
+        ("/v1/jobs", SPEC, 202),
+        ("/v1/jobs", bad, 422),
+        ("/v1/plans", SPEC, 201),
+        ("/v1/plans", bad, 422),
+    ):
         assert client.post(path, json={"source": source, "spec": spec}).status_code == status
     assert len(where) == 4
     assert all(name.startswith("AnyIO worker") for name in where)

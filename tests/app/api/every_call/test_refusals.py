@@ -208,8 +208,10 @@ def test_a_plan_foretells_no_result(client: TestClient) -> None:
 def test_levels_are_not_available_to_who_may_ask(client: TestClient) -> None:
     reads, writes = (bearer(new_key(client, DEFAULT_PROJECT, scope)["key"]) for scope in ("jobs:read", "jobs:write"))
     for verb, path, ours in (
-        ("POST", "/v1/levels", writes), ("GET", "/v1/levels/lvl_1", reads), ("POST", "/v1/levels/lvl_1/solve", writes),
-    ):  # fmt: skip
+        ("POST", "/v1/levels", writes),
+        ("GET", "/v1/levels/lvl_1", reads),
+        ("POST", "/v1/levels/lvl_1/solve", writes),
+    ):
         answer = client.request(verb, path, headers=ours, json={"source": {}} if verb == "POST" else None)
         assert (answer.status_code, answer.json()["code"]) == (422, "not-available")
         theirs = reads if ours is writes else writes
@@ -240,9 +242,10 @@ SAID: list[tuple[str, Any, str]] = [
 def test_a_refusal_speaks_of_the_request(client: TestClient) -> None:
     answers = [client.post("/v1/plans", json=_with(where, value)).json() for where, value, _ in SAID]
     assert [
-        (where, words) for answer, (where, _, words) in zip(answers, SAID, strict=True)
+        (where, words)
+        for answer, (where, _, words) in zip(answers, SAID, strict=True)
         if words not in answer["errors"][0]["detail"]
-    ] == []  # fmt: skip
+    ] == []
 
 
 MISFITS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [

@@ -102,10 +102,13 @@ def test_an_action_tells_no_more_of_a_job_than_its_caller_may_read(house: House)
     job = house.job(PUBLISHING)
     sweep = house.own("POST", "/v1/sweeps", {"base": {**REMOTE, "labels": {"a": "b"}}, "axes": AXIS})["id"]
     calls: list[tuple[str, str, Any]] = [
-        ("PATCH", f"/v1/jobs/{job}", {"labels": {"team": "nlp"}}), ("POST", f"/v1/jobs/{job}/pause", None),
-        ("POST", f"/v1/jobs/{job}/resume", None), ("POST", f"/v1/jobs/{job}/cancel", None),
-        ("POST", f"/v1/jobs/{job}/retry", None), ("POST", f"/v1/sweeps/{sweep}/cancel", None),
-    ]  # fmt: skip
+        ("PATCH", f"/v1/jobs/{job}", {"labels": {"team": "nlp"}}),
+        ("POST", f"/v1/jobs/{job}/pause", None),
+        ("POST", f"/v1/jobs/{job}/resume", None),
+        ("POST", f"/v1/jobs/{job}/cancel", None),
+        ("POST", f"/v1/jobs/{job}/retry", None),
+        ("POST", f"/v1/sweeps/{sweep}/cancel", None),
+    ]
     for verb, path, body in calls:
         answer = house.call(verb, path, body)
         assert answer.is_success, answer.text

@@ -67,9 +67,11 @@ def yard(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> It
     shutil.copy(_sqlite_template, home / "espalier.db")
     model = shutil.copytree(DEMO_MODEL, home / "roots/model")
     settings = Settings(
-        home=home, database_url=f"sqlite:///{home / 'espalier.db'}", hf_endpoint="http://127.0.0.1:9",
+        home=home,
+        database_url=f"sqlite:///{home / 'espalier.db'}",
+        hf_endpoint="http://127.0.0.1:9",
         local_roots=str(home / "roots"),
-    )  # fmt: skip
+    )
     app = create_app(settings)
     with TestClient(app, follow_redirects=False) as client:
         known = one_of_each(client, app.state.resources)
@@ -78,9 +80,10 @@ def yard(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> It
         assert token
         cookie = f"espalier_session={client.cookies['espalier_session']}".encode()
         form = [
-            (b"content-type", b"application/x-www-form-urlencoded"), (b"cookie", cookie),
+            (b"content-type", b"application/x-www-form-urlencoded"),
+            (b"cookie", cookie),
             (b"x-csrf-token", token[1].encode()),
-        ]  # fmt: skip
+        ]
         gc.collect()
         gc.freeze()  # as a server does when it starts: tests have loaded more than it has
         rows.meet(app.state.resources.database, MET, _spec(), at=model)
@@ -95,8 +98,9 @@ def test_no_body_holds_a_route_up(yard: Yard, method: str, path: str) -> None:
     portal = path.startswith("/portal")
     for name, body in (stalls.forms() if portal else stalls.bodies()).items():
         where = stalls.address(path, yard.known)
-        status = yard.assert_it_goes_on(f"{method} {path}: {name}", method, where, body=body,
-                                        headers=yard.form if portal else JSON)  # fmt: skip
+        status = yard.assert_it_goes_on(
+            f"{method} {path}: {name}", method, where, body=body, headers=yard.form if portal else JSON
+        )
         assert status < 300 or 400 <= status < 500 or portal, (name, status)
 
 
@@ -166,15 +170,42 @@ LEGAL: dict[str, tuple[str, dict[str, Any]]] = {
     "shares": ("/v1/jobs", {"spec": _spec(budget=SHARES)}),
     "patterns": ("/v1/jobs", {"spec": _spec(targets={"include": RUNS_AWAY, "exclude": RUNS_AWAY})}),
     "plan": ("/v1/plans", {"spec": _spec(targets={"include": RUNS_AWAY, "exclude": RUNS_AWAY})}),
-    "grid": ("/v1/sweeps", {"base": {"spec": _spec()}, "max_children": 256, "axes": {
-        "/spec/prune/sparsity": [share / 100 for share in range(1, 65)], **SEEDS}}),
-    "grid of patterns": ("/v1/sweeps", {"base": {"spec": _spec()}, "max_children": 256, "axes": {
-        "/spec/prune/targets": [{"include": [f"{RUNS_AWAY[0]}.{{{number}}}"]} for number in range(64)], **SEEDS}}),
-    "grid of shares": ("/v1/sweeps", {"base": {"spec": _spec(budget=SHARES)}, "max_children": 256, "axes": {
-        "/spec/calibration/samples": list(range(1, 65)), **SEEDS}}),
-    "grid of bad points": ("/v1/sweeps", {"base": {"spec": _spec()}, "max_children": 256, "axes": {
-        "/spec/prune": [{f"m{number}": number for number in range(60)}] * 64, **SEEDS}}),
-}  # fmt: skip
+    "grid": (
+        "/v1/sweeps",
+        {
+            "base": {"spec": _spec()},
+            "max_children": 256,
+            "axes": {"/spec/prune/sparsity": [share / 100 for share in range(1, 65)], **SEEDS},
+        },
+    ),
+    "grid of patterns": (
+        "/v1/sweeps",
+        {
+            "base": {"spec": _spec()},
+            "max_children": 256,
+            "axes": {
+                "/spec/prune/targets": [{"include": [f"{RUNS_AWAY[0]}.{{{number}}}"]} for number in range(64)],
+                **SEEDS,
+            },
+        },
+    ),
+    "grid of shares": (
+        "/v1/sweeps",
+        {
+            "base": {"spec": _spec(budget=SHARES)},
+            "max_children": 256,
+            "axes": {"/spec/calibration/samples": list(range(1, 65)), **SEEDS},
+        },
+    ),
+    "grid of bad points": (
+        "/v1/sweeps",
+        {
+            "base": {"spec": _spec()},
+            "max_children": 256,
+            "axes": {"/spec/prune": [{f"m{number}": number for number in range(60)}] * 64, **SEEDS},
+        },
+    ),
+}
 
 
 @pytest.mark.deep

@@ -42,17 +42,37 @@ def test_an_id_inside_of_a_body_or_behind_another_id_tells_no_more(client: TestC
         ("POST", "/v1/jobs", own["plans"], lambda id_: {"source": source, "spec": SPEC, "plan_id": id_}),
         ("POST", "/v1/jobs", own["uploads"], lambda id_: {"source": _upload(id_), "spec": SPEC}),
         ("POST", "/v1/models/resolve", own["uploads"], lambda id_: {"source": _upload(id_)}),
-        ("POST", "/v1/jobs", own["uploads"], lambda id_: {
-            "source": source, "spec": {**SPEC, "calibration": {"dataset": _upload(id_)}},
-        }),
+        (
+            "POST",
+            "/v1/jobs",
+            own["uploads"],
+            lambda id_: {
+                "source": source,
+                "spec": {**SPEC, "calibration": {"dataset": _upload(id_)}},
+            },
+        ),
         ("POST", "/v1/jobs", "house", lambda name: {"source": source, "spec": {"preset": name}}),
-        ("POST", "/v1/rules", own["hook-sources"], lambda id_: {
-            "name": "r", "source_id": id_, "template": {"spec": SPEC},
-        }),
-        ("POST", "/v1/api-keys", own["projects"], lambda id_: {
-            "name": "k", "scopes": ["admin"], "project_id": id_,
-        }),
-    ]  # fmt: skip
+        (
+            "POST",
+            "/v1/rules",
+            own["hook-sources"],
+            lambda id_: {
+                "name": "r",
+                "source_id": id_,
+                "template": {"spec": SPEC},
+            },
+        ),
+        (
+            "POST",
+            "/v1/api-keys",
+            own["projects"],
+            lambda id_: {
+                "name": "k",
+                "scopes": ["admin"],
+                "project_id": id_,
+            },
+        ),
+    ]
     for verb, path, mine, body in calls:
         answers = []
         for id_ in (mine, unknown(mine)):

@@ -71,7 +71,7 @@ def test_the_contracts_answers_to_the_hub(hub: Registry) -> None:
         {**push(updatedRefs=[], updatedFiles=FILES), "repo": {"type": "bucket", "name": "org/bucket", "id": "1"}},
     ],
     ids=["push", "pull-request", "tag", "delete", "move", "discussion", "bucket"],
-)  # fmt: skip
+)
 def test_every_event_is_written_down_and_only_the_push_to_main_starts_something(
     hub: Registry, resources: Resources, document: dict[str, Any]
 ) -> None:
@@ -260,7 +260,7 @@ def test_bad_sources_are_refused_with_a_pointer(client: TestClient, body: dict[s
         ({"limits": {"max_per_day": 0}}, "/limits/max_per_day"),
         ({"match": {"repo": "x"}}, "/match/repo"),
     ],
-)  # fmt: skip
+)
 def test_bad_rules_are_refused_with_a_pointer(hub: Registry, fields: dict[str, Any], pointer: str) -> None:
     body = {"name": "a", "source_id": hub.id, "template": {"spec": SPEC}, **fields}
     answer = hub.client.post("/v1/rules", json=body)
@@ -298,8 +298,14 @@ def test_a_trial_says_why_and_writes_nothing(hub: Registry, resources: Resources
     assert (found["outcome"], found["reason"]) == ("proposal", "matched")
     assert found["request"]["source"]["revision"] == found["event"]["revision"]
     assert [check["name"] for check in found["checks"]] == [
-        "new-version", "events", "repo_glob", "ref_glob", "loop-guard", "template", "limits"
-    ]  # fmt: skip
+        "new-version",
+        "events",
+        "repo_glob",
+        "ref_glob",
+        "loop-guard",
+        "template",
+        "limits",
+    ]
     assert hub.verdicts(delivery) == []
     evaluate(resources)
     again = hub.client.post(path, json={"payload": push("org/other")}).json()

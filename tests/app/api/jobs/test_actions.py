@@ -16,10 +16,16 @@ from tests.fixtures.service import rows as make
 from tests.fixtures.service.requests import REMOTE, submit
 
 PATHS: dict[str, list[str]] = {
-    "queued": [], "paused": ["pause"], "cancelled": ["cancel"], "running": ["start"], "pausing": ["start", "pause"],
-    "cancelling": ["start", "cancel"], "failed": ["start", "failed"], "succeeded": ["start", "succeeded"],
+    "queued": [],
+    "paused": ["pause"],
+    "cancelled": ["cancel"],
+    "running": ["start"],
+    "pausing": ["start", "pause"],
+    "cancelling": ["start", "cancel"],
+    "failed": ["start", "failed"],
+    "succeeded": ["start", "succeeded"],
     "expired": ["start", "expired"],
-}  # fmt: skip
+}
 """How a new job comes into each state."""
 
 

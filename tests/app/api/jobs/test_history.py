@@ -55,9 +55,16 @@ def test_layers_are_listed_in_the_order_of_the_walk(client: TestClient, rows: Da
     rest = client.get(f"/v1/jobs/{job}/layers?limit=2&cursor={page['next_cursor']}").json()
     assert [row["name"] for row in page["items"] + rest["items"]] == ["b.0.q", "a.0.k", "c.0.v"]
     assert set(rest["items"][0]) == {
-        "name", "block", "shape", "pattern", "sparsity_requested", "sparsity_achieved", "error_before", "error_after",
+        "name",
+        "block",
+        "shape",
+        "pattern",
+        "sparsity_requested",
+        "sparsity_achieved",
+        "error_before",
+        "error_after",
         "seconds",
-    }  # fmt: skip
+    }
 
 
 def test_attempts_and_durations_tell_who_worked_and_how_long(client: TestClient, rows: Database) -> None:
@@ -77,5 +84,9 @@ def test_a_report_is_there_only_after_success(client: TestClient, rows: Database
     make.publish(rows, resources.store, job, {"model.safetensors": b"x"})
     assert client.get(f"/v1/jobs/{job}/report").json() == make.REPORT
     result = client.get(f"/v1/jobs/{job}").json()["result"]
-    assert result == {"dense_perplexity": {"python-docs": 20.0}, "perplexity": {"python-docs": 22.0},
-                      "sparsity": 0.5, "bytes": 200}  # fmt: skip
+    assert result == {
+        "dense_perplexity": {"python-docs": 20.0},
+        "perplexity": {"python-docs": 22.0},
+        "sparsity": 0.5,
+        "bytes": 200,
+    }

@@ -29,11 +29,36 @@ def test_a_job_is_accepted_with_its_place_and_everything_the_contract_names(clie
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
     assert set(job) == {
-        "id", "project_id", "parent_id", "name", "state", "phase", "phase_progress", "progress", "wait_reason",
-        "queue_position", "attempt", "max_attempts", "priority", "labels", "source", "spec", "resolved_spec",
-        "work_hash", "reused_from", "initiator", "durations", "error", "gate", "result", "warnings", "created_at",
-        "started_at", "finished_at", "urls",
-    }  # fmt: skip
+        "id",
+        "project_id",
+        "parent_id",
+        "name",
+        "state",
+        "phase",
+        "phase_progress",
+        "progress",
+        "wait_reason",
+        "queue_position",
+        "attempt",
+        "max_attempts",
+        "priority",
+        "labels",
+        "source",
+        "spec",
+        "resolved_spec",
+        "work_hash",
+        "reused_from",
+        "initiator",
+        "durations",
+        "error",
+        "gate",
+        "result",
+        "warnings",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "urls",
+    }
     assert (job["state"], job["wait_reason"], job["queue_position"], job["attempt"]) == ("queued", "capacity", 1, 1)
     assert (job["name"], job["priority"], job["labels"]) == ("mine", "high", {"team": "nlp"})
     assert job["spec"] == REMOTE["spec"]
@@ -88,8 +113,10 @@ def test_local_text_stays_below_the_roots_too(client: TestClient) -> None:
     answer = client.post("/v1/jobs", json={**REMOTE, "spec": spec})
     assert answer.status_code == 422
     assert [error["pointer"] for error in answer.json()["errors"]] == [
-        "/spec/calibration/dataset/path", "/spec/retrain/dataset/path", "/spec/evaluate/perplexity/1/dataset/path",
-    ]  # fmt: skip
+        "/spec/calibration/dataset/path",
+        "/spec/retrain/dataset/path",
+        "/spec/evaluate/perplexity/1/dataset/path",
+    ]
 
 
 def test_a_spec_that_does_not_fit_the_model_is_refused(client: TestClient, model: Path) -> None:
@@ -112,8 +139,11 @@ def test_a_repeated_call_gives_the_job_as_it_is_now(client: TestClient, rows: Da
     headers = {"Idempotency-Key": "k1"}
     first = client.post("/v1/jobs", json=REMOTE, headers=headers)
     make.start(rows, first.json()["id"])
-    again = client.post("/v1/jobs", content=json.dumps(REMOTE, indent=3).encode(),
-                        headers={**headers, "Content-Type": "application/json"})  # fmt: skip
+    again = client.post(
+        "/v1/jobs",
+        content=json.dumps(REMOTE, indent=3).encode(),
+        headers={**headers, "Content-Type": "application/json"},
+    )
     assert (first.status_code, again.status_code) == (202, 200)
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
@@ -221,9 +251,19 @@ def test_filters_choose_jobs(client: TestClient, rows: Database) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=201", "limit=x", "state=unknown", "label=no-value", "colour=red", "created_after=yesterday",
-     "created_after=1", "created_after=2026-01-01T00:00:00", "created_before=0001-01-01T00:00:00%2B14:00"],
-)  # fmt: skip
+    [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "state=unknown",
+        "label=no-value",
+        "colour=red",
+        "created_after=yesterday",
+        "created_after=1",
+        "created_after=2026-01-01T00:00:00",
+        "created_before=0001-01-01T00:00:00%2B14:00",
+    ],
+)
 def test_bad_filters_are_refused(client: TestClient, query: str) -> None:
     answer = client.get(f"/v1/jobs?{query}")
     assert answer.status_code == 422
@@ -281,8 +321,15 @@ def test_a_finished_job_cannot_be_cancelled(client: TestClient, rows: Database, 
 def test_a_failed_job_tells_why(client: TestClient, rows: Database) -> None:
     job = submit(client)
     make.start(rows, job)
-    error = {"class": "dataset_error", "retryable": False, "phase": "calibrating", "module": None,
-             "hint": "Give more text.", "message": "too short", "attempt": 1}  # fmt: skip
+    error = {
+        "class": "dataset_error",
+        "retryable": False,
+        "phase": "calibrating",
+        "module": None,
+        "hint": "Give more text.",
+        "message": "too short",
+        "attempt": 1,
+    }
     make.end(rows, job, "failed", error=error)
     assert client.get(f"/v1/jobs/{job}").json()["error"] == error
 

@@ -27,7 +27,7 @@ from app.db.queries.queue import leases, measures
 from app.db.queries.queue.leases import WorkerIdentity
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
-from tests.fixtures.servers.services import free_port
+from tests.fixtures.servers.processes import free_port
 from tests.fixtures.service import rows as fixture_rows
 from tests.fixtures.service.requests import submit
 from tests.fixtures.suite.patience import Patience
@@ -82,10 +82,17 @@ def test_queues_states_failures_and_latencies_are_told(
         measures.note_sweep(session)
         session.add(
             PhaseRecord(
-                job_id=failed, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
-                seconds=7.0, peak_memory_bytes=2**30, perplexity=None,
+                job_id=failed,
+                project_id="prj_default",
+                name="pruning",
+                attempt=1,
+                started_at=now,
+                finished_at=now,
+                seconds=7.0,
+                peak_memory_bytes=2**30,
+                perplexity=None,
             )
-        )  # fmt: skip
+        )
     client.get("/v1/jobs/job_unknown")
     found = _scrape(client)
     depth = [value for (name, _), value in found.items() if name == "espalier_queue_depth"]
@@ -111,10 +118,15 @@ def two_processes(sqlite_url: str, tmp_path: Path) -> Iterator[tuple[psutil.Proc
     """The service as its image starts it, on SQLite; every request comes by a connection of its own."""
     (tmp_path / f"espalier-api-{os.getuid()}-4194305-1").mkdir()  # of a service that is gone
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path),
-        "ESPALIER_HOME": str(tmp_path / "home"), "ESPALIER_DATABASE_URL": sqlite_url, "ESPALIER_HOST": "127.0.0.1",
-        "ESPALIER_PORT": str(free_port()), "ESPALIER_API_PROCESSES": "2",
-    }  # fmt: skip
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(tmp_path),
+        "ESPALIER_HOME": str(tmp_path / "home"),
+        "ESPALIER_DATABASE_URL": sqlite_url,
+        "ESPALIER_HOST": "127.0.0.1",
+        "ESPALIER_PORT": str(free_port()),
+        "ESPALIER_API_PROCESSES": "2",
+    }
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(

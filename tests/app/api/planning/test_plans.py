@@ -25,9 +25,11 @@ from tests.fixtures.service.requests import REMOTE
 @pytest.fixture
 def body(model: Path) -> dict[str, Any]:
     spec = {
-        "calibration": {"samples": 16, "sequence_length": 64}, "prune": {"method": "wanda", "sparsity": 0.5},
-        "retrain": {"steps": 10}, "evaluate": {"perplexity": [{"sequence_length": 64, "max_windows": 8}]},
-    }  # fmt: skip
+        "calibration": {"samples": 16, "sequence_length": 64},
+        "prune": {"method": "wanda", "sparsity": 0.5},
+        "retrain": {"steps": 10},
+        "evaluate": {"perplexity": [{"sequence_length": 64, "max_windows": 8}]},
+    }
     return {"source": {"kind": "local", "path": str(model)}, "spec": spec}
 
 
@@ -86,10 +88,17 @@ def test_a_teacher_is_told_and_one_that_does_not_fit_too(
         now = clock(session)
         session.add(
             Worker(
-                id="wrk_gpu", worker_class="default", host="h", pid=1, device="cuda", engine_version="2",
-                memory_bytes=3 * parameters, started_at=now, seen_at=now,
+                id="wrk_gpu",
+                worker_class="default",
+                host="h",
+                pid=1,
+                device="cuda",
+                engine_version="2",
+                memory_bytes=3 * parameters,
+                started_at=now,
+                seen_at=now,
             )
-        )  # fmt: skip
+        )
     # On a GPU the forward pass is in bfloat16: the model and its teacher are four bytes a parameter.
     assert said({"loss": "kl"}) == {
         "retraining_does_not_fit": f"Retraining beside a dense teacher takes about {each} MiB of memory, and a job "
@@ -129,10 +138,17 @@ def _finish(
         known.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
         session.add(
             PhaseRecord(
-                job_id=job, project_id="prj_default", name="pruning", attempt=1, started_at=now, finished_at=now,
-                seconds=pruning_seconds, peak_memory_bytes=1, perplexity=None,
+                job_id=job,
+                project_id="prj_default",
+                name="pruning",
+                attempt=1,
+                started_at=now,
+                finished_at=now,
+                seconds=pruning_seconds,
+                peak_memory_bytes=1,
+                perplexity=None,
             )
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize(
@@ -143,9 +159,15 @@ def _finish(
     ],
 )
 def test_seconds_of_cycles_are_shared_and_a_soup_teaches_nothing(
-    client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path,
-    fields: dict[str, Any], counted: int, expected: float | None,
-) -> None:  # fmt: skip
+    client: TestClient,
+    body: dict[str, Any],
+    rows: Database,
+    resources: Resources,
+    model: Path,
+    fields: dict[str, Any],
+    counted: int,
+    expected: float | None,
+) -> None:
     job = client.post("/v1/jobs", json={**body, "spec": {**body["spec"], **fields}}).json()["id"]
     _finish(rows, resources, body, model, job, pruning_seconds=21.0)
     found = plan(client, body)
@@ -234,10 +256,17 @@ def test_a_limit_that_cannot_hold_the_job_is_refused_with_the_least_that_would(
         now = clock(session)
         session.add(
             Worker(
-                id="wrk_cpu", worker_class="default", host="h", pid=1, device="cpu", engine_version="5",
-                memory_bytes=2**36, started_at=now, seen_at=now,
+                id="wrk_cpu",
+                worker_class="default",
+                host="h",
+                pid=1,
+                device="cpu",
+                engine_version="5",
+                memory_bytes=2**36,
+                started_at=now,
+                seen_at=now,
             )
-        )  # fmt: skip
+        )
     # What the plan says is enough: nobody who takes his limit from it is refused.
     most = max(phase["memory_bytes"] for phase in plan(client, body)["phases"])
     for path in ("/v1/plans", "/v1/jobs"):
@@ -280,9 +309,16 @@ def test_memory_of_a_class_with_a_gpu_is_what_lies_there(
         now = clock(session)
         session.add(
             Worker(
-                id="wrk_gpu", worker_class="default", host="h", pid=1, device="cuda", engine_version="2",
-                memory_bytes=2**36, started_at=now, seen_at=now,
+                id="wrk_gpu",
+                worker_class="default",
+                host="h",
+                pid=1,
+                device="cuda",
+                engine_version="2",
+                memory_bytes=2**36,
+                started_at=now,
+                seen_at=now,
             )
-        )  # fmt: skip
+        )
     assert on_cpu["baseline"] > LIBRARIES_BYTES
     assert told()["baseline"] == 2 * probe(model).parameters

@@ -19,9 +19,10 @@ from tests.fixtures.servers.hub import Hub, HubRepo, hub
 __all__ = ["hub"]  # a fixture
 
 SPEC: dict[str, Any] = {
-    "calibration": {"samples": 16, "sequence_length": 64}, "prune": {"method": "wanda", "sparsity": 0.5},
+    "calibration": {"samples": 16, "sequence_length": 64},
+    "prune": {"method": "wanda", "sparsity": 0.5},
     "evaluate": {"perplexity": [{"sequence_length": 64, "max_windows": 8}]},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -125,9 +126,10 @@ def test_what_no_job_could_work_on_is_refused_by_both(
 
 def test_a_gated_model_tells_what_its_page_tells(client: TestClient, at_hub: Hub) -> None:
     page = {
-        "cardData": {"license": "llama3"}, "config": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+        "cardData": {"license": "llama3"},
+        "config": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
         "safetensors": {"parameters": {"BF16": 8030261248}, "total": 8030261248},
-    }  # fmt: skip
+    }
     at_hub.add_model("org/model", DEMO_MODEL, gated=True, token="hf_x", open_page=True, card=page)
     found = resolve(client)
     assert (found["resolved"], found["supported"], codes(found)) == (False, None, ["source_gated"])

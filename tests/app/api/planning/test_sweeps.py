@@ -86,9 +86,10 @@ def test_the_front_holds_what_nothing_beats(
     for point, (sparsity, perplexity) in zip(sweep["points"], results, strict=True):
         fixture.start(rows, point["job_id"])
         report = {
-            **fixture.REPORT, "sparsity": {"requested": sparsity, "achieved": sparsity, "scope": "pruned matrices"},
+            **fixture.REPORT,
+            "sparsity": {"requested": sparsity, "achieved": sparsity, "scope": "pruned matrices"},
             "compressed": {**fixture.REPORT["compressed"], "perplexity": {"python-docs": perplexity}},
-        }  # fmt: skip
+        }
         fixture.end(rows, point["job_id"], "succeeded", report=report)
     assert client.get(f"/v1/sweeps/{sweep['id']}").json()["state"] == "succeeded"
     front = client.get(f"/v1/sweeps/{sweep['id']}/pareto").json()

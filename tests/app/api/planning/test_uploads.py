@@ -133,9 +133,7 @@ def test_a_part_with_other_bytes_is_refused_and_can_be_sent_again(client: TestCl
     assert _send(client, upload, {"notes.txt": TEXT})[0] in {200, 204}
     assert client.post(f"/v1/uploads/{upload['id']}/complete").json()["state"] == "complete"
     dataset = {"kind": "upload", "upload_id": upload["id"]}
-    body = {
-        "source": {"kind": "huggingface", "repo": "a/b"}, "spec": {**SPEC, "calibration": {"dataset": dataset}}
-    }  # fmt: skip
+    body = {"source": {"kind": "huggingface", "repo": "a/b"}, "spec": {**SPEC, "calibration": {"dataset": dataset}}}
     assert client.post("/v1/jobs", json=body).status_code == 202
     as_model = client.post("/v1/jobs", json={"source": {"kind": "upload", "upload_id": upload["id"]}, "spec": SPEC})
     assert as_model.status_code == 422
@@ -170,12 +168,20 @@ def test_a_data_set_that_cannot_be_read_is_refused_when_it_is_complete(
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("model", ["model.safetensors"]), ("model", ["config.json", "model.bin"]), ("model", ["config.json", "a.py"]),
-        ("model", ["config.json", "../x.safetensors"]), ("model", ["config.json", "config.json"]),
-        ("model", ["config.json", "text.txt"]), ("dataset", ["a.txt", "b.txt"]), ("dataset", ["a.csv"]),
-        ("dataset", ["config.json"]), ("dataset", ["../a.txt"]), ("dataset", ["/etc/a.txt"]), ("dataset", []),
+        ("model", ["model.safetensors"]),
+        ("model", ["config.json", "model.bin"]),
+        ("model", ["config.json", "a.py"]),
+        ("model", ["config.json", "../x.safetensors"]),
+        ("model", ["config.json", "config.json"]),
+        ("model", ["config.json", "text.txt"]),
+        ("dataset", ["a.txt", "b.txt"]),
+        ("dataset", ["a.csv"]),
+        ("dataset", ["config.json"]),
+        ("dataset", ["../a.txt"]),
+        ("dataset", ["/etc/a.txt"]),
+        ("dataset", []),
     ],
-)  # fmt: skip
+)
 def test_files_that_no_model_or_data_set_has_are_refused(client: TestClient, kind: str, names: list[str]) -> None:
     body = {"kind": kind, "files": [_file(name, b"x") for name in names]}
     assert client.post("/v1/uploads", json=body).status_code == 422

@@ -110,14 +110,16 @@ def test_its_keys_hooks_and_streams_are_over(client: TestClient, rows: Database)
     assert client.post(f"/v1/hooks/{source}", content=b"{}").status_code == 404
     # A process may believe the key for some seconds more: nothing comes of it.
     for verb, path, body in (
-        ("POST", "/v1/jobs", REMOTE), ("PUT", "/v1/presets/house", {"description": "", "spec": SPEC}),
-        ("POST", "/v1/hook-sources", {"kind": "generic", "name": "s"}), ("POST", "/v1/api-keys", {"name": "k",
-        "scopes": ["jobs:read"]}), ("PUT", "/v1/credentials/huggingface", {"token": "hf_abcdefghijkl"}),
+        ("POST", "/v1/jobs", REMOTE),
+        ("PUT", "/v1/presets/house", {"description": "", "spec": SPEC}),
+        ("POST", "/v1/hook-sources", {"kind": "generic", "name": "s"}),
+        ("POST", "/v1/api-keys", {"name": "k", "scopes": ["jobs:read"]}),
+        ("PUT", "/v1/credentials/huggingface", {"token": "hf_abcdefghijkl"}),
         ("POST", "/v1/plans", {"source": REMOTE["source"], "spec": REMOTE["spec"]}),
         ("POST", "/v1/webhook-endpoints", {"url": "https://example.com"}),
         ("POST", "/v1/sweeps", {"base": REMOTE, "axes": {"/spec/prune/sparsity": [0.3, 0.5]}}),
         ("POST", "/v1/uploads", {"kind": "dataset", "files": [{"name": "a.txt", "bytes": 1, "sha256": "0" * 64}]}),
-    ):  # fmt: skip
+    ):
         answer = client.request(verb, path, json=body, headers=own)
         assert answer.status_code in {401, 404}, (path, answer.text)
     assert set(count(rows, project).values()) == {0}

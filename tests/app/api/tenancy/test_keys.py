@@ -62,10 +62,15 @@ def test_a_key_opens_its_project_and_is_noted_as_used(client: TestClient) -> Non
 @pytest.mark.parametrize(
     "header",
     [
-        "Bearer", "Bearer ", "Bearer nonsense", "Basic dXNlcjpwYXNz", "Bearer esp_x_y",
-        "Bearer esp_01ARZ3NDEKTSV4RRFFQ69G5FAV_" + "0" * 48, "bearer  esp_01ARZ3NDEKTSV4RRFFQ69G5FAV_" + "0" * 48,
+        "Bearer",
+        "Bearer ",
+        "Bearer nonsense",
+        "Basic dXNlcjpwYXNz",
+        "Bearer esp_x_y",
+        "Bearer esp_01ARZ3NDEKTSV4RRFFQ69G5FAV_" + "0" * 48,
+        "bearer  esp_01ARZ3NDEKTSV4RRFFQ69G5FAV_" + "0" * 48,
     ],
-)  # fmt: skip
+)
 def test_a_key_that_is_none_is_refused_even_where_none_is_needed(client: TestClient, header: str) -> None:
     answer = client.get("/v1/jobs", headers={"Authorization": header})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
@@ -212,11 +217,21 @@ def test_everything_done_is_in_the_audit_log_of_its_project(client: TestClient) 
     admin = bearer(new_key(client, project)["key"])
     found = client.get("/v1/audit-events", headers=admin).json()["items"]
     assert [item["action"] for item in reversed(found)] == [
-        "project.create", "api_key.create", "job.create", "job.cancel", "api_key.create"
-    ]  # fmt: skip
+        "project.create",
+        "api_key.create",
+        "job.create",
+        "job.cancel",
+        "api_key.create",
+    ]
     assert found[2] | {"id": "", "time": ""} == {
-        "id": "", "time": "", "project_id": project, "actor": {"type": "api_key", "id": key["id"]},
-        "action": "job.create", "resource_id": job, "request_id": "mine", "data": {},
-    }  # fmt: skip
+        "id": "",
+        "time": "",
+        "project_id": project,
+        "actor": {"type": "api_key", "id": key["id"]},
+        "action": "job.create",
+        "resource_id": job,
+        "request_id": "mine",
+        "data": {},
+    }
     submit(client)
     assert len(client.get("/v1/audit-events", headers=admin).json()["items"]) == 5

@@ -161,10 +161,16 @@ def test_priority_high_takes_the_permission_of_an_operator(client: TestClient) -
         return [
             client.post("/v1/jobs", json=high, headers=headers).status_code,
             client.post(f"/v1/jobs/{job}/retry", json={"priority": "high"}, headers=headers).status_code,
-            client.post("/v1/sweeps", headers=headers, json={
-                "name": "s", "base": high, "axes": {"/spec/prune/sparsity": [0.1, 0.2]},
-            }).status_code,
-        ]  # fmt: skip
+            client.post(
+                "/v1/sweeps",
+                headers=headers,
+                json={
+                    "name": "s",
+                    "base": high,
+                    "axes": {"/spec/prune/sparsity": [0.1, 0.2]},
+                },
+            ).status_code,
+        ]
 
     assert tries() == [403, 403, 403]
     refused = client.post("/v1/jobs", json=high, headers=headers).json()

@@ -54,8 +54,10 @@ def test_columns_have_short_names_and_rows_their_block() -> None:
 
 def test_names_that_end_alike_are_told_apart() -> None:
     assert short_kinds(["attn.c_proj", "mlp.c_proj", "mlp.c_fc"]) == {
-        "attn.c_proj": "attn.c", "mlp.c_proj": "mlp.c", "mlp.c_fc": "c_fc",
-    }  # fmt: skip
+        "attn.c_proj": "attn.c",
+        "mlp.c_proj": "mlp.c",
+        "mlp.c_fc": "c_fc",
+    }
 
 
 def test_experts_share_a_cell_that_tells_how_many_they_are() -> None:

@@ -69,7 +69,7 @@ def _luminance(colour: str) -> float:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(0, "0"), (31.829, "31.8"), (0.0123456, "0.0123"), (1234.5, "1,234"), (100, "100"), (1e-7, "1e-07")],
-)  # fmt: skip
+)
 def test_numbers_have_three_digits_that_count(value: float, expected: str) -> None:
     assert plain(value) == expected
 

@@ -82,10 +82,13 @@ def test_labels_stay_labels() -> None:
 def test_curves_are_told_apart_without_colour() -> None:
     root = read(
         curves(
-            "loss", [Curve("a", [(0, 3.0), (10, 2.0)]), Curve("b", []), Curve(HOSTILE, [(0, 4.0), (10, 1.0)])],
-            title="Loss", x_title="step", y_title="loss",
+            "loss",
+            [Curve("a", [(0, 3.0), (10, 2.0)]), Curve("b", []), Curve(HOSTILE, [(0, 4.0), (10, 1.0)])],
+            title="Loss",
+            x_title="step",
+            y_title="loss",
         )
-    )  # fmt: skip
+    )
     lines = find(root, "polyline")
     assert [line.get("stroke-dasharray") for line in lines] == [None, DASHES[2]]
     for line in lines:
@@ -105,12 +108,16 @@ def test_a_tree_grows_to_the_right_and_its_leaves_share_no_row() -> None:
     root = read(
         lineage(
             "tree",
-            Node("model", children=[
-                Node("job a", "done", "/a", children=[Node("job b", href="/b", here=True)]), Node(HOSTILE, href="/c"),
-            ]),
+            Node(
+                "model",
+                children=[
+                    Node("job a", "done", "/a", children=[Node("job b", href="/b", here=True)]),
+                    Node(HOSTILE, href="/c"),
+                ],
+            ),
             title="Lineage",
         )
-    )  # fmt: skip
+    )
     boxes = [(float(item.get("x", "")), float(item.get("y", ""))) for item in find(root, "rect")]
     assert [x for x, _ in boxes] == [1, 1 + WIDTH + GAP_X, 1 + 2 * (WIDTH + GAP_X), 1 + WIDTH + GAP_X]
     assert [y for _, y in boxes] == [1, 1, 1, 1 + HEIGHT + GAP_Y]
