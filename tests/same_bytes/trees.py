@@ -126,9 +126,12 @@ class Installation(Deployment):
         found = self.tree()
         for process in set(found) - self.seen:
             try:
-                path, folder = process.environ().get("PYTHONPATH", ""), Path(process.cwd())
+                environment, folder = process.environ(), Path(process.cwd())
             except (psutil.Error, FileNotFoundError):  # it has ended
                 continue
+            if not environment:  # it is about to begin or to end, and has none to read
+                continue
+            path = environment.get("PYTHONPATH", "")
             elsewhere = [
                 origin
                 for origin in _origins(path, self.source.packages)
