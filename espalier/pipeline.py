@@ -108,8 +108,8 @@ class _Trials:
         folder, key = self._folder(number), _baseline_key(spec)
         folder.mkdir(parents=True)
         stored = [_relocated(item, folder) for of, item in self.baselines if of == key]
-        places = {"workspace": str(folder), "artifact_dir": str(folder / "artifact")}
-        request = self.request.model_copy(update={"spec": spec, "spread": False, "checkpoints": stored, **places})
+        folders = {"workspace": str(folder), "artifact_dir": str(folder / "artifact")}
+        request = self.request.model_copy(update={"spec": spec, "spread": False, "checkpoints": stored, **folders})
 
         def listen(message: Message) -> None:
             if isinstance(message, Checkpoint):

@@ -62,9 +62,9 @@ def _retrain(session: Session) -> dict[str, Any]:
 
 def _cycle(session: Session, cycles: Cycles, number: int) -> Turn:
     spec = session.request.spec
-    share = cycles.sparsity(number, spec.masking[0].share)
+    sparsity = cycles.sparsity(number, spec.masking[0].share)
     varied = spec.retrain and spec.retrain.model_copy(update={"steps": cycles.steps(number, spec.retrain.steps)})
-    return Turn(TurnName(cycle=number), sparsity=share, retrain=varied)
+    return Turn(TurnName(cycle=number), sparsity=sparsity, retrain=varied)
 
 
 def _describe(session: Session, number: int, more: dict[str, Any]) -> None:

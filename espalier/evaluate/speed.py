@@ -27,16 +27,16 @@ def measure(*models: nn.Module, device: torch.device, longest: int) -> list[dict
     length = max(1, min(PROMPT_TOKENS, longest - WRITTEN_TOKENS))
     prompt = torch.arange(length, device=device).view(1, -1) % 97 + 1
     began = time.monotonic()
-    turns: list[list[tuple[float, float]]] = []
-    while len(turns) < 2 or (len(turns) <= REPEATS and time.monotonic() - began < SECONDS):
-        turns.append([_once(model, prompt, device) for model in models])
+    repeats: list[list[tuple[float, float]]] = []
+    while len(repeats) < 2 or (len(repeats) <= REPEATS and time.monotonic() - began < SECONDS):
+        repeats.append([_once(model, prompt, device) for model in models])
     return [
         {
             "prompt_tokens": length,
             "written_tokens": WRITTEN_TOKENS,
-            "repeats": len(turns) - 1,
-            "prefill_seconds_per_token": _spread([turn[place][0] / length for turn in turns[1:]]),
-            "decode_seconds_per_token": _spread([turn[place][1] / WRITTEN_TOKENS for turn in turns[1:]]),
+            "repeats": len(repeats) - 1,
+            "prefill_seconds_per_token": _spread([repeat[place][0] / length for repeat in repeats[1:]]),
+            "decode_seconds_per_token": _spread([repeat[place][1] / WRITTEN_TOKENS for repeat in repeats[1:]]),
         }
         for place in range(len(models))
     ]
@@ -67,8 +67,8 @@ def macs_per_token(streamed: StreamedModel) -> int:
 
     Of an expert only the share of tokens that reach it counts.
     """
-    share, total = streamed.family.routed_share, 0.0
+    routed_fraction, total = streamed.family.routed_share, 0.0
     for matrix in streamed.layout.matrices:
-        total += matrix.shape[0] * matrix.shape[1] * (share if matrix.routed else 1.0)
+        total += matrix.shape[0] * matrix.shape[1] * (routed_fraction if matrix.routed else 1.0)
     head = streamed.model.get_output_embeddings()  # type: ignore[operator]
     return round(total) + int(head.weight.numel())

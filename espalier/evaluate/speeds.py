@@ -17,13 +17,13 @@ class Timing:
     """Seconds per token over repeats."""
 
     median: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
     @property
     def text(self) -> str:
         """Milliseconds, with their spread."""
-        return f"{1e3 * self.median:.3f} ({1e3 * self.least:.3f} to {1e3 * self.most:.3f})"
+        return f"{1e3 * self.median:.3f} ({1e3 * self.minimum:.3f} to {1e3 * self.maximum:.3f})"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Speed:
     def verdict(self) -> Verdict:
         """`none` where the spreads overlap, or where the repeats are too few to know one."""
         if self.repeats < LEAST_REPEATS or (
-            self.result.least <= self.dense.most and self.dense.least <= self.result.most
+            self.result.minimum <= self.dense.maximum and self.dense.minimum <= self.result.maximum
         ):
             return "none"
         return "better" if self.result.median < self.dense.median else "worse"
@@ -49,8 +49,8 @@ class Speed:
         """The verdict in words, with a factor only where there is a difference."""
         if self.verdict != "none":
             return f"{self.dense.median / self.result.median:.2f} x as fast"
-        few = self.repeats < LEAST_REPEATS
-        return f"no difference told by {self.repeats} repeats" if few else "no difference beyond noise"
+        too_few = self.repeats < LEAST_REPEATS
+        return f"no difference told by {self.repeats} repeats" if too_few else "no difference beyond noise"
 
 
 def speeds(report: Mapping[str, Any]) -> list[Speed]:
@@ -62,7 +62,7 @@ def speeds(report: Mapping[str, Any]) -> list[Speed]:
     return [Speed(name, _timing(dense, name), _timing(result, name), repeats) for name in KINDS]
 
 
-def regressions(found: Sequence[Speed]) -> list[dict[str, Any]]:
+def regressions(compared: Sequence[Speed]) -> list[dict[str, Any]]:
     """Return the same as a report holds it: seconds per token, the spread of their difference, and the verdict."""
     return [
         {
@@ -70,10 +70,10 @@ def regressions(found: Sequence[Speed]) -> list[dict[str, Any]]:
             "dense": speed.dense.median,
             "result": speed.result.median,
             "difference": speed.result.median - speed.dense.median,
-            "interval": [speed.result.least - speed.dense.most, speed.result.most - speed.dense.least],
+            "interval": [speed.result.minimum - speed.dense.maximum, speed.result.maximum - speed.dense.minimum],
             "verdict": speed.verdict,
         }
-        for speed in found
+        for speed in compared
     ]
 
 
@@ -83,5 +83,5 @@ def timing(latency: Mapping[str, Any] | None, name: str) -> Timing | None:
 
 
 def _timing(latency: Mapping[str, Any], name: str) -> Timing:
-    found = latency[f"{name}_seconds_per_token"]
-    return Timing(float(found["median"]), float(found["least"]), float(found["most"]))
+    seconds = latency[f"{name}_seconds_per_token"]
+    return Timing(float(seconds["median"]), float(seconds["least"]), float(seconds["most"]))

@@ -108,14 +108,14 @@ def _protocol(report: dict[str, Any]) -> Iterator[str]:
             f"| {how['predicted_tokens']:,} | {how['dtype']} |"
         )
     environment = report["environment"]
-    told = (f"{name} {environment[name]}" for name in ("torch", "transformers", "device") if name in environment)
-    yield f"\nMade by engine {environment.get('engine', ENGINE_VERSION)} with {', '.join(told)}."
+    versions = (f"{name} {environment[name]}" for name in ("torch", "transformers", "device") if name in environment)
+    yield f"\nMade by engine {environment.get('engine', ENGINE_VERSION)} with {', '.join(versions)}."
 
 
 def _asked(session: Session) -> dict[str, Any]:
     spec = session.request.spec
-    told = spec.model_dump(mode="json", exclude_defaults=True, exclude=WHERE_TO)
-    asked = _named({name: value for name, value in told.items() if value != {}}, spec.model_dump(mode="json"))
+    settings = spec.model_dump(mode="json", exclude_defaults=True, exclude=WHERE_TO)
+    asked = _named({name: value for name, value in settings.items() if value != {}}, spec.model_dump(mode="json"))
     return cast("dict[str, Any]", without_places(session, asked))
 
 

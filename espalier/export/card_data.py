@@ -51,20 +51,20 @@ def _public_name(dataset: Dataset) -> str:
 
 def licence(source: Mapping[str, Any], artifact: Path) -> dict[str, Any]:
     """Return the source's licence, which binds what is made of it; `other` where it names none that can be read."""
-    told = source.get("license")
-    identifier = told if isinstance(told, str) and _WORD.fullmatch(told) else "other"
-    found = {"license": identifier}
+    declared = source.get("license")
+    identifier = declared if isinstance(declared, str) and _WORD.fullmatch(declared) else "other"
+    fields = {"license": identifier}
     name, link = (source.get(key) for key in ("license_name", "license_link"))
     if isinstance(name, str) and _WORD.fullmatch(name):
-        found["license_name"] = name
+        fields["license_name"] = name
     elif identifier == "other":
-        found["license_name"] = "unknown"
+        fields["license_name"] = "unknown"
     notice = next((file.name for file in sorted(artifact.iterdir()) if _NOTICE.fullmatch(file.name)), None)
     if isinstance(link, str) and re.fullmatch(r"https?://[!-~]{1,300}", link):
-        found["license_link"] = link
+        fields["license_link"] = link
     elif notice is not None:
-        found["license_link"] = notice
-    return found
+        fields["license_link"] = notice
+    return fields
 
 
 def _results(session: Session, report: Mapping[str, Any]) -> Iterator[EvalResult]:

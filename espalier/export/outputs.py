@@ -46,10 +46,10 @@ def front_matter(card: Path) -> dict[str, Any]:
         mark, front, _ = _MARK.split(head, 2)
         if mark.strip() or not _is_plain(front):
             return {}
-        found = yaml.safe_load(front)
+        parsed = yaml.safe_load(front)
     except Exception:  # noqa: BLE001 (whatever the parser's constructors stumble over: a card is a stranger's)
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _is_plain(front: str) -> bool:

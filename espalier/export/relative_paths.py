@@ -32,7 +32,7 @@ def _paths(session: Session) -> set[str]:
 
 def _cut(value: Any, pattern: re.Pattern[str]) -> Any:  # noqa: ANN401
     if isinstance(value, str):
-        return pattern.sub(lambda found: PurePath(found[0]).name, value)
+        return pattern.sub(lambda match: PurePath(match[0]).name, value)
     if isinstance(value, list):
         return [_cut(item, pattern) for item in value]
     if isinstance(value, dict):

@@ -96,10 +96,10 @@ def _phase_row(session: Session, done: PhaseCompleted, final: dict[str, float]) 
     numbers = done.perplexity
     if done.phase == "pruning" and spec.reconstruct is None and spec.retrain is None:
         numbers = final  # nothing changed the weights after this phase
-    turn = {"turn": done.turn} if done.turn else {}
+    repetition = {"turn": done.turn} if done.turn else {}
     return {
         "name": done.phase,
-        **turn,
+        **repetition,
         "seconds": done.seconds,
         "peak_memory_bytes": done.peak_memory_bytes,
         "reused_from": done.reused_from,

@@ -74,9 +74,9 @@ class MemoryEstimate:
 
     def required_on_host(self, spec: CompressionSpec, *, device: Device) -> Iterator[tuple[int, str]]:
         """Yield what a spec cannot do without on the host, and for what: neither spilling nor block by block helps."""
-        least = self.least_on_host(device)
+        minimum = self.least_on_host(device)
         yield self.process + self.text, "tokenising the text"
-        yield least, "one block"
+        yield minimum, "one block"
         if spec.retrain is not None:
             more = self.training + self.training_batch if device == "cpu" else self.outer + self.checkpoint
             yield self.process + more, "retraining, which holds the whole model"
@@ -84,7 +84,7 @@ class MemoryEstimate:
             yield self.process + self.window[1] + (self.window[0] if device == "cpu" else 0), "fitting a window"
         evaluate = spec.evaluate
         if spec.structure:
-            yield least + self.model, "removing whole parts, which holds the whole model"
+            yield minimum + self.model, "removing whole parts, which holds the whole model"
         if evaluate.divergence or evaluate.tasks or evaluate.latency:
             more = self.model if evaluate.divergence else 0
             yield self.process + self.scored + more, "what is asked for, which holds the whole model"

@@ -106,16 +106,16 @@ def _pruning(spec: CompressionSpec, shape: ModelShape) -> dict[str, float]:
 
 def _recovery(spec: CompressionSpec, shape: ModelShape) -> dict[str, float]:
     """Count the epochs of windows, the steps of a retraining, and what merging looks at."""
-    found: dict[str, float] = {}
+    counts: dict[str, float] = {}
     measured = _scoring(spec, shape) if spec.evaluate.after_each_phase else 0.0
     if spec.reconstruct is not None:
         tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
         epochs = spec.reconstruct.epochs + 2  # the search of a rate and the errors before and after
-        found["reconstructing"] = _turns(spec) * (FORWARD_AND_BACKWARD * shape.weights * tokens * epochs + measured)
+        counts["reconstructing"] = _turns(spec) * (FORWARD_AND_BACKWARD * shape.weights * tokens * epochs + measured)
     if spec.retrain is not None:
         retrain, times = spec.retrain, _turns(spec) * (spec.soup.members if spec.soup else 1)
-        seen = training_steps(spec) * retrain.batch_size * retrain.accumulate * (retrain.sequence_length or 0)
+        tokens_read = training_steps(spec) * retrain.batch_size * retrain.accumulate * (retrain.sequence_length or 0)
         teacher = 0.0 if retrain.loss == "cross_entropy" else FORWARD
-        found["retraining"] = (FORWARD_AND_BACKWARD + teacher) * shape.parameters * seen + times * measured
-        found["merging"] = float(times * shape.weights)
-    return found
+        counts["retraining"] = (FORWARD_AND_BACKWARD + teacher) * shape.parameters * tokens_read + times * measured
+        counts["merging"] = float(times * shape.weights)
+    return counts

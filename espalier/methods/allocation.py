@@ -1,4 +1,4 @@
-"""Budgets in numbers: shares that meet a mean exactly, and counts below one threshold over all matrices."""
+"""Budgets in numbers: sparsities that meet a mean exactly, and counts below one threshold over all matrices."""
 
 from __future__ import annotations
 
@@ -19,64 +19,64 @@ HIGHEST = 0.999
 
 
 def balanced(
-    shares_at: Callable[[float], dict[str, float]], matrices: Sequence[MatrixFacts], sparsity: float, *, high: float
+    sparsities_at: Callable[[float], dict[str, float]], matrices: Sequence[MatrixFacts], sparsity: float, *, high: float
 ) -> dict[str, float]:
-    """The shares at the parameter in [-high, high] where their mean over the weights is `sparsity`.
+    """Bisect to the sparsities at the parameter in [-high, high] where their mean over the weights is `sparsity`.
 
-    `shares_at` must rise with its parameter and reach below and above; bisection to the last bit.
+    `sparsities_at` must rise with its parameter and reach below and above; bisection to the last bit.
     """
-    low, best = -high, shares_at(high)
+    low, best = -high, sparsities_at(high)
     for _ in range(200):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        shares = shares_at(middle)
-        if mean(shares, matrices) < sparsity:
+        sparsities = sparsities_at(middle)
+        if mean(sparsities, matrices) < sparsity:
             low = middle
         else:
-            high, best = middle, shares
+            high, best = middle, sparsities
     return best
 
 
-def mean(shares: Mapping[str, float], matrices: Sequence[MatrixFacts]) -> float:
+def mean(sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts]) -> float:
     """The share pruned of all weights together."""
     total = sum(matrix.size for matrix in matrices)
-    return sum(shares[matrix.name] * matrix.size for matrix in matrices) / total
+    return sum(sparsities[matrix.name] * matrix.size for matrix in matrices) / total
 
 
 def shifted(
-    shares: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, *, ceiling: float = 1.0
+    sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, *, ceiling: float = 1.0
 ) -> dict[str, float]:
-    """Move all shares by one number and clip them to [0, ceiling], so that their mean is `sparsity`."""
+    """Move all sparsities by one number and clip them to [0, ceiling], so that their mean is `sparsity`."""
     top = min(ceiling, max(HIGHEST, sparsity))
 
     def at(shift: float) -> dict[str, float]:
-        return {name: min(max(share + shift, 0.0), top) for name, share in shares.items()}
+        return {name: min(max(fraction + shift, 0.0), top) for name, fraction in sparsities.items()}
 
     return balanced(at, matrices, sparsity, high=2.0)
 
 
 def fitted(
-    shares: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, pattern: Pattern
+    sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, pattern: Pattern
 ) -> dict[str, float]:
     """What of a budget the pattern can follow: below its ceiling, and where it has levels, on them block by block."""
-    found = dict(shares)
-    if max(found.values(), default=0.0) > pattern.ceiling():
-        found = shifted(found, matrices, sparsity, ceiling=pattern.ceiling())
+    fractions = dict(sparsities)
+    if max(fractions.values(), default=0.0) > pattern.ceiling():
+        fractions = shifted(fractions, matrices, sparsity, ceiling=pattern.ceiling())
     levels = pattern.levels()
-    if levels is None or len(set(found.values())) == 1:
-        return found
-    return _in_levels(found, matrices, sparsity, levels)
+    if levels is None or len(set(fractions.values())) == 1:
+        return fractions
+    return _in_levels(fractions, matrices, sparsity, levels)
 
 
 def _in_levels(
-    shares: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, levels: int
+    sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, levels: int
 ) -> dict[str, float]:
-    """Round shares to multiples of 1/levels, one per block; the largest remainders go up until the mean is met."""
+    """Round sparsities to multiples of 1/levels, one per block; the largest remainders go up until the mean is met."""
     blocks: dict[int, list[MatrixFacts]] = {}
     for matrix in matrices:
         blocks.setdefault(matrix.block, []).append(matrix)
-    exact = {block: mean(shares, inside) * levels for block, inside in blocks.items()}
+    exact = {block: mean(sparsities, inside) * levels for block, inside in blocks.items()}
     sizes = {block: sum(matrix.size for matrix in inside) for block, inside in blocks.items()}
     chosen = {block: min(int(value + 1e-9), levels - 1) for block, value in exact.items()}
     missing = sparsity * levels * sum(sizes.values()) - sum(chosen[block] * sizes[block] for block in chosen)
@@ -94,7 +94,7 @@ def refuse_global(axes: Axes, name: str) -> str | None:
     return None
 
 
-def refuse_fixed_shares(axes: Axes, name: str) -> str | None:
+def refuse_fixed_sparsity(axes: Axes, name: str) -> str | None:
     """Why a budget that asks for any share does not go with a pattern that dictates it."""
     if axes.pattern.levels() is not None or axes.pattern.implied_sparsity() is not None:
         return f"the pattern dictates the share pruned, and `{name}` gives every matrix its own: use uniform or owl"

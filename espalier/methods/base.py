@@ -180,7 +180,7 @@ class Budget(Method):
         return None
 
     @abstractmethod
-    def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
+    def sparsities(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
         """Return the share pruned of every matrix, in [0, 1); their mean over the weights is `sparsity`."""
 
 

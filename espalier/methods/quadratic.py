@@ -1,6 +1,6 @@
 """The quadratic every solver minimises: ||X (W - W0)^T||^2 + damping, made definite and, on wish, unit-diagonal.
 
-With G = X^T X and H = G + share * mean(diag G) * I the ridge pulls towards the dense weights W0, so an input that is
+With G = X^T X and H = G + damping * mean(diag G) * I the ridge pulls towards the dense weights W0, so an input that is
 always zero keeps its weights, and equal inputs share theirs: neither needs a case of its own.
 """
 
@@ -24,18 +24,18 @@ class SingularError(ArithmeticError):
     """No damping of the ladder made the Gram matrix definite."""
 
 
-def damped(gram_II: Tensor, share: float) -> Tensor:
-    """G + share * mean(diag G) * I, float64 up to `WIDE` inputs; the identity when every input is zero."""
+def damped(gram_II: Tensor, damping: float) -> Tensor:
+    """G + damping * mean(diag G) * I, float64 up to `WIDE` inputs; the identity when every input is zero."""
     matrix_II = gram_II.to(torch.float64 if len(gram_II) <= WIDE else torch.float32, copy=True)
     mean = float(matrix_II.diagonal().double().mean())
-    matrix_II.diagonal().add_(share * mean if mean > 0 else 1.0)
+    matrix_II.diagonal().add_(damping * mean if mean > 0 else 1.0)
     return matrix_II
 
 
-def cholesky(gram_II: Tensor, share: float) -> Tensor:
+def cholesky(gram_II: Tensor, damping: float) -> Tensor:
     """The lower Cholesky factor of the damped Gram matrix, with more damping where it takes it."""
     for factor in LADDER:
-        lower_II, info = torch.linalg.cholesky_ex(damped(gram_II, max(share, 1e-6) * factor))
+        lower_II, info = torch.linalg.cholesky_ex(damped(gram_II, max(damping, 1e-6) * factor))
         lower: Tensor = lower_II
         if not int(info) and bool(torch.isfinite(lower).all()):
             return lower
@@ -55,8 +55,8 @@ class Scaled:
     def of(cls, weight_OI: Tensor, gram_II: Tensor, damping: float) -> Scaled:
         """Scale inputs by sqrt(diag G); an input that is always zero gets the least scale that is not zero."""
         scale_I = gram_II.diagonal().double().clamp_min(0).sqrt()
-        least = scale_I[scale_I > 0].min() if bool((scale_I > 0).any()) else scale_I.new_ones(())
-        scale_I = torch.where(scale_I > 0, scale_I, least)
+        smallest = scale_I[scale_I > 0].min() if bool((scale_I > 0).any()) else scale_I.new_ones(())
+        scale_I = torch.where(scale_I > 0, scale_I, smallest)
         unit_II = (gram_II.double() if len(gram_II) <= WIDE else gram_II) / scale_I.to(gram_II.dtype)
         unit_II = unit_II / scale_I.to(unit_II.dtype)[:, None]
         return cls(damped(unit_II, damping), weight_OI * scale_I.to(weight_OI.dtype), scale_I.to(weight_OI.dtype))

@@ -53,10 +53,10 @@ class Tasks:
         adapter = import_late("lm_eval.models.huggingface").HFLM
         wrapped = adapter(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
         # No bootstrap: where a standard error has a formula it is given, elsewhere it is left out.
-        found = import_late("lm_eval").simple_evaluate(
+        output = import_late("lm_eval").simple_evaluate(
             wrapped, tasks=self._names, task_manager=self._manager, bootstrap_iters=0, log_samples=False
         )
-        return {name: _numbers(row) for name, row in sorted(found["results"].items())}
+        return {name: _numbers(row) for name, row in sorted(output["results"].items())}
 
     def versions(self) -> dict[str, str]:
         """What was measured with."""
@@ -67,9 +67,9 @@ def _manager(folder: Path | None, names: Sequence[str]) -> Any:  # noqa: ANN401 
     """Look into the folder first: the index of all that lm-eval brings along takes many seconds."""
     manager = import_late("lm_eval.tasks").TaskManager
     if folder is not None:
-        found = manager(include_path=str(folder), include_defaults=False)
-        if set(names) <= found.task_index.keys():
-            return found
+        folder_manager = manager(include_path=str(folder), include_defaults=False)
+        if set(names) <= folder_manager.task_index.keys():
+            return folder_manager
     return manager(include_path=str(folder) if folder else None)
 
 

@@ -27,8 +27,8 @@ def unpack(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
 
 def unpack_here(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
     """The boolean mask (O, I) of packed bits, on the device where they lie."""
-    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    bits = packed.unsqueeze(-1).bitwise_right_shift(places).bitwise_and_(1)
+    bit_offsets = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    bits = packed.unsqueeze(-1).bitwise_right_shift(bit_offsets).bitwise_and_(1)
     return bits.view(torch.bool).flatten(1)[:, :num_inputs]
 
 

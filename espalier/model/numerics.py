@@ -33,22 +33,22 @@ NAMES: Final[dict[str, torch.dtype]] = {
 """The dtypes of a spec."""
 
 
-def pick_device(wish: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """The device for `auto`, `cpu` or `cuda`."""
-    if wish == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wish)
+    return torch.device(name)
 
 
-def pick_compute_dtype(wish: str, device: torch.device) -> torch.dtype:
+def pick_compute_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of forward passes: `auto` is bfloat16 on a GPU that computes in it, float32 elsewhere.
 
     Older GPUs emulate bfloat16, slower than float32; float16 would overflow in models that were trained in bfloat16.
     """
-    if wish == "auto":
+    if name == "auto":
         halves = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if halves else torch.float32
-    return NAMES[wish]
+    return NAMES[name]
 
 
 def name_of(dtype: torch.dtype) -> str:

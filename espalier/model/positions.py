@@ -29,10 +29,10 @@ def _counted(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     tokens = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
     batch, length = tokens.shape[:2]
     past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-    seen = 0 if past is None else int(past.get_seq_length())
+    past_length = 0 if past is None else int(past.get_seq_length())
     if mask is None:
-        positions_BT = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
+        positions_BT = torch.arange(past_length, past_length + length, device=tokens.device).expand(batch, -1)
     else:
         mask_BT = mask.long()
-        positions_BT = (mask_BT.cumsum(dim=1) * mask_BT - 1)[:, seen:]
+        positions_BT = (mask_BT.cumsum(dim=1) * mask_BT - 1)[:, past_length:]
     return args, {**kwargs, "position_ids": positions_BT}

@@ -139,7 +139,7 @@ class StreamedModel:
         }
         fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
         for tokens in batches:
-            yield self._look(model.eval(), blocks, tokens.to(self.device))
+            yield self._record_calls(model.eval(), blocks, tokens.to(self.device))
 
     @torch.no_grad()
     def logits(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], weights: Weights) -> Iterator[torch.Tensor]:
@@ -158,14 +158,14 @@ class StreamedModel:
                 block.forward = _handing(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
             yield model.eval()(input_ids=tokens_BT.to(self.device), use_cache=False).logits
 
-    def _look(
+    def _record_calls(
         self, model: nn.Module, blocks: nn.ModuleList, tokens: torch.Tensor
     ) -> tuple[torch.Tensor, list[BlockCall]]:
         for returns_tuple in (False, True) if self._returns_tuple is None else (self._returns_tuple,):
-            seen: list[tuple[torch.Tensor, BlockCall]] = []
+            calls: list[tuple[torch.Tensor, BlockCall]] = []
             for block in blocks:
                 # An instance attribute: the block keeps its other attributes, which some families read.
-                block.forward = _recorder(seen, len(blocks), returns_tuple=returns_tuple)
+                block.forward = _recorder(calls, len(blocks), returns_tuple=returns_tuple)
             try:
                 _base_of(model)(input_ids=tokens, use_cache=False)
             except _LastBlockReached:
@@ -173,9 +173,9 @@ class StreamedModel:
             except (IndexError, TypeError, ValueError, RuntimeError, AttributeError):
                 if returns_tuple:
                     raise
-            if len(seen) == len(blocks) and all(hidden is seen[0][0] for hidden, _ in seen):
+            if len(calls) == len(blocks) and all(hidden is calls[0][0] for hidden, _ in calls):
                 self._returns_tuple = returns_tuple
-                return seen[0][0], [call for _, call in seen]
+                return calls[0][0], [call for _, call in calls]
         raise UnsupportedArchitectureError(
             "hidden states do not pass from block to block unchanged",
             hint="Use a decoder-only transformer such as Llama, Qwen or OPT.",
@@ -214,14 +214,14 @@ def unwrap(output: object) -> torch.Tensor:
     return first
 
 
-def _recorder(seen: list[tuple[torch.Tensor, BlockCall]], total: int, *, returns_tuple: bool) -> Callable[..., object]:
-    def look(hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
-        seen.append((hidden_states, BlockCall(args, kwargs)))
-        if len(seen) == total:
+def _recorder(calls: list[tuple[torch.Tensor, BlockCall]], total: int, *, returns_tuple: bool) -> Callable[..., object]:
+    def record(hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
+        calls.append((hidden_states, BlockCall(args, kwargs)))
+        if len(calls) == total:
             raise _LastBlockReached
         return (hidden_states, None) if returns_tuple else hidden_states
 
-    return look
+    return record
 
 
 def _handing(hidden_BTD: torch.Tensor, *, returns_tuple: bool) -> Callable[..., object]:
@@ -244,7 +244,7 @@ def _prefix_of(model: nn.Module) -> str:
 
 def _tensor_names(model: nn.Module, names: Mapping[str, str], weights: Weights) -> dict[str, str]:
     """Map every parameter, and every buffer that the files hold, to its tensor; tied parameters to the first one's."""
-    found: dict[str, str] = {}
+    by_parameter: dict[str, str] = {}
     by_identity: dict[int, str] = {}
     missing = deque[tuple[str, nn.Parameter]]()
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -252,7 +252,7 @@ def _tensor_names(model: nn.Module, names: Mapping[str, str], weights: Weights) 
             missing.append((name, parameter))
             continue
         _check(name, parameter, names[name], weights)
-        found[name] = by_identity[id(parameter)] = names[name]
+        by_parameter[name] = by_identity[id(parameter)] = names[name]
     for name, parameter in missing:
         if id(parameter) not in by_identity:
             raise UnsupportedArchitectureError(
@@ -261,9 +261,9 @@ def _tensor_names(model: nn.Module, names: Mapping[str, str], weights: Weights) 
                 "`tie_word_embeddings: true` in config.json.",
                 module=name,
             )
-        found[name] = by_identity[id(parameter)]
+        by_parameter[name] = by_identity[id(parameter)]
     stored = model.state_dict()
-    return found | {name: names[name] for name, _ in model.named_buffers() if name in names and name in stored}
+    return by_parameter | {name: names[name] for name, _ in model.named_buffers() if name in names and name in stored}
 
 
 def _check(name: str, parameter: nn.Parameter, tensor: str, weights: Weights) -> None:

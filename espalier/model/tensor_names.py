@@ -29,18 +29,18 @@ def names_in_files(model: PreTrainedModel, weights: Weights) -> dict[str, str]:
     renamings = [item for item in transforms if isinstance(item, WeightRenaming)]
     converters = [item for item in transforms if isinstance(item, WeightConverter)]
     known = model.state_dict()
-    found: dict[str, str] = {}
+    tensor_names: dict[str, str] = {}
     for tensor in weights.names:
         name, pattern = rename_source_key(tensor, renamings, converters, model.base_model_prefix, known)
         if name not in known:
             continue
         if pattern is not None:
-            found[_of_expert(name, tensor, pattern, converters)] = tensor
+            tensor_names[_of_expert(name, tensor, pattern, converters)] = tensor
         elif name.rpartition(".")[2] in STACKED and known[name].ndim == 3:
-            found |= _of_stack(name, tensor, weights)
+            tensor_names |= _of_stack(name, tensor, weights)
         else:
-            found.setdefault(name, tensor)
-    return found
+            tensor_names.setdefault(name, tensor)
+    return tensor_names
 
 
 def _of_expert(name: str, tensor: str, pattern: str, converters: list[WeightConverter]) -> str:

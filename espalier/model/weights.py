@@ -181,14 +181,14 @@ def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks: Mapping
     temporary.replace(path)
 
 
-def output_cast(dense: Weights, wish: str | None) -> torch.dtype | None:
+def output_cast(dense: Weights, dtype_name: str | None) -> torch.dtype | None:
     """The dtype that tensors are cast to on their way out; None when the model already is in that dtype.
 
-    A model in the wished dtype is left alone tensor by tensor: a few float32 norms inside a bfloat16 model stay.
+    A model in that dtype already is left alone tensor by tensor: a few float32 norms inside a bfloat16 model stay.
     """
-    if wish is None or NAMES[wish] == main_dtype(dense):
+    if dtype_name is None or NAMES[dtype_name] == main_dtype(dense):
         return None
-    return NAMES[wish]
+    return NAMES[dtype_name]
 
 
 def main_dtype(weights: Weights) -> torch.dtype:

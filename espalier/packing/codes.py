@@ -62,11 +62,11 @@ def values_under(words: Words, mask: Bytes) -> Words:
 
 def spread(values: Words, mask: Bytes, numel: int) -> Words:
     """Elements with the values where the mask has a bit and zeros elsewhere; PackError unless the counts agree."""
-    places = _places(mask, numel)
-    if len(places) != len(values):
-        raise PackError(f"a chunk has {len(values)} values for {len(places)} places")
+    indices = _places(mask, numel)
+    if len(indices) != len(values):
+        raise PackError(f"a chunk has {len(values)} values for {len(indices)} places")
     words = np.zeros(numel, dtype=values.dtype)
-    words[places] = values  # a third of the time of np.put
+    words[indices] = values  # a third of the time of np.put
     return words
 
 

@@ -91,8 +91,8 @@ class RawTensorFile:
     @property
     def metadata(self) -> dict[str, str]:
         """The `__metadata__` of the header."""
-        found: dict[str, str] = self.header.get("__metadata__", {})
-        return found
+        metadata: dict[str, str] = self.header.get("__metadata__", {})
+        return metadata
 
     @cached_property
     def entries(self) -> list[Entry]:

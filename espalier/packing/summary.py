@@ -65,14 +65,14 @@ def _tensors(folder: Path) -> Iterator[tuple[Entry, Iterator[Words]]]:
 
 def _kept(entry: Entry, parts: Iterator[Words]) -> tuple[int, str]:
     """How many elements are not zero, and whether they keep to n of every m in a row: `2:4`, or `unstructured`."""
-    count, most = 0, dict.fromkeys(_GROUPS, 0)
+    count, max_kept = 0, dict.fromkeys(_GROUPS, 0)
     for words in parts:
         kept = (words != 0).view(np.uint8)
         count += int(np.count_nonzero(kept))
         for size in _GROUPS:
             if len(kept) % size == 0:
-                most[size] = max(most[size], int(_sums(kept, size).max(initial=0)))
-    for size, n in most.items():
+                max_kept[size] = max(max_kept[size], int(_sums(kept, size).max(initial=0)))
+    for size, n in max_kept.items():
         whole = len(entry.shape) > 1 and entry.shape[-1] % size == 0
         # Few weights leave room in every group; of a pattern all groups are full, but for kept weights that are zero.
         if whole and n < size and count >= 0.99 * entry.numel * n / size:
@@ -91,8 +91,8 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for item in _json(folder / "manifest.json").get("files", []):
         path = folder / Path(item["path"]).name
-        found = path.is_file() and path.stat().st_size == item["bytes"] and _sha256(path) == item["sha256"]
-        rows.append({"path": item["path"], "bytes": item["bytes"], "verified": found})
+        verified = path.is_file() and path.stat().st_size == item["bytes"] and _sha256(path) == item["sha256"]
+        rows.append({"path": item["path"], "bytes": item["bytes"], "verified": verified})
     return rows
 
 

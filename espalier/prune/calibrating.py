@@ -30,16 +30,16 @@ from espalier.text.overlap import overlapping, run_length
 class Plan:
     """What is settled before the walk: what every matrix loses, and for the global scope by which scores."""
 
-    shares: dict[str, float]
-    seen: dict[str, torch.Tensor] | None = None
+    sparsities: dict[str, float]
+    dense_statistics: dict[str, torch.Tensor] | None = None
     """The dense model's statistics where the global scope compared scores; None when every block sees its own."""
     inputs: Inputs | None = None
     """What the blocks read, where dense propagation lets it be known before the walk."""
 
     def statistics(self, step: PruneStep, name: str) -> Statistics:
         """What the criterion saw of a matrix when the plan was made."""
-        assert self.seen is not None
-        return _of(self.seen, name, step.statistics)
+        assert self.dense_statistics is not None
+        return _statistics_of(self.dense_statistics, name, step.statistics)
 
 
 def run(session: Session) -> Plan | None:
@@ -67,8 +67,8 @@ def _describe_update(session: Session, step: PruneStep, plan: Plan) -> None:
     if step.solver is None:
         return
     took: dict[str, list[str]] = {}
-    for name, share in plan.shares.items():
-        picked = step.solver.picked(session.streamed.layout.by_name[name].shape, sparsity=share)
+    for name, sparsity in plan.sparsities.items():
+        picked = step.solver.picked(session.streamed.layout.by_name[name].shape, sparsity=sparsity)
         took.setdefault(picked.model_dump()["kind"], []).append(name)
     picks = took if step.solver.model_dump()["kind"] not in took else {}
     session.results.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
@@ -121,35 +121,37 @@ def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.
             "global_scope_on_dense_activations",
             "The global scope compares scores across blocks; all of them are taken on the dense model's activations.",
         )
-    seen = _seen(session, step, phase, windows_NT) if passes else {}
+    statistics = _stored_statistics(session, step, phase, windows_NT) if passes else {}
     done = phase.finished()
     if done is not None:
-        shares = {name: float(share) for name, share in done["shares"].items()}
+        sparsities = {name: float(sparsity) for name, sparsity in done["shares"].items()}
     else:
-        shares = _shares(session, step, seen)
+        sparsities = _sparsities(session, step, statistics)
         if passes or step.pattern.spans_model or step.budget.cost != "free":
-            phase.finish({"shares": shares})
-    return Plan(shares, seen if step.pattern.spans_model else None)
+            phase.finish({"shares": sparsities})
+    return Plan(sparsities, statistics if step.pattern.spans_model else None)
 
 
-def _seen(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor) -> dict[str, torch.Tensor]:
+def _stored_statistics(
+    session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """The planned statistics of all matrices, by the names that `_key` gives them."""
     stored = session.reporter.stored("calibrating", NORMS)
     if stored is not None:
         phase.reuse(stored)
         return load_file(session.workspace / stored.path)
-    seen = _dense_statistics(session, step, phase, windows_NT)
+    statistics = _dense_statistics(session, step, phase, windows_NT)
     path = session.reporter.checkpoint_path("calibrating", NORMS)
-    save_file(seen, path)
+    save_file(statistics, path)
     session.reporter.checkpoint("calibrating", NORMS, path, {"seconds": phase.seconds})
-    return seen
+    return statistics
 
 
 def _dense_statistics(
     session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     streamed = session.streamed
-    seen: dict[str, torch.Tensor] = {}
+    statistics: dict[str, torch.Tensor] = {}
     stream = HiddenStates(streamed, windows_NT, session.weights, spill=session.spill)
     for block in streamed.layout.blocks:
         matrices = selected(session, block)
@@ -161,9 +163,9 @@ def _dense_statistics(
         warn_of_absent(session, block, capture.readers)
         for matrix in matrices:
             for kind, value in capture.statistics(matrix.name).items():
-                seen[_key(matrix.name, kind)] = value.cpu()
+                statistics[_key(matrix.name, kind)] = value.cpu()
         phase.progress(phase.total - len(streamed.layout.blocks) + block.index + 1)
-    return seen
+    return statistics
 
 
 def _key(name: str, kind: type[Statistic]) -> str:
@@ -171,30 +173,30 @@ def _key(name: str, kind: type[Statistic]) -> str:
     return name if kind is InputNorms else f"{name}/{kind.name}"
 
 
-def _of(seen: Mapping[str, torch.Tensor], name: str, declared: Declared) -> Statistics:
-    return {kind: seen[_key(name, kind)] for kind in declared if _key(name, kind) in seen}
+def _statistics_of(statistics: Mapping[str, torch.Tensor], name: str, declared: Declared) -> Statistics:
+    return {kind: statistics[_key(name, kind)] for kind in declared if _key(name, kind) in statistics}
 
 
-def _shares(session: Session, step: PruneStep, seen: dict[str, torch.Tensor]) -> dict[str, float]:
+def _sparsities(session: Session, step: PruneStep, statistics: dict[str, torch.Tensor]) -> dict[str, float]:
     matrices = [matrix for block in session.streamed.layout.blocks for matrix in selected(session, block)]
     if step.pattern.spans_model:
-        return _global_shares(session, step, matrices, seen)
+        return _global_sparsities(session, step, matrices, statistics)
 
     def facts(matrix: Matrix) -> MatrixFacts:
         def weight() -> torch.Tensor:
             return matrix.view(session.weights.get(matrix.tensor)).float()
 
-        known = _of(seen, matrix.name, step.budget.statistics)
+        known = _statistics_of(statistics, matrix.name, step.budget.statistics)
         return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, known)
 
     known = [facts(matrix) for matrix in matrices]
-    return fitted(step.budget.shares(step.share, known), known, step.share, step.pattern)
+    return fitted(step.budget.sparsities(step.share, known), known, step.share, step.pattern)
 
 
-def _global_shares(
-    session: Session, step: PruneStep, matrices: list[Matrix], seen: dict[str, torch.Tensor]
+def _global_sparsities(
+    session: Session, step: PruneStep, matrices: list[Matrix], statistics: dict[str, torch.Tensor]
 ) -> dict[str, float]:
-    plan = Plan({}, seen)
+    plan = Plan({}, statistics)
 
     def sweep() -> Iterable[tuple[str, torch.Tensor]]:
         for matrix in matrices:

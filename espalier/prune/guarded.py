@@ -18,21 +18,21 @@ def guarded(solver: Solver, problem: MaskProblem, errors: OutputErrors, *, dtype
     chose another mask is taken or left as a whole, for rows may share a budget. NumericalError names the module.
     """
     try:
-        found = solver.solve(problem)
+        refit = solver.solve(problem)
     except (SingularError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         raise NumericalError(
             f"the inputs of {module} give no solvable system",
             hint="Raise update.damping, calibrate on more tokens, or leave the update out.",
             module=module,
         ) from error
-    require_finite(found.weight_OI, what="the refitted weights", module=module)
+    require_finite(refit.weight_OI, what="the refitted weights", module=module)
     weight_OI, mask_OI = problem.weight_OI, problem.mask_OI
     plain_OI = weight_OI.masked_fill(~mask_OI, 0)
-    fitted_OI = found.weight_OI.masked_fill(~found.mask_OI, 0).to(dtype).float()
+    fitted_OI = refit.weight_OI.masked_fill(~refit.mask_OI, 0).to(dtype).float()
     require_finite(fitted_OI, what=f"the refitted weights in {str(dtype).removeprefix('torch.')}", module=module)
     before_O, after_O = errors.rows(plain_OI), errors.rows(fitted_OI)
-    if torch.equal(found.mask_OI, mask_OI):
+    if torch.equal(refit.mask_OI, mask_OI):
         return Refit(torch.where((after_O < before_O)[:, None], fitted_OI, plain_OI), mask_OI)
     if float(after_O.sum()) < float(before_O.sum()):
-        return Refit(fitted_OI, found.mask_OI)
+        return Refit(fitted_OI, refit.mask_OI)
     return Refit(plain_OI, mask_OI)

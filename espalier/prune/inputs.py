@@ -67,14 +67,14 @@ class Inputs:
         stored = self._blocks[block.index]
         tensors = load_file(stored.path, device=str(self._session.device))
         data = stored.data
-        found = {name: dict(self._own(tensors, data["reads"][name])) for name in data["reads"]}
+        statistics = {name: dict(self._own(tensors, data["reads"][name])) for name in data["reads"]}
         for kind in readers_among(self._step.gathers):
             warn_of_absent(self._session, block, {kind: data[kind.name]})
             for maker, reader in data[kind.name].items():
-                if maker in found:
+                if maker in statistics:
                     num_outputs = self._session.streamed.layout.by_name[maker].shape[0]
-                    found[maker][kind] = kind.seen(found[reader][kind.of], num_outputs=num_outputs)
-        return Reading(lambda matrix: found[matrix.name], list(data["idle"]))
+                    statistics[maker][kind] = kind.seen(statistics[reader][kind.of], num_outputs=num_outputs)
+        return Reading(lambda matrix: statistics[matrix.name], list(data["idle"]))
 
     def _own(self, tensors: Mapping[str, torch.Tensor], leader: str) -> Statistics:
         return with_implied({kind: tensors[self._key(leader, kind)] for kind in self._gathered})
@@ -104,8 +104,8 @@ class Inputs:
 
     def _walked(self, stream: HiddenStates, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         session = self._session
-        for earlier in session.streamed.layout.blocks[stream.index : block.index]:
-            with session.streamed.block(earlier.index, session.dense) as module:
+        for previous in session.streamed.layout.blocks[stream.index : block.index]:
+            with session.streamed.block(previous.index, session.dense) as module:
                 stream.advance(module)
         matrices = selected(session, block)
         kinds = tuple(stored_statistics.kinds(self._step.gathers))
@@ -130,8 +130,8 @@ class Inputs:
             accumulator = capture.of(matrix.name)
             leader = reads[matrix.name] = first.setdefault(id(accumulator), matrix.name)
             if leader == matrix.name:
-                seen, tokens[leader] = accumulator.statistics(matrix.name), accumulator.tokens
-                tensors |= {self._key(leader, kind): seen[kind].cpu().contiguous() for kind in self._gathered}
+                statistics, tokens[leader] = accumulator.statistics(matrix.name), accumulator.tokens
+                tensors |= {self._key(leader, kind): statistics[kind].cpu().contiguous() for kind in self._gathered}
         return tensors, {"reads": reads, "tokens": tokens}
 
 

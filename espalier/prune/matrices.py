@@ -23,7 +23,12 @@ from espalier.stream.statistics import OutputErrors
 
 
 def prune_matrix(
-    session: Session, matrix: Matrix, step: PruneStep, plan: Plan, seen: Statistics, sample_TI: torch.Tensor | None
+    session: Session,
+    matrix: Matrix,
+    step: PruneStep,
+    plan: Plan,
+    statistics: Statistics,
+    sample_TI: torch.Tensor | None,
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
     """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU.
 
@@ -33,29 +38,29 @@ def prune_matrix(
     on_host = matrix.view(session.weights.get(matrix.tensor))
     stored = on_host.to(session.device)
     weight_OI = stored.float()
-    share = plan.shares[matrix.name]
-    score_OI = _scored(session, matrix, step, plan, seen, weight_OI=weight_OI, on_host=on_host)
+    sparsity = plan.sparsities[matrix.name]
+    score_OI = _scored(session, matrix, step, plan, statistics, weight_OI=weight_OI, on_host=on_host)
     score_OI = below_pruned(session, matrix, score_OI).to(session.device)
-    mask_OI = step.pattern.keep(score_OI, sparsity=share) & ~torch.isneginf(score_OI)
+    mask_OI = step.pattern.keep(score_OI, sparsity=sparsity) & ~torch.isneginf(score_OI)
     draws = generator(session.request.spec.calibration.seed, "update", matrix.name)
     problem = MaskProblem(
-        weight_OI, seen, draws, mask_OI=mask_OI, score_OI=score_OI, pattern=step.pattern, sparsity=share
+        weight_OI, statistics, draws, mask_OI=mask_OI, score_OI=score_OI, pattern=step.pattern, sparsity=sparsity
     )
     if step.optimizer is not None:
         mask_OI = step.optimizer.improve(problem)
         problem = replace(problem, mask_OI=mask_OI)
     if sample_TI is not None:
         require_finite(sample_TI, what="the inputs", module=matrix.name)
-    errors = OutputErrors(weight_OI, sample_TI, seen.get(Gram))
+    errors = OutputErrors(weight_OI, sample_TI, statistics.get(Gram))
     pruned = masks.apply(stored, mask_OI)
     if step.solver is not None:
-        solver = step.solver.picked(matrix.shape, sparsity=share)
-        found = guarded(solver, problem, errors, dtype=stored.dtype, module=matrix.name)
-        mask_OI, pruned = found.mask_OI, found.weight_OI.to(stored.dtype)
+        solver = step.solver.picked(matrix.shape, sparsity=sparsity)
+        refit = guarded(solver, problem, errors, dtype=stored.dtype, module=matrix.name)
+        mask_OI, pruned = refit.mask_OI, refit.weight_OI.to(stored.dtype)
     before = after = errors.relative(masks.apply(weight_OI, mask_OI))
     if step.solver is not None:
         after = errors.relative(pruned.float())
-    row = row_of(matrix, mask_OI, step.pattern.label_at(share), share, time.monotonic() - began, before, after)
+    row = row_of(matrix, mask_OI, step.pattern.label_at(sparsity), sparsity, time.monotonic() - began, before, after)
     return row, matrix.view(pruned.cpu()), mask_OI.cpu()
 
 
@@ -64,14 +69,14 @@ def _scored(
     matrix: Matrix,
     step: PruneStep,
     plan: Plan,
-    seen: Statistics,
+    statistics: Statistics,
     *,
     weight_OI: torch.Tensor,
     on_host: torch.Tensor,
 ) -> torch.Tensor:
     draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
-    if plan.seen is None:
-        return score(step, LayerProblem(weight_OI, seen, draws), module=matrix.name)
+    if plan.dense_statistics is None:
+        return score(step, LayerProblem(weight_OI, statistics, draws), module=matrix.name)
     # On the CPU and in float32, as the plan compared them.
     planned = LayerProblem(on_host.float(), plan.statistics(step, matrix.name), draws)
     return score(step, planned, module=matrix.name).float()
@@ -81,7 +86,7 @@ def row_of(
     matrix: Matrix,
     mask_OI: torch.Tensor,
     pattern: str,
-    share: float,
+    sparsity: float,
     seconds: float,
     before: float = 0.0,
     after: float = 0.0,
@@ -92,7 +97,7 @@ def row_of(
         block=matrix.block,
         shape=list(matrix.shape),
         pattern=pattern,
-        sparsity_requested=share,
+        sparsity_requested=sparsity,
         sparsity_achieved=1 - int(mask_OI.sum()) / mask_OI.numel(),
         error_before=before,
         error_after=after,

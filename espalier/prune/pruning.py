@@ -111,9 +111,9 @@ class Walk:
             self.stream = HiddenStates(
                 self.session.streamed, self._windows(), self._propagated, spill=self.session.spill
             )
-        for earlier in self.passed:
-            if earlier.index == self.stream.index:  # dense propagation has been through the block already
-                with self.session.streamed.block(earlier.index, self._propagated) as module:
+        for previous in self.passed:
+            if previous.index == self.stream.index:  # dense propagation has been through the block already
+                with self.session.streamed.block(previous.index, self._propagated) as module:
                     self.stream.advance(module)
         self.passed = []
         assert self.stream.index == block.index
@@ -148,8 +148,8 @@ class Walk:
             began = time.monotonic()
             mask_OI = matrix.view(self.session.weights.get(matrix.tensor)) != 0
             kept[matrix.name] = mask_OI
-            share = 1 - float(mask_OI.double().mean())
-            rows.append(row_of(matrix, mask_OI, "given", share, time.monotonic() - began))
+            sparsity = 1 - float(mask_OI.double().mean())
+            rows.append(row_of(matrix, mask_OI, "given", sparsity, time.monotonic() - began))
         return rows, {}, kept
 
     def _prune(

@@ -26,15 +26,15 @@ class DenseSide:
         """Whether the student lacks whole parts."""
         self.streamed = session.source_streamed if self.removed else session.streamed
         self.weights = session.source if self.removed else session.dense
-        places = list(session.kept if session.kept is not None else range(len(session.streamed.layout.blocks)))
+        positions = list(session.kept if session.kept is not None else range(len(session.streamed.layout.blocks)))
         if not halves:
-            places[0] = 0  # whole blocks also stand in for removed ones before the first; a half has no room for them
-        self._places = [*places, len(self.streamed.layout.blocks)]
+            positions[0] = 0  # whole blocks also stand in for removed ones before the first; a half cannot
+        self._positions = [*positions, len(self.streamed.layout.blocks)]
         self.walk = HiddenStates(self.streamed, windows_NT, self.weights, batches=batch_size, spill=session.spill)
 
     def place(self, index: int) -> int:
         """Where the student's block stood."""
-        return self._places[index]
+        return self._positions[index]
 
     def to(self, index: int) -> None:
         """Walk to the entrance of the student's block."""

@@ -94,9 +94,9 @@ class Fitter:
         parts = [self.loss(chosen) * len(chosen) for chosen in torch.split(self.held_out, self.plan.batch_size)]
         return float(torch.stack(parts).sum()) / len(self.held_out)
 
-    def descend(self, share: float, *, steps: int) -> Iterator[None]:
+    def descend(self, rate: float, *, steps: int) -> Iterator[None]:
         """Run AdamW at rates of `share` times each tensor's scale; yield after every pass, end early on divergence."""
-        tops = [self._top(item, share) for item in self.moving]
+        tops = [self._top(item, rate) for item in self.moving]
         optimizer = torch.optim.AdamW([{"params": [item.parameter]} for item in self.moving], weight_decay=0.0)
         step = 0
         for epoch in range(self.plan.epochs):
@@ -123,10 +123,10 @@ class Fitter:
             item.hold_zeros()
         return True
 
-    def _top(self, item: Trainable, share: float) -> float:
+    def _top(self, item: Trainable, rate: float) -> float:
         if self.plan.learning_rate is not None:
             return self.plan.learning_rate
-        return share * (item.size or item.scale() or FLOOR)
+        return rate * (item.size or item.scale() or FLOOR)
 
 
 def fit(window: Window, plan: FitPlan) -> Fit:
@@ -136,9 +136,9 @@ def fit(window: Window, plan: FitPlan) -> Fit:
     fitter = Fitter(window, plan)
     best = start = snapshot(window.trainables)
     before = after = fitter.error()
-    share = plan.learning_rate or _search(fitter, start)
+    rate = plan.learning_rate or _search(fitter, start)
     waited = 0
-    for _ in fitter.descend(share, steps=fitter.steps):
+    for _ in fitter.descend(rate, steps=fitter.steps):
         moving = snapshot(window.trainables)
         window.merge()
         for item in window.trainables:
@@ -150,17 +150,17 @@ def fit(window: Window, plan: FitPlan) -> Fit:
             break
         restore(window.trainables, moving)
     restore(window.trainables, best)
-    return Fit(before, after, share if best is not start else 0.0)
+    return Fit(before, after, rate if best is not start else 0.0)
 
 
 def _search(fitter: Fitter, start: list[torch.Tensor]) -> float:
     """The rate of the grid whose short trial ends best; the lower one wins ties."""
-    found = (math.inf, GRID[0])
-    for share in GRID:
-        for _ in fitter.descend(share, steps=math.ceil(TRIAL_SHARE * fitter.steps)):
+    best = (math.inf, GRID[0])
+    for rate in GRID:
+        for _ in fitter.descend(rate, steps=math.ceil(TRIAL_SHARE * fitter.steps)):
             pass
         error = fitter.error()
-        if error < found[0]:  # never true of NaN
-            found = (error, share)
+        if error < best[0]:  # never true of NaN
+            best = (error, rate)
         restore(fitter.window.trainables, start)
-    return found[1]
+    return best[1]

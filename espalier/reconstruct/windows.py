@@ -202,21 +202,21 @@ def run_of(block: nn.Module, local: str) -> Run:
 
 def entering(walk: HiddenStates, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
     """What a linear map reads while its block runs, (N, T, I)."""
-    seen: list[torch.Tensor] = []
+    captured: list[torch.Tensor] = []
 
-    def look(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        seen.append(args[0])
+    def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        captured.append(args[0])
 
     def inputs_of(hidden_BTD: torch.Tensor) -> torch.Tensor:
-        seen.clear()
+        captured.clear()
         run(hidden_BTD)
-        if len(seen) != 1 or seen[0].numel() != hidden_BTD.shape[:2].numel() * seen[0].shape[-1]:
+        if len(captured) != 1 or captured[0].numel() != hidden_BTD.shape[:2].numel() * captured[0].shape[-1]:
             raise UnsupportedArchitectureError(
                 f"{local} does not read every token once", hint="Use reconstruct.window `submodule`.", module=local
             )
-        return seen[0].reshape(*hidden_BTD.shape[:2], -1)  # OPT flattens batch and time
+        return captured[0].reshape(*hidden_BTD.shape[:2], -1)  # OPT flattens batch and time
 
-    handle = block.get_submodule(local).register_forward_pre_hook(look)
+    handle = block.get_submodule(local).register_forward_pre_hook(hook)
     try:
         return walk.forward(inputs_of, states)
     finally:

@@ -56,14 +56,14 @@ class Merging:
     def whole(self, block: Block | None) -> dict[str, torch.Tensor]:
         """What was trained as it is, of a block (None: outside all blocks), by tensor name, as it is written."""
         owners = self.session.streamed.layout.blocks
-        found = {}
+        tensors = {}
         for name, tensor in self.session.streamed.tensors.items():
             owner = next((each for each in owners if name.startswith(f"{each.name}.")), None)
             if name in self.names and owner is block:
-                found[tensor] = self.value(name).to(self.session.weights.dtype(tensor))
+                tensors[tensor] = self.value(name).to(self.session.weights.dtype(tensor))
                 if tensor in self.pruned:
-                    self._prove(self.pruned[tensor], found[tensor])
-        return found
+                    self._prove(self.pruned[tensor], tensors[tensor])
+        return tensors
 
     def matrices(self, block: Block) -> dict[str, torch.Tensor]:
         """The block's adapted matrices, merged, by tensor name, as they are written; adapters kept apart are not."""

@@ -55,37 +55,37 @@ def search(
     """
     stored = session.reporter.stored(phase.name, RATE_SEARCH)
     if stored is None:
-        told: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
+        record: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
     else:  # a state's seconds count the search's already
-        told = dict(stored.data if session.reporter.stored(phase.name, STATE) else phase.reuse(stored))
-    most, length = trials(steps)
-    losses = {int(row["rung"]): _number(row["validation_loss"]) for row in told["trials"]}
+        record = dict(stored.data if session.reporter.stored(phase.name, STATE) else phase.reuse(stored))
+    max_trials, length = trials(steps)
+    losses = {int(row["rung"]): _number(row["validation_loss"]) for row in record["trials"]}
     start = snapshot(items)
 
     def following() -> int | None:
-        return ladder.next_rung(losses, first=FIRST) if len(losses) < most else None
+        return ladder.next_rung(losses, first=FIRST) if len(losses) < max_trials else None
 
-    while told["factor"] is None:
+    while record["factor"] is None:
         began, rung = time.monotonic(), following()
         if rung is not None:
             losses[rung] = _trial(trainer(ladder.factor(rung), length), judge)
             restore(items, start)
-            told["trials"] = [*told["trials"], _row(rung, losses[rung], length, time.monotonic() - began)]
+            record["trials"] = [*record["trials"], _row(rung, losses[rung], length, time.monotonic() - began)]
             phase.progress(0)
         if following() is None:
-            chosen = ladder.chosen(losses, start=_number(told["start"])) if losses else FIRST
-            told["factor"] = ladder.factor(chosen)
-        _keep(session, phase, told)
-    tell(session, told)
-    return float(told["factor"])
+            chosen = ladder.chosen(losses, start=_number(record["start"])) if losses else FIRST
+            record["factor"] = ladder.factor(chosen)
+        _keep(session, phase, record)
+    tell(session, record)
+    return float(record["factor"])
 
 
-def tell(session: Session, told: Mapping[str, Any]) -> None:
+def tell(session: Session, record: Mapping[str, Any]) -> None:
     """Put a search, as its checkpoint has it, into the protocol."""
     session.results.protocol.setdefault("retraining", {})["rate_search"] = {
-        "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in told["trials"]],
-        "start": told["start"],
-        "factor": told["factor"],
+        "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in record["trials"]],
+        "start": record["start"],
+        "factor": record["factor"],
     }
 
 
@@ -116,12 +116,12 @@ def _told(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def _number(told: float | None) -> float:
-    return math.inf if told is None else told
+def _number(loss: float | None) -> float:
+    return math.inf if loss is None else loss
 
 
-def _keep(session: Session, phase: PhaseRun, told: dict[str, Any]) -> None:
-    seconds = sum(row["seconds"] for row in told["trials"])
-    path = session.reporter.checkpoint_path(phase.name, RATE_SEARCH, version=f"{len(told['trials'])}", suffix=".json")
-    path.write_text(json.dumps(told, sort_keys=True))
-    session.reporter.checkpoint(phase.name, RATE_SEARCH, path, {**told, "seconds": seconds})
+def _keep(session: Session, phase: PhaseRun, record: dict[str, Any]) -> None:
+    seconds = sum(row["seconds"] for row in record["trials"])
+    path = session.reporter.checkpoint_path(phase.name, RATE_SEARCH, version=f"{len(record['trials'])}", suffix=".json")
+    path.write_text(json.dumps(record, sort_keys=True))
+    session.reporter.checkpoint(phase.name, RATE_SEARCH, path, {**record, "seconds": seconds})

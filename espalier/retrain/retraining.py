@@ -141,8 +141,11 @@ class _Retraining:
             "validation_loss": best.loss,
             "start": self.start,
         }
-        told = {"protocol": self.session.results.protocol[self.phase.name], "warnings": self.session.results.warnings}
-        self.phase.finish({"trained": trained, **told})
+        outcome = {
+            "protocol": self.session.results.protocol[self.phase.name],
+            "warnings": self.session.results.warnings,
+        }
+        self.phase.finish({"trained": trained, **outcome})
         return path
 
     def _train(self, trainer: Trainer, best: Best) -> None:
@@ -214,10 +217,10 @@ class _Retraining:
 
     def _rates(self) -> dict[str, float]:
         """The rate asked for, or what a search finds or has found."""
-        wish, found = self.spec.learning_rate, self.spec.rate_factor
-        if wish != "auto":
-            return dict.fromkeys(BASE_RATES, wish)
-        return scaled(self.factor() if found is None else found)
+        rate, factor = self.spec.learning_rate, self.spec.rate_factor
+        if rate != "auto":
+            return dict.fromkeys(BASE_RATES, rate)
+        return scaled(self.factor() if factor is None else factor)
 
     def factor(self) -> float:
         """What the search makes of the base rates."""

@@ -39,10 +39,10 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     computes = session.device.type == "cpu"
     device: Device = "cpu" if computes else "cuda"
     _require(needed.required_on_host(session.request.spec, device=device), limit, "max_host_memory_bytes")
-    least = needed.least_on_host(device)
-    session.by_blocks |= computes and least + needed.scored > limit
+    minimum = needed.least_on_host(device)
+    session.by_blocks |= computes and minimum + needed.scored > limit
     beside = 0 if session.by_blocks or not computes else needed.scored
-    if max(least, needed.process + needed.samples + beside) + needed.streams * needed.hidden_states > limit:
+    if max(minimum, needed.process + needed.samples + beside) + needed.streams * needed.hidden_states > limit:
         session.spill = Path(session.request.workspace) / "hidden"
     session.streamed.lean = computes
 

@@ -54,8 +54,8 @@ class Session:
         """Where memory is short: the folder whose files hold hidden states."""
 
         self.results = Results()
-        earlier = {(item.phase, item.name): item for item in request.checkpoints}
-        self.reporter = Reporter(listener, self.results, self.workspace, earlier, self.device)
+        checkpoints = {(item.phase, item.name): item for item in request.checkpoints}
+        self.reporter = Reporter(listener, self.results, self.workspace, checkpoints, self.device)
 
     @property
     def turn(self) -> Turn:
@@ -90,8 +90,8 @@ class Session:
         self.kept = tuple(self.kept[index] if self.kept else index for index in kept)
         self.source_streamed  # noqa: B018 - opened while it still is the model at hand
         self.model_dir, self.streamed = folder, streamed
-        self.dense, wish = Weights(folder), self.request.spec.output.dtype
-        self.weights = self.before_pruning = Weights(folder, dtype=output_cast(self.dense, wish))
+        self.dense, dtype = Weights(folder), self.request.spec.output.dtype
+        self.weights = self.before_pruning = Weights(folder, dtype=output_cast(self.dense, dtype))
 
     @cached_property
     def source_streamed(self) -> StreamedModel:

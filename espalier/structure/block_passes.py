@@ -48,13 +48,13 @@ def _last(stream: HiddenStates) -> torch.Tensor:
 
 def runs(blocks: Sequence[int]) -> list[tuple[int, int]]:
     """Consecutive blocks as (first, one past the last)."""
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for index in sorted(blocks):
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
+        if ranges and ranges[-1][1] == index:
+            ranges[-1] = (ranges[-1][0], index + 1)
         else:
-            found.append((index, index + 1))
-    return found
+            ranges.append((index, index + 1))
+    return ranges
 
 
 @contextmanager

@@ -85,17 +85,17 @@ class Replacement:
             text = "The first block goes: no matrix before it can stand in for it."
             session.reporter.warn("nothing_before_the_cut", text)
         wanted = self._wanted()
-        found: dict[str, torch.Tensor] = {}
+        changed: dict[str, torch.Tensor] = {}
         stream = self._stream()
         for block in session.streamed.layout.blocks:
             if block.index in self.gone:
                 stream.index += 1
             elif block.index in self.ends:
-                found |= self._replaced(block, stream, wanted[self.ends[block.index]])
+                changed |= self._replaced(block, stream, wanted[self.ends[block.index]])
             else:
                 with session.streamed.block(block.index, session.weights) as module:
                     stream.advance(module)
-        return found
+        return changed
 
     def _stream(self) -> HiddenStates:
         session = self.session
@@ -116,23 +116,23 @@ class Replacement:
         session = self.session
         with session.streamed.block(block.index, session.weights) as module:
             first = next(stream.batches)
-            found = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
-            writer = module.get_submodule(found.module)
+            writer = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
+            writer_module = module.get_submodule(writer.module)
             normal = Normal.of(first.hidden_BTD.shape[-1])
             for batch, target in zip(stream.batches, wanted.batches, strict=True):
-                seen: list[torch.Tensor] = []
-                with outputs_of(writer, keeping(seen)):
+                outputs: list[torch.Tensor] = []
+                with outputs_of(writer_module, keeping(outputs)):
                     output_TD = stream.output(module, batch).flatten(end_dim=-2)
-                added_TD = seen[0].reshape(output_TD.shape)
+                added_TD = outputs[0].reshape(output_TD.shape)
                 target_TD = target.hidden_BTD.to(output_TD.device).flatten(end_dim=-2)
                 normal.add(added_TD, target_TD - (output_TD - added_TD))
             map_DD = normal.solve()
-            placed = cache(map_DD.to)  # once, and not for every batch
-            with outputs_of(writer, lambda out: out @ placed(out.device, out.dtype)):
+            map_on = cache(map_DD.to)  # once, and not for every batch
+            with outputs_of(writer_module, lambda out: out @ map_on(out.device, out.dtype)):
                 stream.advance(module)
         by_name = {matrix.local: matrix for matrix in block.matrices}
         changed: dict[str, torch.Tensor] = {}
-        for name in found.maps:
+        for name in writer.maps:
             changed |= self._merged(by_name[name], block.tensors.get(f"{name}.bias"), map_DD)
         return changed
 

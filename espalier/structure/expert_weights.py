@@ -30,10 +30,10 @@ class Mixture:
 
 def find_mixture(block: Block, module: nn.Module, weights: Weights) -> Mixture | None:
     """The mixture of a block; None for a block without experts."""
-    found = [(name, child) for name, child in module.named_modules() if isinstance(child, Experts)]
-    if not found:
+    mixtures = [(name, child) for name, child in module.named_modules() if isinstance(child, Experts)]
+    if not mixtures:
         return None
-    ((local, experts),) = found
+    ((local, experts),) = mixtures
     parent = local.rpartition(".")[0]
     maps = {f"{matrix.local}.weight" for matrix in block.matrices}
     router = tuple(
@@ -56,7 +56,9 @@ def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing
     """Watch the experts of a block while it runs."""
     experts = module.get_submodule(mixture.local)
     zeros = torch.zeros(mixture.count, dtype=torch.float64)
-    seen = Routing(zeros.long(), zeros.clone(), torch.zeros(mixture.count, width, dtype=torch.float64), zeros.clone())
+    statistics = Routing(
+        zeros.long(), zeros.clone(), torch.zeros(mixture.count, width, dtype=torch.float64), zeros.clone()
+    )
     routed: list[torch.Tensor] = []
 
     def route(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -68,10 +70,10 @@ def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing
             place, token = torch.where(chosen_TK.T.eq(index))  # the order in which the tokens were sent
             output = output_TD.cpu().double()
             norm_T = output.norm(dim=1)
-            seen.tokens_E[index] += len(output)
-            seen.weighed_E[index] += (share_TK[token, place].cpu().double() * norm_T).sum()
-            seen.sum_ED[index] += output.sum(dim=0)
-            seen.squares_E[index] += norm_T.square().sum()
+            statistics.tokens_E[index] += len(output)
+            statistics.weighed_E[index] += (share_TK[token, place].cpu().double() * norm_T).sum()
+            statistics.sum_ED[index] += output.sum(dim=0)
+            statistics.squares_E[index] += norm_T.square().sum()
 
         return hook
 
@@ -80,7 +82,7 @@ def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing
     for index, expert in enumerate(experts):
         handles.append(expert.register_forward_hook(watch(index)))  # type: ignore[arg-type]
     try:
-        yield seen
+        yield statistics
     finally:
         for handle in handles:
             handle.remove()
@@ -88,23 +90,23 @@ def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing
 
 def cuts(block: Block, mixture: Mixture, weights: Weights, kept: torch.Tensor) -> dict[str, tuple[int, torch.Tensor]]:
     """Tensor in the files -> (dimension, indices that stay): the router, and stacked experts."""
-    found = dict.fromkeys(mixture.router, (0, kept))
+    narrowed = dict.fromkeys(mixture.router, (0, kept))
     for name, tensor in block.tensors.items():
         home = weights.home(tensor)
         if name.startswith(f"{mixture.local}.") and home != tensor:
-            found[home] = (0, kept)
-    return found
+            narrowed[home] = (0, kept)
+    return narrowed
 
 
 def renamed(block: Block, mixture: Mixture, weights: Weights, kept: Sequence[int]) -> Mapping[str, str | None]:
     """Tensor of the files that holds one expert's map -> its name in the smaller model, None when it goes."""
     numbers = {old: new for new, old in enumerate(kept)}
-    found: dict[str, str | None] = {}
+    new_names: dict[str, str | None] = {}
     for name, tensor in block.tensors.items():
         if not name.startswith(f"{mixture.local}.") or weights.home(tensor) != tensor:
             continue
         old = int(name.removeprefix(f"{mixture.local}.").partition(".")[0])
         spelled, count = re.subn(rf"\.{old}\.(?=[^.]+\.[^.]+$)", f".{numbers.get(old)}.", tensor)
         assert count == 1, tensor
-        found[tensor] = spelled if old in numbers else None
-    return found
+        new_names[tensor] = spelled if old in numbers else None
+    return new_names

@@ -21,8 +21,8 @@ def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
     """Which experts of every block stay, on the dense model's routing."""
     streamed, weights = session.streamed, session.weights
     stream = HiddenStates(streamed, session.calibration_windows(), weights, spill=session.spill)
-    found: dict[int, tuple[Mixture, torch.Tensor]] = {}
-    poorly: list[str] = []
+    chosen: dict[int, tuple[Mixture, torch.Tensor]] = {}
+    rare: list[str] = []
     for block in streamed.layout.blocks:
         with streamed.block(block.index, weights) as module:
             mixture = find_mixture(block, module, weights)
@@ -30,20 +30,20 @@ def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
                 stream.advance(module)
                 continue
             kept = _kept(session, step, mixture)
-            with routing(module, mixture, next(stream.batches).hidden_BTD.shape[-1]) as seen:
+            with routing(module, mixture, next(stream.batches).hidden_BTD.shape[-1]) as routed:
                 stream.advance(module)
-        poorly += _poorly(block, seen)
-        found[block.index] = (mixture, step.choose(seen, kept=kept))
+        rare += _undersampled(block, routed)
+        chosen[block.index] = (mixture, step.choose(routed, kept=kept))
         phase.progress(block.index + 1)
-    if not found:
+    if not chosen:
         raise UnsupportedArchitectureError("the model has no experts", hint="Prune blocks, neurons or single weights.")
-    if poorly:
+    if rare:
         session.reporter.warn(
             "few_tokens_for_experts",
-            f"Fewer than {FEW_TOKENS} calibration tokens reached {len(poorly)} experts ({', '.join(poorly[:4])} ...): "
+            f"Fewer than {FEW_TOKENS} calibration tokens reached {len(rare)} experts ({', '.join(rare[:4])} ...): "
             "their scores are chance. Calibrate on more text.",
         )
-    return found
+    return chosen
 
 
 def _kept(session: Session, step: ExpertStep, mixture: Mixture) -> int:
@@ -57,6 +57,6 @@ def _kept(session: Session, step: ExpertStep, mixture: Mixture) -> int:
     return kept
 
 
-def _poorly(block: Block, seen: Routing) -> list[str]:
-    few = (seen.tokens_E < FEW_TOKENS).nonzero().flatten().tolist()
-    return [f"{block.name} expert {index}" for index in few]
+def _undersampled(block: Block, routed: Routing) -> list[str]:
+    indices = (routed.tokens_E < FEW_TOKENS).nonzero().flatten().tolist()
+    return [f"{block.name} expert {index}" for index in indices]

@@ -112,19 +112,19 @@ def outputs_of(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor 
         handle.remove()
 
 
-def keeping(seen: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
+def keeping(outputs: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
     """Put copies of outputs into a list: some blocks (Falcon) add to what a map gave in its own place."""
-    return lambda output: seen.append(output.clone())
+    return lambda output: outputs.append(output.clone())
 
 
 @torch.no_grad()
 def _adds(module: nn.Module, run: Run, probe: torch.Tensor) -> bool:
-    seen: list[torch.Tensor] = []
-    with outputs_of(module, keeping(seen)):
+    outputs: list[torch.Tensor] = []
+    with outputs_of(module, keeping(outputs)):
         whole = run(probe)
     with outputs_of(module, torch.zeros_like):
         without = run(probe)
-    added = seen[0].reshape(-1, seen[0].shape[-1])
+    added = outputs[0].reshape(-1, outputs[0].shape[-1])
     if added.numel() != whole.numel():
         return False
     gap = (whole - without - added.view(whole.shape)).float().norm() / added.float().norm()

@@ -70,14 +70,14 @@ class _Reshaping:
         self.session.weights = self.session.weights.with_overlay(path)
         self.session.reporter.checkpoint(self.phase.name, name, path, data)
 
-    def adopt(self, shape: Shape, told: dict[str, Any]) -> None:
+    def adopt(self, shape: Shape, protocol: dict[str, Any]) -> None:
         """Write the smaller model and go on with it."""
         session = self.session
         folder = session.workspace / "structure" / str(self.number)
         shutil.rmtree(folder, ignore_errors=True)
         write_reshaped(folder, session.streamed, session.weights, shape)
         smaller = open_reshaped(folder, compute_dtype=session.compute_dtype, device=session.device)
-        session.results.protocol.setdefault("structure", []).append(told)
+        session.results.protocol.setdefault("structure", []).append(protocol)
         session.adopt(folder, smaller, kept=shape.blocks)
 
 
@@ -98,8 +98,8 @@ class _Depth(_Reshaping):
             self.finish(name, tensors, data)
         self.phase.progress(len(self.blocks))
         kept = tuple(index for index in self.blocks if index not in set(data["gone"]))
-        told = {"kind": "depth", "method": self.step.method, "removed_blocks": data["gone"], "blocks": len(kept)}
-        self.adopt(Shape(kept), told | {"replace": self.step.replace})
+        protocol = {"kind": "depth", "method": self.step.method, "removed_blocks": data["gone"], "blocks": len(kept)}
+        self.adopt(Shape(kept), protocol | {"replace": self.step.replace})
 
 
 class _Width(_Reshaping):
@@ -116,19 +116,19 @@ class _Width(_Reshaping):
         narrowing = Narrowing(self.session, self.phase, self.step, added_biases=self.setting is not None)
         cuts: dict[str, tuple[int, torch.Tensor]] = {}
         biases: dict[str, torch.Tensor] = {}
-        told: dict[str, Any] = {"kind": self.step.pattern.kind, "method": self.step.method}
+        protocol: dict[str, Any] = {"kind": self.step.pattern.kind, "method": self.step.method}
         for block in self.session.streamed.layout.blocks:
             units = narrowing.units(block)
             choice, data = self._narrow(narrowing, block, units)
             kept, bias_O = choice["kept"], choice.get("bias")
-            told |= {"kept": len(kept), "of": units.count, "update": data["update"]}
+            protocol |= {"kept": len(kept), "of": units.count, "update": data["update"]}
             if len(kept) < units.count:
                 cuts |= units.cuts(block, kept)
             if bias_O is not None:
                 biases |= self._biases(units, kept, bias_O)
             narrowing.advance(block, units, bias_O)
             self.phase.progress(block.index + 1)
-        self.adopt(self._shape(cuts, biases, kept=told["kept"]), told)
+        self.adopt(self._shape(cuts, biases, kept=protocol["kept"]), protocol)
 
     def _narrow(
         self, narrowing: Narrowing, block: Block, units: Units
@@ -152,10 +152,10 @@ class _Width(_Reshaping):
     def _biases(self, units: Units, kept: torch.Tensor, bias_O: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bias that carries the mean, and zeros for the other maps that the setting gives one to."""
         dtype = self.session.weights.dtype(units.consumer.tensor)
-        found = {units.consumer.tensor: bias_O.to(dtype)}
+        biases = {units.consumer.tensor: bias_O.to(dtype)}
         for rows in units.producers:
-            found[rows.matrix.tensor] = torch.zeros(len(kept) * rows.size, dtype=dtype)
-        return {f"{name.removesuffix('weight')}bias": tensor for name, tensor in found.items()}
+            biases[rows.matrix.tensor] = torch.zeros(len(kept) * rows.size, dtype=dtype)
+        return {f"{name.removesuffix('weight')}bias": tensor for name, tensor in biases.items()}
 
     def _shape(self, cuts: dict[str, tuple[int, torch.Tensor]], biases: dict[str, torch.Tensor], *, kept: int) -> Shape:
         changed: dict[str, Any] = {}
@@ -190,8 +190,8 @@ class _Experts(_Reshaping):
                 narrow |= cuts(block, mixture, session.weights, stay)
                 names |= renamed(block, mixture, session.weights, stay.tolist())
         settings = session.streamed.family.narrowed("experts", count) if count < of else {}
-        told = {"kind": "experts", "method": self.step.method, "kept": count, "of": of}
-        self.adopt(Shape(tuple(self.blocks), settings, narrow, names), told)
+        protocol = {"kind": "experts", "method": self.step.method, "kept": count, "of": of}
+        self.adopt(Shape(tuple(self.blocks), settings, narrow, names), protocol)
 
     def _kept(self) -> dict[int, torch.Tensor]:
         """Which experts of every block stay, from an earlier attempt if it got so far."""

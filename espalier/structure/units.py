@@ -44,15 +44,15 @@ class Units:
 
     def cuts(self, block: Block, kept: torch.Tensor) -> dict[str, tuple[int, torch.Tensor]]:
         """Tensor in the files -> (dimension, indices that stay)."""
-        found: dict[str, tuple[int, torch.Tensor]] = {}
+        cuts: dict[str, tuple[int, torch.Tensor]] = {}
         for rows in self.producers:
             stay = spans(kept, rows.size)
-            found[rows.matrix.tensor] = (1 if rows.matrix.transposed else 0, stay)
+            cuts[rows.matrix.tensor] = (1 if rows.matrix.transposed else 0, stay)
             bias = block.tensors.get(f"{rows.matrix.local}.bias")
             if bias is not None:
-                found[bias] = (0, stay)
-        found[self.consumer.tensor] = (0 if self.consumer.transposed else 1, self.columns(kept))
-        return found
+                cuts[bias] = (0, stay)
+        cuts[self.consumer.tensor] = (0 if self.consumer.transposed else 1, self.columns(kept))
+        return cuts
 
 
 def spans(units: torch.Tensor, size: int) -> torch.Tensor:

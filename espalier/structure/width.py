@@ -65,8 +65,8 @@ class Narrowing:
             if bias_O is None:
                 self.stream.advance(module)
                 return
-            consumer, placed = module.get_submodule(units.consumer.local), cache(bias_O.to)
-            with outputs_of(consumer, lambda out: out + placed(out.device, out.dtype)):
+            consumer, bias_on = module.get_submodule(units.consumer.local), cache(bias_O.to)
+            with outputs_of(consumer, lambda out: out + bias_on(out.device, out.dtype)):
                 self.stream.advance(module)
 
     def units(self, block: Block) -> Units:

@@ -277,6 +277,6 @@ class _EffectiveLinear(torch.autograd.Function):
 def _row_parts(weight_OI: torch.Tensor) -> list[slice]:
     """A sixteenth of the rows each, where that is not too little; a GPU asks for more work to a kernel."""
     num_outputs, num_inputs = weight_OI.shape
-    least = PART if weight_OI.device.type == "cpu" else 64 * PART
-    size = max(-(-num_outputs // 16), -(-least // num_inputs))
+    min_elements = PART if weight_OI.device.type == "cpu" else 64 * PART
+    size = max(-(-num_outputs // 16), -(-min_elements // num_inputs))
     return [slice(first, first + size) for first in range(0, num_outputs, size)]

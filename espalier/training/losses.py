@@ -87,13 +87,13 @@ class Distillation:
 @contextmanager
 def hidden_states(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     """Collect what leaves every block of a forward pass."""
-    seen: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
     handles = [
-        block.register_forward_hook(lambda _module, _args, output: seen.append(unwrap(output)))
+        block.register_forward_hook(lambda _module, _args, output: states.append(unwrap(output)))
         for block in find_stack(model)[1]
     ]
     try:
-        yield seen
+        yield states
     finally:
         for handle in handles:
             handle.remove()

@@ -63,13 +63,13 @@ def norms_and_biases(module: nn.Module, kinds: Collection[str]) -> list[tuple[st
 
     A norm is a leaf whose `weight` is 1-D: LayerNorm, any RMSNorm, the norms of queries and keys.
     """
-    found: list[tuple[str, Kind, nn.Parameter]] = []
+    parameters: list[tuple[str, Kind, nn.Parameter]] = []
     for name, parameter in module.named_parameters():
         leaf = name.rpartition(".")[2]
         kind: Kind | None = "biases" if leaf.endswith("bias") else "norms" if leaf == "weight" else None
         if parameter.ndim == 1 and kind is not None and kind in kinds:
-            found.append((name, kind, parameter))
-    return found
+            parameters.append((name, kind, parameter))
+    return parameters
 
 
 def thaw(module: nn.Module, name: str) -> nn.Parameter:

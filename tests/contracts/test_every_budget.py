@@ -37,19 +37,19 @@ def _facts(budget: Budget) -> list[MatrixFacts]:
 def test_the_mean_over_the_weights_is_what_was_asked(budget: Budget, sparsity: float) -> None:
     facts = _facts(budget)
     before = frozen(*(matrix.load() for matrix in facts))
-    shares = budget.shares(sparsity, facts)
+    shares = budget.sparsities(sparsity, facts)
     assert untouched(before)
     assert list(shares) == [matrix.name for matrix in facts]
     assert all(0 <= share < 1 for share in shares.values())
     # A budget that counts single weights is exact up to one of them.
     assert mean(shares, facts) == pytest.approx(sparsity, abs=0.5 / sum(matrix.size for matrix in facts) + 1e-9)
-    assert budget.shares(sparsity, _facts(budget)) == shares
+    assert budget.sparsities(sparsity, _facts(budget)) == shares
 
 
 @pytest.mark.parametrize("budget", FREE, ids=str)
 def test_the_order_of_the_matrices_does_not_matter(budget: Budget) -> None:
     facts = _facts(budget)
-    shares, turned = budget.shares(0.5, facts), budget.shares(0.5, facts[::-1])
+    shares, turned = budget.sparsities(0.5, facts), budget.sparsities(0.5, facts[::-1])
     assert turned == pytest.approx(shares)
 
 
@@ -58,7 +58,7 @@ def test_it_reads_what_it_declares_and_nothing_else(budget: Budget) -> None:
     facts = _facts(budget)
     if "values" in budget.example:
         budget = budget.model_copy(update={"values": [0.5] * BLOCKS})
-    budget.shares(0.5, facts)
+    budget.sparsities(0.5, facts)
     for matrix in facts:
         assert isinstance(matrix.statistics, Recorded)
         assert matrix.statistics.read == set(budget.statistics)

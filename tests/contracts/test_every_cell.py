@@ -56,7 +56,7 @@ def test_a_cell_runs_or_is_refused(pattern: Choice, budget: Choice) -> None:
 
 def _runs(step: PruneStep, name: str) -> None:
     facts = _facts(step)
-    shares = fitted(step.budget.shares(step.share, facts), facts, step.share, step.pattern)
+    shares = fitted(step.budget.sparsities(step.share, facts), facts, step.share, step.pattern)
     assert mean(shares, facts) == pytest.approx(step.share, abs=1 / 16), name
     assert all(0 <= share <= max(step.share, step.pattern.ceiling()) for share in shares.values()), name
     share = shares["0"]

@@ -77,7 +77,7 @@ class Newcomer(base.Budget):
 
     kind: Literal["by_turns"] = "by_turns"
 
-    def shares(self, sparsity, matrices):
+    def sparsities(self, sparsity, matrices):
         return {matrix.name: sparsity * (1.5 if "up" in matrix.name else 0.5) for matrix in matrices}
 ''',
     "mask_optimizers": '''

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from espalier.methods.allocation import (
     HIGHEST,
     balanced,
-    refuse_fixed_shares,
+    refuse_fixed_sparsity,
     refuse_global,
     refuse_units,
 )
@@ -26,10 +26,10 @@ class ErdosRenyi(Budget):
 
     def misfit(self, axes: Axes) -> str | None:
         """Refuse patterns that set shares themselves or move whole units."""
-        return refuse_global(axes, self.kind) or refuse_fixed_shares(axes, self.kind) or refuse_units(axes, self.kind)
+        return refuse_global(axes, self.kind) or refuse_fixed_sparsity(axes, self.kind) or refuse_units(axes, self.kind)
 
-    def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
-        """Return the shares; where a density would pass one, the others make up for it."""
+    def sparsities(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
+        """Return the sparsities; where a density would pass one, the others make up for it."""
         raw = {matrix.name: sum(matrix.shape) / matrix.size for matrix in matrices}
         top = max(HIGHEST, sparsity)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from espalier.methods.allocation import (
     counts_below_threshold,
-    refuse_fixed_shares,
+    refuse_fixed_sparsity,
     refuse_global,
     refuse_units,
 )
@@ -30,10 +30,10 @@ class LampBudget(Budget):
 
     def misfit(self, axes: Axes) -> str | None:
         """Refuse patterns that set shares themselves or move whole units."""
-        return refuse_global(axes, self.kind) or refuse_fixed_shares(axes, self.kind) or refuse_units(axes, self.kind)
+        return refuse_global(axes, self.kind) or refuse_fixed_sparsity(axes, self.kind) or refuse_units(axes, self.kind)
 
-    def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
-        """Return the shares; exact counts, one matrix of scores in memory at a time."""
+    def sparsities(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
+        """Return the sparsities; exact counts, one matrix of scores in memory at a time."""
 
         def sweep() -> Iterable[tuple[str, Tensor]]:
             for matrix in matrices:

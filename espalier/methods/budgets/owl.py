@@ -36,8 +36,8 @@ class Owl(Budget):
         """Refuse the global scope."""
         return refuse_global(axes, self.kind)
 
-    def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
-        """Return the shares, equal within a block."""
+    def sparsities(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
+        """Return the sparsities, equal within a block."""
         blocks: dict[int, list[MatrixFacts]] = {}
         for matrix in matrices:
             blocks.setdefault(matrix.block, []).append(matrix)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.allocation import mean, refuse_fixed_shares, refuse_global
+from espalier.methods.allocation import mean, refuse_fixed_sparsity, refuse_global
 from espalier.methods.base import Axes, Budget, MatrixFacts
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -40,7 +40,7 @@ class PerLayer(Budget):
 
     def misfit(self, axes: Axes) -> str | None:
         """Refuse patterns that set shares themselves."""
-        return refuse_global(axes, self.kind) or refuse_fixed_shares(axes, self.kind)
+        return refuse_global(axes, self.kind) or refuse_fixed_sparsity(axes, self.kind)
 
     def refusal(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> str | None:
         """The values must cover the blocks, name something, and have the mean asked for."""
@@ -53,12 +53,12 @@ class PerLayer(Budget):
             idle = next((name for name in self.values if name not in there), None)
             if idle is not None:
                 return f"`values` names {idle!r}, which fits no pruned matrix; names look like {matrices[0].name}"
-        found = mean(self.shares(sparsity, matrices), matrices)
-        if abs(found - sparsity) > TOLERANCE:
-            return f"the shares have the mean {found:.4f} over the pruned weights and `sparsity` is {sparsity:.4f}"
+        average = mean(self.sparsities(sparsity, matrices), matrices)
+        if abs(average - sparsity) > TOLERANCE:
+            return f"the shares have the mean {average:.4f} over the pruned weights and `sparsity` is {sparsity:.4f}"
         return None
 
-    def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
+    def sparsities(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
         """Return the values."""
         if isinstance(self.values, list):
             return {matrix.name: self.values[matrix.block] for matrix in matrices}

@@ -16,6 +16,6 @@ class Uniform(Budget):
 
     kind: Literal["uniform"] = "uniform"
 
-    def shares(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
+    def sparsities(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
         """Return the request for every matrix."""
         return {matrix.name: sparsity for matrix in matrices}

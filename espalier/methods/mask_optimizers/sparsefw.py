@@ -55,11 +55,11 @@ class SparseFw(MaskOptimizer):
         line = problem.pattern.line((weight_OI.shape[0], weight_OI.shape[1])) or 0
         whole = line > weight_OI.shape[1]
         rows = len(weight_OI) if whole else max(1, BATCH_ELEMENTS // weight_OI.shape[1])
-        found_OI = mask_OI.clone()
+        improved_OI = mask_OI.clone()
         for start in range(0, len(weight_OI), rows):
             part = slice(start, start + rows)
-            found_OI[part] = self._best(weight_OI[part], mask_OI[part], score_OI[part], gram_II, line, whole=whole)
-        return found_OI
+            improved_OI[part] = self._best(weight_OI[part], mask_OI[part], score_OI[part], gram_II, line, whole=whole)
+        return improved_OI
 
     def _best(
         self, weight_RI: Tensor, mask_RI: Tensor, score_RI: Tensor, gram_II: Tensor, line: int, *, whole: bool
@@ -67,16 +67,16 @@ class SparseFw(MaskOptimizer):
         iterations = self.iterations
         if iterations == "auto":
             iterations = ON_CPU if weight_RI.device.type == "cpu" else ON_DEVICE
-        best_RI, least_R = mask_RI, mask_errors(weight_RI, mask_RI, gram_II)
+        best_RI, lowest_R = mask_RI, mask_errors(weight_RI, mask_RI, gram_II)
         for alpha in GRID if self.alpha == "grid" else (self.alpha,):
             fixed_RI = fixed_entries(mask_RI, score_RI, alpha, whole=whole)
-            found_RI = frank_wolfe(
+            candidate_RI = frank_wolfe(
                 weight_RI, mask_RI, fixed_RI, torch.isneginf(score_RI), gram_II, line=line, iterations=iterations
             )
-            error_R = mask_errors(weight_RI, found_RI, gram_II)
-            better_R = (error_R.sum() < least_R.sum()).expand(len(error_R)) if whole else error_R < least_R
-            best_RI = torch.where(better_R[:, None], found_RI, best_RI)
-            least_R = torch.where(better_R, error_R, least_R)
+            error_R = mask_errors(weight_RI, candidate_RI, gram_II)
+            better_R = (error_R.sum() < lowest_R.sum()).expand(len(error_R)) if whole else error_R < lowest_R
+            best_RI = torch.where(better_R[:, None], candidate_RI, best_RI)
+            lowest_R = torch.where(better_R, error_R, lowest_R)
         return best_RI
 
 
@@ -108,20 +108,20 @@ def frank_wolfe(
     """
     free_LN = ~fixed_RI.reshape(-1, line)
     budget_L = (mask_RI.reshape(-1, line) & free_LN).sum(dim=1, keepdim=True)
-    most = int(budget_L.max())
-    if most == 0:
+    max_free = int(budget_L.max())
+    if max_free == 0:
         return mask_RI
-    rank_K = torch.arange(most, device=weight_RI.device)
+    rank_K = torch.arange(max_free, device=weight_RI.device)
     target_RI = weight_RI.masked_fill(fixed_RI, 0) @ gram_II
-    share_RI = (mask_RI & ~fixed_RI).to(weight_RI.dtype)
+    relaxed_RI = (mask_RI & ~fixed_RI).to(weight_RI.dtype)
     for step in range(iterations):
-        gain_RI = (target_RI - (weight_RI * share_RI) @ gram_II).mul_(weight_RI).masked_fill_(fixed_RI | closed_RI, 0)
-        value_LK, index_LK = gain_RI.view(-1, line).topk(most, dim=1)
+        gain_RI = (target_RI - (weight_RI * relaxed_RI) @ gram_II).mul_(weight_RI).masked_fill_(fixed_RI | closed_RI, 0)
+        value_LK, index_LK = gain_RI.view(-1, line).topk(max_free, dim=1)
         chosen_LK = ((value_LK > 0) & (rank_K < budget_L)).to(weight_RI.dtype)
-        vertex_LN = torch.zeros_like(share_RI).view(-1, line).scatter_(1, index_LK, chosen_LK)
-        share_RI.lerp_(vertex_LN.view(share_RI.shape), 2 / (step + 2))
-    share_RI.masked_fill_(fixed_RI | closed_RI, -1)
-    order_LN = share_RI.view(-1, line).argsort(dim=1, descending=True, stable=True)
+        vertex_LN = torch.zeros_like(relaxed_RI).view(-1, line).scatter_(1, index_LK, chosen_LK)
+        relaxed_RI.lerp_(vertex_LN.view(relaxed_RI.shape), 2 / (step + 2))
+    relaxed_RI.masked_fill_(fixed_RI | closed_RI, -1)
+    order_LN = relaxed_RI.view(-1, line).argsort(dim=1, descending=True, stable=True)
     kept_LN = torch.arange(line, device=weight_RI.device) < budget_L
-    found_LN = torch.zeros_like(free_LN).scatter_(1, order_LN, kept_LN)
-    return fixed_RI | found_LN.view(fixed_RI.shape)
+    selected_LN = torch.zeros_like(free_LN).scatter_(1, order_LN, kept_LN)
+    return fixed_RI | selected_LN.view(fixed_RI.shape)

@@ -50,12 +50,12 @@ class SparseSwaps(MaskOptimizer):
         line = min(problem.pattern.line((len(weight_OI), num_inputs)) or 0, num_inputs)
         pairs = num_inputs * line if line < num_inputs else min(CANDIDATES, num_inputs) ** 2
         rows = max(1, BATCH_ELEMENTS // max(pairs, num_inputs))
-        found_OI, closed_OI = mask_OI.clone(), torch.isneginf(problem.score_OI)
+        swapped_OI, closed_OI = mask_OI.clone(), torch.isneginf(problem.score_OI)
         for start in range(0, len(weight_OI), rows):
             part = slice(start, start + rows)
-            _swap(weight_OI[part], found_OI[part], closed_OI[part], gram_II, line, self.iterations)
-        better_O = mask_errors(weight_OI, found_OI, gram_II) < mask_errors(weight_OI, mask_OI, gram_II)
-        return torch.where(better_O[:, None], found_OI, mask_OI)
+            _swap(weight_OI[part], swapped_OI[part], closed_OI[part], gram_II, line, self.iterations)
+        better_O = mask_errors(weight_OI, swapped_OI, gram_II) < mask_errors(weight_OI, mask_OI, gram_II)
+        return torch.where(better_O[:, None], swapped_OI, mask_OI)
 
 
 def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor, line: int, iterations: int) -> None:
@@ -63,9 +63,9 @@ def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor
 
     2 w_p c_p + w_p^2 G_pp - 2 w_u c_u + w_u^2 G_uu - 2 w_p w_u G_pu.
     """
-    lost_RI = weight_RI * ~mask_RI
-    pull_RI = lost_RI @ gram_II
-    least_R = -LEAST_GAIN * (lost_RI * pull_RI).sum(dim=1).clamp_min(0)
+    pruned_RI = weight_RI * ~mask_RI
+    pull_RI = pruned_RI @ gram_II
+    threshold_R = -LEAST_GAIN * (pruned_RI * pull_RI).sum(dim=1).clamp_min(0)
     own_RI = weight_RI.square() * gram_II.diagonal()
     active_A = torch.arange(len(weight_RI), device=weight_RI.device)
     for _ in range(iterations):
@@ -75,7 +75,7 @@ def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor
         restore_AI = (own_RI[active_A] - cross_AI).masked_fill_(kept_AI | closed_RI[active_A], torch.inf)
         pick = _best_of_row if line == weight_RI.shape[1] else _best_of_groups
         change_A, p_A, u_A = pick(weight_AI, prune_AI, restore_AI, gram_II, line)
-        gains_A = change_A < least_R[active_A]
+        gains_A = change_A < threshold_R[active_A]
         active_A, p_A, u_A = active_A[gains_A], p_A[gains_A], u_A[gains_A]
         if not len(active_A):
             return

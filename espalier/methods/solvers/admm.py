@@ -42,14 +42,14 @@ class Admm(Solver):
         weight_OI, gram_II = problem.weight_OI, problem.statistics[Gram]
         scaled = Scaled.of(weight_OI, gram_II, self.damping)
         sum_OI = self._iterate(scaled, problem.pattern, problem.sparsity)
-        found_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
+        mask_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
         if self.refit and weight_OI.shape[1] <= 2 * WIDE:
-            return Refit(refit_rows(weight_OI, found_OI, gram_II, self.refit_damping), found_OI)
-        fitted_OI = sum_OI.masked_fill(~found_OI, 0)
+            return Refit(refit_rows(weight_OI, mask_OI, gram_II, self.refit_damping), mask_OI)
+        fitted_OI = sum_OI.masked_fill(~mask_OI, 0)
         if self.refit:
             gentle = Scaled.of(weight_OI, gram_II, self.refit_damping)
-            fitted_OI = conjugate_gradients(gentle, fitted_OI, found_OI, steps=GRADIENT_STEPS)
-        return Refit(scaled.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
+            fitted_OI = conjugate_gradients(gentle, fitted_OI, mask_OI, steps=GRADIENT_STEPS)
+        return Refit(scaled.back(fitted_OI).masked_fill(~mask_OI, 0), mask_OI)
 
     def _iterate(self, scaled: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
         """The scaled weights whose projection is the result."""
@@ -62,20 +62,20 @@ class Admm(Solver):
             sum_OI = primal_OI + dual_OI
             mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
             if step + 1 < self.ramp:
-                mask_OI = relaxed(mask_OI, sum_OI.abs(), share=1 - (1 - (step + 1) / self.ramp) ** 3)
+                mask_OI = relaxed(mask_OI, sum_OI.abs(), fraction=1 - (1 - (step + 1) / self.ramp) ** 3)
             projected_OI = sum_OI.masked_fill(~mask_OI, 0)
             dual_OI = sum_OI - projected_OI
             primal_OI = fixed_OI + self.rho * (projected_OI - dual_OI) @ inverse_II
         return primal_OI + dual_OI
 
 
-def relaxed(mask_OI: Tensor, score_OI: Tensor, *, share: float) -> Tensor:
-    """The mask with only the lowest `share` of what it prunes pruned: the ramp, for any pattern.
+def relaxed(mask_OI: Tensor, score_OI: Tensor, *, fraction: float) -> Tensor:
+    """The mask with only the lowest `fraction` of what it prunes pruned: the ramp, for any pattern.
 
     The lowest of every row where rows lose equally many, else of the matrix.
     """
     gone_O = (~mask_OI).sum(dim=1)
     rows = len(score_OI) if bool((gone_O == gone_O[0]).all()) else 1
     line_LN = score_OI.masked_fill(mask_OI, torch.inf).view(rows, -1)
-    kept_LN = without_lowest(line_LN, num_pruned=round(share * int(gone_O.sum()) / rows))
+    kept_LN = without_lowest(line_LN, num_pruned=round(fraction * int(gone_O.sum()) / rows))
     return kept_LN.view(score_OI.shape)

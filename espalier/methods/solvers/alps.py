@@ -36,10 +36,10 @@ class Alps(Solver):
         """Return a mask of the pattern and the weights on it; the mask given is not read."""
         scaled = Scaled.of(problem.weight_OI, problem.statistics[Gram], self.damping)
         sum_OI = self._iterate(scaled, problem.pattern, problem.sparsity)
-        found_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
-        start_OI = sum_OI.masked_fill(~found_OI, 0)
-        fitted_OI = conjugate_gradients(scaled, start_OI, found_OI, steps=self.refine)
-        return Refit(scaled.back(fitted_OI).masked_fill(~found_OI, 0), found_OI)
+        mask_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
+        start_OI = sum_OI.masked_fill(~mask_OI, 0)
+        fitted_OI = conjugate_gradients(scaled, start_OI, mask_OI, steps=self.refine)
+        return Refit(scaled.back(fitted_OI).masked_fill(~mask_OI, 0), mask_OI)
 
     def _iterate(self, scaled: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
         """The scaled weights whose projection is the result."""
@@ -48,16 +48,16 @@ class Alps(Solver):
         values_I, vectors_II = values_I.clamp_min(0).to(dtype), vectors_II.to(dtype)
         linear_OI = scaled.weight_OI @ vectors_II * values_I  # W0 H, in the eigenbasis
         rho, sum_OI, dual_OI = self.rho, scaled.weight_OI, torch.zeros_like(scaled.weight_OI)
-        seen_OI = torch.ones_like(sum_OI, dtype=torch.bool)
+        previous_OI = torch.ones_like(sum_OI, dtype=torch.bool)
         for step in range(self.iterations):
             mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
             projected_OI = sum_OI.masked_fill(~mask_OI, 0)
             dual_OI = sum_OI - projected_OI
             if step and step % EVERY == 0:
-                moved = int((mask_OI != seen_OI).sum())
+                moved = int((mask_OI != previous_OI).sum())
                 if moved == 0:
                     break
-                seen_OI = mask_OI
+                previous_OI = mask_OI
                 factor = _growth(moved / max(1, int(mask_OI.sum())))  # narrow rows may lose everything
                 rho, dual_OI = rho * factor, dual_OI / factor  # the dual is kept divided by rho
             right_OI = linear_OI + rho * (projected_OI - dual_OI) @ vectors_II
@@ -79,14 +79,14 @@ def conjugate_gradients(scaled: Scaled, start_OI: Tensor, mask_OI: Tensor, *, st
     preconditioned_OI = residual_OI * inverse_I
     direction_OI = preconditioned_OI
     power_O = (residual_OI * preconditioned_OI).sum(dim=1, keepdim=True)
-    least_O = 1e-12 * power_O  # where rounding has taken over: going on would lead away
+    floor_O = 1e-12 * power_O  # where rounding has taken over: going on would lead away
     for _ in range(steps):
         image_OI = (direction_OI @ hessian_II).masked_fill_(~mask_OI, 0)
-        length_O = torch.where(power_O > least_O, power_O / (direction_OI * image_OI).sum(dim=1, keepdim=True), 0)
+        length_O = torch.where(power_O > floor_O, power_O / (direction_OI * image_OI).sum(dim=1, keepdim=True), 0)
         fitted_OI += length_O * direction_OI
         residual_OI = residual_OI - length_O * image_OI
         preconditioned_OI = residual_OI * inverse_I
         next_O = (residual_OI * preconditioned_OI).sum(dim=1, keepdim=True)
-        direction_OI = preconditioned_OI + torch.where(power_O > least_O, next_O / power_O, 0) * direction_OI
+        direction_OI = preconditioned_OI + torch.where(power_O > floor_O, next_O / power_O, 0) * direction_OI
         power_O = next_O
     return fitted_OI

@@ -38,15 +38,15 @@ class Awp(Solver):
         curvature = float(hessian_II.norm()) / 2 if frobenius else largest_eigenvalue(hessian_II, problem.generator)
         point_OI = scaled.weight_OI.masked_fill(~problem.mask_OI, 0)
         best_OI, best_mask_OI = point_OI, problem.mask_OI
-        least = float(lost(scaled.weight_OI - point_OI, hessian_II).sum())
+        lowest_error = float(lost(scaled.weight_OI - point_OI, hessian_II).sum())
         ahead_OI, inertia = point_OI, 1.0
         for _ in range(self.iterations):
             stepped_OI = ahead_OI + (scaled.weight_OI - ahead_OI) @ hessian_II / curvature
             kept_OI = problem.pattern.keep(stepped_OI.abs(), sparsity=problem.sparsity)
             before_OI, point_OI = point_OI, stepped_OI.masked_fill(~kept_OI, 0)
             error = float(lost(scaled.weight_OI - point_OI, hessian_II).sum())
-            if error < least:
-                best_OI, best_mask_OI, least = point_OI, kept_OI, error
+            if error < lowest_error:
+                best_OI, best_mask_OI, lowest_error = point_OI, kept_OI, error
                 following = (1 + (1 + 4 * inertia**2) ** 0.5) / 2
             else:
                 inertia = following = 1.0  # momentum overshot: start it over

@@ -59,8 +59,8 @@ class SparseGpt(Solver):
         size = max(1, self.block_size // sweep.group) * sweep.group
         for start in range(0, len(weight_IO), size):
             sweep.block(start, min(start + size, len(weight_IO)))
-        found_OI = sweep.mask_IO.T.contiguous()
-        return Refit(sweep.weight_IO.T.masked_fill(~found_OI, 0), found_OI)
+        mask_OI = sweep.mask_IO.T.contiguous()
+        return Refit(sweep.weight_IO.T.masked_fill(~mask_OI, 0), mask_OI)
 
 
 def inverse_factor(gram_II: Tensor, damping: float) -> Tensor:

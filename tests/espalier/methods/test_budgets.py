@@ -38,7 +38,7 @@ def test_the_mean_over_the_weights_is_the_request_and_no_share_leaves_the_interv
     budget: Budget, sparsity: float
 ) -> None:
     facts = _facts()
-    shares = budget.shares(sparsity, facts)
+    shares = budget.sparsities(sparsity, facts)
     total = sum(matrix.size for matrix in facts)
     assert mean(shares, facts) == pytest.approx(sparsity, abs=1.01 / total if isinstance(budget, LampBudget) else 1e-9)
     assert all(0 <= share < 1 for share in shares.values())
@@ -54,7 +54,7 @@ def test_owl_follows_the_outlier_ratio_of_its_blocks() -> None:
         )
         ratios.append(sum(float(s) > 2 * float(scores.mean()) for s in scores) / len(scores))
         assert outlier_ratio([m for m in facts if m.block == block], 2) == pytest.approx(ratios[-1])
-    shares = budget.shares(0.6, facts)
+    shares = budget.sparsities(0.6, facts)
     by_block = {matrix.block: shares[matrix.name] for matrix in facts}
     assert [shares[matrix.name] == by_block[matrix.block] for matrix in facts] == [True] * len(facts)
     spread = (max(ratios) - min(ratios)) / 0.2
@@ -90,12 +90,12 @@ def test_lamp_counts_what_one_threshold_over_all_scores_prunes() -> None:
     total = sum(matrix.size for matrix in facts)
     threshold = torch.cat([score.flatten() for score in scores.values()]).sort().values[round(0.6 * total)]
     expected = {name: float((score < threshold).double().mean()) for name, score in scores.items()}
-    assert LampBudget().shares(0.6, facts) == pytest.approx(expected, abs=1e-12)
+    assert LampBudget().sparsities(0.6, facts) == pytest.approx(expected, abs=1e-12)
 
 
 def test_erdos_renyi_densities_are_proportional_to_inputs_plus_outputs_over_their_product() -> None:
     facts = _facts()
-    shares = ErdosRenyi().shares(0.8, facts)
+    shares = ErdosRenyi().sparsities(0.8, facts)
     factors = [
         (1 - shares[matrix.name]) * matrix.size / sum(matrix.shape) for matrix in facts if shares[matrix.name] > 0
     ]
@@ -104,7 +104,7 @@ def test_erdos_renyi_densities_are_proportional_to_inputs_plus_outputs_over_thei
 
 def test_erdos_renyi_leaves_dense_what_its_factor_would_overfill() -> None:
     facts = [MatrixFacts("narrow", 0, (2, 64)), MatrixFacts("wide", 0, (64, 64))]
-    shares = ErdosRenyi().shares(0.3, facts)
+    shares = ErdosRenyi().sparsities(0.3, facts)
     assert shares["narrow"] == 0
     assert mean(shares, facts) == pytest.approx(0.3)
 
@@ -120,9 +120,9 @@ def test_shares_that_leave_the_interval_are_clipped_and_the_others_make_up_for_i
 def test_hand_written_shares_are_followed_by_block_or_by_the_longest_name() -> None:
     facts = _facts()
     by_block = PerLayer(values=[0.1, 0.2, 0.3])
-    assert list(by_block.shares(0.5, facts).values()) == [0.1, 0.1, 0.2, 0.2, 0.3]
+    assert list(by_block.sparsities(0.5, facts).values()) == [0.1, 0.1, 0.2, 0.2, 0.3]
     by_name = PerLayer(values={"m2": 0.9, "layers.1.m2": 0.4, "m0": 0.2})
-    assert list(by_name.shares(0.5, facts).values()) == [0.2, 0.5, 0.4, 0.5, 0.5]
+    assert list(by_name.sparsities(0.5, facts).values()) == [0.2, 0.5, 0.4, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_one_iteration_of_admm_is_the_formula() -> None:
 def test_the_ramp_prunes_a_share_of_what_the_pattern_prunes() -> None:
     score_OI = _weight().abs()
     mask_OI = NOfM().keep(score_OI, sparsity=0.5)
-    early_OI = relaxed(mask_OI, score_OI, share=0.25)
+    early_OI = relaxed(mask_OI, score_OI, fraction=0.25)
     assert bool((early_OI | ~mask_OI).all())
     assert (~early_OI).sum(dim=1).tolist() == [4] * ROWS
     gone = score_OI.masked_fill(mask_OI | early_OI, 0).amax(dim=1)
