@@ -18,7 +18,7 @@ def discover(package: str, base: type[T], *, tag: str, nested: bool = False) -> 
     `tag` names a pydantic field whose default, or a class variable whose value, is its name (`kind`, `method`).
     Raises TypeError when two classes claim one name or a class has none: a broken declaration must stop the process.
     """
-    found: dict[str, type[T]] = {}
+    classes: dict[str, type[T]] = {}
     for name in _modules(package, nested=nested):
         module = importlib.import_module(name)
         for value in vars(module).values():
@@ -30,10 +30,10 @@ def discover(package: str, base: type[T], *, tag: str, nested: bool = False) -> 
             kind = fields[tag].default if tag in fields else getattr(value, tag, None)
             if not isinstance(kind, str):
                 raise TypeError(f"{name}.{value.__name__} declares no `{tag}`")
-            if kind in found:
-                raise TypeError(f"{name}.{value.__name__} and {found[kind].__module__} are both called {kind!r}")
-            found[kind] = value
-    return dict(sorted(found.items()))
+            if kind in classes:
+                raise TypeError(f"{name}.{value.__name__} and {classes[kind].__module__} are both called {kind!r}")
+            classes[kind] = value
+    return dict(sorted(classes.items()))
 
 
 def _modules(package: str, *, nested: bool) -> Iterator[str]:

@@ -48,10 +48,10 @@ def _remove_leftovers(target: Path) -> None:
     """Remove folders of this output whose lock nobody holds; one without a lock in it may be anybody's."""
     ours = re.compile(rf"\.{re.escape(target.name)}-\w{{8}}", re.ASCII)
     with os.scandir(target.parent) as entries:
-        found = [
+        leftovers = [
             Path(each.path) for each in entries if ours.fullmatch(each.name) and each.is_dir(follow_symlinks=False)
         ]
-    for folder in found:
+    for folder in leftovers:
         with contextlib.suppress(OSError):
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:

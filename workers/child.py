@@ -37,8 +37,8 @@ def main() -> int:
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
         numerics.be_deterministic(request.threads)
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every finished block is an open file
+        _, max_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))  # every finished block is an open file
         transformers.utils.logging.disable_progress_bar()
         pipe.send(pipeline.run(request, pipe.send))
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message

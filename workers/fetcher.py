@@ -49,7 +49,7 @@ class _Fetcher:
         self._request, self._send = request, send
         self._workspace = Path(request.workspace)
         self.phase: Phase = "resolving"
-        self._told = 0.0
+        self._reported_at = 0.0
         self._access = Access(
             cache_dir=Path(request.cache_dir),
             roots=tuple(Path(root) for root in request.roots),
@@ -104,9 +104,9 @@ class _Fetcher:
         return paths, data
 
     def _progress(self, current: int, total: int) -> None:
-        if current < total and time.monotonic() - self._told < PROGRESS_SECONDS:
+        if current < total and time.monotonic() - self._reported_at < PROGRESS_SECONDS:
             return
-        self._told = time.monotonic()
+        self._reported_at = time.monotonic()
         self._send(Progress(phase=self.phase, current=current, total=total, unit="byte"))
 
     @contextmanager

@@ -36,7 +36,7 @@ from espalier.messages import (
 from espalier.recipe import presets
 from espalier.recipe.hashes import work_hash
 from espalier.recipe.refusals import pointers
-from espalier.recipe.refusals.mistakes import said
+from espalier.recipe.refusals.mistakes import describe
 from espalier.recipe.spec import ENGINE_VERSION
 from workers.lease.retries import as_sent, from_exit, silent
 from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
@@ -94,8 +94,8 @@ class _Run:
         self._workspace = workspace
         self._resolved: Resolved | None = None
         self._published_from: Path | None = None
-        most = job.limits.max_run_seconds
-        self._deadline = time.monotonic() + most if most else float("inf")
+        max_seconds = job.limits.max_run_seconds
+        self._deadline = time.monotonic() + max_seconds if max_seconds else float("inf")
 
     def carry_out(self, output: Path) -> None:
         """Fetch, compute, and publish."""
@@ -238,7 +238,7 @@ def main() -> int:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = pointers.of_error(first, first["loc"], body)
-        return refuse(f"{where or '/'}: {said(first, JobRequest)}", "Change the spec.")
+        return refuse(f"{where or '/'}: {describe(first, JobRequest)}", "Change the spec.")
 
     def tell(message: BaseModel) -> None:
         if isinstance(message, Failed):

@@ -73,7 +73,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stop, self._told = threading.Event(), False
+        self._stop, self._announced = threading.Event(), False
         self.port = _free_port(settings.host, settings.port)
         ours = {
             "ESPALIER_HOME": settings.home.absolute(),
@@ -112,10 +112,10 @@ class Service:
     def _watch(self) -> None:
         for part in self.parts:
             part.watch(self._env)
-        if not self._told and self._answers():
+        if not self._announced and self._answers():
             sys.stdout.write(f"listening on {self.url}\n")
             sys.stdout.flush()
-            self._told = True
+            self._announced = True
 
     def _answers(self) -> bool:
         api = self.parts[0].process

@@ -21,7 +21,7 @@ from starlette.types import Scope
 from app.errors import AppError, InvalidRequest, NotFound, NotReady
 from espalier.errors import Problem
 from espalier.recipe.refusals import pointers
-from espalier.recipe.refusals.mistakes import said
+from espalier.recipe.refusals.mistakes import describe
 
 MAX_ITEMS = 100
 
@@ -136,4 +136,4 @@ def _item(detail: Mapping[str, Any], body: object, model: type[BaseModel] | None
     kind = str(detail["type"])
     where, *parts = detail["loc"]
     pointer = pointers.of_error(detail, parts, body) if where == "body" else pointers.join([where, *parts])
-    return Problem(pointer, kind.replace("_", "-"), said({**detail, "loc": parts}, model))
+    return Problem(pointer, kind.replace("_", "-"), describe({**detail, "loc": parts}, model))

@@ -17,7 +17,7 @@ from app.services.admission.admit import refused
 from app.services.jobs import rights
 from espalier.errors import Problem
 from espalier.recipe.base import canonical
-from espalier.recipe.presets import BUILT_IN, Found, Lookup, shipped
+from espalier.recipe.presets import BUILT_IN, Lookup, PresetVersion, shipped
 from espalier.recipe.spec import CompressionSpec
 
 MAX_PRESETS = 100
@@ -27,7 +27,7 @@ MAX_PRESETS = 100
 def lookup(database: Database, project_id: str) -> Lookup:
     """Return how a project's own presets are found."""
 
-    def find(name: str, version: int | None) -> Found | None:
+    def find(name: str, version: int | None) -> PresetVersion | None:
         with database.reading() as session:
             row = planning.preset(session, project_id, name, version=version)
         return _found(row) if row is not None and row.spec is not None else None
@@ -35,7 +35,7 @@ def lookup(database: Database, project_id: str) -> Lookup:
     return find
 
 
-def get(database: Database, project_id: str, name: str) -> Found:
+def get(database: Database, project_id: str, name: str) -> PresetVersion:
     """Return a preset by `name` or `name@version`; raises NotFound."""
     base, _, version = name.partition("@")
     number = int(version) if version.isdecimal() and len(version) < 7 else None
@@ -47,14 +47,14 @@ def get(database: Database, project_id: str, name: str) -> Found:
     return found
 
 
-def every(database: Database, project_id: str) -> Sequence[Found]:
+def every(database: Database, project_id: str) -> Sequence[PresetVersion]:
     """Return the newest version of every preset."""
     with database.reading() as session:
         own = {row.name: _found(row) for row in planning.newest_presets(session, project_id)}
     return sorted({**BUILT_IN, **own}.values(), key=lambda found: found.name)
 
 
-def put(database: Database, project_id: str, name: str, *, description: str, spec: dict[str, Any]) -> Found:
+def put(database: Database, project_id: str, name: str, *, description: str, spec: dict[str, Any]) -> PresetVersion:
     """Write the next version of a preset; raises InvalidRequest where the spec could never be a part of one."""
     _check(spec)
     rights.require_to_publish(spec)
@@ -93,9 +93,9 @@ def _next(session: Session, project_id: str, name: str, description: str, spec: 
     return row
 
 
-def _found(row: Preset) -> Found:
+def _found(row: Preset) -> PresetVersion:
     assert row.spec is not None
-    return Found(row.name, row.version, row.description, row.spec)
+    return PresetVersion(row.name, row.version, row.description, row.spec)
 
 
 def _check(spec: dict[str, Any]) -> None:

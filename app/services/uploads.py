@@ -27,7 +27,7 @@ from app.services.idempotency import Key
 from app.services.resources import Resources
 from app.services.tenancy import projects
 from app.storage.base import ObjectStore, PutUrl
-from espalier.documents.text_files import HEAD_BYTES, look
+from espalier.documents.text_files import HEAD_BYTES, inspect_head
 from espalier.errors import Problem, SourceRefused, UnsafeSource
 
 PART_BYTES = 16 * 2**20
@@ -240,7 +240,7 @@ def _look_at_text(store: ObjectStore, row: Upload) -> None:
     (file,) = row.files
     head = b"".join(_head(store, row, file, HEAD_BYTES))
     try:
-        look(file["name"], head, whole=len(head) == file["bytes"])
+        inspect_head(file["name"], head, whole=len(head) == file["bytes"])
     except SourceRefused as error:
         raise ModelRefused(error.at("/files/0")) from None
 

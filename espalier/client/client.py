@@ -83,8 +83,8 @@ class Client:
         self, job: str, *, start: bool = False, limits: Mapping[str, float] | None = None, priority: str | None = None
     ) -> Job:
         """Queue a job that ended without success again, from its last checkpoint or from the start."""
-        wish = {"from": "start" if start else "failed_phase", "limits": limits, "priority": priority}
-        body = {name: value for name, value in wish.items() if value is not None}
+        options = {"from": "start" if start else "failed_phase", "limits": limits, "priority": priority}
+        body = {name: value for name, value in options.items() if value is not None}
         return self._act(job, "retry", reached={"queued", "running"}, body=body)
 
     def change(self, job: str, **fields: Any) -> Job:  # noqa: ANN401 - JSON
@@ -234,10 +234,10 @@ class Client:
         except ServiceError as error:
             if not (error.repeated and error.status == 409):
                 raise
-            found = self.get(job)
-            if found.state not in reached:
+            current = self.get(job)
+            if current.state not in reached:
                 raise
-            return found
+            return current
 
 
 def _data_of(answer: httpx.Response) -> Iterator[str]:

@@ -92,9 +92,9 @@ class Uploader:
         with self._files[name].path.open("rb") as stream:
             stream.seek((number - 1) * upload["part_bytes"])
             data = stream.read(size)
-        wish = {"file": name, "number": number, "sha256": hashlib.sha256(data).hexdigest()}
+        request = {"file": name, "number": number, "sha256": hashlib.sha256(data).hexdigest()}
         for attempt in range(ATTEMPTS):
-            part = self._transport.call("POST", f"/v1/uploads/{upload['id']}/parts", json=wish)
+            part = self._transport.call("POST", f"/v1/uploads/{upload['id']}/parts", json=request)
             answer = self.put_part(part, data)
             if answer is not None and not answer.is_error:
                 return
@@ -122,9 +122,9 @@ def _chosen(path: Path) -> dict[str, Path]:
         return {path.name: path}  # whether it is a text says the service, before a byte of it goes there
     if not path.exists():
         raise NothingToUpload(f"there is nothing at {path}")
-    found = model_files(path) if path.is_dir() else {}
-    if "config.json" not in found:
+    files = model_files(path) if path.is_dir() else {}
+    if "config.json" not in files:
         raise NothingToUpload(
             f"{path} holds no model: a model is a folder with config.json, tokenizer files and *.safetensors"
         )
-    return found
+    return files

@@ -60,14 +60,14 @@ class Notes:
 
     def warnings(self) -> dict[str, str]:
         """In words, by code."""
-        told = {
+        texts = {
             "rows-skipped": self.without_text and f"{self.without_text} rows have no text (null) and are left out",
             "text-repaired": self.half_characters
             and f"{self.half_characters} halves of characters (lone surrogates) were replaced by U+FFFD",
             "zeros-left-out": self.zeros and f"{self.zeros} NUL characters are left out",
             "text-unread": self.unread and f"only the first {MAX_READ_BYTES >> 30} GiB of the data set were looked at",
         }
-        return {code: text for code, text in told.items() if text}
+        return {code: text for code, text in texts.items() if text}
 
 
 Document = str | Iterator[str]
@@ -135,8 +135,8 @@ def keep(documents: Iterable[Document], cache_dir: Path, notes: Notes) -> PlainT
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    told = {"text-cut": f"only the first {size >> 20} MiB of the text are used"} if cut else {}
-    return PlainText(path=path, sha256=digest.hexdigest(), warnings=told | notes.warnings())
+    warnings = {"text-cut": f"only the first {size >> 20} MiB of the text are used"} if cut else {}
+    return PlainText(path=path, sha256=digest.hexdigest(), warnings=warnings | notes.warnings())
 
 
 def _counted(texts: Iterator[str | None], notes: Notes, budget: _Budget) -> Iterator[str]:

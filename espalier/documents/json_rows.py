@@ -31,7 +31,7 @@ def texts(
     `given_up`: whether the characters end where no more are read, and not where the file does.
     """
     first: tuple[str, ...] | None = None
-    found = False
+    present = False
     for number, row in enumerate(_values(chunks, column, name, given_up), 1):
         if row is None:
             yield None
@@ -42,13 +42,13 @@ def texts(
             raise DatasetRefused(f"Row {number} of {name} is {kind}.", hint=hint)
         first = tuple(row) if first is None else first
         value = row.get(column)
-        found |= column in row
-        if not found and number == PATIENCE:
+        present |= column in row
+        if not present and number == PATIENCE:
             break
         if (other := kind_of(value)) is not None:
             raise not_a_text(f"Row {number} of {name}", column, other)
         yield value if isinstance(value, str) else None
-    if first is not None and not found:
+    if first is not None and not present:
         raise no_column(name, column, first)
 
 
@@ -66,8 +66,8 @@ def _values(chunks: Iterator[str], column: str, name: str, given_up: Callable[[]
         if mark == "]" and listed:
             closed, at = True, at + 1
             continue
-        if mark and (found := parse(buffer, at, number + 1, ended and not given_up())) is not None:
-            number, (value, at) = number + 1, found
+        if mark and (parsed := parse(buffer, at, number + 1, ended and not given_up())) is not None:
+            number, (value, at) = number + 1, parsed
             yield value
             continue
         if ended:
@@ -81,9 +81,9 @@ def _values(chunks: Iterator[str], column: str, name: str, given_up: Callable[[]
 def _parser(column: str, name: str) -> Callable[[str, int, int, bool], tuple[object, int] | None]:
     """Return what parses the value at a place; None where more characters are needed for that."""
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(found)
-        if len(value) < len(found) and sum(key == column for key, _ in found) > 1:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(items)
+        if len(value) < len(items) and sum(key == column for key, _ in items) > 1:
             raise _TwiceError
         return value
 

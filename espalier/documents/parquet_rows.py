@@ -76,10 +76,10 @@ def _require_strings(schema: pyarrow.Schema, name: str, column: str) -> None:
     if types.is_dictionary(kind):
         kind = kind.value_type
     if not any(known(kind) for known in (types.is_string, types.is_large_string, types.is_string_view, types.is_null)):
-        raise not_a_text(f"The column of {name}", column, _told(kind))
+        raise not_a_text(f"The column of {name}", column, _label(kind))
 
 
-def _told(kind: pyarrow.DataType) -> str:
+def _label(kind: pyarrow.DataType) -> str:
     types = pyarrow.types
     if types.is_struct(kind):
         return "message" if kind.get_field_index("role") >= 0 else "struct"

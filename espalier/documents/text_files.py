@@ -95,7 +95,7 @@ class TextForm:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What the beginning of a file tells."""
 
     columns: tuple[str, ...] = ()
@@ -135,10 +135,10 @@ def encoding_of(head: bytes, name: str) -> str:
 
 def not_text(name: str, encoding: str, error: UnicodeDecodeError, *, before: int) -> DatasetRefused:
     """The refusal of bytes that the encoding does not know; `before`: how many went before those at hand."""
-    told = encoding.upper().removesuffix("-SIG")
+    label = encoding.upper().removesuffix("-SIG")
     at = f"byte 0x{error.object[error.start]:02x} at {before + error.start:,}"
     hint = "Convert it to UTF-8, like `iconv -f WINDOWS-1252 -t UTF-8`, naming the encoding that it has."
-    return DatasetRefused(f"{name} is not {told} text ({at}): perhaps Windows-1252 or Latin-1.", hint=hint)
+    return DatasetRefused(f"{name} is not {label} text ({at}): perhaps Windows-1252 or Latin-1.", hint=hint)
 
 
 def require_plain(head: str, name: str) -> None:
@@ -158,7 +158,7 @@ def require_plain(head: str, name: str) -> None:
         )
 
 
-def look(name: str, head: bytes, *, whole: bool) -> Look:
+def inspect_head(name: str, head: bytes, *, whole: bool) -> Inspection:
     """Hold the first bytes of a file against its name, for what can be told by so few; raises DatasetRefused.
 
     `whole`: there are no more bytes.
@@ -167,7 +167,7 @@ def look(name: str, head: bytes, *, whole: bool) -> Look:
     if form.kind == "parquet":
         if not head.startswith(b"PAR1"):
             raise DatasetRefused(f"{name} is not a parquet file.", hint=READABLE)
-        return Look()
+        return Inspection()
     if form.gzipped:
         try:
             head, whole = zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES), False
@@ -182,27 +182,27 @@ def look(name: str, head: bytes, *, whole: bool) -> Look:
         text = head[: error.start].decode(encoding)
     if form.kind == "text":
         require_plain(text, name)
-        return Look()
+        return Inspection()
     return _rows(text.lstrip("\ufeff \t\r\n[\x00\x1e"), name)
 
 
-def _rows(text: str, name: str) -> Look:
+def _rows(text: str, name: str) -> Inspection:
     at = 0
-    found: dict[str, str | None] | None = None
+    columns: dict[str, str | None] | None = None
     while match := _ROW.match(text, at):
         if match[1] != "{":
-            if found is not None:
+            if columns is not None:
                 break  # the reader tells
             raise DatasetRefused(f"{name} has no JSON objects.", hint=AS_ROWS)
         try:
             row, at = _DECODER.raw_decode(text, match.start(1))
         except (ValueError, RecursionError):  # cut, perhaps: the reader tells
             break
-        found = found or {}
+        columns = columns or {}
         for key, value in row.items():
-            found[key] = found.get(key) or kind_of(value)
-    kinds = found or {}
-    return Look(tuple(kinds), {key: kind for key, kind in kinds.items() if kind is not None})
+            columns[key] = columns.get(key) or kind_of(value)
+    kinds = columns or {}
+    return Inspection(tuple(kinds), {key: kind for key, kind in kinds.items() if kind is not None})
 
 
 def kind_of(value: object) -> str | None:

@@ -48,8 +48,8 @@ class GptNeoX(GptLike, Rotary):
     @property
     def turned(self) -> float:
         """The share of a head that is turned."""
-        told = "partial_rotary_factor" in self.rope.model_fields_set
-        return self.rope.partial_rotary_factor if told else self.rotary_pct
+        declared = "partial_rotary_factor" in self.rope.model_fields_set
+        return self.rope.partial_rotary_factor if declared else self.rotary_pct
 
     @model_validator(mode="after")
     def _one_base(self) -> GptNeoX:

@@ -34,8 +34,8 @@ class Phi3(LlamaLike):
     @property
     def turned(self) -> float:
         """The share of a head that is turned."""
-        told = "partial_rotary_factor" in self.rope.model_fields_set
-        return self.rope.partial_rotary_factor if told else self.partial_rotary_factor
+        declared = "partial_rotary_factor" in self.rope.model_fields_set
+        return self.rope.partial_rotary_factor if declared else self.partial_rotary_factor
 
     @model_validator(mode="after")
     def _long_or_plain(self) -> Phi3:

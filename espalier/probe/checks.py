@@ -90,8 +90,11 @@ def _units(step: WidthStep | ExpertStep, part: Part, pointer: str) -> Iterator[P
         detail = f"{kept} of {part.count} {what} would stay; a stock configuration of this width can have {counts}"
         yield Problem(f"{pointer}/sparsity", "count-does-not-fit", detail)
     elif kept < part.least:
-        most = 1 - part.least / part.count
-        detail = f"{kept} of {part.count} {what} would stay and every token is sent to {part.least}: {most:.3g} at most"
+        max_sparsity = 1 - part.least / part.count
+        detail = (
+            f"{kept} of {part.count} {what} would stay and every token is sent to {part.least}: "
+            f"{max_sparsity:.3g} at most"
+        )
         yield Problem(f"{pointer}/sparsity", "too-few-left", detail)
     if isinstance(step, WidthFields) and step.update == "bias_mean" and not part.carries_bias:
         detail = "no bias of this family can carry the mean of what goes: use `least_squares`"
@@ -104,24 +107,24 @@ def _target(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     if not isinstance(target, Target) or target.unit == "seconds_per_token" or sizes is None:
         return
     split = Split(target, spec.structure, sizes, spec.output.dtype or facts.dtype)
-    least, dense = (split.predicted(cut) for cut in (split.most, Cut(0, 0)))
-    if not least <= target.at_most < dense:
-        detail = f"these steps reach {math.ceil(least):,} to {math.ceil(dense) - 1:,} {target.unit}"
+    smallest, dense = (split.predicted(cut) for cut in (split.most, Cut(0, 0)))
+    if not smallest <= target.at_most < dense:
+        detail = f"these steps reach {math.ceil(smallest):,} to {math.ceil(dense) - 1:,} {target.unit}"
         why = "the model is not larger" if target.at_most >= dense else "let them take more"
         yield Problem(f"/spec/objective/{target.unit}", "out-of-reach", f"{detail}: {why}")
 
 
 def _pruning(spec: CompressionSpec, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
-    for index, (step, found) in enumerate(zip(spec.masking, chosen, strict=False)):
-        if isinstance(found, Problem):
-            yield found
+    for index, (step, selected) in enumerate(zip(spec.masking, chosen, strict=False)):
+        if isinstance(selected, Problem):
+            yield selected
             continue
-        refusals = ((matrix, step.pattern.refusal(inputs)) for inputs, matrix in found.by_inputs.items())
+        refusals = ((matrix, step.pattern.refusal(inputs)) for inputs, matrix in selected.by_inputs.items())
         for matrix, refusal in ((matrix, refusal) for matrix, refusal in refusals if refusal):
             detail = f"{matrix.name} has {matrix.num_inputs} inputs: {refusal}"
             yield Problem(f"/spec/prune/{index}/pattern", "pattern-does-not-fit", detail)
             break
-        if why := step.budget.refusal(step.share, found.known):
+        if why := step.budget.refusal(step.share, selected.known):
             yield Problem(f"/spec/prune/{index}/budget", "budget-does-not-fit", why)
 
 
@@ -153,7 +156,9 @@ def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -
 
 def _something_in_a_matrix(step: Reconstruct, facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
     """A window of one matrix holds its weight and its bias alone."""
-    biased = facts.has_biases and any(matrix.biased for found in _pruned(facts, chosen) for matrix in found.matrices)
+    biased = facts.has_biases and any(
+        matrix.biased for selected in _pruned(facts, chosen) for matrix in selected.matrices
+    )
     if not step.moves_a_matrix(biased=biased):
         why = "no norm" if biased else "no norm, and no pruned matrix has a bias"
         detail = f"a window of one matrix holds {why}: train `weights` or `mask_lora`, or take larger windows"
@@ -162,7 +167,7 @@ def _something_in_a_matrix(step: Reconstruct, facts: ModelFacts, chosen: list[Ch
 
 def _no_expert(facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
     """A window of one matrix needs all of its inputs, and an expert's depend on where tokens are sent."""
-    pruned = (matrix.name for found in _pruned(facts, chosen) for matrix in found.matrices)
+    pruned = (matrix.name for selected in _pruned(facts, chosen) for matrix in selected.matrices)
     expert = next((name for name in pruned if ".experts." in name), None)
     if expert is not None:
         detail = (
@@ -190,7 +195,7 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[Chosen | 
 
 def _pruned(facts: ModelFacts, chosen: list[Chosen | Problem]) -> list[Chosen]:
     """The matrices that a step prunes; all where none is known to."""
-    return [found for found in chosen if isinstance(found, Chosen)] or [Chosen(list(facts.matrices))]
+    return [selected for selected in chosen if isinstance(selected, Chosen)] or [Chosen(list(facts.matrices))]
 
 
 def _rank(
@@ -199,8 +204,8 @@ def _rank(
     """Of the dense model's shapes: what is left once whole parts are gone is held against the rank in the run."""
     if spec.structure and any(step.targets != Targets() for step in spec.masking):
         return
-    (found, *_) = _pruned(facts, chosen)  # one step prunes single weights at most
-    narrowest = found.narrowest
+    (selected, *_) = _pruned(facts, chosen)  # one step prunes single weights at most
+    narrowest = selected.narrowest
     if rank > min(narrowest.num_inputs, narrowest.num_outputs):
         shape = f"{narrowest.num_outputs} x {narrowest.num_inputs}"
         yield Problem(pointer, "rank-too-large", f"{narrowest.name} is only {shape}")

@@ -118,10 +118,10 @@ def _named(file: Path) -> str:
 def refuse_large(sizes: Mapping[str, int]) -> None:
     """Raise UnsafeSource where a small file of a model is larger than any of its kind is; sizes are bytes."""
     for name, size in sizes.items():
-        most = small_bytes(name)
-        if most is not None and size > most:
+        max_bytes = small_bytes(name)
+        if max_bytes is not None and size > max_bytes:
             raise UnsafeSource(
-                f"{name} has {size} bytes; a file of this name has at most {most >> 20} MiB.",
+                f"{name} has {size} bytes; a file of this name has at most {max_bytes >> 20} MiB.",
                 hint="Put the right file in its place, or leave it out.",
                 module=name,
             )

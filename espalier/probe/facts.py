@@ -139,10 +139,10 @@ def look_at_files(directory: Path, roots: Sequence[Path]) -> None:
 
 def _facts(expected: Expected, tensors: dict[str, Tensor], licence: str | None, no_tokenizer: str | None) -> ModelFacts:
     family, own = expected.family, expected.own
-    share: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
     for tensor in tensors.values():
         if tensor.dtype in WEIGHT_BYTES:
-            share[tensor.dtype] += tensor.elements
+            elements[tensor.dtype] += tensor.elements
     return ModelFacts(
         model_type=family.model_type,
         architecture=family.architecture,
@@ -154,7 +154,7 @@ def _facts(expected: Expected, tensors: dict[str, Tensor], licence: str | None, 
         has_biases=any(name.endswith(".bias") for name in own),
         has_norms=any(name.endswith(".weight") and len(shape) == 1 for name, shape in own.items()),
         splits_in_halves=family.splits_in_halves(),
-        dtype=DTYPES[share.most_common(1)[0][0]],
+        dtype=DTYPES[elements.most_common(1)[0][0]],
         parameters=sum(math.prod(shape) for shape in own.values()),
         bytes=sum(tensor.bytes for tensor in tensors.values()),
         matrices=tuple(_matrices(expected)),

@@ -37,7 +37,7 @@ def as_stored(family: Family, tensors: dict[str, Tensor], directory: Path, *, wh
 def _equal(head: Tensor, rows: Tensor, directory: Path, *, whole: bool) -> bool:
     if (head.dtype, head.shape) != (rows.dtype, rows.shape):
         return False
-    said = False
+    nonzero = False
     with (directory / head.file).open("rb") as one, (directory / rows.file).open("rb") as other:
         for at, size in _places(head.bytes, whole=whole):
             one.seek(head.begin + at)
@@ -45,8 +45,8 @@ def _equal(head: Tensor, rows: Tensor, directory: Path, *, whole: bool) -> bool:
             data = one.read(size)
             if data != other.read(size):
                 return False
-            said |= any(data)
-    return said or whole  # zeros alone may be the holes of a model of which only the beginning is here
+            nonzero |= any(data)
+    return nonzero or whole  # zeros alone may be the holes of a model of which only the beginning is here
 
 
 def _places(num_bytes: int, *, whole: bool) -> Iterator[tuple[int, int]]:

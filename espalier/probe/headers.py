@@ -60,7 +60,7 @@ def weight_files(directory: Path) -> list[str]:
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Return every tensor of a model directory by name; an index must agree with the headers."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     names = weight_files(directory)
     for name in names:
         if not (directory / name).is_file():
@@ -69,23 +69,25 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         raise UnsafeSource(f"The headers of the weights take more than {MAX_HEADER_BYTES >> 20} MiB together.")
     for name in names:
         for tensor in read_header(directory / name):
-            if tensor.name in found:
-                raise _bad_index(f"Tensor {tensor.name} is in {found[tensor.name].file} and in {name}.")
-            found[tensor.name] = tensor
+            if tensor.name in tensors:
+                raise _bad_index(f"Tensor {tensor.name} is in {tensors[tensor.name].file} and in {name}.")
+            tensors[tensor.name] = tensor
     if not (directory / SINGLE).exists():
         listed = _weight_map(directory)
-        wrong = sorted(listed.keys() ^ found.keys()) or [name for name in found if found[name].file != listed[name]]
+        wrong = sorted(listed.keys() ^ tensors.keys()) or [
+            name for name in tensors if tensors[name].file != listed[name]
+        ]
         if wrong:
             raise _bad_index(f"{INDEX} and the files disagree about tensor {_shown(wrong[0])}.")
-    return found
+    return tensors
 
 
 def header_bytes(path: Path) -> int:
     """Return how long a safetensors file says that its header is; 0 where it cannot be that long."""
     with path.open("rb") as stream:
         start = stream.read(8)
-    told = int.from_bytes(start, "little") if len(start) == 8 else 0
-    return told if told <= path.stat().st_size - 8 else 0
+    length = int.from_bytes(start, "little") if len(start) == 8 else 0
+    return length if length <= path.stat().st_size - 8 else 0
 
 
 def read_header(path: Path) -> list[Tensor]:

@@ -24,10 +24,10 @@ class Chosen:
     @cached_property
     def by_inputs(self) -> dict[int, Matrix]:
         """The first matrix of each number of inputs."""
-        found: dict[int, Matrix] = {}
+        matrices: dict[int, Matrix] = {}
         for matrix in self.matrices:
-            found.setdefault(matrix.num_inputs, matrix)
-        return found
+            matrices.setdefault(matrix.num_inputs, matrix)
+        return matrices
 
     @cached_property
     def narrowest(self) -> Matrix:
@@ -72,13 +72,13 @@ class Matcher:
                     self._chosen[key] = facts, self._search(self._selection(targets), facts)
         except OutOfTime:
             return _slow(pointer)
-        found = self._chosen[key][1]
+        result = self._chosen[key][1]
         example = f"names look like {facts.matrices[0].name}"
-        if isinstance(found, int):
+        if isinstance(result, int):
             detail = f"no linear map inside the blocks has a name like this; {example}"
-            return Problem(f"{pointer}/include/{found}", "selects-nothing", detail)
+            return Problem(f"{pointer}/include/{result}", "selects-nothing", detail)
         detail = f"no matrix is left to prune; {example}"
-        return found if found.matrices else Problem(pointer, "selects-nothing", detail)
+        return result if result.matrices else Problem(pointer, "selects-nothing", detail)
 
     def _selection(self, targets: Targets) -> Selection:
         key = (tuple(targets.include), tuple(targets.exclude))
@@ -87,10 +87,10 @@ class Matcher:
                 self._selections[key] = Selection(*key, self._budget)
             except BadPattern as error:
                 self._selections[key] = error
-        found = self._selections[key]
-        if isinstance(found, BadPattern):
-            raise found
-        return found
+        selection = self._selections[key]
+        if isinstance(selection, BadPattern):
+            raise selection
+        return selection
 
     def _search(self, selection: Selection, facts: ModelFacts) -> Chosen | int:
         """The selected matrices, or the index of a pattern that no name has."""

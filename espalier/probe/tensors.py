@@ -57,23 +57,27 @@ class Expected:
 
 def match(tensors: dict[str, Tensor], expected: Expected) -> None:
     """Refuse a model whose tensors are not exactly those that its configuration tells."""
-    found: dict[str, Tensor] = {}
+    by_parameter: dict[str, Tensor] = {}
     for tensor in tensors.values():
         parameter = expected.family.parameter(tensor.name)
-        if parameter in found:
-            raise UnsafeSource(f"Tensors {found[parameter].name} and {tensor.name} are the same.", module=tensor.name)
-        found[parameter] = tensor
-    _count_blocks(found, expected.family)
-    _count(found, expected.family)
+        if parameter in by_parameter:
+            raise UnsafeSource(
+                f"Tensors {by_parameter[parameter].name} and {tensor.name} are the same.", module=tensor.name
+            )
+        by_parameter[parameter] = tensor
+    _count_blocks(by_parameter, expected.family)
+    _count(by_parameter, expected.family)
     for name, (_, parts) in expected.stacks.items():
-        if name in found and any(part in found for part in parts):
-            raise UnsafeSource(f"Tensor {found[name].name} is there twice: whole and in parts.", module=name)
+        if name in by_parameter and any(part in by_parameter for part in parts):
+            raise UnsafeSource(f"Tensor {by_parameter[name].name} is there twice: whole and in parts.", module=name)
     (head,) = expected.family.head_shapes()
-    if expected.family.tie_word_embeddings and head in found:
-        found.setdefault(embeddings(expected.family), found[head])  # either is tied to the one that is there
-    whole = {part for name, (_, parts) in expected.stacks.items() if name in found for part in parts}
+    if expected.family.tie_word_embeddings and head in by_parameter:
+        by_parameter.setdefault(
+            embeddings(expected.family), by_parameter[head]
+        )  # either is tied to the one that is there
+    whole = {part for name, (_, parts) in expected.stacks.items() if name in by_parameter for part in parts}
     for name in expected.own:
-        if name not in found and name not in whole:
+        if name not in by_parameter and name not in whole:
             kind = expected.family.model_type
             hint = "Where the head is the embeddings, config.json says `tie_word_embeddings: true`."
             raise UnsafeSource(
@@ -81,7 +85,7 @@ def match(tensors: dict[str, Tensor], expected: Expected) -> None:
                 hint=hint if name == head else "",
                 module=name,
             )
-    for name, tensor in found.items():
+    for name, tensor in by_parameter.items():
         _fits(tensor, expected.allowed.get(name), expected.family.model_type)
 
 
@@ -112,9 +116,9 @@ def refuse_many(family: Family) -> None:
         )
 
 
-def _count(found: Iterable[str], family: Family) -> None:
+def _count(parameters: Iterable[str], family: Family) -> None:
     """Count what is there against what should be, before anything is spelled out; a stack stands for many."""
-    here = sum(map(family.stands_for, found))
+    here = sum(map(family.stands_for, parameters))
     if here < family.spelled():
         raise UnsafeSource(
             f"Tensors are missing: the files hold {here:,} at most where the blocks of this config.json have "
@@ -123,9 +127,9 @@ def _count(found: Iterable[str], family: Family) -> None:
         )
 
 
-def _count_blocks(found: Iterable[str], family: Family) -> None:
+def _count_blocks(parameters: Iterable[str], family: Family) -> None:
     block = re.compile(re.escape(family.blocks) + r"\.(\d{1,6})\.")
-    blocks = {int(match[1]) for match in map(block.match, found) if match}
+    blocks = {int(match[1]) for match in map(block.match, parameters) if match}
     if not blocks:
         raise UnsupportedArchitecture(f"The weights have no {family.blocks}: not a {family.architecture} checkpoint.")
     if blocks != set(range(family.num_hidden_layers)):

@@ -87,15 +87,15 @@ def selection(include: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
 
 
 def _each(name: str, patterns: Sequence[str], budget: TimeBudget | None) -> list[Any]:
-    found = []
+    programs = []
     for index, pattern in enumerate(patterns):
         try:
-            found.append(_compiled(pattern))
+            programs.append(_compiled(pattern))
         except BadPattern as error:
             raise BadPattern(str(error), f"{name}/{index}") from None
         if budget:
             budget.check()
-    return found
+    return programs
 
 
 def _together(name: str, patterns: Sequence[str]) -> Any | None:  # noqa: ANN401 - RE2 has no types
@@ -106,7 +106,7 @@ def _together(name: str, patterns: Sequence[str]) -> Any | None:  # noqa: ANN401
 
 
 def _compiled(pattern: str) -> Any:  # noqa: ANN401 - RE2 has no types
-    if any(found[1] for found in _BRACES.finditer(pattern)):
+    if any(match[1] for match in _BRACES.finditer(pattern)):
         # RE2 would take it literally, where others see a repetition or a fuzzy match.
         raise BadPattern(r"a brace that is no repetition: write `{0,3}` for up to three, `\{` for a brace")
     return _re2(pattern)

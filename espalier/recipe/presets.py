@@ -18,7 +18,7 @@ SHARED_PRUNE_FIELDS: Final = ("sparsity", "pattern", "budget", "optimizer", "upd
 
 
 @dataclass(frozen=True)
-class Found:
+class PresetVersion:
     """One version of a preset."""
 
     name: str
@@ -40,19 +40,19 @@ _TWO_OF_FOUR_RETRAINED: Final[Mapping[str, Any]] = {
     "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
 }
 SHIPPED: Final = (
-    Found(
+    PresetVersion(
         "fast",
         1,
         "Half of the weights by Wanda on little text, no recovery: minutes, for a first look.",
         {"calibration": {"samples": 32}, "prune": {"method": "wanda", "sparsity": 0.5}, "evaluate": _SCORE},
     ),
-    Found(
+    PresetVersion(
         "balanced",
         1,
         "Half of the weights by Wanda, every attention and MLP half refitted.",
         {"prune": {"method": "wanda", "sparsity": 0.5}, "reconstruct": {"window": "submodule"}},
     ),
-    Found(
+    PresetVersion(
         "quality",
         1,
         "As balanced, and norms and MaskLoRA retrained: the best perplexity, the most seconds.",
@@ -62,7 +62,7 @@ SHIPPED: Final = (
             "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500},
         },
     ),
-    Found(
+    PresetVersion(
         "quality",
         2,
         "A solver, then every half refitted, then norms and MaskLoRA retrained beside the dense model.",
@@ -72,7 +72,7 @@ SHIPPED: Final = (
             "retrain": {"trainable": ["norms", "mask_lora"], "steps": 500, "loss": "kl"},
         },
     ),
-    Found(
+    PresetVersion(
         "2of4",
         1,
         "Two of every four weights kept, refitted: the pattern that sparse tensor cores read.",
@@ -81,13 +81,13 @@ SHIPPED: Final = (
             "reconstruct": {"window": "submodule"},
         },
     ),
-    Found(
+    PresetVersion(
         "2of4-retrained",
         1,
         "As 2of4, retrained, in bfloat16: zeros for sparse kernels, dense to serving engines.",
         _TWO_OF_FOUR_RETRAINED,
     ),
-    Found(
+    PresetVersion(
         "vllm-2of4",
         1,
         "Deprecated, the same as 2of4-retrained: no speed-up in vLLM, which removed its 2:4 kernels. Use that name.",
@@ -95,17 +95,17 @@ SHIPPED: Final = (
     ),
 )
 """All versions of all presets, older ones first: a pinned name never changes its meaning."""
-BUILT_IN: Final = {found.name: found for found in SHIPPED}
+BUILT_IN: Final = {preset.name: preset for preset in SHIPPED}
 """The newest version of each."""
 
 NAME: Final = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})(?:@([1-9][0-9]{0,5}))?")
 """name or name@version."""
-Lookup = Callable[[str, int | None], Found | None]
+Lookup = Callable[[str, int | None], PresetVersion | None]
 LOOKUP: ContextVar[Lookup | None] = ContextVar("presets", default=None)
 """How this request finds its project's own presets; None outside of the service."""
 
 
-def find(name: str) -> Found | None:
+def find(name: str) -> PresetVersion | None:
     """Return what `name` or `name@version` means here."""
     match = NAME.fullmatch(name)
     if match is None:
@@ -117,10 +117,10 @@ def find(name: str) -> Found | None:
     return shipped(base, number)
 
 
-def shipped(name: str, version: int | None) -> Found | None:
+def shipped(name: str, version: int | None) -> PresetVersion | None:
     """Return what ships under a name: its newest version, or the one asked for."""
-    found = [each for each in SHIPPED if each.name == name and version in {None, each.version}]
-    return found[-1] if found else None
+    versions = [each for each in SHIPPED if each.name == name and version in {None, each.version}]
+    return versions[-1] if versions else None
 
 
 def expanded(spec: object) -> object:
@@ -132,14 +132,14 @@ def expanded(spec: object) -> object:
     name = spec.get("preset") if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or not isinstance(name, str):
         return spec
-    found = find(name)
-    if found is None:
+    preset = find(name)
+    if preset is None:
         if LOOKUP.get() is None and NAME.fullmatch(name) and "@" in name and "prune" in spec:
             return spec
         raise PydanticCustomError("no_such_preset", "{why}", {"why": _why_not(name), "at": "preset"})
     explicit = {key: value for key, value in spec.items() if key != "preset"}
-    merged = _merge(found.spec, explicit)
-    return {**merged, "preset": found.pinned}
+    merged = _merge(preset.spec, explicit)
+    return {**merged, "preset": preset.pinned}
 
 
 def _why_not(name: str) -> str:

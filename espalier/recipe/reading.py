@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from espalier.recipe import presets
 from espalier.recipe.refusals import pointers
-from espalier.recipe.refusals.mistakes import said
+from espalier.recipe.refusals.mistakes import describe
 from espalier.recipe.spec import CompressionSpec
 
 MAX_BYTES: Final = 256 * 1024
@@ -104,7 +104,7 @@ def _parsed(recipe: Mapping[str, Any], folder: Path) -> CompressionSpec:
     except ValidationError as error:
         details = error.errors(include_url=False)
         places = [pointers.of_error(detail, detail["loc"], document) for detail in details]
-        texts = [said(detail, CompressionSpec) for detail in details]
+        texts = [describe(detail, CompressionSpec) for detail in details]
         raise RecipeError(
             "\n".join(f"{place or '/'}: {text}" for place, text in zip(places, texts, strict=True))
         ) from None
@@ -150,8 +150,8 @@ def _a(value: object) -> str:
 def located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - JSON
     """Make the paths of local models and texts absolute: what runs the job has a working folder of its own."""
     if isinstance(value, Mapping):
-        found = {key: located(item, folder) for key, item in value.items()}
-        if found.get("kind") == "local" and isinstance(found.get("path"), str):
-            found["path"] = str((folder / found["path"]).absolute())
-        return found
+        document = {key: located(item, folder) for key, item in value.items()}
+        if document.get("kind") == "local" and isinstance(document.get("path"), str):
+            document["path"] = str((folder / document["path"]).absolute())
+        return document
     return [located(item, folder) for item in value] if isinstance(value, list | tuple) else value

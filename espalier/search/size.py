@@ -154,6 +154,8 @@ def _whole_number(value: float | None) -> float | int | None:
 
 
 def _range(tried: Sequence[Tried]) -> str:
-    least = min((trial.measured for trial in tried if trial.measured is not None), default=None)
+    smallest = min((trial.measured for trial in tried if trial.measured is not None), default=None)
     dense = next((trial.dense for trial in tried if trial.dense is not None), None)
-    return f"trials reached {least:.6g}, the dense model {dense:.6g}" if least and dense else "no trial gave a model"
+    return (
+        f"trials reached {smallest:.6g}, the dense model {dense:.6g}" if smallest and dense else "no trial gave a model"
+    )

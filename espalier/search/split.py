@@ -63,26 +63,26 @@ class Split:
 
     def steps_of(self, cut: Cut) -> list[StructureStep]:
         """The steps that make a cut; what takes nothing is left out."""
-        found: list[StructureStep] = []
+        cut_steps: list[StructureStep] = []
         for step in self.steps:
             if isinstance(step, DepthFields):
                 if cut.blocks:
                     pattern = step.pattern.model_copy(update={"count": cut.blocks})
-                    found.append(step.model_copy(update={"pattern": pattern, "sparsity": None}))
+                    cut_steps.append(step.model_copy(update={"pattern": pattern, "sparsity": None}))
             elif cut.level:
-                share = round(step.sparsity * cut.level / LEVELS, 6)
-                found.append(step.model_copy(update={"sparsity": self._fitting(step, share)}))
-        return found
+                sparsity = round(step.sparsity * cut.level / LEVELS, 6)
+                cut_steps.append(step.model_copy(update={"sparsity": self._fitting(step, sparsity)}))
+        return cut_steps
 
-    def _fitting(self, step: WidthStep | ExpertStep, share: float) -> float:
+    def _fitting(self, step: WidthStep | ExpertStep, sparsity: float) -> float:
         """A share that leaves a number of units which a stock configuration can have: as many, or the next fewer."""
         part = self.sizes.part(step.pattern.kind)
-        if part is None or part.fits is None or not share:
-            return share
-        kept = step.pattern.kept(part.count, sparsity=share)
+        if part is None or part.fits is None or not sparsity:
+            return sparsity
+        kept = step.pattern.kept(part.count, sparsity=sparsity)
         fewest = step.pattern.kept(part.count, sparsity=step.sparsity)
         fitting = [count for count in part.fits if fewest <= count <= kept and count % step.pattern.multiple_of == 0]
-        return round(1 - max(fitting) / part.count, 6) if fitting and kept not in part.fits else share
+        return round(1 - max(fitting) / part.count, 6) if fitting and kept not in part.fits else sparsity
 
     def _loose(self, step: StructureStep) -> bool:
         """Tell whether a step may leave any number of units, so that its share tells the level."""
@@ -93,9 +93,9 @@ class Split:
         """The cut that `steps_of` made these steps for."""
         blocks = sum(step.pattern.count or 0 for step in steps if isinstance(step, DepthFields))
         for step in sorted(steps, key=self._loose, reverse=True):
-            most = next((mine for mine in self.steps if mine.pattern.kind == step.pattern.kind), None)
-            if most is not None and not isinstance(most, DepthFields) and most.sparsity:
-                return Cut(blocks, round((step.sparsity or 0.0) / most.sparsity * LEVELS))
+            full_step = next((mine for mine in self.steps if mine.pattern.kind == step.pattern.kind), None)
+            if full_step is not None and not isinstance(full_step, DepthFields) and full_step.sparsity:
+                return Cut(blocks, round((step.sparsity or 0.0) / full_step.sparsity * LEVELS))
         return Cut(blocks, 0)
 
     def predicted(self, cut: Cut, tried: Sequence[Tried] = ()) -> float:
@@ -106,19 +106,19 @@ class Split:
         if self.target.unit == "bytes":
             return left.bytes(ITEMSIZE[self.dtype])
         per_block = self._per_block(tried)
-        share = per_block * left.blocks_share + (1 - per_block) * left.products_share
-        return share * (_median([trial.dense for trial in tried if trial.dense]) or 1.0)
+        fraction = per_block * left.blocks_share + (1 - per_block) * left.products_share
+        return fraction * (_median([trial.dense for trial in tried if trial.dense]) or 1.0)
 
     def candidates(self, tried: Sequence[Tried]) -> list[Cut]:
         """For every number of blocks the mildest cut that reaches the target, as far as is known."""
-        found = []
+        cuts = []
         for blocks in range(self.most.blocks + 1):
             level = self._level(blocks, tried)
             if level is not None:
-                found.append(Cut(blocks, level))
+                cuts.append(Cut(blocks, level))
             if level == 0:
                 break  # more blocks would go for nothing
-        return found
+        return cuts
 
     def next(self, tried: Sequence[Tried]) -> Cut | None:
         """The cut to try next; None when the search is over."""

@@ -37,10 +37,10 @@ class Text:
 
     def protocol(self) -> dict[str, Any]:
         """What a report says of the text."""
-        told: dict[str, Any] = {"text_sha256": self.sha256, "text_tokens": len(self.tokens)}
+        entries: dict[str, Any] = {"text_sha256": self.sha256, "text_tokens": len(self.tokens)}
         if self.pieces is not None:
-            told["text_pieces"] = f"{self.pieces} of at most {PIECE_BYTES >> 20} MiB, cut at line ends"
-        return told
+            entries["text_pieces"] = f"{self.pieces} of at most {PIECE_BYTES >> 20} MiB, cut at line ends"
+        return entries
 
     def require(self, count: int, length: int) -> None:
         """Raise DatasetError unless the text holds `count` windows of `length` tokens."""
@@ -104,10 +104,10 @@ class Corpus:
         key = digest, enough if size > PIECE_BYTES else None
         if key not in self._texts:
             name = spec.get("name") or spec.get("upload_id") or str(spec["path"]).rsplit("/", 1)[-1]
-            found = tokenising.tokenise(self._model_dir, text, enough=enough)
-            self._require_known(found.ids)
-            self._tokenizer_class = found.tokenizer
-            self._texts[key] = Text(name, found.ids, digest, found.pieces if size > PIECE_BYTES else None)
+            tokens = tokenising.tokenise(self._model_dir, text, enough=enough)
+            self._require_known(tokens.ids)
+            self._tokenizer_class = tokens.tokenizer
+            self._texts[key] = Text(name, tokens.ids, digest, tokens.pieces if size > PIECE_BYTES else None)
         return self._texts[key]
 
     def _require_known(self, ids: torch.Tensor) -> None:

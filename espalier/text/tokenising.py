@@ -63,22 +63,22 @@ def tokenise(model_dir: Path, text: Path | bytes, *, enough: int | None) -> Toke
     nothing of it stays in this one, which runs no other thread of Python, and a new one would load torch again.
     """
     size = text.stat().st_size if isinstance(text, Path) else len(text)
-    with tempfile.TemporaryFile() as found, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as ids_file, tempfile.TemporaryFile() as answer_file:
         pid = os.fork()
         if pid == 0:
-            _work(model_dir, text, size, enough, found, said)
+            _work(model_dir, text, size, enough, ids_file, answer_file)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        said.seek(0)
-        answer: dict[str, Any] = json.loads(said.read() or b"{}")
+        answer_file.seek(0)
+        answer: dict[str, Any] = json.loads(answer_file.read() or b"{}")
         if "tokenizer" not in answer:
             raise _refusal(status, answer, size)
-        found.seek(0)
-        ids = np.fromfile(found, dtype=np.int32)
+        ids_file.seek(0)
+        ids = np.fromfile(ids_file, dtype=np.int32)
     return Tokens(torch.from_numpy(ids), answer["pieces"], answer["tokenizer"])
 
 
 def _work(
-    model_dir: Path, text: Path | bytes, size: int, enough: int | None, found: IO[bytes], said: IO[bytes]
+    model_dir: Path, text: Path | bytes, size: int, enough: int | None, ids_file: IO[bytes], answer_file: IO[bytes]
 ) -> NoReturn:
     """Be the process that reads."""
     try:
@@ -88,7 +88,7 @@ def _work(
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the threads of a pool did not come along
         _bound(size)
         with text.open("rb") if isinstance(text, Path) else BytesIO(text) as stream:
-            answer = _read(load(model_dir), stream, size=size, enough=enough, found=found)
+            answer = _read(load(model_dir), stream, size=size, enough=enough, ids_file=ids_file)
     except UnicodeDecodeError:
         answer = {"error": "UnicodeDecodeError"}
     except UnsafeTokenizerError as error:
@@ -96,8 +96,8 @@ def _work(
     except BaseException as error:  # noqa: BLE001 (a panic of Rust is no Exception)
         traceback.print_exc()
         answer = {"error": type(error).__name__, "words": str(error)}
-    said.write(json.dumps(answer).encode())
-    said.flush()
+    answer_file.write(json.dumps(answer).encode())
+    answer_file.flush()
     os._exit(0)
 
 
@@ -105,8 +105,8 @@ def _bound(size: int) -> None:
     """Hold this process to its memory and its CPU time."""
     pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack, which the limit counts
     room = pages * resource.getpagesize() + _room(size)
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    room = room if most == resource.RLIM_INFINITY else min(room, most)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
+    room = room if hard_limit == resource.RLIM_INFINITY else min(room, hard_limit)
     resource.setrlimit(resource.RLIMIT_DATA, (room, room))
     resource.setrlimit(resource.RLIMIT_CPU, (_seconds(size), _seconds(size) + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -121,21 +121,21 @@ def _seconds(size: int) -> int:
 
 
 def _read(
-    tokenizer: PreTrainedTokenizerBase, stream: IO[bytes], *, size: int, enough: int | None, found: IO[bytes]
+    tokenizer: PreTrainedTokenizerBase, stream: IO[bytes], *, size: int, enough: int | None, ids_file: IO[bytes]
 ) -> dict[str, Any]:
     """Write the ids of a text to a file as int32, and say how many pieces were read."""
     whole = size <= PIECE_BYTES
     before, behind = ([], []) if whole else _special_tokens(tokenizer)
-    count, read = _write(before, found), 0
+    count, read = _write(before, ids_file), 0
     for piece in pieces(stream):
         # verbose=False: a text longer than the model's window is what we want here.
-        count += _write(tokenizer(piece, add_special_tokens=whole, verbose=False)["input_ids"], found)
+        count += _write(tokenizer(piece, add_special_tokens=whole, verbose=False)["input_ids"], ids_file)
         read += 1
         if enough is not None and count >= enough:
             break
     else:
-        _write(behind, found)
-    found.flush()
+        _write(behind, ids_file)
+    ids_file.flush()
     return {"pieces": read, "tokenizer": type(tokenizer).__name__}
 
 
@@ -147,8 +147,8 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list
     return full[:begin], full[begin + len(bare) :]
 
 
-def _write(ids: list[int], found: IO[bytes]) -> int:
-    return found.write(np.array(ids, dtype=np.int32).tobytes()) // 4
+def _write(ids: list[int], ids_file: IO[bytes]) -> int:
+    return ids_file.write(np.array(ids, dtype=np.int32).tobytes()) // 4
 
 
 def _refusal(status: int, answer: dict[str, Any], size: int) -> Exception:

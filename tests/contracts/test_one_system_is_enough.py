@@ -246,7 +246,7 @@ with TestClient(app) as client:
     assert deliver("org/model", "3") == ["proposal"]
     assert deliver("small", "1") == ["ignored"]  # we made it
     assert client.post(hook["path"], content="{}", headers={"x-shelf": "wrong"}).status_code == 403
-    assert RegistrySweep(resources.database, settings).look_once() == 1
+    assert RegistrySweep(resources.database, settings).poll_once() == 1
     heard = client.get("/v1/hook-deliveries").json()["items"][0]
     assert (heard["event"]["model"], heard["via"]) == ("org/found", "reconciliation"), heard
     assert "opensesame" not in json.dumps(client.get(f"/v1/jobs/{job}/publications").json())

@@ -141,9 +141,9 @@ class Dispatcher:
             if fresh is not None:  # its endpoint was deleted meanwhile
                 settle(fresh, outcome, clock(session))
             if outcome.status == http.HTTPStatus.GONE:
-                found = webhooks.endpoint(session, endpoint.project_id, endpoint.id)
-                if found is not None:
-                    found.enabled, found.disabled_reason = False, "gone"
+                stored = webhooks.endpoint(session, endpoint.project_id, endpoint.id)
+                if stored is not None:
+                    stored.enabled, stored.disabled_reason = False, "gone"
                 webhooks.fail_pending(session, endpoint.id)
 
     def _postpone(self, row: WebhookDelivery) -> None:

@@ -46,9 +46,9 @@ def collect(database: Database, store: ObjectStore) -> int:
     removed += _collect_phases(database, store, old)
     removed += stale.collect_parts(database, store, old)
     for job_id, keys in groupby(filter(_KEY.fullmatch, old), key=_job_of):
-        found = list(keys)
-        named = _named(database, job_id, found, now)
-        for key in found:
+        candidates = list(keys)
+        named = _named(database, job_id, candidates, now)
+        for key in candidates:
             if key not in named:
                 store.delete(key)
                 removed += 1

@@ -139,8 +139,8 @@ class Reconciler:
                     healed.append(job)
 
         with self._database.unit_of_work() as session:
-            found = [job.id for job in self._locked(session, find(clock(session)))]
-        loops.each("reconciler", found, alone, spoiled=self._postpone)
+            ids = [job.id for job in self._locked(session, find(clock(session)))]
+        loops.each("reconciler", ids, alone, spoiled=self._postpone)
         return healed
 
     def _locked(self, session: Session, wanted: JobQuery) -> list[Job]:

@@ -45,22 +45,22 @@ class RegistrySweep:
         loops.Threads(stop, dict.fromkeys(names, self._run)).start().join()
 
     def _run(self, stop: threading.Event) -> None:
-        loops.run("registries", stop, lambda: self.look_once() is not None, idle_seconds=IDLE_SECONDS)
+        loops.run("registries", stop, lambda: self.poll_once() is not None, idle_seconds=IDLE_SECONDS)
 
-    def look_once(self) -> int | None:
+    def poll_once(self) -> int | None:
         """Look at the next registry that is due; return how many events nobody had told, None when none is due."""
         source = self._claim()
         if source is None:
             return None
-        found: list[int] = []
+        counts: list[int] = []
         try:
-            loops.each("registries", [source], lambda one: found.append(self.look_behind(one)), spoiled=self._postpone)
+            loops.each("registries", [source], lambda one: counts.append(self.poll(one)), spoiled=self._postpone)
         finally:
             with self._claiming:
                 self._busy.discard(source.project_id)
-        return sum(found)
+        return sum(counts)
 
-    def look_behind(self, source: HookSource) -> int:
+    def poll(self, source: HookSource) -> int:
         """Ask the registry of a source for what no delivery told of, and return how many events it held."""
         login = credentials.access(self._database, self._settings, source.project_id, source.kind, "fetch")
         try:
@@ -74,12 +74,12 @@ class RegistrySweep:
         """Take the next source that is due, by turns of the projects; no other process looks at it too."""
         with self._claiming, self._database.unit_of_work() as session:
             now = clock(session)
-            found = hooks.lock_due_registry(session, _written(now), self._turns, kinds=self._polled, busy=self._busy)
-            if found is not None:
+            source = hooks.lock_due_registry(session, _written(now), self._turns, kinds=self._polled, busy=self._busy)
+            if source is not None:
                 later = now + timedelta(seconds=self._settings.registry_sweep_seconds)
-                found.cursor = {**(found.cursor or {}), "next_at": _written(later)}
-                self._busy.add(found.project_id)
-            return found
+                source.cursor = {**(source.cursor or {}), "next_at": _written(later)}
+                self._busy.add(source.project_id)
+            return source
 
     def _postpone(self, source: HookSource) -> None:
         """Let a source wait that breaks us, longer each time; it is looked at again for as long as it is there."""
@@ -93,18 +93,18 @@ class RegistrySweep:
 
     def _record(self, source_id: str, held: Holdings) -> int:
         """Write down what is news, and where the next look begins, in one transaction."""
-        found = 0
+        recorded = 0
         with self._database.unit_of_work() as session:
             source = hooks.lock_source(session, source_id)
             if source is None:  # deleted meanwhile
                 return 0
             cursor = source.cursor or {}
             for event in held.news(cursor):
-                found += not record_event(session, source, event, via="reconciliation").duplicate
+                recorded += not record_event(session, source, event, via="reconciliation").duplicate
             source.cursor = {**cursor, **held.cursor(cursor), "broken": 0}
-        if found:
-            log.warning("found what deliveries have lost", source_id=source_id, events=found)
-        return found
+        if recorded:
+            log.warning("found what deliveries have lost", source_id=source_id, events=recorded)
+        return recorded
 
 
 def _written(time: datetime) -> str:

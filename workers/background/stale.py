@@ -36,13 +36,13 @@ def abort_uploads(database: Database, store: ObjectStore) -> int:
 def end_ownerless(database: Database) -> int:
     """Remove what belongs to projects that are not there; return how many of those."""
     with database.reading() as session:
-        found = projects.ownerless(session)
-    for project_id in sorted(found):
+        project_ids = projects.ownerless(session)
+    for project_id in sorted(project_ids):
         with database.unit_of_work() as session:
             if projects.get(session, project_id, lock=True) is None:
                 projects.delete_owned(session, project_id)
         log.warning("rows of a deleted project removed", project_id=project_id)
-    return len(found)
+    return len(project_ids)
 
 
 def collect_ownerless(database: Database, store: ObjectStore, keys: Iterable[str]) -> set[str]:

@@ -65,8 +65,8 @@ class Family:
     @property
     def trained(self) -> int:
         """How many parameters each finished member has trained: the same ones, so the same number."""
-        told = [(child.report or {}).get("trained_parameters", {}) for child in self._done]
-        return max((trained.get("count", 0) for trained in told), default=0)
+        counts = [(child.report or {}).get("trained_parameters", {}) for child in self._done]
+        return max((trained.get("count", 0) for trained in counts), default=0)
 
     def missing(self) -> list[str]:
         """What to say of children that did not succeed."""

@@ -96,8 +96,8 @@ def give_up(session: Session, job_id: str, *, now: datetime) -> None:
 def wait(session: Session, job: Job, *, now: datetime, waits_for: str | None = None) -> None:
     """Let a locked job's attempt go, uncharged, until its children have ended, or the equal job that it names."""
     _release(session, job, now=now)
-    told: events.NewEvent = ("job.queued", {"reason": "dependency", "waits_for": waits_for})
-    events.move(session, job, "queued", [told], now=now)
+    queued: events.NewEvent = ("job.queued", {"reason": "dependency", "waits_for": waits_for})
+    events.move(session, job, "queued", [queued], now=now)
     job.wait_reason, job.waits_for = "dependency", waits_for
 
 

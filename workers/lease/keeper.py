@@ -18,7 +18,7 @@ from app.platform import loops
 from app.settings import Settings
 from workers.processes.process import Child
 
-LOOK_SECONDS, WATCH_SECONDS = 0.5, 0.1
+READ_SECONDS, WATCH_SECONDS = 0.5, 0.1
 Reason = Literal["cancelling", "pausing", "draining", "overtime"]
 
 log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class Keeper:
         self._asked: Reason | None = None
         self._child: Child | None = None
         works = {
-            "lease": partial(self._go_round, self._beat, min(LOOK_SECONDS, lease_seconds / 4)),
+            "lease": partial(self._go_round, self._beat, min(READ_SECONDS, lease_seconds / 4)),
             "lease watch": partial(self._go_round, self._watch, WATCH_SECONDS),
         }
         self._threads = loops.Threads(self._stop, works)
@@ -131,7 +131,7 @@ class Keeper:
     def _beat(self, over: threading.Event) -> None:
         sent = time.monotonic()
         due = sent - self._beaten >= self._lease_seconds / 4
-        state = self._renew() if due else self._look()
+        state = self._renew() if due else self._read()
         if state is None:
             if not self._settling:
                 log.warning("the job is no longer ours", job_id=self._job_id, fence=self._fence)
@@ -144,17 +144,17 @@ class Keeper:
 
     def _renew(self) -> str | None:
         with self._database.unit_of_work() as session:
-            self._see_drain(session)
+            self._note_drain(session)
             return leases.heartbeat(
                 session, self._job_id, self._fence, worker_id=self._worker_id, lease_seconds=self._lease_seconds
             )
 
-    def _look(self) -> str | None:
+    def _read(self) -> str | None:
         with self._database.reading() as session:
-            self._see_drain(session)
+            self._note_drain(session)
             return leases.look(session, self._job_id, self._fence)
 
-    def _see_drain(self, session: Session) -> None:
+    def _note_drain(self, session: Session) -> None:
         if workers.drain_requested(session, self._worker_id):
             self._draining.set()
 

@@ -43,20 +43,20 @@ class Device:
         log.warning("the device was lost: nothing is claimed before it answers")
         self.lost, self._failures, self._due = True, 0, 0.0
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Ask the device if it was lost and the time has come, or see what became of the question."""
         if not self.lost or time.monotonic() < self._due:
             return
         if self._child is None:
             self._ask()
         elif self._ended(self._child):
-            status, said = self._child.returncode, self._child.tail
+            status, output = self._child.returncode, self._child.tail
             self.close()
             if status == 0:
                 self.lost = False
                 log.info("the device answers again")
             else:
-                self._again(said[-1] if said else f"the question ended with status {status}")
+                self._again(output[-1] if output else f"the question ended with status {status}")
         elif time.monotonic() > self._deadline:
             if self._child.kill():
                 self.close()

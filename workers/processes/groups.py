@@ -70,12 +70,12 @@ class ControlGroups:
         self.base = base
         self._numbers = itertools.count(1)
 
-    def open(self, most: int) -> ControlGroup | None:
+    def open(self, max_bytes: int) -> ControlGroup | None:
         """Make a group that may hold so many bytes; None, and a warning, where the kernel makes none."""
         group = ControlGroup(self.base / f"espalier-{os.getpid()}-{next(self._numbers)}")
         try:
             group.path.mkdir()
-            (group.path / "memory.max").write_text(str(most))
+            (group.path / "memory.max").write_text(str(max_bytes))
             (group.path / "memory.oom.group").write_text("1")  # half a job is of no use
             if (swap := group.path / "memory.swap.max").exists():
                 swap.write_text("0")
@@ -123,10 +123,10 @@ def delegated(root: Path = Path("/")) -> ControlGroups:
 
 def _own(root: Path) -> Path:
     """Return the folder of this process's group."""
-    found = [line for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")]
-    if not found:
+    unified = [line for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")]
+    if not unified:
         raise NotDelegated("this machine has no control groups of version 2")
-    name = PurePosixPath(found[0].removeprefix("0::"))
+    name = PurePosixPath(unified[0].removeprefix("0::"))
     for line in _lines(root / "proc/self/mountinfo"):
         mount, _, kind = line.partition(" - ")
         top, place = mount.split()[3:5]

@@ -27,7 +27,7 @@ def memory_bytes(device: str) -> int | None:
 def _gpu_bytes() -> int | None:
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
-        return int(found[0]) * 2**20 if found else None
+        sizes = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        return int(sizes[0]) * 2**20 if sizes else None
     except (OSError, subprocess.SubprocessError, ValueError):
         return None

@@ -176,11 +176,11 @@ class Child:
         pids = [self.pid]
         with contextlib.suppress(OSError):
             pids += map(int, children.read_text().split())
-        found = 0.0
+        seconds = 0.0
         for pid in pids:
             with contextlib.suppress(psutil.Error):
-                found += sum(psutil.Process(pid).cpu_times()[:4])  # of those that ended, too
-        return found
+                seconds += sum(psutil.Process(pid).cpu_times()[:4])  # of those that ended, too
+        return seconds
 
     @property
     def finished(self) -> bool:

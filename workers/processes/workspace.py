@@ -15,7 +15,7 @@ import structlog
 
 _OURS = re.compile(r"(job_\w+|run|device)-a\d+\.lock", re.ASCII)
 
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Room:
 
     def check(self) -> None:
         """Raise the error of a full disk when the cap is passed: whoever notices gives way."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
+        if time.monotonic() - self._looked > CHECK_SECONDS:
             self._looked = time.monotonic()
             if _bytes_below(self._scratch) > self._max_bytes:
                 raise OSError(errno.EDQUOT, "the cap of the scratch folder is passed")

@@ -218,10 +218,10 @@ class _Attempt:
                 job.checkpoints = kept
 
             self._persist(keep)
-        others = self._reuse.found(restored)
+        others = self._reuse.shared(restored)
         documents = [item.model_dump(mode="json") for item in others]
         restored += restore(self._services.store, documents, self._workspace, between=self._keeper.check)
-        self._recorder.take(self._reuse.told(restored))
+        self._recorder.take(self._reuse.messages(restored))
         return restored
 
     def _supervise(self, side: Side, request: FetchRequest | ComputeRequest | PublishRequest) -> Outcome:

@@ -84,20 +84,20 @@ def commit(
     session: Session, job: Job, done: Done, keys: dict[str, str], published: Sequence[Published], *, now: datetime
 ) -> None:
     """Make a locked job succeed: artifact rows, report, gate and events, all or nothing."""
-    told: list[events.NewEvent] = []
+    new_events: list[events.NewEvent] = []
     for file in done.files:
         data: dict[str, Any] = {"name": file.path, "kind": file.kind, "bytes": file.bytes, "sha256": file.sha256}
         row = Artifact(
             id=new_id("art"), project_id=job.project_id, job_id=job.id, key=keys[file.path], created_at=now, **data
         )
         session.add(row)
-        told.append(("job.artifact_ready", {"id": row.id, **data}))
+        new_events.append(("job.artifact_ready", {"id": row.id, **data}))
     if done.gate is not None:
-        told.insert(0, ("job.gate_evaluated", done.gate))
+        new_events.insert(0, ("job.gate_evaluated", done.gate))
     for one in published:
         publications.add(session, job, publications.row(job, one.target, now=now, reference=one.reference))
-        told.append(("job.published", publications.told(one.target, one.reference)))
+        new_events.append(("job.published", publications.told(one.target, one.reference)))
     job.report, job.gate, job.error, job.checkpoints = done.report, done.gate, None, []
     leases.end_attempt(session, job, "succeeded", now=now)
-    told.append(("job.succeeded", {"artifacts": len(done.files)}))
-    events.move(session, job, "succeeded", told, now=now)
+    new_events.append(("job.succeeded", {"artifacts": len(done.files)}))
+    events.move(session, job, "succeeded", new_events, now=now)

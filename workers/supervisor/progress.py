@@ -18,9 +18,9 @@ def overall(spec: Mapping[str, Any], phase: Phase, current: int, total: int, tur
     ours = [index for index, (name, _, _) in enumerate(steps) if name == phase]
     # What a cycle does once for all of its members (the search of a rate) bears the cycle's name alone.
     at = max(ours, key=lambda index: (steps[index][1] == turn, steps[index][1].startswith(f"{turn}-")))
-    share = min(current / total, 1.0) if total > 0 else 0.0
+    fraction = min(current / total, 1.0) if total > 0 else 0.0
     before = sum(weight for _, _, weight in steps[:at])
-    return (before + steps[at][2] * share) / sum(weight for _, _, weight in steps)
+    return (before + steps[at][2] * fraction) / sum(weight for _, _, weight in steps)
 
 
 def _steps(spec: Mapping[str, Any], now: Phase) -> Iterator[tuple[Phase, str, float]]:

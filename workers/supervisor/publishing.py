@@ -130,19 +130,19 @@ def in_run(
     todo: Sequence[PublishRequest], recorder: Recorder, supervise: Callable[[PublishRequest], object]
 ) -> list[Published]:
     """Carry out the publications of a running job as its phase `publishing`, if there are any."""
-    found: list[Published] = []
+    done: list[Published] = []
     if not todo:
-        return found
+        return done
     started = time.monotonic()
     recorder.take([PhaseStarted(phase="publishing", total=len(todo), unit="target")])
     for one in todo:
         result = supervise(one)
         assert isinstance(result, Published)
-        found.append(result)
-        recorder.take([Progress(phase="publishing", current=len(found), total=len(todo), unit="target")])
+        done.append(result)
+        recorder.take([Progress(phase="publishing", current=len(done), total=len(todo), unit="target")])
     seconds = time.monotonic() - started
     recorder.take([PhaseCompleted(phase="publishing", seconds=seconds, peak_memory_bytes=0)])
-    return found
+    return done
 
 
 class Publisher:
@@ -208,7 +208,7 @@ class Publisher:
             return _failure("The job has no files any more.", retryable=False)
         self._settings.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="publish-", dir=self._settings.scratch) as folder:
-            told = request(
+            payload = request(
                 self._database,
                 self._settings,
                 job,
@@ -217,18 +217,18 @@ class Publisher:
                 Path(folder),
                 lineage=lineage_of(job),
             )
-            return self._follow(row.id, told, Path(folder), stopping)
+            return self._follow(row.id, payload, Path(folder), stopping)
 
     def _follow(
-        self, publication_id: str, told: PublishRequest, folder: Path, stopping: Callable[[], bool]
+        self, publication_id: str, payload: PublishRequest, folder: Path, stopping: Callable[[], bool]
     ) -> Published | ErrorInfo:
         child = Child(
             self._commands.publish,
-            told,
+            payload,
             env=environment("publish", folder, self._settings.threads),
             cwd=folder,
             offline=False,
-            memory=allowed(self._settings, told),
+            memory=allowed(self._settings, payload),
             groups=self._groups,
         )
         outcome: Published | ErrorInfo | None = None

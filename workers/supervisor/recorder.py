@@ -53,7 +53,7 @@ class Recorder:
         self._job_id, self._fence, self._spec = job.id, job.fence, job.request["spec"]
         self._waiting: list[Said] = []
         self._flushed = 0.0
-        self._progress_told = 0.0
+        self._progress_reported_at = 0.0
         self._turn = ""
         self._log_lines = 0
         self._superseded: list[str] = []
@@ -110,7 +110,7 @@ class Recorder:
             self._discard(self._superseded)
 
     def _apply(self, session: Session, job: Job, messages: Sequence[Said], now: datetime) -> None:
-        told: list[tuple[Phase | None, events.NewEvent]] = []
+        new_events: list[tuple[Phase | None, events.NewEvent]] = []
         self._superseded = []
         result_rows.write_metrics(session, job, [m for m in messages if isinstance(m, Metric)], now=now)
         layers = result_rows.write_layers(session, job, [m for m in messages if isinstance(m, Layer)])
@@ -121,29 +121,29 @@ class Recorder:
         for index, message in enumerate(messages):
             match message:
                 case PhaseStarted():
-                    told.append((message.phase, self._start_phase(session, job, message, now)))
+                    new_events.append((message.phase, self._start_phase(session, job, message, now)))
                 case PhaseCompleted():
-                    told.append((message.phase, self._complete_phase(session, job, message, now)))
+                    new_events.append((message.phase, self._complete_phase(session, job, message, now)))
                 case Progress() if index == last_progress:
-                    told += self._progress(job, message)
+                    new_events += self._progress(job, message)
                 case Metric() if last_points[message.name] == index:
-                    told.append((message.phase, ("job.metric", _data(message))))
+                    new_events.append((message.phase, ("job.metric", _data(message))))
                 case Layer() if message.name not in layers:
                     layers.add(message.name)
-                    told.append((None, ("job.layer_completed", _data(message))))
+                    new_events.append((None, ("job.layer_completed", _data(message))))
                 case StoredInStore():
                     self._superseded += _replaced(job, message)
-                    told.append((message.phase, _record_checkpoint(job, message)))
+                    new_events.append((message.phase, _record_checkpoint(job, message)))
                     result_rows.share_checkpoint(session, job, message, now=now)
                 case Warned():
-                    told += _warn(job, message)
+                    new_events += _warn(job, message)
                 case Facts():
                     _resolve(job, message)
                     known.remember(session, job.project_id, message.known, now=now)
                 case _:
                     pass
         session.flush()
-        for phase, group in groupby(told, key=lambda item: item[0]):
+        for phase, group in groupby(new_events, key=lambda item: item[0]):
             events.append(session, job, [event for _, event in group], now=now, phase=phase)
 
     def _start_phase(self, session: Session, job: Job, message: PhaseStarted, now: datetime) -> events.NewEvent:
@@ -173,9 +173,9 @@ class Recorder:
         if job.phase == message.phase:
             job.phase_current, job.phase_total, job.phase_unit = message.current, message.total, message.unit
         self._raise_progress(job, message.phase, message.current, message.total)
-        if time.monotonic() - self._progress_told < PROGRESS_EVENT_SECONDS:
+        if time.monotonic() - self._progress_reported_at < PROGRESS_EVENT_SECONDS:
             return []
-        self._progress_told = time.monotonic()
+        self._progress_reported_at = time.monotonic()
         return [(message.phase, ("job.progress", {**_data(message), "progress": job.progress}))]
 
     def _raise_progress(self, job: Job, phase: Phase, current: int, total: int) -> None:

@@ -66,9 +66,9 @@ def compute_request(
 
 def _uploads(database: Database, store: ObjectStore, project_id: str, request: JobRequest) -> dict[str, Any]:
     """Where the parts of the uploads lie that the job names; those that are gone are left out."""
-    found = {}
+    locations = {}
     for kind, upload_id in uploads_of(request):
         row = uploads.finished(database, project_id, upload_id, kind)
         if row is not None:
-            found[upload_id] = uploads.located(store, row, expires_seconds=UPLOAD_URL_SECONDS)
-    return found
+            locations[upload_id] = uploads.located(store, row, expires_seconds=UPLOAD_URL_SECONDS)
+    return locations

@@ -43,11 +43,11 @@ class Reuse:
 
     def __init__(self, database: Database, settings: Settings, job: Job) -> None:
         self._database, self._job = database, job
-        self._wish = job.request.get("reuse", "auto")
+        self._policy = job.request.get("reuse", "auto")
         self.work_hash = job.work_hash
         self._source = known.source_key(job.request["source"])
         store = PhaseStore(job.project_id, settings)
-        self.phases = store if self._wish != "never" else None
+        self.phases = store if self._policy != "never" else None
 
     def resolved(self, resolved: Resolved, data: Mapping[str, str]) -> Facts:
         """All that decides the result's bytes, its hash, and what of it was pinned before it was read."""
@@ -67,7 +67,7 @@ class Reuse:
 
         Raises JobFailed when there is none and the job may do nothing else.
         """
-        if self._wish == "never" or (self.work_hash is None and not last):
+        if self._policy == "never" or (self.work_hash is None and not last):
             return None
         assert self.work_hash is not None
         with self._database.reading() as session:
@@ -75,7 +75,7 @@ class Reuse:
             leader = None if done else _leader(session, self._job, self.work_hash)
         if done or leader:
             return self.settle
-        if self._wish == "require":
+        if self._policy == "require":
             raise JobFailed(_nothing_to_reuse())
         return None
 
@@ -92,13 +92,13 @@ class Reuse:
             leader = _leader(session, job, self.work_hash)
             endings.wait(session, job, now=now, waits_for=leader.id if leader else None)
 
-    def found(self, own: Sequence[StoredCheckpoint]) -> list[StoredInStore]:
+    def shared(self, own: Sequence[StoredCheckpoint]) -> list[StoredInStore]:
         """What other jobs have stored of this one's phases and it has not made itself."""
         have = {(item.phase, item.name) for item in own}
-        found = self.phases.find(self._database, self._job.id) if self.phases else []
-        return [item for item in found if (item.phase, item.name) not in have]
+        stored = self.phases.find(self._database, self._job.id) if self.phases else []
+        return [item for item in stored if (item.phase, item.name) not in have]
 
-    def told(self, restored: Sequence[StoredCheckpoint]) -> list[Said]:
+    def messages(self, restored: Sequence[StoredCheckpoint]) -> list[Said]:
         """The rows that another job wrote with its blocks, as messages of our own."""
         foreign = [item for item in restored if item.origin is not None]
         return [Layer.model_validate(row) for item in foreign for row in item.data.get("layers", [])]
@@ -155,9 +155,9 @@ class PhaseStore:
         keys = {key for phase in SHARED_PHASES for name in names if (key := self.key(phase, str(name)))}
         with database.unit_of_work() as session:
             rows = reuse.phase_results(session, self._project_id, keys, now=clock(session))
-        found = [
+        checkpoints = [
             StoredInStore.model_validate({**row.document, "origin": row.job_id})
             for row in rows
             if row.job_id != job_id and self.key(row.phase, row.name) == row.key
         ]
-        return sorted(found, key=lambda item: (SHARED_PHASES.index(item.phase), item.name))
+        return sorted(checkpoints, key=lambda item: (SHARED_PHASES.index(item.phase), item.name))

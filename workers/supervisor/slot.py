@@ -85,7 +85,7 @@ class Slot:
     def work_once(self) -> bool:
         """Claim a job and work on it; False when there was none, or no device to work on."""
         try:
-            self._device.look()
+            self._device.poll()
             job = self.claim()
         except OUTAGE as error:
             log.warning("the database is out of reach", error=type(error).__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from espalier.documents.text_files import HEAD_BYTES, form_of, look, no_column, not_a_text
+from espalier.documents.text_files import HEAD_BYTES, form_of, inspect_head, no_column, not_a_text
 from espalier.errors import DatasetRefused, Problem
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.dataset import Dataset, LocalDataset
@@ -20,7 +20,7 @@ def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
-        seen = look(path.name, head, whole=len(head) == path.stat().st_size)
+        seen = inspect_head(path.name, head, whole=len(head) == path.stat().st_size)
     except DatasetRefused as error:
         yield Problem(f"{pointer}/path", error.code, error.detail)
         return

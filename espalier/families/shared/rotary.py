@@ -53,8 +53,8 @@ class Rope(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Rope:
-        told = self.model_fields_set
-        if {"rope_type", "type"} <= told and self.rope_type != self.type:
+        declared = self.model_fields_set
+        if {"rope_type", "type"} <= declared and self.rope_type != self.type:
             raise _bad("rope_type and type disagree")
         missing = [name for name in _NEEDS[self.kind] if getattr(self, name) is None]
         if missing:
@@ -104,8 +104,8 @@ class Rotary(Family):
 
     @model_validator(mode="after")
     def _turns_what_it_can(self) -> Rotary:
-        told = {getattr(self, "partial_rotary_factor", None), self.rope.partial_rotary_factor} - {None}
-        if self.turned == 1 and told - {1.0}:
+        factors = {getattr(self, "partial_rotary_factor", None), self.rope.partial_rotary_factor} - {None}
+        if self.turned == 1 and factors - {1.0}:
             raise _bad(f"a stock {self.model_type} turns whole heads: it does not read partial_rotary_factor")
         return self
 

@@ -16,7 +16,7 @@ _QUOTED: Final = re.compile(r"'([^']*)'")
 """A name in the text in which pydantic lists what it expected."""
 
 
-def said(detail: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
+def describe(detail: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
     """Say what is wrong: pydantic's own texts speak of its models and of Python, and repeat what was sent.
 
     `model` is what was read: with it, a field that is not there is told from one that is nearly there.
@@ -27,8 +27,8 @@ def said(detail: Mapping[str, Any], model: type[BaseModel] | None = None) -> str
     if kind in {"model_type", "model_attributes_type", "dict_type"}:
         return "Input should be an object"
     if kind in {"float_type", "int_type"} and isinstance(given, str):
-        share = ": 50 % is written 0.5" if given.rstrip().endswith("%") else ""
-        return f"{text}, and this is a text{share}"
+        advice = ": 50 % is written 0.5" if given.rstrip().endswith("%") else ""
+        return f"{text}, and this is a text{advice}"
     if context.get("lt", context.get("le")) == 1 and isinstance(given, int | float) and 1 < given <= _PERCENT:
         return f"{text}: {given:g} % is written {given / _PERCENT:g}"
     return text

@@ -32,17 +32,17 @@ def into(body: object, pointer: str) -> str:
 
 def _existing(body: object, parts: Sequence[str | int], *, keep_last: bool) -> list[str | int]:
     """Follow a location into a document and drop the steps that are not in it: union tags, inserted indices."""
-    found: list[str | int] = []
+    existing: list[str | int] = []
     for index, part in enumerate(parts):
         if isinstance(body, dict) and part in body:
             body = body[part]
-            found.append(part)
+            existing.append(part)
         elif isinstance(body, list) and re.fullmatch(r"\d{1,6}", str(part)) and int(part) < len(body):
             body = body[int(part)]
-            found.append(part)
+            existing.append(part)
         elif keep_last and index == len(parts) - 1:
-            found.append(part)
-    return found
+            existing.append(part)
+    return existing
 
 
 def join(parts: Sequence[str | int]) -> str:

@@ -34,7 +34,7 @@ _FOUND: dict[str, tuple[str, Mapping[str, type[Method]]]] = {
 def conflicts() -> list[Conflict]:
     """Every pair that is refused with parameters at their defaults and the other axes as usual."""
     usual = Axes(CRITERIA["magnitude"](), PATTERNS["unstructured"](), BUDGETS["uniform"](), None, None)
-    found = []
+    pairs = []
     for (first, (one, ones)), (second, (other, others)) in combinations(_FOUND.items(), 2):
         for name, kind in ones.items():
             for other_name, other_kind in others.items():
@@ -42,5 +42,5 @@ def conflicts() -> list[Conflict]:
                 axes = replace(usual, **pair)  # type: ignore[arg-type]
                 reason = next(filter(None, (method.misfit(axes) for method in pair.values())), None)
                 if reason:
-                    found.append(Conflict({first: name, second: other_name}, reason))
-    return found
+                    pairs.append(Conflict({first: name, second: other_name}, reason))
+    return pairs

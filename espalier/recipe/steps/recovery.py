@@ -59,12 +59,12 @@ class Cycles(Spec):
 
     def sparsity(self, cycle: int, target: float) -> float:
         """The sparsity after one of the turns, counted from 1; the last one reaches the target exactly."""
-        share = cycle / self.count
+        fraction = cycle / self.count
         if cycle == self.count:
             return target
         if self.schedule == "geometric":
-            return float(1 - (1 - target) ** share)
-        return target * (share if self.schedule == "linear" else 1.0 - float((1 - share) ** 3))
+            return float(1 - (1 - target) ** fraction)
+        return target * (fraction if self.schedule == "linear" else 1.0 - float((1 - fraction) ** 3))
 
     def steps(self, cycle: int, total: int) -> int:
         """The optimizer steps of one of the turns: an equal part, and the rest for the last."""
@@ -74,8 +74,8 @@ class Cycles(Spec):
 
 def vary(retrain: Retrain, soup: Soup, factor: float | None = None) -> list[Retrain]:
     """Return one retraining per member; the first is the spec's own except where the lengths differ."""
-    found = {} if factor is None else {"rate_factor": factor}
-    return [retrain.model_copy(update=found | _change(retrain, soup, index)) for index in range(soup.members)]
+    common = {} if factor is None else {"rate_factor": factor}
+    return [retrain.model_copy(update=common | _change(retrain, soup, index)) for index in range(soup.members)]
 
 
 def some_are_equal(retrain: Retrain, soup: Soup) -> bool:
@@ -105,7 +105,7 @@ def _change(retrain: Retrain, soup: Soup, index: int) -> dict[str, object]:
         others = [value for value in DECAYS if value != retrain.weight_decay]
         return {"weight_decay": retrain.weight_decay if index == 0 else others[index - 1]}
     if soup.vary == "steps":
-        share = SHORTEST + (LONGEST - SHORTEST) * index / (soup.members - 1)
-        return {"steps": max(1, round(share * retrain.steps))}
+        fraction = SHORTEST + (LONGEST - SHORTEST) * index / (soup.members - 1)
+        return {"steps": max(1, round(fraction * retrain.steps))}
     names = [name for name in SCHEDULES if name != retrain.schedule]
     return {"schedule": retrain.schedule if index == 0 else names[index - 1]}

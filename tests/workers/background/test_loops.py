@@ -127,7 +127,7 @@ LOOPS: dict[str, Callable[[], None]] = {
     "workers/background/hooks.py": _plain(Evaluator, "work_once"),
     "workers/lease/keeper.py": _keeper,
     "workers/supervisor/publishing.py": _plain(Publisher, "work_once"),
-    "workers/background/registries.py": _plain(RegistrySweep, "look_once", _polled={"mlflow": None}),
+    "workers/background/registries.py": _plain(RegistrySweep, "poll_once", _polled={"mlflow": None}),
     "workers/supervisor/slot.py": _slot,
     "workers/service.py": _service,
 }

@@ -230,15 +230,15 @@ def test_the_one_registry_of_a_project_is_next_beside_a_thousand_of_another(
         looked.append(source.project_id)
         return 0
 
-    monkeypatch.setattr(sweep, "look_behind", look)
+    monkeypatch.setattr(sweep, "poll", look)
     for project in PROJECTS:
         sources(bench, project)
-    assert [sweep.look_once() for _ in range(3)] == [0] * 3
+    assert [sweep.poll_once() for _ in range(3)] == [0] * 3
     assert sorted(looked[:2]) == sorted(PROJECTS)
     with bench.database.unit_of_work() as session:  # due again long before the others have all been looked at
         session.execute(update(HookSource).where(HookSource.project_id == "prj-2-few").values(cursor=None))
     looked.clear()
-    assert [sweep.look_once() for _ in range(2)] == [0] * 2
+    assert [sweep.poll_once() for _ in range(2)] == [0] * 2
     assert "prj-2-few" in looked
 
 
@@ -254,7 +254,7 @@ def test_a_registry_that_hangs_holds_up_those_of_its_own_project_alone(
             gate.wait(60)
         return 0
 
-    monkeypatch.setattr(sweep, "look_behind", look)
+    monkeypatch.setattr(sweep, "poll", look)
     sources(bench, "prj-1-many")
-    beside_one_that_hangs(sweep.look_once, hangs, gate, lambda: sources(bench, "prj-2-few"))
+    beside_one_that_hangs(sweep.poll_once, hangs, gate, lambda: sources(bench, "prj-2-few"))
     assert begun == list(PROJECTS)

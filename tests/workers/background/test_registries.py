@@ -62,7 +62,7 @@ class Registry:
         with self.database.unit_of_work() as session:
             source = session.get_one(HookSource, self.source.id)
             source.cursor = {key: value for key, value in (source.cursor or {}).items() if key != "next_at"} or None
-        return RegistrySweep(self.database, self.settings).look_once() or 0
+        return RegistrySweep(self.database, self.settings).poll_once() or 0
 
     def told(self) -> list[tuple[str, str, str | None, str]]:
         """(event, model, version, via) of everything that is written down."""
@@ -137,8 +137,8 @@ def test_a_registry_that_is_away_is_looked_at_again_and_a_login_is_sent(registry
     assert registry.sweep() == 1
 
 
-def test_two_reconcilers_look_once(registry: Registry) -> None:
+def test_two_reconcilers_poll_once(registry: Registry) -> None:
     registry.register("demo", after=5)
     sweeps = [RegistrySweep(registry.database, registry.settings) for _ in range(2)]
-    assert [sweep.look_once() for sweep in sweeps] == [1, None]
+    assert [sweep.poll_once() for sweep in sweeps] == [1, None]
     assert len([path for _, path in registry.server.asked if path.endswith("model-versions/search")]) == 1

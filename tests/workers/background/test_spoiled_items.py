@@ -204,8 +204,8 @@ def test_a_registry_that_breaks_us_is_looked_at_later_and_the_others_now(
             raise fault
         return 0
 
-    monkeypatch.setattr(sweep, "look_behind", look)
-    assert [sweep.look_once() for _ in range(3)] == [0, 0, None]
+    monkeypatch.setattr(sweep, "poll", look)
+    assert [sweep.poll_once() for _ in range(3)] == [0, 0, None]
     assert sorted(looked) == sorted([bad, good])
     with database.reading() as session:
         cursor = session.get_one(HookSource, bad).cursor

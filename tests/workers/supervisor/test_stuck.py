@@ -73,7 +73,7 @@ def test_attempts_are_bounded_whatever_ended_them(bench: Bench) -> None:
 def test_a_job_that_fills_the_scratch_folder_beyond_its_cap_is_ended(
     sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(workspace, "CHECK_SECONDS", 0.0)
     bench = sqlite_bench
     settings = bench.settings.model_copy(update={"scratch_max_bytes": 100})  # three blocks of 32 bytes
     bench.services = replace(bench.services, settings=settings)

@@ -12,7 +12,7 @@ from app.api.views import View
 from app.dependencies import ProjectDep, ResourcesDep
 from app.services import presets
 from espalier.recipe.base import Spec
-from espalier.recipe.presets import SHIPPED, Found
+from espalier.recipe.presets import SHIPPED, PresetVersion
 
 router = APIRouter(prefix="/v1/presets", tags=["presets"])
 
@@ -62,7 +62,7 @@ def delete_preset(name: Name, resources: ResourcesDep, project: ProjectDep) -> N
     presets.delete(resources.database, project, name)
 
 
-def _view(found: Found) -> PresetView:
+def _view(found: PresetVersion) -> PresetView:
     return PresetView(
         name=found.name,
         version=found.version,
