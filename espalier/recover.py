@@ -68,7 +68,7 @@ def _cycle(session: Session, cycles: Cycles, number: int) -> Turn:
 
 
 def _describe(session: Session, number: int, more: dict[str, Any]) -> None:
-    """What the report says of a cycle; rows of the phases carry its name."""
+    """Return the report's entry of a cycle; rows of the phases carry its name."""
     numbers = {done.phase: done.perplexity for done in session.results.phases if done.turn == str(session.turn.name)}
     rows = session.results.recovery.setdefault("cycles", [])
     rows.append(

@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def __getattr__(name: str) -> Celery:
-    """`celery -A workers.main` finds its application here, made at the first look."""
+    """Make the application for `celery -A workers.main` on first access."""
     if name in {"celery", "app"}:
         return WorkerProcess().celery
     raise AttributeError(name)

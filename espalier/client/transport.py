@@ -121,13 +121,13 @@ def _address(url: str) -> httpx.URL:
 
 
 def delay(attempt: int, retry_after: str | None) -> float:
-    """Seconds until the next try: what the service asks for, or twice as long each time."""
+    """Return the seconds until the next try: what the service asks for, or twice as long each time."""
     asked = float(retry_after) if retry_after and retry_after.isdecimal() else FIRST_DELAY_SECONDS * 2**attempt
     return min(asked, MAX_DELAY_SECONDS)
 
 
 def problem_of(answer: httpx.Response) -> dict[str, Any]:
-    """The problem document, or what can be said when something before the service answered."""
+    """Return the problem document, or a substitute when a proxy before the service answered."""
     try:
         body = answer.json()
     except ValueError:

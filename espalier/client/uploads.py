@@ -117,7 +117,7 @@ class Uploader:
 
 
 def _chosen(path: Path) -> dict[str, Path]:
-    """The files that make a model, or the one text, by their names."""
+    """Return the files that make a model, or the one text, by their names."""
     if path.is_file():
         return {path.name: path}  # whether it is a text says the service, before a byte of it goes there
     if not path.exists():

@@ -59,7 +59,7 @@ class Notes:
     unread: bool = False
 
     def warnings(self) -> dict[str, str]:
-        """In words, by code."""
+        """Return the warnings, by code."""
         texts = {
             "rows-skipped": self.without_text and f"{self.without_text} rows have no text (null) and are left out",
             "text-repaired": self.half_characters

@@ -118,7 +118,7 @@ def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _more(chunks: Iterator[str], rest: str, *, wanted: int) -> tuple[str, int, bool]:
-    """More characters behind those left: twice as many, so that a long value is not parsed again and again."""
+    """Read more characters behind those left, twice as many, so that a long value is not parsed again and again."""
     parts, size = [rest], len(rest)
     for chunk in chunks:
         parts.append(chunk)

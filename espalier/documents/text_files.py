@@ -134,7 +134,7 @@ def encoding_of(head: bytes, name: str) -> str:
 
 
 def not_text(name: str, encoding: str, error: UnicodeDecodeError, *, before: int) -> DatasetRefused:
-    """The refusal of bytes that the encoding does not know; `before`: how many went before those at hand."""
+    """Return the refusal of bytes that do not decode; `before`: the number of bytes before those at hand."""
     label = encoding.upper().removesuffix("-SIG")
     at = f"byte 0x{error.object[error.start]:02x} at {before + error.start:,}"
     hint = "Convert it to UTF-8, like `iconv -f WINDOWS-1252 -t UTF-8`, naming the encoding that it has."
@@ -221,14 +221,14 @@ def kind_of(value: object) -> str | None:
 
 
 def not_a_text(where: str, column: str, kind: str) -> DatasetRefused:
-    """The refusal of a column that holds something else."""
+    """Return the refusal of a column that holds something other than text."""
     article = "an" if kind[0] in "aeio" else "a"
     hint = _NO_TEXT.get(kind, f"{_STRINGS}.")
     return DatasetRefused(f"{where} has no text in `{column}`, it has {article} {kind}.", hint=hint)
 
 
 def no_column(name: str, column: str, columns: tuple[str, ...]) -> DatasetRefused:
-    """The refusal of a column that is not there."""
+    """Return the refusal of a column that does not exist."""
     hint = f"Name one of its columns: {listed(columns)}." if columns else "It has no columns."
     names = "".join(f"{each} " for each in sorted(columns))
     if any(table.fullmatch(names) for table in _TABLES):

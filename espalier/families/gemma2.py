@@ -53,6 +53,6 @@ class Gemma2(BiasedAttention):
         return self
 
     def others(self, block: int) -> Shapes:
-        """Every other parameter of a block."""
+        """Return every other parameter of a block."""
         behind = rms_norm("pre_feedforward_layernorm", "post_feedforward_layernorm", width=self.hidden_size)
         return super().others(block) | behind

@@ -53,12 +53,12 @@ class Gpt2(GptLike):
         return ("ln_1", "ln_2")
 
     def why_not(self, part: str) -> str | None:
-        """Why no stock configuration of the family can have fewer units of a part; None when one can."""
+        """Return why no stock configuration of the family can have fewer units of a part; None when one can."""
         if part == "depth" and (self.scale_attn_by_inverse_layer_idx or self.reorder_and_upcast_attn):
             return "what a block computes depends on how deep it stands"
         return super().why_not(part)
 
     def outer_shapes(self) -> Shapes:
-        """Parameters outside the blocks, the head left out."""
+        """Return the parameters outside the blocks, the head left out."""
         positions = {"transformer.wpe.weight": (self.max_position_embeddings, self.hidden_size)}
         return super().outer_shapes() | positions

@@ -23,6 +23,6 @@ class Llama(BiasedAttention):
     pretraining_tp: Count = 1
 
     def maps(self, block: int) -> Maps:
-        """The linear maps of a block that are pruned."""
+        """Return the linear layers of a block that are pruned."""
         del block
         return self.attention() | self.gated("mlp", self.intermediate_size, biased=self.mlp_bias)

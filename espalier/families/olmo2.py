@@ -24,7 +24,7 @@ class Olmo2(BiasedAttention):
     pad_token_id: TokenId | None = 1
 
     def others(self, block: int) -> Shapes:
-        """Every other parameter of a block."""
+        """Return every other parameter of a block."""
         del block
         shapes = rms_norm("post_attention_layernorm", "post_feedforward_layernorm", width=self.hidden_size)
         shapes |= rms_norm("self_attn.q_norm", width=self.num_attention_heads * self.head_size)

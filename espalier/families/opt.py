@@ -49,32 +49,32 @@ class Opt(EvenHeads):
         return self.do_layer_norm_before
 
     def why_not(self, part: str) -> str | None:
-        """Why no stock configuration of the family can have fewer units of a part; None when one can."""
+        """Return why no stock configuration of the family can have fewer units of a part; None when one can."""
         if part == "replace" and not self.do_layer_norm_before:
             return NORM_BEHIND
         return super().why_not(part)
 
     def head_shapes(self) -> Shapes:
-        """Parameters of the head."""
+        """Return the parameters of the head."""
         return {"lm_head.weight": (self.vocab_size, self.embedding)}
 
     def _norms(self, *names: str) -> Shapes:
         return layer_norm(*names, width=self.hidden_size) if self.layer_norm_elementwise_affine else {}
 
     def maps(self, block: int) -> Maps:
-        """The linear maps of a block that are pruned."""
+        """Return the linear layers of a block that are pruned."""
         del block
         hidden, biased = self.hidden_size, self.enable_bias
         maps = {f"self_attn.{name}_proj": Map(hidden, hidden, biased) for name in ("k", "v", "q", "out")}
         return maps | {"fc1": Map(self.ffn_dim, hidden, biased), "fc2": Map(hidden, self.ffn_dim, biased)}
 
     def others(self, block: int) -> Shapes:
-        """Every other parameter of a block."""
+        """Return every other parameter of a block."""
         del block
         return self._norms("self_attn_layer_norm", "final_layer_norm")
 
     def outer_shapes(self) -> Shapes:
-        """Parameters outside the blocks, the head left out."""
+        """Return the parameters outside the blocks, the head left out."""
         hidden, narrow = self.hidden_size, self.embedding
         shapes: Shapes = {
             "model.decoder.embed_tokens.weight": (self.vocab_size, narrow),

@@ -49,7 +49,7 @@ class Phi3(LlamaLike):
         return self
 
     def maps(self, block: int) -> Maps:
-        """The linear maps of a block that are pruned."""
+        """Return the linear layers of a block that are pruned."""
         del block
         hidden, wide, queries = self.hidden_size, self.intermediate_size, self.num_attention_heads * self.head_size
         return {

@@ -44,6 +44,6 @@ class Qwen3Moe(MixtureOfExperts, BiasedAttention):
         return frozenset(self.mlp_only_layers or ())
 
     def shortened(self, kept: Sequence[int]) -> dict[str, Any]:
-        """Settings, by field, of the same model with these of its blocks: dense ones by their new numbers."""
+        """Return settings, by field, of the same model with these of its blocks: dense ones by their new numbers."""
         dense = [new for new, old in enumerate(kept) if not self.routed(old)]
         return super().shortened(kept) | {"mlp_only_layers": dense, "decoder_sparse_step": 1}

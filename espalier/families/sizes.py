@@ -54,11 +54,11 @@ class Sizes(BaseModel):
     parts: tuple[Part, ...]
 
     def part(self, kind: str) -> Part | None:
-        """The units of a kind; None for a model without such."""
+        """Return the units of a kind; None for a model without such."""
         return next((part for part in self.parts if part.kind == kind), None)
 
     def after(self, steps: Sequence[StructureStep]) -> Left:
-        """What is left behind some steps; blocks that differ count as the mean of them."""
+        """Return the sizes that remain after some steps; blocks that differ count as their mean."""
         depth = self.part("depth")
         assert depth is not None
         counts = {part.kind: part.count for part in self.parts}
@@ -89,5 +89,5 @@ class Left(BaseModel):
     """Of the multiplications for one token, next to the whole model's."""
 
     def bytes(self, itemsize: int) -> float:
-        """Of the dense files, at most."""
+        """Return the size of the dense files, at most."""
         return self.parameters * itemsize + self.tensors * HEADER_BYTES

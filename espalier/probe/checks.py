@@ -102,7 +102,7 @@ def _units(step: WidthStep | ExpertStep, part: Part, pointer: str) -> Iterator[P
 
 
 def _target(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
-    """Times are known in the run alone."""
+    """Check a target size against what the steps can reach; times are known in the run alone."""
     target, sizes = spec.objective, facts.sizes
     if not isinstance(target, Target) or target.unit == "seconds_per_token" or sizes is None:
         return
@@ -155,7 +155,7 @@ def _something_to_train(names: Sequence[str], facts: ModelFacts, pointer: str) -
 
 
 def _something_in_a_matrix(step: Reconstruct, facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
-    """A window of one matrix holds its weight and its bias alone."""
+    """Require something to train in a window of one matrix, which holds its weight and its bias alone."""
     biased = facts.has_biases and any(
         matrix.biased for selected in _pruned(facts, chosen) for matrix in selected.matrices
     )
@@ -166,7 +166,7 @@ def _something_in_a_matrix(step: Reconstruct, facts: ModelFacts, chosen: list[Ch
 
 
 def _no_expert(facts: ModelFacts, chosen: list[Chosen | Problem]) -> Iterator[Problem]:
-    """A window of one matrix needs all of its inputs, and an expert's depend on where tokens are sent."""
+    """Refuse experts in windows of one matrix: an expert's inputs depend on where tokens are routed."""
     pruned = (matrix.name for selected in _pruned(facts, chosen) for matrix in selected.matrices)
     expert = next((name for name in pruned if ".experts." in name), None)
     if expert is not None:
@@ -194,14 +194,14 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[Chosen | 
 
 
 def _pruned(facts: ModelFacts, chosen: list[Chosen | Problem]) -> list[Chosen]:
-    """The matrices that a step prunes; all where none is known to."""
+    """Return the matrices that a step prunes; all where none is known."""
     return [selected for selected in chosen if isinstance(selected, Chosen)] or [Chosen(list(facts.matrices))]
 
 
 def _rank(
     spec: CompressionSpec, rank: int, pointer: str, facts: ModelFacts, chosen: list[Chosen | Problem]
 ) -> Iterator[Problem]:
-    """Of the dense model's shapes: what is left once whole parts are gone is held against the rank in the run."""
+    """Check a rank against the dense model's shapes; a model with parts removed is checked in the run."""
     if spec.structure and any(step.targets != Targets() for step in spec.masking):
         return
     (selected, *_) = _pruned(facts, chosen)  # one step prunes single weights at most

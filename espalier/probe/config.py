@@ -81,7 +81,7 @@ def dropped_keys(config: dict[str, Any]) -> list[str]:
 
 
 def why_not(name: object) -> UnsupportedArchitecture:
-    """What there is to say of a model type that is not accepted; a stranger's word is printed only if it is known."""
+    """Return why a model type is not accepted; an unknown word of a stranger is not printed."""
     supported = f"Supported: {', '.join(FAMILIES)}."
     if not isinstance(name, str):
         return UnsupportedArchitecture("config.json names no model_type.", hint=supported)
@@ -123,7 +123,7 @@ def _edits(name: str, meant: str) -> int | None:
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """The word that a name begins with, and what follows from its first number on; case and separators go."""
+    """Split a name into the word that it begins with and the rest from its first number on; case and separators go."""
     plain = re.sub(r"[\W_]", "", name.lower())
     word = re.match(r"\D*", plain)
     assert word is not None
@@ -131,7 +131,7 @@ def _parted(name: str) -> tuple[str, str]:
 
 
 def _first(error: ValidationError) -> str:
-    """The first mistake, without the value: it comes from a stranger."""
+    """Return the first mistake without the value, which comes from a stranger."""
     mistake = error.errors(include_input=False, include_url=False, include_context=False)[0]
     field = next((str(part) for part in mistake["loc"]), "")
     return f"{field}: {mistake['msg']}" if field else mistake["msg"]

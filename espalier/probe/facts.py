@@ -181,7 +181,7 @@ def _matrices(expected: Expected) -> Iterator[Matrix]:
 
 
 def _licence(card: Path) -> str | None:
-    """The licence in the front matter of a model card, if it is a plain word."""
+    """Return the licence in the front matter of a model card, if it is a plain word."""
     if not card.is_file():
         return None
     with card.open("rb") as stream:

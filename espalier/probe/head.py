@@ -18,7 +18,7 @@ CHUNK_BYTES = 2**22
 
 
 def embeddings(family: Family) -> str:
-    """The parameter that a tied head is."""
+    """Return the parameter that a tied head is."""
     (shape,) = family.head_shapes().values()
     return next(name for name, other in family.outer_shapes().items() if other == shape)
 
@@ -50,7 +50,7 @@ def _equal(head: Tensor, rows: Tensor, directory: Path, *, whole: bool) -> bool:
 
 
 def _places(num_bytes: int, *, whole: bool) -> Iterator[tuple[int, int]]:
-    """Where to look, and how far: everywhere, or here and there."""
+    """Yield the offset and length of each part to read: everything, or samples."""
     if whole or num_bytes <= SLICES * SLICE_BYTES:
         yield from ((at, min(CHUNK_BYTES, num_bytes - at)) for at in range(0, num_bytes, CHUNK_BYTES))
     else:

@@ -49,7 +49,7 @@ class Tensor:
 
 
 def weight_files(directory: Path) -> list[str]:
-    """Names of the files that hold the weights; like stock transformers, a single file goes before an index."""
+    """Return the files that hold the weights; like stock transformers, a single file goes before an index."""
     if (directory / SINGLE).exists():
         return [SINGLE]
     if (directory / INDEX).exists():
@@ -170,5 +170,5 @@ def _bad_index(why: str, hint: str = "") -> UnsafeSource:
 
 
 def _shown(name: str) -> str:
-    """A name from a stranger's file, safe to print."""
+    """Return a name from a stranger's file in a form that is safe to print."""
     return name if NAME.fullmatch(name) else "with an unsafe name"

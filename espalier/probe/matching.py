@@ -51,7 +51,7 @@ class Matcher:
     )
 
     def refusal(self, targets: Targets, pointer: str) -> Problem | None:
-        """Why patterns cannot be compiled; None when they can."""
+        """Return why patterns cannot be compiled; None when they can."""
         try:
             with self._budget.spending():
                 self._selection(targets)
@@ -62,7 +62,7 @@ class Matcher:
         return None
 
     def select(self, targets: Targets, facts: ModelFacts, pointer: str) -> Chosen | Problem:
-        """The matrices that a step prunes, or why there are none."""
+        """Return the matrices that a step prunes, or why there are none."""
         if problem := self.refusal(targets, pointer):
             return problem
         key = (id(facts), tuple(targets.include), tuple(targets.exclude))
@@ -93,7 +93,7 @@ class Matcher:
         return selection
 
     def _search(self, selection: Selection, facts: ModelFacts) -> Chosen | int:
-        """The selected matrices, or the index of a pattern that no name has."""
+        """Return the selected matrices, or the index of a pattern that no name has."""
         names = [matrix.name for matrix in facts.matrices]
         for index in range(selection.num_included):
             if not self._any(selection, index, names):

@@ -11,7 +11,7 @@ from espalier.probe.tensors import Expected
 
 
 def sizes_of(expected: Expected) -> Sizes:
-    """The model in numbers."""
+    """Return the model's sizes: parameters, blocks and units of each kind."""
     family = expected.family
     return Sizes(
         parameters=_count(expected.own),

@@ -66,7 +66,7 @@ def has_parts_in_folders(names: Collection[str]) -> bool:
 
 
 def refuse(names: Collection[str], otherwise: str) -> SourceRefused:
-    """What to say of a folder of such files that lacks what a model has; `otherwise` where it is nothing known."""
+    """Return the refusal of a folder of such files that lacks a model's; `otherwise` where the kind is not known."""
     if not names:
         return SourceNotFound("The folder is empty.", hint=FOLDER)
     for pattern, what, hint, kind in _KINDS:  # an adapter's own weights are safetensors too: the order decides

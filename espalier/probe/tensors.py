@@ -47,7 +47,7 @@ class Expected:
         return self.own | self.family.head_shapes() | stacked
 
     def blocks(self) -> Iterator[tuple[int, str]]:
-        """The index and the name prefix of every block."""
+        """Yield the index and the name prefix of every block."""
         for index in range(self.family.num_hidden_layers):
             yield index, f"{self.family.blocks}.{index}."
 

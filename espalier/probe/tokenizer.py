@@ -113,7 +113,7 @@ def look_through(document: Mapping[str, Any]) -> None:
 
 
 def _steps(step: object, part: str, *, depth: int) -> Iterator[dict[str, Any]]:
-    """A step and all inside of it, in order."""
+    """Yield a step and all steps inside of it, in order."""
     if step is None:
         return
     if not isinstance(step, dict) or depth > 4:
@@ -143,7 +143,7 @@ def _require_small(value: object, part: str, *, depth: int = 0) -> None:
 
 
 def _growth(step: Mapping[str, Any], part: str) -> float:
-    """How many bytes a step makes of one, at most."""
+    """Return how many bytes a step makes of one, at most."""
     match step.get("type"):
         case "Replace":
             content, pattern = str(step.get("content", "")).encode("utf-8", "replace"), step.get("pattern")
@@ -161,7 +161,7 @@ def _growth(step: Mapping[str, Any], part: str) -> float:
 
 
 def _require_short_words(encoded: object, part: str) -> None:
-    """A map of SentencePiece: a trie, behind its size, and then what characters become, each with a zero behind it."""
+    """Check a map of SentencePiece: a size, a trie, and the zero-terminated replacements."""
     try:
         data = base64.b64decode(encoded if isinstance(encoded, str) else "", validate=True)
     except (binascii.Error, ValueError):

@@ -56,7 +56,7 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
 
 
 def _named(directory: Path, family: Family) -> object:
-    """The tokenizer that a file names beside the family's own; None where none is read."""
+    """Return the tokenizer class that a file names beside the family's own; None where none is read."""
     path = directory / "tokenizer_config.json"
     if not path.is_file() or family.tokenizer_is_fixed:
         return None

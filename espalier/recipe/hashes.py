@@ -68,7 +68,7 @@ def work_hash(revision: str, data: Mapping[str, str], spec: Mapping[str, Any], e
 
 
 def datasets_in(spec: object) -> Iterator[dict[str, Any]]:
-    """Every data set that a dumped spec names."""
+    """Yield every data set of a dumped spec."""
     if isinstance(spec, Mapping):
         for name, value in spec.items():
             if name == "dataset" and isinstance(value, dict):
@@ -122,7 +122,7 @@ def _deciding(phase: str, name: CheckpointName, spec: Mapping[str, Any]) -> dict
 
 
 def _looks_back(spec: Mapping[str, Any]) -> bool:
-    """Whether every step may look back on every other."""
+    """Return whether every step may depend on every earlier one."""
     return bool(spec.get("cycles")) or (spec.get("calibration") or {}).get("selection") == "loss_gap"
 
 
@@ -144,7 +144,7 @@ def _declared(declared: Declared, name: CheckpointName, fields: Mapping[str, Any
 
 
 def _of_dense_inputs(spec: dict[str, Any]) -> dict[str, Any]:
-    """What the matrices of the dense model read: no method decides it, but for the parts that steps before removed.
+    """Return what decides the inputs of the dense model's matrices: no method, only the parts removed before.
 
     This alone is declared by what counts: a new field that decides what the dense model computes has to be named here.
     """

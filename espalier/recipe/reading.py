@@ -89,7 +89,7 @@ def read_recipe(recipe: Mapping[str, Any] | str | PathLike[str]) -> CompressionS
 
 
 def _names_a_preset(recipe: str) -> bool:
-    """Whether a text is meant as a name and not as a path: the version of a preset looks like a file's ending."""
+    """Return whether a text is meant as a preset's name and not as a path; its version looks like a file extension."""
     if presets.find(recipe) is not None:
         return True
     name, at, _ = recipe.partition("@")

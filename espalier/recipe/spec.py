@@ -116,7 +116,7 @@ class CompressionSpec(Spec):
 
     @model_validator(mode="after")
     def _a_loss_gap_can_be_seen(self) -> CompressionSpec:
-        """The gap is between the dense model and the pruned one, and picks what recovery reads."""
+        """Require two models to compare: the loss gap is between the dense model and the pruned one."""
         why = ""
         if not self.prune:
             why = "`prune` is empty: nothing differs from the source"

@@ -105,7 +105,7 @@ class SizeSearch:
         return {**self.target.model_dump(exclude_none=True), **self._amounts(best.cut), "trials": rows}
 
     def _amounts(self, cut: Cut) -> dict[str, Any]:
-        """How much of every part goes."""
+        """Return the label of a cut: how much of every part is removed."""
         amounts: dict[str, Any] = {step.pattern.kind: 0.0 for step in self.split.steps}
         if "depth" in amounts:
             amounts["depth"] = 0

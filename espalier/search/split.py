@@ -62,7 +62,7 @@ class Split:
         return Cut(sum(gone), LEVELS if len(self.steps) > len(gone) else 0)
 
     def steps_of(self, cut: Cut) -> list[StructureStep]:
-        """The steps that make a cut; what takes nothing is left out."""
+        """Return the steps that make a cut; what takes nothing is left out."""
         cut_steps: list[StructureStep] = []
         for step in self.steps:
             if isinstance(step, DepthFields):
@@ -75,7 +75,7 @@ class Split:
         return cut_steps
 
     def _fitting(self, step: WidthStep | ExpertStep, sparsity: float) -> float:
-        """A share that leaves a number of units which a stock configuration can have: as many, or the next fewer."""
+        """Return the next sparsity that leaves a number of units which a stock configuration can have."""
         part = self.sizes.part(step.pattern.kind)
         if part is None or part.fits is None or not sparsity:
             return sparsity
@@ -90,7 +90,7 @@ class Split:
         return part is None or part.fits is None
 
     def cut_of(self, steps: Sequence[StructureStep]) -> Cut:
-        """The cut that `steps_of` made these steps for."""
+        """Return the cut that `steps_of` made these steps for."""
         blocks = sum(step.pattern.count or 0 for step in steps if isinstance(step, DepthFields))
         for step in sorted(steps, key=self._loose, reverse=True):
             full_step = next((mine for mine in self.steps if mine.pattern.kind == step.pattern.kind), None)
@@ -99,7 +99,7 @@ class Split:
         return Cut(blocks, 0)
 
     def predicted(self, cut: Cut, tried: Sequence[Tried] = ()) -> float:
-        """What a cut gives in the target's unit; a share of the dense model where no trial has measured time."""
+        """Predict a cut's size in the target's unit; a fraction of the dense model where no time is known."""
         left = self.sizes.after(self.steps_of(cut))
         if self.target.unit == "parameters":
             return left.parameters
@@ -110,7 +110,7 @@ class Split:
         return fraction * (_median([trial.dense for trial in tried if trial.dense]) or 1.0)
 
     def candidates(self, tried: Sequence[Tried]) -> list[Cut]:
-        """For every number of blocks the mildest cut that reaches the target, as far as is known."""
+        """Return for every number of blocks the narrowest reduction that reaches the target, as far as is known."""
         cuts = []
         for blocks in range(self.most.blocks + 1):
             level = self._level(blocks, tried)
@@ -121,7 +121,7 @@ class Split:
         return cuts
 
     def next(self, tried: Sequence[Tried]) -> Cut | None:
-        """The cut to try next; None when the search is over."""
+        """Return the cut to try next; None when the search is over."""
         if not tried and self.target.unit == "seconds_per_token":
             return self.most  # tells how fast it can get, and how slow it was
         if len(tried) >= self.target.max_trials:
@@ -148,12 +148,12 @@ class Split:
         return trial.measured is not None and trial.measured <= self.target.at_most
 
     def best(self, tried: Sequence[Tried]) -> Tried | None:
-        """The trial of the lowest perplexity that keeps the target."""
+        """Return the trial of the lowest perplexity that keeps the target."""
         kept = [trial for trial in tried if self.meets(trial) and trial.increase is not None]
         return min(kept, key=_cost, default=None)
 
     def _level(self, blocks: int, tried: Sequence[Tried]) -> int | None:
-        """The mildest level that reaches the target with so many blocks gone; None when none does."""
+        """Return the lowest width step that reaches the target with so many blocks gone; None when none does."""
         highest = self.most.level
         missed = [trial.cut.level for trial in tried if trial.cut.blocks == blocks and not self.meets(trial)]
         lowest = max(missed) + TIGHTER if missed else 0
@@ -171,7 +171,7 @@ class Split:
         return self.predicted(Cut(blocks, level), tried) <= self.target.at_most
 
     def _per_block(self, tried: Sequence[Tried]) -> float:
-        """How much of the time blocks take whatever their width, by least squares over what was measured, 0 to 1."""
+        """Return the fraction of the time that blocks take whatever their width, by least squares over the trials."""
         above = below = 0.0
         for trial in tried:
             if trial.measured is None or not trial.dense:

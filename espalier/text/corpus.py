@@ -36,7 +36,7 @@ class Text:
     """How many pieces were read of a text that is longer than one."""
 
     def protocol(self) -> dict[str, Any]:
-        """What a report says of the text."""
+        """Return the report's entries about the text."""
         entries: dict[str, Any] = {"text_sha256": self.sha256, "text_tokens": len(self.tokens)}
         if self.pieces is not None:
             entries["text_pieces"] = f"{self.pieces} of at most {PIECE_BYTES >> 20} MiB, cut at line ends"
@@ -51,7 +51,7 @@ class Text:
             )
 
     def windows(self, *, count: int, length: int, seed: int, selection: str, overlapping: bool = False) -> torch.Tensor:
-        """Calibration windows (N, T): seeded crops of the stream, or its first windows.
+        """Return calibration windows (N, T): seeded crops of the stream, or its first windows.
 
         `overlapping`: take the crops also from a text that is shorter than all of them together.
         """
@@ -66,7 +66,7 @@ class Text:
         return torch.stack([self.tokens[start : start + length] for start in starts.tolist()]).long()
 
     def evaluation(self, *, length: int, max_windows: int | None) -> torch.Tensor:
-        """Non-overlapping windows (N, T) from the start, remainder dropped."""
+        """Return non-overlapping windows (N, T) from the start, the remainder dropped."""
         self.require(1, length)
         count = len(self.tokens) // length
         return self.tokens[: count * length].view(count, length)[:max_windows].long()
@@ -93,7 +93,7 @@ class Corpus:
         return " ".join([self._tokenizer_class, *(f"sha256:{digest}" for digest in digests[:1])])
 
     def read(self, spec: dict[str, Any], *, path: Path | None, enough: int | None = None) -> Text:
-        """The text of a data set's spec, of a long one as many pieces as hold `enough` tokens; None: all.
+        """Return the tokenised text of a data set, of a long one as many pieces as hold `enough` tokens; None: all.
 
         `path` is where the fetcher put it, None for text that Python brings along.
         """

@@ -12,12 +12,12 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def run_length(windows_NT: torch.Tensor, learned_NT: torch.Tensor) -> int:
-    """Tokens in a row that two sets of windows must share: RUN, or all of a window that is shorter."""
+    """Return how many tokens in a row make an overlap of two sets of windows: RUN, or a shorter window's length."""
     return min(RUN, windows_NT.shape[1], learned_NT.shape[1])
 
 
 def runs(tokens_NT: torch.Tensor, length: int) -> NDArray[np.uint64]:
-    """A 64-bit hash of every run of `length` tokens in every window, shape (N, T - length + 1)."""
+    """Return a 64-bit hash of every run of `length` tokens in every window, shape (N, T - length + 1)."""
     tokens = tokens_NT.numpy().astype(np.uint64) * _BASE
     tokens ^= tokens >> np.uint64(29)
     count = tokens.shape[1] - length + 1

@@ -21,7 +21,7 @@ def pieces(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _last_cut(data: bytes) -> int:
-    """The last place in the first PIECE_BYTES where a piece may end."""
+    """Return the last position in the first PIECE_BYTES where a piece may end."""
     for mark in (b"\n", b" "):
         if end := data.rfind(mark, 0, PIECE_BYTES) + 1:
             return end

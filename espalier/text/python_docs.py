@@ -11,7 +11,7 @@ RUN = 10
 
 
 def python_docs(split: str) -> str:
-    """One split, its topics sorted and joined by two newlines; about one topic in five is held out as `validation`.
+    """Return one split, topics sorted and joined by two newlines; a fifth of them is held out as `validation`.
 
     Topics quote one another at length: half of what is held out also stands in other topics. So the training split
     leaves out every paragraph that has ten words in a row in common with the held-out topics.
@@ -30,11 +30,11 @@ def _is_held_out(topic: str) -> bool:
 
 
 def _runs(text: str) -> Iterator[tuple[str, ...]]:
-    """Every run of RUN words; a shorter text is one run."""
+    """Return every run of RUN words; a shorter text is one run."""
     words = text.split()
     return (tuple(words[start : start + RUN]) for start in range(max(1, len(words) - RUN + 1)))
 
 
 def _paragraph_starts(text: str) -> Iterable[tuple[str, ...]]:
-    """The first run of every paragraph, which is the whole of a short one."""
+    """Return the first run of every paragraph, which is the whole of a short one."""
     return (tuple(part.split()[:RUN]) for part in text.split("\n\n"))

@@ -140,7 +140,7 @@ def _read(
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and behind a text."""
+    """Return the special tokens that the tokenizer adds before and after a text."""
     bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer("a")["input_ids"]
     begin = next((at for at in range(len(full)) if full[at : at + len(bare)] == bare), 0)
@@ -152,7 +152,7 @@ def _write(ids: list[int], ids_file: IO[bytes]) -> int:
 
 
 def _refusal(status: int, answer: dict[str, Any], size: int) -> Exception:
-    """What it means that a text was not read to its end."""
+    """Return the error for a text that was not read to its end."""
     if "refused" in answer:
         return _unsafe(answer["refused"])
     error = answer.get("error", "")

@@ -80,11 +80,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         # app/storage
         "app/storage/base.py",
         "app/storage/proof.py",
-        # espalier/client
-        "espalier/client/transport.py",
-        # espalier/documents
-        "espalier/documents/gather.py",
-        "espalier/documents/text_files.py",
         # espalier/evaluate
         "espalier/evaluate/benchmarks.py",
         "espalier/evaluate/loss_gap.py",
@@ -93,19 +88,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/evaluate/speed.py",
         # espalier/export
         "espalier/export/advice.py",
-        # espalier/families
-        "espalier/families/gemma2.py",
-        "espalier/families/gpt2.py",
-        "espalier/families/llama.py",
-        "espalier/families/olmo2.py",
-        "espalier/families/opt.py",
-        "espalier/families/phi3.py",
-        "espalier/families/qwen3_moe.py",
-        "espalier/families/shared/family.py",
-        "espalier/families/shared/gpt_like.py",
-        "espalier/families/shared/llama_like.py",
-        "espalier/families/shared/mixture.py",
-        "espalier/families/sizes.py",
         # espalier/leash.py
         "espalier/leash.py",
         # espalier/methods
@@ -146,14 +128,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/packing/files.py",
         "espalier/packing/pack.py",
         "espalier/packing/unpacking.py",
-        # espalier/probe
-        "espalier/probe/config.py",
-        "espalier/probe/head.py",
-        "espalier/probe/headers.py",
-        "espalier/probe/matching.py",
-        "espalier/probe/parts.py",
-        "espalier/probe/strays.py",
-        "espalier/probe/tensors.py",
         # espalier/prune
         "espalier/prune/calibrating.py",
         "espalier/prune/collapse.py",
@@ -161,13 +135,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/prune/matrices.py",
         "espalier/prune/pruning.py",
         "espalier/prune/targets.py",
-        # espalier/recipe
-        "espalier/recipe/hashes.py",
-        "espalier/recipe/steps/conflicts.py",
-        "espalier/recipe/steps/dataset.py",
-        "espalier/recipe/steps/reconstruct.py",
-        "espalier/recipe/steps/recovery.py",
-        "espalier/recipe/steps/structure.py",
         # espalier/reconstruct
         "espalier/reconstruct/dense_side.py",
         "espalier/reconstruct/fit.py",
@@ -183,8 +150,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/retrain/rate_search.py",
         "espalier/retrain/train.py",
         "espalier/retrain/training_text.py",
-        # espalier/search
-        "espalier/search/split.py",
         # espalier/session
         "espalier/session/reporter.py",
         "espalier/session/state.py",
@@ -199,10 +164,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/structure/linear_replacement.py",
         "espalier/structure/units.py",
         "espalier/structure/width.py",
-        # espalier/text
-        "espalier/text/corpus.py",
-        "espalier/text/overlap.py",
-        "espalier/text/python_docs.py",
         # espalier/training
         "espalier/training/lora.py",
         "espalier/training/losses.py",
@@ -210,16 +171,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/training/trainables.py",
         # workers/background
         "workers/background/reconcile.py",
-        # workers/family
-        "workers/family/members.py",
-        # workers/lease
-        "workers/lease/keeper.py",
-        "workers/lease/retries.py",
-        # workers/processes
-        "workers/processes/groups.py",
-        # workers/supervisor
-        "workers/supervisor/checkpoints.py",
-        "workers/supervisor/reuse.py",
     }
 )
 """Files that hold a function whose docstring begins with no verb; it may only become shorter."""

@@ -103,7 +103,7 @@ class Dispatcher:
             return THREADS - self._busy.total()
 
     def _room(self, project: str, endpoint_id: str) -> int:
-        """How many deliveries an endpoint may take now."""
+        """Return how many deliveries an endpoint may take now."""
         with self._lock:
             of_project = sum(count for (owner, _), count in self._busy.items() if owner == project)
             return min(

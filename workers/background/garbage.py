@@ -95,7 +95,7 @@ def _job_of(key: str) -> str:
 
 
 def _named(database: Database, job_id: str, keys: list[str], now: datetime) -> set[str]:
-    """The keys that a job still needs: one look per job, not per file."""
+    """Return the keys that a job still needs, read once per job and not once per file."""
     with database.reading() as session:
         # Another job may point at the files of one that is gone.
         named = reads.named_keys(session, keys)

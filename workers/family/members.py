@@ -69,7 +69,7 @@ class Family:
         return max((trained.get("count", 0) for trained in counts), default=0)
 
     def missing(self) -> list[str]:
-        """What to say of children that did not succeed."""
+        """Return a warning for each child that did not succeed."""
         lost = [child for child in self.children if child.state != "succeeded"]
         return [f"{child.name} ({child.id}) is {child.state} and left out." for child in lost]
 

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 def running_seconds(settings: Settings, job: Job) -> float:
-    """How long a job may run over all its attempts."""
+    """Return how long a job may run over all its attempts."""
     given = (job.request.get("limits") or {}).get("max_run_seconds")
     return min(settings.default_run_seconds if given is None else given, settings.max_run_seconds)
 

@@ -73,7 +73,7 @@ def charged_as(error: ErrorInfo) -> ErrorClass | Literal["machine_lost"]:
 
 
 def budget(error: ErrorInfo) -> int:
-    """How many attempts may fail this way, with no progress between them, and still be followed by another.
+    """Return how many attempts may fail in this way with no progress between them and still be followed by another.
 
     Progress is a new checkpoint, or more fetched bytes than ever.
     """
@@ -89,7 +89,7 @@ def backoff_seconds(error: ErrorInfo, failures: int) -> float:
 
 
 def describe(error: ErrorInfo, *, attempt: int) -> dict[str, Any]:
-    """The error document of the contract, without the one character that Postgres cannot store."""
+    """Return the error document of the contract, without the one character that Postgres cannot store."""
     document = error.model_dump(mode="json", by_alias=True)
     texts = {name: value.replace("\x00", "") for name, value in document.items() if isinstance(value, str)}
     return {**document, **texts, "attempt": attempt}
@@ -105,7 +105,7 @@ def as_sent(error: ErrorInfo, body: object) -> ErrorInfo:
 
 
 def lost_worker(phase: Phase | None) -> ErrorInfo:
-    """The failure of an attempt whose worker stopped beating."""
+    """Return the error of an attempt whose worker stopped sending heartbeats."""
     return ErrorInfo(
         class_="worker_lost",
         retryable=True,
@@ -117,7 +117,7 @@ def lost_worker(phase: Phase | None) -> ErrorInfo:
 
 
 def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
-    """The failure of an attempt whose child stands still."""
+    """Return the error of an attempt whose child hangs."""
     return ErrorInfo(
         class_="worker_lost",
         retryable=True,
@@ -128,7 +128,7 @@ def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
 
 
 def stuck(phase: Phase | None) -> ErrorInfo:
-    """The failure of an attempt whose child the kernel does not let go of: a broken GPU or disk under it."""
+    """Return the error of an attempt whose child the kernel cannot end: a broken GPU or disk under it."""
     return ErrorInfo(
         class_="device_lost",
         retryable=True,
@@ -139,14 +139,14 @@ def stuck(phase: Phase | None) -> ErrorInfo:
 
 
 def silent(message: str) -> ErrorInfo:
-    """The failure of a child that ended well and did not say what it had to."""
+    """Return the error of a child that exited with status 0 and sent no result."""
     return ErrorInfo(
         class_="internal", retryable=False, phase=None, message=message, hint="This is a fault of the service."
     )
 
 
 def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memory: bool) -> ErrorInfo:
-    """Say what it means that a child ended without a last word."""
+    """Return the error of a child that ended without a result, from its exit status and last lines."""
     ran_out = any(words in line for line in tail for words in _NO_MEMORY)
     if ran_out and not out_of_memory and phase in {"resolving", "fetching"}:
         return ErrorInfo(
@@ -184,7 +184,7 @@ def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memor
 
 
 def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
-    """Say what an exception of the supervisor itself means: disk, store, or a fault of ours."""
+    """Return the error for an exception in the supervisor itself: disk, store, or a fault of ours."""
     cause = error.__cause__ if isinstance(error, StorageError) else error
     if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
         return ErrorInfo(
@@ -213,7 +213,7 @@ def from_exception(error: Exception, phase: Phase | None) -> ErrorInfo:
 
 
 def source_changed() -> ErrorInfo:
-    """Say that a resumed job would go on with another model."""
+    """Return the error of a resumed job whose source holds another model by now."""
     return ErrorInfo(
         class_="source_not_found",
         retryable=False,

@@ -165,7 +165,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def oom_kills() -> int:
-    """How often the kernel ended a process of our control group for want of memory; of the machine where none counts.
+    """Return how many processes of our control group the kernel killed for want of memory; of the machine without one.
 
     A kill is counted in the group of the one that was killed, whoever's limit it was: a child without one is in ours.
     """
@@ -177,7 +177,7 @@ def _oom_kills(file: Path) -> int:
 
 
 def counters() -> Iterator[Path]:
-    """Files in which the kernel counts what it killed for want of memory."""
+    """Return the files in which the kernel counts its out-of-memory kills."""
     for group in own_groups():
         yield group / "memory.events"
         yield group / "memory.oom_control"
@@ -193,7 +193,7 @@ def limits() -> Iterator[int]:
 
 
 def own_groups() -> Iterator[Path]:
-    """Where our control group may lie, of either version, the likeliest first."""
+    """Yield where our control group may lie, of either version, the likeliest first."""
     top = Path("/sys/fs/cgroup")
     for line in _lines(Path("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)

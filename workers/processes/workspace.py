@@ -60,7 +60,7 @@ class Room:
 
 
 def _bytes_below(scratch: Path) -> int:
-    """Size of the files in our folders; what a link leads to lies elsewhere."""
+    """Return the size of the files in our folders; the targets of links are not counted."""
     total = 0
     for lock_file in (file for file in scratch.glob("*.lock") if _OURS.fullmatch(file.name)):
         for folder, _, names in os.walk(lock_file.with_suffix("")):

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 def job_prefix(project_id: str, job_id: str) -> str:
-    """Where everything of a job lies in the store."""
+    """Return the prefix of a job's keys in the store."""
     return f"projects/{project_id}/jobs/{job_id}/"
 
 
@@ -30,7 +30,7 @@ class Uploader:
     """Stores the checkpoints of one attempt, one after the other, in the order in which they were finished."""
 
     def __init__(self, store: ObjectStore, prefix: str, workspace: Path, *, shared: PhaseStore | None = None) -> None:
-        """`shared` says what other jobs may start from, and where that lies; the rest lies below `prefix`."""
+        """Set where checkpoints go: where other jobs find them if `shared` has a key for them, else below `prefix`."""
         self._store, self._prefix, self._workspace, self._shared = store, prefix, workspace, shared
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._uploads: deque[Future[StoredInStore]] = deque()

@@ -34,7 +34,7 @@ def _steps(spec: Mapping[str, Any], now: Phase) -> Iterator[tuple[Phase, str, fl
 
 
 def _turns(spec: Mapping[str, Any], phases: Sequence[PhaseInfo]) -> Iterator[tuple[Phase, str, float]]:
-    """The phases of all cycles; a soup in cycles trains its members one after the other, and merges once more."""
+    """Yield the phases of all cycles; a soup in cycles trains its members in sequence, and averages once more."""
     cycles, soup = spec.get("cycles"), spec.get("soup")
     count, members = (cycles or {}).get("count") or 1, (soup or {}).get("members") or 1
     for cycle in (TurnName(cycle=number) for number in range(1, count + 1)) if cycles else (TurnName(),):

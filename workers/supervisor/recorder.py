@@ -179,7 +179,7 @@ class Recorder:
         return [(message.phase, ("job.progress", {**_data(message), "progress": job.progress}))]
 
     def _raise_progress(self, job: Job, phase: Phase, current: int, total: int) -> None:
-        """Never lets the bar go back, and leaves its end to success."""
+        """Raise the job's progress, never lower it, and leave the last step to success."""
         job.progress = max(job.progress, min(progress.overall(self._spec, phase, current, total, self._turn), 0.999))
 
     def _write_log(self, session: Session, job: Job, lines: Sequence[Log], now: datetime) -> None:
@@ -202,7 +202,7 @@ class Recorder:
 
 
 def _log_line(message: Said) -> Log | None:
-    """What a reader of the log is told of a message: what the child wrote, and where it stands."""
+    """Return the log line of a message: the child's own, or the start and end of a phase; None for other messages."""
     match message:
         case Log():
             return message

@@ -65,7 +65,7 @@ def compute_request(
 
 
 def _uploads(database: Database, store: ObjectStore, project_id: str, request: JobRequest) -> dict[str, Any]:
-    """Where the parts of the uploads lie that the job names; those that are gone are left out."""
+    """Return where the parts of a job's uploads lie; uploads that were deleted are left out."""
     locations = {}
     for kind, upload_id in uploads_of(request):
         row = uploads.finished(database, project_id, upload_id, kind)

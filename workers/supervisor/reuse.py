@@ -29,7 +29,7 @@ from workers.messages import Facts, Resolved, Said, StoredInStore
 
 
 def made_by(settings: Settings) -> dict[str, Any]:
-    """What decides bits beside the work itself."""
+    """Return what decides the bits of a result beside the work itself: engine, device, threads, library versions."""
     return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **_libraries()}
 
 
@@ -50,7 +50,7 @@ class Reuse:
         self.phases = store if self._policy != "never" else None
 
     def resolved(self, resolved: Resolved, data: Mapping[str, str]) -> Facts:
-        """All that decides the result's bytes, its hash, and what of it was pinned before it was read."""
+        """Return the resolved source with its work hash, and what of it was pinned before it was read."""
         self.work_hash = work_hash(resolved.revision, data, resolved.spec, ENGINE_VERSION)
         seen: dict[str, dict[str, Any]] = {}
         if self._source and self._source == known.source_key(self._job.request["source"]):
@@ -93,13 +93,13 @@ class Reuse:
             endings.wait(session, job, now=now, waits_for=leader.id if leader else None)
 
     def shared(self, own: Sequence[StoredCheckpoint]) -> list[StoredInStore]:
-        """What other jobs have stored of this one's phases and it has not made itself."""
+        """Return checkpoints of this job's phases that other jobs stored and this one has not made itself."""
         have = {(item.phase, item.name) for item in own}
         stored = self.phases.find(self._database, self._job.id) if self.phases else []
         return [item for item in stored if (item.phase, item.name) not in have]
 
     def messages(self, restored: Sequence[StoredCheckpoint]) -> list[Said]:
-        """The rows that another job wrote with its blocks, as messages of our own."""
+        """Return the layer rows that came with restored blocks of other jobs, as messages of this one."""
         foreign = [item for item in restored if item.origin is not None]
         return [Layer.model_validate(row) for item in foreign for row in item.data.get("layers", [])]
 
@@ -137,17 +137,17 @@ class PhaseStore:
             self._statistics = [stored_statistics.label(step.gathers) for step in masking if step.gathers]
 
     def key(self, phase: str, name: str) -> str | None:
-        """The key of a checkpoint; None for one that stays with its job."""
+        """Return the key under which a checkpoint is shared; None for one that stays with its job."""
         if self._work is None or (parsed := CheckpointName.parse(name)) is None:
             return None
         return phase_key(phase, parsed, **self._work, made_by=self._made_by)
 
     def prefix(self, key: str) -> str:
-        """Where the files of a key lie in the store."""
+        """Return the prefix of a key's files in the store."""
         return f"projects/{self._project_id}/phases/{key}/"
 
     def find(self, database: Database, job_id: str) -> list[StoredInStore]:
-        """What other jobs have stored of this one's phases, in the order in which they are made."""
+        """Return checkpoints of this job's phases that other jobs stored, in the order of the phases."""
         block = CheckpointName(Kind.BLOCK, block=0)  # one stands for all
         inputs = [CheckpointName(Kind.INPUTS, statistics=each, block=0) for each in self._statistics]
         removed = [CheckpointName(Kind.REMOVED_BLOCKS, step=number) for number in range(MOST_STEPS)]

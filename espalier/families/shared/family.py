@@ -118,12 +118,12 @@ class Family(BaseModel, ABC):
 
     @classmethod
     def keys(cls) -> frozenset[str]:
-        """Every key of config.json that is read, under all its names."""
+        """Return every key of config.json that is read, under all its names."""
         return frozenset({field.alias or name for name, field in cls.model_fields.items()} | cls.other_keys.keys())
 
     @classmethod
     def named_fields(cls) -> frozenset[str]:
-        """Every field that the declaration speaks of by name."""
+        """Return every field that the declaration refers to by name."""
         width = frozenset({cls.width_field} if cls.width_field else ())
         return width.union(cls.bias_fields.values(), cls.per_block, cls.training_only)
 
@@ -143,7 +143,7 @@ class Family(BaseModel, ABC):
         return 1.0
 
     def count(self, part: PartKind) -> int:
-        """How many units of a part every block has; for `depth`, how many blocks the model has."""
+        """Return how many units of a part every block has; for `depth`, how many blocks the model has."""
         match part:
             case "depth":
                 return self.num_hidden_layers
@@ -156,12 +156,12 @@ class Family(BaseModel, ABC):
                 return 0
 
     def least(self, part: PartKind) -> int:
-        """Fewest units of a part that a model can have."""
+        """Return the fewest units of a part that a model can have."""
         del part
         return 1
 
     def fits(self, part: PartKind) -> tuple[int, ...] | None:
-        """Numbers of units that a stock configuration can have, ascending; None where it can have any."""
+        """Return the numbers of units that a stock configuration can have, ascending; None where it can have any."""
         del part
         return None
 
@@ -170,17 +170,17 @@ class Family(BaseModel, ABC):
         return self.maps(0)[self.readers[part]].biased or part in self.bias_fields
 
     def narrowed(self, part: PartKind, count: int) -> dict[str, Any]:
-        """Settings, by field, of the same model with `count` units of a part in every block."""
+        """Return the settings, by field, of the same model with `count` units of a part in every block."""
         assert part == "neurons"
         assert self.width_field is not None
         return {self.width_field: count}
 
     def shortened(self, kept: Sequence[int]) -> dict[str, Any]:
-        """Settings, by field, of the same model with these of its blocks; the lists of `per_block` aside."""
+        """Return the settings, by field, of the same model with these of its blocks; the lists of `per_block` aside."""
         return {"num_hidden_layers": len(kept)}
 
     def why_not(self, part: str) -> str | None:
-        """Why no stock configuration of the family can have fewer units of a part; None when one can.
+        """Return why no stock configuration of the family can have fewer units of a part; None when one can.
 
         Of `replace`: why no matrix can stand in for a block.
         """
@@ -191,37 +191,37 @@ class Family(BaseModel, ABC):
         return True
 
     def spelled(self) -> int:
-        """How many tensors its blocks have, counted and not spelled out."""
+        """Return how many tensors the blocks have, counted without listing them."""
         return self.num_hidden_layers * len(self.block_shapes(0))
 
     def stands_for(self, name: str) -> int:
-        """How many parameters a tensor of this name may stand for."""
+        """Return how many parameters a tensor of this name may stand for."""
         del name
         return 1
 
     @abstractmethod
     def maps(self, block: int) -> Maps:
-        """The linear maps of a block that are pruned."""
+        """Return the linear layers of a block that are pruned."""
 
     @abstractmethod
     def others(self, block: int) -> Shapes:
-        """Every other parameter of a block that is no bias of such a map, by name within the block."""
+        """Return every other parameter of a block that is no bias of such a map, by name within the block."""
 
     @abstractmethod
     def outer_shapes(self) -> Shapes:
-        """Parameters outside the blocks, the head left out."""
+        """Return the parameters outside the blocks, the head left out."""
 
     def head_shapes(self) -> Shapes:
-        """Parameters of the head."""
+        """Return the parameters of the head."""
         return {"lm_head.weight": (self.vocab_size, self.hidden_size)}
 
     def stacks(self, block: int) -> dict[str, tuple[tuple[int, ...], list[str]]]:
-        """Tensors that may stand for several parameters of a block: name -> shape and parameters."""
+        """Return the tensors that may stand for several parameters of a block: name -> shape and parameters."""
         del block
         return {}
 
     def block_shapes(self, block: int) -> Shapes:
-        """All parameters of a block as they are stored, by name within the block."""
+        """Return all parameters of a block as they are stored, by name within the block."""
         shapes = self.others(block)
         for name, each in self.maps(block).items():
             stored = (each.inputs, each.outputs) if self.transposed else (each.outputs, each.inputs)
@@ -231,7 +231,7 @@ class Family(BaseModel, ABC):
         return shapes
 
     def parameter(self, tensor: str) -> str:
-        """The parameter that a tensor of the files is, by name."""
+        """Return the parameter's name for a tensor of the files."""
         for pattern, replacement in self.other_names:
             tensor = re.sub(pattern, replacement, tensor)
         tensor = tensor.removeprefix(self.base) if tensor.startswith(f"{self.base}lm_head.") else tensor

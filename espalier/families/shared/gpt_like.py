@@ -54,7 +54,7 @@ class GptLike(EvenHeads):
         return ("input_layernorm", "post_attention_layernorm")
 
     def maps(self, block: int) -> Maps:
-        """The linear maps of a block that are pruned."""
+        """Return the linear layers of a block that are pruned."""
         del block
         hidden, wide, (attention, net) = self.hidden_size, self.count("neurons"), self.biases
         queries_keys_values, out, up, down = self.names
@@ -66,11 +66,11 @@ class GptLike(EvenHeads):
         }
 
     def others(self, block: int) -> Shapes:
-        """Every other parameter of a block."""
+        """Return every other parameter of a block."""
         del block
         return layer_norm(*self.norms, width=self.hidden_size)
 
     def outer_shapes(self) -> Shapes:
-        """Parameters outside the blocks, the head left out."""
+        """Return the parameters outside the blocks, the head left out."""
         table = {f"{self.base}{self.embeddings}.weight": (self.vocab_size, self.hidden_size)}
         return table | layer_norm(*(f"{self.base}{name}" for name in self.outer_norms), width=self.hidden_size)

@@ -59,21 +59,21 @@ class LlamaLike(Rotary):
         return (False, False)
 
     def fits(self, part: PartKind) -> tuple[int, ...] | None:
-        """Numbers of units that a stock configuration can have, ascending; None where it can have any."""
+        """Return the numbers of units that a stock configuration can have, ascending; None where it can have any."""
         if part != "kv_groups" or not self.heads_divide:
             return super().fits(part)
         each = self.num_attention_heads // self.kv_heads
         return tuple(groups for groups in range(1, self.kv_heads + 1) if self.hidden_size % (groups * each) == 0)
 
     def narrowed(self, part: PartKind, count: int) -> dict[str, Any]:
-        """Settings, by field, of the same model with `count` units of a part in every block."""
+        """Return the settings, by field, of the same model with `count` units of a part in every block."""
         if part != "kv_groups":
             return super().narrowed(part, count)
         queries = self.num_attention_heads // self.kv_heads * count
         return {"num_attention_heads": queries, "num_key_value_heads": count, "head_dim": self.head_size}
 
     def attention(self) -> Maps:
-        """The maps of the attention."""
+        """Return the linear layers of the attention."""
         hidden, (inner, outer) = self.hidden_size, self.attention_biases
         queries, keys = self.num_attention_heads * self.head_size, self.kv_heads * self.head_size
         return {
@@ -84,7 +84,7 @@ class LlamaLike(Rotary):
         }
 
     def gated(self, name: str, wide: int, *, biased: bool = False) -> Maps:
-        """The maps of a gated feed-forward net."""
+        """Return the linear layers of a gated MLP."""
         return {
             f"{name}.gate_proj": Map(wide, self.hidden_size, biased),
             f"{name}.up_proj": Map(wide, self.hidden_size, biased),
@@ -92,12 +92,12 @@ class LlamaLike(Rotary):
         }
 
     def maps(self, block: int) -> Maps:
-        """The linear maps of a block that are pruned."""
+        """Return the linear layers of a block that are pruned."""
         del block
         return self.attention() | self.gated("mlp", self.intermediate_size)
 
     def others(self, block: int) -> Shapes:
-        """Every other parameter of a block."""
+        """Return every other parameter of a block."""
         del block
         shapes = rms_norm("input_layernorm", "post_attention_layernorm", width=self.hidden_size)
         if self.query_key_norms:
@@ -105,7 +105,7 @@ class LlamaLike(Rotary):
         return shapes
 
     def outer_shapes(self) -> Shapes:
-        """Parameters outside the blocks, the head left out."""
+        """Return the parameters outside the blocks, the head left out."""
         return {
             "model.embed_tokens.weight": (self.vocab_size, self.hidden_size),
             "model.norm.weight": (self.hidden_size,),

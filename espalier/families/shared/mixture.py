@@ -44,7 +44,7 @@ class MixtureOfExperts(LlamaLike):
 
     @classmethod
     def named_fields(cls) -> frozenset[str]:
-        """Every field that the declaration speaks of by name."""
+        """Return every field that the declaration refers to by name."""
         return super().named_fields() | {cls.experts_field, cls.expert_width_field}
 
     @property
@@ -73,36 +73,36 @@ class MixtureOfExperts(LlamaLike):
         return sum(map(self.routed, range(self.num_hidden_layers)))
 
     def count(self, part: PartKind) -> int:
-        """How many units of a part every block has; for `depth`, how many blocks the model has."""
+        """Return how many units of a part every block has; for `depth`, how many blocks the model has."""
         if part != "experts":
             return super().count(part)
         return self.experts if self._routed_blocks() else 0
 
     def least(self, part: PartKind) -> int:
-        """Fewest units of a part that a model can have."""
+        """Return the fewest units of a part that a model can have."""
         return self.num_experts_per_tok if part == "experts" else super().least(part)
 
     def narrowed(self, part: PartKind, count: int) -> dict[str, Any]:
-        """Settings, by field, of the same model with `count` units of a part in every block."""
+        """Return the settings, by field, of the same model with `count` units of a part in every block."""
         return {self.experts_field: count} if part == "experts" else super().narrowed(part, count)
 
     def why_not(self, part: str) -> str | None:
-        """Why no stock configuration of the family can have fewer units of a part; None when one can."""
+        """Return why no stock configuration of the family can have fewer units of a part; None when one can."""
         if part == "neurons" and self._routed_blocks():
             return "its MLP is a mixture of experts: remove experts"
         return super().why_not(part)
 
     def spelled(self) -> int:
-        """How many tensors its blocks have, counted and not spelled out."""
+        """Return how many tensors the blocks have, counted without listing them."""
         plain = len(LlamaLike.maps(self, 0)) + len(LlamaLike.others(self, 0))
         return self.num_hidden_layers * plain + self._routed_blocks() * 3 * (self.experts - 1)
 
     def stands_for(self, name: str) -> int:
-        """How many parameters a tensor of this name may stand for."""
+        """Return how many parameters a tensor of this name may stand for."""
         return 2 * self.experts if name.endswith(tuple(f".experts.{stack}" for stack in STACKED)) else 1
 
     def maps(self, block: int) -> Maps:
-        """The linear maps of a block that are pruned."""
+        """Return the linear layers of a block that are pruned."""
         if not self.routed(block):
             return super().maps(block)
         maps = self.attention()
@@ -111,12 +111,12 @@ class MixtureOfExperts(LlamaLike):
         return maps
 
     def others(self, block: int) -> Shapes:
-        """Every other parameter of a block."""
+        """Return every other parameter of a block."""
         shapes = super().others(block)
         return shapes | ({"mlp.gate.weight": (self.experts, self.hidden_size)} if self.routed(block) else {})
 
     def stacks(self, block: int) -> dict[str, tuple[tuple[int, ...], list[str]]]:
-        """Tensors that may stand for several parameters of a block: name -> shape and parameters."""
+        """Return the tensors that may stand for several parameters of a block: name -> shape and parameters."""
         if not self.routed(block):
             return {}
         of_one = self.gated("mlp.experts.0", self.expert_size)

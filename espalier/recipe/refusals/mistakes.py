@@ -67,7 +67,7 @@ def _fields(model: type[BaseModel], place: Sequence[str | int]) -> set[str]:
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    """Every model that a value of a type may be, or hold as an item."""
+    """Yield every model that a value of a type may be, or hold as an item."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

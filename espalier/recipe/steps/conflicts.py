@@ -32,7 +32,7 @@ _FOUND: dict[str, tuple[str, Mapping[str, type[Method]]]] = {
 
 @cache
 def conflicts() -> list[Conflict]:
-    """Every pair that is refused with parameters at their defaults and the other axes as usual."""
+    """Return every pair of methods that is refused, with parameters at their defaults and the other axes as usual."""
     usual = Axes(CRITERIA["magnitude"](), PATTERNS["unstructured"](), BUDGETS["uniform"](), None, None)
     pairs = []
     for (first, (one, ones)), (second, (other, others)) in combinations(_FOUND.items(), 2):

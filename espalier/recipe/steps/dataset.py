@@ -76,7 +76,7 @@ Dataset = Annotated[
 
 
 def dataset_name(dataset: BuiltinDataset | HuggingFaceDataset | LocalDataset | UploadDataset) -> str:
-    """The default name of a measurement on this text."""
+    """Return the default name of a measurement on this text."""
     if isinstance(dataset, UploadDataset):
         return dataset.upload_id
     if isinstance(dataset, LocalDataset):

@@ -58,7 +58,7 @@ class NoUpdate(Spec):
 
 
 def _one_of(tag: str, kinds: dict[str, Any], *later: str, instead: str = "") -> Any:  # noqa: ANN401 - made at run time
-    """The union of discovered classes by their tag; names to come are refused as such."""
+    """Return the union of discovered classes, discriminated by their tag; reserved names are refused as such."""
     union: Any = Union[tuple(kinds.values())]  # noqa: UP007
     unbuilt = refusing_tags(tag, *set(later) - set(kinds), instead=instead)
     return Annotated[union, Field(discriminator=tag), unbuilt]

@@ -55,7 +55,7 @@ class Reconstruct(Spec):
     interleave: bool = Field(False, description="Prune each block just before it is fitted.")
 
     def moves_a_matrix(self, *, biased: bool) -> bool:
-        """Whether anything is trained in a window of one matrix, which holds its weight and perhaps a bias."""
+        """Return whether anything is trained in a window of one matrix, which holds its weight and perhaps a bias."""
         return not set(self.trainable) <= ({"norms"} if biased else {"norms", "biases"})
 
     @model_validator(mode="after")

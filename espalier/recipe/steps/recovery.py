@@ -58,7 +58,7 @@ class Cycles(Spec):
     )
 
     def sparsity(self, cycle: int, target: float) -> float:
-        """The sparsity after one of the turns, counted from 1; the last one reaches the target exactly."""
+        """Return the sparsity after a cycle, counted from 1; the last cycle reaches the target exactly."""
         fraction = cycle / self.count
         if cycle == self.count:
             return target
@@ -67,7 +67,7 @@ class Cycles(Spec):
         return target * (fraction if self.schedule == "linear" else 1.0 - float((1 - fraction) ** 3))
 
     def steps(self, cycle: int, total: int) -> int:
-        """The optimizer steps of one of the turns: an equal part, and the rest for the last."""
+        """Return the optimizer steps of a cycle: an equal part, and the remainder for the last."""
         part = total // self.count
         return part if cycle < self.count else total - part * (self.count - 1)
 

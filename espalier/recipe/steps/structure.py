@@ -59,7 +59,7 @@ class Width(Spec):
     multiple_of: int = Field(1, ge=1, le=65_536, description="What stays is rounded to a multiple of it.")
 
     def kept(self, units: int, *, sparsity: float) -> int:
-        """How many units of a block stay: the multiple nearest to their share, at least one; all where none go."""
+        """Return how many units of a block stay: the multiple nearest to it, at least one; all where none go."""
         if sparsity == 0:
             return units
         nearest = round((1 - sparsity) * units / self.multiple_of) * self.multiple_of
@@ -95,7 +95,7 @@ class DepthFields(Spec):
         return f"{self.sparsity:.0%}" if self.sparsity is not None else f"{self.pattern.count} blocks"
 
     def gone(self, blocks: int) -> int:
-        """How many of the model's blocks go."""
+        """Return how many of the model's blocks are removed."""
         return self.pattern.count if self.pattern.count is not None else round((self.sparsity or 0.0) * blocks)
 
 
