@@ -16,16 +16,16 @@ from espalier.recipe.presets import LOOKUP, find
 
 
 async def _resources(request: Request) -> Resources:
-    found: Resources = request.app.state.resources
-    return found
+    resources: Resources = request.app.state.resources
+    return resources
 
 
 ResourcesDep = Annotated[Resources, Depends(_resources)]
 
 
 async def _actor(request: Request) -> Actor:
-    found: Actor = request.state.actor
-    return found
+    actor: Actor = request.state.actor
+    return actor
 
 
 ActorDep = Annotated[Actor, Depends(_actor)]
@@ -33,16 +33,16 @@ ActorDep = Annotated[Actor, Depends(_actor)]
 
 
 async def _project(request: Request) -> str:
-    found: str = request.state.actor.project_id
-    return found
+    project_id: str = request.state.actor.project_id
+    return project_id
 
 
 ProjectDep = Annotated[str, Depends(_project)]
 
 
 async def _feed(request: Request) -> Feed:
-    found: Feed = request.app.state.feed
-    return found
+    feed: Feed = request.app.state.feed
+    return feed
 
 
 FeedDep = Annotated[Feed, Depends(_feed)]

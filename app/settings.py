@@ -251,14 +251,14 @@ class Settings(BaseSettings):
     @property
     def folders(self) -> dict[str, Path]:
         """Folders of this machine that are written to, by what lies there."""
-        found = {"cache": self.cache, "scratch": self.scratch}
+        folders = {"cache": self.cache, "scratch": self.scratch}
         if self.database.startswith("sqlite"):
-            found["database"] = Path(urlsplit(self.database).path[1:]).absolute().parent
+            folders["database"] = Path(urlsplit(self.database).path[1:]).absolute().parent
         if self.bell is not None:
-            found["wake-up signals"] = self.bell
+            folders["wake-up signals"] = self.bell
         if self.store.startswith("file:"):
-            found["store"] = Path(unquote(urlsplit(self.store).path))
-        return found
+            folders["store"] = Path(unquote(urlsplit(self.store).path))
+        return folders
 
     @property
     def classes(self) -> list[tuple[str, float]]:
@@ -279,7 +279,7 @@ def get_settings() -> Settings:
         foreign = check_file(Path(file).expanduser(), Settings.model_fields) if file else []
         settings = Settings(_env_file=file)
     except ValidationError as error:
-        sys.stderr.writelines(f"{_told(item)}\n" for item in error.errors(include_url=False))
+        sys.stderr.writelines(f"{_message(item)}\n" for item in error.errors(include_url=False))
         raise SystemExit(2) from None
     except BadFile as error:
         sys.stderr.write(f"{PREFIX}ENV_FILE: {error}\n")
@@ -291,10 +291,10 @@ def get_settings() -> Settings:
     return settings
 
 
-def _told(item: Mapping[str, Any]) -> str:
-    said = str(item["msg"]).removeprefix("Value error, ")
+def _message(item: Mapping[str, Any]) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
     if not item["loc"]:
-        return said
+        return message
     field = str(item["loc"][0])
     value = "" if "Secret" in str(Settings.model_fields[field].annotation) else f"={rules.shown(item['input'])}"
-    return f"setting {PREFIX}{field.upper()}{value}: {said}"
+    return f"setting {PREFIX}{field.upper()}{value}: {message}"

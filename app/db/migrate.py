@@ -61,8 +61,8 @@ def previous_revision() -> str:
 def is_current(database: Database) -> bool:
     """Tell whether a database is at the newest revision."""
     with database.engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    return found == ScriptDirectory.from_config(_config()).get_current_head()
+        revision = MigrationContext.configure(connection).get_current_revision()
+    return revision == ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def _config() -> Config:

@@ -73,15 +73,15 @@ def _patience(url: str, statement_seconds: float) -> dict[str, Any]:
         "tcp_user_timeout": 20_000,
     }
     given = make_url(url).query
-    found: dict[str, Any] = {name: value for name, value in arguments.items() if name not in given}
+    defaults: dict[str, Any] = {name: value for name, value in arguments.items() if name not in given}
     if statement_seconds and "options" not in given:
-        told = {
+        limits = {
             "statement_timeout": statement_seconds,
             "lock_timeout": statement_seconds,
             "idle_in_transaction_session_timeout": 4 * statement_seconds,
         }
-        found["options"] = " ".join(f"-c {name}={round(seconds * 1000)}" for name, seconds in told.items())
-    return found
+        defaults["options"] = " ".join(f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items())
+    return defaults
 
 
 _DEFERRED = "deferred rows"

@@ -17,7 +17,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and headers; what the application takes is less, and refused with a problem."""
 LEAST_PIECE_BYTES, MOST_SMALL_PIECES = 16, 2048
 """A chunked body is not sent byte by byte."""
-LOOK_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 1.0
 _REFUSAL: Final = (
     "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
     "content-length: {length}\r\n\r\n{body}"
@@ -38,7 +38,7 @@ class PromptProtocol(HttpToolsProtocol):
     _in_head = True
     _pieces = 0
     _body_bytes = 0
-    _look: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
     _served: RequestResponseCycle | None = None
     """The request that is being answered: `cycle` is the last that came, and a client may send many at once."""
 
@@ -49,8 +49,8 @@ class PromptProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and answer nothing more: what is written to a closed connection is an error."""
-        if self._look is not None:
-            self._look.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.pipeline.clear()
         if self._served is not None:
             self._served.disconnected = True
@@ -101,11 +101,11 @@ class PromptProtocol(HttpToolsProtocol):
 
     def _expect(self) -> None:
         self._began, self._arrived = time.monotonic(), 0
-        if self._look is None:
-            self._look = self.loop.call_later(LOOK_SECONDS, self._look_at_it)
+        if self._timer is None:
+            self._timer = self.loop.call_later(CHECK_SECONDS, self._check_deadline)
 
-    def _look_at_it(self) -> None:
-        self._look = None
+    def _check_deadline(self) -> None:
+        self._timer = None
         if self._began is None or self.transport.is_closing():
             return
         if self.flow.read_paused:  # it is we who do not read
@@ -113,7 +113,7 @@ class PromptProtocol(HttpToolsProtocol):
         elif time.monotonic() - self._began > GRACE_SECONDS + self._arrived / LEAST_BYTES_PER_SECOND:
             self._refuse(408, "request-timeout", "The request did not arrive in time.")
             return
-        self._look = self.loop.call_later(LOOK_SECONDS, self._look_at_it)
+        self._timer = self.loop.call_later(CHECK_SECONDS, self._check_deadline)
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer, unless an answer is on its way, and close."""

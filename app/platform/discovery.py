@@ -16,13 +16,13 @@ def offered(package: ModuleType, name: str, kind: type[T]) -> list[tuple[ModuleT
 
     Raises TypeError on one that has nothing of the kind: a file that is forgotten must stop the process.
     """
-    found = []
+    offers = []
     for module in _below(package):
         value = getattr(module, name, None)
         if not isinstance(value, kind):
             raise TypeError(f"{module.__name__} has no `{name}` that is a {kind.__name__}")
-        found.append((module, value))
-    return found
+        offers.append((module, value))
+    return offers
 
 
 def _below(package: ModuleType) -> Iterator[ModuleType]:

@@ -27,9 +27,9 @@ class Lanes(Generic[_T]):
     Several may serve; whoever takes from a lane holds it until he releases it, so what it holds stays in order.
     """
 
-    def __init__(self, most: int) -> None:
-        """`most`: how many items one lane holds."""
-        self._most = most
+    def __init__(self, max_items: int) -> None:
+        """`max_items`: how many items one lane holds."""
+        self._max_items = max_items
         self.lanes: OrderedDict[str, deque[_T]] = OrderedDict()
         self._held: set[str] = set()
         self.idle = 0
@@ -44,7 +44,7 @@ class Lanes(Generic[_T]):
         """Queue an item behind those of its lane; raises TooManyRequests when the lane is full."""
         with self._changed:
             waiting = self.lanes.setdefault(lane, deque())
-            if len(waiting) >= self._most:
+            if len(waiting) >= self._max_items:
                 raise full()
             waiting.append(item)
             if lane != self._latest:

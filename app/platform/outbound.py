@@ -169,8 +169,8 @@ def check_literal(target: Target, allowed: Sequence[Network]) -> None:
 
 def resolve(target: Target, allowed: Sequence[Network]) -> list[str]:
     """Resolve a host once; one bad answer spoils them all. Raises ForbiddenAddress or OSError."""
-    found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     for text in addresses:
         if not is_allowed(ipaddress.ip_address(text), target.port, allowed):
             raise ForbiddenAddress("the host resolves to an address that is not public")

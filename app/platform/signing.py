@@ -64,9 +64,9 @@ def verify(secrets_: Iterable[str], given: Mapping[str, str], body: bytes, *, no
         raise BadSignature("webhook-id or webhook-timestamp is missing")
     if abs((time.time() if now is None else now) - int(stamp)) > TOLERANCE_SECONDS:
         raise BadSignature("webhook-timestamp is too far from now")
-    found = [word.encode() for word in given.get("webhook-signature", "").split(" ")[:20]]
+    signatures = [word.encode() for word in given.get("webhook-signature", "").split(" ")[:20]]
     wanted = [sign(secret, message_id, int(stamp), body).encode() for secret in secrets_]
     # Sums, not any(): which of them matches takes no part in how long it takes.
-    if not sum(hmac.compare_digest(one, other) for one in found for other in wanted):
+    if not sum(hmac.compare_digest(one, other) for one in signatures for other in wanted):
         raise BadSignature("webhook-signature does not match")
     return message_id

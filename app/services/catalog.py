@@ -34,13 +34,13 @@ class Result:
 
     def perplexity(self, metric: str) -> float | None:
         """One measurement of the result."""
-        found = (self.compressed.get("perplexity") or {}).get(metric)
-        return None if found is None else float(found)
+        value = (self.compressed.get("perplexity") or {}).get(metric)
+        return None if value is None else float(value)
 
     def dense_perplexity(self, metric: str) -> float | None:
         """The same measurement of the model it came from."""
-        found = (self.dense.get("perplexity") or {}).get(metric)
-        return None if found is None else float(found)
+        value = (self.dense.get("perplexity") or {}).get(metric)
+        return None if value is None else float(value)
 
     def increase(self, metric: str) -> float | None:
         """Relative to the dense model; None where one of the two was not measured."""
@@ -81,10 +81,10 @@ class ModelReading:
 
     def front(self, metric: str) -> list[tuple[Result, bool]]:
         """The results that have a measurement and a sparsity, sparsest last, and whether nothing beats each."""
-        found = [item for item in self.results if item.perplexity(metric) is not None and item.sparsity is not None]
-        found.sort(key=lambda item: (item.sparsity or 0.0, item.perplexity(metric) or 0.0))
-        costs = [(-(item.sparsity or 0.0), item.perplexity(metric) or 0.0) for item in found]
-        return list(zip(found, unbeaten(costs), strict=True))
+        measured = [item for item in self.results if item.perplexity(metric) is not None and item.sparsity is not None]
+        measured.sort(key=lambda item: (item.sparsity or 0.0, item.perplexity(metric) or 0.0))
+        costs = [(-(item.sparsity or 0.0), item.perplexity(metric) or 0.0) for item in measured]
+        return list(zip(measured, unbeaten(costs), strict=True))
 
 
 def models(database: Database, project_id: str) -> list[catalog.ModelRow]:

@@ -67,8 +67,8 @@ def largest_memory(resources: Resources, worker_class: str) -> int | None:
     """Return the memory of the largest worker of a class that was seen lately; None without one."""
     with resources.database.reading() as session:
         lately = clock(session) - timedelta(seconds=resources.settings.lease_seconds)
-        found = workers.largest(session, worker_class, seen_after=lately)
-    return found[1] if found else None
+        largest = workers.largest(session, worker_class, seen_after=lately)
+    return largest[1] if largest else None
 
 
 def drain(resources: Resources, actor: Actor, worker_id: str) -> WorkerReading:

@@ -41,8 +41,8 @@ class AlreadyMade(Exception):
 
 def once(session: Session, key: Key | None, resource_id: str, *, now: datetime) -> None:
     """Bind a key to the resource that this transaction is about to make; raises AlreadyMade when there is one."""
-    if key and (found := claim(session, key, resource_id=resource_id, now=now)):
-        raise AlreadyMade(found)
+    if key and (earlier_id := claim(session, key, resource_id=resource_id, now=now)):
+        raise AlreadyMade(earlier_id)
 
 
 def earlier(session: Session, key: Key, *, now: datetime) -> str | None:

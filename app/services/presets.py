@@ -30,7 +30,7 @@ def lookup(database: Database, project_id: str) -> Lookup:
     def find(name: str, version: int | None) -> PresetVersion | None:
         with database.reading() as session:
             row = planning.preset(session, project_id, name, version=version)
-        return _found(row) if row is not None and row.spec is not None else None
+        return _of_row(row) if row is not None and row.spec is not None else None
 
     return find
 
@@ -39,19 +39,19 @@ def get(database: Database, project_id: str, name: str) -> PresetVersion:
     """Return a preset by `name` or `name@version`; raises NotFound."""
     base, _, version = name.partition("@")
     number = int(version) if version.isdecimal() and len(version) < 7 else None
-    found = lookup(database, project_id)(base, number) if not version or number else None
-    if found is None and (not version or number):
-        found = shipped(base, number)
-    if found is None:
+    preset = lookup(database, project_id)(base, number) if not version or number else None
+    if preset is None and (not version or number):
+        preset = shipped(base, number)
+    if preset is None:
         raise NotFound
-    return found
+    return preset
 
 
 def every(database: Database, project_id: str) -> Sequence[PresetVersion]:
     """Return the newest version of every preset."""
     with database.reading() as session:
-        own = {row.name: _found(row) for row in planning.newest_presets(session, project_id)}
-    return sorted({**BUILT_IN, **own}.values(), key=lambda found: found.name)
+        own = {row.name: _of_row(row) for row in planning.newest_presets(session, project_id)}
+    return sorted({**BUILT_IN, **own}.values(), key=lambda preset: preset.name)
 
 
 def put(database: Database, project_id: str, name: str, *, description: str, spec: dict[str, Any]) -> PresetVersion:
@@ -61,7 +61,7 @@ def put(database: Database, project_id: str, name: str, *, description: str, spe
     with database.unit_of_work() as session:
         row = _next(session, project_id, name, description, spec)
         audit.record(session, "preset.change", row.name, now=row.created_at, version=row.version)
-    return _found(row)
+    return _of_row(row)
 
 
 def delete(database: Database, project_id: str, name: str) -> None:
@@ -79,7 +79,7 @@ def _next(session: Session, project_id: str, name: str, description: str, spec: 
     if newest is None and planning.count_presets(session, project_id) >= MAX_PRESETS:
         raise QuotaExceeded(f"The project has {MAX_PRESETS} presets of its own, deleted ones included.")
     built_in = BUILT_IN.get(name)
-    version = max((found.version for found in (newest, built_in) if found), default=0)
+    version = max((preset.version for preset in (newest, built_in) if preset), default=0)
     row = Preset(
         project_id=project_id,
         name=name,
@@ -93,7 +93,7 @@ def _next(session: Session, project_id: str, name: str, description: str, spec: 
     return row
 
 
-def _found(row: Preset) -> PresetVersion:
+def _of_row(row: Preset) -> PresetVersion:
     assert row.spec is not None
     return PresetVersion(row.name, row.version, row.description, row.spec)
 

@@ -86,9 +86,9 @@ def create(
 def again(database: Database, publication_id: str) -> Publication:
     """Return what an equal call has made: a key of its project names it."""
     with database.reading() as session:
-        found = publications.find(session, publication_id)
-    assert found is not None
-    return found
+        row = publications.find(session, publication_id)
+    assert row is not None
+    return row
 
 
 def page(database: Database, project_id: str, job_id: str, *, before: str | None, limit: int) -> Sequence[Publication]:
@@ -100,48 +100,48 @@ def page(database: Database, project_id: str, job_id: str, *, before: str | None
 def claim(session: Session, turns: ProjectTurns) -> Publication | None:
     """Take the next publication that is due, for a while: by turns of the projects, and one of each at a time."""
     now = clock(session)
-    found = publications.lock_due(session, now, turns)
-    if found is not None:
-        found.locked_until = now + LEASE
-    return found
+    row = publications.lock_due(session, now, turns)
+    if row is not None:
+        row.locked_until = now + LEASE
+    return row
 
 
 def keep(session: Session, publication_id: str) -> bool:
     """Hold a publication for longer; False when it is gone."""
-    found = publications.find(session, publication_id, lock=True)
-    if found is None:
+    row = publications.find(session, publication_id, lock=True)
+    if row is None:
         return False
-    found.locked_until = clock(session) + LEASE
+    row.locked_until = clock(session) + LEASE
     return True
 
 
 def succeed(session: Session, publication_id: str, reference: str) -> None:
     """Write down that a publication is done."""
-    found = publications.find(session, publication_id, lock=True)
-    if found is None:
+    row = publications.find(session, publication_id, lock=True)
+    if row is None:
         return
     now = clock(session)
-    found.state, found.reference, found.error, found.finished_at = "succeeded", reference, None, now
-    found.attempts += 1
-    job = events.lock(session, found.job_id)
+    row.state, row.reference, row.error, row.finished_at = "succeeded", reference, None, now
+    row.attempts += 1
+    job = events.lock(session, row.job_id)
     if job is not None:
-        events.append(session, job, [("job.published", told(found.target, reference))], now=now)
+        events.append(session, job, [("job.published", event_data(row.target, reference))], now=now)
 
 
 def fail(session: Session, publication_id: str, error: dict[str, Any]) -> None:
     """Write down that a publication failed, and when it is tried again."""
-    found = publications.find(session, publication_id, lock=True)
-    if found is None:
+    row = publications.find(session, publication_id, lock=True)
+    if row is None:
         return
     now = clock(session)
-    found.attempts, found.error, found.locked_until = found.attempts + 1, error, None
-    if error.get("retryable") and found.attempts <= len(DELAYS_SECONDS):
-        found.next_at = now + timedelta(seconds=DELAYS_SECONDS[found.attempts - 1])
+    row.attempts, row.error, row.locked_until = row.attempts + 1, error, None
+    if error.get("retryable") and row.attempts <= len(DELAYS_SECONDS):
+        row.next_at = now + timedelta(seconds=DELAYS_SECONDS[row.attempts - 1])
     else:
-        found.state, found.finished_at = "failed", now
+        row.state, row.finished_at = "failed", now
 
 
-def told(target: dict[str, Any], reference: str) -> dict[str, Any]:
+def event_data(target: dict[str, Any], reference: str) -> dict[str, Any]:
     """Return the data of a `job.published` event."""
     return {**_place(target), "reference": reference}
 

@@ -45,23 +45,23 @@ class Readiness:
         # Threads of its own: those of requests may all be waiting for what is asked about here.
         self._threads = ThreadPoolExecutor(len(self.checks), "readiness")
         self._asked: dict[str, asyncio.Future[None]] = {}
-        self._look: asyncio.Task[list[Problem]] | None = None
+        self._checking: asyncio.Task[list[Problem]] | None = None
         self._seen_at = float("-inf")
 
     async def problems(self) -> list[Problem]:
         """Return what keeps the service from working, one per part."""
-        if self._look is None or (self._look.done() and time.monotonic() - self._seen_at > FRESH_SECONDS):
-            self._look = asyncio.create_task(self._ask_all())
-        return await asyncio.shield(self._look)
+        if self._checking is None or (self._checking.done() and time.monotonic() - self._seen_at > FRESH_SECONDS):
+            self._checking = asyncio.create_task(self._ask_all())
+        return await asyncio.shield(self._checking)
 
     def close(self) -> None:
         """Let go of the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _ask_all(self) -> list[Problem]:
-        found = await asyncio.gather(*(self._ask(name) for name in self.parts))
+        problems = await asyncio.gather(*(self._ask(name) for name in self.parts))
         self._seen_at = time.monotonic()
-        return [problem for problem in found if problem is not None]
+        return [problem for problem in problems if problem is not None]
 
     async def _ask(self, name: str) -> Problem | None:
         if name not in self._asked or self._asked[name].done():

@@ -87,7 +87,7 @@ def create(resources: Resources, project_id: str, request: UploadRequest, *, key
 def get(database: Database, project_id: str, upload_id: str) -> Upload:
     """Return an upload; raises NotFound."""
     with database.reading() as session:
-        return _found(session, project_id, upload_id)
+        return _require(session, project_id, upload_id)
 
 
 def page(database: Database, project_id: str, *, before: str | None, limit: int) -> Sequence[Upload]:
@@ -173,11 +173,11 @@ def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
         raise UploadIncomplete(items=missing)
     facts = None
     if row.kind == "model":
-        facts = _look(resources.store, row)
+        facts = _inspect_model(resources.store, row)
     else:
-        _look_at_text(resources.store, row)
+        _inspect_text(resources.store, row)
     with resources.database.unit_of_work() as session:
-        row = _found(session, project_id, upload_id, lock=True)
+        row = _require(session, project_id, upload_id, lock=True)
         row.state, row.facts, row.completed_at = "complete", facts, clock(session)
         audit.record(session, "upload.complete", row.id, now=row.completed_at)
     return row
@@ -186,7 +186,7 @@ def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
 def delete(resources: Resources, project_id: str, upload_id: str) -> None:
     """Remove an upload and its parts; jobs that have not fetched it yet will not find it."""
     with resources.database.unit_of_work() as session:
-        row = _found(session, project_id, upload_id, lock=True)
+        row = _require(session, project_id, upload_id, lock=True)
         session.delete(row)
         audit.record(session, "upload.delete", row.id, now=clock(session))
     resources.store.delete_prefix(row.prefix)
@@ -214,7 +214,7 @@ def located(store: ObjectStore, row: Upload, *, expires_seconds: int) -> dict[st
     return {"files": files}
 
 
-def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
+def _inspect_model(store: ObjectStore, row: Upload) -> dict[str, Any]:
     """Probe a model without its weights: sparse files with their headers are all that it reads."""
     left = MAX_LOOK_BYTES
     with tempfile.TemporaryDirectory(prefix="espalier-upload-") as folder:
@@ -235,7 +235,7 @@ def _look(store: ObjectStore, row: Upload) -> dict[str, Any]:
             raise ModelRefused(error.at("")) from error
 
 
-def _look_at_text(store: ObjectStore, row: Upload) -> None:
+def _inspect_text(store: ObjectStore, row: Upload) -> None:
     """Hold the first bytes of a data set against its name."""
     (file,) = row.files
     head = b"".join(_head(store, row, file, HEAD_BYTES))
@@ -248,8 +248,8 @@ def _look_at_text(store: ObjectStore, row: Upload) -> None:
 def _wanted(store: ObjectStore, row: Upload, file: dict[str, Any]) -> int:
     """How much of a file the probe looks at."""
     if file["name"].endswith(".safetensors"):
-        told = b"".join(_head(store, row, file, 8))
-        return min(int(file["bytes"]), 8 + min(int.from_bytes(told, "little"), MAX_HEADER_BYTES))
+        prefix = b"".join(_head(store, row, file, 8))
+        return min(int(file["bytes"]), 8 + min(int.from_bytes(prefix, "little"), MAX_HEADER_BYTES))
     return int(file["bytes"]) if file["bytes"] <= MAX_SMALL_BYTES else BEGINNING_BYTES
 
 
@@ -262,13 +262,13 @@ def _head(store: ObjectStore, row: Upload, file: dict[str, Any], num_bytes: int)
 
 
 def _open(session: Session, project_id: str, upload_id: str) -> Upload:
-    row = _found(session, project_id, upload_id, lock=True)
+    row = _require(session, project_id, upload_id, lock=True)
     if row.state != "open":
         raise UploadClosed
     return row
 
 
-def _found(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> Upload:
+def _require(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> Upload:
     row = uploads.get(session, project_id, upload_id, lock=lock)
     if row is None:
         raise NotFound

@@ -76,7 +76,7 @@ def check_url(url: str, settings: Settings) -> None:
 def get(resources: Resources, project_id: str, endpoint_id: str) -> WebhookEndpoint:
     """Return an endpoint; raises NotFound."""
     with resources.database.reading() as session:
-        return _found(session, project_id, endpoint_id)
+        return _require(session, project_id, endpoint_id)
 
 
 def page(resources: Resources, project_id: str, *, before: str | None, limit: int) -> Sequence[WebhookEndpoint]:
@@ -90,7 +90,7 @@ def deliveries(
 ) -> Sequence[WebhookDelivery]:
     """Return the log of an endpoint, newest first; raises NotFound."""
     with resources.database.reading() as session:
-        row = _found(session, project_id, endpoint_id)
+        row = _require(session, project_id, endpoint_id)
         return webhooks.deliveries(session, row.id, before=before, limit=limit)
 
 
@@ -148,10 +148,10 @@ def redeliver(resources: Resources, project_id: str, endpoint_id: str, delivery_
 def delivery(resources: Resources, project_id: str, endpoint_id: str, delivery_id: str) -> WebhookDelivery:
     """Return one delivery; raises NotFound."""
     with resources.database.reading() as session:
-        found = webhooks.one_delivery(session, _found(session, project_id, endpoint_id).id, delivery_id)
-    if found is None:
+        row = webhooks.one_delivery(session, _require(session, project_id, endpoint_id).id, delivery_id)
+    if row is None:
         raise NotFound
-    return found
+    return row
 
 
 @contextmanager
@@ -160,14 +160,14 @@ def _changing(
 ) -> Iterator[tuple[Session, WebhookEndpoint, datetime]]:
     with resources.database.unit_of_work() as session:
         now = clock(session)
-        row = _found(session, project_id, endpoint_id)
+        row = _require(session, project_id, endpoint_id)
         yield session, row, now
         if verb in {"change", "rotate_secret"}:
             row.updated_at = now
         audit.record(session, f"webhook_endpoint.{verb}", endpoint_id, now=now)
 
 
-def _found(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
+def _require(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
     row = webhooks.endpoint(session, project_id, endpoint_id)
     if row is None:
         raise NotFound

@@ -73,7 +73,7 @@ class ObjectStore(ABC):
 
     def delete_prefix(self, prefix: str) -> int:
         """Remove every object whose key starts with `prefix`; return how many."""
-        keys = [found.key for found in self.list(prefix)]
+        keys = [item.key for item in self.list(prefix)]
         for key in keys:
             self.delete(key)
         return len(keys)

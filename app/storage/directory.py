@@ -71,13 +71,13 @@ class DirectoryStore(ObjectStore):
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Walk the folder that the prefix names."""
         top = prefix.rpartition("/")[0]
-        found = sorted(
+        keys = sorted(
             (Path(folder) / name).relative_to(self.root).as_posix()
             # Not rglob, which raises when a neighbour removes a folder meanwhile.
             for folder, _, names in os.walk(self.root / top)
             for name in names
         )
-        for key in found:
+        for key in keys:
             if key.startswith(prefix) and not key.startswith(_UNFINISHED):
                 try:
                     status = (self.root / key).stat()

@@ -163,8 +163,8 @@ class S3Store(ObjectStore):
         temporary = path.parent / f".{secrets.token_hex(8)}.part"
         try:
             for _ in range(_TRIES):
-                found = self._download(key, temporary)
-                if sha256 is None or found == sha256:
+                digest = self._download(key, temporary)
+                if sha256 is None or digest == sha256:
                     temporary.replace(path)
                     return
             raise ChecksumMismatch
@@ -224,8 +224,8 @@ class S3Store(ObjectStore):
         )
         with typed():
             for page in pages:
-                for found in page.get("Contents", []):
-                    yield StoredObject(found["Key"].removeprefix(self.prefix), found["Size"], found["LastModified"])
+                for item in page.get("Contents", []):
+                    yield StoredObject(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"])
 
     def delete(self, key: str) -> None:
         """Remove the object."""
@@ -238,10 +238,10 @@ class S3Store(ObjectStore):
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
         with typed():
             for page in pages:
-                for found in page.get("Uploads", []):
-                    if found["Initiated"] < before:
+                for upload in page.get("Uploads", []):
+                    if upload["Initiated"] < before:
                         self.client.abort_multipart_upload(
-                            Bucket=self.bucket, Key=found["Key"], UploadId=found["UploadId"]
+                            Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
                         aborted += 1
         return aborted

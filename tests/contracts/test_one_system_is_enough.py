@@ -158,7 +158,7 @@ class Held(Holdings):
     def __init__(self, books):
         self._books = books
 
-    def news(self, cursor):
+    def new_events(self, cursor):
         return [printed(book, "1") for book in self._books if book not in cursor.get("books", [])]
 
     def cursor(self, cursor):
@@ -185,7 +185,7 @@ class ShelfHook(PolledReceiver):
     def read(self, headers, document):
         return printed(document["book"], document["edition"])
 
-    def look(self, login, cursor, *, made_at):
+    def poll(self, login, cursor, *, made_at):
         assert login["key"] == "opensesame"
         return Held(["org/found"])
 '''

@@ -57,7 +57,6 @@ TWO_OF_A_NAME: Final = {
     "LayerRow",
     "Limits",
     "Line",
-    "Look",
     "Matrix",
     "Outcome",
     "Part",

@@ -64,7 +64,7 @@ class RegistrySweep:
         """Ask the registry of a source for what no delivery told of, and return how many events it held."""
         login = credentials.access(self._database, self._settings, source.project_id, source.kind, "fetch")
         try:
-            held = self._polled[source.kind].look(login, source.cursor or {}, made_at=source.created_at)
+            held = self._polled[source.kind].poll(login, source.cursor or {}, made_at=source.created_at)
         except RegistrySilent as error:
             log.warning("a registry could not be read", source_id=source.id, error=str(error))
             return 0
@@ -99,7 +99,7 @@ class RegistrySweep:
             if source is None:  # deleted meanwhile
                 return 0
             cursor = source.cursor or {}
-            for event in held.news(cursor):
+            for event in held.new_events(cursor):
                 recorded += not record_event(session, source, event, via="reconciliation").duplicate
             source.cursor = {**cursor, **held.cursor(cursor), "broken": 0}
         if recorded:

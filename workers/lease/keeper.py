@@ -152,7 +152,7 @@ class Keeper:
     def _read(self) -> str | None:
         with self._database.reading() as session:
             self._note_drain(session)
-            return leases.look(session, self._job_id, self._fence)
+            return leases.state_of(session, self._job_id, self._fence)
 
     def _note_drain(self, session: Session) -> None:
         if workers.drain_requested(session, self._worker_id):

@@ -96,7 +96,7 @@ def commit(
         new_events.insert(0, ("job.gate_evaluated", done.gate))
     for one in published:
         publications.add(session, job, publications.row(job, one.target, now=now, reference=one.reference))
-        new_events.append(("job.published", publications.told(one.target, one.reference)))
+        new_events.append(("job.published", publications.event_data(one.target, one.reference)))
     job.report, job.gate, job.error, job.checkpoints = done.report, done.gate, None, []
     leases.end_attempt(session, job, "succeeded", now=now)
     new_events.append(("job.succeeded", {"artifacts": len(done.files)}))

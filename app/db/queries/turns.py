@@ -25,9 +25,9 @@ class ProjectTurns:
                 if bound is not None:
                     later = and_(later, table.project_id <= bound)
                 query = select(table.project_id).where(due, later).order_by(table.project_id).limit(1)
-                found: str | None = session.scalar(query)
-                if found is None:
+                project_id: str | None = session.scalar(query)
+                if project_id is None:
                     break
-                at = self.last = found
-                yield found
+                at = self.last = project_id
+                yield project_id
             at = ""

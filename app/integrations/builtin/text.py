@@ -17,8 +17,8 @@ class BuiltinText(BuiltinDataset, TextSource):
 
     def fetch(self, access: Access, use: Use) -> PlainText:  # noqa: ARG002 (nothing is fetched)
         """Return the hash of all topics and the split."""
-        said = json.dumps([self.split, pydoc_data.topics.topics], sort_keys=True)
-        return PlainText(path=None, sha256=hashlib.sha256(said.encode()).hexdigest())
+        content = json.dumps([self.split, pydoc_data.topics.topics], sort_keys=True)
+        return PlainText(path=None, sha256=hashlib.sha256(content.encode()).hexdigest())
 
     def unchanging(self) -> list[Any]:
         """Nothing more, as before."""

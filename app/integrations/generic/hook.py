@@ -66,20 +66,20 @@ class GenericHook(Receiver):
 
     def read(self, headers: Mapping[str, str], document: dict[str, Any]) -> RegistryEvent:
         """A model that is there now."""
-        told = _Document.model_validate(document)
-        if isinstance(told.model, _HubModel):
-            name, source = told.model.repo, {"kind": "huggingface", "repo": told.model.repo}
-            source["revision"] = told.model.revision
+        payload = _Document.model_validate(document)
+        if isinstance(payload.model, _HubModel):
+            name, source = payload.model.repo, {"kind": "huggingface", "repo": payload.model.repo}
+            source["revision"] = payload.model.revision
         else:
-            name, source = told.model.uri, {"kind": "s3", "uri": told.model.uri}
-        revision = told.model.revision
+            name, source = payload.model.uri, {"kind": "s3", "uri": payload.model.uri}
+        revision = payload.model.revision
         return RegistryEvent(
             kind=self.kind,
-            event=told.event,
+            event=payload.event,
             what="version",
             model=name,
             source=source,
-            tags=told.tags,
+            tags=payload.tags,
             revision=revision,
             dedupe_key=headers.get("webhook-id", ""),
             references=(f"{name}@{revision}",) if revision else (),

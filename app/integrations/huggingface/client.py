@@ -64,11 +64,11 @@ class Hub:
         except (ValueError, TypeError, KeyError, AttributeError):
             raise HubSilentError("its answer is not a Hub's") from None
 
-    def file(self, found: Repository, name: str, *, start: int = 0, count: int) -> bytes:
+    def file(self, repository: Repository, name: str, *, start: int = 0, count: int) -> bytes:
         """Read at most so many bytes of a file at the repository's commit; raises as `repository` does."""
-        path = f"/{quote(found.id)}/resolve/{found.commit}/{quote(name)}"
+        path = f"/{quote(repository.id)}/resolve/{repository.commit}/{quote(name)}"
         reply = self._get(f"{self._endpoint}{path}", {"Range": f"bytes={start}-{start + count - 1}"}, start + count)
-        _refuse(reply, found.id)
+        _refuse(reply, repository.id)
         # A server that knows no ranges sends the file from its beginning.
         return reply.body[:count] if reply.status == 206 else reply.body[start : start + count]
 
@@ -100,10 +100,10 @@ def networks_of(endpoint: str) -> tuple[Network, ...]:
     """The addresses of the operator's own mirror; a loopback one may name itself in several ways."""
     try:
         target = outbound.parse(endpoint)
-        found = outbound.resolve(target, networks("0.0.0.0/0,::/0"))
+        resolved = outbound.resolve(target, networks("0.0.0.0/0,::/0"))
     except (outbound.ForbiddenAddress, OSError):
         return ()  # the first call says why
-    addresses = [ipaddress.ip_address(address) for address in found]
+    addresses = [ipaddress.ip_address(address) for address in resolved]
     own = tuple(ipaddress.ip_network(address) for address in addresses)
     return own + (networks("127.0.0.0/8,::1/128") if any(a.is_loopback for a in addresses) else ())
 

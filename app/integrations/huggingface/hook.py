@@ -101,34 +101,34 @@ class HuggingFaceHook(Receiver):
 
     def read(self, headers: Mapping[str, str], document: dict[str, Any]) -> RegistryEvent:  # noqa: ARG002
         """A push to a model is a new version for each branch or tag that it moved."""
-        told = _Document.model_validate(document)
-        refs = _moved(told)
-        why_not = _why_not(told, refs)
-        source = None if why_not else {"kind": "huggingface", "repo": told.repo.name}
-        shas = sorted(f"{ref.ref}={ref.newSha or ''}" for ref in told.updatedRefs) or [told.repo.headSha or ""]
-        facts = (told.webhook.id, told.repo.id, told.event.scope, told.event.action, *shas)
+        payload = _Document.model_validate(document)
+        refs = _moved(payload)
+        why_not = _why_not(payload, refs)
+        source = None if why_not else {"kind": "huggingface", "repo": payload.repo.name}
+        shas = sorted(f"{ref.ref}={ref.newSha or ''}" for ref in payload.updatedRefs) or [payload.repo.headSha or ""]
+        facts = (payload.webhook.id, payload.repo.id, payload.event.scope, payload.event.action, *shas)
         return RegistryEvent(
             kind=self.kind,
-            event=f"{told.event.scope}.{told.event.action}",
+            event=f"{payload.event.scope}.{payload.event.action}",
             what="other" if why_not else "version",
-            model=told.repo.name,
+            model=payload.repo.name,
             dedupe_key=" ".join(facts),
             source=source,
             why_not=why_not,
             refs={} if why_not else refs,
-            message=told.discussion.title if told.discussion else None,
+            message=payload.discussion.title if payload.discussion else None,
         )
 
 
-def _moved(told: _Document) -> dict[str, str]:
+def _moved(payload: _Document) -> dict[str, str]:
     """The references that point to a commit now; without a list it is the main branch."""
-    if not told.updatedRefs and told.repo.headSha:
-        return {MAIN: told.repo.headSha}
-    return {ref.ref: ref.newSha for ref in told.updatedRefs if ref.newSha and ref.newSha.strip("0")}
+    if not payload.updatedRefs and payload.repo.headSha:
+        return {MAIN: payload.repo.headSha}
+    return {ref.ref: ref.newSha for ref in payload.updatedRefs if ref.newSha and ref.newSha.strip("0")}
 
 
-def _why_not(told: _Document, refs: dict[str, str]) -> str:
-    kind, event = told.repo.type, told.event
+def _why_not(payload: _Document, refs: dict[str, str]) -> str:
+    kind, event = payload.repo.type, payload.event
     if kind != "model":
         return f"this is about a {kind}, not a model" if kind in {"dataset", "space", "bucket"} else "this is no model"
     if event.scope != "repo.content":
@@ -136,5 +136,5 @@ def _why_not(told: _Document, refs: dict[str, str]) -> str:
         about = known.get(event.action, "this changes the repository and not its files")
         return about if event.scope == "repo" else "this changes no files"
     if not refs:
-        return "a branch or tag was deleted" if told.updatedRefs else "no commit is named"
+        return "a branch or tag was deleted" if payload.updatedRefs else "no commit is named"
     return ""

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from app.integrations.huggingface.download import COMMIT, download, look_up
-from app.integrations.huggingface.look import look
+from app.integrations.huggingface.inspection import inspect_repository
 from app.integrations.huggingface.names import RepoId
 from app.integrations.shared.checkpoint import small_files, weight_names
-from app.integrations.shared.sources import Access, Look, ModelSource, Reader
+from app.integrations.shared.sources import Access, Inspection, ModelSource, Reader
 from app.settings import Settings
 from espalier.export.outputs import refuse_tagged
 
@@ -55,6 +55,6 @@ class HuggingFaceSource(ModelSource):
         """Nothing more at a commit; a branch or tag moves."""
         return [] if COMMIT.fullmatch(self.revision) else None
 
-    def look(self, settings: Settings, reader: Reader, *, owner: str) -> Look:
+    def inspect(self, settings: Settings, reader: Reader, *, owner: str) -> Inspection:
         """Ask the Hub without a token; raises SourceRefused where no job could work on what is there."""
-        return look(settings.hf_endpoint, self.repo, self.revision, reader, owner=owner)
+        return inspect_repository(settings.hf_endpoint, self.repo, self.revision, reader, owner=owner)

@@ -62,10 +62,10 @@ class HubTarget(ResultTarget):
 def _is_there(api: HfApi, target: HubTarget, folder: Path) -> bool:
     """Tell whether an earlier attempt got through: then the repository has this result's manifest."""
     try:
-        found = api.hf_hub_download(target.repo, MANIFEST, revision=target.revision, local_dir=folder.parent / "there")
+        path = api.hf_hub_download(target.repo, MANIFEST, revision=target.revision, local_dir=folder.parent / "there")
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
         return False
-    return Path(found).read_bytes() == (folder / MANIFEST).read_bytes()
+    return Path(path).read_bytes() == (folder / MANIFEST).read_bytes()
 
 
 @contextmanager

@@ -83,14 +83,14 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
         for split in self._wanted(use):
             # c4-train.00000-of-01024.json.gz, train-00000-of-00001.parquet, data/train.jsonl, test/0000.parquet
             word = re.compile(rf"(^|[^a-z]){re.escape(split)}([^a-z]|$)", re.IGNORECASE)
-            found = [file for file in readable if word.search(file.name)]
-            folders = {file.name.rpartition("/")[0] for file in found}
+            matches = [file for file in readable if word.search(file.name)]
+            folders = {file.name.rpartition("/")[0] for file in matches}
             if len(folders) > 1:
                 choice = ", ".join(sorted(folder.split("/")[0] for folder in folders)[:10])
                 raise DatasetRefused(f"{repo.id} has several configurations.", hint=f"Set `config`: {choice}.")
-            if found:
+            if matches:
                 chosen, size = [], 0
-                for file in sorted(found, key=lambda file: file.name):
+                for file in sorted(matches, key=lambda file: file.name):
                     if size < MAX_TEXT_BYTES:
                         chosen.append(file.name)
                     size += file.bytes

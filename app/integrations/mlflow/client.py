@@ -89,13 +89,13 @@ class Mlflow:
 
     def version(self, name: str, version: str) -> dict[str, Any]:
         """Return a version of a registered model."""
-        found: dict[str, Any] = self.get("model-versions/get", name=name, version=version)["model_version"]
-        return found
+        model_version: dict[str, Any] = self.get("model-versions/get", name=name, version=version)["model_version"]
+        return model_version
 
     def by_alias(self, name: str, alias: str) -> dict[str, Any]:
         """Return the version that an alias points at."""
-        found: dict[str, Any] = self.get("registered-models/alias", name=name, alias=alias)["model_version"]
-        return found
+        model_version: dict[str, Any] = self.get("registered-models/alias", name=name, alias=alias)["model_version"]
+        return model_version
 
     def versions(self, where: str, *, order_by: str = "creation_timestamp DESC") -> Iterator[dict[str, Any]]:
         """Yield versions that a filter finds, page by page."""
@@ -120,8 +120,8 @@ class Mlflow:
 
     def listing(self, path: str) -> list[Entry]:
         """Return what a folder holds; nothing where there is none."""
-        found = self._ask("GET", _ARTIFACTS, params={"path": path}).get("files", [])
-        return [Entry(str(f["path"]), bool(f.get("is_dir")), int(f.get("file_size") or 0)) for f in found]
+        files = self._ask("GET", _ARTIFACTS, params={"path": path}).get("files", [])
+        return [Entry(str(f["path"]), bool(f.get("is_dir")), int(f.get("file_size") or 0)) for f in files]
 
     def download(self, path: str) -> Generator[bytes, None, None]:
         """Yield the bytes of a file."""

@@ -93,8 +93,8 @@ class MLflowHook(PolledReceiver):
 
     def read(self, headers: Mapping[str, str], document: dict[str, Any]) -> RegistryEvent:
         """A model version that was made, or that an alias or a tag points out."""
-        told = _Document.model_validate(document)
-        data, event = told.data, f"{told.entity}.{told.action}"
+        payload = _Document.model_validate(document)
+        data, event = payload.data, f"{payload.entity}.{payload.action}"
         if data.version is not None:
             match event:
                 case "model_version.created":
@@ -120,6 +120,6 @@ class MLflowHook(PolledReceiver):
             why_not="this names no version that is new",
         )
 
-    def look(self, login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Registered:
+    def poll(self, login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Registered:
         """Read versions and aliases."""
-        return polling.look(login, cursor, made_at=made_at)
+        return polling.poll(login, cursor, made_at=made_at)

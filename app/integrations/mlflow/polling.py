@@ -30,7 +30,7 @@ class Registered(Holdings):
     aliases: dict[str, dict[str, str]]
     """Name -> alias -> version."""
 
-    def news(self, cursor: Mapping[str, Any]) -> Iterator[RegistryEvent]:
+    def new_events(self, cursor: Mapping[str, Any]) -> Iterator[RegistryEvent]:
         """Yield versions, and aliases that point elsewhere than at the look before."""
         for row in reversed(self.versions):
             yield version_created(str(row["name"]), str(row["version"]), tags_of(row))
@@ -48,7 +48,7 @@ class Registered(Holdings):
         return {"since": max(newest, int(cursor.get("since", 0))), "aliases": self.aliases}
 
 
-def look(login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Registered:
+def poll(login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Registered:
     """Read the versions that may be new, and all aliases; raises RegistrySilent."""
     since = max(int(made_at.timestamp() * 1000), int(cursor.get("since", 0)) - OVERLAP_MS)
     try:

@@ -54,22 +54,22 @@ class MlflowSource(ModelSource):
         """Ask which version it is, and whether its tags call it an output of ours."""
         with self._server(access) as server:
             if self.version is not None:
-                found = server.version(self.name, self.version)
+                model_version = server.version(self.name, self.version)
             else:
-                found = server.by_alias(self.name, self.alias or "")
-        if found.get("status", "READY") != "READY":
+                model_version = server.by_alias(self.name, self.alias or "")
+        if model_version.get("status", "READY") != "READY":
             raise SourceUnreachable(f"{self._what} is not ready at MLflow yet.")
         if access.refuse_outputs:
-            refuse_tagged(self._what, tags_of(found))
-        return str(found["version"])
+            refuse_tagged(self._what, tags_of(model_version))
+        return str(model_version["version"])
 
     def fetch(self, revision: str, access: Access) -> Path:
         """Download the small files, then the weights, through MLflow's artifact proxy."""
         with self._server(access) as server:
             root = server.location(self.name, revision)
-            found = _files(server, root)
-            files = {name: _remote(server, path, entry) for name, (path, entry) in found.items()}
-            listed = sorted((path, entry.bytes) for path, entry in found.values())
+            remote = _files(server, root)
+            files = {name: _remote(server, path, entry) for name, (path, entry) in remote.items()}
+            listed = sorted((path, entry.bytes) for path, entry in remote.values())
             place = hashlib.sha256(f"{access.of(self.kind)['tracking_uri']}|{self.name}".encode()).hexdigest()[:16]
             content = hashlib.sha256(repr((revision, root, listed)).encode()).hexdigest()[:40]
             kept = Place.of(access.cache_dir, f"mlflow-{place}", content)
@@ -132,11 +132,11 @@ def _files(server: Mlflow, root: str) -> dict[str, tuple[str, Entry]]:
 
 
 def _at(server: Mlflow, path: str, entries: list[Entry]) -> dict[str, tuple[str, Entry]]:
-    found = {entry.name: (f"{path}/{entry.name}", entry) for entry in entries if not entry.is_folder}
+    files = {entry.name: (f"{path}/{entry.name}", entry) for entry in entries if not entry.is_folder}
     if any(entry.is_folder and entry.name == TEMPLATES for entry in entries):
         below = (entry for entry in server.listing(f"{path}/{TEMPLATES}") if not entry.is_folder)
-        found |= {f"{TEMPLATES}/{entry.name}": (f"{path}/{TEMPLATES}/{entry.name}", entry) for entry in below}
-    return found
+        files |= {f"{TEMPLATES}/{entry.name}": (f"{path}/{TEMPLATES}/{entry.name}", entry) for entry in below}
+    return files
 
 
 def _remote(server: Mlflow, path: str, entry: Entry) -> RemoteFile:

@@ -92,8 +92,8 @@ class MlflowTarget(ResultTarget):
 def _earlier(server: Mlflow, name: str, tags: Mapping[str, str]) -> str | None:
     """The version that an earlier attempt made, or that holds an equal result."""
     for key in (f"{TAG}.job", f"{TAG}.manifest"):
-        for found in server.versions(f"name = '{name}' AND tags.`{key}` = '{tags[key]}'"):
-            return str(found["version"])
+        for model_version in server.versions(f"name = '{name}' AND tags.`{key}` = '{tags[key]}'"):
+            return str(model_version["version"])
     return None
 
 
@@ -157,10 +157,10 @@ class _Version:
 
     def _experiment_id(self) -> str:
         _made(self.server, "experiments/create", {"name": self.experiment})
-        found = self.server.get("experiments/get-by-name", experiment_name=self.experiment)["experiment"]
-        if found.get("lifecycle_stage") == "deleted":
+        experiment = self.server.get("experiments/get-by-name", experiment_name=self.experiment)["experiment"]
+        if experiment.get("lifecycle_stage") == "deleted":
             raise MlflowError(f"the experiment {self.experiment} was deleted: restore it", status=400)
-        return str(found["experiment_id"])
+        return str(experiment["experiment_id"])
 
     def _run(self, experiment: str) -> dict[str, Any]:
         mine = {"experiment_ids": [experiment], "filter": f"tags.`{TAG}.job` = '{self._job}'", "max_results": 1}
@@ -198,21 +198,21 @@ class _Version:
 
 def metrics(report: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a report under names that MLflow takes."""
-    found: dict[str, float | None] = {"sparsity": report.get("sparsity", {}).get("achieved")}
+    values: dict[str, float | None] = {"sparsity": report.get("sparsity", {}).get("achieved")}
     for side in ("dense", "compressed"):
         numbers = report.get(side) or {}
-        found |= {f"{side}/{key}": numbers.get(key) for key in ("bytes", "packed_bytes", "parameters")}
-        found[f"{side}/nonzero_parameters"] = numbers.get("nonzero_parameters")
+        values |= {f"{side}/{key}": numbers.get(key) for key in ("bytes", "packed_bytes", "parameters")}
+        values[f"{side}/nonzero_parameters"] = numbers.get("nonzero_parameters")
         for name, value in (numbers.get("perplexity") or {}).items():
-            found[f"{side}/perplexity/{re.sub(r'[^A-Za-z0-9_. -]', '_', name)}"] = value
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+            values[f"{side}/perplexity/{re.sub(r'[^A-Za-z0-9_. -]', '_', name)}"] = value
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
 def describe(tags: Mapping[str, str], report: Mapping[str, Any]) -> str:
     """Say in one line what the version is."""
     source, version = tags.get(f"{TAG}.source", "?"), tags.get(f"{TAG}.source_version", "?")
-    share = report.get("sparsity", {}).get("achieved")
-    pruned = f", {share:.1%} of the pruned matrices are zero" if isinstance(share, int | float) else ""
+    sparsity = report.get("sparsity", {}).get("achieved")
+    pruned = f", {sparsity:.1%} of the pruned matrices are zero" if isinstance(sparsity, int | float) else ""
     return f"Compressed by Espalier from {source} version {version}{pruned}; report.json has the measurements."
 
 

@@ -75,19 +75,19 @@ class S3Source(ModelSource):
     def _objects(self, access: Access) -> dict[str, tuple[int, str]]:
         """Name -> size and entity tag."""
         bucket, prefix = self._place
-        found: dict[str, tuple[int, str]] = {}
+        objects: dict[str, tuple[int, str]] = {}
         with self.client(access) as client:
             lists = client.get_paginator("list_objects_v2")
             for place in (prefix, f"{prefix}{TEMPLATES}/"):
                 for page in lists.paginate(Bucket=bucket, Prefix=place, Delimiter="/"):
                     for item in page.get("Contents", []):
-                        found[item["Key"].removeprefix(prefix)] = (item["Size"], item["ETag"])
-                    if len(found) > MAX_OBJECTS:
+                        objects[item["Key"].removeprefix(prefix)] = (item["Size"], item["ETag"])
+                    if len(objects) > MAX_OBJECTS:
                         hint = "Give the model a prefix of its own."
                         raise SourceNotFound(f"More than {MAX_OBJECTS} objects lie at {self.uri}.", hint=hint)
-        if not any(belongs_to_model(name) for name in found):
+        if not any(belongs_to_model(name) for name in objects):
             raise SourceNotFound(f"There is no model at {self.uri}.", hint="The prefix names a Hugging Face directory.")
-        return found
+        return objects
 
     def _read(self, access: Access, name: str, tag: str) -> Iterator[bytes]:
         bucket, prefix = self._place

@@ -129,11 +129,11 @@ Text = Field(max_length=500)
 MAX_TAGS = 500
 
 
-def _few(tags: object) -> object:
+def _refuse_too_many(tags: object) -> object:
     """Refuse too many before any is looked at, with one mistake and not one for each."""
     if isinstance(tags, dict) and len(tags) > MAX_TAGS:
         raise PydanticCustomError("too_long", "a version has {most} tags at most", {"most": MAX_TAGS})
     return {} if tags is None else tags
 
 
-Tags = Annotated[dict[str, Annotated[str, Field(max_length=20_000)]], BeforeValidator(_few)]
+Tags = Annotated[dict[str, Annotated[str, Field(max_length=20_000)]], BeforeValidator(_refuse_too_many)]

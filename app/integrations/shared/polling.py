@@ -18,7 +18,7 @@ class Holdings(ABC):
     """What a registry held at one look."""
 
     @abstractmethod
-    def news(self, cursor: Mapping[str, Any]) -> Iterable[RegistryEvent]:
+    def new_events(self, cursor: Mapping[str, Any]) -> Iterable[RegistryEvent]:
         """Return what is new since the look that left a cursor, oldest first; an empty one knows of no look."""
 
     @abstractmethod
@@ -30,5 +30,5 @@ class PolledReceiver(Receiver, ABC):
     """A registry whose deliveries can be lost; it is read where the operator says where it is, in its `Login`."""
 
     @abstractmethod
-    def look(self, login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Holdings:
+    def poll(self, login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Holdings:
         """Read the registry as a project may; what is older than `made_at` is no news. Raises RegistrySilent."""

@@ -81,7 +81,7 @@ class AtHand:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What a look at an outside system gave: facts, or what is known instead and why it is no more."""
 
     revision: str | None
@@ -158,8 +158,8 @@ class ModelSource(Spec, ABC):
         """Return the facts of a model that is at hand; None where only the fetcher can look into it."""
         return None
 
-    def look(self, settings: Settings, reader: Reader, *, owner: str) -> Look | None:  # noqa: ARG002
-        """Look at the model without a login, for a person who waits; None where there is no way to."""
+    def inspect(self, settings: Settings, reader: Reader, *, owner: str) -> Inspection | None:  # noqa: ARG002
+        """Inspection at the model without a login, for a person who waits; None where there is no way to."""
         return None
 
 

@@ -48,10 +48,10 @@ class Uploaded(BaseModel):
 
 def find(upload_id: str, access: Access) -> Uploaded:
     """Return an upload; raises SourceNotFound."""
-    found = access.uploads.get(upload_id)
-    if found is None:
+    upload = access.uploads.get(upload_id)
+    if upload is None:
         raise SourceNotFound("There is no complete upload with this id.", hint="Uploads live in a service's project.")
-    return Uploaded.model_validate(found)
+    return Uploaded.model_validate(upload)
 
 
 def absent(pointer: str, kind: str) -> Problem:

@@ -133,13 +133,13 @@ class Desk:
 
     def _sizes_of(self, request: JobRequest) -> dict[str, tuple[str, int]]:
         """Name and bytes of every text that is at hand."""
-        found = {}
+        sizes = {}
         for _, dataset in datasets_of(request):
             if dataset not in self._sizes:
                 self._sizes[dataset] = self._size(dataset)
             if size := self._sizes[dataset]:
-                found[text_checks.key(dataset)] = size
-        return found
+                sizes[text_checks.key(dataset)] = size
+        return sizes
 
     def _size(self, dataset: Dataset) -> tuple[str, int] | None:
         if isinstance(dataset, LocalDataset):
@@ -209,9 +209,9 @@ def _unpublishable(request: JobRequest, settings: Settings) -> Iterator[Problem]
 
 def uploads_of(request: JobRequest) -> list[tuple[str, str]]:
     """Return (kind, id) of every upload that a job names."""
-    found = [("model", request.source.upload_id)] if isinstance(request.source, UploadSource) else []
+    models = [("model", request.source.upload_id)] if isinstance(request.source, UploadSource) else []
     texts = (dataset for _, dataset in datasets_of(request) if isinstance(dataset, UploadDataset))
-    return found + [("dataset", text.upload_id) for text in texts]
+    return models + [("dataset", text.upload_id) for text in texts]
 
 
 def systems_of(request: JobRequest) -> list[str]:

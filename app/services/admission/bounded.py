@@ -98,9 +98,9 @@ def ask(request: dict[str, Any], owner: str) -> bytes:
         raise _too_much()
     if kind == b"answer":
         return answer
-    told = json.loads(answer)
+    error = json.loads(answer)
     refusal: type[SourceRefused] = getattr(errors, kind.decode())
-    raise refusal(told["message"], hint=told["hint"], module=told["module"])
+    raise refusal(error["message"], hint=error["hint"], module=error["module"])
 
 
 @contextmanager

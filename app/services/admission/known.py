@@ -46,19 +46,19 @@ def text_key(document: Mapping[str, Any], *, evaluates: bool) -> str | None:
 
 
 def _key(role: str, document: Mapping[str, Any], declared: ModelSource | TextSource) -> str | None:
-    told = declared.unchanging()
-    return fingerprint([role, dict(document), *told]) if told is not None else None
+    parts = declared.unchanging()
+    return fingerprint([role, dict(document), *parts]) if parts is not None else None
 
 
 def texts_of(spec: Mapping[str, Any]) -> dict[str, str]:
     """Fingerprint of every data set of a dumped spec -> its key; those that are not pinned are left out."""
     evaluated = {fingerprint(dataset) for dataset in datasets_in(spec.get("evaluate"))}
-    found = {}
+    keys = {}
     for dataset in datasets_in(spec):
         name = fingerprint(dataset)
         if key := text_key(dataset, evaluates=name in evaluated):
-            found[name] = key
-    return found
+            keys[name] = key
+    return keys
 
 
 def remember(session: Session, project_id: str, documents: Mapping[str, Mapping[str, Any]], *, now: datetime) -> None:

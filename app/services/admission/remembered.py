@@ -28,12 +28,12 @@ def probe_again(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
 
 def _seen(directory: Path) -> _Seen:
     """Name, size, times and inode of every file; of what a link leads to, where it is one."""
-    found = []
+    stats = []
     with os.scandir(directory) as entries:
         for entry in entries:
             status = entry.stat()
-            found.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
-    return tuple(sorted(found))
+            stats.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    return tuple(sorted(stats))
 
 
 @lru_cache(REMEMBERED)

@@ -83,7 +83,7 @@ class Feed:
         self._open: WeakSet[_Watcher] = WeakSet()
         """Those of every stream that was asked for, also of one whose client left before its first look."""
         self._jobs: dict[str, set[_Watcher]] = {}
-        self._told: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
         """Job -> seq up to which its watchers have been told; absent until the first look."""
         self._all: set[_Watcher] = set()
         self._position: Position | None = None
@@ -122,7 +122,7 @@ class Feed:
         watchers = self._jobs.setdefault(job_id, set())
         watchers.add(watcher)
         try:
-            await self._begin(watcher, known=job_id in self._told)
+            await self._begin(watcher, known=job_id in self._sent)
             while True:
                 head, page = await self._ask(
                     partial(queries.history, project_id=watcher.project_id, job_id=job_id, after=after, limit=PAGE)
@@ -134,12 +134,12 @@ class Feed:
                     return
                 if len(page) < PAGE:
                     break
-            async for told, head in self._live(watcher):
-                for event in told:
+            async for events, head in self._live(watcher):
+                for event in events:
                     if event.seq > after:
                         after = event.seq
                         yield event
-                if head is None and not told:
+                if head is None and not events:
                     yield None
                 elif head is not None and head.is_over(after):
                     return
@@ -148,7 +148,7 @@ class Feed:
             watchers.discard(watcher)
             if not watchers and self._jobs.get(job_id) is watchers:
                 del self._jobs[job_id]
-                self._told.pop(job_id, None)
+                self._sent.pop(job_id, None)
 
     async def _of_project(self, watcher: _Watcher, position: Position | None) -> AsyncIterator[Event | None]:
         project_id = watcher.project_id
@@ -164,11 +164,11 @@ class Feed:
                 position = queries.place_of(page[-1]) if page else position
                 if len(page) < PAGE:
                     break
-            async for told, _ in self._live(watcher):
-                for event in told:
+            async for events, _ in self._live(watcher):
+                for event in events:
                     if event.project_id == project_id and (position is None or queries.place_of(event) > position):
                         yield event
-                if not told:
+                if not events:
                     yield None
         finally:
             self._open.discard(watcher)
@@ -201,10 +201,10 @@ class Feed:
         self._wake.set()
         await watcher.ready.wait()
 
-    async def _ask(self, look: Callable[[Session], _Result]) -> _Result:
+    async def _ask(self, query: Callable[[Session], _Result]) -> _Result:
         def read() -> _Result:
             with self._database.reading() as session:
-                return look(session)
+                return query(session)
 
         self._limiter = self._limiter or CapacityLimiter(THREADS)
         return await to_thread.run_sync(read, limiter=self._limiter)
@@ -224,9 +224,9 @@ class Feed:
 
     async def _look(self) -> None:
         if self._jobs:
-            told = {job_id: self._told.get(job_id) for job_id in self._jobs}
-            heads, news = await self._ask(partial(queries.news_beyond, told=told))
-            for job_id in told:
+            sent = {job_id: self._sent.get(job_id) for job_id in self._jobs}
+            heads, news = await self._ask(partial(queries.news_beyond, sent=sent))
+            for job_id in sent:
                 self._tell_job(job_id, heads.get(job_id), news.get(job_id, []))
         if self._all:
             await self._look_at_all()
@@ -253,11 +253,11 @@ class Feed:
             for watcher in watchers:
                 watcher.close()
             return
-        told = self._told[job_id] = news[-1].seq if news else self._told.get(job_id, head.seq)
+        last = self._sent[job_id] = news[-1].seq if news else self._sent.get(job_id, head.seq)
         for watcher in watchers:
             watcher.ready.set()
             # The end is told apart from the event: that may be read a moment before the state.
-            if news or head.is_over(told):
+            if news or head.is_over(last):
                 watcher.tell(news, head)
 
     async def _look_at_all(self) -> None:

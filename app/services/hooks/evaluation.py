@@ -122,10 +122,10 @@ def evaluate_delivery(session: Session, database: Database, settings: Settings, 
     return sorted(classes)
 
 
-def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement) -> Effect:
+def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, judgement: Judgement) -> Effect:
     """Do what was judged. The rule's row is held from here on, so that its limits hold whoever else evaluates."""
-    effect = Effect(found.outcome, found.reason, found.detail)
-    if found.wish is None or found.outcome == "limited":
+    effect = Effect(judgement.outcome, judgement.reason, judgement.detail)
+    if judgement.candidate is None or judgement.outcome == "limited":
         return effect
     locked = hooks.lock_rule(bench.session, rule.id)
     if locked is None:
@@ -134,10 +134,10 @@ def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement) 
     if stop := guard.limited(locked, RuleLimits.model_validate(locked.limits), now=now):
         return Effect("limited", stop.reason, stop.detail)
     try:
-        if found.outcome == "job":
-            effect = _job(bench.session, delivery, rule, found, found.wish, now=now)
-        elif found.outcome == "proposal":
-            effect = _propose(bench, delivery, rule, found, found.wish, now=now)
+        if judgement.outcome == "job":
+            effect = _job(bench.session, delivery, rule, judgement, judgement.candidate, now=now)
+        elif judgement.outcome == "proposal":
+            effect = _propose(bench, delivery, rule, judgement, judgement.candidate, now=now)
     except QuotaExceeded as error:
         return Effect("waiting", "quota", error.detail)
     except AppError as error:
@@ -147,25 +147,27 @@ def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement) 
 
 
 def _job(
-    session: Session, delivery: HookDelivery, rule: Rule, found: Judgement, wish: Wish, *, now: datetime
+    session: Session, delivery: HookDelivery, rule: Rule, judgement: Judgement, candidate: Wish, *, now: datetime
 ) -> Effect:
     origin = {"rule_id": rule.id, "delivery_id": delivery.id}
-    job = submit.new_job(delivery.project_id, wish.request, wish.sent, wish.admitted, now)
-    made = submit.write(session, job, wish.request, wish.admitted, None, origin, now)
-    return Effect("job", found.reason, found.detail, job_id=made.job_id, worker_class=job.worker_class)
+    job = submit.new_job(delivery.project_id, candidate.request, candidate.sent, candidate.admitted, now)
+    made = submit.write(session, job, candidate.request, candidate.admitted, None, origin, now)
+    return Effect("job", judgement.reason, judgement.detail, job_id=made.job_id, worker_class=job.worker_class)
 
 
 def _propose(
-    bench: Bench, delivery: HookDelivery, rule: Rule, found: Judgement, wish: Wish, *, now: datetime
+    bench: Bench, delivery: HookDelivery, rule: Rule, judgement: Judgement, candidate: Wish, *, now: datetime
 ) -> Effect:
-    plan = plans.make(bench.session, bench.settings, delivery.project_id, wish.request, wish.admitted, now=now)
+    plan = plans.make(
+        bench.session, bench.settings, delivery.project_id, candidate.request, candidate.admitted, now=now
+    )
     row = HookProposal(
         id=new_id("prp"),
         project_id=delivery.project_id,
         delivery_id=delivery.id,
         rule_id=rule.id,
-        model=found.event.model,
-        request=wish.sent,
+        model=judgement.event.model,
+        request=candidate.sent,
         plan_id=plan.id,
         state="waiting",
         job_id=None,
@@ -174,7 +176,7 @@ def _propose(
         created_at=now,
     )
     bench.session.add(row)
-    return Effect("proposal", found.reason, found.detail, proposal_id=row.id)
+    return Effect("proposal", judgement.reason, judgement.detail, proposal_id=row.id)
 
 
 def _write(

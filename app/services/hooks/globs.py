@@ -24,13 +24,13 @@ def _compiled(glob: str) -> Any:  # noqa: ANN401 - RE2 has no types
     return re2.compile(rf"\A{''.join(map(_part, _PARTS.finditer(glob)))}\z", options)
 
 
-def _part(found: re.Match[str]) -> str:
-    text = found[0]
+def _part(match: re.Match[str]) -> str:
+    text = match[0]
     if text[0] == "*":
         return ".*"
     if text == "?":
         return "."
-    return re2.escape(text) if found[2] is None else _set(found[2], inverted=bool(found[1]))
+    return re2.escape(text) if match[2] is None else _set(match[2], inverted=bool(match[1]))
 
 
 def _set(chars: str, *, inverted: bool) -> str:

@@ -122,7 +122,7 @@ def record_event(
 def delivery(database: Database, project_id: str, delivery_id: str) -> HookDelivery:
     """Return a delivery; raises NotFound."""
     with database.reading() as session:
-        return _found(session, project_id, delivery_id)
+        return _require(session, project_id, delivery_id)
 
 
 def page(
@@ -151,7 +151,7 @@ def verdicts(database: Database, delivery_id: str) -> Sequence[HookVerdict]:
 def replay(database: Database, project_id: str, delivery_id: str) -> HookDelivery:
     """Hold a delivery against the rules as they are now; a rule that made a job or a proposal of it makes no other."""
     with database.unit_of_work() as session:
-        row = _found(session, project_id, delivery_id)
+        row = _require(session, project_id, delivery_id)
         now = clock(session)
         row.state, row.attempts, row.next_at, row.error = "pending", 0, now, None
         audit.record(session, "hook_delivery.replay", row.id, now=now)
@@ -164,7 +164,7 @@ def event_of(row: HookDelivery) -> RegistryEvent:
     return RegistryEvent.model_validate(fields)
 
 
-def _found(session: Session, project_id: str, delivery_id: str) -> HookDelivery:
+def _require(session: Session, project_id: str, delivery_id: str) -> HookDelivery:
     row = hooks.delivery(session, delivery_id)
     if row is None or row.project_id != project_id:
         raise NotFound

@@ -39,14 +39,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a rule makes of an event; `wish` is there when nothing stands against it."""
+    """What a rule makes of an event; `candidate` is there when nothing stands against it."""
 
     outcome: str
     reason: str
     detail: str
     checks: list[Check]
     event: RegistryEvent
-    wish: Wish | None = None
+    candidate: Wish | None = None
 
 
 @dataclass(frozen=True)
@@ -78,22 +78,22 @@ def judge(bench: Bench, rule: Rule, event: RegistryEvent) -> Judgement:
         checks.append(_check("loop-guard", stop, ""))
         return Judgement("waiting", stop.reason, stop.detail, checks, event)
     try:
-        wish = _wish(bench, rule, event)
+        candidate = _candidate(bench, rule, event)
     except (Unfilled, ValidationError, AppError) as error:
-        detail = _told(error)
+        detail = _reason(error)
         return Judgement("refused", "no-valid-job", detail, [*checks, Check("template", False, detail)], event)
     stop = guard.limited(rule, RuleLimits.model_validate(rule.limits), now=bench.now)
     checks += [Check("template", True, "a valid job"), _check("limits", stop, "below the cap, not in a cooldown")]
     if stop is not None:
-        return Judgement("limited", stop.reason, stop.detail, checks, event, wish)
-    return Judgement(OUTCOMES[rule.mode], "matched", "every check holds", checks, event, wish)
+        return Judgement("limited", stop.reason, stop.detail, checks, event, candidate)
+    return Judgement(OUTCOMES[rule.mode], "matched", "every check holds", checks, event, candidate)
 
 
 def _check(name: str, stop: Stop | None, otherwise: str) -> Check:
     return Check(name, stop is None, stop.detail if stop else otherwise)
 
 
-def _wish(bench: Bench, rule: Rule, event: RegistryEvent) -> Wish:
+def _candidate(bench: Bench, rule: Rule, event: RegistryEvent) -> Wish:
     spec = spec_of(Template.model_validate(rule.template), values_of(event))
     sent = {"source": event.source, "spec": presets.expanded(spec), "labels": {"espalier.rule": rule.id}}
     request = JobRequest.model_validate_json(canonical(sent))
@@ -102,11 +102,11 @@ def _wish(bench: Bench, rule: Rule, event: RegistryEvent) -> Wish:
     return Wish(sent, request, equal_work.admitted(bench.session, project, request, desk))
 
 
-def _told(error: Unfilled | ValidationError | AppError) -> str:
+def _reason(error: Unfilled | ValidationError | AppError) -> str:
     """Why there is no valid job, in one line that repeats no value."""
     if isinstance(error, ValidationError):
-        found = error.errors(include_input=False, include_url=False)
-        return "; ".join(f"{pointers.join(item['loc'])}: {item['msg']}" for item in found[:5])
+        errors = error.errors(include_input=False, include_url=False)
+        return "; ".join(f"{pointers.join(item['loc'])}: {item['msg']}" for item in errors[:5])
     if isinstance(error, AppError):
         return "; ".join([error.detail, *(f"{item.pointer}: {item.detail}" for item in error.items[:5])])
     return str(error)

@@ -20,7 +20,7 @@ from app.services.resources import Resources
 def get(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
     """Return a proposal; raises NotFound."""
     with resources.database.reading() as session:
-        return _found(session, project_id, proposal_id)
+        return _require(session, project_id, proposal_id)
 
 
 def page(
@@ -40,12 +40,12 @@ def page(
 def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
     """Make the job of a proposal, once; raises AlreadyDecided when it was rejected."""
     with resources.database.reading() as session:
-        sent = _found(session, project_id, proposal_id).request
+        sent = _require(session, project_id, proposal_id).request
     request = stored_request(sent)
     rights.require_to_submit(request.spec, at="")
     admitted = submit.admitted_of(resources, project_id, request)
     with resources.database.unit_of_work() as session:
-        row = _found(session, project_id, proposal_id, lock=True)
+        row = _require(session, project_id, proposal_id, lock=True)
         if _decide(session, row, "approved"):
             now = clock(session)
             origin = {"proposal_id": row.id, "rule_id": row.rule_id, "delivery_id": row.delivery_id}
@@ -58,7 +58,7 @@ def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProp
 def reject(resources: Resources, project_id: str, proposal_id: str) -> HookProposal:
     """Let a proposal be; raises AlreadyDecided when it was approved."""
     with resources.database.unit_of_work() as session:
-        row = _found(session, project_id, proposal_id, lock=True)
+        row = _require(session, project_id, proposal_id, lock=True)
         _decide(session, row, "rejected")
     return row
 
@@ -76,7 +76,7 @@ def _decide(session: Session, row: HookProposal, state: str) -> bool:
     return True
 
 
-def _found(session: Session, project_id: str, proposal_id: str, *, lock: bool = False) -> HookProposal:
+def _require(session: Session, project_id: str, proposal_id: str, *, lock: bool = False) -> HookProposal:
     row = hooks.proposal(session, proposal_id, lock=lock)
     if row is None or row.project_id != project_id:
         raise NotFound

@@ -13,8 +13,8 @@ from espalier.discovery import discover
 from espalier.errors import Problem
 
 RECEIVERS: Final[dict[str, Receiver]] = {
-    kind: found.model_validate({"kind": kind})
-    for kind, found in discover(
+    kind: receiver.model_validate({"kind": kind})
+    for kind, receiver in discover(
         "app.integrations",
         Receiver,  # type: ignore[type-abstract]
         tag="kind",
@@ -25,11 +25,11 @@ RECEIVERS: Final[dict[str, Receiver]] = {
 
 def receiver_of(kind: str) -> Receiver:
     """Return the receiver of a kind that a request names; raises InvalidRequest."""
-    found = RECEIVERS.get(kind)
-    if found is None:
+    receiver = RECEIVERS.get(kind)
+    if receiver is None:
         known = Problem("/kind", "no-such-kind", f"give one of {', '.join(RECEIVERS)}")
         raise InvalidRequest("There is no such kind of registry.", items=[known])
-    return found
+    return receiver
 
 
 def polled(settings: Settings) -> dict[str, PolledReceiver]:

@@ -65,7 +65,7 @@ def create(resources: Resources, project_id: str, request: RuleRequest, *, key: 
 def get(resources: Resources, project_id: str, rule_id: str) -> Rule:
     """Return a rule; raises NotFound."""
     with resources.database.reading() as session:
-        return _found(session, project_id, rule_id)
+        return _require(session, project_id, rule_id)
 
 
 def page(
@@ -82,7 +82,7 @@ def change(resources: Resources, project_id: str, rule_id: str, request: RuleCha
         check_template(request.template)
     fields = {name: value for name, value in request.model_dump(mode="json").items() if value is not None}
     with resources.database.unit_of_work() as session:
-        row = _found(session, project_id, rule_id)
+        row = _require(session, project_id, rule_id)
         for name, value in fields.items():
             setattr(row, name, value)
         if not set(fields) <= {"name"} and request.enabled is not False:
@@ -107,14 +107,14 @@ def _publish(template: Template) -> str:
 def delete(resources: Resources, project_id: str, rule_id: str) -> None:
     """Remove a rule with its verdicts and proposals; jobs that it made stay."""
     with resources.database.unit_of_work() as session:
-        session.delete(_found(session, project_id, rule_id))
+        session.delete(_require(session, project_id, rule_id))
         audit.record(session, "rule.delete", rule_id, now=clock(session))
 
 
 def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> Judgement:
     """Say what a rule would make of a delivery, as of now; nothing is written."""
     with resources.database.reading() as session:
-        rule = _found(session, project_id, rule_id)
+        rule = _require(session, project_id, rule_id)
         event = _event(session, rule, request)
         return judge(Bench(session, resources.database, resources.settings, clock(session)), rule, event)
 
@@ -163,7 +163,7 @@ def _place(template: Template, pointer: str) -> str:
     return f"/template/spec{pointer}"
 
 
-def _found(session: Session, project_id: str, rule_id: str) -> Rule:
+def _require(session: Session, project_id: str, rule_id: str) -> Rule:
     row = hooks.rule(session, project_id, rule_id)
     if row is None:
         raise NotFound

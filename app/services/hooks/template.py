@@ -37,7 +37,7 @@ def values_of(event: RegistryEvent) -> dict[str, str]:
     """Return what an event puts in the place of placeholders."""
     owner, _, name = event.model.rpartition("/")
     branch = (event.ref or "").removeprefix("refs/heads/").removeprefix("refs/tags/")
-    found = {
+    values = {
         "model": event.model,
         "owner": owner,
         "name": name,
@@ -47,7 +47,7 @@ def values_of(event: RegistryEvent) -> dict[str, str]:
         "branch": branch,
         "alias": event.alias,
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in values.items() if value}
 
 
 def spec_of(template: Template, values: Mapping[str, str]) -> dict[str, Any]:
@@ -82,4 +82,4 @@ def _filled(value: Any, values: Mapping[str, str], at: list[str | int], problems
             problems.append(Problem(pointers.join(at), "unknown-placeholder", f"placeholders are {known}"))
         elif name not in values:
             problems.append(Problem(pointers.join(at), "empty-placeholder", f"the event has no {{{name}}}"))
-    return _PLACEHOLDER.sub(lambda found: values.get(found[1], ""), value)
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], ""), value)

@@ -35,10 +35,10 @@ class Part:
 def get(database: Database, project_id: str, artifact_id: str) -> Artifact:
     """Return one file's row; raises NotFound."""
     with database.reading() as session:
-        found = reads.artifact(session, project_id, artifact_id)
-    if found is None:
+        artifact = reads.artifact(session, project_id, artifact_id)
+    if artifact is None:
         raise NotFound
-    return found
+    return artifact
 
 
 def note_read(resources: Resources, action: Literal["list", "read", "download"], resource_id: str) -> None:

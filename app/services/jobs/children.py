@@ -80,11 +80,11 @@ def cancel(session: Session, job: Job, *, now: datetime) -> None:
     if job.state in {"cancelling", *TERMINAL}:
         return
     job.cancel_requested_at = now
-    told: list[events.NewEvent] = [("job.cancel_requested", {})]
+    new_events: list[events.NewEvent] = [("job.cancel_requested", {})]
     if job.state in {"queued", "paused"}:
-        events.move(session, job, "cancelled", [*told, ("job.cancelled", {})], now=now)
+        events.move(session, job, "cancelled", [*new_events, ("job.cancelled", {})], now=now)
     else:
-        events.move(session, job, "cancelling", told, now=now)
+        events.move(session, job, "cancelling", new_events, now=now)
 
 
 def cancel_all(session: Session, parent_id: str, *, now: datetime) -> None:

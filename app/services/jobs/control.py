@@ -38,10 +38,10 @@ def cancel(resources: Resources, project_id: str, job_id: str) -> None:
             return
         target = _target(job, "cancel")
         job.cancel_requested_at = now
-        told: list[NewEvent] = [("job.cancel_requested", {})]
+        new_events: list[NewEvent] = [("job.cancel_requested", {})]
         if target == "cancelled":
-            told.append(("job.cancelled", {}))
-        events.move(session, job, target, told, now=now)
+            new_events.append(("job.cancelled", {}))
+        events.move(session, job, target, new_events, now=now)
         children.cancel_all(session, job.id, now=now)
 
 
@@ -61,27 +61,27 @@ def resume(resources: Resources, project_id: str, job_id: str) -> None:
     resources.doorbell.ring(job.worker_class)
 
 
-def retry(resources: Resources, project_id: str, job_id: str, wish: Retry) -> None:
+def retry(resources: Resources, project_id: str, job_id: str, request: Retry) -> None:
     """Queue a job that ended without success again; attempts and events are counted on."""
     _refuse_patterns(resources, project_id, job_id)
     with _locked(resources, project_id, job_id, "retry") as (session, job, now):
         rights.require_to_submit(job.request["spec"])
         target = _target(job, "retry")
-        if wish.limits is not None:
-            given = wish.limits.model_dump(mode="json", exclude_unset=True)
+        if request.limits is not None:
+            given = request.limits.model_dump(mode="json", exclude_unset=True)
             job.request = {**job.request, "limits": {**(job.request.get("limits") or {}), **given}}
-            admit.admit_limits(wish.limits, resources.settings)
+            admit.admit_limits(request.limits, resources.settings)
         # A job that was allowed to be high once: whether that still holds is asked anew.
         was = {number: name for name, number in PRIORITIES.items()}[job.priority]
-        projects.admit_priority(session, resources.settings.mode, project_id, wish.priority or was)
-        if wish.priority is not None:
-            _set_priority(job, wish.priority)
-        if wish.from_ == "start":
+        projects.admit_priority(session, resources.settings.mode, project_id, request.priority or was)
+        if request.priority is not None:
+            _set_priority(job, request.priority)
+        if request.from_ == "start":
             job.checkpoints, job.progress, job.fetched_bytes = [], 0.0, None
         job.error, job.failures, job.not_before, job.cancel_requested_at = None, {}, None, None
         job.phase = None
         job.max_attempts, job.forgiven_seconds = job.attempt + MORE_ATTEMPTS, job.running_seconds
-        _queue(session, job, target, [("job.queued", {"reason": "retried", "from": wish.from_})], now)
+        _queue(session, job, target, [("job.queued", {"reason": "retried", "from": request.from_})], now)
         children.retry_all(session, job.id, now=now)
         projects.admit_queued(session, actors.current(), project_id)
     resources.doorbell.ring(job.worker_class)
@@ -151,8 +151,8 @@ def _refusal(job: Job, participle: str) -> str:
     return f"The job is {state} and cannot be {participle}; allowed now: {', '.join(allowed(state))}."
 
 
-def _queue(session: Session, job: Job, target: JobState, told: list[NewEvent], now: datetime) -> None:
-    events.move(session, job, target, told, now=now)
+def _queue(session: Session, job: Job, target: JobState, new_events: list[NewEvent], now: datetime) -> None:
+    events.move(session, job, target, new_events, now=now)
     job.wait_reason = "capacity"
     outbox.add_bell(session, job, now=now)
 

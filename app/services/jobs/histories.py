@@ -78,16 +78,16 @@ def log(database: Database, project_id: str, job_id: str, *, before: str | None,
 
 def _stretches(turns: Sequence[Event], attempts: Sequence[Attempt]) -> list[Stretch]:
     ends = {attempt.number: attempt.finished_at for attempt in attempts}
-    found: list[Stretch] = []
+    finished: list[Stretch] = []
     began: dict[tuple[int, str], datetime] = {}
     for event in turns:
         key = event.attempt, event.phase or ""
         if event.type == "job.phase_started":
             began[key] = event.time
         elif event.type == "job.phase_completed" and key in began:
-            found.append(Stretch(*key, began.pop(key), event.time, done=True))
+            finished.append(Stretch(*key, began.pop(key), event.time, done=True))
     cut = [Stretch(*key, start, _end(ends, key[0], start), done=False) for key, start in began.items()]
-    return sorted([*found, *cut], key=lambda stretch: (stretch.attempt, stretch.start))
+    return sorted([*finished, *cut], key=lambda stretch: (stretch.attempt, stretch.start))
 
 
 def _end(ends: dict[int, datetime | None], attempt: int, start: datetime) -> datetime | None:

@@ -53,9 +53,9 @@ class Series:
 def job(database: Database, project_id: str, job_id: str) -> JobReading:
     """Return a job; raises NotFound."""
     with database.reading() as session:
-        found = _found(session, project_id, job_id)
-        place = job_queries.queue_position(session, found) if found.state == "queued" else None
-        return _complete(session, [found], {found.id: place} if place else {})[0]
+        row = _require(session, project_id, job_id)
+        place = job_queries.queue_position(session, row) if row.state == "queued" else None
+        return _complete(session, [row], {row.id: place} if place else {})[0]
 
 
 def jobs(
@@ -75,51 +75,51 @@ def _complete(session: Session, rows: Sequence[Job], places: dict[str, int]) -> 
     return [JobReading(row, now, starts.get(row.id), places.get(row.id)) for row in rows]
 
 
-def _found(session: Session, project_id: str, job_id: str) -> Job:
-    found = job_queries.get(session, project_id, job_id)
-    if found is None:
+def _require(session: Session, project_id: str, job_id: str) -> Job:
+    row = job_queries.get(session, project_id, job_id)
+    if row is None:
         raise NotFound
-    return found
+    return row
 
 
 def head(database: Database, project_id: str, job_id: str) -> Head:
     """Return a job's state and newest seq; raises NotFound."""
     with database.reading() as session:
-        found = feed.head(session, project_id, job_id)
-    if found is None:
+        row = feed.head(session, project_id, job_id)
+    if row is None:
         raise NotFound
-    return found
+    return row
 
 
 def events(database: Database, project_id: str, job_id: str, *, after: int, limit: int) -> Sequence[Event]:
     """Return events of a job with a higher seq."""
     with database.reading() as session:
-        return reads.events(session, _found(session, project_id, job_id).id, after=after, limit=limit)
+        return reads.events(session, _require(session, project_id, job_id).id, after=after, limit=limit)
 
 
 def logs(database: Database, project_id: str, job_id: str, *, after: str, limit: int) -> Sequence[LogLine]:
     """Return log lines of a job."""
     with database.reading() as session:
-        return reads.log_lines(session, _found(session, project_id, job_id).id, after=after, limit=limit)
+        return reads.log_lines(session, _require(session, project_id, job_id).id, after=after, limit=limit)
 
 
 def layers(database: Database, project_id: str, job_id: str, *, after: int, limit: int) -> Sequence[LayerRow]:
     """Return the pruned matrices of a job."""
     with database.reading() as session:
-        return reads.layers(session, _found(session, project_id, job_id).id, after=after, limit=limit)
+        return reads.layers(session, _require(session, project_id, job_id).id, after=after, limit=limit)
 
 
 def attempts(database: Database, project_id: str, job_id: str, *, after: int, limit: int) -> Sequence[Attempt]:
     """Return the attempts of a job."""
     with database.reading() as session:
-        return reads.attempts(session, _found(session, project_id, job_id).id, after=after, limit=limit)
+        return reads.attempts(session, _require(session, project_id, job_id).id, after=after, limit=limit)
 
 
 def metrics(database: Database, project_id: str, job_id: str, *, name: str | None, max_points: int) -> Sequence[Series]:
     """Return the metric series of a job, thinned."""
     with database.reading() as session:
-        found = _found(session, project_id, job_id)
-        points = reads.metric_points(session, found.id, name=name, max_points=max_points)
+        row = _require(session, project_id, job_id)
+        points = reads.metric_points(session, row.id, name=name, max_points=max_points)
     grouped = groupby(points, key=lambda point: point.name)
     series = [(name, list(group)) for name, group in grouped]
     return [Series(name, group[-1].phase, group) for name, group in series]
@@ -128,13 +128,13 @@ def metrics(database: Database, project_id: str, job_id: str, *, name: str | Non
 def report(database: Database, project_id: str, job_id: str) -> dict[str, Any]:
     """Return the report of a succeeded job; raises NotFinished before."""
     with database.reading() as session:
-        found = _found(session, project_id, job_id)
-    if found.state != "succeeded" or found.report is None:
-        raise NotFinished(f"The job is {found.state}; only a succeeded job has a report.")
-    return found.report
+        row = _require(session, project_id, job_id)
+    if row.state != "succeeded" or row.report is None:
+        raise NotFinished(f"The job is {row.state}; only a succeeded job has a report.")
+    return row.report
 
 
 def artifacts(database: Database, project_id: str, job_id: str, *, after: str, limit: int) -> Sequence[Artifact]:
     """Return the files of a job's result."""
     with database.reading() as session:
-        return reads.artifacts(session, _found(session, project_id, job_id).id, after=after, limit=limit)
+        return reads.artifacts(session, _require(session, project_id, job_id).id, after=after, limit=limit)

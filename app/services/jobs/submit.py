@@ -60,8 +60,8 @@ def submit(
     try:
         admitted = admitted_of(resources, project_id, request)
     except AppError:
-        if key and (found := _earlier(resources, key)):  # what was good then has its answer
-            return _done(Submitted(found, replayed=True))
+        if key and (earlier_id := _earlier(resources, key)):  # what was good then has its answer
+            return _done(Submitted(earlier_id, replayed=True))
         raise
 
     parent = tracing.traceparent()  # the transaction runs in another thread
@@ -89,8 +89,8 @@ def write(
     """Write a new job and all that comes with it; every refusal comes before the first row."""
     rights.require_to_submit(request.spec)
     with session.no_autoflush:  # keys refer to nothing that waits in the session
-        if key and (found := idempotency.earlier(session, key, now=now)):
-            return Submitted(found, replayed=True)
+        if key and (earlier_id := idempotency.earlier(session, key, now=now)):
+            return Submitted(earlier_id, replayed=True)
     known = admitted.recognised
     done = equal_work.place(session, job, known, request.reuse) if known else None
     spec, facts = (known.spec, known.facts) if known else (admitted.spec, admitted.facts)
@@ -101,8 +101,8 @@ def write(
     projects.admit_priority(session, admitted.mode, job.project_id, request.priority)
     projects.admit_job(session, actors.current(), job.project_id)
     with session.no_autoflush:
-        if key and (found := idempotency.claim(session, key, resource_id=job.id, now=now)):
-            return Submitted(found, replayed=True)
+        if key and (earlier_id := idempotency.claim(session, key, resource_id=job.id, now=now)):
+            return Submitted(earlier_id, replayed=True)
     session.add(job)
     created = {"name": job.name, "model": job.model, "method": job.method, **origin}
     audit.record(session, "job.create", job.id, now=now)
@@ -127,9 +127,9 @@ def admitted_of(resources: Resources, project_id: str, request: JobRequest, at: 
     All that takes time is done here, before the transaction that writes the job. `at`: of a call with many jobs.
     """
     at = at or desk(resources, project_id)
-    found = at.admit(request)
+    admitted = at.admit(request)
     with resources.database.reading() as session:
-        return replace(found, recognised=equal_work.recognise(session, project_id, request, found.spec, at))
+        return replace(admitted, recognised=equal_work.recognise(session, project_id, request, admitted.spec, at))
 
 
 def _ring(resources: Resources, written: Future[Submitted]) -> None:

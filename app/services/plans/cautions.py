@@ -38,19 +38,19 @@ def of(
     facts: ModelFacts | None,
 ) -> list[Caution]:
     """Return what to say of a request; `spec` and `facts` are the resolved ones where the model is known."""
-    found = [*_unpublished(session, project_id, request), *_of_spec(request.spec)]
+    cautions = [*_unpublished(session, project_id, request), *_of_spec(request.spec)]
     # At the slowest speed first: the rates of finished jobs are many rows, and a POST waits for them.
     if spec is not None and facts is not None and _seconds(spec, facts, estimates.UNKNOWN) > LONG.total_seconds():
-        found += lasting(_seconds(spec, facts, estimates.rates(session, project_id, worker_class)))
-    return found
+        cautions += lasting(_seconds(spec, facts, estimates.rates(session, project_id, worker_class)))
+    return cautions
 
 
 def lasting(seconds: float) -> Iterator[Caution]:
     """Say of an estimate that no job may run for so long."""
     if seconds > LONG.total_seconds():
         days = seconds / timedelta(days=1).total_seconds()
-        told = f"{days / 365:.1f} years" if days > 365 else f"{days:.0f} days"
-        text = f"This job is estimated to run for {told}: see `steps`, `samples`, `epochs` and `count`."
+        duration = f"{days / 365:.1f} years" if days > 365 else f"{days:.0f} days"
+        text = f"This job is estimated to run for {duration}: see `steps`, `samples`, `epochs` and `count`."
         yield {"code": "runs_long", "text": text}
 
 
@@ -80,9 +80,9 @@ def _of_spec(spec: CompressionSpec) -> Iterator[Caution]:
         text = f"The gate accepts {1 + gate:.4g} times the dense model's perplexity; 0.1 means 10 % more."
         yield {"code": "wide_gate", "text": text}
     for index, step in enumerate(spec.prune):
-        share = step.sparsity
-        if share is not None and share > LITTLE_LEFT:
-            text = f"prune[{index}] takes {share:.1%} away; what is left is rarely better than guessing."
+        sparsity = step.sparsity
+        if sparsity is not None and sparsity > LITTLE_LEFT:
+            text = f"prune[{index}] takes {sparsity:.1%} away; what is left is rarely better than guessing."
             yield {"code": "little_is_left", "text": text}
     texts = [spec.calibration.dataset, *(item.dataset for item in spec.evaluate.perplexity)]
     for name in {text.name for text in texts if isinstance(text, HuggingFaceDataset)} - _SHORT_NAMES:

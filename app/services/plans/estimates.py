@@ -36,10 +36,10 @@ class Rates:
     overhead_seconds: float = OVERHEAD_SECONDS
     """What a job took beside its phases."""
 
-    def seconds(self, phase: str, amount: float) -> float:
+    def seconds(self, phase: str, operations: float) -> float:
         """Return how long some work takes in a phase."""
         default = DEFAULT_RATES["bytes" if phase in work.MOVES else "compute"]
-        return amount / self.by_phase.get(phase, default)
+        return operations / self.by_phase.get(phase, default)
 
 
 UNKNOWN: Final = Rates({}, 0)

@@ -7,7 +7,7 @@ from typing import Any
 from app.bodies.job import JobRequest
 from app.db.session import clock
 from app.errors import ModelRefused
-from app.integrations.shared.sources import Look, ModelSource
+from app.integrations.shared.sources import Inspection, ModelSource
 from app.services import uploads
 from app.services.admission import bounded, known
 from app.services.admission.admit import admit
@@ -39,10 +39,10 @@ def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[
         met = known.model(session, project_id, source.model_dump(mode="json"))
     facts, revision = (met.facts, met.revision) if met else (None, None)
     try:
-        if facts is None and (seen := look_up(resources, project_id, source)) is not None:
-            facts, revision = seen.facts, seen.revision
+        if facts is None and (inspection := inspect(resources, project_id, source)) is not None:
+            facts, revision = inspection.facts, inspection.revision
             if facts is None:
-                return {**_UNKNOWN, **seen.shown, "revision": revision, **_unseen(seen)}
+                return {**_UNKNOWN, **inspection.shown, "revision": revision, **_as_unsupported(inspection)}
         if facts is None:
             request = JobRequest(source=source, spec=_ANY)
             facts = admit(
@@ -60,24 +60,24 @@ def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[
     return {**shown, "revision": revision, "resolved": True, "supported": True, "why_not": None, "warnings": []}
 
 
-def look_up(resources: Resources, project_id: str, source: ModelSource) -> Look | None:
+def inspect(resources: Resources, project_id: str, source: ModelSource) -> Inspection | None:
     """Ask what a model is, and remember it at its revision; raises SourceRefused for what no job can work on."""
-    seen = source.look(resources.settings, bounded, owner=project_id)
-    if seen is not None and seen.facts is not None and seen.revision is not None:
-        key = known.source_key(source.at(seen.revision).model_dump(mode="json"))
+    inspection = source.inspect(resources.settings, bounded, owner=project_id)
+    if inspection is not None and inspection.facts is not None and inspection.revision is not None:
+        key = known.source_key(source.at(inspection.revision).model_dump(mode="json"))
         assert key is not None, "what can be looked at without a login is pinned by its revision"
-        document = {"revision": seen.revision, "facts": seen.facts.model_dump(mode="json")}
+        document = {"revision": inspection.revision, "facts": inspection.facts.model_dump(mode="json")}
         with resources.database.unit_of_work() as session:
             known.remember(session, project_id, {key: document}, now=clock(session))
-    return seen
+    return inspection
 
 
-def _unseen(seen: Look) -> dict[str, Any]:
-    kind = seen.shown.get("model_type")
+def _as_unsupported(inspection: Inspection) -> dict[str, Any]:
+    kind = inspection.shown.get("model_type")
     refused = kind is not None and kind not in FAMILIES
     return {
         "resolved": False,
         "supported": False if refused else None,
-        "why_not": f"{why_not(kind).detail} {seen.why}" if refused else seen.why,
-        "warnings": [{"code": seen.code, "text": seen.why}],
+        "why_not": f"{why_not(kind).detail} {inspection.why}" if refused else inspection.why,
+        "warnings": [{"code": inspection.code, "text": inspection.why}],
     }

@@ -36,8 +36,8 @@ LIFE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a look at a remote source gave."""
+class PinnedRequest:
+    """A request, pinned where its remote source could be inspected."""
 
     request: JobRequest
     """With the model at the commit where it was seen."""
@@ -52,20 +52,20 @@ def request_sha256(request: JobRequest) -> str:
 
 def create(resources: Resources, project_id: str, request: JobRequest, *, key: Key | None = None) -> Plan:
     """Work out what a request would take; refuses what POST /v1/jobs would refuse."""
-    admitted, looked = _admitted(resources, project_id, request)
+    admitted, pinned = _admitted(resources, project_id, request)
     with resources.database.unit_of_work() as session:
         projects.hold(session, project_id)
         now = clock(session)
-        plan = make(session, resources.settings, project_id, request, admitted, now=now, looked=looked)
+        plan = make(session, resources.settings, project_id, request, admitted, now=now, pinned=pinned)
         idempotency.once(session, key, plan.id, now=now)
     return plan
 
 
 def draft(resources: Resources, project_id: str, request: JobRequest) -> Plan:
     """Work out what a request would take, for somebody who is still writing it; nothing is kept."""
-    admitted, looked = _admitted(resources, project_id, request)
+    admitted, pinned = _admitted(resources, project_id, request)
     with resources.database.reading() as session:
-        plan = make(session, resources.settings, project_id, request, admitted, now=clock(session), looked=looked)
+        plan = make(session, resources.settings, project_id, request, admitted, now=clock(session), pinned=pinned)
         session.expunge(plan)
     return plan
 
@@ -78,21 +78,23 @@ def make(
     admitted: Admitted,
     *,
     now: datetime,
-    looked: Looked | None = None,
+    pinned: PinnedRequest | None = None,
 ) -> Plan:
-    """Write down what an admitted request would take; `looked`: what the Hub was asked about its source."""
-    found = admitted.recognised
-    spec = found.spec if found else admitted.spec
-    facts = admitted.facts or (found.facts if found else None)
-    done = reuse.done(session, project_id, found.work_hash, but="") if found and found.work_hash else None
+    """Write down what an admitted request would take; `pinned`: what the Hub was asked about its source."""
+    recognised = admitted.recognised
+    spec = recognised.spec if recognised else admitted.spec
+    facts = admitted.facts or (recognised.facts if recognised else None)
+    done = (
+        reuse.done(session, project_id, recognised.work_hash, but="") if recognised and recognised.work_hash else None
+    )
     worker_class = routing.worker_class(settings, spec, facts)
     document = {
         "resolved_spec": spec.model_dump(mode="json") if spec else None,
-        "resolved_revision": found.revision if found else None,
+        "resolved_revision": recognised.revision if recognised else None,
         "worker_class": worker_class,
         "queue_position": 1 + jobs.count_queued(session, project_id, worker_class),
         "reusable_job_id": done.id if done else None,
-        **_estimate(session, project_id, worker_class, spec, facts, looked.warning if looked else None, now=now),
+        **_estimate(session, project_id, worker_class, spec, facts, pinned.warning if pinned else None, now=now),
     }
     if spec and facts:
         fitting.require(session, worker_class, request, spec, facts, now=now)
@@ -111,32 +113,34 @@ def make(
     return plan
 
 
-def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tuple[Admitted, Looked | None]:
+def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tuple[Admitted, PinnedRequest | None]:
     """Admit a request, ask the Hub about its source, and return what is known of it then."""
     desk = Desk(resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind))
     admitted = desk.admit(request)
-    looked = _look(resources, project_id, request)
-    seen = looked.request if looked else request
+    pinned = _pinned_request(resources, project_id, request)
+    seen = pinned.request if pinned else request
     with resources.database.reading() as session:
         recognised = equal_work.recognise(session, project_id, seen, admitted.spec, desk)
-    return replace(admitted, recognised=recognised), looked
+    return replace(admitted, recognised=recognised), pinned
 
 
-def _look(resources: Resources, project_id: str, request: JobRequest) -> Looked | None:
+def _pinned_request(resources: Resources, project_id: str, request: JobRequest) -> PinnedRequest | None:
     """Ask about a remote model that nobody has met; raises ModelRefused for what no job could work on."""
     source = request.source
     with resources.database.reading() as session:
         if known.model(session, project_id, source.model_dump(mode="json")):
             return None
     try:
-        look = lookup.look_up(resources, project_id, source)
+        inspection = lookup.inspect(resources, project_id, source)
     except SourceRefused as error:
         raise ModelRefused(error.at("/source")) from error
-    if look is None:
+    if inspection is None:
         return None
-    if look.facts is None or look.revision is None:
-        return Looked(request, {"code": look.code, "text": f"{look.why} A job resolves the source when it runs."})
-    return Looked(request.model_copy(update={"source": source.at(look.revision)}))
+    if inspection.facts is None or inspection.revision is None:
+        return PinnedRequest(
+            request, {"code": inspection.code, "text": f"{inspection.why} A job resolves the source when it runs."}
+        )
+    return PinnedRequest(request.model_copy(update={"source": source.at(inspection.revision)}))
 
 
 def get(resources: Resources, project_id: str, plan_id: str) -> Plan:
@@ -189,11 +193,11 @@ def _estimate(
     phases = [
         {
             "name": phase,
-            "seconds": round(rates.seconds(phase, amount), 3),
+            "seconds": round(rates.seconds(phase, operations), 3),
             "memory_bytes": held.peak(phase, spec, device=device),
             "disk_bytes": work.disk_bytes(phase, facts.shape, file_bytes=facts.bytes),
         }
-        for phase, amount in estimates.works(spec, facts).items()
+        for phase, operations in estimates.works(spec, facts).items()
     ]
     total = work.num_jobs(spec) * rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
     return {
@@ -205,20 +209,20 @@ def _estimate(
 
 
 def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, str]]:
-    found = []
+    warnings = []
     if spec.objective is not None:
         text = f"A search may run {spec.objective.max_trials} jobs before the last one; seconds are those of one."
-        found.append({"code": "searches", "text": text})
+        warnings.append({"code": "searches", "text": text})
     if work.num_jobs(spec) > 1:
         text = "The members of the soup are jobs of their own; seconds are of all jobs, one after the other."
-        found.append({"code": "members", "text": text})
+        warnings.append({"code": "members", "text": text})
     if spec.masking and not FORMATS[spec.output.format].drops_zeros:
         text = "The same size on disk unless packed, and no speed-up on a runtime that does not exploit the zeros."
-        found.append({"code": "no_speed_up", "text": text})
+        warnings.append({"code": "no_speed_up", "text": text})
     if not rates.jobs:
         text = "No job has finished here yet: seconds are those of two CPU cores, and may be far off."
-        found.append({"code": "not_calibrated", "text": text})
+        warnings.append({"code": "not_calibrated", "text": text})
     if any(item.max_windows is None for item in spec.evaluate.perplexity):
         text = f"A measurement takes all windows of its text; {work.ASSUMED_WINDOWS} are assumed."
-        found.append({"code": "windows_assumed", "text": text})
-    return found
+        warnings.append({"code": "windows_assumed", "text": text})
+    return warnings

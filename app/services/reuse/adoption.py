@@ -18,8 +18,8 @@ from app.services import publications
 
 def adopt(session: Session, job: Job, done: Held, *, now: datetime) -> None:
     """Make a locked job succeed with the result of another one."""
-    told = take_over(session, job, done, now=now)
-    events.move(session, job, "succeeded", told, now=now)
+    new_events = take_over(session, job, done, now=now)
+    events.move(session, job, "succeeded", new_events, now=now)
 
 
 def born(session: Session, job: Job, done: Held, *, now: datetime) -> None:
@@ -32,7 +32,7 @@ def born(session: Session, job: Job, done: Held, *, now: datetime) -> None:
 def take_over(session: Session, job: Job, done: Held, *, now: datetime) -> list[events.NewEvent]:
     """Copy what a result consists of, files apart, and return the events that tell it."""
     theirs = done.job
-    told: list[events.NewEvent] = [("job.gate_evaluated", theirs.gate)] if theirs.gate is not None else []
+    new_events: list[events.NewEvent] = [("job.gate_evaluated", theirs.gate)] if theirs.gate is not None else []
     rows = []
     for file in done.files:
         data: dict[str, Any] = {"name": file.name, "kind": file.kind, "bytes": file.bytes, "sha256": file.sha256}
@@ -40,7 +40,7 @@ def take_over(session: Session, job: Job, done: Held, *, now: datetime) -> list[
         rows.append(
             {"id": mine, "project_id": job.project_id, "job_id": job.id, "key": file.key, "created_at": now, **data}
         )
-        told.append(("job.artifact_ready", {"id": mine, **data}))
+        new_events.append(("job.artifact_ready", {"id": mine, **data}))
     job.reused_from = theirs.reused_from or theirs.id
     job.report, job.gate, job.warnings = theirs.report, theirs.gate, theirs.warnings
     job.error, job.checkpoints = None, []
@@ -50,11 +50,11 @@ def take_over(session: Session, job: Job, done: Held, *, now: datetime) -> list[
     do_later(session, reuse.copy_history, (theirs.id, job.id))
     for target in [] if publications.rejected(job.gate) else _targets(job):
         publications.add(session, job, publications.row(job, target, now=now))
-    told.append(("job.succeeded", {"artifacts": len(rows), "reused_from": job.reused_from}))
-    return told
+    new_events.append(("job.succeeded", {"artifacts": len(rows), "reused_from": job.reused_from}))
+    return new_events
 
 
 def _targets(job: Job) -> list[dict[str, Any]]:
     """Where the spec of a job wants its result; whoever takes over a result publishes it anew."""
-    found: list[dict[str, Any]] = (job.request["spec"].get("output") or {}).get("publish") or []
-    return found
+    targets: list[dict[str, Any]] = (job.request["spec"].get("output") or {}).get("publish") or []
+    return targets

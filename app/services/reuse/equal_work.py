@@ -36,8 +36,8 @@ class _Ahead:
 
 def admitted(session: Session, project_id: str, request: JobRequest, desk: Desk) -> Admitted:
     """Admit a request, and return what is known of it; raises what must be refused."""
-    found = desk.admit(request)
-    return replace(found, recognised=recognise(session, project_id, request, found.spec, desk))
+    checked = desk.admit(request)
+    return replace(checked, recognised=recognise(session, project_id, request, checked.spec, desk))
 
 
 def recognise(
@@ -57,21 +57,21 @@ def recognise(
 
 def look_ahead(session: Session, project_id: str, admitted: Iterable[Admitted]) -> None:
     """Ask once about the work of many jobs that this transaction makes."""
-    hashes = {known.work_hash for found in admitted if (known := found.recognised) and known.work_hash}
+    hashes = {known.work_hash for one in admitted if (known := one.recognised) and known.work_hash}
     done, leaders = reuse.all_held_done(session, project_id, hashes), reuse.leaders(session, project_id, hashes)
     session.info[_AHEAD] = _Ahead(done, leaders)
 
 
-def place(session: Session, job: Job, found: Recognised, wish: str) -> Held | None:
+def place(session: Session, job: Job, recognised: Recognised, reuse_mode: str) -> Held | None:
     """Write what is known into a new job, let it wait for equal work in hand, and return the job that has done it.
 
     That job is held until this transaction ends. Raises NoEqualResult when it may do nothing else and there is none.
     """
-    job.resolved_spec, job.resolved_revision = found.spec.model_dump(mode="json"), found.revision
-    job.work_hash = found.work_hash
-    work, ahead = found.work_hash, session.info.get(_AHEAD)
+    job.resolved_spec, job.resolved_revision = recognised.spec.model_dump(mode="json"), recognised.revision
+    job.work_hash = recognised.work_hash
+    work, ahead = recognised.work_hash, session.info.get(_AHEAD)
     leader = ahead.leader(work, job.id) if ahead and work else None
-    if wish == "never" or work is None:
+    if reuse_mode == "never" or work is None:
         return None
     done = ahead.done.get(work) if ahead else reuse.held_done(session, job.project_id, work, but=job.id)
     if done is not None:
@@ -80,6 +80,6 @@ def place(session: Session, job: Job, found: Recognised, wish: str) -> Held | No
         leader = first.id
     if leader is not None:
         job.wait_reason, job.waits_for = "dependency", leader
-    elif wish == "require":
+    elif reuse_mode == "require":
         raise NoEqualResult
     return None

@@ -76,8 +76,8 @@ def create(
             points=[],
             created_at=now,
         )
-        if key and (found := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
-            return found, True
+        if key and (earlier_id := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
+            return earlier_id, True
         equal_work.look_ahead(session, project_id, [known for _, _, known in admitted])
         with deferring(session):
             sweep.points = [
@@ -92,12 +92,12 @@ def create(
 
 def _points(request: SweepRequest) -> list[tuple[Point, JobRequest]]:
     """The requests of all points, checked; the problem of a point leads to the axis or the base that made it."""
-    found: list[tuple[Point, JobRequest]] = []
+    points: list[tuple[Point, JobRequest]] = []
     problems: dict[tuple[str, str], Problem] = {}
     try:
         for point in request.points():
             try:
-                found.append((point, JobRequest.model_validate_json(canonical(point.request))))
+                points.append((point, JobRequest.model_validate_json(canonical(point.request))))
             except ValidationError as error:
                 for item in error.errors(include_input=False, include_url=False):
                     at = item.get("ctx", {}).get("at")
@@ -113,7 +113,7 @@ def _points(request: SweepRequest) -> list[tuple[Point, JobRequest]]:
         ) from None
     if problems:
         raise InvalidRequest("Some points are no valid jobs.", items=list(problems.values())[:MAX_PROBLEMS])
-    return found
+    return points
 
 
 def _blame(request: SweepRequest, where: str) -> str:
@@ -151,7 +151,7 @@ def _add(session: Session, sweep: Sweep, body: JobRequest, point: Point, known: 
 def get(database: Database, project_id: str, sweep_id: str) -> SweepReading:
     """Return a sweep; raises NotFound."""
     with database.reading() as session:
-        return SweepReading(_found(session, project_id, sweep_id), _jobs(session, sweep_id))
+        return SweepReading(_require(session, project_id, sweep_id), _jobs(session, sweep_id))
 
 
 def page(database: Database, project_id: str, *, before: str | None, limit: int) -> Sequence[Sweep]:
@@ -169,13 +169,13 @@ def listed(database: Database, sweep: Sweep) -> SweepReading:
 def cancel(resources: Resources, project_id: str, sweep_id: str) -> None:
     """End every job of a sweep that is not over."""
     with resources.database.unit_of_work() as session:
-        _found(session, project_id, sweep_id)
+        _require(session, project_id, sweep_id)
         now = clock(session)
         children.cancel_all(session, sweep_id, now=now)
         audit.record(session, "sweep.cancel", sweep_id, now=now)
 
 
-def _found(session: Session, project_id: str, sweep_id: str) -> Sweep:
+def _require(session: Session, project_id: str, sweep_id: str) -> Sweep:
     row = planning.sweep(session, project_id, sweep_id)
     if row is None:
         raise NotFound
@@ -204,17 +204,17 @@ def pareto(reading: SweepReading, x: str, metric: str | None) -> tuple[str | Non
     reports = [(point, job, job.report) for point, job in done if job and job.state == "succeeded" and job.report]
     names = sorted({name for _, _, report in reports for name in report["compressed"].get("perplexity") or {}})
     metric = metric or (names[0] if names else None)
-    found: list[tuple[str | None, dict[str, Any], float, float]] = []
+    candidates: list[tuple[str | None, dict[str, Any], float, float]] = []
     for point, job, report in reports:
         dense, lost = report["dense"], (report["compressed"].get("perplexity") or {}).get(metric)
         before = (dense.get("perplexity") or {}).get(metric)
-        if not found and before is not None and x != "seconds":
-            found.append((None, {}, 0.0 if x == "sparsity" else float(dense["bytes"]), before))
+        if not candidates and before is not None and x != "seconds":
+            candidates.append((None, {}, 0.0 if x == "sparsity" else float(dense["bytes"]), before))
         if lost is not None:
-            found.append((job.id, point["values"], _measure(report, job, x), lost))
+            candidates.append((job.id, point["values"], _measure(report, job, x), lost))
     sign = -1.0 if x == "sparsity" else 1.0
-    marks = unbeaten([(sign * at, lost) for _, _, at, lost in found])
-    return metric, [ParetoPoint(*fields, front) for fields, front in zip(found, marks, strict=True)]
+    marks = unbeaten([(sign * at, lost) for _, _, at, lost in candidates])
+    return metric, [ParetoPoint(*fields, front) for fields, front in zip(candidates, marks, strict=True)]
 
 
 def _measure(report: dict[str, Any], job: Job, x: str) -> float:

@@ -55,11 +55,11 @@ def opened(database: Database, settings: Settings, project_id: str, kind: str) -
     if row is None:
         return {}
     try:
-        found: dict[str, str] = json.loads(unseal(settings, row.sealed))
+        secrets: dict[str, str] = json.loads(unseal(settings, row.sealed))
     except CannotOpen:
         log.warning("a credential cannot be opened: ESPALIER_CREDENTIALS_KEY has changed", kind=kind)
         return {}
-    return found
+    return secrets
 
 
 def access(database: Database, settings: Settings, project_id: str, kind: str, doing: Doing) -> dict[str, str]:

@@ -48,8 +48,8 @@ class Doorman:
 
     def known(self, token: str) -> Actor | None:
         """Return who a key belongs to, if that was verified a moment ago; reads no database."""
-        found = self._known.get(token)
-        return found[1] if found and time.monotonic() - found[0] < CACHE_SECONDS else None
+        cached = self._known.get(token)
+        return cached[1] if cached and time.monotonic() - cached[0] < CACHE_SECONDS else None
 
     def verify(self, token: str) -> Actor:
         """Return who a key belongs to; raises Unauthenticated."""
@@ -58,15 +58,15 @@ class Doorman:
             raise Unauthenticated
         with self._database.reading() as session:
             now = clock(session)
-            found = keys.with_project(session, f"key_{match[1]}")
+            row = keys.with_project(session, f"key_{match[1]}")
         # The HMAC is computed for an unknown key too: the answer takes as long either way.
-        stored = found[0].digest if found else "0" * 64
-        if not hmac.compare_digest(stored, digest(token, self._settings)) or found is None:
-            self._note_refusal(found, "wrong secret" if found else "unknown key")
+        stored = row[0].digest if row else "0" * 64
+        if not hmac.compare_digest(stored, digest(token, self._settings)) or row is None:
+            self._note_refusal(row, "wrong secret" if row else "unknown key")
             raise Unauthenticated
-        key, project = found
+        key, project = row
         if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
-            self._note_refusal(found, "expired" if key.revoked_at is None else "revoked")
+            self._note_refusal(row, "expired" if key.revoked_at is None else "revoked")
             raise Unauthenticated("The API key is revoked or has expired.")
         if key.last_used_at is None or now - key.last_used_at > _USED_EVERY:
             with self._database.unit_of_work() as session:
@@ -77,14 +77,14 @@ class Doorman:
         self._known[token] = (time.monotonic(), actor)
         return actor
 
-    def _note_refusal(self, found: tuple[ApiKey, Project] | None, why: str) -> None:
+    def _note_refusal(self, row: tuple[ApiKey, Project] | None, why: str) -> None:
         """Write down that a key was refused, to the minute like its use; keys that nobody knows count as one."""
-        key_id = found[0].id if found else UNKNOWN
+        key_id = row[0].id if row else UNKNOWN
         last = self._refused.get(key_id)
         if last is not None and time.monotonic() - last < _USED_EVERY.total_seconds():
             return
         self._refused[key_id] = time.monotonic()
-        project_id, by = found[0].project_id if found else DEFAULT_PROJECT, {"type": "api_key", "id": key_id}
+        project_id, by = row[0].project_id if row else DEFAULT_PROJECT, {"type": "api_key", "id": key_id}
         with self._database.unit_of_work() as session:
             audit.add(
                 session, "api_key.refused", key_id, project_id=project_id, by=by, now=clock(session), data={"why": why}
@@ -149,8 +149,8 @@ def again(
 
 def _token(key_id: str, settings: Settings, key: Key) -> str:
     """The token that a call with an Idempotency-Key makes: it can be told again, and not be guessed."""
-    said = "\n".join(("api key", key_id, key.project_id, key.path, key.key, key.body_sha256))
-    return f"esp_{key_id.removeprefix('key_')}_{digest(said, settings)[:48]}"
+    message = "\n".join(("api key", key_id, key.project_id, key.path, key.key, key.body_sha256))
+    return f"esp_{key_id.removeprefix('key_')}_{digest(message, settings)[:48]}"
 
 
 def project_of_new_key(actor: Actor, wanted: str | None) -> str:
@@ -164,7 +164,7 @@ def change(database: Database, actor: Actor, key_id: str, request: KeyChange) ->
     """Rename a key, or let it end at another time; raises NotFound."""
     with database.unit_of_work() as session:
         now = clock(session)
-        key = _found(keys.get(session, key_id, project_id=scope(actor)))
+        key = _require(keys.get(session, key_id, project_id=scope(actor)))
         if request.name is not None:
             key.name = request.name
         if "expires_at" in request.model_fields_set:
@@ -178,7 +178,7 @@ def revoke(database: Database, actor: Actor, key_id: str) -> None:
     """End a key for good; twice is as good as once."""
     with database.unit_of_work() as session:
         now = clock(session)
-        key = _found(keys.get(session, key_id, project_id=scope(actor)))
+        key = _require(keys.get(session, key_id, project_id=scope(actor)))
         if key.revoked_at is None:
             key.revoked_at = now
             audit.record(session, "api_key.revoke", key.id, now=now, project_id=key.project_id)
@@ -187,7 +187,7 @@ def revoke(database: Database, actor: Actor, key_id: str) -> None:
 def get(database: Database, actor: Actor, key_id: str) -> ApiKey:
     """Return a key; raises NotFound."""
     with database.reading() as session:
-        return _found(keys.get(session, key_id, project_id=scope(actor)))
+        return _require(keys.get(session, key_id, project_id=scope(actor)))
 
 
 def page(database: Database, actor: Actor, *, before: str | None, limit: int) -> Sequence[ApiKey]:
@@ -201,7 +201,7 @@ def scope(actor: Actor) -> str | None:
     return None if actor.is_operator else actor.project_id
 
 
-def _found(key: ApiKey | None) -> ApiKey:
+def _require(key: ApiKey | None) -> ApiKey:
     if key is None:
         raise NotFound
     return key

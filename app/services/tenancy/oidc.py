@@ -89,14 +89,14 @@ class Attempt:
     def opened(cls, settings: Settings, cookie: str, state: str) -> Attempt:
         """Return the attempt of a cookie that a provider's answer belongs to; raises SignInFailed."""
         try:
-            found = cls(**json.loads(unseal(settings, cookie)))
+            attempt = cls(**json.loads(unseal(settings, cookie)))
         except (CannotOpen, ValueError, TypeError):
             raise SignInFailed("This browser has not begun a sign-in, or has ended it: begin again.") from None
-        if not hmac.compare_digest(found.state.encode(), state.encode()):
+        if not hmac.compare_digest(attempt.state.encode(), state.encode()):
             raise SignInFailed("The answer belongs to another sign-in: begin again.")
-        if found.until < time.time():
+        if attempt.until < time.time():
             raise SignInFailed("The sign-in took too long: begin again.")
-        return found
+        return attempt
 
 
 class Provider:
@@ -176,9 +176,9 @@ class Provider:
         """Return the key that signed a token; one that is not known yet is looked for anew, but not all the time."""
         self._known()
         for _ in range(2):
-            found = [key for key in self._keys if kid is None or key.key_id == kid]
-            if len(found) == 1:
-                return found[0]
+            matches = [key for key in self._keys if kid is None or key.key_id == kid]
+            if len(matches) == 1:
+                return matches[0]
             if time.monotonic() - self._read_at < PAUSE_SECONDS:
                 break
             self._read()
@@ -226,8 +226,8 @@ class Provider:
 
 def actor(database: Database, settings: Settings, grants: frozenset[str], claims: dict[str, Any]) -> Actor:
     """Return who somebody is here; raises NoProject."""
-    told = claims.get(settings.oidc_project_claim) if settings.oidc_project_claim else None
-    wanted = [item for item in (told if isinstance(told, list) else [told]) if isinstance(item, str)]
+    claim = claims.get(settings.oidc_project_claim) if settings.oidc_project_claim else None
+    wanted = [item for item in (claim if isinstance(claim, list) else [claim]) if isinstance(item, str)]
     with database.reading() as session:
         for project_id in [*wanted[:100], settings.oidc_project]:
             project = projects.get(session, project_id) if project_id else None
@@ -245,7 +245,7 @@ def name_of(settings: Settings, claims: dict[str, Any]) -> str:
 
 
 def _scopes(text: str) -> frozenset[str]:
-    found = frozenset(part.strip() for part in text.split(",") if part.strip())
-    if unknown := found - set(SCOPES):
+    scopes = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if unknown := scopes - set(SCOPES):
         raise ValueError(f"ESPALIER_OIDC_GRANTS names unknown scopes: {', '.join(sorted(unknown))}")
-    return found
+    return scopes

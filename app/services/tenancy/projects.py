@@ -72,7 +72,7 @@ def create(database: Database, actor: Actor, request: ProjectRequest, *, key: Ke
 def get(database: Database, actor: Actor, project_id: str) -> Project:
     """Return a project; raises NotFound."""
     with database.reading() as session:
-        return _found(session, actor, project_id)
+        return _require(session, actor, project_id)
 
 
 def page(database: Database, actor: Actor, *, before: str | None, limit: int) -> Sequence[Project]:
@@ -84,7 +84,7 @@ def page(database: Database, actor: Actor, *, before: str | None, limit: int) ->
 def change(database: Database, actor: Actor, project_id: str, request: ProjectChange) -> Project:
     """Rename a project or bound it anew; raises NotFound, Forbidden."""
     with database.unit_of_work() as session:
-        row = _found(session, actor, project_id)
+        row = _require(session, actor, project_id)
         _require_operator(actor)
         row.name = request.name or row.name
         if request.quotas is not None:
@@ -93,8 +93,8 @@ def change(database: Database, actor: Actor, project_id: str, request: ProjectCh
             row.shared_logins = sorted(set(request.shared_logins))
         if request.allow_high_priority is not None:
             row.allow_high_priority = request.allow_high_priority
-        told = {"shared_logins": row.shared_logins, "allow_high_priority": row.allow_high_priority, **row.quotas}
-        audit.record(session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **told)
+        details = {"shared_logins": row.shared_logins, "allow_high_priority": row.allow_high_priority, **row.quotas}
+        audit.record(session, "project.change", row.id, now=clock(session), project_id=row.id, name=row.name, **details)
     return row
 
 
@@ -105,7 +105,7 @@ def delete(resources: Resources, actor: Actor, project_id: str) -> None:
     a process that is still at work writes later, are collected as nobody's.
     """
     with resources.database.unit_of_work() as session:
-        row = _found(session, actor, project_id)
+        row = _require(session, actor, project_id)
         _require_operator(actor)
         if project_id == DEFAULT_PROJECT:
             raise ProjectInUse("The default project stays.")
@@ -233,7 +233,7 @@ def _require_operator(actor: Actor) -> None:
         raise Forbidden("Only an admin of the default project manages projects.")
 
 
-def _found(session: Session, actor: Actor, project_id: str) -> Project:
+def _require(session: Session, actor: Actor, project_id: str) -> Project:
     row = projects.get(session, project_id)
     if row is None or scope(actor) not in {None, row.id}:
         raise NotFound

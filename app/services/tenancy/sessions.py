@@ -84,8 +84,8 @@ class Sessions:
 
     def known(self, token: str) -> Actor | None:
         """Return who is signed in with a cookie, if that was read a moment ago; reads no database."""
-        found = self._known.get(token)
-        return found[1] if found and time.monotonic() - found[0] < CACHE_SECONDS else None
+        cached = self._known.get(token)
+        return cached[1] if cached and time.monotonic() - cached[0] < CACHE_SECONDS else None
 
     def find(self, token: str) -> Actor | None:
         """Return who is signed in with a cookie; None when the session, its key or its project has ended."""

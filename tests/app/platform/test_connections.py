@@ -26,7 +26,7 @@ POST = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/
 def address(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """A server as ours, but for its patience."""
     monkeypatch.setattr(connections, "GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "CHECK_SECONDS", 0.05)
     app = create_app(Settings(home=tmp_path, database_url=sqlite_url))
     config = uvicorn.Config(app, port=0, log_config=None, http=connections.PromptProtocol, timeout_graceful_shutdown=2)
     running = uvicorn.Server(config)

@@ -98,4 +98,4 @@ def test_an_old_fence_neither_beats_nor_writes(bench: Bench) -> None:
     with bench.database.unit_of_work() as session:
         assert leases.heartbeat(session, job_id, 1, worker_id="wrk_a", lease_seconds=60) is None
         assert leases.held(session, job_id, 1) is None
-        assert leases.look(session, job_id, 1) is None
+        assert leases.state_of(session, job_id, 1) is None

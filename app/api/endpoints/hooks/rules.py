@@ -120,5 +120,5 @@ def test_rule(rule_id: RuleId, body: RuleTrial, resources: ResourcesDep, project
         detail=found.detail,
         checks=[CheckView.model_validate(check) for check in found.checks],
         event=found.event.model_dump(mode="json"),
-        request=found.wish.sent if found.wish else None,
+        request=found.candidate.sent if found.candidate else None,
     )

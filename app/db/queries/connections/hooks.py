@@ -93,8 +93,8 @@ def claim_due(session: Session, now: datetime, turns: ProjectTurns) -> HookDeliv
     for project in turns.round(session, HookDelivery, due):
         query = select(HookDelivery).where(due, HookDelivery.project_id == project)
         query = query.order_by(HookDelivery.next_at, HookDelivery.id).limit(1)
-        if (found := session.scalar(query.with_for_update(skip_locked=True))) is not None:
-            return found
+        if (delivery := session.scalar(query.with_for_update(skip_locked=True))) is not None:
+            return delivery
     return None
 
 

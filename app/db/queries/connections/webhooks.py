@@ -22,8 +22,8 @@ SILENT = frozenset({"job.progress", "job.metric", "job.layer_completed", "job.ch
 
 def enqueue(session: Session, job: Job, events: Sequence[dict[str, Any]], *, now: datetime) -> None:
     """Put events of a job into the outbox of every endpoint that listens, in the transaction of the events."""
-    told = [event for event in events if event["type"] not in SILENT]
-    if not told:
+    reported = [event for event in events if event["type"] not in SILENT]
+    if not reported:
         return
     rows = [
         delivery(
@@ -31,13 +31,13 @@ def enqueue(session: Session, job: Job, events: Sequence[dict[str, Any]], *, now
             job.project_id,
             event["id"],
             event["type"],
-            _told(job, event),
+            _payload(job, event),
             subject=job.id,
             seq=event["seq"],
             now=now,
         )
         for endpoint_id, types in _listening(session, job.project_id)
-        for event in told
+        for event in reported
         if event["type"] in types or "*" in types
     ]
     if rows:
@@ -51,7 +51,7 @@ def _listening(session: Session, project_id: str) -> list[tuple[str, list[str]]]
     return once(session, ("listening", project_id), lambda: [(id_, types) for id_, types in session.execute(query)])
 
 
-def _told(job: Job, event: dict[str, Any]) -> dict[str, Any]:
+def _payload(job: Job, event: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": job.id,
         "project_id": job.project_id,

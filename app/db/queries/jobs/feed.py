@@ -62,18 +62,18 @@ def news(session: Session, after: Mapping[str, int]) -> list[Event]:
     return list(session.scalars(select(Event).where(wanted).order_by(Event.job_id, Event.seq)))
 
 
-def news_beyond(session: Session, told: Mapping[str, int | None]) -> tuple[dict[str, Head], dict[str, list[Event]]]:
-    """Return where jobs stand, and the events of those that went on beyond what was told of them."""
-    stand = heads(session, told)
+def news_beyond(session: Session, sent: Mapping[str, int | None]) -> tuple[dict[str, Head], dict[str, list[Event]]]:
+    """Return where jobs stand, and the events of those that went on beyond what their watchers were sent."""
+    stand = heads(session, sent)
     moved = {
-        job_id: seq for job_id, seq in told.items() if seq is not None and seq < stand.get(job_id, Head("", 0)).seq
+        job_id: seq for job_id, seq in sent.items() if seq is not None and seq < stand.get(job_id, Head("", 0)).seq
     }
-    found: dict[str, list[Event]] = {}
+    events: dict[str, list[Event]] = {}
     names = list(moved)
     for start in range(0, len(names), _JOBS_AT_ONCE):
         for event in news(session, {name: moved[name] for name in names[start : start + _JOBS_AT_ONCE]}):
-            found.setdefault(event.job_id, []).append(event)
-    return stand, found
+            events.setdefault(event.job_id, []).append(event)
+    return stand, events
 
 
 def now(session: Session) -> Position:

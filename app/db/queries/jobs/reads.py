@@ -108,11 +108,11 @@ def metric_points(session: Session, job_id: str, *, name: str | None, max_points
     series = select(MetricPoint, number, count).where(MetricPoint.job_id == job_id)
     if name is not None:
         series = series.where(MetricPoint.name == name)
-    found = series.subquery()
-    stride = (found.c.count + max_points - 1) // max_points
+    points = series.subquery()
+    stride = (points.c.count + max_points - 1) // max_points
     query = (
-        select(found.c.name, found.c.phase, found.c.step, found.c.value, found.c.time)
-        .where(or_((found.c.number - 1) % stride == 0, found.c.number == found.c.count))
-        .order_by(found.c.name, found.c.step)
+        select(points.c.name, points.c.phase, points.c.step, points.c.value, points.c.time)
+        .where(or_((points.c.number - 1) % stride == 0, points.c.number == points.c.count))
+        .order_by(points.c.name, points.c.step)
     )
     return [Point(*row) for row in session.execute(query)]

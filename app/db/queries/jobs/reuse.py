@@ -38,8 +38,8 @@ def held_done(session: Session, project_id: str, work_hash: str, *, but: str) ->
     """Return the same job, held."""
     while (job := session.scalar(_done(project_id, work_hash, but))) is not None:
         # A statement that waited for a delete sees what is left after it: no job, or no file.
-        if found := held(session, [job.id]):
-            return found[0]
+        if results := held(session, [job.id]):
+            return results[0]
     return None
 
 
@@ -48,18 +48,18 @@ def all_held_done(session: Session, project_id: str, hashes: Collection[str]) ->
     files = select(Artifact.id).where(Artifact.job_id == Job.id).exists()
     query = select(func.max(Job.id)).where(Job.project_id == project_id, Job.work_hash.in_(hashes))
     newest = session.scalars(query.where(Job.state == "succeeded", files).group_by(Job.work_hash)).all()
-    return {found.job.work_hash: found for found in held(session, newest) if found.job.work_hash}
+    return {result.job.work_hash: result for result in held(session, newest) if result.job.work_hash}
 
 
 def held(session: Session, job_ids: Collection[str]) -> list[Held]:
     """Hold those of some jobs that are there, and their files; return what still has files."""
     jobs = select(Job).where(Job.id.in_(job_ids)).order_by(Job.id)
-    rows = select(Artifact).where(Artifact.job_id.in_(job_ids)).order_by(Artifact.id)
-    found = session.scalars(jobs.with_for_update(read=True, key_share=True)).all()
+    files_of_jobs = select(Artifact).where(Artifact.job_id.in_(job_ids)).order_by(Artifact.id)
+    rows = session.scalars(jobs.with_for_update(read=True, key_share=True)).all()
     files: dict[str, list[Artifact]] = {}
-    for row in session.scalars(rows.with_for_update(read=True, key_share=True)):
+    for row in session.scalars(files_of_jobs.with_for_update(read=True, key_share=True)):
         files.setdefault(row.job_id, []).append(row)
-    return [Held(job, files[job.id]) for job in found if job.id in files]
+    return [Held(job, files[job.id]) for job in rows if job.id in files]
 
 
 def _done(project_id: str, work_hash: str, but: str) -> Select[Job]:

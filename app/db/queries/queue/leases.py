@@ -168,7 +168,7 @@ def heartbeat(session: Session, job_id: str, fence: int, *, worker_id: str, leas
     return state
 
 
-def look(session: Session, job_id: str, fence: int) -> str | None:
+def state_of(session: Session, job_id: str, fence: int) -> str | None:
     """Return the job's state without a write; None when the job is no longer ours."""
     return session.scalar(select(Job.state).where(Job.id == job_id, Job.fence == fence, HELD))
 

@@ -75,11 +75,11 @@ def delete_owned(session: Session, project_id: str) -> None:
 
 def ownerless(session: Session) -> set[str]:
     """Return the projects that are not there and own something all the same."""
-    there, found = select(Project.id), set()
+    there, owners = select(Project.id), set()
     for table in _owned():
         query = select(table.c.project_id).where(table.c.project_id.not_in(there)).distinct()
-        found |= set(session.scalars(query))
-    return found
+        owners |= set(session.scalars(query))
+    return owners
 
 
 def _owned() -> Iterator[Table]:

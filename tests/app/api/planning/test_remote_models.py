@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.integrations.huggingface import client as app_hub
-from app.integrations.huggingface import look
+from app.integrations.huggingface import inspection
 from app.services.resources import Resources
 from app.settings_rules import networks
 from tests.fixtures.library.demo_model import DEMO_MODEL
@@ -172,7 +172,7 @@ def test_a_hub_in_trouble_is_a_warning_with_unknown_figures(
     assert (codes(found), found["seconds"], found["phases"]) == (["hub_unreachable"], None, [])
     assert "503" in found["warnings"][0]["text"]
     monkeypatch.setattr(app_hub, "SECONDS", 0.0)
-    monkeypatch.setattr(look, "Hub", lambda endpoint: app_hub.Hub(endpoint, seconds=0.0))
+    monkeypatch.setattr(inspection, "Hub", lambda endpoint: app_hub.Hub(endpoint, seconds=0.0))
     assert codes(resolve(client)) == ["hub_unreachable"]
 
 
