@@ -25,7 +25,7 @@ from app.platform.logs import setup_logs
 from app.platform.tracing import setup_traces
 from app.production import leave_unsafe_production
 from app.settings import Settings, get_settings
-from espalier.leash import leashed
+from espalier.parent_death import die_with_parent
 from workers.processes import groups
 from workers.processes.process import ROOT
 
@@ -50,9 +50,9 @@ class Part:
     due: float = 0.0
 
     def start(self, env: Mapping[str, str]) -> None:
-        """Start it, leashed to the calling thread; in a session of its own, so that Ctrl-C reaches it once: by us."""
+        """Start it, to end with the calling thread, in a session of its own, so that Ctrl-C reaches it once: by us."""
         self.process = subprocess.Popen(
-            leashed(self.command), env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True
+            die_with_parent(self.command), env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True
         )
         self.started = time.monotonic()
 

@@ -20,9 +20,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from espalier.errors import DatasetError, UnsafeTokenizerError
-from espalier.leash import PR_SET_PDEATHSIG
 from espalier.memory.text import PIECE_BYTES
 from espalier.model.stock import first_line
+from espalier.parent_death import PR_SET_PDEATHSIG
 from espalier.text.pieces import pieces
 
 LOADING_BYTES: Final = 2**30

@@ -24,7 +24,7 @@ from app.db.job import Attempt, Event, Job, Worker
 from app.db.result import Artifact
 from app.platform.loops import OUTAGE
 from app.storage.base import ObjectStore
-from espalier.leash import leashed
+from espalier.parent_death import die_with_parent
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
 from workers.lease.retries import lost_worker
@@ -71,7 +71,9 @@ class Arena:
         command = [*self.around, sys.executable, "-m", module, *arguments]
         with (settings.home / "workers.log").open("ab") as log:
             # Leashed: they end with a test that is ended from outside, too.
-            return subprocess.Popen(leashed(command), cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                die_with_parent(command), cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+            )
 
     @contextmanager
     def open(self, workers: int) -> Iterator[None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.storage.s3 import S3Store
-from espalier.leash import leashed
+from espalier.parent_death import die_with_parent
 from tests.fixtures.servers.services import Services
 from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
@@ -56,7 +56,7 @@ def host(bench: Bench, services: Services, redis_url: str, tmp_path: Path) -> It
             }
             with (folder / "log").open("wb") as log:
                 process = subprocess.Popen(
-                    leashed([sys.executable, "-m", module]), cwd=folder, env=env, stdout=log, stderr=log
+                    die_with_parent([sys.executable, "-m", module]), cwd=folder, env=env, stdout=log, stderr=log
                 )
             stack.callback(process.wait)
             stack.callback(process.kill)

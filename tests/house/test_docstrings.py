@@ -88,8 +88,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/evaluate/speed.py",
         # espalier/export
         "espalier/export/advice.py",
-        # espalier/leash.py
-        "espalier/leash.py",
         # espalier/methods
         "espalier/methods/allocation.py",
         "espalier/methods/base.py",

@@ -53,8 +53,6 @@ NOT_YET: Final[dict[str, int]] = {
     "Judgement": 1,
     "keeper": 1,
     "known": 1,
-    "leash": 1,
-    "leashed": 1,
     "least": 30,
     "LEVELS": 1,
     "look": 40,

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import text
 
 from app.db.session import Database
-from espalier.leash import leashed
+from espalier.parent_death import die_with_parent
 from tests.fixtures.servers.processes import await_port, free_port
 
 OURS = "app.main:create_app"
@@ -52,7 +52,7 @@ class Stack:
         """Run one of our modules until the block ends."""
         with (self.home / "processes.log").open("ab") as log:
             process = subprocess.Popen(
-                leashed([sys.executable, "-m", *command]),
+                die_with_parent([sys.executable, "-m", *command]),
                 env=self.env,
                 cwd=ROOT,
                 stdout=log,

@@ -1,4 +1,4 @@
-"""One child process: its own session, leashed to us, one request on stdin, messages on stdout, log lines on stderr."""
+"""One child process in a session of its own: one request on stdin, messages on stdout, log lines on stderr."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import psutil
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from espalier.leash import leashed
 from espalier.messages import Log
+from espalier.parent_death import die_with_parent
 from workers.messages import MESSAGES, AnyMessage
 from workers.processes.groups import ControlGroups, oom_kills
 from workers.processes.memory import Limits
@@ -123,7 +123,7 @@ class Child:
         self._kills = 0 if self._group else oom_kills()
         self.out_of_memory = False
         """Whether the kernel ended it for want of memory; known once it is closed."""
-        leash = leashed(
+        prefix = die_with_parent(
             command,
             offline=offline,
             group=str(self._group.path) if self._group else None,
@@ -131,7 +131,7 @@ class Child:
         )
         try:
             self._process = subprocess.Popen(
-                leash,
+                prefix,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

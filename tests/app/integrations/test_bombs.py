@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from espalier.leash import leashed
+from espalier.parent_death import die_with_parent
 from workers.processes.process import ROOT
 
 MIB = 2**20
@@ -51,6 +51,6 @@ def test_a_bomb_of_text_ends_in_its_name(name: str, tmp_path: Path) -> None:
         path.write_bytes(gzip.compress(begin + repeated * (256 * MIB // len(repeated)), 1))
     else:
         _rows(path)
-    command = leashed([sys.executable, "-c", READ, str(path)], memory=192 * MIB)
+    command = die_with_parent([sys.executable, "-c", READ, str(path)], memory=192 * MIB)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert word in done.stdout, done.stderr[-500:]

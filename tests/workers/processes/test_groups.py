@@ -13,8 +13,8 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from espalier.leash import leashed
 from espalier.messages import Message
+from espalier.parent_death import die_with_parent
 from tests.fixtures.servers.control_groups import PretendKernel, fill
 from tests.fixtures.workers.runs import Bench
 from workers.processes import groups
@@ -150,7 +150,7 @@ def test_a_child_that_cannot_be_started_leaves_no_group(tmp_path: Path, monkeypa
 
 def test_a_child_whose_group_is_gone_runs_within_its_other_bound(tmp_path: Path) -> None:
     look = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
-    command = leashed([sys.executable, "-c", look], group=str(tmp_path / "gone"), memory=2**28)
+    command = die_with_parent([sys.executable, "-c", look], group=str(tmp_path / "gone"), memory=2**28)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(2**28)
     assert done.stderr.strip() == "no control group bounds this process: No such file or directory"
@@ -214,7 +214,7 @@ def test_the_kernels_own_files_take_what_is_written() -> None:
     code = "import subprocess\nprint(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)"
     try:
         with subprocess.Popen(
-            leashed([sys.executable, "-c", code], group=str(group.path)), stdout=subprocess.PIPE, text=True
+            die_with_parent([sys.executable, "-c", code], group=str(group.path)), stdout=subprocess.PIPE, text=True
         ) as child:
             assert child.stdout is not None
             stray = psutil.Process(int(child.stdout.readline()))

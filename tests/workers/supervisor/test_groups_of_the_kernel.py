@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from espalier.leash import leashed
 from espalier.messages import Log, Message
+from espalier.parent_death import die_with_parent
 from workers.processes import groups
 from workers.processes.groups import ControlGroup, ControlGroups, NotDelegated
 from workers.processes.memory import Limits
@@ -135,7 +135,7 @@ def around(made: ControlGroups) -> Iterator[Path]:
 
 def said_by(code: str, around: Path, folder: Path) -> Any:
     """Return what a program says that starts in a group."""
-    command = leashed([sys.executable, "-c", code], group=str(around))
+    command = die_with_parent([sys.executable, "-c", code], group=str(around))
     env = environment("fetch", folder, 1)
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr

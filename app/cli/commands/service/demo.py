@@ -121,7 +121,7 @@ def _service(home: Path, url: str | None) -> Iterator[str]:
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             # Leashed: a demo that is killed takes its service along.
-            module_command("espalier.leash", str(os.getpid()), *module_command("workers.service")),
+            module_command("espalier.parent_death", str(os.getpid()), *module_command("workers.service")),
             env=others | kept | own,
             stdout=subprocess.PIPE,
             stderr=log,

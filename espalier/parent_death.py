@@ -1,4 +1,4 @@
-"""Start a program that dies with its parent: `python leash.py PARENT_PID [OPTION]... COMMAND...`.
+"""Start a program that dies with its parent: `python parent_death.py PARENT_PID [OPTION]... COMMAND...`.
 
 `--group=FOLDER` enters a control group, `--offline` leaves the network, `--memory=BYTES` bounds the data.
 
@@ -22,10 +22,10 @@ AF_INET, SOCK_DGRAM = 2, 2
 SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 
 
-def leashed(
+def die_with_parent(
     command: Sequence[str], *, group: str | None = None, offline: bool = False, memory: int | None = None
 ) -> list[str]:
-    """Return the command line that runs `command` leashed to the calling thread, with `memory` bytes of data at most.
+    """Return the command line that runs `command` until the calling thread ends, with `memory` bytes of data at most.
 
     The kernel watches the thread that starts the process: when that thread ends, the process is killed.
     """
@@ -69,7 +69,7 @@ def _raise_loopback(libc: ctypes.CDLL) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Leash this process to its parent and become the command."""
+    """Ask the kernel to end this process with its parent, then become the command."""
     parent, command = int(arguments[0]), arguments[1:]
     libc = ctypes.CDLL(None, use_errno=True)
     while command[0].startswith("--"):
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
     # After the namespaces: a change of credentials clears the signal.
     if sys.platform == "linux":
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the leash was on
+    if os.getppid() != parent:  # it died before the signal was set
         sys.exit(1)
     os.execvp(command[0], command)  # noqa: S606 (the command is our own)
 

@@ -1,4 +1,4 @@
-"""What a leash holds."""
+"""What ends a process with its parent, and bounds it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import sys
 import psutil
 import pytest
 
-from espalier.leash import leashed
+from espalier.parent_death import die_with_parent
 from tests.fixtures.suite.patience import outlive
 from workers.processes.process import ROOT
 
 PARENT = """
 import subprocess, sys, time
-from espalier.leash import leashed
-child = subprocess.Popen(leashed([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]),
+from espalier.parent_death import die_with_parent
+code = "import time; print('up', flush=True); time.sleep(600)"
+child = subprocess.Popen(die_with_parent([sys.executable, "-c", code]),
                          start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
@@ -40,8 +41,8 @@ def test_a_leashed_process_dies_with_its_parent() -> None:
 
 
 def test_a_leash_to_a_process_that_is_gone_starts_nothing() -> None:
-    command = leashed([sys.executable, "-c", "print('started')"])
-    # As if our own process had died between the fork and the leash.
+    command = die_with_parent([sys.executable, "-c", "print('started')"])
+    # As if our own process had died between the fork and the signal.
     command[command.index(str(psutil.Process().pid))] = "1"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -53,6 +54,6 @@ def test_an_offline_process_sees_no_network_but_its_own_loopback() -> None:
     if unshare.returncode and rootless.returncode:
         pytest.skip("this machine allows no network namespaces")
     done = subprocess.run(
-        leashed([sys.executable, "-c", LOOK], offline=True), capture_output=True, text=True, check=True
+        die_with_parent([sys.executable, "-c", LOOK], offline=True), capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["True", "talks to itself"]
