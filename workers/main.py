@@ -24,17 +24,17 @@ from app.storage.open import open_store
 from workers.processes import groups
 from workers.processes.process import Commands
 from workers.supervisor.services import Services
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 from workers.tasks import compress
 
 DRAIN_SECONDS = 45.0
-"""What a warm shutdown waits for its slot: the grace of a child, and the checkpoints it has finished."""
+"""How long a warm shutdown waits for the worker loop: the grace of a child, and storing the finished checkpoints."""
 
 log = structlog.get_logger(__name__)
 
 
 class WorkerProcess:
-    """One Celery worker with one slot; the slot starts before the broker answers and does not need it."""
+    """One Celery worker with one worker loop, which starts before the broker answers and does not need it."""
 
     def __init__(self, *, commands: Commands | None = None, worker_class: str = "default") -> None:
         settings = get_settings()
@@ -56,9 +56,9 @@ class WorkerProcess:
             commands or Commands(),
             groups.at_start(),
         )
-        self.slot = Slot(services, worker_class=worker_class)
-        self._thread = threading.Thread(target=self.slot.run, name="slot", daemon=True)
-        compress.register(self.celery, self.slot.ring)
+        self.loop = WorkerLoop(services, worker_class=worker_class)
+        self._thread = threading.Thread(target=self.loop.run, name="worker loop", daemon=True)
+        compress.register(self.celery, self.loop.notify)
         setup_logging.connect(_keep_our_logs, weak=False)
         # Signals hold their receivers weakly unless told otherwise.
         worker_init.connect(self._start, weak=False)
@@ -83,26 +83,26 @@ class WorkerProcess:
                 "--without-mingle",
                 "--without-heartbeat",
                 "--hostname",
-                self.slot.identity.id,
+                self.loop.identity.id,
             ]
         )
 
     def run_once(self) -> None:
         """Work on one job, or on none when none waits; SIGTERM gives it back."""
-        signal.signal(signal.SIGTERM, lambda *_: self.slot.drain())
-        self.slot.run(once=True)
+        signal.signal(signal.SIGTERM, lambda *_: self.loop.drain())
+        self.loop.run(once=True)
 
     def _start(self, **_: object) -> None:
         self._thread.start()
-        log.info("worker started", worker_id=self.slot.identity.id)
+        log.info("worker started", worker_id=self.loop.identity.id)
 
     def _drain(self, **_: object) -> None:
-        self.slot.drain()
+        self.loop.drain()
 
     def _join(self, **_: object) -> None:
-        self.slot.drain()
+        self.loop.drain()
         self._thread.join(DRAIN_SECONDS)
-        log.info("worker drained", worker_id=self.slot.identity.id)
+        log.info("worker drained", worker_id=self.loop.identity.id)
 
 
 def _keep_our_logs(**_: object) -> None:

@@ -64,7 +64,7 @@ def test_a_dump_and_a_copied_bucket_are_a_whole_installation_whose_jobs_go_on(
     bench.services = replace(bench.services, store=s3_store)
     done, running = bench.add("steady"), ""
     bench.work(done)
-    with bench.slot():
+    with bench.worker_loop():
         running = bench.add("slow")
         bench.wait_for_event(running, "job.checkpoint", count=3)
         _postgres(

@@ -59,7 +59,7 @@ pytestmark = pytest.mark.timeout(300 * TIMES)
 
 @pytest.fixture
 def bench(sqlite_url: str, tmp_path: Path) -> Iterator[Bench]:
-    """A slot with the real children, worked by hand."""
+    """A loop with the real children, worked by hand."""
     bench = Bench(sqlite_url, tmp_path)
     settings = bench.settings.model_copy(
         update={"local_roots": str(DEMO_MODEL.parent), "threads": 1, "lease_seconds": 30.0}

@@ -62,7 +62,7 @@ def test_a_child_killed_after_every_window_leaves_no_trace_in_the_result(
                         child.kill()
 
     monkeypatch.setattr(Recorder, "take", kill)
-    monkeypatch.setattr("workers.lease.endings.backoff_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("workers.lease.transitions.backoff_seconds", lambda *_: 0.0)
     job = bench.add(request=body)
     for _ in range(60):
         disturbed = bench.work(job)

@@ -25,7 +25,7 @@ from tests.fixtures.workers.runs import Bench
 from workers import local_run
 from workers.background.reconcile import Reconciler
 from workers.processes.process import Commands
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE")
 __all__ = ["mlflow"]
@@ -34,7 +34,7 @@ Run = Callable[..., Done | Failed]
 
 @pytest.fixture
 def bench(sqlite_url: str, tmp_path: Path) -> Bench:
-    """A slot with the real children, worked by hand, and a tiny model with texts."""
+    """A loop with the real children, worked by hand, and a tiny model with texts."""
     bench = Bench(sqlite_url, tmp_path)
     write_tiny_model(tmp_path / "model")
     write_texts(tmp_path)
@@ -73,9 +73,9 @@ def body(folder: Path, **spec: Any) -> dict[str, Any]:
 def serve(bench: Bench, request: dict[str, Any]) -> Job:
     """Let a service carry out a job, and the jobs that it makes."""
     job_id = bench.add(request={**request, "reuse": "auto"})
-    slot = Slot(bench.services)
+    loop = WorkerLoop(bench.services)
     reconciler = Reconciler(bench.database, bench.store, cast("Doorbell", Mock()))
-    while slot.work_once() or reconciler.wake():
+    while loop.work_once() or reconciler.wake():
         pass
     job = bench.job(job_id)
     assert job.state == "succeeded", job.error

@@ -21,7 +21,7 @@ from tests.flows.specs import spec
 from workers.messages import Said
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 SOUP: dict[str, Any] = {
     "reconstruct": {"epochs": 1},
@@ -32,7 +32,7 @@ SOUP: dict[str, Any] = {
 
 @pytest.fixture
 def bench(sqlite_url: str, tmp_path: Path) -> Bench:
-    """A slot with the real children, worked by hand, and a tiny model with texts."""
+    """A loop with the real children, worked by hand, and a tiny model with texts."""
     bench = Bench(sqlite_url, tmp_path)
     write_tiny_model(tmp_path / "model")
     write_texts(tmp_path)
@@ -46,8 +46,8 @@ def run(bench: Bench, wish: str = "auto", **more: Any) -> Job:
     folder = bench.settings.home
     source = {"kind": "local", "path": str(folder / "model")}
     job_id = bench.add(request={"source": source, "spec": spec(folder, **more), "reuse": wish})
-    slot = Slot(bench.services)
-    while slot.work_once() or reconciler(bench).wake():
+    loop = WorkerLoop(bench.services)
+    while loop.work_once() or reconciler(bench).wake():
         pass
     job = bench.job(job_id)
     assert job.state == "succeeded", job.error
@@ -124,7 +124,7 @@ def test_a_soup_killed_in_every_phase_of_every_job_is_the_same_soup(
                         child.kill()
 
     monkeypatch.setattr(Recorder, "take", kill)
-    monkeypatch.setattr("workers.lease.endings.backoff_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("workers.lease.transitions.backoff_seconds", lambda *_: 0.0)
     disturbed = run(bench, "never", **SOUP)
     assert len(killed) >= 7, "the parent twice, members twice or three times each"
     assert bench.digests(disturbed.id) == bench.digests(undisturbed.id) != {}

@@ -17,14 +17,14 @@ from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.runs import Bench
 from tests.flows.specs import spec
 from workers.processes.process import Commands
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 STEPS = [{"method": "block_influence", "sparsity": 0.5}, {"method": "two_ssp", "sparsity": 0.5}]
 
 
 @pytest.fixture
 def bench(sqlite_url: str, tmp_path: Path) -> Bench:
-    """A slot with the real children, and a tiny model of four blocks."""
+    """A loop with the real children, and a tiny model of four blocks."""
     bench = Bench(sqlite_url, tmp_path)
     write_tiny_model(tmp_path / "model", num_hidden_layers=4, dtype=torch.float32)
     write_texts(tmp_path)
@@ -38,8 +38,8 @@ def run(bench: Bench, objective: dict[str, Any], **more: Any) -> Job:
     body = spec(folder, prune=STEPS, objective=objective, **more)
     request = {"source": {"kind": "local", "path": str(folder / "model")}, "spec": body, "reuse": "auto"}
     job_id = bench.add(request=request)
-    slot = Slot(bench.services)
-    while slot.work_once() or reconciler(bench).wake():
+    loop = WorkerLoop(bench.services)
+    while loop.work_once() or reconciler(bench).wake():
         pass
     return bench.job(job_id)
 

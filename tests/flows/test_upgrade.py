@@ -26,7 +26,7 @@ from tests.fixtures.servers.services import new_postgres_database
 from tests.fixtures.workers.reconcilers import RecordedBell
 from tests.fixtures.workers.runs import Bench, job_fields
 from workers.background.reconcile import Reconciler
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 REVISIONS = ("0008_publications", "previous")
 """The oldest one that is upgraded, and the one before the newest."""
@@ -121,8 +121,8 @@ def test_jobs_of_the_version_before_come_to_their_ends(url: str, revision: str, 
             assert [item.pointer for item in refusal.value.items] == ["/spec/prune/0/targets/include/0"]
         if bench.job(id_).state == "queued":
             bench.hurry(id_)
-    slot = Slot(bench.services)
-    while slot.work_once():
+    loop = WorkerLoop(bench.services)
+    while loop.work_once():
         pass
     assert {name: bench.job(id_).state for name, id_ in made.items()} == {name: end for name, (_, end) in WERE.items()}
     with bench.database.reading() as session:

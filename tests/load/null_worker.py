@@ -13,24 +13,24 @@ from app.db.job import Job
 from tests.fixtures.workers.null_child import NullChild
 from workers.main import WorkerProcess
 from workers.supervisor import attempt
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 attempt.Child = NullChild  # type: ignore[assignment, attr-defined]
 _claims: list[float] = []
-_claim: Any = Slot.claim
+_claim: Any = WorkerLoop.claim
 
 
-def timed(slot: Slot) -> Job | None:
+def timed(loop: WorkerLoop) -> Job | None:
     """Claim, and remember how long it took when there was something to claim."""
     began = time.perf_counter()
-    job: Job | None = _claim(slot)
+    job: Job | None = _claim(loop)
     if job is not None:
         _claims.append(time.perf_counter() - began)
     return job
 
 
 if __name__ == "__main__":
-    Slot.claim = timed  # type: ignore[assignment, method-assign]
+    WorkerLoop.claim = timed  # type: ignore[assignment, method-assign]
     folder = Path(os.environ["ESPALIER_HOME"])
     atexit.register(lambda: (folder / f"claims-{os.getpid()}.json").write_text(json.dumps(_claims)))
     WorkerProcess().run()

@@ -139,7 +139,7 @@ class Dispatcher:
         with self._database.unit_of_work() as session:
             fresh = webhooks.one_delivery(session, endpoint.id, row.id)
             if fresh is not None:  # its endpoint was deleted meanwhile
-                settle(fresh, outcome, clock(session))
+                record_attempt(fresh, outcome, clock(session))
             if outcome.status == http.HTTPStatus.GONE:
                 stored = webhooks.endpoint(session, endpoint.project_id, endpoint.id)
                 if stored is not None:
@@ -189,7 +189,7 @@ class Dispatcher:
         return secrets
 
 
-def settle(row: WebhookDelivery, outcome: Outcome, now: datetime) -> None:
+def record_attempt(row: WebhookDelivery, outcome: Outcome, now: datetime) -> None:
     """Write down an attempt, and when the next one follows."""
     entry: dict[str, Any] = {
         "time": now.isoformat(),

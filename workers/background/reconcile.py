@@ -21,7 +21,7 @@ from app.services.jobs import children
 from app.settings import Settings
 from app.storage.base import ObjectStore
 from workers.background import garbage, retention
-from workers.lease import endings
+from workers.lease import transitions
 from workers.lease.retries import lost_worker
 
 UNHEARD_SECONDS = 3.0
@@ -91,13 +91,13 @@ class Reconciler:
             log.warning("worker lost", job_id=job.id, worker_id=job.worker_id, attempt=job.attempt)
             job.fence += 1  # whatever the old holder still writes, it finds no row
             phase = job.phase
-            endings.settle(session, job, lost_worker(phase), now=now)  # type: ignore[arg-type]
+            transitions.finish_with_error(session, job, lost_worker(phase), now=now)  # type: ignore[arg-type]
 
         return len(self._heal(leases.abandoned, take))
 
     def wake(self) -> int:
         """Let jobs go on that waited for others; return how many."""
-        woken = self._heal(lambda _now: reuse.due(), lambda session, job, now: endings.wake(session, job, now=now))
+        woken = self._heal(lambda _now: reuse.due(), lambda session, job, now: transitions.wake(session, job, now=now))
         for worker_class in {job.worker_class for job in woken}:
             self._doorbell.ring(worker_class)
         return len(woken)
@@ -111,7 +111,7 @@ class Reconciler:
 
     def expire(self) -> int:
         """End jobs that waited longer than they may, queued or paused; return how many."""
-        return len(self._heal(leases.overdue, lambda session, job, now: endings.expire(session, job, now=now)))
+        return len(self._heal(leases.overdue, lambda session, job, now: transitions.expire(session, job, now=now)))
 
     def _heal(self, find: Callable[[datetime], JobQuery], heal: Callable[[Session, Job, datetime], None]) -> list[Job]:
         """Find and lock jobs, and heal them in one transaction; one by one when that breaks on one of them."""
@@ -154,7 +154,7 @@ class Reconciler:
         self.postponed[job_id] = times, time.monotonic() + loops.delay_seconds(times)
         if times >= loops.MOST_ATTEMPTS:
             with self._database.unit_of_work() as session:
-                endings.give_up(session, job_id, now=clock(session))
+                transitions.give_up(session, job_id, now=clock(session))
             del self.postponed[job_id]
 
     def mark_quotas(self) -> None:

@@ -1,4 +1,4 @@
-"""A job that lets others do a part of it: it makes them, waits without a slot, and goes on with what they did."""
+"""Child jobs that do a part of a job: it creates them, releases its worker until they end, and uses their results."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from espalier.checkpoint_names import PICKED, RATE_SEARCH
 from espalier.messages import ErrorInfo
 from espalier.recipe.hashes import SHARED_PHASES
 from espalier.search.soup import member_specs
-from workers.lease import endings
-from workers.lease.endings import Ending
+from workers.lease import transitions
 from workers.lease.retries import JobFailed
+from workers.lease.transitions import Transition
 
 FEWEST_MEMBERS = 2
 """An average of one is no average."""
@@ -45,7 +45,7 @@ class Family:
         with self._database.reading() as session:
             return reuse.children(session, self._job.id)
 
-    def waiting(self) -> Ending | None:
+    def waiting(self) -> Transition | None:
         """Return that the job waits while one of them is not over."""
         return wait_for_children if any(child.state not in TERMINAL for child in self.children) else None
 
@@ -109,12 +109,12 @@ class Family:
 
 def wait_for_children(session: Session, job: Job, now: datetime) -> None:
     """Let a locked parent go until its children have ended."""
-    endings.wait(session, job, now=now)
+    transitions.wait(session, job, now=now)
 
 
 def spawn_members(session: Session, job: Job, now: datetime) -> None:
     """Let a locked parent go and make the members of its soup, each from the weights that the parent has stored."""
-    if endings.granted(session, job, now=now):
+    if transitions.apply_user_request(session, job, now=now):
         return
     assert job.resolved_spec is not None
     spec = stored_spec(job.resolved_spec)
@@ -123,7 +123,7 @@ def spawn_members(session: Session, job: Job, now: datetime) -> None:
     factor = searches[0]["factor"] if searches else None
     for number, member in enumerate(member_specs(spec, factor), start=1):
         children.add(session, job, member, name=f"{job.name} member {number}", checkpoints=stored, now=now)
-    endings.wait(session, job, now=now)
+    transitions.wait(session, job, now=now)
 
 
 def _is_for_all(phase: str, name: str) -> bool:

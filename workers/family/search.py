@@ -21,12 +21,12 @@ from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
 from espalier.search import Outcome, Trial, search_for
 from espalier.search.trials import tells_of_the_trial
-from workers.lease import endings
-from workers.lease.endings import Ending
+from workers.lease import transitions
 from workers.lease.retries import JobFailed
+from workers.lease.transitions import Transition
 
 
-def next_step(spec: CompressionSpec, sizes: Mapping[str, Any] | None, trials: Sequence[Job]) -> Ending | None:
+def next_step(spec: CompressionSpec, sizes: Mapping[str, Any] | None, trials: Sequence[Job]) -> Transition | None:
     """Return how the attempt of a job with an objective ends: with the next trial, or with the best one's result.
 
     None for a job without an objective; raises JobFailed where the search has no result. `sizes`: of the model's
@@ -69,19 +69,19 @@ def _outcome(trial: Job) -> Outcome:
 
 def spawn(session: Session, job: Job, trial: Trial, now: datetime) -> None:
     """Let a locked job go until a child of it has tried something."""
-    if endings.granted(session, job, now=now):
+    if transitions.apply_user_request(session, job, now=now):
         return
     children.add(session, job, trial.spec, name=f"{job.name} {trial.label}", checkpoints=[], now=now)
-    endings.wait(session, job, now=now)
+    transitions.wait(session, job, now=now)
 
 
 def take(session: Session, job: Job, winner_id: str, objective: dict[str, Any], now: datetime) -> None:
     """End a locked job with the result of one of its children; where that was deleted, let it look at the others."""
-    if endings.granted(session, job, now=now):
+    if transitions.apply_user_request(session, job, now=now):
         return
     winners = reuse.held(session, [winner_id])
     if not winners:
-        endings.wait(session, job, now=now)
+        transitions.wait(session, job, now=now)
         return
     mine = job.work_hash, job.resolved_spec
     rows = adoption.take_over(session, job, winners[0], now=now)

@@ -1,1 +1,1 @@
-"""A lease: kept, lost, ended; every move that takes a job from its worker."""
+"""The lease of a job: held by heartbeats, lost, or ended by a transition."""

@@ -1,4 +1,4 @@
-"""The GPU of a slot: believed until an attempt ends as `device_lost`, then asked for a little until it answers."""
+"""Health of a worker's GPU: trusted until an attempt ends as `device_lost`, then probed until it answers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from workers.processes.workspace import Workspace
 FIRST_PAUSE_SECONDS: Final = 10.0
 LAST_PAUSE_SECONDS: Final = 300.0
 ANSWER_SECONDS: Final = 60.0
-"""For an answer, which takes torch to be imported, from a cold disk perhaps."""
+"""Timeout of a probe, which imports torch, from a cold disk perhaps."""
 
 log = structlog.get_logger(__name__)
 
 
 def pause_seconds(failures: int) -> float:
-    """Return the pause before the device is asked again, after so many questions without an answer."""
+    """Return the pause before the device is probed again, after so many failed probes."""
     return float(min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), LAST_PAUSE_SECONDS))
 
 
 class Device:
-    """Asks in a child, without waiting for it: whoever claims looks again and again, and stays seen meanwhile."""
+    """Probes the device in a child process without blocking: the worker loop polls it between heartbeats."""
 
     def __init__(self, settings: Settings, commands: Commands) -> None:
         self._settings, self._commands = settings, commands
@@ -38,13 +38,13 @@ class Device:
         self._failures = 0
         self.lost = False
 
-    def lose(self) -> None:
-        """Believe in the device no more."""
+    def mark_lost(self) -> None:
+        """Mark the device lost: nothing is claimed before a probe succeeds."""
         log.warning("the device was lost: nothing is claimed before it answers")
         self.lost, self._failures, self._due = True, 0, 0.0
 
     def poll(self) -> None:
-        """Ask the device if it was lost and the time has come, or see what became of the question."""
+        """Start a probe of a lost device when it is due, or read the outcome of the one that runs."""
         if not self.lost or time.monotonic() < self._due:
             return
         if self._child is None:
@@ -63,7 +63,7 @@ class Device:
             self._again(f"no answer within {ANSWER_SECONDS:g} s")
 
     def close(self) -> None:
-        """End the question that is on its way."""
+        """End the probe that runs."""
         self._open.close()
         self._child = None
 

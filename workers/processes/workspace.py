@@ -44,7 +44,7 @@ class Workspace:
         os.close(self._lock)
 
 
-class Room:
+class DiskQuota:
     """Holds all workspaces of a scratch folder below their cap, looking now and then."""
 
     def __init__(self, scratch: Path, max_bytes: int) -> None:

@@ -33,14 +33,14 @@ from espalier.messages import (
 )
 from workers.family import search
 from workers.family.members import Family, spawn_members, wait_for_children
-from workers.lease import endings
-from workers.lease.endings import Ending
-from workers.lease.keeper import Interrupted, Keeper, LeaseLost, running_seconds
+from workers.lease import transitions
+from workers.lease.holder import Interrupted, LeaseHolder, LeaseLost, running_seconds
 from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
+from workers.lease.transitions import Transition
 from workers.messages import AnyMessage, Facts, Fetched, FetchRequest, Published, Resolved, Said
 from workers.processes.memory import allowed
 from workers.processes.process import Child, Side, environment
-from workers.processes.workspace import Room, Workspace
+from workers.processes.workspace import DiskQuota, Workspace
 from workers.supervisor import commit, publishing
 from workers.supervisor.checkpoints import Uploader, job_prefix, restore
 from workers.supervisor.recorder import Recorder
@@ -61,7 +61,7 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
     Every way it can end is written down, unless the job is not ours.
     """
     limit = running_seconds(services.settings, job)
-    keeper = Keeper(
+    holder = LeaseHolder(
         services.database,
         job_id=job.id,
         fence=job.fence,
@@ -70,8 +70,8 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
         draining=draining,
         run_seconds_left=limit - (job.running_seconds - job.forgiven_seconds),
     )
-    with keeper:
-        attempt = _Attempt(services, job, keeper)
+    with holder:
+        attempt = _Attempt(services, job, holder)
         try:
             attempt.end(attempt.run())
         except LeaseLost:
@@ -82,8 +82,8 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
 
 
 class _Attempt:
-    def __init__(self, services: Services, job: Job, keeper: Keeper) -> None:
-        self._services, self._job, self._keeper = services, job, keeper
+    def __init__(self, services: Services, job: Job, holder: LeaseHolder) -> None:
+        self._services, self._job, self._holder = services, job, holder
         self._folder = Workspace(services.settings.scratch, job.id, job.fence)
         self._workspace = self._folder.path
         self._recorder = Recorder(services.database, job, discard=self._discard)
@@ -100,14 +100,14 @@ class _Attempt:
         """The body as sent; parsed inside of `run`, because a later version may refuse what an earlier one took."""
         return stored_request(self._job.request)
 
-    def run(self) -> Ending:
+    def run(self) -> Transition:
         """Do the work and return what the last transaction is to do."""
         try:
             with self._folder:
                 return self._carry_out()
         except Interrupted as interrupted:
             reason = interrupted.reason
-            return lambda session, job, now: endings.stop(session, job, reason, now=now)
+            return lambda session, job, now: transitions.stop(session, job, reason, now=now)
         except LeaseLost:
             raise
         except JobFailed as failure:
@@ -118,13 +118,13 @@ class _Attempt:
             log.exception("the attempt failed in the worker")
             return self._failed(from_exception(error, self._recorder.phase))
 
-    def _carry_out(self) -> Ending:
+    def _carry_out(self) -> Transition:
         """Go as far as this job's own work goes: to its result, or to where other jobs or another worker go on."""
-        if ending := self._reuse.elsewhere(last=False) or self._family.waiting():
-            return ending
+        if transition := self._reuse.elsewhere(last=False) or self._family.waiting():
+            return transition
         fetched, resolved = self._fetch()
-        if ending := self._left_to_others(resolved):
-            return ending
+        if transition := self._left_to_others(resolved):
+            return transition
         done = self._compute(fetched, resolved)
         if not isinstance(done, Done):
             return done
@@ -132,18 +132,18 @@ class _Attempt:
         published = [] if rejected(done.gate) else self._publish(done, resolved)
         return lambda session, job, now: commit.commit(session, job, done, keys, published, now=now)
 
-    def _left_to_others(self, resolved: Resolved) -> Ending | None:
+    def _left_to_others(self, resolved: Resolved) -> Transition | None:
         settings, current = self._services.settings, self._job.worker_class
         if worker_class := larger_class(settings, current, resolved.parsed_spec, resolved.parsed_facts):
-            return lambda session, job, now: endings.reroute(session, job, worker_class, now=now)
-        if ending := self._reuse.elsewhere(last=True):
-            return ending
+            return lambda session, job, now: transitions.reroute(session, job, worker_class, now=now)
+        if transition := self._reuse.elsewhere(last=True):
+            return transition
         return search.next_step(resolved.parsed_spec, resolved.facts.get("sizes"), self._family.children)
 
-    def end(self, ending: Ending) -> None:
-        """Write the last messages and the ending in one transaction, for as long as the lease surely holds."""
-        self._keeper.settling()
-        state = self._persist(ending)
+    def end(self, transition: Transition) -> None:
+        """Write the last messages and the transition in one transaction, for as long as the lease surely holds."""
+        self._holder.releasing()
+        state = self._persist(transition)
         if state == "succeeded":
             self._tidy()
         log.info("attempt ended", state=state)
@@ -153,14 +153,14 @@ class _Attempt:
         self._uploader.close()
         self._recorder.spans.end()
 
-    def _failed(self, error: ErrorInfo) -> Ending:
+    def _failed(self, error: ErrorInfo) -> Transition:
         self.error = error = as_sent(error, self._job.request)
         log.warning("attempt failed", error_class=error.class_, phase=error.phase, message=error.message)
-        return lambda session, job, now: endings.settle(session, job, error, now=now)
+        return lambda session, job, now: transitions.finish_with_error(session, job, error, now=now)
 
-    def _persist(self, write: Ending) -> str:
+    def _persist(self, write: Transition) -> str:
         while True:
-            if self._keeper.lost:
+            if self._holder.lost:
                 raise LeaseLost
             try:
                 with self._services.database.unit_of_work() as session:
@@ -183,9 +183,9 @@ class _Attempt:
             raise JobFailed(silent("the fetcher ended without a model"))
         return fetched, self._resolved
 
-    def _compute(self, fetched: Fetched, resolved: Resolved) -> Done | Ending:
+    def _compute(self, fetched: Fetched, resolved: Resolved) -> Done | Transition:
         """Return the result; or how the attempt ends where members of a soup are to go on, or were deleted."""
-        members = self._family.download_members(self._workspace, between=self._keeper.check)
+        members = self._family.download_members(self._workspace, between=self._holder.check)
         if members is None:
             return wait_for_children
         request = compute_request(
@@ -210,7 +210,7 @@ class _Attempt:
         recorded = self._job.checkpoints
         # Of other text (a data set's branch moved) or another engine: nothing of it fits.
         usable = [] if self._stale else recorded
-        restored = restore(self._services.store, usable, self._workspace, between=self._keeper.check)
+        restored = restore(self._services.store, usable, self._workspace, between=self._holder.check)
         if len(restored) < len(recorded):
             kept = recorded[: len(restored)]
 
@@ -220,7 +220,7 @@ class _Attempt:
             self._persist(keep)
         others = self._reuse.shared(restored)
         documents = [item.model_dump(mode="json") for item in others]
-        restored += restore(self._services.store, documents, self._workspace, between=self._keeper.check)
+        restored += restore(self._services.store, documents, self._workspace, between=self._holder.check)
         self._recorder.take(self._reuse.messages(restored))
         return restored
 
@@ -237,11 +237,11 @@ class _Attempt:
         )
         return supervise(
             child,
-            keeper=self._keeper,
+            holder=self._holder,
             recorder=self._recorder,
             uploader=self._uploader,
             translate=self._translate,
-            room=Room(settings.scratch, settings.scratch_max_bytes),
+            quota=DiskQuota(settings.scratch, settings.scratch_max_bytes),
             still_seconds=STILL_SECONDS[side],
         )
 
@@ -272,7 +272,7 @@ class _Attempt:
 
     def _upload(self, done: Done) -> dict[str, str]:
         store, prefix = self._services.store, f"{self._prefix}a{self._job.fence}/"
-        artifact, check = self._workspace / "artifact", self._keeper.check
+        artifact, check = self._workspace / "artifact", self._holder.check
         return commit.upload(store, prefix, artifact, done.files, recorder=self._recorder, check=check)
 
     def _publish(self, done: Done, resolved: Resolved) -> list[Published]:

@@ -31,7 +31,7 @@ from espalier.messages import (
     Warned,
 )
 from espalier.recipe.phases import Phase
-from workers.lease.keeper import LeaseLost
+from workers.lease.holder import LeaseLost
 from workers.messages import Facts, Resolved, Said, StoredInStore
 from workers.supervisor import progress, result_rows
 

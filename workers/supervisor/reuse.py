@@ -22,9 +22,9 @@ from espalier.messages import ErrorInfo, Layer, StoredCheckpoint
 from espalier.methods import stored_statistics
 from espalier.recipe.hashes import SHARED_PHASES, phase_key, work_hash
 from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS
-from workers.lease import endings
-from workers.lease.endings import Ending
+from workers.lease import transitions
 from workers.lease.retries import JobFailed
+from workers.lease.transitions import Transition
 from workers.messages import Facts, Resolved, Said, StoredInStore
 
 
@@ -62,7 +62,7 @@ class Reuse:
             self.phases.opened(resolved, data)
         return Facts(**resolved.model_dump(exclude={"kind"}), work_hash=self.work_hash, known=seen)
 
-    def elsewhere(self, *, last: bool) -> Ending | None:
+    def elsewhere(self, *, last: bool) -> Transition | None:
         """Return that another job has done the work, or is about it; `last` when all of it is known.
 
         Raises JobFailed when there is none and the job may do nothing else.
@@ -74,15 +74,15 @@ class Reuse:
             done = reuse.done(session, self._job.project_id, self.work_hash, but=self._job.id)
             leader = None if done else _leader(session, self._job, self.work_hash)
         if done or leader:
-            return self.settle
+            return self.finish
         if self._policy == "require":
             raise JobFailed(_nothing_to_reuse())
         return None
 
-    def settle(self, session: Session, job: Job, now: datetime) -> None:
+    def finish(self, session: Session, job: Job, now: datetime) -> None:
         """End a locked job's attempt with the result of another, let it wait for that, or give it another try."""
         assert self.work_hash is not None
-        if endings.granted(session, job, now=now):
+        if transitions.apply_user_request(session, job, now=now):
             return
         done = reuse.held_done(session, job.project_id, self.work_hash, but=job.id)
         if done is not None:
@@ -90,7 +90,7 @@ class Reuse:
             adoption.adopt(session, job, done, now=now)
         else:
             leader = _leader(session, job, self.work_hash)
-            endings.wait(session, job, now=now, waits_for=leader.id if leader else None)
+            transitions.wait(session, job, now=now, waits_for=leader.id if leader else None)
 
     def shared(self, own: Sequence[StoredCheckpoint]) -> list[StoredInStore]:
         """Return checkpoints of this job's phases that other jobs stored and this one has not made itself."""

@@ -1,4 +1,4 @@
-"""What every slot of a worker works with."""
+"""What a worker loop works with: database, store, settings, commands and control groups."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from espalier.messages import Checkpoint, Done, Failed, Spread
-from workers.lease.keeper import Interrupted, Keeper
+from workers.lease.holder import Interrupted, LeaseHolder
 from workers.lease.retries import JobFailed, from_exit, hung, stuck
 from workers.messages import AnyMessage, Fetched, Published, Said
 from workers.processes.process import Child
-from workers.processes.workspace import Room
+from workers.processes.workspace import DiskQuota
 from workers.supervisor.checkpoints import Uploader
 from workers.supervisor.recorder import Recorder
 
@@ -25,16 +25,16 @@ STILL_CPU_SECONDS = 1.0
 def supervise(
     child: Child,
     *,
-    keeper: Keeper,
+    holder: LeaseHolder,
     recorder: Recorder,
     uploader: Uploader,
     translate: Callable[[AnyMessage], list[Said]],
-    room: Room,
+    quota: DiskQuota,
     still_seconds: float,
 ) -> Outcome:
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
     result: Outcome | Failed | None = None
-    keeper.guard(child)
+    holder.guard(child)
     watchdog = _Watchdog(child, still_seconds)
     try:
         while not child.finished:
@@ -47,24 +47,24 @@ def supervise(
                 recorder.take(translate(message))
             recorder.take(uploader.stored())
             recorder.flush_if_due()
-            keeper.check()
-            room.check()
+            holder.check()
+            quota.check()
             if watchdog.hangs(spoke=bool(messages)):
                 raise JobFailed(hung(recorder.phase, still_seconds) if child.kill() else stuck(recorder.phase))
     except Interrupted:
         child.terminate()
-        _keep_what_is_done(keeper, recorder, uploader)
+        _keep_what_is_done(holder, recorder, uploader)
         raise
     finally:
-        keeper.guard(None)
+        holder.guard(None)
         status = child.returncode
         child.close()
-    keeper.check()
+    holder.check()
     if isinstance(result, Spread | Done):
-        _store_all(keeper, recorder, uploader)  # other jobs start from these files
+        _store_all(holder, recorder, uploader)  # other jobs start from these files
     if isinstance(result, Done | Spread | Fetched | Published):
         return result
-    _keep_what_is_done(keeper, recorder, uploader)
+    _keep_what_is_done(holder, recorder, uploader)
     if result is not None:
         raise JobFailed(result.error)
     assert status is not None
@@ -85,17 +85,17 @@ class _Watchdog:
         return time.monotonic() - self._moved > self._still_seconds
 
 
-def _store_all(keeper: Keeper, recorder: Recorder, uploader: Uploader) -> None:
+def _store_all(holder: LeaseHolder, recorder: Recorder, uploader: Uploader) -> None:
     while not uploader.idle:
-        keeper.check()
+        holder.check()
         recorder.take(uploader.stored())
         recorder.flush_if_due()
         time.sleep(0.02)
 
 
-def _keep_what_is_done(keeper: Keeper, recorder: Recorder, uploader: Uploader) -> None:
+def _keep_what_is_done(holder: LeaseHolder, recorder: Recorder, uploader: Uploader) -> None:
     """Store the checkpoints that still wait: the next attempt starts behind them."""
     deadline = time.monotonic() + DRAIN_SECONDS
-    while not uploader.idle and time.monotonic() < deadline and not keeper.lost:
+    while not uploader.idle and time.monotonic() < deadline and not holder.lost:
         time.sleep(0.02)
         recorder.take(uploader.stored())

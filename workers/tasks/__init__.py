@@ -1,1 +1,1 @@
-"""Celery tasks: doorbells only."""
+"""Celery tasks: wake-up signals only."""

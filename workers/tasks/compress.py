@@ -1,4 +1,4 @@
-"""The one task, `jobs.run`: it rings the worker's bell and ends; the work is claimed from the database."""
+"""The one task, `jobs.run`: it wakes the worker loop and ends; the work is claimed from the database."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from celery import Celery
 from app.queue import RUN_JOBS
 
 
-def register(celery: Celery, ring: Callable[[], None]) -> None:
-    """Make the worker of this process answer its bell."""
+def register(celery: Celery, notify: Callable[[], None]) -> None:
+    """Register the task that wakes the worker loop of this process."""
 
     @celery.task(name=RUN_JOBS, ignore_result=True)
     def run(*_: object, **__: object) -> None:
-        ring()
+        notify()

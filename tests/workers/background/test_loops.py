@@ -24,12 +24,12 @@ from workers.background.deliver import Dispatcher
 from workers.background.hooks import Evaluator
 from workers.background.reconcile import Reconciler
 from workers.background.registries import RegistrySweep
-from workers.lease.keeper import Keeper
+from workers.lease.holder import LeaseHolder
 from workers.processes.device import Device
 from workers.processes.process import Commands
 from workers.service import Service
 from workers.supervisor.publishing import Publisher
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = [path for folder in ("app", "workers") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -76,14 +76,14 @@ class _Pool:
     def shutdown(self, **_: object) -> None: ...
 
 
-def _keeper() -> None:
-    made, stop = object.__new__(Keeper), Now()
+def _holder() -> None:
+    made, stop = object.__new__(LeaseHolder), Now()
     made._go_round(breaking(stop.set), 0.001, stop)
 
 
-def _slot() -> None:
-    made = object.__new__(Slot)
-    made._ending, made._bell = Now(), Now()
+def _worker_loop() -> None:
+    made = object.__new__(WorkerLoop)
+    made._ending, made._wake_up = Now(), Now()
     made.work_once = breaking(made._ending.set)  # type: ignore[method-assign]
     vars(made)["_services"] = type("S", (), {"settings": Settings()})
     vars(made)["_device"] = Device(Settings(), Commands())
@@ -125,10 +125,10 @@ LOOPS: dict[str, Callable[[], None]] = {
     "workers/reconciler.py": _lead,
     "workers/background/deliver.py": _plain(Dispatcher, "dispatch"),
     "workers/background/hooks.py": _plain(Evaluator, "work_once"),
-    "workers/lease/keeper.py": _keeper,
+    "workers/lease/holder.py": _holder,
     "workers/supervisor/publishing.py": _plain(Publisher, "work_once"),
     "workers/background/registries.py": _plain(RegistrySweep, "poll_once", _polled={"mlflow": None}),
-    "workers/supervisor/slot.py": _slot,
+    "workers/supervisor/worker_loop.py": _worker_loop,
     "workers/service.py": _service,
 }
 
@@ -194,7 +194,7 @@ THREADS_OF_THEIR_OWN = {
     "app/db/commits.py": "each ends for itself, when nothing waits any more",
     "app/platform/loops.py": "the helper",
     "app/queue.py": "one, which a bell that is none ends",
-    "workers/main.py": "the slot, which ends when it is drained",
+    "workers/main.py": "the loop, which ends when it is drained",
     "workers/processes/process.py": "pipes, which end with the child",
 }
 

@@ -31,7 +31,7 @@ from workers.background.deliver import Dispatcher
 from workers.background.hooks import Evaluator
 from workers.background.reconcile import Reconciler
 from workers.background.registries import RegistrySweep
-from workers.lease import endings
+from workers.lease import transitions
 from workers.messages import Published
 from workers.supervisor.publishing import Publisher
 
@@ -222,14 +222,14 @@ def test_a_lost_job_that_breaks_us_fails_in_the_end_and_others_are_recovered(
         for _ in jobs:
             assert leases.claim(session, worker("wrk_gone"), lease_seconds=60)
         session.execute(update(Job).values(lease_until=clock(session) - timedelta(seconds=1)))
-    real = endings.settle
+    real = transitions.finish_with_error
 
-    def settle(session: Any, job: Job, *rest: Any, **named: Any) -> None:
+    def finish(session: Any, job: Job, *rest: Any, **named: Any) -> None:
         if job.id == jobs[0]:
             raise fault
         real(session, job, *rest, **named)
 
-    monkeypatch.setattr(endings, "settle", settle)
+    monkeypatch.setattr(transitions, "finish_with_error", finish)
     healer = Reconciler(database, sqlite_bench.store, cast(Doorbell, None))
     assert healer.recover() == 1
     assert [sqlite_bench.job(job).state for job in jobs] == ["running", "queued"]

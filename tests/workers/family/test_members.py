@@ -1,4 +1,4 @@
-"""A parent waits for its children without a slot, goes on when the last is over, and takes them along when it ends."""
+"""A parent waits for its children without a loop, goes on when the last is over, and takes them along when it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.services.resources import Resources
 from tests.fixtures.workers.reconcilers import RecordedBell, reconciler
 from tests.fixtures.workers.results import artifacts, types
 from tests.fixtures.workers.runs import Bench
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 SOUP: dict[str, Any] = {
     "prune": {"method": "magnitude", "sparsity": 0.5},
@@ -41,8 +41,8 @@ def resources(sqlite_bench: Bench) -> Resources:
 
 
 def test_one_slot_carries_a_parent_and_its_children_to_the_end(bench: Bench) -> None:
-    parent, slot = add(bench), Slot(bench.services)
-    assert slot.work_once()
+    parent, loop = add(bench), WorkerLoop(bench.services)
+    assert loop.work_once()
     waiting = bench.job(parent)
     assert (waiting.state, waiting.wait_reason, waiting.worker_id) == ("queued", "dependency", None)
     members = children(bench, parent)
@@ -55,12 +55,12 @@ def test_one_slot_carries_a_parent_and_its_children_to_the_end(bench: Bench) -> 
         assert child.request["spec"]["retrain"]["rate_factor"] == 0.316, "every member would search a rate of its own"
 
     assert reconciler(bench).wake() == 0
-    assert [slot.work_once() for _ in range(4)] == [True, True, True, False]
+    assert [loop.work_once() for _ in range(4)] == [True, True, True, False]
     for child in children(bench, parent):
         assert child.state == "succeeded"
         assert "job.checkpoint" not in types(bench, child.id), "a member computed what its parent had stored"
     assert reconciler(bench).wake() == 1
-    assert slot.work_once()
+    assert loop.work_once()
 
     done = bench.job(parent)
     assert done.state == "succeeded", done.error
@@ -72,19 +72,19 @@ def test_one_slot_carries_a_parent_and_its_children_to_the_end(bench: Bench) -> 
 
 def test_cancelling_a_parent_cancels_its_children(sqlite_bench: Bench, resources: Resources) -> None:
     bench = sqlite_bench
-    parent, slot = add(bench), Slot(bench.services)
-    slot.work_once()
-    slot.work_once()
+    parent, loop = add(bench), WorkerLoop(bench.services)
+    loop.work_once()
+    loop.work_once()
     control.cancel(resources, "prj_default", parent)
     assert bench.job(parent).state == "cancelled"
     assert [child.state for child in children(bench, parent)] == ["succeeded", "cancelled", "cancelled"]
-    assert not slot.work_once()
+    assert not loop.work_once()
 
 
 def test_children_of_a_parent_that_failed_are_ended_by_the_reconciler(sqlite_bench: Bench) -> None:
     bench = sqlite_bench
     parent = add(bench)
-    Slot(bench.services).work_once()
+    WorkerLoop(bench.services).work_once()
     bench.set(parent, state="expired")
     assert reconciler(bench).end_orphans() == 3
     assert {child.state for child in children(bench, parent)} == {"cancelled"}
@@ -92,11 +92,11 @@ def test_children_of_a_parent_that_failed_are_ended_by_the_reconciler(sqlite_ben
 
 def test_a_soup_of_those_that_are_left_says_who_is_missing(sqlite_bench: Bench) -> None:
     bench = sqlite_bench
-    parent, slot = add(bench), Slot(bench.services)
-    slot.work_once()
+    parent, loop = add(bench), WorkerLoop(bench.services)
+    loop.work_once()
     first = children(bench, parent)[0]
     bench.set(first.id, state="failed", error={"class": "numerical", "message": "it diverged", "hint": "lower it"})
-    while slot.work_once():
+    while loop.work_once():
         pass
     reconciler(bench).wake()
     done = bench.work(parent)
@@ -109,8 +109,8 @@ def test_too_few_members_fail_the_parent_and_a_retry_tries_them_again(
     sqlite_bench: Bench, resources: Resources
 ) -> None:
     bench = sqlite_bench
-    parent, slot = add(bench), Slot(bench.services)
-    slot.work_once()
+    parent, loop = add(bench), WorkerLoop(bench.services)
+    loop.work_once()
     for child in children(bench, parent):
         bench.set(child.id, state="failed", error={"class": "numerical", "message": "it diverged", "hint": "lower it"})
     reconciler(bench).wake()
@@ -122,7 +122,7 @@ def test_too_few_members_fail_the_parent_and_a_retry_tries_them_again(
     control.retry(resources, "prj_default", parent, Retry())
     assert {child.state for child in children(bench, parent)} == {"queued"}
     for _ in range(6):
-        slot.work_once()
+        loop.work_once()
         reconciler(bench).wake()
     assert bench.job(parent).state == "succeeded"
 
@@ -131,8 +131,8 @@ def test_deleted_members_fail_the_parent_by_name_and_are_made_again_once_all_are
     sqlite_bench: Bench, resources: Resources
 ) -> None:
     bench = sqlite_bench
-    parent, slot = add(bench), Slot(bench.services)
-    while slot.work_once():
+    parent, loop = add(bench), WorkerLoop(bench.services)
+    while loop.work_once():
         pass
     first, *others = children(bench, parent)
     for child in others:
@@ -144,6 +144,6 @@ def test_deleted_members_fail_the_parent_by_name_and_are_made_again_once_all_are
 
     control.delete(resources, "prj_default", first.id)
     control.retry(resources, "prj_default", parent, Retry())
-    while slot.work_once() or reconciler(bench).wake():
+    while loop.work_once() or reconciler(bench).wake():
         pass
     assert bench.job(parent).state == "succeeded"

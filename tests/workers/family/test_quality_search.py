@@ -16,7 +16,7 @@ from tests.fixtures.workers.results import artifacts
 from tests.fixtures.workers.runs import Bench
 from workers.family import search
 from workers.lease.retries import JobFailed
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 
 def run(bench: Bench, **objective: Any) -> Job:
@@ -27,8 +27,8 @@ def run(bench: Bench, **objective: Any) -> Job:
     }
     source = {"kind": "local", "path": "/scripts/measures"}
     job_id = bench.add("measures", request={"source": source, "spec": spec, "reuse": "auto"}, resolved_spec=None)
-    slot = Slot(bench.services)
-    while slot.work_once() or reconciler(bench).wake():
+    loop = WorkerLoop(bench.services)
+    while loop.work_once() or reconciler(bench).wake():
         pass
     return bench.job(job_id)
 

@@ -17,7 +17,7 @@ from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import SCRIPTED, Bench
 from workers.processes import device
 from workers.processes.process import Child
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 
 class Card:
@@ -49,9 +49,9 @@ def card(sqlite_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def slot(sqlite_bench: Bench, card: Card) -> Iterator[Slot]:
-    """A slot whose first job lost the device, and a second job that waits."""
-    made = Slot(sqlite_bench.services)
+def loop(sqlite_bench: Bench, card: Card) -> Iterator[WorkerLoop]:
+    """A loop whose first job lost the device, and a second job that waits."""
+    made = WorkerLoop(sqlite_bench.services)
     lost = sqlite_bench.add("loses-its-device")
     assert made.work_once()
     assert sqlite_bench.job(lost).failures == {"device_lost": 1}
@@ -65,17 +65,17 @@ def row(bench: Bench) -> Worker:
         return session.scalars(select(Worker)).one()
 
 
-def look_until(slot: Slot, card: Card, *, asked: int) -> None:
+def look_until(loop: WorkerLoop, card: Card, *, asked: int) -> None:
     patience = Patience(30)
     while card.asked < asked:
-        assert not slot.work_once()
+        assert not loop.work_once()
         patience.pause(0.01, card.asked)
 
 
-def test_nothing_is_claimed_before_the_device_answers(sqlite_bench: Bench, card: Card, slot: Slot) -> None:
+def test_nothing_is_claimed_before_the_device_answers(sqlite_bench: Bench, card: Card, loop: WorkerLoop) -> None:
     waiting = sqlite_bench.add()
     with capture_logs() as lines:
-        look_until(slot, card, asked=3)
+        look_until(loop, card, asked=3)
     assert sqlite_bench.job(waiting).attempt == 0
     found = row(sqlite_bench)
     assert (found.job_id, found.device_lost_at is not None) == (None, True)
@@ -84,7 +84,7 @@ def test_nothing_is_claimed_before_the_device_answers(sqlite_bench: Bench, card:
     seen_at, lost_at = found.seen_at, found.device_lost_at
     card.mend()
     patience = Patience(30)
-    while not slot.work_once():
+    while not loop.work_once():
         patience.pause(0.01, sqlite_bench.job(waiting).state)
         assert row(sqlite_bench).device_lost_at in {None, lost_at}
     assert sqlite_bench.job(waiting).state == "succeeded"
@@ -92,88 +92,88 @@ def test_nothing_is_claimed_before_the_device_answers(sqlite_bench: Bench, card:
     assert found.device_lost_at is None
     assert found.seen_at > seen_at
     asked = card.asked
-    assert not slot.work_once()
+    assert not loop.work_once()
     assert card.asked == asked, "a device that answers is believed"
 
 
 def test_a_device_that_does_not_answer_is_left_alone_for_a_while(
-    sqlite_bench: Bench, card: Card, slot: Slot, monkeypatch: pytest.MonkeyPatch
+    sqlite_bench: Bench, card: Card, loop: WorkerLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "FIRST_PAUSE_SECONDS", 3600.0)
     patience = Patience(30)
     with capture_logs() as lines:
         while not lines:
-            assert not slot.work_once()
+            assert not loop.work_once()
             patience.pause(0.01, card.asked)
     seen_at = row(sqlite_bench).seen_at
     for _ in range(5):
-        assert not slot.work_once()
+        assert not loop.work_once()
         time.sleep(0.02)
     assert card.asked == 1
     assert row(sqlite_bench).seen_at > seen_at
 
 
 def test_a_device_that_does_not_answer_at_all_is_given_up_each_time(
-    sqlite_bench: Bench, card: Card, slot: Slot, monkeypatch: pytest.MonkeyPatch
+    sqlite_bench: Bench, card: Card, loop: WorkerLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "ANSWER_SECONDS", 0.1)
     card.answers(sqlite_bench, "sleep 777")
-    slot = Slot(sqlite_bench.services)
+    loop = WorkerLoop(sqlite_bench.services)
     lost = sqlite_bench.add("loses-its-device")
-    assert slot.work_once()
+    assert loop.work_once()
     sqlite_bench.set(lost, state="paused")
     patience, told = Patience(30), 0
     with capture_logs() as lines:
         while told < 2:
-            assert not slot.work_once()
+            assert not loop.work_once()
             told = sum(line.get("reason") == "no answer within 0.1 s" for line in lines)
             patience.pause(0.01, lines)
-    slot.close()
+    loop.close()
     assert running("sleep 777") == []
 
 
 def test_a_question_that_the_kernel_keeps_is_not_asked_a_second_time(
-    sqlite_bench: Bench, card: Card, slot: Slot, monkeypatch: pytest.MonkeyPatch
+    sqlite_bench: Bench, card: Card, loop: WorkerLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "ANSWER_SECONDS", 0.05)
     with monkeypatch.context() as kernel:
         kernel.setattr(Child, "kill", lambda _child: False)
         kernel.setattr(Child, "finished", False)
-        look_until(slot, card, asked=1)
+        look_until(loop, card, asked=1)
         for _ in range(10):
-            assert not slot.work_once()
+            assert not loop.work_once()
             time.sleep(0.02)
         assert card.asked == 1
-    look_until(slot, card, asked=2)
+    look_until(loop, card, asked=2)
 
 
 def test_a_worker_on_a_cpu_goes_on(sqlite_bench: Bench, card: Card) -> None:
     settings = sqlite_bench.settings.model_copy(update={"device": "cpu"})
     sqlite_bench.services = replace(sqlite_bench.services, settings=settings)
-    slot = Slot(sqlite_bench.services)
+    loop = WorkerLoop(sqlite_bench.services)
     lost, next_one = sqlite_bench.add("loses-its-device"), sqlite_bench.add()
-    assert slot.work_once()
-    assert slot.work_once()
+    assert loop.work_once()
+    assert loop.work_once()
     assert (sqlite_bench.job(lost).attempt, sqlite_bench.job(next_one).state) == (1, "succeeded")
     assert (card.asked, row(sqlite_bench).device_lost_at) == (0, None)
 
 
-def test_a_scratch_folder_that_takes_nothing_is_no_answer(sqlite_bench: Bench, card: Card, slot: Slot) -> None:
+def test_a_scratch_folder_that_takes_nothing_is_no_answer(sqlite_bench: Bench, card: Card, loop: WorkerLoop) -> None:
     scratch = sqlite_bench.settings.scratch
     scratch.rename(scratch.with_name("away"))
     scratch.touch()
     with capture_logs() as lines:
-        assert not slot.work_once()
+        assert not loop.work_once()
     assert [line["reason"] for line in lines] == ["it cannot be asked: File exists"]
     assert row(sqlite_bench).device_lost_at is not None
     scratch.unlink()
-    look_until(slot, card, asked=1)
+    look_until(loop, card, asked=1)
 
 
 def test_a_worker_that_ends_takes_its_question_along(sqlite_bench: Bench, card: Card) -> None:
     card.answers(sqlite_bench, "sleep 778")
     lost = sqlite_bench.add("loses-its-device")
-    with sqlite_bench.slot():
+    with sqlite_bench.worker_loop():
         sqlite_bench.wait_for_event(lost, "job.attempt_failed")
         patience = Patience(30)
         while not running("sleep 778"):

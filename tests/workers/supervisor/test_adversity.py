@@ -22,7 +22,7 @@ from app.db.result import Artifact, LogLine
 from app.storage.s3 import S3Store
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 
 def _children() -> list[psutil.Process]:
@@ -36,7 +36,7 @@ def test_a_database_out_of_reach_for_longer_than_the_lease_ends_the_child(
     settings = bench.settings.model_copy(update={"lease_seconds": 3.0})
     bench.services = replace(bench.services, settings=settings)
     job_id = bench.add("endless")
-    thread = threading.Thread(target=Slot(bench.services).work_once)
+    thread = threading.Thread(target=WorkerLoop(bench.services).work_once)
     thread.start()
     bench.wait_for_event(job_id, "job.layer_completed")
     real = bench.database.engine.pool
@@ -59,7 +59,7 @@ def _unreachable() -> None:
 def test_a_short_outage_is_ridden_out(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = sqlite_bench
     job_id = bench.add("slow")
-    thread = threading.Thread(target=Slot(bench.services).work_once)
+    thread = threading.Thread(target=WorkerLoop(bench.services).work_once)
     thread.start()
     bench.wait_for_event(job_id, "job.layer_completed")
     tried = threading.Event()
@@ -159,7 +159,7 @@ def test_checkpoints_of_other_data_are_not_used(sqlite_bench: Bench) -> None:
     assert len(job.checkpoints) == 3
     bench.set(job.id, work_hash="of a data set that has moved since")
     # The child dies again where nothing was resumed, so this attempt did start from nothing.
-    assert Slot(bench.services).work_once()
+    assert WorkerLoop(bench.services).work_once()
     job = bench.job(job.id)
     assert job.state == "queued"
     assert job.work_hash != "of a data set that has moved since"

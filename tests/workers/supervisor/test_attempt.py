@@ -17,7 +17,7 @@ from app.db.session import clock
 from tests.fixtures.suite.patience import Patience
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
-from workers.supervisor.slot import Slot
+from workers.supervisor.worker_loop import WorkerLoop
 
 
 def types(bench: Bench, job_id: str) -> list[str]:
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_and_all_after_it_are_computed_again(sqlite_bench: 
     job = bench.work(bench.add("dies-once"))
     assert [checkpoint["name"] for checkpoint in job.checkpoints] == ["block-00000", "block-00001", "block-00002"]
     (bench.store.root / job.checkpoints[1]["key"]).write_bytes(b"damaged")
-    assert Slot(bench.services).work_once()
+    assert WorkerLoop(bench.services).work_once()
     job = bench.job(job.id)
     assert job.state == "succeeded"
     assert model(bench, job.id) == model(bench, undisturbed.id)
@@ -147,8 +147,8 @@ def test_a_child_that_names_a_file_outside_of_its_folder_gets_nothing_stored(sql
 @pytest.mark.parametrize("script", ["endless", "stubborn"])
 def test_cancel_ends_the_child_and_the_job(bench: Bench, script: str) -> None:
     job_id = bench.add(script)
-    with bench.slot() as slot:
-        slot.ring()
+    with bench.worker_loop() as loop:
+        loop.notify()
         bench.wait_for_event(job_id, "job.layer_completed")
         bench.set(job_id, state="cancelling")
         job = bench.wait(job_id, "cancelled")
@@ -160,7 +160,7 @@ def test_cancel_ends_the_child_and_the_job(bench: Bench, script: str) -> None:
 
 def test_a_drained_worker_gives_its_job_back_uncharged_with_what_is_done(bench: Bench) -> None:
     job_id = bench.add("endless")
-    with bench.slot():
+    with bench.worker_loop():
         bench.wait_for_event(job_id, "job.checkpoint", count=3)
     job = bench.job(job_id)
     assert (job.state, job.failures, job.not_before, job.max_attempts) == ("queued", {}, None, 21)
@@ -171,7 +171,7 @@ def test_a_drained_worker_gives_its_job_back_uncharged_with_what_is_done(bench: 
 
 def test_a_zombie_with_an_old_fence_kills_its_child_and_writes_nothing(bench: Bench) -> None:
     job_id = bench.add("endless")
-    with bench.slot():
+    with bench.worker_loop():
         bench.wait_for_event(job_id, "job.layer_completed")
         bench.set(job_id, fence=7)
         patience = Patience(60)
@@ -185,33 +185,33 @@ def test_a_zombie_with_an_old_fence_kills_its_child_and_writes_nothing(bench: Be
 
 def test_a_worker_that_an_operator_drains_gives_its_job_back_and_stays_without_work(bench: Bench) -> None:
     job_id = bench.add("endless")
-    with bench.slot() as slot:
+    with bench.worker_loop() as loop:
         bench.wait_for_event(job_id, "job.checkpoint", count=2)
         with bench.database.unit_of_work() as session:
-            _worker(session, slot).drain_requested_at = clock(session)
+            _worker(session, loop).drain_requested_at = clock(session)
         bench.wait(job_id, "queued")
-        slot.ring()
+        loop.notify()
         time.sleep(0.5)
         assert bench.job(job_id).state == "queued"
         with bench.database.reading() as session:
-            row = session.get_one(Worker, slot.identity.id)
+            row = session.get_one(Worker, loop.identity.id)
             assert (row.job_id, row.device, bool(row.memory_bytes)) == (None, "cpu", True)
         assert bench.attempts(job_id)[0].outcome == "released"
         with bench.database.unit_of_work() as session:
-            _worker(session, slot).drain_requested_at = None
-        slot.ring()
+            _worker(session, loop).drain_requested_at = None
+        loop.notify()
         bench.wait(job_id, "running")
 
 
-def _worker(session: Session, slot: Slot) -> Worker:
-    worker = workers.lock(session, slot.identity.id)
+def _worker(session: Session, loop: WorkerLoop) -> Worker:
+    worker = workers.lock(session, loop.identity.id)
     assert worker is not None
     return worker
 
 
 def test_a_job_is_paused_with_what_is_done_and_resumed_behind_it(bench: Bench) -> None:
     job_id = bench.add("slow")
-    with bench.slot():
+    with bench.worker_loop():
         bench.wait_for_event(job_id, "job.checkpoint", count=2)
         bench.set(job_id, state="pausing")
         paused = bench.wait(job_id, "paused")

@@ -64,10 +64,10 @@ def test_a_job_that_may_only_reuse_fails_where_there_is_nothing(sqlite_bench: Be
 
 def test_the_second_of_two_in_flight_waits_without_a_slot_and_takes_the_result(bench: Bench) -> None:
     first = add(bench, "slow")
-    with bench.slot():
+    with bench.worker_loop():
         bench.wait_for_event(first, "job.layer_completed")
         second = add(bench, "fails")
-        waiting = bench.work(second)  # by a second slot
+        waiting = bench.work(second)  # by a second loop
         assert (waiting.state, waiting.wait_reason, waiting.waits_for) == ("queued", "dependency", first)
         assert reconciler(bench).wake() == 0
         bench.wait(first, "succeeded")

@@ -1,4 +1,4 @@
-"""What could keep a slot, a job or a disk busy for ever."""
+"""What could keep a loop, a job or a disk busy for ever."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_a_slot_outlives_a_claim_that_breaks(sqlite_bench: Bench, monkeypatch: p
 
     monkeypatch.setattr(leases, "claim", not_migrated)
     job_id = bench.add()
-    with bench.slot():
+    with bench.worker_loop():
         assert bench.wait(job_id, "succeeded").attempt == 1
 
 
 def test_a_grandchild_that_holds_the_pipes_is_not_waited_for(sqlite_bench: Bench) -> None:
     bench = sqlite_bench
     job_id = bench.add("leaves-a-grandchild")
-    with bench.slot():
+    with bench.worker_loop():
         assert bench.wait(job_id, "succeeded").attempt == 1
 
 

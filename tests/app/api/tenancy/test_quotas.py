@@ -22,7 +22,7 @@ from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures.service import rows as fixture_rows
 from tests.fixtures.service.requests import REMOTE
 from workers.background.reconcile import Reconciler
-from workers.lease.keeper import running_seconds
+from workers.lease.holder import running_seconds
 
 
 def _headers(client: TestClient, **quotas: int) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""A slot: claims one job after the other and carries each to its end; woken by the bell, never dependent on it."""
+"""The worker loop: claims jobs and runs an attempt at each; woken by the wake-up signal, and polling without it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from workers.supervisor.attempt import run_attempt
 from workers.supervisor.services import Services
 
 IDLE_SECONDS = 2.0
-"""How often a slot looks by itself: what a lost bell costs at most."""
+"""Interval of polling: the delay that a lost wake-up signal costs at most."""
 
 log = structlog.get_logger(__name__)
 
 
-class Slot:
-    """Runs in a thread of its own; `ring` and `drain` may be called from any other."""
+class WorkerLoop:
+    """Runs in a thread of its own; `notify` and `drain` may be called from any other."""
 
     def __init__(self, services: Services, *, worker_class: str = "default") -> None:
         self._services = services
-        self._bell = threading.Event()
+        self._wake_up = threading.Event()
         self._draining = threading.Event()
         self._ending = threading.Event()
         self._registered = False
@@ -49,15 +49,15 @@ class Slot:
             memory_bytes=machine.memory_bytes(device),
         )
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Say that there may be work."""
-        self._bell.set()
+        self._wake_up.set()
 
     def drain(self) -> None:
         """Claim nothing more, give the job at hand back, and end."""
         self._ending.set()
         self._draining.set()
-        self._bell.set()
+        self._wake_up.set()
 
     def run(self, *, once: bool = False) -> None:
         """Work until drained; with `once`, until one job was worked on or none was there.
@@ -69,17 +69,17 @@ class Slot:
             self.work_once()
             return
         try:
-            loops.run("slot", self._ending, self._round, idle_seconds=IDLE_SECONDS, pause=self._bell.wait)
+            loops.run("slot", self._ending, self._round, idle_seconds=IDLE_SECONDS, pause=self._wake_up.wait)
         finally:
             self.close()
 
     def close(self) -> None:
-        """End what a slot starts beside its jobs."""
+        """End what the loop starts beside its jobs."""
         self._device.close()
 
     def _round(self) -> bool:
-        # Cleared before the look: a bell that rings during the look is heard after it.
-        self._bell.clear()
+        # Cleared before the claim: a signal that arrives during the claim is seen after it.
+        self._wake_up.clear()
         return self.work_once()
 
     def work_once(self) -> bool:
@@ -90,9 +90,8 @@ class Slot:
         except OUTAGE as error:
             log.warning("the database is out of reach", error=type(error).__name__)
             return False
-        except (
-            Exception
-        ):  # not migrated yet, say: a slot that ended here would leave a worker that hears and does nothing
+        except Exception:
+            # Not migrated yet, say: a loop that ended here would leave a worker that receives signals and does nothing.
             log.exception("no job could be claimed")
             return False
         if job is None:
@@ -103,8 +102,8 @@ class Slot:
                 with tracing.span("attempt", job.traceparent, job_id=job.id, attempt=job.attempt):
                     failure = run_attempt(self._services, job, self.identity, self._draining)
                 if failure is not None and failure.class_ == "device_lost" and self.identity.device == "cuda":
-                    self._device.lose()
-            except Exception:  # a fault of ours must not end the slot; the lease runs out and the attempt is charged
+                    self._device.mark_lost()
+            except Exception:  # a fault of ours must not end the loop; the lease runs out and the attempt is charged
                 log.exception("the attempt broke")
                 time.sleep(1)
         return True

@@ -1,4 +1,4 @@
-"""How an attempt ends, short of success: every move that takes a job from its worker."""
+"""Transitions that end an attempt short of success, each in the transaction that takes the job from its worker."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from app.db.job import Job
 from app.db.queries.jobs import events
 from app.db.queries.queue import leases
 from espalier.messages import ErrorInfo
-from workers.lease.keeper import Reason
+from workers.lease.holder import Reason
 from workers.lease.retries import backoff_seconds, budget, charged_as, describe
 
-Ending = Callable[[Session, Job, datetime], None]
+Transition = Callable[[Session, Job, datetime], None]
 """What the last transaction of an attempt does to the locked job."""
 
 
 def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
     """End a locked job's attempt on request: the job is cancelled, paused, expired, or queued again uncharged."""
-    if granted(session, job, now=now):
+    if apply_user_request(session, job, now=now):
         return
     if reason == "overtime":
         expire(session, job, now=now)
@@ -32,7 +32,7 @@ def stop(session: Session, job: Job, reason: Reason, *, now: datetime) -> None:
 
 def reroute(session: Session, job: Job, worker_class: str, *, now: datetime) -> None:
     """Queue a locked job for the workers that have the memory it turned out to need; nothing is charged."""
-    if granted(session, job, now=now):
+    if apply_user_request(session, job, now=now):
         return
     _release(session, job, now=now)
     job.worker_class = worker_class
@@ -40,9 +40,9 @@ def reroute(session: Session, job: Job, worker_class: str, *, now: datetime) -> 
     job.wait_reason = "capacity"
 
 
-def settle(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> None:
+def finish_with_error(session: Session, job: Job, error: ErrorInfo, *, now: datetime) -> None:
     """End a locked job's attempt with an error: queue the job again with a back-off, or fail it for good."""
-    if granted(session, job, now=now):
+    if apply_user_request(session, job, now=now):
         return
     charge = charged_as(error)
     failures = {**job.failures, charge: int(job.failures.get(charge, 0)) + 1}
@@ -82,7 +82,7 @@ def expire(session: Session, job: Job, *, now: datetime) -> None:
 
 
 def give_up(session: Session, job_id: str, *, now: datetime) -> None:
-    """Fail a job whose own ending breaks whoever writes it, by its row alone."""
+    """Fail a job whose own transitions raise, by its row alone."""
     error = ErrorInfo(
         class_="internal",
         retryable=False,
@@ -94,7 +94,7 @@ def give_up(session: Session, job_id: str, *, now: datetime) -> None:
 
 
 def wait(session: Session, job: Job, *, now: datetime, waits_for: str | None = None) -> None:
-    """Let a locked job's attempt go, uncharged, until its children have ended, or the equal job that it names."""
+    """Release a locked job's attempt, uncharged, until its children have ended, or the equal job that it names."""
     _release(session, job, now=now)
     queued: events.NewEvent = ("job.queued", {"reason": "dependency", "waits_for": waits_for})
     events.move(session, job, "queued", [queued], now=now)
@@ -102,7 +102,7 @@ def wait(session: Session, job: Job, *, now: datetime, waits_for: str | None = N
 
 
 def wake(session: Session, job: Job, *, now: datetime) -> None:
-    """Let a locked job that waited be claimed."""
+    """Make a locked job that waited claimable again."""
     job.wait_reason, job.waits_for, job.queued_at = "capacity", None, now
     events.append(session, job, [("job.queued", {"reason": "dependency_ended"})], now=now)
 
@@ -113,8 +113,8 @@ def _release(session: Session, job: Job, *, now: datetime) -> None:
     job.max_attempts += 1
 
 
-def granted(session: Session, job: Job, *, now: datetime) -> bool:
-    """Grant what the user asked for, whatever else ended the attempt; True when something was asked."""
+def apply_user_request(session: Session, job: Job, *, now: datetime) -> bool:
+    """Apply what the user asked for, whatever else ended the attempt; True when something was asked."""
     if job.state == "cancelling":
         leases.end_attempt(session, job, "cancelled", now=now)
         events.move(session, job, "cancelled", [("job.cancelled", {})], now=now)

@@ -1,4 +1,4 @@
-"""Keeping a lease: beats, looks for requests to stop, and ends the child when the job is no longer surely ours."""
+"""Heartbeats the lease, reads requests to stop, and kills the child once the lease may have expired."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Interrupted(Exception):
         self.reason: Reason = reason
 
 
-class Keeper:
+class LeaseHolder:
     """Holds one job for one attempt; use as a context manager.
 
     Two threads: one talks to the database, the other only watches the time, so that a call that hangs cannot keep a
@@ -69,7 +69,7 @@ class Keeper:
         self._beaten = time.monotonic()
         self._stop = threading.Event()
         self._lost = False
-        self._settling = False
+        self._releasing = False
         self._asked: Reason | None = None
         self._child: Child | None = None
         works = {
@@ -78,7 +78,7 @@ class Keeper:
         }
         self._threads = loops.Threads(self._stop, works)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> LeaseHolder:
         self._threads.start()
         return self
 
@@ -102,15 +102,15 @@ class Keeper:
 
     @property
     def lost(self) -> bool:
-        """True when the job is not surely ours any more."""
+        """Whether the lease was lost, or may have been."""
         return self._lost
 
-    def settling(self) -> None:
-        """Note that the attempt is about to give the job back: from now on a row that is not ours is no news."""
-        self._settling = True
+    def releasing(self) -> None:
+        """Note that the attempt releases the job: from now on a row of another holder is no error."""
+        self._releasing = True
 
-    def lose(self) -> None:
-        """Note that the job is not ours any more, and end its child at once."""
+    def mark_lost(self) -> None:
+        """Mark the lease lost, and kill the child at once."""
         self._lost = True
         if self._child is not None:
             self._child.kill()
@@ -133,9 +133,9 @@ class Keeper:
         due = sent - self._beaten >= self._lease_seconds / 4
         state = self._renew() if due else self._read()
         if state is None:
-            if not self._settling:
+            if not self._releasing:
                 log.warning("the job is no longer ours", job_id=self._job_id, fence=self._fence)
-                self.lose()
+                self.mark_lost()
             over.set()
             return
         if due:
@@ -161,5 +161,5 @@ class Keeper:
     def _watch(self, over: threading.Event) -> None:
         if time.monotonic() - self._beaten > self._held_seconds:
             log.warning("the lease may have passed: the child is ended", job_id=self._job_id, fence=self._fence)
-            self.lose()
+            self.mark_lost()
             over.set()
