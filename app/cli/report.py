@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.output import out, size
-from espalier.evaluate.speeds import speeds
+from espalier.evaluate.latency_comparison import compare_latency
 from espalier.recipe.phases import STAGES
 
 
@@ -87,7 +87,7 @@ def _estimate(report: dict[str, Any]) -> str:
 
 def _speeds(report: dict[str, Any]) -> Iterator[str]:
     """Milliseconds per token, dense against result, with their spread; nothing where it was not timed."""
-    for found in speeds(report):
-        yield f"speed        {found.name} {found.dense.text} -> {found.result.text} ms a token: {found.text}"
+    for row in compare_latency(report):
+        yield f"speed        {row.name} {row.dense.text} -> {row.result.text} ms a token: {row.text}"
     for line in report.get("advice", []):
         yield f"runtimes     {escape(str(line))}"

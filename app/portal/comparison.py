@@ -9,7 +9,7 @@ from typing import Any, Final
 from app.portal.numbers import TIMED
 from app.portal.rendering import duration, number, percent, size
 from app.services.jobs.reads import JobReading
-from espalier.evaluate.speeds import timing
+from espalier.evaluate.latency_comparison import timing
 
 Write = Callable[[float | None], str]
 

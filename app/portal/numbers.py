@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from espalier.evaluate.speeds import speeds, timing
+from espalier.evaluate.latency_comparison import compare_latency, timing
 from espalier.recipe.phases import STAGES
 
 TIMED = {"prefill": "prompt, per token", "decode": "decoding, per token"}
@@ -87,7 +87,7 @@ def comparisons(report: dict[str, Any]) -> list[Comparison]:
 
 
 def _timings(report: dict[str, Any]) -> Iterator[Comparison]:
-    verdicts = {speed.name: speed.text for speed in speeds(report)}
+    verdicts = {row.name: row.text for row in compare_latency(report)}
     for name, told in TIMED.items():
         pair = [timing(report[side].get("latency"), name) for side in ("dense", "compressed")]
         if any(pair):

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 from espalier.errors import NumericalError
 from espalier.memory.scoring import scored_at_once
-from espalier.model.numerics import way_out
+from espalier.model.numerics import hint_if_not_finite
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def divergence(
         tick(done)
     count = len(windows_NT) * (length - 1)
     if not kl < float("inf"):
-        raise NumericalError("the divergence is not finite", hint=way_out(pair[1].dtype))
+        raise NumericalError("the divergence is not finite", hint=hint_if_not_finite(pair[1].dtype))
     return Divergence(kl / count, agreed / count)
 
 

@@ -29,7 +29,7 @@ def reconstruction_windows(session: Session, phase: PhaseRun) -> torch.Tensor:
         raise DatasetError(f"all of {text.name} is read by evaluation too", hint="Give other text.")
     order = torch.randperm(len(windows_NT), generator=generator(calibration.seed, "loss_gap"))
     candidates = order[: calibration.candidates * calibration.samples].sort().values
-    return widest(session, phase, windows_NT[candidates], count=min(calibration.samples, len(candidates)))
+    return largest_gaps(session, phase, windows_NT[candidates], count=min(calibration.samples, len(candidates)))
 
 
 def training_windows(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> torch.Tensor:
@@ -37,10 +37,10 @@ def training_windows(session: Session, phase: PhaseRun, windows_NT: torch.Tensor
     calibration = session.request.spec.calibration
     if calibration.selection != "loss_gap":
         return windows_NT
-    return widest(session, phase, windows_NT, count=max(1, len(windows_NT) // calibration.candidates))
+    return largest_gaps(session, phase, windows_NT, count=max(1, len(windows_NT) // calibration.candidates))
 
 
-def widest(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *, count: int) -> torch.Tensor:
+def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *, count: int) -> torch.Tensor:
     """The `count` windows, in their order, whose loss is the most above the dense model's; kept for resumed runs."""
     stored = session.reporter.stored(phase.name, PICKED)
     if stored is None:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from espalier.errors import NumericalError
 from espalier.memory.scoring import scored_at_once
-from espalier.model.numerics import way_out
+from espalier.model.numerics import hint_if_not_finite
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.hidden_states import HiddenStates
@@ -67,7 +67,7 @@ def _of_losses(losses_N: torch.Tensor, dtype: torch.dtype, *, dense: bool) -> fl
     mean = float(losses_N.mean())
     if not math.isfinite(mean):
         whose = "the dense model's" if dense else "the"
-        raise NumericalError(f"{whose} perplexity is not finite", hint=way_out(dtype, dense=dense))
+        raise NumericalError(f"{whose} perplexity is not finite", hint=hint_if_not_finite(dtype, dense=dense))
     return math.exp(min(mean, 700.0))  # exp(710) leaves float64
 
 

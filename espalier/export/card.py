@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, cast
 
-from espalier.evaluate.speeds import speeds
+from espalier.evaluate.latency_comparison import compare_latency
 from espalier.export.card_data import front
 from espalier.export.relative_paths import WHERE_TO, without_places
 from espalier.formats import FORMATS
@@ -81,8 +81,8 @@ def _facts(report: dict[str, Any]) -> list[str]:
         f"| bytes in a bit-mask pack ({how}) | | {compressed['packed_bytes']:,} |",
         f"| multiply-adds per token | {dense['macs_per_token']:,} | {compressed['macs_per_token']:,} |",
         *(
-            f"| {speed.name}, ms per token, batch 1 ({speed.text}) | {speed.dense.text} | {speed.result.text} |"
-            for speed in speeds(report)
+            f"| {row.name}, ms per token, batch 1 ({row.text}) | {row.dense.text} | {row.result.text} |"
+            for row in compare_latency(report)
         ),
         f"| most memory that the job took, bytes | | {max(row['peak_memory_bytes'] for row in report['phases']):,} |",
         f"| parameters trained | | {report['trained_parameters']['count']:,} |",
@@ -125,8 +125,8 @@ def _named(asked: Any, whole: Any) -> Any:  # noqa: ANN401 - JSON
         return [_named(*pair) for pair in zip(asked, whole, strict=True)]
     if not isinstance(asked, dict):
         return asked
-    marks = {name: whole[name] for name in ("method", "kind", "scope", "n", "m") if name in whole}
-    return {**marks, **{name: _named(value, whole[name]) for name, value in asked.items()}}
+    tags = {name: whole[name] for name in ("method", "kind", "scope", "n", "m") if name in whole}
+    return {**tags, **{name: _named(value, whole[name]) for name, value in asked.items()}}
 
 
 def _perplexity_table(report: dict[str, Any]) -> list[str]:
@@ -134,7 +134,11 @@ def _perplexity_table(report: dict[str, Any]) -> list[str]:
     if not names:
         return ["Perplexity was not measured."]
     rows = [("dense", report["dense"]["perplexity"])]
-    rows += [(_TOLD[phase["name"]], phase["perplexity"]) for phase in report["phases"] if phase["name"] in _TOLD]
+    rows += [
+        (_PHASE_TITLES[phase["name"]], phase["perplexity"])
+        for phase in report["phases"]
+        if phase["name"] in _PHASE_TITLES
+    ]
     rows.append(("this model", report["compressed"]["perplexity"]))
     lines = [f"| perplexity | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for title, numbers in rows:
@@ -156,4 +160,4 @@ def _comparisons(report: dict[str, Any]) -> list[str]:
     return rows
 
 
-_TOLD = {"pruning": "after pruning", "reconstructing": "after reconstruction", "retraining": "after retraining"}
+_PHASE_TITLES = {"pruning": "after pruning", "reconstructing": "after reconstruction", "retraining": "after retraining"}

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from espalier.evaluate import benchmarks
+from espalier.evaluate.latency import measure
 from espalier.evaluate.scoring import compare, count_windows, score, score_weights
-from espalier.evaluate.speed import measure
 from espalier.export import adapter
 from espalier.model.numerics import autocast, free_bytes
 from espalier.model.stock import load

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from espalier.evaluate.speed import macs_per_token
-from espalier.evaluate.speeds import regressions, speeds
-from espalier.export.advice import advice
+from espalier.evaluate.latency import macs_per_token
+from espalier.evaluate.latency_comparison import compare_latency, regressions
+from espalier.export.runtime_notes import runtime_notes
 from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import PhaseCompleted
 from espalier.model import masks
@@ -48,7 +48,7 @@ def build(session: Session) -> dict[str, Any]:
             "macs_per_token": macs_per_token(session.streamed),
             "latency": session.results.latency.get("compressed"),
         },
-        "advice": advice(session, achieved=achieved),
+        "advice": runtime_notes(session, achieved=achieved),
         "phases": [_phase_row(session, done, perplexity) for done in session.results.phases],
         "sparsity": {
             "requested": None if step is None else step.share,
@@ -67,7 +67,7 @@ def build(session: Session) -> dict[str, Any]:
         "environment": session.results.environment,
         "warnings": session.results.warnings,
     }
-    return {**report, "regressions": regressions(speeds(report))}
+    return {**report, "regressions": regressions(compare_latency(report))}
 
 
 def judge(

@@ -68,13 +68,13 @@ class MemoryEstimate:
         """What measuring a perplexity takes with the whole model."""
         return self.model + self.scoring
 
-    def least_on_host(self, device: Device) -> int:
+    def min_on_host(self, device: Device) -> int:
         """Return what the smallest walk takes on the host."""
         return self.process + (max(self.outer, self.block + self.samples) if device == "cpu" else self.outer)
 
     def required_on_host(self, spec: CompressionSpec, *, device: Device) -> Iterator[tuple[int, str]]:
         """Yield what a spec cannot do without on the host, and for what: neither spilling nor block by block helps."""
-        minimum = self.least_on_host(device)
+        minimum = self.min_on_host(device)
         yield self.process + self.text, "tokenising the text"
         yield minimum, "one block"
         if spec.retrain is not None:

@@ -8,13 +8,13 @@ from espalier.memory.constants import FLOAT_BYTES
 
 LOGITS_BYTES: Final = 256 * 2**20
 """Most for the logits of one batch, as float32: with large vocabularies they outweigh the model's activations."""
-MOST_WINDOWS: Final = 8
+MAX_WINDOWS: Final = 8
 """Of a batch."""
 
 
 def scored_at_once(length: int, vocabulary: int) -> int:
     """Return how many windows are scored at once; it decides bits of the measured numbers."""
-    return max(1, min(MOST_WINDOWS, LOGITS_BYTES // (FLOAT_BYTES * length * vocabulary)))
+    return max(1, min(MAX_WINDOWS, LOGITS_BYTES // (FLOAT_BYTES * length * vocabulary)))
 
 
 def logits_bytes(length: int, vocabulary: int, *, itemsize: int) -> int:

@@ -19,7 +19,7 @@ LOGITS_COPIES: Final = 4
 """Of the logits of a batch, in float32: themselves, their logarithms, and the gradients of both."""
 TEACHER_LOGITS_COPIES: Final = 3
 """And beside a teacher: its logits, their logarithms, and what the two are multiplied to."""
-RECOMPUTE_SHARE: Final = 0.25
+RECOMPUTE_FRACTION: Final = 0.25
 """Of free memory: activations that take more are computed again rather than kept (`gradient_checkpointing: auto`)."""
 
 
@@ -61,7 +61,7 @@ def recomputes(retrain: Retrain, shape: ModelShape, *, length: int, itemsize: in
     if retrain.gradient_checkpointing != "auto":
         return retrain.gradient_checkpointing
     kept = activation_bytes(shape, tokens=retrain.batch_size * length, itemsize=itemsize)
-    return kept > RECOMPUTE_SHARE * free_bytes
+    return kept > RECOMPUTE_FRACTION * free_bytes
 
 
 def batch_bytes(retrain: Retrain, shape: ModelShape, *, length: int, itemsize: int) -> int:

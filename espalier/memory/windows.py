@@ -12,7 +12,7 @@ from espalier.recipe.steps.reconstruct import WindowKind
 
 SNAPSHOT_BYTES: Final = 3 * FLOAT_BYTES
 """Of a number that moves, on the host: as it began, the best so far, and as it stands."""
-USABLE_SHARE: Final = 0.8
+USABLE_FRACTION: Final = 0.8
 """Of a memory budget, for a window: kernels, allocator and the rest of the process need some too."""
 STREAMS: Final = 4
 """Of the hidden states of all windows, what reconstruction keeps: entering and leaving, for student and teacher."""
@@ -29,8 +29,8 @@ class MemoryBudget:
     def holds(self, *, device: int, host: int) -> bool:
         """Tell whether a window of so many bytes fits."""
         if self.shared:
-            return device + host <= USABLE_SHARE * min(self.device, self.host)
-        return device <= USABLE_SHARE * self.device and host <= USABLE_SHARE * self.host
+            return device + host <= USABLE_FRACTION * min(self.device, self.host)
+        return device <= USABLE_FRACTION * self.device and host <= USABLE_FRACTION * self.host
 
 
 @dataclass(frozen=True)

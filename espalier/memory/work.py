@@ -19,10 +19,10 @@ UNCOUNTED: Final = frozenset({"resolving", "publishing"})
 FORWARD: Final = 2.0
 """Operations of a forward pass for each weight and token."""
 FORWARD_AND_BACKWARD: Final = 3 * FORWARD
-MOST_TRIALS: Final = 5
-TRIAL_SHARE: Final = 0.1
+MAX_TRIALS: Final = 5
+TRIAL_FRACTION: Final = 0.1
 """Length of a trial as a share of the training: all of them together are at most half of it."""
-LEAST_STEPS: Final = 4
+MIN_STEPS: Final = 4
 """Shorter trials tell nothing."""
 
 
@@ -45,8 +45,8 @@ def num_jobs(spec: CompressionSpec) -> int:
 
 def trials(steps: int) -> tuple[int, int]:
     """Return how many trials of a learning rate go before so many steps, at most, and the steps of one."""
-    length = max(LEAST_STEPS, round(TRIAL_SHARE * steps))
-    return min(MOST_TRIALS, steps // (2 * length)), length
+    length = max(MIN_STEPS, round(TRIAL_FRACTION * steps))
+    return min(MAX_TRIALS, steps // (2 * length)), length
 
 
 def training_steps(spec: CompressionSpec) -> int:

@@ -18,7 +18,7 @@ HIGHEST = 0.999
 """No budget asks more of one matrix, unless the request itself does: something must be left of it."""
 
 
-def balanced(
+def bisect_to_mean(
     sparsities_at: Callable[[float], dict[str, float]], matrices: Sequence[MatrixFacts], sparsity: float, *, high: float
 ) -> dict[str, float]:
     """Bisect to the sparsities at the parameter in [-high, high] where their mean over the weights is `sparsity`.
@@ -44,7 +44,7 @@ def mean(sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts]) -> fl
     return sum(sparsities[matrix.name] * matrix.size for matrix in matrices) / total
 
 
-def shifted(
+def shift_to_mean(
     sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, *, ceiling: float = 1.0
 ) -> dict[str, float]:
     """Move all sparsities by one number and clip them to [0, ceiling], so that their mean is `sparsity`."""
@@ -53,16 +53,16 @@ def shifted(
     def at(shift: float) -> dict[str, float]:
         return {name: min(max(fraction + shift, 0.0), top) for name, fraction in sparsities.items()}
 
-    return balanced(at, matrices, sparsity, high=2.0)
+    return bisect_to_mean(at, matrices, sparsity, high=2.0)
 
 
-def fitted(
+def clip_to_pattern(
     sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, pattern: Pattern
 ) -> dict[str, float]:
     """What of a budget the pattern can follow: below its ceiling, and where it has levels, on them block by block."""
     fractions = dict(sparsities)
     if max(fractions.values(), default=0.0) > pattern.ceiling():
-        fractions = shifted(fractions, matrices, sparsity, ceiling=pattern.ceiling())
+        fractions = shift_to_mean(fractions, matrices, sparsity, ceiling=pattern.ceiling())
     levels = pattern.levels()
     if levels is None or len(set(fractions.values())) == 1:
         return fractions

@@ -105,7 +105,7 @@ class Method(BaseModel, ABC):
     example: ClassVar[Mapping[str, Any]] = {}
     """Values for parameters that have no default."""
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Why this method does not go with the other choices of a step, naming the way out; None when it does."""
         return None
 
@@ -206,11 +206,11 @@ class Solver(Method):
         """Whether, set up as it is, it may return another mask than the one given."""
         return self.chooses_mask
 
-    def beside(self, axes: Axes) -> Solver:
+    def for_axes(self, axes: Axes) -> Solver:
         """The solver as it works with the other choices of a step."""
         return self
 
-    def picked(self, shape: tuple[int, int], *, sparsity: float) -> Solver:
+    def solver_for(self, shape: tuple[int, int], *, sparsity: float) -> Solver:
         """The solver that does the work for a matrix of this shape (O, I): another one when this one only picks."""
         return self
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 WIDE = 1024
 """Matrices with at most so many inputs are factorised in float64: there it costs next to nothing."""
-LADDER = (1.0, 10.0, 100.0)
+DAMPING_FACTORS = (1.0, 10.0, 100.0)
 """Damping is raised by these factors until a factorisation stands."""
 
 
 class SingularError(ArithmeticError):
-    """No damping of the ladder made the Gram matrix definite."""
+    """None of the damping factors made the Gram matrix definite."""
 
 
 def damped(gram_II: Tensor, damping: float) -> Tensor:
@@ -34,7 +34,7 @@ def damped(gram_II: Tensor, damping: float) -> Tensor:
 
 def cholesky(gram_II: Tensor, damping: float) -> Tensor:
     """The lower Cholesky factor of the damped Gram matrix, with more damping where it takes it."""
-    for factor in LADDER:
+    for factor in DAMPING_FACTORS:
         lower_II, info = torch.linalg.cholesky_ex(damped(gram_II, max(damping, 1e-6) * factor))
         lower: Tensor = lower_II
         if not int(info) and bool(torch.isfinite(lower).all()):
@@ -66,6 +66,6 @@ class Scaled:
         return weight_OI / self.scale_I
 
 
-def lost(change_OI: Tensor, gram_II: Tensor) -> Tensor:
+def squared_output_error(change_OI: Tensor, gram_II: Tensor) -> Tensor:
     """||X d^T||^2 of every row d of a change, float64 (O,)."""
     return ((change_OI.float() @ gram_II.float()).double() * change_OI).sum(dim=1).clamp_min(0)

@@ -25,7 +25,7 @@ WidthUpdate = Literal["none", "bias_mean", "least_squares"]
 
 
 @dataclass(frozen=True)
-class Passage:
+class CalibrationPass:
     """What one pass of the calibration text through the blocks showed."""
 
     influence_L: Tensor
@@ -41,7 +41,7 @@ class BlockEvidence(Protocol):
     def num_blocks(self) -> int:
         """How many there are."""
 
-    def passage(self) -> Passage:
+    def calibration_pass(self) -> CalibrationPass:
         """One pass of the calibration text."""
 
     def loss(self, kept: Sequence[int]) -> float:

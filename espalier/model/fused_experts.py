@@ -15,7 +15,7 @@ from torch import nn
 from espalier.errors import UnsupportedArchitectureError
 from espalier.families import STACKED
 
-_AS_WE_KNOW: Final = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
+_SUPPORTED_FLAGS: Final = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
 """What a module of transformers says of itself where it stores and runs experts as declared: read off the module, for
 models of one family may differ in it."""
 
@@ -49,7 +49,7 @@ class Experts(nn.ModuleList):
         return total_TI
 
 
-def take_apart(model: nn.Module) -> None:
+def split_experts(model: nn.Module) -> None:
     """Replace every module of stacked experts of a model; the new maps are not filled.
 
     An error for experts of a kind that we do not know.
@@ -77,7 +77,7 @@ def _is_known(module: nn.Module, own: Mapping[str, nn.Parameter]) -> bool:
     return (
         set(own) == set(STACKED)
         and all(parameter.ndim == 3 for parameter in own.values())
-        and all(getattr(module, name, None) is value for name, value in _AS_WE_KNOW.items())
+        and all(getattr(module, name, None) is value for name, value in _SUPPORTED_FLAGS.items())
         and not getattr(module, "has_post_expert_norm", False)
         and getattr(gate, "__name__", "") == "_default_apply_gate"
         and isinstance(getattr(module, "act_fn", None), nn.Module)

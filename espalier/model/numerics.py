@@ -142,7 +142,7 @@ def require_finite(tensor: torch.Tensor, *, what: str, module: str) -> None:
         )
 
 
-def way_out(dtype: torch.dtype, *, dense: bool = False) -> str:
+def hint_if_not_finite(dtype: torch.dtype, *, dense: bool = False) -> str:
     """Say what to do about a model that computes no finite number in `dtype`; `dense`: nothing of it was compressed."""
     if dtype != torch.float32:
         wider = "Use compute_dtype float32"
@@ -168,7 +168,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def give_back_memory() -> None:
+def release_free_memory() -> None:
     """Return pages that are free but still the process's to the system, where the C library can (glibc)."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -17,9 +17,9 @@ from espalier.errors import UnsupportedArchitectureError
 from espalier.families import Family
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.model import positions
-from espalier.model.fused_experts import take_apart
+from espalier.model.fused_experts import split_experts
 from espalier.model.layout import Layout, find_stack
-from espalier.model.numerics import give_back_memory, moved
+from espalier.model.numerics import moved, release_free_memory
 from espalier.model.stock import skeleton
 from espalier.model.tensor_file import DTYPES
 from espalier.model.weights import Weights
@@ -50,7 +50,7 @@ class StreamedModel:
         stock = skeleton(model_dir, source, dtype=compute_dtype)
         self.config, self.separate_head, self.twins = stock.config, stock.separate_head, stock.twins
         self.stock_class = type(stock.model).__name__
-        take_apart(stock.model)
+        split_experts(stock.model)
         self.model: nn.Module = positions.in_integers(stock.model).eval()
         for buffers in self.model.modules():
             for name, buffer in buffers._buffers.items():
@@ -107,7 +107,7 @@ class StreamedModel:
     def block(self, index: int, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
         """Yield a real copy of one block in `dtype` (default: the compute dtype), in eval mode, without gradients."""
         if self.lean:
-            give_back_memory()
+            release_free_memory()
         empty = self._stack[index]
         block = copy.deepcopy(empty, memo={id(self.config): self.config})
         fill(block, self.layout.blocks[index].tensors, weights, dtype=dtype or self.compute_dtype, device=self.device)

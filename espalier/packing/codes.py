@@ -57,12 +57,12 @@ def fits_two_of_four(mask: Bytes) -> bool:
 
 def values_under(words: Words, mask: Bytes) -> Words:
     """The elements where the mask has a bit, in order."""
-    return words.take(_places(mask, len(words)))
+    return words.take(_indices(mask, len(words)))
 
 
-def spread(values: Words, mask: Bytes, numel: int) -> Words:
+def scatter(values: Words, mask: Bytes, numel: int) -> Words:
     """Elements with the values where the mask has a bit and zeros elsewhere; PackError unless the counts agree."""
-    indices = _places(mask, numel)
+    indices = _indices(mask, numel)
     if len(indices) != len(values):
         raise PackError(f"a chunk has {len(values)} values for {len(indices)} places")
     words = np.zeros(numel, dtype=values.dtype)
@@ -85,6 +85,6 @@ def mask_of_positions(positions: Bytes) -> Bytes:
     return mask
 
 
-def _places(mask: Bytes, numel: int) -> npt.NDArray[np.intp]:
+def _indices(mask: Bytes, numel: int) -> npt.NDArray[np.intp]:
     # Indices first: taking by indices is five times as fast as taking by a boolean mask.
     return np.flatnonzero(np.unpackbits(mask, count=numel, bitorder="little").view(bool))

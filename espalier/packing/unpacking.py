@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from espalier.packing.codes import mask_of_positions, spread
+from espalier.packing.codes import mask_of_positions, scatter
 from espalier.packing.files import Entry, PackError, RawTensorFile, Words, chunks, entries_of, parse
 from espalier.packing.pack import PARTS, SUFFIX, VERSION
 
@@ -60,14 +60,14 @@ class Pack:
         for index, chunk in enumerate(slices):
             end = starts[index + 1] if index + 1 < len(slices) else len(values)
             bits = mask[chunk.start // 8 : -(-chunk.stop // 8)]
-            yield spread(values[starts[index] : end], bits, chunk.stop - chunk.start)
+            yield scatter(values[starts[index] : end], bits, chunk.stop - chunk.start)
 
     def _two_of_four(self, entry: Entry) -> Iterator[Words]:
         values = self._part(f"{entry.name}.values", entry.dtype, entry.numel // 2)
         positions = self._part(f"{entry.name}.positions", "U8", entry.numel // 8)
         for chunk in chunks(entry.numel, self.chunk):
             mask = mask_of_positions(positions[chunk.start // 8 : chunk.stop // 8])
-            yield spread(values[chunk.start // 2 : chunk.stop // 2], mask, chunk.stop - chunk.start)
+            yield scatter(values[chunk.start // 2 : chunk.stop // 2], mask, chunk.stop - chunk.start)
 
     def _part(self, name: str, dtype: str, numel: int | None = None) -> Words:
         entry = self.parts.get(name)

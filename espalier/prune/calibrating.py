@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from espalier.checkpoint_names import NORMS
-from espalier.methods.allocation import counts_below_threshold, fitted
+from espalier.methods.allocation import clip_to_pattern, counts_below_threshold
 from espalier.methods.base import LayerProblem, MatrixFacts
 from espalier.methods.statistic import Declared, Statistic, Statistics
 from espalier.methods.statistics.input_norms import InputNorms
@@ -68,7 +68,7 @@ def _describe_update(session: Session, step: PruneStep, plan: Plan) -> None:
         return
     took: dict[str, list[str]] = {}
     for name, sparsity in plan.sparsities.items():
-        picked = step.solver.picked(session.streamed.layout.by_name[name].shape, sparsity=sparsity)
+        picked = step.solver.solver_for(session.streamed.layout.by_name[name].shape, sparsity=sparsity)
         took.setdefault(picked.model_dump()["kind"], []).append(name)
     picks = took if step.solver.model_dump()["kind"] not in took else {}
     session.results.protocol["update"] = step.solver.model_dump(mode="json") | ({"took": picks} if picks else {})
@@ -190,7 +190,7 @@ def _sparsities(session: Session, step: PruneStep, statistics: dict[str, torch.T
         return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, known)
 
     known = [facts(matrix) for matrix in matrices]
-    return fitted(step.budget.sparsities(step.share, known), known, step.share, step.pattern)
+    return clip_to_pattern(step.budget.sparsities(step.share, known), known, step.share, step.pattern)
 
 
 def _global_sparsities(

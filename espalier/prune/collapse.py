@@ -21,7 +21,7 @@ def check(session: Session, numbers: Mapping[str, float]) -> None:
             raise CollapsedError(
                 f"perplexity on {name} went from {dense:.4g} to {value:.4g}: above that of a uniform guess over the "
                 f"vocabulary ({guess:.0f}), and above {RATIO:.0f} times the dense model's ({RATIO * dense:.4g})",
-                hint=f"Try {milder(session.step)}." if session.step else "The source model is damaged.",
+                hint=f"Try {next_gentler_setting(session.step)}." if session.step else "The source model is damaged.",
             )
 
 
@@ -42,7 +42,7 @@ def _guess(session: Session) -> float:
     return float(session.streamed.config.get_text_config().vocab_size)
 
 
-def milder(step: PruneStep) -> str:
+def next_gentler_setting(step: PruneStep) -> str:
     """The next gentler setting of a step, in the words of a spec."""
     if step.solver is None:
         return 'prune.update {"kind": "admm"}, which refits the kept weights'

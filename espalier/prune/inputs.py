@@ -34,7 +34,7 @@ from espalier.session.reporter import PhaseRun
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.hidden_states import HiddenStates
 
-MOST_BYTES: Final = 4 * 2**30
+MAX_BYTES: Final = 4 * 2**30
 """Above this the statistics of a model are cheaper to gather again than to move: every job walks for itself."""
 
 
@@ -138,7 +138,7 @@ class Inputs:
 def stored_for(session: Session, step: PruneStep) -> Inputs | None:
     """The statistics that a step's walk takes from the store; None where it gathers its own, or none at all."""
     kinds = step.gathers
-    if not kinds or session.request.spec.propagation != "dense" or _bytes(session, kinds) > MOST_BYTES:
+    if not kinds or session.request.spec.propagation != "dense" or _bytes(session, kinds) > MAX_BYTES:
         return None
     return Inputs(session, step)
 

@@ -15,7 +15,7 @@ from espalier.model import masks
 from espalier.model.layout import Matrix
 from espalier.model.numerics import generator, require_finite
 from espalier.prune.calibrating import Plan, below_pruned
-from espalier.prune.guarded import guarded
+from espalier.prune.safeguard import solve_with_safeguard
 from espalier.prune.selection import score
 from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
@@ -54,8 +54,8 @@ def prune_matrix(
     errors = OutputErrors(weight_OI, sample_TI, statistics.get(Gram))
     pruned = masks.apply(stored, mask_OI)
     if step.solver is not None:
-        solver = step.solver.picked(matrix.shape, sparsity=sparsity)
-        refit = guarded(solver, problem, errors, dtype=stored.dtype, module=matrix.name)
+        solver = step.solver.solver_for(matrix.shape, sparsity=sparsity)
+        refit = solve_with_safeguard(solver, problem, errors, dtype=stored.dtype, module=matrix.name)
         mask_OI, pruned = refit.mask_OI, refit.weight_OI.to(stored.dtype)
     before = after = errors.relative(masks.apply(weight_OI, mask_OI))
     if step.solver is not None:

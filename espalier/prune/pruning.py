@@ -23,7 +23,7 @@ from espalier.prune.targets import selected
 from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
-from espalier.session.resume import finish_block, taken_over
+from espalier.session.resume import finish_block, restore_block
 from espalier.stream.capture import capturing
 from espalier.stream.hidden_states import HiddenStates, windows_per_batch
 
@@ -87,7 +87,7 @@ class Walk:
 
     def pass_(self, block: Block) -> None:
         """Prune one block or take it over from an earlier attempt."""
-        if taken_over(self.session, self.phase, block.index) is not None:
+        if restore_block(self.session, self.phase, block.index) is not None:
             self.passed.append(block)
             return
         began, warned = time.monotonic(), len(self.session.results.warnings)

@@ -17,7 +17,7 @@ from espalier.training.trainables import Trainable, restore, snapshot
 
 GRID = (0.01, 0.03, 0.1)
 """Top learning rates that the search tries, as a share of each tensor's root mean square."""
-TRIAL_SHARE = 0.125
+TRIAL_FRACTION = 0.125
 """Length of a trial as a share of the fit; three trials cost well below half of it."""
 FLOOR = 0.01
 """Stands in for the root mean square of a tensor that begins at zero (biases), so that it can move at all."""
@@ -142,7 +142,7 @@ def fit(window: Window, plan: FitPlan) -> Fit:
         moving = snapshot(window.trainables)
         window.merge()
         for item in window.trainables:
-            item.settle()
+            item.round_to_stored()
         error, waited = fitter.error(), waited + 1
         if error < after:
             after, best, waited = error, snapshot(window.trainables), 0
@@ -157,7 +157,7 @@ def _search(fitter: Fitter, start: list[torch.Tensor]) -> float:
     """The rate of the grid whose short trial ends best; the lower one wins ties."""
     best = (math.inf, GRID[0])
     for rate in GRID:
-        for _ in fitter.descend(rate, steps=math.ceil(TRIAL_SHARE * fitter.steps)):
+        for _ in fitter.descend(rate, steps=math.ceil(TRIAL_FRACTION * fitter.steps)):
             pass
         error = fitter.error()
         if error < best[0]:  # never true of NaN

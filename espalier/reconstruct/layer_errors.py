@@ -18,7 +18,7 @@ from espalier.stream.hidden_states import HiddenStates
 from espalier.stream.statistics import OutputErrors
 
 
-def refreshed(
+def remeasured_rows(
     session: Session,
     walk: HiddenStates,
     states: torch.Tensor,

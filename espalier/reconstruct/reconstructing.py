@@ -13,15 +13,15 @@ from espalier.model.layout import Block
 from espalier.prune.calibrating import Plan
 from espalier.prune.pruning import Pruned
 from espalier.recipe.steps.reconstruct import Reconstruct
-from espalier.reconstruct import window
-from espalier.reconstruct.dense_side import DenseSide
+from espalier.reconstruct import window_choice
 from espalier.reconstruct.interleave import Interleaved
-from espalier.reconstruct.layer_errors import refreshed
-from espalier.reconstruct.span import SpanFit
+from espalier.reconstruct.layer_errors import remeasured_rows
+from espalier.reconstruct.teacher_states import TeacherStates
+from espalier.reconstruct.window_fit import WindowFit
 from espalier.reconstruct.windows import Streams
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
-from espalier.session.resume import finish_block, taken_over
+from espalier.session.resume import finish_block, restore_block
 from espalier.stream.hidden_states import HiddenStates
 
 
@@ -63,19 +63,19 @@ class _Walk:
     def __init__(self, session: Session, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
         self.session, self.phase, self.spec = session, phase, spec
         self.windows_NT = loss_gap.reconstruction_windows(session, phase)
-        self.kind = window.choose(session, phase, spec, self.windows_NT)
-        self.spans = window.spans(self.kind, session.streamed.layout.blocks)
+        self.kind = window_choice.choose(session, phase, spec, self.windows_NT)
+        self.spans = window_choice.spans(self.kind, session.streamed.layout.blocks)
         self.trained = 0
         """Numbers that could move."""
         self.errors_before: list[float] = []
         """The largest of every span's windows; of spans where none was measured, nothing."""
         self._interleaved = Interleaved(session, phase, plan) if spec.interleave else None
-        self._dense: DenseSide | None = None
+        self._dense: TeacherStates | None = None
         self._sparse: HiddenStates | None = None
 
     def pass_(self, span: Sequence[Block]) -> None:
         """Fit one span or take it over from an earlier attempt; its checkpoint bears the number of its first block."""
-        data = taken_over(self.session, self.phase, span[0].index) or self._fit(span)
+        data = restore_block(self.session, self.phase, span[0].index) or self._fit(span)
         if self._interleaved:
             self._interleaved.passed(span)
         self.trained += int(data["trained"])
@@ -88,9 +88,9 @@ class _Walk:
             walk, streams = self._at(span[0].index)
             with ExitStack() as stack:
                 assert self._dense is not None
-                fit = SpanFit(self.session, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
+                fit = WindowFit(self.session, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
                 tensors, trained = fit.finish()
-            rows = refreshed(self.session, walk, streams.student, span, tensors)
+            rows = remeasured_rows(self.session, walk, streams.student, span, tensors)
         for row in rows:
             self.session.reporter.layer(row)
         layers = [row.model_dump() for row in rows]
@@ -106,7 +106,7 @@ class _Walk:
         if self._dense is None:
             session, batch_size = self.session, self.spec.batch_size
             halves = self.kind in {"submodule", "matrix"}
-            self._dense = DenseSide(session, self.windows_NT, batch_size=batch_size, halves=halves)
+            self._dense = TeacherStates(session, self.windows_NT, batch_size=batch_size, halves=halves)
             self._sparse = (
                 HiddenStates(session.streamed, self.windows_NT, session.dense, batches=batch_size, spill=session.spill)
                 if self._dense.removed

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from espalier.model import masks
 from espalier.model.layout import Block, Matrix
 from espalier.session import Session
-from espalier.session.resume import finish_block, taken_over
+from espalier.session.resume import finish_block, restore_block
 from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, Lora
 
 
@@ -23,7 +23,7 @@ def run(session: Session, trained: Path) -> None:
         merging = Merging(session, trained)
         for block in blocks:
             began = time.monotonic()
-            if taken_over(session, phase, block.index) is None:
+            if restore_block(session, phase, block.index) is None:
                 tensors = merging.whole(block) | merging.matrices(block)
                 if block is blocks[-1]:
                     tensors |= merging.whole(None) | merging.head()

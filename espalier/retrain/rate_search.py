@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from espalier.checkpoint_names import RATE_SEARCH, STATE
 from espalier.memory.work import trials
-from espalier.retrain import ladder
+from espalier.retrain import rate_grid
 from espalier.retrain.train import DivergedError, Trainer
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
@@ -31,7 +31,7 @@ BASE_RATES: Final = {
 """What a factor multiplies: vectors bear more than adapters, and those more than weights."""
 FIRST: Final = -1
 """The rung that is tried first, and taken where a retraining is too short for trials: about a third."""
-HOPELESS: Final = 2.0
+DIVERGED_FACTOR: Final = 2.0
 """A trial whose loss is so many times that of its first step has diverged, and ends."""
 
 
@@ -55,32 +55,32 @@ def search(
     """
     stored = session.reporter.stored(phase.name, RATE_SEARCH)
     if stored is None:
-        record: dict[str, Any] = {"start": _told(judge()), "trials": [], "factor": None}
+        record: dict[str, Any] = {"start": _finite_or_none(judge()), "trials": [], "factor": None}
     else:  # a state's seconds count the search's already
         record = dict(stored.data if session.reporter.stored(phase.name, STATE) else phase.reuse(stored))
     max_trials, length = trials(steps)
-    losses = {int(row["rung"]): _number(row["validation_loss"]) for row in record["trials"]}
+    losses = {int(row["rung"]): _inf_if_none(row["validation_loss"]) for row in record["trials"]}
     start = snapshot(items)
 
     def following() -> int | None:
-        return ladder.next_rung(losses, first=FIRST) if len(losses) < max_trials else None
+        return rate_grid.next_index(losses, first=FIRST) if len(losses) < max_trials else None
 
     while record["factor"] is None:
-        began, rung = time.monotonic(), following()
-        if rung is not None:
-            losses[rung] = _trial(trainer(ladder.factor(rung), length), judge)
+        began, index = time.monotonic(), following()
+        if index is not None:
+            losses[index] = _trial(trainer(rate_grid.factor(index), length), judge)
             restore(items, start)
-            record["trials"] = [*record["trials"], _row(rung, losses[rung], length, time.monotonic() - began)]
+            record["trials"] = [*record["trials"], _row(index, losses[index], length, time.monotonic() - began)]
             phase.progress(0)
         if following() is None:
-            chosen = ladder.chosen(losses, start=_number(record["start"])) if losses else FIRST
-            record["factor"] = ladder.factor(chosen)
+            chosen = rate_grid.chosen(losses, start=_inf_if_none(record["start"])) if losses else FIRST
+            record["factor"] = rate_grid.factor(chosen)
         _keep(session, phase, record)
-    tell(session, record)
+    describe_search(session, record)
     return float(record["factor"])
 
 
-def tell(session: Session, record: Mapping[str, Any]) -> None:
+def describe_search(session: Session, record: Mapping[str, Any]) -> None:
     """Put a search, as its checkpoint has it, into the protocol."""
     session.results.protocol.setdefault("retraining", {})["rate_search"] = {
         "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in record["trials"]],
@@ -95,28 +95,28 @@ def _trial(trial: Trainer, judge: Callable[[], float]) -> float:
         while trial.step < trial.plan.steps:
             loss = trial.advance().loss
             first = loss if trial.step == 1 else first
-            if loss > HOPELESS * first:
+            if loss > DIVERGED_FACTOR * first:
                 return math.inf
     except DivergedError:
         return math.inf
-    return _number(_told(judge()))
+    return _inf_if_none(_finite_or_none(judge()))
 
 
-def _row(rung: int, loss: float, steps: int, seconds: float) -> dict[str, Any]:
+def _row(index: int, loss: float, steps: int, seconds: float) -> dict[str, Any]:
     return {
-        "rung": rung,
-        "factor": ladder.factor(rung),
+        "rung": index,
+        "factor": rate_grid.factor(index),
         "steps": steps,
         "seconds": seconds,
-        "validation_loss": _told(loss),
+        "validation_loss": _finite_or_none(loss),
     }
 
 
-def _told(loss: float) -> float | None:
+def _finite_or_none(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def _number(loss: float | None) -> float:
+def _inf_if_none(loss: float | None) -> float:
     return math.inf if loss is None else loss
 
 

@@ -17,14 +17,14 @@ from espalier.checkpoint_names import STATE, TRAINED, CheckpointName, TurnName
 from espalier.errors import NumericalError
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
-from espalier.model.numerics import autocast, derived_seed, way_out
+from espalier.model.numerics import autocast, derived_seed, hint_if_not_finite
 from espalier.recipe.steps.retrain import Retrain
 from espalier.retrain import merging, rate_search
-from espalier.retrain.equip import equip
-from espalier.retrain.pace import start_of
+from espalier.retrain.allr_warm_start import start_fraction
 from espalier.retrain.rate_search import BASE_RATES, scaled
 from espalier.retrain.teacher import recomputes, teaching
 from espalier.retrain.train import Best, DivergedError, Plan, Trainer, held_out_loss
+from espalier.retrain.trainable_parameters import select_trainable_parameters
 from espalier.retrain.training_text import split, training_windows
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
@@ -97,9 +97,9 @@ class _Retraining:
     ) -> None:
         self.session, self.phase, self.spec, self.model, self.loss = session, phase, spec, model, loss
         self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
-        self.items = equip(session, model, spec)
+        self.items = select_trainable_parameters(session, model, spec)
         self.autocast = autocast(session.device, session.compute_dtype)
-        self.start = start_of(session, spec)
+        self.start = start_fraction(session, spec)
         self.saved = time.monotonic()
 
     def finish(self) -> Path:
@@ -165,7 +165,7 @@ class _Retraining:
                     self._save(STATE, trainer.state(best), version=f"{trainer.step:08d}")
         except DivergedError as error:
             if not math.isfinite(best.loss):
-                hint = way_out(self.session.compute_dtype)
+                hint = hint_if_not_finite(self.session.compute_dtype)
                 raise NumericalError("the loss of the pruned model is not finite", hint=hint) from None
             self.session.reporter.warn(
                 "retraining_diverged",

@@ -20,7 +20,7 @@ from espalier.retrain.averaging import Blend, Masks, greedy, require_equal
 from espalier.retrain.train import held_out_loss
 from espalier.retrain.training_text import split, training_windows
 from espalier.session import Session
-from espalier.session.resume import finish_block, taken_over
+from espalier.session.resume import finish_block, restore_block
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def run(session: Session, member_dirs: Sequence[Path]) -> dict[str, Any]:
     """Average the artifacts of finished members over the weights of this job; what the report says of it."""
     session.results.trained_parameters["retraining"] = session.request.member_trained
     if (searched := session.reporter.stored("retraining", RATE_SEARCH)) is not None:
-        rate_search.tell(session, searched.data)
+        rate_search.describe_search(session, searched.data)
     cast = session.weights.cast
     return average_members(session, [Member(Weights(path, dtype=cast), Masks.of_folder(path)) for path in member_dirs])
 
@@ -68,7 +68,7 @@ def average_members(session: Session, members: Sequence[Member]) -> dict[str, An
         blend = Blend([members[index].weights for index in chosen["used"]])
         for block in blocks:
             began = time.monotonic()
-            if taken_over(session, phase, block.index) is None:
+            if restore_block(session, phase, block.index) is None:
                 tensors = _changed(session, blend, block.tensors.values())
                 kept = _kept(block, members[0].masks, tensors)
                 if block is blocks[-1]:

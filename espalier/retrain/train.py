@@ -129,7 +129,7 @@ class Trainer:
     def advance(self) -> Point:
         """Take one optimizer step; raises DivergedError instead of one that is not finite."""
         plan = self.plan
-        factor = schedules.share(plan.schedule, self.step, steps=plan.steps, start=plan.start)
+        factor = schedules.rate_fraction(plan.schedule, self.step, steps=plan.steps, start=plan.start)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * factor
         loss = sum(self._backward(part) for part in range(plan.accumulate))

@@ -39,7 +39,7 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     computes = session.device.type == "cpu"
     device: Device = "cpu" if computes else "cuda"
     _require(needed.required_on_host(session.request.spec, device=device), limit, "max_host_memory_bytes")
-    minimum = needed.least_on_host(device)
+    minimum = needed.min_on_host(device)
     session.by_blocks |= computes and minimum + needed.scored > limit
     beside = 0 if session.by_blocks or not computes else needed.scored
     if max(minimum, needed.process + needed.samples + beside) + needed.streams * needed.hidden_states > limit:

@@ -34,7 +34,7 @@ def finish_block(
     session.reporter.checkpoint(phase.name, name, path, {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak})
 
 
-def taken_over(session: Session, phase: PhaseRun, index: int) -> dict[str, Any] | None:
+def restore_block(session: Session, phase: PhaseRun, index: int) -> dict[str, Any] | None:
     """Lay a block of an earlier attempt over the weights, and its rows and warnings into the results.
 
     Return what was written with it; None when the block has yet to be done.

@@ -12,16 +12,16 @@ from torch import nn
 
 from espalier.errors import TargetsError
 from espalier.evaluate.perplexity import perplexity
-from espalier.methods.structured import Passage
+from espalier.methods.structured import CalibrationPass
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.steps.structure import DepthStep
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import Batch, HiddenStates
-from espalier.structure.block_passes import runs, watch, without
+from espalier.structure.calibration_pass import consecutive_ranges, run_calibration_pass, skipping_blocks
 from espalier.structure.linear_replacement import Normal, keeping, last_writer, merged, outputs_of
 
-TRIED_WINDOWS = 16
+TRIAL_WINDOWS = 16
 """Calibration windows that a model without some blocks is tried on."""
 
 
@@ -42,19 +42,21 @@ class _Evidence:
         self.session, self.phase, self.stack = session, phase, stack
         self.num_blocks = len(session.streamed.layout.blocks)
 
-    def passage(self) -> Passage:
-        return self._passage
+    def calibration_pass(self) -> CalibrationPass:
+        return self._calibration_pass
 
     @cached_property
-    def _passage(self) -> Passage:
+    def _calibration_pass(self) -> CalibrationPass:
         session = self.session
         windows_NT = session.calibration_windows()
-        return watch(session.streamed, windows_NT, session.weights, spill=session.spill, tick=self.phase.progress)
+        return run_calibration_pass(
+            session.streamed, windows_NT, session.weights, spill=session.spill, tick=self.phase.progress
+        )
 
     def loss(self, kept: Sequence[int]) -> float:
         gone = sorted(set(range(self.num_blocks)) - set(kept))
-        windows_NT, returns_tuple = self._tried
-        with without(self._model, gone, returns_tuple=returns_tuple):
+        windows_NT, returns_tuple = self._trial_windows
+        with skipping_blocks(self._model, gone, returns_tuple=returns_tuple):
             return math.log(perplexity(self._model, windows_NT, device=self.session.device))
 
     @cached_property
@@ -62,8 +64,8 @@ class _Evidence:
         return self.stack.enter_context(self.session.streamed.whole(self.session.weights))
 
     @cached_property
-    def _tried(self) -> tuple[torch.Tensor, bool]:
-        windows_NT = self.session.calibration_windows()[:TRIED_WINDOWS]
+    def _trial_windows(self) -> tuple[torch.Tensor, bool]:
+        windows_NT = self.session.calibration_windows()[:TRIAL_WINDOWS]
         for _ in self.session.streamed.prelude([windows_NT[:1]], self.session.weights):
             pass
         return windows_NT, self.session.streamed.returns_tuple
@@ -74,7 +76,7 @@ class Replacement:
 
     def __init__(self, session: Session, gone: Sequence[int]) -> None:
         self.session = session
-        self.ends = {first - 1: end for first, end in runs(gone)}
+        self.ends = {first - 1: end for first, end in consecutive_ranges(gone)}
         """Block before a cut -> the block whose entrance the states should look like."""
         self.gone = set(gone)
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from espalier.errors import TargetsError
+from espalier.methods.optimal_brain_surgeon import refit
 from espalier.methods.structured import Moments, UnitEvidence, WidthUpdate
-from espalier.methods.surgery import refit
 from espalier.model.layout import Block, Matrix
 from espalier.recipe.steps.structure import WidthStep
 from espalier.session import Session

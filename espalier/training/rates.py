@@ -15,7 +15,7 @@ WARM_UP = 0.1
 """Share of the steps that warm up, as in the papers."""
 DROPS: Final = (0.5, 0.75)
 """Shares of the steps after which a stepped schedule divides the rate by ten."""
-LAST: Final = 0.01
+MIN_FRACTION: Final = 0.01
 """The smallest share that such a schedule reaches."""
 ALLR_FLOOR: Final = 0.05
 """The least start of `allr`; the paper's is the share of retraining in the dense training, which nobody knows here."""
@@ -29,7 +29,7 @@ def linear(step: int, *, steps: int) -> float:
     return (steps - step) / (steps - warm_up)
 
 
-def share(schedule: Schedule, step: int, *, steps: int, start: float = 1.0) -> float:
+def rate_fraction(schedule: Schedule, step: int, *, steps: int, start: float = 1.0) -> float:
     """The share of the top rate at one of `steps` steps; `start` scales all of `allr`."""
     if schedule == "linear":
         return linear(step, steps=steps)
@@ -49,7 +49,7 @@ def _after_warm_up(schedule: Schedule, done: float) -> float:
         "constant": 1.0,
         "cosine": fall,
         "slr": 0.1 ** sum(done >= drop for drop in DROPS),
-        "clr": LAST + (1 - LAST) * fall,
+        "clr": MIN_FRACTION + (1 - MIN_FRACTION) * fall,
         "llr": 1 - done,
     }
     return shapes[schedule]

@@ -47,7 +47,7 @@ class Trainable:
             self.parameter.masked_fill_(~self.mask, 0.0)
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def round_to_stored(self) -> None:
         """Round to what will be written."""
         self.parameter.copy_(self.parameter.to(self.stored))
 

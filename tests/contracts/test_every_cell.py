@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from espalier.methods.allocation import fitted, mean
+from espalier.methods.allocation import clip_to_pattern, mean
 from espalier.methods.base import LayerProblem, MaskProblem, MatrixFacts, Pattern
 from espalier.model.numerics import generator
 from espalier.recipe.steps.prune import PruneStep
@@ -56,7 +56,7 @@ def test_a_cell_runs_or_is_refused(pattern: Choice, budget: Choice) -> None:
 
 def _runs(step: PruneStep, name: str) -> None:
     facts = _facts(step)
-    shares = fitted(step.budget.sparsities(step.share, facts), facts, step.share, step.pattern)
+    shares = clip_to_pattern(step.budget.sparsities(step.share, facts), facts, step.share, step.pattern)
     assert mean(shares, facts) == pytest.approx(step.share, abs=1 / 16), name
     assert all(0 <= share <= max(step.share, step.pattern.ceiling()) for share in shares.values()), name
     share = shares["0"]
@@ -71,7 +71,7 @@ def _runs(step: PruneStep, name: str) -> None:
         assert _error(_weight(), mask_OI) <= _error(_weight(), before), name
         problem = replace(problem, mask_OI=mask_OI)
     if step.solver is not None:
-        refit = step.solver.picked(SHAPE, sparsity=share).solve(problem)
+        refit = step.solver.solver_for(SHAPE, sparsity=share).solve(problem)
         assert bool(torch.isfinite(refit.weight_OI).all()), name
         assert not bool(refit.weight_OI.masked_fill(refit.mask_OI, 0).any()), name
         _check_mask(step.pattern, refit.mask_OI, share, int(mask_OI.sum()), name)

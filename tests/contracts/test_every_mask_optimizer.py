@@ -27,7 +27,9 @@ KINDS = pytest.mark.parametrize("optimizer", EVERY, ids=str)
 
 
 def _takes(optimizer: MaskOptimizer, pattern: Pattern) -> bool:
-    return not optimizer.misfit(Axes(CRITERIA["magnitude"](), pattern, BUDGETS["uniform"](), optimizer, None))
+    return not optimizer.incompatible_with(
+        Axes(CRITERIA["magnitude"](), pattern, BUDGETS["uniform"](), optimizer, None)
+    )
 
 
 @KINDS

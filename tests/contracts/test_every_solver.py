@@ -10,7 +10,7 @@ import torch
 
 from espalier.errors import NumericalError
 from espalier.methods.base import Axes, Pattern, Solver
-from espalier.prune.guarded import guarded
+from espalier.prune.safeguard import solve_with_safeguard
 from espalier.recipe.steps.prune import BUDGETS, CRITERIA, SOLVERS
 from espalier.stream.statistics import OutputErrors
 from tests.contracts.cells import variants
@@ -33,7 +33,7 @@ ROW = next(pattern for pattern in EVERY_PATTERN if pattern.label() == "unstructu
 
 def _beside(solver: Solver) -> Solver:
     """The solver as it works in a step that asks for nothing else."""
-    return solver.beside(Axes(CRITERIA["magnitude"](), ROW, BUDGETS["uniform"](), None, solver))
+    return solver.for_axes(Axes(CRITERIA["magnitude"](), ROW, BUDGETS["uniform"](), None, solver))
 
 
 EVERY = [_beside(kind.model_validate(choice)) for kind in SOLVERS.values() for choice in variants(kind, "kind")]
@@ -87,7 +87,7 @@ def test_it_reads_what_it_declares_and_nothing_else(solver: Solver) -> None:
 def test_where_nothing_is_pruned_the_guard_keeps_the_weights(solver: Solver) -> None:
     layer = masked(solver.statistics, ROW, sparsity=0.0)
     errors = OutputErrors(layer.weight_OI, inputs(), None)
-    refit = guarded(solver, layer, errors, dtype=torch.float32, module="m")
+    refit = solve_with_safeguard(solver, layer, errors, dtype=torch.float32, module="m")
     assert torch.equal(refit.weight_OI, layer.weight_OI)
     assert bool(refit.mask_OI.all())
 
@@ -107,7 +107,7 @@ def test_statistics_that_are_not_finite_are_refused_or_change_no_weight(solver: 
     nothing = {kind: torch.full_like(value, torch.nan) for kind, value in layer.statistics.items()}
     broken = replace(layer, statistics=nothing)
     with suppress(NumericalError):
-        refit = guarded(solver, broken, errors, dtype=torch.float32, module="m")
+        refit = solve_with_safeguard(solver, broken, errors, dtype=torch.float32, module="m")
         assert torch.equal(refit.weight_OI, layer.weight_OI * layer.mask_OI)
 
 
@@ -115,6 +115,6 @@ def test_statistics_that_are_not_finite_are_refused_or_change_no_weight(solver: 
 def test_a_solver_that_only_picks_picks_one_that_is_there(solver: Solver) -> None:
     for sparsity in (0.3, share_of(ROW), 0.9):
         for width in (INPUTS, 2**15):
-            picked = solver.picked((OUTPUTS, width), sparsity=sparsity)
-            assert type(picked) in SOLVERS.values()
-            assert picked.picked((OUTPUTS, width), sparsity=sparsity) == picked
+            chosen = solver.solver_for((OUTPUTS, width), sparsity=sparsity)
+            assert type(chosen) in SOLVERS.values()
+            assert chosen.solver_for((OUTPUTS, width), sparsity=sparsity) == chosen

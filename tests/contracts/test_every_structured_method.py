@@ -10,9 +10,9 @@ import torch
 
 from espalier.methods.structured import (
     BlockCriterion,
+    CalibrationPass,
     ExpertCriterion,
     Moments,
-    Passage,
     Routing,
     UnitCriterion,
     UnitEvidence,
@@ -44,12 +44,12 @@ class Blocks:
         """How many there are."""
         return len(self.turns)
 
-    def passage(self) -> Passage:
+    def calibration_pass(self) -> CalibrationPass:
         """One pass of two windows, in the plane."""
         angles = torch.tensor([0.0, *self.turns], dtype=torch.float64).cumsum(dim=0)
         states_L1D = torch.stack([angles.cos(), angles.sin()], dim=1)[:, None]
         influence_L = 1 - torch.tensor(self.turns, dtype=torch.float64).cos()
-        return Passage(influence_L, states_L1D.repeat(1, 2, 1).float())
+        return CalibrationPass(influence_L, states_L1D.repeat(1, 2, 1).float())
 
     def loss(self, kept: Sequence[int]) -> float:
         """The squared turns of the blocks that are not there."""

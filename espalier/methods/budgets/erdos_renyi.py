@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from espalier.methods.allocation import (
     HIGHEST,
-    balanced,
+    bisect_to_mean,
     refuse_fixed_sparsity,
     refuse_global,
     refuse_units,
@@ -24,7 +24,7 @@ class ErdosRenyi(Budget):
 
     kind: Literal["erdos_renyi"] = "erdos_renyi"
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse patterns that set shares themselves or move whole units."""
         return refuse_global(axes, self.kind) or refuse_fixed_sparsity(axes, self.kind) or refuse_units(axes, self.kind)
 
@@ -36,4 +36,4 @@ class ErdosRenyi(Budget):
         def at(parameter: float) -> dict[str, float]:
             return {name: min(1 - min(1.0, -parameter * value), top) for name, value in raw.items()}
 
-        return balanced(at, matrices, sparsity, high=1 / min(raw.values()))
+        return bisect_to_mean(at, matrices, sparsity, high=1 / min(raw.values()))

@@ -28,7 +28,7 @@ class LampBudget(Budget):
 
     kind: Literal["lamp"] = "lamp"
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse patterns that set shares themselves or move whole units."""
         return refuse_global(axes, self.kind) or refuse_fixed_sparsity(axes, self.kind) or refuse_units(axes, self.kind)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.allocation import refuse_global, shifted
+from espalier.methods.allocation import refuse_global, shift_to_mean
 from espalier.methods.base import Axes, Budget, Cost, MatrixFacts
 from espalier.methods.statistic import Declared
 from espalier.methods.statistics.input_norms import InputNorms
@@ -32,7 +32,7 @@ class Owl(Budget):
     threshold: float = Field(5.0, gt=0, le=1e4, description="M: a score is outlying above M times its block's mean.")
     bound: float = Field(0.08, ge=0, le=0.5, description="Lambda: sparsities differ by at most twice so much.")
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse the global scope."""
         return refuse_global(axes, self.kind)
 
@@ -45,7 +45,7 @@ class Owl(Budget):
         low, high = min(ratios.values()), max(ratios.values())
         scale = 2 * self.bound / (high - low) if high > low else 0.0
         raw = {matrix.name: sparsity - (ratios[matrix.block] - low) * scale for matrix in matrices}
-        return shifted(raw, matrices, sparsity)
+        return shift_to_mean(raw, matrices, sparsity)
 
 
 def outlier_ratio(matrices: Sequence[MatrixFacts], threshold: float) -> float:

@@ -38,7 +38,7 @@ class PerLayer(Budget):
         "the longest name that fits counts, and what no name fits gets `sparsity`."
     )
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse patterns that set shares themselves."""
         return refuse_global(axes, self.kind) or refuse_fixed_sparsity(axes, self.kind)
 

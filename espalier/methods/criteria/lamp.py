@@ -23,7 +23,7 @@ class Lamp(Criterion):
 
     method: Literal["lamp"] = "lamp"
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse n:m: the only thing that the score adds is lost inside of groups."""
         if axes.pattern.levels() is not None:
             return "inside groups of n:m `lamp` is `magnitude`: choose that, or the global scope"

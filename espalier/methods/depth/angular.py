@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from espalier.methods.base import Cost
 from espalier.methods.lazy_torch import torch
-from espalier.methods.structured import BlockCriterion, BlockEvidence, Passage
+from espalier.methods.structured import BlockCriterion, BlockEvidence, CalibrationPass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,12 +26,12 @@ class Angular(BlockCriterion):
 
     def choose(self, evidence: BlockEvidence, *, count: int) -> list[int]:
         """Return the closest run."""
-        start = int(distances(evidence.passage(), count=count).argmin())
+        start = int(distances(evidence.calibration_pass(), count=count).argmin())
         return list(range(start, start + count))
 
 
-def distances(passage: Passage, *, count: int) -> Tensor:
+def distances(calibration_pass: CalibrationPass, *, count: int) -> Tensor:
     """The distance across `count` blocks for every first block, float64 (L - count + 1,)."""
-    before, after = passage.last_LND[:-count].double(), passage.last_LND[count:].double()
+    before, after = calibration_pass.last_LND[:-count].double(), calibration_pass.last_LND[count:].double()
     cosine = torch.cosine_similarity(before, after, dim=-1).clamp(-1, 1)
     return torch.arccos(cosine).mean(dim=1) / math.pi

@@ -19,5 +19,5 @@ class BlockInfluence(BlockCriterion):
 
     def choose(self, evidence: BlockEvidence, *, count: int) -> list[int]:
         """Return the blocks with the lowest influence."""
-        order = evidence.passage().influence_L.sort(stable=True).indices
+        order = evidence.calibration_pass().influence_L.sort(stable=True).indices
         return sorted(order[:count].tolist())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
-from espalier.methods.improvement import mask_errors, refuse_optimizer
 from espalier.methods.lazy_torch import torch
+from espalier.methods.mask_error import mask_errors, refuse_optimizer
 from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SparseFw(MaskOptimizer):
         "auto", description=f"auto: {ON_DEVICE} on a GPU, {ON_CPU} on a CPU."
     )
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse patterns of units and updates that would choose the mask anew."""
         return refuse_optimizer(axes, self.kind)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
-from espalier.methods.improvement import mask_errors, refuse_optimizer
 from espalier.methods.lazy_torch import torch
+from espalier.methods.mask_error import mask_errors, refuse_optimizer
 from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ CANDIDATES = 64
 """Of a line longer than this the cheapest so many of either side are paired: exact swaps, not always the best one."""
 BATCH_ELEMENTS = 2**24
 """Most pairs that one batch of rows holds at once."""
-LEAST_GAIN = 1e-6
+MIN_GAIN = 1e-6
 """A swap must win so much of the row's first error: below lies the noise of float32."""
 
 
@@ -39,7 +39,7 @@ class SparseSwaps(MaskOptimizer):
     kind: Literal["sparseswaps"] = "sparseswaps"
     iterations: int = Field(100, ge=1, le=100_000, description="Most swaps in every row.")
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse patterns of units and updates that would choose the mask anew."""
         return refuse_optimizer(axes, self.kind)
 
@@ -65,7 +65,7 @@ def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor
     """
     pruned_RI = weight_RI * ~mask_RI
     pull_RI = pruned_RI @ gram_II
-    threshold_R = -LEAST_GAIN * (pruned_RI * pull_RI).sum(dim=1).clamp_min(0)
+    threshold_R = -MIN_GAIN * (pruned_RI * pull_RI).sum(dim=1).clamp_min(0)
     own_RI = weight_RI.square() * gram_II.diagonal()
     active_A = torch.arange(len(weight_RI), device=weight_RI.device)
     for _ in range(iterations):

@@ -33,7 +33,7 @@ class Unstructured(Pattern):
         """True for the global scope."""
         return self.scope == "global"
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse the global scope where the scores of the whole model cannot be held."""
         if self.spans_model and need_of(axes.criterion.statistics) == "gram":
             return "the global scope would need the Gram matrices of the whole model at once: use scope matrix"

@@ -25,7 +25,7 @@ class Auto(Solver):
 
     kind: Literal["auto"] = "auto"
 
-    def picked(self, shape: tuple[int, int], *, sparsity: float) -> Solver:
+    def solver_for(self, shape: tuple[int, int], *, sparsity: float) -> Solver:
         """Decide by the number of inputs and the share pruned."""
         inputs = shape[1]
         if sparsity >= HIGH_SPARSITY and inputs <= WIDE_FOR_ALPS:
@@ -35,4 +35,4 @@ class Auto(Solver):
     def solve(self, problem: MaskProblem) -> Refit:
         """Return what the solver picked returns."""
         outputs, inputs = problem.weight_OI.shape
-        return self.picked((outputs, inputs), sparsity=problem.sparsity).solve(problem)
+        return self.solver_for((outputs, inputs), sparsity=problem.sparsity).solve(problem)

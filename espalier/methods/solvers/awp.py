@@ -8,7 +8,7 @@ from pydantic import Field
 
 from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
-from espalier.methods.quadratic import Scaled, lost
+from espalier.methods.quadratic import Scaled, squared_output_error
 from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class Awp(Solver):
         curvature = float(hessian_II.norm()) / 2 if frobenius else largest_eigenvalue(hessian_II, problem.generator)
         point_OI = scaled.weight_OI.masked_fill(~problem.mask_OI, 0)
         best_OI, best_mask_OI = point_OI, problem.mask_OI
-        lowest_error = float(lost(scaled.weight_OI - point_OI, hessian_II).sum())
+        lowest_error = float(squared_output_error(scaled.weight_OI - point_OI, hessian_II).sum())
         ahead_OI, inertia = point_OI, 1.0
         for _ in range(self.iterations):
             stepped_OI = ahead_OI + (scaled.weight_OI - ahead_OI) @ hessian_II / curvature
             kept_OI = problem.pattern.keep(stepped_OI.abs(), sparsity=problem.sparsity)
             before_OI, point_OI = point_OI, stepped_OI.masked_fill(~kept_OI, 0)
-            error = float(lost(scaled.weight_OI - point_OI, hessian_II).sum())
+            error = float(squared_output_error(scaled.weight_OI - point_OI, hessian_II).sum())
             if error < lowest_error:
                 best_OI, best_mask_OI, lowest_error = point_OI, kept_OI, error
                 following = (1 + (1 + 4 * inertia**2) ** 0.5) / 2

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
-from espalier.methods.quadratic import LADDER, damped
+from espalier.methods.quadratic import DAMPING_FACTORS, damped
 from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def refit_rows(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor, damping: flo
     counts_O = mask_OI.sum(dim=1)
     rows_R = counts_O.argsort(stable=True)
     rows_R = rows_R[counts_O[rows_R] > 0]
-    for factor in LADDER:
+    for factor in DAMPING_FACTORS:
         hessian_II = damped(gram_II, max(damping * factor, 1e-6 if factor > 1 else 0.0))
         failed: list[Tensor] = []
         for batch_B in _batches(rows_R, counts_O):

@@ -31,7 +31,7 @@ class SparseGpt(Solver):
         "auto", description="own: chosen block by block on updated weights; auto: with the criterion `sparsegpt`."
     )
 
-    def misfit(self, axes: Axes) -> str | None:
+    def incompatible_with(self, axes: Axes) -> str | None:
         """Refuse to choose anew what an optimizer improved."""
         if self.mask == "own" and axes.optimizer is not None:
             return "`mask: own` would undo the mask optimizer: use `mask: given`, or no optimizer"
@@ -42,7 +42,7 @@ class SparseGpt(Solver):
         """With a mask of its own: weights that were zero move during the sweep and may be kept."""
         return self.mask == "own"
 
-    def beside(self, axes: Axes) -> SparseGpt:
+    def for_axes(self, axes: Axes) -> SparseGpt:
         """Settle `auto`: a mask that an optimizer improved is not chosen anew."""
         own = axes.criterion.own_update == self.kind and axes.optimizer is None
         return self if self.mask != "auto" else self.model_copy(update={"mask": "own" if own else "given"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from espalier.methods.base import Cost
+from espalier.methods.optimal_brain_surgeon import remove_groups
 from espalier.methods.structured import UnitCriterion, UnitEvidence, WidthUpdate
-from espalier.methods.surgery import remove_groups
 
 if TYPE_CHECKING:
     from torch import Tensor

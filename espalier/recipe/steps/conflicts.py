@@ -40,7 +40,7 @@ def conflicts() -> list[Conflict]:
             for other_name, other_kind in others.items():
                 pair = {one: kind.model_validate(kind.example), other: other_kind.model_validate(other_kind.example)}
                 axes = replace(usual, **pair)  # type: ignore[arg-type]
-                reason = next(filter(None, (method.misfit(axes) for method in pair.values())), None)
+                reason = next(filter(None, (method.incompatible_with(axes) for method in pair.values())), None)
                 if reason:
                     pairs.append(Conflict({first: name, second: other_name}, reason))
     return pairs

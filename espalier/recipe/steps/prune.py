@@ -128,7 +128,7 @@ class PruneFields(Spec):
         axes = self.axes
         chosen = {name: getattr(axes, name) for name in ("pattern", "budget", "optimizer")}
         for at, method in {"method": axes.criterion, **chosen, "update": axes.solver}.items():
-            why = method and method.misfit(axes)
+            why = method and method.incompatible_with(axes)
             if why:
                 raise PydanticCustomError("does_not_combine", "{why}", {"why": why, "at": at})
         return self
@@ -140,7 +140,7 @@ class PruneFields(Spec):
         own = criterion.own_update
         solver = self.update if isinstance(self.update, Solver) else None if own is None else SOLVERS[own]()
         axes = Axes(criterion, self.pattern, self.budget, self.optimizer, solver)
-        return axes if solver is None else replace(axes, solver=solver.beside(axes))
+        return axes if solver is None else replace(axes, solver=solver.for_axes(axes))
 
     @property
     def solver(self) -> Solver | None:

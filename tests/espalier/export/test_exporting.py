@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from espalier.export import card_data
-from espalier.export.advice import advice
 from espalier.export.outputs import front_matter
+from espalier.export.runtime_notes import runtime_notes
 from espalier.messages import PhaseCompleted, PhaseStarted
 from tests.fixtures.library.jobs import local_job
 from tests.fixtures.library.tiny_models import write_tiny_model
@@ -178,7 +178,7 @@ def test_only_zeros_without_a_pattern_are_called_so(
     pattern: dict[str, Any], told: str, tmp_path: Path, texts: Path, llama: Path
 ) -> None:
     prune = {"method": "magnitude", "pattern": pattern} | ({} if "n" in pattern else {"sparsity": 0.5})
-    (line,) = advice(local_job(tmp_path, llama, texts, prune=prune).session(), achieved=0.5)
+    (line,) = runtime_notes(local_job(tmp_path, llama, texts, prune=prune).session(), achieved=0.5)
     assert told in line
 
 

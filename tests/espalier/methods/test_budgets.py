@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espalier.methods.allocation import fitted, mean, shifted
+from espalier.methods.allocation import clip_to_pattern, mean, shift_to_mean
 from espalier.methods.base import Budget, MatrixFacts
 from espalier.methods.budgets.erdos_renyi import ErdosRenyi
 from espalier.methods.budgets.lamp import LampBudget
@@ -66,20 +66,20 @@ def test_owl_follows_the_outlier_ratio_of_its_blocks() -> None:
 def test_owl_moves_n_from_block_to_block_and_the_mean_stays() -> None:
     facts = [MatrixFacts(f"{b}", b, (8, 16)) for b in range(4)]
     raw = {"0": 0.30, "1": 0.45, "2": 0.55, "3": 0.70}
-    assert fitted(raw, facts, 0.5, NOfM(n=2, m=4)) == {"0": 0.25, "1": 0.5, "2": 0.5, "3": 0.75}
-    assert fitted(raw, facts, 0.5, NOfM(n=4, m=8)) == {"0": 0.25, "1": 0.5, "2": 0.5, "3": 0.75}
-    assert fitted(raw, facts, 0.5, Unstructured()) == raw
+    assert clip_to_pattern(raw, facts, 0.5, NOfM(n=2, m=4)) == {"0": 0.25, "1": 0.5, "2": 0.5, "3": 0.75}
+    assert clip_to_pattern(raw, facts, 0.5, NOfM(n=4, m=8)) == {"0": 0.25, "1": 0.5, "2": 0.5, "3": 0.75}
+    assert clip_to_pattern(raw, facts, 0.5, Unstructured()) == raw
 
 
 def test_a_group_of_n_of_m_never_loses_everything() -> None:
     facts = [MatrixFacts(f"{b}", b, (8, 16)) for b in range(2)]
-    shares = fitted({"0": 0.55, "1": 0.95}, facts, 0.75, NOfM(n=1, m=4))
+    shares = clip_to_pattern({"0": 0.55, "1": 0.95}, facts, 0.75, NOfM(n=1, m=4))
     assert shares == {"0": 0.75, "1": 0.75}
 
 
 def test_a_budget_above_what_tiles_can_give_is_clipped_and_made_up_for() -> None:
     facts = [MatrixFacts(f"{b}", b, (8, 16)) for b in range(2)]
-    shares = fitted({"0": 0.3, "1": 0.6}, facts, 0.45, Tiles(rest="nm"))
+    shares = clip_to_pattern({"0": 0.3, "1": 0.6}, facts, 0.45, Tiles(rest="nm"))
     assert shares["1"] == 0.5
     assert mean(shares, facts) == pytest.approx(0.45)
 
@@ -111,7 +111,7 @@ def test_erdos_renyi_leaves_dense_what_its_factor_would_overfill() -> None:
 
 def test_shares_that_leave_the_interval_are_clipped_and_the_others_make_up_for_it() -> None:
     facts = [MatrixFacts(name, 0, (4, 4)) for name in "abc"]
-    shares = shifted({"a": -0.4, "b": 0.5, "c": 1.4}, facts, 0.5)
+    shares = shift_to_mean({"a": -0.4, "b": 0.5, "c": 1.4}, facts, 0.5)
     assert shares["a"] == 0
     assert shares["c"] == 0.999
     assert mean(shares, facts) == pytest.approx(0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from espalier.methods.base import MaskOptimizer, MaskProblem, Pattern
-from espalier.methods.improvement import mask_errors
+from espalier.methods.mask_error import mask_errors
 from espalier.methods.mask_optimizers import sparsefw
 from espalier.methods.mask_optimizers.sparsefw import SparseFw
 from espalier.methods.mask_optimizers.sparseswaps import SparseSwaps

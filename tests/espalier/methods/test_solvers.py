@@ -17,7 +17,7 @@ from espalier.methods.solvers.least_squares import LeastSquares
 from espalier.methods.solvers.sparsegpt import SparseGpt
 from espalier.methods.statistic import Statistics
 from espalier.methods.statistics.gram import Gram
-from espalier.prune.guarded import guarded
+from espalier.prune.safeguard import solve_with_safeguard
 from espalier.recipe.steps.prune import SOLVERS
 from espalier.stream.statistics import OutputErrors
 
@@ -178,7 +178,7 @@ def test_every_solver_keeps_mask_and_guard_on_any_inputs(kind: str, pattern: Pat
 
     def solve() -> Refit:
         problem = _problem(input_TI, mask_OI, pattern, sparsity)
-        return guarded(SOLVERS[kind](), problem, errors, dtype=torch.bfloat16, module="m")
+        return solve_with_safeguard(SOLVERS[kind](), problem, errors, dtype=torch.bfloat16, module="m")
 
     found, again = solve(), solve()
     assert torch.equal(found.weight_OI, again.weight_OI)
@@ -200,5 +200,5 @@ def test_sparsity_zero_changes_nothing() -> None:
     errors = OutputErrors(_weight(), input_TI, _gram(input_TI))
     for kind in SOLVERS:
         problem = _problem(input_TI, ones_OI, sparsity=0.0)
-        found = guarded(SOLVERS[kind](), problem, errors, dtype=torch.float32, module="m")
+        found = solve_with_safeguard(SOLVERS[kind](), problem, errors, dtype=torch.float32, module="m")
         assert torch.equal(found.weight_OI, _weight())

@@ -13,7 +13,7 @@ from espalier.errors import UnsupportedArchitectureError
 from espalier.methods.statistic import InputStatistic
 from espalier.methods.statistics.gram import Gram
 from espalier.methods.statistics.input_norms import InputNorms
-from espalier.model.fused_experts import Experts, take_apart
+from espalier.model.fused_experts import Experts, split_experts
 from espalier.model.layout import Layout
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
@@ -115,4 +115,4 @@ def test_experts_of_another_kind_are_refused_by_name() -> None:
     )
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(UnsupportedArchitectureError, match=r"layers\.0\.mlp\.experts"):
-        take_apart(model)
+        split_experts(model)

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from espalier.errors import UnsupportedArchitectureError
-from espalier.model.fused_experts import take_apart
+from espalier.model.fused_experts import split_experts
 from espalier.model.halves import Halves, Run, find_halves
 from espalier.model.layout import find_stack
 from espalier.model.streamed import unwrap
@@ -85,7 +85,7 @@ def _block(config: PreTrainedConfig) -> tuple[nn.Module, Run, torch.Tensor]:
     torch.manual_seed(0)
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config).eval()
-    take_apart(model)
+    split_experts(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:  # zeros and ones of the initialisation would hide mistakes
             nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.0, std=0.2)

@@ -42,7 +42,7 @@ def test_stored_statistics_give_the_bytes_of_a_walk_that_gathers_its_own(
     model_dir = write_tiny_model(tmp_path / "model", family)
     stored = local_job(tmp_path / "stored", model_dir, texts, propagation="dense", prune=STEPS[step])
     stored.attempt()
-    monkeypatch.setattr(inputs, "MOST_BYTES", 0)
+    monkeypatch.setattr(inputs, "MAX_BYTES", 0)
     walked = local_job(tmp_path / "walked", model_dir, texts, propagation="dense", prune=STEPS[step])
     walked.attempt()
     assert _model(stored) == _model(walked)

@@ -192,4 +192,4 @@ def test_a_result_that_is_worse_than_guessing_says_so_in_events_report_and_card(
     ],
 )
 def test_the_next_milder_setting(prune: dict[str, Any], hint: str) -> None:
-    assert hint in collapse.milder(CompressionSpec.model_validate({"prune": prune}).masking[0])
+    assert hint in collapse.next_gentler_setting(CompressionSpec.model_validate({"prune": prune}).masking[0])

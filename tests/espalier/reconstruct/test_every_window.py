@@ -11,8 +11,8 @@ import torch
 
 from espalier.messages import Checkpoint, Layer, Message, Warned
 from espalier.model import numerics
-from espalier.reconstruct import span, windows
-from espalier.reconstruct.window import by_memory
+from espalier.reconstruct import window_fit, windows
+from espalier.reconstruct.window_choice import by_memory
 from espalier.reconstruct.windows import Pair, Part, Streams
 from tests.fixtures.library.jobs import KilledError
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
@@ -140,7 +140,7 @@ def test_matrices_are_fitted_to_the_same_bits_without_what_the_mode_does_not_rea
     for name in ("table", "lean"):
         with monkeypatch.context() as patch:
             if name == "table":
-                patch.setattr(span, "matrices_of", _by_the_table)
+                patch.setattr(window_fit, "matrices_of", _by_the_table)
             job = _job(tmp_path / name, "opt", prune, {"window": "matrix", "mode": mode, "epochs": 2})
             job.recover()
         found.append({key: item.sha256 for key, item in job.stored.items() if key[1].startswith("block-")})

@@ -12,7 +12,7 @@ from espalier.memory import work
 from espalier.messages import Checkpoint, Message
 from espalier.recipe.steps.retrain import Retrain
 from espalier.retrain import rate_search
-from espalier.retrain.ladder import ENOUGH, factor
+from espalier.retrain.rate_grid import MIN_GAIN_FRACTION, factor
 from espalier.retrain.train import Point, Trainer
 from tests.fixtures.library.jobs import KilledError
 from tests.fixtures.library.recovery import Recovery, recovery
@@ -43,13 +43,13 @@ def test_trials_cost_at_most_half_of_the_training_and_are_told(
     session = _run(tmp_path, llama, texts).recover()
     told = session.results.protocol["retraining"]
     trials = told["rate_search"]["trials"]
-    assert 3 <= len(trials) <= work.MOST_TRIALS
+    assert 3 <= len(trials) <= work.MAX_TRIALS
     assert advanced.count(40) == 40
     assert advanced.count(4) == 4 * len(trials) <= 20
     losses = {row["factor"]: row["validation_loss"] for row in trials}
     gains = {each: told["rate_search"]["start"] - loss for each, loss in losses.items()}
     found = told["rate_search"]["factor"]
-    assert found == min(each for each, gain in gains.items() if gain >= ENOUGH * max(gains.values()))
+    assert found == min(each for each, gain in gains.items() if gain >= MIN_GAIN_FRACTION * max(gains.values()))
     assert told["learning_rates"] == {"norms": found * rate_search.BASE_RATES["norms"]}
 
 
@@ -111,7 +111,7 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_search, "BASE_RATES", {**rate_search.BASE_RATES, "norms": 1e3})
-    monkeypatch.setattr(work, "MOST_TRIALS", 2)
+    monkeypatch.setattr(work, "MAX_TRIALS", 2)
     session = _run(tmp_path, llama, texts, steps=400).recover()
     told = session.results.protocol["retraining"]["rate_search"]
     assert [row["validation_loss"] for row in told["trials"]] == [None, None]

@@ -15,7 +15,7 @@ STEPS = 100
 
 
 def _shape(schedule: Schedule, **options: float) -> list[float]:
-    return [rates.share(schedule, step, steps=STEPS, **options) for step in range(STEPS)]
+    return [rates.rate_fraction(schedule, step, steps=STEPS, **options) for step in range(STEPS)]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "slr", "clr", "llr", "allr"])
@@ -34,14 +34,14 @@ def test_shapes_after_the_warm_up() -> None:
     assert _shape("clr")[10:] == pytest.approx([0.01 + 0.99 * (1 + math.cos(math.pi * x)) / 2 for x in done])
     assert _shape("constant")[10:] == [1.0] * 90
     assert _shape("slr")[10:] == pytest.approx([1.0 if x < 0.5 else 0.1 if x < 0.75 else 0.01 for x in done])
-    assert _shape("allr", start=0.3) == pytest.approx([0.3 * share for share in _shape("llr")])
+    assert _shape("allr", start=0.3) == pytest.approx([0.3 * rate_fraction for rate_fraction in _shape("llr")])
     half_cosine = [(1 - math.cos(math.pi * (step + 1) / 11)) / 2 for step in range(10)]
     assert _shape("llr")[:10] == pytest.approx(half_cosine)
 
 
 def test_one_step_is_taken_at_the_top_rate() -> None:
     for schedule in ("linear", "cosine", "constant", "slr", "clr", "llr", "allr"):
-        assert rates.share(schedule, 0, steps=1) == 1.0
+        assert rates.rate_fraction(schedule, 0, steps=1) == 1.0
 
 
 def test_allr_starts_by_the_distance() -> None:

@@ -16,7 +16,7 @@ from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
 from espalier.retrain import retraining, teacher
-from espalier.retrain.pace import pruning_distance
+from espalier.retrain.allr_warm_start import pruning_distance
 from espalier.session import Session, limits
 from tests.fixtures.library.jobs import KilledError
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery

@@ -13,8 +13,8 @@ from espalier.model.layout import Block
 from espalier.model.numerics import derived_seed
 from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.reconstruct.adapters import Rank, adapted
-from espalier.reconstruct.dense_side import DenseSide
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
+from espalier.reconstruct.teacher_states import TeacherStates
 from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
@@ -22,7 +22,7 @@ from espalier.stream.hidden_states import HiddenStates
 from espalier.training.trainables import Trainable, freeze, window_trainables
 
 
-class SpanFit:
+class WindowFit:
     """The student's blocks of one span, real and in float32 while `stack` is open."""
 
     def __init__(
@@ -34,7 +34,7 @@ class SpanFit:
         span: Sequence[Block],
         walk: HiddenStates,
         streams: Streams,
-        dense: DenseSide,
+        dense: TeacherStates,
         stack: ExitStack,
     ) -> None:
         self.session, self.phase, self.spec, self.kind = session, phase, spec, kind

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from espalier.evaluate.speed import macs_per_token, measure
+from espalier.evaluate.latency import macs_per_token, measure
 from espalier.model.streamed import StreamedModel
 from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from espalier.evaluate.speed import macs_per_token
+from espalier.evaluate.latency import macs_per_token
 from espalier.session import Session
 
 _SMALLER = "Fewer parameters and fewer products: smaller and faster on every runtime that loads the model. "
@@ -27,7 +27,7 @@ _PATTERNED = (
 _NOTHING = "No zeros and no fewer parameters: no runtime gains."
 
 
-def advice(session: Session, *, achieved: float) -> list[str]:
+def runtime_notes(session: Session, *, achieved: float) -> list[str]:
     """Lines about the runtimes that would profit, and those that would not."""
     lines = _of_parts(session)
     if achieved > 0:

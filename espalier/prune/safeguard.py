@@ -11,7 +11,9 @@ from espalier.model.numerics import require_finite
 from espalier.stream.statistics import OutputErrors
 
 
-def guarded(solver: Solver, problem: MaskProblem, errors: OutputErrors, *, dtype: torch.dtype, module: str) -> Refit:
+def solve_with_safeguard(
+    solver: Solver, problem: MaskProblem, errors: OutputErrors, *, dtype: torch.dtype, module: str
+) -> Refit:
     """Solve and return float32 weights that `dtype` holds exactly.
 
     A row that, rounded to `dtype`, is not better than with the mask alone keeps the weights it had; a solver that

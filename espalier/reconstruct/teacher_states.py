@@ -18,7 +18,7 @@ from espalier.session import Session
 from espalier.stream.hidden_states import HiddenStates
 
 
-class DenseSide:
+class TeacherStates:
     """The teacher's blocks by the numbers of the student's."""
 
     def __init__(self, session: Session, windows_NT: torch.Tensor, *, batch_size: int, halves: bool) -> None:

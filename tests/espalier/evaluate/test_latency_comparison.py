@@ -8,7 +8,7 @@ import pytest
 
 from app.cli.report import facts
 from app.portal.numbers import comparisons
-from espalier.evaluate.speeds import regressions, speeds
+from espalier.evaluate.latency_comparison import compare_latency, regressions
 from tests.fixtures.service.timings import latency, report
 
 NOISE = "no difference beyond noise"
@@ -29,8 +29,8 @@ def test_a_result_is_faster_only_where_the_spreads_lie_apart(
     dense: dict[str, Any], result: dict[str, Any], verdict: str, words: str
 ) -> None:
     whole = report(dense, result)
-    assert {speed.verdict for speed in speeds(whole)} == {verdict}
-    assert [row["verdict"] for row in regressions(speeds(whole))] == [verdict, verdict]
+    assert {speed.verdict for speed in compare_latency(whole)} == {verdict}
+    assert [row["verdict"] for row in regressions(compare_latency(whole))] == [verdict, verdict]
     lines = [line for line in facts(whole) if line.startswith("speed")]
     cells = [row.verdict for row in comparisons(whole) if row.unit == "milliseconds"]
     assert len(lines) == len(cells) == 2
@@ -42,6 +42,6 @@ def test_a_result_is_faster_only_where_the_spreads_lie_apart(
 
 def test_what_was_timed_on_one_model_alone_has_no_verdict() -> None:
     whole = report(None, latency(0.030, 0.038, 0.041))
-    assert speeds(whole) == []
+    assert compare_latency(whole) == []
     row = next(row for row in comparisons(whole) if row.unit == "milliseconds")
     assert (row.before, row.verdict) == (None, "")

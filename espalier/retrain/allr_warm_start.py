@@ -8,7 +8,7 @@ from espalier.session import Session
 from espalier.training import rates
 
 
-def start_of(session: Session, spec: Retrain) -> float:
+def start_fraction(session: Session, spec: Retrain) -> float:
     """The share of the top rate that a schedule starts at: 1, and for `allr` what arXiv 2111.00843 computes."""
     if spec.schedule != "allr":
         return 1.0

@@ -7,8 +7,8 @@ from itertools import combinations
 import pytest
 import torch
 
+from espalier.methods.optimal_brain_surgeon import DAMPING, refit, remove_groups
 from espalier.methods.structured import Moments, UnitEvidence, UnitScore
-from espalier.methods.surgery import DAMPING, refit, remove_groups
 from espalier.recipe.steps.structure import UNIT_CRITERIA
 
 
@@ -25,37 +25,37 @@ def best_error(weight_OI: torch.Tensor, gram_II: torch.Tensor, kept: list[int]) 
     gram = gram + DAMPING * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     weight = weight_OI.double()
     found = torch.linalg.solve(gram[kept][:, kept], gram[kept] @ weight.T).T
-    lost = weight.clone()
-    lost[:, kept] -= found
-    return float((lost @ gram * lost).sum())
+    change = weight.clone()
+    change[:, kept] -= found
+    return float((change @ gram * change).sum())
 
 
 @pytest.mark.parametrize("group", [1, 2, 3])
 def test_the_first_removal_is_the_cheapest_of_all(group: int) -> None:
     weight_OI, _, gram_II = problem()
-    surgery = remove_groups(weight_OI, gram_II, group=group, count=1)
+    removal = remove_groups(weight_OI, gram_II, group=group, count=1)
     errors = {}
     for gone in range(12 // group):
         kept = [index for index in range(12) if index // group != gone]
         errors[gone] = best_error(weight_OI, gram_II, kept)
-    (removed,) = set(range(12 // group)) - set(surgery.kept.tolist())
+    (removed,) = set(range(12 // group)) - set(removal.kept.tolist())
     assert removed == min(errors, key=lambda key: errors[key])
-    assert surgery.cost == pytest.approx(errors[removed], rel=1e-9)
+    assert removal.cost == pytest.approx(errors[removed], rel=1e-9)
 
 
 @pytest.mark.parametrize("group", [1, 2])
 def test_the_costs_add_up_to_the_error_of_the_best_refit(group: int) -> None:
     weight_OI, _, gram_II = problem(seed=3)
-    surgery = remove_groups(weight_OI, gram_II, group=group, count=3)
-    kept = [int(unit) * group + offset for unit in surgery.kept for offset in range(group)]
-    assert surgery.cost == pytest.approx(best_error(weight_OI, gram_II, kept), rel=1e-9)
+    removal = remove_groups(weight_OI, gram_II, group=group, count=3)
+    kept = [int(unit) * group + offset for unit in removal.kept for offset in range(group)]
+    assert removal.cost == pytest.approx(best_error(weight_OI, gram_II, kept), rel=1e-9)
 
 
 def test_greedy_removal_is_near_the_best_of_all_subsets() -> None:
     weight_OI, _, gram_II = problem(inputs=8, seed=5)
-    surgery = remove_groups(weight_OI, gram_II, group=1, count=3)
+    removal = remove_groups(weight_OI, gram_II, group=1, count=3)
     best = min(best_error(weight_OI, gram_II, list(kept)) for kept in combinations(range(8), 5))
-    assert best <= surgery.cost * (1 + 1e-9) <= 2 * best
+    assert best <= removal.cost * (1 + 1e-9) <= 2 * best
 
 
 def test_the_refit_is_least_squares() -> None:
@@ -69,11 +69,11 @@ def test_dead_inputs_go_first_and_change_nothing() -> None:
     weight_OI, input_TI, _ = problem(seed=2)
     input_TI[:, [4, 7]] = 0
     gram_II = input_TI.T @ input_TI
-    surgery = remove_groups(weight_OI, gram_II, group=1, count=2)
-    assert set(range(12)) - set(surgery.kept.tolist()) == {4, 7}
-    after = refit(weight_OI, gram_II, surgery.kept)
+    removal = remove_groups(weight_OI, gram_II, group=1, count=2)
+    assert set(range(12)) - set(removal.kept.tolist()) == {4, 7}
+    after = refit(weight_OI, gram_II, removal.kept)
     torch.testing.assert_close(
-        input_TI[:, surgery.kept].double() @ after.T, input_TI.double() @ weight_OI.double().T, rtol=1e-4, atol=1e-3
+        input_TI[:, removal.kept].double() @ after.T, input_TI.double() @ weight_OI.double().T, rtol=1e-4, atol=1e-3
     )
 
 

@@ -7,39 +7,39 @@ from collections.abc import Callable
 
 import pytest
 
-from espalier.retrain import ladder
+from espalier.retrain import rate_grid
 
 
 def _climb(loss: Callable[[int], float], *, first: int, most: int) -> dict[int, float]:
     losses: dict[int, float] = {}
-    while len(losses) < most and (rung := ladder.next_rung(losses, first=first)) is not None:
-        losses[rung] = loss(rung)
+    while len(losses) < most and (index := rate_grid.next_index(losses, first=first)) is not None:
+        losses[index] = loss(index)
     return losses
 
 
 def test_two_rungs_are_a_factor_of_ten() -> None:
-    assert [ladder.factor(rung) for rung in range(-3, 3)] == [0.0316, 0.1, 0.316, 1.0, 3.16, 10.0]
+    assert [rate_grid.factor(index) for index in range(-3, 3)] == [0.0316, 0.1, 0.316, 1.0, 3.16, 10.0]
 
 
 @pytest.mark.parametrize(("valley", "trials"), [(0, 3), (1, 3), (-1, 4), (3, 5), (-4, 7)])
 def test_the_best_ends_inside(valley: int, trials: int) -> None:
-    losses = _climb(lambda rung: (rung - valley) ** 2, first=0, most=20)
-    assert ladder.best(losses) == valley
+    losses = _climb(lambda index: (index - valley) ** 2, first=0, most=20)
+    assert rate_grid.best(losses) == valley
     assert {valley - 1, valley + 1} <= losses.keys()
     assert len(losses) == trials
 
 
 def test_a_rate_that_diverges_sends_the_search_down() -> None:
-    losses = _climb(lambda rung: math.inf if rung > -3 else -rung, first=0, most=20)
+    losses = _climb(lambda index: math.inf if index > -3 else -index, first=0, most=20)
     assert list(losses) == [0, -1, -2, -3, -4]
-    assert ladder.best(losses) == -3
-    assert ladder.best({0: math.inf, 1: math.inf}) == 0
+    assert rate_grid.best(losses) == -3
+    assert rate_grid.best({0: math.inf, 1: math.inf}) == 0
 
 
 def test_the_lower_rung_wins_ties_and_most_is_kept() -> None:
     losses = _climb(lambda _: 1.0, first=0, most=20)
-    assert ladder.best(losses) == min(losses)
-    assert len(_climb(lambda rung: -rung, first=0, most=5)) == 5
+    assert rate_grid.best(losses) == min(losses)
+    assert len(_climb(lambda index: -index, first=0, most=5)) == 5
 
 
 # A Llama of 2.6 M parameters after wanda 70 %, batches of 4 x 128 tokens, held-out loss 4.2008 at the start: what
@@ -56,10 +56,10 @@ MEASURED = [
 
 @pytest.mark.parametrize(("trials", "best"), MEASURED, ids=["full", "mask_lora", "norms"])
 def test_short_trials_tell_the_rate_of_a_long_training(trials: dict[int, float], best: int) -> None:
-    assert ladder.chosen(trials, start=4.2008) == best
+    assert rate_grid.chosen(trials, start=4.2008) == best
 
 
 def test_where_nothing_gains_the_best_is_taken() -> None:
-    assert ladder.chosen({0: 3.2, -1: 3.1}, start=3.0) == -1
-    assert ladder.chosen({0: math.inf, -1: math.inf}, start=3.0) == -1
-    assert ladder.chosen({0: math.inf, -1: 5.0}, start=math.inf) == -1
+    assert rate_grid.chosen({0: 3.2, -1: 3.1}, start=3.0) == -1
+    assert rate_grid.chosen({0: math.inf, -1: math.inf}, start=3.0) == -1
+    assert rate_grid.chosen({0: math.inf, -1: 5.0}, start=math.inf) == -1

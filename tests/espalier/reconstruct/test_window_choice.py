@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from espalier.errors import TargetsError
-from espalier.reconstruct import window
+from espalier.reconstruct import window_choice
 from tests.fixtures.library.recovery import Recovery, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -26,7 +26,7 @@ def _job(folder: Path, family: str, config: dict[str, Any] | None = None, **fiel
 
 
 def _allow(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(window, "largest_window", lambda *_: kind)
+    monkeypatch.setattr(window_choice, "largest_window", lambda *_: kind)
 
 
 @pytest.mark.parametrize("trainable", [["norms"], ["norms", "biases"]])
@@ -86,4 +86,4 @@ def test_a_matrix_is_no_window_once_whole_parts_are_gone(
     session, spec = job.session(), job.spec.reconstruct
     assert spec is not None
     session.kept = (0, 1)
-    assert window.largest(session, spec, session.calibration_windows()) == taken
+    assert window_choice.largest(session, spec, session.calibration_windows()) == taken

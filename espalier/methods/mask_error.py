@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from espalier.methods.base import Axes
-from espalier.methods.quadratic import lost
+from espalier.methods.quadratic import squared_output_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def mask_errors(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor) -> Tensor:
     """||X (w - m*w)||^2 of every row, float64 (O,), from G = X^T X."""
-    return lost(weight_OI.masked_fill(mask_OI, 0), gram_II)
+    return squared_output_error(weight_OI.masked_fill(mask_OI, 0), gram_II)
 
 
 def refuse_optimizer(axes: Axes, name: str) -> str | None:

@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from espalier.methods.structured import Passage
+from espalier.methods.structured import CalibrationPass
 from espalier.model.layout import find_stack
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.hidden_states import HiddenStates
 
 
-def watch(
+def run_calibration_pass(
     streamed: StreamedModel,
     windows_NT: torch.Tensor,
     weights: Weights,
     *,
     spill: Path | None = None,
     tick: Callable[[int], None] = lambda _: None,
-) -> Passage:
+) -> CalibrationPass:
     """Go through all blocks once."""
     stream = HiddenStates(streamed, windows_NT, weights, spill=spill)
     influence: list[float] = []
@@ -39,14 +39,14 @@ def watch(
         influence.append(1 - float(torch.cat(similar).mean()))
         last.append(_last(stream))
         tick(block.index + 1)
-    return Passage(torch.tensor(influence, dtype=torch.float64), torch.stack(last))
+    return CalibrationPass(torch.tensor(influence, dtype=torch.float64), torch.stack(last))
 
 
 def _last(stream: HiddenStates) -> torch.Tensor:
     return torch.cat([batch.hidden_BTD[:, -1].float() for batch in stream.batches])
 
 
-def runs(blocks: Sequence[int]) -> list[tuple[int, int]]:
+def consecutive_ranges(blocks: Sequence[int]) -> list[tuple[int, int]]:
     """Consecutive blocks as (first, one past the last)."""
     ranges: list[tuple[int, int]] = []
     for index in sorted(blocks):
@@ -58,7 +58,7 @@ def runs(blocks: Sequence[int]) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def without(model: nn.Module, blocks: Collection[int], *, returns_tuple: bool) -> Iterator[None]:
+def skipping_blocks(model: nn.Module, blocks: Collection[int], *, returns_tuple: bool) -> Iterator[None]:
     """Let hidden states pass some blocks of a whole model as if they were not there."""
     stack = find_stack(model)[1]
 

@@ -21,7 +21,7 @@ ROUNDS = 128
 
 
 @dataclass(frozen=True)
-class Surgery:
+class Removal:
     """Which groups stay, in order."""
 
     kept: Tensor
@@ -29,19 +29,19 @@ class Surgery:
     """Sum of the costs of the removals: the squared output error before the final refit."""
 
 
-def remove_groups(weight_OI: Tensor, gram_II: Tensor, *, group: int, count: int, rounds: int = ROUNDS) -> Surgery:
+def remove_groups(weight_OI: Tensor, gram_II: Tensor, *, group: int, count: int, rounds: int = ROUNDS) -> Removal:
     """Choose `count` of the I / group input groups to go, greedily; float64 throughout."""
     weight, inverse = weight_OI.double().clone(), _inverse(gram_II)
-    alive = torch.ones(weight.shape[1] // group, dtype=torch.bool)
+    remaining = torch.ones(weight.shape[1] // group, dtype=torch.bool)
     per_round, cost = max(1, -(-count // rounds)), 0.0
-    while int(alive.sum()) > len(alive) - count:
-        due = min(per_round, int(alive.sum()) - len(alive) + count)
-        losses = _losses(weight, inverse, group).masked_fill(~alive, torch.inf)
+    while int(remaining.sum()) > len(remaining) - count:
+        due = min(per_round, int(remaining.sum()) - len(remaining) + count)
+        losses = _losses(weight, inverse, group).masked_fill(~remaining, torch.inf)
         gone = losses.sort(stable=True).indices[:due]  # of equals the lower index goes
         columns = _columns(gone, group)
-        cost += _excise(weight, inverse, columns)
-        alive[gone] = False
-    return Surgery(alive.nonzero().flatten(), cost)
+        cost += _remove_columns(weight, inverse, columns)
+        remaining[gone] = False
+    return Removal(remaining.nonzero().flatten(), cost)
 
 
 def refit(weight_OI: Tensor, gram_II: Tensor, kept_I: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def _columns(groups: Tensor, group: int) -> Tensor:
     return (groups[:, None] * group + torch.arange(group)).flatten().sort().values
 
 
-def _excise(weight: Tensor, inverse: Tensor, columns: Tensor) -> float:
+def _remove_columns(weight: Tensor, inverse: Tensor, columns: Tensor) -> float:
     """Remove columns and let the rest make up for them, in place; return the cost."""
     core = inverse[columns][:, columns]
     lift = torch.linalg.solve(core, inverse[columns])  # (H^-1)_gg^-1 (H^-1)_g:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 KINDS: Final = ("prefill", "decode")
-LEAST_REPEATS: Final = 4
+MIN_REPEATS: Final = 4
 """Fewer repeats tell nothing of the noise: of two times four equal ones, one pair in 35 lies apart by chance."""
 Verdict = Literal["better", "none", "worse"]
 
@@ -27,7 +27,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Speed:
+class LatencyComparison:
     """One kind of work, timed on the dense model and on the result by turns."""
 
     name: str
@@ -38,7 +38,7 @@ class Speed:
     @property
     def verdict(self) -> Verdict:
         """`none` where the spreads overlap, or where the repeats are too few to know one."""
-        if self.repeats < LEAST_REPEATS or (
+        if self.repeats < MIN_REPEATS or (
             self.result.minimum <= self.dense.maximum and self.dense.minimum <= self.result.maximum
         ):
             return "none"
@@ -49,31 +49,31 @@ class Speed:
         """The verdict in words, with a factor only where there is a difference."""
         if self.verdict != "none":
             return f"{self.dense.median / self.result.median:.2f} x as fast"
-        too_few = self.repeats < LEAST_REPEATS
+        too_few = self.repeats < MIN_REPEATS
         return f"no difference told by {self.repeats} repeats" if too_few else "no difference beyond noise"
 
 
-def speeds(report: Mapping[str, Any]) -> list[Speed]:
+def compare_latency(report: Mapping[str, Any]) -> list[LatencyComparison]:
     """Return what was timed on both models of a report."""
     dense, result = (report[side].get("latency") for side in ("dense", "compressed"))
     if not dense or not result:
         return []
     repeats = min(int(side.get("repeats", 0)) for side in (dense, result))
-    return [Speed(name, _timing(dense, name), _timing(result, name), repeats) for name in KINDS]
+    return [LatencyComparison(name, _timing(dense, name), _timing(result, name), repeats) for name in KINDS]
 
 
-def regressions(compared: Sequence[Speed]) -> list[dict[str, Any]]:
+def regressions(compared: Sequence[LatencyComparison]) -> list[dict[str, Any]]:
     """Return the same as a report holds it: seconds per token, the spread of their difference, and the verdict."""
     return [
         {
-            "name": f"{speed.name}_seconds_per_token",
-            "dense": speed.dense.median,
-            "result": speed.result.median,
-            "difference": speed.result.median - speed.dense.median,
-            "interval": [speed.result.minimum - speed.dense.maximum, speed.result.maximum - speed.dense.minimum],
-            "verdict": speed.verdict,
+            "name": f"{row.name}_seconds_per_token",
+            "dense": row.dense.median,
+            "result": row.result.median,
+            "difference": row.result.median - row.dense.median,
+            "interval": [row.result.minimum - row.dense.maximum, row.result.maximum - row.dense.minimum],
+            "verdict": row.verdict,
         }
-        for speed in compared
+        for row in compared
     ]
 
 

@@ -23,7 +23,7 @@ from espalier.training.trainables import (
 )
 
 
-def equip(session: Session, model: nn.Module, spec: Retrain) -> list[Trainable]:
+def select_trainable_parameters(session: Session, model: nn.Module, spec: Retrain) -> list[Trainable]:
     """Freeze a model and make the parameters of a spec trainable, in float32."""
     freeze(model)
     if spec.method == "full":
