@@ -43,15 +43,15 @@ _PUBLIC = re.compile(r"/v1/hooks/[^/]+")
 
 def required_scope(method: str, path: str) -> KeyScope | None:
     """Return the scope that a call takes; None where any key will do."""
-    look, change = rule_of(path) or ("admin", "admin")
-    return look if method in _READ else change
+    reading, changing = rule_of(path) or ("admin", "admin")
+    return reading if method in _READ else changing
 
 
 def rule_of(path: str) -> tuple[KeyScope | None, KeyScope] | None:
     """Return the scopes to look and to change; None for a path that nobody has said a word about."""
     # DOTALL: a path may hold a line break, and must not slip through a rule with it.
-    found = ((look, change) for rule, look, change in _RULES if re.fullmatch(rule, path, re.DOTALL))
-    return next(found, None)
+    scopes = ((reading, changing) for rule, reading, changing in _RULES if re.fullmatch(rule, path, re.DOTALL))
+    return next(scopes, None)
 
 
 def takes_no_key(path: str) -> bool:
@@ -95,21 +95,21 @@ class AccessGuard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if not scheme and self._settings.mode == "embedded":
             require_loopback(headers, self._settings.host)
-            found = LOCAL
+            actor = LOCAL
         else:
             if scheme.lower() != "bearer":
                 raise Unauthenticated
             doorman = self._doorman_of(scope)
-            found = await self._holder(doorman, token)
-            doorman.take(found)
+            actor = await self._holder(doorman, token)
+            doorman.take(actor)
         return Actor(
-            found.type, found.id, found.project_id, found.scopes, found.limits, scope["state"].get("request_id")
+            actor.type, actor.id, actor.project_id, actor.scopes, actor.limits, scope["state"].get("request_id")
         )
 
     @staticmethod
     async def _holder(doorman: Doorman, token: str) -> Actor:
-        if known := doorman.known(token):
-            return known
+        if cached := doorman.known(token):
+            return cached
         return await run_in_threadpool(doorman.verify, token)
 
     def _doorman_of(self, scope: Scope) -> Doorman:

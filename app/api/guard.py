@@ -199,16 +199,16 @@ def _check_head(scope: Scope) -> None:
 
 def _ours(cookies: bytes) -> bytes:
     """Our own cookies, none of which is quoted: what is, the parser behind us reads in quadratic time."""
-    found = (cookie.strip() for cookie in cookies.split(b";"))
-    return b"; ".join(cookie for cookie in found if cookie.startswith(_COOKIES) and b"\\" not in cookie)
+    crumbs = (cookie.strip() for cookie in cookies.split(b";"))
+    return b"; ".join(cookie for cookie in crumbs if cookie.startswith(_COOKIES) and b"\\" not in cookie)
 
 
 async def _read(headers: Headers, receive: Receive, *, raw: bool) -> bytes | None:
-    most = MAX_HOOK_BYTES if raw else MAX_BODY_BYTES
+    max_bytes = MAX_HOOK_BYTES if raw else MAX_BODY_BYTES
     if headers.get("content-encoding", "identity").lower() not in {"", "identity"}:
         raise UnsupportedBody
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > 12 or int(announced) > most):
+    if announced.isdecimal() and (len(announced) > 12 or int(announced) > max_bytes):
         raise BodyTooLarge
     body = bytearray()
     while True:
@@ -216,7 +216,7 @@ async def _read(headers: Headers, receive: Receive, *, raw: bool) -> bytes | Non
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
-        if len(body) > most:
+        if len(body) > max_bytes:
             raise BodyTooLarge
         if not message.get("more_body", False):
             break

@@ -75,11 +75,11 @@ class Fleet(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families, fresh enough."""
-        told: list[Family] | None = self._tally.read("fleet", fresh_seconds=FRESH_SECONDS)
-        if told is None and (self._tally.folder is not None or time.monotonic() - self._read_at > FRESH_SECONDS):
-            told, self._read_at = self._read(), time.monotonic()
-            self._tally.write("fleet", told)
-        self._reading = told or self._reading
+        families: list[Family] | None = self._tally.read("fleet", fresh_seconds=FRESH_SECONDS)
+        if families is None and (self._tally.folder is not None or time.monotonic() - self._read_at > FRESH_SECONDS):
+            families, self._read_at = self._read(), time.monotonic()
+            self._tally.write("fleet", families)
+        self._reading = families or self._reading
         for name, help_, labels, samples in self._reading:
             family = GaugeMetricFamily(name, help_, labels=labels)
             for values, number in samples:
@@ -135,7 +135,7 @@ class Fleet(Collector):
                 "espalier_phase_peak_memory_bytes",
                 "Most that a phase held on its device in a day.",
                 ["worker_class", "phase"],
-                [([class_, name], most) for class_, name, most in peaks],
+                [([class_, name], peak) for class_, name, peak in peaks],
             ),
             (
                 "espalier_device_memory_bytes",

@@ -17,8 +17,8 @@ def tell_object_defaults(value: Any, *, names: bool = False) -> None:  # noqa: A
     elif isinstance(value, dict):
         default = None if names else value.get("default")
         if isinstance(default, dict) or (isinstance(default, list) and any(isinstance(item, dict) for item in default)):
-            told = f"Default: `{json.dumps(value.pop('default'))}`."
-            value["description"] = f"{value['description']} {told}" if "description" in value else told
+            text = f"Default: `{json.dumps(value.pop('default'))}`."
+            value["description"] = f"{value['description']} {text}" if "description" in value else text
         for key, item in value.items():
             if names or key not in {"example", "examples"}:
                 tell_object_defaults(item, names=not names and key in {"properties", "schemas"})
@@ -41,7 +41,7 @@ def require_tags(document: dict[str, Any]) -> dict[str, Any]:
 
 def _members(value: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - JSON
     if isinstance(value, list):
-        return [found for item in value for found in _members(item)]
+        return [member for item in value for member in _members(item)]
     if not isinstance(value, dict):
         return []
     union = value.get("discriminator")
@@ -50,4 +50,4 @@ def _members(value: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - JSON
         # A model may have fields of these names itself.
         references = [reference for reference in union["mapping"].values() if isinstance(reference, str)]
         own = [(str(union["propertyName"]), reference) for reference in references if "propertyName" in union]
-    return own + [found for item in value.values() for found in _members(item)]
+    return own + [member for item in value.values() for member in _members(item)]

@@ -25,8 +25,8 @@ def stored_spec(document: Mapping[str, Any]) -> CompressionSpec:
     The same document gives the same object, which nobody changes.
     """
     # What a preset's name means is its project's: such a document is no key of a process that serves several.
-    known = document.get("preset") is None or presets.LOOKUP.get() is None
-    return (_spec if known else _spec.__wrapped__)(canonical(document))
+    cacheable = document.get("preset") is None or presets.LOOKUP.get() is None
+    return (_spec if cacheable else _spec.__wrapped__)(canonical(document))
 
 
 def stored_request(document: Mapping[str, Any]) -> JobRequest:

@@ -62,17 +62,17 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise MalformedRequest("NaN and Infinity are not JSON.")
 
 
-def _nothing(_found: re.Match[bytes]) -> bytes:
+def _nothing(_match: re.Match[bytes]) -> bytes:
     return b""
 
 
-def _count(body: bytes, most: int) -> None:
+def _count(body: bytes, max_values: int) -> None:
     """Raise where a body has more values, or nests them deeper, than any request needs."""
     # Every string is a value or a member's name. A function in place of a text lets other threads come to their turn.
-    structure = _STRING.sub(_nothing, body, 2 * most).translate(None, _OTHER)
+    structure = _STRING.sub(_nothing, body, 2 * max_values).translate(None, _OTHER)
     opened = structure.count(b"[") + structure.count(b"{")
-    if b'"' in structure or opened + structure.count(b",") > most:
-        raise MalformedRequest(f"The body has more than {most} values.")
+    if b'"' in structure or opened + structure.count(b",") > max_values:
+        raise MalformedRequest(f"The body has more than {max_values} values.")
     depth = 0
     for byte in structure:
         if byte in b"[{":

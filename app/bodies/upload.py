@@ -72,12 +72,12 @@ class UploadRequest(Spec):
     @model_validator(mode="after")
     def _small_files_are_small(self) -> UploadRequest:
         for index, file in enumerate(self.files if self.kind == "model" else ()):
-            most = small_bytes(file.name)
-            if most is not None and file.bytes > most:
+            max_bytes = small_bytes(file.name)
+            if max_bytes is not None and file.bytes > max_bytes:
                 raise PydanticCustomError(
                     "file_too_large",
                     "a file of this name has at most {mib} MiB",
-                    {"at": f"files/{index}/bytes", "mib": most >> 20},
+                    {"at": f"files/{index}/bytes", "mib": max_bytes >> 20},
                 )
         return self
 

@@ -36,12 +36,12 @@ def print_problem(error: ServiceError) -> None:
     items = problem.get("errors")
     for item in items if isinstance(items, list) else []:
         detail = str(item.get("detail"))
-        said = "" if detail == problem.get("detail") else f"  {escape(detail)}"  # once is enough
-        err.print(f"  [yellow]{escape(str(item.get('pointer')) or '/')}[/]{said}")
+        suffix = "" if detail == problem.get("detail") else f"  {escape(detail)}"  # once is enough
+        err.print(f"  [yellow]{escape(str(item.get('pointer')) or '/')}[/]{suffix}")
     if problem.get("hint"):
         err.print(f"  hint: {escape(str(problem['hint']))}")
-    marks = [str(problem[name]) for name in ("code", "request_id") if problem.get(name)]
-    err.print(f"  [dim]({error.status}{', ' if marks else ''}{escape(', '.join(marks))})[/]")
+    extras = [str(problem[name]) for name in ("code", "request_id") if problem.get(name)]
+    err.print(f"  [dim]({error.status}{', ' if extras else ''}{escape(', '.join(extras))})[/]")
 
 
 def print_job_error(error: Mapping[str, Any]) -> None:

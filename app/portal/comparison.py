@@ -45,7 +45,7 @@ def lines(readings: Sequence[JobReading]) -> list[Line]:
     """Return what the jobs reached, a measure a line; a job without a report has dashes."""
     reports = [reading.job.report or {} for reading in readings]
     names = sorted({name for report in reports for name in _part(report, "compressed", "perplexity") or {}})
-    found = [
+    rows = [
         _line(
             "Sparsity", [_part(report, "sparsity", "achieved") for report in reports], lambda value: percent(value, 2)
         )
@@ -56,22 +56,22 @@ def lines(readings: Sequence[JobReading]) -> list[Line]:
         after = [_part(report, "compressed", "perplexity", name) for report in reports]
         before = [_part(report, "dense", "perplexity", name) for report in reports]
         change = [_change(new, old) for new, old in zip(after, before, strict=True)]
-        found.append(replace(_line(f"Perplexity, {name}", after, number, lower_wins=not note), note=note))
-        found.append(replace(_line("against dense", change, _signed, lower_wins=not note), note=note))
-        found.append(_line("dense", before, number))
+        rows.append(replace(_line(f"Perplexity, {name}", after, number, lower_wins=not note), note=note))
+        rows.append(replace(_line("against dense", change, _signed, lower_wins=not note), note=note))
+        rows.append(_line("dense", before, number))
     for title, steps, write, lower_wins in _PARTS:
         values = [_part(report, *steps) for report in reports]
-        found.append(_line(title, values, write, lower_wins=lower_wins))
-    found.append(_line("Most memory", [_peak(report) for report in reports], size, lower_wins=True))
-    for name, told in TIMED.items():
+        rows.append(_line(title, values, write, lower_wins=lower_wins))
+    rows.append(_line("Most memory", [_peak(report) for report in reports], size, lower_wins=True))
+    for name, label in TIMED.items():
         # No award: the jobs ran at different times, perhaps on different machines.
         timings = [timing(_part(report, "compressed", "latency"), name) for report in reports]
         texts = [number(None) if item is None else f"{item.text} ms" for item in timings]
-        found.append(Line(f"{told[:1].upper()}{told[1:]}", texts, frozenset()))
+        rows.append(Line(f"{label[:1].upper()}{label[1:]}", texts, frozenset()))
     times = [reading.durations["running"] for reading in readings]
     ended = [reading.job.state == "succeeded" for reading in readings]
-    found.append(_line("Time of work", times, duration, lower_wins=True, among=ended))
-    return [line for line in found if set(line.texts) != {number(None)}]
+    rows.append(_line("Time of work", times, duration, lower_wins=True, among=ended))
+    return [line for line in rows if set(line.texts) != {number(None)}]
 
 
 def incomparable(reports: Sequence[dict[str, Any]]) -> list[str]:
@@ -90,10 +90,10 @@ def incomparable(reports: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _part(report: dict[str, Any], *steps: str) -> Any:  # noqa: ANN401 - JSON
-    found: Any = report
+    part: Any = report
     for step in steps:
-        found = found.get(step) if isinstance(found, dict) else None
-    return found
+        part = part.get(step) if isinstance(part, dict) else None
+    return part
 
 
 def _change(after: float | None, before: float | None) -> float | None:
@@ -118,19 +118,19 @@ def _line(
     among: Sequence[bool] | None = None,
 ) -> Line:
     """`among`: the jobs that may win; default: all that have a value."""
-    known = [value if among is None or among[index] else None for index, value in enumerate(values)]
-    rivals = {value for value in known if value is not None}
+    candidates = [value if among is None or among[index] else None for index, value in enumerate(values)]
+    rivals = {value for value in candidates if value is not None}
     best = min(rivals) if lower_wins and len(rivals) > 1 else None
-    places = frozenset(index for index, value in enumerate(known) if best is not None and value == best)
-    return Line(title, [write(value) for value in values], places)
+    winners = frozenset(index for index, value in enumerate(candidates) if best is not None and value == best)
+    return Line(title, [write(value) for value in values], winners)
 
 
 def differences(documents: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
     """Return the JSON Pointers at which documents differ, with the value of each; None where it has none."""
     flat = [dict(_leaves(document, "")) for document in documents]
     pointers = sorted({pointer for leaves in flat for pointer in leaves})
-    found = [(pointer, [leaves.get(pointer) for leaves in flat]) for pointer in pointers]
-    return [(pointer, values) for pointer, values in found if any(value != values[0] for value in values)]
+    compared = [(pointer, [leaves.get(pointer) for leaves in flat]) for pointer in pointers]
+    return [(pointer, values) for pointer, values in compared if any(value != values[0] for value in values)]
 
 
 def _leaves(value: object, pointer: str) -> list[tuple[str, object]]:

@@ -16,8 +16,8 @@ from app.services.jobs import rights
 
 
 async def _form(request: Request) -> Form:
-    found: Form = request.state.form
-    return found
+    form: Form = request.state.form
+    return form
 
 
 FormDep = Annotated[Form, Depends(_form)]
@@ -36,5 +36,5 @@ def needs(scope: Scope) -> Dependency:
             raise Forbidden(f"This takes an API key with the scope {scope}.")
 
     SCOPE_OF[check] = scope
-    found: Dependency = Depends(check)
-    return found
+    dependency: Dependency = Depends(check)
+    return dependency

@@ -120,17 +120,17 @@ class PortalGuard:
 
     async def _actor(self, request: Request, token: str) -> Actor | None:
         sessions = self._of(request)
-        found = sessions.known(token) or await run_in_threadpool(sessions.find, token)
-        if found is None and self._settings.mode == "embedded":
+        actor = sessions.known(token) or await run_in_threadpool(sessions.find, token)
+        if actor is None and self._settings.mode == "embedded":
             try:
                 require_loopback(request.headers, self._settings.host)
-                found = LOCAL
+                actor = LOCAL
             except Unauthenticated:
                 return None
-        if found is None:
+        if actor is None:
             return None
         id_ = getattr(request.state, "request_id", None)
-        return Actor(found.type, found.id, found.project_id, found.scopes, found.limits, id_)
+        return Actor(actor.type, actor.id, actor.project_id, actor.scopes, actor.limits, id_)
 
     async def _check_form(self, request: Request) -> None:
         if is_of_another_site(request.headers):
@@ -181,7 +181,7 @@ def cookie_header(
 
 def _token(request: Request) -> str:
     try:
-        found = request.cookies.get(COOKIE, "")
+        token = request.cookies.get(COOKIE, "")
     except CookieError:
         return ""
-    return found if len(found) <= 100 and found.isascii() else ""
+    return token if len(token) <= 100 and token.isascii() else ""

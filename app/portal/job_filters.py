@@ -76,7 +76,7 @@ class JobFilters:
 
 def _day(text: str) -> datetime | None:
     try:
-        found = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         return None
-    return found if 1970 < found.year < 9999 else None
+    return day if 1970 < day.year < 9999 else None

@@ -34,9 +34,9 @@ class Entry:
 
 def discover(pages: ModuleType) -> tuple[list[APIRouter], list[Entry]]:
     """Return the routers and menu entries of every module of a package; raises TypeError on one without a router."""
-    found = offered(pages, "router", APIRouter)
-    entries = [entry for module, _ in found if isinstance(entry := getattr(module, "NAVIGATION", None), Entry)]
-    return [router for _, router in found], sorted(entries, key=lambda entry: entry.order)
+    modules = offered(pages, "router", APIRouter)
+    entries = [entry for module, _ in modules if isinstance(entry := getattr(module, "NAVIGATION", None), Entry)]
+    return [router for _, router in modules], sorted(entries, key=lambda entry: entry.order)
 
 
 def here(entries: Sequence[Entry], path: str) -> Entry | None:

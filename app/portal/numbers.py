@@ -47,20 +47,22 @@ class Comparison:
 def stages(report: dict[str, Any]) -> list[Stage]:
     """Return the perplexities of every state of the model."""
     dense = report["dense"].get("perplexity") or {}
-    return [Stage(name, _scores(found, dense if name != "dense" else {})) for name, found in _found(report)]
+    return [Stage(name, _scores(scores, dense if name != "dense" else {})) for name, scores in _measured(report)]
 
 
-def _found(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
+def _measured(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
     yield "dense", report["dense"].get("perplexity") or {}
     for phase in report.get("phases", []):
         if phase["name"] in STAGES and phase.get("perplexity"):
-            turn = f", turn {phase['turn']}" if phase.get("turn") else ""
-            yield STAGES[phase["name"]] + turn, phase["perplexity"]
+            repetition = f", turn {phase['turn']}" if phase.get("turn") else ""
+            yield STAGES[phase["name"]] + repetition, phase["perplexity"]
     yield "the artifact, loaded again", report["compressed"].get("perplexity") or {}
 
 
-def _scores(found: dict[str, float], dense: dict[str, float]) -> dict[str, Score]:
-    return {name: Score(value, value / dense[name] - 1 if dense.get(name) else None) for name, value in found.items()}
+def _scores(perplexities: dict[str, float], dense: dict[str, float]) -> dict[str, Score]:
+    return {
+        name: Score(value, value / dense[name] - 1 if dense.get(name) else None) for name, value in perplexities.items()
+    }
 
 
 def comparisons(report: dict[str, Any]) -> list[Comparison]:
@@ -75,42 +77,42 @@ def comparisons(report: dict[str, Any]) -> list[Comparison]:
     ]
     rows += _timings(report)
     tasks = dense.get("tasks") or {}
-    for task, found in (compressed.get("tasks") or {}).items():
+    for task, scores in (compressed.get("tasks") or {}).items():
         rows += [
             Comparison(f"{task} {name}", tasks.get(task, {}).get(name), value, "score")
-            for name, value in found.items()
+            for name, value in scores.items()
             if not name.endswith("_stderr")
         ]
-    for name, found in (compressed.get("divergence") or {}).items():
-        rows += [Comparison(f"{name} {key}", None, value, "score") for key, value in found.items()]
+    for name, scores in (compressed.get("divergence") or {}).items():
+        rows += [Comparison(f"{name} {key}", None, value, "score") for key, value in scores.items()]
     return [row for row in rows if row.before is not None or row.after is not None]
 
 
 def _timings(report: dict[str, Any]) -> Iterator[Comparison]:
     verdicts = {row.name: row.text for row in compare_latency(report)}
-    for name, told in TIMED.items():
+    for name, label in TIMED.items():
         pair = [timing(report[side].get("latency"), name) for side in ("dense", "compressed")]
         if any(pair):
-            before, after = (None if found is None else 1e3 * found.median for found in pair)
-            texts = ["" if found is None else f"{found.text} ms" for found in pair]
-            yield Comparison(told, before, after, "milliseconds", (texts[0], texts[1]), verdicts.get(name, ""))
+            before, after = (None if time is None else 1e3 * time.median for time in pair)
+            texts = ["" if time is None else f"{time.text} ms" for time in pair]
+            yield Comparison(label, before, after, "milliseconds", (texts[0], texts[1]), verdicts.get(name, ""))
 
 
 def protocol_line(protocol: dict[str, Any], name: str) -> str:
     """Say in one line how a perplexity was measured; empty where the report does not tell."""
-    found = (protocol.get("perplexity") or {}).get(name) or {}
-    dataset = found.get("dataset") or {}
+    measured = (protocol.get("perplexity") or {}).get(name) or {}
+    dataset = measured.get("dataset") or {}
     text = " ".join(str(dataset[key]) for key in ("kind", "name", "path", "upload_id", "split") if dataset.get(key))
     parts = (
         text,
-        _counted(found, "windows", "windows"),
-        _counted(found, "sequence_length", "tokens each"),
-        _counted(found, "predicted_tokens", "predicted tokens"),
-        found.get("dtype"),
-        found.get("tokenizer"),
+        _counted(measured, "windows", "windows"),
+        _counted(measured, "sequence_length", "tokens each"),
+        _counted(measured, "predicted_tokens", "predicted tokens"),
+        measured.get("dtype"),
+        measured.get("tokenizer"),
     )
     return ", ".join(str(part) for part in parts if part)
 
 
-def _counted(found: dict[str, Any], key: str, what: str) -> str | None:
-    return f"{found[key]:,} {what}" if isinstance(found.get(key), int) else None
+def _counted(measured: dict[str, Any], key: str, what: str) -> str | None:
+    return f"{measured[key]:,} {what}" if isinstance(measured.get(key), int) else None

@@ -103,13 +103,13 @@ def unquoted(text: str) -> str:
 
 def base_url(request: Request) -> str:
     """Return the address of the service as people reach it: what the settings say, else what the request says."""
-    said: str = request.app.state.portal_settings.public_url
-    return said or str(request.base_url).rstrip("/").removesuffix("/portal")
+    configured: str = request.app.state.portal_settings.public_url
+    return configured or str(request.base_url).rstrip("/").removesuffix("/portal")
 
 
 def environment() -> Environment:
     """Return what renders every template of the portal."""
-    found = Environment(
+    templates = Environment(
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -117,7 +117,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    found.filters |= {
+    templates.filters |= {
         "number": number,
         "measured": measured,
         "percent": percent,
@@ -129,8 +129,8 @@ def environment() -> Environment:
         "unquoted": unquoted,
         "word": word,
     }
-    found.globals |= {"asset": asset}
-    return found
+    templates.globals |= {"asset": asset}
+    return templates
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:  # noqa: ANN401

@@ -46,7 +46,7 @@ class Chart:
         """Every step with the value of each line: the table that holds the same."""
         steps = sorted({step for line in self.lines for step, _ in line.points})
         values = [dict(line.points) for line in self.lines]
-        return [(self.ticks[step] if self.ticks else step, [found.get(step) for found in values]) for step in steps]
+        return [(self.ticks[step] if self.ticks else step, [by_step.get(step) for by_step in values]) for step in steps]
 
     def document(self) -> dict[str, Any]:
         """The chart as our script takes it."""
@@ -63,24 +63,24 @@ class Chart:
 
 def charts(series: Sequence[Series], phases: Sequence[PhaseRecord]) -> list[Chart]:
     """Put what belongs together into one chart each; every cycle has its own, and members of a soup share it."""
-    found: dict[tuple[int | None, str], list[Line]] = {}
+    lines_of: dict[tuple[int | None, str], list[Line]] = {}
     for line in series:
-        turn, measure = TurnName.of_series(line.name)
+        repetition, measure = TurnName.of_series(line.name)
         kind = _kind_of(measure)
         if line.points and kind:
             points = [(point.step, point.value) for point in line.points]
-            name = measure if turn.member is None else f"member {turn.member} {measure}"
-            found.setdefault((turn.cycle, kind), []).append(Line(name, points))
-    cycles = sorted({cycle for cycle, _ in found}, key=lambda cycle: cycle or 0)[-MOST_CYCLES:]
+            name = measure if repetition.member is None else f"member {repetition.member} {measure}"
+            lines_of.setdefault((repetition.cycle, kind), []).append(Line(name, points))
+    cycles = sorted({cycle for cycle, _ in lines_of}, key=lambda cycle: cycle or 0)[-MOST_CYCLES:]
     return [
         *_perplexity(phases),
-        *(_chart(kind, cycle, found) for cycle in cycles for kind in _TITLES if (cycle, kind) in found),
+        *(_chart(kind, cycle, lines_of) for cycle in cycles for kind in _TITLES if (cycle, kind) in lines_of),
     ]
 
 
-def _chart(kind: str, cycle: int | None, found: dict[tuple[int | None, str], list[Line]]) -> Chart:
+def _chart(kind: str, cycle: int | None, lines_of: dict[tuple[int | None, str], list[Line]]) -> Chart:
     title, x_title = _TITLES[kind]
-    lines = found[cycle, kind][:MOST]
+    lines = lines_of[cycle, kind][:MOST]
     if cycle is None:
         return Chart(kind, title, x_title, lines)
     return Chart(f"{kind}-cycle-{cycle}", f"{title}, cycle {cycle}", x_title, lines)

@@ -24,10 +24,10 @@ class Bar:
 
 def bars(name: str, days: Sequence[Bar], *, names: tuple[str, str], write: Writing, title: str) -> Markup | None:
     """Draw the days; None when nothing was used."""
-    most = max((day.first + day.second for day in days), default=0.0)
-    if most <= 0:
+    highest = max((day.first + day.second for day in days), default=0.0)
+    if highest <= 0:
         return None
-    y = Axis(0, most, _BOTTOM, _TOP)
+    y = Axis(0, highest, _BOTTOM, _TOP)
     pitch = (_WIDTH - _LEFT) / len(days)
     return drawing(
         name,
@@ -48,7 +48,7 @@ def bars(name: str, days: Sequence[Bar], *, names: tuple[str, str], write: Writi
         width=_WIDTH,
         height=_HEIGHT,
         title=title,
-        description=f"The most on one day: {write(most)}; a table holds the same values.",
+        description=f"The most on one day: {write(highest)}; a table holds the same values.",
         broad=True,
     )
 
@@ -56,11 +56,11 @@ def bars(name: str, days: Sequence[Bar], *, names: tuple[str, str], write: Writi
 def _day(day: Bar, x: float, pitch: float, y: Axis, names: tuple[str, str], write: Writing) -> Markup:
     text = f"{day.label}: {names[0]} {write(day.first)}, {names[1]} {write(day.second)}"
     parts, at = [], 0.0
-    for amount, class_ in ((day.first, "bar-0"), (day.second, "bar-1")):
-        if amount > 0:
-            top = y(at + amount)
+    for value, class_ in ((day.first, "bar-0"), (day.second, "bar-1")):
+        if value > 0:
+            top = y(at + value)
             parts.append(tag("rect", x=x + 2, y=top, width=pitch - 4, height=y(at) - top, class_=class_))
-            at += amount
+            at += value
     return tag("g", tag("title", text), *parts)
 
 

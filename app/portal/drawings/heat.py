@@ -72,13 +72,13 @@ def kind_of(name: str, block: int) -> str:
 
 def short_kinds(kinds: Sequence[str]) -> dict[str, str]:
     """Return the shortest ends of the names that tell them apart, without what all linear maps are called."""
-    found: dict[str, str] = {}
+    short: dict[str, str] = {}
     for kind in kinds:
         parts = kind.split(".")
         ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
         own = next((end for end in ends if sum(_ends_with(other, end) for other in kinds) == 1), kind)
-        found[kind] = own.removesuffix("_proj") or own
-    return found
+        short[kind] = own.removesuffix("_proj") or own
+    return short
 
 
 def _ends_with(kind: str, end: str) -> bool:
@@ -87,11 +87,11 @@ def _ends_with(kind: str, end: str) -> bool:
 
 def cells(rows: Iterable[MatrixRow], measure: Measure) -> list[Cell]:
     """Return the cells that have a value, in the order of the rows."""
-    found: dict[tuple[int, str], list[float]] = {}
+    values_of: dict[tuple[int, str], list[float]] = {}
     for row in rows:
         if (value := measure.value(row)) is not None:
-            found.setdefault((row.block, kind_of(row.name, row.block)), []).append(value)
-    return [Cell(block, kind, tuple(values)) for (block, kind), values in found.items()]
+            values_of.setdefault((row.block, kind_of(row.name, row.block)), []).append(value)
+    return [Cell(block, kind, tuple(values)) for (block, kind), values in values_of.items()]
 
 
 def errors_range(rows: Iterable[MatrixRow]) -> Shades | None:

@@ -38,8 +38,8 @@ class Shades:
         """Which of the nine steps a value takes."""
         if self.high <= self.low:
             return 0
-        share = (value - self.low) / (self.high - self.low)
-        return min(max(int(share * len(CIVIDIS)), 0), len(CIVIDIS) - 1)
+        fraction = (value - self.low) / (self.high - self.low)
+        return min(max(int(fraction * len(CIVIDIS)), 0), len(CIVIDIS) - 1)
 
     def colour(self, value: float) -> str:
         """What is behind a value."""
@@ -83,12 +83,12 @@ class Axis:
             tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             # One decade alone would have two ticks.
             factors = (1, 2, 5) if self.high / self.low < 1e3 else (1,)
-            found = [factor * 10.0**ten for ten in tens for factor in factors]
+            values = [factor * 10.0**ten for ten in tens for factor in factors]
         else:
             step = _round_step((self.high - self.low) / max(count, 1))
             first = math.ceil(self.low / step - 1e-9)
-            found = [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
-        return [value for value in found if self.low <= value <= self.high]
+            values = [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return [value for value in values if self.low <= value <= self.high]
 
 
 def _round_step(rough: float) -> float:

@@ -29,23 +29,23 @@ class Mark:
 
 
 def scatter(
-    name: str, marks: Sequence[Mark], *, x_title: str, x_write: Writing, y_title: str, title: str
+    name: str, points: Sequence[Mark], *, x_title: str, x_write: Writing, y_title: str, title: str
 ) -> Markup | None:
     """Draw the results, the front as a line through those that nothing beats; None when there are none."""
-    if not marks:
+    if not points:
         return None
     plot = Plot()
-    x = Axis.over([mark.x for mark in marks], plot.left, plot.right)
-    y = Axis.over([mark.y for mark in marks], plot.bottom - 16, plot.top, spread=LOG_SPREAD)
-    front = sorted((mark for mark in marks if mark.front), key=lambda mark: (mark.x, mark.y))
-    best = f"{len(front)} of {len(marks)} are on the front" if len(marks) > 1 else "one result"
+    x = Axis.over([mark.x for mark in points], plot.left, plot.right)
+    y = Axis.over([mark.y for mark in points], plot.bottom - 16, plot.top, spread=LOG_SPREAD)
+    front = sorted((mark for mark in points if mark.front), key=lambda mark: (mark.x, mark.y))
+    best = f"{len(front)} of {len(points)} are on the front" if len(points) > 1 else "one result"
     scale = ", logarithmic" if y.logarithmic else ""
     return drawing(
         name,
         plot.frame(x, y, x_title=x_title, x_write=x_write, y_title=y_title + scale, y_write=plain),
         _line(front, x, y),
-        *(_mark(mark, x, y, x_write, y_title) for mark in sorted(marks, key=lambda mark: mark.front)),
-        _labels([*(mark for mark in marks if mark.href is None), *front], x, y, plot),
+        *(_mark(mark, x, y, x_write, y_title) for mark in sorted(points, key=lambda mark: mark.front)),
+        _labels([*(mark for mark in points if mark.href is None), *front], x, y, plot),
         width=plot.width,
         height=plot.height,
         title=title,
@@ -73,20 +73,20 @@ def _mark(mark: Mark, x: Axis, y: Axis, x_write: Writing, y_title: str) -> Marku
         return tag("g", tag("title", text), tag("polygon", points=points, class_="mark dense"))
     circle = tag("circle", cx=at_x, cy=at_y, r=_RADIUS, class_="mark front" if mark.front else "mark")
     # The ring around a small mark makes it easy to hit.
-    ring = tag("circle", cx=at_x, cy=at_y, r=12, class_="hit", fill="transparent")
-    return tag("a", tag("title", text), ring, circle, href=mark.href, aria_label=text)
+    target = tag("circle", cx=at_x, cy=at_y, r=12, class_="hit", fill="transparent")
+    return tag("a", tag("title", text), target, circle, href=mark.href, aria_label=text)
 
 
-def _labels(marks: Sequence[Mark], x: Axis, y: Axis, plot: Plot) -> Markup:
+def _labels(points: Sequence[Mark], x: Axis, y: Axis, plot: Plot) -> Markup:
     """Write values beside marks, the first first, where there is room."""
     taken: list[tuple[float, float]] = []
-    found: list[Markup] = []
-    for mark in marks:
+    labels: list[Markup] = []
+    for mark in points:
         text = three_digits(mark.y) if mark.href else f"dense {three_digits(mark.y)}"
         at_x, at_y = x(mark.x), y(mark.y) + 20  # below: above it are those that it beats
         half = 3.5 * len(text)
         at_x = min(max(at_x, plot.left + half), plot.right - half)
         if all(abs(at_x - other_x) > 2 * half + 4 or abs(at_y - other_y) > 13 for other_x, other_y in taken):
             taken.append((at_x, at_y))
-            found.append(words(text, x=at_x, y=at_y, anchor="middle"))
-    return joined(*found)
+            labels.append(words(text, x=at_x, y=at_y, anchor="middle"))
+    return joined(*labels)

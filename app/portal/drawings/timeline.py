@@ -34,8 +34,8 @@ def timeline(name: str, stretches: Sequence[Stretch], *, now: datetime) -> Marku
         *(words(f"attempt {number}", x=0, y=row * ROW + 17) for row, number in enumerate(attempts)),
         *(_bar(stretch, attempts.index(stretch.attempt), x, first, now) for stretch in stretches),
         *(
-            words(duration(share * total), x=x(share * total), y=bottom + 8, anchor=anchor)
-            for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+            words(duration(fraction * total), x=x(fraction * total), y=bottom + 8, anchor=anchor)
+            for fraction, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
         ),
         width=WIDTH,
         height=bottom + 16,
@@ -50,12 +50,12 @@ def _bar(stretch: Stretch, row: int, x: Axis, first: datetime, now: datetime) ->
     end = ((stretch.end or now) - first).total_seconds()
     left, width = x(begin), max(x(end) - x(begin), 2.0)
     how = "done" if stretch.done else "open" if stretch.end is None else "cut"
-    told = {"done": "", "open": ", not yet over", "cut": ", not finished"}[how]
+    suffix = {"done": "", "open": ", not yet over", "cut": ", not finished"}[how]
     room = int((width - 10) / _LETTER)
     text = shortened(stretch.phase, room) if room >= 4 else ""
     return tag(
         "g",
-        tag("title", f"{stretch.phase}: {duration(end - begin)}{told}"),
+        tag("title", f"{stretch.phase}: {duration(end - begin)}{suffix}"),
         tag(
             "rect",
             x=left,

@@ -53,7 +53,7 @@ def _node(schema: dict[str, Any], at: _At, form: Form) -> Node:
         return _union(schema, at, form, nullable=nullable)
     if "properties" in schema:
         if at.required or not nullable:
-            return Group(at.pointer, at.label, _said(schema), children=_children(schema, at, form))
+            return Group(at.pointer, at.label, _description(schema), children=_children(schema, at, form))
         return _optional(schema, at, form)
     return _field(schema, at)
 
@@ -76,10 +76,10 @@ def _resolved(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
 
 
 def _children(schema: dict[str, Any], at: _At, form: Form, *, without: str = "") -> tuple[Node, ...]:
-    known = at.default if isinstance(at.default, dict) else {}
+    defaults = at.default if isinstance(at.default, dict) else {}
     required = schema.get("required", [])
     return tuple(
-        _node(child, _At(f"{at.pointer}/{name}", known.get(name, child.get("default")), name in required), form)
+        _node(child, _At(f"{at.pointer}/{name}", defaults.get(name, child.get("default")), name in required), form)
         for name, child in schema["properties"].items()
         if name != without and name not in HIDDEN and MARK not in child
     )
@@ -89,19 +89,19 @@ def _optional(schema: dict[str, Any], at: _At, form: Form) -> Group:
     default = ON if at.default is not None else OFF
     options = (Option(OFF), Option(ON))
     choice = Field(at.pointer, at.label, "choice", default=default, options=options)
-    hint = _said(schema)
+    hint = _description(schema)
     return Group(at.pointer, at.label, hint, choice, _children(schema, at, form))
 
 
 def _union(schema: dict[str, Any], at: _At, form: Form, *, nullable: bool) -> Group:
     tag = schema["discriminator"]["propertyName"]
     mapping = schema["discriminator"]["mapping"]
-    known = at.default if isinstance(at.default, dict) else {}
-    default = str(known.get(tag, OFF if nullable else ""))
-    said = explained(tag if tag == "method" else at.name)
-    options = [said.get(name, Option(name)) for name in mapping]
-    if said and tag == "method":  # grouped by what they remove
-        options.sort(key=lambda option: [group.group for group in said.values()].index(option.group))
+    defaults = at.default if isinstance(at.default, dict) else {}
+    default = str(defaults.get(tag, OFF if nullable else ""))
+    explanations = explained(tag if tag == "method" else at.name)
+    options = [explanations.get(name, Option(name)) for name in mapping]
+    if explanations and tag == "method":  # grouped by what they remove
+        options.sort(key=lambda option: [group.group for group in explanations.values()].index(option.group))
     if nullable:
         options.insert(0, Option(OFF))
     pointer = f"{at.pointer}/{tag}"
@@ -120,21 +120,21 @@ def _union(schema: dict[str, Any], at: _At, form: Form, *, nullable: bool) -> Gr
     children: tuple[Node, ...] = ()
     if branch:
         inside, _ = _resolved({"$ref": branch})
-        same = not known or known.get(tag) == chosen
+        same = not defaults or defaults.get(tag) == chosen
         kept = at.default if same or tag == "method" else {}
         children = _children(inside, _At(at.pointer, kept), form, without=tag)
-    return Group(at.pointer, at.label, _said(schema), choice, children, said.get(chosen or default))
+    return Group(at.pointer, at.label, _description(schema), choice, children, explanations.get(chosen or default))
 
 
 def _field(schema: dict[str, Any], at: _At) -> Field:
-    told = schema.get("description") or " Or: ".join(filter(None, map(_of_variant, schema.get("variants", []))))
-    hint = " ".join(part for part in (told, _bounds(schema)) if part)
+    description = schema.get("description") or " Or: ".join(filter(None, map(_of_variant, schema.get("variants", []))))
+    hint = " ".join(part for part in (description, _bounds(schema)) if part)
     kind, words = _kind(schema)
     return Field(at.pointer, at.label, kind, hint, _text(at.default), tuple(map(Option, words)), at.required)
 
 
 def _of_variant(variant: dict[str, Any]) -> str:
-    return _said(_resolved(variant)[0]) if "$ref" in variant else ""
+    return _description(_resolved(variant)[0]) if "$ref" in variant else ""
 
 
 def _kind(schema: dict[str, Any]) -> tuple[Kind, list[str]]:
@@ -164,7 +164,7 @@ def _bounds(schema: dict[str, Any]) -> str:
     return f"({', '.join(parts)})" if parts else ""
 
 
-def _said(schema: dict[str, Any]) -> str:
+def _description(schema: dict[str, Any]) -> str:
     return str(schema.get("description", "")).split("\n\n", 1)[0].replace("\n", " ")
 
 

@@ -25,43 +25,43 @@ class BadExtra(ValueError):
 
 def document(form: Form, preset: dict[str, Any]) -> dict[str, Any]:
     """Return the body that a form stands for; raises BadExtra."""
-    body = _read(tree(form, preset), form)
-    found: dict[str, Any] = body if isinstance(body, dict) else {}
-    found.setdefault("spec", {})
+    value = _read(tree(form, preset), form)
+    body: dict[str, Any] = value if isinstance(value, dict) else {}
+    body.setdefault("spec", {})
     if form.get(PRESET):
-        found["spec"] = {"preset": form.get(PRESET), **found["spec"]}
-    merged: dict[str, Any] = merge_patch(found, _extra(form))
+        body["spec"] = {"preset": form.get(PRESET), **body["spec"]}
+    merged: dict[str, Any] = merge_patch(body, _extra(form))
     return merged
 
 
 def _extra(form: Form) -> dict[str, Any]:
     text = form.get(EXTRA).strip()
     try:
-        found = parse(text.encode()) if text else {}
+        patch = parse(text.encode()) if text else {}
     except MalformedRequest as error:
         raise BadExtra(f"This is no JSON that is taken: {error.detail}") from None
-    if not isinstance(found, dict):
+    if not isinstance(patch, dict):
         raise BadExtra("Write an object: {...}.")
-    return found
+    return patch
 
 
 def _read(node: Node, form: Form) -> Any:  # noqa: ANN401 - JSON
     if isinstance(node, Field):
         return _value(node, form)
     inside = {child.pointer.rsplit("/", 1)[-1]: _read(child, form) for child in node.children}
-    found = {name: value for name, value in inside.items() if value is not _NOTHING}
+    members = {name: value for name, value in inside.items() if value is not _NOTHING}
     if node.choice is None:
-        return found or _NOTHING
-    said = form.get(node.choice.pointer)
-    if said == OFF:
+        return members or _NOTHING
+    chosen = form.get(node.choice.pointer)
+    if chosen == OFF:
         return None
     if node.choice.pointer == node.pointer:  # on or off
-        return found if found or said == ON else _NOTHING
-    if not said and node.choice.required and node.choice.options[0].value != OFF and node.children:
-        said = node.choice.options[0].value  # what the page shows as chosen
-    if said:
-        return {node.choice.pointer.rsplit("/", 1)[-1]: said, **found}
-    return found or _NOTHING
+        return members if members or chosen == ON else _NOTHING
+    if not chosen and node.choice.required and node.choice.options[0].value != OFF and node.children:
+        chosen = node.choice.options[0].value  # what the page shows as chosen
+    if chosen:
+        return {node.choice.pointer.rsplit("/", 1)[-1]: chosen, **members}
+    return members or _NOTHING
 
 
 def _value(field: Field, form: Form) -> Any:  # noqa: ANN401 - JSON, one line a kind

@@ -74,7 +74,7 @@ _View = TypeVar("_View", bound=RegistryDeliveryView)
 
 def _shown(view: type[_View], row: HookDelivery, verdicts: Sequence[HookVerdict]) -> _View:
     named = {name: getattr(row, name) for name in view.model_fields if name != "verdicts"}
-    return view.model_validate({**named, "verdicts": [VerdictView.model_validate(found) for found in verdicts]})
+    return view.model_validate({**named, "verdicts": [VerdictView.model_validate(verdict) for verdict in verdicts]})
 
 
 def _full(resources: Resources, row: HookDelivery) -> FullDeliveryView:
@@ -86,7 +86,7 @@ def list_deliveries(
     query: Annotated[DeliveryQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[RegistryDeliveryView]:
     """List deliveries, newest first."""
-    rows, found = inbox.page(
+    rows, verdict_rows = inbox.page(
         resources.database,
         project,
         before=pager.position(query),
@@ -95,7 +95,7 @@ def list_deliveries(
         state=query.state,
     )
     verdicts: dict[str, list[HookVerdict]] = defaultdict(list)
-    for verdict in found:
+    for verdict in verdict_rows:
         verdicts[verdict.delivery_id].append(verdict)
     return pager.page(query, rows, lambda row: _shown(RegistryDeliveryView, row, verdicts[row.id]), lambda row: row.id)
 

@@ -113,12 +113,12 @@ def delete_rule(rule_id: RuleId, resources: ResourcesDep, project: ProjectDep) -
 @router.post("/{rule_id}/test", dependencies=[PresetsDep])
 def test_rule(rule_id: RuleId, body: RuleTrial, resources: ResourcesDep, project: ProjectDep) -> TrialView:
     """Say what a rule would make of a delivery or of a document, and why; nothing is written."""
-    found = rules.trial(resources, project, rule_id, body)
+    decision = rules.trial(resources, project, rule_id, body)
     return TrialView(
-        outcome=found.outcome,
-        reason=found.reason,
-        detail=found.detail,
-        checks=[CheckView.model_validate(check) for check in found.checks],
-        event=found.event.model_dump(mode="json"),
-        request=found.candidate.sent if found.candidate else None,
+        outcome=decision.outcome,
+        reason=decision.reason,
+        detail=decision.detail,
+        checks=[CheckView.model_validate(check) for check in decision.checks],
+        event=decision.event.model_dump(mode="json"),
+        request=decision.candidate.sent if decision.candidate else None,
     )

@@ -49,21 +49,21 @@ Overrides = Annotated[
 def cancel_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """End a job; a cancelled one stays cancelled."""
     control.cancel(resources, actor.project_id, job_id)
-    return _told(resources, actor, job_id)
+    return _readable_view(resources, actor, job_id)
 
 
 @router.post("/pause")
 def pause_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """Let a queued or running job rest: it keeps its checkpoints and holds no worker."""
     control.pause(resources, actor.project_id, job_id)
-    return _told(resources, actor, job_id)
+    return _readable_view(resources, actor, job_id)
 
 
 @router.post("/resume")
 def resume_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """Queue a paused job again, to go on from its last checkpoint."""
     control.resume(resources, actor.project_id, job_id)
-    return _told(resources, actor, job_id)
+    return _readable_view(resources, actor, job_id)
 
 
 @router.post("/retry")
@@ -72,7 +72,7 @@ def retry_job(
 ) -> JobView:
     """Queue a failed, expired or cancelled job again, with other limits or priority if asked."""
     control.retry(resources, actor.project_id, job_id, body or Retry.model_validate({}))
-    return _told(resources, actor, job_id)
+    return _readable_view(resources, actor, job_id)
 
 
 @router.post(
@@ -94,13 +94,13 @@ def clone_job(
     merged = merge_patch(reads.job(resources.database, project, job_id).job.request, body or {})
     request.state.json = merged  # pointers of refusals lead into it
     try:
-        wish = JobRequest.model_validate(merged)
+        clone = JobRequest.model_validate(merged)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in found]) from None
+        errors = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in errors]) from None
     path = request.url.path
     key = Key.of(project, "POST", path, key=idempotency_key, body=body or {}) if idempotency_key else None
-    submitted = submit.submit(resources, project, wish, merged, key, cloned_from=job_id).result()
+    submitted = submit.submit(resources, project, clone, merged, key, cloned_from=job_id).result()
     return answer(resources, project, submitted)
 
 
@@ -108,7 +108,7 @@ def clone_job(
 def change_job(job_id: JobId, body: JobPatch, resources: ResourcesDep, actor: ActorDep) -> JobView:
     """Change name and labels, or the priority of a job that waits."""
     control.change(resources, actor.project_id, job_id, body)
-    return _told(resources, actor, job_id)
+    return _readable_view(resources, actor, job_id)
 
 
 @router.delete("", status_code=204)
@@ -117,7 +117,7 @@ def delete_job(job_id: JobId, resources: ResourcesDep, project: ProjectDep) -> N
     control.delete(resources, project, job_id)
 
 
-def _told(resources: Resources, actor: Actor, job_id: str) -> JobView:
+def _readable_view(resources: Resources, actor: Actor, job_id: str) -> JobView:
     """Show a job after an action, as far as its caller may read it."""
     view = job_view(reads.job(resources.database, actor.project_id, job_id))
     return view if rights.has(actor, "jobs:read") else view.model_copy(update=_UNREAD)

@@ -38,9 +38,9 @@ def list_artifacts(
 @router.get("/artifacts/{artifact_id}")
 def get_artifact(artifact_id: ArtifactId, resources: ResourcesDep, project: ProjectDep) -> ArtifactView:
     """Show a file."""
-    found = artifacts.get(resources.database, project, artifact_id)
-    artifacts.note_read(resources, "read", found.id)
-    return artifact_view(found)
+    artifact = artifacts.get(resources.database, project, artifact_id)
+    artifacts.note_read(resources, "read", artifact.id)
+    return artifact_view(artifact)
 
 
 @router.head("/artifacts/{artifact_id}/download", include_in_schema=False)

@@ -102,8 +102,8 @@ def list_metrics(
     job_id: JobId, query: Annotated[MetricQuery, FromQuery()], resources: ResourcesDep, project: ProjectDep
 ) -> Page[SeriesView]:
     """List every metric series, thinned."""
-    found = reads.metrics(resources.database, project, job_id, name=query.name, max_points=query.max_points)
-    return Page(items=[series_view(series) for series in found], next_cursor=None)
+    metrics = reads.metrics(resources.database, project, job_id, name=query.name, max_points=query.max_points)
+    return Page(items=[series_view(series) for series in metrics], next_cursor=None)
 
 
 @router.get("/report")

@@ -71,7 +71,7 @@ def worker_view(reading: WorkerReading) -> WorkerView:
 @router.get("/queues")
 def list_queues(resources: ResourcesDep) -> Page[QueueView]:
     """List the queues, one per worker class."""
-    now, found = fleet.queues(resources)
+    now, queues = fleet.queues(resources)
     items = [
         QueueView(
             worker_class=queue.worker_class,
@@ -81,7 +81,7 @@ def list_queues(resources: ResourcesDep) -> Page[QueueView]:
             running=queue.running,
             workers=queue.workers,
         )
-        for queue in found
+        for queue in queues
     ]
     return Page(items=items, next_cursor=None)
 

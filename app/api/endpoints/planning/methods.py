@@ -131,7 +131,7 @@ def list_methods() -> CatalogueView:
     )
 
 
-def _axis(found: Mapping[str, type[Method]], *, tag: str = "kind") -> list[MethodView]:
+def _axis(methods: Mapping[str, type[Method]], *, tag: str = "kind") -> list[MethodView]:
     return [
         MethodView(
             name=name,
@@ -142,7 +142,7 @@ def _axis(found: Mapping[str, type[Method]], *, tag: str = "kind") -> list[Metho
             constraints=list(method.constraints),
             parameters=_parameters(method, without=tag),
         )
-        for name, method in found.items()
+        for name, method in methods.items()
     ]
 
 

@@ -120,8 +120,8 @@ def get_plan(plan_id: PlanId, resources: ResourcesDep, project: ProjectDep) -> P
 @router.post("/models/resolve")
 async def resolve_model(body: ResolveRequest, resources: ResourcesDep, project: ProjectDep) -> ModelView:
     """Tell what a source is, and whether it can be worked on."""
-    found = await resources.lookups.run(project, lambda: lookup.resolve(resources, project, body.source))
-    return ModelView.model_validate(found)
+    model = await resources.lookups.run(project, lambda: lookup.resolve(resources, project, body.source))
+    return ModelView.model_validate(model)
 
 
 def _view(plan: Plan) -> PlanView:

@@ -41,7 +41,7 @@ class PresetRequest(Spec):
 @router.get("")
 def list_presets(resources: ResourcesDep, project: ProjectDep) -> Page[PresetView]:
     """List presets, the newest version of each."""
-    return Page(items=[_view(found) for found in presets.every(resources.database, project)], next_cursor=None)
+    return Page(items=[_view(preset) for preset in presets.every(resources.database, project)], next_cursor=None)
 
 
 @router.get("/{name}")
@@ -62,11 +62,11 @@ def delete_preset(name: Name, resources: ResourcesDep, project: ProjectDep) -> N
     presets.delete(resources.database, project, name)
 
 
-def _view(found: PresetVersion) -> PresetView:
+def _view(preset: PresetVersion) -> PresetView:
     return PresetView(
-        name=found.name,
-        version=found.version,
-        description=found.description,
-        spec=dict(found.spec),
-        built_in=found in SHIPPED,
+        name=preset.name,
+        version=preset.version,
+        description=preset.description,
+        spec=dict(preset.spec),
+        built_in=preset in SHIPPED,
     )

@@ -17,17 +17,19 @@ commands = typer.Typer()
 def plan(spec: SpecFile, json: Json = False) -> None:
     """Show what a job would take: seconds, memory and disk by phase; makes none."""
     with connect() as client:
-        found = client.plan(read_body(spec))
+        document = client.plan(read_body(spec))
     if json:
-        print_json(found)
+        print_json(document)
         return
     table = Table("phase", "seconds", "memory", "disk")
-    for phase in found["phases"]:
+    for phase in document["phases"]:
         table.add_row(phase["name"], f"{phase['seconds']:,.1f}", size(phase["memory_bytes"]), size(phase["disk_bytes"]))
     out.print(table)
-    seconds = "unknown" if found["seconds"] is None else f"{found['seconds']:,.0f} s"
-    out.print(f"{found['id']}  {seconds}, worker class {found['worker_class']}, place {found['queue_position']}")
-    if found["reusable_job_id"]:
-        out.print(f"reuse      {found['reusable_job_id']} has done this: an equal job ends at once")
-    for warning in found["warnings"]:
+    seconds = "unknown" if document["seconds"] is None else f"{document['seconds']:,.0f} s"
+    out.print(
+        f"{document['id']}  {seconds}, worker class {document['worker_class']}, place {document['queue_position']}"
+    )
+    if document["reusable_job_id"]:
+        out.print(f"reuse      {document['reusable_job_id']} has done this: an equal job ends at once")
+    for warning in document["warnings"]:
         out.print(f"note       {escape(warning['text'])}")

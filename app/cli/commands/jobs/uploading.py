@@ -37,8 +37,10 @@ def upload(
     )
     with connect() as client, bar:
         task = bar.add_task("upload", total=None)
-        found = client.upload(path, name=name, sent=lambda there, total: bar.update(task, completed=there, total=total))
+        uploaded = client.upload(
+            path, name=name, sent=lambda there, total: bar.update(task, completed=there, total=total)
+        )
     if json:
-        print_json(found)
+        print_json(uploaded)
     else:
-        out.print(found["id"])
+        out.print(uploaded["id"])

@@ -37,12 +37,12 @@ def unpack(
 @commands.command()
 def inspect(directory: Directory, json: Json = False) -> None:
     """Show what an artifact holds: parameters, zeros, patterns, bytes, and whether every file is intact."""
-    found = _run("inspect", str(directory))[0]
-    damaged = [item["path"] for item in found["files"] if not item["verified"]]
+    facts = _run("inspect", str(directory))[0]
+    damaged = [item["path"] for item in facts["files"] if not item["verified"]]
     if json:
-        print_json(found)
+        print_json(facts)
     else:
-        out.print(_table(found, damaged))
+        out.print(_table(facts, damaged))
     if damaged:
         err.print(f"[red]not intact[/]: {escape(', '.join(damaged))}")
         raise typer.Exit(1)
@@ -60,18 +60,18 @@ def _run(*arguments: str) -> list[dict[str, Any]]:
     return [json_module.loads(line) for line in done.stdout.splitlines()]
 
 
-def _table(found: dict[str, Any], damaged: list[str]) -> Table:
+def _table(facts: dict[str, Any], damaged: list[str]) -> Table:
     table = Table(show_header=False, box=None)
-    sparse = ", ".join(f"{count} {name}" for name, count in sorted(found["sparse_tensors"].items())) or "none"
-    share = found["sparsity_of_sparse_tensors"]
-    files = len(found["files"])
+    sparse = ", ".join(f"{count} {name}" for name, count in sorted(facts["sparse_tensors"].items())) or "none"
+    sparsity = facts["sparsity_of_sparse_tensors"]
+    files = len(facts["files"])
     for name, value in (
-        ("architecture", str(found["architecture"] or "unknown")),
-        ("parameters", f"{found['parameters']:,} in {found['tensors']} tensors"),
-        ("non-zero", f"{found['nonzero_parameters']:,}"),
-        ("sparse tensors", f"{sparse}, {share:.2%} zeros" if found["sparse_tensors"] else sparse),
-        ("dense", size(found["dense_bytes"])),
-        ("packed", size(found["packed_bytes"])),
+        ("architecture", str(facts["architecture"] or "unknown")),
+        ("parameters", f"{facts['parameters']:,} in {facts['tensors']} tensors"),
+        ("non-zero", f"{facts['nonzero_parameters']:,}"),
+        ("sparse tensors", f"{sparse}, {sparsity:.2%} zeros" if facts["sparse_tensors"] else sparse),
+        ("dense", size(facts["dense_bytes"])),
+        ("packed", size(facts["packed_bytes"])),
         ("files", f"{files - len(damaged)} of {files} as the manifest has them" if files else "no manifest"),
     ):
         table.add_row(name, value)

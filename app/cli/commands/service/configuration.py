@@ -40,13 +40,13 @@ def list_settings(settings: Settings, environment: Mapping[str, str], env_file: 
     """Describe every setting; secrets and passwords in URLs are masked."""
     set_here = {name.upper() for name, value in environment.items() if value}
     in_file = {name.upper() for name, value in dotenv_values(env_file).items() if value} if env_file else set()
-    found = []
+    rows = []
     for field, info in Settings.model_fields.items():
         name = PREFIX + field.upper()
         origin = "environment" if name in set_here else str(env_file) if name in in_file else "default"
         value = getattr(settings, DERIVED.get(field, field))
-        found.append(Setting(name=name, value=_shown(value), origin=origin, meaning=info.description or ""))
-    return found
+        rows.append(Setting(name=name, value=_shown(value), origin=origin, meaning=info.description or ""))
+    return rows
 
 
 def _shown(value: object) -> str:

@@ -20,12 +20,12 @@ WorkerId = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id
 def queues(json: Json = False) -> None:
     """List the queues, one per worker class."""
     with connect() as client:
-        found = client.queues()
+        rows = client.queues()
     if json:
-        print_json([queue.model_dump(mode="json") for queue in found])
+        print_json([queue.model_dump(mode="json") for queue in rows])
         return
     table = Table("class", "queued", "delayed", "oldest", "running", "workers", box=None)
-    for queue in found:
+    for queue in rows:
         oldest = "" if queue.oldest_age_seconds is None else f"{queue.oldest_age_seconds:.0f} s"
         counts = (str(number) for number in (queue.running, queue.workers))
         table.add_row(queue.worker_class, str(queue.depth), str(queue.delayed), oldest, *counts)
@@ -36,12 +36,12 @@ def queues(json: Json = False) -> None:
 def workers(json: Json = False) -> None:
     """List the workers and what they do."""
     with connect() as client:
-        found = client.workers()
+        rows = client.workers()
     if json:
-        print_json([worker.model_dump(mode="json") for worker in found])
+        print_json([worker.model_dump(mode="json") for worker in rows])
         return
     table = Table("worker", "class", "state", "host", "device", "memory", "job", "seen", box=None)
-    for worker in found:
+    for worker in rows:
         table.add_row(
             worker.id,
             worker.worker_class,

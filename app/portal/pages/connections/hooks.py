@@ -39,26 +39,26 @@ def hooks_page(request: Request, resources: ResourcesDep, project: ProjectDep) -
 def _overview(
     request: Request, resources: Resources, project: str, *, form: Form | None = None, refusal: AppError | None = None
 ) -> Response:
-    known, ours = sources.page(resources, project, limit=MOST), rules.page(resources, project, limit=MOST)
+    source_rows, rule_rows = sources.page(resources, project, limit=MOST), rules.page(resources, project, limit=MOST)
     lately, verdicts = inbox.page(resources.database, project, limit=LATELY)
     return render(
         request,
         "hooks.html",
         status=refusal.status if refusal else 200,
-        sources=known,
-        rules=ours,
+        sources=source_rows,
+        rules=rule_rows,
         rows=lately,
         verdicts=verdicts,
         kinds=RECEIVERS,
         form=form or Form([]),
         refusal=refusal,
-        names=_names(known, ours),
+        names=_names(source_rows, rule_rows),
         waiting=proposals.page(resources, project, limit=LATELY, state="waiting"),
     )
 
 
-def _names(known: Sequence[HookSource], ours: Sequence[Rule]) -> dict[str, str]:
-    return {**{row.id: row.name for row in known}, **{row.id: row.name for row in ours}}
+def _names(source_rows: Sequence[HookSource], rule_rows: Sequence[Rule]) -> dict[str, str]:
+    return {**{row.id: row.name for row in source_rows}, **{row.id: row.name for row in rule_rows}}
 
 
 @router.post("/proposals/{proposal_id}/approve")
@@ -137,7 +137,7 @@ def deliveries_page(
     rows, verdicts = inbox.page(
         resources.database, project, before=before, limit=PAGE + 1, source_id=source or None, state=state or None
     )
-    known = sources.page(resources, project, limit=MOST)
+    source_rows = sources.page(resources, project, limit=MOST)
     older = f"{HOME}/deliveries?before={rows[PAGE - 1].id}" if len(rows) > PAGE else None
     if older:
         older += "".join(f"&{name}={value}" for name, value in (("source", source), ("state", state)) if value)
@@ -147,10 +147,10 @@ def deliveries_page(
         rows=rows[:PAGE],
         verdicts=verdicts,
         older=older,
-        sources=known,
+        sources=source_rows,
         source=source,
         state=state,
-        names=_names(known, rules.page(resources, project, limit=MOST)),
+        names=_names(source_rows, rules.page(resources, project, limit=MOST)),
     )
 
 

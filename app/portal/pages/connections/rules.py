@@ -111,7 +111,7 @@ def _render(
     trial_refusal: AppError | None = None,
 ) -> Response:
     lately = inbox.page(resources.database, project, limit=20, source_id=row.source_id)[0] if row else []
-    status = next((found.status for found in (refusal, trial_refusal) if found), 200)
+    status = next((error.status for error in (refusal, trial_refusal) if error), 200)
     return render(
         request,
         "rule.html",

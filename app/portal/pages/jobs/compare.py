@@ -79,13 +79,13 @@ def compare_page(
 
 def _curves(resources: Resources, project: str, readings: Sequence[JobReading]) -> list[tuple[str, Markup]]:
     """One drawing per metric that at least one job has, over all that have it."""
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    points_of: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for reading in readings:
         for series in reads.metrics(resources.database, project, reading.job.id, name=None, max_points=200):
             points = [(float(point.step), point.value) for point in series.points]
-            found.setdefault(series.name, {})[reading.job.id] = points
+            points_of.setdefault(series.name, {})[reading.job.id] = points
     drawn: list[tuple[str, Markup]] = []
-    for name, by_job in found.items():
+    for name, by_job in points_of.items():
         lines_ = [
             Curve(f"{letter}  {reading.job.name}", by_job.get(reading.job.id, []))
             for letter, reading in zip("ABCDEF", readings, strict=False)

@@ -66,7 +66,7 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
     reading = reads.job(resources.database, project, job_id)
     history = histories.read(resources.database, project, job_id)
     report = reading.job.report or {}
-    found = reads.metrics(resources.database, project, job_id, name=None, max_points=300)
+    metrics = reads.metrics(resources.database, project, job_id, name=None, max_points=300)
     return _page(
         request,
         reading,
@@ -77,16 +77,16 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
         comparisons=numbers.comparisons(report) if report else [],
         protocol_line=lambda name: numbers.protocol_line(report.get("protocol") or {}, name),
         report=report,
-        charts=series.charts(found, history.phases),
+        charts=series.charts(metrics, history.phases),
     )
 
 
 @router.get("/jobs/{job_id}/curves.json")
 def curves(job_id: str, resources: ResourcesDep, project: ProjectDep) -> JSONResponse:
     """Return the charts of a job as numbers, for our script."""
-    found = reads.metrics(resources.database, project, job_id, name=None, max_points=500)
+    metrics = reads.metrics(resources.database, project, job_id, name=None, max_points=500)
     phases = histories.read(resources.database, project, job_id).phases
-    return JSONResponse({chart.name: chart.document() for chart in series.charts(found, phases)})
+    return JSONResponse({chart.name: chart.document() for chart in series.charts(metrics, phases)})
 
 
 @router.get("/jobs/{job_id}/layers")

@@ -17,7 +17,7 @@ from app.services.jobs import control
 from espalier.errors import Problem
 from espalier.recipe.refusals import pointers
 
-_Wish = TypeVar("_Wish", JobPatch, Retry)
+_Body = TypeVar("_Body", JobPatch, Retry)
 router = APIRouter(prefix="/jobs/{job_id}")
 
 _LIMITS = ("max_run_seconds", "max_pending_seconds", "max_device_memory_bytes", "max_host_memory_bytes")
@@ -47,7 +47,7 @@ def resume(job_id: str, resources: ResourcesDep, project: ProjectDep) -> Respons
 @router.post("/retry", dependencies=[needs("jobs:write")])
 def retry(job_id: str, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Queue a job again, with other limits where the form names some."""
-    control.retry(resources, project, job_id, _wish(form))
+    control.retry(resources, project, job_id, _retry_of(form))
     return _back(job_id)
 
 
@@ -65,12 +65,12 @@ def delete(job_id: str, resources: ResourcesDep, project: ProjectDep) -> Respons
     return RedirectResponse("/portal/jobs", 303)
 
 
-def _wish(form: Form) -> Retry:
+def _retry_of(form: Form) -> Retry:
     limits = {name: _number(form.get(name)) for name in _LIMITS if form.get(name).strip()}
-    wish: dict[str, Any] = {"from": form.get("from") or "failed_phase"}
-    wish |= {"limits": limits} if limits else {}
-    wish |= {"priority": form.get("priority")} if form.get("priority") else {}
-    return _checked(Retry, wish)
+    request: dict[str, Any] = {"from": form.get("from") or "failed_phase"}
+    request |= {"limits": limits} if limits else {}
+    request |= {"priority": form.get("priority")} if form.get("priority") else {}
+    return _checked(Retry, request)
 
 
 def _number(text: str) -> float | int | str:
@@ -82,7 +82,7 @@ def _number(text: str) -> float | int | str:
     return text
 
 
-def _checked(model: type[_Wish], document: dict[str, Any]) -> _Wish:
+def _checked(model: type[_Body], document: dict[str, Any]) -> _Body:
     try:
         return model.model_validate(document)
     except ValidationError as error:

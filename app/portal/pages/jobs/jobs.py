@@ -62,8 +62,8 @@ def cancel_several(request: Request, form: FormDep, resources: ResourcesDep, pro
 @router.post("/several-jobs/retry", dependencies=[needs("jobs:write")])
 def retry_several(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Retry every job that was picked, each for itself, and tell what became of each."""
-    wish = Retry.model_validate({})
-    return _several(request, form, "queued again", lambda job_id: control.retry(resources, project, job_id, wish))
+    body = Retry.model_validate({})
+    return _several(request, form, "queued again", lambda job_id: control.retry(resources, project, job_id, body))
 
 
 def _several(request: Request, form: Form, done: str, act: Callable[[str], None]) -> Response:

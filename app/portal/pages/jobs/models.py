@@ -51,10 +51,10 @@ def model_page(
     metrics = reading.metrics
     chosen = metric if metric in metrics else (metrics[0] if metrics else None)
     front = reading.front(chosen) if chosen else []
-    marks = list(_marks(front, chosen)) if chosen else []
+    points = list(_marks(front, chosen)) if chosen else []
     drawing = scatter(
         "results",
-        marks,
+        points,
         x_title="Sparsity",
         x_write=whole_percent,
         y_title="perplexity",
@@ -88,7 +88,7 @@ def _root(reading: ModelReading, front: list[tuple[Result, bool]], metric: str |
     published: dict[str, list[Published]] = {}
     for item in reading.published:
         published.setdefault(item.job_id, []).append(item)
-    best = [item.job_id for item, unbeaten in front if unbeaten]
+    best = [item.job_id for item, on_front in front if on_front]
     ids = list(dict.fromkeys([*published, *reversed(best)]))[:BRANCHES]
     results = {item.job_id: item for item in reading.results}
     here = Node(

@@ -74,16 +74,16 @@ async def submit(request: Request, form: FormDep, resources: ResourcesDep, proje
 
 
 def _submit(request: Request, form: Form, resources: Resources, project: str) -> Response:
-    body, wish, problems = _checked(resources, project, form)
-    if wish is None:
+    body, job, problems = _checked(resources, project, form)
+    if job is None:
         return _form_page(request, resources, project, form, problems, status=422)
     key = Key.of(project, "POST", "/portal/new-job", key=form.get("key") or str(uuid.uuid4()), body=body)
     try:
-        submitted = jobs.submit(resources, project, wish, body, key).result()
+        submitted = jobs.submit(resources, project, job, body, key).result()
     except AppError as error:
-        found = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
-        found = found or [Problem("", error.code, error.detail)]
-        return _form_page(request, resources, project, form, found, status=error.status)
+        errors = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
+        errors = errors or [Problem("", error.code, error.detail)]
+        return _form_page(request, resources, project, form, errors, status=error.status)
     return RedirectResponse(f"/portal/jobs/{submitted.job_id}", 303)
 
 
@@ -98,7 +98,7 @@ def _form_page(
 ) -> Response:
     base = _preset(resources, project, form.get(PRESET))
     root = tree(form, base)
-    found = presets.every(resources.database, project)
+    preset_rows = presets.every(resources.database, project)
     known = {*root.pointers(), PRESET, EXTRA}
     errors = {problem.pointer: problem.detail for problem in problems or []}
     return render(
@@ -109,8 +109,8 @@ def _form_page(
         spec=root["spec"],
         source=root["source"],
         form=form,
-        presets=found,
-        own_preset=form.get(PRESET) not in {"", *(item.name for item in found)},
+        presets=preset_rows,
+        own_preset=form.get(PRESET) not in {"", *(item.name for item in preset_rows)},
         sections=SECTIONS,
         errors=errors,
         problems=problems or [],
@@ -125,23 +125,23 @@ def _form_page(
 
 def _panel(request: Request, resources: Resources, project: str, form: Form) -> dict[str, Any]:
     """What stands beside the form: the model, the plan or what is in its way, and the body in three ways."""
-    body, wish, problems = _checked(resources, project, form)
-    found: Plan | None = None
+    body, job, problems = _checked(resources, project, form)
+    plan_row: Plan | None = None
     model: dict[str, Any] | None = None
-    if wish is not None:
+    if job is not None:
         try:
-            model = lookup.resolve(resources, project, wish.source)
-            found = plans.draft(resources, project, wish)
+            model = lookup.resolve(resources, project, job.source)
+            plan_row = plans.draft(resources, project, job)
         except AppError as error:
             problems = [Problem(pointers.into(body, item.pointer), item.code, item.detail) for item in error.items]
             problems = problems or [Problem("", error.code, error.detail)]
     return {
-        "plan": found.document if found else None,
+        "plan": plan_row.document if plan_row else None,
         "model": model,
         "wrong": problems,
         "body": body,
         "id_of": id_of,
-        "memory": fleet.largest_memory(resources, found.document["worker_class"]) if found else None,
+        "memory": fleet.largest_memory(resources, plan_row.document["worker_class"]) if plan_row else None,
         "snippets": snippets.every(body, base_url(request), keyed=resources.settings.mode == "production"),
     }
 
@@ -154,8 +154,8 @@ def _checked(resources: Resources, project: str, form: Form) -> tuple[dict[str, 
     try:
         return body, JobRequest.model_validate(body), []
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        items = [Problem(pointers.of_error(item, item["loc"], body), str(item["type"]), item["msg"]) for item in found]
+        errors = error.errors(include_url=False, include_input=False)
+        items = [Problem(pointers.of_error(item, item["loc"], body), str(item["type"]), item["msg"]) for item in errors]
         return body, None, items
 
 

@@ -74,8 +74,8 @@ def _stream(events: AsyncIterator[Event | None], id_of: Callable[[Event], str]) 
             if event is None:
                 yield ": beat\n\n"
             else:
-                told = json.dumps({"type": event.type, "job_id": event.job_id})
-                yield f"id: {id_of(event)}\ndata: {told}\n\n"
+                data = json.dumps({"type": event.type, "job_id": event.job_id})
+                yield f"id: {id_of(event)}\ndata: {data}\n\n"
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(body(), media_type="text/event-stream", headers=headers)

@@ -42,5 +42,5 @@ def audit_page(
 
 def place_of(resource_id: str) -> str | None:
     """Return the page about a thing, if it has one."""
-    found = PLACES.get(resource_id[:4])
-    return f"{found}{resource_id}" if found else None
+    page = PLACES.get(resource_id[:4])
+    return f"{page}{resource_id}" if page else None

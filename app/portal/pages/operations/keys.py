@@ -85,8 +85,8 @@ def create_key(request: Request, form: FormDep, actor: ActorDep, resources: Reso
             resources.database, resources.settings, body, keys.project_of_new_key(actor, body.project_id)
         )
     except AppError as error:
-        known = _projects(resources, actor)
-        return _render(request, status=error.status, refusal=error, form=form, projects=known)
+        offered = _projects(resources, actor)
+        return _render(request, status=error.status, refusal=error, form=form, projects=offered)
     return _render(request, status=201, made=made, token=token)
 
 

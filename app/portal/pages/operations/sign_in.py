@@ -111,10 +111,10 @@ def come_back(
 
 
 def _provider(request: Request) -> Provider:
-    found: Provider | None = request.app.state.identity_provider
-    if found is None:
+    provider: Provider | None = request.app.state.identity_provider
+    if provider is None:
         raise NotFound("There is no such page.")
-    return found
+    return provider
 
 
 def _return_url(request: Request) -> str:

@@ -47,8 +47,8 @@ def usage_page(request: Request, resources: ResourcesDep, project: ProjectDep) -
     ]
     year, month = (int(part) for part in usage.month.split("-"))
     by_day = {int(row.day[-2:]): row for row in days}
-    most = max((row.gpu_seconds + row.cpu_seconds for row in days), default=0)
-    unit = next((seconds for seconds in (3600, 60) if most >= seconds), 1)  # so that ticks are round
+    highest = max((row.gpu_seconds + row.cpu_seconds for row in days), default=0)
+    unit = next((seconds for seconds in (3600, 60) if highest >= seconds), 1)  # so that ticks are round
     drawn = [
         Bar(str(day), by_day[day].gpu_seconds / unit, by_day[day].cpu_seconds / unit)
         if day in by_day
@@ -59,7 +59,7 @@ def usage_page(request: Request, resources: ResourcesDep, project: ProjectDep) -
         "days",
         drawn,
         names=("GPU", "CPU"),
-        write=lambda amount: duration(amount * unit),
+        write=lambda value: duration(value * unit),
         title="Time that attempts took, by day",
     )
     return render(
@@ -74,7 +74,7 @@ def usage_page(request: Request, resources: ResourcesDep, project: ProjectDep) -
 
 
 def _count(title: str, value: int, limit: int | None) -> Figure:
-    return _figure(title, value, limit, lambda amount: number(int(amount)))
+    return _figure(title, value, limit, lambda count: number(int(count)))
 
 
 def _figure(title: str, value: float, limit: int | None, write: Writing) -> Figure:
