@@ -104,7 +104,7 @@ class BrokenResultError(EngineError, class_="internal"):
     """What was written is not what was meant: ours to mend."""
 
 
-class NoRoomError(EngineError):
+class InsufficientMemoryError(EngineError):
     """What a step has to hold does not fit into memory; known before any work."""
 
     def __init__(self, message: str, *, hint: str, class_: Literal["gpu_oom", "host_oom"]) -> None:

@@ -169,7 +169,7 @@ class Done(Message):
     files: list[ArtifactFile]
 
 
-class Spread(Message):
+class MembersRequested(Message):
     """What the job does itself is checkpointed; the rest is for jobs of their own."""
 
     kind: Literal["spread"] = "spread"

@@ -17,7 +17,7 @@ from espalier.checkpoint_names import RESULT
 from espalier.diagnosis import classify
 from espalier.evaluate import baseline, benchmarks
 from espalier.export import result
-from espalier.messages import Checkpoint, ComputeRequest, Done, Log, Message, Spread, StoredCheckpoint
+from espalier.messages import Checkpoint, ComputeRequest, Done, Log, MembersRequested, Message, StoredCheckpoint
 from espalier.model import numerics
 from espalier.prune import targets
 from espalier.recipe.hashes import phase_key
@@ -34,8 +34,8 @@ PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")
 """Whose versions stand in every report."""
 
 
-def run(request: ComputeRequest, listener: Listener) -> Done | Spread:
-    """Carry out a resolved job; Spread where it leaves the members of a soup to jobs of their own.
+def run(request: ComputeRequest, listener: Listener) -> Done | MembersRequested:
+    """Carry out a resolved job; MembersRequested where it leaves the members of a soup to jobs of their own.
 
     Raises EngineError for what the user can mend; numerics.be_deterministic comes before.
     """
@@ -43,7 +43,7 @@ def run(request: ComputeRequest, listener: Listener) -> Done | Spread:
     return compute(Session(request, listener)) if search is None else _Trials(request, listener).run(search)
 
 
-def compute(session: Session) -> Done | Spread:
+def compute(session: Session) -> Done | MembersRequested:
     """Run all phases in order; each skips what an earlier attempt has finished."""
     session.results.environment |= environment(session)
     if not session.request.spec.structure:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from espalier.checkpoint_names import TurnName
-from espalier.messages import Spread
+from espalier.messages import MembersRequested
 from espalier.prune import calibrating, pruning
 from espalier.recipe.steps.recovery import Cycles
 from espalier.reconstruct import reconstructing
@@ -15,8 +15,8 @@ from espalier.session import Session
 from espalier.session.reporter import Turn
 
 
-def run(session: Session) -> Spread | None:
-    """Go through all turns of a spec; Spread where others are to train the members of its soup."""
+def run(session: Session) -> MembersRequested | None:
+    """Go through all turns of a spec; MembersRequested where others are to train the members of its soup."""
     spec = session.request.spec
     if spec.cycles is not None:
         _cycles(session, spec.cycles)
@@ -24,7 +24,7 @@ def run(session: Session) -> Spread | None:
     _prune_and_reconstruct(session)
     if spec.soup and session.request.spread and not session.request.member_dirs:
         retraining.search(session)  # once for all
-        return Spread()
+        return MembersRequested()
     session.results.recovery |= _retrain(session)
     return None
 
@@ -62,7 +62,7 @@ def _retrain(session: Session) -> dict[str, Any]:
 
 def _cycle(session: Session, cycles: Cycles, number: int) -> Turn:
     spec = session.request.spec
-    sparsity = cycles.sparsity(number, spec.masking[0].share)
+    sparsity = cycles.sparsity(number, spec.masking[0].target_sparsity)
     varied = spec.retrain and spec.retrain.model_copy(update={"steps": cycles.steps(number, spec.retrain.steps)})
     return Turn(TurnName(cycle=number), sparsity=sparsity, retrain=varied)
 

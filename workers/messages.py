@@ -15,12 +15,12 @@ from espalier.messages import (
     Failed,
     Layer,
     Log,
+    MembersRequested,
     Message,
     Metric,
     PhaseCompleted,
     PhaseStarted,
     Progress,
-    Spread,
     StoredCheckpoint,
     Warned,
 )
@@ -100,7 +100,7 @@ AnyMessage = Annotated[
     | Warned
     | Log
     | Done
-    | Spread
+    | MembersRequested
     | Published
     | Failed,
     Field(discriminator="kind"),

@@ -61,7 +61,7 @@ def _recipe(spec: CompressionSpec) -> Iterator[str]:
         refit = f", kept weights refitted by {update}" if update != "none" else ""
         shape = _named({}, step.pattern.model_dump(mode="json"))
         where = ", ".join(f"{name} {value}" for name, value in shape.items())
-        yield f"- Pruned by `{step.method}`: {step.amount} ({where}){refit}"
+        yield f"- Pruned by `{step.method}`: {step.label} ({where}){refit}"
     if spec.reconstruct is not None:
         yield f"- Reconstructed, window `{spec.reconstruct.window}`"
     if spec.retrain is not None:

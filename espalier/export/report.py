@@ -51,7 +51,7 @@ def build(session: Session) -> dict[str, Any]:
         "advice": runtime_notes(session, achieved=achieved),
         "phases": [_phase_row(session, done, perplexity) for done in session.results.phases],
         "sparsity": {
-            "requested": None if step is None else step.share,
+            "requested": None if step is None else step.target_sparsity,
             "achieved": achieved,
             "scope": "pruned matrices",
         },

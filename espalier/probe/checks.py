@@ -15,7 +15,7 @@ from espalier.recipe.steps.prune import Targets
 from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.recipe.steps.retrain import Retrain
 from espalier.recipe.steps.structure import DepthFields, ExpertStep, WidthFields, WidthStep
-from espalier.search.split import Cut, Split
+from espalier.search.split import Candidate, Split
 
 
 def check(spec: CompressionSpec, facts: ModelFacts, matcher: Matcher | None = None) -> list[Problem]:
@@ -107,7 +107,7 @@ def _target(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     if not isinstance(target, Target) or target.unit == "seconds_per_token" or sizes is None:
         return
     split = Split(target, spec.structure, sizes, spec.output.dtype or facts.dtype)
-    smallest, dense = (split.predicted(cut) for cut in (split.most, Cut(0, 0)))
+    smallest, dense = (split.predicted(candidate) for candidate in (split.largest, Candidate(0, 0)))
     if not smallest <= target.at_most < dense:
         detail = f"these steps reach {math.ceil(smallest):,} to {math.ceil(dense) - 1:,} {target.unit}"
         why = "the model is not larger" if target.at_most >= dense else "let them take more"
@@ -124,7 +124,7 @@ def _pruning(spec: CompressionSpec, chosen: list[Chosen | Problem]) -> Iterator[
             detail = f"{matrix.name} has {matrix.num_inputs} inputs: {refusal}"
             yield Problem(f"/spec/prune/{index}/pattern", "pattern-does-not-fit", detail)
             break
-        if why := step.budget.refusal(step.share, selected.known):
+        if why := step.budget.refusal(step.target_sparsity, selected.known):
             yield Problem(f"/spec/prune/{index}/budget", "budget-does-not-fit", why)
 
 
@@ -187,7 +187,7 @@ def _retraining(spec: CompressionSpec, facts: ModelFacts, chosen: list[Chosen | 
     adapter = spec.retrain.adapter
     if adapter is None:
         return
-    if spec.masking and not any(step.share for step in spec.masking):
+    if spec.masking and not any(step.target_sparsity for step in spec.masking):
         detail = f"{adapter} trains pruned matrices and nothing is pruned; use `prune: []` for a sparse model"
         yield Problem("/spec/retrain/trainable", "nothing-pruned", detail)
     yield from _rank(spec, spec.retrain.rank, "/spec/retrain/rank", facts, chosen)

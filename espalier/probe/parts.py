@@ -46,7 +46,7 @@ def _units(family: Family, kind: PartKind) -> Part:
         kind=kind,
         count=count,
         parameters=sum(_count(family.block_shapes(i)) - _count(smaller.block_shapes(i)) for i in blocks),
-        least=family.least(kind),
+        least=family.min_count(kind),
         fits=family.fits(kind),
         carries_bias=kind == "experts" or family.carries_bias(kind),
     )

@@ -190,7 +190,9 @@ def _sparsities(session: Session, step: PruneStep, statistics: dict[str, torch.T
         return MatrixFacts(matrix.name, matrix.block, matrix.shape, weight, known)
 
     known = [facts(matrix) for matrix in matrices]
-    return clip_to_pattern(step.budget.sparsities(step.share, known), known, step.share, step.pattern)
+    return clip_to_pattern(
+        step.budget.sparsities(step.target_sparsity, known), known, step.target_sparsity, step.pattern
+    )
 
 
 def _global_sparsities(
@@ -207,5 +209,5 @@ def _global_sparsities(
             yield matrix.name, below_pruned(session, matrix, score_OI).clamp(min=0)  # what counts them knows no others
 
     sizes = {matrix.name: matrix.shape[0] * matrix.shape[1] for matrix in matrices}
-    counts = counts_below_threshold(sweep, num_pruned=round(step.share * sum(sizes.values())))
+    counts = counts_below_threshold(sweep, num_pruned=round(step.target_sparsity * sum(sizes.values())))
     return {name: counts[name] / size for name, size in sizes.items()}

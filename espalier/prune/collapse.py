@@ -48,5 +48,5 @@ def next_gentler_setting(step: PruneStep) -> str:
         return 'prune.update {"kind": "admm"}, which refits the kept weights'
     if step.pattern.implied_sparsity() is not None:
         return "a pattern that keeps more, or an unstructured one"
-    lower = max(0.0, step.share - 0.1)
+    lower = max(0.0, step.target_sparsity - 0.1)
     return f"prune.sparsity {lower:.2g}"

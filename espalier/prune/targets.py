@@ -58,6 +58,6 @@ def _check_step(step: PruneStep, layout: Layout, matrices: Sequence[Matrix]) -> 
         if refusal:
             raise TargetsError(f"{matrix.name}: {refusal}", hint="Choose another pattern.", module=matrix.name)
     known = [MatrixFacts(matrix.name, matrix.block, matrix.shape) for matrix in matrices]
-    refusal = step.budget.refusal(step.share, known)
+    refusal = step.budget.refusal(step.target_sparsity, known)
     if refusal:
         raise TargetsError(f"the budget does not fit: {refusal}", hint="Change budget.values or sparsity.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from espalier.errors import NoRoomError
+from espalier.errors import InsufficientMemoryError
 from espalier.memory import training
 from espalier.model.numerics import autocast, free_bytes
 from espalier.recipe.steps.retrain import Retrain
@@ -14,14 +14,14 @@ from espalier.training.losses import Distillation, Loss, language_loss
 
 
 def check(session: Session) -> None:
-    """Say what a teacher takes, or raise NoRoomError where it cannot fit beside the model that is trained."""
+    """Return what a teacher takes; raises InsufficientMemoryError where it does not fit beside the trained model."""
     spec = session.request.spec.retrain
     if spec is None or spec.loss == "cross_entropy":
         return
     itemsize = session.compute_dtype.itemsize
     needed, free = training.resident_bytes(spec, session.streamed.shape, itemsize=itemsize), free_bytes(session.device)
     if needed > free:
-        raise NoRoomError(
+        raise InsufficientMemoryError(
             f"`loss: {spec.loss}` holds the dense model beside the trained one: {_mib(needed)} MiB, "
             f"and {_mib(free)} MiB are free",
             hint="Use `loss: cross_entropy`, compute_dtype bfloat16, or a larger machine.",

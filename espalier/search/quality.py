@@ -58,7 +58,7 @@ class QualitySearch:
         """Return the sparsity to try next; None when the search is over."""
         objective = self.objective
         if not tried:
-            return min(self._step.share, objective.max_sparsity)
+            return min(self._step.target_sparsity, objective.max_sparsity)
         if len(tried) >= objective.max_trials:
             return None
         best = self._best(tried)
@@ -87,4 +87,4 @@ class QualitySearch:
 
 def _tried(outcome: Outcome) -> TriedSparsity:
     (step,) = outcome.spec.masking
-    return TriedSparsity(step.share, None if outcome.report is None else increase(outcome.report))
+    return TriedSparsity(step.target_sparsity, None if outcome.report is None else increase(outcome.report))

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 
-from espalier.errors import NoRoomError
+from espalier.errors import InsufficientMemoryError
 from espalier.memory import Device, MemoryEstimate, estimate
 from espalier.session.state import Session
 
 
 def check(session: Session) -> None:
-    """Choose between memory and file, or raise NoRoomError with both numbers where a limit is too small."""
+    """Choose between memory and file, or raise InsufficientMemoryError with both numbers where a limit is too small."""
     request, device = session.request, session.device.type
     if request.max_device_memory_bytes is not None and device == "cpu":
         session.reporter.warn(
@@ -50,7 +50,7 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
 def _require(needs: Iterable[tuple[int, str]], limit: int, name: str) -> None:
     for needed, what in needs:
         if needed > limit:
-            raise NoRoomError(
+            raise InsufficientMemoryError(
                 f"limits.{name} is {limit} bytes, and {what} takes about {needed}",
                 hint=f"Raise limits.{name} to at least {needed}, use compute_dtype bfloat16, or a method without Gram "
                 "matrices.",

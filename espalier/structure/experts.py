@@ -48,7 +48,7 @@ def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
 
 def _kept(session: Session, step: ExpertStep, mixture: Mixture) -> int:
     kept = step.pattern.kept(mixture.count, sparsity=step.sparsity)
-    asked = session.streamed.family.least("experts")
+    asked = session.streamed.family.min_count("experts")
     if kept < asked:
         raise TargetsError(
             f"{kept} of {mixture.count} experts would stay, and every token is sent to {asked}",

@@ -56,9 +56,11 @@ def test_a_cell_runs_or_is_refused(pattern: Choice, budget: Choice) -> None:
 
 def _runs(step: PruneStep, name: str) -> None:
     facts = _facts(step)
-    shares = clip_to_pattern(step.budget.sparsities(step.share, facts), facts, step.share, step.pattern)
-    assert mean(shares, facts) == pytest.approx(step.share, abs=1 / 16), name
-    assert all(0 <= share <= max(step.share, step.pattern.ceiling()) for share in shares.values()), name
+    shares = clip_to_pattern(
+        step.budget.sparsities(step.target_sparsity, facts), facts, step.target_sparsity, step.pattern
+    )
+    assert mean(shares, facts) == pytest.approx(step.target_sparsity, abs=1 / 16), name
+    assert all(0 <= share <= max(step.target_sparsity, step.pattern.ceiling()) for share in shares.values()), name
     share = shares["0"]
     layer = LayerProblem(_weight(), statistics((*step.planned, *step.gathers), _input()), generator(0))
     score_OI = step.score(layer)

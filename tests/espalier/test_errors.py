@@ -32,7 +32,9 @@ def test_every_error_names_a_class_of_the_contract_and_no_status() -> None:
     kinds = set(_kinds(EngineError))
     assert {SourceRefused, DatasetRefused, NumericalError, SourceUnreachable} <= kinds
     named = {kind: kind.class_ for kind in kinds if hasattr(kind, "class_")}
-    assert {kind.__name__ for kind in kinds - set(named)} == {"NoRoomError"}, "which memory is short shows in the run"
+    assert {kind.__name__ for kind in kinds - set(named)} == {"InsufficientMemoryError"}, (
+        "which memory is short shows in the run"
+    )
     assert set(named.values()) <= set(get_args(ErrorClass))
     assert [kind.__name__ for kind in kinds if hasattr(kind, "status")] == []
 

@@ -1,4 +1,4 @@
-"""A target on a tiny model, with real children: trials share what they can, the best cut is recovered and reported."""
+"""A target on a tiny model, with real children: trials share what they can, the best candidate is recovered."""
 
 from __future__ import annotations
 

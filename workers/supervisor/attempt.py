@@ -27,7 +27,7 @@ from espalier.messages import (
     Done,
     ErrorInfo,
     Failed,
-    Spread,
+    MembersRequested,
     StoredCheckpoint,
     Warned,
 )
@@ -200,7 +200,7 @@ class _Attempt:
         )
         self._recorder.take([Warned(code="member_left_out", text=text) for text in self._family.missing()])
         done = self._supervise("compute", request)
-        if isinstance(done, Spread):
+        if isinstance(done, MembersRequested):
             return spawn_members
         if not isinstance(done, Done):
             raise JobFailed(silent("the compute child ended without a result"))
@@ -254,7 +254,7 @@ class _Attempt:
                 return [Warned(code="source", text=text) for text in message.warnings]
             case Fetched():
                 return [self._facts(message)]
-            case Checkpoint() | Done() | Spread() | Published() | Failed():
+            case Checkpoint() | Done() | MembersRequested() | Published() | Failed():
                 return []
             case _:
                 return [message]

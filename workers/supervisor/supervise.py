@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from espalier.messages import Checkpoint, Done, Failed, Spread
+from espalier.messages import Checkpoint, Done, Failed, MembersRequested
 from workers.lease.holder import Interrupted, LeaseHolder
 from workers.lease.retries import JobFailed, from_exit, hung, stuck
 from workers.messages import AnyMessage, Fetched, Published, Said
@@ -14,7 +14,7 @@ from workers.processes.workspace import DiskQuota
 from workers.supervisor.checkpoints import Uploader
 from workers.supervisor.recorder import Recorder
 
-Outcome = Done | Spread | Fetched | Published
+Outcome = Done | MembersRequested | Fetched | Published
 TICK_SECONDS = 0.1
 DRAIN_SECONDS = 20.0
 """What a stopped attempt may take to store the checkpoints that its child has finished."""
@@ -40,7 +40,7 @@ def supervise(
         while not child.finished:
             messages = child.messages(wait_seconds=TICK_SECONDS)
             for message in messages:
-                if isinstance(message, Done | Spread | Fetched | Published | Failed):
+                if isinstance(message, Done | MembersRequested | Fetched | Published | Failed):
                     result = message
                 elif isinstance(message, Checkpoint):
                     uploader.add(message)
@@ -60,9 +60,9 @@ def supervise(
         status = child.returncode
         child.close()
     holder.check()
-    if isinstance(result, Spread | Done):
+    if isinstance(result, MembersRequested | Done):
         _store_all(holder, recorder, uploader)  # other jobs start from these files
-    if isinstance(result, Done | Spread | Fetched | Published):
+    if isinstance(result, Done | MembersRequested | Fetched | Published):
         return result
     _keep_what_is_done(holder, recorder, uploader)
     if result is not None:

@@ -156,7 +156,7 @@ def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted
         id=new_id("job"),
         project_id=project_id,
         parent_id=None,
-        name=request.name or (f"{model} {step.method} {step.amount}" if step else f"{model} recovery"),
+        name=request.name or (f"{model} {step.method} {step.label}" if step else f"{model} recovery"),
         labels=dict(request.labels),
         priority=PRIORITIES[request.priority],
         initiator=(actors.current() or actors.LOCAL).document(),

@@ -155,7 +155,7 @@ class Family(BaseModel, ABC):
             case "experts":
                 return 0
 
-    def least(self, part: PartKind) -> int:
+    def min_count(self, part: PartKind) -> int:
         """Return the fewest units of a part that a model can have."""
         del part
         return 1

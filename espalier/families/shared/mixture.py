@@ -78,9 +78,9 @@ class MixtureOfExperts(LlamaLike):
             return super().count(part)
         return self.experts if self._routed_blocks() else 0
 
-    def least(self, part: PartKind) -> int:
+    def min_count(self, part: PartKind) -> int:
         """Return the fewest units of a part that a model can have."""
-        return self.num_experts_per_tok if part == "experts" else super().least(part)
+        return self.num_experts_per_tok if part == "experts" else super().min_count(part)
 
     def narrowed(self, part: PartKind, count: int) -> dict[str, Any]:
         """Return the settings, by field, of the same model with `count` units of a part in every block."""

@@ -115,7 +115,7 @@ class PruneFields(Spec):
                 "the pattern prunes {implied}; leave `sparsity` out or give that value",
                 {"implied": implied, "at": "sparsity"},
             )
-        if self.share > self.pattern.ceiling() + 1e-9:
+        if self.target_sparsity > self.pattern.ceiling() + 1e-9:
             raise PydanticCustomError(
                 "above_pattern",
                 "the pattern prunes at most {ceiling} of a matrix",
@@ -170,15 +170,15 @@ class PruneFields(Spec):
         return tuple(kind for method in (self.optimizer, self.solver) if method for kind in method.statistics)
 
     @property
-    def share(self) -> float:
-        """The share pruned, from the request or from the pattern."""
+    def target_sparsity(self) -> float:
+        """The fraction to prune, from the request or implied by the pattern."""
         implied = self.pattern.implied_sparsity()
         return implied if implied is not None else self.sparsity or 0.0
 
     @property
-    def amount(self) -> str:
-        """How much goes, for the name of a job."""
-        return f"{self.share:.0%}"
+    def label(self) -> str:
+        """The target sparsity as text, for the name of a job."""
+        return f"{self.target_sparsity:.0%}"
 
 
 if TYPE_CHECKING:

@@ -90,8 +90,8 @@ class DepthFields(Spec):
         return self
 
     @property
-    def amount(self) -> str:
-        """How much goes, for the name of a job."""
+    def label(self) -> str:
+        """The amount to remove as text, for the name of a job."""
         return f"{self.sparsity:.0%}" if self.sparsity is not None else f"{self.pattern.count} blocks"
 
     def gone(self, blocks: int) -> int:
@@ -107,8 +107,8 @@ class WidthFields(Spec):
     update: WidthUpdate | None = Field(None, description="Default: the criterion's own.")
 
     @property
-    def amount(self) -> str:
-        """How much goes, for the name of a job."""
+    def label(self) -> str:
+        """The amount to remove as text, for the name of a job."""
         return f"{self.sparsity:.0%}"
 
 
@@ -119,8 +119,8 @@ class ExpertFields(Spec):
     pattern: Annotated[Experts, _NO_HALVES, _NOT_YET] = Experts()
 
     @property
-    def amount(self) -> str:
-        """How much goes, for the name of a job."""
+    def label(self) -> str:
+        """The amount to remove as text, for the name of a job."""
         return f"{self.sparsity:.0%}"
 
 

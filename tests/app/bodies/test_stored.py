@@ -28,7 +28,7 @@ def _share_of_ours(sparsity: float) -> float:
     found = presets.PresetVersion("ours", 1, "", {"prune": {"method": "wanda", "sparsity": sparsity}})
     token = presets.LOOKUP.set(lambda _name, _version: found)
     try:
-        return stored_spec({"preset": "ours"}).masking[0].share
+        return stored_spec({"preset": "ours"}).masking[0].target_sparsity
     finally:
         presets.LOOKUP.reset(token)
 

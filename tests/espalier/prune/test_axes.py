@@ -56,7 +56,7 @@ def test_it_runs_through_the_phases(cell: Cell, tmp_path: Path, texts: Path, lla
         assert row.error_after is not None
         assert row.error_before is not None
         assert row.error_after <= row.error_before + 1e-9
-    assert report["sparsity"]["achieved"] == pytest.approx(step.share, abs=0.02)
+    assert report["sparsity"]["achieved"] == pytest.approx(step.target_sparsity, abs=0.02)
 
 
 def test_hand_written_shares_that_do_not_fit_the_model_end_the_job_with_a_hint(

@@ -9,11 +9,15 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.objective import Target
 from espalier.search import NothingKeptError, Outcome, Trial, Winner
 from espalier.search.size import SizeSearch, on_one_clock
-from espalier.search.split import Cut, Tried
+from espalier.search.split import Candidate, CandidateTrial
 
 
 def test_a_worker_that_got_busy_does_not_make_a_cut_slow() -> None:
-    tried = [Tried(Cut(4, 1000), 0.010, 0.5, 0.020), Tried(Cut(2, 0), 0.045, 0.2, 0.060), Tried(Cut(1, 0), None, None)]
+    tried = [
+        CandidateTrial(Candidate(4, 1000), 0.010, 0.5, 0.020),
+        CandidateTrial(Candidate(2, 0), 0.045, 0.2, 0.060),
+        CandidateTrial(Candidate(1, 0), None, None),
+    ]
     times = on_one_clock(tried, Target(seconds_per_token=0.015))
     assert [trial.measured for trial in times] == [0.010, 0.015, None]
     assert on_one_clock(tried, Target(parameters=5)) == tried
@@ -56,5 +60,5 @@ def test_without_recovery_the_best_trial_is_the_winner() -> None:
 
 
 def test_a_best_cut_that_gives_no_model_once_it_is_recovered_ends_the_search() -> None:
-    with pytest.raises(NothingKeptError, match="gave no model once it was recovered"):
+    with pytest.raises(NothingKeptError, match="gave no model after the spec's recovery"):
         run_to_the_end(search({"steps": 4}), recovered=None)

@@ -14,7 +14,7 @@ from espalier.probe import probe
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.objective import Target
 from espalier.recipe.steps.structure import Width
-from espalier.search.split import LEVELS, Cut, Split, Tried
+from espalier.search.split import WIDTH_STEPS, Candidate, CandidateTrial, Split
 from tests.fixtures.library.tiny_models import FAMILIES, write_tiny_model
 
 BLOCK = 1000
@@ -33,10 +33,12 @@ def split(steps: list[dict[str, Any]] | None = None, **target: Any) -> Split:
     return Split(spec.objective, spec.structure, SIZES, "bfloat16")
 
 
-def search(one: Split, increase: Callable[[Cut], float], measured: Callable[[Cut], float]) -> list[Tried]:
-    tried: list[Tried] = []
-    while (cut := one.next(tried)) is not None:
-        tried.append(Tried(cut, measured(cut), increase(cut), measured(Cut(0, 0))))
+def search(
+    one: Split, increase: Callable[[Candidate], float], measured: Callable[[Candidate], float]
+) -> list[CandidateTrial]:
+    tried: list[CandidateTrial] = []
+    while (candidate := one.next(tried)) is not None:
+        tried.append(CandidateTrial(candidate, measured(candidate), increase(candidate), measured(Candidate(0, 0))))
         assert len(tried) <= one.target.max_trials
     return tried
 
@@ -44,12 +46,12 @@ def search(one: Split, increase: Callable[[Cut], float], measured: Callable[[Cut
 @pytest.mark.parametrize("valley", [0, 5, 12])
 def test_the_number_of_blocks_in_the_valley_is_found(valley: int) -> None:
     one = split(parameters=60_000, max_trials=10)
-    tried = search(one, lambda cut: abs(cut.blocks - valley) + 1.0, one.predicted)
+    tried = search(one, lambda candidate: abs(candidate.blocks - valley) + 1.0, one.predicted)
     best = one.best(tried)
     assert best is not None
-    possible = [cut.blocks for cut in one.candidates([])]
-    assert best.cut.blocks == min(possible, key=lambda blocks: abs(blocks - valley))
-    assert len({trial.cut for trial in tried}) == len(tried)
+    possible = [candidate.blocks for candidate in one.candidates([])]
+    assert best.candidate.blocks == min(possible, key=lambda blocks: abs(blocks - valley))
+    assert len({trial.candidate for trial in tried}) == len(tried)
 
 
 def test_no_number_of_groups_is_tried_that_a_stock_configuration_cannot_carry() -> None:
@@ -59,28 +61,28 @@ def test_no_number_of_groups_is_tried_that_a_stock_configuration_cannot_carry() 
     neurons = {"method": "structured_obs", "sparsity": 0.5}
     one = replace(split([width, neurons], parameters=60_000), sizes=sizes)
     tried = set()
-    for level in range(LEVELS + 1):
-        steps = {step.pattern.kind: step for step in one.steps_of(Cut(0, level))}
+    for width_step in range(WIDTH_STEPS + 1):
+        steps = {step.pattern.kind: step for step in one.steps_of(Candidate(0, width_step))}
         share = steps["kv_groups"].sparsity if "kv_groups" in steps else 0.0
         tried.add(Width(kind="kv_groups").kept(8, sparsity=share or 0.0))
-        assert one.cut_of(list(steps.values())) == Cut(0, level)
+        assert one.candidate_of(list(steps.values())) == Candidate(0, width_step)
     assert tried == {2, 4, 8}
 
 
 def test_every_candidate_reaches_the_target_and_a_milder_one_does_not() -> None:
     one = split(parameters=60_000)
-    cuts = one.candidates([])
-    assert [cut.blocks for cut in cuts] == list(range(cuts[0].blocks, 13))
-    assert cuts[-1] == Cut(12, 0)  # twelve blocks alone
-    for cut in cuts[:-1]:
-        assert one.predicted(cut) <= 60_000
-        assert one.predicted(Cut(cut.blocks, cut.level - 1)) > 60_000
+    candidates = one.candidates([])
+    assert [candidate.blocks for candidate in candidates] == list(range(candidates[0].blocks, 13))
+    assert candidates[-1] == Candidate(12, 0)  # twelve blocks alone
+    for candidate in candidates[:-1]:
+        assert one.predicted(candidate) <= 60_000
+        assert one.predicted(Candidate(candidate.blocks, candidate.width_step - 1)) > 60_000
 
 
 def test_a_cut_can_be_told_from_its_steps() -> None:
     one = split(parameters=60_000)
-    for cut in (*one.candidates([]), one.most, Cut(0, 1), Cut(3, LEVELS)):
-        assert one.cut_of(one.steps_of(cut)) == cut
+    for candidate in (*one.candidates([]), one.largest, Candidate(0, 1), Candidate(3, WIDTH_STEPS)):
+        assert one.candidate_of(one.steps_of(candidate)) == candidate
 
 
 def test_with_one_kind_of_step_there_is_one_cut() -> None:
@@ -92,13 +94,13 @@ def test_with_one_kind_of_step_there_is_one_cut() -> None:
 
 
 def test_times_are_learned_from_trials_and_a_miss_is_followed_by_a_tighter_cut() -> None:
-    def seconds(cut: Cut) -> float:  # a third of a block's time does not depend on its width
-        left = SIZES.after(one.steps_of(cut))
+    def seconds(candidate: Candidate) -> float:  # a third of a block's time does not depend on its width
+        left = SIZES.after(one.steps_of(candidate))
         return 0.002 * (0.1 + 0.9 * (left.blocks_share / 3 + left.products_share * 2 / 3))
 
     one = split(seconds_per_token=0.0013, max_trials=12)
-    tried = search(one, lambda cut: cut.blocks + cut.level / 400, seconds)
-    assert tried[0].cut == one.most
+    tried = search(one, lambda candidate: candidate.blocks + candidate.width_step / 400, seconds)
+    assert tried[0].candidate == one.largest
     best = one.best(tried)
     assert best is not None
     assert best.measured is not None
@@ -107,8 +109,11 @@ def test_times_are_learned_from_trials_and_a_miss_is_followed_by_a_tighter_cut()
 
 def test_a_trial_without_a_model_is_not_the_best() -> None:
     one = split(parameters=60_000)
-    assert one.best([Tried(Cut(12, 0), None, None), Tried(Cut(8, 500), 59_000.0, 0.3)]) is not None
-    assert one.best([Tried(Cut(12, 0), None, None)]) is None
+    assert (
+        one.best([CandidateTrial(Candidate(12, 0), None, None), CandidateTrial(Candidate(8, 500), 59_000.0, 0.3)])
+        is not None
+    )
+    assert one.best([CandidateTrial(Candidate(12, 0), None, None)]) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,7 +12,7 @@ import pytest
 
 from espalier import pipeline
 from espalier.diagnosis import classify
-from espalier.errors import NoRoomError
+from espalier.errors import InsufficientMemoryError
 from espalier.memory import MemoryEstimate
 from espalier.messages import Done, Message
 from espalier.session import Session, limits
@@ -65,7 +65,7 @@ def test_a_limit_changes_where_things_lie_and_no_bit(
 
 def test_a_limit_below_one_block_is_refused_with_both_numbers(tmp_path: Path, texts: Path, llama: Path) -> None:
     job = local_job(tmp_path, llama, texts)
-    with pytest.raises(NoRoomError) as caught:
+    with pytest.raises(InsufficientMemoryError) as caught:
         _attempt(job, max_host_memory_bytes=2**28)
     error = classify(caught.value, phase=None)
     assert error.class_ == "host_oom"
@@ -87,7 +87,7 @@ def test_retraining_needs_the_whole_model(
 ) -> None:
     there = replace(PARTS, training=60, training_batch=10)
     monkeypatch.setattr(limits, "measured", lambda _: there)
-    with pytest.raises(NoRoomError, match="retraining"):
+    with pytest.raises(InsufficientMemoryError, match="retraining"):
         _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=79)
 
 
@@ -120,7 +120,7 @@ def test_reconstruction_keeps_four_streams_where_there_is_room_and_needs_that_of
     job = local_job(tmp_path, llama, texts, reconstruct={"window": "block"})
     for limit, spilled, wrong in ((60, False, False), (59, True, False), (53, True, False), (52, False, True)):
         session = Session(job.request().model_copy(update={"max_host_memory_bytes": limit}), lambda _: None)
-        with pytest.raises(NoRoomError, match="fitting a window") if wrong else nullcontext():
+        with pytest.raises(InsufficientMemoryError, match="fitting a window") if wrong else nullcontext():
             limits.check(session)
         assert (session.spill is not None) == spilled
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from espalier.errors import NoRoomError, TargetsError
+from espalier.errors import InsufficientMemoryError, TargetsError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
@@ -236,7 +236,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
     teacher.check(session)
     assert run.warnings == ["teacher_in_memory"]
     monkeypatch.setattr(teacher, "free_bytes", lambda _: limits.measured(session).training - 1)
-    with pytest.raises(NoRoomError, match="holds the dense model") as refusal:
+    with pytest.raises(InsufficientMemoryError, match="holds the dense model") as refusal:
         teacher.check(session)
     assert refusal.value.class_ == "host_oom"
     monkeypatch.undo()
@@ -245,7 +245,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
     enough = needed.process + needed.training + needed.training_batch
     for limit, wrong in ((enough, False), (enough - 1, True)):
         session.request = session.request.model_copy(update={"max_host_memory_bytes": limit})
-        with pytest.raises(NoRoomError, match="retraining") if wrong else nullcontext():
+        with pytest.raises(InsufficientMemoryError, match="retraining") if wrong else nullcontext():
             limits.check(session)
 
 
