@@ -17,8 +17,8 @@ from fastapi import APIRouter, FastAPI
 from app.api import endpoints, problems
 from app.api.access import AccessGuard, takes_no_key
 from app.api.guard import BodyGuard, RequestContext
-from app.api.metering import Fleet, RequestMeter
-from app.api.tally import Tally, of_this_process
+from app.api.metering import DatabaseCollector, RequestMeter
+from app.api.metrics_registry import MetricsRegistry, of_this_process
 from app.bodies.schema import require_tags, tell_object_defaults
 from app.db.commits import GroupCommit
 from app.db.session import Database
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         setup_traces(settings, "espalier-api")
         _die_with_parent()
     refuse_unsafe_production(settings)
-    tally = of_this_process() if alone else Tally()
+    registry = of_this_process() if alone else MetricsRegistry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -67,8 +67,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         commits = GroupCommit(database)
         app.state.resources = Resources(settings, database, open_store(settings), doorbell, commits)
-        fleet = Fleet(database, tally, [name for name, _ in settings.classes])
-        tally.told.register(fleet)
+        collector = DatabaseCollector(database, registry, [name for name, _ in settings.classes])
+        registry.exposed.register(collector)
         app.state.feed = Feed(database, most_per_project=settings.api_max_connections // 4)
         app.state.readiness = Readiness(app.state.resources)
         if alone:
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         await app.state.feed.finish()
         app.state.readiness.close()
-        tally.told.unregister(fleet)
+        registry.exposed.unregister(collector)
         commits.close()
         doorbell.close()
         database.dispose()
@@ -101,12 +101,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.shares = Shares(AT_ONCE)
     site.mount(app, settings)
     problems.install(app)
-    app.state.registry = tally.told
+    app.state.registry = registry.exposed
     app.add_middleware(
         BodyGuard, routes=[route for router in routers for route in router.routes], shares=app.state.shares
     )
     app.add_middleware(AccessGuard, settings=settings)  # before a body is read
-    app.add_middleware(RequestMeter, tally=tally)
+    app.add_middleware(RequestMeter, registry=registry)
     app.add_middleware(RequestContext)  # added last: outermost
     _describe_problems(app)
     return app

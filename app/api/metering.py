@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: what the database tells, and how long requests took."""
+"""Metrics for Prometheus: gauges read from the database, and a histogram of request times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.tally import Tally
+from app.api.metrics_registry import MetricsRegistry
 from app.db.lifecycle import STATES
 from app.db.queries.queue import measures
 from app.db.session import Database, clock
@@ -28,14 +28,14 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 class RequestMeter:
     """Middleware that times requests by method, route and status."""
 
-    def __init__(self, app: ASGIApp, *, tally: Tally) -> None:
+    def __init__(self, app: ASGIApp, *, registry: MetricsRegistry) -> None:
         self.app = app
         self._seconds = Histogram(
             "espalier_http_request_seconds",
             "Time to the end of an answer.",
             ["method", "route", "status"],
             buckets=_BUCKETS,
-            registry=tally.counted,
+            registry=registry.local,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,23 +62,23 @@ class RequestMeter:
             self._seconds.labels(scope["method"], route, str(status)).observe(time.perf_counter() - started)
 
 
-class Fleet(Collector):
-    """Queues, jobs, workers, phases, memory, failures and webhooks, as the database tells them.
+class DatabaseCollector(Collector):
+    """Queues, jobs, workers, phases, memory, failures and webhooks, read from the database.
 
-    All server processes of a service tell one reading: two, seconds apart, would make every number go to and fro.
+    All server processes of a service expose one reading: two, seconds apart, would make every gauge jump.
     """
 
-    def __init__(self, database: Database, tally: Tally, worker_classes: Iterable[str] = ()) -> None:
-        self._database, self._tally, self._classes = database, tally, list(worker_classes)
+    def __init__(self, database: Database, registry: MetricsRegistry, worker_classes: Iterable[str] = ()) -> None:
+        self._database, self._registry, self._classes = database, registry, list(worker_classes)
         self._reading: list[Family] = []
         self._read_at = float("-inf")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families, fresh enough."""
-        families: list[Family] | None = self._tally.read("fleet", fresh_seconds=FRESH_SECONDS)
-        if families is None and (self._tally.folder is not None or time.monotonic() - self._read_at > FRESH_SECONDS):
+        families: list[Family] | None = self._registry.read("database", fresh_seconds=FRESH_SECONDS)
+        if families is None and (self._registry.folder is not None or time.monotonic() - self._read_at > FRESH_SECONDS):
             families, self._read_at = self._read(), time.monotonic()
-            self._tally.write("fleet", families)
+            self._registry.write("database", families)
         self._reading = families or self._reading
         for name, help_, labels, samples in self._reading:
             family = GaugeMetricFamily(name, help_, labels=labels)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from app.portal.numbers import TIMED
 from app.portal.rendering import duration, number, percent, size
+from app.portal.report_table import TIMED
 from app.services.jobs.reads import JobReading
 from espalier.evaluate.latency_comparison import timing
 

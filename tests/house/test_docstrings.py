@@ -60,7 +60,7 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         # app/portal
         "app/portal/drawings/scales.py",
         "app/portal/pages/jobs/streams.py",
-        "app/portal/series.py",
+        "app/portal/charts.py",
         # app/production.py
         "app/production.py",
         # app/queue.py

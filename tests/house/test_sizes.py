@@ -64,7 +64,6 @@ TWO_OF_A_NAME: Final = {
     "Point",
     "Progress",
     "Published",
-    "Tally",
     "Target",
 }
 """Names that two classes bear, and only one should."""

@@ -43,29 +43,29 @@ class _Placed:
 
 def lineage(name: str, root: Node, *, title: str) -> Markup:
     """Draw a tree."""
-    placed: list[_Placed] = []
-    rows = _place(root, None, 0.0, placed)
-    depth = max(item.depth for item in placed)
+    items: list[_Placed] = []
+    rows = _place(root, None, 0.0, items)
+    depth = max(item.depth for item in items)
     return drawing(
         name,
-        *(_edge(item, item.parent) for item in placed if item.parent),
-        *(_node(item) for item in placed),
+        *(_edge(item, item.parent) for item in items if item.parent),
+        *(_node(item) for item in items),
         width=2 + (depth + 1) * WIDTH + depth * GAP_X,
         height=2 + rows * (HEIGHT + GAP_Y) - GAP_Y,
         title=title,
         description="; ".join(
-            f"{item.node.label} from {item.parent.node.label}" if item.parent else item.node.label for item in placed
+            f"{item.node.label} from {item.parent.node.label}" if item.parent else item.node.label for item in items
         ),
         links=True,
     )
 
 
-def _place(node: Node, parent: _Placed | None, row: float, placed: list[_Placed]) -> float:
+def _place(node: Node, parent: _Placed | None, row: float, items: list[_Placed]) -> float:
     """Put a node and all below it into rows from `row` on; return the first row behind them."""
     item = _Placed(node, parent.depth + 1 if parent else 0, row, parent)
-    placed.append(item)
+    items.append(item)
     for child in node.children:
-        row = _place(child, item, row, placed)
+        row = _place(child, item, row, items)
     return row if node.children else row + 1
 
 

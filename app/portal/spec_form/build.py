@@ -9,7 +9,7 @@ from typing import Any
 from app.bodies.job import JobRequest
 from app.portal.forms import Form
 from app.portal.spec_form.nodes import OFF, ON, Field, Group, Kind, Node, Option
-from app.portal.spec_form.words import explained
+from app.portal.spec_form.option_texts import explained
 from espalier.recipe.base import canonical
 from espalier.recipe.refusals.unbuilt import MARK
 

@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 
 from app.db.lifecycle import TERMINAL, JobState, allowed
 from app.dependencies import ProjectDep, ResourcesDep
-from app.portal import numbers, series
+from app.portal import charts as job_charts
+from app.portal import report_table
 from app.portal.deps import needs
 from app.portal.drawings.heat import MEASURES, errors_range, heat_map
 from app.portal.drawings.tables import matrix_table
@@ -73,11 +74,11 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
         "",
         history=history,
         drawing=timeline("phases", history.stretches, now=reading.now),
-        stages=numbers.stages(report) if report else [],
-        comparisons=numbers.comparisons(report) if report else [],
-        protocol_line=lambda name: numbers.protocol_line(report.get("protocol") or {}, name),
+        stages=report_table.stages(report) if report else [],
+        comparisons=report_table.comparisons(report) if report else [],
+        protocol_line=lambda name: report_table.protocol_line(report.get("protocol") or {}, name),
         report=report,
-        charts=series.charts(metrics, history.phases),
+        charts=job_charts.charts(metrics, history.phases),
     )
 
 
@@ -86,7 +87,7 @@ def curves(job_id: str, resources: ResourcesDep, project: ProjectDep) -> JSONRes
     """Return the charts of a job as numbers, for our script."""
     metrics = reads.metrics(resources.database, project, job_id, name=None, max_points=500)
     phases = histories.read(resources.database, project, job_id).phases
-    return JSONResponse({chart.name: chart.document() for chart in series.charts(metrics, phases)})
+    return JSONResponse({chart.name: chart.document() for chart in job_charts.charts(metrics, phases)})
 
 
 @router.get("/jobs/{job_id}/layers")

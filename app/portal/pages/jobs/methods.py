@@ -8,7 +8,7 @@ from starlette.responses import Response
 from app.portal.deps import needs
 from app.portal.navigation import Entry
 from app.portal.rendering import render
-from app.portal.spec_form.words import catalogue
+from app.portal.spec_form.option_texts import catalogue
 
 router = APIRouter(dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Methods", "/portal/methods", 90)

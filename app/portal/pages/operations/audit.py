@@ -37,10 +37,10 @@ def audit_page(
     rows = audit_log.page(resources.database, project, before=before, limit=PAGE + 1, action=action, actor=actor)
     filters = {name: value for name, value in (("action", action), ("actor", actor)) if value}
     older = f"/portal/audit?{urlencode({**filters, 'before': rows[PAGE - 1].id})}" if len(rows) > PAGE else None
-    return render(request, "audit.html", rows=rows[:PAGE], older=older, action=action, who=actor, place_of=place_of)
+    return render(request, "audit.html", rows=rows[:PAGE], older=older, action=action, who=actor, page_about=page_about)
 
 
-def place_of(resource_id: str) -> str | None:
+def page_about(resource_id: str) -> str | None:
     """Return the page about a thing, if it has one."""
     page = PLACES.get(resource_id[:4])
     return f"{page}{resource_id}" if page else None

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from app.api.guard import RequestContext
 from app.api.metering import RequestMeter
-from app.api.tally import Tally
+from app.api.metrics_registry import MetricsRegistry
 from app.db.queries.queue import leases, measures
 from app.db.queries.queue.leases import WorkerIdentity
 from app.db.result import PhaseRecord
@@ -45,12 +45,12 @@ def test_a_client_that_leaves_is_no_failure_of_ours() -> None:
     async def never(*_: object) -> Any:
         raise AssertionError("nobody is there")
 
-    tally = Tally()
+    registry = MetricsRegistry()
     scope = {"type": "http", "method": "PUT", "path": "/", "headers": []}
     with capture_logs() as logs:
-        asyncio.run(RequestContext(RequestMeter(app, tally=tally))(scope, never, never))
+        asyncio.run(RequestContext(RequestMeter(app, registry=registry))(scope, never, never))
     assert [entry["log_level"] for entry in logs] == ["info"]
-    (seconds,) = (family for family in tally.told.collect() if family.name == "espalier_http_request_seconds")
+    (seconds,) = (family for family in registry.exposed.collect() if family.name == "espalier_http_request_seconds")
     assert {sample.labels["status"] for sample in seconds.samples} == {"499"}
 
 

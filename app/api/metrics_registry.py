@@ -1,4 +1,4 @@
-"""Where the server processes of one service count together: any of them tells Prometheus what all of them counted."""
+"""The metrics of all server processes of one service, so that Prometheus may scrape any one of them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client looks there; set by whoever starts server processes in a way of his own."""
 
 
-class Tally:
-    """What one process counts, and what it tells when it is asked."""
+class MetricsRegistry:
+    """The metrics of one process, and those that it exposes: of all processes that share its folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.told = CollectorRegistry()
-        self.counted: CollectorRegistry | None = self.told
+        self.exposed = CollectorRegistry()
+        self.local: CollectorRegistry | None = self.exposed
         """Where metrics of this process are registered; None where their files are read instead."""
         if folder is not None:
             os.environ[_FOLDER] = str(folder)
             values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
-            self.counted = None
-            MultiProcessCollector(self.told, path=str(folder))  # type: ignore[no-untyped-call]
+            self.local = None
+            MultiProcessCollector(self.exposed, path=str(folder))  # type: ignore[no-untyped-call]
 
     def read(self, name: str, *, fresh_seconds: float) -> Any | None:  # noqa: ANN401 - JSON
         """Return what some process wrote down lately under a name; None where that is too long ago."""
@@ -52,14 +52,14 @@ class Tally:
             part.replace(self.folder / f"{name}.json")
 
 
-def of_this_process() -> Tally:
-    """Return the tally of a server process: shared with those that the same parent started, if one did."""
+def of_this_process() -> MetricsRegistry:
+    """Return the registry of a server process: shared with those that the same parent started, if one did."""
     if chosen := os.environ.get(_FOLDER):
         Path(chosen).mkdir(parents=True, exist_ok=True)
-        return Tally(Path(chosen))
+        return MetricsRegistry(Path(chosen))
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
-        return Tally()
+        return MetricsRegistry()
     prefix = f"espalier-api-{os.getuid()}-"
     folder = Path(tempfile.gettempdir()) / f"{prefix}{_identity(parent.pid)}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -68,7 +68,7 @@ def of_this_process() -> Tally:
     for old in folder.parent.glob(f"{prefix}*"):
         if _is_left_over(old.name.removeprefix(prefix)):
             shutil.rmtree(old, ignore_errors=True)
-    return Tally(folder)
+    return MetricsRegistry(folder)
 
 
 def _identity(pid: int) -> str:

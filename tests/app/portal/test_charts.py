@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.db.queries.jobs.reads import Point
-from app.portal.series import charts
+from app.portal.charts import charts
 from app.services.jobs.reads import Series
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
