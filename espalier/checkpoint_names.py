@@ -1,4 +1,4 @@
-"""What the files are called that a job goes on from, and the turn in which they were made: written and read here alone.
+"""Names of checkpoints, and the repetition in which they were made: written and read here alone.
 
 Rows of the database hold these strings for as long as a job lives, and files in the store bear them: a kind is never
 renamed, and a new one takes a line of `Kind`.
@@ -50,7 +50,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class TurnName:
+class RepetitionName:
     """Which repetition of phases it is: `cycle-2`, `member-1`, `cycle-2-member-1`; empty where nothing repeats."""
 
     cycle: int | None = None
@@ -61,17 +61,17 @@ class TurnName:
         return "-".join(f"{name}-{number}" for name, number in parts.items() if number is not None)
 
     def series(self, measure: str) -> str:
-        """Return the name of a series of this turn: `cycle-2-member-1.training_loss`."""
-        return f"{self}.{measure}" if self != TurnName() else measure
+        """Return the name of a series of this repetition: `cycle-2-member-1.training_loss`."""
+        return f"{self}.{measure}" if self != RepetitionName() else measure
 
     @classmethod
-    def of_series(cls, name: str) -> tuple[TurnName, str]:
-        """Return the turn that a series belongs to, and what it measures."""
+    def of_series(cls, name: str) -> tuple[RepetitionName, str]:
+        """Return the repetition that a series belongs to, and what it measures."""
         parts = _SERIES.fullmatch(name)
         assert parts is not None  # of any string, all is the measure
-        turn = cls(*(int(parts[part]) if parts[part] else None for part in ("cycle", "member")))
+        repetition = cls(*(int(parts[part]) if parts[part] else None for part in ("cycle", "member")))
         measure = parts["measure"]
-        return (turn, measure) if turn.series(measure) == name else (cls(), name)
+        return (repetition, measure) if repetition.series(measure) == name else (cls(), name)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class CheckpointName:
     """The number of a step that removes whole parts."""
     statistics: str | None = None
     """Which statistics they are, as methods name them."""
-    turn: TurnName = field(default_factory=TurnName)
+    repetition: RepetitionName = field(default_factory=RepetitionName)
 
     def __post_init__(self) -> None:
         given = {name for name in ("block", "step", "statistics") if getattr(self, name) is not None}
@@ -92,11 +92,11 @@ class CheckpointName:
 
     def __str__(self) -> str:
         name = self.kind.value.format(block=self.block, step=self.step, statistics=self.statistics)
-        return name if self.turn == TurnName() else f"{self.turn}--{name}"
+        return name if self.repetition == RepetitionName() else f"{self.repetition}--{name}"
 
-    def of(self, turn: TurnName) -> CheckpointName:
-        """Return the name that the same checkpoint has in a turn."""
-        return replace(self, turn=turn)
+    def of(self, repetition: RepetitionName) -> CheckpointName:
+        """Return the name that the same checkpoint has in a repetition."""
+        return replace(self, repetition=repetition)
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
@@ -107,7 +107,7 @@ class CheckpointName:
                 block, step, cycle, member = (
                     int(parts[name]) if parts.get(name) else None for name in ("block", "step", "cycle", "member")
                 )
-                name = cls(kind, block, step, parts.get("statistics"), turn=TurnName(cycle, member))
+                name = cls(kind, block, step, parts.get("statistics"), repetition=RepetitionName(cycle, member))
                 return name if str(name) == text else None  # block-3 is no name: there is one way to write each
         return None
 

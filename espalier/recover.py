@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from espalier.checkpoint_names import TurnName
+from espalier.checkpoint_names import RepetitionName
 from espalier.messages import MembersRequested
 from espalier.prune import calibrating, pruning
 from espalier.recipe.steps.recovery import Cycles
 from espalier.reconstruct import reconstructing
 from espalier.retrain import retraining, soup
 from espalier.session import Session
-from espalier.session.reporter import Turn
+from espalier.session.reporter import Repetition
 
 
 def run(session: Session) -> MembersRequested | None:
-    """Go through all turns of a spec; MembersRequested where others are to train the members of its soup."""
+    """Go through all repetitions of a spec; MembersRequested where others are to train the members of its soup."""
     spec = session.request.spec
     if spec.cycles is not None:
         _cycles(session, spec.cycles)
@@ -31,11 +31,11 @@ def run(session: Session) -> MembersRequested | None:
 
 def _cycles(session: Session, cycles: Cycles) -> None:
     for number in range(1, cycles.count + 1):
-        session.turn = _cycle(session, cycles, number)
+        session.repetition = _cycle(session, cycles, number)
         session.before_pruning = session.weights
         _prune_and_reconstruct(session)
         _describe(session, number, _retrain(session))
-    session.turn = Turn()
+    session.repetition = Repetition()
 
 
 def _prune_and_reconstruct(session: Session) -> None:
@@ -60,21 +60,23 @@ def _retrain(session: Session) -> dict[str, Any]:
     return {"soup": soup.retrain_and_average(session)}
 
 
-def _cycle(session: Session, cycles: Cycles, number: int) -> Turn:
+def _cycle(session: Session, cycles: Cycles, number: int) -> Repetition:
     spec = session.request.spec
     sparsity = cycles.sparsity(number, spec.masking[0].target_sparsity)
     varied = spec.retrain and spec.retrain.model_copy(update={"steps": cycles.steps(number, spec.retrain.steps)})
-    return Turn(TurnName(cycle=number), sparsity=sparsity, retrain=varied)
+    return Repetition(RepetitionName(cycle=number), sparsity=sparsity, retrain=varied)
 
 
 def _describe(session: Session, number: int, more: dict[str, Any]) -> None:
     """Return the report's entry of a cycle; rows of the phases carry its name."""
-    numbers = {done.phase: done.perplexity for done in session.results.phases if done.turn == str(session.turn.name)}
+    numbers = {
+        done.phase: done.perplexity for done in session.results.phases if done.turn == str(session.repetition.name)
+    }
     rows = session.results.recovery.setdefault("cycles", [])
     rows.append(
         {
             "cycle": number,
-            "sparsity": session.turn.sparsity,
+            "sparsity": session.repetition.sparsity,
             "steps": session.retrain.steps if session.retrain else 0,
             "perplexity": {phase: value for phase, value in numbers.items() if value},
             **({"retraining": dict(session.results.protocol["retraining"])} if session.retrain else {}),

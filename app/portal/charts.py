@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from app.db.result import PhaseRecord
 from app.services.jobs.reads import Series
-from espalier.checkpoint_names import TurnName
+from espalier.checkpoint_names import RepetitionName
 
 MOST: Final = 8
 """Lines in one chart."""
@@ -65,7 +65,7 @@ def charts(series: Sequence[Series], phases: Sequence[PhaseRecord]) -> list[Char
     """Put what belongs together into one chart each; every cycle has its own, and members of a soup share it."""
     lines_of: dict[tuple[int | None, str], list[Line]] = {}
     for line in series:
-        repetition, measure = TurnName.of_series(line.name)
+        repetition, measure = RepetitionName.of_series(line.name)
         kind = _kind_of(measure)
         if line.points and kind:
             points = [(point.step, point.value) for point in line.points]

@@ -55,9 +55,9 @@ def training_steps(spec: CompressionSpec) -> int:
     if retrain is None:
         return 0
     cycles = spec.cycles
-    turns = [retrain.steps] if cycles is None else [cycles.steps(n + 1, retrain.steps) for n in range(cycles.count)]
+    runs = [retrain.steps] if cycles is None else [cycles.steps(n + 1, retrain.steps) for n in range(cycles.count)]
     searches = retrain.learning_rate == "auto" and retrain.rate_factor is None
-    searched = sum(count * length for count, length in map(trials, turns)) if searches else 0
+    searched = sum(count * length for count, length in map(trials, runs)) if searches else 0
     return retrain.steps * (spec.soup.members if spec.soup else 1) + searched
 
 
@@ -77,7 +77,7 @@ def _scoring(spec: CompressionSpec, shape: ModelShape) -> float:
     return FORWARD * shape.parameters * tokens
 
 
-def _turns(spec: CompressionSpec) -> int:
+def _repetitions(spec: CompressionSpec) -> int:
     return spec.cycles.count if spec.cycles else 1
 
 
@@ -100,8 +100,8 @@ def _pruning(spec: CompressionSpec, shape: ModelShape) -> dict[str, float]:
     walk, measured = FORWARD * shape.weights * tokens, _scoring(spec, shape) if recovers else 0.0
     if spec.propagation == "dense":  # its statistics are a result by themselves, and pruning reads a few tokens
         errors = FORWARD * shape.weights * min(tokens, ERROR_TOKENS)
-        return {"calibrating": _turns(spec) * (walk + grams), "pruning": _turns(spec) * (errors + measured)}
-    return {"calibrating": 0.0, "pruning": _turns(spec) * (2 * walk + grams + measured)}
+        return {"calibrating": _repetitions(spec) * (walk + grams), "pruning": _repetitions(spec) * (errors + measured)}
+    return {"calibrating": 0.0, "pruning": _repetitions(spec) * (2 * walk + grams + measured)}
 
 
 def _recovery(spec: CompressionSpec, shape: ModelShape) -> dict[str, float]:
@@ -111,9 +111,11 @@ def _recovery(spec: CompressionSpec, shape: ModelShape) -> dict[str, float]:
     if spec.reconstruct is not None:
         tokens = spec.calibration.samples * (spec.calibration.sequence_length or 0)
         epochs = spec.reconstruct.epochs + 2  # the search of a rate and the errors before and after
-        counts["reconstructing"] = _turns(spec) * (FORWARD_AND_BACKWARD * shape.weights * tokens * epochs + measured)
+        counts["reconstructing"] = _repetitions(spec) * (
+            FORWARD_AND_BACKWARD * shape.weights * tokens * epochs + measured
+        )
     if spec.retrain is not None:
-        retrain, times = spec.retrain, _turns(spec) * (spec.soup.members if spec.soup else 1)
+        retrain, times = spec.retrain, _repetitions(spec) * (spec.soup.members if spec.soup else 1)
         tokens_read = training_steps(spec) * retrain.batch_size * retrain.accumulate * (retrain.sequence_length or 0)
         teacher = 0.0 if retrain.loss == "cross_entropy" else FORWARD
         counts["retraining"] = (FORWARD_AND_BACKWARD + teacher) * shape.parameters * tokens_read + times * measured

@@ -79,7 +79,7 @@ class ReaderStatistic(Statistic):
 
     @classmethod
     @abstractmethod
-    def seen(cls, value: Tensor, *, num_outputs: int) -> Tensor:
+    def at_outputs(cls, value: Tensor, *, num_outputs: int) -> Tensor:
         """The statistic of the reader's input, as a matrix with so many outputs sees it."""
 
 

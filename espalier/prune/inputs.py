@@ -73,7 +73,7 @@ class Inputs:
             for maker, reader in data[kind.name].items():
                 if maker in statistics:
                     num_outputs = self._session.streamed.layout.by_name[maker].shape[0]
-                    statistics[maker][kind] = kind.seen(statistics[reader][kind.of], num_outputs=num_outputs)
+                    statistics[maker][kind] = kind.at_outputs(statistics[reader][kind.of], num_outputs=num_outputs)
         return Reading(lambda matrix: statistics[matrix.name], list(data["idle"]))
 
     def _own(self, tensors: Mapping[str, torch.Tensor], leader: str) -> Statistics:
@@ -95,14 +95,14 @@ class Inputs:
             else:
                 began = time.monotonic()
                 stream = stream or HiddenStates(session.streamed, windows_NT, session.dense, spill=session.spill)
-                tensors, data = self._walked(stream, block)
+                tensors, data = self._gather_block(stream, block)
                 path = session.reporter.checkpoint_path(phase.name, name)
                 save_file(tensors, path)
                 self._blocks[block.index] = _Stored(path, data | {"seconds": time.monotonic() - began})
                 session.reporter.checkpoint(phase.name, name, path, dict(self._blocks[block.index].data))
             phase.progress(block.index + 1)
 
-    def _walked(self, stream: HiddenStates, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def _gather_block(self, stream: HiddenStates, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         session = self._session
         for previous in session.streamed.layout.blocks[stream.index : block.index]:
             with session.streamed.block(previous.index, session.dense) as module:

@@ -35,9 +35,9 @@ def run(session: Session, plan: Plan | None) -> None:
         with session.reporter.phase("pruning", unit="block"):
             return  # every block is pruned in `reconstructing`, just before it is fitted
     with session.reporter.phase("pruning", total=len(blocks), unit="block") as phase:
-        walk = Walk(session, phase, plan)
+        pruner = BlockPruner(session, phase, plan)
         for block in blocks:
-            walk.pass_(block)
+            pruner.process(block)
             phase.progress(block.index + 1)
         if phase.finished() is None or (phase.perplexity is None and _recovers(session)):
             # Equal blocks may come with the result of a job that had no use for the numbers.
@@ -66,7 +66,7 @@ class Pruned:
     masks: dict[str, torch.Tensor]
 
 
-class Walk:
+class BlockPruner:
     """The stream of hidden states on its way, and the pruning of the block that comes next.
 
     Sequential propagation takes two forwards per block: one for the statistics, and one through the pruned block for
@@ -85,7 +85,7 @@ class Walk:
         self.passed: list[Block] = []
         """Finished blocks that the stream has yet to go through."""
 
-    def pass_(self, block: Block) -> None:
+    def process(self, block: Block) -> None:
         """Prune one block or take it over from an earlier attempt."""
         if restore_block(self.session, self.phase, block.index) is not None:
             self.passed.append(block)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from espalier.checkpoint_names import CheckpointName, Kind, TurnName
+from espalier.checkpoint_names import CheckpointName, Kind, RepetitionName
 from espalier.recipe.base import fingerprint
 
 _STEPS: Final = frozenset({"calibration", "propagation", "prune", "reconstruct", "retrain", "cycles", "soup"})
@@ -110,7 +110,7 @@ def _published_nowhere(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _deciding(phase: str, name: CheckpointName, spec: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the part of a spec that decides a checkpoint; None for one that is not shared."""
     declared = DECLARED.get(phase, {}).get(name.kind)
-    if declared is None or name.turn != TurnName():
+    if declared is None or name.repetition != RepetitionName():
         return None
     fields = {key: value for key, value in spec.items() if key not in _AFTERWARDS}
     fields["dtype"] = (spec.get("output") or {}).get("dtype")  # the weights are cast to it before anything else

@@ -19,7 +19,7 @@ from espalier.training.trainables import Trainable
 
 
 @dataclass(frozen=True)
-class Rank:
+class AdapterSize:
     """The size of an adapter, and the seed of its start."""
 
     rank: int
@@ -43,7 +43,7 @@ class Adapters:
 
 @contextmanager
 def adapted(
-    module: nn.Module, masks: Mapping[str, torch.Tensor], *, stored: Mapping[str, torch.dtype], like: Rank
+    module: nn.Module, masks: Mapping[str, torch.Tensor], *, stored: Mapping[str, torch.dtype], like: AdapterSize
 ) -> Iterator[Adapters]:
     """Put an adapter on every matrix whose mask is given (by parameter name, in the parameter's shape) for a while."""
     adapters = Adapters([], [])

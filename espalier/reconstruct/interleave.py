@@ -9,7 +9,7 @@ from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
 from espalier.prune.calibrating import Plan
-from espalier.prune.pruning import Pruned, Walk
+from espalier.prune.pruning import BlockPruner, Pruned
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 
@@ -19,20 +19,20 @@ class Interleaved:
 
     def __init__(self, session: Session, phase: PhaseRun, plan: Plan | None) -> None:
         self.session = session
-        self._walk = Walk(session, phase, plan)
+        self._pruner = BlockPruner(session, phase, plan)
 
     def passed(self, span: Sequence[Block]) -> None:
         """Let the stream go through a span as it is now, when it is next asked for."""
-        self._walk.passed += span
+        self._pruner.passed += span
 
     @contextmanager
     def pruned(self, span: Sequence[Block]) -> Iterator[Pruned]:
         """Prune a span; its weights lie over the model's while the context holds, and no checkpoint knows of them."""
-        session, walk = self.session, self._walk
-        before, entrance = session.weights, walk.stream_to(span[0]).fork()
+        session, pruner = self.session, self._pruner
+        before, entrance = session.weights, pruner.stream_to(span[0]).fork()
         whole = Pruned([], {}, {})
         for block in span:
-            done = walk.prune(block)
+            done = pruner.prune(block)
             for row in done.rows:
                 session.reporter.layer(row)
             path = session.workspace / "interleaved" / f"{CheckpointName(Kind.BLOCK, block=block.index)}.safetensors"
@@ -40,8 +40,8 @@ class Interleaved:
             session.weights = session.weights.with_overlay(path)
             path.unlink()  # the open handle is enough
             whole = Pruned(whole.rows + done.rows, whole.tensors | done.tensors, whole.masks | done.masks)
-            walk.passed.append(block)
+            pruner.passed.append(block)
         try:
             yield whole
         finally:
-            session.weights, walk.stream, walk.passed = before, entrance, []
+            session.weights, pruner.stream, pruner.passed = before, entrance, []

@@ -20,7 +20,7 @@ from espalier.stream.statistics import OutputErrors
 
 def remeasured_rows(
     session: Session,
-    walk: HiddenStates,
+    stream: HiddenStates,
     states: torch.Tensor,
     span: Sequence[Block],
     tensors: Mapping[str, torch.Tensor],
@@ -37,7 +37,7 @@ def remeasured_rows(
             session.streamed.block(block.index, session.dense) as dense,
             capturing(dense, matrices, sample_tokens=ERROR_TOKENS) as capture,
         ):
-            states = walk.forward(walk.run(dense, block.index), states)
+            states = stream.forward(stream.run(dense, block.index), states)
         rows += _rows(session, matrices, capture, tensors)
     return rows
 

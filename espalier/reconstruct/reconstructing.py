@@ -31,12 +31,12 @@ def run(session: Session, plan: Plan | None = None) -> None:
     assert spec is not None
     blocks = session.streamed.layout.blocks
     with session.reporter.phase("reconstructing", total=len(blocks), unit="block") as phase:
-        walk = _Walk(session, phase, spec, plan)
-        for span in walk.spans:
-            walk.pass_(span)
+        fits = _Reconstruction(session, phase, spec, plan)
+        for span in fits.spans:
+            fits.fit_span(span)
             phase.progress(span[-1].index + 1)
-        session.results.trained_parameters[phase.name] = walk.trained
-        _warn(session, spec, walk.errors_before)
+        session.results.trained_parameters[phase.name] = fits.trained
+        _warn(session, spec, fits.errors_before)
         if phase.finished() is None:
             if session.request.spec.evaluate.after_each_phase:
                 phase.perplexity = score_weights(session, session.weights)
@@ -59,7 +59,7 @@ def _warn(session: Session, spec: Reconstruct, errors_before: Sequence[float]) -
         )
 
 
-class _Walk:
+class _Reconstruction:
     def __init__(self, session: Session, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
         self.session, self.phase, self.spec = session, phase, spec
         self.windows_NT = loss_gap.reconstruction_windows(session, phase)
@@ -73,7 +73,7 @@ class _Walk:
         self._dense: TeacherStates | None = None
         self._sparse: HiddenStates | None = None
 
-    def pass_(self, span: Sequence[Block]) -> None:
+    def fit_span(self, span: Sequence[Block]) -> None:
         """Fit one span or take it over from an earlier attempt; its checkpoint bears the number of its first block."""
         data = restore_block(self.session, self.phase, span[0].index) or self._fit(span)
         if self._interleaved:
@@ -85,12 +85,14 @@ class _Walk:
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
         began, warned = time.monotonic(), len(self.session.results.warnings)
         with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
-            walk, streams = self._at(span[0].index)
+            stream, streams = self._at(span[0].index)
             with ExitStack() as stack:
                 assert self._dense is not None
-                fit = WindowFit(self.session, self.phase, self.spec, self.kind, span, walk, streams, self._dense, stack)
+                fit = WindowFit(
+                    self.session, self.phase, self.spec, self.kind, span, stream, streams, self._dense, stack
+                )
                 tensors, trained = fit.finish()
-            rows = remeasured_rows(self.session, walk, streams.student, span, tensors)
+            rows = remeasured_rows(self.session, stream, streams.student, span, tensors)
         for row in rows:
             self.session.reporter.layer(row)
         layers = [row.model_dump() for row in rows]
@@ -110,14 +112,14 @@ class _Walk:
             self._sparse = (
                 HiddenStates(session.streamed, self.windows_NT, session.dense, batches=batch_size, spill=session.spill)
                 if self._dense.removed
-                else self._dense.walk.fork()
+                else self._dense.stream.fork()
             )
         assert self._sparse is not None
         mode = self.spec.mode
         if mode != "sparse_inputs":
-            self._dense.to(index)
+            self._dense.advance_to(index)
         if mode != "dense_inputs":
             self._sparse.advance_to(index, self.session.weights)
-        taught = self._dense.walk.states
-        walk = self._sparse.at_block(index, taught) if mode == "dense_inputs" else self._sparse
-        return walk, Streams(mode, student=self._sparse.states, teacher=taught)
+        taught = self._dense.stream.states
+        stream = self._sparse.at_block(index, taught) if mode == "dense_inputs" else self._sparse
+        return stream, Streams(mode, student=self._sparse.states, teacher=taught)

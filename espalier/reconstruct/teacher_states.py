@@ -30,32 +30,32 @@ class TeacherStates:
         if not halves:
             positions[0] = 0  # whole blocks also stand in for removed ones before the first; a half cannot
         self._positions = [*positions, len(self.streamed.layout.blocks)]
-        self.walk = HiddenStates(self.streamed, windows_NT, self.weights, batches=batch_size, spill=session.spill)
+        self.stream = HiddenStates(self.streamed, windows_NT, self.weights, batches=batch_size, spill=session.spill)
 
-    def place(self, index: int) -> int:
+    def position(self, index: int) -> int:
         """Where the student's block stood."""
         return self._positions[index]
 
-    def to(self, index: int) -> None:
+    def advance_to(self, index: int) -> None:
         """Walk to the entrance of the student's block."""
-        self.walk.advance_to(self.place(index), self.weights)
+        self.stream.advance_to(self.position(index), self.weights)
 
-    def past(self, states: torch.Tensor, *, first: int, last: int) -> torch.Tensor:
+    def forward_through(self, states: torch.Tensor, *, first: int, last: int) -> torch.Tensor:
         """What states at the entrance of the student's block `first` become at the entrance of the one after `last`."""
-        end = self.place(last + 1) - 1
-        return self.walk.forward_through(states, self.weights, first=self.place(first), last=end)
+        end = self.position(last + 1) - 1
+        return self.stream.forward_through(states, self.weights, first=self.position(first), last=end)
 
     @contextmanager
     def pair(self, student: HiddenStates, block: Block, module: nn.Module) -> Iterator[Pair]:
         """The student's block with the dense one that it was."""
-        place, end = self.place(block.index), self.place(block.index + 1) - 1
-        with self.streamed.block(place, self.weights) as dense:
+        position, end = self.position(block.index), self.position(block.index + 1) - 1
+        with self.streamed.block(position, self.weights) as dense:
             if not self.removed:
                 yield Pair(student, block, dense, module)
                 return
 
             def behind(states: torch.Tensor) -> torch.Tensor:
-                return self.walk.forward_through(states, self.weights, first=place + 1, last=end)
+                return self.stream.forward_through(states, self.weights, first=position + 1, last=end)
 
-            taught = self.walk.run(dense, place)
-            yield Pair(student, block, dense, module, taught=taught, behind=behind if end > place else None)
+            taught = self.stream.run(dense, position)
+            yield Pair(student, block, dense, module, taught=taught, behind=behind if end > position else None)

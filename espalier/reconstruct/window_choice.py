@@ -79,10 +79,10 @@ def _pruned(session: Session) -> list[Matrix]:
 def _splits(session: Session, probe_NT: torch.Tensor) -> bool:
     """Tell whether the first block, run on a window of tokens, is attention and feed-forward net added up."""
     streamed, weights = session.source_streamed, session.source
-    walk = HiddenStates(streamed, probe_NT, weights, batches=1)
+    stream = HiddenStates(streamed, probe_NT, weights, batches=1)
     with streamed.block(0, weights) as block:
         try:
-            find_halves(block, walk.run(block, 0), walk.states.to(session.device))
+            find_halves(block, stream.run(block, 0), stream.states.to(session.device))
         except UnsupportedArchitectureError:
             return False
     return True

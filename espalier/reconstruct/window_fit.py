@@ -12,7 +12,7 @@ from espalier.model import masks
 from espalier.model.layout import Block
 from espalier.model.numerics import derived_seed
 from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
-from espalier.reconstruct.adapters import Rank, adapted
+from espalier.reconstruct.adapters import AdapterSize, adapted
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
 from espalier.reconstruct.teacher_states import TeacherStates
 from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
@@ -32,13 +32,13 @@ class WindowFit:
         spec: Reconstruct,
         kind: str | BlockWindow,
         span: Sequence[Block],
-        walk: HiddenStates,
+        stream: HiddenStates,
         streams: Streams,
         dense: TeacherStates,
         stack: ExitStack,
     ) -> None:
         self.session, self.phase, self.spec, self.kind = session, phase, spec, kind
-        self.span, self.walk, self.streams, self.dense, self.stack = span, walk, streams, dense, stack
+        self.span, self.stream, self.streams, self.dense, self.stack = span, stream, streams, dense, stack
         modules = [
             stack.enter_context(session.streamed.block(block.index, session.weights, dtype=torch.float32))
             for block in span
@@ -77,16 +77,16 @@ class WindowFit:
     def _parts(self) -> Iterator[Part]:
         if self.kind in {"submodule", "matrix"}:
             (block,) = self.span
-            with self.dense.pair(self.walk, block, self.module) as pair:
+            with self.dense.pair(self.stream, block, self.module) as pair:
                 if self.kind == "submodule":
                     yield from halves_of(pair, self.streams)
                 else:
                     yield from matrices_of(pair, self.streams, among=self.masks)
             return
         first, last = self.span[0].index, self.span[-1].index
-        targets = self.dense.past(self.streams.teacher, first=first, last=last)
+        targets = self.dense.forward_through(self.streams.teacher, first=first, last=last)
         blocks = list(self.module) if isinstance(self.module, nn.ModuleList) else [self.module]
-        yield whole(blocks, frozenset(self.stored), self.walk, streams=self.streams, targets=targets)
+        yield whole(blocks, frozenset(self.stored), self.stream, streams=self.streams, targets=targets)
 
     def _fit(self, part: Part) -> list[Trainable]:
         """Fit one window; nothing to do where nothing was pruned."""
@@ -100,7 +100,7 @@ class WindowFit:
         with ExitStack() as stack:
             merge = Window.merge
             if "mask_lora" in self.spec.trainable:
-                like = Rank(self.spec.rank, self.spec.alpha, seed)
+                like = AdapterSize(self.spec.rank, self.spec.alpha, seed)
                 adapters = stack.enter_context(adapted(self.module, pruned, stored=self.stored, like=like))
                 items += adapters.trainables
                 merge = adapters.merge

@@ -52,9 +52,9 @@ class Streams:
         elif self.mode == "sparse_inputs":
             self.teacher = self.student
 
-    def behind(self, walk: HiddenStates, student: Run, targets: torch.Tensor) -> Streams:
+    def behind(self, stream: HiddenStates, student: Run, targets: torch.Tensor) -> Streams:
         """The streams behind a window, given the teacher's output."""
-        moved = targets if self.mode == "dense_inputs" else walk.forward(student, self.student)
+        moved = targets if self.mode == "dense_inputs" else stream.forward(student, self.student)
         return Streams(self.mode, student=moved, teacher=targets)
 
 
@@ -62,7 +62,7 @@ class Streams:
 class Pair:
     """One block of the teacher and the same block of the student, real, with the place where they stand."""
 
-    walk: HiddenStates
+    stream: HiddenStates
     layout: Block
     dense: nn.Module
     block: nn.Module
@@ -74,7 +74,7 @@ class Pair:
     @property
     def teacher(self) -> Run:
         """The dense block."""
-        return self.taught or self.walk.run(self.dense, self.layout.index)
+        return self.taught or self.stream.run(self.dense, self.layout.index)
 
     def past(self, states: torch.Tensor) -> torch.Tensor:
         """What the teacher makes of what leaves its block, up to where the student's next block stands."""
@@ -83,12 +83,12 @@ class Pair:
     @property
     def student(self) -> Run:
         """The block that is fitted."""
-        return casting(self.walk.run(self.block, self.layout.index), self.walk)
+        return casting(self.stream.run(self.block, self.layout.index), self.stream)
 
 
-def casting(run: Run, walk: HiddenStates) -> Run:
+def casting(run: Run, stream: HiddenStates) -> Run:
     """Let float32 parameters run in the compute dtype."""
-    dtype, device = walk.streamed.compute_dtype, walk.streamed.device
+    dtype, device = stream.streamed.compute_dtype, stream.streamed.device
 
     def cast(inputs: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype):
@@ -99,31 +99,33 @@ def casting(run: Run, walk: HiddenStates) -> Run:
 
 def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
     """Attention, then mlp; each is cut out of the block's own code by muting the other."""
-    walk = pair.walk
-    halves = find_halves(pair.dense, pair.teacher, streams.teacher[:1].to(walk.streamed.device))
+    stream = pair.stream
+    halves = find_halves(pair.dense, pair.teacher, streams.teacher[:1].to(stream.streamed.device))
     attention, dense_attention = _both(pair, halves, "attention")
     mlp, dense_mlp = _both(pair, halves, "mlp")
 
-    targets = walk.forward(dense_attention, streams.teacher)
-    yield _adding("attention", halves.owned["attention"], attention, walk, streams=streams, targets=targets)
-    mid = streams.behind(walk, attention, targets)
+    targets = stream.forward(dense_attention, streams.teacher)
+    yield _adding("attention", halves.owned["attention"], attention, stream, streams=streams, targets=targets)
+    mid = streams.behind(stream, attention, targets)
     if not halves.parallel:
-        targets = pair.past(walk.forward(dense_mlp, mid.teacher))
-        yield _adding("mlp", halves.owned["mlp"], mlp, walk, streams=mid, targets=targets)
+        targets = pair.past(stream.forward(dense_mlp, mid.teacher))
+        yield _adding("mlp", halves.owned["mlp"], mlp, stream, streams=mid, targets=targets)
         return
     if pair.behind is not None:
         own_stream = streams.mode == "sparse_inputs_dense_targets"
         given = (
-            walk.difference(mid.student, streams.student) if own_stream else walk.difference(targets, streams.teacher)
+            stream.difference(mid.student, streams.student)
+            if own_stream
+            else stream.difference(targets, streams.teacher)
         )
-        targets = walk.difference(pair.past(walk.forward(pair.teacher, streams.teacher)), given)
+        targets = stream.difference(pair.past(stream.forward(pair.teacher, streams.teacher)), given)
     elif streams.mode == "sparse_inputs_dense_targets":
         # Both halves add to the block's input: the second is asked for what the first leaves of the whole.
-        asked = walk.forward(pair.teacher, streams.teacher)
-        targets = walk.difference(asked, walk.difference(mid.student, streams.student))
+        asked = stream.forward(pair.teacher, streams.teacher)
+        targets = stream.difference(asked, stream.difference(mid.student, streams.student))
     else:
-        targets = walk.forward(dense_mlp, streams.teacher)
-    yield _adding("mlp", halves.owned["mlp"], mlp, walk, streams=streams, targets=targets)
+        targets = stream.forward(dense_mlp, streams.teacher)
+    yield _adding("mlp", halves.owned["mlp"], mlp, stream, streams=streams, targets=targets)
 
 
 def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
@@ -131,29 +133,29 @@ def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iter
 
     Every map costs the forward passes over all windows that the mode reads: the teacher's, the student's or both.
     """
-    walk = pair.walk
+    stream = pair.stream
     for local in [matrix.local for matrix in pair.layout.matrices if f"{matrix.local}.weight" in among]:
         dense = pair.dense.get_submodule(local)
         if streams.mode == "dense_inputs":
-            inputs = taught = entering(walk, pair.dense, local, pair.teacher, streams.teacher)
+            inputs = taught = entering(stream, pair.dense, local, pair.teacher, streams.teacher)
         else:
-            inputs = taught = entering(walk, pair.block, local, pair.student, streams.student)
+            inputs = taught = entering(stream, pair.block, local, pair.student, streams.student)
         if streams.mode == "sparse_inputs_dense_targets":
-            taught = entering(walk, pair.dense, local, pair.teacher, streams.teacher)
-        targets = walk.forward(dense, taught)
+            taught = entering(stream, pair.dense, local, pair.teacher, streams.teacher)
+        targets = stream.forward(dense, taught)
         owned = frozenset(name for name, _ in dense.named_parameters(prefix=local))
-        run = casting(run_of(pair.block, local), walk)
-        yield Part(local, owned, run, inputs, targets, scale(walk, targets))
+        run = casting(run_of(pair.block, local), stream)
+        yield Part(local, owned, run, inputs, targets, scale(stream, targets))
 
 
 def whole(
-    blocks: Sequence[nn.Module], owned: frozenset[str], walk: HiddenStates, *, streams: Streams, targets: torch.Tensor
+    blocks: Sequence[nn.Module], owned: frozenset[str], stream: HiddenStates, *, streams: Streams, targets: torch.Tensor
 ) -> Part:
     """All blocks of a span as one window, from the walk's place on.
 
     With several blocks only the hidden states between them are kept for the backward pass.
     """
-    runs = [casting(walk.run(block, walk.index + number), walk) for number, block in enumerate(blocks)]
+    runs = [casting(stream.run(block, stream.index + number), stream) for number, block in enumerate(blocks)]
 
     def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
         keep = len(runs) == 1 or not torch.is_grad_enabled()
@@ -161,20 +163,20 @@ def whole(
             hidden_BTD = each(hidden_BTD) if keep else checkpoint(each, hidden_BTD, use_reentrant=False)
         return hidden_BTD
 
-    return _adding("block" if len(runs) == 1 else "blocks", owned, run, walk, streams=streams, targets=targets)
+    return _adding("block" if len(runs) == 1 else "blocks", owned, run, stream, streams=streams, targets=targets)
 
 
 def _adding(
-    name: str, owned: frozenset[str], run: Run, walk: HiddenStates, *, streams: Streams, targets: torch.Tensor
+    name: str, owned: frozenset[str], run: Run, stream: HiddenStates, *, streams: Streams, targets: torch.Tensor
 ) -> Part:
-    power = scale(walk, walk.difference(targets, streams.teacher))
+    power = scale(stream, stream.difference(targets, streams.teacher))
     return Part(name, owned, run, streams.student, targets, power)
 
 
-def scale(walk: HiddenStates, values: torch.Tensor) -> float:
+def scale(stream: HiddenStates, values: torch.Tensor) -> float:
     """Return what the squared errors of a window are relative to."""
     # A window that adds nothing has no scale; its error is then absolute, and zero at the start.
-    return walk.mean_square(values) or 1.0
+    return stream.mean_square(values) or 1.0
 
 
 def _both(pair: Pair, halves: Halves, half: Half) -> tuple[Run, Run]:
@@ -200,7 +202,7 @@ def run_of(block: nn.Module, local: str) -> Run:
     return run
 
 
-def entering(walk: HiddenStates, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
+def entering(stream: HiddenStates, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
     """What a linear map reads while its block runs, (N, T, I)."""
     captured: list[torch.Tensor] = []
 
@@ -218,6 +220,6 @@ def entering(walk: HiddenStates, block: nn.Module, local: str, run: Run, states:
 
     handle = block.get_submodule(local).register_forward_pre_hook(hook)
     try:
-        return walk.forward(inputs_of, states)
+        return stream.forward(inputs_of, states)
     finally:
         handle.remove()

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from espalier.checkpoint_names import STATE, TRAINED, CheckpointName, TurnName
+from espalier.checkpoint_names import STATE, TRAINED, CheckpointName, RepetitionName
 from espalier.errors import NumericalError
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
@@ -192,8 +192,10 @@ class _Retraining:
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec
         seed = spec.seed if spec.order_seed is None else spec.order_seed
-        if (cycle := self.session.turn.name.cycle) is not None:  # no cycle reads the first batches again
-            seed = derived_seed(seed, str(TurnName(cycle=cycle)))  # and members of one soup differ in what varies alone
+        if (cycle := self.session.repetition.name.cycle) is not None:  # no cycle reads the first batches again
+            seed = derived_seed(
+                seed, str(RepetitionName(cycle=cycle))
+            )  # and members of one soup differ in what varies alone
         plan = Plan(
             steps=steps,
             batch_size=spec.batch_size,

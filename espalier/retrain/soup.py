@@ -45,13 +45,13 @@ def retrain_and_average(session: Session) -> dict[str, Any]:
     soup = session.request.spec.soup
     assert session.retrain is not None
     assert soup is not None
-    pruned, turn, members = session.weights, session.turn, []
+    pruned, repetition, members = session.weights, session.repetition, []
     factor = retraining.search(session)
     for number, varied in enumerate(vary(session.retrain, soup, factor), start=1):
-        session.weights, session.turn = pruned, turn.member(number, varied)
+        session.weights, session.repetition = pruned, repetition.member(number, varied)
         retraining.run(session)
         members.append(Member(session.weights, Masks.of_weights(session.weights)))
-    session.weights, session.turn = pruned, turn
+    session.weights, session.repetition = pruned, repetition
     return average_members(session, members)
 
 

@@ -44,7 +44,7 @@ def training_windows(session: Session, spec: Retrain) -> torch.Tensor:
 
 
 def split(session: Session, windows_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut windows into those that are trained on and those that judge; all turns of a job judge by the same ones."""
+    """Cut windows into training and held-out ones; all repetitions of a job share the held-out ones."""
     held_out = max(1, min(HELD_OUT, len(windows_NT) // 10))
     order = torch.randperm(len(windows_NT), generator=generator(session.request.spec.calibration.seed, "held-out"))
     return windows_NT[order[held_out:]], windows_NT[order[:held_out]]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from espalier.checkpoint_names import RESULT, CheckpointName, TurnName
+from espalier.checkpoint_names import RESULT, CheckpointName, RepetitionName
 from espalier.messages import (
     Checkpoint,
     Layer,
@@ -42,18 +42,18 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
-class Turn:
+class Repetition:
     """One repetition of phases inside a job: a cycle of pruning and recovery, or a member of a soup."""
 
-    name: TurnName = field(default_factory=TurnName)
+    name: RepetitionName = field(default_factory=RepetitionName)
     """What checkpoints, series and report rows carry."""
     sparsity: float | None = None
-    """What is pruned by the end of this turn, in the place of the spec's."""
+    """What is pruned by the end of this repetition, in the place of the spec's."""
     retrain: Retrain | None = None
     """In the place of the spec's."""
 
-    def member(self, number: int, retrain: Retrain) -> Turn:
-        """One retraining of a soup in this turn."""
+    def member(self, number: int, retrain: Retrain) -> Repetition:
+        """Return one retraining of a soup in this repetition."""
         return replace(self, name=replace(self.name, member=number), retrain=retrain)
 
 
@@ -64,11 +64,11 @@ class Reporter:
     send: Listener
     results: Results
     workspace: Path
-    earlier: Mapping[tuple[Phase, str], StoredCheckpoint]
+    stored_checkpoints: Mapping[tuple[Phase, str], StoredCheckpoint]
     """What earlier attempts finished, by phase and name."""
     device: torch.device
     """Whose peak of memory a phase reports."""
-    turn: Turn = field(default_factory=Turn)
+    repetition: Repetition = field(default_factory=Repetition)
     """The repetition whose phases run: metrics, rows and checkpoints carry its name."""
     phase_now: Phase | None = None
     """The phase that runs, or that was the last to run."""
@@ -90,7 +90,7 @@ class Reporter:
         """Run one phase: its start, its time, its memory and its end are reported."""
         self.phase_now = name
         numerics.reset_peak_memory(self.device)
-        self.send(PhaseStarted(phase=name, total=total, unit=unit, turn=str(self.turn.name)))
+        self.send(PhaseStarted(phase=name, total=total, unit=unit, turn=str(self.repetition.name)))
         run = PhaseRun(name, self, total, unit)
         yield run
         done = run.completed()
@@ -98,8 +98,8 @@ class Reporter:
         self.send(done)
 
     def stored(self, phase: Phase, name: CheckpointName) -> StoredCheckpoint | None:
-        """Return what an earlier attempt stored under a name in this turn; None when it did not get so far."""
-        return self.earlier.get((phase, str(name.of(self.turn.name))))
+        """Return what an earlier attempt stored under a name in this repetition; None when it did not get so far."""
+        return self.stored_checkpoints.get((phase, str(name.of(self.repetition.name))))
 
     def checkpoint_path(
         self, phase: Phase, name: CheckpointName, *, version: str = "", suffix: str = ".safetensors"
@@ -110,12 +110,12 @@ class Reporter:
         """
         folder = self.workspace / "checkpoints" / phase
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{name.of(self.turn.name)}{version and f'-{version}'}{suffix}"
+        return folder / f"{name.of(self.repetition.name)}{version and f'-{version}'}{suffix}"
 
     def checkpoint(self, phase: Phase, name: CheckpointName, path: Path, data: dict[str, Any] | None = None) -> None:
         """Report that a file of the workspace is finished; it must not change any more."""
         digest, size = sha256_of(path)
-        names = {"name": str(name.of(self.turn.name)), "path": str(path.relative_to(self.workspace))}
+        names = {"name": str(name.of(self.repetition.name)), "path": str(path.relative_to(self.workspace))}
         self.send(Checkpoint(phase=phase, **names, sha256=digest, bytes=size, data=data or {}))
 
 
@@ -149,8 +149,8 @@ class PhaseRun:
         self.reporter.send(Progress(phase=self.name, current=current, total=self.total, unit=self.unit))
 
     def metric(self, name: str, step: int, value: float) -> None:
-        """Report one point of a series; every turn has its own."""
-        series = self.reporter.turn.name.series(name)
+        """Report one point of a series; every repetition has its own."""
+        series = self.reporter.repetition.name.series(name)
         self.reporter.send(Metric(phase=self.name, name=series, step=step, value=value))
 
     def reuse(self, stored: StoredCheckpoint) -> dict[str, Any]:
@@ -185,5 +185,5 @@ class PhaseRun:
             peak_memory_bytes=max(self.peak_memory_bytes, numerics.peak_memory_bytes(self.reporter.device)),
             perplexity=self.perplexity,
             reused_from=self.reused_from,
-            turn=str(self.reporter.turn.name),
+            turn=str(self.reporter.repetition.name),
         )

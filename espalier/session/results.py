@@ -54,7 +54,7 @@ class Results:
     latency: dict[str, Any] = field(default_factory=dict)
     """`dense` and `compressed`: how fast they were on this machine."""
     phases: list[PhaseCompleted] = field(default_factory=list)
-    """Every phase that has ended, in order; one row per turn where phases repeat."""
+    """Every phase that has ended, in order; one row per repetition where phases repeat."""
     warnings: list[dict[str, str]] = field(default_factory=list)
     """What the user should know, as `code` and `text`."""
 

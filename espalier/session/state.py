@@ -18,7 +18,7 @@ from espalier.recipe.steps.dataset import Calibration, Dataset
 from espalier.recipe.steps.evaluate import Perplexity
 from espalier.recipe.steps.prune import PruneStep
 from espalier.recipe.steps.retrain import Retrain
-from espalier.session.reporter import Listener, Reporter, Turn
+from espalier.session.reporter import Listener, Repetition, Reporter
 from espalier.session.results import Results
 from espalier.text.corpus import CROPPED_FROM, Corpus, Text
 
@@ -58,26 +58,28 @@ class Session:
         self.reporter = Reporter(listener, self.results, self.workspace, checkpoints, self.device)
 
     @property
-    def turn(self) -> Turn:
+    def repetition(self) -> Repetition:
         """The repetition whose phases run."""
-        return self.reporter.turn
+        return self.reporter.repetition
 
-    @turn.setter
-    def turn(self, turn: Turn) -> None:
-        self.reporter.turn = turn
+    @repetition.setter
+    def repetition(self, repetition: Repetition) -> None:
+        self.reporter.repetition = repetition
 
     @property
     def step(self) -> PruneStep | None:
-        """The prune step of this turn; None for a model that is already sparse."""
+        """The prune step of this repetition; None for a model that is already sparse."""
         if not self.request.spec.masking:
             return None
         (step,) = self.request.spec.masking
-        return step if self.turn.sparsity is None else step.model_copy(update={"sparsity": self.turn.sparsity})
+        return (
+            step if self.repetition.sparsity is None else step.model_copy(update={"sparsity": self.repetition.sparsity})
+        )
 
     @property
     def retrain(self) -> Retrain | None:
-        """The retraining of this turn."""
-        return self.turn.retrain or self.request.spec.retrain
+        """The retraining of this repetition."""
+        return self.repetition.retrain or self.request.spec.retrain
 
     @property
     def interleaves(self) -> bool:

@@ -36,7 +36,7 @@ class Capture:
         self._device = device
         self._statistics = statistics
         self._sample_tokens = sample_tokens
-        self._seen: dict[str, tuple[torch.Tensor, InputAccumulator]] = {}
+        self._batch_inputs: dict[str, tuple[torch.Tensor, InputAccumulator]] = {}
         self.inputs: dict[str, InputAccumulator] = {}
         """Matrix name -> what it read."""
 
@@ -47,7 +47,7 @@ class Capture:
 
     def forget_batch(self, *_: object) -> None:
         """Forget which tensors have been counted: the next batch brings new ones."""
-        self._seen.clear()
+        self._batch_inputs.clear()
 
     def of(self, name: str) -> InputAccumulator:
         """What one matrix read, nothing for an expert without tokens; others that were never reached are an error."""
@@ -68,7 +68,7 @@ class Capture:
             if name in readers:
                 reader = readers[name].name
                 value = self.of(reader).statistics(reader)[kind.of]
-                known[kind] = kind.seen(value, num_outputs=self._matrices[name].shape[0])
+                known[kind] = kind.at_outputs(value, num_outputs=self._matrices[name].shape[0])
         return known
 
     @property
@@ -77,9 +77,9 @@ class Capture:
         names = [name for name, matrix in self._matrices.items() if matrix.routed and not self.of(name).tokens]
         return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
-    def see(self, name: str, input_BTI: torch.Tensor) -> None:
+    def record(self, name: str, input_BTI: torch.Tensor) -> None:
         """Count one input of one matrix."""
-        for tensor, accumulator in self._seen.values():
+        for tensor, accumulator in self._batch_inputs.values():
             # Identity is safe: `_seen` holds the tensor, so its memory cannot have been given to another.
             if tensor is input_BTI and self.inputs.get(name, accumulator) is accumulator:
                 self.inputs[name] = accumulator
@@ -87,7 +87,7 @@ class Capture:
         accumulator = self.inputs.get(name) or self._accumulator(name)
         accumulator.add(input_BTI.flatten(end_dim=-2))
         self.inputs[name] = accumulator
-        self._seen[name] = (input_BTI, accumulator)
+        self._batch_inputs[name] = (input_BTI, accumulator)
 
     def _accumulator(self, name: str) -> InputAccumulator:
         routed = self._matrices[name].routed
@@ -113,7 +113,7 @@ def capturing(
 
     def watch(name: str) -> Any:  # noqa: ANN401 - torch's own hook type is as wide
         def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            capture.see(name, args[0])
+            capture.record(name, args[0])
 
         return hook
 

@@ -59,7 +59,7 @@ def statistics(declared: Declared, input_TI: torch.Tensor, *, read: bool = True)
     for kind in readers_among(declared) if read else ():
         there = InputAccumulator((kind.of,), sample_tokens=0)
         there.add(inputs(OUTPUTS))
-        values[kind] = kind.seen(there.statistics("reader")[kind.of], num_outputs=OUTPUTS)
+        values[kind] = kind.at_outputs(there.statistics("reader")[kind.of], num_outputs=OUTPUTS)
     return values
 
 
@@ -79,8 +79,8 @@ def masked(declared: Declared, pattern: Pattern, *, sparsity: float | None = Non
     share, weight_OI = share_of(pattern) if sparsity is None else sparsity, weight()[:rows]
     score_OI = weight_OI.abs() * inputs().norm(dim=0)
     mask_OI = pattern.keep(score_OI, sparsity=share)
-    seen = Recorded(statistics(declared, inputs()))
-    return MaskProblem(weight_OI, seen, generator(0), mask_OI, score_OI, pattern, share)
+    at_outputs = Recorded(statistics(declared, inputs()))
+    return MaskProblem(weight_OI, at_outputs, generator(0), mask_OI, score_OI, pattern, share)
 
 
 def frozen(*tensors: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:

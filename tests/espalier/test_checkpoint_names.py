@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espalier.checkpoint_names import CheckpointName, Kind, TurnName
+from espalier.checkpoint_names import CheckpointName, Kind, RepetitionName
 
 NUMBERS = st.integers(0, 999_999_999)
-TURNS = st.builds(TurnName, cycle=st.none() | NUMBERS, member=st.none() | NUMBERS)
+TURNS = st.builds(RepetitionName, cycle=st.none() | NUMBERS, member=st.none() | NUMBERS)
 
 
 @st.composite
@@ -17,7 +17,7 @@ def names(draw: st.DrawFn) -> CheckpointName:
     kind = draw(st.sampled_from(Kind))
     block, step = (draw(NUMBERS) if name in kind.fields else None for name in ("block", "step"))
     statistics = draw(st.from_regex(r"[a-z_]+(-[a-z_]+)*", fullmatch=True)) if "statistics" in kind.fields else None
-    return CheckpointName(kind, block, step, statistics, turn=draw(TURNS))
+    return CheckpointName(kind, block, step, statistics, repetition=draw(TURNS))
 
 
 @given(names())
@@ -47,9 +47,9 @@ OF_BEFORE = {
     "rate-search": CheckpointName(Kind.RATE_SEARCH),
     "state": CheckpointName(Kind.STATE),
     "trained": CheckpointName(Kind.TRAINED),
-    "cycle-2--block-00000": CheckpointName(Kind.BLOCK, block=0, turn=TurnName(cycle=2)),
-    "member-1--result": CheckpointName(Kind.RESULT, turn=TurnName(member=1)),
-    "cycle-2-member-11--state": CheckpointName(Kind.STATE, turn=TurnName(cycle=2, member=11)),
+    "cycle-2--block-00000": CheckpointName(Kind.BLOCK, block=0, repetition=RepetitionName(cycle=2)),
+    "member-1--result": CheckpointName(Kind.RESULT, repetition=RepetitionName(member=1)),
+    "cycle-2-member-11--state": CheckpointName(Kind.STATE, repetition=RepetitionName(cycle=2, member=11)),
 }
 
 
@@ -91,18 +91,18 @@ def test_a_name_takes_the_numbers_of_its_kind_and_no_others(numbers: dict[str, i
 
 
 @pytest.mark.parametrize(
-    ("name", "turn", "measure"),
+    ("name", "repetition", "measure"),
     [
-        ("training_loss", TurnName(), "training_loss"),
-        ("self_attn.error_after", TurnName(), "self_attn.error_after"),  # a point alone makes no turn
-        ("cycle-2.mlp.error_after", TurnName(cycle=2), "mlp.error_after"),
-        ("member-3.learning_rate", TurnName(member=3), "learning_rate"),
-        ("cycle-10-member-2.stopped_early", TurnName(10, 2), "stopped_early"),
-        ("cycle-02.loss", TurnName(), "cycle-02.loss"),  # no turn is written so
-        (".loss", TurnName(), ".loss"),
-        ("", TurnName(), ""),
+        ("training_loss", RepetitionName(), "training_loss"),
+        ("self_attn.error_after", RepetitionName(), "self_attn.error_after"),  # a point alone makes no repetition
+        ("cycle-2.mlp.error_after", RepetitionName(cycle=2), "mlp.error_after"),
+        ("member-3.learning_rate", RepetitionName(member=3), "learning_rate"),
+        ("cycle-10-member-2.stopped_early", RepetitionName(10, 2), "stopped_early"),
+        ("cycle-02.loss", RepetitionName(), "cycle-02.loss"),  # no repetition is written so
+        (".loss", RepetitionName(), ".loss"),
+        ("", RepetitionName(), ""),
     ],
 )
-def test_the_name_of_a_series_tells_its_turn(name: str, turn: TurnName, measure: str) -> None:
-    assert TurnName.of_series(name) == (turn, measure)
-    assert turn.series(measure) == name
+def test_the_name_of_a_series_tells_its_repetition(name: str, repetition: RepetitionName, measure: str) -> None:
+    assert RepetitionName.of_series(name) == (repetition, measure)
+    assert repetition.series(measure) == name

@@ -149,7 +149,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "espalier/retrain/train.py",
         "espalier/retrain/training_text.py",
         # espalier/session
-        "espalier/session/reporter.py",
         "espalier/session/state.py",
         # espalier/stream
         "espalier/stream/capture.py",

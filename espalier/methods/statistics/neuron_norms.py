@@ -40,7 +40,7 @@ class NeuronNorms(ReaderStatistic):
         return readers
 
     @classmethod
-    def seen(cls, value: Tensor, *, num_outputs: int) -> Tensor:
+    def at_outputs(cls, value: Tensor, *, num_outputs: int) -> Tensor:
         """Repeat the norms where gate and up are one matrix."""
         return value.repeat(num_outputs // len(value))
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from espalier.checkpoint_names import CheckpointName, Kind, TurnName
+from espalier.checkpoint_names import CheckpointName, Kind, RepetitionName
 from espalier.recipe.base import fingerprint
 from espalier.recipe.hashes import DECLARED, datasets_in, phase_key
 
@@ -42,8 +42,8 @@ def test_what_a_cycle_or_a_member_has_made_is_its_own() -> None:
     whole = CheckpointName(Kind.BLOCK, block=0)
     made = {"revision": "r1", "data": {}, "spec": spec, "made_by": {}}
     assert phase_key("pruning", whole, **made) is not None
-    for turn in (TurnName(cycle=1), TurnName(member=1)):
-        assert phase_key("pruning", whole.of(turn), **made) is None
+    for repetition in (RepetitionName(cycle=1), RepetitionName(member=1)):
+        assert phase_key("pruning", whole.of(repetition), **made) is None
 
 
 def test_a_field_that_is_new_gives_keys_of_its_own() -> None:

@@ -8,11 +8,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from espalier.errors import TargetsError, UnsupportedArchitectureError
-from espalier.reconstruct.adapters import Rank, adapted
+from espalier.reconstruct.adapters import AdapterSize, adapted
 from espalier.reconstruct.fit import FitPlan, Window, fit
 from espalier.training.trainables import freeze
 
-LIKE = Rank(rank=3, alpha=6.0, seed=5)
+LIKE = AdapterSize(rank=3, alpha=6.0, seed=5)
 
 
 def _pruned(*, transposed: bool) -> tuple[nn.Sequential, dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -54,9 +54,9 @@ def test_a_rank_above_the_smaller_side_is_refused(transposed: bool) -> None:
     module, masks, _, _ = _pruned(transposed=transposed)
     stored = dict.fromkeys(masks, torch.float32)
     with pytest.raises(TargetsError, match="0 is only 12 x 8, too small for a rank of 9") as caught:
-        adapted(module, masks, stored=stored, like=Rank(rank=9, alpha=6.0, seed=5)).__enter__()
+        adapted(module, masks, stored=stored, like=AdapterSize(rank=9, alpha=6.0, seed=5)).__enter__()
     assert caught.value.hint == "Ask for a rank of 8 at most."
-    with adapted(module, masks, stored=stored, like=Rank(rank=8, alpha=6.0, seed=5)):
+    with adapted(module, masks, stored=stored, like=AdapterSize(rank=8, alpha=6.0, seed=5)):
         pass
 
 

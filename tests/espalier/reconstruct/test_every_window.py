@@ -121,14 +121,15 @@ def test_a_walk_killed_at_every_message_of_its_spans_ends_with_the_same_bytes(
 def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
     """Every matrix from both streams, whatever the mode reads, and also those that are not pruned."""
     assert among
-    walk, runs = pair.walk, ((pair.dense, pair.teacher, streams.teacher), (pair.block, pair.student, streams.student))
+    stream = pair.stream
+    runs = ((pair.dense, pair.teacher, streams.teacher), (pair.block, pair.student, streams.student))
     for local in [matrix.local for matrix in pair.layout.matrices]:
-        taught, own = (windows.entering(walk, block, local, run, states) for block, run, states in runs)
+        taught, own = (windows.entering(stream, block, local, run, states) for block, run, states in runs)
         inputs = taught if streams.mode == DENSE else own
-        targets = walk.forward(pair.dense.get_submodule(local), own if streams.mode == SPARSE else taught)
+        targets = stream.forward(pair.dense.get_submodule(local), own if streams.mode == SPARSE else taught)
         owned = frozenset({f"{local}.weight", f"{local}.bias"})
-        run = windows.casting(windows.run_of(pair.block, local), walk)
-        yield Part(local, owned, run, inputs, targets, windows.scale(walk, targets))
+        run = windows.casting(windows.run_of(pair.block, local), stream)
+        yield Part(local, owned, run, inputs, targets, windows.scale(stream, targets))
 
 
 @pytest.mark.parametrize("mode", [DENSE, SPARSE, BOTH])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from espalier.checkpoint_names import CheckpointName, Kind, TurnName
+from espalier.checkpoint_names import CheckpointName, Kind, RepetitionName
 from espalier.messages import (
     Checkpoint,
     Message,
@@ -18,7 +18,7 @@ from espalier.messages import (
     StoredCheckpoint,
     Warned,
 )
-from espalier.session.reporter import Reporter, Turn
+from espalier.session.reporter import Repetition, Reporter
 from espalier.session.results import Results
 
 BLOCK = CheckpointName(Kind.BLOCK, block=3)
@@ -64,7 +64,7 @@ def test_a_user_is_warned_once(tmp_path: Path) -> None:
 
 def test_what_a_phase_finished_with_is_there_for_the_next_attempt_in_the_same_turn_alone(tmp_path: Path) -> None:
     reporter, messages = _reporter(tmp_path)
-    reporter.turn = Turn(TurnName(cycle=2))
+    reporter.repetition = Repetition(RepetitionName(cycle=2))
     with reporter.phase("retraining") as phase:
         assert phase.finished() is None
         phase.perplexity = {"text": 12.0}
@@ -73,11 +73,15 @@ def test_what_a_phase_finished_with_is_there_for_the_next_attempt_in_the_same_tu
     assert (stored.name, stored.path) == ("cycle-2--result", "checkpoints/retraining/cycle-2--result.json")
 
     later, _ = _reporter(tmp_path, _again(stored))
-    for turn, there in ((Turn(), False), (Turn(TurnName(cycle=1)), False), (Turn(TurnName(cycle=2)), True)):
-        later.turn = turn
+    for repetition, there in (
+        (Repetition(), False),
+        (Repetition(RepetitionName(cycle=1)), False),
+        (Repetition(RepetitionName(cycle=2)), True),
+    ):
+        later.repetition = repetition
         with later.phase("retraining") as phase:
             data = phase.finished()
-        assert (data is not None) is there, turn
+        assert (data is not None) is there, repetition
     assert data is not None
     assert data["trained"] == 7
     assert later.results.phases[-1].perplexity == {"text": 12.0}
@@ -100,7 +104,7 @@ def test_seconds_of_blocks_are_not_counted_beside_those_of_their_phase(tmp_path:
 
 def test_series_and_files_bear_the_name_of_their_turn(tmp_path: Path) -> None:
     reporter, messages = _reporter(tmp_path)
-    reporter.turn = Turn(TurnName(cycle=1, member=2))
+    reporter.repetition = Repetition(RepetitionName(cycle=1, member=2))
     with reporter.phase("retraining") as phase:
         phase.metric("training_loss", 1, 0.5)
     assert [message.name for message in messages if isinstance(message, Metric)] == ["cycle-1-member-2.training_loss"]
