@@ -20,7 +20,7 @@ async def created(resources: Resources, project: str, submitted: Submitted) -> R
 
 
 def answer(resources: Resources, project: str, submitted: Submitted) -> Response:
-    """The same for callers that may wait."""
+    """Show a new job as `created` does, from a thread that may wait for the database."""
     reading = submitted.reading or reads.job(resources.database, project, submitted.job_id)
     return _response(submitted, reading)
 

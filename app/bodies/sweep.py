@@ -77,7 +77,7 @@ class SweepRequest(Spec):
         return self
 
     def points(self) -> Iterator[Point]:
-        """Every combination, the last axis fastest; ValueError names an axis that leads nowhere."""
+        """Return every combination, the last axis fastest; ValueError names an axis that leads nowhere."""
         for combination in itertools.product(*self.axes.values()):
             values = dict(zip(self.axes, combination, strict=True))
             request = copy.deepcopy(self.base)

@@ -21,7 +21,7 @@ SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML or JSON: th
 
 @contextmanager
 def connect() -> Iterator[Client]:
-    """A client of the service that the settings name."""
+    """Return a client of the service that the settings name."""
     settings = get_settings()
     key = settings.api_key.get_secret_value() if settings.api_key else None
     with Client(settings.service_url, api_key=key) as client:

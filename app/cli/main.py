@@ -40,7 +40,7 @@ def root(
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_tell_version)
     ] = False,
 ) -> None:
-    """Compression as a service for transformer models."""
+    """Compress transformer models: as a service, or on this machine."""
 
 
 for _, verbs in offered(commands, "commands", typer.Typer):

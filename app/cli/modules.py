@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
-    """The command line of one of our modules; -P, so that a folder named `workers` here cannot stand in for ours."""
+    """Return the command line of one of our modules; -P, so that a folder `workers` here cannot stand in for ours."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 

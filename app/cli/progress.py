@@ -20,7 +20,7 @@ class Lines:
         self.console = console
 
     def running(self) -> AbstractContextManager[object]:
-        """What is on screen while events come: nothing but the lines."""
+        """Show nothing but the lines while events come."""
         return nullcontext()
 
     def show(self, event: Event) -> None:
@@ -47,7 +47,7 @@ class Bars(Lines):
         self._task: TaskID | None = None
 
     def running(self) -> AbstractContextManager[object]:
-        """What is on screen while events come: the bar."""
+        """Show the bar while events come."""
         return self._progress
 
     def show(self, event: Event) -> None:
@@ -88,7 +88,7 @@ def display(console: Console, *, json: bool) -> Lines:
 
 
 def describe(event: Event) -> str | None:
-    """One line of rich markup about an event; None for what only bars or machines need."""
+    """Return a line of rich markup about an event; None for those that only bars or machines need."""
     data = event.data
     phase = str(data.get("phase"))
     line: tuple[str, str] | None = None

@@ -21,7 +21,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def stage_table(report: dict[str, Any]) -> Table:
-    """One row per stage of the model, one column per measurement."""
+    """Return a table with a row per stage of the model and a column per measurement."""
     dense = report["dense"]["perplexity"]
     table = Table("model", *(f"perplexity {escape(name)}" for name in dense), "against dense")
     for stage, scores in _stages(report):
@@ -57,7 +57,7 @@ def _comparisons(report: dict[str, Any]) -> Iterator[str]:
 
 
 def facts(report: dict[str, Any]) -> Iterator[str]:
-    """Sparsity, sizes, trained parameters, seconds per phase, verdict, warnings: one line each."""
+    """Return one line each: sparsity, sizes, trained parameters, seconds per phase, verdict, warnings."""
     sparsity, compressed = report["sparsity"], report["compressed"]
     requested = "as given" if sparsity["requested"] is None else f"requested {sparsity['requested']:.2%}"
     yield f"sparsity     {sparsity['achieved']:.2%} of the {sparsity['scope']} ({requested})"

@@ -49,7 +49,7 @@ class Chart:
         return [(self.ticks[step] if self.ticks else step, [by_step.get(step) for by_step in values]) for step in steps]
 
     def document(self) -> dict[str, Any]:
-        """The chart as our script takes it."""
+        """Return the chart as our script takes it."""
         rows = self.rows
         x = list(range(len(rows))) if self.ticks else [step for step, _ in rows]
         columns = [[values[index] for _, values in rows] for index in range(len(self.lines))]

@@ -18,19 +18,6 @@ PROPERTIES: Final = ("property", "cached_property", "setter")
 """Their docstrings may be noun phrases, as those of classes and modules are."""
 NO_VERB_YET: Final[frozenset[str]] = frozenset(
     {
-        # app/api
-        "app/api/endpoints/planning/levels.py",
-        "app/api/submitted.py",
-        # app/bodies
-        "app/bodies/sweep.py",
-        # app/cli
-        "app/cli/commands/local/run.py",
-        "app/cli/commands/service/keys.py",
-        "app/cli/connection.py",
-        "app/cli/main.py",
-        "app/cli/modules.py",
-        "app/cli/progress.py",
-        "app/cli/report.py",
         # app/db
         "app/db/migrate.py",
         "app/db/queries/tenancy/quotas.py",
@@ -58,9 +45,7 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "app/platform/lanes.py",
         "app/platform/tracing.py",
         # app/portal
-        "app/portal/drawings/scales.py",
         "app/portal/pages/jobs/streams.py",
-        "app/portal/charts.py",
         # app/production.py
         "app/production.py",
         # app/queue.py

@@ -17,11 +17,11 @@ display distribute divide do double download drain draw drive drop dump duplicat
 encrypt end enforce enqueue enrol ensure enter enumerate escape estimate evaluate evict examine exchange exclude
 execute exit expand expire explain export expose express extend extract factor factorize fail fall fence fetch fill
 filter finalize find fingerprint finish fit fix flag flatten flush fold follow forbid force forget fork format forward
-free freeze fuse gate gather generate get give go grant group grow guarantee guard guess halve hand handle
-hash heal hear hide hold identify ignore import improve include increase increment index indicate infer inherit
-initialise initialize inject insert inspect install integrate interpolate interpret interrupt intersect invert invoke
-issue iterate join judge keep kill label launch lay lead leave let lift limit link list listen load localize locate
-lock log look make map mark mask match materialise materialize maximise maximize measure merge meter migrate minimise
+free freeze fuse gate gather generate get give go grant group grow guarantee guard guess halve hand handle hash heal
+hear hide hold identify ignore import improve include increase increment index indicate infer inherit initialise
+initialize inject insert inspect install integrate interpolate interpret interrupt intersect invert invoke issue
+iterate join judge keep kill label launch lay lead leave let lift limit link list listen load localize locate lock log
+look make manage map mark mask match materialise materialize maximise maximize measure merge meter migrate minimise
 minimize mirror mix modify monitor mount move multiply mute name narrow negate normalise normalize note notify observe
 obtain offer offload omit open optimise optimize order overlay overwrite pack pad page paginate pair parse partition
 pass patch pause pay penalise penalize perform permit permute persist pick pin place plan plot poll pop populate post
@@ -33,11 +33,11 @@ repeat replace replay replicate report represent request require reroute rescale
 respond restart restore restrict resume retain retrain retrieve retry return reuse reveal reverse revert revoke rewind
 rewrite roll rotate round route run sample save say scale scan scatter schedule scope score scrub search seed seek
 select send separate serialise serialize serve set shard share shift show shrink shuffle shut sign signal simplify
-simulate skip sleep slice smooth solve sort spawn specify spend spill split spread stack start state step stop store
-stream stretch strip submit subscribe substitute subtract suggest sum summarise summarize supply suspend swap sweep
-switch sync synchronize tag take tell terminate test throttle tie time toggle tokenise tokenize touch trace track
-train transfer transform translate transpose traverse treat trigger trim truncate try tune turn undo unfold unfreeze
-unlink unload unlock unpack unregister unwrap update upgrade upload use validate verify visit wait wake walk warn
-watch weigh widen withdraw work wrap write yield zero
+simulate skip sleep slice smooth solve sort span spawn specify spend spill split spread stack start state step stop
+store stream stretch strip submit subscribe substitute subtract suggest sum summarise summarize supply suspend swap
+sweep switch sync synchronize tag take tell terminate test throttle tie time toggle tokenise tokenize touch trace
+track train transfer transform translate transpose traverse treat trigger trim truncate try tune turn undo unfold
+unfreeze unlink unload unlock unpack unregister unwrap update upgrade upload use validate verify visit wait wake walk
+warn watch weigh widen withdraw work wrap write yield zero
 """
 VERBS: Final = frozenset(_WORDS.split())

@@ -31,22 +31,22 @@ class Shades:
 
     @classmethod
     def over(cls, values: Sequence[float]) -> Shades:
-        """The range of all values; at least one."""
+        """Span all values, of which there is at least one."""
         return cls(min(values), max(values))
 
     def step(self, value: float) -> int:
-        """Which of the nine steps a value takes."""
+        """Return the index of the step that a value takes."""
         if self.high <= self.low:
             return 0
         fraction = (value - self.low) / (self.high - self.low)
         return min(max(int(fraction * len(CIVIDIS)), 0), len(CIVIDIS) - 1)
 
     def colour(self, value: float) -> str:
-        """What is behind a value."""
+        """Return the colour behind a value."""
         return CIVIDIS[self.step(value)]
 
     def ink(self, value: float) -> str:
-        """What its number is written in: light or dark, which style sheets take for white and black."""
+        """Return the class of the text on that colour: light or dark, which style sheets take for white and black."""
         return "light" if self.step(value) < _FIRST_LIGHT else "dark"
 
 
@@ -62,7 +62,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, *, spread: float = math.inf) -> Axis:
-        """An axis that leaves a little room around all values; logarithmic when they spread wider than asked."""
+        """Return an axis with a margin around all values; logarithmic when they spread wider than `spread`."""
         low, high = min(values), max(values)
         if low > 0 and high / low > spread:
             return cls(low / 1.15, high * 1.15, start, end, logarithmic=True)
@@ -78,7 +78,7 @@ class Axis:
         return math.log10(value) if self.logarithmic else value
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Round values on the axis, about so many."""
+        """Return about `count` round values on the axis."""
         if self.logarithmic:
             tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             # One decade alone would have two ticks.

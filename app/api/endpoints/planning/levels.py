@@ -1,4 +1,4 @@
-"""Levels, which the contract names and nobody has built: the error of each of a ladder of sparsities, by matrix."""
+"""Levels, named by the contract and not built: the error of every matrix at each of a grid of sparsities."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _ANSWER: Final[dict[str, Any]] = {"status_code": NotAvailable.status, "response_
 
 @router.post("", **_ANSWER)
 def create_levels() -> None:
-    """Not available in this version: measure what each of a ladder of sparsities costs every matrix."""
+    """Measure the error of every matrix at each of a grid of sparsities; not available in this version."""
     raise NotAvailable(_REFUSED)
 
 
 @router.get("/{levels_id}", **_ANSWER)
 def get_levels(levels_id: LevelsId) -> None:  # noqa: ARG001 - for the OpenAPI document
-    """Not available in this version: show the state of levels."""
+    """Show the state of levels; not available in this version."""
     raise NotAvailable(_REFUSED)
 
 
 @router.post("/{levels_id}/solve", **_ANSWER)
 def solve_levels(levels_id: LevelsId) -> None:  # noqa: ARG001 - for the OpenAPI document
-    """Not available in this version: choose the level of every matrix for a target, and return the spec."""
+    """Choose the level of every matrix for a target, and return the spec; not available in this version."""
     raise NotAvailable(_REFUSED)

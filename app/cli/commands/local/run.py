@@ -64,7 +64,7 @@ def run(
 
 
 def as_event(message: dict[str, Any]) -> Event:
-    """Make of a child's message the event that the service would write."""
+    """Convert a message of the child to the event that the service would write."""
     return Event(
         seq=0, type=AS_EVENTS[message["kind"]], time=datetime.now(UTC), phase=message.get("phase"), data=message
     )

@@ -14,7 +14,7 @@ commands = typer.Typer(name="keys", help="API keys.", no_args_is_help=True)
 
 @commands.callback()
 def keys() -> None:
-    """API keys; with one of the scope admin, /v1/api-keys makes all others."""
+    """Manage API keys; with one of the scope admin, /v1/api-keys makes all others."""
 
 
 @commands.command()
