@@ -21,5 +21,5 @@ def check(session: Session) -> None:
 
 
 def score(session: Session, model: nn.Module) -> dict[str, dict[str, float]]:
-    """Every task's numbers; nothing where none are asked for."""
+    """Score a model on the tasks asked for; return every task's numbers."""
     return session.tasks.score(model, session.corpus.tokenizer) if session.tasks else {}

@@ -63,7 +63,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def macs_per_token(streamed: StreamedModel) -> int:
-    """Multiply-adds of one token in the linear maps and the head, attention scores left out.
+    """Count the multiply-adds of one token in the linear layers and the head, attention scores left out.
 
     Of an expert only the share of tokens that reach it counts.
     """

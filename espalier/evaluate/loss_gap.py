@@ -17,7 +17,7 @@ from espalier.text.overlap import overlapping
 
 
 def reconstruction_windows(session: Session, phase: PhaseRun) -> torch.Tensor:
-    """What reconstruction reads (N, T): the calibration's windows, or as many with the largest gaps."""
+    """Return the windows of reconstruction (N, T): the calibration's, or as many with the largest loss gaps."""
     calibration = session.request.spec.calibration
     if calibration.selection != "loss_gap":
         return session.calibration_windows()
@@ -33,7 +33,7 @@ def reconstruction_windows(session: Session, phase: PhaseRun) -> torch.Tensor:
 
 
 def training_windows(session: Session, phase: PhaseRun, windows_NT: torch.Tensor) -> torch.Tensor:
-    """What of the training windows is trained on: all of them, or one in `candidates` with the largest gaps."""
+    """Select the windows to train on: all of them, or one in `candidates` with the largest loss gaps."""
     calibration = session.request.spec.calibration
     if calibration.selection != "loss_gap":
         return windows_NT
@@ -41,7 +41,7 @@ def training_windows(session: Session, phase: PhaseRun, windows_NT: torch.Tensor
 
 
 def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *, count: int) -> torch.Tensor:
-    """The `count` windows, in their order, whose loss is the most above the dense model's; kept for resumed runs."""
+    """Select the `count` windows, in order, whose loss rose most over the dense model's; stored for resumed runs."""
     stored = session.reporter.stored(phase.name, PICKED)
     if stored is None:
         # The source itself: where whole parts were removed, what the walks call dense is smaller.

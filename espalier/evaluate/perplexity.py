@@ -75,7 +75,7 @@ def _of_losses(losses_N: torch.Tensor, dtype: torch.dtype, *, dense: bool) -> fl
 def window_losses(
     model: nn.Module, windows_NT: torch.Tensor, *, device: torch.device, tick: Callable[[int], None] = lambda _: None
 ) -> torch.Tensor:
-    """The mean cross entropy of every window, float64 (N,)."""
+    """Return the mean cross entropy of every window, float64 (N,)."""
     assert not model.training
     losses: list[float] = []
     size = 1  # until the width of the vocabulary is known

@@ -51,7 +51,7 @@ def score_weights(
 
 
 def compare(session: Session, model: nn.Module) -> dict[str, dict[str, float]]:
-    """How far a whole model's predictions are from the dense model's, on every text; nothing unless asked for."""
+    """Measure KL divergence and top-1 agreement with the dense model on every text; nothing unless asked for."""
     evaluate = session.request.spec.evaluate
     if not evaluate.divergence:
         return {}
@@ -84,12 +84,12 @@ def _ticking(phase: PhaseRun | None, before: int) -> Callable[[int], None]:
 
 
 def count_windows(session: Session) -> int:
-    """Windows of all measurements together."""
+    """Count the windows of all measurements together."""
     return sum(len(session.evaluation_windows(item)) for item in session.request.spec.evaluate.perplexity)
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """The protocol of every measurement, by its name."""
+    """Describe the protocol of every measurement, by its name."""
     protocol: dict[str, Any] = {}
     for item in session.request.spec.evaluate.perplexity:
         text, windows_NT = session.evaluation_text(item), session.evaluation_windows(item)

@@ -28,7 +28,7 @@ _NOTHING = "No zeros and no fewer parameters: no runtime gains."
 
 
 def runtime_notes(session: Session, *, achieved: float) -> list[str]:
-    """Lines about the runtimes that would profit, and those that would not."""
+    """Return lines about the runtimes that profit from a result, and those that do not."""
     lines = _of_parts(session)
     if achieved > 0:
         pattern = "unstructured" if session.step is None else session.step.pattern.label()

@@ -39,7 +39,7 @@ def bisect_to_mean(
 
 
 def mean(sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts]) -> float:
-    """The share pruned of all weights together."""
+    """Return the sparsity of all weights together."""
     total = sum(matrix.size for matrix in matrices)
     return sum(sparsities[matrix.name] * matrix.size for matrix in matrices) / total
 
@@ -59,7 +59,7 @@ def shift_to_mean(
 def clip_to_pattern(
     sparsities: Mapping[str, float], matrices: Sequence[MatrixFacts], sparsity: float, pattern: Pattern
 ) -> dict[str, float]:
-    """What of a budget the pattern can follow: below its ceiling, and where it has levels, on them block by block."""
+    """Fit sparsities to a pattern: below its ceiling, and where it has levels, on them block by block."""
     fractions = dict(sparsities)
     if max(fractions.values(), default=0.0) > pattern.ceiling():
         fractions = shift_to_mean(fractions, matrices, sparsity, ceiling=pattern.ceiling())
@@ -88,28 +88,28 @@ def _in_levels(
 
 
 def refuse_global(axes: Axes, name: str) -> str | None:
-    """Why a budget that spreads the sparsity does not go with a pattern that does so itself."""
+    """Refuse a pattern that spreads the sparsity itself, for a budget that does so too; return why."""
     if axes.pattern.spans_model:
         return f"the global scope spreads the sparsity itself, and so does `{name}`: use scope row or matrix"
     return None
 
 
 def refuse_fixed_sparsity(axes: Axes, name: str) -> str | None:
-    """Why a budget that asks for any share does not go with a pattern that dictates it."""
+    """Refuse a pattern that dictates the sparsity, for a budget that gives every matrix its own; return why."""
     if axes.pattern.levels() is not None or axes.pattern.implied_sparsity() is not None:
         return f"the pattern dictates the share pruned, and `{name}` gives every matrix its own: use uniform or owl"
     return None
 
 
 def refuse_units(axes: Axes, name: str) -> str | None:
-    """Why a budget that counts single weights does not go with a pattern that moves whole units."""
+    """Refuse a pattern that moves whole units, for a budget that counts single weights; return why."""
     if axes.pattern.line((1, 1)) is None:
         return f"`{name}` counts single weights and the pattern moves whole units: use uniform, owl or per_layer"
     return None
 
 
 def counts_below_threshold(sweep: Sweep, *, num_pruned: int) -> dict[str, int]:
-    """How many weights of each matrix go when the `num_pruned` lowest float32 scores of the model go.
+    """Count the weights of each matrix that go when the `num_pruned` lowest float32 scores of the model go.
 
     Exact, ties in matrix order, and without holding more than one matrix of scores: the bits of non-negative floats
     are ordered like the floats, so two histograms (upper, then lower half of the bits) find the threshold.

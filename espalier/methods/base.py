@@ -40,7 +40,7 @@ class MatrixFacts:
         return self.shape[0] * self.shape[1]
 
     def load(self) -> torch.Tensor:
-        """The dense weight (O, I) as float32."""
+        """Load the dense weight (O, I) as float32."""
         assert self.weight is not None
         return self.weight()
 
@@ -106,7 +106,7 @@ class Method(BaseModel, ABC):
     """Values for parameters that have no default."""
 
     def incompatible_with(self, axes: Axes) -> str | None:
-        """Why this method does not go with the other choices of a step, naming the way out; None when it does."""
+        """Return why this method does not go with the other choices of a step, and the fix; None when it does."""
         return None
 
 
@@ -136,32 +136,34 @@ class Pattern(Method):
         """Return the short name that stands in the row of a matrix."""
 
     def label_at(self, sparsity: float) -> str:
-        """The name in the row of a matrix that a budget gave so much."""
+        """Return the name in the row of a matrix to which a budget gave a sparsity."""
         return self.label()
 
     def implied_sparsity(self) -> float | None:
-        """The share pruned that the pattern itself dictates, if it does."""
+        """Return the sparsity that the pattern itself dictates, if it does."""
         return None
 
     def refusal(self, num_inputs: int) -> str | None:
-        """Why a matrix with so many inputs cannot carry the pattern; None when it can."""
+        """Return why a matrix with so many inputs cannot carry the pattern; None when it can."""
         return None
 
     def line(self, shape: tuple[int, int]) -> int | None:
-        """How many weights in row-major order form a line with a budget of its own, inside which any one may replace
-        any other; None when whole units go together."""
+        """Return how many weights in row-major order form a line, in which any may replace any other.
+
+        A line has a budget of its own. None when whole units go together.
+        """
         return None
 
     def ceiling(self) -> float:
-        """The highest share that can be pruned of a matrix."""
+        """Return the highest sparsity that a matrix can have."""
         return 1.0
 
     def levels(self) -> int | None:
-        """Shares pruned are multiples of one in so many; None when any share is possible up to rounding."""
+        """Return n where sparsities are multiples of 1/n; None when any is possible up to rounding."""
         return None
 
     def step(self, shape: tuple[int, int]) -> float:
-        """The rounding: shares pruned of a matrix (O, I) are at most half of this away from what is asked."""
+        """Return the rounding: sparsities of a matrix (O, I) are at most half of this away from the one requested."""
         return 1 / (shape[0] * shape[1])
 
     @abstractmethod
@@ -176,7 +178,7 @@ class Budget(Method):
     """
 
     def refusal(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> str | None:
-        """Why these matrices, of which names, blocks and shapes are known, cannot share so; None when they can."""
+        """Return why the budget does not fit matrices of these names, blocks and shapes; None when it does."""
         return None
 
     @abstractmethod
@@ -207,11 +209,11 @@ class Solver(Method):
         return self.chooses_mask
 
     def for_axes(self, axes: Axes) -> Solver:
-        """The solver as it works with the other choices of a step."""
+        """Return the solver as it works with the other choices of a step."""
         return self
 
     def solver_for(self, shape: tuple[int, int], *, sparsity: float) -> Solver:
-        """The solver that does the work for a matrix of this shape (O, I): another one when this one only picks."""
+        """Return the solver that refits a matrix of this shape (O, I): another one when this one only selects."""
         return self
 
     @abstractmethod

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def mask_errors(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor) -> Tensor:
-    """||X (w - m*w)||^2 of every row, float64 (O,), from G = X^T X."""
+    """Return ||X (w - m*w)||^2 of every row, float64 (O,), from G = X^T X."""
     return squared_output_error(weight_OI.masked_fill(mask_OI, 0), gram_II)
 
 
 def refuse_optimizer(axes: Axes, name: str) -> str | None:
-    """Why a mask optimizer has nothing to do: no single weight may move, or the update looks for its own mask."""
+    """Refuse a mask optimizer where no single weight may move, or where the update chooses its own mask; return why."""
     if axes.pattern.line((1, 1)) is None:
         return f"`{name}` exchanges single weights, and the pattern moves whole units: use unstructured or nm"
     if axes.solver is not None and axes.solver.chooses_mask:

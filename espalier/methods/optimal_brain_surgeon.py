@@ -45,7 +45,7 @@ def remove_groups(weight_OI: Tensor, gram_II: Tensor, *, group: int, count: int,
 
 
 def refit(weight_OI: Tensor, gram_II: Tensor, kept_I: Tensor) -> Tensor:
-    """Columns `kept_I` of the weight, refitted to the outputs of all columns: W G_:S (G_SS)^-1, float64."""
+    """Refit the columns `kept_I` of the weight to the outputs of all columns: W G_:S (G_SS)^-1, float64."""
     gram = gram_II.double()
     damped = gram + DAMPING * 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     lower = torch.linalg.cholesky(damped[kept_I][:, kept_I])

@@ -25,7 +25,7 @@ class SingularError(ArithmeticError):
 
 
 def damped(gram_II: Tensor, damping: float) -> Tensor:
-    """G + damping * mean(diag G) * I, float64 up to `WIDE` inputs; the identity when every input is zero."""
+    """Return G + damping * mean(diag G) * I, float64 up to `WIDE` inputs; the identity when every input is zero."""
     matrix_II = gram_II.to(torch.float64 if len(gram_II) <= WIDE else torch.float32, copy=True)
     mean = float(matrix_II.diagonal().double().mean())
     matrix_II.diagonal().add_(damping * mean if mean > 0 else 1.0)
@@ -33,7 +33,7 @@ def damped(gram_II: Tensor, damping: float) -> Tensor:
 
 
 def cholesky(gram_II: Tensor, damping: float) -> Tensor:
-    """The lower Cholesky factor of the damped Gram matrix, with more damping where it takes it."""
+    """Compute the lower Cholesky factor of the damped Gram matrix; raise the damping until it exists."""
     for factor in DAMPING_FACTORS:
         lower_II, info = torch.linalg.cholesky_ex(damped(gram_II, max(damping, 1e-6) * factor))
         lower: Tensor = lower_II
@@ -62,10 +62,10 @@ class Scaled:
         return cls(damped(unit_II, damping), weight_OI * scale_I.to(weight_OI.dtype), scale_I.to(weight_OI.dtype))
 
     def back(self, weight_OI: Tensor) -> Tensor:
-        """Weights in the model's own units."""
+        """Convert scaled weights into the model's own units."""
         return weight_OI / self.scale_I
 
 
 def squared_output_error(change_OI: Tensor, gram_II: Tensor) -> Tensor:
-    """||X d^T||^2 of every row d of a change, float64 (O,)."""
+    """Return ||X d^T||^2 of every row d of a change, float64 (O,)."""
     return ((change_OI.float() @ gram_II.float()).double() * change_OI).sum(dim=1).clamp_min(0)

@@ -75,12 +75,12 @@ class ReaderStatistic(Statistic):
     @classmethod
     @abstractmethod
     def readers(cls, block: nn.Module, matrices: Sequence[AnyMap]) -> dict[str, AnyMap]:
-        """Name of a matrix -> the matrix that reads its outputs, for those of a block that have one."""
+        """Map the name of a matrix to the matrix that reads its outputs, for those of a block that have one."""
 
     @classmethod
     @abstractmethod
     def at_outputs(cls, value: Tensor, *, num_outputs: int) -> Tensor:
-        """The statistic of the reader's input, as a matrix with so many outputs sees it."""
+        """Expand the statistic of the reader's input to the outputs of a matrix."""
 
 
 Declared = tuple[type[Statistic], ...]
@@ -90,14 +90,14 @@ Statistics = Mapping[type[Statistic], "Tensor"]
 
 
 def gathered(declared: Iterable[type[Statistic]]) -> list[type[InputStatistic]]:
-    """What must be summed up at the inputs so that all of these are known, in order of their names."""
+    """Return the input statistics from which all of these follow, in order of their names."""
     inputs: set[Any] = {kind.of if issubclass(kind, ReaderStatistic) else kind for kind in declared}
     implied = {follows for kind in inputs for follows in kind.implies}
     return sorted(inputs - implied, key=lambda kind: str(kind.name))
 
 
 def readers_among(declared: Iterable[type[Statistic]]) -> list[type[ReaderStatistic]]:
-    """Those of some statistics that are taken at the input of another matrix."""
+    """Select the statistics that are taken at the input of another matrix."""
     return [kind for kind in dict.fromkeys(declared) if issubclass(kind, ReaderStatistic)]
 
 
@@ -110,5 +110,5 @@ def with_implied(values: Mapping[Any, Tensor]) -> Statistics:
 
 
 def need_of(declared: Iterable[type[Statistic]]) -> Need:
-    """The size of the largest."""
+    """Return the largest size among statistics."""
     return max((kind.size for kind in declared), key=NEEDS.index, default="none")

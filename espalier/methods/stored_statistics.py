@@ -13,7 +13,7 @@ IN_EVERY_FILE: Final[tuple[type[ReaderStatistic], ...]] = (NeuronNorms,)
 
 
 def kinds(declared: Iterable[type[Statistic]]) -> list[type[Statistic]]:
-    """What lies in the file of a step that declares these."""
+    """Return the statistics in the file of a step that declares these."""
     declared = list(declared)
     inputs = gathered(declared)
     known = {*inputs, *(follows for kind in inputs for follows in kind.implies)}
@@ -21,5 +21,5 @@ def kinds(declared: Iterable[type[Statistic]]) -> list[type[Statistic]]:
 
 
 def label(declared: Iterable[type[Statistic]]) -> str:
-    """What the names of its files say of it: `norms`, `gram`."""
+    """Return the part of the file names that tells the statistics: `norms`, `gram`."""
     return "-".join(kind.name for kind in kinds(declared) if kind not in IN_EVERY_FILE)

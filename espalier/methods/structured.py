@@ -42,10 +42,10 @@ class BlockEvidence(Protocol):
         """How many there are."""
 
     def calibration_pass(self) -> CalibrationPass:
-        """One pass of the calibration text."""
+        """Run one pass of the calibration text."""
 
     def loss(self, kept: Sequence[int]) -> float:
-        """Mean cross entropy of a few calibration windows with only these blocks."""
+        """Measure the mean cross entropy of a few calibration windows with only these blocks."""
 
 
 class BlockCriterion(Method):
@@ -155,6 +155,6 @@ class ExpertCriterion(Method):
         """Return scores (E,), float64; the lowest go."""
 
     def choose(self, routing: Routing, *, kept: int) -> Tensor:
-        """The experts that stay, in order; of equals the lower index goes."""
+        """Return the experts that stay, in order; of equals the lower index goes."""
         order = self.score(routing).sort(stable=True).indices
         return order[len(order) - kept :].sort().values

@@ -33,7 +33,7 @@ class Matrix:
     """True for a map of an expert, which reads only the tokens that are routed to it: perhaps none."""
 
     def view(self, weight: torch.Tensor) -> torch.Tensor:
-        """The (O, I) view of a stored weight, and back: the view is its own inverse."""
+        """View a stored weight as (O, I), and back: the view is its own inverse."""
         return weight.T if self.transposed else weight
 
 
@@ -78,7 +78,7 @@ class Layout:
 
 
 def find_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The outermost module list with the most parameters: the decoder's blocks."""
+    """Find the outermost module list with the most parameters: the decoder's blocks."""
     stacks: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in stacks)

@@ -49,7 +49,7 @@ class Tasks:
             ) from error
 
     def score(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, float]]:
-        """Every task's numbers by the names that lm-eval gives them (`acc`, `acc_stderr`)."""
+        """Score a model; return every task's numbers by the names that lm-eval gives them (`acc`, `acc_stderr`)."""
         adapter = import_late("lm_eval.models.huggingface").HFLM
         wrapped = adapter(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
         # No bootstrap: where a standard error has a formula it is given, elsewhere it is left out.
@@ -59,7 +59,7 @@ class Tasks:
         return {name: _numbers(row) for name, row in sorted(output["results"].items())}
 
     def versions(self) -> dict[str, str]:
-        """What was measured with."""
+        """Return the version of lm-eval."""
         return {"lm_eval": version("lm_eval")}
 
 

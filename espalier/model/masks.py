@@ -20,13 +20,13 @@ def pack(mask_OI: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
-    """The boolean mask (O, I) of packed bits."""
+    """Unpack bits into a boolean mask (O, I)."""
     bits = np.unpackbits(packed.numpy(), axis=1, count=num_inputs, bitorder="little")
     return torch.from_numpy(bits.astype(bool))
 
 
 def unpack_here(packed: torch.Tensor, *, num_inputs: int) -> torch.Tensor:
-    """The boolean mask (O, I) of packed bits, on the device where they lie."""
+    """Unpack bits into a boolean mask (O, I) on their own device."""
     bit_offsets = torch.arange(8, dtype=torch.uint8, device=packed.device)
     bits = packed.unsqueeze(-1).bitwise_right_shift(bit_offsets).bitwise_and_(1)
     return bits.view(torch.bool).flatten(1)[:, :num_inputs]
@@ -38,7 +38,7 @@ def apply(weight_OI: torch.Tensor, mask_OI: torch.Tensor) -> torch.Tensor:
 
 
 def kept(packed: torch.Tensor) -> int:
-    """Number of kept weights of a packed mask."""
+    """Count the kept weights of a packed mask."""
     return int(_ONES[packed.numpy()].sum(dtype=np.int64))
 
 

@@ -21,7 +21,7 @@ from espalier.errors import NumericalError
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free where the model is computed."""
+    """Return the free memory of a device; of the host for a CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
 
 
@@ -34,14 +34,14 @@ NAMES: Final[dict[str, torch.dtype]] = {
 
 
 def pick_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`."""
+    """Return the device for `auto`, `cpu` or `cuda`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
 def pick_compute_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of forward passes: `auto` is bfloat16 on a GPU that computes in it, float32 elsewhere.
+    """Return the dtype of forward passes: `auto` is bfloat16 on a GPU that computes in it, float32 elsewhere.
 
     Older GPUs emulate bfloat16, slower than float32; float16 would overflow in models that were trained in bfloat16.
     """
@@ -52,7 +52,7 @@ def pick_compute_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`float32`, `bfloat16`, ..."""
+    """Return the name of a dtype: `float32`, `bfloat16`, ..."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -81,7 +81,7 @@ _HELD: Final = _Held()
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Be deterministic for a while, in a process that has other work as well; the last of several puts it back."""
+    """Enable determinism while the context holds; the last of several contexts restores the process's settings."""
     with _HELD.lock:
         if not _HELD.holders:
             _HELD.restore = _restoring()
@@ -112,7 +112,7 @@ def _restoring() -> Callable[[], None]:
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor on a device in a dtype: the file's narrow type crosses, and the device casts it."""
+    """Move a tensor to a device, then cast it: the file's narrow dtype crosses the bus."""
     return tensor.to(device).to(dtype)
 
 
@@ -122,13 +122,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def derived_seed(seed: int, *scope: object) -> int:
-    """A 63-bit seed for one purpose: equal for equal scope, unrelated otherwise."""
+    """Derive a 63-bit seed for one purpose: equal for equal scope, unrelated otherwise."""
     text = "/".join(str(part) for part in (seed, *scope))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *scope: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for one purpose, so that a resumed run draws what the first one drew."""
+    """Create a generator for one purpose, so that a resumed run draws the same numbers."""
     return torch.Generator(device).manual_seed(derived_seed(seed, *scope))
 
 
@@ -156,7 +156,7 @@ def hint_if_not_finite(dtype: torch.dtype, *, dense: bool = False) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """High-water mark: of the device's memory on a GPU (since the last reset), of the process on a CPU."""
+    """Return the peak memory: of the device on a GPU (since the last reset), of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
@@ -175,16 +175,16 @@ def release_free_memory() -> None:
 
 
 def host_memory_bytes() -> int:
-    """The machine's memory, or what whoever started this process lets it have."""
+    """Return the machine's memory, or the data limit (RLIMIT_DATA) of this process."""
     total, (bound, _) = psutil.virtual_memory().total, resource.getrlimit(resource.RLIMIT_DATA)
     return total if bound == resource.RLIM_INFINITY else min(total, bound)
 
 
 def device_memory_bytes(device: torch.device) -> int:
-    """All memory of a GPU."""
+    """Return the total memory of a GPU."""
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
+    """Return the device's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -89,6 +89,6 @@ def _raw(entry: TensorEntry) -> bytes:
 
 
 def sha256_of(path: Path) -> tuple[str, int]:
-    """The sha256 and the size of a file."""
+    """Return the sha256 and the size of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size

@@ -96,7 +96,7 @@ def refusals(what: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an exception and its first words, without paths of this machine."""
+    """Return the class of an exception and its first words, without paths of this machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     words = " ".join(lines[:2])  # of a configuration class, the first line names its own check alone
     shown = " ".join("..." if word.count("/") > 1 else word for word in words.split())[:LONGEST]

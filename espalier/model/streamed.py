@@ -208,7 +208,7 @@ def fill(
 
 
 def unwrap(output: object) -> torch.Tensor:
-    """The hidden states in what a module returned."""
+    """Return the hidden states in a module's output."""
     first = output[0] if isinstance(output, tuple | list) else output
     assert isinstance(first, torch.Tensor)
     return first

@@ -49,11 +49,11 @@ class TensorFile:
         return iter(self._entries)
 
     def dtype(self, name: str) -> str:
-        """The dtype in the words of safetensors (`BF16`)."""
+        """Return the dtype by its safetensors name (`BF16`)."""
         return str(self._entries[name]["dtype"])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape, without reading the tensor."""
+        """Return the shape, without reading the tensor."""
         return tuple(self._entries[name]["shape"])
 
     def read(self, name: str) -> torch.Tensor:

@@ -75,7 +75,7 @@ class Weights:
                 self._files[name] = file
 
     def with_overlay(self, path: Path) -> Weights:
-        """The same weights with one more file on top."""
+        """Return the same weights with one more file on top."""
         other = copy.copy(self)
         other.overlays = (*self.overlays, path)
         other._files, other._masks = dict(self._files), dict(self._masks)
@@ -109,21 +109,21 @@ class Weights:
             yield from ((name, part) for name, part in self.slices.items() if part.home == home and name in self._files)
 
     def home(self, name: str) -> str:
-        """The tensor of the files that holds a map: its own, or the one that it is stacked in."""
+        """Return the tensor of the files that holds a linear layer: its own, or the one that it is stacked in."""
         return self.slices[name].home if name in self.slices else name
 
     def stored_dtype(self, name: str) -> str:
-        """The dtype in the file, in the words of safetensors (`BF16`)."""
+        """Return the dtype in the file by its safetensors name (`BF16`)."""
         name = name if name in self._files else self.home(name)
         return self._files[name].dtype(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype of what `get` returns."""
+        """Return the dtype of the tensors that `get` returns."""
         stored = DTYPES[self.stored_dtype(name)]
         return self.cast if self.cast and stored.is_floating_point else stored
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape, without reading the tensor."""
+        """Return the shape, without reading the tensor."""
         if name in self._files:
             return self._files[name].shape(name)
         part = self.slices[name]
@@ -135,11 +135,11 @@ class Weights:
         return self._masks.keys()
 
     def packed_mask(self, module: str) -> torch.Tensor:
-        """The mask as it is stored: uint8 of shape (O, ceil(I / 8))."""
+        """Read the mask as it is stored: uint8 of shape (O, ceil(I / 8))."""
         return self._masks[module].read(MASK_PREFIX + module)
 
     def mask(self, module: str, *, num_inputs: int) -> torch.Tensor:
-        """The mask of a module as a boolean (O, I), True = keep."""
+        """Read the mask of a module as a boolean (O, I), True = keep."""
         return unpack(self.packed_mask(module), num_inputs=num_inputs)
 
 
@@ -167,7 +167,7 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def source_files(model_dir: Path) -> list[Path]:
-    """The safetensors files of a model directory, in order: those that stock transformers would read."""
+    """List the safetensors files of a model directory, in order: those that stock transformers would read."""
     return [model_dir / name for name in weight_files(model_dir)]
 
 
@@ -182,7 +182,7 @@ def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks: Mapping
 
 
 def output_cast(dense: Weights, dtype_name: str | None) -> torch.dtype | None:
-    """The dtype that tensors are cast to on their way out; None when the model already is in that dtype.
+    """Return the dtype that tensors are cast to when written; None when the model already is in that dtype.
 
     A model in that dtype already is left alone tensor by tensor: a few float32 norms inside a bfloat16 model stay.
     """
@@ -192,7 +192,7 @@ def output_cast(dense: Weights, dtype_name: str | None) -> torch.dtype | None:
 
 
 def main_dtype(weights: Weights) -> torch.dtype:
-    """The dtype that most elements of a model have."""
+    """Return the dtype that most elements of a model have."""
     counts: dict[torch.dtype, int] = {}
     for name in weights.names:
         dtype = weights.dtype(name)

@@ -46,22 +46,22 @@ _TO_MASK: Final = _table({code: mask for mask, code in _PAIRS.items()})
 
 
 def mask_of(words: Words) -> Bytes:
-    """The bit mask of what is not zero; -0.0 has a bit and is kept."""
+    """Return the bit mask of the nonzero elements; -0.0 has a bit and is kept."""
     return np.packbits(words != 0, bitorder="little")
 
 
 def fits_two_of_four(mask: Bytes) -> bool:
-    """Whether no group of four has more than two set."""
+    """Tell whether no group of four has more than two bits set."""
     return bool((_FILL[mask] != 0xFF).all())
 
 
 def values_under(words: Words, mask: Bytes) -> Words:
-    """The elements where the mask has a bit, in order."""
+    """Gather the elements where the mask has a bit, in order."""
     return words.take(_indices(mask, len(words)))
 
 
 def scatter(values: Words, mask: Bytes, numel: int) -> Words:
-    """Elements with the values where the mask has a bit and zeros elsewhere; PackError unless the counts agree."""
+    """Scatter values to where the mask has a bit, zeros elsewhere; PackError unless the counts agree."""
     indices = _indices(mask, numel)
     if len(indices) != len(values):
         raise PackError(f"a chunk has {len(values)} values for {len(indices)} places")
@@ -71,13 +71,13 @@ def scatter(values: Words, mask: Bytes, numel: int) -> Words:
 
 
 def positions_of(mask: Bytes) -> tuple[Bytes, Bytes]:
-    """Position bytes of a mask that fits 2:4, and the mask with every group filled to two."""
+    """Return the position bytes of a mask that fits 2:4, and the mask with every group filled to two."""
     full = _FILL[mask]
     return _TO_POSITIONS[full], full
 
 
 def mask_of_positions(positions: Bytes) -> Bytes:
-    """The mask that position bytes stand for; PackError when a pair is not two rising positions."""
+    """Decode position bytes into a mask; PackError when a pair is not two rising positions."""
     mask: Bytes = _TO_MASK[positions]
     # A valid mask never has eight bits set, so 0xFF can only be the mark of what is not allowed.
     if (mask == 0xFF).any():

@@ -107,7 +107,7 @@ class RawTensorFile:
         return np.memmap(self.path, dtype=np.uint8, mode="r", offset=start)
 
     def words(self, entry: Entry) -> Words:
-        """A tensor's elements in row-major order, mapped and not read."""
+        """Map a tensor's elements in row-major order, without reading them."""
         if entry.end > len(self._data):
             raise PackError(f"{self.path.name} ends before {entry.name} does")
         return self._data[entry.begin : entry.end].view(f"<u{entry.width}")
@@ -131,7 +131,7 @@ def parse(text: str, *, where: str) -> dict[str, Any]:
 
 
 def entries_of(header: dict[str, Any], *, where: str) -> list[Entry]:
-    """The tensors of a parsed header, checked: known dtypes, sizes that add up, data without holes or overlaps."""
+    """List the tensors of a parsed header, checked: known dtypes, sizes that add up, data without holes or overlaps."""
     entries = [_entry(name, value, where) for name, value in header.items() if name != "__metadata__"]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     position = 0
@@ -156,6 +156,6 @@ def _entry(name: str, value: Any, where: str) -> Entry:  # noqa: ANN401 - JSON o
 
 
 def chunks(numel: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` elements that cover `numel`."""
+    """Yield slices of at most `size` elements that cover `numel`."""
     for start in range(0, numel, size):
         yield slice(start, min(start + size, numel))

@@ -48,7 +48,7 @@ class _Plan:
 
 
 def packed_path(path: Path) -> Path:
-    """`model.safetensors` -> `model.packed.safetensors`."""
+    """Return the path of the pack: `model.safetensors` -> `model.packed.safetensors`."""
     return path.with_name(path.name.removesuffix(".safetensors") + SUFFIX)
 
 

@@ -43,7 +43,7 @@ class Pack:
         return entries_of(parse(self.text, where=where), where=where)
 
     def words(self, entry: Entry) -> Iterator[Words]:
-        """The elements of one tensor, chunk by chunk."""
+        """Decode the elements of one tensor, chunk by chunk."""
         code = self.codes.get(entry.name, "dense")
         if code == "dense":
             whole = self._part(entry.name, entry.dtype, entry.numel)
@@ -77,7 +77,7 @@ class Pack:
 
 
 def unpacked_path(path: Path) -> Path:
-    """`model.packed.safetensors` -> `model.safetensors`."""
+    """Return the path of the unpacked file: `model.packed.safetensors` -> `model.safetensors`."""
     return path.with_name(path.name.removesuffix(SUFFIX) + ".safetensors")
 
 

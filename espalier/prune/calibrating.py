@@ -37,7 +37,7 @@ class Plan:
     """What the blocks read, where dense propagation lets it be known before the walk."""
 
     def statistics(self, step: PruneStep, name: str) -> Statistics:
-        """What the criterion saw of a matrix when the plan was made."""
+        """Return the statistics of a matrix that the criterion scored when the plan was made."""
         assert self.dense_statistics is not None
         return _statistics_of(self.dense_statistics, name, step.statistics)
 

@@ -26,7 +26,7 @@ def check(session: Session, numbers: Mapping[str, float]) -> None:
 
 
 def warn(session: Session, numbers: Mapping[str, float]) -> None:
-    """Say of a result that it is worse than a uniform guess, also where the job goes on."""
+    """Warn of a result that is worse than a uniform guess, also where the job goes on."""
     guess = _guess(session)
     for name, value in numbers.items():
         if value > guess:
@@ -43,7 +43,7 @@ def _guess(session: Session) -> float:
 
 
 def next_gentler_setting(step: PruneStep) -> str:
-    """The next gentler setting of a step, in the words of a spec."""
+    """Suggest the next gentler setting of a step, in the words of a spec."""
     if step.solver is None:
         return 'prune.update {"kind": "admm"}, which refits the kept weights'
     if step.pattern.implied_sparsity() is not None:

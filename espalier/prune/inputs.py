@@ -136,7 +136,7 @@ class Inputs:
 
 
 def stored_for(session: Session, step: PruneStep) -> Inputs | None:
-    """The statistics that a step's walk takes from the store; None where it gathers its own, or none at all."""
+    """Return the stored statistics that a step's pruning reads; None where it gathers its own, or none at all."""
     kinds = step.gathers
     if not kinds or session.request.spec.propagation != "dense" or _bytes(session, kinds) > MAX_BYTES:
         return None

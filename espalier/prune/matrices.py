@@ -91,7 +91,7 @@ def row_of(
     before: float = 0.0,
     after: float = 0.0,
 ) -> Layer:
-    """The row of a matrix: what was asked, what came of it, and the errors without and with an update."""
+    """Build the row of a matrix: sparsity requested and achieved, and the errors without and with an update."""
     return Layer(
         name=matrix.name,
         block=matrix.block,

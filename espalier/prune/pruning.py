@@ -106,7 +106,7 @@ class BlockPruner:
         return Pruned(*(self._given(block) if step is None else self._prune(block, step)))
 
     def stream_to(self, block: Block) -> HiddenStates:
-        """The stream at the entrance of a block, through all that has been passed since it was last asked for."""
+        """Advance the stream of hidden states to the entrance of a block, through all finished blocks before it."""
         if self.stream is None:
             self.stream = HiddenStates(
                 self.session.streamed, self._windows(), self._propagated, spill=self.session.spill

@@ -14,7 +14,7 @@ from espalier.training.lora import require_rank
 
 
 def selected(session: Session, block: Block) -> list[Matrix]:
-    """The matrices of a block that the step's targets select; all of them without a step."""
+    """Select the matrices of a block that the step's targets name; all of them without a step."""
     step = session.step
     return [matrix for matrix in block.matrices if step is None or step.targets.selects(matrix.name)]
 

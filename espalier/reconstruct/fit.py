@@ -80,7 +80,7 @@ class Fitter:
         self.steps = plan.epochs * math.ceil(len(self.seen) / plan.batch_size)
 
     def loss(self, chosen: torch.Tensor) -> torch.Tensor:
-        """The mean loss over some windows."""
+        """Compute the mean loss over some windows."""
         device = self.moving[0].parameter.device
         output = self.window.run(self.window.inputs[chosen].to(device)).float()
         target = self.window.targets[chosen].to(device).float()
@@ -90,7 +90,7 @@ class Fitter:
 
     @torch.no_grad()
     def error(self) -> float:
-        """The loss over the held-out windows."""
+        """Compute the loss over the held-out windows."""
         parts = [self.loss(chosen) * len(chosen) for chosen in torch.split(self.held_out, self.plan.batch_size)]
         return float(torch.stack(parts).sum()) / len(self.held_out)
 

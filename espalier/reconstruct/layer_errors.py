@@ -25,7 +25,7 @@ def remeasured_rows(
     span: Sequence[Block],
     tensors: Mapping[str, torch.Tensor],
 ) -> list[Layer]:
-    """The rows of a span's pruned matrices with both errors on what the dense blocks make of `states`.
+    """Measure both errors of a span's pruned matrices again, on the dense blocks' outputs for `states`.
 
     `tensors` are the refitted ones by name; `states` enter the span.
     """

@@ -33,7 +33,7 @@ class TeacherStates:
         self.stream = HiddenStates(self.streamed, windows_NT, self.weights, batches=batch_size, spill=session.spill)
 
     def position(self, index: int) -> int:
-        """Where the student's block stood."""
+        """Return the dense model's block from which the student's block was made."""
         return self._positions[index]
 
     def advance_to(self, index: int) -> None:
@@ -41,13 +41,13 @@ class TeacherStates:
         self.stream.advance_to(self.position(index), self.weights)
 
     def forward_through(self, states: torch.Tensor, *, first: int, last: int) -> torch.Tensor:
-        """What states at the entrance of the student's block `first` become at the entrance of the one after `last`."""
+        """Send states from the entrance of the student's block `first` to the entrance of the one after `last`."""
         end = self.position(last + 1) - 1
         return self.stream.forward_through(states, self.weights, first=self.position(first), last=end)
 
     @contextmanager
     def pair(self, student: HiddenStates, block: Block, module: nn.Module) -> Iterator[Pair]:
-        """The student's block with the dense one that it was."""
+        """Yield the student's block with the dense block from which it was made."""
         position, end = self.position(block.index), self.position(block.index + 1) - 1
         with self.streamed.block(position, self.weights) as dense:
             if not self.removed:

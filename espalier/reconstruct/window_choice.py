@@ -21,7 +21,7 @@ from espalier.stream.hidden_states import HiddenStates
 
 
 def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: torch.Tensor) -> str | BlockWindow:
-    """The window's kind, written into the protocol; what `auto` took is kept: a resumed run must not choose anew."""
+    """Choose the kind of window and record it in the protocol; the choice of `auto` is stored for resumed runs."""
     kind: str | BlockWindow = spec.window
     if kind == "auto":
         stored = session.reporter.stored(phase.name, WINDOW)
@@ -44,7 +44,7 @@ def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
 
 
 def spans(kind: str | BlockWindow, blocks: Sequence[Block]) -> list[Sequence[Block]]:
-    """Consecutive blocks that are fitted from one checkpoint to the next."""
+    """Group consecutive blocks that are fitted from one checkpoint to the next."""
     size = kind.blocks if isinstance(kind, BlockWindow) else len(blocks) if kind == "all" else 1
     return [blocks[first : first + size] for first in range(0, len(blocks), size)]
 
@@ -61,7 +61,7 @@ def _require_something_in_a_matrix(session: Session, spec: Reconstruct) -> None:
 
 
 def largest(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
-    """The largest kind that memory allows, of those that the model can be cut into."""
+    """Choose the largest kind that memory allows, of those that the model can be cut into."""
     kind = by_memory(session, spec, windows_NT)
     # A matrix by itself cannot make up for parts that are gone, and an expert's does not read every token.
     by_matrix = session.kept is None and not any(matrix.routed for matrix in _pruned(session))
@@ -89,7 +89,7 @@ def _splits(session: Session, probe_NT: torch.Tensor) -> bool:
 
 
 def by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
-    """The largest kind that memory allows."""
+    """Choose the largest kind that memory allows."""
     shape, itemsize = session.streamed.shape, session.compute_dtype.itemsize
     batch = FitBatch(
         tokens=min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1],

@@ -53,7 +53,7 @@ class Streams:
             self.teacher = self.student
 
     def behind(self, stream: HiddenStates, student: Run, targets: torch.Tensor) -> Streams:
-        """The streams behind a window, given the teacher's output."""
+        """Advance both streams past a window, given the teacher's output."""
         moved = targets if self.mode == "dense_inputs" else stream.forward(student, self.student)
         return Streams(self.mode, student=moved, teacher=targets)
 
@@ -77,7 +77,7 @@ class Pair:
         return self.taught or self.stream.run(self.dense, self.layout.index)
 
     def past(self, states: torch.Tensor) -> torch.Tensor:
-        """What the teacher makes of what leaves its block, up to where the student's next block stands."""
+        """Send the output of the teacher's block through the removed blocks, up to the student's next block."""
         return states if self.behind is None else self.behind(states)
 
     @property
@@ -98,7 +98,7 @@ def casting(run: Run, stream: HiddenStates) -> Run:
 
 
 def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
-    """Attention, then mlp; each is cut out of the block's own code by muting the other."""
+    """Yield attention, then mlp; each is cut out of the block's own code by muting the other."""
     stream = pair.stream
     halves = find_halves(pair.dense, pair.teacher, streams.teacher[:1].to(stream.streamed.device))
     attention, dense_attention = _both(pair, halves, "attention")
@@ -129,7 +129,7 @@ def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
 
 
 def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
-    """Linear maps of a block by themselves (`among`: names of their weights); a target is the dense map's own output.
+    """Yield linear layers of a block (`among`: names of their weights); targets are the dense layer's outputs.
 
     Every map costs the forward passes over all windows that the mode reads: the teacher's, the student's or both.
     """
@@ -151,7 +151,7 @@ def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iter
 def whole(
     blocks: Sequence[nn.Module], owned: frozenset[str], stream: HiddenStates, *, streams: Streams, targets: torch.Tensor
 ) -> Part:
-    """All blocks of a span as one window, from the walk's place on.
+    """Return all blocks of a span as one window, from the stream's position on.
 
     With several blocks only the hidden states between them are kept for the backward pass.
     """
@@ -203,7 +203,7 @@ def run_of(block: nn.Module, local: str) -> Run:
 
 
 def entering(stream: HiddenStates, block: nn.Module, local: str, run: Run, states: torch.Tensor) -> torch.Tensor:
-    """What a linear map reads while its block runs, (N, T, I)."""
+    """Capture the inputs of a linear layer while its block runs, (N, T, I)."""
     captured: list[torch.Tensor] = []
 
     def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:

@@ -9,14 +9,14 @@ from espalier.training import rates
 
 
 def start_fraction(session: Session, spec: Retrain) -> float:
-    """The share of the top rate that a schedule starts at: 1, and for `allr` what arXiv 2111.00843 computes."""
+    """Return the fraction of the top rate at which a schedule starts: 1, for `allr` by arXiv 2111.00843."""
     if spec.schedule != "allr":
         return 1.0
     return rates.allr_start(*pruning_distance(session, session.before_pruning))
 
 
 def pruning_distance(session: Session, before: Weights) -> tuple[float, float]:
-    """(relative L2 norm that the masks take from the weights before, share of their nonzero entries that they take).
+    """Return (relative L2 norm that the masks remove from the weights before, fraction of their nonzeros removed).
 
     Over the pruned matrices; in a cycle the weights before are those that the last one left.
     """

@@ -14,7 +14,7 @@ from espalier.model.weights import Weights
 
 
 def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean in float32; the sum is in float64, where the mean of equal values is exactly that value."""
+    """Average in float32; the sum is in float64, where the mean of equal values is exactly that value."""
     total = tensors[0].double()
     for tensor in tensors[1:]:
         total = total + tensor.double()
@@ -43,14 +43,14 @@ class Masks:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Masks:
-        """Those of an artifact."""
+        """Read the masks of an artifact."""
         handle = safe_open(folder / "masks.safetensors", framework="pt")
         names: list[str] = handle.offset_keys()  # type: ignore[no-untyped-call]
         return cls(frozenset(names), handle.get_tensor)
 
     @classmethod
     def of_weights(cls, weights: Weights) -> Masks:
-        """Those that lie over a model's weights."""
+        """Read the masks that lie over a model's weights."""
         return cls(frozenset(weights.mask_names), weights.packed_mask)
 
 

@@ -49,12 +49,12 @@ class Merging:
         }
 
     def value(self, name: str) -> torch.Tensor:
-        """A trained value, float32."""
+        """Read a trained value, float32."""
         tensor: torch.Tensor = self.file.get_tensor(f"value:{name}")
         return tensor
 
     def whole(self, block: Block | None) -> dict[str, torch.Tensor]:
-        """What was trained as it is, of a block (None: outside all blocks), by tensor name, as it is written."""
+        """Return the trained tensors of a block (None: outside all blocks), by tensor name, in the dtype written."""
         owners = self.session.streamed.layout.blocks
         tensors = {}
         for name, tensor in self.session.streamed.tensors.items():
@@ -66,14 +66,14 @@ class Merging:
         return tensors
 
     def matrices(self, block: Block) -> dict[str, torch.Tensor]:
-        """The block's adapted matrices, merged, by tensor name, as they are written; adapters kept apart are not."""
+        """Merge the block's adapters, except those kept apart; return matrices by tensor name, as they are written."""
         if self.spec.adapter == "lora":
             return {}
         adapted = [matrix for matrix in block.matrices if f"{matrix.name}.{LORA_A}" in self.names]
         return {matrix.tensor: self._merged(matrix) for matrix in adapted}
 
     def head(self) -> dict[str, torch.Tensor]:
-        """The head with its update."""
+        """Merge the update of the head."""
         if "head" not in self.spec.trainable:
             return {}
         inside = {matrix.name for matrix in self.session.streamed.layout.matrices}

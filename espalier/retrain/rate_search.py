@@ -28,15 +28,15 @@ BASE_RATES: Final = {
     "lora": 4e-3,
     "spp": 2e-2,
 }
-"""What a factor multiplies: vectors bear more than adapters, and those more than weights."""
+"""Rates that a factor multiplies: vectors bear higher ones than adapters, and those than weights."""
 FIRST: Final = -1
-"""The rung that is tried first, and taken where a retraining is too short for trials: about a third."""
+"""The index that is tried first, and taken where a retraining is too short for trials: about a third."""
 DIVERGED_FACTOR: Final = 2.0
 """A trial whose loss is so many times that of its first step has diverged, and ends."""
 
 
 def scaled(factor: float) -> dict[str, float]:
-    """The top rate of every kind of trainable."""
+    """Scale the base rate of every kind of trainable."""
     return {kind: factor * rate for kind, rate in BASE_RATES.items()}
 
 
@@ -49,7 +49,7 @@ def search(
     trainer: Callable[[float, int], Trainer],
     judge: Callable[[], float],
 ) -> float:
-    """The factor of the base rates that trials on held-out text speak for; told in the protocol.
+    """Search the factor of the base rates by trials on held-out text; recorded in the protocol.
 
     `trainer`: (factor, steps) -> a fresh run from the start, at which the items stand before and afterwards.
     """

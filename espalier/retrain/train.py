@@ -82,7 +82,7 @@ class Best:
 
     @classmethod
     def at_start(cls, trainables: Sequence[Trainable], loss: float) -> Best:
-        """What every later state has to beat; anything finite does where the start has no number."""
+        """Begin with the state that every later one has to beat; any finite loss beats a start without a number."""
         return cls(0, loss if math.isfinite(loss) else math.inf, [value.cpu() for value in snapshot(trainables)])
 
     def offer(self, trainables: Sequence[Trainable], *, step: int, loss: float) -> None:
@@ -156,7 +156,7 @@ class Trainer:
         return loss.item() / self.plan.accumulate
 
     def state(self, best: Best) -> dict[str, torch.Tensor]:
-        """Everything that the next step and the end of the run read, as tensors by name."""
+        """Return all state of the training as tensors by name, to be resumed from."""
         tensors = {
             "step": torch.tensor(self.step),
             "best": torch.tensor([best.loss, best.step, best.checks_since], dtype=torch.float64),
@@ -187,6 +187,6 @@ class Trainer:
 
 @torch.no_grad()
 def held_out_loss(model: nn.Module, windows_NT: torch.Tensor, *, batch_size: int) -> float:
-    """Mean cross entropy over windows that training does not see."""
+    """Compute the mean cross entropy over held-out windows."""
     losses = [language_loss(model, tokens_BT) * len(tokens_BT) for tokens_BT in torch.split(windows_NT, batch_size)]
     return float(torch.stack(losses).sum()) / len(windows_NT)

@@ -116,6 +116,6 @@ def _place(
 
 
 def head_name(model: nn.Module) -> str | None:
-    """The module that turns hidden states into predictions."""
+    """Return the name of the output embeddings (the language-model head)."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     return next((name for name, module in model.named_modules() if module is head), None)

@@ -17,7 +17,7 @@ HELD_OUT: Final = 16
 
 
 def training_windows(session: Session, spec: Retrain) -> torch.Tensor:
-    """The whole stream of the training text in windows (N, T), without those that evaluation reads."""
+    """Cut the training text into windows (N, T), without those that evaluation reads."""
     text = session.text(spec.dataset or session.request.spec.calibration.dataset)
     windows_NT = text.evaluation(length=session.length_of(spec), max_windows=None)
     clean_N = torch.ones(len(windows_NT), dtype=torch.bool)

@@ -106,7 +106,7 @@ class Session:
         return StreamedModel(self.model_dir, compute_dtype=self.compute_dtype, device=self.device)
 
     def text(self, dataset: Dataset, *, enough: int | None = None) -> Text:
-        """The token stream of a data set's spec; of a long text, no more than holds `enough` tokens (None: all)."""
+        """Read the token stream of a data set; of a long text, no more than holds `enough` tokens (None: all)."""
         spec = dataset.model_dump(mode="json")
         path = self.request.datasets.get(fingerprint(spec))
         return self.corpus.read(spec, path=Path(path) if path else None, enough=enough)
@@ -119,7 +119,7 @@ class Session:
         return self.text(of.dataset, enough=times * of.samples * self.length_of(of))
 
     def calibration_windows(self) -> torch.Tensor:
-        """The calibration's windows of tokens (N, T)."""
+        """Return the calibration's windows of tokens (N, T)."""
         of, length = self.request.spec.calibration, self.length_of(self.request.spec.calibration)
         # The builtin text is what it is: the default request must work with any model.
         overlapping = of.dataset.kind == "builtin" and of.selection != "sequential"
@@ -128,18 +128,18 @@ class Session:
         )
 
     def evaluation_text(self, item: Perplexity) -> Text:
-        """What a measurement's windows are taken from."""
+        """Read the text of a measurement."""
         enough = None if item.max_windows is None else item.max_windows * self.length_of(item)
         return self.text(item.dataset, enough=enough)
 
     def evaluation_windows(self, item: Perplexity) -> torch.Tensor:
-        """The windows of tokens (N, T) of one measurement."""
+        """Return the windows of tokens (N, T) of one measurement."""
         return self.evaluation_text(item).evaluation(length=self.length_of(item), max_windows=item.max_windows)
 
     def length_of(self, item: Calibration | Perplexity | Retrain) -> int:
-        """A resolved sequence length; min(2048, the model's maximum) when a request by hand leaves it out."""
+        """Return a resolved sequence length; min(2048, the model's maximum) when a request by hand leaves it out."""
         return item.sequence_length or self.streamed.shape.default_length
 
     def mask(self, name: str) -> torch.Tensor:
-        """The mask (O, I) of a pruned matrix, True = keep."""
+        """Return the mask (O, I) of a pruned matrix, True = keep."""
         return self.weights.mask(name, num_inputs=self.streamed.layout.by_name[name].shape[1])

@@ -50,7 +50,7 @@ class Capture:
         self._batch_inputs.clear()
 
     def of(self, name: str) -> InputAccumulator:
-        """What one matrix read, nothing for an expert without tokens; others that were never reached are an error."""
+        """Return the accumulator of one matrix, empty for an expert without tokens; raise for others never reached."""
         if name not in self.inputs:
             matrix = self._matrices[name]
             if not matrix.routed:
@@ -62,7 +62,7 @@ class Capture:
         return self.inputs[name]
 
     def statistics(self, name: str) -> Statistics:
-        """What is known of one matrix, at its own input and at those that read its outputs."""
+        """Return all statistics of one matrix, at its own input and at those that read its outputs."""
         known = dict(self.of(name).statistics(name))
         for kind, readers in self.readers.items():
             if name in readers:

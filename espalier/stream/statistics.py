@@ -38,7 +38,7 @@ class InputAccumulator:
         return with_implied({kind: running.value(routed=self._routed) for kind, running in self._running.items()})
 
     def sample(self) -> torch.Tensor:
-        """The first tokens that came by, on the CPU: what the error of a mask is measured on."""
+        """Return the first input tokens, on the CPU: the error of a mask is measured on them."""
         return torch.cat(self._sample)
 
 
@@ -53,11 +53,11 @@ class OutputErrors:
         self._whole = float(self._squared(dense_OI).sum())
 
     def rows(self, changed_OI: torch.Tensor) -> torch.Tensor:
-        """||X (w - w')^T||^2 of every row, float64 (O,)."""
+        """Return ||X (w - w')^T||^2 of every row, float64 (O,)."""
         return self._squared(self._dense_OI - changed_OI)
 
     def relative(self, changed_OI: torch.Tensor) -> float:
-        """||X (W - W')^T||^2 / ||X W^T||^2; 0 when the dense output is zero."""
+        """Return ||X (W - W')^T||^2 / ||X W^T||^2; 0 when the dense output is zero."""
         return float(self.rows(changed_OI).sum()) / self._whole if self._whole > 0 else 0.0
 
     def _squared(self, weight_OI: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ def _last(stream: HiddenStates) -> torch.Tensor:
 
 
 def consecutive_ranges(blocks: Sequence[int]) -> list[tuple[int, int]]:
-    """Consecutive blocks as (first, one past the last)."""
+    """Group consecutive blocks as (first, one past the last)."""
     ranges: list[tuple[int, int]] = []
     for index in sorted(blocks):
         if ranges and ranges[-1][1] == index:

@@ -26,7 +26,7 @@ TRIAL_WINDOWS = 16
 
 
 def chosen(session: Session, phase: PhaseRun, step: DepthStep) -> list[int]:
-    """The blocks that go."""
+    """Choose the blocks to remove."""
     total = len(session.streamed.layout.blocks)
     count = step.gone(total)
     if count >= total:
@@ -81,7 +81,7 @@ class Replacement:
         self.gone = set(gone)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The changed weights (and biases) of the matrices before the cuts, by name in the files."""
+        """Return the changed weights (and biases) of the matrices before the cuts, by name in the files."""
         session = self.session
         if -1 in self.ends:
             text = "The first block goes: no matrix before it can stand in for it."

@@ -29,7 +29,7 @@ class Mixture:
 
 
 def find_mixture(block: Block, module: nn.Module, weights: Weights) -> Mixture | None:
-    """The mixture of a block; None for a block without experts."""
+    """Find the mixture of experts of a block; None for a block without experts."""
     mixtures = [(name, child) for name, child in module.named_modules() if isinstance(child, Experts)]
     if not mixtures:
         return None
@@ -89,7 +89,7 @@ def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing
 
 
 def cuts(block: Block, mixture: Mixture, weights: Weights, kept: torch.Tensor) -> dict[str, tuple[int, torch.Tensor]]:
-    """Tensor in the files -> (dimension, indices that stay): the router, and stacked experts."""
+    """Map a tensor of the files to (dimension, indices kept): the router, and stacked experts."""
     narrowed = dict.fromkeys(mixture.router, (0, kept))
     for name, tensor in block.tensors.items():
         home = weights.home(tensor)
@@ -99,7 +99,7 @@ def cuts(block: Block, mixture: Mixture, weights: Weights, kept: torch.Tensor) -
 
 
 def renamed(block: Block, mixture: Mixture, weights: Weights, kept: Sequence[int]) -> Mapping[str, str | None]:
-    """Tensor of the files that holds one expert's map -> its name in the smaller model, None when it goes."""
+    """Map a tensor that holds one expert's layer to its name in the smaller model, None when it is removed."""
     numbers = {old: new for new, old in enumerate(kept)}
     new_names: dict[str, str | None] = {}
     for name, tensor in block.tensors.items():

@@ -18,7 +18,7 @@ FEW_TOKENS = 32
 
 
 def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tuple[Mixture, torch.Tensor]]:
-    """Which experts of every block stay, on the dense model's routing."""
+    """Choose the experts of every block to keep, on the dense model's routing."""
     streamed, weights = session.streamed, session.weights
     stream = HiddenStates(streamed, session.calibration_windows(), weights, spill=session.spill)
     chosen: dict[int, tuple[Mixture, torch.Tensor]] = {}

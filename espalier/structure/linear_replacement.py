@@ -47,7 +47,7 @@ class Normal:
         self.tokens += len(added)
 
     def solve(self, *, ridge: float = RIDGE) -> torch.Tensor:
-        """M (D, D): what is added now times M comes closest to what should be added."""
+        """Solve for M (D, D), the ridge regression from the matrix's present output to the wanted one."""
         eye = torch.eye(len(self.gram_DD), dtype=torch.float64)
         pull = ridge * self.gram_DD.diagonal().mean()
         if not float(pull) > 0:
@@ -59,7 +59,7 @@ class Normal:
 def merged(
     weight_OI: torch.Tensor, bias_O: torch.Tensor | None, map_DD: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight and bias of the map after the matrix, float64: y M = x (M^T W)^T + b M."""
+    """Merge the map into the matrix; return weight and bias, float64: y M = x (M^T W)^T + b M."""
     return map_DD.T @ weight_OI.double(), None if bias_O is None else bias_O.double() @ map_DD
 
 
@@ -74,7 +74,7 @@ class Writer:
 
 
 def last_writer(block: nn.Module, run: Run, probe: torch.Tensor) -> Writer:
-    """The module whose output the block adds to its hidden states last.
+    """Find the module whose output the block adds to its hidden states last.
 
     Found by running the block, and proved: without the module's output the block must give its output less exactly
     that. A norm behind it (Gemma 2, OLMo 2) breaks this, and no merged map can stand in for the removed blocks.

@@ -39,11 +39,11 @@ class Units:
     """Columns of the consumer that a unit owns."""
 
     def columns(self, units: torch.Tensor) -> torch.Tensor:
-        """The consumer's columns of some units."""
+        """Return the consumer's columns of some units."""
         return spans(units, self.size)
 
     def cuts(self, block: Block, kept: torch.Tensor) -> dict[str, tuple[int, torch.Tensor]]:
-        """Tensor in the files -> (dimension, indices that stay)."""
+        """Map a tensor of the files to (dimension, indices kept)."""
         cuts: dict[str, tuple[int, torch.Tensor]] = {}
         for rows in self.producers:
             stay = spans(kept, rows.size)
@@ -56,7 +56,7 @@ class Units:
 
 
 def spans(units: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices that units of `size` own, in order."""
+    """Return the indices that units of `size` own, in order."""
     return (units[:, None] * size + torch.arange(size)).flatten()
 
 

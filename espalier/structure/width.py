@@ -70,7 +70,7 @@ class Narrowing:
                 self.stream.advance(module)
 
     def units(self, block: Block) -> Units:
-        """The units of the next block."""
+        """Find the units of the next block."""
         streamed, first = self.session.streamed, next(self.stream.batches)
         with streamed.block(block.index, self.session.weights) as module:
 

@@ -81,13 +81,13 @@ class Adapter(nn.Module, ABC):
     def first_factors(
         self, rank: int, num_outputs: int, num_inputs: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A uniform in +-1/sqrt(I), Kaiming's with a = sqrt(5) as in the LoRA literature, and B zero."""
+        """Draw A uniform in +-1/sqrt(I), Kaiming's with a = sqrt(5) as in the LoRA literature; B is zero."""
         bound = 1 / math.sqrt(num_inputs)  # drawn on the CPU, so that a seed means the same everywhere
         a_RI = torch.rand((rank, num_inputs), generator=generator) * (2 * bound) - bound
         return a_RI, torch.zeros((num_outputs, rank))
 
     def oriented_weight(self) -> torch.Tensor:
-        """The frozen weight, outputs first."""
+        """Return the frozen weight, outputs first."""
         weight: torch.Tensor = self.base.weight  # type: ignore[assignment]
         return weight.T if self.transposed else weight
 
@@ -96,7 +96,7 @@ class Adapter(nn.Module, ABC):
     def merged(
         cls, weight_OI: torch.Tensor, b_OR: torch.Tensor, a_RI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """The weight that is written, in the factors' dtype."""
+        """Return the merged weight, in the factors' dtype."""
 
 
 class Effective(Adapter):
@@ -107,7 +107,7 @@ class Effective(Adapter):
     def pull(
         cls, gradient_OI: torch.Tensor, weight_OI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """The gradient of P, in place, given the gradient G = dY^T X of the effective weight."""
+        """Compute the gradient of P, in place, given the gradient G = dY^T X of the effective weight."""
 
     def forward(self, x_TI: torch.Tensor) -> torch.Tensor:
         """Apply the map with its current update."""
@@ -125,7 +125,7 @@ class MaskLora(Effective):
     def merged(
         cls, weight_OI: torch.Tensor, b_OR: torch.Tensor, a_RI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """As in the forward pass."""
+        """Return the weight of the forward pass."""
         return effective_weight(weight_OI, b_OR, a_RI, mask_OI, scale)
 
     @classmethod
@@ -142,7 +142,7 @@ class ScaleLora(Effective):
     def first_factors(
         self, rank: int, num_outputs: int, num_inputs: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All 1/sqrt(R)."""
+        """Return factors of 1/sqrt(R) everywhere."""
         value = 1 / math.sqrt(rank)
         return torch.full((rank, num_inputs), value), torch.full((num_outputs, rank), value)
 
@@ -150,14 +150,14 @@ class ScaleLora(Effective):
     def merged(
         cls, weight_OI: torch.Tensor, b_OR: torch.Tensor, a_RI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """As in the forward pass."""
+        """Return the weight of the forward pass."""
         return _product(b_OR, a_RI).mul_(weight_OI)
 
     @classmethod
     def pull(
         cls, gradient_OI: torch.Tensor, weight_OI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """G * W."""
+        """Compute G * W."""
         return gradient_OI.mul_(weight_OI)
 
 
@@ -168,7 +168,7 @@ class Spp(Effective):
     def merged(
         cls, weight_OI: torch.Tensor, b_OR: torch.Tensor, a_RI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """As in the forward pass."""
+        """Return the weight of the forward pass."""
         return _product(b_OR, a_RI).mul_(scale).add_(1).mul_(weight_OI)
 
     @classmethod
@@ -192,7 +192,7 @@ class Lora(Adapter):
     def merged(
         cls, weight_OI: torch.Tensor, b_OR: torch.Tensor, a_RI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Dense: for a matrix without zeros to keep."""
+        """Return the dense sum, for a matrix without zeros to keep."""
         return _product(b_OR, a_RI).mul_(scale).add_(weight_OI)
 
 
@@ -205,7 +205,7 @@ class LoraPrune(Lora):
     def merged(
         cls, weight_OI: torch.Tensor, b_OR: torch.Tensor, a_RI: torch.Tensor, mask_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """The masked part of the update alone."""
+        """Return the weight with the masked part of the update alone."""
         return effective_weight(weight_OI, b_OR, a_RI, mask_OI, scale)
 
 

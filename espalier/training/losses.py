@@ -21,31 +21,31 @@ Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
 
 def logits_of(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
-    """What the model predicts for every token but the first, (B, T - 1, V)."""
+    """Return the logits of every token but the first, (B, T - 1, V)."""
     logits_BTV: torch.Tensor = model(input_ids=tokens_BT, use_cache=False).logits
     return logits_BTV[:, :-1]
 
 
 def cross_entropy(logits_BTV: torch.Tensor, tokens_BT: torch.Tensor) -> torch.Tensor:
-    """Mean over predicted tokens, in float32."""
+    """Compute the mean cross entropy over predicted tokens, in float32."""
     return functional.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
 
 
 def divergence(logits_BTV: torch.Tensor, teacher_BTV: torch.Tensor) -> torch.Tensor:
-    """KL(teacher || student) at temperature 1, mean over predicted tokens, in float32."""
+    """Compute KL(teacher || student) at temperature 1, mean over predicted tokens, in float32."""
     student = functional.log_softmax(logits_BTV.float().flatten(0, 1), dim=-1)
     teacher = functional.log_softmax(teacher_BTV.float().flatten(0, 1), dim=-1)
     return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 
 def feature_error(student_BTD: torch.Tensor, teacher_BTD: torch.Tensor) -> torch.Tensor:
-    """MSE(student, teacher) / MSE(teacher, 0) of one block's hidden states, in float32 (arXiv 2310.06927)."""
+    """Compute MSE(student, teacher) / MSE(teacher, 0) of one block's states, in float32 (arXiv 2310.06927)."""
     teacher = teacher_BTD.float()
     return (student_BTD.float() - teacher).square().mean() / teacher.square().mean()
 
 
 def language_loss(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of the next token."""
+    """Compute the mean cross entropy of the next token."""
     tokens_BT = tokens_BT.to(next(model.parameters()).device)
     return cross_entropy(logits_of(model, tokens_BT), tokens_BT)
 

@@ -22,7 +22,7 @@ ALLR_FLOOR: Final = 0.05
 
 
 def linear(step: int, *, steps: int) -> float:
-    """The share of the top rate at one of `steps` steps: a linear warm-up, then linearly towards zero."""
+    """Return the fraction of the top rate at one of `steps` steps: a linear warm-up, then linear decay."""
     warm_up = int(WARM_UP * steps)
     if step < warm_up:
         return (step + 1) / (warm_up + 1)
@@ -30,7 +30,7 @@ def linear(step: int, *, steps: int) -> float:
 
 
 def rate_fraction(schedule: Schedule, step: int, *, steps: int, start: float = 1.0) -> float:
-    """The share of the top rate at one of `steps` steps; `start` scales all of `allr`."""
+    """Return the fraction of the top rate at one of `steps` steps; `start` scales all of `allr`."""
     if schedule == "linear":
         return linear(step, steps=steps)
     warm_up = int(WARM_UP * steps)
@@ -56,7 +56,7 @@ def _after_warm_up(schedule: Schedule, done: float) -> float:
 
 
 def allr_start(distance: float, pruned: float) -> float:
-    """The share of the top rate at which ALLR starts: clip(d / sqrt(p), floor, 1).
+    """Return the fraction of the top rate at which ALLR starts: clip(d / sqrt(p), floor, 1).
 
     distance: relative L2 norm that pruning took away; pruned: share of the weights left before that it took. Their
     ratio is 1 where the pruned weights were of average size and near 0 where they were tiny.
@@ -66,5 +66,5 @@ def allr_start(distance: float, pruned: float) -> float:
 
 
 def relative_drop(dense_square: float, pruned_square: float) -> float:
-    """Sqrt(| ||w||^2 - ||w pruned||^2 |) / ||w|| from the two squared norms."""
+    """Compute sqrt(| ||w||^2 - ||w pruned||^2 |) / ||w|| from the two squared norms."""
     return math.sqrt(abs(dense_square - pruned_square) / dense_square) if dense_square > 0 else 0.0

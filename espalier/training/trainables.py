@@ -36,7 +36,7 @@ class Trainable:
 
     @torch.no_grad()
     def scale(self) -> float:
-        """Root mean square of what may change."""
+        """Return the root mean square of the values that may change."""
         values = self.parameter if self.mask is None else self.parameter[self.mask]
         return float(values.float().square().mean().sqrt()) if values.numel() else 0.0
 
@@ -89,13 +89,13 @@ def thaw(module: nn.Module, name: str) -> nn.Parameter:
 
 
 def embeddings(model: nn.Module) -> list[str]:
-    """Names of the tables that turn tokens and positions into vectors, shared parameters once."""
+    """List the embedding tables of tokens and positions by name, shared parameters once."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return [name for name, parameter in model.named_parameters() if id(parameter) in tables]
 
 
 def kind_of(name: str, parameter: nn.Parameter) -> Kind:
-    """What a parameter is among all of a model's: a norm, a bias, or weights."""
+    """Classify a parameter of a model: a norm, a bias, or weights."""
     if parameter.ndim == 1:
         return "biases" if name.endswith("bias") else "norms"
     return "weights"

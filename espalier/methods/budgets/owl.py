@@ -49,7 +49,7 @@ class Owl(Budget):
 
 
 def outlier_ratio(matrices: Sequence[MatrixFacts], threshold: float) -> float:
-    """The share of |W_ij| * ||X_j|| over all matrices of a block that is above `threshold` times their mean."""
+    """Return the fraction of |W_ij| * ||X_j|| of a block's matrices that is above `threshold` times their mean."""
     count = sum(matrix.size for matrix in matrices)
     limit = threshold * sum(float(score_OI.sum()) for score_OI in _scores(matrices)) / count
     return sum(int((score_OI > limit).sum()) for score_OI in _scores(matrices)) / count

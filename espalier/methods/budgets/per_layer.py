@@ -43,7 +43,7 @@ class PerLayer(Budget):
         return refuse_global(axes, self.kind) or refuse_fixed_sparsity(axes, self.kind)
 
     def refusal(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> str | None:
-        """The values must cover the blocks, name something, and have the mean asked for."""
+        """Require that the values cover the blocks, name something, and have the mean requested."""
         if isinstance(self.values, list):
             num_blocks = 1 + max(matrix.block for matrix in matrices)
             if len(self.values) < num_blocks:

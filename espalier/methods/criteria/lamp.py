@@ -35,7 +35,7 @@ class Lamp(Criterion):
 
 
 def lamp_scores(weight_OI: Tensor) -> Tensor:
-    """The LAMP score of every weight of a matrix, in [0, 1], as float64; of equal weights the lower input's is less."""
+    """Return the LAMP score of every weight in [0, 1], float64; of equal weights the lower input's is less."""
     squares_N = weight_OI.T.reshape(-1).double().square()
     ordered_N, order_N = squares_N.sort(stable=True)
     # On the CPU: a running sum of floats has no deterministic kernel on a GPU.

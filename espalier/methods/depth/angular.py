@@ -31,7 +31,7 @@ class Angular(BlockCriterion):
 
 
 def distances(calibration_pass: CalibrationPass, *, count: int) -> Tensor:
-    """The distance across `count` blocks for every first block, float64 (L - count + 1,)."""
+    """Return the angular distance across `count` blocks for every first block, float64 (L - count + 1,)."""
     before, after = calibration_pass.last_LND[:-count].double(), calibration_pass.last_LND[count:].double()
     cosine = torch.cosine_similarity(before, after, dim=-1).clamp(-1, 1)
     return torch.arccos(cosine).mean(dim=1) / math.pi

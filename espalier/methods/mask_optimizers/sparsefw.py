@@ -81,7 +81,7 @@ class SparseFw(MaskOptimizer):
 
 
 def fixed_entries(mask_RI: Tensor, score_RI: Tensor, alpha: float, *, whole: bool) -> Tensor:
-    """The floor(alpha * kept) highest scores of the mask, in every row or in the matrix."""
+    """Return the floor(alpha * kept) highest scores of the mask, in every row or in the matrix."""
     size = mask_RI.numel() if whole else mask_RI.shape[1]
     kept_UN = mask_RI.reshape(-1, size)
     ranked_UN = score_RI.reshape(-1, size).masked_fill(~kept_UN, -1).argsort(dim=1, descending=True, stable=True)

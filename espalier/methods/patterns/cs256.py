@@ -31,15 +31,15 @@ class Cs256(Pattern):
     kind: Literal["cs256"] = "cs256"
 
     def label(self) -> str:
-        """`cs256`."""
+        """Return `cs256`."""
         return self.kind
 
     def refusal(self, num_inputs: int) -> str | None:
-        """A tile must hold whole eights."""
+        """Refuse inputs that do not fall into whole eights."""
         return f"{num_inputs} inputs are no multiple of {STEP}" if num_inputs % STEP else None
 
     def step(self, shape: tuple[int, int]) -> float:
-        """One eight of every column of tiles."""
+        """Return one eight of every column of tiles."""
         return STEP * -(-shape[1] // TILE) / (shape[0] * shape[1])
 
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:

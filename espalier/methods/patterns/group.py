@@ -25,15 +25,15 @@ class Group(Pattern):
     scope: Scope = Field("row", description="Where the budget holds.")
 
     def label(self) -> str:
-        """`group/1x4/row`."""
+        """Return `group/1x4/row`."""
         return f"{self.kind}/1x{self.g}/{self.scope}"
 
     def refusal(self, num_inputs: int) -> str | None:
-        """The inputs must fall into whole groups."""
+        """Refuse inputs that do not fall into whole groups."""
         return f"{num_inputs} inputs do not divide into groups of {self.g}" if num_inputs % self.g else None
 
     def step(self, shape: tuple[int, int]) -> float:
-        """One group of the row, or of the matrix."""
+        """Return one group of the row, or of the matrix."""
         return self.g / (shape[1] if self.scope == "row" else shape[0] * shape[1])
 
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:

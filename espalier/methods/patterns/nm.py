@@ -32,35 +32,35 @@ class NOfM(Pattern):
         return self
 
     def implied_sparsity(self) -> float:
-        """1 - n/m."""
+        """Return 1 - n/m."""
         return 1 - self.n / self.m
 
     def refusal(self, num_inputs: int) -> str | None:
-        """The inputs must fall into whole groups."""
+        """Refuse inputs that do not fall into whole groups."""
         return f"{num_inputs} inputs do not divide into groups of {self.m}" if num_inputs % self.m else None
 
     def label(self) -> str:
-        """`2:4`."""
+        """Return `2:4`."""
         return f"{self.n}:{self.m}"
 
     def label_at(self, sparsity: float) -> str:
-        """`3:8`: a budget moves n."""
+        """Return `3:8`: a budget moves n."""
         return f"{self.m - round(sparsity * self.m)}:{self.m}"
 
     def line(self, shape: tuple[int, int]) -> int:
-        """A group."""
+        """Return the size of a group."""
         return self.m
 
     def ceiling(self) -> float:
-        """One weight of every group stays."""
+        """Return the sparsity at which one weight of every group stays."""
         return 1 - 1 / self.m
 
     def levels(self) -> int:
-        """A budget may move n, not m."""
+        """Return m: a budget may move n, not m."""
         return self.m
 
     def step(self, shape: tuple[int, int]) -> float:
-        """One weight of every group."""
+        """Return one weight of every group."""
         return 1 / self.m
 
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:

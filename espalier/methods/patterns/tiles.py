@@ -46,23 +46,23 @@ class Tiles(Pattern):
         return self
 
     def label(self) -> str:
-        """`tiles/0.1/2:4`."""
+        """Return `tiles/0.1/2:4`."""
         return f"{self.kind}/{self.dense:g}/{f'{self.n}:{self.m}' if self.rest == 'nm' else self.rest}"
 
     def implied_sparsity(self) -> float | None:
-        """(1 - dense) (1 - n/m); unstructured tiles take any sparsity."""
+        """Return (1 - dense) (1 - n/m); unstructured tiles take any sparsity."""
         return (1 - self.dense) * (1 - self.n / self.m) if self.rest == "nm" else None
 
     def ceiling(self) -> float:
-        """What the tiles that are pruned can give."""
+        """Return the sparsity that the pruned tiles can give."""
         return 1 - self.n / self.m if self.rest == "nm" else 1 - self.dense
 
     def refusal(self, num_inputs: int) -> str | None:
-        """With n:m the inputs must fall into whole groups."""
+        """Refuse, with n:m, inputs that do not fall into whole groups."""
         return NOfM(n=self.n, m=self.m).refusal(num_inputs) if self.rest == "nm" else None
 
     def step(self, shape: tuple[int, int]) -> float:
-        """One weight of the matrix; with n:m what one tile loses."""
+        """Return one weight of the matrix; with n:m what one tile loses."""
         if self.rest == "unstructured":
             return super().step(shape)
         return (1 - self.n / self.m) * min(1.0, self.rows * self.columns / (shape[0] * shape[1]))

@@ -40,15 +40,15 @@ class Unstructured(Pattern):
         return None
 
     def label(self) -> str:
-        """`unstructured/row`."""
+        """Return `unstructured/row`."""
         return f"{self.kind}/{self.scope}"
 
     def line(self, shape: tuple[int, int]) -> int:
-        """A row, or the matrix."""
+        """Return the weights of a row, or of the matrix."""
         return shape[1] if self.scope == "row" else shape[0] * shape[1]
 
     def step(self, shape: tuple[int, int]) -> float:
-        """One weight of the row, or of the matrix."""
+        """Return one weight of the row, or of the matrix."""
         return 1 / self.line(shape)
 
     def keep(self, score_OI: Tensor, *, sparsity: float) -> Tensor:

@@ -70,7 +70,7 @@ class Admm(Solver):
 
 
 def relaxed(mask_OI: Tensor, score_OI: Tensor, *, fraction: float) -> Tensor:
-    """The mask with only the lowest `fraction` of what it prunes pruned: the ramp, for any pattern.
+    """Relax a mask: prune only the lowest `fraction` of what it prunes; the ramp, for any pattern.
 
     The lowest of every row where rows lose equally many, else of the matrix.
     """

@@ -56,7 +56,7 @@ class Awp(Solver):
 
 
 def largest_eigenvalue(matrix_II: Tensor, generator: Generator, *, steps: int = 50) -> float:
-    """The largest eigenvalue of a positive matrix by power iteration, with 5 % on top: a step must not be too long."""
+    """Estimate the largest eigenvalue of a positive matrix by power iteration, plus 5 % so that no step is too long."""
     vector_I = torch.rand(len(matrix_II), generator=generator).to(matrix_II) + 0.5
     for _ in range(steps):
         vector_I = matrix_II @ (vector_I / vector_I.norm())

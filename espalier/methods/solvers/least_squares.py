@@ -36,7 +36,7 @@ class LeastSquares(Solver):
 
 
 def refit_rows(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor, damping: float) -> Tensor:
-    """The least-squares optimum of every row on its mask; a row that no damping makes solvable keeps its weights."""
+    """Solve least squares for every row on its mask; a row that no damping makes solvable keeps its weights."""
     fitted_OI = weight_OI.masked_fill(~mask_OI, 0)
     # Rows of one batch are padded to its longest: sorted by length, next to nothing is padding.
     counts_O = mask_OI.sum(dim=1)

@@ -43,7 +43,7 @@ class SparseGpt(Solver):
         return self.mask == "own"
 
     def for_axes(self, axes: Axes) -> SparseGpt:
-        """Settle `auto`: a mask that an optimizer improved is not chosen anew."""
+        """Resolve `mask: auto`: a mask that an optimizer improved is not chosen anew."""
         own = axes.criterion.own_update == self.kind and axes.optimizer is None
         return self if self.mask != "auto" else self.model_copy(update={"mask": "own" if own else "given"})
 
@@ -64,7 +64,7 @@ class SparseGpt(Solver):
 
 
 def inverse_factor(gram_II: Tensor, damping: float) -> Tensor:
-    """The upper factor U of H^-1 = U^T U; row j of it, from j on, is what column j's error does to those after it."""
+    """Compute the upper factor U of H^-1 = U^T U; row j, from j on, is the effect of column j's error on later ones."""
     inverse_II = torch.cholesky_inverse(cholesky(gram_II, damping))
     factor_II: Tensor = torch.linalg.cholesky(inverse_II, upper=True)
     return factor_II

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.cli.report import facts
-from app.portal.numbers import comparisons
+from app.portal.report_table import comparisons
 from espalier.evaluate.latency_comparison import compare_latency, regressions
 from tests.fixtures.service.timings import latency, report
 
