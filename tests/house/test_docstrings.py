@@ -44,8 +44,6 @@ NO_VERB_YET: Final[frozenset[str]] = frozenset(
         "app/platform/connections.py",
         "app/platform/lanes.py",
         "app/platform/tracing.py",
-        # app/portal
-        "app/portal/pages/jobs/streams.py",
         # app/production.py
         "app/production.py",
         # app/queue.py

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from fastapi import Query as FromQuery
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
@@ -17,18 +16,14 @@ from app.api.views import event_view
 from app.db.job import Event
 from app.db.lifecycle import TERMINAL
 from app.dependencies import ActorDep, FeedDep, ResourcesDep
-from app.errors import InvalidCursor
 from app.platform.actor import Actor
 from app.services.events import marks
 from app.services.events.feed import Pass
 from app.services.jobs import reads
+from app.sse import LastEventId, event_stream, frame, seq_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-BEAT = b": beat\n\n"
-OPENING = b"retry: 2000\n\n"
-"""How long a client waits before it comes again, in milliseconds."""
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=200, description="Go on after this id.")]
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`id`: where to go on; `data`: an event, as in the list.",
@@ -63,16 +58,12 @@ async def stream_events(
     last_event_id: LastEventId = None,
 ) -> Response:
     """Send the events of a job as they happen; the stream ends after the one that ends the job, and with its key."""
-    after = query.after
-    if last_event_id:
-        if not (last_event_id.isascii() and last_event_id.isdecimal()) or len(last_event_id) > 18:
-            raise InvalidCursor("Last-Event-ID is the seq of an event.")
-        after = int(last_event_id)
+    after = seq_of(last_event_id) if last_event_id else query.after
     head = await to_thread.run_sync(reads.head, resources.database, actor.project_id, job_id)
     if head.state in TERMINAL and after >= head.seq:
         return Response(status_code=204)
     events = feed.of_job(actor.project_id, job_id, after=after, opened_with=_pass(actor))
-    return _stream(events, lambda event: str(event.seq))
+    return event_stream(events, lambda event: frame(str(event.seq), _rendered(event)))
 
 
 @router.get("/events/stream", response_class=StreamingResponse, responses={**_STREAM})
@@ -82,7 +73,8 @@ async def stream_all_events(
     """Send the events of all jobs as they happen, from now or from an id on, until the key ends."""
     given = last_event_id or query.after
     position = marks.position_of(given) if given else None
-    return _stream(feed.of_project(actor.project_id, position, opened_with=_pass(actor)), marks.of_event)
+    events = feed.of_project(actor.project_id, position, opened_with=_pass(actor))
+    return event_stream(events, lambda event: frame(marks.of_event(event), _rendered(event)))
 
 
 def _pass(actor: Actor) -> Pass | None:
@@ -90,20 +82,10 @@ def _pass(actor: Actor) -> Pass | None:
     return Pass("key", actor.id) if actor.type == "api_key" else None
 
 
-def _stream(events: AsyncIterator[Event | None], id_of: Callable[[Event], str]) -> Response:
-    async def body() -> AsyncIterator[bytes]:
-        yield OPENING
-        async for event in events:
-            yield BEAT if event is None else _frame(event, id_of(event))
-
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
-
-
-def _frame(event: Event, id_: str) -> bytes:
-    """One event on the wire; rendered once, however many listen."""
+def _rendered(event: Event) -> bytes:
+    """Render an event once, however many listen."""
     rendered: bytes | None = event.__dict__.get("rendered")
     if rendered is None:
         rendered = event_view(event).model_dump_json().encode()
         event.__dict__["rendered"] = rendered
-    return b"id: %s\ndata: %s\n\n" % (id_.encode(), rendered)
+    return rendered
