@@ -31,8 +31,8 @@ class ServiceError(Exception):
     def __str__(self) -> str:
         """Say what was refused and every place of it: in a trace this is all that there is to read."""
         items = self.problem.get("errors")
-        places = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-        return "; ".join([str(self.args[0]), *(f"{item.get('pointer')} {item.get('detail')}" for item in places)])
+        errors = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        return "; ".join([str(self.args[0]), *(f"{item.get('pointer')} {item.get('detail')}" for item in errors)])
 
 
 class Unreachable(Exception):

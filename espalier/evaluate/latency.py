@@ -67,7 +67,7 @@ def macs_per_token(streamed: StreamedModel) -> int:
 
     Of an expert only the share of tokens that reach it counts.
     """
-    routed_fraction, total = streamed.family.routed_share, 0.0
+    routed_fraction, total = streamed.family.routed_fraction, 0.0
     for matrix in streamed.layout.matrices:
         total += matrix.shape[0] * matrix.shape[1] * (routed_fraction if matrix.routed else 1.0)
     head = streamed.model.get_output_embeddings()  # type: ignore[operator]

@@ -46,8 +46,8 @@ class GptNeoX(GptLike, Rotary):
     rotary_emb_base: Theta = 10_000.0
 
     @property
-    def turned(self) -> float:
-        """The share of a head that is turned."""
+    def rotary_fraction(self) -> float:
+        """The fraction of a head that is rotated."""
         declared = "partial_rotary_factor" in self.rope.model_fields_set
         return self.rope.partial_rotary_factor if declared else self.rotary_pct
 

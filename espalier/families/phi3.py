@@ -32,8 +32,8 @@ class Phi3(LlamaLike):
     pad_token_id: TokenId | None = 32000
 
     @property
-    def turned(self) -> float:
-        """The share of a head that is turned."""
+    def rotary_fraction(self) -> float:
+        """The fraction of a head that is rotated."""
         declared = "partial_rotary_factor" in self.rope.model_fields_set
         return self.rope.partial_rotary_factor if declared else self.partial_rotary_factor
 
@@ -41,10 +41,10 @@ class Phi3(LlamaLike):
     def _long_or_plain(self) -> Phi3:
         if self.rope.kind not in ("default", "longrope"):
             raise PydanticCustomError("bad_config", "a stock phi3 knows ropes of type longrope alone")
-        pairs = int(self.head_size * self.turned) // 2
+        pairs = int(self.head_size * self.rotary_fraction) // 2
         # It holds them to their length whatever the type, and reads them for longrope alone.
         if any(each is not None and len(each) != pairs for each in (self.rope.short_factor, self.rope.long_factor)):
-            why = "short_factor and long_factor need one entry for every pair turned, {pairs}"
+            why = "short_factor and long_factor need one entry for every rotated pair, {pairs}"
             raise PydanticCustomError("bad_config", why, {"pairs": pairs})
         return self
 

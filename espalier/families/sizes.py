@@ -57,7 +57,7 @@ class Sizes(BaseModel):
         """Return the units of a kind; None for a model without such."""
         return next((part for part in self.parts if part.kind == kind), None)
 
-    def after(self, steps: Sequence[StructureStep]) -> Left:
+    def after(self, steps: Sequence[StructureStep]) -> RemainingSizes:
         """Return the sizes that remain after some steps; blocks that differ count as their mean."""
         depth = self.part("depth")
         assert depth is not None
@@ -71,22 +71,22 @@ class Sizes(BaseModel):
         gone = sum((part.count - counts[part.kind]) * part.parameters for part in self.parts if part.kind != "depth")
         inside = (depth.parameters - gone) * counts["depth"] / depth.count
         outside = self.parameters - depth.parameters
-        return Left(
+        return RemainingSizes(
             parameters=inside + outside,
             tensors=self.tensors * counts["depth"] // depth.count + 8,
-            blocks_share=counts["depth"] / depth.count,
-            products_share=(inside + self.head) / (depth.parameters + self.head),
+            blocks_fraction=counts["depth"] / depth.count,
+            products_fraction=(inside + self.head) / (depth.parameters + self.head),
         )
 
 
-class Left(BaseModel):
-    """A smaller model in numbers."""
+class RemainingSizes(BaseModel):
+    """Sizes of the model after some steps."""
 
     parameters: float
     tensors: int
-    blocks_share: float
-    products_share: float
-    """Of the multiplications for one token, next to the whole model's."""
+    blocks_fraction: float
+    products_fraction: float
+    """Of the multiplications per token, as a fraction of the whole model's."""
 
     def bytes(self, itemsize: int) -> float:
         """Return the size of the dense files, at most."""

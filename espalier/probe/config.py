@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from espalier.errors import SourceNotFound, UnsafeSource, UnsupportedArchitecture
 from espalier.families import FAMILIES, Family
 from espalier.families.stock_types import KINDS
-from espalier.probe import strays
+from espalier.probe import unsupported_files
 from espalier.probe.code import refuse_code
 from espalier.probe.documents import PLAIN, read_object
 from espalier.probe.unread_keys import refuse_unread
@@ -36,9 +36,9 @@ def read_config(directory: Path) -> Family:
     if not path.is_file():
         names = [path.name for path in directory.iterdir()]
         below = any(next(directory.glob(place), None) for place in ("*/config.json", "snapshots/*/config.json"))
-        if below and not strays.has_parts_in_folders(names):
+        if below and not unsupported_files.has_parts_in_folders(names):
             raise SourceNotFound("The folder has no config.json.", hint="A folder below it has one: name that folder.")
-        raise strays.refuse(names, "The folder has no config.json.")
+        raise unsupported_files.refuse(names, "The folder has no config.json.")
     family = parse_config(read_object(path, max_bytes=MAX_CONFIG_BYTES))
     for name in MAY_NAME_CODE:
         if (directory / name).is_file():

@@ -15,14 +15,14 @@ from espalier.errors import SourceNotFound, UnsafeSource
 from espalier.families.sizes import Sizes
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.model_files import TEMPLATES
-from espalier.probe import strays, vocabulary
+from espalier.probe import unsupported_files, vocabulary
 from espalier.probe.config import read_config
 from espalier.probe.documents import require_regular
 from espalier.probe.head import as_stored
 from espalier.probe.headers import WEIGHT_BYTES, Tensor, read_tensors
 from espalier.probe.parts import sizes_of
-from espalier.probe.strays import CONVERT
 from espalier.probe.tensors import Expected, match, refuse_many
+from espalier.probe.unsupported_files import CONVERT
 from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
 from espalier.recipe.steps.output import Dtype
 
@@ -106,7 +106,7 @@ def probe(
     if not directory.is_dir():
         raise SourceNotFound("There is no such folder.")
     try:
-        look_at_files(directory, roots)
+        check_files(directory, roots)
         family = read_config(directory)
         refuse_many(family)
         tensors = read_tensors(directory)
@@ -120,7 +120,7 @@ def probe(
     return _facts(expected, tensors, licence, no_tokenizer)
 
 
-def look_at_files(directory: Path, roots: Sequence[Path]) -> None:
+def check_files(directory: Path, roots: Sequence[Path]) -> None:
     """Refuse a folder of too many files, of pipes and devices, of links that lead away, of pickles alone."""
     files = [path for path in directory.iterdir() if not path.is_dir()]
     nested = directory / TEMPLATES
@@ -131,7 +131,7 @@ def look_at_files(directory: Path, roots: Sequence[Path]) -> None:
     suffixes = {path.suffix.lower() for path in files}
     unsafe = sorted(suffixes & UNSAFE_SUFFIXES)
     if unsafe and ".safetensors" not in suffixes:
-        refusal = strays.refuse([path.name for path in files], "")
+        refusal = unsupported_files.refuse([path.name for path in files], "")
         if not isinstance(refusal, UnsafeSource):
             raise refusal
         raise UnsafeSource(f"The weights are {', '.join(unsafe)} files, which can run code.", hint=CONVERT)

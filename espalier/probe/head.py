@@ -39,7 +39,7 @@ def _equal(head: Tensor, rows: Tensor, directory: Path, *, whole: bool) -> bool:
         return False
     nonzero = False
     with (directory / head.file).open("rb") as one, (directory / rows.file).open("rb") as other:
-        for at, size in _places(head.bytes, whole=whole):
+        for at, size in _chunks(head.bytes, whole=whole):
             one.seek(head.begin + at)
             other.seek(rows.begin + at)
             data = one.read(size)
@@ -49,7 +49,7 @@ def _equal(head: Tensor, rows: Tensor, directory: Path, *, whole: bool) -> bool:
     return nonzero or whole  # zeros alone may be the holes of a model of which only the beginning is here
 
 
-def _places(num_bytes: int, *, whole: bool) -> Iterator[tuple[int, int]]:
+def _chunks(num_bytes: int, *, whole: bool) -> Iterator[tuple[int, int]]:
     """Yield the offset and length of each part to read: everything, or samples."""
     if whole or num_bytes <= SLICES * SLICE_BYTES:
         yield from ((at, min(CHUNK_BYTES, num_bytes - at)) for at in range(0, num_bytes, CHUNK_BYTES))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espalier.errors import SourceNotFound, UnsafeSource
-from espalier.probe import strays
+from espalier.probe import unsupported_files
 from espalier.probe.documents import DISGUISES, parse_object, read_object
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -55,7 +55,7 @@ def weight_files(directory: Path) -> list[str]:
     if (directory / INDEX).exists():
         return sorted(set(_weight_map(directory).values()))
     names = [path.name for path in directory.iterdir()]
-    raise strays.refuse(names, f"The folder has neither {SINGLE} nor {INDEX}.")
+    raise unsupported_files.refuse(names, f"The folder has neither {SINGLE} nor {INDEX}.")
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -97,7 +97,9 @@ def read_header(path: Path) -> list[Tensor]:
         start = stream.read(32)
         for magic, what in DISGUISES:
             if start.startswith(magic) and start[8:9] != b"{":  # a header's length may spell a pickle's first bytes
-                raise UnsafeSource(f"{path.name} is {what}, not safetensors.", hint=strays.CONVERT, module=path.name)
+                raise UnsafeSource(
+                    f"{path.name} is {what}, not safetensors.", hint=unsupported_files.CONVERT, module=path.name
+                )
         header_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
         if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
             raise UnsafeSource(

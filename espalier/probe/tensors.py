@@ -109,9 +109,9 @@ def _fits(tensor: Tensor, shape: tuple[int, ...] | None, kind: str) -> None:
 
 def refuse_many(family: Family) -> None:
     """Refuse a configuration of more tensors than are ever spelled out."""
-    if family.spelled() > MAX_NAMES:
+    if family.num_tensors() > MAX_NAMES:
         raise UnsupportedArchitecture(
-            f"config.json tells of {family.spelled():,} tensors; models of up to {MAX_NAMES:,} are read.",
+            f"config.json tells of {family.num_tensors():,} tensors; models of up to {MAX_NAMES:,} are read.",
             module="config.json",
         )
 
@@ -119,10 +119,10 @@ def refuse_many(family: Family) -> None:
 def _count(parameters: Iterable[str], family: Family) -> None:
     """Count what is there against what should be, before anything is spelled out; a stack stands for many."""
     here = sum(map(family.stands_for, parameters))
-    if here < family.spelled():
+    if here < family.num_tensors():
         raise UnsafeSource(
             f"Tensors are missing: the files hold {here:,} at most where the blocks of this config.json have "
-            f"{family.spelled():,}.",
+            f"{family.num_tensors():,}.",
             module="config.json",
         )
 

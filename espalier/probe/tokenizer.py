@@ -90,7 +90,7 @@ _MODELS: Final = frozenset({"BPE", "WordPiece", "WordLevel", "Unigram"})
 _INSIDE: Final = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
-def look_through(document: Mapping[str, Any]) -> None:
+def check_tokenizer(document: Mapping[str, Any]) -> None:
     """Raise UnsafeSource where a parsed tokenizer.json holds what could run wild."""
     for part, allowed in _STEPS.items():
         steps = list(_steps(document.get(part), part, depth=0))
@@ -104,7 +104,7 @@ def look_through(document: Mapping[str, Any]) -> None:
             growth *= _growth(step, part)
         if growth > MAX_GROWTH:
             raise _unsafe(part, f"makes up to {growth:.0f} bytes of one; {MAX_GROWTH} are allowed")
-    _look_at_model(document.get("model"))
+    _check_model(document.get("model"))
     added = document.get("added_tokens") or []
     if not isinstance(added, list) or len(added) > MAX_ADDED:
         raise _unsafe("added_tokens", f"is no list, or has more than {MAX_ADDED:,} entries")
@@ -171,7 +171,7 @@ def _require_short_words(encoded: object, part: str) -> None:
         raise _unsafe(part, f"makes more than {MAX_WORD} bytes of a character")
 
 
-def _look_at_model(model: object) -> None:
+def _check_model(model: object) -> None:
     if not isinstance(model, dict):
         raise _unsafe("model", "is missing")
     kind = str(model.get("type", "BPE"))  # old files do not say it

@@ -10,7 +10,7 @@ from typing import Any, Final
 from espalier.errors import UnsafeSource
 from espalier.families import FAMILIES, Family
 from espalier.probe.documents import read_object, refuse_disguised, refuse_encoding
-from espalier.probe.tokenizer import MAX_ADDED, look_through
+from espalier.probe.tokenizer import MAX_ADDED, check_tokenizer
 
 FAST: Final = "tokenizer.json"
 PAIR: Final = ("vocab.json", "merges.txt")
@@ -34,7 +34,7 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
     _require_few_added([directory / name for name in ADDING if name not in unread])
     if (directory / FAST).is_file():
         if FAST not in unread:
-            _look_at_fast(directory / FAST, family)
+            _check_fast(directory / FAST, family)
         return None
     if all((directory / name).is_file() for name in PAIR):
         named = _named(directory, family)
@@ -44,7 +44,7 @@ def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) ->
                 whose = "the tokenizer_class of tokenizer_config.json"
             return f"the model has vocab.json and merges.txt, which {whose} does not read: save it as tokenizer.json"
         if not set(PAIR) & set(unread):
-            _look_at_pair(directory, family)
+            _check_pair(directory, family)
         return None
     convert = "convert it to tokenizer.json with `AutoTokenizer.from_pretrained(...).save_pretrained(...)`, where "
     if (directory / SENTENCEPIECE).is_file():
@@ -81,7 +81,7 @@ def _require_few_added(paths: list[Path]) -> None:
                 raise UnsafeSource(why, hint=SAVE, module=path.name)
 
 
-def _look_at_fast(path: Path, family: Family) -> None:
+def _check_fast(path: Path, family: Family) -> None:
     document = _read(path)
     model, added = document.get("model"), document.get("added_tokens", [])
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -89,10 +89,10 @@ def _look_at_fast(path: Path, family: Family) -> None:
         raise UnsafeSource(f"{path.name} is not a tokenizer: it has no vocabulary.", hint=SAVE, module=path.name)
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
     _hold([*ids, *(token.get("id") for token in added or () if isinstance(token, dict))], family, path.name)
-    look_through(document)
+    check_tokenizer(document)
 
 
-def _look_at_pair(directory: Path, family: Family) -> None:
+def _check_pair(directory: Path, family: Family) -> None:
     vocabulary, merges = (directory / name for name in PAIR)
     _hold(list(_read(vocabulary).values()), family, vocabulary.name)
     refuse_disguised(merges, merges.name)

@@ -103,10 +103,10 @@ def _parsed(recipe: Mapping[str, Any], folder: Path) -> CompressionSpec:
         return CompressionSpec.model_validate_json(json.dumps(document))
     except ValidationError as error:
         details = error.errors(include_url=False)
-        places = [pointers.of_error(detail, detail["loc"], document) for detail in details]
+        locations = [pointers.of_error(detail, detail["loc"], document) for detail in details]
         texts = [describe(detail, CompressionSpec) for detail in details]
         raise RecipeError(
-            "\n".join(f"{place or '/'}: {text}" for place, text in zip(places, texts, strict=True))
+            "\n".join(f"{location or '/'}: {text}" for location, text in zip(locations, texts, strict=True))
         ) from None
 
 

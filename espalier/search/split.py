@@ -107,7 +107,7 @@ class Split:
         if self.target.unit == "bytes":
             return left.bytes(ITEMSIZE[self.dtype])
         per_block = self._per_block(tried)
-        fraction = per_block * left.blocks_share + (1 - per_block) * left.products_share
+        fraction = per_block * left.blocks_fraction + (1 - per_block) * left.products_fraction
         return fraction * (_median([trial.dense for trial in tried if trial.dense]) or 1.0)
 
     def candidates(self, tried: Sequence[CandidateTrial]) -> list[Candidate]:
@@ -180,8 +180,8 @@ class Split:
             if trial.measured is None or not trial.dense:
                 continue
             left = self.sizes.after(self.steps_of(trial.candidate))
-            apart = left.blocks_share - left.products_share
-            above += (trial.measured / trial.dense - left.products_share) * apart
+            apart = left.blocks_fraction - left.products_fraction
+            above += (trial.measured / trial.dense - left.products_fraction) * apart
             below += apart * apart
         return min(1.0, max(0.0, above / below)) if below else 0.0
 

@@ -31,8 +31,8 @@ from espalier.messages import (
     StoredCheckpoint,
     Warned,
 )
-from workers.family import search
-from workers.family.members import Family, spawn_members, wait_for_children
+from workers.child_jobs import search
+from workers.child_jobs.members import ChildJobs, spawn_members, wait_for_children
 from workers.lease import transitions
 from workers.lease.holder import Interrupted, LeaseHolder, LeaseLost, running_seconds
 from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
@@ -90,7 +90,7 @@ class _Attempt:
         self._prefix = job_prefix(job.project_id, job.id)
         self._reuse = Reuse(services.database, services.settings, job)
         self._uploader = Uploader(services.store, self._prefix, self._workspace, shared=self._reuse.phases)
-        self._family = Family(services.database, services.store, job)
+        self._children = ChildJobs(services.database, services.store, job)
         self._resolved: Resolved | None = None
         self._stale = False
         self.error: ErrorInfo | None = None
@@ -120,7 +120,7 @@ class _Attempt:
 
     def _carry_out(self) -> Transition:
         """Go as far as this job's own work goes: to its result, or to where other jobs or another worker go on."""
-        if transition := self._reuse.elsewhere(last=False) or self._family.waiting():
+        if transition := self._reuse.elsewhere(last=False) or self._children.waiting():
             return transition
         fetched, resolved = self._fetch()
         if transition := self._left_to_others(resolved):
@@ -138,7 +138,7 @@ class _Attempt:
             return lambda session, job, now: transitions.reroute(session, job, worker_class, now=now)
         if transition := self._reuse.elsewhere(last=True):
             return transition
-        return search.next_step(resolved.parsed_spec, resolved.facts.get("sizes"), self._family.children)
+        return search.next_step(resolved.parsed_spec, resolved.facts.get("sizes"), self._children.children)
 
     def end(self, transition: Transition) -> None:
         """Write the last messages and the transition in one transaction, for as long as the lease surely holds."""
@@ -185,7 +185,7 @@ class _Attempt:
 
     def _compute(self, fetched: Fetched, resolved: Resolved) -> Done | Transition:
         """Return the result; or how the attempt ends where members of a soup are to go on, or were deleted."""
-        members = self._family.download_members(self._workspace, between=self._holder.check)
+        members = self._children.download_members(self._workspace, between=self._holder.check)
         if members is None:
             return wait_for_children
         request = compute_request(
@@ -193,12 +193,12 @@ class _Attempt:
         ).model_copy(
             update={
                 "member_dirs": members,
-                "member_trained": self._family.trained,
+                "member_trained": self._children.trained,
                 "spread": True,
                 "checkpoints": self._restore(),
             }
         )
-        self._recorder.take([Warned(code="member_left_out", text=text) for text in self._family.missing()])
+        self._recorder.take([Warned(code="member_left_out", text=text) for text in self._children.missing()])
         done = self._supervise("compute", request)
         if isinstance(done, MembersRequested):
             return spawn_members

@@ -15,7 +15,7 @@ from typing import Final
 from app.integrations.huggingface.client import Hub, HubSilentError, Repository
 from app.integrations.shared.sources import Inspection, Reader
 from espalier.errors import SourceGated, SourceNotFound, UnsafeSource
-from espalier.probe import ModelFacts, strays
+from espalier.probe import ModelFacts, unsupported_files
 from espalier.probe.config import MAX_CONFIG_BYTES, MAX_TOKENIZER_CONFIG_BYTES, MAY_NAME_CODE
 from espalier.probe.documents import PLAIN
 from espalier.probe.headers import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE
@@ -70,7 +70,7 @@ def _facts(hub: Hub, repository: Repository, folder: Path, reader: Reader, owner
     for name in repository.sizes:
         if name in READ and not (name == INDEX and SINGLE in repository.sizes):
             (folder / name).write_bytes(hub.file(repository, name, count=min(repository.sizes[name], READ[name] + 1)))
-        elif name in NAMED or (PLAIN.fullmatch(name) and strays.is_known(name)):
+        elif name in NAMED or (PLAIN.fullmatch(name) and unsupported_files.is_known(name)):
             (folder / name).touch()
     if SINGLE in repository.sizes:
         (folder / SINGLE).touch()

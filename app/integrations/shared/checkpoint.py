@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espalier.errors import SourceNotFound, UnsafeSource
 from espalier.model_files import INDEX, PICKLES, SINGLE, belongs_to_model, is_weights
-from espalier.probe import strays
+from espalier.probe import unsupported_files
 from espalier.probe.documents import refuse_large
 from espalier.probe.headers import SAVE_AGAIN, weight_files
 
@@ -18,7 +18,7 @@ def small_files(names: Mapping[str, int], what: str, *, convert: str) -> list[st
     `names` have their sizes in bytes beside them; `what` names the source for people.
     """
     if "config.json" not in names:
-        raise strays.refuse(names, f"{what} has no config.json.")
+        raise unsupported_files.refuse(names, f"{what} has no config.json.")
     if not {INDEX, SINGLE} & names.keys():
         if any(PICKLES.fullmatch(name) for name in names):
             raise UnsafeSource(f"The weights of {what} are pickles, which can run code.", hint=convert)

@@ -68,11 +68,11 @@ def _is_small(directory: Path, roots: Sequence[Path]) -> bool:
         files = [path for path, _ in zip(directory.iterdir(), range(SMALL_FILES + 1), strict=False)]
         if len(files) > SMALL_FILES:
             return False
-        facts.look_at_files(directory, roots)  # no pipe is opened below
+        facts.check_files(directory, roots)  # no pipe is opened below
         read = [path for path in files if path.suffix in {".json", ".txt"} and path.is_file()]
         weights = [path for path in files if path.suffix == ".safetensors" and path.is_file()]
         parsed = sum(path.stat().st_size for path in read) + sum(map(headers.header_bytes, weights))
-        return parsed <= SMALL_BYTES and read_config(directory).spelled() <= SMALL_NAMES
+        return parsed <= SMALL_BYTES and read_config(directory).num_tensors() <= SMALL_NAMES
     except (OSError, SourceRefused):
         return True  # whatever is wrong is found before much is read
 

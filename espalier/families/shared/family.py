@@ -138,7 +138,7 @@ class Family(BaseModel, ABC):
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def routed_share(self) -> float:
+    def routed_fraction(self) -> float:
         """The share of its experts that a token is sent to."""
         return 1.0
 
@@ -190,7 +190,7 @@ class Family(BaseModel, ABC):
         """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
         return True
 
-    def spelled(self) -> int:
+    def num_tensors(self) -> int:
         """Return how many tensors the blocks have, counted without listing them."""
         return self.num_hidden_layers * len(self.block_shapes(0))
 

@@ -60,7 +60,7 @@ class MixtureOfExperts(LlamaLike):
         return width
 
     @property
-    def routed_share(self) -> float:
+    def routed_fraction(self) -> float:
         """The share of its experts that a token is sent to."""
         return self.num_experts_per_tok / self.experts
 
@@ -92,7 +92,7 @@ class MixtureOfExperts(LlamaLike):
             return "its MLP is a mixture of experts: remove experts"
         return super().why_not(part)
 
-    def spelled(self) -> int:
+    def num_tensors(self) -> int:
         """Return how many tensors the blocks have, counted without listing them."""
         plain = len(LlamaLike.maps(self, 0)) + len(LlamaLike.others(self, 0))
         return self.num_hidden_layers * plain + self._routed_blocks() * 3 * (self.experts - 1)

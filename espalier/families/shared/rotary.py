@@ -15,7 +15,7 @@ Theta = Annotated[float, Field(gt=0, le=1e12)]
 Factor = Annotated[float, Field(gt=0, le=1e12)]
 Scale = Annotated[float, Field(ge=0, le=1e12)]
 Part = Annotated[float, Field(gt=0, le=1)]
-"""Share of a head's numbers that are turned."""
+"""Fraction of a head's channels that are rotated."""
 
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "default": (),
@@ -72,15 +72,15 @@ class Rope(BaseModel):
 
 
 class Rotary(Family):
-    """Families that turn queries and keys by their positions."""
+    """Families with rotary position embeddings."""
 
     rope_theta: Theta = 10_000.0
     rope_scaling: Rope | None = None
     rope_parameters: Rope | None = None
 
     @property
-    def turned(self) -> float:
-        """The share of a head that is turned; families that turn a part of it say so themselves."""
+    def rotary_fraction(self) -> float:
+        """The fraction of a head that is rotated; families with partial rotary embeddings override it."""
         return 1.0
 
     @property
@@ -90,23 +90,25 @@ class Rotary(Family):
 
     @model_validator(mode="after")
     def _turns(self) -> Rotary:
-        rope, size = self.rope, int(self.head_size * self.turned)
-        odd = size % 2 and (self.turned == 1 or rope.kind == "longrope")  # an odd part is rounded up to a pair
+        rope, size = self.rope, int(self.head_size * self.rotary_fraction)
+        odd = size % 2 and (self.rotary_fraction == 1 or rope.kind == "longrope")  # an odd part is rounded up to a pair
         if size < 1 or odd:
-            raise _bad(f"rotary positions turn numbers in pairs, and {size} of a head of {self.head_size} are turned")
+            raise _bad(
+                f"rotary positions rotate channels in pairs, and {size} of a head of {self.head_size} are rotated"
+            )
         if rope.kind in ("dynamic", "yarn") and size < 4:
             raise _bad(f"a rope of type {rope.kind} needs heads of at least 4")
         if rope.kind == "longrope":
             lengths = {len(each or []) for each in (rope.short_factor, rope.long_factor)}
             if lengths != {size // 2}:
-                raise _bad(f"short_factor and long_factor need one entry for every pair turned, {size // 2}")
+                raise _bad(f"short_factor and long_factor need one entry for every rotated pair, {size // 2}")
         return self
 
     @model_validator(mode="after")
-    def _turns_what_it_can(self) -> Rotary:
+    def _rotation_is_supported(self) -> Rotary:
         factors = {getattr(self, "partial_rotary_factor", None), self.rope.partial_rotary_factor} - {None}
-        if self.turned == 1 and factors - {1.0}:
-            raise _bad(f"a stock {self.model_type} turns whole heads: it does not read partial_rotary_factor")
+        if self.rotary_fraction == 1 and factors - {1.0}:
+            raise _bad(f"a stock {self.model_type} rotates whole heads: it does not read partial_rotary_factor")
         return self
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from espalier.errors import UnsafeSource
-from espalier.probe.tokenizer import look_through
+from espalier.probe.tokenizer import check_tokenizer
 from tests.fixtures.library.demo_model import DEMO_MODEL
 
 PLAIN: dict[str, Any] = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
@@ -98,16 +98,16 @@ WILD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("document", TAME, ids=range(len(TAME)))
 def test_tokenizers_of_the_families_pass(document: dict[str, Any]) -> None:
-    look_through(PLAIN | document)
+    check_tokenizer(PLAIN | document)
 
 
 def test_the_demo_models_tokenizer_passes() -> None:
-    look_through(json.loads((DEMO_MODEL / "tokenizer.json").read_bytes()))
+    check_tokenizer(json.loads((DEMO_MODEL / "tokenizer.json").read_bytes()))
 
 
 @pytest.mark.parametrize(("document", "word"), WILD, ids=range(len(WILD)))
 def test_tokenizers_that_could_run_wild_are_unsafe(document: dict[str, Any], word: str) -> None:
     with pytest.raises(UnsafeSource, match=word) as caught:
-        look_through(PLAIN | document)
+        check_tokenizer(PLAIN | document)
     assert caught.value.module == "tokenizer.json"
     assert caught.value.hint

@@ -96,7 +96,7 @@ def test_with_one_kind_of_step_there_is_one_cut() -> None:
 def test_times_are_learned_from_trials_and_a_miss_is_followed_by_a_tighter_cut() -> None:
     def seconds(candidate: Candidate) -> float:  # a third of a block's time does not depend on its width
         left = SIZES.after(one.steps_of(candidate))
-        return 0.002 * (0.1 + 0.9 * (left.blocks_share / 3 + left.products_share * 2 / 3))
+        return 0.002 * (0.1 + 0.9 * (left.blocks_fraction / 3 + left.products_fraction * 2 / 3))
 
     one = split(seconds_per_token=0.0013, max_trials=12)
     tried = search(one, lambda candidate: candidate.blocks + candidate.width_step / 400, seconds)

@@ -14,7 +14,7 @@ from espalier.recipe.spec import CompressionSpec
 from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.results import artifacts
 from tests.fixtures.workers.runs import Bench
-from workers.family import search
+from workers.child_jobs import search
 from workers.lease.retries import JobFailed
 from workers.supervisor.worker_loop import WorkerLoop
 

@@ -33,7 +33,7 @@ _TEXT: Final = ("retraining", str(PICKED))
 """Phase and name of the text that every member reads."""
 
 
-class Family:
+class ChildJobs:
     """The children of one job, as one attempt finds them."""
 
     def __init__(self, database: Database, store: ObjectStore, job: Job) -> None:
