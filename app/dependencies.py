@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.platform.actor import Actor
 from app.services import presets
-from app.services.events.feed import Feed
+from app.services.events.event_streams import EventStreams
 from app.services.resources import Resources
 from espalier.recipe.presets import LOOKUP, find
 
@@ -40,12 +40,12 @@ async def _project(request: Request) -> str:
 ProjectDep = Annotated[str, Depends(_project)]
 
 
-async def _feed(request: Request) -> Feed:
-    feed: Feed = request.app.state.feed
-    return feed
+async def _event_streams(request: Request) -> EventStreams:
+    streams: EventStreams = request.app.state.event_streams
+    return streams
 
 
-FeedDep = Annotated[Feed, Depends(_feed)]
+EventStreamsDep = Annotated[EventStreams, Depends(_event_streams)]
 
 
 async def _presets(request: Request, project: ProjectDep, resources: ResourcesDep) -> None:

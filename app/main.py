@@ -23,13 +23,13 @@ from app.bodies.schema import require_tags, tell_object_defaults
 from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.platform.discovery import offered
-from app.platform.lanes import Shares
+from app.platform.fairness import KeyedLimiter
 from app.platform.logs import setup_logs
 from app.platform.tracing import setup_traces
 from app.portal import site
 from app.production import refuse_unsafe_production
-from app.queue import Doorbell, make_celery
-from app.services.events.feed import Feed, ending_streams
+from app.queue import WorkNotifier, make_celery
+from app.services.events.event_streams import EventStreams, ending_streams
 from app.services.readiness import Readiness
 from app.services.resources import Resources
 from app.settings import Settings, get_settings
@@ -61,27 +61,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database, doorbell = (
+        database, notifier = (
             Database(settings.database, statement_seconds=settings.database_statement_seconds),
-            Doorbell(make_celery(settings)),
+            WorkNotifier(make_celery(settings)),
         )
         commits = GroupCommit(database)
-        app.state.resources = Resources(settings, database, open_store(settings), doorbell, commits)
+        app.state.resources = Resources(settings, database, open_store(settings), notifier, commits)
         collector = DatabaseCollector(database, registry, [name for name, _ in settings.classes])
         registry.exposed.register(collector)
-        app.state.feed = Feed(database, most_per_project=settings.api_max_connections // 4)
+        app.state.event_streams = EventStreams(database, most_per_project=settings.api_max_connections // 4)
         app.state.readiness = Readiness(app.state.resources)
         if alone:
             app.openapi()  # anybody may ask for it, and it takes half a second to write
             _spare_the_collector()
             sys.setswitchinterval(SWITCH_SECONDS)
-        with ending_streams(app.state.feed):
+        with ending_streams(app.state.event_streams):
             yield
-        await app.state.feed.finish()
+        await app.state.event_streams.finish()
         app.state.readiness.close()
         registry.exposed.unregister(collector)
         commits.close()
-        doorbell.close()
+        notifier.close()
         database.dispose()
 
     app = FastAPI(
@@ -98,7 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     routers = [router for _, router in offered(endpoints, "router", APIRouter)]
     for router in routers:
         app.include_router(router)
-    app.state.shares = Shares(AT_ONCE)
+    app.state.shares = KeyedLimiter(AT_ONCE)
     site.mount(app, settings)
     problems.install(app)
     app.state.registry = registry.exposed

@@ -1,4 +1,4 @@
-"""The doorbell: Celery messages that say "there is work", and nothing else; the database holds the work."""
+"""Wake-up signals: Celery messages that say "there is work", and nothing else; the database holds the work."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from app.settings import Settings
 RUN_JOBS = "jobs.run"
 """The one task: claim from the database until nothing is left."""
 
-BURST, BELLS_PER_SECOND = 32.0, 50.0
-"""So many bells at once, and so many a second after that: more would wake nobody who is not awake."""
+BURST, SIGNALS_PER_SECOND = 32.0, 50.0
+"""So many signals at once, and so many a second after that: more would wake nobody who is not awake."""
 
 log = structlog.get_logger(__name__)
 
 
 def queue_name(worker_class: str) -> str:
-    """The queue that workers of a class listen to."""
+    """Return the queue that workers of a class consume."""
     return f"jobs-{worker_class}"
 
 
@@ -44,7 +44,7 @@ class _FolderChannel(filesystem.Channel):
 
 
 class FolderTransport(filesystem.Transport):
-    """The bell of the embedded mode: a folder that is polled."""
+    """The broker of the embedded mode: a folder that is polled."""
 
     Channel = _FolderChannel
 
@@ -73,7 +73,7 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    folder = settings.bell
+    folder = settings.wake_up_folder
     if folder is None:
         return {"socket_connect_timeout": 2, "socket_timeout": 5, "socket_keepalive": True}
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,8 +86,8 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-class Doorbell:
-    """Rings from its own thread, so that a slow or dead broker never holds up the one who rings."""
+class WorkNotifier:
+    """Sends wake-up signals from its own thread, so that a slow or dead broker never holds up a request."""
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
@@ -97,9 +97,9 @@ class Doorbell:
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
         self._thread.start()
 
-    def ring(self, worker_class: str) -> None:
-        """Tell one worker of a class that there is work; returns at once and never raises."""
-        # A full queue means that 256 bells are on their way already.
+    def notify(self, worker_class: str) -> None:
+        """Wake one worker of a class; returns at once and never raises."""
+        # A full queue means that 256 signals are on their way already.
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(worker_class)
 
@@ -112,22 +112,22 @@ class Doorbell:
             raise ConnectionError("the broker does not answer") from error
 
     def close(self, timeout_seconds: float = 0.5) -> None:
-        """Let the bells that wait ring, for a moment."""
+        """Send the signals that wait, for a moment."""
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        loops.run("doorbell", self._over, self._ring_next, idle_seconds=0)
+        loops.run("doorbell", self._over, self._notify_next, idle_seconds=0)
 
-    def _ring_next(self) -> bool:
+    def _notify_next(self) -> bool:
         worker_class = self._waiting.get()
         if worker_class is None:
             self._over.set()
             return False
         now = time.monotonic()
-        self._left, self._refilled = min(self._left + (now - self._refilled) * BELLS_PER_SECOND, BURST), now
-        if self._left < 1:  # whoever hears one works until nothing is left
+        self._left, self._refilled = min(self._left + (now - self._refilled) * SIGNALS_PER_SECOND, BURST), now
+        if self._left < 1:  # a worker that is awake works until nothing is left
             return True
         self._left -= 1
         try:

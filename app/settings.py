@@ -244,7 +244,7 @@ class Settings(BaseSettings):
         return (self.scratch_dir or self.home / "scratch").absolute()
 
     @property
-    def bell(self) -> Path | None:
+    def wake_up_folder(self) -> Path | None:
         """Folder of the wake-up signals, where no server brokers them."""
         return (self.home / "bell").absolute() if self.broker.startswith("filesystem:") else None
 
@@ -254,8 +254,8 @@ class Settings(BaseSettings):
         folders = {"cache": self.cache, "scratch": self.scratch}
         if self.database.startswith("sqlite"):
             folders["database"] = Path(urlsplit(self.database).path[1:]).absolute().parent
-        if self.bell is not None:
-            folders["wake-up signals"] = self.bell
+        if self.wake_up_folder is not None:
+            folders["wake-up signals"] = self.wake_up_folder
         if self.store.startswith("file:"):
             folders["store"] = Path(unquote(urlsplit(self.store).path))
         return folders

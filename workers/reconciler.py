@@ -20,7 +20,7 @@ from app.platform import loops
 from app.platform.logs import setup_logs
 from app.platform.loops import OUTAGE
 from app.production import leave_unsafe_production
-from app.queue import Doorbell, make_celery
+from app.queue import WorkNotifier, make_celery
 from app.settings import get_settings
 from app.storage.open import open_store
 from workers.background.deliver import Dispatcher
@@ -121,11 +121,11 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     database = Database(settings.database, pool_size=8, statement_seconds=settings.database_statement_seconds)
     lead: Lead = FileLead(database) if settings.database.startswith("sqlite") else PostgresLead(database)
-    doorbell = Doorbell(make_celery(settings))
+    notifier = WorkNotifier(make_celery(settings))
     works = {
         "webhooks": Dispatcher(database, settings).run,
         "publisher": Publisher(database, open_store(settings), settings, groups=groups.at_start()).run,
-        "hooks": Evaluator(database, doorbell, settings).run,
+        "hooks": Evaluator(database, notifier, settings).run,
         "registries": RegistrySweep(database, settings).run,
     }
     beside = loops.Threads(stop, works).start()
@@ -133,7 +133,7 @@ def main() -> None:
     reconciler = Reconciler(
         database,
         open_store(settings),
-        doorbell,
+        notifier,
         settings=settings,
         phase_store_max_bytes=settings.phase_store_max_bytes,
     )

@@ -18,7 +18,7 @@ from app.errors import AppError, Forbidden, NotReady, Unauthenticated
 from app.platform.actor import LOCAL, Actor, acting
 from app.platform.loopback import require_loopback
 from app.services.jobs import rights
-from app.services.tenancy.keys import Doorman
+from app.services.tenancy.keys import ApiKeyAuthenticator
 from app.settings import Settings
 
 _READ = frozenset({"GET", "HEAD"})
@@ -65,7 +65,7 @@ class AccessGuard:
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self.app = app
         self._settings = settings
-        self._doorman: Doorman | None = None
+        self._authenticator: ApiKeyAuthenticator | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request of somebody who may make it."""
@@ -99,20 +99,20 @@ class AccessGuard:
         else:
             if scheme.lower() != "bearer":
                 raise Unauthenticated
-            doorman = self._doorman_of(scope)
-            actor = await self._holder(doorman, token)
-            doorman.take(actor)
+            authenticator = self._authenticator_of(scope)
+            actor = await self._holder(authenticator, token)
+            authenticator.take(actor)
         return Actor(
             actor.type, actor.id, actor.project_id, actor.scopes, actor.limits, scope["state"].get("request_id")
         )
 
     @staticmethod
-    async def _holder(doorman: Doorman, token: str) -> Actor:
-        if cached := doorman.known(token):
+    async def _holder(authenticator: ApiKeyAuthenticator, token: str) -> Actor:
+        if cached := authenticator.known(token):
             return cached
-        return await run_in_threadpool(doorman.verify, token)
+        return await run_in_threadpool(authenticator.verify, token)
 
-    def _doorman_of(self, scope: Scope) -> Doorman:
-        if self._doorman is None:
-            self._doorman = Doorman(scope["app"].state.resources.database, self._settings)
-        return self._doorman
+    def _authenticator_of(self, scope: Scope) -> ApiKeyAuthenticator:
+        if self._authenticator is None:
+            self._authenticator = ApiKeyAuthenticator(scope["app"].state.resources.database, self._settings)
+        return self._authenticator

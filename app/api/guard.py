@@ -19,8 +19,8 @@ from app.bodies.strict_json import parse
 from app.errors import AppError, BodyTooLarge, HeadersTooLarge, MalformedRequest, SlowBody, UnsupportedBody
 from app.platform import tracing
 from app.platform.actor import Actor
+from app.platform.fairness import FairSemaphore, KeyedLimiter, until_start
 from app.platform.ids import new_id
-from app.platform.lanes import Shares, Turns, until_start
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_HOOK_BYTES = 2**20
@@ -94,10 +94,10 @@ class BodyGuard:
     Nothing is read on a path that takes no body: what is sent there counts as nothing.
     """
 
-    def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute], shares: Shares) -> None:
+    def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute], shares: KeyedLimiter) -> None:
         self.app = app
         ours = [route for route in routes if isinstance(route, APIRoute)]
-        self._turns, self._shares = Turns(WORKED_ON_AT_ONCE, seconds=_TURN_SECONDS), shares
+        self._turns, self._shares = FairSemaphore(WORKED_ON_AT_ONCE, seconds=_TURN_SECONDS), shares
         self._taking = _matches(route for route in ours if route.body_field is not None)
         self._waiting = _matches(route for route in ours if iscoroutinefunction(route.endpoint))
 
@@ -126,7 +126,7 @@ class BodyGuard:
         if actor is None or self._waits(scope):
             await self._work(scope, body, receive, send, taking=taking)
             return
-        async with self._shares.share(actor.project_id) as end_share:
+        async with self._shares.acquire(actor.project_id) as end_share:
             await self._work(scope, body, receive, until_start(send, end_share), taking=taking)
 
     async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send, *, taking: bool) -> None:
@@ -134,7 +134,7 @@ class BodyGuard:
         if not taking:
             await self._serve(scope, body, receive, send)
             return
-        async with self._turns.turn(_lane(scope)) as end_turn:
+        async with self._turns.acquire(_lane(scope)) as end_turn:
             scope["state"]["end_turn"] = end_turn
             try:
                 scope["state"]["json"] = parse(body) if body and not _is_hook(scope) else None

@@ -1,4 +1,4 @@
-"""The view of what workers can claim now: the trigger of whoever starts workers reads it, and so do our own bells."""
+"""The view of what workers can claim now, for the trigger of whoever starts workers and for our own wake-up signals."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from app.db.session import Database, clock, deferring
 from app.errors import AppError
 from app.platform import loops
-from app.platform.lanes import Lanes
+from app.platform.fairness import FairQueue
 
 MOST_AT_ONCE = 64
 THREADS = 2
@@ -54,7 +54,7 @@ class GroupCommit:
     def __init__(self, database: Database) -> None:
         """SQLite has one writer at a time, and so one thread."""
         self._database = database
-        self._waiting: Lanes[_Waiting[Any]] = Lanes(MOST_WAITING)
+        self._waiting: FairQueue[_Waiting[Any]] = FairQueue(MOST_WAITING)
         number = 1 if database.engine.dialect.name == "sqlite" else THREADS
         self._threads = [
             threading.Thread(target=self._run, args=(threading.Event(),), name="group commit", daemon=True)

@@ -17,7 +17,7 @@ PRIORITIES = {"low": 1, "normal": 0, "high": -1}
 PRIORITY_MILLISECONDS = 86_400_000
 
 
-def turn_of(created_at: datetime, priority: int) -> int:
+def queue_rank(created_at: datetime, priority: int) -> int:
     """Return a job's place in the order of the queue: its creation in milliseconds, a day later or earlier by priority.
 
     So a priority ages by itself: `high` passes what is up to a day older, and nothing younger than a day passes `low`.
@@ -31,9 +31,9 @@ def pending_until(request: dict[str, Any], since: datetime) -> datetime | None:
     return None if seconds is None else since + timedelta(seconds=seconds)
 
 
-def _turn(context: DefaultExecutionContext) -> int:
+def _default_queue_rank(context: DefaultExecutionContext) -> int:
     row = context.get_current_parameters()  # type: ignore[no-untyped-call]
-    return turn_of(row["created_at"], row.get("priority") or 0)
+    return queue_rank(row["created_at"], row.get("priority") or 0)
 
 
 def _pending_until(context: DefaultExecutionContext) -> datetime | None:
@@ -95,7 +95,7 @@ class Job(OfProject, Base):
     name: Mapped[str]
     labels: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)
-    turn: Mapped[int] = mapped_column(BigInteger, default=_turn)
+    turn: Mapped[int] = mapped_column(BigInteger, default=_default_queue_rank)
     """What the queue of a project is ordered by; projects take turns."""
     initiator: Mapped[dict[str, Any]]
 
@@ -211,7 +211,7 @@ class Event(OfProject, Base):
 
 
 class Outbox(OfProject, Base):
-    """A message that leaves after the commit: a bell, later a webhook."""
+    """A message that leaves after the commit: a wake-up signal, later a webhook."""
 
     __tablename__ = "outbox"
     __table_args__ = (

@@ -44,7 +44,7 @@ def read_target(document: Mapping[str, Any]) -> ResultTarget:
     return TARGETS[document["kind"]].model_validate_json(canonical(document))
 
 
-def place_of(document: Mapping[str, Any]) -> str:
+def target_name(document: Mapping[str, Any]) -> str:
     """Return what the system calls a stored target's model; empty where this version knows no such target."""
     try:
         return read_target(document).place

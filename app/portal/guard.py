@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import AppError, Forbidden, Unauthenticated
 from app.platform.actor import LOCAL, Actor, acting
-from app.platform.lanes import until_start
+from app.platform.fairness import until_start
 from app.platform.loopback import is_of_another_site, require_loopback
 from app.portal.forms import read_form
 from app.portal.problems import internal_error, problem_page
-from app.services.tenancy.keys import Doorman
+from app.services.tenancy.keys import ApiKeyAuthenticator
 from app.services.tenancy.sessions import Sessions, new_token
 from app.settings import Settings
 
@@ -102,7 +102,7 @@ class PortalGuard:
         if actor is None:
             await self.app(request.scope, request.receive, send)
             return
-        async with request.app.state.shares.share(actor.project_id) as end_share:
+        async with request.app.state.shares.acquire(actor.project_id) as end_share:
             with _as(actor):
                 await self.app(request.scope, request.receive, until_start(send, end_share))
 
@@ -152,7 +152,7 @@ class PortalGuard:
         if self._sessions is None:
             self._sessions = Sessions(request.app.state.resources.database, self._settings)
             request.app.state.sessions = self._sessions
-            request.app.state.doorman = Doorman(request.app.state.resources.database, self._settings)
+            request.app.state.authenticator = ApiKeyAuthenticator(request.app.state.resources.database, self._settings)
         return self._sessions
 
 

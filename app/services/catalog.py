@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from app.db.queries.jobs import catalog
 from app.db.session import Database
 from app.errors import NotFound
-from app.integrations.systems import place_of
-from app.services.sweeps.fronts import unbeaten
+from app.integrations.systems import target_name
+from app.services.sweeps.pareto import pareto_front
 
 MAX_MODELS, MAX_RESULTS, MAX_PUBLISHED = 200, 1000, 200
 """What one page shows, the newest of each."""
@@ -84,7 +84,7 @@ class ModelReading:
         measured = [item for item in self.results if item.perplexity(metric) is not None and item.sparsity is not None]
         measured.sort(key=lambda item: (item.sparsity or 0.0, item.perplexity(metric) or 0.0))
         costs = [(-(item.sparsity or 0.0), item.perplexity(metric) or 0.0) for item in measured]
-        return list(zip(measured, unbeaten(costs), strict=True))
+        return list(zip(measured, pareto_front(costs), strict=True))
 
 
 def models(database: Database, project_id: str) -> list[catalog.ModelRow]:
@@ -124,6 +124,6 @@ def _results(session: Session, project_id: str, name: str) -> list[Result]:
 
 def _published(session: Session, project_id: str) -> list[Published]:
     return [
-        Published(row.job_id, row.job_name, row.model, str(row.target.get("kind")), place_of(row.target))
+        Published(row.job_id, row.job_name, row.model, str(row.target.get("kind")), target_name(row.target))
         for row in catalog.published(session, project_id, limit=MAX_PUBLISHED)
     ]

@@ -12,11 +12,11 @@ from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries.connections import publications
 from app.db.queries.jobs import events, jobs
+from app.db.queries.round_robin import ProjectRoundRobin
 from app.db.queries.tenancy import audit
-from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
 from app.errors import GateRejected, NotFinished, NotFound
-from app.integrations.systems import place_of, read_source, read_target
+from app.integrations.systems import read_source, read_target, target_name
 from app.platform import actor as actors
 from app.platform.ids import new_id
 from app.services import idempotency
@@ -97,10 +97,10 @@ def page(database: Database, project_id: str, job_id: str, *, before: str | None
         return publications.page(session, _job(session, project_id, job_id).id, before=before, limit=limit)
 
 
-def claim(session: Session, turns: ProjectTurns) -> Publication | None:
+def claim(session: Session, rounds: ProjectRoundRobin) -> Publication | None:
     """Take the next publication that is due, for a while: by turns of the projects, and one of each at a time."""
     now = clock(session)
-    row = publications.lock_due(session, now, turns)
+    row = publications.lock_due(session, now, rounds)
     if row is not None:
         row.locked_until = now + LEASE
     return row
@@ -147,7 +147,7 @@ def event_data(target: dict[str, Any], reference: str) -> dict[str, Any]:
 
 
 def _place(target: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": target["kind"], "target": place_of(target) or None}
+    return {"kind": target["kind"], "target": target_name(target) or None}
 
 
 def at_home(target: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Readiness:
     def __init__(self, resources: Resources) -> None:
         self.checks: dict[str, Callable[[], None]] = {
             "database": lambda: _check_database(resources),
-            "broker": resources.doorbell.check,
+            "broker": resources.notifier.check,
             "store": resources.store.check,
         }
         if folders := _written(resources.settings):

@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 
 from app.db.commits import GroupCommit
 from app.db.session import Database
-from app.platform.lanes import Rooms
-from app.queue import Doorbell
+from app.platform.fairness import ProjectThreads
+from app.queue import WorkNotifier
 from app.settings import Settings
 from app.storage.base import ObjectStore
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Settings and the three ports: database, store, doorbell; and the one who commits for all."""
+    """Settings and the three ports: database, store, notifier; and the one who commits for all."""
 
     settings: Settings
     database: Database
     store: ObjectStore
-    doorbell: Doorbell
+    notifier: WorkNotifier
     commits: GroupCommit
-    lookups: Rooms = field(default_factory=lambda: Rooms(16, per_project=4, waiting=32))
+    lookups: ProjectThreads = field(default_factory=lambda: ProjectThreads(16, per_project=4, waiting=32))
     """For calls that ask the Hub."""
-    closings: Rooms = field(default_factory=lambda: Rooms(8, per_project=2, waiting=32))
+    closings: ProjectThreads = field(default_factory=lambda: ProjectThreads(8, per_project=2, waiting=32))
     """For looks at uploads, each of which may copy hundreds of MiB out of the store."""

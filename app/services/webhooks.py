@@ -20,7 +20,7 @@ from app.platform.signing import new_secret
 from app.services import idempotency
 from app.services.idempotency import Key
 from app.services.resources import Resources
-from app.services.tenancy.sealing import seal, unseal
+from app.services.tenancy.encryption import decrypt, encrypt
 from app.settings import Settings
 from app.settings_rules import networks
 from espalier.errors import Problem
@@ -45,7 +45,7 @@ def create(
             description=request.description,
             enabled=True,
             disabled_reason=None,
-            secret=seal(resources.settings, secret),
+            secret=encrypt(resources.settings, secret),
             old_secret=None,
             old_secret_until=None,
             created_at=now,
@@ -60,7 +60,7 @@ def create(
 def again(resources: Resources, project_id: str, endpoint_id: str) -> tuple[WebhookEndpoint, str]:
     """Return what an equal call has made, with its secret; raises NotFound."""
     row = get(resources, project_id, endpoint_id)
-    return row, unseal(resources.settings, row.secret)
+    return row, decrypt(resources.settings, row.secret)
 
 
 def check_url(url: str, settings: Settings) -> None:
@@ -119,7 +119,7 @@ def rotate(resources: Resources, project_id: str, endpoint_id: str) -> tuple[Web
     secret = new_secret()
     with _changing(resources, project_id, endpoint_id, "rotate_secret") as (_, row, now):
         row.old_secret, row.old_secret_until = row.secret, now + OVERLAP
-        row.secret = seal(resources.settings, secret)
+        row.secret = encrypt(resources.settings, secret)
     return row, secret
 
 

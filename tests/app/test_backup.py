@@ -19,7 +19,7 @@ from sqlalchemy import select
 from app.db.migrate import run_migrations
 from app.db.result import Artifact
 from app.main import create_app
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.settings import Settings
 from app.storage.base import ObjectStore
 from app.storage.s3 import S3Store
@@ -27,7 +27,7 @@ from tests.fixtures.servers.processes import missing
 from tests.fixtures.servers.services import new_postgres_database
 from tests.fixtures.service import rows
 from tests.fixtures.service.requests import submit
-from tests.fixtures.workers.reconcilers import RecordedBell
+from tests.fixtures.workers.reconcilers import RecordedNotifier
 from tests.fixtures.workers.results import model
 from tests.fixtures.workers.runs import Bench
 from workers.background.reconcile import Reconciler
@@ -83,7 +83,7 @@ def test_a_dump_and_a_copied_bucket_are_a_whole_installation_whose_jobs_go_on(
         copy = Bench(url, tmp_path / "new")
         copy.services = replace(copy.services, store=bucket)
         copy.set(running, lease_until=datetime(2026, 1, 1, tzinfo=UTC))  # as a dump of yesterday has it
-        assert Reconciler(copy.database, bucket, cast(Doorbell, RecordedBell())).recover() == 1
+        assert Reconciler(copy.database, bucket, cast(WorkNotifier, RecordedNotifier())).recover() == 1
         copy.hurry(running)
         assert copy.work(running).state == "succeeded"
         assert copy.attempts(running)[-1].resumed_from is not None

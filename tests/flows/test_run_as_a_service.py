@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from app.bodies.job import JobRequest
 from app.db.job import Job
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.storage.s3 import S3Store
 from espalier.messages import Done, Failed
 from tests.fixtures.library.jobs import write_texts
@@ -74,7 +74,7 @@ def serve(bench: Bench, request: dict[str, Any]) -> Job:
     """Let a service carry out a job, and the jobs that it makes."""
     job_id = bench.add(request={**request, "reuse": "auto"})
     loop = WorkerLoop(bench.services)
-    reconciler = Reconciler(bench.database, bench.store, cast("Doorbell", Mock()))
+    reconciler = Reconciler(bench.database, bench.store, cast("WorkNotifier", Mock()))
     while loop.work_once() or reconciler.wake():
         pass
     job = bench.job(job_id)

@@ -19,11 +19,11 @@ from app.db.result import Artifact
 from app.db.session import Database
 from app.errors import ModelRefused
 from app.platform.ids import new_id
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.services.jobs import control, reads
 from app.services.resources import Resources
 from tests.fixtures.servers.services import new_postgres_database
-from tests.fixtures.workers.reconcilers import RecordedBell
+from tests.fixtures.workers.reconcilers import RecordedNotifier
 from tests.fixtures.workers.runs import Bench, job_fields
 from workers.background.reconcile import Reconciler
 from workers.supervisor.worker_loop import WorkerLoop
@@ -105,8 +105,8 @@ def test_jobs_of_the_version_before_come_to_their_ends(url: str, revision: str, 
     assert is_current(bench.database)
     assert {bench.job(id_).state for id_ in made.values()} == set(STATES)
     commits = GroupCommit(bench.database)
-    resources = Resources(bench.settings, bench.database, bench.store, cast(Doorbell, RecordedBell()), commits)
-    reconciler = Reconciler(bench.database, bench.store, cast(Doorbell, RecordedBell()))
+    resources = Resources(bench.settings, bench.database, bench.store, cast(WorkNotifier, RecordedNotifier()), commits)
+    reconciler = Reconciler(bench.database, bench.store, cast(WorkNotifier, RecordedNotifier()))
     assert reconciler.recover() == 4, "running twice, pausing and cancelling: their workers are gone"
     project = bench.job(made["paused"]).project_id
     for name, id_ in made.items():

@@ -186,7 +186,7 @@ def _templates(value: Any) -> Iterator[dict[str, Any]]:
 def test_the_probe_of_each_role_is_for_that_role() -> None:
     for container in _containers(_of_kind("Deployment")):
         if "exec" in container["livenessProbe"]:
-            assert container["livenessProbe"]["exec"]["command"][-2:] == ["app.services.alive", container["args"][0]]
+            assert container["livenessProbe"]["exec"]["command"][-2:] == ["app.services.liveness", container["args"][0]]
 
 
 def _secret() -> dict[str, str]:

@@ -15,7 +15,7 @@ STORED: Final = "app/bodies/stored.py"
 SENT: Final = {
     "app/api/endpoints/jobs/actions.py": "a clone: the old body with what the caller changes",
     "app/portal/pages/jobs/new_job.py": "a form",
-    "app/services/hooks/judging.py": "a rule's template, filled from an event",
+    "app/services/hooks/decision.py": "a rule's template, filled from an event",
     "app/services/hooks/rules.py": "a template, as it is written",
     "app/services/plans/lookup.py": "a constant",
     "app/services/presets.py": "a preset, as it is written",

@@ -18,7 +18,7 @@ from sqlalchemy import delete
 from app.db.job import Job
 from app.db.session import Database
 from app.platform import outbound
-from app.platform.lanes import Rooms
+from app.platform.fairness import ProjectThreads
 from app.settings import Settings
 from tests.fixtures.service.rows import queued_webhook
 from tests.fixtures.suite.figures import load, record
@@ -78,7 +78,7 @@ def _look_up(many: int) -> float:
     """Seconds of one look-up beside those of another project, each of which takes a tenth of a second."""
 
     async def scene() -> float:
-        rooms = Rooms(16, per_project=4, waiting=MANY)
+        rooms = ProjectThreads(16, per_project=4, waiting=MANY)
         others = [asyncio.create_task(rooms.run("prj_many", lambda: time.sleep(0.1))) for _ in range(many)]
         await asyncio.sleep(0)
         began = time.monotonic()

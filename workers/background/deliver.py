@@ -19,7 +19,7 @@ from app.db.session import Database, clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.platform import loops, outbound, signing
 from app.platform.outbound import Answer, ForbiddenAddress
-from app.services.tenancy.sealing import CannotOpen, unseal
+from app.services.tenancy.encryption import DecryptionError, decrypt
 from app.settings import Settings
 from app.settings_rules import networks
 
@@ -174,18 +174,18 @@ class Dispatcher:
             )
         except ForbiddenAddress as error:
             return ended(f"forbidden address: {error}")
-        except CannotOpen:
+        except DecryptionError:
             return ended("the secret cannot be opened: ESPALIER_CREDENTIALS_KEY has changed")
         except (OSError, http.client.HTTPException) as error:
             return ended(type(error).__name__)
         return ended(None if 200 <= answer.status < 300 else f"HTTP {answer.status}", answer)
 
     def _secrets(self, endpoint: WebhookEndpoint) -> list[str]:
-        secrets = [unseal(self._settings, endpoint.secret)]
+        secrets = [decrypt(self._settings, endpoint.secret)]
         if endpoint.old_secret and endpoint.old_secret_until:
             with self._database.reading() as session:
                 if clock(session) < endpoint.old_secret_until:
-                    secrets.append(unseal(self._settings, endpoint.old_secret))
+                    secrets.append(decrypt(self._settings, endpoint.old_secret))
         return secrets
 
 

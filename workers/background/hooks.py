@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from app.db.queries.turns import ProjectTurns
+from app.db.queries.round_robin import ProjectRoundRobin
 from app.db.session import Database
 from app.platform import loops
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.services.hooks.evaluation import evaluate_next
 from app.settings import Settings
 
@@ -17,9 +17,9 @@ IDLE_SECONDS = 0.5
 class Evaluator:
     """One delivery after the other, by turns of the projects; several of them share the work."""
 
-    def __init__(self, database: Database, doorbell: Doorbell, settings: Settings) -> None:
-        self._database, self._doorbell, self._settings = database, doorbell, settings
-        self._turns = ProjectTurns()
+    def __init__(self, database: Database, notifier: WorkNotifier, settings: Settings) -> None:
+        self._database, self._notifier, self._settings = database, notifier, settings
+        self._rounds = ProjectRoundRobin()
 
     def run(self, stop: threading.Event) -> None:
         """Evaluate until told to stop."""
@@ -27,7 +27,7 @@ class Evaluator:
 
     def work_once(self) -> bool:
         """Evaluate what is due next; False when nothing is."""
-        classes = evaluate_next(self._database, self._settings, self._turns)
+        classes = evaluate_next(self._database, self._settings, self._rounds)
         for worker_class in classes or ():
-            self._doorbell.ring(worker_class)
+            self._notifier.notify(worker_class)
         return classes is not None

@@ -1,4 +1,4 @@
-"""Heals what was missed: dead leases, unheard bells, the outbox, limits that ran out, files that no row names."""
+"""Heals what was missed: dead leases, unheard signals, the outbox, limits that ran out, files that no row names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Job
 from app.db.queries.jobs import reuse
-from app.db.queries.queue import leases, measures, outbox, shares
+from app.db.queries.queue import fair_share, leases, measures, outbox
 from app.db.queries.queue.leases import JobQuery
 from app.db.queries.tenancy import quotas
 from app.db.session import Database, clock
 from app.platform import loops
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.services.jobs import children
 from app.settings import Settings
 from app.storage.base import ObjectStore
@@ -26,7 +26,7 @@ from workers.lease.retries import lost_worker
 
 UNHEARD_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 300.0
-"""Between bells that nobody hears: without a worker they would fill the broker."""
+"""Between signals that nobody hears: without a worker they would fill the broker."""
 MOST_AT_ONCE = 100
 """Jobs that one transaction heals."""
 _MOST_SENT_AT_ONCE = 500
@@ -43,17 +43,17 @@ class Reconciler:
         self,
         database: Database,
         store: ObjectStore,
-        doorbell: Doorbell,
+        notifier: WorkNotifier,
         *,
         phase_store_max_bytes: int = 2**62,
         settings: Settings | None = None,
     ) -> None:
-        self._database, self._store, self._doorbell = database, store, doorbell
+        self._database, self._store, self._notifier = database, store, notifier
         self._phase_store_max_bytes = phase_store_max_bytes
         self._settings = settings
         """How long things are kept; None: for ever."""
-        self._bells: dict[str, tuple[float, float]] = {}
-        """Worker class -> when it is rung for next, and the pause that follows."""
+        self._signals: dict[str, tuple[float, float]] = {}
+        """Worker class -> when it is notified next, and the pause that follows."""
         self._capped: list[str] | None = None
         """Projects whose queued jobs are marked as waiting for their quota; None before the first look."""
         self.postponed: dict[str, tuple[int, float]] = {}
@@ -99,7 +99,7 @@ class Reconciler:
         """Let jobs go on that waited for others; return how many."""
         woken = self._heal(lambda _now: reuse.due(), lambda session, job, now: transitions.wake(session, job, now=now))
         for worker_class in {job.worker_class for job in woken}:
-            self._doorbell.ring(worker_class)
+            self._notifier.notify(worker_class)
         return len(woken)
 
     def end_orphans(self) -> int:
@@ -168,34 +168,34 @@ class Reconciler:
             self._capped = capped
 
     def deliver(self) -> int:
-        """Send what the outbox holds: bells that the API had no time to ring; return how many."""
+        """Send what the outbox holds: wake-up signals that the API had no time to send; return how many."""
         with self._database.unit_of_work() as session:
             rows = outbox.lock_unsent(session, limit=_MOST_SENT_AT_ONCE)
             now = clock(session) if rows else None
             for row in rows:
                 row.sent_at = now
             classes = {str(row.payload.get("worker_class", "default")) for row in rows}
-        # At most once is enough for a bell: the next sweep rings for whatever was not heard.
-        loops.each("reconciler", classes, self._doorbell.ring, spoiled=lambda _: None)
+        # At most once is enough for a signal: the next sweep repeats whatever was not heard.
+        loops.each("reconciler", classes, self._notifier.notify, spoiled=lambda _: None)
         return len(rows)
 
     def ring_again(self) -> None:
-        """Ring for classes whose queued jobs nobody has taken, with growing pauses."""
+        """Notify classes whose queued jobs nobody has taken, with growing pauses."""
         with self._database.reading() as session:
             now = clock(session)
             waiting = leases.unheard(session, now, older_than_seconds=UNHEARD_SECONDS)
         now_seconds = time.monotonic()
-        self._bells = {name: bell for name, bell in self._bells.items() if name in waiting}
+        self._signals = {name: signal for name, signal in self._signals.items() if name in waiting}
         for worker_class in waiting:
-            due, pause = self._bells.get(worker_class, (0.0, UNHEARD_SECONDS))
+            due, pause = self._signals.get(worker_class, (0.0, UNHEARD_SECONDS))
             if now_seconds > due:
-                self._bells[worker_class] = (now_seconds + pause, min(pause * 2, LONGEST_PAUSE_SECONDS))
-                self._doorbell.ring(worker_class)
+                self._signals[worker_class] = (now_seconds + pause, min(pause * 2, LONGEST_PAUSE_SECONDS))
+                self._notifier.notify(worker_class)
 
     def collect_garbage(self) -> int:
         """Delete what nobody needs any more; return how many files of the store."""
         with self._database.unit_of_work() as session:
-            shares.forget(session, now=clock(session))
+            fair_share.forget(session, now=clock(session))
         if self._settings is not None:
             retention.forget(self._database, self._settings)
         evicted = garbage.evict_phase_results(self._database, self._store, max_bytes=self._phase_store_max_bytes)

@@ -13,7 +13,7 @@ import structlog
 
 from app.db.hook import HookSource
 from app.db.queries.connections import hooks
-from app.db.queries.turns import ProjectTurns
+from app.db.queries.round_robin import ProjectRoundRobin
 from app.db.session import Database, clock
 from app.integrations.shared.polling import Holdings, RegistrySilent
 from app.platform import loops
@@ -33,7 +33,7 @@ class RegistrySweep:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._polled = polled(settings)
-        self._turns, self._claiming = ProjectTurns(), threading.Lock()
+        self._rounds, self._claiming = ProjectRoundRobin(), threading.Lock()
         self._busy: set[str] = set()
         """Projects of which a registry is being read: one that takes its time holds up nobody else's."""
 
@@ -74,7 +74,7 @@ class RegistrySweep:
         """Take the next source that is due, by turns of the projects; no other process looks at it too."""
         with self._claiming, self._database.unit_of_work() as session:
             now = clock(session)
-            source = hooks.lock_due_registry(session, _written(now), self._turns, kinds=self._polled, busy=self._busy)
+            source = hooks.lock_due_registry(session, _written(now), self._rounds, kinds=self._polled, busy=self._busy)
             if source is not None:
                 later = now + timedelta(seconds=self._settings.registry_sweep_seconds)
                 source.cursor = {**(source.cursor or {}), "next_at": _written(later)}

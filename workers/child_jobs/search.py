@@ -13,7 +13,7 @@ from app.db.job import Job
 from app.db.queries.jobs import events, reuse
 from app.db.queries.queue import leases
 from app.services.jobs import children
-from app.services.reuse import adoption
+from app.services.reuse import result_reuse
 from espalier.errors import NothingKeptError
 from espalier.families.sizes import Sizes
 from espalier.messages import ErrorInfo
@@ -84,7 +84,7 @@ def take(session: Session, job: Job, winner_id: str, objective: dict[str, Any], 
         transitions.wait(session, job, now=now)
         return
     mine = job.work_hash, job.resolved_spec
-    rows = adoption.take_over(session, job, winners[0], now=now)
+    rows = result_reuse.copy_result(session, job, winners[0], now=now)
     job.work_hash, job.resolved_spec = mine
     job.report = {**(winners[0].job.report or {}), "objective": objective}
     leases.end_attempt(session, job, "succeeded", now=now)

@@ -14,7 +14,7 @@ import structlog
 from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries.jobs import jobs, reads
-from app.db.queries.turns import ProjectTurns
+from app.db.queries.round_robin import ProjectRoundRobin
 from app.db.session import Database
 from app.errors import StorageError
 from app.integrations.shared.sources import ModelSource
@@ -158,7 +158,7 @@ class Publisher:
     ) -> None:
         self._database, self._store, self._settings = database, store, settings
         self._commands, self._groups = commands or Commands(), groups
-        self._turns, self._claiming = ProjectTurns(), threading.Lock()
+        self._rounds, self._claiming = ProjectRoundRobin(), threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
         """Publish until told to stop."""
@@ -171,7 +171,7 @@ class Publisher:
     def work_once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
         """Do the next publication that is due; False when there is none."""
         with self._claiming, self._database.unit_of_work() as session:
-            row = publications.claim(session, self._turns)
+            row = publications.claim(session, self._rounds)
         if row is None:
             return False
         try:

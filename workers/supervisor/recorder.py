@@ -20,7 +20,7 @@ from app.db.session import Database, clock
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE
 from app.platform.tracing import Phases
-from app.services.admission import known
+from app.services.admission import source_cache
 from espalier.messages import (
     Layer,
     Log,
@@ -139,7 +139,7 @@ class Recorder:
                     new_events += _warn(job, message)
                 case Facts():
                     _resolve(job, message)
-                    known.remember(session, job.project_id, message.known, now=now)
+                    source_cache.remember(session, job.project_id, message.known, now=now)
                 case _:
                     pass
         session.flush()

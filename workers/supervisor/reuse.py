@@ -14,8 +14,8 @@ from app.db.job import Job
 from app.db.queries.jobs import reuse
 from app.db.queries.queue import leases
 from app.db.session import Database, clock
-from app.services.admission import known
-from app.services.reuse import adoption
+from app.services.admission import source_cache
+from app.services.reuse import result_reuse
 from app.settings import Settings
 from espalier.checkpoint_names import NORMS, RESULT, CheckpointName, Kind
 from espalier.messages import ErrorInfo, Layer, StoredCheckpoint
@@ -45,7 +45,7 @@ class Reuse:
         self._database, self._job = database, job
         self._policy = job.request.get("reuse", "auto")
         self.work_hash = job.work_hash
-        self._source = known.source_key(job.request["source"])
+        self._source = source_cache.source_key(job.request["source"])
         store = PhaseStore(job.project_id, settings)
         self.phases = store if self._policy != "never" else None
 
@@ -53,9 +53,9 @@ class Reuse:
         """Return the resolved source with its work hash, and what of it was pinned before it was read."""
         self.work_hash = work_hash(resolved.revision, data, resolved.spec, ENGINE_VERSION)
         seen: dict[str, dict[str, Any]] = {}
-        if self._source and self._source == known.source_key(self._job.request["source"]):
+        if self._source and self._source == source_cache.source_key(self._job.request["source"]):
             seen[self._source] = {"revision": resolved.revision, "facts": resolved.facts}
-        for name, key in known.texts_of(resolved.spec).items():
+        for name, key in source_cache.texts_of(resolved.spec).items():
             if name in data:
                 seen[key] = {"sha256": data[name]}
         if self.phases is not None:
@@ -87,7 +87,7 @@ class Reuse:
         done = reuse.held_done(session, job.project_id, self.work_hash, but=job.id)
         if done is not None:
             leases.end_attempt(session, job, "succeeded", now=now)
-            adoption.adopt(session, job, done, now=now)
+            result_reuse.finish_with_result(session, job, done, now=now)
         else:
             leader = _leader(session, job, self.work_hash)
             transitions.wait(session, job, now=now, waits_for=leader.id if leader else None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from app.integrations.huggingface.client import Hub, HubSilentError, Repository
-from app.integrations.shared.sources import Inspection, Reader
+from app.integrations.shared.sources import Reader, SourceInspection
 from espalier.errors import SourceGated, SourceNotFound, UnsafeSource
 from espalier.probe import ModelFacts, unsupported_files
 from espalier.probe.config import MAX_CONFIG_BYTES, MAX_TOKENIZER_CONFIG_BYTES, MAY_NAME_CODE
@@ -34,14 +34,16 @@ MAX_FILE_BYTES: Final = 2**44
 AT_ONCE: Final = 8
 
 
-def inspect_repository(endpoint: str | None, repo: str, revision: str, reader: Reader, *, owner: str) -> Inspection:
-    """Inspection at a repository for a project; raises SourceRefused where no job could work on what is there."""
+def inspect_repository(
+    endpoint: str | None, repo: str, revision: str, reader: Reader, *, owner: str
+) -> SourceInspection:
+    """Inspect a repository for a project; raises SourceRefused where no job could work on what is there."""
     hub, repository = Hub(endpoint), None
     try:
         repository = hub.repository(repo, revision)
         with tempfile.TemporaryDirectory(prefix="espalier-inspection-") as folder:
             facts = _facts(hub, repository, Path(folder), reader, owner)
-        return Inspection(repository.commit, facts, {})
+        return SourceInspection(repository.commit, facts, {})
     except SourceGated as gated:
         return _without_facts(repository, "source_gated", f"{gated.message} {gated.hint}")
     except SourceNotFound as missing:
@@ -52,9 +54,9 @@ def inspect_repository(endpoint: str | None, repo: str, revision: str, reader: R
         return _without_facts(repository, "hub_unreachable", f"The Hugging Face Hub did not answer: {silent}.")
 
 
-def _without_facts(repository: Repository | None, code: str, why: str) -> Inspection:
+def _without_facts(repository: Repository | None, code: str, why: str) -> SourceInspection:
     if repository is None:
-        return Inspection(None, None, {}, code, why)
+        return SourceInspection(None, None, {}, code, why)
     weights = [size for name, size in repository.sizes.items() if name.endswith(".safetensors")]
     metadata = {
         "licence": repository.licence,
@@ -63,7 +65,7 @@ def _without_facts(repository: Repository | None, code: str, why: str) -> Inspec
         "architecture": repository.architecture,
         "bytes": sum(weights) or None,
     }
-    return Inspection(repository.commit, None, metadata, code, why)
+    return SourceInspection(repository.commit, None, metadata, code, why)
 
 
 def _facts(hub: Hub, repository: Repository, folder: Path, reader: Reader, owner: str) -> ModelFacts:

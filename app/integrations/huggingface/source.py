@@ -11,7 +11,7 @@ from app.integrations.huggingface.download import COMMIT, download, look_up
 from app.integrations.huggingface.inspection import inspect_repository
 from app.integrations.huggingface.names import RepoId
 from app.integrations.shared.checkpoint import small_files, weight_names
-from app.integrations.shared.sources import Access, Inspection, ModelSource, Reader
+from app.integrations.shared.sources import Access, ModelSource, Reader, SourceInspection
 from app.settings import Settings
 from espalier.export.outputs import refuse_tagged
 
@@ -55,6 +55,6 @@ class HuggingFaceSource(ModelSource):
         """Nothing more at a commit; a branch or tag moves."""
         return [] if COMMIT.fullmatch(self.revision) else None
 
-    def inspect(self, settings: Settings, reader: Reader, *, owner: str) -> Inspection:
+    def inspect(self, settings: Settings, reader: Reader, *, owner: str) -> SourceInspection:
         """Ask the Hub without a token; raises SourceRefused where no job could work on what is there."""
         return inspect_repository(settings.hf_endpoint, self.repo, self.revision, reader, owner=owner)

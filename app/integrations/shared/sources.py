@@ -81,8 +81,8 @@ class AtHand:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What a look at an outside system gave: facts, or what is known instead and why it is no more."""
+class SourceInspection:
+    """The result of inspecting an outside system: facts, or what is known instead and why it is no more."""
 
     revision: str | None
     facts: ModelFacts | None
@@ -158,8 +158,8 @@ class ModelSource(Spec, ABC):
         """Return the facts of a model that is at hand; None where only the fetcher can look into it."""
         return None
 
-    def inspect(self, settings: Settings, reader: Reader, *, owner: str) -> Inspection | None:  # noqa: ARG002
-        """Inspection at the model without a login, for a person who waits; None where there is no way to."""
+    def inspect(self, settings: Settings, reader: Reader, *, owner: str) -> SourceInspection | None:  # noqa: ARG002
+        """Inspect the model without a login, for a person who waits; None where there is no way to."""
         return None
 
 

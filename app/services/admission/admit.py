@@ -17,9 +17,9 @@ from app.integrations.shared.targets import ResultTarget
 from app.integrations.systems import LOGINS
 from app.integrations.uploads.joining import absent
 from app.integrations.uploads.source import UploadSource
-from app.services.admission import known, routing, text_checks
-from app.services.admission.known import KnownModel
-from app.services.admission.remembered import probe_again
+from app.services.admission import routing, source_cache, text_checks
+from app.services.admission.probe_cache import probe_cached
+from app.services.admission.source_cache import CachedModel
 from app.settings import Settings
 from espalier.errors import Problem, SourceRefused
 from espalier.probe import Matcher, ModelFacts, bad_patterns, check
@@ -40,7 +40,7 @@ _TOO_MUCH = "The request asks for more than this service does for one job."
 
 
 @dataclass(frozen=True)
-class Recognised:
+class Identified:
     """What is known of a request whose model was met before."""
 
     revision: str
@@ -58,7 +58,7 @@ class Admitted:
     spec: CompressionSpec | None
     worker_class: str
     facts: ModelFacts | None = None
-    recognised: Recognised | None = None
+    identified: Identified | None = None
     mode: str = "production"
 
 
@@ -70,7 +70,7 @@ class Desk:
     find_upload: FindUpload = lambda _id, _kind: None
     matcher: Matcher = field(default_factory=Matcher)
     _read: dict[str, ModelFacts | None] = field(default_factory=dict)
-    _met: dict[str, KnownModel | None] = field(default_factory=dict)
+    _met: dict[str, CachedModel | None] = field(default_factory=dict)
     _data: dict[str, dict[str, str] | None] = field(default_factory=dict)
     _refused: dict[tuple[str, Named], list[Problem]] = field(default_factory=dict)
     _sizes: dict[Dataset, tuple[str, int] | None] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class Desk:
             raise InvalidRequest("The spec does not fit the model.", items=problems)
         return resolve(spec, facts)
 
-    def met(self, session: Session, project_id: str, request: JobRequest) -> KnownModel | None:
+    def met(self, session: Session, project_id: str, request: JobRequest) -> CachedModel | None:
         """Return what the source of a request was the last time."""
         source = request.source.model_dump(mode="json")
         key = canonical(source)
         if key not in self._met:
-            self._met[key] = known.model(session, project_id, source)
+            self._met[key] = source_cache.model(session, project_id, source)
         return self._met[key]
 
     def work_hash(self, session: Session, project_id: str, revision: str, spec: CompressionSpec) -> str | None:
@@ -109,7 +109,7 @@ class Desk:
         dumped = spec.model_dump(mode="json")
         named = canonical([dumped["evaluate"], *datasets_in(dumped)])
         if named not in self._data:
-            self._data[named] = known.data_of(session, project_id, dumped)
+            self._data[named] = source_cache.data_of(session, project_id, dumped)
         data = self._data[named]
         return work_hash(revision, data, dumped, ENGINE_VERSION) if data is not None else None
 
@@ -149,7 +149,7 @@ class Desk:
 
     @property
     def _at_hand(self) -> AtHand:
-        return AtHand(self.settings, self.find_upload, probe_again)
+        return AtHand(self.settings, self.find_upload, probe_cached)
 
     def _facts(self, source: ModelSource) -> ModelFacts | None:
         key = canonical(source.model_dump(mode="json"))

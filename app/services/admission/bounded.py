@@ -79,7 +79,7 @@ def _is_small(directory: Path, roots: Sequence[Path]) -> bool:
 
 def ask(request: dict[str, Any], owner: str) -> bytes:
     """Let a child answer; raises what it refused."""
-    with turn(owner):
+    with reading_permit(owner):
         try:
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "app.services.admission.reader"],
@@ -104,7 +104,7 @@ def ask(request: dict[str, Any], owner: str) -> bytes:
 
 
 @contextmanager
-def turn(owner: str) -> Iterator[None]:
+def reading_permit(owner: str) -> Iterator[None]:
     """Let a project read one model at a time, and all of them together a few."""
     with _guard:
         if owner in _reading:

@@ -11,8 +11,8 @@ from app.db.session import add_rows
 from app.platform.ids import new_id
 
 
-def add_bell(session: Session, job: Job, *, now: datetime) -> None:
-    """Leave a bell for the workers of a job's class, should the one after the commit be lost."""
+def add_wake_up_signal(session: Session, job: Job, *, now: datetime) -> None:
+    """Write a wake-up signal for the workers of a job's class, should the one after the commit be lost."""
     row = {
         "id": new_id("out"),
         "project_id": job.project_id,

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from app.bodies.hooks import RuleLimits
 from app.db.hook import HookDelivery, HookProposal, HookVerdict, Rule
 from app.db.queries.connections import hooks
+from app.db.queries.round_robin import ProjectRoundRobin
 from app.db.queries.tenancy import projects
-from app.db.queries.turns import ProjectTurns
 from app.db.session import Database, clock
 from app.errors import AppError, QuotaExceeded
 from app.platform import loops
@@ -23,7 +23,7 @@ from app.platform.actor import Actor, acting
 from app.platform.ids import new_id
 from app.services import presets
 from app.services.hooks import guard, inbox
-from app.services.hooks.judging import Bench, Judgement, Wish, judge
+from app.services.hooks.decision import CandidateJob, Decision, EvaluationContext, decide
 from app.services.jobs import submit
 from app.services.plans import plans
 from app.settings import Settings
@@ -47,16 +47,16 @@ class Effect:
     worker_class: str | None = None
 
 
-def evaluate_next(database: Database, settings: Settings, turns: ProjectTurns | None = None) -> list[str] | None:
+def evaluate_next(database: Database, settings: Settings, rounds: ProjectRoundRobin | None = None) -> list[str] | None:
     """Hold the next delivery against the rules of its source, in one transaction; projects take turns.
 
-    Returns the worker classes to ring for; None when nothing is due. Killed anywhere, it has done nothing or all.
+    Returns the worker classes to notify; None when nothing is due. Killed anywhere, it has done nothing or all.
     Whatever a delivery raises, it is postponed, and given up in the end.
     """
     delivery_id = ""
     try:
         with database.unit_of_work() as session:
-            delivery = hooks.claim_due(session, clock(session), turns or ProjectTurns())
+            delivery = hooks.claim_due(session, clock(session), rounds or ProjectRoundRobin())
             if delivery is None:
                 return None
             delivery_id = delivery.id
@@ -104,13 +104,13 @@ def evaluate_delivery(session: Session, database: Database, settings: Settings, 
             continue
         hook = Actor("hook", rule.id, delivery.project_id, frozenset(rule.scopes), project.quotas if project else {})
         with acting(hook):
-            bench = Bench(session, database, settings, clock(session))
-            effect = _follow(bench, delivery, rule, judge(bench, rule, event))
-        if effect.outcome == "waiting" and bench.now > delivery.received_at + LONGEST_WAIT:
+            context = EvaluationContext(session, database, settings, clock(session))
+            effect = _follow(context, delivery, rule, decide(context, rule, event))
+        if effect.outcome == "waiting" and context.now > delivery.received_at + LONGEST_WAIT:
             effect = Effect("refused", effect.reason, f"{effect.detail}; it waited for a day")
         elif effect.outcome == "waiting":
             again.append(AGAIN[effect.reason])
-        _write(session, delivery, rule, before.get(rule.id), effect, now=bench.now)
+        _write(session, delivery, rule, before.get(rule.id), effect, now=context.now)
         if effect.worker_class:
             classes.add(effect.worker_class)
     now = clock(session)
@@ -122,22 +122,22 @@ def evaluate_delivery(session: Session, database: Database, settings: Settings, 
     return sorted(classes)
 
 
-def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, judgement: Judgement) -> Effect:
+def _follow(context: EvaluationContext, delivery: HookDelivery, rule: Rule, decision: Decision) -> Effect:
     """Do what was judged. The rule's row is held from here on, so that its limits hold whoever else evaluates."""
-    effect = Effect(judgement.outcome, judgement.reason, judgement.detail)
-    if judgement.candidate is None or judgement.outcome == "limited":
+    effect = Effect(decision.outcome, decision.reason, decision.detail)
+    if decision.candidate is None or decision.outcome == "limited":
         return effect
-    locked = hooks.lock_rule(bench.session, rule.id)
+    locked = hooks.lock_rule(context.session, rule.id)
     if locked is None:
         return Effect("ignored", "no-rule", "the rule was deleted")
-    now = clock(bench.session)
+    now = clock(context.session)
     if stop := guard.limited(locked, RuleLimits.model_validate(locked.limits), now=now):
         return Effect("limited", stop.reason, stop.detail)
     try:
-        if judgement.outcome == "job":
-            effect = _job(bench.session, delivery, rule, judgement, judgement.candidate, now=now)
-        elif judgement.outcome == "proposal":
-            effect = _propose(bench, delivery, rule, judgement, judgement.candidate, now=now)
+        if decision.outcome == "job":
+            effect = _job(context.session, delivery, rule, decision, decision.candidate, now=now)
+        elif decision.outcome == "proposal":
+            effect = _propose(context, delivery, rule, decision, decision.candidate, now=now)
     except QuotaExceeded as error:
         return Effect("waiting", "quota", error.detail)
     except AppError as error:
@@ -147,26 +147,32 @@ def _follow(bench: Bench, delivery: HookDelivery, rule: Rule, judgement: Judgeme
 
 
 def _job(
-    session: Session, delivery: HookDelivery, rule: Rule, judgement: Judgement, candidate: Wish, *, now: datetime
+    session: Session, delivery: HookDelivery, rule: Rule, decision: Decision, candidate: CandidateJob, *, now: datetime
 ) -> Effect:
     origin = {"rule_id": rule.id, "delivery_id": delivery.id}
     job = submit.new_job(delivery.project_id, candidate.request, candidate.sent, candidate.admitted, now)
     made = submit.write(session, job, candidate.request, candidate.admitted, None, origin, now)
-    return Effect("job", judgement.reason, judgement.detail, job_id=made.job_id, worker_class=job.worker_class)
+    return Effect("job", decision.reason, decision.detail, job_id=made.job_id, worker_class=job.worker_class)
 
 
 def _propose(
-    bench: Bench, delivery: HookDelivery, rule: Rule, judgement: Judgement, candidate: Wish, *, now: datetime
+    context: EvaluationContext,
+    delivery: HookDelivery,
+    rule: Rule,
+    decision: Decision,
+    candidate: CandidateJob,
+    *,
+    now: datetime,
 ) -> Effect:
     plan = plans.make(
-        bench.session, bench.settings, delivery.project_id, candidate.request, candidate.admitted, now=now
+        context.session, context.settings, delivery.project_id, candidate.request, candidate.admitted, now=now
     )
     row = HookProposal(
         id=new_id("prp"),
         project_id=delivery.project_id,
         delivery_id=delivery.id,
         rule_id=rule.id,
-        model=judgement.event.model,
+        model=decision.event.model,
         request=candidate.sent,
         plan_id=plan.id,
         state="waiting",
@@ -175,8 +181,8 @@ def _propose(
         decided_at=None,
         created_at=now,
     )
-    bench.session.add(row)
-    return Effect("proposal", judgement.reason, judgement.detail, proposal_id=row.id)
+    context.session.add(row)
+    return Effect("proposal", decision.reason, decision.detail, proposal_id=row.id)
 
 
 def _write(

@@ -18,7 +18,7 @@ from app.db.hook import Rule
 from app.db.queries.connections import publications
 from app.db.queries.jobs import jobs
 from app.integrations.shared.hooks import RegistryEvent
-from app.integrations.systems import TARGETS, place_of
+from app.integrations.systems import TARGETS, target_name
 
 TAG: Final = "espalier."
 """Begins every tag that a publication leaves."""
@@ -73,7 +73,7 @@ def _is_about(target: dict[str, Any], model: str, event: RegistryEvent) -> bool:
     if target.get("kind") != source.get("kind"):
         return False
     # A registry whose versions lie side by side takes the source's own name where none is given.
-    return event.model == (place_of(target) or model)
+    return event.model == (target_name(target) or model)
 
 
 def limited(rule: Rule, limits: RuleLimits, *, now: datetime) -> Stop | None:

@@ -51,7 +51,7 @@ def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProp
             origin = {"proposal_id": row.id, "rule_id": row.rule_id, "delivery_id": row.delivery_id}
             job = submit.new_job(project_id, request, sent, admitted, now)
             row.job_id = submit.write(session, job, request, admitted, None, origin, now).job_id
-    resources.doorbell.ring(admitted.worker_class)
+    resources.notifier.notify(admitted.worker_class)
     return row
 
 

@@ -18,7 +18,7 @@ from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.admission.admit import refused
 from app.services.hooks import inbox
-from app.services.hooks.judging import Bench, Judgement, judge
+from app.services.hooks.decision import Decision, EvaluationContext, decide
 from app.services.hooks.problems import problems_of
 from app.services.hooks.template import STANDINS, Unfilled, spec_of
 from app.services.idempotency import Key
@@ -111,12 +111,12 @@ def delete(resources: Resources, project_id: str, rule_id: str) -> None:
         audit.record(session, "rule.delete", rule_id, now=clock(session))
 
 
-def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> Judgement:
+def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> Decision:
     """Say what a rule would make of a delivery, as of now; nothing is written."""
     with resources.database.reading() as session:
         rule = _require(session, project_id, rule_id)
         event = _event(session, rule, request)
-        return judge(Bench(session, resources.database, resources.settings, clock(session)), rule, event)
+        return decide(EvaluationContext(session, resources.database, resources.settings, clock(session)), rule, event)
 
 
 def _event(session: Session, rule: Rule, request: RuleTrial) -> RegistryEvent:

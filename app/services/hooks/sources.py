@@ -21,7 +21,7 @@ from app.services import idempotency
 from app.services.hooks.receivers import receiver_of
 from app.services.idempotency import Key
 from app.services.resources import Resources
-from app.services.tenancy.sealing import CannotOpen, seal, unseal
+from app.services.tenancy.encryption import DecryptionError, decrypt, encrypt
 from app.settings import Settings
 from espalier.errors import Problem
 
@@ -40,7 +40,7 @@ def create(
             project_id=project_id,
             kind=request.kind,
             name=request.name,
-            secret=seal(resources.settings, secret),
+            secret=encrypt(resources.settings, secret),
             old_secret=None,
             old_secret_until=None,
             cursor=None,
@@ -56,7 +56,7 @@ def create(
 def again(resources: Resources, project_id: str, source_id: str) -> tuple[HookSource, str]:
     """Return what an equal call has made, with its secret; raises NotFound."""
     row = get(resources, project_id, source_id)
-    return row, unseal(resources.settings, row.secret) if row.secret else ""
+    return row, decrypt(resources.settings, row.secret) if row.secret else ""
 
 
 def _secret(receiver: Receiver, given: str | None) -> str:
@@ -103,7 +103,7 @@ def rotate(resources: Resources, project_id: str, source_id: str, request: Secre
         row.old_secret, row.old_secret_until = row.secret, now + timedelta(seconds=request.overlap_seconds)
         if request.overlap_seconds == 0:
             row.old_secret = row.old_secret_until = None
-        row.secret = seal(resources.settings, secret)
+        row.secret = encrypt(resources.settings, secret)
     return row, secret
 
 
@@ -113,8 +113,8 @@ def secrets_of(settings: Settings, row: HookSource, *, now: datetime) -> list[st
     if row.old_secret_until is not None and now < row.old_secret_until:
         sealed.append(row.old_secret)
     try:
-        return [unseal(settings, one) for one in sealed if one]
-    except CannotOpen:
+        return [decrypt(settings, one) for one in sealed if one]
+    except DecryptionError:
         log.warning("a hook's secret cannot be opened: ESPALIER_CREDENTIALS_KEY has changed", source_id=row.id)
         return []
 

@@ -71,7 +71,7 @@ def add(
     session.flush()
     created = {"name": child.name, "model": child.model, "method": child.method, "parent_id": parent.id}
     events.append(session, child, [("job.created", created), ("job.queued", {"reason": "submitted"})], now=now)
-    outbox.add_bell(session, child, now=now)
+    outbox.add_wake_up_signal(session, child, now=now)
     return child
 
 
@@ -102,5 +102,5 @@ def retry_all(session: Session, parent_id: str, *, now: datetime) -> None:
             child.max_attempts, child.forgiven_seconds = child.max_attempts + child.attempt, child.running_seconds
             events.move(session, child, "queued", [("job.queued", {"reason": "retried"})], now=now)
             child.wait_reason = "capacity"
-            outbox.add_bell(session, child, now=now)
+            outbox.add_wake_up_signal(session, child, now=now)
             retry_all(session, child.id, now=now)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.bodies.control import JobPatch, Retry
-from app.db.job import PRIORITIES, Job, turn_of
+from app.db.job import PRIORITIES, Job, queue_rank
 from app.db.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
 from app.db.queries.jobs import events, jobs
 from app.db.queries.jobs.events import NewEvent
@@ -58,7 +58,7 @@ def resume(resources: Resources, project_id: str, job_id: str) -> None:
         target = _target(job, "resume")
         _queue(session, job, target, [("job.resumed", {}), ("job.queued", {"reason": "resumed"})], now)
         projects.admit_queued(session, actors.current(), project_id)
-    resources.doorbell.ring(job.worker_class)
+    resources.notifier.notify(job.worker_class)
 
 
 def retry(resources: Resources, project_id: str, job_id: str, request: Retry) -> None:
@@ -84,7 +84,7 @@ def retry(resources: Resources, project_id: str, job_id: str, request: Retry) ->
         _queue(session, job, target, [("job.queued", {"reason": "retried", "from": request.from_})], now)
         children.retry_all(session, job.id, now=now)
         projects.admit_queued(session, actors.current(), project_id)
-    resources.doorbell.ring(job.worker_class)
+    resources.notifier.notify(job.worker_class)
 
 
 def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None:
@@ -154,12 +154,12 @@ def _refusal(job: Job, participle: str) -> str:
 def _queue(session: Session, job: Job, target: JobState, new_events: list[NewEvent], now: datetime) -> None:
     events.move(session, job, target, new_events, now=now)
     job.wait_reason = "capacity"
-    outbox.add_bell(session, job, now=now)
+    outbox.add_wake_up_signal(session, job, now=now)
 
 
 def _set_priority(job: Job, priority: str) -> None:
     job.priority = PRIORITIES[priority]
-    job.turn = turn_of(job.created_at, job.priority)
+    job.turn = queue_rank(job.created_at, job.priority)
 
 
 def _merged(labels: dict[str, Any], patch: dict[str, str | None]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from app.db.job import Attempt, Event, Job
 from app.db.lifecycle import LEASED
-from app.db.queries.jobs import feed, reads
+from app.db.queries.jobs import event_stream, reads
 from app.db.queries.jobs import jobs as job_queries
-from app.db.queries.jobs.feed import Head
+from app.db.queries.jobs.event_stream import JobCursor
 from app.db.queries.jobs.jobs import Filters
 from app.db.result import Artifact, LayerRow, LogLine
 from app.db.session import Database, clock
@@ -82,10 +82,10 @@ def _require(session: Session, project_id: str, job_id: str) -> Job:
     return row
 
 
-def head(database: Database, project_id: str, job_id: str) -> Head:
+def head(database: Database, project_id: str, job_id: str) -> JobCursor:
     """Return a job's state and newest seq; raises NotFound."""
     with database.reading() as session:
-        row = feed.head(session, project_id, job_id)
+        row = event_stream.head(session, project_id, job_id)
     if row is None:
         raise NotFound
     return row

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.bodies.job import JobRequest
 from app.db.job import PRIORITIES, Job
 from app.db.queries.jobs import events
-from app.db.queries.queue import places
+from app.db.queries.queue import queue_position
 from app.db.queries.tenancy import audit
 from app.db.session import clock
 from app.errors import AppError
@@ -24,9 +24,9 @@ from app.services.admission.admit import Admitted, Desk
 from app.services.events import outbox
 from app.services.jobs import rights
 from app.services.jobs.reads import JobReading
-from app.services.plans import cautions, fitting, plans
+from app.services.plans import cautions, memory_warnings, plans
 from app.services.resources import Resources
-from app.services.reuse import adoption, equal_work
+from app.services.reuse import deduplication, result_reuse
 from app.services.tenancy import projects
 from espalier.recipe import presets
 from espalier.recipe.spec import ENGINE_VERSION
@@ -52,7 +52,7 @@ def submit(
     *,
     cloned_from: str | None = None,
 ) -> Future[Submitted]:
-    """Make a job of a valid request, once per Idempotency-Key: job, events and bell in one transaction.
+    """Make a job of a valid request, once per Idempotency-Key: job, events and wake-up signal in one transaction.
 
     What must be refused before a row is read is raised at once; the rest comes with the future.
     """
@@ -91,11 +91,11 @@ def write(
     with session.no_autoflush:  # keys refer to nothing that waits in the session
         if key and (earlier_id := idempotency.earlier(session, key, now=now)):
             return Submitted(earlier_id, replayed=True)
-    known = admitted.recognised
-    done = equal_work.place(session, job, known, request.reuse) if known else None
+    known = admitted.identified
+    done = deduplication.place(session, job, known, request.reuse) if known else None
     spec, facts = (known.spec, known.facts) if known else (admitted.spec, admitted.facts)
     if done is None and spec is not None and facts is not None:
-        fitting.require(session, job.worker_class, request, spec, facts, now=now)
+        memory_warnings.require(session, job.worker_class, request, spec, facts, now=now)
     job.warnings = cautions.of(session, job.project_id, job.worker_class, request, spec, facts)
     plans.check(session, job.project_id, request, now=now)
     projects.admit_priority(session, admitted.mode, job.project_id, request.priority)
@@ -108,12 +108,12 @@ def write(
     audit.record(session, "job.create", job.id, now=now)
     if done is not None:
         events.begin(session, job, [("job.created", created)], now=now)
-        adoption.born(session, job, done, now=now)
+        result_reuse.begin_with_result(session, job, done, now=now)
         return Submitted(job.id, reused=True)
     queued = {"reason": "submitted", **({"waits_for": job.waits_for} if job.waits_for else {})}
     events.begin(session, job, [("job.created", created), ("job.queued", queued)], now=now)
-    outbox.add_bell(session, job, now=now)
-    return Submitted(job.id, reading=JobReading(job, now, None, places.of_new(session, job)))
+    outbox.add_wake_up_signal(session, job, now=now)
+    return Submitted(job.id, reading=JobReading(job, now, None, queue_position.of_new(session, job)))
 
 
 def desk(resources: Resources, project_id: str) -> Desk:
@@ -129,12 +129,12 @@ def admitted_of(resources: Resources, project_id: str, request: JobRequest, at: 
     at = at or desk(resources, project_id)
     admitted = at.admit(request)
     with resources.database.reading() as session:
-        return replace(admitted, recognised=equal_work.recognise(session, project_id, request, admitted.spec, at))
+        return replace(admitted, identified=deduplication.identify(session, project_id, request, admitted.spec, at))
 
 
 def _ring(resources: Resources, written: Future[Submitted]) -> None:
     if written.exception() is None and (reading := written.result().reading) is not None:
-        resources.doorbell.ring(reading.job.worker_class)
+        resources.notifier.notify(reading.job.worker_class)
 
 
 def _done(submitted: Submitted) -> Future[Submitted]:

@@ -15,7 +15,7 @@ from app.db.job import Job
 from app.db.queries.jobs import reads
 from app.db.queries.jobs.jobs import newest_measured
 from app.integrations.systems import read_source
-from app.services.admission import known
+from app.services.admission import source_cache
 from espalier.memory import work
 from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
@@ -57,7 +57,7 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
     beside: list[float] = []
     counted = 0
     for job in newest_measured(session, project_id, worker_class, limit=SAMPLE_JOBS):
-        model = known.model(session, project_id, _pinned(job))
+        model = source_cache.model(session, project_id, _pinned(job))
         if model is None:
             continue
         assert job.resolved_spec is not None

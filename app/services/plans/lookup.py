@@ -7,9 +7,9 @@ from typing import Any
 from app.bodies.job import JobRequest
 from app.db.session import clock
 from app.errors import ModelRefused
-from app.integrations.shared.sources import Inspection, ModelSource
+from app.integrations.shared.sources import ModelSource, SourceInspection
 from app.services import uploads
-from app.services.admission import bounded, known
+from app.services.admission import bounded, source_cache
 from app.services.admission.admit import admit
 from app.services.resources import Resources
 from espalier.errors import SourceRefused
@@ -36,7 +36,7 @@ _UNKNOWN: dict[str, Any] = dict.fromkeys(
 def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[str, Any]:
     """Describe a source: read where it lies here, remembered at a commit that was met, or asked for at the Hub."""
     with resources.database.reading() as session:
-        met = known.model(session, project_id, source.model_dump(mode="json"))
+        met = source_cache.model(session, project_id, source.model_dump(mode="json"))
     facts, revision = (met.facts, met.revision) if met else (None, None)
     try:
         if facts is None and (inspection := inspect(resources, project_id, source)) is not None:
@@ -60,19 +60,19 @@ def resolve(resources: Resources, project_id: str, source: ModelSource) -> dict[
     return {**shown, "revision": revision, "resolved": True, "supported": True, "why_not": None, "warnings": []}
 
 
-def inspect(resources: Resources, project_id: str, source: ModelSource) -> Inspection | None:
+def inspect(resources: Resources, project_id: str, source: ModelSource) -> SourceInspection | None:
     """Ask what a model is, and remember it at its revision; raises SourceRefused for what no job can work on."""
     inspection = source.inspect(resources.settings, bounded, owner=project_id)
     if inspection is not None and inspection.facts is not None and inspection.revision is not None:
-        key = known.source_key(source.at(inspection.revision).model_dump(mode="json"))
+        key = source_cache.source_key(source.at(inspection.revision).model_dump(mode="json"))
         assert key is not None, "what can be looked at without a login is pinned by its revision"
         document = {"revision": inspection.revision, "facts": inspection.facts.model_dump(mode="json")}
         with resources.database.unit_of_work() as session:
-            known.remember(session, project_id, {key: document}, now=clock(session))
+            source_cache.remember(session, project_id, {key: document}, now=clock(session))
     return inspection
 
 
-def _as_unsupported(inspection: Inspection) -> dict[str, Any]:
+def _as_unsupported(inspection: SourceInspection) -> dict[str, Any]:
     kind = inspection.shown.get("model_type")
     refused = kind is not None and kind not in FAMILIES
     return {

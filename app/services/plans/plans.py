@@ -17,12 +17,12 @@ from app.db.session import clock
 from app.errors import InvalidRequest, ModelRefused, NotFound
 from app.platform.ids import new_id
 from app.services import idempotency, uploads
-from app.services.admission import known, routing
+from app.services.admission import routing, source_cache
 from app.services.admission.admit import Admitted, Desk
 from app.services.idempotency import Key
-from app.services.plans import cautions, estimates, fitting, lookup
+from app.services.plans import cautions, estimates, lookup, memory_warnings
 from app.services.resources import Resources
-from app.services.reuse import equal_work
+from app.services.reuse import deduplication
 from app.settings import Settings
 from espalier import memory
 from espalier.errors import Problem, SourceRefused
@@ -81,24 +81,24 @@ def make(
     pinned: PinnedRequest | None = None,
 ) -> Plan:
     """Write down what an admitted request would take; `pinned`: what the Hub was asked about its source."""
-    recognised = admitted.recognised
-    spec = recognised.spec if recognised else admitted.spec
-    facts = admitted.facts or (recognised.facts if recognised else None)
+    identified = admitted.identified
+    spec = identified.spec if identified else admitted.spec
+    facts = admitted.facts or (identified.facts if identified else None)
     done = (
-        reuse.done(session, project_id, recognised.work_hash, but="") if recognised and recognised.work_hash else None
+        reuse.done(session, project_id, identified.work_hash, but="") if identified and identified.work_hash else None
     )
     worker_class = routing.worker_class(settings, spec, facts)
     document = {
         "resolved_spec": spec.model_dump(mode="json") if spec else None,
-        "resolved_revision": recognised.revision if recognised else None,
+        "resolved_revision": identified.revision if identified else None,
         "worker_class": worker_class,
         "queue_position": 1 + jobs.count_queued(session, project_id, worker_class),
         "reusable_job_id": done.id if done else None,
         **_estimate(session, project_id, worker_class, spec, facts, pinned.warning if pinned else None, now=now),
     }
     if spec and facts:
-        fitting.require(session, worker_class, request, spec, facts, now=now)
-        short = fitting.warnings(session, settings, worker_class, spec, facts, request.limits, now=now)
+        memory_warnings.require(session, worker_class, request, spec, facts, now=now)
+        short = memory_warnings.warnings(session, settings, worker_class, spec, facts, request.limits, now=now)
         document["warnings"] = [*short, *document["warnings"]]
     document["warnings"] += cautions.of(session, project_id, worker_class, request, spec, facts)
     plan = Plan(
@@ -120,15 +120,15 @@ def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tup
     pinned = _pinned_request(resources, project_id, request)
     seen = pinned.request if pinned else request
     with resources.database.reading() as session:
-        recognised = equal_work.recognise(session, project_id, seen, admitted.spec, desk)
-    return replace(admitted, recognised=recognised), pinned
+        identified = deduplication.identify(session, project_id, seen, admitted.spec, desk)
+    return replace(admitted, identified=identified), pinned
 
 
 def _pinned_request(resources: Resources, project_id: str, request: JobRequest) -> PinnedRequest | None:
     """Ask about a remote model that nobody has met; raises ModelRefused for what no job could work on."""
     source = request.source
     with resources.database.reading() as session:
-        if known.model(session, project_id, source.model_dump(mode="json")):
+        if source_cache.model(session, project_id, source.model_dump(mode="json")):
             return None
     try:
         inspection = lookup.inspect(resources, project_id, source)
@@ -183,12 +183,12 @@ def _estimate(
         warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
     rates = estimates.rates(session, project_id, worker_class)
-    device = fitting.device_of(session, worker_class, now=now) or "cpu"
+    device = memory_warnings.device_of(session, worker_class, now=now) or "cpu"
     held = memory.estimate(
         facts.shape,
         spec,
         itemsize=memory.itemsize_of(spec.compute_dtype, device=device),
-        text_bytes=fitting.text_bytes(session, spec),
+        text_bytes=memory_warnings.text_bytes(session, spec),
     )
     phases = [
         {

@@ -27,8 +27,8 @@ from app.services.admission.admit import Admitted, Desk
 from app.services.jobs import children, rights
 from app.services.jobs import submit as jobs
 from app.services.resources import Resources
-from app.services.reuse import equal_work
-from app.services.sweeps.fronts import unbeaten
+from app.services.reuse import deduplication
+from app.services.sweeps.pareto import pareto_front
 from espalier.errors import Problem
 from espalier.recipe.base import canonical
 
@@ -78,7 +78,7 @@ def create(
         )
         if key and (earlier_id := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
             return earlier_id, True
-        equal_work.look_ahead(session, project_id, [known for _, _, known in admitted])
+        deduplication.look_ahead(session, project_id, [known for _, _, known in admitted])
         with deferring(session):
             sweep.points = [
                 {"job_id": _add(session, sweep, body, point, known, now=now), "values": point.values}
@@ -86,7 +86,7 @@ def create(
             ]
             session.add(sweep)
         audit.record(session, "sweep.create", sweep.id, now=now)
-    resources.doorbell.ring(admitted[0][2].worker_class)
+    resources.notifier.notify(admitted[0][2].worker_class)
     return sweep.id, False
 
 
@@ -213,8 +213,8 @@ def pareto(reading: SweepReading, x: str, metric: str | None) -> tuple[str | Non
         if lost is not None:
             candidates.append((job.id, point["values"], _measure(report, job, x), lost))
     sign = -1.0 if x == "sparsity" else 1.0
-    marks = unbeaten([(sign * at, lost) for _, _, at, lost in candidates])
-    return metric, [ParetoPoint(*fields, front) for fields, front in zip(candidates, marks, strict=True)]
+    on_front = pareto_front([(sign * at, lost) for _, _, at, lost in candidates])
+    return metric, [ParetoPoint(*fields, front) for fields, front in zip(candidates, on_front, strict=True)]
 
 
 def _measure(report: dict[str, Any], job: Job, x: str) -> float:

@@ -14,7 +14,7 @@ from app.db.tenancy import Credential
 from app.errors import NotFound
 from app.integrations.shared.logins import Doing
 from app.integrations.systems import LOGINS
-from app.services.tenancy.sealing import CannotOpen, seal, unseal
+from app.services.tenancy.encryption import DecryptionError, decrypt, encrypt
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ def put(
     database: Database, settings: Settings, project_id: str, kind: str, secret: BaseModel, *, hint: str
 ) -> Credential:
     """Seal a secret and keep it in place of the one before."""
-    sealed = seal(settings, secret.model_dump_json())
+    sealed = encrypt(settings, secret.model_dump_json())
     with database.unit_of_work() as session:
         now = clock(session)
         row = credentials.put(session, project_id, kind, sealed=sealed, hint=hint, now=now)
@@ -55,8 +55,8 @@ def opened(database: Database, settings: Settings, project_id: str, kind: str) -
     if row is None:
         return {}
     try:
-        secrets: dict[str, str] = json.loads(unseal(settings, row.sealed))
-    except CannotOpen:
+        secrets: dict[str, str] = json.loads(decrypt(settings, row.sealed))
+    except DecryptionError:
         log.warning("a credential cannot be opened: ESPALIER_CREDENTIALS_KEY has changed", kind=kind)
         return {}
     return secrets

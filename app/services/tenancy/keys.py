@@ -37,7 +37,7 @@ def digest(token: str, settings: Settings) -> str:
     return hmac.new(pepper, token.encode(), hashlib.sha256).hexdigest()
 
 
-class Doorman:
+class ApiKeyAuthenticator:
     """Verifies keys of one process: believes what it verified a moment ago, and counts each key's requests."""
 
     def __init__(self, database: Database, settings: Settings) -> None:

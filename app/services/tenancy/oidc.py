@@ -22,7 +22,7 @@ from app.db.queries.tenancy import projects
 from app.db.session import Database
 from app.errors import AppError
 from app.platform.actor import Actor
-from app.services.tenancy.sealing import CannotOpen, seal, unseal
+from app.services.tenancy.encryption import DecryptionError, decrypt, encrypt
 from app.settings import Settings
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -83,14 +83,14 @@ class Attempt:
 
     def sealed(self, settings: Settings) -> str:
         """Return the value of its cookie."""
-        return seal(settings, json.dumps(asdict(self)))
+        return encrypt(settings, json.dumps(asdict(self)))
 
     @classmethod
     def opened(cls, settings: Settings, cookie: str, state: str) -> Attempt:
         """Return the attempt of a cookie that a provider's answer belongs to; raises SignInFailed."""
         try:
-            attempt = cls(**json.loads(unseal(settings, cookie)))
-        except (CannotOpen, ValueError, TypeError):
+            attempt = cls(**json.loads(decrypt(settings, cookie)))
+        except (DecryptionError, ValueError, TypeError):
             raise SignInFailed("This browser has not begun a sign-in, or has ended it: begin again.") from None
         if not hmac.compare_digest(attempt.state.encode(), state.encode()):
             raise SignInFailed("The answer belongs to another sign-in: begin again.")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.errors import NotReady, TooManyRequests
-from app.services.admission import bounded, remembered
+from app.services.admission import bounded, probe_cache
 from espalier.errors import SourceRefused, UnsafeSource, UnsupportedArchitecture
 from espalier.probe import facts, headers
 from tests.app.services.spelled_out import SPELLED_OUT, mixture
@@ -101,13 +101,13 @@ def test_a_project_has_one_model_read_at_a_time_and_keeps_nobody_waiting(
     folder = write_model(tmp_path)
     monkeypatch.setattr(bounded, "SMALL_BYTES", 0)
     monkeypatch.setattr(bounded, "WAIT_SECONDS", 0.01)
-    with bounded.turn("a"):
+    with bounded.reading_permit("a"):
         with pytest.raises(TooManyRequests):
             bounded.probe(folder, owner="a")
         assert bounded.probe(folder, owner="b").model_type == "llama"
         with ExitStack() as others:
             for number in range(1, bounded.AT_ONCE):
-                others.enter_context(bounded.turn(str(number)))
+                others.enter_context(bounded.reading_permit(str(number)))
             with pytest.raises(NotReady):
                 bounded.probe(folder, owner="b")
     assert bounded.probe(folder, owner="a").model_type == "llama"
@@ -128,9 +128,9 @@ def test_an_index_of_any_size_is_read_elsewhere(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "SMALL_BYTES", 0)
     folder = write_model(tmp_path)
-    found = remembered.probe_again(folder)
+    found = probe_cache.probe_cached(folder)
     monkeypatch.setattr(bounded, "ask", pytest.fail)
-    assert remembered.probe_again(folder) == found
+    assert probe_cache.probe_cached(folder) == found
 
 
 def test_headers_count_without_being_read(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class _Parts:
     database = property(lambda _: 1 / 0)
 
     @property
-    def doorbell(self) -> Any:
+    def notifier(self) -> Any:
         return self
 
     @property

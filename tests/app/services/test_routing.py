@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.services.admission import routing
-from app.services.admission.remembered import probe_again
+from app.services.admission.probe_cache import probe_cached
 from app.settings import Settings
 from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.probe import ModelFacts, probe
@@ -82,7 +82,7 @@ def test_a_job_moves_on_when_its_model_turns_out_larger(facts: ModelFacts) -> No
 def test_a_folder_is_probed_again_when_a_file_is_another(tmp_path: Path) -> None:
     for file in DEMO_MODEL.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    first = probe_again(tmp_path)
-    assert probe_again(tmp_path) is first
+    first = probe_cached(tmp_path)
+    assert probe_cached(tmp_path) is first
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
-    assert probe_again(tmp_path).licence == "mit"
+    assert probe_cached(tmp_path).licence == "mit"

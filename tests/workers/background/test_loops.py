@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from app.db.commits import GroupCommit
 from app.platform import loops
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.settings import Settings
 from tests.fixtures.workers.runs import Bench
 from tests.workers.background.faults import FAULTS
@@ -104,10 +104,10 @@ def _commits() -> None:
     made._run(over)
 
 
-def _doorbell() -> None:
-    made = object.__new__(Doorbell)
+def _notifier() -> None:
+    made = object.__new__(WorkNotifier)
     made._over = Now()
-    made._ring_next = breaking(made._over.set)  # type: ignore[method-assign]
+    made._notify_next = breaking(made._over.set)  # type: ignore[method-assign]
     made._run()
 
 
@@ -121,7 +121,7 @@ def _lead() -> None:
 
 LOOPS: dict[str, Callable[[], None]] = {
     "app/db/commits.py": _commits,
-    "app/queue.py": _doorbell,
+    "app/queue.py": _notifier,
     "workers/reconciler.py": _lead,
     "workers/background/deliver.py": _plain(Dispatcher, "dispatch"),
     "workers/background/hooks.py": _plain(Evaluator, "work_once"),
@@ -193,7 +193,7 @@ def test_threads_run_side_by_side_until_one_event_stops_them_all() -> None:
 THREADS_OF_THEIR_OWN = {
     "app/db/commits.py": "each ends for itself, when nothing waits any more",
     "app/platform/loops.py": "the helper",
-    "app/queue.py": "one, which a bell that is none ends",
+    "app/queue.py": "one, which a signal that is none ends",
     "workers/main.py": "the loop, which ends when it is drained",
     "workers/processes/process.py": "pipes, which end with the child",
 }

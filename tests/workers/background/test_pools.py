@@ -19,9 +19,9 @@ from app.db.session import clock
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.integrations.mlflow.events import version_created
 from app.platform import outbound
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.services.hooks import evaluation
-from app.services.tenancy.sealing import seal
+from app.services.tenancy.encryption import encrypt
 from tests.fixtures.suite.patience import Patience
 from tests.fixtures.workers.runs import Bench, job_fields
 from workers.background import deliver
@@ -59,7 +59,7 @@ def rows(session: Session, table: type[Base], project: str, **fields: object) ->
 def webhooks(bench: Bench, project: str) -> None:
     """Give every one of a project's endpoints a message that is due."""
     with bench.database.unit_of_work() as session:
-        now, secret = clock(session), seal(bench.settings, "whsec_" + "A" * 32)
+        now, secret = clock(session), encrypt(bench.settings, "whsec_" + "A" * 32)
         rows(
             session,
             WebhookEndpoint,
@@ -213,7 +213,7 @@ def test_the_one_event_of_a_project_is_evaluated_next_beside_a_thousand_of_anoth
                 next_at=now,
                 received_at=now,
             )
-    evaluator = Evaluator(bench.database, cast(Doorbell, None), bench.settings)
+    evaluator = Evaluator(bench.database, cast(WorkNotifier, None), bench.settings)
     assert [evaluator.work_once() for _ in range(3)] == [True] * 3
     assert sorted(done[:2]) == sorted(PROJECTS)
     with bench.database.reading() as session:

@@ -15,9 +15,9 @@ from app.db.queries.queue import leases
 from app.db.session import Database, clock
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from tests.fixtures.workers.claims import worker
-from tests.fixtures.workers.reconcilers import RecordedBell
+from tests.fixtures.workers.reconcilers import RecordedNotifier
 from tests.fixtures.workers.runs import Bench
 from workers.background import reconcile
 from workers.background.reconcile import Reconciler
@@ -26,13 +26,13 @@ from workers.reconciler import FileLead, PostgresLead
 
 
 @pytest.fixture
-def bell() -> RecordedBell:
-    return RecordedBell()
+def notifier() -> RecordedNotifier:
+    return RecordedNotifier()
 
 
 @pytest.fixture
-def reconciler(bench: Bench, bell: RecordedBell) -> Reconciler:
-    return Reconciler(bench.database, bench.store, cast(Doorbell, bell))
+def reconciler(bench: Bench, notifier: RecordedNotifier) -> Reconciler:
+    return Reconciler(bench.database, bench.store, cast(WorkNotifier, notifier))
 
 
 def lose(bench: Bench, script: str = "steady", **fields: object) -> str:
@@ -125,7 +125,9 @@ def test_a_job_that_waits_longer_than_it_may_expires(bench: Bench, reconciler: R
     assert bench.events(hasty)[-1].type == "job.expired"
 
 
-def test_a_job_that_nobody_heard_of_is_rung_for_again(bench: Bench, reconciler: Reconciler, bell: RecordedBell) -> None:
+def test_a_job_that_nobody_heard_of_is_rung_for_again(
+    bench: Bench, reconciler: Reconciler, notifier: RecordedNotifier
+) -> None:
     fresh = bench.add(worker_class="fresh")
     with bench.database.reading() as session:
         queued_at = clock(session) - timedelta(seconds=60)
@@ -133,11 +135,11 @@ def test_a_job_that_nobody_heard_of_is_rung_for_again(bench: Bench, reconciler: 
     bench.add(queued_at=queued_at, worker_class="later", not_before=queued_at + timedelta(seconds=600))
     reconciler.ring_again()
     reconciler.ring_again()
-    assert bell.rung == ["default"]
+    assert notifier.notified == ["default"]
     assert bench.job(fresh).state == "queued"
 
 
-def test_the_outbox_is_delivered_once(bench: Bench, reconciler: Reconciler, bell: RecordedBell) -> None:
+def test_the_outbox_is_delivered_once(bench: Bench, reconciler: Reconciler, notifier: RecordedNotifier) -> None:
     with bench.database.unit_of_work() as session:
         for _ in range(3):
             session.add(
@@ -152,7 +154,7 @@ def test_the_outbox_is_delivered_once(bench: Bench, reconciler: Reconciler, bell
             )
     assert reconciler.deliver() == 3
     assert reconciler.deliver() == 0
-    assert bell.rung == ["gpu"]
+    assert notifier.notified == ["gpu"]
 
 
 def test_old_files_that_no_row_names_are_collected(bench: Bench, reconciler: Reconciler) -> None:
@@ -199,7 +201,7 @@ def test_idempotency_keys_are_forgotten_after_a_day(bench: Bench, reconciler: Re
 
 
 def test_bells_that_nobody_hears_become_rare(
-    bench: Bench, reconciler: Reconciler, bell: RecordedBell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, reconciler: Reconciler, notifier: RecordedNotifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.set(bench.add(), queued_at=datetime(2020, 1, 1, tzinfo=UTC))
     seconds = iter(range(10, 3610, 10))
@@ -207,7 +209,7 @@ def test_bells_that_nobody_hears_become_rare(
     monkeypatch.setattr(reconcile, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     for _ in range(360):
         reconciler.ring_again()
-    assert 10 <= len(bell.rung) <= 25
+    assert 10 <= len(notifier.notified) <= 25
 
 
 def test_one_reconciler_leads_and_another_takes_over(database: Database) -> None:

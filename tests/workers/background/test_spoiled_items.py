@@ -20,7 +20,7 @@ from app.db.session import clock
 from app.db.webhook import WebhookDelivery
 from app.platform import loops, outbound
 from app.platform.ids import new_id
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.services.hooks import evaluation
 from tests.fixtures.service.rows import queued_webhook
 from tests.fixtures.workers.claims import worker
@@ -136,7 +136,7 @@ def test_a_registry_event_that_breaks_us_is_given_up_in_the_end_and_others_are_e
         return []
 
     monkeypatch.setattr(evaluation, "evaluate_delivery", evaluate)
-    evaluator = Evaluator(database, cast(Doorbell, None), sqlite_bench.settings)
+    evaluator = Evaluator(database, cast(WorkNotifier, None), sqlite_bench.settings)
     for _ in range(loops.MOST_ATTEMPTS + 1):
         while evaluator.work_once():
             pass
@@ -230,7 +230,7 @@ def test_a_lost_job_that_breaks_us_fails_in_the_end_and_others_are_recovered(
         real(session, job, *rest, **named)
 
     monkeypatch.setattr(transitions, "finish_with_error", finish)
-    healer = Reconciler(database, sqlite_bench.store, cast(Doorbell, None))
+    healer = Reconciler(database, sqlite_bench.store, cast(WorkNotifier, None))
     assert healer.recover() == 1
     assert [sqlite_bench.job(job).state for job in jobs] == ["running", "queued"]
     for _ in range(loops.MOST_ATTEMPTS):
@@ -248,7 +248,7 @@ def test_jobs_that_are_postponed_keep_no_place_before_the_others(
     jobs = sorted(sqlite_bench.add() for _ in range(3))
     for job in jobs:
         sqlite_bench.set(job, pending_until=datetime(2020, 1, 1, tzinfo=UTC))
-    healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(Doorbell, None))
+    healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(WorkNotifier, None))
     healer.postponed = dict.fromkeys(jobs[:2], (1, time.monotonic() + 1000))
     assert healer.expire() == 1
     assert [sqlite_bench.job(job).state for job in jobs] == ["queued", "queued", "expired"]
@@ -257,7 +257,7 @@ def test_jobs_that_are_postponed_keep_no_place_before_the_others(
 def test_a_step_that_breaks_does_not_keep_the_reconciler_from_the_others(
     sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(Doorbell, None))
+    healer = Reconciler(sqlite_bench.database, sqlite_bench.store, cast(WorkNotifier, None))
     done: list[str] = []
     for number, step in enumerate(("recover", "end_orphans", "wake", "expire", "mark_quotas", "deliver", "ring_again")):
 

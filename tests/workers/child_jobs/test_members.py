@@ -12,7 +12,7 @@ from app.db.job import Job
 from app.db.queries.jobs import reuse
 from app.services.jobs import control
 from app.services.resources import Resources
-from tests.fixtures.workers.reconcilers import RecordedBell, reconciler
+from tests.fixtures.workers.reconcilers import RecordedNotifier, reconciler
 from tests.fixtures.workers.results import artifacts, types
 from tests.fixtures.workers.runs import Bench
 from workers.supervisor.worker_loop import WorkerLoop
@@ -37,7 +37,7 @@ def children(bench: Bench, parent: str) -> list[Job]:
 @pytest.fixture
 def resources(sqlite_bench: Bench) -> Resources:
     bench = sqlite_bench
-    return Resources(bench.settings, bench.database, bench.store, RecordedBell(), GroupCommit(bench.database))  # type: ignore[arg-type]
+    return Resources(bench.settings, bench.database, bench.store, RecordedNotifier(), GroupCommit(bench.database))  # type: ignore[arg-type]
 
 
 def test_one_slot_carries_a_parent_and_its_children_to_the_end(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from redis import Redis
 from sqlalchemy import select
 
 from app.db.job import Job, Worker
-from app.queue import Doorbell, make_celery
+from app.queue import WorkNotifier, make_celery
 from tests.fixtures.suite.patience import Patience, outlive
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(params=["folder", "redis"])
 def broker_url(request: pytest.FixtureRequest) -> str:
-    """A bell of each kind."""
+    """A broker of each kind."""
     return "" if request.param == "folder" else str(request.getfixturevalue("redis_url"))
 
 
@@ -81,16 +81,16 @@ def wait_until_idle(bench: Bench, job: Job) -> None:
 def test_a_bell_wakes_a_worker_that_never_looks_by_itself(sqlite_bench: Bench, broker_url: str) -> None:
     bench = sqlite_bench
     settings = bench.settings.model_copy(update={"broker_url": broker_url})
-    bell = Doorbell(make_celery(settings))
+    notifier = WorkNotifier(make_celery(settings))
     with process(bench, WORKER, broker_url, "--never-looks"):
         job = bench.wait(bench.add(), "succeeded")
         for _ in range(3):
             wait_until_idle(bench, job)
             job_id, patience = bench.add(), Patience(60)
             while (job := bench.job(job_id)).state != "succeeded":
-                bell.ring("default")  # again: a broker on a crowded machine may not take the first one in time
+                notifier.notify("default")  # again: a broker on a crowded machine may not take the first one in time
                 patience.pause(0.5, job.state)
-    bell.close()
+    notifier.close()
 
 
 def test_a_worker_without_a_broker_works_on(sqlite_bench: Bench) -> None:
@@ -100,11 +100,11 @@ def test_a_worker_without_a_broker_works_on(sqlite_bench: Bench) -> None:
 
 def test_jobs_whose_bells_were_flushed_all_succeed(sqlite_bench: Bench, redis_url: str) -> None:
     bench = sqlite_bench
-    bell = Doorbell(make_celery(bench.settings.model_copy(update={"broker_url": redis_url})))
+    notifier = WorkNotifier(make_celery(bench.settings.model_copy(update={"broker_url": redis_url})))
     jobs = [bench.add() for _ in range(10)]
     for _ in jobs:
-        bell.ring("default")
-    bell.close(5)
+        notifier.notify("default")
+    notifier.close(5)
     client = Redis.from_url(redis_url)
     assert client.llen("jobs-default") == 10
     client.flushall()

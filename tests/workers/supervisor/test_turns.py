@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from app.db.claimable import CLAIMABLE_VIEW
 from app.db.job import Attempt, Job
-from app.db.queries.queue import leases, shares
+from app.db.queries.queue import fair_share, leases
 from app.db.session import Database, clock
 from app.db.tenancy import Project, RecentUsage, UsageDay
 from tests.fixtures.workers.claims import claim, queue, worker
@@ -93,14 +93,14 @@ def test_a_job_that_is_deleted_has_used_what_it_used(bench: Bench) -> None:
 def test_a_long_attempt_counts_for_the_last_hour_alone_and_is_forgotten_later(bench: Bench) -> None:
     with bench.database.unit_of_work() as session:
         now = clock(session)
-        shares.note(session, "prj_a", "default", began=now - timedelta(hours=9), ended=now)
-        shares.note(session, "prj_a", "default", began=now - timedelta(seconds=7), ended=now)
+        fair_share.note(session, "prj_a", "default", began=now - timedelta(hours=9), ended=now)
+        fair_share.note(session, "prj_a", "default", began=now - timedelta(seconds=7), ended=now)
         slots: Sequence[RecentUsage] = session.scalars(select(RecentUsage)).all()
         assert sum(slot.seconds for slot in slots) == pytest.approx(3607)
-        assert max(slot.seconds for slot in slots) <= shares.SLOT_SECONDS + 7
-        shares.forget(session, now=now)
+        assert max(slot.seconds for slot in slots) <= fair_share.SLOT_SECONDS + 7
+        fair_share.forget(session, now=now)
         assert session.scalars(select(RecentUsage)).all() == slots
-        shares.forget(session, now=now + timedelta(hours=4))
+        fair_share.forget(session, now=now + timedelta(hours=4))
         assert session.scalars(select(RecentUsage)).all() == []
 
 

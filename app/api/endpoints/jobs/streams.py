@@ -15,9 +15,9 @@ from app.api.paging import Query
 from app.api.views import event_view
 from app.db.job import Event
 from app.db.lifecycle import TERMINAL
-from app.dependencies import ActorDep, FeedDep, ResourcesDep
+from app.dependencies import ActorDep, EventStreamsDep, ResourcesDep
 from app.platform.actor import Actor
-from app.services.events import marks
+from app.services.events import event_cursor
 from app.services.events.feed import Pass
 from app.services.jobs import reads
 from app.sse import LastEventId, event_stream, frame, seq_of
@@ -54,7 +54,7 @@ async def stream_events(
     query: Annotated[SeqQuery, FromQuery()],
     resources: ResourcesDep,
     actor: ActorDep,
-    feed: FeedDep,
+    streams: EventStreamsDep,
     last_event_id: LastEventId = None,
 ) -> Response:
     """Send the events of a job as they happen; the stream ends after the one that ends the job, and with its key."""
@@ -62,19 +62,22 @@ async def stream_events(
     head = await to_thread.run_sync(reads.head, resources.database, actor.project_id, job_id)
     if head.state in TERMINAL and after >= head.seq:
         return Response(status_code=204)
-    events = feed.of_job(actor.project_id, job_id, after=after, opened_with=_pass(actor))
+    events = streams.of_job(actor.project_id, job_id, after=after, opened_with=_pass(actor))
     return event_stream(events, lambda event: frame(str(event.seq), _rendered(event)))
 
 
 @router.get("/events/stream", response_class=StreamingResponse, responses={**_STREAM})
 async def stream_all_events(
-    query: Annotated[PlaceQuery, FromQuery()], actor: ActorDep, feed: FeedDep, last_event_id: LastEventId = None
+    query: Annotated[PlaceQuery, FromQuery()],
+    actor: ActorDep,
+    streams: EventStreamsDep,
+    last_event_id: LastEventId = None,
 ) -> Response:
     """Send the events of all jobs as they happen, from now or from an id on, until the key ends."""
     given = last_event_id or query.after
-    position = marks.position_of(given) if given else None
-    events = feed.of_project(actor.project_id, position, opened_with=_pass(actor))
-    return event_stream(events, lambda event: frame(marks.of_event(event), _rendered(event)))
+    position = event_cursor.parse(given) if given else None
+    events = streams.of_project(actor.project_id, position, opened_with=_pass(actor))
+    return event_stream(events, lambda event: frame(event_cursor.of_event(event), _rendered(event)))
 
 
 def _pass(actor: Actor) -> Pass | None:

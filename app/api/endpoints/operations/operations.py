@@ -12,8 +12,8 @@ from app.api.deps import PagerDep
 from app.api.paging import Page, PageQuery
 from app.api.views import View
 from app.dependencies import ActorDep, ResourcesDep
-from app.services import fleet
-from app.services.fleet import WorkerReading
+from app.services import workers
+from app.services.workers import WorkerReading
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 
@@ -71,7 +71,7 @@ def worker_view(reading: WorkerReading) -> WorkerView:
 @router.get("/queues")
 def list_queues(resources: ResourcesDep) -> Page[QueueView]:
     """List the queues, one per worker class."""
-    now, queues = fleet.queues(resources)
+    now, queues = workers.queues(resources)
     items = [
         QueueView(
             worker_class=queue.worker_class,
@@ -95,7 +95,7 @@ def list_workers(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, actor: ActorDep
 ) -> Page[WorkerView]:
     """List the workers that were seen within a day, first started first."""
-    rows = fleet.page(resources, actor, after=pager.position(query) or "", limit=query.limit + 1)
+    rows = workers.page(resources, actor, after=pager.position(query) or "", limit=query.limit + 1)
     return pager.page(query, rows, worker_view, lambda row: row.worker.id)
 
 
@@ -105,10 +105,10 @@ def drain_worker(worker_id: WorkerId, resources: ResourcesDep, actor: ActorDep) 
 
     For admins of the default project.
     """
-    return worker_view(fleet.drain(resources, actor, worker_id))
+    return worker_view(workers.drain(resources, actor, worker_id))
 
 
 @router.delete("/workers/{worker_id}/drain")
 def undrain_worker(worker_id: WorkerId, resources: ResourcesDep, actor: ActorDep) -> WorkerView:
     """Let a worker that was to drain claim jobs again, within seconds; for admins of the default project."""
-    return worker_view(fleet.undrain(resources, actor, worker_id))
+    return worker_view(workers.undrain(resources, actor, worker_id))

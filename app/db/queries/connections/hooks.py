@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, defer
 
 from app.db.hook import HookDelivery, HookProposal, HookSource, HookVerdict, Rule
 from app.db.queries.pages import newest
-from app.db.queries.turns import ProjectTurns
+from app.db.queries.round_robin import ProjectRoundRobin
 
 _Row = TypeVar("_Row", HookSource, HookDelivery, Rule, HookProposal)
 
@@ -41,7 +41,7 @@ def lock_source(session: Session, source_id: str) -> HookSource | None:
 
 
 def lock_due_registry(
-    session: Session, now: str, turns: ProjectTurns, *, kinds: Collection[str], busy: Collection[str]
+    session: Session, now: str, rounds: ProjectRoundRobin, *, kinds: Collection[str], busy: Collection[str]
 ) -> HookSource | None:
     """Lock the next source of some kinds whose registry is to be read, by turns of the projects that are not busy.
 
@@ -51,7 +51,7 @@ def lock_due_registry(
     due = and_(
         HookSource.kind.in_(list(kinds)), or_(next_at.is_(None), next_at <= now), HookSource.project_id.not_in(busy)
     )
-    for project in turns.round(session, HookSource, due):
+    for project in rounds.round(session, HookSource, due):
         query = select(HookSource).where(due, HookSource.project_id == project)
         query = query.order_by(next_at.nulls_first(), HookSource.id).limit(1)
         if (row := session.scalar(query.with_for_update(skip_locked=True))) is not None:
@@ -84,13 +84,13 @@ def latest_about(session: Session, source_id: str, subject: str) -> HookDelivery
     return session.scalar(query.order_by(HookDelivery.id.desc()).limit(1))
 
 
-def claim_due(session: Session, now: datetime, turns: ProjectTurns) -> HookDelivery | None:
+def claim_due(session: Session, now: datetime, rounds: ProjectRoundRobin) -> HookDelivery | None:
     """Lock the next delivery that is to be evaluated, by turns of the projects.
 
     One that another evaluator holds is passed over.
     """
     due = and_(HookDelivery.state == literal_column("'pending'"), HookDelivery.next_at <= now)
-    for project in turns.round(session, HookDelivery, due):
+    for project in rounds.round(session, HookDelivery, due):
         query = select(HookDelivery).where(due, HookDelivery.project_id == project)
         query = query.order_by(HookDelivery.next_at, HookDelivery.id).limit(1)
         if (delivery := session.scalar(query.with_for_update(skip_locked=True))) is not None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased
 from app.db.job import Job
 from app.db.publication import Publication
 from app.db.queries.pages import newest
-from app.db.queries.turns import ProjectTurns
+from app.db.queries.round_robin import ProjectRoundRobin
 
 
 def find(session: Session, publication_id: str, *, lock: bool = False) -> Publication | None:
@@ -25,7 +25,7 @@ def page(session: Session, job_id: str, *, before: str | None, limit: int) -> Se
     return newest(session, query, Publication.id, before=before, limit=limit)
 
 
-def lock_due(session: Session, now: datetime, turns: ProjectTurns) -> Publication | None:
+def lock_due(session: Session, now: datetime, rounds: ProjectRoundRobin) -> Publication | None:
     """Lock the next publication that is due: by turns of the projects, and one of each at a time."""
     pending = Publication.state == literal_column("'pending'")
     due = and_(
@@ -33,7 +33,7 @@ def lock_due(session: Session, now: datetime, turns: ProjectTurns) -> Publicatio
     )
     held = aliased(Publication)
     busy = select(held.project_id).where(held.state == literal_column("'pending'"), held.locked_until >= now)
-    for project in turns.round(session, Publication, and_(due, Publication.project_id.not_in(busy))):
+    for project in rounds.round(session, Publication, and_(due, Publication.project_id.not_in(busy))):
         query = select(Publication).where(due, Publication.project_id == project).order_by(Publication.next_at)
         row = session.scalar(query.limit(1).with_for_update(skip_locked=True))
         if row is not None:

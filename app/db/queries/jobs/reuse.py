@@ -71,7 +71,7 @@ def _done(project_id: str, work_hash: str, but: str) -> Select[Job]:
 
 
 def in_flight(session: Session, project_id: str, work_hash: str, *, before: str) -> Job | None:
-    """Return the oldest job that is about this work and older than ours: nobody waits in a ring."""
+    """Return the oldest job that is about this work and older than ours: so waiting jobs form no cycle."""
     query = select(Job).where(
         Job.project_id == project_id,
         Job.work_hash == work_hash,

@@ -14,7 +14,7 @@ from app.db.claimable import CLAIMABLE_VIEW
 from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
 from app.db.lifecycle import TERMINAL
 from app.db.queries.jobs import events
-from app.db.queries.queue import shares
+from app.db.queries.queue import fair_share
 from app.db.queries.tenancy import quotas
 from app.db.session import clock
 from app.platform.ids import new_id
@@ -80,7 +80,7 @@ def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> 
         cast(Job.engine_version, Integer) <= int(worker.engine_version),
         ~exists().where(Worker.id == worker.id, Worker.drain_requested_at.is_not(None)),
     )
-    projects = shares.in_turn(session, worker.worker_class, fits, now=now)
+    projects = fair_share.projects_by_usage(session, worker.worker_class, fits, now=now)
     bounded = quotas.bounded(session, projects, now)
     for project in projects:
         # Locked and counted again, so that two claims count one after the other.
@@ -200,7 +200,7 @@ def end_attempt(
         job.running_seconds += seconds
         device = session.scalar(select(Worker.device).where(Worker.id == attempt.worker_id))
         quotas.charge(session, job.project_id, seconds=seconds, gpu=device == "cuda", now=now)
-        shares.note(session, job.project_id, job.worker_class, began=attempt.started_at, ended=until)
+        fair_share.note(session, job.project_id, job.worker_class, began=attempt.started_at, ended=until)
     attempt.outcome, attempt.error, attempt.finished_at = outcome, error, now
     if attempt.worker_id:
         session.execute(

@@ -17,7 +17,7 @@ from app.portal.drawings.tables import matrix_table
 from app.portal.drawings.timeline import timeline
 from app.portal.pages.jobs.jobs import remaining_seconds
 from app.portal.rendering import base_url, render
-from app.services.jobs import artifacts, histories, reads
+from app.services.jobs import artifacts, job_timeline, reads
 from app.services.jobs.reads import JobReading
 from app.storage.base import attachment
 
@@ -65,7 +65,7 @@ def _page(
 def overview(request: Request, job_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
     """Show where a job stands and what it measured."""
     reading = reads.job(resources.database, project, job_id)
-    history = histories.read(resources.database, project, job_id)
+    history = job_timeline.read(resources.database, project, job_id)
     report = reading.job.report or {}
     metrics = reads.metrics(resources.database, project, job_id, name=None, max_points=300)
     return _page(
@@ -73,7 +73,7 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
         reading,
         "",
         history=history,
-        drawing=timeline("phases", history.stretches, now=reading.now),
+        drawing=timeline("phases", history.intervals, now=reading.now),
         stages=report_table.stages(report) if report else [],
         comparisons=report_table.comparisons(report) if report else [],
         protocol_line=lambda name: report_table.protocol_line(report.get("protocol") or {}, name),
@@ -86,7 +86,7 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
 def curves(job_id: str, resources: ResourcesDep, project: ProjectDep) -> JSONResponse:
     """Return the charts of a job as numbers, for our script."""
     metrics = reads.metrics(resources.database, project, job_id, name=None, max_points=500)
-    phases = histories.read(resources.database, project, job_id).phases
+    phases = job_timeline.read(resources.database, project, job_id).phases
     return JSONResponse({chart.name: chart.document() for chart in job_charts.charts(metrics, phases)})
 
 
@@ -113,7 +113,7 @@ def events(
 ) -> Response:
     """Show what happened, newest first."""
     reading = reads.job(resources.database, project, job_id)
-    rows = histories.events(resources.database, project, job_id, before=before, limit=ROWS + 1)
+    rows = job_timeline.events(resources.database, project, job_id, before=before, limit=ROWS + 1)
     older = f"/portal/jobs/{reading.job.id}/events?before={rows[ROWS - 1].seq}" if len(rows) > ROWS else None
     return _page(request, reading, "events", rows=rows[:ROWS], older=older, newest=before is None)
 
@@ -124,7 +124,7 @@ def log(
 ) -> Response:
     """Show what the child wrote, newest last, as logs are read."""
     reading = reads.job(resources.database, project, job_id)
-    rows = histories.log(resources.database, project, job_id, before=before, limit=ROWS + 1)
+    rows = job_timeline.log(resources.database, project, job_id, before=before, limit=ROWS + 1)
     older = f"/portal/jobs/{reading.job.id}/log?before={rows[ROWS - 1].id}" if len(rows) > ROWS else None
     return _page(request, reading, "log", rows=rows[:ROWS][::-1], older=older, newest=before is None)
 

@@ -16,7 +16,7 @@ from app.portal.forms import Form
 from app.portal.job_filters import JobFilters
 from app.portal.navigation import Entry
 from app.portal.rendering import render
-from app.services.events import marks
+from app.services.events import event_cursor
 from app.services.jobs import control, reads
 from app.services.jobs.reads import JobReading
 from espalier.recipe.steps.prune import STEPS
@@ -33,7 +33,7 @@ BULK = 200
 @router.get("/jobs")
 def jobs_page(request: Request, resources: ResourcesDep, project: ProjectDep) -> Response:
     """List jobs; a script of ours gets the rows alone."""
-    mark = marks.of_now(resources.database)  # first: what happens while the rows are read is told again
+    mark = event_cursor.of_now(resources.database)  # first: what happens while the rows are read is told again
     filters = JobFilters.of(request.query_params)
     rows = reads.jobs(resources.database, project, filters.filters(), before=filters.cursor, limit=PAGE + 1)
     shown = rows[:PAGE]

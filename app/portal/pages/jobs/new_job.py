@@ -21,7 +21,7 @@ from app.portal.spec_form import snippets
 from app.portal.spec_form.build import tree
 from app.portal.spec_form.nodes import id_of
 from app.portal.spec_form.values import EXTRA, PRESET, BadExtra, document, filled, is_filled
-from app.services import fleet, presets
+from app.services import presets, workers
 from app.services.idempotency import Key
 from app.services.jobs import reads, rights
 from app.services.jobs import submit as jobs
@@ -141,7 +141,7 @@ def _panel(request: Request, resources: Resources, project: str, form: Form) -> 
         "wrong": problems,
         "body": body,
         "id_of": id_of,
-        "memory": fleet.largest_memory(resources, plan_row.document["worker_class"]) if plan_row else None,
+        "memory": workers.largest_memory(resources, plan_row.document["worker_class"]) if plan_row else None,
         "snippets": snippets.every(body, base_url(request), keyed=resources.settings.mode == "production"),
     }
 

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from app.db.job import Event
 from app.db.lifecycle import TERMINAL
-from app.dependencies import FeedDep, ProjectDep, ResourcesDep
+from app.dependencies import EventStreamsDep, ProjectDep, ResourcesDep
 from app.platform.actor import LOCAL
 from app.portal.deps import needs
-from app.services.events import marks
+from app.services.events import event_cursor
 from app.services.events.feed import Pass
 from app.services.jobs import reads
 from app.services.tenancy.sessions import Sessions
@@ -28,13 +28,17 @@ After = Annotated[str, Query(max_length=200)]
 
 @router.get("/stream")
 async def stream_all(
-    request: Request, project: ProjectDep, feed: FeedDep, after: After = "", last_event_id: LastEventId = None
+    request: Request,
+    project: ProjectDep,
+    streams: EventStreamsDep,
+    after: After = "",
+    last_event_id: LastEventId = None,
 ) -> Response:
     """Stream the events of all jobs, from a cursor on or from now on."""
     cursor = last_event_id or after
-    position = marks.position_of(cursor) if cursor else None
-    events = feed.of_project(project, position, opened_with=_pass(request))
-    return event_stream(events, lambda event: frame(marks.of_event(event), _notice(event)))
+    position = event_cursor.parse(cursor) if cursor else None
+    events = streams.of_project(project, position, opened_with=_pass(request))
+    return event_stream(events, lambda event: frame(event_cursor.of_event(event), _notice(event)))
 
 
 @router.get("/jobs/{job_id}/stream")
@@ -43,7 +47,7 @@ async def stream_job(
     job_id: str,
     project: ProjectDep,
     resources: ResourcesDep,
-    feed: FeedDep,
+    streams: EventStreamsDep,
     after: After = "0",
     last_event_id: LastEventId = None,
 ) -> Response:
@@ -52,7 +56,7 @@ async def stream_job(
     head = await to_thread.run_sync(reads.head, resources.database, project, job_id)
     if head.state in TERMINAL and seq >= head.seq:
         return Response(status_code=204)
-    events = feed.of_job(project, job_id, after=seq, opened_with=_pass(request))
+    events = streams.of_job(project, job_id, after=seq, opened_with=_pass(request))
     return event_stream(events, lambda event: frame(str(event.seq), _notice(event)))
 
 

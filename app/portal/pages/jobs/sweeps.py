@@ -16,7 +16,7 @@ from app.portal.drawings.scales import percent as whole_percent
 from app.portal.drawings.scatter import Mark, scatter
 from app.portal.navigation import Entry
 from app.portal.rendering import duration, percent, render, size
-from app.services.events import marks
+from app.services.events import event_cursor
 from app.services.sweeps import sweeps
 from app.services.sweeps.sweeps import ParetoPoint, SweepReading
 
@@ -57,7 +57,7 @@ def sweep_page(
     metric: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
     """Show a sweep; a script of ours gets its body alone."""
-    mark = marks.of_now(resources.database)
+    mark = event_cursor.of_now(resources.database)
     reading = sweeps.get(resources.database, project, sweep_id)
     chosen, points = sweeps.pareto(reading, x, metric or None)
     by_job = {point.job_id: point for point in points}

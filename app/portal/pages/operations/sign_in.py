@@ -58,9 +58,9 @@ def _ask(request: Request, wanted: str, *, status: int = 200, wrong_key: str = "
 @router.post("/sign-in")
 def sign_in(request: Request, form: FormDep) -> Response:
     """Take a key, and remember the browser."""
-    wanted, doorman = _ours(form.get("next")), request.app.state.doorman
+    wanted, authenticator = _ours(form.get("next")), request.app.state.authenticator
     try:
-        actor: Actor = doorman.verify(form.get("key").strip())
+        actor: Actor = authenticator.verify(form.get("key").strip())
     except Unauthenticated:
         return _ask(request, wanted, status=401, wrong_key="This key is not known here, revoked or expired.")
     return _let_in(request, actor, wanted)

@@ -11,8 +11,8 @@ from app.dependencies import ActorDep, ResourcesDep
 from app.portal.deps import needs
 from app.portal.navigation import Entry
 from app.portal.rendering import render
-from app.services import fleet
-from app.services.events import marks
+from app.services import workers
+from app.services.events import event_cursor
 
 router = APIRouter(prefix="/workers", dependencies=[needs("jobs:read")])
 NAVIGATION = Entry("Workers and queues", "/portal/workers", 90, "Operations")
@@ -28,9 +28,9 @@ def workers_page(
     after: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """Show queues and workers; a script of ours gets the tables alone."""
-    mark = marks.of_now(resources.database)
-    now, queues = fleet.queues(resources)
-    rows = fleet.page(resources, actor, after=after, limit=PAGE + 1)
+    mark = event_cursor.of_now(resources.database)
+    now, queues = workers.queues(resources)
+    rows = workers.page(resources, actor, after=after, limit=PAGE + 1)
     template = "workers_tables.html" if request.headers.get("hx-request") else "workers.html"
     return render(
         request,
@@ -49,12 +49,12 @@ def workers_page(
 @router.post("/{worker_id}/drain", dependencies=[needs("admin")])
 def drain(worker_id: str, resources: ResourcesDep, actor: ActorDep) -> Response:
     """Ask a worker to claim nothing more; an operator's."""
-    fleet.drain(resources, actor, worker_id)
+    workers.drain(resources, actor, worker_id)
     return RedirectResponse("/portal/workers", 303)
 
 
 @router.post("/{worker_id}/undrain", dependencies=[needs("admin")])
 def undrain(worker_id: str, resources: ResourcesDep, actor: ActorDep) -> Response:
     """Let a worker claim jobs again; an operator's."""
-    fleet.undrain(resources, actor, worker_id)
+    workers.undrain(resources, actor, worker_id)
     return RedirectResponse("/portal/workers", 303)

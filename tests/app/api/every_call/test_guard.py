@@ -19,7 +19,7 @@ from app.api.guard import BodyGuard
 from app.bodies.sweep import place
 from app.main import create_app
 from app.platform.actor import LOCAL
-from app.platform.lanes import Shares
+from app.platform.fairness import KeyedLimiter
 from app.settings import Settings
 from tests.fixtures.service.requests import REMOTE
 
@@ -168,7 +168,7 @@ def test_what_comes_without_a_key_takes_turns_as_one_however_many_addresses_it_n
         raise AssertionError(message)
 
     async def scene() -> None:
-        guard = BodyGuard(work, routes=jobs.router.routes, shares=Shares(4))
+        guard = BodyGuard(work, routes=jobs.router.routes, shares=KeyedLimiter(4))
         paths = [*(f"/v1/hooks/src_{number}" for number in range(100)), "/v1/jobs"]
         headers = [(b"content-type", b"application/json")]
         calls = [

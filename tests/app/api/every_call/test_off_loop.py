@@ -18,7 +18,7 @@ from app.db.session import Database, clock
 from app.errors import NotFound
 from app.main import AT_ONCE
 from app.platform.actor import DEFAULT_PROJECT
-from app.services.admission import admit, known
+from app.services.admission import admit, source_cache
 from app.services.readiness import Readiness
 from app.services.resources import Resources
 from espalier.errors import Problem
@@ -88,11 +88,11 @@ def test_a_known_model_is_held_against_a_spec_before_the_transaction(
     client: TestClient, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = {"kind": "huggingface", "repo": "org/model", "revision": "0" * 40}
-    key = known.source_key(source)
+    key = source_cache.source_key(source)
     assert key
     with resources.database.unit_of_work() as session:
         document = {"revision": "0" * 40, "facts": probe(DEMO_MODEL).model_dump(mode="json")}
-        known.remember(session, DEFAULT_PROJECT, {key: document}, now=clock(session))
+        source_cache.remember(session, DEFAULT_PROJECT, {key: document}, now=clock(session))
     where: list[str] = []
 
     def noting(*arguments: Any) -> list[Problem]:
@@ -173,7 +173,7 @@ def test_a_project_that_fills_every_thread_holds_no_other_up(
         over.wait(60)
         raise NotFound
 
-    monkeypatch.setattr("app.services.fleet.queues", slow)
+    monkeypatch.setattr("app.services.workers.queues", slow)
     with ThreadPoolExecutor(61) as pool:
         calls = [pool.submit(client.get, "/v1/queues", headers=keys[0]) for _ in range(50)]
         calls += [pool.submit(client.get, "/portal/workers") for _ in range(10)]

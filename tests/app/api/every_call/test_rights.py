@@ -16,7 +16,7 @@ from app.db.queries.jobs import reuse
 from app.db.session import clock
 from app.platform.actor import DEFAULT_PROJECT
 from app.services.resources import Resources
-from app.services.reuse import adoption
+from app.services.reuse import result_reuse
 from tests.app.api.doors import AXIS, DOORS, PLAIN, PUBLISHING, RUN, TARGET, WRITES, Door, House
 from tests.app.api.tenants import bearer, new_key
 from tests.fixtures.service.hooks import evaluate
@@ -124,7 +124,7 @@ def test_each_publication_is_in_the_audit_log_whatever_asked_for_it(house: House
     with house.resources.database.unit_of_work() as session:  # a worker, which is nobody
         mine, (theirs,) = session.get_one(Job, asking), reuse.held(session, [done])
         mine.state = "running"
-        adoption.adopt(session, mine, theirs, now=clock(session))
+        result_reuse.finish_with_result(session, mine, theirs, now=clock(session))
     events = [row for row in house.own("GET", "/v1/audit-events")["items"] if row["action"] == "publication.create"]
     assert [row["data"]["job_id"] for row in events] == [asking, done]
     for row in events:

@@ -17,7 +17,7 @@ from app.db.hook import HookDelivery, HookSource
 from app.db.session import clock
 from app.integrations.mlflow.hook import sign
 from app.services.resources import Resources
-from app.services.tenancy.sealing import seal
+from app.services.tenancy.encryption import encrypt
 from app.settings import Settings
 from espalier.client import Client
 from tests.fixtures.service.hooks import SPEC, Registry, evaluate, push
@@ -158,7 +158,7 @@ def test_what_is_missing_in_a_document_is_pointed_at(hub: Registry) -> None:
 
 
 def test_a_source_without_a_secret_takes_nothing(hub: Registry, resources: Resources) -> None:
-    other = seal(Settings(credentials_key="another"), hub.secret)
+    other = encrypt(Settings(credentials_key="another"), hub.secret)
     for stored in (None, other):
         with resources.database.unit_of_work() as session:
             session.execute(update(HookSource).values(secret=stored))

@@ -19,14 +19,14 @@ from sqlalchemy.orm import Session
 
 from app.bodies.access import KeyRequest
 from app.db.job import Job
+from app.db.queries.jobs import event_stream as queries
 from app.db.queries.jobs import events as event_queries
-from app.db.queries.jobs import feed as queries
 from app.db.session import Database, clock
 from app.db.tenancy import ApiKey, PortalSession
 from app.errors import TooManyRequests
 from app.platform.actor import DEFAULT_PROJECT, Actor
 from app.portal.guard import COOKIE
-from app.services.events.feed import Feed
+from app.services.events.event_streams import EventStreams
 from app.services.tenancy import keys
 from app.services.tenancy.sessions import Sessions
 from app.settings import Settings
@@ -152,19 +152,19 @@ def test_bad_ids_and_unknown_jobs_are_refused(client: TestClient) -> None:
 
 
 def test_a_silent_stream_beats_and_many_watchers_cost_one_loop(database: Database) -> None:
-    async def watch(feed: Feed, job_id: str) -> list[int | None]:
-        return [event.seq if event else None async for event in feed.of_job("prj_default", job_id, after=0)]
+    async def watch(streams: EventStreams, job_id: str) -> list[int | None]:
+        return [event.seq if event else None async for event in streams.of_job("prj_default", job_id, after=0)]
 
     async def scene() -> tuple[list[list[int | None]], int]:
-        feed = Feed(database, silence_seconds=0.2)
-        watchers = [asyncio.create_task(watch(feed, job_id)) for job_id in jobs for _ in range(100)]
+        streams = EventStreams(database, silence_seconds=0.2)
+        watchers = [asyncio.create_task(watch(streams, job_id)) for job_id in jobs for _ in range(100)]
         await asyncio.sleep(1.0)
         for job_id in jobs:
             await asyncio.to_thread(make.start, database, job_id)
             await asyncio.to_thread(make.end, database, job_id, "succeeded")
         told = await asyncio.wait_for(asyncio.gather(*watchers), 60)
-        await feed.finish()
-        return told, feed.queries
+        await streams.finish()
+        return told, streams.queries
 
     jobs = [_add(database) for _ in range(3)]
     told, queries = asyncio.run(scene())
@@ -176,23 +176,23 @@ def test_a_silent_stream_beats_and_many_watchers_cost_one_loop(database: Databas
 
 def test_a_project_has_so_many_streams_and_leaves_the_others_theirs(database: Database) -> None:
     async def scene() -> None:
-        feed = Feed(database, silence_seconds=0.01, most_per_project=2)
-        first, never_begun = feed.of_project("prj_a", None), feed.of_job("prj_a", job_id, after=0)
+        streams = EventStreams(database, silence_seconds=0.01, most_per_project=2)
+        first, never_begun = streams.of_project("prj_a", None), streams.of_job("prj_a", job_id, after=0)
         assert await anext(first) is None
         with pytest.raises(TooManyRequests):
-            feed.of_project("prj_a", None)
+            streams.of_project("prj_a", None)
         with pytest.raises(TooManyRequests):
-            feed.of_job("prj_a", job_id, after=0)
-        other = feed.of_project("prj_b", None)
+            streams.of_job("prj_a", job_id, after=0)
+        other = streams.of_project("prj_b", None)
         assert await anext(other) is None
         del never_begun
-        second = feed.of_project("prj_a", None)
+        second = streams.of_project("prj_a", None)
         assert await anext(second) is None
         await first.aclose()  # type: ignore[attr-defined]
-        feed.of_project("prj_a", None)
+        streams.of_project("prj_a", None)
         for left in (second, other):
             await left.aclose()  # type: ignore[attr-defined]
-        await feed.finish()
+        await streams.finish()
 
     job_id = _add(database)
     asyncio.run(scene())
@@ -202,7 +202,7 @@ def test_a_stream_that_is_over_tells_no_more_of_what_was_before(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads years of events slowly has a revoked key meanwhile."""
-    monkeypatch.setattr("app.services.events.feed.PAGE", 2)
+    monkeypatch.setattr("app.services.events.event_streams.PAGE", 2)
     with database.reading() as session:
         position = queries.now(session)
     job_id = _add(database)
@@ -211,13 +211,13 @@ def test_a_stream_that_is_over_tells_no_more_of_what_was_before(
     async def scene() -> list[int]:
         told = []
         for all_jobs in (False, True):
-            feed = Feed(database)
-            whole, one = feed.of_project("prj_default", position), feed.of_job("prj_default", job_id, after=0)
+            streams = EventStreams(database)
+            whole, one = streams.of_project("prj_default", position), streams.of_job("prj_default", job_id, after=0)
             stream = whole if all_jobs else one
             await anext(stream)
-            feed.close()
+            streams.close()
             told.append(1 + len([event async for event in stream]))
-            await feed.finish()
+            await streams.finish()
         return told
 
     assert asyncio.run(scene()) == [2, 2]
@@ -234,9 +234,9 @@ def test_a_late_commit_is_not_passed_by(postgres_url: str) -> None:
         event_queries.append(late, job, [("job.progress", {})], now=clock(late))
         make.tell(database, second, 1)  # begun later, committed first
         with database.reading() as session:
-            assert queries.all_news(session, position, limit=10) == []
+            assert queries.all_new_events(session, position, limit=10) == []
     with database.reading() as session:
-        told = queries.all_news(session, position, limit=10)
+        told = queries.all_new_events(session, position, limit=10)
     assert [event.job_id for event in told] == [first, second]
     database.dispose()
 

@@ -13,7 +13,7 @@ from app.db.job import Job, Worker
 from app.db.planning import Plan
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
-from app.services.admission import known
+from app.services.admission import source_cache
 from app.services.resources import Resources
 from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.memory.text import tokenising_bytes
@@ -130,12 +130,12 @@ def _finish(
     """Let a job succeed, and its model and the seconds of one phase be known."""
     fixture.start(rows, job)
     fixture.end(rows, job, "succeeded", report=fixture.REPORT)
-    source = known.source_key(body["source"])
+    source = source_cache.source_key(body["source"])
     assert source is not None
     facts = probe(model.resolve(), resources.settings.roots).model_dump(mode="json")
     with rows.unit_of_work() as session:
         now = clock(session)
-        known.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
+        source_cache.remember(session, "prj_default", {source: {"revision": "r1", "facts": facts}}, now=now)
         session.add(
             PhaseRecord(
                 job_id=job,

@@ -15,9 +15,9 @@ from app.db.job import Job
 from app.db.session import Database, clock
 from app.errors import NotFound
 from app.platform.actor import DEFAULT_PROJECT, Actor, acting
-from app.queue import Doorbell
+from app.queue import WorkNotifier
 from app.services import presets
-from app.services.admission import known
+from app.services.admission import source_cache
 from app.services.jobs import submit as jobs
 from app.services.resources import Resources
 from app.services.tenancy.sessions import Sessions
@@ -26,7 +26,7 @@ from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 from tests.fixtures.service import rows as fixture
 from tests.fixtures.service.hooks import SPEC
 from tests.fixtures.service.requests import REMOTE, submit
-from tests.fixtures.workers.reconcilers import RecordedBell
+from tests.fixtures.workers.reconcilers import RecordedNotifier
 from workers.background.reconcile import Reconciler
 
 KEPT = {"audit_events"}
@@ -70,7 +70,7 @@ def project(client: TestClient, resources: Resources, rows: Database) -> str:
     assert client.post(f"/v1/jobs/{done}/publications", json=target, headers={"Idempotency-Key": "1"}).is_success
     assert client.post(f"/v1/webhook-endpoints/{own['webhook-endpoints']}/test").is_success
     with rows.unit_of_work() as session:
-        known.remember(session, DEFAULT_PROJECT, {"key": {"sha256": "0"}}, now=clock(session))
+        source_cache.remember(session, DEFAULT_PROJECT, {"key": {"sha256": "0"}}, now=clock(session))
     Sessions(rows, resources.settings).open(Actor("user", "somebody", DEFAULT_PROJECT, frozenset({"admin"})))
     made = new_project(client)
     with rows.unit_of_work() as session:
@@ -147,7 +147,7 @@ def test_what_an_earlier_version_left_of_deleted_projects_is_collected(
     other = submit(client)
     with rows.unit_of_work() as session:
         session.execute(update(Job).where(Job.id == other).values(project_id="prj_gone"))
-    Reconciler(rows, store, cast(Doorbell, RecordedBell())).collect_garbage()
+    Reconciler(rows, store, cast(WorkNotifier, RecordedNotifier())).collect_garbage()
     assert set(count(rows, "prj_gone").values()) == {0}
     assert list(store.list("projects/prj_gone/")) == []
     assert client.get(f"/v1/jobs/{job}/artifacts").json()["items"]

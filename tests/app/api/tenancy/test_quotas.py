@@ -55,7 +55,7 @@ def test_jobs_beyond_the_running_quota_wait_for_it_and_others_pass(
     other = client.post("/v1/jobs", json=REMOTE).json()["id"]
     claimed = [_claim(rows) for _ in range(3)]
     assert [job and job.id for job in claimed] == [jobs[0], other, None]
-    reconciler = Reconciler(rows, resources.store, resources.doorbell)
+    reconciler = Reconciler(rows, resources.store, resources.notifier)
     reconciler.mark_quotas()
     assert client.get(f"/v1/jobs/{jobs[1]}", headers=headers).json()["wait_reason"] == "quota"
     fixture_rows.end(rows, jobs[0], "failed")

@@ -18,8 +18,8 @@ from anyio import CapacityLimiter, to_thread
 from sqlalchemy.orm import Session
 
 from app.db.job import Event
-from app.db.queries.jobs import feed as queries
-from app.db.queries.jobs.feed import Head, Position
+from app.db.queries.jobs import event_stream as queries
+from app.db.queries.jobs.event_stream import JobCursor, Position
 from app.db.queries.tenancy import keys
 from app.db.session import Database, clock
 from app.errors import TooManyRequests
@@ -49,12 +49,12 @@ class _Watcher:
 
     def __init__(self, project_id: str, opened_with: Pass | None) -> None:
         self.project_id, self.opened_with = project_id, opened_with
-        self._waiting: asyncio.Queue[tuple[list[Event], Head | None]] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[tuple[list[Event], JobCursor | None]] = asyncio.Queue(MAX_WAITING)
         self.ready = asyncio.Event()
         """Set once everything after its first look at the database will be handed to it."""
         self.closed = False
 
-    def tell(self, events: list[Event], head: Head | None) -> None:
+    def tell(self, events: list[Event], head: JobCursor | None) -> None:
         try:
             self._waiting.put_nowait((events, head))
         except asyncio.QueueFull:
@@ -66,14 +66,14 @@ class _Watcher:
         with suppress(asyncio.QueueFull):
             self._waiting.put_nowait(([], None))
 
-    async def next(self, seconds: float) -> tuple[list[Event], Head | None] | None:
+    async def next(self, seconds: float) -> tuple[list[Event], JobCursor | None] | None:
         """Return what comes next, or None after so many seconds of silence."""
         with suppress(TimeoutError):
             return await asyncio.wait_for(self._waiting.get(), seconds)
         return None
 
 
-class Feed:
+class EventStreams:
     """All open streams of one process; `None` in a stream stands for a moment of silence."""
 
     def __init__(self, database: Database, *, silence_seconds: float = 15.0, most_per_project: int = 1000) -> None:
@@ -156,17 +156,19 @@ class Feed:
         try:
             await self._begin(watcher, known=self._position is not None)
             while position is not None:
-                page = await self._ask(partial(queries.all_news, position=position, project_id=project_id, limit=PAGE))
+                page = await self._ask(
+                    partial(queries.all_new_events, position=position, project_id=project_id, limit=PAGE)
+                )
                 for event in page:
                     yield event
                 if watcher.closed:
                     return
-                position = queries.place_of(page[-1]) if page else position
+                position = queries.position_of(page[-1]) if page else position
                 if len(page) < PAGE:
                     break
             async for events, _ in self._live(watcher):
                 for event in events:
-                    if event.project_id == project_id and (position is None or queries.place_of(event) > position):
+                    if event.project_id == project_id and (position is None or queries.position_of(event) > position):
                         yield event
                 if not events:
                     yield None
@@ -187,7 +189,7 @@ class Feed:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    async def _live(self, watcher: _Watcher) -> AsyncIterator[tuple[list[Event], Head | None]]:
+    async def _live(self, watcher: _Watcher) -> AsyncIterator[tuple[list[Event], JobCursor | None]]:
         """Yield what a watcher is told, batch by batch; an empty one after a while of silence."""
         while not watcher.closed:
             yield await watcher.next(self._silence_seconds) or ([], None)
@@ -225,9 +227,9 @@ class Feed:
     async def _look(self) -> None:
         if self._jobs:
             sent = {job_id: self._sent.get(job_id) for job_id in self._jobs}
-            heads, news = await self._ask(partial(queries.news_beyond, sent=sent))
+            heads, new_events = await self._ask(partial(queries.new_events_beyond, sent=sent))
             for job_id in sent:
-                self._tell_job(job_id, heads.get(job_id), news.get(job_id, []))
+                self._tell_job(job_id, heads.get(job_id), new_events.get(job_id, []))
         if self._all:
             await self._look_at_all()
 
@@ -245,7 +247,7 @@ class Feed:
     def _watchers(self) -> list[_Watcher]:
         return [*self._all, *(watcher for watchers in self._jobs.values() for watcher in watchers)]
 
-    def _tell_job(self, job_id: str, head: Head | None, news: list[Event]) -> None:
+    def _tell_job(self, job_id: str, head: JobCursor | None, new_events: list[Event]) -> None:
         watchers = self._jobs.get(job_id)
         if watchers is None:  # they left during the look
             return
@@ -253,18 +255,18 @@ class Feed:
             for watcher in watchers:
                 watcher.close()
             return
-        last = self._sent[job_id] = news[-1].seq if news else self._sent.get(job_id, head.seq)
+        last = self._sent[job_id] = new_events[-1].seq if new_events else self._sent.get(job_id, head.seq)
         for watcher in watchers:
             watcher.ready.set()
             # The end is told apart from the event: that may be read a moment before the state.
-            if news or head.is_over(last):
-                watcher.tell(news, head)
+            if new_events or head.is_over(last):
+                watcher.tell(new_events, head)
 
     async def _look_at_all(self) -> None:
         if self._position is None:
             self._position = await self._ask(queries.now)
-        while page := await self._ask(partial(queries.all_news, position=self._position, limit=PAGE)):
-            self._position = queries.place_of(page[-1])
+        while page := await self._ask(partial(queries.all_new_events, position=self._position, limit=PAGE)):
+            self._position = queries.position_of(page[-1])
             for watcher in list(self._all):
                 watcher.tell(list(page), None)
         for watcher in self._all:
@@ -272,7 +274,7 @@ class Feed:
 
 
 @contextmanager
-def ending_streams(feed: Feed) -> Iterator[None]:
+def ending_streams(streams: EventStreams) -> Iterator[None]:
     """End the streams as soon as the process is asked to: a server waits for its answers before it ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -280,7 +282,7 @@ def ending_streams(feed: Feed) -> Iterator[None]:
     loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
     def end(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(feed.close)
+        loop.call_soon_threadsafe(streams.close)
         if callable(before):
             before(number, frame)
 

@@ -10,21 +10,21 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from app.settings import Settings
 
 
-class CannotOpen(Exception):
+class DecryptionError(Exception):
     """None of the keys in the settings sealed this."""
 
 
-def seal(settings: Settings, text: str) -> str:
+def encrypt(settings: Settings, text: str) -> str:
     """Encrypt a secret."""
     return _box(settings).encrypt(text.encode()).decode()
 
 
-def unseal(settings: Settings, sealed: str) -> str:
-    """Decrypt a secret; raises CannotOpen."""
+def decrypt(settings: Settings, sealed: str) -> str:
+    """Decrypt a secret; raises DecryptionError."""
     try:
         return _box(settings).decrypt(sealed.encode()).decode()
     except InvalidToken:
-        raise CannotOpen from None
+        raise DecryptionError from None
 
 
 def _box(settings: Settings) -> MultiFernet:

@@ -6,31 +6,31 @@ import base64
 import json
 
 from app.db.job import Event
-from app.db.queries.jobs import feed
-from app.db.queries.jobs.feed import Position
+from app.db.queries.jobs import event_stream
+from app.db.queries.jobs.event_stream import Position
 from app.db.session import Database
 from app.errors import InvalidCursor
 
 
 def of_event(event: Event) -> str:
-    """Return the mark behind an event."""
-    return _written(feed.place_of(event))
+    """Return the cursor behind an event."""
+    return _written(event_stream.position_of(event))
 
 
 def of_now(database: Database) -> str:
-    """Return the mark that every event still to come is behind."""
+    """Return the cursor that every event still to come is behind."""
     with database.reading() as session:
-        return _written(feed.now(session))
+        return _written(event_stream.now(session))
 
 
 def _written(position: Position) -> str:
     return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 
-def position_of(mark: str) -> Position:
-    """Return the place that a mark stands for; raises InvalidCursor."""
+def parse(cursor: str) -> Position:
+    """Return the place that a cursor stands for; raises InvalidCursor."""
     try:
-        number, job_id, seq = json.loads(base64.urlsafe_b64decode(mark + "=" * (-len(mark) % 4)))
+        number, job_id, seq = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         place = Position(int(number), str(job_id), int(seq))
     except (ValueError, TypeError, OverflowError):
         raise InvalidCursor("This is no id of the stream of all events.") from None

@@ -21,7 +21,7 @@ from espalier.recipe.hashes import datasets_in
 
 
 @dataclass(frozen=True)
-class KnownModel:
+class CachedModel:
     """What a source turned out to be."""
 
     revision: str
@@ -75,12 +75,12 @@ def recall(session: Session, project_id: str, keys: Iterable[str]) -> dict[str, 
     return reuse.known_content(session, project_id, list(keys))
 
 
-def model(session: Session, project_id: str, source: Mapping[str, Any]) -> KnownModel | None:
+def model(session: Session, project_id: str, source: Mapping[str, Any]) -> CachedModel | None:
     """Return what a pinned source was the last time."""
     key = source_key(source)
     document = recall(session, project_id, [key]).get(key) if key else None
     try:
-        return KnownModel(document["revision"], ModelFacts.model_validate(document["facts"])) if document else None
+        return CachedModel(document["revision"], ModelFacts.model_validate(document["facts"])) if document else None
     except (ValidationError, KeyError):  # written by another version
         return None
 

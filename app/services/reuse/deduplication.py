@@ -13,7 +13,7 @@ from app.db.job import Job
 from app.db.queries.jobs import reuse
 from app.db.queries.jobs.reuse import Held
 from app.errors import NoEqualResult
-from app.services.admission.admit import Admitted, Desk, Recognised
+from app.services.admission.admit import Admitted, Desk, Identified
 from espalier.recipe.spec import CompressionSpec
 
 _AHEAD: Final = "equal work ahead"
@@ -37,12 +37,12 @@ class _Ahead:
 def admitted(session: Session, project_id: str, request: JobRequest, desk: Desk) -> Admitted:
     """Admit a request, and return what is known of it; raises what must be refused."""
     checked = desk.admit(request)
-    return replace(checked, recognised=recognise(session, project_id, request, checked.spec, desk))
+    return replace(checked, identified=identify(session, project_id, request, checked.spec, desk))
 
 
-def recognise(
+def identify(
     session: Session, project_id: str, request: JobRequest, resolved: CompressionSpec | None, desk: Desk
-) -> Recognised | None:
+) -> Identified | None:
     """Return what is known of a request; raises InvalidRequest when it does not fit a model that is.
 
     Asked before a transaction is begun: patterns are matched and facts read, which nobody else should wait for.
@@ -52,24 +52,24 @@ def recognise(
         return None
     resolved = resolved or desk.resolved(request.spec, model.facts)
     work_hash = desk.work_hash(session, project_id, model.revision, resolved)
-    return Recognised(model.revision, resolved, model.facts, work_hash)
+    return Identified(model.revision, resolved, model.facts, work_hash)
 
 
 def look_ahead(session: Session, project_id: str, admitted: Iterable[Admitted]) -> None:
     """Ask once about the work of many jobs that this transaction makes."""
-    hashes = {known.work_hash for one in admitted if (known := one.recognised) and known.work_hash}
+    hashes = {known.work_hash for one in admitted if (known := one.identified) and known.work_hash}
     done, leaders = reuse.all_held_done(session, project_id, hashes), reuse.leaders(session, project_id, hashes)
     session.info[_AHEAD] = _Ahead(done, leaders)
 
 
-def place(session: Session, job: Job, recognised: Recognised, reuse_mode: str) -> Held | None:
+def place(session: Session, job: Job, identified: Identified, reuse_mode: str) -> Held | None:
     """Write what is known into a new job, let it wait for equal work in hand, and return the job that has done it.
 
     That job is held until this transaction ends. Raises NoEqualResult when it may do nothing else and there is none.
     """
-    job.resolved_spec, job.resolved_revision = recognised.spec.model_dump(mode="json"), recognised.revision
-    job.work_hash = recognised.work_hash
-    work, ahead = recognised.work_hash, session.info.get(_AHEAD)
+    job.resolved_spec, job.resolved_revision = identified.spec.model_dump(mode="json"), identified.revision
+    job.work_hash = identified.work_hash
+    work, ahead = identified.work_hash, session.info.get(_AHEAD)
     leader = ahead.leader(work, job.id) if ahead and work else None
     if reuse_mode == "never" or work is None:
         return None

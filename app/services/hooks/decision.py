@@ -21,7 +21,7 @@ from app.services.hooks import guard
 from app.services.hooks.guard import Stop
 from app.services.hooks.matching import Check, match_event
 from app.services.hooks.template import Unfilled, spec_of, values_of
-from app.services.reuse import equal_work
+from app.services.reuse import deduplication
 from app.settings import Settings
 from espalier.recipe import presets
 from espalier.recipe.base import canonical
@@ -29,7 +29,7 @@ from espalier.recipe.refusals import pointers
 
 
 @dataclass(frozen=True)
-class Wish:
+class CandidateJob:
     """The job that an event would become."""
 
     sent: dict[str, Any]
@@ -38,7 +38,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Decision:
     """What a rule makes of an event; `candidate` is there when nothing stands against it."""
 
     outcome: str
@@ -46,11 +46,11 @@ class Judgement:
     detail: str
     checks: list[Check]
     event: RegistryEvent
-    candidate: Wish | None = None
+    candidate: CandidateJob | None = None
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvaluationContext:
     """Where a rule is held against an event."""
 
     session: Session
@@ -63,43 +63,43 @@ OUTCOMES = {"dry_run": "dry_run", "propose": "proposal", "run": "job"}
 """Mode of a rule -> what an event becomes that it lets through."""
 
 
-def judge(bench: Bench, rule: Rule, event: RegistryEvent) -> Judgement:
+def decide(context: EvaluationContext, rule: Rule, event: RegistryEvent) -> Decision:
     """Hold an event against one rule, up to the job that it would become. Presets are those of `presets.LOOKUP`."""
     event, checks = match_event(Match.model_validate(rule.match), event)
     failed = [check for check in checks if not check.passed]
     if failed:
-        return Judgement("no_match", failed[0].name, failed[0].detail, checks, event)
-    stop = guard.ours(bench.session, rule.project_id, event)
+        return Decision("no_match", failed[0].name, failed[0].detail, checks, event)
+    stop = guard.ours(context.session, rule.project_id, event)
     checks.append(_check("loop-guard", stop, "nothing says that we made this"))
     if stop is not None:
-        return Judgement("ignored", stop.reason, stop.detail, checks, event)
-    stop = guard.publishing(bench.session, rule.project_id, event, now=bench.now)
+        return Decision("ignored", stop.reason, stop.detail, checks, event)
+    stop = guard.publishing(context.session, rule.project_id, event, now=context.now)
     if stop is not None:
         checks.append(_check("loop-guard", stop, ""))
-        return Judgement("waiting", stop.reason, stop.detail, checks, event)
+        return Decision("waiting", stop.reason, stop.detail, checks, event)
     try:
-        candidate = _candidate(bench, rule, event)
+        candidate = _candidate(context, rule, event)
     except (Unfilled, ValidationError, AppError) as error:
         detail = _reason(error)
-        return Judgement("refused", "no-valid-job", detail, [*checks, Check("template", False, detail)], event)
-    stop = guard.limited(rule, RuleLimits.model_validate(rule.limits), now=bench.now)
+        return Decision("refused", "no-valid-job", detail, [*checks, Check("template", False, detail)], event)
+    stop = guard.limited(rule, RuleLimits.model_validate(rule.limits), now=context.now)
     checks += [Check("template", True, "a valid job"), _check("limits", stop, "below the cap, not in a cooldown")]
     if stop is not None:
-        return Judgement("limited", stop.reason, stop.detail, checks, event, candidate)
-    return Judgement(OUTCOMES[rule.mode], "matched", "every check holds", checks, event, candidate)
+        return Decision("limited", stop.reason, stop.detail, checks, event, candidate)
+    return Decision(OUTCOMES[rule.mode], "matched", "every check holds", checks, event, candidate)
 
 
 def _check(name: str, stop: Stop | None, otherwise: str) -> Check:
     return Check(name, stop is None, stop.detail if stop else otherwise)
 
 
-def _candidate(bench: Bench, rule: Rule, event: RegistryEvent) -> Wish:
+def _candidate(context: EvaluationContext, rule: Rule, event: RegistryEvent) -> CandidateJob:
     spec = spec_of(Template.model_validate(rule.template), values_of(event))
     sent = {"source": event.source, "spec": presets.expanded(spec), "labels": {"espalier.rule": rule.id}}
     request = JobRequest.model_validate_json(canonical(sent))
-    database, project = bench.database, rule.project_id
-    desk = Desk(bench.settings, lambda id_, kind: uploads.finished(database, project, id_, kind))
-    return Wish(sent, request, equal_work.admitted(bench.session, project, request, desk))
+    database, project = context.database, rule.project_id
+    desk = Desk(context.settings, lambda id_, kind: uploads.finished(database, project, id_, kind))
+    return CandidateJob(sent, request, deduplication.admitted(context.session, project, request, desk))
 
 
 def _reason(error: Unfilled | ValidationError | AppError) -> str:

@@ -17,7 +17,7 @@ SLOT_SECONDS = 300
 """What is used is counted in slots of so long: the window is exact to one."""
 
 
-def in_turn(session: Session, worker_class: str, fits: ColumnElement[bool], *, now: datetime) -> list[str]:
+def projects_by_usage(session: Session, worker_class: str, fits: ColumnElement[bool], *, now: datetime) -> list[str]:
     """Return the projects with a claimable job that fits, the one that used least of the class in the last hour first.
 
     Of projects that used the same, the one with fewer running jobs is first, then the one whose job is older. What is
@@ -72,15 +72,15 @@ def _waiting(session: Session, worker_class: str, fits: ColumnElement[bool]) -> 
         .scalar_subquery()
     )
     projects = projects.union_all(select(following).where(projects.c.id.is_not(None)))
-    turn = (
+    rank = (
         select(Job.turn)
         .where(of_class, Job.project_id == projects.c.id, fits)
         .order_by(Job.turn, Job.id)
         .limit(1)
         .scalar_subquery()
     )
-    query = select(projects.c.id, turn.label("turn")).where(projects.c.id.is_not(None))
-    return [(row.id, row.turn) for row in session.execute(query) if row.turn is not None]
+    query = select(projects.c.id, rank.label("rank")).where(projects.c.id.is_not(None))
+    return [(row.id, row.rank) for row in session.execute(query) if row.rank is not None]
 
 
 def _used(

@@ -18,7 +18,7 @@ _TURNS = ("job.phase_started", "job.phase_completed", "job.attempt_failed", "job
 
 
 @dataclass(frozen=True)
-class Stretch:
+class PhaseInterval:
     """One phase in one attempt; the end is None while it lasts."""
 
     attempt: int
@@ -33,15 +33,15 @@ class Stretch:
 class History:
     """How a job got where it is, and what it belongs to."""
 
-    stretches: list[Stretch]
+    intervals: list[PhaseInterval]
     phases: Sequence[PhaseRecord]
     attempts: Sequence[Attempt]
     children: Sequence[Job]
     """The jobs that it made, and those that took over its result."""
 
-    def phase_of(self, stretch: Stretch) -> PhaseRecord | None:
-        """Return what was written down of a stretch that came to its end."""
-        key = stretch.phase, stretch.attempt
+    def phase_of(self, interval: PhaseInterval) -> PhaseRecord | None:
+        """Return what was written down of an interval that ended."""
+        key = interval.phase, interval.attempt
         return next((phase for phase in self.phases if (phase.name, phase.attempt) == key), None)
 
 
@@ -53,7 +53,7 @@ def read(database: Database, project_id: str, job_id: str) -> History:
         turns = reads.events_of(session, job_id, _TURNS, limit=MOST)
         attempts = reads.attempts(session, job_id, after=0, limit=MOST)
         return History(
-            _stretches(turns, attempts),
+            _intervals(turns, attempts),
             reads.phases(session, job_id),
             attempts,
             reads.children(session, project_id, job_id, limit=MOST),
@@ -76,18 +76,18 @@ def log(database: Database, project_id: str, job_id: str, *, before: str | None,
         return reads.newest_log_lines(session, job_id, before=before, limit=limit)
 
 
-def _stretches(turns: Sequence[Event], attempts: Sequence[Attempt]) -> list[Stretch]:
+def _intervals(turns: Sequence[Event], attempts: Sequence[Attempt]) -> list[PhaseInterval]:
     ends = {attempt.number: attempt.finished_at for attempt in attempts}
-    finished: list[Stretch] = []
+    finished: list[PhaseInterval] = []
     began: dict[tuple[int, str], datetime] = {}
     for event in turns:
         key = event.attempt, event.phase or ""
         if event.type == "job.phase_started":
             began[key] = event.time
         elif event.type == "job.phase_completed" and key in began:
-            finished.append(Stretch(*key, began.pop(key), event.time, done=True))
-    cut = [Stretch(*key, start, _end(ends, key[0], start), done=False) for key, start in began.items()]
-    return sorted([*finished, *cut], key=lambda stretch: (stretch.attempt, stretch.start))
+            finished.append(PhaseInterval(*key, began.pop(key), event.time, done=True))
+    cut = [PhaseInterval(*key, start, _end(ends, key[0], start), done=False) for key, start in began.items()]
+    return sorted([*finished, *cut], key=lambda interval: (interval.attempt, interval.start))
 
 
 def _end(ends: dict[int, datetime | None], attempt: int, start: datetime) -> datetime | None:

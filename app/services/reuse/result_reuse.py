@@ -16,20 +16,20 @@ from app.platform.ids import new_id
 from app.services import publications
 
 
-def adopt(session: Session, job: Job, done: Held, *, now: datetime) -> None:
+def finish_with_result(session: Session, job: Job, done: Held, *, now: datetime) -> None:
     """Make a locked job succeed with the result of another one."""
-    new_events = take_over(session, job, done, now=now)
+    new_events = copy_result(session, job, done, now=now)
     events.move(session, job, "succeeded", new_events, now=now)
 
 
-def born(session: Session, job: Job, done: Held, *, now: datetime) -> None:
+def begin_with_result(session: Session, job: Job, done: Held, *, now: datetime) -> None:
     """Let a job that this transaction makes begin as the success that another one was."""
     job.state, job.progress, job.started_at, job.finished_at, job.wait_reason = "succeeded", 1.0, now, now, None
     job.pending_until = None
-    events.begin(session, job, take_over(session, job, done, now=now), now=now)
+    events.begin(session, job, copy_result(session, job, done, now=now), now=now)
 
 
-def take_over(session: Session, job: Job, done: Held, *, now: datetime) -> list[events.NewEvent]:
+def copy_result(session: Session, job: Job, done: Held, *, now: datetime) -> list[events.NewEvent]:
     """Copy what a result consists of, files apart, and return the events that tell it."""
     theirs = done.job
     new_events: list[events.NewEvent] = [("job.gate_evaluated", theirs.gate)] if theirs.gate is not None else []

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.db.base import OfProject
 
 
-class ProjectTurns:
+class ProjectRoundRobin:
     """Who was served last; of one process, so that several of them go round independently."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ HERE = "local"
 """Who reads folders of this machine: whoever runs the embedded service."""
 
 
-def probe_again(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
+def probe_cached(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
     """Return what `probe` returns, from memory where every file is the one that it read; refusals are not kept."""
     try:
         seen = _seen(directory)

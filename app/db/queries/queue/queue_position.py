@@ -8,7 +8,7 @@ import time
 from sqlalchemy import and_, func, literal, or_, select
 from sqlalchemy.orm import Session
 
-from app.db.job import QUEUED, Job, turn_of
+from app.db.job import QUEUED, Job, queue_rank
 from app.db.queries.jobs import jobs
 
 EXACT = 500
@@ -25,8 +25,8 @@ def of_new(session: Session, job: Job) -> int:
     before: dict[_Key, int] = session.info.setdefault("new places", {})
     key = (job.project_id, job.worker_class, job.priority)
     if key not in before:
-        turn = turn_of(job.created_at, job.priority)
-        ahead = or_(Job.turn < turn, and_(Job.turn == turn, Job.id < job.id))
+        rank = queue_rank(job.created_at, job.priority)
+        ahead = or_(Job.turn < rank, and_(Job.turn == rank, Job.id < job.id))
         mine = and_(QUEUED, Job.project_id == job.project_id, Job.worker_class == job.worker_class)
         near = select(literal(1)).where(mine, ahead).limit(EXACT).subquery()
         with session.no_autoflush:
@@ -40,7 +40,7 @@ def _counted(session: Session, job: Job, key: _Key) -> int:
     with _lock:
         at, count = _far.get(key, (float("-inf"), 0))
         if time.monotonic() - at > MOMENT_SECONDS:
-            job.turn = turn_of(job.created_at, job.priority)
+            job.turn = queue_rank(job.created_at, job.priority)
             count = jobs.queue_position(session, job) - 1
             if len(_far) > _MOST_FAR:
                 _far.clear()

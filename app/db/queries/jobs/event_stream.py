@@ -16,7 +16,7 @@ _JOBS_AT_ONCE = 200
 """Of which one statement asks for news."""
 
 
-class Head(NamedTuple):
+class JobCursor(NamedTuple):
     """Where a job stands: its state and its newest seq."""
 
     state: str
@@ -35,43 +35,45 @@ class Position(NamedTuple):
     seq: int
 
 
-def head(session: Session, project_id: str, job_id: str) -> Head | None:
+def head(session: Session, project_id: str, job_id: str) -> JobCursor | None:
     """Return where a job of a project stands."""
     row = session.execute(
         select(Job.state, Job.event_seq).where(Job.id == job_id, Job.project_id == project_id)
     ).one_or_none()
-    return Head(*row) if row else None
+    return JobCursor(*row) if row else None
 
 
 def history(
     session: Session, *, project_id: str, job_id: str, after: int, limit: int
-) -> tuple[Head | None, list[Event]]:
+) -> tuple[JobCursor | None, list[Event]]:
     """Return where a job of a project stands, and its first events beyond a seq."""
     return head(session, project_id, job_id), list(reads.events(session, job_id, after=after, limit=limit))
 
 
-def heads(session: Session, job_ids: Collection[str]) -> dict[str, Head]:
+def heads(session: Session, job_ids: Collection[str]) -> dict[str, JobCursor]:
     """Return where jobs stand; one that is deleted is left out."""
     rows = session.execute(select(Job.id, Job.state, Job.event_seq).where(Job.id.in_(job_ids)))
-    return {row.id: Head(row.state, row.event_seq) for row in rows}
+    return {row.id: JobCursor(row.state, row.event_seq) for row in rows}
 
 
-def news(session: Session, after: Mapping[str, int]) -> list[Event]:
+def new_events(session: Session, after: Mapping[str, int]) -> list[Event]:
     """Return the events of jobs beyond a seq of each, in order."""
     wanted = or_(*(and_(Event.job_id == job_id, Event.seq > seq) for job_id, seq in after.items()))
     return list(session.scalars(select(Event).where(wanted).order_by(Event.job_id, Event.seq)))
 
 
-def news_beyond(session: Session, sent: Mapping[str, int | None]) -> tuple[dict[str, Head], dict[str, list[Event]]]:
+def new_events_beyond(
+    session: Session, sent: Mapping[str, int | None]
+) -> tuple[dict[str, JobCursor], dict[str, list[Event]]]:
     """Return where jobs stand, and the events of those that went on beyond what their watchers were sent."""
     stand = heads(session, sent)
     moved = {
-        job_id: seq for job_id, seq in sent.items() if seq is not None and seq < stand.get(job_id, Head("", 0)).seq
+        job_id: seq for job_id, seq in sent.items() if seq is not None and seq < stand.get(job_id, JobCursor("", 0)).seq
     }
     events: dict[str, list[Event]] = {}
     names = list(moved)
     for start in range(0, len(names), _JOBS_AT_ONCE):
-        for event in news(session, {name: moved[name] for name in names[start : start + _JOBS_AT_ONCE]}):
+        for event in new_events(session, {name: moved[name] for name in names[start : start + _JOBS_AT_ONCE]}):
             events.setdefault(event.job_id, []).append(event)
     return stand, events
 
@@ -81,7 +83,9 @@ def now(session: Session) -> Position:
     return Position(session.scalar(select(_horizon(session))) or 0, "", 0)
 
 
-def all_news(session: Session, position: Position, *, project_id: str | None = None, limit: int) -> Sequence[Event]:
+def all_new_events(
+    session: Session, position: Position, *, project_id: str | None = None, limit: int
+) -> Sequence[Event]:
     """Return events behind a place, of one project or of all; never one that a late commit could still precede."""
     place = tuple_(Event.commit_number, Event.job_id, Event.seq)
     query = select(Event).where(place > tuple_(*map(literal, position)))
@@ -92,7 +96,7 @@ def all_news(session: Session, position: Position, *, project_id: str | None = N
     return session.scalars(query.order_by(Event.commit_number, Event.job_id, Event.seq).limit(limit)).all()
 
 
-def place_of(event: Event) -> Position:
+def position_of(event: Event) -> Position:
     """Return the place of an event."""
     return Position(event.commit_number, event.job_id, event.seq)
 

@@ -15,11 +15,11 @@ from app.db import commits as group_commit
 from app.db.commits import GroupCommit
 from app.db.session import Database
 from app.errors import TooManyRequests
-from app.platform.lanes import Lanes, Rooms, Shares, Turns
+from app.platform.fairness import FairQueue, FairSemaphore, KeyedLimiter, ProjectThreads
 
 
 def test_lanes_are_served_by_turns_and_in_order() -> None:
-    lanes, held = Lanes[str](10), set[str]()
+    lanes, held = FairQueue[str](10), set[str]()
     for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
         lanes.put(item[0], item)
     assert [lanes.take(held, wait=False) for _ in range(7)] == ["a1", "b1", "c1", "a2", "b2", "a3", None]
@@ -28,7 +28,7 @@ def test_lanes_are_served_by_turns_and_in_order() -> None:
 
 
 def test_a_lane_is_served_by_one_at_a_time_and_one_that_is_new_by_whoever_is_idle() -> None:
-    lanes, busy, idle = Lanes[str](10), set[str](), set[str]()
+    lanes, busy, idle = FairQueue[str](10), set[str](), set[str]()
     for item in ("a1", "a2", "b1"):
         lanes.put(item[0], item)
     assert lanes.take(busy) == "a1"
@@ -50,18 +50,18 @@ def test_a_lane_is_served_by_one_at_a_time_and_one_that_is_new_by_whoever_is_idl
 
 
 def test_lanes_are_shared_as_long_as_items_of_several_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    lanes = Lanes[int](10)
+    lanes = FairQueue[int](10)
     lanes.put("a", 1)
     lanes.put("a", 2)
     found = [lanes.shared]
     lanes.put("b", 3)
     found.append(lanes.shared)
-    monkeypatch.setattr("app.platform.lanes.LATELY_SECONDS", 0)
+    monkeypatch.setattr("app.platform.fairness.LATELY_SECONDS", 0)
     assert [*found, lanes.shared] == [False, True, False]
 
 
 def test_a_full_lane_refuses_its_own_alone() -> None:
-    lanes: Lanes[int] = Lanes(2)
+    lanes: FairQueue[int] = FairQueue(2)
     for number in range(2):
         lanes.put("a", number)
     with pytest.raises(TooManyRequests) as refused:
@@ -151,7 +151,7 @@ def test_the_one_call_of_a_project_is_next_beside_many_slow_ones_of_another() ->
     go = threading.Event()
 
     async def scene() -> tuple[float, int]:
-        rooms = Rooms(6, per_project=4, waiting=1000)
+        rooms = ProjectThreads(6, per_project=4, waiting=1000)
         slow = [asyncio.create_task(rooms.run("a", lambda: go.wait(20))) for _ in range(1004)]
         await asyncio.sleep(0.05)
         began = time.thread_time()
@@ -171,11 +171,11 @@ def test_the_one_call_of_a_project_is_next_beside_many_slow_ones_of_another() ->
 
 def test_turns_go_round_the_lanes_and_few_are_at_work() -> None:
     async def scene() -> list[str]:
-        turns, done, at_work = Turns(2, seconds=60), [], 0
+        turns, done, at_work = FairSemaphore(2, seconds=60), [], 0
 
         async def work(lane: str) -> None:
             nonlocal at_work
-            async with turns.turn(lane):
+            async with turns.acquire(lane):
                 at_work += 1
                 assert at_work <= 2
                 await asyncio.sleep(0)
@@ -193,20 +193,20 @@ def test_turns_go_round_the_lanes_and_few_are_at_work() -> None:
 
 def test_a_turn_ends_early_by_itself_or_with_a_caller_that_leaves() -> None:
     async def scene() -> None:
-        turns = Turns(1, seconds=0.05)
-        async with turns.turn("waits for somebody else"), asyncio.timeout(10), turns.turn("next"):
+        turns = FairSemaphore(1, seconds=0.05)
+        async with turns.acquire("waits for somebody else"), asyncio.timeout(10), turns.acquire("next"):
             pass
-        turns = Turns(1, seconds=60)
-        async with turns.turn("a") as end, asyncio.timeout(10):
-            left = asyncio.ensure_future(turns.turn("b").__aenter__())
-            called_and_left = asyncio.ensure_future(turns.turn("b").__aenter__())
+        turns = FairSemaphore(1, seconds=60)
+        async with turns.acquire("a") as end, asyncio.timeout(10):
+            left = asyncio.ensure_future(turns.acquire("b").__aenter__())
+            called_and_left = asyncio.ensure_future(turns.acquire("b").__aenter__())
             await asyncio.sleep(0)
             left.cancel()
             end()
             end()  # once is enough
             called_and_left.cancel()
             await asyncio.gather(left, called_and_left, return_exceptions=True)
-            async with turns.turn("c"):
+            async with turns.acquire("c"):
                 assert turns.free == 0
         assert turns.free == 1
 
@@ -216,15 +216,15 @@ def test_a_turn_ends_early_by_itself_or_with_a_caller_that_leaves() -> None:
 def test_a_lane_does_so_many_things_at_once_and_holds_no_other_up() -> None:
     done: list[str] = []
 
-    async def work(shares: Shares, name: str, until: asyncio.Event, *, early: bool = False) -> None:
-        async with shares.share(name[0]) as end:
+    async def work(shares: KeyedLimiter, name: str, until: asyncio.Event, *, early: bool = False) -> None:
+        async with shares.acquire(name[0]) as end:
             done.append(name)
             if early:
                 end()
             await until.wait()
 
     async def scene() -> list[str]:
-        shares, until = Shares(2), asyncio.Event()
+        shares, until = KeyedLimiter(2), asyncio.Event()
         calls = [asyncio.create_task(work(shares, name, until)) for name in ("a1", "a2", "a3", "a4", "b1")]
         calls.append(asyncio.create_task(work(shares, "c1", until, early=True)))
         calls += [asyncio.create_task(work(shares, name, until)) for name in ("c2", "c3", "c4")]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 
-def unbeaten(costs: Sequence[tuple[float, float]]) -> list[bool]:
+def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
     """Tell of each pair of costs, less is better, whether nothing beats it; equal pairs do not beat each other."""
-    marks = [False] * len(costs)
+    on_front = [False] * len(costs)
     best_of_cheaper = math.inf
     order = sorted(range(len(costs)), key=lambda index: costs[index])
     start = 0
@@ -17,7 +17,7 @@ def unbeaten(costs: Sequence[tuple[float, float]]) -> list[bool]:
         stop = next((at for at in range(start, len(order)) if costs[order[at]][0] != cost), len(order))
         best = costs[order[start]][1]
         for index in order[start:stop]:
-            marks[index] = costs[index][1] == best < best_of_cheaper
+            on_front[index] = costs[index][1] == best < best_of_cheaper
         best_of_cheaper = min(best_of_cheaper, best)
         start = stop
-    return marks
+    return on_front

@@ -1,4 +1,4 @@
-"""Lanes: what waits for a shared resource waits behind its own project's, and the projects take turns."""
+"""Fair queueing: what waits for a shared resource waits behind its own project's, and the projects take turns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATELY_SECONDS = 1.0
 _T = TypeVar("_T")
 
 
-class Lanes(Generic[_T]):
+class FairQueue(Generic[_T]):
     """A queue in memory with one lane per project, bounded, from which the lanes are served by turns.
 
     Several may serve; whoever takes from a lane holds it until he releases it, so what it holds stays in order.
@@ -99,7 +99,7 @@ class Lanes(Generic[_T]):
             self._changed.notify_all()
 
 
-class Turns:
+class FairSemaphore:
     """Lets an event loop work on few requests at a time, by turns of their lanes, and soon on one that comes late."""
 
     def __init__(self, at_once: int, *, seconds: float) -> None:
@@ -109,7 +109,7 @@ class Turns:
         self.lanes: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def turn(self, lane: str) -> AsyncIterator[Callable[[], None]]:
+    async def acquire(self, lane: str) -> AsyncIterator[Callable[[], None]]:
         """Wait for a turn of a lane; what is given ends it early."""
         await self._wait(lane)
         over = False
@@ -152,7 +152,7 @@ class Turns:
         self.free += 1
 
 
-class Shares:
+class KeyedLimiter:
     """Lets each lane do so many things at once: what is more waits behind its own, and takes nothing from others."""
 
     def __init__(self, per_lane: int) -> None:
@@ -160,27 +160,27 @@ class Shares:
         self.lanes: dict[str, tuple[CapacityLimiter, int]] = {}
 
     @asynccontextmanager
-    async def share(self, lane: str) -> AsyncIterator[Callable[[], None]]:
+    async def acquire(self, lane: str) -> AsyncIterator[Callable[[], None]]:
         """Wait for a place in a lane; what is given gives it back early."""
-        places, inside = self.lanes.get(lane) or (CapacityLimiter(self._per_lane), 0)
-        self.lanes[lane] = places, inside + 1
+        limiter, inside = self.lanes.get(lane) or (CapacityLimiter(self._per_lane), 0)
+        self.lanes[lane] = limiter, inside + 1
         place, held = object(), False
 
         def end() -> None:
             nonlocal held
             if held:
                 held = False
-                places.release_on_behalf_of(place)
+                limiter.release_on_behalf_of(place)
 
         try:
-            await places.acquire_on_behalf_of(place)
+            await limiter.acquire_on_behalf_of(place)
             held = True
             yield end
         finally:
             end()
             inside = self.lanes[lane][1] - 1
             if inside:
-                self.lanes[lane] = places, inside
+                self.lanes[lane] = limiter, inside
             else:
                 del self.lanes[lane]
 
@@ -196,7 +196,7 @@ def until_start(send: Send, end: Callable[[], None]) -> Send:
     return ending
 
 
-class Rooms:
+class ProjectThreads:
     """Threads for calls that wait for somebody else's server: few for each project, none of those of the API."""
 
     def __init__(self, threads: int, *, per_project: int, waiting: int) -> None:

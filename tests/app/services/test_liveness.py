@@ -11,7 +11,7 @@ import pytest
 from app.db.job import Heartbeat, Worker
 from app.db.queries.queue import leases, measures
 from app.db.session import Database, clock
-from app.services.alive import is_alive
+from app.services.liveness import is_alive
 from app.settings import Settings
 
 
