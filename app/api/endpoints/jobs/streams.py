@@ -18,7 +18,7 @@ from app.db.lifecycle import TERMINAL
 from app.dependencies import ActorDep, EventStreamsDep, ResourcesDep
 from app.platform.actor import Actor
 from app.services.events import event_cursor
-from app.services.events.feed import Pass
+from app.services.events.event_streams import Pass
 from app.services.jobs import reads
 from app.sse import LastEventId, event_stream, frame, seq_of
 

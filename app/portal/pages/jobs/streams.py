@@ -16,7 +16,7 @@ from app.dependencies import EventStreamsDep, ProjectDep, ResourcesDep
 from app.platform.actor import LOCAL
 from app.portal.deps import needs
 from app.services.events import event_cursor
-from app.services.events.feed import Pass
+from app.services.events.event_streams import Pass
 from app.services.jobs import reads
 from app.services.tenancy.sessions import Sessions
 from app.sse import LastEventId, event_stream, frame, seq_of
