@@ -103,10 +103,10 @@ def _beside_peer(arguments: argparse.Namespace, base: dict[str, Any], floor: flo
                     folder=folder,
                 )
             )
-        least = min(run.seconds for run in theirs)
+        fastest = min(run.seconds for run in theirs)
         for name, runs in ((f"{method}, ours", ours), (f"{method}, the peer", theirs)):
             seconds, peak = min(run.seconds for run in runs), min(run.peak_bytes for run in runs)
-            numbers = (f"{seconds:.2f}", f"{seconds / floor:.2f}", f"{peak / 2**20:.0f}", f"{seconds / least:.2f}")
+            numbers = (f"{seconds:.2f}", f"{seconds / floor:.2f}", f"{peak / 2**20:.0f}", f"{seconds / fastest:.2f}")
             table.add_row(name, *numbers)
     return table
 

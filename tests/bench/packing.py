@@ -28,10 +28,10 @@ def _models() -> list[tuple[str, np.typing.NDArray[np.uint16]]]:
     values = draws.integers(1, 2**16, (SIDE, SIDE), dtype=np.uint16)
     chances = draws.random((SIDE, SIDE), dtype=np.float32)
     two_of_four = chances.reshape(-1, 4).argsort(axis=1).argsort(axis=1).reshape(SIDE, SIDE) < 2
-    found = [
-        (f"unstructured {share:.0%}", np.where(chances < share, np.uint16(0), values)) for share in (0.5, 0.6, 0.7)
+    models = [
+        (f"unstructured {zeros:.0%}", np.where(chances < zeros, np.uint16(0), values)) for zeros in (0.5, 0.6, 0.7)
     ]
-    return [*found, ("2:4", np.where(two_of_four, np.uint16(0), values))]
+    return [*models, ("2:4", np.where(two_of_four, np.uint16(0), values))]
 
 
 def _measure(folder: Path, label: str, words: np.typing.NDArray[np.uint16]) -> tuple[float, float]:
@@ -44,9 +44,9 @@ def _measure(folder: Path, label: str, words: np.typing.NDArray[np.uint16]) -> t
 
 
 def _seconds(work: Callable[[], None]) -> float:
-    found = []
+    seconds = []
     for _ in range(REPEATS):
         began = time.process_time()
         work()
-        found.append(time.process_time() - began)
-    return min(found)
+        seconds.append(time.process_time() - began)
+    return min(seconds)

@@ -32,8 +32,8 @@ def variants(kind: type[Method], tag: str) -> Iterator[Choice]:
         yield base | dict(zip(words, values, strict=True))
 
 
-def _axis(found: Mapping[str, type[Method]], tag: str = "kind") -> list[Choice]:
-    return [choice for kind in found.values() for choice in variants(kind, tag)]
+def _axis(methods: Mapping[str, type[Method]], tag: str = "kind") -> list[Choice]:
+    return [choice for kind in methods.values() for choice in variants(kind, tag)]
 
 
 AXES: dict[str, list[Choice | None]] = {
@@ -77,9 +77,9 @@ class Refused:
 
 def axes_of(cell: Cell) -> Axes:
     """The choices of a cell, whether they go together or not."""
-    found: tuple[Mapping[str, type[Method]], ...] = (CRITERIA, PATTERNS, BUDGETS, OPTIMIZERS, {**SOLVERS})
+    registries: tuple[Mapping[str, type[Method]], ...] = (CRITERIA, PATTERNS, BUDGETS, OPTIMIZERS, {**SOLVERS})
     methods: list[Any] = []
-    for (axis, choice), kinds in zip(cell.items(), found, strict=True):
+    for (axis, choice), kinds in zip(cell.items(), registries, strict=True):
         name = (choice or {}).get("method" if axis == "method" else "kind", "none")
         methods.append(kinds[name].model_validate(choice) if name in kinds else None)
     return Axes(*methods)
@@ -104,11 +104,11 @@ def name_of(cell: Cell) -> str:
 
 def refused_pairs() -> list[tuple[Cell, Refused]]:
     """Every cell that is refused though only two of its choices are not the usual ones."""
-    found: dict[str, tuple[Cell, Refused]] = {}
+    refusals: dict[str, tuple[Cell, Refused]] = {}
     for first, second in itertools.combinations(AXES, 2):
         for one, other in itertools.product(AXES[first], AXES[second]):
             cell = USUAL | {first: one, second: other}
             refused = step_of(cell)
             if isinstance(refused, Refused):
-                found[name_of(cell)] = (cell, refused)
-    return list(found.values())
+                refusals[name_of(cell)] = (cell, refused)
+    return list(refusals.values())

@@ -76,11 +76,11 @@ def share_of(pattern: Pattern) -> float:
 
 def masked(declared: Declared, pattern: Pattern, *, sparsity: float | None = None, rows: int = OUTPUTS) -> MaskProblem:
     """A layer as optimizers and solvers see it, pruned by Wanda's score."""
-    share, weight_OI = share_of(pattern) if sparsity is None else sparsity, weight()[:rows]
+    fraction, weight_OI = share_of(pattern) if sparsity is None else sparsity, weight()[:rows]
     score_OI = weight_OI.abs() * inputs().norm(dim=0)
-    mask_OI = pattern.keep(score_OI, sparsity=share)
+    mask_OI = pattern.keep(score_OI, sparsity=fraction)
     at_outputs = Recorded(statistics(declared, inputs()))
-    return MaskProblem(weight_OI, at_outputs, generator(0), mask_OI, score_OI, pattern, share)
+    return MaskProblem(weight_OI, at_outputs, generator(0), mask_OI, score_OI, pattern, fraction)
 
 
 def frozen(*tensors: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:

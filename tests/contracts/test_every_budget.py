@@ -40,7 +40,7 @@ def test_the_mean_over_the_weights_is_what_was_asked(budget: Budget, sparsity: f
     shares = budget.sparsities(sparsity, facts)
     assert untouched(before)
     assert list(shares) == [matrix.name for matrix in facts]
-    assert all(0 <= share < 1 for share in shares.values())
+    assert all(0 <= fraction < 1 for fraction in shares.values())
     # A budget that counts single weights is exact up to one of them.
     assert mean(shares, facts) == pytest.approx(sparsity, abs=0.5 / sum(matrix.size for matrix in facts) + 1e-9)
     assert budget.sparsities(sparsity, _facts(budget)) == shares

@@ -60,30 +60,30 @@ def _runs(step: PruneStep, name: str) -> None:
         step.budget.sparsities(step.target_sparsity, facts), facts, step.target_sparsity, step.pattern
     )
     assert mean(shares, facts) == pytest.approx(step.target_sparsity, abs=1 / 16), name
-    assert all(0 <= share <= max(step.target_sparsity, step.pattern.ceiling()) for share in shares.values()), name
-    share = shares["0"]
+    assert all(0 <= fraction <= max(step.target_sparsity, step.pattern.ceiling()) for fraction in shares.values()), name
+    fraction = shares["0"]
     layer = LayerProblem(_weight(), statistics((*step.planned, *step.gathers), _input()), generator(0))
     score_OI = step.score(layer)
-    mask_OI = step.pattern.keep(score_OI, sparsity=share)
-    problem = MaskProblem(_weight(), layer.statistics, generator(0), mask_OI, score_OI, step.pattern, share)
+    mask_OI = step.pattern.keep(score_OI, sparsity=fraction)
+    problem = MaskProblem(_weight(), layer.statistics, generator(0), mask_OI, score_OI, step.pattern, fraction)
     if step.optimizer is not None:
         before = mask_OI
         mask_OI = step.optimizer.improve(problem)
-        _check_mask(step.pattern, mask_OI, share, int(before.sum()), name)
+        _check_mask(step.pattern, mask_OI, fraction, int(before.sum()), name)
         assert _error(_weight(), mask_OI) <= _error(_weight(), before), name
         problem = replace(problem, mask_OI=mask_OI)
     if step.solver is not None:
-        refit = step.solver.solver_for(SHAPE, sparsity=share).solve(problem)
+        refit = step.solver.solver_for(SHAPE, sparsity=fraction).solve(problem)
         assert bool(torch.isfinite(refit.weight_OI).all()), name
         assert not bool(refit.weight_OI.masked_fill(refit.mask_OI, 0).any()), name
-        _check_mask(step.pattern, refit.mask_OI, share, int(mask_OI.sum()), name)
+        _check_mask(step.pattern, refit.mask_OI, fraction, int(mask_OI.sum()), name)
 
 
-def _check_mask(pattern: Pattern, mask_OI: torch.Tensor, share: float, kept: int, name: str) -> None:
+def _check_mask(pattern: Pattern, mask_OI: torch.Tensor, fraction: float, kept: int, name: str) -> None:
     """A mask of the pattern, scored by itself, is what the pattern keeps."""
     assert mask_OI.dtype == torch.bool, name
     assert int(mask_OI.sum()) == kept, name
-    assert torch.equal(pattern.keep(mask_OI.float(), sparsity=share), mask_OI), name
+    assert torch.equal(pattern.keep(mask_OI.float(), sparsity=fraction), mask_OI), name
 
 
 def _error(weight_OI: torch.Tensor, mask_OI: torch.Tensor) -> float:

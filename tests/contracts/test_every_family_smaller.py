@@ -88,12 +88,12 @@ def test_the_smaller_model_is_a_stock_model_that_scores_and_weighs_what_the_repo
     written = model.generate(windows_NT[:1, :8], max_new_tokens=4, do_sample=False)
     assert written.shape[1] > 8
     assert report["compressed"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    told = {row["kind"]: row for row in report["protocol"]["structure"]}
-    assert set(told) == {part.kind for part in case.free}
+    reported = {row["kind"]: row for row in report["protocol"]["structure"]}
+    assert set(reported) == {part.kind for part in case.free}
     for part in case.free:
         if part.kind != "depth":
-            assert told[part.kind]["of"] == part.count
-            assert told[part.kind]["kept"] == max(part.least, part.count // 2)
+            assert reported[part.kind]["of"] == part.count
+            assert reported[part.kind]["kept"] == max(part.least, part.count // 2)
 
 
 def test_the_smaller_model_is_one_that_can_be_posted_again(case: Case) -> None:
@@ -139,8 +139,8 @@ def test_a_job_that_keeps_everything_is_bit_identical(case: Case) -> None:
 @pytest.mark.deep
 def test_the_least_that_can_stay_is_a_stock_model(case: Case) -> None:
     """One block, one neuron, one group of heads, as many experts as a token is sent to: never none."""
-    most = [step(part, 1 - part.least / part.count) for part in case.free]
-    job = case.of("least", most)
+    steps = [step(part, 1 - part.least / part.count) for part in case.free]
+    job = case.of("least", steps)
     left = {row["kind"]: row for row in job.attempt().report["protocol"]["structure"]}
     assert left["depth"]["blocks"] == 1
     assert all(left[part.kind]["kept"] == part.least for part in case.free if part.kind != "depth")
@@ -187,5 +187,5 @@ def test_a_matrix_stands_in_for_a_block_or_is_refused_by_post_and_by_the_worker(
 
 @torch.no_grad()
 def logits(folder: Path, windows_NT: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(windows_NT).logits
-    return found
+    values: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(windows_NT).logits
+    return values

@@ -31,14 +31,14 @@ def test_the_share_pruned_is_exact_up_to_the_pattern_s_rounding_and_the_scores_a
 @KINDS
 def test_what_is_kept_does_not_depend_on_the_scale_of_the_scores(pattern: Pattern) -> None:
     score_OI = _scores()
-    share = share_of(pattern)
-    assert torch.equal(pattern.keep(score_OI, sparsity=share), pattern.keep(score_OI * 8, sparsity=share))
+    sparsity = share_of(pattern)
+    assert torch.equal(pattern.keep(score_OI, sparsity=sparsity), pattern.keep(score_OI * 8, sparsity=sparsity))
 
 
 @KINDS
 def test_of_equal_scores_the_lower_input_index_goes_first(pattern: Pattern) -> None:
-    share = share_of(pattern)
-    mask_OI = pattern.keep(torch.ones(4, 256), sparsity=share)
+    sparsity = share_of(pattern)
+    mask_OI = pattern.keep(torch.ones(4, 256), sparsity=sparsity)
     assert not bool(mask_OI[:, 0].any())
     assert bool(mask_OI[:, -1].all())
 
@@ -46,9 +46,9 @@ def test_of_equal_scores_the_lower_input_index_goes_first(pattern: Pattern) -> N
 @KINDS
 def test_raising_one_score_never_loses_that_weight(pattern: Pattern) -> None:
     score_OI = _scores()
-    share = share_of(pattern)
+    sparsity = share_of(pattern)
     score_OI[3, 5] = 1e3
-    assert bool(pattern.keep(score_OI, sparsity=share)[3, 5])
+    assert bool(pattern.keep(score_OI, sparsity=sparsity)[3, 5])
 
 
 @KINDS

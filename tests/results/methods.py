@@ -50,14 +50,14 @@ def cells(*, seeds: int = 1, models: tuple[str, ...] = MODELS) -> list[Cell]:
         Cell(
             key=f"{model} / {setting} / {name} / seed {seed}",
             model=model,
-            spec=reference_spec(reference, seed=seed, prune={**step, **share}),
+            spec=reference_spec(reference, seed=seed, prune={**step, **sparsity}),
             labels={"method": name, "setting": setting, "seed": seed},
         )
         for seed in range(seeds)
         for model in models
-        for setting, share in SETTINGS.items()
+        for setting, sparsity in SETTINGS.items()
         for name, step in METHODS.items()
-        if not ("pattern" in step and "pattern" in share)
+        if not ("pattern" in step and "pattern" in sparsity)
     ]
 
 
@@ -89,8 +89,8 @@ def render(rows: list[Row]) -> str:
         header = "| method | " + " | ".join(f"{name}: perplexity / error / s" for name in settings) + " |"
         lines = [header, "|---" * (len(settings) + 1) + "|"]
         for method in dict.fromkeys(row["method"] for row in mine):
-            found = [_cell([r for r in mine if (r["method"], r["setting"]) == (method, name)]) for name in settings]
-            lines.append(f"| {method} | " + " | ".join(found) + " |")
+            cells = [_cell([r for r in mine if (r["method"], r["setting"]) == (method, name)]) for name in settings]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

@@ -153,12 +153,12 @@ def _table(rows: list[Row], pruned: dict[int, float], before: float) -> str:
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, value in _medians(rows).items():
         same = [row for row in rows if row["recovery"] == name]
-        share = median(_share(row, pruned.get(row["seed"], before)) for row in same)
+        fraction = median(_share(row, pruned.get(row["seed"], before)) for row in same)
         trained = f"{same[0]['trained']:,} ({same[0]['trained_fraction']:.2%})" if not same[0]["soup"] else "by members"
         engines = ", ".join(sorted({row["environment"]["engine"] for row in same}))
         seconds = f"{median(row['seconds'] for row in same):.0f}" if name not in UPDATES else "within pruning"
         seconds += " after its members" if same[0]["soup"] else ""
-        numbers = (f"{value:.2f}", f"{share:.0%}", trained, seconds, str(len(same)), engines)
+        numbers = (f"{value:.2f}", f"{fraction:.0%}", trained, seconds, str(len(same)), engines)
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
@@ -170,9 +170,9 @@ def _share(row: Row, pruned: float) -> float:
 
 def _medians(rows: list[Row]) -> dict[str, float]:
     """The median perplexity over the seeds, by recovery, in the order of the table."""
-    found: dict[str, float] = {}
+    medians: dict[str, float] = {}
     for name in RECOVERIES:
         values = [float(row["perplexity"]) for row in rows if row["recovery"] == name]
         if values:
-            found[name] = median(values)
-    return found
+            medians[name] = median(values)
+    return medians

@@ -28,10 +28,10 @@ Results = dict[str, Result]
 
 
 def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
+    fraction = float(text)
+    if not 0 <= fraction <= 1:
         raise argparse.ArgumentTypeError("a share lies in 0 to 1")
-    return share
+    return fraction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,11 +81,11 @@ def show(befores: Results, afters: Results, again: Results, say: Callable[[str],
     for name, lines in undisturbed.items():
         table.add_row(name, str(files[name]), _verdict(lines), _place(again.get(name)), _verdict(killed.get(name)))
     Console(width=120).print(table)
-    for title, found in (("", undisturbed), (", resumed", killed)):
-        for name, lines in found.items():
+    for title, lines_of in (("", undisturbed), (", resumed", killed)):
+        for name, lines in lines_of.items():
             for line in lines:
                 say(f"{name}{title}: {line}")
-    differ, differ_resumed = (sum(map(bool, found.values())) for found in (undisturbed, killed))
+    differ, differ_resumed = (sum(map(bool, lines_of.values())) for lines_of in (undisturbed, killed))
     say(
         f"{len(befores)} jobs, {sum(files.values())} files: {differ} differ; "
         f"{len(again)} resumed: {differ_resumed} differ"

@@ -51,8 +51,8 @@ def differences(before: Result, after: Result) -> list[str]:
 
 def different_files(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """Return what is not in both, or has other bytes; no weights at all are a difference, too."""
-    found = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    return found if any(name.endswith(".safetensors") for name in before) else [*found, "no safetensors"]
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    return names if any(name.endswith(".safetensors") for name in before) else [*names, "no safetensors"]
 
 
 def _unlike(before: Any, after: Any, place: str) -> Iterator[str]:

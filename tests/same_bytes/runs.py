@@ -47,8 +47,8 @@ class Kept:
     def get(self, name: str, body: Body) -> Result | None:
         """The result of the same request."""
         with suppress(FileNotFoundError):
-            found: Result = json.loads((self.folder / f"{name}.json").read_text())
-            return found if found["body"] == body else None
+            result: Result = json.loads((self.folder / f"{name}.json").read_text())
+            return result if result["body"] == body else None
         return None
 
     def put(self, name: str, body: Body, result: Result) -> Result:
@@ -77,8 +77,8 @@ def undisturbed(
 ) -> dict[str, Result]:
     """Return the results of jobs that nobody disturbs; raises Refused when `every` job does not cover the service."""
     kept = Kept(work / "results" / source.name)
-    found = {name: result for name, body in bodies.items() if (result := kept.get(name, body))}
-    missing = {name: body for name, body in bodies.items() if name not in found}
+    results = {name: result for name, body in bodies.items() if (result := kept.get(name, body))}
+    missing = {name: body for name, body in bodies.items() if name not in results}
     home = work / "homes" / source.name
     shutil.rmtree(home, ignore_errors=True)
     with _running(source, home, ESPALIER_LOCAL_ROOTS=str(work)) as service:
@@ -92,14 +92,14 @@ def undisturbed(
             jobs = _jobs(service)
             for name in [name for name, job in waiting.items() if jobs[job]["state"] in TERMINAL]:
                 result = _result(service, jobs, waiting.pop(name)) | {"engine": catalogue["engine_version"]}
-                found[name] = kept.put(name, missing[name], result)
+                results[name] = kept.put(name, missing[name], result)
                 say(f"{source.name}: {name} {result.get('error', 'done')} ({len(waiting)} left)")
                 patience = Patience(JOB_SECONDS)
             patience.pause(0.1, f"no job ends: {waiting}")
         children = len(service.seen - service.resident)
         assert children >= len(missing), f"looked at {children} processes of {len(missing)} jobs"
     shutil.rmtree(home)
-    return found
+    return results
 
 
 def _posted(service: Installation, bodies: Mapping[str, Body]) -> dict[str, str]:
@@ -113,13 +113,13 @@ def _posted(service: Installation, bodies: Mapping[str, Body]) -> dict[str, str]
 
 def _jobs(service: Installation) -> dict[str, dict[str, Any]]:
     """Every job by its id, those that jobs have made for themselves too."""
-    found: dict[str, dict[str, Any]] = {}
+    jobs: dict[str, dict[str, Any]] = {}
     cursor = ""
     while True:
         page = service.get(f"/v1/jobs?limit=200{cursor}")
-        found |= {job["id"]: job for job in page["items"]}
+        jobs |= {job["id"]: job for job in page["items"]}
         if not page["next_cursor"]:
-            return found
+            return jobs
         cursor = f"&cursor={page['next_cursor']}"
 
 
@@ -149,8 +149,8 @@ def phase_to_kill_in(name: str, checkpoints: list[list[str]]) -> str:
 def resumed(old: Tree, new: Tree, name: str, body: Body, before: Result, work: Path) -> Result:
     """Return the result of a job that is killed in the old service and goes on in the new one."""
     kept = Kept(work / "results" / f"{old.name}-{new.name}")
-    if found := kept.get(name, body):
-        return found
+    if kept_result := kept.get(name, body):
+        return kept_result
     if "error" in before:
         return {"error": "not started: it does not succeed undisturbed"}
     home = work / "homes" / name
@@ -178,17 +178,17 @@ def _kill_in(service: Installation, job: str, phase: str, *, late: bool) -> dict
     Whenever something new lies in the store, the job is held until it stands in the events: jobs of this size are
     over before their events are told. `late`: behind the end of the phase will do, too.
     """
-    store, stored, told = service.home / "store", 0, 0
+    store, stored, num_seen = service.home / "store", 0, 0
     held, looked, patience = service.look(), 0.0, Patience(JOB_SECONDS)
     while True:
         if (now := _files(store)) != stored:
             _send(held, signal.SIGSTOP)
-            events = _told(service, told)
+            events = _told(service, num_seen)
             if killed := amid(events, phase, late=late):
                 service.kill_everything()
                 return killed
             _send(held, signal.SIGCONT)
-            stored, told = now, sum(len(_checkpoints(of)) for of in events.values())
+            stored, num_seen = now, sum(len(_checkpoints(of)) for of in events.values())
         elif time.monotonic() - looked > 0.2:
             held, looked = service.look(), time.monotonic()
             if service.get(f"/v1/jobs/{job}")["state"] in TERMINAL:
@@ -208,9 +208,9 @@ def _told(service: Installation, known: int) -> dict[str, list[dict[str, Any]]]:
 
 def amid(events: Mapping[str, list[dict[str, Any]]], phase: str, *, late: bool) -> dict[str, Any] | None:
     """Return which job has stored something of a phase and is amid it, or (`late`) behind it; None when none is."""
-    for job, told in events.items():
-        names = [name for at, name in _checkpoints(told) if at == phase]
-        over = any(event["type"] == "job.phase_completed" and event["phase"] == phase for event in told)
+    for job, of_job in events.items():
+        names = [name for at, name in _checkpoints(of_job) if at == phase]
+        over = any(event["type"] == "job.phase_completed" and event["phase"] == phase for event in of_job)
         if names and (late or not over):
             return {"job": job, "phase": phase, "checkpoint": names[-1], "amid": not over}
     return None

@@ -57,7 +57,7 @@ def test_results_of_two_runs_are_equal_but_for_what_tells_of_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda result: result["files"].update({"masks.safetensors": "b0"}), "masks.safetensors"),
         (lambda result: result["files"].update({"config.json": "c0"}), "config.json"),
@@ -79,8 +79,8 @@ def test_results_of_two_runs_are_equal_but_for_what_tells_of_the_run() -> None:
         (lambda result: result.update(error="failed: numerical"), "new: failed: numerical"),
     ],
 )
-def test_every_other_difference_is_told(change: Callable[[Any], None], told: str) -> None:
-    assert differences(RESULT, changed(change)) == [told]
+def test_every_other_difference_is_told(change: Callable[[Any], None], expected: str) -> None:
+    assert differences(RESULT, changed(change)) == [expected]
 
 
 def test_a_result_without_weights_is_none() -> None:

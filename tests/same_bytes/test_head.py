@@ -18,6 +18,6 @@ def test_the_last_commit_gives_the_bytes_of_the_working_tree(
 ) -> None:
     asked = ["--only", "^(family-llama|magnitude|soup-order)$", "--resume", "0.5", "--work", str(tmp_path)]
     status = main(["HEAD", *asked])
-    told = capsys.readouterr().out
-    assert status == 0, told
-    assert told.splitlines()[-1] == "3 jobs, 18 files: 0 differ; 2 resumed: 0 differ"
+    output = capsys.readouterr().out
+    assert status == 0, output
+    assert output.splitlines()[-1] == "3 jobs, 18 files: 0 differ; 2 resumed: 0 differ"

@@ -39,9 +39,9 @@ class Tree:
     @cached_property
     def packages(self) -> tuple[str, ...]:
         """What Python can import from it, tests apart."""
-        found = sorted(path.parent.name for path in self.folder.glob("*/__init__.py") if path.parent.name != "tests")
-        assert found, f"no packages in {self.folder}"
-        return tuple(found)
+        packages = sorted(path.parent.name for path in self.folder.glob("*/__init__.py") if path.parent.name != "tests")
+        assert packages, f"no packages in {self.folder}"
+        return tuple(packages)
 
     @cached_property
     def command(self) -> list[str]:
@@ -123,8 +123,8 @@ class Installation(Deployment):
 
     def look(self) -> list[psutil.Process]:
         """Return the processes of jobs; raises ForeignCode when any process of the service is not of our tree."""
-        found = self.tree()
-        for process in set(found) - self.seen:
+        tree = self.tree()
+        for process in set(tree) - self.seen:
             try:
                 environment, folder = process.environ(), Path(process.cwd())
             except (psutil.Error, FileNotFoundError):  # it has ended
@@ -142,7 +142,7 @@ class Installation(Deployment):
             if elsewhere:
                 raise ForeignCode(f"{process.cmdline()} of {self.source.name} would import {elsewhere}")
             self.seen.add(process)
-        return [process for process in found if process not in self.resident]
+        return [process for process in tree if process not in self.resident]
 
 
 @cache

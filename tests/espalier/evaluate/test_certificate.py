@@ -42,8 +42,8 @@ def test_a_head_beside_the_flag_is_tied_where_it_is_the_embeddings(family: str, 
     assert (streamed.separate_head is None) is equal
     tokens = torch.arange(24).view(2, 12)
     with torch.no_grad(), streamed.whole(Weights(model_dir)) as model:
-        found, expected = model(input_ids=tokens).logits, stock(input_ids=tokens).logits
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # kernels add in another order when crowded
+        actual, expected = model(input_ids=tokens).logits, stock(input_ids=tokens).logits
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)  # kernels add in another order when crowded
 
 
 @pytest.mark.parametrize("spec", [{}, RETRAIN], ids=["pruned", "retrained"])
@@ -77,10 +77,10 @@ def test_every_family_passes(family: str, dtype: str, tmp_path: Path, texts: Pat
     session = local_job(
         tmp_path / "job", write_tiny_model(tmp_path / "model", family), texts, compute_dtype=dtype
     ).session()
-    found = certificate.run(session)
-    assert found["verdict"] == "passed"
-    assert found["class"] == session.streamed.stock_class
-    assert 0 < found["share_left_dense"] < 0.1
+    report = certificate.run(session)
+    assert report["verdict"] == "passed"
+    assert report["class"] == session.streamed.stock_class
+    assert 0 < report["share_left_dense"] < 0.1
 
 
 def test_a_forward_pass_that_differs_ends_the_job(

@@ -34,15 +34,15 @@ def test_the_divergence_stands_beside_the_perplexity(tmp_path: Path, llama: Path
     with pytest.raises(KilledError):
         job.attempt(kill_at=_evaluated)
     report = job.attempt().report  # the numbers of the attempt before
-    found = report["compressed"]["divergence"]["text"]
+    measured = report["compressed"]["divergence"]["text"]
     assert report["protocol"]["divergence"].keys() == {"windows", "kl", "top1_agreement"}
     if sparsity == 0:
-        assert found == {"kl": 0.0, "top1_agreement": 1.0}
+        assert measured == {"kl": 0.0, "top1_agreement": 1.0}
     else:
-        assert found["kl"] > 0
-        assert 0 < found["top1_agreement"] < 1
+        assert measured["kl"] > 0
+        assert 0 < measured["top1_agreement"] < 1
     card = (job.artifact / "README.md").read_text()
-    assert f"| same likeliest token on text | | {found['top1_agreement']:.1%} |" in card
+    assert f"| same likeliest token on text | | {measured['top1_agreement']:.1%} |" in card
 
 
 def test_nothing_is_compared_unless_asked_for(tmp_path: Path, llama: Path, texts: Path) -> None:

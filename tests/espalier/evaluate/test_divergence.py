@@ -37,16 +37,16 @@ def test_the_numbers_are_those_of_the_definition() -> None:
         p, q = (each.logits_VV[token].double().softmax(dim=0) for each in (dense, model))
         kl += float(sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True)))
         agreed += float(p.argmax() == q.argmax())
-    found = divergence(dense, model, WINDOWS, device=torch.device("cpu"))
-    assert found.kl == pytest.approx(kl / 50, rel=1e-6)
-    assert found.top1_agreement == agreed / 50
-    assert 0 < found.top1_agreement < 1
+    measured = divergence(dense, model, WINDOWS, device=torch.device("cpu"))
+    assert measured.kl == pytest.approx(kl / 50, rel=1e-6)
+    assert measured.top1_agreement == agreed / 50
+    assert 0 < measured.top1_agreement < 1
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
     seen: list[int] = []
-    found = divergence(_table(0), _table(0), WINDOWS, device=torch.device("cpu"), tick=seen.append)
-    assert (found.kl, found.top1_agreement) == (0.0, 1.0)
+    measured = divergence(_table(0), _table(0), WINDOWS, device=torch.device("cpu"), tick=seen.append)
+    assert (measured.kl, measured.top1_agreement) == (0.0, 1.0)
     assert seen == [1, 9, 10]  # one window, until the width of the vocabulary is known
 
 

@@ -16,12 +16,12 @@ CPU = torch.device("cpu")
 
 def test_a_model_is_timed_reading_and_writing(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(write_tiny_model(tmp_path)).eval()
-    found, again = measure(model, model, device=CPU, longest=32)
-    assert found.keys() == again.keys()
-    assert found["prompt_tokens"] == 24
-    assert found["repeats"] == 5
+    first, again = measure(model, model, device=CPU, longest=32)
+    assert first.keys() == again.keys()
+    assert first["prompt_tokens"] == 24
+    assert first["repeats"] == 5
     for name in ("prefill_seconds_per_token", "decode_seconds_per_token"):
-        assert 0 < found[name]["least"] <= found[name]["median"] <= found[name]["most"]
+        assert 0 < first[name]["least"] <= first[name]["median"] <= first[name]["most"]
 
 
 def test_products_are_those_of_the_maps_and_the_head(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_result_is_faster_only_where_the_spreads_lie_apart(
     lines = [line for line in facts(whole) if line.startswith("speed")]
     cells = [row.verdict for row in comparisons(whole) if row.unit == "milliseconds"]
     assert len(lines) == len(cells) == 2
-    assert all(words in told for told in (*lines, *cells))
+    assert all(words in text for text in (*lines, *cells))
     spread = f"({1e3 * result['decode_seconds_per_token']['least']:.3f} to"
     assert all(spread in line for line in lines)
     assert all(spread in row.texts[1] for row in comparisons(whole) if row.unit == "milliseconds")

@@ -57,10 +57,10 @@ def test_reconstruction_reads_the_windows_with_the_largest_gaps(tmp_path: Path, 
     assert (len(gaps), len(picked)) == (CANDIDATES * SAMPLES, SAMPLES)
     left = [index for index in range(len(gaps)) if index not in picked.tolist()]
     assert gaps[picked].min() >= gaps[left].max()
-    told = session.results.protocol["reconstructing"]
-    assert told["tokens"] == SAMPLES * LENGTH
-    assert told["loss_gap"]["picked"] == SAMPLES
-    assert told["loss_gap"]["mean_gap_of_picked"] > told["loss_gap"]["mean_gap_of_candidates"]
+    protocol = session.results.protocol["reconstructing"]
+    assert protocol["tokens"] == SAMPLES * LENGTH
+    assert protocol["loss_gap"]["picked"] == SAMPLES
+    assert protocol["loss_gap"]["mean_gap_of_picked"] > protocol["loss_gap"]["mean_gap_of_candidates"]
     grid = session.text(session.request.spec.calibration.dataset).evaluation(length=LENGTH, max_windows=None)
     assert min(abs(float(gaps.max()) - gap) for gap in _gaps(session, grid)) < 1e-9
 
@@ -117,9 +117,9 @@ def test_retraining_reads_one_in_so_many_of_a_domain_s_windows(tmp_path: Path, l
     retrain = {"trainable": ["norms"], "steps": 2, "batch_size": 2, "dataset": domain}
     job = _job(tmp_path / "job", llama, texts, reconstruct=None, retrain=retrain)
     job.texts[fingerprint(domain)] = str(kept.path)
-    told = job.recover().results.protocol["retraining"]
-    assert told["dataset"] == domain
-    assert told["text_sha256"] == kept.sha256
-    assert told["tokens_read"] == 2 * 2 * told["sequence_length"]
-    assert told["loss_gap"]["picked"] == told["loss_gap"]["candidates"] // CANDIDATES
-    assert told["loss_gap"]["mean_gap_of_picked"] > told["loss_gap"]["mean_gap_of_candidates"]
+    protocol = job.recover().results.protocol["retraining"]
+    assert protocol["dataset"] == domain
+    assert protocol["text_sha256"] == kept.sha256
+    assert protocol["tokens_read"] == 2 * 2 * protocol["sequence_length"]
+    assert protocol["loss_gap"]["picked"] == protocol["loss_gap"]["candidates"] // CANDIDATES
+    assert protocol["loss_gap"]["mean_gap_of_picked"] > protocol["loss_gap"]["mean_gap_of_candidates"]

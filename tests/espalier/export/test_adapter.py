@@ -30,9 +30,9 @@ def test_peft_loads_the_adapter_and_measures_what_the_report_says(tmp_path: Path
     session = job.session()
     (item,) = job.spec.evaluate.perplexity
     measured = perplexity(model, session.evaluation_windows(item), device=torch.device("cpu"))
-    told = done.report["adapter"]["perplexity"]["text"]
-    assert measured == pytest.approx(told, rel=1e-5)
-    assert told < done.report["compressed"]["perplexity"]["text"] - 0.1
+    reported = done.report["adapter"]["perplexity"]["text"]
+    assert measured == pytest.approx(reported, rel=1e-5)
+    assert reported < done.report["compressed"]["perplexity"]["text"] - 0.1
     again = job.attempt()  # from its checkpoints
     assert again.report["adapter"] == done.report["adapter"]
     assert [file.sha256 for file in again.files if "adapter" in file.path] == [

@@ -63,9 +63,9 @@ def test_a_packed_shard_of_every_dense_shard(
     job, _ = run(tmp_path / "job", llama, texts, "packed", prune={"method": "magnitude", "sparsity": 0.5})
     packs = sorted(job.artifact.glob("model-*.packed.safetensors"))
     assert len(packs) > 2
-    found = summary(job.artifact)
+    before = summary(job.artifact)
     assert main("unpack", str(job.artifact)) == 0
-    assert summary(job.artifact) == found
+    assert summary(job.artifact) == before
     AutoModelForCausalLM.from_pretrained(job.artifact)
 
 
@@ -83,11 +83,11 @@ def test_the_summary_counts_what_is_there(
 ) -> None:
     prune = {"method": "magnitude", "sparsity": 0.75 if name == "1:4" else 0.5, "pattern": pattern}
     job, report = run(tmp_path / "job", llama, texts, "packed", prune=prune)
-    found = summary(job.artifact)
-    assert found["parameters"] == report["compressed"]["parameters"]
-    assert found["nonzero_parameters"] == report["compressed"]["nonzero_parameters"]
-    assert found["sparse_tensors"] == {name: 14}
-    assert found["sparsity_of_sparse_tensors"] == pytest.approx(prune["sparsity"], abs=1e-3)
-    assert all(item["verified"] for item in found["files"])
+    counted = summary(job.artifact)
+    assert counted["parameters"] == report["compressed"]["parameters"]
+    assert counted["nonzero_parameters"] == report["compressed"]["nonzero_parameters"]
+    assert counted["sparse_tensors"] == {name: 14}
+    assert counted["sparsity_of_sparse_tensors"] == pytest.approx(prune["sparsity"], abs=1e-3)
+    assert all(item["verified"] for item in counted["files"])
     (job.artifact / "config.json").write_text("{}")
     assert [item["path"] for item in summary(job.artifact)["files"] if not item["verified"]] == ["config.json"]

@@ -158,15 +158,15 @@ def test_the_card_tells_registries_what_they_ask_and_no_path(tmp_path: Path, tex
     raw = sum(len(block) for block in re.findall(r"```json.*?```", text, re.DOTALL))
     assert raw < len(text) / 3
     for name in ("README.md", "report.json", "manifest.json"):
-        told = (job.artifact / name).read_text()
-        assert str(tmp_path.parent) not in told, name
-        assert str(texts) not in told, name
-        assert "inner" not in told, name
+        content = (job.artifact / name).read_text()
+        assert str(tmp_path.parent) not in content, name
+        assert str(texts) not in content, name
+        assert "inner" not in content, name
     assert "valid.txt" in text
 
 
 @pytest.mark.parametrize(
-    ("pattern", "told"),
+    ("pattern", "expected"),
     [
         ({"kind": "nm", "n": 2, "m": 4}, "vLLM removed its 2:4 kernels"),
         ({"kind": "nm", "n": 4, "m": 8}, "Zeros in a pattern (4:8): stock runtimes run them as dense"),
@@ -175,11 +175,11 @@ def test_the_card_tells_registries_what_they_ask_and_no_path(tmp_path: Path, tex
     ],
 )
 def test_only_zeros_without_a_pattern_are_called_so(
-    pattern: dict[str, Any], told: str, tmp_path: Path, texts: Path, llama: Path
+    pattern: dict[str, Any], expected: str, tmp_path: Path, texts: Path, llama: Path
 ) -> None:
     prune = {"method": "magnitude", "pattern": pattern} | ({} if "n" in pattern else {"sparsity": 0.5})
     (line,) = runtime_notes(local_job(tmp_path, llama, texts, prune=prune).session(), achieved=0.5)
-    assert told in line
+    assert expected in line
 
 
 @pytest.mark.parametrize(

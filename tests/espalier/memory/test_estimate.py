@@ -48,8 +48,8 @@ def test_headers_tell_what_the_model_itself_tells(family: str, tied: bool, tmp_p
             job = local_job(tmp_path / name, model, texts, **fields, compute_dtype=dtype)
             counted = limits.measured(Session(job.request(), lambda _: None))
             size = max(Path(path).stat().st_size for path in job.texts.values()) if job.texts else 0
-            told = estimate(facts.shape, job.spec, itemsize=itemsize_of(dtype, device="cpu"), text_bytes=size)
-            assert replace(counted, process=told.process) == told, (name, dtype)
+            estimated = estimate(facts.shape, job.spec, itemsize=itemsize_of(dtype, device="cpu"), text_bytes=size)
+            assert replace(counted, process=estimated.process) == estimated, (name, dtype)
 
 
 def test_facts_of_an_earlier_version_count_the_weights_alone(tmp_path: Path) -> None:

@@ -66,6 +66,6 @@ def test_auto_computes_activations_again_above_a_quarter_of_what_is_free() -> No
     retrain = Retrain.model_validate({"batch_size": 2})
     for free, expected in ((4 * kept, False), (4 * kept - 4, True)):
         assert training.recomputes(retrain, SHAPE, length=100, itemsize=4, free_bytes=free) is expected
-    for said in (False, True):
-        always = retrain.model_copy(update={"gradient_checkpointing": said})
-        assert training.recomputes(always, SHAPE, length=100, itemsize=4, free_bytes=0) is said
+    for setting in (False, True):
+        always = retrain.model_copy(update={"gradient_checkpointing": setting})
+        assert training.recomputes(always, SHAPE, length=100, itemsize=4, free_bytes=0) is setting

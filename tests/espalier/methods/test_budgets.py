@@ -23,13 +23,13 @@ SHAPES = [(0, (8, 16)), (0, (4, 16)), (1, (8, 16)), (1, (16, 8)), (2, (24, 16))]
 
 def _facts(seed: int = 0) -> list[MatrixFacts]:
     draws = torch.Generator().manual_seed(seed)
-    found = []
+    facts = []
     for index, (block, shape) in enumerate(SHAPES):
         weight_OI = torch.randn(shape, generator=draws) ** (1 + 2 * block)
         norm_I = torch.rand(shape[1], generator=draws).double() + 0.1
         seen: Statistics = {InputNorms: norm_I}
-        found.append(MatrixFacts(f"layers.{block}.m{index}", block, shape, lambda w=weight_OI: w, seen))  # type: ignore[misc]
-    return found
+        facts.append(MatrixFacts(f"layers.{block}.m{index}", block, shape, lambda w=weight_OI: w, seen))  # type: ignore[misc]
+    return facts
 
 
 @pytest.mark.parametrize("budget", [Owl(), Owl(threshold=2, bound=0.5), LampBudget(), ErdosRenyi()])
@@ -41,7 +41,7 @@ def test_the_mean_over_the_weights_is_the_request_and_no_share_leaves_the_interv
     shares = budget.sparsities(sparsity, facts)
     total = sum(matrix.size for matrix in facts)
     assert mean(shares, facts) == pytest.approx(sparsity, abs=1.01 / total if isinstance(budget, LampBudget) else 1e-9)
-    assert all(0 <= share < 1 for share in shares.values())
+    assert all(0 <= fraction < 1 for fraction in shares.values())
 
 
 def test_owl_follows_the_outlier_ratio_of_its_blocks() -> None:

@@ -114,11 +114,11 @@ def test_batches_of_rows_give_the_masks_of_one(monkeypatch: pytest.MonkeyPatch) 
     for pattern in (Unstructured(), NOfM(n=2, m=4)):
         start_OI = pattern.keep(score_OI, sparsity=0.5)
         for optimizer in (SparseSwaps(), SparseFw(iterations=30)):
-            found = []
+            masks = []
             for size in (2**24, 16 * 16 * 3):
                 monkeypatch.setattr(f"{type(optimizer).__module__}.BATCH_ELEMENTS", size)
-                found.append(_improved(optimizer, weight_OI, start_OI, score_OI, seen, pattern=pattern, sparsity=0.5))
-            assert torch.equal(*found)
+                masks.append(_improved(optimizer, weight_OI, start_OI, score_OI, seen, pattern=pattern, sparsity=0.5))
+            assert torch.equal(*masks)
 
 
 @pytest.mark.parametrize("optimizer", [SparseSwaps(), SparseFw(iterations=20), SparseFw(alpha=0.0, iterations=20)])
@@ -182,11 +182,11 @@ def test_frank_wolfe_is_the_algorithm_with_the_fixed_part_in_its_gradient(alpha:
 def test_the_gradient_that_frank_wolfe_follows_is_that_of_the_error() -> None:
     weight_OI, seen, _ = _case(outputs=2)
     weight, gram = weight_OI.double(), seen[Gram].double()
-    share = torch.rand(2, 16, dtype=torch.float64, requires_grad=True)
-    lost = weight - share * weight
+    relaxed = torch.rand(2, 16, dtype=torch.float64, requires_grad=True)
+    lost = weight - relaxed * weight
     (lost @ gram * lost).sum().backward()  # type: ignore[no-untyped-call]
-    assert share.grad is not None
-    torch.testing.assert_close(share.grad, (-2 * weight * (weight @ gram - (weight * share) @ gram)).detach())
+    assert relaxed.grad is not None
+    torch.testing.assert_close(relaxed.grad, (-2 * weight * (weight @ gram - (weight * relaxed) @ gram)).detach())
 
 
 def test_without_the_fixed_part_in_the_gradient_frank_wolfe_ends_far_worse() -> None:
@@ -204,12 +204,12 @@ def test_without_the_fixed_part_in_the_gradient_frank_wolfe_ends_far_worse() -> 
 def _wrong_frank_wolfe(
     weight_OI: torch.Tensor, mask_OI: torch.Tensor, fixed_OI: torch.Tensor, gram_II: torch.Tensor
 ) -> torch.Tensor:
-    target, share = weight_OI @ gram_II, (mask_OI & ~fixed_OI).float()
+    target, relaxed = weight_OI @ gram_II, (mask_OI & ~fixed_OI).float()
     budget = int((mask_OI & ~fixed_OI).sum(dim=1)[0])
     for step in range(200):
-        gain = (weight_OI * (target - (weight_OI * share) @ gram_II)).masked_fill(fixed_OI, 0)
+        gain = (weight_OI * (target - (weight_OI * relaxed) @ gram_II)).masked_fill(fixed_OI, 0)
         value, index = gain.topk(budget, dim=1)
-        vertex = torch.zeros_like(share).scatter_(1, index, (value > 0).float())
-        share = torch.lerp(share, vertex, 2 / (step + 2))
-    index = share.masked_fill(fixed_OI, -1).topk(budget, dim=1).indices
+        vertex = torch.zeros_like(relaxed).scatter_(1, index, (value > 0).float())
+        relaxed = torch.lerp(relaxed, vertex, 2 / (step + 2))
+    index = relaxed.masked_fill(fixed_OI, -1).topk(budget, dim=1).indices
     return fixed_OI | torch.zeros_like(fixed_OI).scatter_(1, index, True)

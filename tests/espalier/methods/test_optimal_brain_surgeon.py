@@ -24,9 +24,9 @@ def best_error(weight_OI: torch.Tensor, gram_II: torch.Tensor, kept: list[int]) 
     gram = gram_II.double()
     gram = gram + DAMPING * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     weight = weight_OI.double()
-    found = torch.linalg.solve(gram[kept][:, kept], gram[kept] @ weight.T).T
+    refitted = torch.linalg.solve(gram[kept][:, kept], gram[kept] @ weight.T).T
     change = weight.clone()
-    change[:, kept] -= found
+    change[:, kept] -= refitted
     return float((change @ gram * change).sum())
 
 

@@ -133,4 +133,4 @@ def test_tiles_that_cannot_be_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_a_budget_that_moves_n_shows_in_the_name() -> None:
-    assert [NOfM(n=4, m=8).label_at(share) for share in (0.5, 0.25, 0.625)] == ["4:8", "6:8", "3:8"]
+    assert [NOfM(n=4, m=8).label_at(sparsity) for sparsity in (0.5, 0.25, 0.625)] == ["4:8", "6:8", "3:8"]

@@ -83,30 +83,30 @@ def _ragged_mask() -> torch.Tensor:
 @pytest.mark.parametrize("bytes_", [1, 2**20])
 def test_least_squares_is_the_optimum_of_every_row(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(least_squares, "BATCH_BYTES", bytes_)  # one row at a time, or all
-    found = _solve(LeastSquares(damping=0.02), _inputs(), _ragged_mask())
+    refit = _solve(LeastSquares(damping=0.02), _inputs(), _ragged_mask())
     expected_OI = _optimum(_ragged_mask(), _hessian(_inputs(), 0.02))
-    torch.testing.assert_close(found.weight_OI.double(), expected_OI, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(refit.weight_OI.double(), expected_OI, rtol=1e-4, atol=1e-5)
 
 
 def test_without_damping_an_unsolvable_row_gets_some() -> None:
-    found = _solve(LeastSquares(damping=0.0), _inputs("equal"), _ragged_mask())
-    assert bool(torch.isfinite(found.weight_OI).all())
+    refit = _solve(LeastSquares(damping=0.0), _inputs("equal"), _ragged_mask())
+    assert bool(torch.isfinite(refit.weight_OI).all())
     errors = OutputErrors(_weight(), _inputs("equal"), None)
-    assert errors.relative(found.weight_OI) < errors.relative(_weight() * _ragged_mask())
+    assert errors.relative(refit.weight_OI) < errors.relative(_weight() * _ragged_mask())
 
 
 def test_sparsegpt_is_the_surgeon_s_formula_column_by_column() -> None:
-    found = _solve(SparseGpt(block_size=8), _inputs(), _ragged_mask())
+    refit = _solve(SparseGpt(block_size=8), _inputs(), _ragged_mask())
     weight_OI, hessian_II = _weight().double(), _hessian(_inputs(), 0.01)
     for column in range(INPUTS):
         inverse = torch.linalg.inv(hessian_II[column:, column:])  # of the columns that may still move
         error_O = torch.where(_ragged_mask()[:, column], 0.0, weight_OI[:, column] / inverse[0, 0])
         weight_OI[:, column:] -= error_O[:, None] * inverse[0]
-    torch.testing.assert_close(found.weight_OI.double(), weight_OI * _ragged_mask(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(refit.weight_OI.double(), weight_OI * _ragged_mask(), rtol=1e-4, atol=1e-5)
 
 
 def test_sparsegpt_chooses_a_group_by_the_weights_as_they_stand() -> None:
-    found = _solve(SparseGpt(block_size=10, mask="own"), _inputs(), torch.ones(ROWS, INPUTS).bool(), NOfM())
+    refit = _solve(SparseGpt(block_size=10, mask="own"), _inputs(), torch.ones(ROWS, INPUTS).bool(), NOfM())
     weight_OI, hessian_II = _weight().double(), _hessian(_inputs(), 0.01)
     mask_OI = torch.ones(ROWS, INPUTS).bool()
     upper = torch.linalg.cholesky(torch.linalg.inv(hessian_II), upper=True)
@@ -116,29 +116,29 @@ def test_sparsegpt_chooses_a_group_by_the_weights_as_they_stand() -> None:
             mask_OI[:, column : column + 4].scatter_(1, score.argsort(dim=1)[:, :2], False)
         error_O = torch.where(mask_OI[:, column], 0.0, weight_OI[:, column]) / upper[column, column]
         weight_OI[:, column:] -= error_O[:, None] * upper[column, column:]
-    assert torch.equal(found.mask_OI, mask_OI)
-    torch.testing.assert_close(found.weight_OI.double(), weight_OI * mask_OI, rtol=1e-4, atol=1e-5)
+    assert torch.equal(refit.mask_OI, mask_OI)
+    torch.testing.assert_close(refit.weight_OI.double(), weight_OI * mask_OI, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [(Unstructured(), 0.7), (Unstructured(scope="matrix"), 0.33)])
 def test_sparsegpt_s_own_mask_keeps_the_budget(pattern: Unstructured, sparsity: float) -> None:
-    found = _solve(SparseGpt(block_size=8, mask="own"), _inputs(), _ragged_mask(), pattern, sparsity)
+    refit = _solve(SparseGpt(block_size=8, mask="own"), _inputs(), _ragged_mask(), pattern, sparsity)
     static_OI = pattern.keep(_weight().abs(), sparsity=sparsity)
     if pattern.scope == "row":
-        assert torch.equal(found.mask_OI.sum(dim=1), static_OI.sum(dim=1))
-    assert found.mask_OI.sum() == static_OI.sum()
+        assert torch.equal(refit.mask_OI.sum(dim=1), static_OI.sum(dim=1))
+    assert refit.mask_OI.sum() == static_OI.sum()
 
 
 def test_alps_ends_at_the_optimum_of_its_mask() -> None:
-    found = _solve(Alps(refine=200), _inputs(), _ragged_mask())
+    refit = _solve(Alps(refine=200), _inputs(), _ragged_mask())
     problem = Scaled.of(_weight(), _gram(_inputs()), 0.01)
     back = problem.scale_I.double()
-    expected_OI = _optimum(found.mask_OI, problem.hessian_II * back * back[:, None])
-    torch.testing.assert_close(found.weight_OI.double(), expected_OI, rtol=1e-3, atol=1e-4)
+    expected_OI = _optimum(refit.mask_OI, problem.hessian_II * back * back[:, None])
+    torch.testing.assert_close(refit.weight_OI.double(), expected_OI, rtol=1e-3, atol=1e-4)
 
 
 def test_one_iteration_of_admm_is_the_formula() -> None:
-    found = _solve(Admm(iterations=1, ramp=0, rho=0.7, damping=0.1, refit=False), _inputs(), _ragged_mask())
+    refit = _solve(Admm(iterations=1, ramp=0, rho=0.7, damping=0.1, refit=False), _inputs(), _ragged_mask())
     scale_I = _inputs().double().norm(dim=0)
     gram_II = (_inputs().T @ _inputs()).double() / scale_I / scale_I[:, None]
     hessian_II, dense_OI = gram_II + 0.1 * torch.eye(INPUTS), _weight().double() * scale_I
@@ -148,8 +148,8 @@ def test_one_iteration_of_admm_is_the_formula() -> None:
     dual_OI = dense_OI - first_OI
     right_OI = dense_OI @ hessian_II + 0.7 * (first_OI - dual_OI)
     sum_OI = right_OI @ torch.linalg.inv(hessian_II + 0.7 * torch.eye(INPUTS)) + dual_OI
-    expected_OI = sum_OI / scale_I * found.mask_OI
-    torch.testing.assert_close(found.weight_OI.double(), expected_OI, rtol=1e-4, atol=1e-5)
+    expected_OI = sum_OI / scale_I * refit.mask_OI
+    torch.testing.assert_close(refit.weight_OI.double(), expected_OI, rtol=1e-4, atol=1e-5)
 
 
 def test_the_ramp_prunes_a_share_of_what_the_pattern_prunes() -> None:
@@ -180,19 +180,19 @@ def test_every_solver_keeps_mask_and_guard_on_any_inputs(kind: str, pattern: Pat
         problem = _problem(input_TI, mask_OI, pattern, sparsity)
         return solve_with_safeguard(SOLVERS[kind](), problem, errors, dtype=torch.bfloat16, module="m")
 
-    found, again = solve(), solve()
-    assert torch.equal(found.weight_OI, again.weight_OI)
-    assert torch.equal(found.mask_OI, again.mask_OI)
-    assert bool(torch.isfinite(found.weight_OI).all())
-    assert torch.equal(found.weight_OI, found.weight_OI.masked_fill(~found.mask_OI, 0))
-    assert found.mask_OI.sum() == mask_OI.sum()
+    refit, again = solve(), solve()
+    assert torch.equal(refit.weight_OI, again.weight_OI)
+    assert torch.equal(refit.mask_OI, again.mask_OI)
+    assert bool(torch.isfinite(refit.weight_OI).all())
+    assert torch.equal(refit.weight_OI, refit.weight_OI.masked_fill(~refit.mask_OI, 0))
+    assert refit.mask_OI.sum() == mask_OI.sum()
     if pattern.line((ROWS, INPUTS)) == INPUTS:
-        assert torch.equal(found.mask_OI.sum(dim=1), mask_OI.sum(dim=1))
+        assert torch.equal(refit.mask_OI.sum(dim=1), mask_OI.sum(dim=1))
     if isinstance(pattern, NOfM):
-        assert bool((found.mask_OI.view(ROWS, -1, pattern.m).sum(dim=2) == pattern.n).all())
-    assert errors.relative(found.weight_OI) <= errors.relative(_weight() * mask_OI)
+        assert bool((refit.mask_OI.view(ROWS, -1, pattern.m).sum(dim=2) == pattern.n).all())
+    assert errors.relative(refit.weight_OI) <= errors.relative(_weight() * mask_OI)
     if inputs == "plain":
-        assert errors.relative(found.weight_OI) < errors.relative(_weight() * mask_OI)
+        assert errors.relative(refit.weight_OI) < errors.relative(_weight() * mask_OI)
 
 
 def test_sparsity_zero_changes_nothing() -> None:
@@ -200,5 +200,5 @@ def test_sparsity_zero_changes_nothing() -> None:
     errors = OutputErrors(_weight(), input_TI, _gram(input_TI))
     for kind in SOLVERS:
         problem = _problem(input_TI, ones_OI, sparsity=0.0)
-        found = solve_with_safeguard(SOLVERS[kind](), problem, errors, dtype=torch.float32, module="m")
-        assert torch.equal(found.weight_OI, _weight())
+        refit = solve_with_safeguard(SOLVERS[kind](), problem, errors, dtype=torch.float32, module="m")
+        assert torch.equal(refit.weight_OI, _weight())

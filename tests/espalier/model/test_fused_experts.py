@@ -73,8 +73,10 @@ def test_an_expert_without_tokens_is_named_and_judged_by_magnitude(kind: type[In
     for role, inputs in (("gate_proj", 32), ("down_proj", 16)):
         name = f"model.layers.0.mlp.experts.{idle[0]}.{role}"
         assert capture.of(name).tokens == 0
-        found = capture.of(name).statistics(name)[kind]
-        assert torch.equal(found.double(), (torch.ones(inputs) if kind is InputNorms else torch.eye(inputs)).double())
+        statistic = capture.of(name).statistics(name)[kind]
+        assert torch.equal(
+            statistic.double(), (torch.ones(inputs) if kind is InputNorms else torch.eye(inputs)).double()
+        )
         assert capture.of(name).sample().shape == (0, inputs)
     assert not any(matrix.routed for matrix in streamed.layout.matrices if "self_attn" in matrix.name)
 

@@ -85,9 +85,9 @@ def test_a_local_task_is_scored_and_what_is_missing_is_named(folder: Path, tmp_p
     command = [sys.executable, "-c", CHILD, str(folder), str(tmp_path / "scratch"), str(model_dir)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    said, scores, versions = json.loads(done.stdout.splitlines()[-1])
-    assert ["data of the task tiny_away" in said[0], "no task no_such_task" in said[1]] == [True, True]
-    assert all("ESPALIER_TASKS_DIR" in text for text in said)
+    errors, scores, versions = json.loads(done.stdout.splitlines()[-1])
+    assert ["data of the task tiny_away" in errors[0], "no task no_such_task" in errors[1]] == [True, True]
+    assert all("ESPALIER_TASKS_DIR" in text for text in errors)
     assert scores[0] == scores[1]
     assert scores[0]["tiny_choice"]["acc"] * 12 == pytest.approx(_right(model_dir), abs=1e-9)
     assert versions["lm_eval"]

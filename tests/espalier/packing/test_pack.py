@@ -20,11 +20,11 @@ from espalier.packing.unpacking import Pack, unpack_file, unpacked_path
 DOCUMENT = Path(__file__).parents[3] / "docs" / "packed-format.md"
 
 
-def sparse(shape: tuple[int, ...], *, share: float, dtype: Any = np.uint16, seed: int = 0) -> Any:
+def sparse(shape: tuple[int, ...], *, zeros: float, dtype: Any = np.uint16, seed: int = 0) -> Any:
     """Random bits of which a share is zero."""
     draws = np.random.default_rng(seed)
     values = draws.integers(1, np.iinfo(dtype).max, shape, dtype=dtype)
-    return np.where(draws.random(shape) < share, dtype(0), values)
+    return np.where(draws.random(shape) < zeros, dtype(0), values)
 
 
 def two_of_four(shape: tuple[int, ...], *, seed: int = 0) -> Any:
@@ -48,13 +48,13 @@ def there_and_back(folder: Path, tensors: dict[str, Any], metadata: dict[str, st
 
 def test_every_kind_of_tensor_comes_back_byte_for_byte(tmp_path: Path) -> None:
     tensors = {
-        "many_chunks": sparse((5, CHUNK // 4 + 3), share=0.6),
-        "wide": sparse((64, 64), share=0.7, dtype=np.uint32),
-        "bytes": sparse((64, 64), share=0.9, dtype=np.uint8),
-        "long": sparse((64, 64), share=0.9, dtype=np.uint64),
+        "many_chunks": sparse((5, CHUNK // 4 + 3), zeros=0.6),
+        "wide": sparse((64, 64), zeros=0.7, dtype=np.uint32),
+        "bytes": sparse((64, 64), zeros=0.9, dtype=np.uint8),
+        "long": sparse((64, 64), zeros=0.9, dtype=np.uint64),
         "two_of_four": two_of_four((96, 4 * 1001)),
         "odd_groups": two_of_four((1, 4)),
-        "dense": sparse((64, 65), share=0.0),
+        "dense": sparse((64, 65), zeros=0.0),
         "nothing_but_zeros": np.zeros((8, 8), dtype=np.float32),
         "empty": np.zeros((0, 4), dtype=np.float32),
         "scalar": np.array(3.0, dtype=np.float32),
@@ -75,20 +75,20 @@ def test_negative_zero_and_nan_keep_their_bits(tmp_path: Path) -> None:
 @given(
     rows=st.integers(1, 9),
     columns=st.integers(1, 40),
-    share=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
+    zeros=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
     seed=st.integers(0, 2**16),
     grouped=st.booleans(),
 )
 def test_any_matrix_comes_back(
-    rows: int, columns: int, share: float, seed: int, grouped: bool, tmp_path_factory: pytest.TempPathFactory
+    rows: int, columns: int, zeros: float, seed: int, grouped: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    values = two_of_four((rows, 4 * columns), seed=seed) if grouped else sparse((rows, columns), share=share, seed=seed)
-    there_and_back(tmp_path_factory.mktemp("pack"), {"w": values, "v": sparse((columns,), share=share, seed=seed)})
+    values = two_of_four((rows, 4 * columns), seed=seed) if grouped else sparse((rows, columns), zeros=zeros, seed=seed)
+    there_and_back(tmp_path_factory.mktemp("pack"), {"w": values, "v": sparse((columns,), zeros=zeros, seed=seed)})
 
 
-@pytest.mark.parametrize("share", [0.5, 0.6, 0.7])
-def test_an_unstructured_matrix_is_within_three_percent_of_the_entropy_bound(share: float, tmp_path: Path) -> None:
-    values = sparse((1024, 1024), share=share)
+@pytest.mark.parametrize("zeros", [0.5, 0.6, 0.7])
+def test_an_unstructured_matrix_is_within_three_percent_of_the_entropy_bound(zeros: float, tmp_path: Path) -> None:
+    values = sparse((1024, 1024), zeros=zeros)
     pack = there_and_back(tmp_path, {"w": values})
     bits = 8 * sum(pack.parts[f"w.{part}"].end - pack.parts[f"w.{part}"].begin for part in PARTS["bitmask"])
     kept = np.count_nonzero(values) / values.size
@@ -109,7 +109,7 @@ def test_memory_is_bounded_by_a_chunk_whatever_the_size_of_shards(tmp_path: Path
     """Three shards of 8 MB each way; mapped files are no allocations, all that is copied is."""
     shards = [tmp_path / f"model-{number:05d}-of-00003.safetensors" for number in range(3)]
     for seed, path in enumerate(shards):
-        save_file({"a": sparse((2048, 1024), share=0.6, seed=seed), "b": two_of_four((2048, 1024), seed=seed)}, path)
+        save_file({"a": sparse((2048, 1024), zeros=0.6, seed=seed), "b": two_of_four((2048, 1024), seed=seed)}, path)
     whole = [path.read_bytes() for path in shards]
     tracemalloc.start()
     for path in shards:
@@ -127,13 +127,13 @@ def test_equal_files_give_equal_packs(tmp_path: Path) -> None:
     packs = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        there_and_back(tmp_path / name, {"w": sparse((64, 64), share=0.5)})
+        there_and_back(tmp_path / name, {"w": sparse((64, 64), zeros=0.5)})
         packs.append((tmp_path / name / "model.packed.safetensors").read_bytes())
     assert packs[0] == packs[1]
 
 
 def test_the_documented_unpacker_gives_the_same_file(tmp_path: Path) -> None:
-    many_chunks = sparse((5, CHUNK // 4 + 3), share=0.6)
+    many_chunks = sparse((5, CHUNK // 4 + 3), zeros=0.6)
     there_and_back(tmp_path, {"a": many_chunks, "b": two_of_four((96, 400)), "c": np.ones(7)})
     code = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert len(code) == 1
@@ -159,9 +159,9 @@ def _damage(path: Path, *, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("share", [0.6, None])
-def test_a_damaged_pack_is_refused_and_leaves_nothing(share: float | None, tmp_path: Path) -> None:
-    values = two_of_four((64, 64)) if share is None else sparse((64, 64), share=share)
+@pytest.mark.parametrize("zeros", [0.6, None])
+def test_a_damaged_pack_is_refused_and_leaves_nothing(zeros: float | None, tmp_path: Path) -> None:
+    values = two_of_four((64, 64)) if zeros is None else sparse((64, 64), zeros=zeros)
     there_and_back(tmp_path, {"w": values})
     path, target = tmp_path / "model.packed.safetensors", tmp_path / "again.safetensors"
     whole = path.read_bytes()

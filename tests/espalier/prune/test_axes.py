@@ -21,7 +21,7 @@ from tests.fixtures.library.tiny_models import write_tiny_model
 def _covering() -> list[Cell]:
     """Cells that hold every choice of every axis at least once."""
     left = [(axis, choice) for axis, choices in AXES.items() for choice in choices if choice != USUAL[axis]]
-    found = []
+    cells = []
     while left:
         cell = dict(USUAL)
         for axis, choice in list(left):
@@ -30,8 +30,8 @@ def _covering() -> list[Cell]:
                 cell = tried
                 left.remove((axis, choice))
         assert cell != USUAL, f"these go with nothing: {left}"
-        found.append(cell)
-    return found
+        cells.append(cell)
+    return cells
 
 
 def _fitting(cell: Cell) -> dict[str, Any]:

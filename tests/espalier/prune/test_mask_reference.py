@@ -34,8 +34,8 @@ def _errors(folder: Path, reference_dir: Path, **prune: Any) -> dict[str, float]
 def test_better_masks_take_their_share_off_wanda_s_errors(tmp_path: Path, reference_dir: Path) -> None:
     # With an update the errors are taken from the Gram matrix, as with an optimizer; `before` is the mask alone.
     wanda = _errors(tmp_path / "wanda", reference_dir, update={"kind": "sparsegpt", "mask": "given"})
-    for kind, share in (("sparseswaps", 0.4), ("sparsefw", 0.2)):
-        found = _errors(tmp_path / kind, reference_dir, optimizer={"kind": kind})
-        cuts = [1 - found[name] / wanda[name] for name in wanda]
+    for kind, fraction in (("sparseswaps", 0.4), ("sparsefw", 0.2)):
+        errors = _errors(tmp_path / kind, reference_dir, optimizer={"kind": kind})
+        cuts = [1 - errors[name] / wanda[name] for name in wanda]
         assert min(cuts) >= -1e-6, f"{kind} made a matrix worse"
-        assert sum(cuts) / len(cuts) >= share, kind
+        assert sum(cuts) / len(cuts) >= fraction, kind

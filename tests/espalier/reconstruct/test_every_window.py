@@ -137,15 +137,15 @@ def test_matrices_are_fitted_to_the_same_bits_without_what_the_mode_does_not_rea
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     prune = ROWS | {"targets": {"include": ["q_proj", "fc"]}}
-    found = []
+    hashes = []
     for name in ("table", "lean"):
         with monkeypatch.context() as patch:
             if name == "table":
                 patch.setattr(window_fit, "matrices_of", _by_the_table)
             job = _job(tmp_path / name, "opt", prune, {"window": "matrix", "mode": mode, "epochs": 2})
             job.recover()
-        found.append({key: item.sha256 for key, item in job.stored.items() if key[1].startswith("block-")})
-    assert found[0] == found[1]
+        hashes.append({key: item.sha256 for key, item in job.stored.items() if key[1].startswith("block-")})
+    assert hashes[0] == hashes[1]
 
 
 def test_interleaving_prunes_on_what_the_fitted_prefix_gives(tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_a_resumed_walk_repeats_what_it_warned_of_while_it_pruned(tmp_path: Path
 
     with pytest.raises(KilledError):
         job.recover(kill_at=first_block)
-    (told,) = [message.text for message in job.messages if isinstance(message, Warned)]
-    assert "mlp.experts" in told
+    (warning,) = [message.text for message in job.messages if isinstance(message, Warned)]
+    assert "mlp.experts" in warning
     session = job.recover()
-    assert {"code": "idle_experts", "text": told} in session.results.warnings
+    assert {"code": "idle_experts", "text": warning} in session.results.warnings
 
 
 def test_rows_show_what_the_refit_did_to_every_matrix(tmp_path: Path) -> None:

@@ -154,11 +154,11 @@ def test_a_matrix_should_give_the_dense_matrix_s_own_output(setting: Setting, mo
     seen: dict[bool, dict[str, torch.Tensor]] = {}
     for weights in (setting.dense, setting.pruned):
         with setting.streamed.whole(weights) as model, torch.no_grad():
-            found = seen[weights is setting.dense] = {}
+            by_name = seen[weights is setting.dense] = {}
             for name, module in model.named_modules():
                 if name.startswith("model.layers.1.") and isinstance(module, nn.Linear):
                     local = name.removeprefix("model.layers.1.")
-                    module.register_forward_pre_hook(lambda _, args, at=local, into=found: into.update({at: args[0]}))
+                    module.register_forward_pre_hook(lambda _, args, at=local, into=by_name: into.update({at: args[0]}))
             model(input_ids=WINDOWS, use_cache=False)
     every = {f"{matrix.local}.weight" for matrix in setting.pair().layout.matrices}
     parts = list(matrices_of(setting.pair(), setting.streams(mode), among=every))

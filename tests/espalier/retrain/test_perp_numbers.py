@@ -65,8 +65,8 @@ def test_norms_win_a_third_and_mask_lora_nearly_all_of_what_full_training_wins(
         "mask_lora": {"trainable": ["mask_lora"]},
         "norms": {"trainable": ["norms"]},
     }
-    found = {name: _perplexity(numbers, name, tmp_path, reference_dir, spec) for name, spec in specs.items()}
-    won = {name: numbers["pruned"] - value for name, value in found.items()}
+    perplexities = {name: _perplexity(numbers, name, tmp_path, reference_dir, spec) for name, spec in specs.items()}
+    won = {name: numbers["pruned"] - value for name, value in perplexities.items()}
     assert won["norms"] >= 0.35 * won["full"]
     assert won["mask_lora"] >= 0.95 * won["full"]
 
@@ -86,7 +86,7 @@ def test_a_soup_of_three_is_better_than_its_members(tmp_path: Path, reference_di
     job = _job(tmp_path, reference_dir, {"trainable": ["mask_lora"]}, soup={"members": 3, "average": average})
     session = job.recover()
     assert_zeros_hold(session.weights, session)
-    told = session.results.recovery["soup"]
-    assert told["validation_loss"] < sum(told["members"]) / 3
+    soup = session.results.recovery["soup"]
+    assert soup["validation_loss"] < sum(soup["members"]) / 3
     if average == "greedy":
-        assert told["validation_loss"] <= min(told["members"])
+        assert soup["validation_loss"] <= min(soup["members"])

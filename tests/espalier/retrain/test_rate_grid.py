@@ -10,9 +10,9 @@ import pytest
 from espalier.retrain import rate_grid
 
 
-def _climb(loss: Callable[[int], float], *, first: int, most: int) -> dict[int, float]:
+def _climb(loss: Callable[[int], float], *, first: int, max_trials: int) -> dict[int, float]:
     losses: dict[int, float] = {}
-    while len(losses) < most and (index := rate_grid.next_index(losses, first=first)) is not None:
+    while len(losses) < max_trials and (index := rate_grid.next_index(losses, first=first)) is not None:
         losses[index] = loss(index)
     return losses
 
@@ -23,23 +23,23 @@ def test_two_rungs_are_a_factor_of_ten() -> None:
 
 @pytest.mark.parametrize(("valley", "trials"), [(0, 3), (1, 3), (-1, 4), (3, 5), (-4, 7)])
 def test_the_best_ends_inside(valley: int, trials: int) -> None:
-    losses = _climb(lambda index: (index - valley) ** 2, first=0, most=20)
+    losses = _climb(lambda index: (index - valley) ** 2, first=0, max_trials=20)
     assert rate_grid.best(losses) == valley
     assert {valley - 1, valley + 1} <= losses.keys()
     assert len(losses) == trials
 
 
 def test_a_rate_that_diverges_sends_the_search_down() -> None:
-    losses = _climb(lambda index: math.inf if index > -3 else -index, first=0, most=20)
+    losses = _climb(lambda index: math.inf if index > -3 else -index, first=0, max_trials=20)
     assert list(losses) == [0, -1, -2, -3, -4]
     assert rate_grid.best(losses) == -3
     assert rate_grid.best({0: math.inf, 1: math.inf}) == 0
 
 
 def test_the_lower_rung_wins_ties_and_most_is_kept() -> None:
-    losses = _climb(lambda _: 1.0, first=0, most=20)
+    losses = _climb(lambda _: 1.0, first=0, max_trials=20)
     assert rate_grid.best(losses) == min(losses)
-    assert len(_climb(lambda index: -index, first=0, most=5)) == 5
+    assert len(_climb(lambda index: -index, first=0, max_trials=5)) == 5
 
 
 # A Llama of 2.6 M parameters after wanda 70 %, batches of 4 x 128 tokens, held-out loss 4.2008 at the start: what

@@ -41,16 +41,16 @@ def test_trials_cost_at_most_half_of_the_training_and_are_told(
     tmp_path: Path, llama: Path, texts: Path, advanced: list[int]
 ) -> None:
     session = _run(tmp_path, llama, texts).recover()
-    told = session.results.protocol["retraining"]
-    trials = told["rate_search"]["trials"]
+    protocol = session.results.protocol["retraining"]
+    trials = protocol["rate_search"]["trials"]
     assert 3 <= len(trials) <= work.MAX_TRIALS
     assert advanced.count(40) == 40
     assert advanced.count(4) == 4 * len(trials) <= 20
     losses = {row["factor"]: row["validation_loss"] for row in trials}
-    gains = {each: told["rate_search"]["start"] - loss for each, loss in losses.items()}
-    found = told["rate_search"]["factor"]
-    assert found == min(each for each, gain in gains.items() if gain >= MIN_GAIN_FRACTION * max(gains.values()))
-    assert told["learning_rates"] == {"norms": found * rate_search.BASE_RATES["norms"]}
+    gains = {each: protocol["rate_search"]["start"] - loss for each, loss in losses.items()}
+    factor = protocol["rate_search"]["factor"]
+    assert factor == min(each for each, gain in gains.items() if gain >= MIN_GAIN_FRACTION * max(gains.values()))
+    assert protocol["learning_rates"] == {"norms": factor * rate_search.BASE_RATES["norms"]}
 
 
 def test_a_factor_that_is_known_is_not_looked_for(
@@ -113,9 +113,9 @@ def test_a_rate_that_wrecks_the_model_is_left_early_and_told(
     monkeypatch.setattr(rate_search, "BASE_RATES", {**rate_search.BASE_RATES, "norms": 1e3})
     monkeypatch.setattr(work, "MAX_TRIALS", 2)
     session = _run(tmp_path, llama, texts, steps=400).recover()
-    told = session.results.protocol["retraining"]["rate_search"]
-    assert [row["validation_loss"] for row in told["trials"]] == [None, None]
-    assert [row["factor"] for row in told["trials"]] == [0.316, 0.1]
+    record = session.results.protocol["retraining"]["rate_search"]
+    assert [row["validation_loss"] for row in record["trials"]] == [None, None]
+    assert [row["factor"] for row in record["trials"]] == [0.316, 0.1]
     assert advanced.count(40) < 40
 
 

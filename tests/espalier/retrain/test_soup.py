@@ -116,12 +116,12 @@ def test_specs_and_trainer_agree_on_what_never_decays() -> None:
     assert VECTORS == UNDECAYED
 
 
-@pytest.mark.parametrize(("what", "most"), [("schedule", 7), ("weight_decay", 6)])
-def test_there_are_no_more_members_than_values(what: Any, most: int) -> None:
-    members = vary(Retrain(), Soup(members=most, vary=what))
+@pytest.mark.parametrize(("what", "max_members"), [("schedule", 7), ("weight_decay", 6)])
+def test_there_are_no_more_members_than_values(what: Any, max_members: int) -> None:
+    members = vary(Retrain(), Soup(members=max_members, vary=what))
     assert [Retrain.model_validate(member.model_dump()) for member in members] == members
-    with pytest.raises(ValidationError, match=f"{most} at most"):
-        Soup(members=most + 1, vary=what)
+    with pytest.raises(ValidationError, match=f"{max_members} at most"):
+        Soup(members=max_members + 1, vary=what)
 
 
 def _soup(folder: Path, model_dir: Path, text: Path, **fields: Any) -> Any:
@@ -134,20 +134,20 @@ def test_a_soup_is_the_mean_of_its_members_and_goes_on_where_it_was_stopped(
 ) -> None:
     whole = _soup(tmp_path / "whole", model_dir, text, average=average)
     session = whole.recover()
-    told = session.results.recovery["soup"]
+    reported = session.results.recovery["soup"]
     overlays = {number: [p for p in _merged(whole) if f"member-{number}--" in p.name] for number in (1, 2, 3)}
     pruned = [path for path in session.weights.overlays if "pruning" in str(path)]
     members = [Weights(model_dir, [*pruned, *overlays[number]]) for number in (1, 2, 3)]
-    used = [members[index] for index in told["used"]]
+    used = [members[index] for index in reported["used"]]
     for name in session.weights.names:
         values = [member.get(name) for member in used]
         assert torch.equal(session.weights.get(name), mean(values).to(values[0].dtype)), name
     assert_zeros_hold(session.weights, session)
-    assert len(told["members"]) == 3
+    assert len(reported["members"]) == 3
     if average == "greedy":
-        assert told["validation_loss"] <= min(told["members"])
+        assert reported["validation_loss"] <= min(reported["members"])
     else:
-        assert told["used"] == [0, 1, 2]
+        assert reported["used"] == [0, 1, 2]
 
     def in_the_second_member(message: Message) -> bool:
         return isinstance(message, Checkpoint) and message.name == "member-2--trained"
@@ -156,15 +156,15 @@ def test_a_soup_is_the_mean_of_its_members_and_goes_on_where_it_was_stopped(
     with pytest.raises(KilledError):
         killed.recover(kill_at=in_the_second_member)
     again = killed.recover()
-    assert again.results.recovery["soup"] == told
+    assert again.results.recovery["soup"] == reported
     of_an_ended_job = killed.recover().results
     assert of_an_ended_job.protocol["retraining"] == again.results.protocol["retraining"]
     assert all(torch.equal(again.weights.get(name), session.weights.get(name)) for name in again.weights.names)
 
 
 def _merged(job: Any) -> list[Path]:
-    found: list[Path] = sorted((job.folder / "checkpoints" / "merging").glob("*.safetensors"))
-    return found
+    paths: list[Path] = sorted((job.folder / "checkpoints" / "merging").glob("*.safetensors"))
+    return paths
 
 
 def _finished(folder: Path, model_dir: Path, texts: Path, **spec: Any) -> LocalJob:

@@ -97,14 +97,14 @@ def _look_at_parameters(trainer: Trainer) -> None:
 @torch.no_grad()
 def _look_at_adapters(trainer: Trainer) -> int:
     """The weight below every adapter, and the one that its forward pass has; how many there are."""
-    found = {name: module for name, module in trainer.model.named_modules() if isinstance(module, Adapter)}
-    for name, module in found.items():
+    adapters = {name: module for name, module in trainer.model.named_modules() if isinstance(module, Adapter)}
+    for name, module in adapters.items():
         mask_OI, weight_OI = masks.unpack_here(module.bits, num_inputs=module.num_inputs), module.oriented_weight()
         _assert_zeros(weight_OI[~mask_OI], name)
         if type(module) is not Lora:
             merged_OI = type(module).merged(weight_OI, module.b_OR, module.a_RI, mask_OI, module.scale)
             assert not merged_OI[~mask_OI].any(), name
-    return len(found)
+    return len(adapters)
 
 
 def _look_at_what_would_be_written(trainer: Trainer, session: Session) -> int:

@@ -26,8 +26,8 @@ def run(folder: Path, model: Path, texts: Path, *steps: dict[str, Any], **spec: 
 def logits(folder: Path, **options: Any) -> torch.Tensor:
     """What the stock class makes of TOKENS with the model of a folder."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
-    found: torch.Tensor = model(TOKENS).logits
-    return found
+    values: torch.Tensor = model(TOKENS).logits
+    return values
 
 
 def report_of(job: LocalJob) -> dict[str, Any]:

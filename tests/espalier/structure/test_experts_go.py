@@ -34,8 +34,8 @@ def run(folder: Path, model: Path, texts: Path, **step: Any) -> LocalJob:
 
 @torch.no_grad()
 def logits(folder: Path) -> torch.Tensor:
-    found: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(TOKENS).logits
-    return found
+    values: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(TOKENS).logits
+    return values
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
@@ -60,19 +60,19 @@ def test_what_is_seen_of_the_routing_is_what_the_formulas_say(family: str, tmp_p
                     seen.setdefault(index, []).append((float(share_TK[token, place]), output.detach().double()))
 
         handle = experts.register_forward_pre_hook(by_hand)
-        with routing(module, mixture, 32) as found:
+        with routing(module, mixture, 32) as statistics:
             stream.advance(module)
         handle.remove()
     for index in range(mixture.count):
         rows = seen.get(index, [])
-        assert int(found.tokens_E[index]) == len(rows)
+        assert int(statistics.tokens_E[index]) == len(rows)
         if rows:
             outputs = torch.stack([output for _, output in rows])
-            mean = sum(share * float(output.norm()) for share, output in rows) / len(rows)
-            assert float(Reap().score(found)[index]) == pytest.approx(mean, rel=1e-5)
+            mean = sum(weight * float(output.norm()) for weight, output in rows) / len(rows)
+            assert float(Reap().score(statistics)[index]) == pytest.approx(mean, rel=1e-5)
             variance = float((outputs - outputs.mean(dim=0)).square().sum(dim=1).mean())
-            assert float(OutputVariance().score(found)[index]) == pytest.approx(len(rows) * variance, rel=1e-4)
-    assert Frequency().score(found).sum() == TOKENS.numel() * 2
+            assert float(OutputVariance().score(statistics)[index]) == pytest.approx(len(rows) * variance, rel=1e-4)
+    assert Frequency().score(statistics).sum() == TOKENS.numel() * 2
 
 
 @pytest.mark.parametrize("method", ["reap", "frequency", "output_variance"])

@@ -31,8 +31,8 @@ def test_a_shorter_model_is_the_model_without_those_blocks(
     method: str, tmp_path: Path, texts: Path, deep: Path
 ) -> None:
     job = run(tmp_path, deep, texts, {"method": method, "sparsity": 0.5})
-    told = report_of(job)["protocol"]["structure"]
-    gone = told[0]["removed_blocks"]
+    protocol = report_of(job)["protocol"]["structure"]
+    gone = protocol[0]["removed_blocks"]
     assert len(gone) == 2
     assert json.loads((job.artifact / "config.json").read_text())["num_hidden_layers"] == 2
     model = AutoModelForCausalLM.from_pretrained(deep, dtype=torch.float32).eval()
@@ -101,11 +101,11 @@ def test_a_narrower_model_loads_and_is_the_masked_one(
     expected = {"intermediate_size": 32} if kind == "neurons" else {"num_attention_heads": 2, "num_key_value_heads": 1}
     assert expected.items() <= config.items()
     report = report_of(job)
-    told = report["protocol"]["structure"][0]
-    assert told["kept"] * 2 == told["of"]
+    protocol = report["protocol"]["structure"][0]
+    assert protocol["kept"] * 2 == protocol["of"]
     assert report["compressed"]["perplexity"]["text"] > 1
     assert torch.isfinite(logits(job.artifact)).all()
-    assert told["update"] == {"flap": "bias_mean", "structured_obs": "least_squares"}.get(method, "none")
+    assert protocol["update"] == {"flap": "bias_mean", "structured_obs": "least_squares"}.get(method, "none")
     has_bias = any(name.endswith("bias") for name in load_file(job.artifact / "model.safetensors"))
     assert has_bias == (method == "flap")
 

@@ -77,7 +77,7 @@ def test_recomputed_activations_give_the_same_bits_and_keep_less(config: object,
     model = AutoModelForCausalLM.from_config(config).eval()
     teacher = AutoModelForCausalLM.from_config(config).eval()
     loss = language_loss if kind == "cross_entropy" else Distillation("squarehead", teacher)
-    found = []
+    measured = []
     for again in (False, True):
         model.zero_grad()
         saved: list[int] = []
@@ -92,8 +92,8 @@ def test_recomputed_activations_give_the_same_bits_and_keep_less(config: object,
                     torch.autograd.backward(loss(model, TOKENS))
             else:
                 torch.autograd.backward(loss(model, TOKENS))
-        found.append((sum(saved), [parameter.grad.clone() for parameter in model.parameters()]))
-    (kept, gradients), (kept_again, gradients_again) = found
+        measured.append((sum(saved), [parameter.grad.clone() for parameter in model.parameters()]))
+    (kept, gradients), (kept_again, gradients_again) = measured
     assert kept_again < kept / 2
     assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_again, strict=True))
     assert all("forward" not in vars(module) for module in model.modules())

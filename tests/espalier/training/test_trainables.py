@@ -175,7 +175,8 @@ def test_a_run_killed_mid_training_ends_with_the_same_bits(
 
 def test_recomputed_activations_change_nothing(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
     runs = [
-        _run(tmp_path / str(wish), models["opt"], text, gradient_checkpointing=wish).recover() for wish in (False, True)
+        _run(tmp_path / str(recompute), models["opt"], text, gradient_checkpointing=recompute).recover()
+        for recompute in (False, True)
     ]
     names = runs[0].weights.names
     assert all(torch.equal(runs[0].weights.get(name), runs[1].weights.get(name)) for name in names)
@@ -210,9 +211,9 @@ def test_training_stops_early_with_the_best_state(
     session = run.recover()
     curve = [(point.step, point.value) for point in run.metrics("validation_loss")]
     assert curve == [(0, 3.0), (10, 2.0), (20, 2.5), (30, 2.2)]
-    told = session.results.protocol["retraining"]
-    assert (told["kept_step"], told["steps"], told["validation_loss"]) == (10, 30, 2.0)
-    assert told["tokens_read"] == 30 * 2 * told["sequence_length"], "what was read, not what was planned"
+    protocol = session.results.protocol["retraining"]
+    assert (protocol["kept_step"], protocol["steps"], protocol["validation_loss"]) == (10, 30, 2.0)
+    assert protocol["tokens_read"] == 30 * 2 * protocol["sequence_length"], "what was read, not what was planned"
 
 
 def test_allr_starts_by_what_pruning_took(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
