@@ -63,7 +63,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     """A whole installation with a worker; started again, it listens at the same port."""
-    found = Deployment(
+    running = Deployment(
         tmp_path / "home",
         {
             "ESPALIER_LOCAL_ROOTS": str(DEMO_MODEL),
@@ -72,10 +72,10 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
             "ESPALIER_PORT": str(free_port()),
         },
     )
-    found.start()
-    yield found
-    found.stop()
-    found.http.close()
+    running.start()
+    yield running
+    running.stop()
+    running.http.close()
 
 
 @pytest.fixture

@@ -125,8 +125,8 @@ def fill(site: Site, job_id: str, sparsity: float, perplexity: float) -> None:
             )
         for step in range(80):
             loss = math.log(perplexity) + 0.35 * math.exp(-step / 14)
-            told = {"training_loss": loss, "learning_rate": 1e-3 * (1 - step / 80)}
-            for name, value in (told | ({"validation_loss": loss + 0.02} if step % 10 == 0 else {})).items():
+            metrics = {"training_loss": loss, "learning_rate": 1e-3 * (1 - step / 80)}
+            for name, value in (metrics | ({"validation_loss": loss + 0.02} if step % 10 == 0 else {})).items():
                 point = MetricPoint(
                     **of_job,
                     name=name,
@@ -167,11 +167,13 @@ def fill(site: Site, job_id: str, sparsity: float, perplexity: float) -> None:
 def phases(session: Session, job: Job, names: tuple[str, ...], now: datetime, *, over: bool = True) -> None:
     """Write phases of 30 seconds; of a run that is not over the last one goes on."""
     start = now - timedelta(seconds=30 * len(names))
-    found = next((phase["perplexity"] for phase in (job.report or {}).get("phases", []) if phase["perplexity"]), None)
+    perplexity = next(
+        (phase["perplexity"] for phase in (job.report or {}).get("phases", []) if phase["perplexity"]), None
+    )
     measured = {"baseline": DENSE}
-    if job.report and found:
+    if job.report and perplexity:
         result = job.report["compressed"]["perplexity"]["python-docs"]
-        measured |= {"pruning": found["python-docs"], "evaluating": result}
+        measured |= {"pruning": perplexity["python-docs"], "evaluating": result}
     for index, name in enumerate(names):
         began = start + timedelta(seconds=30 * index)
         events.append(session, job, [("job.phase_started", {})], now=began, phase=name)

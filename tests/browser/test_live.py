@@ -171,6 +171,6 @@ def test_nothing_turns_for_those_who_want_no_motion(site: Site, watching: Watchi
     job = _job(site, "runs")
     rows.start(site.resources.database, job, lease_seconds=10**6)
     turning = "getComputedStyle(document.querySelector('.badge[data-state=running] svg')).animationName"
-    for wish, name in (("reduce", "none"), ("no-preference", "turn")):
-        with watching(site.url, reduced_motion=wish) as watch:
+    for preference, name in (("reduce", "none"), ("no-preference", "turn")):
+        with watching(site.url, reduced_motion=preference) as watch:
             assert watch.page("/portal/jobs").evaluate(turning) == name

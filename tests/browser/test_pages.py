@@ -31,8 +31,8 @@ def test_pages_are_quiet_and_open_to_everybody(scene: Scene, watching: Watching,
         page = watch.page("/portal/jobs")
         for name in scene.pages:
             page.goto(scene.ready_for(name))
-            if found := findings_of(page, **options):
-                findings[name] = found
+            if violations := findings_of(page, **options):
+                findings[name] = violations
     assert findings == {}
 
 

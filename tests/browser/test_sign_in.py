@@ -34,8 +34,8 @@ def test_a_stranger_signs_in_with_a_key_or_at_the_provider_and_out(
         "oidc_title": "Acme",
     }
     with serving(tmp_path / "home", **knobs) as site, watching(site.url) as watch:
-        wish = KeyRequest(name="mine", scopes=["jobs:read"])
-        row, key = keys.create(site.resources.database, site.resources.settings, wish, DEFAULT_PROJECT)
+        request = KeyRequest(name="mine", scopes=["jobs:read"])
+        row, key = keys.create(site.resources.database, site.resources.settings, request, DEFAULT_PROJECT)
         page = watch.page("/portal/jobs?state=failed")
         assert "/portal/sign-in?next=" in page.url
         assert findings_of(page) == []
@@ -61,7 +61,7 @@ def test_a_stranger_signs_in_with_a_key_or_at_the_provider_and_out(
 
 
 def test_the_answers_of_forms_are_open_to_everybody_too(scene: Scene, watching: Watching) -> None:
-    url, found = scene.site.url, {}
+    url, violations_of = scene.site.url, {}
     with watching(url, reduced_motion="reduce") as watch:
         watch.expected = ("422",)
         scene.ready_for("jobs")
@@ -71,28 +71,28 @@ def test_the_answers_of_forms_are_open_to_everybody_too(scene: Scene, watching: 
         page.check("input[value='jobs:read']")
         page.click("text=Make the key")
         page.wait_for_selector("#new-key")
-        found["key"] = findings_of(page)
+        violations_of["key"] = findings_of(page)
         page.goto(f"{url}/portal/webhooks/{scene.ids['endpoint']}")
         page.click("text=Rotate the secret")
         page.wait_for_selector("#secret")
-        found["webhook"] = findings_of(page)
+        violations_of["webhook"] = findings_of(page)
         page.goto(f"{url}/portal/hooks/sources/{scene.ids['source']}")
         page.click("text=Rotate the secret")
         page.wait_for_selector("#secret")
-        found["hook"] = findings_of(page)
+        violations_of["hook"] = findings_of(page)
         page.goto(f"{url}/portal/hooks/rules/{scene.ids['rule']}")
         page.fill("#spec", "{")
         page.click("text=Save")
         page.wait_for_selector("#spec-wrong")
-        found["rule"] = findings_of(page)
+        violations_of["rule"] = findings_of(page)
         page.goto(f"{url}/portal/jobs?state=cancelled")
         page.check(f"#pick-{scene.ids['cancelled']}")
         page.click("text=Cancel picked")
         page.wait_for_url(re.compile("several-jobs/cancel"))
-        found["several"] = findings_of(page)
+        violations_of["several"] = findings_of(page)
         page.goto(f"{url}/portal/new-job")
         page.fill("[name='/spec/prune/sparsity']", "2")
         page.click("button.primary:has-text('Queue the job')")
         page.wait_for_selector(".notice[data-tone=bad]:not(#notice)")
-        found["job"] = findings_of(page)
-    assert {name: faults for name, faults in found.items() if faults} == {}
+        violations_of["job"] = findings_of(page)
+    assert {name: faults for name, faults in violations_of.items() if faults} == {}

@@ -48,6 +48,6 @@ def cycle(edges: Mapping[str, set[str] | frozenset[str]]) -> list[str]:
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
-        ring: list[str] = error.args[1]
-        return ring
+        path: list[str] = error.args[1]
+        return path
     return []

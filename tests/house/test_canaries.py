@@ -76,8 +76,8 @@ def _run(folder: Path, code: str) -> str:
 
 
 def test_every_way_out_is_found_and_nothing_else(tmp_path: Path) -> None:
-    said = _run(tmp_path, LEAKS)
-    broken = {line.split("::")[1].split()[0] for line in said.splitlines() if line.startswith("ERROR ")}
+    output = _run(tmp_path, LEAKS)
+    broken = {line.split("::")[1].split()[0] for line in output.splitlines() if line.startswith("ERROR ")}
     assert broken == {
         "test_printed",
         "test_logged",
@@ -88,14 +88,14 @@ def test_every_way_out_is_found_and_nothing_else(tmp_path: Path) -> None:
         "test_echoed_form",
         "test_told_later",
         "test_key_without_its_prefix",
-    }, said
-    assert "11 passed" in said
+    }, output
+    assert "11 passed" in output
 
 
 def test_an_installation_that_outlives_its_tests_is_searched_at_the_end(tmp_path: Path) -> None:
-    said = _run(tmp_path, LATE)
-    assert "ERROR test_leaks.py::test_leaks" in said, said
-    assert "stands in serve.log" in said
+    output = _run(tmp_path, LATE)
+    assert "ERROR test_leaks.py::test_leaks" in output, output
+    assert "stands in serve.log" in output
 
 
 def test_a_row_of_postgres_is_searched(postgres_url: str) -> None:

@@ -78,8 +78,8 @@ def _filled(value: str, variables: dict[str, str]) -> str:
     """Replace ${NAME}, ${NAME:-other}, ${NAME-other} and ${NAME:?why}, innermost first, as compose does."""
     pattern = re.compile(r"\$\{(\w+)(?:(:?[-?])([^${}]*))?\}")
 
-    def one(found: re.Match[str]) -> str:
-        name, operator, other = found[1], found[2] or "", found[3] or ""
+    def one(match: re.Match[str]) -> str:
+        name, operator, other = match[1], match[2] or "", match[3] or ""
         there = variables.get(name) is not None if operator in {"-", "?"} else bool(variables.get(name))
         assert there or "?" not in operator, f"{name}: {other}"
         return variables.get(name, "") if there or not operator else other
@@ -97,8 +97,10 @@ def _example() -> dict[str, str]:
 
 def _environment(service: str, variables: dict[str, str]) -> dict[str, str]:
     """What a container sees: the file, then what compose says itself."""
-    said = {name: _filled(str(value), variables) for name, value in COMPOSE["services"][service]["environment"].items()}
-    return variables | said
+    environment = {
+        name: _filled(str(value), variables) for name, value in COMPOSE["services"][service]["environment"].items()
+    }
+    return variables | environment
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -127,8 +129,8 @@ def test_every_setting_of_the_file_reaches_every_container(service: str) -> None
 def test_the_example_has_every_variable_that_compose_reads() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     example = (ROOT / ".env.example").read_text()
-    told = set(re.findall(r"^#?([A-Z0-9_]+)=", example, re.MULTILINE))
-    assert set(re.findall(r"\$\{(\w+)", text)) <= told
+    variables = set(re.findall(r"^#?([A-Z0-9_]+)=", example, re.MULTILINE))
+    assert set(re.findall(r"\$\{(\w+)", text)) <= variables
     gpu = re.search(r"^#ESPALIER_WORKER_CLASSES=(.+)$", example, re.MULTILINE)
     assert gpu
     workers = {COMPOSE["services"][name]["command"][-1] for name in OURS if name.startswith("worker")}

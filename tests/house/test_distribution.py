@@ -63,8 +63,8 @@ def test_the_reader_of_install_commands_finds_names(text: str, names: list[str])
 
 
 def test_nothing_tells_to_install_another_package() -> None:
-    told = {str(path.relative_to(ROOT)): set(installed(path.read_text())) - OURS for path in TOLD if path.is_file()}
-    assert {file: names for file, names in told.items() if names} == {}
+    names_of = {str(path.relative_to(ROOT)): set(installed(path.read_text())) - OURS for path in TOLD if path.is_file()}
+    assert {file: names for file, names in names_of.items() if names} == {}
     extras = {
         extra
         for path in TOLD
@@ -77,14 +77,14 @@ def test_nothing_tells_to_install_another_package() -> None:
 
 
 def test_the_command_tells_its_version() -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "from app.cli.main import main; main()", "--version"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert re.fullmatch(rf"espalier {re.escape(VERSION)} \(engine \d+, Python 3[\d.]+\S*\)\n", told.stdout)
+    assert re.fullmatch(rf"espalier {re.escape(VERSION)} \(engine \d+, Python 3[\d.]+\S*\)\n", done.stdout)
 
 
 def test_the_client_works_beside_an_app_of_the_users_own(tmp_path: Path) -> None:

@@ -90,16 +90,16 @@ def test_a_link_leads_somewhere(page: str) -> None:
 
 def test_every_target_of_make_that_a_page_names_is_one() -> None:
     targets = set(re.findall(r"^([a-z]+(?: [a-z]+)*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    known = {word for target in targets for word in target.split()}
+    make_targets = {word for target in targets for word in target.split()}
     named = {(page, word) for page in PAGES for text in typed(page) for word in re.findall(r"^make ([a-z]+)", text)}
-    assert {(page, word) for page, word in named if word not in known} == set()
+    assert {(page, word) for page, word in named if word not in make_targets} == set()
 
 
 def test_every_command_that_a_page_names_is_one() -> None:
-    known = {word for name in commands() for word in (name, name.split()[0])}
+    cli_words = {word for name in commands() for word in (name, name.split()[0])}
     pattern = re.compile(r"^(?:\$ |docker compose exec \w+ )?(?:\.venv/bin/)?espalier ([a-z]+)(?= |$)")
     named = {(page, word) for page in PAGES for text in typed(page) for word in pattern.findall(text)}
-    assert {(page, word) for page, word in named if word not in known} == set()
+    assert {(page, word) for page, word in named if word not in cli_words} == set()
 
 
 @pytest.mark.parametrize("page", GENERATED)
@@ -108,12 +108,12 @@ def test_a_page_that_is_made_from_the_code_is_up_to_date(page: str) -> None:
 
 
 def test_every_setting_that_a_page_names_is_one() -> None:
-    known = {f"ESPALIER_{name.upper()}" for name in Settings.model_fields} | NO_SETTINGS
+    variables = {f"ESPALIER_{name.upper()}" for name in Settings.model_fields} | NO_SETTINGS
     unknown = {
         (page, name)
         for page in PAGES
         for name in re.findall(r"\bESPALIER_[A-Z_0-9]+\b(?!\*)", text_of(page))
-        if name not in known
+        if name not in variables
     }
     assert unknown == set()
 

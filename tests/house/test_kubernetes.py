@@ -82,11 +82,11 @@ def test_every_variable_is_a_setting_and_every_command_a_verb() -> None:
 
 def _pods_to_make(spec: dict[str, Any], *, queued: int, running: int, pending: int = 0) -> int:
     """What KEDA makes of a ScaledJob at a look: `queued` is the trigger's number, `running` all its unfinished jobs."""
-    most, target = int(spec["maxReplicaCount"]), int(spec["triggers"][0]["metadata"]["targetQueryValue"])
-    wanted = min(most, -(-queued // target))
+    max_pods, target = int(spec["maxReplicaCount"]), int(spec["triggers"][0]["metadata"]["targetQueryValue"])
+    wanted = min(max_pods, -(-queued // target))
     strategy = spec.get("scalingStrategy", {}).get("strategy", "default")
     if strategy == "accurate":
-        made = most - running if wanted + running > most else wanted - pending
+        made = max_pods - running if wanted + running > max_pods else wanted - pending
     else:
         assert strategy == "default"
         made = wanted - running
@@ -96,13 +96,13 @@ def _pods_to_make(spec: dict[str, Any], *, queued: int, running: int, pending: i
 @pytest.mark.parametrize("worker_class", sorted(SCALED))
 def test_each_claimable_job_gets_a_pod_however_many_run(worker_class: str) -> None:
     spec = SCALED[worker_class]["spec"]
-    most = spec["maxReplicaCount"]
-    assert most >= 8
-    for running in range(most + 1):
-        for queued in range(most + 5):
+    max_pods = spec["maxReplicaCount"]
+    assert max_pods >= 8
+    for running in range(max_pods + 1):
+        for queued in range(max_pods + 5):
             made = _pods_to_make(spec, queued=queued, running=running)
-            assert made == min(queued, most - running)
-        if running + 4 <= most:  # two of them wait for a node, are counted by the trigger still, and not made again
+            assert made == min(queued, max_pods - running)
+        if running + 4 <= max_pods:  # two of them wait for a node, are counted by the trigger still, and not made again
             assert _pods_to_make(spec, queued=2, running=running + 2, pending=2) == 0
 
 
@@ -244,12 +244,12 @@ def test_a_warm_worker_has_time_to_drain() -> None:
 def test_the_dashboard_and_the_alerts_ask_for_numbers_that_are_told(sqlite_url: str, tmp_path: Path) -> None:
     with TestClient(create_app(Settings(home=tmp_path, database_url=sqlite_url))) as client:
         client.get("/healthz")
-        told = set(re.findall(r"^# TYPE (\w+)", client.get("/metrics").text, re.MULTILINE))
+        exposed = set(re.findall(r"^# TYPE (\w+)", client.get("/metrics").text, re.MULTILINE))
     alerts = [rule for group in RULES["groups"] for rule in group["rules"]]
     assert len({rule["alert"] for rule in alerts}) == len(alerts) > 0
     assert all({"expr", "for", "labels", "annotations"} == rule.keys() - {"alert"} for rule in alerts)
     watched = {name for rule in alerts for name in re.findall(r"espalier_\w+", rule["expr"])}
-    assert {re.sub(r"_(bucket|count)$", "", name) for name in watched} <= told
+    assert {re.sub(r"_(bucket|count)$", "", name) for name in watched} <= exposed
     asked = {name for panel in DASHBOARD["panels"] for name in re.findall(r"espalier_\w+", panel["targets"][0]["expr"])}
     assert len(DASHBOARD["panels"]) == len({panel["id"] for panel in DASHBOARD["panels"]}) == 12
-    assert {re.sub(r"_(bucket|count)$", "", name) for name in asked} <= told
+    assert {re.sub(r"_(bucket|count)$", "", name) for name in asked} <= exposed

@@ -107,9 +107,9 @@ def test_a_rule_keeps_the_rights_of_the_key_that_saved_it_last(empty_url: str) -
             connection.execute(text(audit), {"id": id_, "actor": json.dumps(actor), "action": action, "rule": rule})
     run_migrations(empty_url)
     with database.reading() as session:
-        found = {row.id: row.scopes for row in session.scalars(select(hook.Rule))}
+        scopes_of = {row.id: row.scopes for row in session.scalars(select(hook.Rule))}
         shared = session.scalars(select(tenancy.Project)).one().shared_logins
-    assert found == {"rul_key": ["hooks:manage"], "rul_local": ["admin"], "rul_gone": [], "rul_unknown": []}
+    assert scopes_of == {"rul_key": ["hooks:manage"], "rul_local": ["admin"], "rul_gone": [], "rul_unknown": []}
     assert shared == ["huggingface", "mlflow"]
     database.dispose()
 

@@ -44,10 +44,10 @@ def _names_method(value: Any) -> bool:
 
 
 def test_the_interface_is_the_one_that_was_agreed() -> None:
-    found = json.dumps(_without_methods(_document()), indent=1, sort_keys=True) + "\n"
+    document = json.dumps(_without_methods(_document()), indent=1, sort_keys=True) + "\n"
     if os.environ.get("ESPALIER_UPDATE_GOLDEN") == "1":
-        GOLDEN.write_text(found)
-    assert found == GOLDEN.read_text()
+        GOLDEN.write_text(document)
+    assert document == GOLDEN.read_text()
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -108,14 +108,14 @@ def _unbounded(schema: dict[str, Any], place: str, seen: set[str]) -> Iterator[s
 
 def test_nothing_that_is_sent_is_without_bounds() -> None:
     """Ids in paths apart: those end with the request line, and one of any length is not found."""
-    found: list[str] = []
+    unbounded: list[str] = []
     seen: set[str] = set()
     for path, verbs in _document()["paths"].items():
         for verb, operation in verbs.items():
             for item in operation.get("parameters", []):
                 if item["in"] != "path" or item["schema"].get("type") != "string":
-                    found += _unbounded(item["schema"], f"{verb} {path} {item['name']}", seen)
+                    unbounded += _unbounded(item["schema"], f"{verb} {path} {item['name']}", seen)
             for content in operation.get("requestBody", {}).get("content", {}).values():
-                found += _unbounded(content["schema"], f"{verb} {path}", seen)
-    found.remove("post /v1/hooks/{source_id}: object")  # a registry's own
-    assert found == []
+                unbounded += _unbounded(content["schema"], f"{verb} {path}", seen)
+    unbounded.remove("post /v1/hooks/{source_id}: object")  # a registry's own
+    assert unbounded == []

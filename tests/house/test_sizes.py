@@ -121,6 +121,6 @@ def test_nothing_is_called_utils_or_helpers() -> None:
 
 
 def test_the_formatter_has_the_last_word() -> None:
-    marks = ("# fmt: " + "skip", "# fmt: " + "off")
+    notations = ("# fmt: " + "skip", "# fmt: " + "off")
     texts = {path.as_posix(): (ROOT / path).read_text() for path in files(*PRODUCT, "migrations", "tests")}
-    assert [path for path, text in texts.items() if any(mark in text for mark in marks)] == []
+    assert [path for path, text in texts.items() if any(mark in text for mark in notations)] == []

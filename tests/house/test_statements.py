@@ -22,9 +22,9 @@ READING = {"execute", "scalar", "scalars", "get", "get_one", "query", "merge", "
 def test_a_statement_stands_in_the_queries() -> None:
     files = [path for folder in ("app", "espalier", "workers") for path in (ROOT / folder).rglob("*.py")]
     outside = [path for path in files if not path.is_relative_to(QUERIES) and path != WRITES_ITSELF]
-    found = [f"{path.relative_to(ROOT)}:{line} {what}" for path in outside for line, what in _statements(path)]
+    statements = [f"{path.relative_to(ROOT)}:{line} {what}" for path in outside for line, what in _statements(path)]
     assert len(outside) > 400
-    assert found == []
+    assert statements == []
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_a_statement_elsewhere_is_noticed(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("faces", ["app/api/endpoints", "app/portal/pages"])
 def test_an_endpoint_or_a_page_asks_a_service_and_opens_no_session(faces: str) -> None:
     files = list((ROOT / faces).rglob("*.py"))
-    found = [
+    sessions = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in files
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in {"reading", "unit_of_work", "session"}
     ]
     assert len(files) > 10
-    assert found == []
+    assert sessions == []
 
 
 def _statements(path: Path) -> Iterator[tuple[int, str]]:

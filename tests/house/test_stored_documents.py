@@ -27,8 +27,8 @@ SENT: Final = {
 
 def test_stored_specs_are_read_in_one_place() -> None:
     files = [path for folder in ("app", "workers") for path in (ROOT / folder).rglob("*.py")]
-    found = Counter({str(path.relative_to(ROOT)): _parses(path) for path in files})
-    assert +found == {STORED: 2, **dict.fromkeys(SENT, 1)}
+    parses = Counter({str(path.relative_to(ROOT)): _parses(path) for path in files})
+    assert +parses == {STORED: 2, **dict.fromkeys(SENT, 1)}
 
 
 def test_a_parse_elsewhere_is_noticed(tmp_path: Path) -> None:

@@ -33,6 +33,6 @@ def test_no_two_literals_have_the_same_members() -> None:
         if not path.as_posix().startswith(THE_CLIENT):
             for words in _literals(path):
                 homes[words].append(path.as_posix())
-    twice = {words: places for words, places in homes.items() if len(places) > 1}
-    assert {words: places for words, places in twice.items() if words not in TWICE} == {}
+    twice = {words: paths for words, paths in homes.items() if len(paths) > 1}
+    assert {words: paths for words, paths in twice.items() if words not in TWICE} == {}
     assert TWICE.keys() - twice.keys() == set(), "declared once by now: off the list"

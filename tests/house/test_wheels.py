@@ -87,7 +87,7 @@ def test_there_is_one_version() -> None:
 
 def modules(wanted: str) -> set[str]:
     """Top-level modules that pip would install for one of our distributions."""
-    names = {name for found in closure(declared(wanted)).values() for name in top_level(found)}
+    names = {name for distribution in closure(declared(wanted)).values() for name in top_level(distribution)}
     return {name.partition(".")[0] for name in names}
 
 
@@ -95,7 +95,7 @@ def modules(wanted: str) -> set[str]:
 def test_what_the_packages_import_is_required(name: str) -> None:
     ours = {package for packages in PACKAGES.values() for package in packages}
     files = (path for package in PACKAGES[name] for path in (ROOT / package).rglob("*.py"))
-    used = {found[1] for path in files for found in IMPORT.finditer(path.read_text())}
+    used = {imported[1] for path in files for imported in IMPORT.finditer(path.read_text())}
     assert used - ours - sys.stdlib_module_names - modules(EVERYTHING[name]) - NOT_INSTALLED == set()
 
 
@@ -103,8 +103,8 @@ def test_the_library_alone_gives_the_client_and_names_the_extra_for_the_rest() -
     allowed = modules(LIBRARY) | sys.stdlib_module_names | {"espalier"}
     assert not {"torch", "numpy", "yaml", "re2"} & allowed
     code = f"ALLOWED = {sorted(allowed)!r}\n{CLIENT_ALONE}"
-    told = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    assert told.stderr == ""
-    lines = told.stdout.splitlines()
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
     assert len(lines) == 5
     assert all(line.endswith("needs `pip install 'espalier-compress[compress]'`") for line in lines)

@@ -96,9 +96,9 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 def mutated(body: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """Change a document here and there."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        if not (places := list(_places(body))):  # nothing is left
+        if not (points := list(_places(body))):  # nothing is left
             break
-        container, key = rng.choice(places)
+        container, key = rng.choice(points)
         other, source = rng.choice(list(_places(body)))
         match rng.randrange(5):
             case 0:

@@ -146,7 +146,7 @@ def _document(value: object) -> bytes:
 def bodies(size: int = BODY) -> dict[str, bytes]:
     """Bodies that cost somebody much: to strip, to count, to parse, to check, to refuse, to tell why."""
     deep = b'{"a":' * 31 + b"1" + b"}" * 31
-    most = VALUES // 2
+    count = VALUES // 2
     return {
         "quotes in an open string": _repeat(b'\\"', b"[" * 33 + b'"', size=size),
         "open brackets": b"[" * size,
@@ -171,7 +171,7 @@ def bodies(size: int = BODY) -> dict[str, bytes]:
         "labels": _document({"labels": {f"m {number}": number for number in range(VALUES - 2)}}),
         "axes": _document({"base": {}, "axes": {f"m{number}": [] for number in range(VALUES - 3)}}),
         "files": _document({"kind": "model", "files": [{}] * 1000}),
-        "steps": _document({"source": {}, "spec": {"prune": [{"method": "wanda"}] * most}}),
+        "steps": _document({"source": {}, "spec": {"prune": [{"method": "wanda"}] * count}}),
         "tags": _document({"match": {"tags": {f"m{number}": number for number in range(VALUES - 3)}}}),
     }
 
@@ -192,20 +192,20 @@ def queries() -> dict[str, bytes]:
 
 def headers() -> dict[str, Headers]:
     """Headers that cost somebody much."""
-    most = b"a" * 30_000
+    longest = b"a" * 30_000
     return {
         "many": [(b"x-%d" % number, b"v" * 300) for number in range(95)],
-        "a long key": [(b"authorization", b"Bearer " + most)],
+        "a long key": [(b"authorization", b"Bearer " + longest)],
         "ranges": [(b"range", b"bytes=" + b"0-1," * 7000)],
         "a long range": [(b"range", b"bytes=0-" + b"9" * 30_000)],
         "cookies": [(b"cookie", b"; ".join(b"c%d=v" % number for number in range(2500)))],
         "a quoted cookie": [(b"cookie", b'espalier_session="' + b"\\" * 30_000 + b'"')],
         "octal cookies": [(b"cookie", b'espalier_session="' + b"\\101" * 7000 + b'"')],
         "accept": [(b"accept", b"text/html," * 3000)],
-        "an idempotency key": [(b"idempotency-key", most)],
-        "a trace": [(b"traceparent", b"00-" + most), (b"tracestate", b"a=b," * 500)],
-        "a request id": [(b"x-request-id", most)],
-        "a host": [(b"origin", b"http://" + most)],
+        "an idempotency key": [(b"idempotency-key", longest)],
+        "a trace": [(b"traceparent", b"00-" + longest), (b"tracestate", b"a=b," * 500)],
+        "a request id": [(b"x-request-id", longest)],
+        "a host": [(b"origin", b"http://" + longest)],
     }
 
 
@@ -224,13 +224,13 @@ def forms() -> dict[str, bytes]:
 
 def worst(measure: Callable[[], Seen], tries: int = 3, *, cpu: float = CPU_SECONDS) -> Seen:
     """The least that a request does in a few tries: what it does always."""
-    found = measure()
+    measured = measure()
     for _ in range(tries - 1):
-        if found.stall <= STALL_SECONDS and found.cpu <= cpu:
+        if measured.stall <= STALL_SECONDS and measured.cpu <= cpu:
             break
         again = measure()
-        found = Seen(again.status, min(found.stall, again.stall), min(found.cpu, again.cpu))
-    return found
+        measured = Seen(again.status, min(measured.stall, again.stall), min(measured.cpu, again.cpu))
+    return measured
 
 
 def address(path: str, known: dict[str, str]) -> str:
@@ -245,9 +245,11 @@ def address(path: str, known: dict[str, str]) -> str:
 
 def served() -> list[tuple[str, str]]:
     """Every (method, path) of the whole service, its portal included, but for streams, which do not end."""
-    found = set(routes(create_app(Settings())))
+    served_routes = set(routes(create_app(Settings())))
     return sorted(
-        (method, path) for method, path in found if method != "HEAD" and not re.search(r"stream|/portal/events", path)
+        (method, path)
+        for method, path in served_routes
+        if method != "HEAD" and not re.search(r"stream|/portal/events", path)
     )
 
 

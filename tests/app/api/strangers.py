@@ -56,7 +56,7 @@ def ask_of_both(client: TestClient, resources: Resources) -> tuple[dict[str, str
     """Ask every route, as a stranger, about what the default project has and about what nobody has."""
     own = one_of_each(client, resources)
     stranger = bearer(new_key(client, new_project(client))["key"]) | {"X-Request-ID": "same"}
-    found: Answers = {}
+    answers: Answers = {}
     for verb, path in _routes():
         kind = path.split("/")[2]
         assert kind in own, f"{path} is new: say in one_of_each what the default project has of it, or why it has none"
@@ -66,6 +66,6 @@ def ask_of_both(client: TestClient, resources: Resources) -> tuple[dict[str, str
             address = re.sub(r"\{\w+\}", f"x_{UNKNOWN}", address)
             body = BODIES.get((verb, path), {}) if verb in {"POST", "PATCH", "PUT"} else None
             answer = client.request(verb, address, json=body, headers=stranger | {"X-Content-SHA256": "0" * 64})
-            told = (answer.status_code, answer.text.replace(id_, "ID"), answer.headers.get("content-type"))
-            found.setdefault((verb, path), []).append(told)
-    return own, found
+            response = (answer.status_code, answer.text.replace(id_, "ID"), answer.headers.get("content-type"))
+            answers.setdefault((verb, path), []).append(response)
+    return own, answers

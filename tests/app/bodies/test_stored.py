@@ -25,8 +25,8 @@ def test_a_preset_means_what_it_means_to_whoever_reads() -> None:
 
 def _share_of_ours(sparsity: float) -> float:
     """What the document {"preset": "ours"} prunes where that preset prunes so much."""
-    found = presets.PresetVersion("ours", 1, "", {"prune": {"method": "wanda", "sparsity": sparsity}})
-    token = presets.LOOKUP.set(lambda _name, _version: found)
+    preset = presets.PresetVersion("ours", 1, "", {"prune": {"method": "wanda", "sparsity": sparsity}})
+    token = presets.LOOKUP.set(lambda _name, _version: preset)
     try:
         return stored_spec({"preset": "ours"}).masking[0].target_sparsity
     finally:

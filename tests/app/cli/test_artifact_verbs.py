@@ -32,8 +32,8 @@ def test_unpack_writes_the_dense_file_and_names_it(folder: Path, espalier: Espal
 
 
 def test_inspect_counts(folder: Path, espalier: Espalier) -> None:
-    found = json.loads(espalier("inspect", str(folder), "--json").out)
-    assert (found["parameters"], found["nonzero_parameters"]) == (4096, 64 * 63 // 2)
+    summary = json.loads(espalier("inspect", str(folder), "--json").out)
+    assert (summary["parameters"], summary["nonzero_parameters"]) == (4096, 64 * 63 // 2)
     text = espalier("inspect", str(folder)).out
     assert "TinyForCausalLM" in text
     assert "no manifest" in text

@@ -43,8 +43,8 @@ def read(tmp_path: Path, text: str | bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("text", "value"), SCALARS.items())
 def test_scalars_are_those_of_json(text: str, value: object, tmp_path: Path) -> None:
-    found = read(tmp_path, f"source: {{}}\nspec: {{a: {text}}}")["spec"]["a"]
-    assert (found, type(found)) == (value, type(value))
+    scalar = read(tmp_path, f"source: {{}}\nspec: {{a: {text}}}")["spec"]["a"]
+    assert (scalar, type(scalar)) == (value, type(value))
 
 
 def test_json_is_read_too(tmp_path: Path) -> None:

@@ -90,13 +90,13 @@ def test_a_lost_answer_is_asked_for_again(
     assert parts == [("notes.txt", 1)]
 
 
-@pytest.mark.parametrize(("name", "told"), [("empty", "config.json"), ("none", "nothing at"), ("x.pdf", "*.parquet")])
+@pytest.mark.parametrize(("name", "text"), [("empty", "config.json"), ("none", "nothing at"), ("x.pdf", "*.parquet")])
 def test_what_is_no_model_and_no_text_is_said_so(
-    name: str, told: str, espalier: Espalier, service: Settings, tmp_path: Path
+    name: str, text: str, espalier: Espalier, service: Settings, tmp_path: Path
 ) -> None:
     assert service.database
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.pdf").write_bytes(b"%PDF")
     refused = espalier("upload", str(tmp_path / name))
     assert refused.status == 1
-    assert told in refused.err.replace("\n", " ")
+    assert text in refused.err.replace("\n", " ")

@@ -21,8 +21,8 @@ class Browser:
     def get(self, path: str, **headers: str) -> Response:
         """Open a page, and note the token of its forms."""
         answer = self.client.get(path, headers={"accept": "text/html", **headers})
-        if found := re.search(r'name="csrf" value="([0-9a-f]{64})"', answer.text):
-            self.csrf = found[1]
+        if token := re.search(r'name="csrf" value="([0-9a-f]{64})"', answer.text):
+            self.csrf = token[1]
         return answer
 
     def post(self, path: str, fields: dict[str, Any] | None = None, **headers: str) -> Response:

@@ -42,5 +42,5 @@ def browser(app: FastAPI) -> Iterator[Browser]:
 @pytest.fixture
 def resources(app: FastAPI, browser: Browser) -> Resources:
     """What the running application works with."""
-    found: Resources = app.state.resources
-    return found
+    of_app: Resources = app.state.resources
+    return of_app

@@ -39,18 +39,18 @@ class Page(HTMLParser):
 
     def faults(self) -> list[str]:
         """Return everything that could run a script, set a style, or leave the origin."""
-        found = [f"inline: {self.inline[:80]}"] if self.inline.strip() else []
+        problems = [f"inline: {self.inline[:80]}"] if self.inline.strip() else []
         for tag, attributes in self.elements:
             if tag in {"iframe", "object", "embed", "base", "style", "template", "marquee", "video", "math"}:
-                found.append(f"<{tag}>")
+                problems.append(f"<{tag}>")
             if tag == "script" and attributes.get("src", "").partition("?")[0] not in OURS:
-                found.append(f"script {attributes}")
+                problems.append(f"script {attributes}")
             for name, value in attributes.items():
                 if name.startswith(("on", "hx-on", "data-hx-on")) or name == "style":
-                    found.append(f"{tag} {name}={value}")
+                    problems.append(f"{tag} {name}={value}")
                 if name in {"href", "src", "action", "formaction", "hx-get", "hx-post"} and not _stays(value):
-                    found.append(f"{tag} {name}={value}")
-        return found
+                    problems.append(f"{tag} {name}={value}")
+        return problems
 
 
 def _stays(address: str) -> bool:

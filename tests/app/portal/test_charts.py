@@ -15,11 +15,11 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 def _charts(*names: str) -> dict[str, tuple[str, str, list[str]]]:
     """Chart -> its title, what its x axis shows, and its lines."""
-    found = [
+    series = [
         Series(name, "retraining", [Point(name, "retraining", step, 1.0, NOW) for step in (1, 2)]) for name in names
     ]
     return {
-        chart.name: (chart.title, chart.x_title, [line.name for line in chart.lines]) for chart in charts(found, [])
+        chart.name: (chart.title, chart.x_title, [line.name for line in chart.lines]) for chart in charts(series, [])
     }
 
 
@@ -63,6 +63,6 @@ WINDOWS = "Relative error of windows, with the mask alone and refitted"
 def test_what_is_measured_alike_shares_a_chart_and_every_cycle_has_its_own(
     names: list[str], expected: dict[str, tuple[str, str, list[str]]]
 ) -> None:
-    found = _charts(*names)
-    assert found == expected
-    assert list(found) == list(expected)
+    by_name = _charts(*names)
+    assert by_name == expected
+    assert list(by_name) == list(expected)

@@ -42,16 +42,16 @@ def test_a_filter_that_cannot_be_understood_says_how_to_write_it(browser: Browse
 def test_pages_follow_each_other_without_a_job_lost_or_twice(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.portal.pages.jobs.jobs.PAGE", 2)
     jobs = [browser.submit() for _ in range(5)]
-    found, query = [], "state=queued"
+    ids, query = [], "state=queued"
     while True:
         page = Page(browser.get(f"{JOBS}?{query}").text)
-        found += [box["value"] for box in page.all("input") if box.get("name") == "job"]
+        ids += [box["value"] for box in page.all("input") if box.get("name") == "job"]
         older = [link["href"] for link in page.all("a") if link.get("rel") == "next"]
         if not older:
             break
         assert "state=queued" in older[0]
         query = older[0].partition("?")[2]
-    assert found == jobs[::-1]
+    assert ids == jobs[::-1]
 
 
 def test_a_script_of_ours_gets_the_rows_alone(browser: Browser) -> None:
@@ -103,7 +103,7 @@ def test_one_job_is_paused_resumed_cancelled_retried_renamed_and_deleted(browser
 
 
 @pytest.mark.parametrize(
-    ("action", "fields", "status", "said"),
+    ("action", "fields", "status", "text"),
     [
         ("resume", {}, 409, "allowed now: cancel, pause, clone"),
         ("retry", {"max_run_seconds": "soon"}, 422, "/limits/max_run_seconds"),
@@ -112,13 +112,13 @@ def test_one_job_is_paused_resumed_cancelled_retried_renamed_and_deleted(browser
     ],
 )
 def test_an_action_that_cannot_be_done_says_why(
-    browser: Browser, action: str, fields: dict[str, str], status: int, said: str
+    browser: Browser, action: str, fields: dict[str, str], status: int, text: str
 ) -> None:
     job = browser.submit()
     browser.get(f"{JOBS}/{job}")
     answer = browser.post(f"{JOBS}/{job}/{action}", fields)
     assert answer.status_code == status
-    assert said in answer.text
+    assert text in answer.text
 
 
 def test_a_job_says_in_full_where_its_model_lies(browser: Browser) -> None:

@@ -45,8 +45,8 @@ def test_a_newcomer_names_a_model_and_gets_the_balanced_preset(browser: Browser)
 def test_one_page_makes_one_job_however_often_it_is_sent(browser: Browser) -> None:
     key = re.search(r'name="key" value="([^"]+)"', browser.get(NEW).text)
     assert key
-    places = {browser.post(NEW, {**THREE_CLICKS, "key": key[1]}).headers["location"] for _ in range(3)}
-    assert len(places) == len(_jobs(browser)) == 1
+    locations = {browser.post(NEW, {**THREE_CLICKS, "key": key[1]}).headers["location"] for _ in range(3)}
+    assert len(locations) == len(_jobs(browser)) == 1
     answer = browser.post(NEW, {**THREE_CLICKS, "key": key[1], "/name": "other"})
     assert answer.status_code == 422
     assert "came with another body" in answer.text
@@ -186,5 +186,5 @@ def test_the_form_follows_the_schema() -> None:
     assert {child.pointer.rsplit("/", 1)[-1] for child in root.children} == set(JobRequest.model_fields) - {"plan_id"}
     fields = JobRequest.model_json_schema()["$defs"]["CompressionSpec"]["properties"]
     assert MARK in fields["quantize"]  # not built, so there is nothing to fill in
-    known = {name for name, field in fields.items() if MARK not in field} - {"preset"}
-    assert {child.pointer.rsplit("/", 1)[-1] for child in spec.children} == known
+    expected = {name for name, field in fields.items() if MARK not in field} - {"preset"}
+    assert {child.pointer.rsplit("/", 1)[-1] for child in spec.children} == expected

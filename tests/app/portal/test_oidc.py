@@ -73,9 +73,9 @@ def _sign_in(browser: Browser, oidc: OidcServer, door: str = DOOR) -> Response:
     return browser.get(_leave(browser, oidc, door))
 
 
-def _stays_outside(browser: Browser, answer: Response, said: str, status: int = 401) -> None:
+def _stays_outside(browser: Browser, answer: Response, text: str, status: int = 401) -> None:
     assert answer.status_code == status
-    assert said in answer.text
+    assert text in answer.text
     assert browser.get(JOBS).status_code == 303
 
 
@@ -153,11 +153,11 @@ def test_who_has_no_project_stays_outside_where_there_is_no_default_and_that_is_
     browser: Browser, oidc: OidcServer, settings: Settings, resources: Resources
 ) -> None:
     settings.oidc_project_claim, settings.oidc_project = "groups", ""
-    for told in (None, "prj_none", [], [1, {}], {"a": "b"}, True):
-        oidc.claims["groups"] = told
+    for groups in (None, "prj_none", [], [1, {}], {"a": "b"}, True):
+        oidc.claims["groups"] = groups
         _stays_outside(browser, _sign_in(browser, oidc), "nobody has let you into a project", 403)
-    found = browser.client.get("/v1/audit-events", headers=bearer(_admin(resources))).json()["items"]
-    refused = [(row["actor"], row["data"]) for row in found if row["action"] == "portal.sign_in_refused"]
+    events = browser.client.get("/v1/audit-events", headers=bearer(_admin(resources))).json()["items"]
+    refused = [(row["actor"], row["data"]) for row in events if row["action"] == "portal.sign_in_refused"]
     assert refused == [({"type": "user", "id": "ada"}, {"why": "no-project"})]
 
 
@@ -191,21 +191,21 @@ def test_a_token_that_says_something_else_lets_nobody_in(browser: Browser, oidc:
     assert _sign_in(browser, oidc).status_code == 303
 
 
-def _unsigned(said: dict[str, Any]) -> str:
-    return jwt.encode(said, "", "none", {"kid": "first"})
+def _unsigned(claims: dict[str, Any]) -> str:
+    return jwt.encode(claims, "", "none", {"kid": "first"})
 
 
-def _by_a_stranger(said: dict[str, Any]) -> str:
-    return jwt.encode(said, private_key("stranger"), "RS256", {"kid": "first"})
+def _by_a_stranger(claims: dict[str, Any]) -> str:
+    return jwt.encode(claims, private_key("stranger"), "RS256", {"kid": "first"})
 
 
-def _by_a_key_unheard_of(said: dict[str, Any]) -> str:
-    return jwt.encode(said, private_key("stranger"), "RS256", {"kid": "stranger"})
+def _by_a_key_unheard_of(claims: dict[str, Any]) -> str:
+    return jwt.encode(claims, private_key("stranger"), "RS256", {"kid": "stranger"})
 
 
-def _by_what_is_public(said: dict[str, Any]) -> str:
+def _by_what_is_public(claims: dict[str, Any]) -> str:
     modulus = private_key("first").public_key().public_numbers().n.to_bytes(256, "big")
-    return jwt.encode(said, modulus, "HS256", {"kid": "first"})
+    return jwt.encode(claims, modulus, "HS256", {"kid": "first"})
 
 
 FORGED: list[Callable[[dict[str, Any]], Any]] = [

@@ -50,7 +50,7 @@ def finish(resources: Resources, job_id: str, *texts: str, report: dict[str, Any
     with resources.database.unit_of_work() as session:
         now = clock(session)
         own: dict[str, Any] = {"job_id": job_id, "project_id": "prj_default"}
-        said = "".join(texts)
+        message = "".join(texts)
         session.execute(
             update(Job)
             .where(Job.id == job_id)
@@ -63,9 +63,9 @@ def finish(resources: Resources, job_id: str, *texts: str, report: dict[str, Any
                 attempt=2,
                 phase="uploading",
                 progress=1.0,
-                warnings=[{"code": "x", "text": said}],
+                warnings=[{"code": "x", "text": message}],
                 running_seconds=90.0,
-                error={"class": "internal", "message": said, "hint": said, "module": said, "phase": "pruning"},
+                error={"class": "internal", "message": message, "hint": message, "module": message, "phase": "pruning"},
             )
         )
         turns = [("job.phase_started", 1), ("job.phase_started", 2), ("job.phase_completed", 2)]
@@ -77,7 +77,7 @@ def finish(resources: Resources, job_id: str, *texts: str, report: dict[str, Any
                 time=now + timedelta(seconds=seq),
                 attempt=attempt,
                 phase="pruning",
-                data={"text": said},
+                data={"text": message},
                 **own,
             )
             for seq, (type_, attempt) in enumerate(turns, start=100)
@@ -209,8 +209,8 @@ def test_what_runs_and_people_called_things_stays_text_on_every_page(browser: Br
     scores = {text: {"dataset": {"name": text}} for text in HOSTILE}
     dense = {**REPORT["dense"], "perplexity": dict.fromkeys(HOSTILE, 30.0)}
     compressed = {**REPORT["compressed"], "perplexity": dict.fromkeys(HOSTILE, 31.0)}
-    told = {"protocol": {"perplexity": scores}, "advice": list(HOSTILE), "dense": dense, "compressed": compressed}
-    finish(resources, job, *HOSTILE, report={**REPORT, **told})
+    extra = {"protocol": {"perplexity": scores}, "advice": list(HOSTILE), "dense": dense, "compressed": compressed}
+    finish(resources, job, *HOSTILE, report={**REPORT, **extra})
     for tab in TABS:
         page = Page(browser.get(f"/portal/jobs/{job}{tab}").text)
         assert page.faults() == [], tab

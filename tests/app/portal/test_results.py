@@ -32,8 +32,8 @@ def _finished(browser: Browser, resources: Resources, name: str, report: dict[st
 
 
 def _drawings(page: str) -> list[ElementTree.Element]:
-    found = re.findall(r'<svg id=[^>]*class="drawing.*?</svg>', page, re.DOTALL)
-    return [ElementTree.fromstring(drawing) for drawing in found]
+    drawings = re.findall(r'<svg id=[^>]*class="drawing.*?</svg>', page, re.DOTALL)
+    return [ElementTree.fromstring(drawing) for drawing in drawings]
 
 
 def test_two_jobs_are_compared_in_numbers_specs_curves_and_matrices(browser: Browser, resources: Resources) -> None:
@@ -196,16 +196,16 @@ def test_pages_without_anything_say_so(browser: Browser) -> None:
 
 def _measured(scores: dict[str, float], lengths: dict[str, int]) -> dict[str, Any]:
     """A report with some measurements, each with its protocol; the text lay elsewhere for every job."""
-    found = _report(1.0)
-    found["compressed"]["perplexity"] = scores
-    found["dense"]["perplexity"] = dict.fromkeys(scores, 30.0)
-    found["protocol"] = {
+    report = _report(1.0)
+    report["compressed"]["perplexity"] = scores
+    report["dense"]["perplexity"] = dict.fromkeys(scores, 30.0)
+    report["protocol"] = {
         "perplexity": {
             name: {"sequence_length": length, "text_sha256": "ab", "dataset": {"path": f"/{scores[name]}"}}
             for name, length in lengths.items()
         }
     }
-    return found
+    return report
 
 
 def test_only_what_was_measured_by_different_protocols_does_not_compare(browser: Browser, resources: Resources) -> None:
@@ -213,7 +213,7 @@ def test_only_what_was_measured_by_different_protocols_does_not_compare(browser:
         _measured({"docs": 32.89, "wiki": 40.0, "own": 5.0}, {"docs": 256, "wiki": 256, "own": 64}),
         _measured({"docs": 33.5, "wiki": 39.0}, {"docs": 256, "wiki": 128}),
     ]
-    one, two = (_finished(browser, resources, f"job {index}", found) for index, found in enumerate(reports))
+    one, two = (_finished(browser, resources, f"job {index}", report) for index, report in enumerate(reports))
     page = browser.get(f"/portal/compare?job={one}&job={two}").text
     assert "measured wiki by different protocols" in page
     assert re.search(r"lowest</span> <strong>32.89</strong>", page)

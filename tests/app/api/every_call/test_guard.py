@@ -310,15 +310,15 @@ def test_production_does_not_start_with_what_is_only_safe_on_one_machine(tmp_pat
 
 
 def test_the_catalogue_holds_every_method_with_its_schema(client: TestClient) -> None:
-    found = client.get("/v1/methods").json()
-    criteria = {item["name"]: item for item in found["criteria"]}
-    patterns = {item["name"]: item for item in found["patterns"]}
+    catalogue = client.get("/v1/methods").json()
+    criteria = {item["name"]: item for item in catalogue["criteria"]}
+    patterns = {item["name"]: item for item in catalogue["patterns"]}
     assert {"magnitude", "random", "wanda"} <= set(criteria)
     assert {"unstructured", "nm"} <= set(patterns)
     assert criteria["wanda"]["needs"] == "norms"
     assert set(patterns["nm"]["parameters"]["properties"]) == {"n", "m"}
     assert patterns["nm"]["constraints"]
-    assert {item["name"] for item in found["recovery"]} == {"reconstruct", "perp"}
+    assert {item["name"] for item in catalogue["recovery"]} == {"reconstruct", "perp"}
 
 
 def test_the_spec_schema_publishes_bounds_and_defaults(client: TestClient) -> None:

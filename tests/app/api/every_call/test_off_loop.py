@@ -40,17 +40,17 @@ def database_url(sqlite_url: str) -> str:
 @pytest.fixture
 def in_the_loop(rows: Database) -> Iterator[list[str]]:
     """Statements that were made in the event loop."""
-    found: list[str] = []
+    blocking: list[str] = []
 
     def before(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return
-        found.append(statement)
+        blocking.append(statement)
 
     event.listen(rows.engine, "before_cursor_execute", before)
-    yield found
+    yield blocking
     event.remove(rows.engine, "before_cursor_execute", before)
 
 
@@ -134,8 +134,8 @@ def test_a_store_of_parts_is_written_off_the_event_loop(
 
 @pytest.fixture
 def readiness(client: TestClient) -> Readiness:
-    found: Readiness = client.app.state.readiness  # type: ignore[attr-defined]
-    return found
+    checks: Readiness = client.app.state.readiness  # type: ignore[attr-defined]
+    return checks
 
 
 def test_what_tells_that_the_process_lives_waits_for_nothing(
@@ -190,13 +190,13 @@ def test_a_project_that_fills_every_thread_holds_no_other_up(
 def test_the_looks_at_uploads_of_a_project_take_few_threads(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once, most, lock = 0, 0, threading.Lock()
+    at_once, highest, lock = 0, 0, threading.Lock()
 
     def slow(*_: Any) -> Any:
-        nonlocal at_once, most
+        nonlocal at_once, highest
         with lock:
             at_once += 1
-            most = max(most, at_once)
+            highest = max(highest, at_once)
         time.sleep(0.02)
         with lock:
             at_once -= 1
@@ -205,4 +205,4 @@ def test_the_looks_at_uploads_of_a_project_take_few_threads(
     monkeypatch.setattr("app.services.uploads.complete", slow)
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda _: client.post("/v1/uploads/upl_1/complete"), range(12)))
-    assert most == 2
+    assert highest == 2

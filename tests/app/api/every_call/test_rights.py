@@ -145,8 +145,8 @@ def test_reads_of_results_and_refused_keys_are_in_the_audit_log(house: House) ->
     assert house.client.get("/v1/jobs", headers=bearer(wrong)).status_code == 401
     rows = house.own("GET", "/v1/audit-events")["items"]
     noted = ("api_key.refused", "artifact.")
-    told = [(row["action"], row["resource_id"], row["data"]) for row in rows if row["action"].startswith(noted)]
-    assert told == [
+    noted_rows = [(row["action"], row["resource_id"], row["data"]) for row in rows if row["action"].startswith(noted)]
+    assert noted_rows == [
         ("api_key.refused", "unknown", {"why": "unknown key"}),
         ("api_key.refused", key["id"], {"why": "revoked"}),
         ("artifact.download", artifact, {}),

@@ -21,11 +21,11 @@ def database_url(sqlite_url: str) -> str:
 
 
 def test_what_is_anothers_answers_like_what_is_not_there(client: TestClient, resources: Resources) -> None:
-    own, found = ask_of_both(client, resources)
-    for route, (anothers, nobodys) in found.items():
+    own, answers = ask_of_both(client, resources)
+    for route, (anothers, nobodys) in answers.items():
         assert anothers == nobodys, route
         assert anothers[0] == 404, (route, anothers)
-    assert {path.split("/")[2] for _, path in found} == set(own)
+    assert {path.split("/")[2] for _, path in answers} == set(own)
     assert client.get(f"/v1/jobs/{own['jobs']}").json()["state"] == "queued"
 
 

@@ -294,10 +294,10 @@ def test_a_trial_says_why_and_writes_nothing(hub: Registry, resources: Resources
     rule = hub.rule("propose", match={"repo_glob": "org/*"}, limits={"max_per_day": 1})
     delivery = hub.deliver()
     path = f"/v1/rules/{rule}/test"
-    found = hub.client.post(path, json={"delivery_id": delivery}).json()
-    assert (found["outcome"], found["reason"]) == ("proposal", "matched")
-    assert found["request"]["source"]["revision"] == found["event"]["revision"]
-    assert [check["name"] for check in found["checks"]] == [
+    trial = hub.client.post(path, json={"delivery_id": delivery}).json()
+    assert (trial["outcome"], trial["reason"]) == ("proposal", "matched")
+    assert trial["request"]["source"]["revision"] == trial["event"]["revision"]
+    assert [check["name"] for check in trial["checks"]] == [
         "new-version",
         "events",
         "repo_glob",
@@ -355,12 +355,12 @@ def test_the_client_speaks_of_hooks(client: TestClient, resources: Resources) ->
     registry = Registry(client, source.id, "huggingface", source.secret)
     body = {"name": "all", "source_id": source.id, "template": {"spec": SPEC}}
     rule = service.hooks.change_rule(service.hooks.create_rule(body).id, name="every one")
-    assert [found.name for found in service.hooks.rules()] == ["every one"]
+    assert [row.name for row in service.hooks.rules()] == ["every one"]
     delivery = registry.deliver()
     assert service.hooks.try_rule(rule.id, delivery=delivery).outcome == "proposal"
     assert service.hooks.replay(delivery).state == "pending"
     evaluate(resources)
-    assert [found.verdicts[0].outcome for found in service.hooks.deliveries()] == ["proposal"]
+    assert [row.verdicts[0].outcome for row in service.hooks.deliveries()] == ["proposal"]
     (proposal,) = service.hooks.proposals()
     approved = service.hooks.approve(proposal.id)
     assert service.get(str(approved.job_id)).state == "queued"

@@ -108,9 +108,9 @@ def test_a_retry_counts_on_and_keeps_or_drops_the_checkpoints(client: TestClient
             assert (row.request["limits"], row.forgiven_seconds) == (limits, 50.0)
         make.start(rows, job)
         assert client.get(f"/v1/jobs/{job}").json()["attempt"] == 2
-        found = client.get(f"/v1/jobs/{job}/events").json()["items"]
-        assert [event["seq"] for event in found] == [1, 2, 3, 4, 5, 6]
-        assert [event["type"] for event in found][3:] == ["job.failed", "job.queued", "job.started"]
+        events = client.get(f"/v1/jobs/{job}/events").json()["items"]
+        assert [event["seq"] for event in events] == [1, 2, 3, 4, 5, 6]
+        assert [event["type"] for event in events][3:] == ["job.failed", "job.queued", "job.started"]
 
 
 def test_a_retry_with_another_spec_is_a_clone(client: TestClient, rows: Database) -> None:
@@ -177,8 +177,8 @@ def test_a_low_job_is_passed_for_a_day_and_no_longer(client: TestClient, resourc
     with resources.database.unit_of_work() as session:
         row = session.get_one(Job, low)
         row.turn -= 86_400_001  # it was submitted a day earlier
-    places = {job["id"]: job["queue_position"] for job in client.get("/v1/jobs").json()["items"]}
-    assert places == {high: 1, low: 2, normal: 3}
+    positions = {job["id"]: job["queue_position"] for job in client.get("/v1/jobs").json()["items"]}
+    assert positions == {high: 1, low: 2, normal: 3}
 
 
 def test_every_verb_on_an_unknown_job_is_not_found(client: TestClient) -> None:

@@ -39,11 +39,13 @@ def test_metrics_are_thinned_on_the_server_and_keep_their_ends(client: TestClien
     job = submit(client)
     make.measure(rows, job, "loss", [float(step) for step in range(1001)])
     make.measure(rows, job, "rate", [0.1, 0.2])
-    found = {series["name"]: series for series in client.get(f"/v1/jobs/{job}/metrics?max_points=100").json()["items"]}
-    steps = [point["step"] for point in found["loss"]["points"]]
+    by_name = {
+        series["name"]: series for series in client.get(f"/v1/jobs/{job}/metrics?max_points=100").json()["items"]
+    }
+    steps = [point["step"] for point in by_name["loss"]["points"]]
     assert 90 <= len(steps) <= 101
     assert (steps[0], steps[-1]) == (0, 1000)
-    assert [point["value"] for point in found["rate"]["points"]] == [0.1, 0.2]
+    assert [point["value"] for point in by_name["rate"]["points"]] == [0.1, 0.2]
     one = client.get(f"/v1/jobs/{job}/metrics?name=rate").json()["items"]
     assert [series["name"] for series in one] == ["rate"]
 

@@ -220,9 +220,9 @@ def test_pages_show_every_job_once_newest_first(client: TestClient) -> None:
 
 def test_the_queue_is_ordered_by_priority_then_age(client: TestClient) -> None:
     low, first, high, second = (submit(client, priority=p) for p in ("low", "normal", "high", "normal"))
-    places = {job["id"]: job["queue_position"] for job in client.get("/v1/jobs").json()["items"]}
-    assert all(client.get(f"/v1/jobs/{job}").json()["queue_position"] == place for job, place in places.items())
-    assert places == {high: 1, first: 2, second: 3, low: 4}
+    positions = {job["id"]: job["queue_position"] for job in client.get("/v1/jobs").json()["items"]}
+    assert all(client.get(f"/v1/jobs/{job}").json()["queue_position"] == place for job, place in positions.items())
+    assert positions == {high: 1, first: 2, second: 3, low: 4}
 
 
 def test_filters_choose_jobs(client: TestClient, rows: Database) -> None:

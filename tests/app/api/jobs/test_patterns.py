@@ -113,9 +113,9 @@ def test_stored_sweeps_and_plans_stay_readable(client: TestClient, rows: Databas
     with rows.unit_of_work() as session:
         session.execute(update(Sweep).values(base={**REMOTE, "spec": _spec(OLD)}))
         session.execute(update(Job).values(request={**REMOTE, "spec": _spec(OLD)}, sent_spec=None))
-        found = session.get(Plan, plan)
-        assert found
-        found.document = {**found.document, "resolved_spec": _spec(OLD)}
+        stored = session.get(Plan, plan)
+        assert stored
+        stored.document = {**stored.document, "resolved_spec": _spec(OLD)}
     assert client.get(f"/v1/sweeps/{made}").json()["base"]["spec"] == _spec(OLD)
     assert client.get(f"/v1/sweeps/{made}/pareto").status_code == 200
     assert client.get("/v1/sweeps").json()["items"][0]["base"]["spec"] == _spec(OLD)

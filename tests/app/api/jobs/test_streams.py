@@ -53,12 +53,12 @@ def server(app: FastAPI) -> Iterator[str]:
 
 
 def frames(text: str) -> Frames:
-    found = []
+    events = []
     for block in text.split("\n\n")[:-1]:
         fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         if "data" in fields:
-            found.append((fields["id"], json.loads(fields["data"])))
-    return found
+            events.append((fields["id"], json.loads(fields["data"])))
+    return events
 
 
 class Listener(threading.Thread):
@@ -130,15 +130,15 @@ def test_the_stream_of_all_events_can_be_resumed_anywhere(server: str, app: Fast
     for job in jobs:
         make.start(rows, job)
         make.tell(rows, job, 2)
-    told = whole.finish()
-    assert {data["job_id"] for _, data in told} == set(jobs) != {before}
+    whole_frames = whole.finish()
+    assert {data["job_id"] for _, data in whole_frames} == set(jobs) != {before}
     for job in jobs:
-        assert [data["seq"] for _, data in told if data["job_id"] == job] == [1, 2, 3, 4, 5]
-    rest = Listener(f"{server}/v1/events/stream", enough=6, last=told[3][0])
-    assert rest.finish() == told[4:]
+        assert [data["seq"] for _, data in whole_frames if data["job_id"] == job] == [1, 2, 3, 4, 5]
+    rest = Listener(f"{server}/v1/events/stream", enough=6, last=whole_frames[3][0])
+    assert rest.finish() == whole_frames[4:]
     with rows.reading() as session:
         number = session.get_one(Job, jobs[0]).id
-    assert number not in told[0][0], "ids are opaque"
+    assert number not in whole_frames[0][0], "ids are opaque"
 
 
 def test_bad_ids_and_unknown_jobs_are_refused(client: TestClient) -> None:
@@ -162,15 +162,15 @@ def test_a_silent_stream_beats_and_many_watchers_cost_one_loop(database: Databas
         for job_id in jobs:
             await asyncio.to_thread(make.start, database, job_id)
             await asyncio.to_thread(make.end, database, job_id, "succeeded")
-        told = await asyncio.wait_for(asyncio.gather(*watchers), 60)
+        seqs = await asyncio.wait_for(asyncio.gather(*watchers), 60)
         await streams.finish()
-        return told, streams.queries
+        return seqs, streams.queries
 
     jobs = [_add(database) for _ in range(3)]
-    told, queries = asyncio.run(scene())
+    seqs, queries = asyncio.run(scene())
     assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-    assert all([seq for seq in one if seq is not None] == [1, 2] for one in told)
-    assert any(None in one for one in told)
+    assert all([seq for seq in one if seq is not None] == [1, 2] for one in seqs)
+    assert any(None in one for one in seqs)
     assert queries < len(jobs) * 100, "as many as if each watcher asked once"
 
 
@@ -209,16 +209,16 @@ def test_a_stream_that_is_over_tells_no_more_of_what_was_before(
     make.tell(database, job_id, 9)
 
     async def scene() -> list[int]:
-        told = []
+        counts = []
         for all_jobs in (False, True):
             streams = EventStreams(database)
             whole, one = streams.of_project("prj_default", position), streams.of_job("prj_default", job_id, after=0)
             stream = whole if all_jobs else one
             await anext(stream)
             streams.close()
-            told.append(1 + len([event async for event in stream]))
+            counts.append(1 + len([event async for event in stream]))
             await streams.finish()
-        return told
+        return counts
 
     assert asyncio.run(scene()) == [2, 2]
 
@@ -236,8 +236,8 @@ def test_a_late_commit_is_not_passed_by(postgres_url: str) -> None:
         with database.reading() as session:
             assert queries.all_new_events(session, position, limit=10) == []
     with database.reading() as session:
-        told = queries.all_new_events(session, position, limit=10)
-    assert [event.job_id for event in told] == [first, second]
+        events = queries.all_new_events(session, position, limit=10)
+    assert [event.job_id for event in events] == [first, second]
     database.dispose()
 
 

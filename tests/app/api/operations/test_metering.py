@@ -94,23 +94,23 @@ def test_queues_states_failures_and_latencies_are_told(
             )
         )
     client.get("/v1/jobs/job_unknown")
-    found = _scrape(client)
-    depth = [value for (name, _), value in found.items() if name == "espalier_queue_depth"]
-    age = [value for (name, _), value in found.items() if name == "espalier_queue_oldest_seconds"]
+    samples = _scrape(client)
+    depth = [value for (name, _), value in samples.items() if name == "espalier_queue_depth"]
+    age = [value for (name, _), value in samples.items() if name == "espalier_queue_oldest_seconds"]
     assert (sum(depth), len(age)) == (1, 1)
-    assert found["espalier_jobs", "queued"] == 1
-    assert found["espalier_jobs", "failed"] == 1
-    assert found["espalier_failures", "numerical"] == 1
-    assert found["espalier_phase_seconds", "pruning"] == 7
-    assert found["espalier_phase_peak_memory_bytes", "pruning,default"] == 2**30
-    assert found["espalier_device_memory_bytes", "cuda,gpu"] == 80 * 2**30
-    assert found["espalier_webhooks_pending", ""] == 0
-    assert found["espalier_workers", "gpu"] == 1
-    assert found["espalier_workers", "default"] == 0  # a class that is configured and has none
-    assert (found["espalier_devices_lost", "gpu"], found["espalier_devices_lost", "default"]) == (1, 0)
-    assert 0 <= found["espalier_reconciler_last_sweep_seconds", ""] < 60
-    assert found["espalier_http_request_seconds_count", "POST,/v1/jobs,202"] == 2
-    assert found["espalier_http_request_seconds_count", "GET,/v1/jobs/{job_id},404"] == 1
+    assert samples["espalier_jobs", "queued"] == 1
+    assert samples["espalier_jobs", "failed"] == 1
+    assert samples["espalier_failures", "numerical"] == 1
+    assert samples["espalier_phase_seconds", "pruning"] == 7
+    assert samples["espalier_phase_peak_memory_bytes", "pruning,default"] == 2**30
+    assert samples["espalier_device_memory_bytes", "cuda,gpu"] == 80 * 2**30
+    assert samples["espalier_webhooks_pending", ""] == 0
+    assert samples["espalier_workers", "gpu"] == 1
+    assert samples["espalier_workers", "default"] == 0  # a class that is configured and has none
+    assert (samples["espalier_devices_lost", "gpu"], samples["espalier_devices_lost", "default"]) == (1, 0)
+    assert 0 <= samples["espalier_reconciler_last_sweep_seconds", ""] < 60
+    assert samples["espalier_http_request_seconds_count", "POST,/v1/jobs,202"] == 2
+    assert samples["espalier_http_request_seconds_count", "GET,/v1/jobs/{job_id},404"] == 1
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_two_processes_count_as_one(two_processes: tuple[psutil.Process, httpx.C
     assert counts == [30.0] * 10
     buckets = [scrape["espalier_http_request_seconds_bucket", "+Inf,GET,/v1/methods,200"] for scrape in scrapes]
     assert buckets == counts
-    told = [scrape["espalier_http_request_seconds_count", "GET,/metrics,200"] for scrape in scrapes[1:]]
-    assert told == list(range(1, 10))
+    totals = [scrape["espalier_http_request_seconds_count", "GET,/metrics,200"] for scrape in scrapes[1:]]
+    assert totals == list(range(1, 10))
 
     victim = next(child for child in parent.children() if "spawn_main" in " ".join(child.cmdline()))
     victim.kill()

@@ -72,9 +72,9 @@ def test_a_device_is_lost_since_it_was_first_told(client: TestClient, rows: Data
         now = clock(session)
         for seconds in (0, 5):
             leases.seen(session, "wrk_1", job_id=None, device_lost=True, now=now + timedelta(seconds=seconds))
-        found = session.get_one(Worker, "wrk_1")
-        session.refresh(found)
-        assert (found.device_lost_at, found.seen_at) == (now, now + timedelta(seconds=5))
+        worker = session.get_one(Worker, "wrk_1")
+        session.refresh(worker)
+        assert (worker.device_lost_at, worker.seen_at) == (now, now + timedelta(seconds=5))
 
 
 def test_a_drain_is_asked_for_once_taken_back_and_written_down(client: TestClient, rows: Database) -> None:
@@ -87,8 +87,8 @@ def test_a_drain_is_asked_for_once_taken_back_and_written_down(client: TestClien
     assert client.delete(drain).status_code == 200
     assert client.post("/v1/workers/wrk_x/drain").status_code == client.delete("/v1/workers/wrk_x/drain").status_code
     events = client.get("/v1/audit-events").json()["items"]
-    told = [(row["action"], row["resource_id"], row["data"]["job_id"]) for row in events if "worker" in row["action"]]
-    assert told == [("worker.undrain", "wrk_1", job), ("worker.drain", "wrk_1", job)]
+    noted = [(row["action"], row["resource_id"], row["data"]["job_id"]) for row in events if "worker" in row["action"]]
+    assert noted == [("worker.undrain", "wrk_1", job), ("worker.drain", "wrk_1", job)]
 
 
 def test_machines_are_the_operators(client: TestClient, rows: Database) -> None:

@@ -45,18 +45,18 @@ def seconds(document: dict[str, Any]) -> dict[str, float]:
 
 
 def test_a_plan_tells_every_phase_and_makes_no_job(client: TestClient, body: dict[str, Any]) -> None:
-    found = plan(client, body)
-    assert {"baseline", "pruning", "retraining", "evaluating", "uploading"} <= set(seconds(found))
-    assert "reconstructing" not in seconds(found)
-    assert found["seconds"] >= sum(seconds(found).values())
-    assert all(phase["memory_bytes"] > 0 for phase in found["phases"] if phase["name"] == "pruning")
-    assert found["resolved_spec"]["prune"][0]["sparsity"] == 0.5
-    assert {"no_speed_up", "not_calibrated"} <= {warning["code"] for warning in found["warnings"]}
-    assert client.get(f"/v1/plans/{found['id']}").json() == found
+    planned = plan(client, body)
+    assert {"baseline", "pruning", "retraining", "evaluating", "uploading"} <= set(seconds(planned))
+    assert "reconstructing" not in seconds(planned)
+    assert planned["seconds"] >= sum(seconds(planned).values())
+    assert all(phase["memory_bytes"] > 0 for phase in planned["phases"] if phase["name"] == "pruning")
+    assert planned["resolved_spec"]["prune"][0]["sparsity"] == 0.5
+    assert {"no_speed_up", "not_calibrated"} <= {warning["code"] for warning in planned["warnings"]}
+    assert client.get(f"/v1/plans/{planned['id']}").json() == planned
     assert client.get("/v1/plans/pln_unknown").status_code == 404
     assert client.get("/v1/jobs").json()["items"] == []
     more = {**body, "spec": {**body["spec"], "retrain": {"steps": 20}}}
-    assert seconds(plan(client, more))["retraining"] > 1.9 * seconds(found)["retraining"]
+    assert seconds(plan(client, more))["retraining"] > 1.9 * seconds(planned)["retraining"]
 
 
 def test_a_plan_of_a_search_counts_its_jobs_and_a_smaller_model_is_not_called_as_large(
@@ -75,8 +75,8 @@ def test_a_teacher_is_told_and_one_that_does_not_fit_too(
 ) -> None:
     def said(trainer: dict[str, Any], **fields: Any) -> dict[str, str]:
         spec = {**body["spec"], "retrain": {"steps": 10, "trainable": ["norms"], **trainer}}
-        found = {item["code"]: item["text"] for item in plan(client, {**body, "spec": spec, **fields})["warnings"]}
-        return {code: text for code, text in found.items() if code.startswith(("teacher", "retraining"))}
+        warnings = {item["code"]: item["text"] for item in plan(client, {**body, "spec": spec, **fields})["warnings"]}
+        return {code: text for code, text in warnings.items() if code.startswith(("teacher", "retraining"))}
 
     parameters = probe(model).parameters
     each, twice = (-(-count * parameters // 2**20) for count in (4, 8))
@@ -116,10 +116,10 @@ def test_finished_jobs_calibrate_the_seconds(
     _finish(rows, resources, body, model, job, pruning_seconds=7.0)
     with rows.unit_of_work() as session:
         session.get_one(Job, job).running_seconds = 20.0
-    found = plan(client, body)
-    assert found["calibrated_by"] == 1
-    assert seconds(found)["pruning"] == pytest.approx(7.0)
-    assert found["seconds"] == pytest.approx(20.0 - 7.0 + sum(seconds(found).values())), "starting it took 13 s"
+    planned = plan(client, body)
+    assert planned["calibrated_by"] == 1
+    assert seconds(planned)["pruning"] == pytest.approx(7.0)
+    assert planned["seconds"] == pytest.approx(20.0 - 7.0 + sum(seconds(planned).values())), "starting it took 13 s"
     twice = {**body, "spec": {**body["spec"], "retrain": None, "calibration": {"samples": 32, "sequence_length": 64}}}
     assert 7.0 < seconds(plan(client, twice))["pruning"] < 14.1
 
@@ -170,9 +170,9 @@ def test_seconds_of_cycles_are_shared_and_a_soup_teaches_nothing(
 ) -> None:
     job = client.post("/v1/jobs", json={**body, "spec": {**body["spec"], **fields}}).json()["id"]
     _finish(rows, resources, body, model, job, pruning_seconds=21.0)
-    found = plan(client, body)
-    assert found["calibrated_by"] == counted
-    assert expected is None or seconds(found)["pruning"] == pytest.approx(expected)
+    planned = plan(client, body)
+    assert planned["calibrated_by"] == counted
+    assert expected is None or seconds(planned)["pruning"] == pytest.approx(expected)
 
 
 def test_a_plan_of_a_soup_counts_its_members(client: TestClient, body: dict[str, Any]) -> None:
@@ -185,33 +185,33 @@ def test_a_plan_of_a_soup_counts_its_members(client: TestClient, body: dict[str,
 
 
 def test_a_job_follows_its_plan_or_is_refused(client: TestClient, body: dict[str, Any], rows: Database) -> None:
-    found = plan(client, body)
-    assert client.post("/v1/jobs", json={**body, "plan_id": found["id"], "name": "planned"}).status_code == 202
-    other = {**body, "spec": {**body["spec"], "retrain": None}, "plan_id": found["id"]}
+    planned = plan(client, body)
+    assert client.post("/v1/jobs", json={**body, "plan_id": planned["id"], "name": "planned"}).status_code == 202
+    other = {**body, "spec": {**body["spec"], "retrain": None}, "plan_id": planned["id"]}
     for wrong, code in ((other, "unequal-plan"), ({**body, "plan_id": "pln_" + "0" * 26}, "no-such-plan")):
         answer = client.post("/v1/jobs", json=wrong)
         assert answer.status_code == 422
         assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [("/plan_id", code)]
     with rows.unit_of_work() as session:
-        row = session.get(Plan, found["id"])
+        row = session.get(Plan, planned["id"])
         assert row is not None
         row.expires_at -= timedelta(days=2)
-    assert client.post("/v1/jobs", json={**body, "plan_id": found["id"]}).json()["errors"][0]["code"] == "stale-plan"
+    assert client.post("/v1/jobs", json={**body, "plan_id": planned["id"]}).json()["errors"][0]["code"] == "stale-plan"
 
 
 def test_what_nobody_has_seen_is_said_so(client: TestClient) -> None:
-    found = plan(client, REMOTE)
-    assert (found["phases"], found["seconds"]) == ([], None)
-    assert found["warnings"][0]["code"] == "hub_unreachable"
+    planned = plan(client, REMOTE)
+    assert (planned["phases"], planned["seconds"]) == ([], None)
+    assert planned["warnings"][0]["code"] == "hub_unreachable"
     resolved = client.post("/v1/models/resolve", json={"source": REMOTE["source"]}).json()
     assert (resolved["resolved"], resolved["supported"]) == (False, None)
 
 
 def test_a_model_is_described_or_refused_with_a_reason(client: TestClient, model: Path) -> None:
     source = {"kind": "local", "path": str(model)}
-    found = client.post("/v1/models/resolve", json={"source": source}).json()
-    assert (found["supported"], found["model_type"], found["why_not"]) == (True, "llama", None)
-    assert found["parameters"] > 1_000_000
+    described = client.post("/v1/models/resolve", json={"source": source}).json()
+    assert (described["supported"], described["model_type"], described["why_not"]) == (True, "llama", None)
+    assert described["parameters"] > 1_000_000
     (model / "config.json").write_text('{"model_type": "mamba", "architectures": ["MambaForCausalLM"]}')
     refused = client.post("/v1/models/resolve", json={"source": source}).json()
     assert refused["supported"] is False
@@ -268,16 +268,16 @@ def test_a_limit_that_cannot_hold_the_job_is_refused_with_the_least_that_would(
             )
         )
     # What the plan says is enough: nobody who takes his limit from it is refused.
-    most = max(phase["memory_bytes"] for phase in plan(client, body)["phases"])
+    largest = max(phase["memory_bytes"] for phase in plan(client, body)["phases"])
     for path in ("/v1/plans", "/v1/jobs"):
         answer = client.post(path, json={**body, "limits": {"max_host_memory_bytes": 300_000_000}})
         assert answer.status_code == 422
         (problem,) = answer.json()["errors"]
         assert problem["pointer"] == "/limits/max_host_memory_bytes"
-        least = int(problem["detail"].rsplit(" ", 1)[-1])
-        assert client.post(path, json={**body, "limits": {"max_host_memory_bytes": least - 1}}).status_code == 422
-        assert client.post(path, json={**body, "limits": {"max_host_memory_bytes": least}}).status_code in {201, 202}
-        assert least <= most
+        smallest = int(problem["detail"].rsplit(" ", 1)[-1])
+        assert client.post(path, json={**body, "limits": {"max_host_memory_bytes": smallest - 1}}).status_code == 422
+        assert client.post(path, json={**body, "limits": {"max_host_memory_bytes": smallest}}).status_code in {201, 202}
+        assert smallest <= largest
 
 
 @pytest.mark.parametrize("phase", ["baseline", "pruning", "retraining", "evaluating"])

@@ -61,9 +61,9 @@ def test_explicit_fields_win(explicit: dict[str, Any], prune: dict[str, Any]) ->
     ],
 )
 def test_a_retraining_keeps_the_rest_of_the_preset(retrain: dict[str, Any], kept: tuple[Any, ...]) -> None:
-    found = CompressionSpec.model_validate({"preset": "quality", "retrain": retrain}).retrain
-    assert found is not None
-    assert (found.trainable, found.steps, found.rank) == kept
+    resolved = CompressionSpec.model_validate({"preset": "quality", "retrain": retrain}).retrain
+    assert resolved is not None
+    assert (resolved.trainable, resolved.steps, resolved.rank) == kept
 
 
 def test_what_shipped_before_is_still_there(client: TestClient, source: dict[str, Any]) -> None:

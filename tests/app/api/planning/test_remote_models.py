@@ -57,25 +57,26 @@ def codes(document: dict[str, Any]) -> list[str]:
 
 def test_a_model_nobody_has_met_is_described_from_its_headers(client: TestClient, at_hub: Hub) -> None:
     repo = at_hub.add_model("org/model", DEMO_MODEL, card={"cardData": {"license": "apache-2.0"}})
-    found = resolve(client)
-    assert (found["resolved"], found["supported"], found["why_not"]) == (True, True, None)
-    assert (found["revision"], found["licence"], found["model_type"]) == (repo.commit, "apache-2.0", "llama")
-    assert found["bytes"] > 5_000_000
+    model = resolve(client)
+    assert (model["resolved"], model["supported"], model["why_not"]) == (True, True, None)
+    assert (model["revision"], model["licence"], model["model_type"]) == (repo.commit, "apache-2.0", "llama")
+    assert model["bytes"] > 5_000_000
     assert at_hub.sent_large < 600_000, "of the weights only their headers"
     asked = len(at_hub.asked)
-    assert resolve(client, revision=repo.commit) == found
+    assert resolve(client, revision=repo.commit) == model
     assert len(at_hub.asked) == asked, "a commit that was met is not asked for again"
     assert {token for _, _, token in at_hub.asked} == {None}, "no credential leaves the API"
 
 
 def test_a_plan_of_a_model_nobody_has_met_has_figures(client: TestClient, at_hub: Hub) -> None:
     repo = at_hub.add_model("org/model", DEMO_MODEL)
-    found = plan(client).json()
-    assert found["resolved_revision"] == repo.commit
-    assert found["seconds"] > 0
-    assert {"baseline", "pruning"} <= {phase["name"] for phase in found["phases"]}
+    planned = plan(client).json()
+    assert planned["resolved_revision"] == repo.commit
+    assert planned["seconds"] > 0
+    assert {"baseline", "pruning"} <= {phase["name"] for phase in planned["phases"]}
     job = client.post(
-        "/v1/jobs", json={"source": {"kind": "huggingface", "repo": "org/model"}, "spec": SPEC, "plan_id": found["id"]}
+        "/v1/jobs",
+        json={"source": {"kind": "huggingface", "repo": "org/model"}, "spec": SPEC, "plan_id": planned["id"]},
     )
     assert job.status_code == 202, job.text
 
@@ -98,7 +99,7 @@ def test_shards_are_read_by_their_index(client: TestClient, at_hub: Hub, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "expected"),
     [
         ({"config.json": b'{"model_type": "mamba"}'}, "not supported"),
         ({"config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'}, "auto_map"),
@@ -109,16 +110,16 @@ def test_shards_are_read_by_their_index(client: TestClient, at_hub: Hub, tmp_pat
     ],
 )
 def test_what_no_job_could_work_on_is_refused_by_both(
-    files: dict[str, bytes | None], told: str, client: TestClient, at_hub: Hub
+    files: dict[str, bytes | None], expected: str, client: TestClient, at_hub: Hub
 ) -> None:
     repo = at_hub.add_model("org/model", DEMO_MODEL)
     for name, data in files.items():
         repo.files.pop(name, None)
         if data is not None:
             repo.files[name] = data
-    found = resolve(client)
-    assert found["supported"] is False
-    assert told in found["why_not"]
+    model = resolve(client)
+    assert model["supported"] is False
+    assert expected in model["why_not"]
     answer = plan(client)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/source"
@@ -131,10 +132,10 @@ def test_a_gated_model_tells_what_its_page_tells(client: TestClient, at_hub: Hub
         "safetensors": {"parameters": {"BF16": 8030261248}, "total": 8030261248},
     }
     at_hub.add_model("org/model", DEMO_MODEL, gated=True, token="hf_x", open_page=True, card=page)
-    found = resolve(client)
-    assert (found["resolved"], found["supported"], codes(found)) == (False, None, ["source_gated"])
-    assert (found["parameters"], found["licence"]) == (8030261248, "llama3")
-    assert "credential" in found["why_not"]
+    model = resolve(client)
+    assert (model["resolved"], model["supported"], codes(model)) == (False, None, ["source_gated"])
+    assert (model["parameters"], model["licence"]) == (8030261248, "llama3")
+    assert "credential" in model["why_not"]
     assert codes(plan(client).json()) == ["source_gated"]
     at_hub.models["org/model"].card["config"] = {"model_type": "mamba"}
     assert resolve(client)["supported"] is False
@@ -155,10 +156,10 @@ def test_what_the_public_does_not_see_is_a_warning(
     at_hub.add_model("org/open", DEMO_MODEL)
     at_hub.add_model("org/private", DEMO_MODEL, token="hf_x")
     at_hub.models["org/closed"] = HubRepo({}, token="hf_x", gated=True)
-    found = resolve(client, repo, revision)
-    assert (found["resolved"], found["supported"], codes(found)) == (False, None, [code])
-    assert found["parameters"] is None
-    assert repo in found["why_not"]
+    model = resolve(client, repo, revision)
+    assert (model["resolved"], model["supported"], codes(model)) == (False, None, [code])
+    assert model["parameters"] is None
+    assert repo in model["why_not"]
 
 
 def test_a_hub_in_trouble_is_a_warning_with_unknown_figures(
@@ -168,9 +169,9 @@ def test_a_hub_in_trouble_is_a_warning_with_unknown_figures(
     at_hub.broken = 1
     answer = plan(client)
     assert answer.status_code == 201
-    found = answer.json()
-    assert (codes(found), found["seconds"], found["phases"]) == (["hub_unreachable"], None, [])
-    assert "503" in found["warnings"][0]["text"]
+    problem = answer.json()
+    assert (codes(problem), problem["seconds"], problem["phases"]) == (["hub_unreachable"], None, [])
+    assert "503" in problem["warnings"][0]["text"]
     monkeypatch.setattr(app_hub, "SECONDS", 0.0)
     monkeypatch.setattr(inspection, "Hub", lambda endpoint: app_hub.Hub(endpoint, seconds=0.0))
     assert codes(resolve(client)) == ["hub_unreachable"]
@@ -182,15 +183,15 @@ def test_a_redirect_into_a_private_network_is_not_followed(
     repo = at_hub.add_model("org/model", DEMO_MODEL)
     monkeypatch.setattr(app_hub, "networks_of", lambda endpoint: networks("127.0.0.1/32"))
     at_hub.elsewhere = "10.0.0.1"
-    found = resolve(client)
-    assert codes(found) == ["hub_unreachable"]
-    assert "not public" in found["why_not"]
-    assert repo.commit == found["revision"]
+    model = resolve(client)
+    assert codes(model) == ["hub_unreachable"]
+    assert "not public" in model["why_not"]
+    assert repo.commit == model["revision"]
 
 
 def test_metadata_that_is_no_hub_s_is_said_so(client: TestClient, at_hub: Hub) -> None:
     repo = at_hub.add_model("org/model", DEMO_MODEL)
     repo.card["siblings"] = "none"
-    found = resolve(client)
-    assert codes(found) == ["hub_unreachable"]
-    assert json.dumps(found)  # strangers' values stay out of it
+    model = resolve(client)
+    assert codes(model) == ["hub_unreachable"]
+    assert json.dumps(model)  # strangers' values stay out of it

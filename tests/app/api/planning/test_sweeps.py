@@ -149,13 +149,13 @@ def test_a_sweep_of_work_that_is_done_asks_as_often_whatever_its_points(
         fixture.publish(rows, resources.store, job, {"model.safetensors": b"weights", "manifest.json": b"{}"})
     event.listen(rows.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
     points(FEW)
-    few = len(asked)
+    num_asked = len(asked)
     again = points(MORE)
-    assert len(asked) == few
+    assert len(asked) == num_asked
     for number, job in enumerate(again, len(FEW)):
-        told = client.get(f"/v1/jobs/{job}/events").json()["items"]
+        events = client.get(f"/v1/jobs/{job}/events").json()["items"]
         kinds = ["job.created", "job.artifact_ready", "job.artifact_ready", "job.succeeded"]
-        assert [(event["seq"], event["type"]) for event in told] == list(enumerate(kinds, 1))
+        assert [(event["seq"], event["type"]) for event in events] == list(enumerate(kinds, 1))
         assert client.get(f"/v1/jobs/{job}").json()["reused_from"] == done[number]
         assert len(client.get(f"/v1/jobs/{job}/artifacts").json()["items"]) == 2
         assert [row["name"] for row in client.get(f"/v1/jobs/{job}/layers").json()["items"]] == ["layers.0.q_proj"]
@@ -172,8 +172,8 @@ def test_points_of_equal_work_find_each_other_and_what_was_there(
         answer = client.post("/v1/sweeps", json={**body, "axes": axes})
         assert answer.status_code == 202, answer.text
         with rows.reading() as session:
-            found = [session.get_one(Job, point["job_id"]) for point in answer.json()["points"]]
-        return [{"id": job.id, "state": job.state, "for": job.waits_for, "from": job.reused_from} for job in found]
+            jobs = [session.get_one(Job, point["job_id"]) for point in answer.json()["points"]]
+        return [{"id": job.id, "state": job.state, "for": job.waits_for, "from": job.reused_from} for job in jobs]
 
     twins = points({SPARSITY: [0.5, 0.7, 0.5, 0.5]})
     first = twins[0]["id"]

@@ -52,8 +52,8 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def resources(client: TestClient) -> Resources:
-    found: Resources = client.app.state.resources  # type: ignore[attr-defined]
-    return found
+    of_app: Resources = client.app.state.resources  # type: ignore[attr-defined]
+    return of_app
 
 
 def _file(name: str, data: bytes) -> dict[str, Any]:
@@ -230,12 +230,12 @@ def test_what_stands_still_is_aborted_and_what_is_deleted_leaves_nothing(
         session.execute(update(Upload).values(touched_at=clock(session) - stale.STALE_AGE - timedelta(hours=1)))
     assert stale.abort_uploads(database, store) == 1
     assert client.get(f"/v1/uploads/{dropped['id']}").status_code == 404
-    left = [found.key for found in store.list("projects/")]
+    left = [item.key for item in store.list("projects/")]
     assert [key.split("/")[3] for key in left] == [kept["id"]]
     orphan = f"projects/prj_default/uploads/upl_GONE/a.txt/{1:05d}"
     store.put_bytes(orphan, b"x")
     assert stale.collect_parts(database, store, [orphan, *left]) == 1
-    assert [found.key for found in store.list("projects/")] == left
+    assert [item.key for item in store.list("projects/")] == left
 
 
 @pytest.mark.parametrize("settings", ["directory"], indirect=True)

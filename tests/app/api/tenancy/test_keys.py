@@ -215,15 +215,15 @@ def test_everything_done_is_in_the_audit_log_of_its_project(client: TestClient) 
     job = client.post("/v1/jobs", json=REMOTE, headers={**headers, "X-Request-ID": "mine"}).json()["id"]
     client.post(f"/v1/jobs/{job}/cancel", headers=headers)
     admin = bearer(new_key(client, project)["key"])
-    found = client.get("/v1/audit-events", headers=admin).json()["items"]
-    assert [item["action"] for item in reversed(found)] == [
+    events = client.get("/v1/audit-events", headers=admin).json()["items"]
+    assert [item["action"] for item in reversed(events)] == [
         "project.create",
         "api_key.create",
         "job.create",
         "job.cancel",
         "api_key.create",
     ]
-    assert found[2] | {"id": "", "time": ""} == {
+    assert events[2] | {"id": "", "time": ""} == {
         "id": "",
         "time": "",
         "project_id": project,

@@ -34,11 +34,11 @@ def llama(blocks: int = 2) -> list[Row]:
 def test_cells_stand_in_rows_of_blocks_and_columns_of_kinds() -> None:
     root = read(heat_map("map", llama(), "sparsity"))
     rects = [item for item in find(root, "rect") if item.get("width") == str(int(CELL_WIDTH - 1))]
-    places = [(float(item.get("x", "")), float(item.get("y", ""))) for item in rects]
-    assert len(places) == 6
-    assert places[1][0] - places[0][0] == CELL_WIDTH
-    assert places[3][1] - places[0][1] == CELL_HEIGHT
-    assert places[3][0] == places[0][0]
+    corners = [(float(item.get("x", "")), float(item.get("y", ""))) for item in rects]
+    assert len(corners) == 6
+    assert corners[1][0] - corners[0][0] == CELL_WIDTH
+    assert corners[3][1] - corners[0][1] == CELL_HEIGHT
+    assert corners[3][0] == corners[0][0]
     assert texts(root, "cell") == ["40", "40", "40", "50", "50", "50"]
     assert {item.get("fill") for item in rects[:3]} == {CIVIDIS[0]}
     assert {item.get("fill") for item in rects[3:]} == {CIVIDIS[-1]}

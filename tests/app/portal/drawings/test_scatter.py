@@ -19,20 +19,20 @@ MARKS = [
 ]
 
 
-def _scatter(marks: list[Mark]) -> str | None:
+def _scatter(points: list[Mark]) -> str | None:
     return scatter(
-        "pareto", marks, x_title="sparsity", x_write=percent, y_title="perplexity", title="Sparsity against perplexity"
+        "pareto", points, x_title="sparsity", x_write=percent, y_title="perplexity", title="Sparsity against perplexity"
     )
 
 
 def test_marks_lie_where_their_numbers_are() -> None:
     root = read(_scatter(MARKS))
-    places = {
+    centres = {
         link.get("href"): (float(circle.get("cx", "")), float(circle.get("cy", "")))
         for link in find(root, "a")
         for circle in find(link, "circle", "mark")
     }
-    first, second, third = (places[f"/portal/jobs/job_{index}"] for index in (1, 2, 3))
+    first, second, third = (centres[f"/portal/jobs/job_{index}"] for index in (1, 2, 3))
     assert first[0] == second[0] < third[0]
     assert first[1] > second[1] > third[1], "what loses less stands lower"
 
@@ -64,9 +64,9 @@ def test_perplexities_far_apart_take_a_logarithmic_axis() -> None:
     assert "perplexity, logarithmic" in texts(root)
 
 
-@pytest.mark.parametrize("marks", [MARKS[:1], MARKS[1:2], [MARKS[1], MARKS[1]]])
-def test_one_result_can_be_drawn(marks: list[Mark]) -> None:
-    read(_scatter(marks))
+@pytest.mark.parametrize("points", [MARKS[:1], MARKS[1:2], [MARKS[1], MARKS[1]]])
+def test_one_result_can_be_drawn(points: list[Mark]) -> None:
+    read(_scatter(points))
 
 
 def test_nothing_is_drawn_of_nothing() -> None:
