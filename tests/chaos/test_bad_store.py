@@ -80,13 +80,14 @@ def test_s3_may_be_away_altogether(arena: tuple[Arena, S3Proxy]) -> None:
     workers.verdict(expected)
     assert set(errors(bench)) == {"storage"}
     with bench.database.reading() as session:
-        most = max(session.scalars(select(Job.attempt)))
-    assert most <= 6
+        max_attempts = max(session.scalars(select(Job.attempt)))
+    assert max_attempts <= 6
     record(
         "fault",
         "S3 answers nothing but errors until every job has failed once",
         "0 lost, typed errors",
-        f"{len(expected)} of {len(expected)} jobs succeeded after it was back, {most} attempts at most; all `storage`",
+        f"{len(expected)} of {len(expected)} jobs succeeded after it was back, "
+        f"{max_attempts} attempts at most; all `storage`",
     )
 
 

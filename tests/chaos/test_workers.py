@@ -110,8 +110,8 @@ def test_sigterm_drains_within_seconds_and_charges_nothing(sqlite_url: str, tmp_
     outcomes = [attempt.outcome for attempt in bench.attempts(job_id)]
     assert outcomes == ["released"] * ROUNDS + ["succeeded"]
     assert job.failures == {}
-    told = [event.data["name"] for event in bench.events(job_id) if event.type == "job.checkpoint"]
-    assert len(told) == len(set(told)) == 30, "a stored block was made again"
+    names = [event.data["name"] for event in bench.events(job_id) if event.type == "job.checkpoint"]
+    assert len(names) == len(set(names)) == 30, "a stored block was made again"
     arena.verdict({job_id: model(30)})
     record(
         "fault",

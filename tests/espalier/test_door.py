@@ -178,14 +178,14 @@ def test_an_objective_searches_here(tmp_path: Path, llama: Path, texts: Path) ->
     messages: list[Message] = []
     objective = {"max_relative_perplexity_increase": 0.02, "max_trials": 4, "tolerance": 0.1}
     report = espalier.compress(llama, recipe(texts, objective=objective), tmp_path / "s", progress=messages.append)
-    found = report["objective"]
-    best = max((trial["sparsity"] for trial in found["trials"] if trial["kept"]), default=None)
-    assert found["sparsity"] == best
+    reported = report["objective"]
+    best = max((trial["sparsity"] for trial in reported["trials"] if trial["kept"]), default=None)
+    assert reported["sparsity"] == best
     assert report["sparsity"]["achieved"] == pytest.approx(best, abs=0.01)
     increase = report["compressed"]["perplexity"]["text"] / report["dense"]["perplexity"]["text"] - 1
     assert increase <= 0.02
     labels = [message.text for message in messages if isinstance(message, Log)]
-    assert len(labels) == len(found["trials"]) > 1
+    assert len(labels) == len(reported["trials"]) > 1
     baselines = [m for m in messages if isinstance(m, PhaseStarted) and m.phase == "baseline"]
     assert len(baselines) == len(labels)
     direct = recipe(texts, prune={"method": "wanda", "sparsity": best})

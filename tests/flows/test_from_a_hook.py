@@ -36,7 +36,7 @@ class Registry:
     hub: Hub
     deployment: Deployment
 
-    def told(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def deliver(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Deliver to the webhook as it was made at the Hub; return what each rule made of it, by the rule's id."""
         (webhook,) = self.hub.webhooks
         answer = httpx.post(webhook["url"], json=document, headers={"X-Webhook-Secret": webhook["secret"]})
@@ -78,7 +78,7 @@ def test_a_push_comes_back_as_a_twin_and_nothing_runs_in_circles(launch: Launch,
     body["template"] = {"spec": SPEC, "publish": body["template"]["publish"]}  # quick
     proposing = registry.rule(body)
 
-    verdict = registry.told(push("our-org/demo", commit))[proposing]
+    verdict = registry.deliver(push("our-org/demo", commit))[proposing]
     assert verdict["outcome"] == "proposal"
     assert deployment.get("/v1/jobs")["items"] == []
     asked = len(hub.asked)
@@ -95,20 +95,20 @@ def test_a_push_comes_back_as_a_twin_and_nothing_runs_in_circles(launch: Launch,
 
     running = registry.rule({**body, "name": "all", "mode": "run", "match": {}, "template": {"spec": SPEC}})
     # The Hub tells of our own commit.
-    own = registry.told(push("our-org/demo-sparse", twin.commit))
+    own = registry.deliver(push("our-org/demo-sparse", twin.commit))
     assert (own[proposing]["outcome"], own[running]["reason"]) == ("no_match", "own-publication")
     # A delivery that names a commit which the Hub does not have.
     body_of = deployment.http.patch(f"/v1/rules/{running}", json={"limits": {}})
     assert body_of.status_code == 200, body_of.text
     sent = hub.downloads()
-    forged = registry.told(push("our-org/demo", "f" * 40))
+    forged = registry.deliver(push("our-org/demo", "f" * 40))
     assert (forged[proposing]["outcome"], forged[proposing]["reason"]) == ("limited", "cooldown")
     failed = deployment.finish(forged[running]["job_id"])
     assert (failed["error"]["class"], failed["error"]["phase"]) == ("source_not_found", "resolving")
     assert hub.downloads() == sent
     # A copy of the twin that somebody made; nothing but its card says what it is.
     hub.models["our-org/copy"] = HubRepo(dict(twin.files))
-    copied = registry.told(push("our-org/copy", hub.models["our-org/copy"].commit))
+    copied = registry.deliver(push("our-org/copy", hub.models["our-org/copy"].commit))
     failed = deployment.finish(copied[running]["job_id"])
     assert failed["state"] == "failed"
     assert "output of Espalier" in failed["error"]["message"]

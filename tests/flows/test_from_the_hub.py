@@ -72,5 +72,5 @@ def test_hub_models_are_pinned_and_what_cannot_be_had_is_told(launch: Launch, hu
         assert failed["error"]["hint"]
         assert deployment.artifacts(jobs[repo]) == {}
 
-    told = (deployment.home / "serve.log").read_text() + str(deployment.get(f"/v1/jobs/{jobs['org/demo']}/logs"))
-    assert TOKEN not in told
+    output = (deployment.home / "serve.log").read_text() + str(deployment.get(f"/v1/jobs/{jobs['org/demo']}/logs"))
+    assert TOKEN not in output

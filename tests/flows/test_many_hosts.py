@@ -84,9 +84,9 @@ def test_a_job_goes_on_at_another_host_when_its_own_is_gone_with_all_its_files(
     assert (lost.outcome, won.outcome, job.attempt) == ("lost", "succeeded", won.number)
     assert lost.worker_id != won.worker_id
     assert won.resumed_from is not None
-    told = [event.data["name"] for event in bench.events(job_id) if event.type == "job.checkpoint"]
+    names = [event.data["name"] for event in bench.events(job_id) if event.type == "job.checkpoint"]
     assert stored >= 5
-    assert len(told) == len(set(told)), "a block that was stored is not computed again"
+    assert len(names) == len(set(names)), "a block that was stored is not computed again"
     data = b"".join(bench.store.open(next(key for key in _keys(bench, job_id) if key.endswith("model.safetensors"))))
     assert hashlib.sha256(data).hexdigest() == model(30)
 

@@ -41,11 +41,11 @@ def bench(sqlite_url: str, tmp_path: Path) -> Bench:
     return bench
 
 
-def run(bench: Bench, wish: str = "auto", **more: Any) -> Job:
+def run(bench: Bench, reuse: str = "auto", **more: Any) -> Job:
     """Queue a job and work until nothing is left."""
     folder = bench.settings.home
     source = {"kind": "local", "path": str(folder / "model")}
-    job_id = bench.add(request={"source": source, "spec": spec(folder, **more), "reuse": wish})
+    job_id = bench.add(request={"source": source, "spec": spec(folder, **more), "reuse": reuse})
     loop = WorkerLoop(bench.services)
     while loop.work_once() or reconciler(bench).wake():
         pass
@@ -91,7 +91,7 @@ def test_a_soup_of_jobs_on_one_worker_is_the_soup_of_one_process(bench: Bench, t
     assert [member.state for member in members] == ["succeeded"] * 2
     for member in members:
         assert {"baseline", "pruning", "reconstructing"} <= reused(member), "members start from the stored weights"
-    reports = [found.report or {} for found in (job, *members)]
+    reports = [each.report or {} for each in (job, *members)]
     of_soup, *of_members = [report["trained_parameters"]["count"] for report in reports]
     assert of_members == [of_soup] * 2 != [0] * 2
     search, *of_their_own = [report["protocol"]["retraining"].get("rate_search") for report in reports]

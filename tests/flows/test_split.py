@@ -50,25 +50,25 @@ def test_the_best_split_meets_its_target_and_is_recovered(bench: Bench) -> None:
     job = run(bench, {"parameters": 48_000, "max_trials": 4}, retrain=retrain)
     assert job.state == "succeeded", job.error
     assert job.report is not None
-    found = job.report["objective"]
+    objective = job.report["objective"]
     assert job.report["compressed"]["parameters"] <= 48_000
     with bench.database.reading() as session:
         made = reuse.children(session, job.id)
-    assert [trial["job_id"] for trial in found["trials"]] == [child.id for child in made[:-1]]
-    kept = {trial["job_id"]: trial for trial in found["trials"] if trial["kept"]}
+    assert [trial["job_id"] for trial in objective["trials"]] == [child.id for child in made[:-1]]
+    kept = {trial["job_id"]: trial for trial in objective["trials"] if trial["kept"]}
     assert len(kept) >= 2
     best = min(kept.values(), key=lambda trial: float(trial["relative_increase"]))
-    assert best["removed"] == found["removed"]
-    assert found["job_id"] == made[-1].id == job.reused_from
+    assert best["removed"] == objective["removed"]
+    assert objective["job_id"] == made[-1].id == job.reused_from
     phases = job.report["phases"]
     assert "retraining" in {phase["name"] for phase in phases}
     removals = [phase for phase in phases if phase["name"] == "pruning"][: len(job.report["protocol"]["structure"])]
     trials = {child.id for child in made[:-1]}
     assert {phase["reused_from"] for phase in removals} <= trials, "what a trial removed was removed again"
     assert all(child.request["spec"]["retrain"] is None for child in made[:-1])
-    told = {step["kind"]: step for step in job.report["protocol"]["structure"]}
-    gone = len(told["depth"]["removed_blocks"]) if "depth" in told else 0
-    assert gone == found["removed"]["depth"]
+    structure = {step["kind"]: step for step in job.report["protocol"]["structure"]}
+    gone = len(structure["depth"]["removed_blocks"]) if "depth" in structure else 0
+    assert gone == objective["removed"]["depth"]
 
 
 @pytest.mark.numbers
@@ -81,7 +81,7 @@ def test_a_time_is_met_as_measured(bench: Bench) -> None:
     dense = float(job.error["message"].rpartition(" ")[2])
     job = run(bench, {"seconds_per_token": 0.7 * dense}, evaluate=evaluate)
     assert job.report is not None, job.error
-    found = job.report["objective"]
-    times = {trial["job_id"]: trial["seconds_per_token"] for trial in found["trials"]}
-    assert times[found["job_id"]] <= 0.7 * dense * 1.00001, "printed with six digits"
+    objective = job.report["objective"]
+    times = {trial["job_id"]: trial["seconds_per_token"] for trial in objective["trials"]}
+    assert times[objective["job_id"]] <= 0.7 * dense * 1.00001, "printed with six digits"
     assert len(times) > 1

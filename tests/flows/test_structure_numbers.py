@@ -24,17 +24,17 @@ MEASURED = (
 @pytest.mark.timeout(3600)
 def test_a_smaller_model_is_as_good_and_as_fast_as_is_known(launch: Launch, reference_dir: Path) -> None:
     deployment = launch(ESPALIER_LOCAL_ROOTS=str(reference_dir), ESPALIER_THREADS="1")
-    found: dict[str, Numbers] = {}
+    numbers: dict[str, Numbers] = {}
     for name in MEASURED:
         job = deployment.submit(reference_dir / "ref-llama", reference_spec(reference_dir, **METHODS[name]))
         document = deployment.succeed(job, timeout=1800)
-        found[name] = read(Finished(document, deployment.get(f"/v1/jobs/{job}/report"), []))
-    keeps_the_bars(found)
+        numbers[name] = read(Finished(document, deployment.get(f"/v1/jobs/{job}/report"), []))
+    keeps_the_bars(numbers)
 
 
-def keeps_the_bars(found: dict[str, Numbers]) -> None:
+def keeps_the_bars(numbers: dict[str, Numbers]) -> None:
     """Half of the loss comes back, fewer blocks decode faster, and a better criterion of neurons is better."""
-    plain, replaced, magnitude, flap, obs = (found[name] for name in MEASURED)
+    plain, replaced, magnitude, flap, obs = (numbers[name] for name in MEASURED)
     assert plain["bytes_share"] <= 0.735, "27 % of the bytes are gone"
     lost = plain["perplexity"] - plain["dense"]
     assert plain["perplexity"] - replaced["perplexity"] >= lost / 2

@@ -17,20 +17,20 @@ from workers.processes.process import Commands
 @pytest.mark.numbers
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("propagation", "length", "scored", "most"),
+    ("propagation", "length", "scored", "max_ratio"),
     [
         ("sequential", 256, 200, 1.8),  # the baseline is shared
         ("dense", 512, 16, 1.3),  # and so are the statistics, which are most of a job that scores little
     ],
 )
 def test_two_sparsities_cost_less_than_two_jobs(
-    propagation: str, length: int, scored: int, most: float, sqlite_url: str, tmp_path: Path
+    propagation: str, length: int, scored: int, max_ratio: float, sqlite_url: str, tmp_path: Path
 ) -> None:
     bench = Bench(sqlite_url, tmp_path)
     settings = bench.settings.model_copy(update={"local_roots": str(DEMO_MODEL.parent), "lease_seconds": 60.0})
     bench.services = replace(bench.services, commands=Commands(), settings=settings)
 
-    def seconds(sparsity: float, wish: str) -> float:
+    def seconds(sparsity: float, reuse: str) -> float:
         """What the phases of a job took, as far as it went through them itself."""
         spec: dict[str, Any] = {
             "calibration": {"samples": 128, "sequence_length": length},
@@ -39,7 +39,7 @@ def test_two_sparsities_cost_less_than_two_jobs(
             "evaluate": {"perplexity": [{"sequence_length": length, "max_windows": scored}], "latency": False},
         }
         source = {"kind": "local", "path": str(DEMO_MODEL)}
-        job = bench.work(bench.add(request={"source": source, "spec": spec, "reuse": wish}))
+        job = bench.work(bench.add(request={"source": source, "spec": spec, "reuse": reuse}))
         assert job.state == "succeeded", job.error
         assert job.report is not None
         assert job.reused_from is None
@@ -49,4 +49,4 @@ def test_two_sparsities_cost_less_than_two_jobs(
     alone = seconds(0.5, "never")
     ratio = sum(both) / alone
     sys.stdout.write(f"two sparsities, {propagation} propagation: {ratio:.2f} x one job\n")
-    assert ratio <= most
+    assert ratio <= max_ratio

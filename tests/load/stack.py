@@ -99,5 +99,5 @@ class Stack:
         command = ["tests.load.clients", url, path, str(clients), str(seconds), BODY]
         command += [key] if key else []
         done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=True)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        counts: dict[str, Any] = json.loads(done.stdout)
+        return counts

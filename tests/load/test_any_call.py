@@ -85,8 +85,8 @@ def _fuzz(url: str, known: dict[str, str]) -> tuple[Counter[int], list[str]]:
     """Call every operation with made-up input, again with other seeds until there were enough calls."""
     schema = schemathesis.openapi.from_dict(httpx.get(f"{url}/openapi.json", timeout=60).json())
     schema.config.generation.update(with_security_parameters=False)  # made-up keys would be all that is refused
-    found = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
-    operations = [operation for operation in found if not operation.path.endswith("/stream")]  # those do not end
+    every = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    operations = [operation for operation in every if not operation.path.endswith("/stream")]  # those do not end
     assert len(operations) > 40
     operations.sort(key=lambda operation: operation.method == "delete")  # what is there is asked about before it goes
     seen: Counter[int] = Counter()

@@ -49,17 +49,17 @@ def _escapes(
     cases: Iterable[Any], read: Callable[[Any], object], refusal: type[Exception]
 ) -> list[tuple[Any, Exception | None]]:
     """The cases that are taken, or fail otherwise than by a refusal."""
-    found: list[tuple[Any, Exception | None]] = []
+    outcomes: list[tuple[Any, Exception | None]] = []
     for case in cases:
         try:
             read(case)
         except refusal:
             continue
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no refusal
-            found.append((case, error))
+            outcomes.append((case, error))
         else:
-            found.append((case, None))
-    return found
+            outcomes.append((case, None))
+    return outcomes
 
 
 def test_no_form_of_a_hostile_address_is_called(connections: list[Any]) -> None:
@@ -127,12 +127,12 @@ def test_no_hostile_config_is_taken_and_every_published_one_is(connections: list
 def test_two_projects_see_nothing_of_each_other(sqlite_url: str, tmp_path: Path) -> None:
     app = create_app(Settings(home=tmp_path, database_url=sqlite_url, hf_endpoint="http://127.0.0.1:9"))
     with TestClient(app, follow_redirects=False) as client:
-        _, found = ask_of_both(client, app.state.resources)
-    told = [route for route, (anothers, nobodys) in found.items() if anothers != nobodys or anothers[0] != 404]
+        _, answers = ask_of_both(client, app.state.resources)
+    leaks = [route for route, (anothers, nobodys) in answers.items() if anothers != nobodys or anothers[0] != 404]
     record(
         "tenants",
         "two projects x every id-taking route x every verb",
         "404, same bytes as an unknown id",
-        f"{len(found)} routes by verb, {len(told)} of them tell anything",
+        f"{len(answers)} routes by verb, {len(leaks)} of them tell anything",
     )
-    assert not told
+    assert not leaks

@@ -140,7 +140,7 @@ def test_a_second_tenant_waits_no_longer_than_three_times_beside_a_thousand_item
 ) -> None:
     bench = Bench(postgres_url, tmp_path)
     alone, beside, taken = _post(stack)
-    found = {
+    ratios = {
         "POST": (alone, beside, _times(alone, beside)),
         "look-up": _ratio(lambda: _look_up(0), lambda: _look_up(MANY)),
         "claim": _ratio(lambda: _claim(bench, 0), lambda: _claim(bench, MANY)),
@@ -150,13 +150,13 @@ def test_a_second_tenant_waits_no_longer_than_three_times_beside_a_thousand_item
         ),
     }
     bench.database.dispose()
-    told = "; ".join(f"{name} {a * 1e3:.1f} -> {b * 1e3:.1f} ms ({r:.1f} x)" for name, (a, b, r) in found.items())
+    summary = "; ".join(f"{name} {a * 1e3:.1f} -> {b * 1e3:.1f} ms ({r:.1f} x)" for name, (a, b, r) in ratios.items())
     record(
         "load",
         f"one item of a tenant beside {MANY:,} of another (POST, look-up, claim, webhook; medians)",
         "<= 3 x alone (5 ms where that is less)",
-        f"{told}; POSTs over HTTP to one process beside {CLIENTS} connections that post again and again, "
+        f"{summary}; POSTs over HTTP to one process beside {CLIENTS} connections that post again and again, "
         f"{taken:,} taken; {load()}",
     )
     assert taken >= MANY
-    assert max(ratio for _, _, ratio in found.values()) <= 3, told
+    assert max(ratio for _, _, ratio in ratios.values()) <= 3, summary

@@ -45,7 +45,7 @@ def _job(**prune: Any) -> dict[str, Any]:
 def _kinds() -> dict[str, bytes]:
     """Twelve kinds of requests that cost a careless service seconds or gigabytes."""
     bodies = stalls.bodies()
-    grid = {"/spec/prune/sparsity": [share / 100 for share in range(1, 65)], "/spec/calibration/seed": [0, 1, 2, 3]}
+    grid = {"/spec/prune/sparsity": [percent / 100 for percent in range(1, 65)], "/spec/calibration/seed": [0, 1, 2, 3]}
     shards = [{"name": f"model-{n}.safetensors", "bytes": 2**44 // 999, "sha256": "0" * 64} for n in range(998)]
     upload = {"kind": "model", "files": [{"name": "config.json", "bytes": 1, "sha256": "0" * 64}, *shards]}
     return {

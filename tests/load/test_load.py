@@ -109,8 +109,8 @@ def test_a_hundred_threads_with_a_hundred_keys_make_a_hundred_jobs(stack: Stack)
 
 
 def test_a_thousand_watchers_miss_no_terminal_event(stack: Stack) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, most), most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard_limit), hard_limit))
     with stack.api(processes=1) as url:
         jobs = [
             httpx.post(f"{url}/v1/jobs", content=BODY, headers={"Content-Type": "application/json"}).json()["id"]

@@ -34,10 +34,10 @@ client = MlflowClient()
 
 def python() -> str:
     """The Python that has MLflow: of `make registry`, or the one that is named."""
-    found = os.environ.get("TEST_MLFLOW_PYTHON") or str(ROOT / ".venv-mlflow/bin/python")
-    if not Path(found).exists():
+    interpreter = os.environ.get("TEST_MLFLOW_PYTHON") or str(ROOT / ".venv-mlflow/bin/python")
+    if not Path(interpreter).exists():
         missing("no MLflow: run `make registry`, or set TEST_MLFLOW_PYTHON")
-    return found
+    return interpreter
 
 
 @dataclass
@@ -118,7 +118,7 @@ class RealMlflow:
         lines = done.stdout.strip().splitlines()
         return json.loads(lines[-1]) if lines and lines[-1][:1] in '[{"' else None
 
-    def said(self, words: str) -> int:
+    def count_logged(self, words: str) -> int:
         """How many lines of its log hold these words."""
         return sum(words in line for line in (self.folder / "mlflow.log").read_text().splitlines())
 
@@ -154,18 +154,18 @@ print(json.dumps({{"version": made.version}}))
 
     def version(self, name: str, version: str) -> dict[str, Any]:
         """What MLflow's client sees of a version, its metrics and its aliases."""
-        found: dict[str, Any] = self.run(f"""
-found = client.get_model_version({name!r}, {version!r})
-numbers = client.get_run(found.run_id).data.metrics if found.run_id else {{}}
-report = [item.path for item in client.list_artifacts(found.run_id)] if found.run_id else []
-model_id = found.source.removeprefix("models:/")
+        entity: dict[str, Any] = self.run(f"""
+entity = client.get_model_version({name!r}, {version!r})
+numbers = client.get_run(entity.run_id).data.metrics if entity.run_id else {{}}
+report = [item.path for item in client.list_artifacts(entity.run_id)] if entity.run_id else []
+model_id = entity.source.removeprefix("models:/")
 model = mlflow.get_logged_model(model_id) if model_id.startswith("m-") else None
 print(json.dumps({{
-    "tags": found.tags, "aliases": list(found.aliases), "metrics": numbers, "files": report,
+    "tags": entity.tags, "aliases": list(entity.aliases), "metrics": numbers, "files": report,
     "model_metrics": sorted(m.key for m in model.metrics) if model and model.metrics else [],
 }}))
 """)
-        return found
+        return entity
 
 
 def _plain() -> dict[str, str]:

@@ -63,8 +63,8 @@ class Bridge:
         """Wait until something holds, and return it."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
-            if found := condition():
-                return found
+            if result := condition():
+                return result
             time.sleep(0.5)
         raise AssertionError(f"{what}; {(self.deployment.home / 'serve.log').read_text()[-4000:]}")
 
@@ -113,11 +113,11 @@ def _loads(bridge: Bridge, name: str, alias: str, folder: Path) -> None:
     assert model.generate(**tokens, max_new_tokens=4, do_sample=False).shape[1] > tokens["input_ids"].shape[1]
     zeros = float((model.model.layers[0].mlp.up_proj.weight == 0).float().mean())
     assert zeros == pytest.approx(0.5, abs=0.01)
-    said = bridge.mlflow.run(f"""
+    predictions = bridge.mlflow.run(f"""
 pipeline = mlflow.transformers.load_model("models:/{name}@{alias}")
 print(json.dumps(pipeline("The import statement", max_new_tokens=4, do_sample=False)))
 """)
-    assert said[0]["generated_text"].startswith("The import statement")
+    assert predictions[0]["generated_text"].startswith("The import statement")
 
 
 def test_a_new_version_comes_back_compressed_and_starts_nothing_more(bridge: Bridge, tmp_path: Path) -> None:
@@ -178,15 +178,19 @@ def test_an_alias_makes_a_twin_in_another_model_and_starts_nothing_more(bridge: 
 def test_what_was_registered_while_nobody_listened_is_found(bridge: Bridge) -> None:
     bridge.rule(match={"repo_glob": "lost-*"})
     bridge.deployment.stop()
-    looks = bridge.mlflow.said("registered-models/search")
+    looks = bridge.mlflow.count_logged("registered-models/search")
     bridge.restart(sweep_seconds="1")  # a look at what is there, before anything is lost
     # The second look begins when what the first one saw is written down.
-    bridge.until(lambda: bridge.mlflow.said("registered-models/search") > looks + 1, "nobody looked at the registry")
+    bridge.until(
+        lambda: bridge.mlflow.count_logged("registered-models/search") > looks + 1, "nobody looked at the registry"
+    )
     bridge.deployment.stop()
-    given_up = bridge.mlflow.said("Failed to send webhook")
+    given_up = bridge.mlflow.count_logged("Failed to send webhook")
     assert bridge.mlflow.register_folder("lost-a", DEMO_MODEL) == "1"
     bridge.mlflow.run("client.set_registered_model_alias('lost-a', 'champion', '1')")
-    bridge.until(lambda: bridge.mlflow.said("Failed to send webhook") >= given_up + 2, "MLflow has not given up")
+    bridge.until(
+        lambda: bridge.mlflow.count_logged("Failed to send webhook") >= given_up + 2, "MLflow has not given up"
+    )
     bridge.restart(sweep_seconds="1")
     job = bridge.job("lost-a")
     (delivery,) = bridge.deliveries("model_version.created", "lost-a", "1")
@@ -217,7 +221,8 @@ def test_a_registry_that_is_restarted_while_the_job_runs_gets_one_twin(bridge: B
     assert job["attempt"] > 1
     twin = bridge.mlflow.version("torn-a", "2")
     assert (twin["aliases"], twin["tags"]["espalier.job"]) == (["small"], job_id)
-    found = bridge.mlflow.run("print(json.dumps([v.version for v in client.search_model_versions(\"name='torn-a'\")]))")
-    assert sorted(map(str, found)) == ["1", "2"]
+    search = "client.search_model_versions(\"name='torn-a'\")"
+    versions = bridge.mlflow.run(f"print(json.dumps([v.version for v in {search}]))")
+    assert sorted(map(str, versions)) == ["1", "2"]
     bridge.starts_nothing("model_version.created", "torn-a", "2")
     assert len(bridge.jobs("torn-a")) == 1

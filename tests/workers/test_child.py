@@ -89,6 +89,6 @@ def test_it_ends_when_nobody_listens(job: LocalJob) -> None:
 @pytest.mark.deep
 def test_the_libraries_take_what_plans_reckon_with() -> None:
     imports = "import workers.child, transformers.models.llama.modeling_llama, psutil"
-    look = f"{imports}; print(psutil.Process().memory_info().rss)"
-    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    code = f"{imports}; print(psutil.Process().memory_info().rss)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0.5 * LIBRARIES_BYTES < int(done.stdout) < LIBRARIES_BYTES

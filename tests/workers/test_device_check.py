@@ -16,9 +16,9 @@ def test_a_device_that_computes_wrong_does_not(monkeypatch: pytest.MonkeyPatch) 
     ones = torch.ones
 
     def worn(*shape: int, device: str) -> torch.Tensor:
-        found = ones(*shape, device=device)
-        found[3, 5] += 2**-12
-        return found
+        tensor = ones(*shape, device=device)
+        tensor[3, 5] += 2**-12
+        return tensor
 
     monkeypatch.setattr(torch, "ones", worn)
     with pytest.raises(ArithmeticError, match="wrong"):

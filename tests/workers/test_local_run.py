@@ -26,18 +26,18 @@ def carried_out(
         "spec": {"prune": {"method": "magnitude", "sparsity": 0.5}, **(spec or {})},
         **fields,
     }
-    said: list[BaseModel] = []
+    messages: list[BaseModel] = []
     settings = Settings(home=tmp_path / "home", threads=1)
     job = JobRequest.model_validate_json(json.dumps(body))
-    ended = run(job, tmp_path / "output", settings, said.append, SCRIPTED)
+    ended = run(job, tmp_path / "output", settings, messages.append, SCRIPTED)
     assert list((tmp_path / "home").rglob("scratch/*")) == []
-    return ended, [message.model_dump(mode="json", by_alias=True) for message in said]
+    return ended, [message.model_dump(mode="json", by_alias=True) for message in messages]
 
 
 def test_a_run_passes_on_what_its_children_say_and_leaves_the_result(tmp_path: Path) -> None:
-    ended, said = carried_out(tmp_path, "steady")
+    ended, messages = carried_out(tmp_path, "steady")
     assert ended
-    kinds = [message["kind"] for message in said]
+    kinds = [message["kind"] for message in messages]
     assert kinds[0] == "phase_started"
     assert kinds[-1] == "done"
     assert kinds.count("layer") == 5
@@ -50,10 +50,10 @@ def test_a_run_passes_on_what_its_children_say_and_leaves_the_result(tmp_path: P
 
 def test_a_run_that_fails_says_why_last_and_leaves_nothing(tmp_path: Path) -> None:
     for script, error_class in (("fails", "numerical"), ("dies-always", "worker_lost"), ("mute", "internal")):
-        ended, said = carried_out(tmp_path, script)
+        ended, messages = carried_out(tmp_path, script)
         assert not ended
-        assert said[-1]["kind"] == "failed"
-        assert said[-1]["error"]["class"] == error_class
+        assert messages[-1]["kind"] == "failed"
+        assert messages[-1]["error"]["class"] == error_class
         assert not (tmp_path / "output").exists()
 
 
@@ -73,17 +73,17 @@ UPLOADED = {"kind": "upload", "upload_id": "upl_01"}
     ],
 )
 def test_a_run_refuses_by_name_what_takes_a_service(pointer: str, asked: dict[str, Any], tmp_path: Path) -> None:
-    ended, (said,) = carried_out(tmp_path, **asked)
+    ended, (refusal,) = carried_out(tmp_path, **asked)
     assert not ended
-    assert said["error"]["class"] == "invalid_spec"
-    assert pointer in said["error"]["message"]
+    assert refusal["error"]["class"] == "invalid_spec"
+    assert pointer in refusal["error"]["message"]
     assert not (tmp_path / "home").exists()
 
 
 def test_a_run_ends_at_its_limit_of_time(tmp_path: Path) -> None:
-    ended, said = carried_out(tmp_path, "endless", limits={"max_run_seconds": 0.5})
+    ended, messages = carried_out(tmp_path, "endless", limits={"max_run_seconds": 0.5})
     assert not ended
-    assert said[-1]["error"]["class"] == "timeout"
+    assert messages[-1]["error"]["class"] == "timeout"
     assert not (tmp_path / "output").exists()
 
 

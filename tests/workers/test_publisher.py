@@ -50,8 +50,8 @@ def client(settings: Settings) -> Any:
 
 @pytest.fixture
 def resources(client: TestClient) -> Resources:
-    found: Resources = client.app.state.resources  # type: ignore[attr-defined]
-    return found
+    state: Resources = client.app.state.resources  # type: ignore[attr-defined]
+    return state
 
 
 def _done(client: TestClient, resources: Resources, **fields: Any) -> str:
@@ -77,8 +77,8 @@ def _due(database: Database) -> None:
 def _only(client: TestClient, job: str) -> dict[str, Any]:
     items = client.get(f"/v1/jobs/{job}/publications").json()["items"]
     assert len(items) == 1
-    found: dict[str, Any] = items[0]
-    return found
+    publication: dict[str, Any] = items[0]
+    return publication
 
 
 def test_a_result_goes_to_the_hub_once_however_often_it_is_sent(
@@ -89,24 +89,24 @@ def test_a_result_goes_to_the_hub_once_however_often_it_is_sent(
     made = client.post(f"/v1/jobs/{job}/publications", json={"kind": "huggingface", "repo": "org/small"})
     assert made.status_code == 202, made.text
     assert _publisher(resources).work_once()
-    found = _only(client, job)
-    assert found["state"] == "succeeded", found["error"]
+    publication = _only(client, job)
+    assert publication["state"] == "succeeded", publication["error"]
     assert hub.models["org/small"].files == FILES
-    assert found["reference"] == f"org/small@{hub.models['org/small'].commit}"
+    assert publication["reference"] == f"org/small@{hub.models['org/small'].commit}"
     assert hub.commits == [("org/small", f"[espalier] Publish {job}", hub.commits[0][2])]
     assert set(hub.commits[0][2]) == set(FILES)
     assert hub.objects == {hashlib.sha256(FILES["model.safetensors"]).hexdigest(): FILES["model.safetensors"]}
     event = client.get(f"/v1/jobs/{job}/events").json()["items"][-1]
-    assert (event["type"], event["data"]["reference"]) == ("job.published", found["reference"])
+    assert (event["type"], event["data"]["reference"]) == ("job.published", publication["reference"])
     with resources.database.unit_of_work() as session:  # as if we had died before it was written down
         row = session.scalars(select(Publication)).one()
         row.state, row.locked_until = "pending", None
     assert _publisher(resources).work_once()
     assert len(hub.commits) == 1
-    assert _only(client, job)["reference"] == found["reference"]
+    assert _only(client, job)["reference"] == publication["reference"]
     assert not _publisher(resources).work_once()
-    told = json.dumps(found) + client.get(f"/v1/jobs/{job}/events").text
-    assert TOKEN not in told
+    shown = json.dumps(publication) + client.get(f"/v1/jobs/{job}/events").text
+    assert TOKEN not in shown
 
 
 def test_a_hub_that_is_away_is_asked_again_and_one_that_refuses_is_not(
@@ -117,15 +117,16 @@ def test_a_hub_that_is_away_is_asked_again_and_one_that_refuses_is_not(
     client.post(f"/v1/jobs/{job}/publications", json={"kind": "huggingface", "repo": "org/small"})
     hub.broken = 100
     _publisher(resources).work_once()
-    found = _only(client, job)
-    assert (found["state"], found["error"]["class"], found["error"]["retryable"]) == ("pending", "publish_failed", True)
+    publication = _only(client, job)
+    state, error = publication["state"], publication["error"]
+    assert (state, error["class"], error["retryable"]) == ("pending", "publish_failed", True)
     assert not _publisher(resources).work_once()
     hub.broken = 0
     _due(resources.database)
     assert _publisher(resources).work_once()
-    found = _only(client, job)
-    assert (found["state"], found["error"]["retryable"]) == ("failed", False)
-    assert "token" in found["error"]["hint"]
+    publication = _only(client, job)
+    assert (publication["state"], publication["error"]["retryable"]) == ("failed", False)
+    assert "token" in publication["error"]["hint"]
     assert hub.commits == []
 
 
@@ -137,9 +138,9 @@ def test_a_result_goes_to_a_prefix_with_the_manifest_last(
     uri = f"s3://{s3_store.bucket}/{s3_store.prefix}out"
     client.post(f"/v1/jobs/{job}/publications", json={"kind": "s3", "uri": uri})
     assert _publisher(resources).work_once()
-    found = _only(client, job)
-    assert found["state"] == "succeeded", found["error"]
-    assert found["reference"] == f"{uri}/manifest.json"
+    publication = _only(client, job)
+    assert publication["state"] == "succeeded", publication["error"]
+    assert publication["reference"] == f"{uri}/manifest.json"
     stored = {item.key.removeprefix("out/"): b"".join(s3_store.open(item.key)) for item in s3_store.list("out/")}
     assert stored == FILES
 
@@ -148,8 +149,8 @@ def test_without_credentials_of_the_project_nothing_is_sent(client: TestClient, 
     job = _done(client, resources)
     client.post(f"/v1/jobs/{job}/publications", json={"kind": "s3", "uri": "s3://somebody-elses/prefix"})
     _publisher(resources).work_once()
-    found = _only(client, job)
-    assert (found["state"], "S3 keys" in found["error"]["message"]) == ("failed", True)
+    publication = _only(client, job)
+    assert (publication["state"], "S3 keys" in publication["error"]["message"]) == ("failed", True)
 
 
 def test_what_is_not_finished_or_was_rejected_is_not_published(client: TestClient, resources: Resources) -> None:

@@ -39,11 +39,11 @@ def url(service: subprocess.Popen[str]) -> str:
 
 
 def parts(service: subprocess.Popen[str]) -> dict[str, psutil.Process]:
-    found: dict[str, psutil.Process] = {}
+    processes: dict[str, psutil.Process] = {}
     for child in psutil.Process(service.pid).children():
         words = " ".join(child.cmdline())
-        found |= {name: child for name in ("app.server", "workers.main", "workers.reconciler") if name in words}
-    return found
+        processes |= {name: child for name in ("app.server", "workers.main", "workers.reconciler") if name in words}
+    return processes
 
 
 def test_the_service_says_where_it_listens_and_ends_with_all_its_parts(service: subprocess.Popen[str]) -> None:

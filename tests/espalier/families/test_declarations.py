@@ -44,9 +44,9 @@ def found_beside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, typ
 
 def test_a_file_beside_the_others_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "newcomer.py").write_text(NEWCOMER.format(name="newcomer"))
-    found = found_beside(tmp_path, monkeypatch)
-    assert found.keys() - FAMILIES.keys() == {"newcomer"}
-    assert found["newcomer"].architecture == "NewcomerForCausalLM"
+    families = found_beside(tmp_path, monkeypatch)
+    assert families.keys() - FAMILIES.keys() == {"newcomer"}
+    assert families["newcomer"].architecture == "NewcomerForCausalLM"
 
 
 def test_two_families_of_one_name_stop_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,10 @@ ORDINARY = [
 
 @pytest.mark.parametrize("pattern", ORDINARY)
 def test_an_ordinary_pattern_selects_what_it_did(pattern: str) -> None:
-    found = re.compile(pattern.replace("[[:digit:]]", "[0-9]"))
+    expected = re.compile(pattern.replace("[[:digit:]]", "[0-9]"))
     for name in NAMES:
-        assert Targets(include=[pattern]).selects(name) == bool(found.search(name)), name
-        assert Targets(exclude=[pattern]).selects(name) != bool(found.search(name)), name
+        assert Targets(include=[pattern]).selects(name) == bool(expected.search(name)), name
+        assert Targets(exclude=[pattern]).selects(name) != bool(expected.search(name)), name
 
 
 def test_a_name_is_selected_by_any_that_includes_it_and_none_that_excludes_it() -> None:

@@ -38,13 +38,13 @@ def test_retraining_reads_what_calibration_reads() -> None:
 
 
 def test_what_was_said_stays() -> None:
-    said = {
+    explicit = {
         "calibration": {"sequence_length": 64},
         "retrain": {"dataset": {"kind": "builtin", "split": "train"}, "sequence_length": 32},
         "evaluate": {"perplexity": [{"name": "mine", "sequence_length": 16}]},
         "output": {"dtype": "float32"},
     }
-    spec = resolved(said)
+    spec = resolved(explicit)
     assert spec["calibration"]["sequence_length"] == 64
     assert spec["retrain"]["sequence_length"] == 32
     assert (spec["evaluate"]["perplexity"][0]["name"], spec["evaluate"]["perplexity"][0]["sequence_length"]) == (

@@ -135,8 +135,8 @@ def test_a_value_to_come_is_refused_by_name(where: str, value: Any, pointer: str
 
 @pytest.mark.parametrize(("where", "value", "pointer", "instead"), SHORTHANDS)
 def test_a_shorthand_is_refused_and_what_to_write_is_said(where: str, value: Any, pointer: str, instead: str) -> None:
-    found, kind, text = _refusal(where, value)
-    assert (found, kind) == (pointer, "not_available")
+    at, kind, text = _refusal(where, value)
+    assert (at, kind) == (pointer, "not_available")
     assert text.endswith(f" is not available in this version: write {instead}")
 
 

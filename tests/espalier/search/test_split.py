@@ -63,8 +63,8 @@ def test_no_number_of_groups_is_tried_that_a_stock_configuration_cannot_carry() 
     tried = set()
     for width_step in range(WIDTH_STEPS + 1):
         steps = {step.pattern.kind: step for step in one.steps_of(Candidate(0, width_step))}
-        share = steps["kv_groups"].sparsity if "kv_groups" in steps else 0.0
-        tried.add(Width(kind="kv_groups").kept(8, sparsity=share or 0.0))
+        sparsity = steps["kv_groups"].sparsity if "kv_groups" in steps else 0.0
+        tried.add(Width(kind="kv_groups").kept(8, sparsity=sparsity or 0.0))
         assert one.candidate_of(list(steps.values())) == Candidate(0, width_step)
     assert tried == {2, 4, 8}
 

@@ -104,12 +104,12 @@ SIZES = [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES + 
 @pytest.mark.parametrize("line", ["x\n" * 30 + "é" * 20 + "\r\n", "no end of line ", "é€😀"])
 def test_pieces_are_the_text_and_end_where_lines_do(line: str, size: int) -> None:
     text = (line * (size // len(line.encode()) + 1)).encode()[:size].decode(errors="ignore")
-    found = list(pieces(BytesIO(text.encode())))
-    assert "".join(found) == text.replace("\r\n", "\n")
-    assert all(len(piece.encode()) <= PIECE_BYTES for piece in found)
-    assert (len(found) == 1) == (0 < len(text.encode()) <= PIECE_BYTES)
+    parts = list(pieces(BytesIO(text.encode())))
+    assert "".join(parts) == text.replace("\r\n", "\n")
+    assert all(len(piece.encode()) <= PIECE_BYTES for piece in parts)
+    assert (len(parts) == 1) == (0 < len(text.encode()) <= PIECE_BYTES)
     if "\n" in line or " " in line:
-        assert all(piece[-1] in "\n " for piece in found[:-1])
+        assert all(piece[-1] in "\n " for piece in parts[:-1])
 
 
 @pytest.fixture

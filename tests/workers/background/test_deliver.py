@@ -40,13 +40,13 @@ class Receiver:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
+    endpoint = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            found.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            status, headers = found.answers.pop(0) if found.answers else (204, {})
+            endpoint.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            status, headers = endpoint.answers.pop(0) if endpoint.answers else (204, {})
             self.send_response(status)
             for name, value in {**headers, "Content-Length": "0"}.items():
                 self.send_header(name, value)
@@ -55,9 +55,9 @@ def receiver() -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_port}/hook"
+    endpoint.url = f"http://127.0.0.1:{server.server_port}/hook"
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield found
+    yield endpoint
     server.shutdown()
     server.server_close()
 
@@ -79,8 +79,8 @@ def dispatcher(client: TestClient, settings: Settings) -> Dispatcher:
 
 
 def _database(client: TestClient) -> Database:
-    found: Database = client.app.state.resources.database  # type: ignore[attr-defined]
-    return found
+    database: Database = client.app.state.resources.database  # type: ignore[attr-defined]
+    return database
 
 
 def _endpoint(client: TestClient, url: str, *events: str) -> dict[str, Any]:
@@ -135,9 +135,9 @@ def test_a_failed_message_is_repeated_and_holds_back_only_its_job(
     assert [json.loads(body)["data"]["id"] for _, body in receiver.heard[3:]] == [first, first]
     assert receiver.heard[3][0]["webhook-id"] == receiver.heard[0][0]["webhook-id"]
     assert receiver.heard[3][1] == receiver.heard[0][1]
-    found = client.get(f"/v1/webhook-endpoints/{endpoint['id']}/deliveries").json()["items"]
-    assert {item["state"] for item in found} == {"delivered"}
-    assert [[entry["status"] for entry in item["log"]] for item in found][-1] == [500, 204]
+    items = client.get(f"/v1/webhook-endpoints/{endpoint['id']}/deliveries").json()["items"]
+    assert {item["state"] for item in items} == {"delivered"}
+    assert [[entry["status"] for entry in item["log"]] for item in items][-1] == [500, 204]
 
 
 def test_gone_disables_the_endpoint_and_gives_up_what_waits(
@@ -147,8 +147,8 @@ def test_gone_disables_the_endpoint_and_gives_up_what_waits(
     receiver.answers = [(410, {})]
     submit(client)
     _drain(dispatcher)
-    found = client.get(f"/v1/webhook-endpoints/{endpoint['id']}").json()
-    assert (found["enabled"], found["disabled_reason"]) == (False, "gone")
+    stored = client.get(f"/v1/webhook-endpoints/{endpoint['id']}").json()
+    assert (stored["enabled"], stored["disabled_reason"]) == (False, "gone")
     submit(client)
     _drain(dispatcher)
     assert len(receiver.heard) == 1

@@ -139,7 +139,8 @@ def test_every_loop_is_run_by_the_one_helper() -> None:
     for path in SOURCES:
         name = str(path.relative_to(ROOT))
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.While) and ("is_set()" in (told := ast.unparse(node.test)) or ".wait(" in told):
+            condition = ast.unparse(node.test) if isinstance(node, ast.While) else ""
+            if "is_set()" in condition or ".wait(" in condition:
                 by_hand.append(name)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "loops.run":
                 by_helper.add(name)

@@ -64,7 +64,7 @@ class Registry:
             source.cursor = {key: value for key, value in (source.cursor or {}).items() if key != "next_at"} or None
         return RegistrySweep(self.database, self.settings).poll_once() or 0
 
-    def told(self) -> list[tuple[str, str, str | None, str]]:
+    def events(self) -> list[tuple[str, str, str | None, str]]:
         """(event, model, version, via) of everything that is written down."""
         with self.database.reading() as session:
             rows = session.scalars(select(HookDelivery).order_by(HookDelivery.id)).all()
@@ -81,7 +81,7 @@ def test_a_lost_version_is_found_once_and_what_was_there_before_is_not(registry:
     registry.register("new", after=5000, stage="x")
     assert registry.sweep() == 1
     assert registry.sweep() == 0
-    assert registry.told() == [("model_version.created", "new", "1", "reconciliation")]
+    assert registry.events() == [("model_version.created", "new", "1", "reconciliation")]
     registry.register("new", after=6000)
     assert registry.sweep() == 1
 
@@ -93,7 +93,7 @@ def test_a_version_that_was_delivered_is_no_news(registry: Registry) -> None:
     registry.register("demo", after=20)
     assert registry.sweep() == 1
     registry.hear(version_created("demo", "2", {}))  # the delivery comes after all
-    assert [via for *_, via in registry.told()] == ["webhook", "reconciliation"]
+    assert [via for *_, via in registry.events()] == ["webhook", "reconciliation"]
 
 
 def test_aliases_count_when_they_move_and_not_when_they_were_there(registry: Registry) -> None:
@@ -105,7 +105,7 @@ def test_aliases_count_when_they_move_and_not_when_they_were_there(registry: Reg
     registry.server.aliases["demo", "small"] = "1"
     registry.hear(alias_set("demo", "small", "1"))
     assert registry.sweep() == 1
-    assert registry.told()[-1] == ("model_version_alias.created", "demo", "2", "reconciliation")
+    assert registry.events()[-1] == ("model_version_alias.created", "demo", "2", "reconciliation")
     assert registry.sweep() == 0
     registry.server.aliases["demo", "champion"] = "1"  # back again: news, though it was there once
     assert registry.sweep() == 1

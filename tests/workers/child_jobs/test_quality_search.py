@@ -37,16 +37,16 @@ def test_the_highest_sparsity_that_keeps_the_bound_is_found_within_the_budget(sq
     job = run(sqlite_bench, max_trials=8)
     assert job.state == "succeeded", job.error
     assert job.report is not None
-    found = job.report["objective"]
-    assert 0.4**0.5 - 0.01 <= found["sparsity"] <= 0.4**0.5
+    objective = job.report["objective"]
+    assert 0.4**0.5 - 0.01 <= objective["sparsity"] <= 0.4**0.5
     with sqlite_bench.database.reading() as session:
         made = [child.id for child in reuse.children(session, job.id)]
-    assert [trial["job_id"] for trial in found["trials"]] == made
+    assert [trial["job_id"] for trial in objective["trials"]] == made
     assert len(made) <= 8
-    assert [trial["kept"] for trial in found["trials"]][:2] == [True, False]
-    theirs = {name: row.key for name, row in artifacts(sqlite_bench, found["job_id"]).items()}
+    assert [trial["kept"] for trial in objective["trials"]][:2] == [True, False]
+    theirs = {name: row.key for name, row in artifacts(sqlite_bench, objective["job_id"]).items()}
     assert {name: row.key for name, row in artifacts(sqlite_bench, job.id).items()} == theirs != {}
-    assert job.reused_from == found["job_id"]
+    assert job.reused_from == objective["job_id"]
 
 
 def test_a_bound_that_nothing_keeps_fails_with_what_was_tried(sqlite_bench: Bench) -> None:
@@ -56,13 +56,13 @@ def test_a_bound_that_nothing_keeps_fails_with_what_was_tried(sqlite_bench: Benc
     assert "50.0%, 25.0%" in job.error["message"]
 
 
-@pytest.mark.parametrize(("phase", "told"), [("pruning", False), ("baseline", True)])
-def test_numbers_of_the_dense_model_that_run_away_say_nothing_of_what_was_tried(phase: str, told: bool) -> None:
+@pytest.mark.parametrize(("phase", "informative"), [("pruning", False), ("baseline", True)])
+def test_numbers_of_the_dense_model_that_run_away_say_nothing_of_what_was_tried(phase: str, informative: bool) -> None:
     spec = {"prune": {"method": "magnitude", "sparsity": 0.5}, "objective": {"max_relative_perplexity_increase": 0.04}}
     error = {"class": "numerical", "phase": phase, "message": "not finite", "hint": "h"}
     trial = Job(id="job_1", name="trial 1", state="failed", request={"spec": {**spec, "objective": None}}, error=error)
     parsed = CompressionSpec.model_validate(spec)
-    if told:
+    if informative:
         with pytest.raises(JobFailed, match="not finite"):
             search.next_step(parsed, None, [trial])
     else:
@@ -73,12 +73,12 @@ def test_a_best_trial_that_is_deleted_is_tried_again(sqlite_bench: Bench, monkey
     take = search.take
     deleted: list[str] = []
 
-    def delete_first(session: Session, job: Job, winner_id: str, told: dict[str, Any], now: datetime) -> None:
+    def delete_first(session: Session, job: Job, winner_id: str, objective: dict[str, Any], now: datetime) -> None:
         if not deleted:
             deleted.append(winner_id)
             session.delete(session.get_one(Job, winner_id))
             session.flush()
-        take(session, job, winner_id, told, now)
+        take(session, job, winner_id, objective, now)
 
     monkeypatch.setattr(search, "take", delete_first)
     job = run(sqlite_bench, max_trials=1)

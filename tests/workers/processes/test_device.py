@@ -77,20 +77,20 @@ def test_nothing_is_claimed_before_the_device_answers(sqlite_bench: Bench, card:
     with capture_logs() as lines:
         look_until(loop, card, asked=3)
     assert sqlite_bench.job(waiting).attempt == 0
-    found = row(sqlite_bench)
-    assert (found.job_id, found.device_lost_at is not None) == (None, True)
-    told = [(line["reason"], line["pause_seconds"]) for line in lines if "pause_seconds" in line]
-    assert told[:2] == [("RuntimeError: No CUDA GPUs are available", 0.01), (told[0][0], 0.02)]
-    seen_at, lost_at = found.seen_at, found.device_lost_at
+    worker = row(sqlite_bench)
+    assert (worker.job_id, worker.device_lost_at is not None) == (None, True)
+    pauses = [(line["reason"], line["pause_seconds"]) for line in lines if "pause_seconds" in line]
+    assert pauses[:2] == [("RuntimeError: No CUDA GPUs are available", 0.01), (pauses[0][0], 0.02)]
+    seen_at, lost_at = worker.seen_at, worker.device_lost_at
     card.mend()
     patience = Patience(30)
     while not loop.work_once():
         patience.pause(0.01, sqlite_bench.job(waiting).state)
         assert row(sqlite_bench).device_lost_at in {None, lost_at}
     assert sqlite_bench.job(waiting).state == "succeeded"
-    found = row(sqlite_bench)
-    assert found.device_lost_at is None
-    assert found.seen_at > seen_at
+    worker = row(sqlite_bench)
+    assert worker.device_lost_at is None
+    assert worker.seen_at > seen_at
     asked = card.asked
     assert not loop.work_once()
     assert card.asked == asked, "a device that answers is believed"
@@ -122,11 +122,11 @@ def test_a_device_that_does_not_answer_at_all_is_given_up_each_time(
     lost = sqlite_bench.add("loses-its-device")
     assert loop.work_once()
     sqlite_bench.set(lost, state="paused")
-    patience, told = Patience(30), 0
+    patience, timeouts = Patience(30), 0
     with capture_logs() as lines:
-        while told < 2:
+        while timeouts < 2:
             assert not loop.work_once()
-            told = sum(line.get("reason") == "no answer within 0.1 s" for line in lines)
+            timeouts = sum(line.get("reason") == "no answer within 0.1 s" for line in lines)
             patience.pause(0.01, lines)
     loop.close()
     assert running("sleep 777") == []

@@ -64,8 +64,8 @@ def test_a_worker_leaves_the_group_that_it_divides(
     machine: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = PretendKernel(tmp_path, monkeypatch, **machine)  # type: ignore[arg-type]
-    found = groups.delegated(tmp_path)
-    assert found.base == kernel.own
+    delegated = groups.delegated(tmp_path)
+    assert delegated.base == kernel.own
     assert kernel.pids(kernel.own) == set()
     assert kernel.pids(kernel.own / "espalier-worker") == {os.getpid(), *machine.get("pids", [])}  # type: ignore[misc]
     assert (kernel.own / "cgroup.subtree_control").read_text() == "memory"
@@ -117,11 +117,11 @@ def test_a_child_enters_a_group_of_its_own_before_it_runs(tmp_path: Path, monkey
     run = child([sys.executable, "-c", f"print(open('{kernel.own / name}/cgroup.procs').read())"], tmp_path, made)
     assert [(kernel.own / name / file).read_text() for file in ("memory.max", "memory.swap.max")] == [str(3 << 20), "0"]
     assert (kernel.own / name / "memory.oom.group").read_text() == "1"
-    told = []
+    texts = []
     while not run.finished:
-        told += [message.text for message in run.messages(wait_seconds=0.05)]  # type: ignore[union-attr]
+        texts += [message.text for message in run.messages(wait_seconds=0.05)]  # type: ignore[union-attr]
     run.close()
-    assert told == ["not a message: 0"], "itself, whatever its number is where it runs"
+    assert texts == ["not a message: 0"], "itself, whatever its number is where it runs"
     assert kernel.groups() == ["espalier-worker"]
 
 
@@ -149,8 +149,8 @@ def test_a_child_that_cannot_be_started_leaves_no_group(tmp_path: Path, monkeypa
 
 
 def test_a_child_whose_group_is_gone_runs_within_its_other_bound(tmp_path: Path) -> None:
-    look = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
-    command = die_with_parent([sys.executable, "-c", look], group=str(tmp_path / "gone"), memory=2**28)
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
+    command = die_with_parent([sys.executable, "-c", code], group=str(tmp_path / "gone"), memory=2**28)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(2**28)
     assert done.stderr.strip() == "no control group bounds this process: No such file or directory"

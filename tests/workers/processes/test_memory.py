@@ -42,14 +42,14 @@ def of_16_gib(monkeypatch: pytest.MonkeyPatch) -> Settings:
 def test_the_default_is_a_share_of_the_machine_and_room_for_what_is_mapped(of_16_gib: Settings, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     more = 4 * memory.STACK_BYTES + memory.MAPPED * 1000
-    share = int(16 * GIB * 0.9)
-    assert memory.allowed(of_16_gib, request(tmp_path)) == Limits(share, share + more)
+    default = int(16 * GIB * 0.9)
+    assert memory.allowed(of_16_gib, request(tmp_path)) == Limits(default, default + more)
     assert memory.allowed(of_16_gib, Message()) == Limits(4 * GIB, 4 * GIB)
-    limited, least = request(tmp_path, max_host_memory_bytes=GIB), GIB + memory.SLACK_BYTES
-    assert memory.allowed(of_16_gib, limited) == Limits(least, least + more)
-    said = of_16_gib.model_copy(update={"child_memory_bytes": 2 * GIB, "fetch_memory_bytes": 3 * GIB})
-    assert memory.allowed(said, request(tmp_path)) == Limits(2 * GIB, 2 * GIB + more)
-    assert memory.allowed(said, Message()) == Limits(3 * GIB, 3 * GIB)
+    limited, capped = request(tmp_path, max_host_memory_bytes=GIB), GIB + memory.SLACK_BYTES
+    assert memory.allowed(of_16_gib, limited) == Limits(capped, capped + more)
+    configured = of_16_gib.model_copy(update={"child_memory_bytes": 2 * GIB, "fetch_memory_bytes": 3 * GIB})
+    assert memory.allowed(configured, request(tmp_path)) == Limits(2 * GIB, 2 * GIB + more)
+    assert memory.allowed(configured, Message()) == Limits(3 * GIB, 3 * GIB)
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,9 @@ def test_a_job_outlives_its_worker(bench: Bench, blow: signal.Signals) -> None:
     lost, resumed = bench.attempts(job_id)
     assert lost.outcome == "lost"
     assert resumed.resumed_from is not None
-    told = [event.type for event in bench.events(job_id)]
-    assert told.count("job.succeeded") == 1
-    assert told.count("job.layer_completed") == 30
+    types = [event.type for event in bench.events(job_id)]
+    assert types.count("job.succeeded") == 1
+    assert types.count("job.layer_completed") == 30
 
 
 def test_sigterm_drains_a_worker_in_the_middle_of_a_job(sqlite_bench: Bench, broker_url: str) -> None:

@@ -205,9 +205,9 @@ def test_a_flush_whose_commit_was_never_learned_of_is_not_written_twice(
     job = bench.work(job_id)
     assert job.state == "succeeded"
     assert lost
-    told = [(event.type, event.phase, event.data.get("name")) for event in bench.events(job_id)]
+    events = [(event.type, event.phase, event.data.get("name")) for event in bench.events(job_id)]
     for type_ in ("job.phase_started", "job.layer_completed", "job.checkpoint"):
-        some = [one for one in told if one[0] == type_]
+        some = [one for one in events if one[0] == type_]
         assert len(some) == len(set(some)) > 0
     with bench.database.reading() as session:
         lines = list(session.scalars(select(LogLine.text).where(LogLine.job_id == job_id)))

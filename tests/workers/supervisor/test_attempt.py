@@ -55,13 +55,13 @@ def test_a_job_succeeds_and_leaves_its_rows_events_and_files(bench: Bench) -> No
     assert {a.name for a in artifacts} == {"model.safetensors", "report.json", "manifest.json"}
     assert all(a.key.startswith(f"projects/prj_default/jobs/{job.id}/a1/") for a in artifacts)
     assert {stored.key for stored in bench.store.list("projects/")} == {a.key for a in artifacts}
-    told = types(bench, job.id)
-    assert told[0] == "job.started"
-    assert told[-1] == "job.succeeded"
-    assert told.count("job.layer_completed") == 5
-    assert told.count("job.artifact_ready") == 3
-    assert told.index("job.gate_evaluated") < told.index("job.artifact_ready")
-    assert [event.seq for event in bench.events(job.id)] == list(range(1, len(told) + 1))
+    event_types = types(bench, job.id)
+    assert event_types[0] == "job.started"
+    assert event_types[-1] == "job.succeeded"
+    assert event_types.count("job.layer_completed") == 5
+    assert event_types.count("job.artifact_ready") == 3
+    assert event_types.index("job.gate_evaluated") < event_types.index("job.artifact_ready")
+    assert [event.seq for event in bench.events(job.id)] == list(range(1, len(event_types) + 1))
     assert list(bench.settings.scratch.iterdir()) == []
 
 
@@ -74,10 +74,10 @@ def test_a_child_killed_in_the_middle_is_followed_by_an_attempt_that_resumes(ben
     assert first.error is not None
     assert (first.outcome, first.error["class"]) == ("lost", "worker_lost")
     assert (second.outcome, second.resumed_from) == ("succeeded", {"phase": "pruning", "name": "block-00002"})
-    told = types(bench, killed.id)
-    assert told.count("job.layer_completed") == 5
-    assert told.index("job.attempt_failed") < told.index("job.retry_scheduled")
-    assert "job.failed" not in told
+    event_types = types(bench, killed.id)
+    assert event_types.count("job.layer_completed") == 5
+    assert event_types.index("job.attempt_failed") < event_types.index("job.retry_scheduled")
+    assert "job.failed" not in event_types
 
 
 def test_a_damaged_checkpoint_and_all_after_it_are_computed_again(sqlite_bench: Bench) -> None:

@@ -20,11 +20,11 @@ def _checkpoint(workspace: Path, name: str, stem: str) -> Checkpoint:
 
 
 def _store_all(uploader: Uploader) -> list[StoredInStore]:
-    found = []
+    stored = []
     while not uploader.idle:
-        found += uploader.stored()
+        stored += uploader.stored()
         time.sleep(0.01)
-    return found
+    return stored
 
 
 def test_a_replaced_training_state_leaves_the_workspace_once_the_newer_one_is_stored(tmp_path: Path) -> None:

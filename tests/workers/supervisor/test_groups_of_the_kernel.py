@@ -95,11 +95,11 @@ def run(code: str, folder: Path, made: ControlGroups) -> tuple[Child, list[int]]
         memory=Limits(held=HELD, data=2**40),
         groups=made,
     )
-    said = []
+    messages = []
     while not child.finished:
-        said += child.messages(wait_seconds=0.05)
+        messages += child.messages(wait_seconds=0.05)
     child.close()
-    pids = [int(message.text.removeprefix("not a message: ")) for message in said if isinstance(message, Log)]
+    pids = [int(message.text.removeprefix("not a message: ")) for message in messages if isinstance(message, Log)]
     assert list(made.base.glob(f"espalier-{os.getpid()}-*")) == [], "its group is gone"
     return child, pids
 
@@ -133,7 +133,7 @@ def around(made: ControlGroups) -> Iterator[Path]:
     assert not group.path.exists()
 
 
-def said_by(code: str, around: Path, folder: Path) -> Any:
+def output_of(code: str, around: Path, folder: Path) -> Any:
     """Return what a program says that starts in a group."""
     command = die_with_parent([sys.executable, "-c", code], group=str(around))
     env = environment("fetch", folder, 1)
@@ -143,7 +143,7 @@ def said_by(code: str, around: Path, folder: Path) -> Any:
 
 
 def test_a_worker_lives_in_a_bound_of_its_own_and_divides_it(around: Path, tmp_path: Path) -> None:
-    base, own, sees, ends = said_by(WORKER, around, tmp_path)
+    base, own, sees, ends = output_of(WORKER, around, tmp_path)
     assert (base, Path(own).parts[-2:]) == (str(around), (around.name, "espalier-worker"))
     assert sees == AROUND
     # One in a group with more room than is left around it, and one beside the worker: the kernel ends no other for it.
@@ -155,7 +155,7 @@ def test_a_group_that_others_are_in_is_left_as_it_was(around: Path, tmp_path: Pa
     with subprocess.Popen(["sleep", "600"]) as other:
         try:
             (around / "cgroup.procs").write_text(str(other.pid))
-            refused, own = said_by(REFUSED, around, tmp_path)
+            refused, own = output_of(REFUSED, around, tmp_path)
             assert "cannot be divided" in refused
             assert Path(own).name == around.name
             assert str(other.pid) in (around / "cgroup.procs").read_text().split()

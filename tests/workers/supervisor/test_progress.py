@@ -53,7 +53,7 @@ def test_members_within_a_cycle_come_one_after_the_other() -> None:
         for member in (f"{cycle}-member-1", f"{cycle}-member-2"):
             way += [("retraining", member), ("merging", member)]
         way.append(("merging", cycle))
-    told = [overall(spec, phase, 1, 1, turn) for phase, turn in way]
-    assert told == sorted(set(told))
+    fractions = [overall(spec, phase, 1, 1, turn) for phase, turn in way]
+    assert fractions == sorted(set(fractions))
     searched = overall(spec, "retraining", 0, 1, "cycle-2")
     assert searched == overall(spec, "retraining", 0, 1, "cycle-2-member-1")

@@ -66,8 +66,8 @@ def _request(script: str) -> dict[str, Any]:
 def test_a_job_publishes_before_it_succeeds(publishing: Bench, hub: Hub) -> None:
     job = publishing.work(publishing.add(request=_request("steady")))
     assert job.state == "succeeded", job.error
-    told = [event.type for event in publishing.events(job.id)]
-    assert told.index("job.published") < told.index("job.succeeded")
+    types = [event.type for event in publishing.events(job.id)]
+    assert types.index("job.published") < types.index("job.succeeded")
     phases = [event.phase for event in publishing.events(job.id) if event.type == "job.phase_started"]
     assert phases[-1] == "publishing"
     assert set(hub.models["org/out"].files) == {"model.safetensors", "report.json", "manifest.json"}
@@ -109,14 +109,14 @@ def test_no_secret_reaches_the_compute_child_the_log_events_or_rows(
         lines = [line.text for line in session.scalars(select(LogLine))]
         everything = [str(session.execute(text(f"SELECT * FROM {table}")).all()) for table in _tables(session)]
     assert any("PATH" in line for line in lines)  # the child did give away all that it had
-    told = json.dumps(lines) + "".join(everything)
-    assert "Canary" not in told
+    output = json.dumps(lines) + "".join(everything)
+    assert "Canary" not in output
     assert [bearer for _, path, bearer in hub.asked if path.startswith("/api/repos")] == [TOKEN]
 
 
 def _tables(session: Any) -> list[str]:
-    found = session.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars()
-    return [name for name in found if not name.startswith("sqlite_")]
+    names = session.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars()
+    return [name for name in names if not name.startswith("sqlite_")]
 
 
 def test_the_fetcher_gets_the_token_of_the_project_or_else_the_one_that_it_shares(publishing: Bench) -> None:
@@ -129,7 +129,7 @@ def test_the_fetcher_gets_the_token_of_the_project_or_else_the_one_that_it_share
             session.add(Project(id=project, name=project, shared_logins=shared, created_at=clock(session)))
     for project, token in (("prj_default", TOKEN), ("prj_sharing", SHARED), ("prj_other", None)):
         publishing.set(job_id, project_id=project)
-        told = fetch_request(
+        fetch = fetch_request(
             services.database,
             services.store,
             services.settings,
@@ -137,14 +137,14 @@ def test_the_fetcher_gets_the_token_of_the_project_or_else_the_one_that_it_share
             request,
             services.settings.scratch,
         )
-        assert told.systems["huggingface"].get("token") == token
-        assert set(told.systems) == {"huggingface"}
-        assert S3_SECRET not in told.model_dump_json()
-        assert MLFLOW not in told.model_dump_json()
-    told = fetch_request(
+        assert fetch.systems["huggingface"].get("token") == token
+        assert set(fetch.systems) == {"huggingface"}
+        assert S3_SECRET not in fetch.model_dump_json()
+        assert MLFLOW not in fetch.model_dump_json()
+    fetch = fetch_request(
         services.database, services.store, services.settings, publishing.job(job_id), here, services.settings.scratch
     )
-    assert told.systems == {}  # nothing is read at the Hub
+    assert fetch.systems == {}  # nothing is read at the Hub
 
 
 def test_an_mlflow_source_gets_the_login_and_stays_at_the_version_that_was_resolved(publishing: Bench) -> None:
@@ -152,7 +152,7 @@ def test_an_mlflow_source_gets_the_login_and_stays_at_the_version_that_was_resol
     job_id, services = publishing.add(request=document), publishing.services
     for revision, version, alias in ((None, None, "champion"), ("3-abc", "3", None)):
         publishing.set(job_id, resolved_revision=revision)
-        told = fetch_request(
+        request = fetch_request(
             services.database,
             services.store,
             services.settings,
@@ -160,7 +160,7 @@ def test_an_mlflow_source_gets_the_login_and_stays_at_the_version_that_was_resol
             JobRequest.model_validate_json(canonical(document)),
             services.settings.scratch,
         )
-        assert isinstance(told.job.source, MlflowSource)
-        assert (told.job.source.version, told.job.source.alias) == (version, alias)
-        assert told.systems["mlflow"] == {"tracking_uri": "http://127.0.0.1:9", "token": MLFLOW}
-        assert S3_SECRET not in told.model_dump_json()
+        assert isinstance(request.job.source, MlflowSource)
+        assert (request.job.source.version, request.job.source.alias) == (version, alias)
+        assert request.systems["mlflow"] == {"tracking_uri": "http://127.0.0.1:9", "token": MLFLOW}
+        assert S3_SECRET not in request.model_dump_json()

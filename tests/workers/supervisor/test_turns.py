@@ -117,10 +117,10 @@ def test_a_bounded_project_starts_no_more_than_it_may_and_holds_up_nobody(bench:
     bound(bench.database, "prj_a", max_running_jobs=2)
     queue(bench, "prj_a", 5)
     others = queue(bench, "prj_b", 2)
-    found = [claim(bench, worker(f"wrk_{number}")) for number in range(6)]
-    assert [owner(bench, job) for job in found if job].count("prj_a") == 2
-    assert {job for job in found if job} >= set(others)
-    assert found[4:] == [None, None]
+    claimed = [claim(bench, worker(f"wrk_{number}")) for number in range(6)]
+    assert [owner(bench, job) for job in claimed if job].count("prj_a") == 2
+    assert {job for job in claimed if job} >= set(others)
+    assert claimed[4:] == [None, None]
 
 
 def bound(database: Database, project_id: str, **quotas: int) -> None:
@@ -151,12 +151,12 @@ def test_the_view_of_claimable_work_counts_what_claims_take(bench: Bench, seed: 
             }
             session.add(Job(**(job_fields("steady", now) | fields)))
     with bench.database.reading() as session:
-        told = set(session.scalars(select(CLAIMABLE_VIEW.c.job_id)))
+        claimable = set(session.scalars(select(CLAIMABLE_VIEW.c.job_id)))
     taken: list[str] = []
     while (job := claim(bench, worker(f"wrk_{len(taken)}"))) is not None:
         taken.append(job)
     assert taken
-    assert set(taken) == told
+    assert set(taken) == claimable
     with bench.database.reading() as session:
         assert session.execute(select(CLAIMABLE_VIEW)).all() == []
 
