@@ -1,4 +1,4 @@
-"""An exception of the child, in words for the user."""
+"""Classify an exception of the compute process as an error for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the classes that a package offers, so that a newcomer is one file and nothing else."""
+"""Discover the classes of a package, so that adding one takes a single file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a model, a text or the numbers; each names its class of the contract and a way out."""
+"""Errors of a model, a text or the numbers; each names its class of the contract and a way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model's folder to what may be computed on: it is checked against the spec, and laid out file by file."""
+"""Admit a model folder: check it against the spec, and lay out its files for the compute process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job says while it works, and what it is given: plain records, written and read as JSON."""
+"""Messages of a compute job: its request, and what it reports; plain records, written and read as JSON."""
 
 from __future__ import annotations
 

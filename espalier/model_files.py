@@ -1,4 +1,4 @@
-"""Which files are a model: the one list of every source, upload, hash, artifact and publication.
+"""List the files of a model folder: one definition for sources, uploads, hashes, artifacts and publications.
 
 Templates and notices are carried as they are: nothing here or elsewhere renders, reads or runs them.
 """

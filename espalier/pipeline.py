@@ -1,4 +1,4 @@
-"""One job from its request to its artifact: its phases in order, whoever runs it, and the trials of a search."""
+"""Run one job from its request to its artifact: the phases in order, and the trials of a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a job that changes weights: prune, reconstruct, retrain; once or in cycles, each with a soup or not."""
+"""Run prune, reconstruct and retrain, once or in cycles, each with or without a soup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hidden folder beside an output in which the output is made; what a process left that died goes with the next."""
+"""Make an output in a hidden folder beside it; folders of dead processes are removed by the next run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The version of both distributions: the one place, which builds, the API and the command line read."""
+"""The version of both distributions, read by builds, the API and the command line."""
 
 from typing import Final
 

@@ -1,1 +1,1 @@
-"""The Celery side and the compression engine."""
+"""Celery workers and the processes of a job; the compression itself is the package `espalier`."""

@@ -1,4 +1,4 @@
-"""Ask a GPU for a little: `python -m workers.device_check` ends well where it computes, and computes right."""
+"""Probe the GPU: `python -m workers.device_check` exits with 0 where the device computes correctly."""
 
 from __future__ import annotations
 

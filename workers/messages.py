@@ -1,4 +1,4 @@
-"""The only thing the supervisor and its children share: one request on stdin, JSON lines back."""
+"""Messages between the supervisor and its children: one request on stdin, JSON lines back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reconciler process: one sweep a second while it leads, and waiting for the lead otherwise."""
+"""The reconciler process: sweeps once a second while it is the leader, and waits for the lead otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client: what can be asked of the service, one method each."""
+"""The client: one method for each call of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service answers, as the client shows it; a newer service may say more."""
+"""Response models of the client; fields of a newer service are ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One service over HTTP: calls that are safe to send again are, while it is away or busy."""
+"""HTTP transport of one service: idempotent calls are retried while it is away or busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Send a model folder or a text to the service: part by part, going on where an earlier try was cut."""
+"""Upload a model folder or a text in parts, resuming where an earlier upload was cut."""
 
 from __future__ import annotations
 

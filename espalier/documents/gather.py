@@ -1,4 +1,4 @@
-"""Documents in files of the usual formats, joined to one plain text in the cache; all of it is bounded in bytes."""
+"""Join the documents of files into one plain text in the cache; all of it is bounded in bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of JSON from a stream of characters: lines, one list, or objects one behind the other; bounded in size."""
+"""Parse rows of JSON from a stream of characters: lines, one list, or concatenated objects; bounded in size."""
 
 from __future__ import annotations
 

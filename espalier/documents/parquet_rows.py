@@ -1,4 +1,4 @@
-"""Rows of a parquet file: one column of strings, a few rows at a time, since a few bytes may say a gigabyte."""
+"""Read one string column of a parquet file, a few rows at a time, since a few bytes may expand to a gigabyte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of text as people have them: what a name and the first bytes say, and what is wrong with them."""
+"""Recognise text files by name and first bytes, and explain what is wrong with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of families of models: one declaration each, found by discovery; loads without torch.
+"""Model families: one declaration for each `model_type`, found by discovery, torch-free.
 
 A module of this folder declares a family: the keys of its config.json, the tensors that a model of it must have, what
 of it can go as a whole, and what sets it apart. Nothing else of the house names a family.

@@ -1,4 +1,4 @@
-"""Falcon: one norm for both halves, a norm for each, or one half after the other; positions by ALiBi or rotation."""
+"""Falcon: sequential or parallel halves, with one norm or one for each; ALiBi or rotary positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and behind each half, two attention masks by turns, capped logits."""
+"""Gemma 2: norms before and behind each half, alternating sliding and full attention, capped logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: both halves read the block's input, unless told otherwise."""
+"""GPT-NeoX and Pythia: parallel residual halves by default, partial rotary embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phi 3, 3.5 and 4: one map for queries, keys and values, one for gate and up."""
+"""Phi 3, 3.5 and 4: fused linear layers for queries, keys and values, and for gate and up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen 3 with experts: blocks may be dense by number, or by turns."""
+"""Qwen 3 with experts: blocks may be dense by number, or at regular steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a model can go as a whole, and how large the model is without it; arithmetic, no tensors."""
+"""Sizes of a model and of its removable units, and the size without them; arithmetic, no tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be known of a model without torch: config.json and safetensors headers, all of it untrusted."""
+"""Probe an untrusted model without torch: config.json and safetensors headers."""
 
 from espalier.probe.checks import bad_patterns, check
 from espalier.probe.config import sanitised_config

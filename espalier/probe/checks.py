@@ -1,4 +1,4 @@
-"""Hold a spec against a model: everything that POST can refuse before a worker is asked."""
+"""Check a spec against a model: everything that POST can refuse before a job is queued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""config.json of a stranger: either one that we fully know, or a refusal in words."""
+"""Parse an untrusted config.json: either every key is known, or the model is refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read small JSON files of strangers: bounded, regular, inside the allowed folders, without duplicate keys."""
+"""Read small untrusted JSON files: bounded, regular, inside the allowed folders, without duplicate keys."""
 
 from __future__ import annotations
 

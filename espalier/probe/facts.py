@@ -1,4 +1,4 @@
-"""What a model is, from its configuration and headers alone."""
+"""Gather a model's facts from its configuration and headers alone."""
 
 from __future__ import annotations
 

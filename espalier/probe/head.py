@@ -1,4 +1,4 @@
-"""Whether a model's head is its embeddings: what the files hold goes before what the configuration says.
+"""Detect a tied head: compare the stored head with the embeddings, whatever the configuration says.
 
 Stock transformers ties the two only where the files hold one of them, or both with equal values.
 """

@@ -1,4 +1,4 @@
-"""Safetensors headers by our own, stricter reading: the format's library accepts what a hostile file may hide."""
+"""Parse safetensors headers more strictly than the format's library, which accepts what a hostile file may hide."""
 
 from __future__ import annotations
 

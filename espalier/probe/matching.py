@@ -1,4 +1,4 @@
-"""Which matrices the patterns of a spec select: compiled and matched once a request, within one budget of time."""
+"""Match the target patterns of a spec against matrix names: compiled once a request, within a time budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a model can go as a whole: by asking its family for the shapes of a smaller one."""
+"""Count a model's removable units by asking its family for the shapes of a smaller one."""
 
 from __future__ import annotations
 

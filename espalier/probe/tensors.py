@@ -1,4 +1,4 @@
-"""Hold the tensors of the files against those that a configuration asks for."""
+"""Check the tensors of the files against those that the configuration requires."""
 
 from __future__ import annotations
 

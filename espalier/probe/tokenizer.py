@@ -1,4 +1,4 @@
-"""What a stranger's tokenizer.json may hold: known kinds of steps, none that blows a text up, all bounded in size.
+"""Check an untrusted tokenizer.json: known kinds of steps, none that inflates a text, all bounded in size.
 
 The tokenizer is a program that runs over all of a text. One step that writes a page for every letter fills the memory
 of a worker; so steps are known by name, and what all of them together make of one byte is bounded.

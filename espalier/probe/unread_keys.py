@@ -1,4 +1,4 @@
-"""Entries of config.json that a family's stock class does not read: harmless ones, and signs of another model.
+"""Keys of config.json that a family's stock class does not read: harmless ones, and signs of another model.
 
 What is listed here belongs to no declaration: other models and other libraries write it.
 """

@@ -1,4 +1,4 @@
-"""Folders that hold something else than a model: known by their names of files, and told what to do instead."""
+"""Recognise folders without a model (GGUF, pickles, adapters, ...) by file names, with advice for each."""
 
 from __future__ import annotations
 

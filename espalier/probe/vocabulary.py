@@ -1,4 +1,4 @@
-"""A tokenizer's files, as far as they are read before work: real ones, of the family, no larger than the embedding."""
+"""Check a tokenizer's files before work: real ones, of the family, no larger than the embedding."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a job is: strict, torch-free models of its steps, and the hashes of what decides its bytes."""
+"""Specs of jobs: strict, torch-free models of the steps, and content hashes of all that decides the bytes."""

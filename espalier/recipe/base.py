@@ -1,4 +1,4 @@
-"""The strict base of every request model, and its canonical fingerprint."""
+"""Base class of every request model: strict, frozen, with a canonical fingerprint."""
 
 from __future__ import annotations
 

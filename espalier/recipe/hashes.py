@@ -1,4 +1,4 @@
-"""What makes two jobs the same work, and two phases the same phase: canonical hashes of all that decides the bytes."""
+"""Content hashes that deduplicate jobs and share phase results: canonical, over all that decides the bytes."""
 
 from __future__ import annotations
 

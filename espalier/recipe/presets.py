@@ -1,4 +1,4 @@
-"""Named parts of specs: what ships with the service, and how explicit fields win over them."""
+"""Presets: named partial specs, shipped with the service, over which explicit fields win."""
 
 from __future__ import annotations
 

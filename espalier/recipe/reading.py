@@ -1,4 +1,4 @@
-"""Recipes as people write them: a document, a YAML or JSON file, or the name of a preset."""
+"""Read recipes: a document, a YAML or JSON file, or the name of a preset."""
 
 from __future__ import annotations
 

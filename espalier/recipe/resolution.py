@@ -1,4 +1,4 @@
-"""Fill in what a spec leaves to the model, so that nothing downstream has a default of its own."""
+"""Resolve a spec: fill in the defaults that depend on the model, so that nothing downstream has one of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches as pure functions: from what trials gave to the spec that is tried next; and the members of a soup."""
+"""Searches as pure functions: from the outcomes of trials to the next trial; and the members of a soup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The highest sparsity that keeps a bound on quality, by bisection."""
+"""Bisect for the highest sparsity that keeps a bound on quality."""
 
 from __future__ import annotations
 

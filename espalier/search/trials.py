@@ -1,4 +1,4 @@
-"""What a search is given and what it answers; whoever runs the trials (a service, one process) is of no concern."""
+"""Inputs and outputs of a search, independent of who runs the trials: a service, or one process."""
 
 from __future__ import annotations
 

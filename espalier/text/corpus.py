@@ -1,4 +1,4 @@
-"""Text as windows of tokens: tokenised once, cut by seed, known by its content hash."""
+"""Tokenise texts and sample windows of tokens: seeded, cached by content hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which evaluation windows share text with what the job learns from: runs of equal tokens, found by hashing."""
+"""Detect overlap of evaluation windows with training or calibration text, by hashes of token runs."""
 
 from __future__ import annotations
 

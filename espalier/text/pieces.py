@@ -1,4 +1,4 @@
-"""Where a long text is cut, so that it can be tokenised piece by piece; no tensors."""
+"""Split a long text at line ends, so that it can be tokenised piece by piece; no tensors."""
 
 from __future__ import annotations
 

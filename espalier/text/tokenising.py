@@ -1,4 +1,4 @@
-"""A model's tokenizer reads a text in a process of its own: it is a stranger's program, bounded in memory and time."""
+"""Tokenise in a process of its own, bounded in memory and time: a tokenizer is an untrusted program."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What goes on beside jobs: deliveries, publications, polls, healing, clearing up."""
+"""Background loops beside the jobs: webhook delivery, publication, polling, reconciliation, garbage collection."""

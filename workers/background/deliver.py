@@ -1,4 +1,4 @@
-"""Delivers webhooks from the outbox: at least once, in order per job, a few at a time to each endpoint."""
+"""Deliver webhooks from the outbox: at least once, in order per job, a few at a time to each endpoint."""
 
 from __future__ import annotations
 

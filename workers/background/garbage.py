@@ -1,4 +1,4 @@
-"""What nobody needs any more: files that no row names, unfinished uploads, old keys, messages and worker rows."""
+"""Collect garbage: files without a row, unfinished uploads, old idempotency keys, messages and worker rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holds registry events against rules, beside the reconciler: what was stored is evaluated, whoever dies meanwhile."""
+"""Evaluate registry events against hook rules, beside the reconciler; a stored event survives any process."""
 
 from __future__ import annotations
 

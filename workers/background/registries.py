@@ -1,4 +1,4 @@
-"""Reads the registry behind every hook source for what its deliveries have lost, and feeds the same inbox.
+"""Poll the registries behind hook sources for events whose delivery was lost, and record them in the same inbox.
 
 Beside the reconciler, because a registry may take its time.
 """

@@ -1,4 +1,4 @@
-"""What is kept for so long and no longer: files of results, events, log lines, deliveries, the audit log."""
+"""Delete rows past their retention period: results, events, log lines, deliveries, the audit log."""
 
 from __future__ import annotations
 

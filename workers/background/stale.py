@@ -1,4 +1,4 @@
-"""Uploads that nobody goes on with, parts that no upload names, and files of projects that are not there."""
+"""Delete stale uploads, parts without an upload, and everything of deleted projects."""
 
 from __future__ import annotations
 

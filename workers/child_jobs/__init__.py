@@ -1,1 +1,1 @@
-"""Jobs that let other jobs do a part of their work."""
+"""Child jobs: a search's trials and a soup's members run as jobs of their own."""

@@ -1,4 +1,4 @@
-"""Child jobs that do a part of a job: it creates them, releases its worker until they end, and uses their results."""
+"""Soup members as child jobs: the parent creates them, releases its worker until they end, and averages them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job with an objective: its trials are child jobs, one at a time, and the best one's result is the job's."""
+"""Search trials as child jobs, one at a time; the best trial's result becomes the parent's."""
 
 from __future__ import annotations
 

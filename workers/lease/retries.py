@@ -1,4 +1,4 @@
-"""Which failure is worth another attempt, and when; exceptions of the supervisor in the contract's words."""
+"""Retry policy: which failure is worth another attempt, and when; the supervisor's own errors as ErrorInfo."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Child processes and what this machine gives them."""
+"""Child processes, their limits, and the machine that they run on."""

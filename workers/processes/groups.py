@@ -1,4 +1,4 @@
-"""Control groups of version 2: where the worker's own is delegated to it, each child has one with its own limit.
+"""Control groups of version 2: one per child with its own limit, where the worker's own group is delegated to it.
 
 A group that has processes cannot divide its memory, so the worker moves into a leaf of its own group. Beside that lie
 the groups of its children: `espalier-worker`, and `espalier-<pid of the worker>-<number>`.

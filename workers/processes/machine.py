@@ -1,4 +1,4 @@
-"""What a worker computes on, found without torch."""
+"""Detect the device and its memory without torch."""
 
 from __future__ import annotations
 

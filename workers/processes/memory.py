@@ -1,4 +1,4 @@
-"""How much memory a child may take: what the operator says, or a share of the machine's.
+"""Memory limit of a child: what the operator sets, or a fraction of the machine's memory.
 
 Where the worker may make control groups, the limit is on what the child and all that it starts hold, and the kernel
 ends them beyond it. RLIMIT_DATA bounds each process in any case. The stacks of threads count there, and files that are

@@ -1,4 +1,4 @@
-"""The working folder of one attempt: locked while its process lives, gone afterwards."""
+"""The working folder of one attempt: locked while its process lives, and removed afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One attempt at a job: fetch, compute, store, and one transaction that says how it ended."""
+"""Run one attempt at a job: fetch, compute, store, and commit the outcome in one transaction."""
 
 from __future__ import annotations
 

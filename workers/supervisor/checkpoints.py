@@ -1,4 +1,4 @@
-"""Checkpoints up to the store while the child goes on, and down again for the attempt that resumes."""
+"""Upload checkpoints while the child computes, and download them for the attempt that resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Artifacts into the store, the manifest last, then one transaction that makes the job succeed."""
+"""Upload artifacts, the manifest last, then commit the job's success in one transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number for a whole job: its phases weighed by how long they usually take."""
+"""Overall progress of a job: its phases weighted by their usual duration."""
 
 from __future__ import annotations
 

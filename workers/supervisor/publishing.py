@@ -1,4 +1,4 @@
-"""Publishes results: of a running job, after its upload; and of jobs that are over, beside the reconciler."""
+"""Publish results: of a running job after its upload, and of finished jobs beside the reconciler."""
 
 from __future__ import annotations
 

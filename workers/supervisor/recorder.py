@@ -1,4 +1,4 @@
-"""What a child says, into rows and events: buffered, throttled, in one transaction guarded by the fence."""
+"""Write a child's messages as rows and events: buffered, throttled, in one transaction guarded by the fence."""
 
 from __future__ import annotations
 

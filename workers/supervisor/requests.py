@@ -1,4 +1,4 @@
-"""What the children of an attempt are told: the fetcher sources and logins, the compute child neither."""
+"""Build the requests of an attempt's children: sources and logins for the fetcher, neither for the compute child."""
 
 from __future__ import annotations
 

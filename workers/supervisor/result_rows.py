@@ -1,4 +1,4 @@
-"""Rows of what a child has measured and finished: metrics, layers, and checkpoints that other jobs may start from."""
+"""Write measured rows: metrics, layers, and checkpoints that other jobs may start from."""
 
 from __future__ import annotations
 

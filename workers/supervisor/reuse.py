@@ -1,4 +1,4 @@
-"""Equal work is done once: take a finished result, wait for one that is being made, or start from stored phases."""
+"""Deduplicate equal work: take a finished result, wait for a running job, or start from stored phases."""
 
 from __future__ import annotations
 

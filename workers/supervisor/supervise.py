@@ -1,4 +1,4 @@
-"""Watch one child from its start to its end: take its messages, keep the rows fresh, obey cancel and drain."""
+"""Supervise one child until it ends: record its messages, upload checkpoints, obey cancel and drain."""
 
 from __future__ import annotations
 

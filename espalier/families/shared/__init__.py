@@ -1,1 +1,1 @@
-"""What several families have in common: the declaration itself, positions, attention, mixtures of experts."""
+"""Shared parts of family declarations: base class, positions, attention, mixtures of experts."""

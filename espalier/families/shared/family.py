@@ -1,4 +1,4 @@
-"""What a family of models declares: its configuration, the tensors that it asks for, and what of it can go."""
+"""Base class of a family's declaration: configuration fields, tensor shapes, and which units can be removed."""
 
 from __future__ import annotations
 

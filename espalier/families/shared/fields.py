@@ -1,4 +1,4 @@
-"""Bounds of what a stranger's configuration may say, by what the number means."""
+"""Bounds of an untrusted configuration's fields, by what the number means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came before Llama: layer norms with biases, heads that divide the hidden size, plain feed-forward nets."""
+"""GPT-like families: layer norms with biases, heads that divide the hidden size, ungated MLPs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was built after Llama: rotary positions, RMS norms, a gated feed-forward net, grouped heads."""
+"""Llama-like families: rotary positions, RMS norms, gated MLPs, grouped-query attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts: the maps of every expert are matrices of their own; the router stays dense."""
+"""Mixtures of experts: the linear layers of every expert are matrices of their own; the router stays dense."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rotary positions: the settings that stock configurations read, and what each type of them needs."""
+"""Rotary position embeddings: settings of stock configurations, and what each rope type requires."""
 
 from __future__ import annotations
 

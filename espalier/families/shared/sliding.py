@@ -1,4 +1,4 @@
-"""Attention to a window in some blocks and to everything in others."""
+"""Sliding-window attention in some blocks, full attention in the others."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How a request is refused: what is wrong, where in what was sent, and what this version has not built."""
+"""Refusals of a request: what is wrong, where in the body that was sent, and what this version does not build."""

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a request, in the words of the request, and what was probably meant."""
+"""Describe pydantic's validation errors in the words of the request, with a suggestion for misspelt names."""
 
 from __future__ import annotations
 

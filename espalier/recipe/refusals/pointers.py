@@ -1,4 +1,4 @@
-"""JSON Pointers into a request as it was sent, from where a validator or a check found a mistake."""
+"""JSON Pointers into the request body as it was sent, for errors that a validator or a check located."""
 
 from __future__ import annotations
 

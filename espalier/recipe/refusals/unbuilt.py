@@ -1,4 +1,4 @@
-"""What the contract names and this version has not built: declared, taken at its default alone, refused by name."""
+"""Fields of the contract that this version has not built: their default is accepted, anything else refused."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The steps of a job and what each may be told: texts, pruning, recovery, measurements, output, the objective."""
+"""The steps of a spec and their parameters: texts, pruning, recovery, evaluation, output, the objective."""

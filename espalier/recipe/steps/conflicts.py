@@ -1,4 +1,4 @@
-"""Which methods of different axes do not go together, asked of the methods themselves."""
+"""Incompatible methods of different axes, as the methods themselves declare them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where text comes from, for calibration, retraining and evaluation, and what calibration takes of it."""
+"""Data sets for calibration, retraining and evaluation, and how calibration samples them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured, and the limits that a result must keep."""
+"""The evaluation step: measurements, and the gate that a result must pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A goal instead of a number: the highest sparsity that keeps a bound on quality, or the best quality at a size."""
+"""Objectives: the highest sparsity that keeps a bound on quality, or the best quality at a size."""
 
 from __future__ import annotations
 

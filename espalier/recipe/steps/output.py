@@ -1,4 +1,4 @@
-"""How the artifact is written, and where it goes."""
+"""The output step: format and dtype of the artifact, and where it is published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where results go: an open list, for whoever publishes declares the places; the library publishes nothing itself."""
+"""Publication targets: an open union, to which integrations add; the library publishes nothing itself."""
 
 from __future__ import annotations
 

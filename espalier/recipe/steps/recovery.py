@@ -1,4 +1,4 @@
-"""Recovery beyond one pass: several retrainings averaged (soup) and its members, pruning and recovery by turns."""
+"""Cycles of pruning and recovery (iterative magnitude pruning), and soups of several retrainings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prune steps that remove whole parts: blocks, neurons, groups of heads. The result is a smaller stock model."""
+"""Structured prune steps: remove blocks, neurons, head groups or experts; the result is a smaller stock model."""
 
 from __future__ import annotations
 
