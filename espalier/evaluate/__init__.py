@@ -1,1 +1,1 @@
-"""How good and how fast a model is, and whether it is the one that stock transformers loads."""
+"""Quality and latency of a model, and the certificate that it is the one stock transformers loads."""

@@ -135,14 +135,14 @@ def _compared(streamed: StreamedModel, expected_BTV: torch.Tensor, found_BTV: to
 
 
 def _head(streamed: StreamedModel) -> dict[str, Any]:
-    """Whether head and embeddings are one, as stock transformers has it."""
+    """Compare head and embeddings: whether they are tied, as stock transformers has it."""
     embeddings, head = streamed.model.get_input_embeddings(), streamed.model.get_output_embeddings()  # type: ignore[operator]
     tied = embeddings.weight is head.weight
     return {"name": "head", "verdict": "passed", "tied": tied, "config_overruled": streamed.separate_head is not None}
 
 
 def _share_left_dense(streamed: StreamedModel) -> float:
-    """Of the blocks' weights, the share that no step can prune: norms, biases, routers."""
+    """Return the fraction of the blocks' weights that no step can prune: norms, biases, routers."""
     inside = {streamed.tensors[name] for name in streamed.tensors if name.startswith(_blocks(streamed))}
     sizes = streamed.parameters
     total = sum(sizes[home] for home in {name for name in inside if name in sizes})

@@ -1,4 +1,4 @@
-"""How far a model's predictions are from the dense model's, token by token; nothing is kept of the logits."""
+"""Divergence of a model's predictions from the dense model's, token by token; no logits are kept."""
 
 from __future__ import annotations
 

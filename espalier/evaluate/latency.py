@@ -1,4 +1,4 @@
-"""How fast a model reads and writes on this machine, and what a token costs in products."""
+"""Latency of prefill and decoding on this machine, and multiply-adds per token."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 def macs_per_token(streamed: StreamedModel) -> int:
     """Count the multiply-adds of one token in the linear layers and the head, attention scores left out.
 
-    Of an expert only the share of tokens that reach it counts.
+    Of an expert only the fraction of tokens that reach it counts.
     """
     routed_fraction, total = streamed.family.routed_fraction, 0.0
     for matrix in streamed.layout.matrices:

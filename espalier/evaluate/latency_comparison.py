@@ -1,4 +1,4 @@
-"""Whether a result is faster than the dense model, or only looks so: the one place that decides it for all."""
+"""Decide whether a result is faster than the dense model beyond noise, for report, card, portal and command line."""
 
 from __future__ import annotations
 

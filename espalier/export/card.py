@@ -55,7 +55,7 @@ def card(session: Session, report: dict[str, Any]) -> str:
 
 
 def _recipe(spec: CompressionSpec) -> Iterator[str]:
-    """What was done, a line for each step."""
+    """Describe the recipe, a line for each step."""
     for step in spec.prune:
         update = getattr(getattr(step, "update", None), "kind", "none")
         refit = f", kept weights refitted by {update}" if update != "none" else ""
@@ -95,7 +95,7 @@ def _warned(report: dict[str, Any]) -> list[str]:
 
 
 def _protocol(report: dict[str, Any]) -> Iterator[str]:
-    """How each perplexity was measured, and what with."""
+    """Describe how each perplexity was measured, and with which versions."""
     measured = report["protocol"]["perplexity"]
     if measured:
         yield "| perplexity | text | windows | tokens each | predicted tokens | dtype |"

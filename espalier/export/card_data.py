@@ -1,4 +1,4 @@
-"""What stands before a model card: what registries read of lineage, licence, data and numbers."""
+"""Metadata of a model card, which registries read: lineage, licence, data and numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOTICE: Final = re.compile(r"licen[cs]e([._-].*)?", re.IGNORECASE)
 
 
 def front(session: Session, report: Mapping[str, Any], *, title: str) -> str:
-    """Render the YAML between the marks."""
+    """Render the YAML front matter."""
     spec = session.request.spec
     data = ModelCardData(
         base_model=session.request.source_name,
@@ -68,7 +68,7 @@ def licence(source: Mapping[str, Any], artifact: Path) -> dict[str, Any]:
 
 
 def _results(session: Session, report: Mapping[str, Any]) -> Iterator[EvalResult]:
-    """What was measured on the result, each number with its text."""
+    """Yield the measurements of the result, each number with its text."""
     texts = {item.key: item.dataset for item in session.request.spec.evaluate.perplexity}
     for name, value in report["compressed"]["perplexity"].items():
         dataset = texts[name]

@@ -1,4 +1,4 @@
-"""Whether a model says that Espalier made it: what a rule asks for must not be one, or it would run in circles."""
+"""Recognise models that Espalier made: a rule refuses them, or it would run in circles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result gains on which runtime, said plainly, with the source of the claim."""
+"""Notes on the gain of a result on each runtime, with the source of the claim."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def runtime_notes(session: Session, *, achieved: float) -> list[str]:
 
 
 def _of_parts(session: Session) -> list[str]:
-    """What whole parts that are gone give; nothing where everything was kept."""
+    """Return the notes on removed parts; nothing where everything was kept."""
     dense, left = session.source_streamed, session.streamed
     if sum(left.parameters.values()) >= sum(dense.parameters.values()):
         return []

@@ -1,4 +1,4 @@
-"""What a format of an artifact is. The phase `exporting` always writes dense safetensors, which are then measured."""
+"""Base class of artifact formats. The phase `exporting` always writes dense safetensors, which are then measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a job takes, by part and by phase: plans, worker classes, refusals and the job itself ask here."""
+"""Memory of a job, by part and by phase: for plans, worker classes, refusals and the job itself."""
 
 from espalier.memory.estimate import Device, MemoryEstimate, estimate, itemsize_of
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape

@@ -1,4 +1,4 @@
-"""What a job holds in memory, by part and by phase: one arithmetic for plans, worker classes, refusals and the job."""
+"""Estimate the memory of a job by part and by phase: one arithmetic for plans, worker classes, refusals and the job."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class MemoryEstimate:
     """Bytes that the parts of a job take, computed from shapes."""
 
     process: int
-    """What the libraries take before any weight is read."""
+    """Of the libraries, before any weight is read."""
     text: int
-    """What the largest text takes while it is tokenised, before any block is there."""
+    """Of the largest text while it is tokenised, before any block is loaded."""
     outer: int
     """Embeddings and head in the compute dtype, while a walk starts or ends."""
     block: int
@@ -50,30 +50,30 @@ class MemoryEstimate:
     window: tuple[int, int] = (0, 0)
     """On the device and on the host, while a window is fitted, without the hidden states that it reads."""
     streams: int = 1
-    """How often the hidden states of all windows are there at once, in the phase that holds most of them."""
+    """Copies of the hidden states of all windows held at once, in the phase that holds most."""
     training: int = 0
-    """What stays where a retraining computes."""
+    """Resident memory of a retraining, on the device where it computes."""
     training_batch: int = 0
-    """What a batch of it takes, at least."""
+    """Of one batch of a retraining, at least."""
     checkpoint: int = 0
-    """What the host holds beside a GPU while a checkpoint of it is written."""
+    """On the host beside a GPU, while a checkpoint of a retraining is written."""
 
     @property
     def walk(self) -> int:
-        """What passes the blocks one by one, where they are computed."""
+        """Peak of a pass through the blocks one by one, where they are computed."""
         return max(self.outer, self.block)
 
     @property
     def scored(self) -> int:
-        """What measuring a perplexity takes with the whole model."""
+        """Memory of measuring a perplexity with the whole model."""
         return self.model + self.scoring
 
     def min_on_host(self, device: Device) -> int:
-        """Return what the smallest walk takes on the host."""
+        """Return the host memory of one block at a time."""
         return self.process + (max(self.outer, self.block + self.samples) if device == "cpu" else self.outer)
 
     def required_on_host(self, spec: CompressionSpec, *, device: Device) -> Iterator[tuple[int, str]]:
-        """Yield what a spec cannot do without on the host, and for what: neither spilling nor block by block helps."""
+        """Yield the least host memory of a spec, and for what; neither spilling nor scoring by blocks lowers it."""
         minimum = self.min_on_host(device)
         yield self.process + self.text, "tokenising the text"
         yield minimum, "one block"
@@ -90,7 +90,7 @@ class MemoryEstimate:
             yield self.process + self.scored + more, "what is asked for, which holds the whole model"
 
     def required_on_device(self) -> Iterator[tuple[int, str]]:
-        """Yield what a spec cannot do without on a GPU, and for what."""
+        """Yield the least GPU memory of a spec, and for what."""
         yield self.walk, "one block"
         yield self.training + self.training_batch, "retraining"
 
@@ -132,7 +132,7 @@ class MemoryEstimate:
 def estimate(
     shape: ModelShape, spec: CompressionSpec, *, itemsize: int, text_bytes: int, process: int = LIBRARIES_BYTES
 ) -> MemoryEstimate:
-    """Return what the parts of a job take.
+    """Estimate the parts of a job's memory.
 
     `itemsize`: of the compute dtype; `text_bytes`: of the largest text; `process`: what the libraries take.
     """
@@ -167,7 +167,7 @@ def estimate(
 
 
 def _window(shape: ModelShape, reconstruct: Reconstruct, length: int, itemsize: int) -> tuple[int, int]:
-    """Return what the largest window takes on the device and on the host; of `auto`, the largest that may be chosen.
+    """Return the memory of the largest window on the device and on the host; of `auto`, the largest that may be chosen.
 
     Of several blocks at once, the last one's activations are kept and the others are recomputed.
     """

@@ -1,4 +1,4 @@
-"""What pruning a block takes: its weights, what its maps read, and the work on one matrix."""
+"""Memory of pruning a block: its weights, its inputs, and the work on one matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What measuring a perplexity takes beside the model: the logits of a batch."""
+"""Memory of measuring a perplexity beside the model: the logits of a batch."""
 
 from __future__ import annotations
 

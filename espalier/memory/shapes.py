@@ -1,4 +1,4 @@
-"""The shapes of a model that decide what a job takes; headers tell the same ones as the model itself."""
+"""The shapes of a model that decide memory and work; headers and the model itself give the same ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a text takes while a job reads it."""
+"""Memory of tokenising a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training holds: the numbers that move, their gradients and moments, and what a batch keeps for its gradients."""
+"""Memory of training: trained numbers, their gradients and moments, and the activations of a batch."""
 
 from __future__ import annotations
 

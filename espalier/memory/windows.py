@@ -1,4 +1,4 @@
-"""What a window takes while it is fitted, and the largest kind of window that a memory budget holds."""
+"""Memory of fitting a window, and the largest kind of window that a memory budget holds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class FitBatch:
-    """What goes through a window."""
+    """The batch that goes through a window."""
 
     tokens: int
     """At once."""

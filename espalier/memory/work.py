@@ -1,4 +1,4 @@
-"""How much a job computes and moves, phase by phase: arithmetic over the recipe and the shapes of the model."""
+"""Compute and traffic of a job, phase by phase: arithmetic over the recipe and the shapes of the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORWARD: Final = 2.0
 FORWARD_AND_BACKWARD: Final = 3 * FORWARD
 MAX_TRIALS: Final = 5
 TRIAL_FRACTION: Final = 0.1
-"""Length of a trial as a share of the training: all of them together are at most half of it."""
+"""Length of a trial as a fraction of the training: all of them together are at most half of it."""
 MIN_STEPS: Final = 4
 """Shorter trials tell nothing."""
 

@@ -1,4 +1,4 @@
-"""What the methods of the five axes are: criterion, budget, pattern, mask optimizer, solver.
+"""Base classes of the five axes of pruning: criterion, budget, pattern, mask optimizer, solver.
 
 Shapes: O outputs, I inputs of a linear map, T tokens. A mask is boolean, True = keep.
 """
@@ -23,7 +23,7 @@ Cost = Literal["free", "low", "medium", "high"]
 
 @dataclass(frozen=True)
 class MatrixFacts:
-    """What a budget may know of one matrix before anything is pruned."""
+    """Facts about one matrix for a budget, before anything is pruned."""
 
     name: str
     block: int
@@ -36,7 +36,7 @@ class MatrixFacts:
 
     @property
     def size(self) -> int:
-        """How many weights it has."""
+        """Number of weights."""
         return self.shape[0] * self.shape[1]
 
     def load(self) -> torch.Tensor:
@@ -66,12 +66,12 @@ class MaskProblem(LayerProblem):
     """What the mask was chosen by; -inf marks what an earlier step has pruned, and what stays pruned."""
     pattern: Pattern
     sparsity: float
-    """The share of this matrix that the mask prunes."""
+    """The fraction of this matrix that the mask prunes."""
 
 
 @dataclass(frozen=True)
 class Refit:
-    """What a solver makes of a matrix: float32 weights, zero wherever the mask (True = keep) is False."""
+    """The result of a solver: float32 weights, zero wherever the mask (True = keep) is False."""
 
     weight_OI: torch.Tensor
     mask_OI: torch.Tensor
@@ -183,7 +183,7 @@ class Budget(Method):
 
     @abstractmethod
     def sparsities(self, sparsity: float, matrices: Sequence[MatrixFacts]) -> dict[str, float]:
-        """Return the share pruned of every matrix, in [0, 1); their mean over the weights is `sparsity`."""
+        """Return the sparsity of every matrix, in [0, 1); their mean over the weights is `sparsity`."""
 
 
 class MaskOptimizer(Method):
@@ -205,7 +205,7 @@ class Solver(Method):
 
     @property
     def moves_mask(self) -> bool:
-        """Whether, set up as it is, it may return another mask than the one given."""
+        """Whether the solver, with these parameters, may return another mask than the one given."""
         return self.chooses_mask
 
     def for_axes(self, axes: Axes) -> Solver:

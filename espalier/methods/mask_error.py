@@ -1,4 +1,4 @@
-"""What mask optimizers share: the error they lower, and the choices they do not go with."""
+"""The error that mask optimizers lower, and the choices that they are incompatible with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structured optimal brain surgeon: input groups go one after the other, and what is kept takes over their work.
+"""Structured optimal brain surgeon: remove input groups one by one, and update the kept columns to compensate.
 
 For outputs Y = X W^T and G = X^T X, removing the columns g costs tr(W_g (H^-1)_gg^-1 W_g^T) with H = G + damping, and
 the best change of the rest is -W_g (H^-1)_gg^-1 (H^-1)_g: (Hassibi & Stork 1993, in groups as in arXiv 2403.12983).
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DAMPING = 1e-3
-"""Added to the diagonal of G, as a share of its mean."""
+"""Added to the diagonal of G, as a fraction of its mean."""
 ROUNDS = 128
 """Most rounds of removal: with more groups than that, several go on one ranking."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Which groups stay, in order."""
+    """The groups that stay, in order."""
 
     kept: Tensor
     cost: float
@@ -61,7 +61,7 @@ def _inverse(gram_II: Tensor) -> Tensor:
 
 
 def _losses(weight: Tensor, inverse: Tensor, group: int) -> Tensor:
-    """What each group's removal costs, (I / group,); groups that are gone have no meaning."""
+    """Compute the cost of removing each group, (I / group,); values of removed groups have no meaning."""
     if group == 1:
         return weight.square().sum(dim=0) / inverse.diagonal().clamp_min(torch.finfo(torch.float64).tiny)
     count = len(inverse) // group

@@ -1,4 +1,4 @@
-"""The quadratic every solver minimises: ||X (W - W0)^T||^2 + damping, made definite and, on wish, unit-diagonal.
+"""The quadratic every solver minimises: ||X (W - W0)^T||^2 + damping, made definite and, if asked for, unit-diagonal.
 
 With G = X^T X and H = G + damping * mean(diag G) * I the ridge pulls towards the dense weights W0, so an input that is
 always zero keeps its weights, and equal inputs share theirs: neither needs a case of its own.

@@ -1,4 +1,4 @@
-"""What calibration gathers: a method names the statistics that it reads, and the walk gathers exactly these.
+"""Statistics of calibration: a method names those that it reads, and exactly these are gathered.
 
 Shapes: T tokens, I inputs, O outputs of a linear map.
 """
@@ -20,7 +20,7 @@ NEEDS: tuple[Need, ...] = ("none", "norms", "gram")
 
 
 class Statistic(ABC):
-    """Something that calibration gathers for one matrix; one file in `espalier/methods/statistics` each."""
+    """A statistic that calibration gathers for one matrix; one file in `espalier/methods/statistics` each."""
 
     name: ClassVar[str]
     """Its name in the files of stored statistics."""
@@ -46,7 +46,7 @@ class InputStatistic(Statistic):
 
 
 class LinearMap(Protocol):
-    """What a statistic may know of a linear map of a block."""
+    """Facts about a linear layer of a block, for a statistic."""
 
     @property
     def name(self) -> str:

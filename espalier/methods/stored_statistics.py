@@ -1,4 +1,4 @@
-"""Which statistics lie together in a file, and what it is called: jobs that read the same share it."""
+"""Files of stored statistics: which statistics lie in one file, and its name, so that jobs share it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What chooses whole parts of a model: blocks that go, units of a block that stay. Declarations load without torch.
+"""Base classes of structured pruning: criteria of blocks, units and experts. Declarations load without torch.
 
 Shapes: L blocks, N windows, D hidden width, O outputs, I inputs, U units.
 """
@@ -26,7 +26,7 @@ WidthUpdate = Literal["none", "bias_mean", "least_squares"]
 
 @dataclass(frozen=True)
 class CalibrationPass:
-    """What one pass of the calibration text through the blocks showed."""
+    """Statistics of one pass of the calibration text through the blocks."""
 
     influence_L: Tensor
     """1 - mean cosine of what enters and what leaves a block, over all tokens, float64."""
@@ -35,11 +35,11 @@ class CalibrationPass:
 
 
 class BlockEvidence(Protocol):
-    """What a criterion of blocks may ask for; asking for nothing costs nothing."""
+    """Measurements for a criterion of blocks; those that are not asked for cost nothing."""
 
     @property
     def num_blocks(self) -> int:
-        """How many there are."""
+        """Number of blocks."""
 
     def calibration_pass(self) -> CalibrationPass:
         """Run one pass of the calibration text."""
@@ -58,7 +58,7 @@ class BlockCriterion(Method):
 
 @dataclass
 class Moments:
-    """What calibration saw of the input of one map."""
+    """Moments of the input of one linear layer over the calibration text."""
 
     sum_I: Tensor
     squares_I: Tensor
@@ -94,7 +94,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class UnitEvidence:
-    """What a criterion of units sees of one block; unit u owns `size` columns of the consumer from `u * size` on."""
+    """Statistics of one block for a criterion of units; unit u owns `size` columns of the consumer, from `u * size`."""
 
     weight_OI: Tensor
     """The map that consumes the units, float32."""
@@ -135,7 +135,7 @@ class UnitScore(UnitCriterion):
 
 @dataclass(frozen=True)
 class Routing:
-    """What calibration saw of the E experts of one block, float64."""
+    """Routing statistics of the E experts of one block over the calibration text, float64."""
 
     tokens_E: Tensor
     """Tokens that reached an expert, int64."""

@@ -1,1 +1,1 @@
-"""The stock class with its weights left on disk: layout, tensors, names, files."""
+"""Models of stock transformers with their weights on disk: layout, tensors, names, files."""

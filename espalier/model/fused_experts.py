@@ -1,4 +1,4 @@
-"""Fused experts taken apart: every slice of a stacked tensor becomes a linear map of its own.
+"""Split fused experts: every slice of a stacked tensor becomes a linear layer of its own.
 
 transformers keeps the experts of a block in two tensors, `gate_up_proj` (E, 2H, I) and `down_proj` (E, I, H). Here an
 expert is three plain linear maps instead, so that statistics, masks, windows and adapters need to know nothing of it.
@@ -16,8 +16,7 @@ from espalier.errors import UnsupportedArchitectureError
 from espalier.families import STACKED
 
 _SUPPORTED_FLAGS: Final = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
-"""What a module of transformers says of itself where it stores and runs experts as declared: read off the module, for
-models of one family may differ in it."""
+"""Attributes of a transformers module whose experts can be split; modules of one family may differ in them."""
 
 
 class Expert(nn.Module):
@@ -37,10 +36,10 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """What stands in for a module of stacked experts; same arguments, same result."""
+    """Replacement of a module of stacked experts; same arguments, same result."""
 
     def forward(self, x_TI: torch.Tensor, chosen_TK: torch.Tensor, share_TK: torch.Tensor) -> torch.Tensor:
-        """Send every token to its chosen experts and add up what they make of it, each by its share."""
+        """Send every token to its chosen experts and add up their outputs, each by its routing weight."""
         total_TI = torch.zeros_like(x_TI)
         for index in torch.unique(chosen_TK).tolist():
             place, token = torch.where(chosen_TK.T.eq(index))
@@ -52,7 +51,7 @@ class Experts(nn.ModuleList):
 def split_experts(model: nn.Module) -> None:
     """Replace every module of stacked experts of a model; the new maps are not filled.
 
-    An error for experts of a kind that we do not know.
+    Raises UnsupportedArchitectureError for experts that are stored or run in another way.
     """
     for name, module in list(model.named_modules()):
         own = dict(module.named_parameters(recurse=False))
@@ -60,7 +59,7 @@ def split_experts(model: nn.Module) -> None:
             continue
         if not _is_known(module, own):
             raise UnsupportedArchitectureError(
-                f"{name} holds a fused tensor of a kind that cannot be taken apart",
+                f"{name} holds fused experts of an unsupported layout",
                 hint="Use a mixture of experts built like Mixtral or Qwen3-MoE, or a dense model.",
                 module=name,
             )
@@ -72,7 +71,7 @@ def split_experts(model: nn.Module) -> None:
 
 
 def _is_known(module: nn.Module, own: Mapping[str, nn.Parameter]) -> bool:
-    """Tell whether a module is what transformers calls experts, without the variations that some models have."""
+    """Tell whether a module holds experts of the supported layout."""
     gate = getattr(type(module), "_apply_gate", None)
     return (
         set(own) == set(STACKED)

@@ -26,7 +26,7 @@ AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 @dataclass(frozen=True)
 class _Silence:
-    """What a muted child returns: what it would if its parameters were zero, and None for whatever else it returns."""
+    """The output of a muted child: that of zero parameters, and None for further outputs."""
 
     width: int
     others: int | None
@@ -45,7 +45,7 @@ class _Silence:
 
 @dataclass(frozen=True)
 class _Call:
-    """What a child of a block was given and what it made of it."""
+    """One call of a child of a block: its arguments and its output."""
 
     args: tuple[object, ...]
     kwargs: dict[str, object]
@@ -70,7 +70,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class Halves:
-    """Which children make the two halves of a block, how they combine, and whose parameters are whose."""
+    """The children that make the two halves of a block, how the halves combine, and which parameters each owns."""
 
     children: Mapping[Half, Mapping[str, _Silence]]
     parallel: bool

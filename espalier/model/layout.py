@@ -1,4 +1,4 @@
-"""Where a model's blocks and linear maps are, found by structure and not by a list of model names."""
+"""Layout of a model: its blocks and linear layers, found by structure and not by a list of model names."""
 
 from __future__ import annotations
 

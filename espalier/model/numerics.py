@@ -69,7 +69,7 @@ def be_deterministic(threads: int) -> None:
 
 @dataclass
 class _Held:
-    """Who needs determinism in this process at the moment; the switches are the process's, not a thread's."""
+    """The contexts that need determinism in this process now; the switches are the process's, not a thread's."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     holders: int = 0

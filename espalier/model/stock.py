@@ -1,4 +1,4 @@
-"""What stock transformers makes of a model directory, and what it raises in our words."""
+"""Load models with stock transformers, and translate its errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module
 
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
-    """Turn whatever the stock classes raise here into UnsupportedArchitectureError: the model is what they refuse.
+    """Turn exceptions of the stock classes into UnsupportedArchitectureError.
 
     Errors of ours and those of memory pass. `what` names the part of the model for people.
     """

@@ -1,4 +1,4 @@
-"""The stock transformers class with its weights left on disk; one block at a time becomes real."""
+"""A transformers model on the meta device, its weights on disk; blocks are materialised one at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
 
 @dataclass(frozen=True)
 class BlockCall:
-    """What the model passes to one block besides the hidden states."""
+    """The arguments that the model passes to one block besides the hidden states."""
 
     args: tuple[object, ...]
     kwargs: dict[str, object]
@@ -65,11 +65,11 @@ class StreamedModel:
         self._stack = find_stack(self.model)[1]
         self._returns_tuple: bool | None = None
         self.lean = False
-        """Whether what the last block took goes back to the system before the next one is read."""
+        """Whether the memory of a block returns to the system before the next one is read."""
 
     @cached_property
     def family(self) -> Family:
-        """What is declared of models of this configuration; where blocks and maps are is read off the model itself."""
+        """The family that the configuration declares; positions of blocks and layers are read off the model itself."""
         return read_config(self.model_dir)
 
     @property
@@ -86,7 +86,7 @@ class StreamedModel:
 
     @cached_property
     def shape(self) -> ModelShape:
-        """What of the model decides memory and work; the probe tells the same from headers."""
+        """The shapes that decide memory and work; the probe derives the same from headers."""
         blocks = (
             BlockShape(
                 tuple(MapShape(matrix.local, *matrix.shape) for matrix in block.matrices),
@@ -124,8 +124,8 @@ class StreamedModel:
     def prelude(self, batches: list[torch.Tensor], weights: Weights) -> Iterator[tuple[torch.Tensor, list[BlockCall]]]:
         """Yield, for every batch of tokens (B, T), what enters block 0 and the arguments of every block.
 
-        The model's own forward runs with blocks that only look: masks and position embeddings of every family come
-        out right, also where they differ from block to block.
+        The model's own forward runs with blocks that only record their arguments: masks and position embeddings of
+        every family come out right, also where they differ from block to block.
         """
         # The blocks are never run: their insides need no copies.
         hollow = {id(child): child for block in self._stack for child in block.children()}
@@ -143,7 +143,7 @@ class StreamedModel:
 
     @torch.no_grad()
     def logits(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], weights: Weights) -> Iterator[torch.Tensor]:
-        """Yield what the head makes of (tokens, hidden states behind the last block), batch by batch.
+        """Yield the logits of (tokens, hidden states behind the last block), batch by batch.
 
         The model's own forward runs with blocks that hand the hidden states through: norms and heads of every family
         come out right.
@@ -194,7 +194,7 @@ class StreamedModel:
 def fill(
     module: nn.Module, tensors: Mapping[str, str], weights: Weights, *, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Replace parameters and stored buffers of `module` by what `weights` holds; tied parameters stay one object."""
+    """Load parameters and stored buffers of `module` from `weights`; tied parameters stay one object."""
     real: dict[str, nn.Parameter] = {}
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")

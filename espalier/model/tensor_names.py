@@ -1,4 +1,4 @@
-"""Which tensor of the files is which parameter of the model: transformers' own rules of loading, without loading.
+"""Map parameters of the model to tensors of the files: transformers' own rules of loading, without loading.
 
 Published files spell names in their own ways: without the base model's prefix, `block_sparse_moe` for `mlp`, one tensor
 per expert or one for all of them.

@@ -155,13 +155,13 @@ def _slices(tensor: str, file: TensorFile) -> Iterator[tuple[str, Slice]]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Say of a file which one cannot be read."""
+    """Name the file that cannot be read in the error."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FileNotFoundError, EOFError) as error:
         raise UnsafeFileError(
             f"{name} is not a safetensors file that can be read: {type(error).__name__}",
-            hint="Bring the file again; `git lfs pull` brings what a pointer stands for.",
+            hint="Bring the file again; `git lfs pull` fetches the file of a pointer.",
             module=name,
         ) from error
 

@@ -114,7 +114,7 @@ class RawTensorFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the whole file."""
+        """Hash of the whole file."""
         with self.path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""What an artifact directory holds: files against the manifest, parameters, zeros, patterns, bytes dense and packed."""
+"""Summarise an artifact directory: files against the manifest, parameters, zeros, patterns, bytes dense and packed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _tensors(folder: Path) -> Iterator[tuple[Entry, Iterator[Words]]]:
 
 
 def _kept(entry: Entry, parts: Iterator[Words]) -> tuple[int, str]:
-    """How many elements are not zero, and whether they keep to n of every m in a row: `2:4`, or `unstructured`."""
+    """Count the nonzero elements, and detect n of every m in a row: `2:4`, or `unstructured`."""
     count, max_kept = 0, dict.fromkeys(_GROUPS, 0)
     for words in parts:
         kept = (words != 0).view(np.uint8)

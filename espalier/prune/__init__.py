@@ -1,1 +1,1 @@
-"""The first walk: calibration, scores, masks, solvers, block by block."""
+"""Pruning block by block: calibration, scores, masks, solvers."""

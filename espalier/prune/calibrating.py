@@ -1,4 +1,4 @@
-"""Calibration text into windows, what is wrong with it, and how much every matrix loses."""
+"""Build and check the calibration windows, and allocate the sparsity of every matrix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from espalier.text.overlap import overlapping, run_length
 
 @dataclass(frozen=True)
 class Plan:
-    """What is settled before the walk: what every matrix loses, and for the global scope by which scores."""
+    """The sparsity of every matrix, settled before pruning, and for the global scope the statistics behind it."""
 
     sparsities: dict[str, float]
     dense_statistics: dict[str, torch.Tensor] | None = None
@@ -63,7 +63,7 @@ def run(session: Session) -> Plan | None:
 
 
 def _describe_update(session: Session, step: PruneStep, plan: Plan) -> None:
-    """Say with which parameters weights are updated, and of a solver that picks, what it took for which matrix."""
+    """Record the parameters of the update in the protocol; of `auto`, the solver of every matrix."""
     if step.solver is None:
         return
     took: dict[str, list[str]] = {}
@@ -169,7 +169,7 @@ def _dense_statistics(
 
 
 def _key(name: str, kind: type[Statistic]) -> str:
-    """Input norms bear the name of their matrix alone: for long they were all that a plan knew."""
+    """Input norms bear the name of their matrix alone: plans of earlier versions hold nothing else."""
     return name if kind is InputNorms else f"{name}/{kind.name}"
 
 
@@ -206,7 +206,8 @@ def _global_sparsities(
             draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
             problem = LayerProblem(weight_OI, plan.statistics(step, matrix.name), draws)
             score_OI = score(step, problem, module=matrix.name)
-            yield matrix.name, below_pruned(session, matrix, score_OI).clamp(min=0)  # what counts them knows no others
+            score_OI = below_pruned(session, matrix, score_OI)
+            yield matrix.name, score_OI.clamp(min=0)  # the histogram handles non-negative scores only
 
     sizes = {matrix.name: matrix.shape[0] * matrix.shape[1] for matrix in matrices}
     counts = counts_below_threshold(sweep, num_pruned=round(step.target_sparsity * sum(sizes.values())))

@@ -1,4 +1,4 @@
-"""A pruned model that does no better than guessing ends its job, with the next milder setting as the way out."""
+"""End the job of a pruned model that is no better than guessing, and suggest the next gentler setting."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def warn(session: Session, numbers: Mapping[str, float]) -> None:
 
 
 def _guess(session: Session) -> float:
-    """The perplexity of a model that thinks all tokens alike."""
+    """Return the perplexity of a uniform guess over the vocabulary."""
     return float(session.streamed.config.get_text_config().vocab_size)
 
 

@@ -1,4 +1,4 @@
-"""What the dense model's matrices read, block by block: gathered once, stored, and the same for every sparsity.
+"""Input statistics of the dense model, block by block: gathered once, stored, and the same for every sparsity.
 
 With dense propagation nothing that is pruned changes what comes after it, so that these statistics are a result of
 `calibrating` by themselves: a later attempt, and every other job on the same model and text, starts from them.
@@ -35,12 +35,12 @@ from espalier.stream.capture import Capture, capturing
 from espalier.stream.hidden_states import HiddenStates
 
 MAX_BYTES: Final = 4 * 2**30
-"""Above this the statistics of a model are cheaper to gather again than to move: every job walks for itself."""
+"""Above this the statistics of a model are cheaper to gather again than to move: every job gathers its own."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the matrices of one block read; asked for one matrix at a time."""
+    """The input statistics of one block's matrices, read one matrix at a time."""
 
     statistics: Callable[[Matrix], Statistics]
     idle_experts: list[str]
@@ -55,7 +55,7 @@ class _Stored:
 
 
 class Inputs:
-    """The stored statistics of every block; they are read when their block's turn comes."""
+    """The stored statistics of every block; each is read when its block is pruned."""
 
     def __init__(self, session: Session, step: PruneStep) -> None:
         self._session, self._step = session, step
@@ -80,11 +80,11 @@ class Inputs:
         return with_implied({kind: tensors[self._key(leader, kind)] for kind in self._gathered})
 
     def _key(self, leader: str, kind: type[InputStatistic]) -> str:
-        """Where a file holds one statistic, it lies under the name of the matrix alone."""
+        """Return the key of a statistic in a file; where the file holds one statistic, the name of the matrix alone."""
         return leader if len(self._gathered) == 1 else f"{leader}/{kind.name}"
 
     def gather(self, phase: PhaseRun, windows_NT: torch.Tensor) -> None:
-        """Walk through the dense model and store what its matrices read, block by block, as far as it is not stored."""
+        """Run the dense model block by block and store the input statistics that are not stored yet."""
         session, statistics = self._session, stored_statistics.label(self._step.gathers)
         stream: HiddenStates | None = None
         for block in session.streamed.layout.blocks:
@@ -121,7 +121,7 @@ class Inputs:
         return tensors, data | {"idle": capture.idle_experts}
 
     def _gathered_of(self, capture: Capture) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The tensors of a block's file, one for all matrices that read the same, and who reads which."""
+        """Return the tensors of a block's file, one per distinct input, and the input of each matrix."""
         tensors: dict[str, torch.Tensor] = {}
         reads: dict[str, str] = {}
         tokens: dict[str, int] = {}
@@ -156,7 +156,7 @@ def _bytes(session: Session, declared: Declared) -> int:
 def warn_of_absent(
     session: Session, block: Block, readers_by_kind: Mapping[type[ReaderStatistic], Mapping[str, object]]
 ) -> None:
-    """Say where a method reads what is seen at other matrices, and a block has no such matrix."""
+    """Warn where a method reads statistics of other matrices, and a block has no such matrix."""
     assert session.step is not None
     for kind, readers in readers_by_kind.items():
         if not readers:

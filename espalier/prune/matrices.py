@@ -1,4 +1,4 @@
-"""One matrix: score, mask, improved mask, refitted weights, and the row that says what they cost."""
+"""Prune one matrix: score, mask, improved mask, refitted weights, and the row with their errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def prune_matrix(
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
     """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU.
 
-    `sample_TI`: inputs that errors are measured on, None where the Gram matrix tells them.
+    `sample_TI`: inputs that errors are measured on, None where errors come from the Gram matrix.
     """
     began = time.monotonic()
     on_host = matrix.view(session.weights.get(matrix.tensor))

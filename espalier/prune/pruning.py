@@ -1,4 +1,4 @@
-"""The first walk: block by block, statistics of one forward pass, scores, masks, and on with the pruned outputs."""
+"""Prune block by block: statistics of one forward pass, scores, masks, and the pruned outputs for the next block."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def run(session: Session, plan: Plan | None) -> None:
             pruner.process(block)
             phase.progress(block.index + 1)
         if phase.finished() is None or (phase.perplexity is None and _recovers(session)):
-            # Equal blocks may come with the result of a job that had no use for the numbers.
+            # Reused blocks may come from a job without recovery, which does not measure this perplexity.
             phase.perplexity = _score(session) if _recovers(session) else None
             phase.finish()
 
 
 def _recovers(session: Session) -> bool:
-    """Whether the pruned-only model has numbers of its own: without recovery they are the artifact's."""
+    """Tell whether the pruned-only model has numbers of its own: without recovery they are the artifact's."""
     spec = session.request.spec
     return spec.reconstruct is not None or spec.retrain is not None
 
@@ -59,7 +59,7 @@ def _score(session: Session) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning makes of one block."""
+    """The pruned tensors, masks and rows of one block."""
 
     rows: list[Layer]
     tensors: dict[str, torch.Tensor]
@@ -67,7 +67,7 @@ class Pruned:
 
 
 class BlockPruner:
-    """The stream of hidden states on its way, and the pruning of the block that comes next.
+    """Prunes the next block and advances the stream of hidden states.
 
     Sequential propagation takes two forwards per block: one for the statistics, and one through the pruned block for
     the inputs of the next; behind the last block nobody reads, so that it takes one. Dense propagation takes one, or
@@ -86,7 +86,7 @@ class BlockPruner:
         """Finished blocks that the stream has yet to go through."""
 
     def process(self, block: Block) -> None:
-        """Prune one block or take it over from an earlier attempt."""
+        """Prune one block or restore it from an earlier attempt."""
         if restore_block(self.session, self.phase, block.index) is not None:
             self.passed.append(block)
             return
@@ -101,7 +101,7 @@ class BlockPruner:
         self.passed.append(block)
 
     def prune(self, block: Block) -> Pruned:
-        """Choose the masks of a block on what the blocks behind it give, and zero what goes; nothing is written."""
+        """Choose the masks of a block on the outputs of the blocks before it and apply them; nothing is written."""
         step = self.session.step
         return Pruned(*(self._given(block) if step is None else self._prune(block, step)))
 
@@ -173,7 +173,7 @@ class BlockPruner:
         return rows, tensors, kept
 
     def _read(self, block: Block, matrices: list[Matrix], plan: Plan) -> Reading:
-        """What the matrices of a block read: stored, or seen in one forward pass of the block as it is."""
+        """Return the input statistics of a block's matrices: stored, or gathered in one forward pass."""
         stored = plan.inputs.of(block) if plan.inputs else None
         if stored is not None and Gram in self.gathers:
             return stored

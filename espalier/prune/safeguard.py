@@ -1,4 +1,4 @@
-"""What a solver made of one matrix, guarded: no row ends worse than with the mask alone, and nothing not finite."""
+"""Accept a solver's rows only where they lower the output error; reject results that are not finite."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def solve_with_safeguard(
         refit = solver.solve(problem)
     except (SingularError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         raise NumericalError(
-            f"the inputs of {module} give no solvable system",
-            hint="Raise update.damping, calibrate on more tokens, or leave the update out.",
+            f"the calibration Gram matrix of {module} is singular",
+            hint="Increase `update.damping`, calibrate on more text, or leave the update out.",
             module=module,
         ) from error
     require_finite(refit.weight_OI, what="the refitted weights", module=module)

@@ -22,8 +22,8 @@ def score(
         score_OI = criterion.score(problem)
     except SingularError as error:
         raise NumericalError(
-            f"the inputs of {module} give no solvable system",
-            hint="Raise the criterion's damping, or calibrate on more tokens.",
+            f"the calibration Gram matrix of {module} is singular",
+            hint="Increase the criterion's `damping`, or calibrate on more text.",
             module=module,
         ) from error
     require_finite(score_OI, what="the scores", module=module)

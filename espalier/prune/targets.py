@@ -1,4 +1,4 @@
-"""Which matrices a prune step changes, and why it may not."""
+"""The matrices that a prune step changes, and refusals of steps that do not fit the model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _check_step(step: PruneStep, layout: Layout, matrices: Sequence[Matrix]) -> 
         if not any(alone.selects(matrix.name) for matrix in layout.matrices):
             raise TargetsError(
                 f"targets.include {pattern!r} names no linear map inside the blocks",
-                hint="Embeddings, the head and norms are not pruned in this version; see `GET /layers` for names.",
+                hint="Names look like `model.layers.0.mlp.up_proj`; embeddings, the head and norms are not pruned.",
             )
     if not matrices:
         raise TargetsError("targets select no matrix", hint="Relax targets.exclude.")

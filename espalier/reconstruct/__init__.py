@@ -1,1 +1,1 @@
-"""The second walk: what was pruned is refit window by window, masks fixed."""
+"""Reconstruction: refit the kept weights window by window, masks fixed."""

@@ -88,7 +88,7 @@ def _merge(adapter: MaskLora, weight_OI: torch.Tensor, mask_OI: torch.Tensor) ->
 
 
 def _factors(adapter: MaskLora, home: str, weights: float) -> list[Trainable]:
-    """Both factors, sized so that a step moves the weights by the share that a step on the weights themselves would."""
+    """Return both factors, scaled so that a step changes the weights as much as a step on the weights would."""
     a = Trainable(f"{home}.{LORA_A}", "mask_lora", adapter.a_RI)
     size = weights / (adapter.scale * math.sqrt(len(adapter.a_RI)) * a.scale())
     return [a, Trainable(f"{home}.{LORA_B}", "mask_lora", adapter.b_OR, size=size)]

@@ -16,9 +16,9 @@ from espalier.training import rates
 from espalier.training.trainables import Trainable, restore, snapshot
 
 GRID = (0.01, 0.03, 0.1)
-"""Top learning rates that the search tries, as a share of each tensor's root mean square."""
+"""Top learning rates that the search tries, as a fraction of each tensor's root mean square."""
 TRIAL_FRACTION = 0.125
-"""Length of a trial as a share of the fit; three trials cost well below half of it."""
+"""Length of a trial as a fraction of the fit; three trials cost well below half of it."""
 FLOOR = 0.01
 """Stands in for the root mean square of a tensor that begins at zero (biases), so that it can move at all."""
 
@@ -44,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """How a window is fitted."""
+    """Hyperparameters of the fit of a window."""
 
     epochs: int
     batch_size: int
@@ -57,12 +57,12 @@ class FitPlan:
 
 @dataclass(frozen=True)
 class Fit:
-    """What came of a window. Errors: the loss on the held-out windows."""
+    """The result of fitting a window. Errors: the loss on the held-out windows."""
 
     error_before: float
     error_after: float
     learning_rate: float
-    """As asked for, or as a share of each tensor's root mean square; 0 where the window was left as it was."""
+    """As asked for, or as a fraction of each tensor's root mean square; 0 where the window was left as it was."""
 
 
 class Fitter:
@@ -95,7 +95,7 @@ class Fitter:
         return float(torch.stack(parts).sum()) / len(self.held_out)
 
     def descend(self, rate: float, *, steps: int) -> Iterator[None]:
-        """Run AdamW at rates of `share` times each tensor's scale; yield after every pass, end early on divergence."""
+        """Run AdamW at rates of `rate` times each tensor's scale; yield after every pass, end early on divergence."""
         tops = [self._top(item, rate) for item in self.moving]
         optimizer = torch.optim.AdamW([{"params": [item.parameter]} for item in self.moving], weight_decay=0.0)
         step = 0

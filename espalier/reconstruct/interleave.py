@@ -15,7 +15,7 @@ from espalier.session.reporter import PhaseRun
 
 
 class Interleaved:
-    """The pruning walk, span by span, with the fitting in between."""
+    """Prunes span by span, with the fitting in between."""
 
     def __init__(self, session: Session, phase: PhaseRun, plan: Plan | None) -> None:
         self.session = session

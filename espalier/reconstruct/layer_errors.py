@@ -1,4 +1,4 @@
-"""What a refit did to the output of every pruned matrix, beside what its mask alone does."""
+"""Output error of every pruned matrix after a refit, beside that of its mask alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second walk: refit what was pruned window by window, masks fixed (Free Lunch, arXiv 2510.14444)."""
+"""Reconstruct: refit the kept weights window by window, masks fixed (Free Lunch, arXiv 2510.14444)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Reconstruction:
         self._sparse: HiddenStates | None = None
 
     def fit_span(self, span: Sequence[Block]) -> None:
-        """Fit one span or take it over from an earlier attempt; its checkpoint bears the number of its first block."""
+        """Fit one span or restore it from an earlier attempt; its checkpoint bears the number of its first block."""
         data = restore_block(self.session, self.phase, span[0].index) or self._fit(span)
         if self._interleaved:
             self._interleaved.passed(span)
@@ -104,7 +104,7 @@ class _Reconstruction:
         return data
 
     def _at(self, index: int) -> tuple[HiddenStates, Streams]:
-        """The hidden states at the entrance of a block; the prefix is gone through when it is first asked for."""
+        """Return the hidden states at the entrance of a block; the first call runs the prefix."""
         if self._dense is None:
             session, batch_size = self.session, self.spec.batch_size
             halves = self.kind in {"submodule", "matrix"}

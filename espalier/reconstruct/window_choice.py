@@ -1,4 +1,4 @@
-"""Which windows a job fits: as asked for, or as memory allows."""
+"""Choose the windows of a reconstruction: as the spec names them, or as memory allows."""
 
 from __future__ import annotations
 

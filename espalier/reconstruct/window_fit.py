@@ -1,4 +1,4 @@
-"""Fit one span of blocks: its windows in order, each as good as before or better, its zeros proved."""
+"""Fit the windows of one span of blocks in order; none ends worse than before, and pruned weights stay zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where ALLR starts: the distance that pruning has put between the weights before it and those after it."""
+"""Initial learning-rate factor of ALLR, from the relative weight change caused by pruning."""
 
 from __future__ import annotations
 

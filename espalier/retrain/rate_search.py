@@ -1,4 +1,4 @@
-"""The learning rate that nobody has asked for: short trials of a retraining from one start, kept for resumed runs."""
+"""Search the learning rate by short trials of a retraining from one start; trials are stored for resumed runs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def search(
 
 
 def describe_search(session: Session, record: Mapping[str, Any]) -> None:
-    """Put a search, as its checkpoint has it, into the protocol."""
+    """Record a search, as its checkpoint holds it, in the protocol."""
     session.results.protocol.setdefault("retraining", {})["rate_search"] = {
         "trials": [{name: row[name] for name in ("factor", "steps", "validation_loss")} for row in record["trials"]],
         "start": record["start"],

@@ -33,9 +33,9 @@ from espalier.training.recompute import recomputing
 from espalier.training.trainables import restore
 
 SAVE_SECONDS: Final = 30.0
-"""Work that a killed run loses, give or take a step."""
+"""Seconds between checkpoints: the work that a killed run loses."""
 CHECKS: Final = 20
-"""Times that the held-out loss is looked at, at most; never more often than every tenth step."""
+"""Evaluations of the held-out loss, at most; never more often than every tenth step."""
 
 
 def run(session: Session) -> None:
@@ -225,7 +225,7 @@ class _Retraining:
         return scaled(self.factor() if factor is None else factor)
 
     def factor(self) -> float:
-        """What the search makes of the base rates."""
+        """Search the factor of the base rates."""
         with self._frugally():
             return rate_search.search(
                 self.session,

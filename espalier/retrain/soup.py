@@ -32,7 +32,7 @@ class Member:
 
 
 def run(session: Session, member_dirs: Sequence[Path]) -> dict[str, Any]:
-    """Average the artifacts of finished members over the weights of this job; what the report says of it."""
+    """Average the artifacts of finished members over the weights of this job; return the report's entry."""
     session.results.trained_parameters["retraining"] = session.request.member_trained
     if (searched := session.reporter.stored("retraining", RATE_SEARCH)) is not None:
         rate_search.describe_search(session, searched.data)
@@ -82,7 +82,7 @@ def average_members(session: Session, members: Sequence[Member]) -> dict[str, An
 
 
 def _choose(session: Session, members: Sequence[Member], held_out_NT: torch.Tensor, batch_size: int) -> dict[str, Any]:
-    """The held-out loss of every member and of the average, and whom the average is of."""
+    """Choose the members to average; return the held-out losses of the members and of the average."""
     soup = session.request.spec.soup
     assert soup is not None
 

@@ -31,7 +31,7 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long, on how much text and how fast."""
+    """Hyperparameters of a training: length, batches, rates."""
 
     steps: int
     batch_size: int
@@ -57,7 +57,7 @@ class Point:
 
 @dataclass
 class Order:
-    """Which window comes at which position: a fresh seeded permutation for every pass over the text."""
+    """The order of the windows: a fresh seeded permutation for every pass over the text."""
 
     num_windows: int
     seed: int

@@ -1,4 +1,4 @@
-"""What a retraining may move: the parameters of a spec made trainable in a whole frozen model."""
+"""Select the parameters that a retraining trains, in an otherwise frozen model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job while it is computed: its model and weights, what it tells, what it takes up again, what it may take."""
+"""State of one job while it is computed: model, weights, reports, resumption and memory limits."""
 
 from __future__ import annotations
 

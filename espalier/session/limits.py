@@ -1,4 +1,4 @@
-"""The memory that a job may take (`limits`): what its parts need, said before work, and how the walk keeps it.
+"""Estimate memory before work begins, and choose spilling or block-by-block scoring under `limits`.
 
 Under `max_host_memory_bytes` the weights come from the files block by block anyway; hidden states move into a file and
 perplexity is measured block by block where holding them, or the whole model, would go beyond the limit. None of it

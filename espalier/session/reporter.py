@@ -1,4 +1,4 @@
-"""The way from a job's phases to whoever listens: their start, progress, metrics, warnings, checkpoints and end."""
+"""Report a job's phases to a listener: their start, progress, metrics, warnings, checkpoints and end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROGRESS_SECONDS = 0.4
 
 
 class Listener(Protocol):
-    """Whoever a job reports to: a pipe to the supervisor, a list, a progress bar."""
+    """Receiver of a job's messages: a pipe to the supervisor, a list, a progress bar."""
 
     def __call__(self, message: Message, /) -> object:
         """Take one message; what it raises ends the job."""
@@ -59,7 +59,7 @@ class Repetition:
 
 @dataclass
 class Reporter:
-    """Sends what happens to the listener, and keeps of it what the report needs."""
+    """Sends messages to the listener, and collects the results that the report needs."""
 
     send: Listener
     results: Results

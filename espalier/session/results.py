@@ -1,4 +1,4 @@
-"""What a job's phases leave behind for its report."""
+"""Results of a job's phases, from which its report is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks as checkpoints: a phase writes each one that it has finished, and takes over those of an earlier attempt."""
+"""Blocks as checkpoints: a phase writes each finished block, and restores those of an earlier attempt."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def finish_block(
 
 
 def restore_block(session: Session, phase: PhaseRun, index: int) -> dict[str, Any] | None:
-    """Lay a block of an earlier attempt over the weights, and its rows and warnings into the results.
+    """Restore a block of an earlier attempt: its tensors, and its rows and warnings.
 
     Return what was written with it; None when the block has yet to be done.
     """

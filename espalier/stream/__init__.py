@@ -1,1 +1,1 @@
-"""Hidden states on their way through the blocks, and what is seen of them."""
+"""Hidden states streamed through the blocks, and statistics of the matrices' inputs."""

@@ -1,4 +1,4 @@
-"""Hidden states on their way through the blocks: kept outside the device, moved to it batch by batch.
+"""Hidden states streamed through the blocks: kept outside the device, moved to it batch by batch.
 
 Pruning, reconstruction, structure and scoring block by block read the same stream. What is in memory at one moment: the
 embeddings (only while the stream starts), one block in the compute dtype, one batch of activations, the statistics of
@@ -54,7 +54,7 @@ class Batch:
 
 
 class HiddenStates:
-    """What enters the next block, for every window, (N, T, D) on the CPU."""
+    """The hidden states at the entrance of the next block, for every window, (N, T, D) on the CPU."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class HiddenStates:
 
     @property
     def batches(self) -> Iterator[Batch]:
-        """What enters the next block, batch by batch."""
+        """The inputs of the next block, batch by batch."""
         for hidden_BTD in self._cut(self.states):
             yield Batch(hidden_BTD, self.calls_for(len(hidden_BTD)))
 

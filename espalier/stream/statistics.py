@@ -1,4 +1,4 @@
-"""What calibration saw at the inputs of matrices: one pass, and nothing that no method asked for."""
+"""Accumulate the declared statistics at the inputs of matrices, in one pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from espalier.model.numerics import moved, require_finite
 
 
 class InputAccumulator:
-    """What is gathered at one input; matrices that read the same tensor share one accumulator."""
+    """The statistics of one input; matrices that read the same tensor share one accumulator."""
 
     def __init__(self, declared: Iterable[type[Statistic]], *, sample_tokens: int, routed: bool = False) -> None:
         """`routed`: the input of an expert, which may have seen few tokens or none."""
@@ -31,7 +31,7 @@ class InputAccumulator:
             self._sample.append(input_TI[:missing].to("cpu", copy=True))
 
     def statistics(self, module: str) -> Statistics:
-        """Close the books; NumericalError names the module whose inputs are not finite."""
+        """Return the statistics; NumericalError names the module whose inputs are not finite."""
         for running in self._running.values():
             if running.total is not None:
                 require_finite(running.total, what="the inputs", module=module)
@@ -43,7 +43,7 @@ class InputAccumulator:
 
 
 class OutputErrors:
-    """What a change of a matrix costs in its output: by the Gram matrix where there is one, else on a sample."""
+    """The output error of a changed matrix: by the Gram matrix where there is one, else on a sample."""
 
     def __init__(self, dense_OI: torch.Tensor, sample_TI: torch.Tensor | None, gram_II: torch.Tensor | None) -> None:
         self._dense_OI = dense_OI

@@ -1,1 +1,1 @@
-"""Removing whole parts: blocks, neurons, groups of heads, experts; what is left is a stock model, only smaller."""
+"""Removing whole parts: blocks, neurons, groups of heads, experts; the result is a smaller stock model."""

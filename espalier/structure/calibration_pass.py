@@ -1,4 +1,4 @@
-"""What a criterion of blocks reads: one pass of the calibration text, and the model with some blocks left out."""
+"""Measurements for criteria of blocks: a pass of the calibration text, and the model with some blocks skipped."""
 
 from __future__ import annotations
 

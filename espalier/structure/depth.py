@@ -1,4 +1,4 @@
-"""Whole blocks go: which ones a criterion says, and what stands in for them."""
+"""Depth pruning: remove whole blocks by a criterion, and fit linear replacements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experts that go: what routing shows of them, and which tensors and rows of the router go with them."""
+"""Experts of a block: their routing statistics, and their tensors and rows of the router."""
 
 from __future__ import annotations
 

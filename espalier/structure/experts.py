@@ -1,4 +1,4 @@
-"""Whole experts go, equally many of every mixture; the router keeps the rows of those that stay."""
+"""Expert pruning: remove equally many experts of every mixture, and their rows of the router."""
 
 from __future__ import annotations
 

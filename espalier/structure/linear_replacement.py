@@ -20,7 +20,7 @@ from espalier.model.halves import AGREEMENT, Run
 from espalier.model.layout import is_linear
 
 RIDGE = 1e-3
-"""Pull towards the identity as a share of the mean of diag(A^T A)."""
+"""Pull towards the identity as a fraction of the mean of diag(A^T A)."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ def merged(
 
 @dataclass(frozen=True)
 class Writer:
-    """What a block adds to its hidden states last."""
+    """The last addition of a block to its hidden states."""
 
     module: str
     """The module whose output it is, by name: a linear map, or all experts of a mixture together."""

@@ -49,7 +49,7 @@ def _require_that_it_can_go(family: Family, part: PartKind) -> None:
 
 
 class _Reshaping:
-    """What both kinds of steps share: checkpoints by number, and the way into the smaller model."""
+    """Base class of the steps: numbered checkpoints, and the switch to the smaller model."""
 
     def __init__(self, session: Session, phase: PhaseRun, number: int) -> None:
         self.session, self.phase, self.number = session, phase, number
@@ -133,7 +133,7 @@ class _Width(_Reshaping):
     def _narrow(
         self, narrowing: Narrowing, block: Block, units: Units
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Which units stay and what the others leave as a bias, from an earlier attempt if it got so far."""
+        """Choose the units of a block to keep and the bias of the others, or restore them from an earlier attempt."""
         reporter = self.session.reporter
         name = CheckpointName(Kind.NARROWED_BLOCK, step=self.number, block=block.index)
         kept_units = CheckpointName(Kind.KEPT_UNITS, step=self.number, block=block.index)
@@ -194,7 +194,7 @@ class _Experts(_Reshaping):
         self.adopt(Shape(tuple(self.blocks), settings, narrow, names), protocol)
 
     def _kept(self) -> dict[int, torch.Tensor]:
-        """Which experts of every block stay, from an earlier attempt if it got so far."""
+        """Choose the experts of every block to keep, or restore the choice of an earlier attempt."""
         name = CheckpointName(Kind.KEPT_EXPERTS, step=self.number)
         stored = self.session.reporter.stored(self.phase.name, name)
         if stored is not None:

@@ -20,7 +20,7 @@ from espalier.model_files import is_weights, model_files
 
 @dataclass(frozen=True)
 class Shape:
-    """What the smaller model is: blocks kept, in order, and settings of the configuration that change, by field."""
+    """The shape of the smaller model: blocks kept, in order, and changed settings of the configuration, by field."""
 
     blocks: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Units of every block go: neurons, or groups of heads; what stays makes up for them as asked."""
+"""Width pruning: remove neurons or groups of heads of every block, and update the rest as the step asks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from espalier.structure.units import Units, find_units
 
 @dataclass(frozen=True)
 class Narrowed:
-    """What became of one block."""
+    """The result of narrowing one block."""
 
     choice: dict[str, torch.Tensor]
     """`kept`: units that stay; `bias`: what the others gave on average, where no bias of the source can carry it."""

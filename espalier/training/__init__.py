@@ -1,1 +1,1 @@
-"""What window fits and whole retrainings share: parameters that move, losses, rates."""
+"""Trainable parameters, losses and learning rates, for window fits and for whole retrainings."""

@@ -1,4 +1,4 @@
-"""What a retraining minimises: the text alone, the dense teacher's predictions, or its hidden states as well.
+"""Losses of retraining: the text alone, the dense teacher's predictions, or its hidden states as well.
 
 Shapes: B windows, T tokens, D width, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a recovery, as shares of the top rate.
+"""Learning rates over the steps of a recovery, as fractions of the top rate.
 
 `slr` and `clr` replay a dense training's schedule; a training is taken to have been the papers' (arXiv 2111.00843):
 the rate divided by ten after a half and after three quarters.
@@ -12,13 +12,13 @@ from typing import Final
 from espalier.recipe.steps.retrain import Schedule
 
 WARM_UP = 0.1
-"""Share of the steps that warm up, as in the papers."""
+"""Fraction of the steps that warm up, as in the papers."""
 DROPS: Final = (0.5, 0.75)
-"""Shares of the steps after which a stepped schedule divides the rate by ten."""
+"""Fractions of the steps after which a stepped schedule divides the rate by ten."""
 MIN_FRACTION: Final = 0.01
-"""The smallest share that such a schedule reaches."""
+"""The smallest fraction that such a schedule reaches."""
 ALLR_FLOOR: Final = 0.05
-"""The least start of `allr`; the paper's is the share of retraining in the dense training, which nobody knows here."""
+"""The smallest start of `allr`; the paper's is the length of retraining over that of dense training, unknown here."""
 
 
 def linear(step: int, *, steps: int) -> float:
@@ -58,7 +58,7 @@ def _after_warm_up(schedule: Schedule, done: float) -> float:
 def allr_start(distance: float, pruned: float) -> float:
     """Return the fraction of the top rate at which ALLR starts: clip(d / sqrt(p), floor, 1).
 
-    distance: relative L2 norm that pruning took away; pruned: share of the weights left before that it took. Their
+    distance: relative L2 norm that pruning took away; pruned: fraction of the remaining weights that it removed. Their
     ratio is 1 where the pruned weights were of average size and near 0 where they were tiny.
     """
     ratio = distance / math.sqrt(pruned) if pruned > 0 else 0.0

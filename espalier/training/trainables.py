@@ -1,4 +1,4 @@
-"""Which parameters move: kept weights of pruned matrices, norms, biases; found by structure, never by class name."""
+"""Trainable parameters: kept weights of pruned matrices, norms, biases; found by structure, never by class name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Trainable:
     stored: torch.dtype = torch.float32
     """What the parameter is cast to when it is written."""
     size: float | None = None
-    """What a learning rate is a share of, where that is not the parameter's own scale."""
+    """The scale that learning rates are relative to, where it is not the parameter's own."""
 
     @property
     def count(self) -> int:

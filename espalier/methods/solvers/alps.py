@@ -66,7 +66,7 @@ class Alps(Solver):
 
 
 def _growth(moved: float) -> float:
-    """How much the penalty grows for a share of the mask that moved."""
+    """Return the growth of the penalty for a fraction of the mask that moved."""
     return 1.3 if moved >= 0.1 else 1.2 if moved >= 0.005 else 1.1
 
 

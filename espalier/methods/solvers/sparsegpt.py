@@ -1,4 +1,4 @@
-"""SparseGPT: column after column, what a pruned weight breaks is mended by the columns to its right."""
+"""SparseGPT: prune column by column and compensate the error in the columns to the right (OBS update)."""
 
 from __future__ import annotations
 
