@@ -13,12 +13,12 @@ from app.db.base import Base, CommitNumber, JsonColumn, OfProject
 from app.db.lifecycle import LEASED
 
 PRIORITIES = {"low": 1, "normal": 0, "high": -1}
-"""Days that a job's turn is put off."""
+"""Days that are added to a job's queue rank."""
 PRIORITY_MILLISECONDS = 86_400_000
 
 
 def queue_rank(created_at: datetime, priority: int) -> int:
-    """Return a job's place in the order of the queue: its creation in milliseconds, a day later or earlier by priority.
+    """Return a job's rank in the queue: its creation in milliseconds, a day later or earlier by priority.
 
     So a priority ages by itself: `high` passes what is up to a day older, and nothing younger than a day passes `low`.
     """

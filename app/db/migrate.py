@@ -51,7 +51,7 @@ def _let_tables_be_rebuilt(connection: Connection) -> None:
 
 
 def previous_revision() -> str:
-    """The revision before the newest one: what the last version of the service left behind."""
+    """Return the revision before the newest one: the schema of the last version of the service."""
     scripts = ScriptDirectory.from_config(_config())
     before = scripts.get_revision("head").down_revision
     assert isinstance(before, str)

@@ -39,13 +39,13 @@ class Upload(OfProject, Base):
         return f"projects/{self.project_id}/uploads/{self.id}/"
 
     def num_parts(self, num_bytes: int) -> int:
-        """How many parts a file of so many bytes has."""
+        """Return the number of parts of a file of this size."""
         return -(-num_bytes // self.part_bytes)
 
     def part_size(self, num_bytes: int, number: int) -> int:
-        """The bytes of one part of a file; 1 is the first."""
+        """Return the size of one part of a file in bytes; 1 is the first."""
         return min(self.part_bytes, num_bytes - (number - 1) * self.part_bytes)
 
     def part_key(self, file: str, number: int) -> str:
-        """Where a part lies in the store."""
+        """Return the storage key of a part."""
         return f"{self.prefix}{file}/{number:05d}"

@@ -1,1 +1,1 @@
-"""What every process of the service stands on: logs, traces, ids, calls to strangers, turns."""
+"""The platform of every process: logs, traces, ids, outbound calls, fair queueing."""

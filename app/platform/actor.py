@@ -30,7 +30,7 @@ class Actor:
         return "admin" in self.scopes and self.project_id == DEFAULT_PROJECT
 
     def document(self) -> dict[str, Any]:
-        """The actor as rows name it."""
+        """Return the actor as rows store it."""
         return {"type": self.type, "id": self.id}
 
 

@@ -76,7 +76,7 @@ class PromptProtocol(HttpToolsProtocol):
             self._expect()
 
     def on_headers_complete(self) -> None:
-        """The rest is the body."""
+        """Count what follows as the body."""
         self._in_head = False
         super().on_headers_complete()
 
@@ -91,7 +91,7 @@ class PromptProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A whole request is here: whoever waits now is its client."""
+        """Stop the clock: a whole request is here, and now its client waits."""
         self._began = None
         super().on_message_complete()
 

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class FairQueue(Generic[_T]):
-    """A queue in memory with one lane per project, bounded, from which the lanes are served by turns.
+    """A bounded queue in memory with one lane per project, whose lanes are served round robin.
 
     Several may serve; whoever takes from a lane holds it until he releases it, so what it holds stays in order.
     """
@@ -100,7 +100,7 @@ class FairQueue(Generic[_T]):
 
 
 class FairSemaphore:
-    """Lets an event loop work on few requests at a time, by turns of their lanes, and soon on one that comes late."""
+    """Limits the requests that an event loop works on at a time; lanes that wait are served round robin."""
 
     def __init__(self, at_once: int, *, seconds: float) -> None:
         """`seconds`: after so long a turn ends by itself, for whoever works on may be waiting for something."""
@@ -110,7 +110,7 @@ class FairSemaphore:
 
     @asynccontextmanager
     async def acquire(self, lane: str) -> AsyncIterator[Callable[[], None]]:
-        """Wait for a turn of a lane; what is given ends it early."""
+        """Wait for the turn of a lane; yields a function that releases it early."""
         await self._wait(lane)
         over = False
 
@@ -153,7 +153,7 @@ class FairSemaphore:
 
 
 class KeyedLimiter:
-    """Lets each lane do so many things at once: what is more waits behind its own, and takes nothing from others."""
+    """Limits how many things each lane does at once: more of them wait, and take nothing from other lanes."""
 
     def __init__(self, per_lane: int) -> None:
         self._per_lane = per_lane
@@ -161,7 +161,7 @@ class KeyedLimiter:
 
     @asynccontextmanager
     async def acquire(self, lane: str) -> AsyncIterator[Callable[[], None]]:
-        """Wait for a place in a lane; what is given gives it back early."""
+        """Wait for a permit of a lane; yields a function that releases it early."""
         limiter, inside = self.lanes.get(lane) or (CapacityLimiter(self._per_lane), 0)
         self.lanes[lane] = limiter, inside + 1
         place, held = object(), False
@@ -224,5 +224,5 @@ class ProjectThreads:
 
 
 def full() -> TooManyRequests:
-    """The refusal of one more of what a project has waiting already."""
+    """Return the refusal of a call of a project that has too many waiting."""
     return TooManyRequests("The project has too many such calls waiting; ask again.", headers={"Retry-After": "1"})

@@ -53,7 +53,7 @@ def stop() -> None:
 
 @contextmanager
 def span(name: str, parent: str | None = None, **attributes: str | float | None) -> Iterator[Any]:
-    """A span around what runs inside; `parent` is a traceparent from elsewhere. Yields None where nothing is traced."""
+    """Open a span around the block; `parent` is a traceparent from elsewhere. Yields None where nothing is traced."""
     if _tracer is None:
         yield None
         return
@@ -69,7 +69,7 @@ def note(name: str, parent: str | None, *, since: int, **attributes: str) -> Non
 
 
 def traceparent() -> str | None:
-    """The current span as W3C Trace Context writes it; None where nothing is traced."""
+    """Return the current span as a W3C traceparent; None where nothing is traced."""
     if _tracer is None:
         return None
     carrier: dict[str, str] = {}
@@ -106,5 +106,5 @@ def _propagator() -> Any:  # noqa: ANN401
 
 
 def from_headers(headers: Mapping[str, str]) -> str | None:
-    """The caller's traceparent, where it sends one."""
+    """Return the caller's traceparent, where it sends one."""
     return headers.get("traceparent") if _tracer is not None else None

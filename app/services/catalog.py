@@ -1,4 +1,4 @@
-"""The models that were compressed, the best of what came of them, and what was published and compressed again."""
+"""The catalog: models that were compressed, their best results, and publications that were compressed again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_MODELS, MAX_RESULTS, MAX_PUBLISHED = 200, 1000, 200
 
 @dataclass(frozen=True)
 class Result:
-    """What one succeeded job reached."""
+    """The result of one succeeded job."""
 
     job_id: str
     name: str
@@ -33,17 +33,17 @@ class Result:
     """The parts of its report."""
 
     def perplexity(self, metric: str) -> float | None:
-        """One measurement of the result."""
+        """Return one perplexity of the result; None where it was not measured."""
         value = (self.compressed.get("perplexity") or {}).get(metric)
         return None if value is None else float(value)
 
     def dense_perplexity(self, metric: str) -> float | None:
-        """The same measurement of the model it came from."""
+        """Return the same perplexity of the dense model."""
         value = (self.dense.get("perplexity") or {}).get(metric)
         return None if value is None else float(value)
 
     def increase(self, metric: str) -> float | None:
-        """Relative to the dense model; None where one of the two was not measured."""
+        """Return the increase of perplexity relative to the dense model; None where one of the two was not measured."""
         after, before = self.perplexity(metric), self.dense_perplexity(metric)
         return None if after is None or not before else after / before - 1
 
@@ -80,7 +80,7 @@ class ModelReading:
         return sorted({name for result in self.results for name in result.compressed.get("perplexity") or {}})
 
     def front(self, metric: str) -> list[tuple[Result, bool]]:
-        """The results that have a measurement and a sparsity, sparsest last, and whether nothing beats each."""
+        """Return results with this perplexity and a sparsity, sparsest last, and which are on the Pareto front."""
         measured = [item for item in self.results if item.perplexity(metric) is not None and item.sparsity is not None]
         measured.sort(key=lambda item: (item.sparsity or 0.0, item.perplexity(metric) or 0.0))
         costs = [(-(item.sparsity or 0.0), item.perplexity(metric) or 0.0) for item in measured]

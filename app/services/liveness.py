@@ -1,4 +1,4 @@
-"""`python -m app.services.liveness worker|reconciler`: whether what runs on this host was seen at its work; for probes.
+"""`python -m app.services.liveness worker|reconciler`: the liveness probe of a role on this host.
 
 A database that does not answer, or has no tables yet, is nobody's fault here: nothing is restarted for it.
 """

@@ -31,7 +31,7 @@ class DiskUnusable(Exception):
 
 
 class Readiness:
-    """What database, broker, store and the disks under them said a moment ago."""
+    """The state of database, broker, store and the disks under them, checked a moment ago."""
 
     def __init__(self, resources: Resources) -> None:
         self.checks: dict[str, Callable[[], None]] = {

@@ -14,7 +14,7 @@ from app.storage.base import ObjectStore
 
 @dataclass(frozen=True)
 class Resources:
-    """Settings and the three ports: database, store, notifier; and the one who commits for all."""
+    """Settings, database, object store, notifier of workers, and group commit."""
 
     settings: Settings
     database: Database

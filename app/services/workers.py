@@ -1,4 +1,4 @@
-"""What operators ask about queues and workers."""
+"""Queues and workers, for operators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.services.resources import Resources
 
 @dataclass(frozen=True)
 class WorkerReading:
-    """A worker, when that was read, and what of it may be told to who asks."""
+    """A worker, when it was read, and which of its details the caller may see."""
 
     worker: Worker
     now: datetime

@@ -1,4 +1,4 @@
-"""What an object store is: keys, bytes, checksums, and nothing about jobs."""
+"""The interface of object stores: keys, bytes, checksums, and nothing about jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Between = Callable[[int], None]
 
 
 def nothing(_num_bytes: int) -> None:
-    """Hear of progress and go on."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)

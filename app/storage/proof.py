@@ -21,7 +21,7 @@ class Sent:
     """What S3 computes over the bytes that it holds: MD5, and for a multipart upload that of the parts' MD5s."""
 
     def held(self, answer: Mapping[str, Any], read: Callable[[], Iterator[bytes]]) -> bool:
-        """Whether the answer to a HEAD, or else the bytes themselves, show the object whole."""
+        """Tell whether the answer to a HEAD, or else the bytes themselves, prove the object whole."""
         if answer["ContentLength"] != self.num_bytes:
             return False
         if answer.get("ETag", "").strip('"') == self.etag:
@@ -58,7 +58,7 @@ class Tally:
         return self._whole.hexdigest()
 
     def sent(self, *, in_parts: bool) -> Sent:
-        """What has been sent, as one request or as a multipart upload."""
+        """Return what was sent, as one request or as a multipart upload."""
         if not in_parts:
             (md5,), (sha256,) = self._md5s, self._sha256s
             return Sent(self._num_bytes, self.sha256, base64.b64encode(sha256).decode(), md5.hex())

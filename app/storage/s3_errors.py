@@ -1,4 +1,4 @@
-"""What goes wrong between us and an S3 server, as errors of ours."""
+"""Errors of an S3 server, as errors of ours."""
 
 from __future__ import annotations
 

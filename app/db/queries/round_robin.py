@@ -1,4 +1,4 @@
-"""Rounds over the projects that have something due in a table: each of them comes before any comes twice."""
+"""Round robin over the projects that have something due in a table: each comes before any comes twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.db.base import OfProject
 
 
 class ProjectRoundRobin:
-    """Who was served last; of one process, so that several of them go round independently."""
+    """The project that was served last; per process, so that several go round independently."""
 
     def __init__(self) -> None:
         self.last = ""

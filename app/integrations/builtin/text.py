@@ -21,5 +21,5 @@ class BuiltinText(BuiltinDataset, TextSource):
         return PlainText(path=None, sha256=hashlib.sha256(content.encode()).hexdigest())
 
     def unchanging(self) -> list[Any]:
-        """Nothing more, as before."""
+        """Return nothing more: the fields alone pin the text."""
         return []

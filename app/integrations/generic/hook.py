@@ -65,7 +65,7 @@ class GenericHook(Receiver):
             raise WrongCredential from None
 
     def read(self, headers: Mapping[str, str], document: dict[str, Any]) -> RegistryEvent:
-        """A model that is there now."""
+        """Read the announcement of a model that is available now."""
         payload = _Document.model_validate(document)
         if isinstance(payload.model, _HubModel):
             name, source = payload.model.repo, {"kind": "huggingface", "repo": payload.model.repo}

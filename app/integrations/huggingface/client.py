@@ -32,7 +32,7 @@ class HubSilentError(Exception):
 
 @dataclass(frozen=True)
 class Repository:
-    """What the Hub tells of a repository at a revision."""
+    """The metadata of a repository at a revision."""
 
     id: str
     commit: str
@@ -46,7 +46,7 @@ class Repository:
 
 
 class Hub:
-    """One look at the Hub, with one deadline for all of it."""
+    """A client of the Hub, with one deadline for all of its calls."""
 
     def __init__(self, endpoint: str | None, *, seconds: float = SECONDS) -> None:
         """`endpoint`: the operator's mirror, which may lie in a private network; None asks the public Hub."""
@@ -97,7 +97,7 @@ class Hub:
 
 
 def networks_of(endpoint: str) -> tuple[Network, ...]:
-    """The addresses of the operator's own mirror; a loopback one may name itself in several ways."""
+    """Return the networks of the operator's own mirror; a loopback one may name itself in several ways."""
     try:
         target = outbound.parse(endpoint)
         resolved = outbound.resolve(target, networks("0.0.0.0/0,::/0"))

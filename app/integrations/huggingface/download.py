@@ -56,7 +56,7 @@ class Repo:
     """Those of its card among them."""
 
     def file(self, name: str) -> RepoFile | None:
-        """The file of this name."""
+        """Return the file of this name."""
         return next((file for file in self.files if file.name == name), None)
 
 

@@ -81,7 +81,7 @@ class HuggingFaceHook(Receiver):
     kind: Literal["huggingface"] = "huggingface"
 
     def headers(self, secret: str, body: bytes, *, now: float) -> dict[str, str]:  # noqa: ARG002
-        """The secret as it is."""
+        """Return the secret in a header, as the Hub sends it."""
         return {HEADER: secret, "content-type": "application/json"}
 
     def verify(
@@ -100,7 +100,7 @@ class HuggingFaceHook(Receiver):
             raise WrongCredential
 
     def read(self, headers: Mapping[str, str], document: dict[str, Any]) -> RegistryEvent:  # noqa: ARG002
-        """A push to a model is a new version for each branch or tag that it moved."""
+        """Read a push to a model: a new version for each branch or tag that it moved."""
         payload = _Document.model_validate(document)
         refs = _moved(payload)
         why_not = _why_not(payload, refs)

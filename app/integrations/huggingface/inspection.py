@@ -1,4 +1,4 @@
-"""What a remote model is, before any job has met it: its configuration and headers, held to the same checks.
+"""Inspection of a remote model before any job: its configuration and headers, held to the same checks.
 
 The few bytes that decide are put into a folder of holes: files of the right names and sizes, with nothing in them but
 configurations and headers. What reads a model on this machine reads that folder.

@@ -48,11 +48,11 @@ class HuggingFaceSource(ModelSource):
         return download(repo, [*small, *weight_names(names, folder, self.repo)], access).files
 
     def at(self, revision: str) -> Self:
-        """The same repository at a commit."""
+        """Return the same repository at a commit."""
         return self.model_copy(update={"revision": revision})
 
     def unchanging(self) -> list[Any] | None:
-        """Nothing more at a commit; a branch or tag moves."""
+        """Return nothing more at a commit, and None at a branch or tag, which moves."""
         return [] if COMMIT.fullmatch(self.revision) else None
 
     def inspect(self, settings: Settings, reader: Reader, *, owner: str) -> SourceInspection:

@@ -32,7 +32,7 @@ class HubTarget(ResultTarget):
 
     @classmethod
     def made(cls, event: RegistryEvent) -> Iterator[dict[str, str]]:
-        """The branch: it holds one model at a time."""
+        """Yield the repository and branch of an event: a branch holds one model at a time."""
         asked = str((event.source or {}).get("revision") or "main")
         branch = event.ref.removeprefix("refs/heads/") if event.ref else asked
         yield {"kind": "huggingface", "repo": event.model, "revision": branch}

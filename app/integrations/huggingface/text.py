@@ -69,7 +69,7 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
         return text
 
     def unchanging(self) -> list[Any] | None:
-        """Nothing more at a commit; a branch or tag moves."""
+        """Return nothing more at a commit, and None at a branch or tag, which moves."""
         return [] if COMMIT.fullmatch(self.revision) else None
 
     def _wanted(self, use: Use) -> tuple[str, ...]:

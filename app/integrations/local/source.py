@@ -44,7 +44,7 @@ class LocalSource(ModelSource):
         return below(Path(self.path), access.roots)
 
     def unchanging(self) -> list[Any] | None:
-        """Names, sizes, times and inodes of the files."""
+        """Return names, sizes, times and inodes of the files."""
         files = seen(Path(self.path))
         return [files] if files else None
 

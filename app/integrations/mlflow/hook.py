@@ -92,7 +92,7 @@ class MLflowHook(PolledReceiver):
             raise WrongCredential
 
     def read(self, headers: Mapping[str, str], document: dict[str, Any]) -> RegistryEvent:
-        """A model version that was made, or that an alias or a tag points out."""
+        """Read a model version that was created, or that an alias or a tag points to."""
         payload = _Document.model_validate(document)
         data, event = payload.data, f"{payload.entity}.{payload.action}"
         if data.version is not None:

@@ -1,6 +1,6 @@
-"""What an MLflow registry holds: a version counts from the creation of the source on, an alias when it moves.
+"""Polling of an MLflow registry: a version is new after the creation of the source, an alias when it moves.
 
-Of aliases only what changed since the look before is news, so that a new source does not wake up what was there.
+Only aliases that changed since the last poll are new events, so that a new source starts nothing for old ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Registered(Holdings):
     """Name -> alias -> version."""
 
     def new_events(self, cursor: Mapping[str, Any]) -> Iterator[RegistryEvent]:
-        """Yield versions, and aliases that point elsewhere than at the look before."""
+        """Yield versions, and aliases that point elsewhere than at the last poll."""
         for row in reversed(self.versions):
             yield version_created(str(row["name"]), str(row["version"]), tags_of(row))
         before = cursor.get("aliases")

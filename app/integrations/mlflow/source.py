@@ -80,11 +80,11 @@ class MlflowSource(ModelSource):
         return f"{revision}-{remembered_content_sha256(folder, access.cache_dir)}"
 
     def at(self, revision: str) -> Self:
-        """The version's number: an alias may point elsewhere by now."""
+        """Return the same model at a version: an alias may point elsewhere by now."""
         return self.model_copy(update={"version": self.version_at(revision), "alias": None})
 
     def version_at(self, revision: str) -> str:
-        """The version's number."""
+        """Return the version's number."""
         return revision.partition("-")[0]
 
     def problems(self, at_hand: AtHand) -> Iterator[Problem]:

@@ -103,7 +103,7 @@ class S3Source(ModelSource):
 
     @contextmanager
     def client(self, access: Access) -> Iterator[S3Client]:
-        """A client with the project's keys, which calls nobody that the network rules forbid."""
+        """Return a client with the project's keys that connects to no address which the network rules forbid."""
         keys = access.of(self.kind)
         endpoint_url = keys.get("endpoint_url")
         if "access_key_id" not in keys:  # or boto3 would look for keys of the machine

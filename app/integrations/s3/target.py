@@ -27,7 +27,7 @@ class S3Target(ResultTarget):
 
     @classmethod
     def made(cls, event: RegistryEvent) -> Iterator[dict[str, str]]:
-        """The prefix, which may have been written with a slash at its end."""
+        """Yield the prefix with and without a slash at its end."""
         uri = str((event.source or {})["uri"]).rstrip("/")
         yield {"kind": "s3", "uri": uri}
         yield {"kind": "s3", "uri": f"{uri}/"}

@@ -1,4 +1,4 @@
-"""What the cache keeps of a source, and its cap: what was used least recently goes first, never what a job may use.
+"""The cache of sources and its cap: least recently used entries are evicted first, never those that a job may use.
 
 A place holds one source at one revision: its files in a folder of their own, and beside that folder, where no source
 can write, our notes about them.
@@ -52,7 +52,7 @@ class Place:
         return self.folder / "files"
 
     def whole(self) -> set[str]:
-        """Names of the files that came whole."""
+        """Return the names of the files that were downloaded completely."""
         return set(read_note(self.folder / COMPLETE, _NAMES) or ())
 
     def note_whole(self, names: Collection[str]) -> None:
@@ -60,7 +60,7 @@ class Place:
         write_whole(self.folder / COMPLETE, json.dumps(sorted(names)).encode())
 
     def note(self, name: str) -> Path:
-        """The path of another note of ours."""
+        """Return the path of a note about this entry."""
         return self.folder / f"{name}.json"
 
     def used(self) -> None:
@@ -75,7 +75,7 @@ def used_now(path: Path) -> None:
 
 
 def linked(scratch: Path) -> set[Path]:
-    """What the workspaces below a scratch folder link to."""
+    """Return the files that the workspaces below a scratch folder link to."""
     links = [*scratch.glob("*/model/*"), *scratch.glob("*/text/*")]
     return {link.resolve() for link in links if link.is_symlink()}
 

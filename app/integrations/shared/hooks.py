@@ -1,4 +1,4 @@
-"""What a registry's hook is: a credential verified over the raw body, and a document read into one neutral event."""
+"""The interface of hooks: a credential verified over the raw body, and a document parsed into one neutral event."""
 
 from __future__ import annotations
 

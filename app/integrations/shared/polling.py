@@ -1,4 +1,4 @@
-"""A registry that is asked for what its deliveries may have lost."""
+"""Polling of registries whose webhook deliveries may have been lost."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class RegistrySilent(Exception):
 
 
 class Holdings(ABC):
-    """What a registry held at one look."""
+    """The contents of a registry at one poll."""
 
     @abstractmethod
     def new_events(self, cursor: Mapping[str, Any]) -> Iterable[RegistryEvent]:
-        """Return what is new since the look that left a cursor, oldest first; an empty one knows of no look."""
+        """Return the events since the poll that left a cursor, oldest first; an empty cursor is that of no poll."""
 
     @abstractmethod
     def cursor(self, cursor: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the next look has to know in the place of a cursor."""
+        """Return the cursor for the next poll."""
 
 
 class PolledReceiver(Receiver, ABC):

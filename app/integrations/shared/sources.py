@@ -1,4 +1,4 @@
-"""What a source of a model or of text is, and what it may use."""
+"""The interface of sources of models and texts, and what they may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a place for results is, what its publisher is told, and the marks of our own publications."""
+"""The interface of targets for results, the request to a publisher, and the tags of our own publications."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class UploadSource(ModelSource):
         return join(self.upload_id, find(self.upload_id, access), access)
 
     def unchanging(self) -> list[Any]:
-        """Nothing more: an upload never changes."""
+        """Return nothing more: an upload never changes."""
         return []
 
     def problems(self, at_hand: AtHand) -> Iterator[Problem]:

@@ -24,5 +24,5 @@ class UploadText(UploadDataset, TextSource):
         return gather([folder / file.name for file in upload.files], self.column, access.cache_dir)
 
     def unchanging(self) -> list[Any]:
-        """Nothing more: an upload never changes."""
+        """Return nothing more: an upload never changes."""
         return []

@@ -1,1 +1,1 @@
-"""What POST can know of a request: its paths, its model, its texts, the workers that it needs."""
+"""Admission: checks of a request that need its model and texts, and its worker class."""

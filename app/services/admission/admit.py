@@ -1,4 +1,4 @@
-"""What POST can know: paths below the roots, and the model itself where it lies on this machine."""
+"""Admission of a request at POST: paths below the roots, and the model itself where it lies on this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _TOO_MUCH = "The request asks for more than this service does for one job."
 
 @dataclass(frozen=True)
 class Identified:
-    """What is known of a request whose model was met before."""
+    """A request whose model an earlier job resolved: revision, resolved spec, facts and work hash."""
 
     revision: str
     spec: CompressionSpec
@@ -53,7 +53,7 @@ class Identified:
 
 @dataclass(frozen=True)
 class Admitted:
-    """What POST knows of a job: the spec with every default filled in, and the worker class that holds it."""
+    """An admitted request: the spec with every default filled in, and its worker class."""
 
     spec: CompressionSpec | None
     worker_class: str
@@ -64,7 +64,7 @@ class Admitted:
 
 @dataclass
 class Desk:
-    """Where the requests of one call are admitted: what several of them name is looked at once."""
+    """Admits the requests of one call, and reads once what several of them name."""
 
     settings: Settings
     find_upload: FindUpload = lambda _id, _kind: None
@@ -76,9 +76,9 @@ class Desk:
     _sizes: dict[Dataset, tuple[str, int] | None] = field(default_factory=dict)
 
     def admit(self, request: JobRequest) -> Admitted:
-        """Hold a request against its model, where that is at hand; raises what must be refused."""
+        """Check a request against its model, where that is on this machine; raises what must be refused."""
         if problems := [*self._unread(request), *_unpublishable(request, self.settings)]:
-            raise InvalidRequest("The request names what the service does not read.", items=problems)
+            raise InvalidRequest("The source or a data set cannot be read.", items=problems)
         _admit_size(request, self.settings)
         if problems := refused(request.spec, self.matcher):
             raise InvalidRequest("The spec cannot be used.", items=problems)
@@ -97,7 +97,7 @@ class Desk:
         return resolve(spec, facts)
 
     def met(self, session: Session, project_id: str, request: JobRequest) -> CachedModel | None:
-        """Return what the source of a request was the last time."""
+        """Return the cached model of the source of a request."""
         source = request.source.model_dump(mode="json")
         key = canonical(source)
         if key not in self._met:
@@ -162,7 +162,7 @@ class Desk:
 
 
 def admit(request: JobRequest, settings: Settings, find_upload: FindUpload = lambda _id, _kind: None) -> Admitted:
-    """Hold one request against its model; raises what must be refused."""
+    """Check one request against its model; raises what must be refused."""
     return Desk(settings, find_upload).admit(request)
 
 
@@ -181,7 +181,7 @@ def _admit_size(request: JobRequest, settings: Settings) -> None:
 
 
 def refused(spec: CompressionSpec, matcher: Matcher | None = None) -> list[Problem]:
-    """Return why a new spec is not taken, whatever its model; what was stored before may be longer."""
+    """Return why a new spec is refused, whatever its model; stored specs of before may be longer."""
     return [*_long(spec), *_many_patterns(spec), *bad_patterns(spec, matcher or Matcher())]
 
 

@@ -1,4 +1,4 @@
-"""Probe a folder once, and again when one of its files is another."""
+"""A cache of probes: a folder is probed once, and again when one of its files changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = "local"
 
 
 def probe_cached(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
-    """Return what `probe` returns, from memory where every file is the one that it read; refusals are not kept."""
+    """Return what `probe` returns, from memory where no file has changed since; refusals are not cached."""
     try:
         seen = _seen(directory)
     except OSError:

@@ -1,4 +1,4 @@
-"""Which worker class a job belongs to: the first whose memory holds what the job needs."""
+"""Routing of jobs to worker classes: the first class whose memory is enough."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from espalier.recipe.spec import CompressionSpec
 
 
 def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None) -> str:
-    """Return the class of a job; one whose model nobody has seen yet begins in the first."""
+    """Return the worker class of a job; the first class where its model is not known yet."""
     known = settings.classes
     if spec is None or facts is None:
         return known[0][0]
@@ -30,7 +30,7 @@ def larger_class(settings: Settings, current: str, spec: CompressionSpec, facts:
 
 
 def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
-    """Estimate the most that a job holds at once, its texts apart.
+    """Estimate the peak memory of a job, its texts apart.
 
     Settings do not tell which classes have a GPU: all is counted as on a CPU, where host and device are one.
     """

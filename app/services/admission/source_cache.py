@@ -1,4 +1,4 @@
-"""What is known of a request before it runs: pinned sources and texts that were seen keep their meaning."""
+"""Cache of resolved sources and texts: pinned ones that a job has read keep their meaning."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from espalier.recipe.hashes import datasets_in
 
 @dataclass(frozen=True)
 class CachedModel:
-    """What a source turned out to be."""
+    """The revision and the facts of a resolved source."""
 
     revision: str
     facts: ModelFacts
 
 
 def source_key(document: Mapping[str, Any]) -> str | None:
-    """Return a name of what a source holds that never changes its meaning; None where only the other side can tell."""
+    """Return the cache key of a pinned source; None for a mutable reference, such as a branch."""
     try:
         return _key("model", document, read_source(document))
     except (KeyError, ValidationError):  # written by another version
@@ -37,7 +37,7 @@ def source_key(document: Mapping[str, Any]) -> str | None:
 
 
 def text_key(document: Mapping[str, Any], *, evaluates: bool) -> str | None:
-    """Return the same for a text; what a data set without a split means depends on its use."""
+    """Return the cache key of a pinned text; what a data set without a split means depends on its use."""
     try:
         key = _key("text", document, read_text(document))
     except (KeyError, ValidationError):
@@ -51,7 +51,7 @@ def _key(role: str, document: Mapping[str, Any], declared: ModelSource | TextSou
 
 
 def texts_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Fingerprint of every data set of a dumped spec -> its key; those that are not pinned are left out."""
+    """Return fingerprint -> cache key of every data set of a dumped spec; those that are not pinned are left out."""
     evaluated = {fingerprint(dataset) for dataset in datasets_in(spec.get("evaluate"))}
     keys = {}
     for dataset in datasets_in(spec):
@@ -62,7 +62,7 @@ def texts_of(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def remember(session: Session, project_id: str, documents: Mapping[str, Mapping[str, Any]], *, now: datetime) -> None:
-    """Write down what keys turned out to mean."""
+    """Store what keys were resolved to."""
     rows = [
         {"project_id": project_id, "key": key, "document": dict(document), "seen_at": now}
         for key, document in documents.items()
@@ -71,12 +71,12 @@ def remember(session: Session, project_id: str, documents: Mapping[str, Mapping[
 
 
 def recall(session: Session, project_id: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return what is known of some keys."""
+    """Return the cached documents of keys."""
     return reuse.known_content(session, project_id, list(keys))
 
 
 def model(session: Session, project_id: str, source: Mapping[str, Any]) -> CachedModel | None:
-    """Return what a pinned source was the last time."""
+    """Return the cached model of a pinned source."""
     key = source_key(source)
     document = recall(session, project_id, [key]).get(key) if key else None
     try:

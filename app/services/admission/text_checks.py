@@ -1,4 +1,4 @@
-"""What POST can tell of a text that is at hand: whether it can be read, has the column, and is long enough."""
+"""Checks of a text on this machine at POST: that it can be read, has the column, and is long enough."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPECIAL_TOKENS = 8
 
 
 def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
-    """Why a file of this machine cannot be read as the request says."""
+    """Yield why a file of this machine cannot be read as the request says."""
     path = Path(dataset.path)
     try:
         with path.open("rb") as stream:
@@ -34,7 +34,7 @@ def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
 
 
 def too_short(spec: CompressionSpec, sizes: dict[str, tuple[str, int]]) -> Iterator[Problem]:
-    """Why a text whose name and bytes are known cannot give the windows of a resolved spec."""
+    """Yield why a text whose name and size are known is too short for the windows of a resolved spec."""
     of = spec.calibration
     wanted = [("/spec/calibration/dataset", of.dataset, of.samples * (of.sequence_length or 0), "samples")]
     wanted += [
@@ -49,7 +49,7 @@ def too_short(spec: CompressionSpec, sizes: dict[str, tuple[str, int]]) -> Itera
 
 
 def key(dataset: Dataset) -> str:
-    """What tells data sets apart whose files are the same."""
+    """Return what tells data sets apart whose files are the same."""
     return dataset.model_dump_json(exclude={"column"})
 
 

@@ -1,1 +1,1 @@
-"""What happens, told to all who watch."""
+"""Events: streams, their cursor, and the outbox."""

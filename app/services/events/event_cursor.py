@@ -1,4 +1,4 @@
-"""Where to go on in the stream of all events, as a word that clients give back."""
+"""Opaque cursor from which the stream of all events of a project resumes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.errors import InvalidCursor
 
 
 def of_event(event: Event) -> str:
-    """Return the cursor behind an event."""
+    """Return the cursor right after an event."""
     return _written(event_stream.position_of(event))
 
 
 def of_now(database: Database) -> str:
-    """Return the cursor that every event still to come is behind."""
+    """Return the cursor before all events still to come."""
     with database.reading() as session:
         return _written(event_stream.now(session))
 
@@ -28,7 +28,7 @@ def _written(position: Position) -> str:
 
 
 def parse(cursor: str) -> Position:
-    """Return the place that a cursor stands for; raises InvalidCursor."""
+    """Return the position that a cursor encodes; raises InvalidCursor."""
     try:
         number, job_id, seq = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         place = Position(int(number), str(job_id), int(seq))

@@ -1,4 +1,4 @@
-"""Events as they happen: one loop asks the database for all who watch, and hands each what it waits for."""
+"""Event streams: one loop per process polls the database for all watchers, and hands each its new events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from app.platform import loops
 
 POLL_SECONDS = 0.3
 PASSES_SECONDS = 2.0
-"""Between two looks whether those who listen still may."""
+"""Between two checks that the keys and sessions of the streams are still valid."""
 PAGE = 500
 MAX_WAITING = 1000
 """Batches that a slow client may lag behind; then its stream ends, and it comes again with its last id."""
@@ -38,14 +38,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Pass:
-    """What somebody has opened a stream with, whose end is the stream's: a key's id, or the digest of a sign-in."""
+    """The credential that opened a stream and ends with it: the id of a key, or the digest of a session."""
 
     kind: Literal["key", "session"]
     id: str
 
 
 class _Watcher:
-    """One open stream: what it has yet to be told, and when it is over."""
+    """One open stream: the events that it has yet to be sent, and whether it is closed."""
 
     def __init__(self, project_id: str, opened_with: Pass | None) -> None:
         self.project_id, self.opened_with = project_id, opened_with
@@ -84,7 +84,7 @@ class EventStreams:
         """Those of every stream that was asked for, also of one whose client left before its first look."""
         self._jobs: dict[str, set[_Watcher]] = {}
         self._sent: dict[str, int] = {}
-        """Job -> seq up to which its watchers have been told; absent until the first look."""
+        """Job -> seq of the last event sent to its watchers; absent until the first poll."""
         self._all: set[_Watcher] = set()
         self._position: Position | None = None
         self._task: asyncio.Task[None] | None = None
@@ -107,7 +107,7 @@ class EventStreams:
     def of_project(
         self, project_id: str, position: Position | None, *, opened_with: Pass | None = None
     ) -> AsyncIterator[Event | None]:
-        """Yield the events of all jobs of a project from a place on, or from now on; raises TooManyRequests."""
+        """Yield the events of all jobs of a project from a position on, or from now on; raises TooManyRequests."""
         return self._of_project(self._admit(project_id, opened_with), position)
 
     def _admit(self, project_id: str, opened_with: Pass | None) -> _Watcher:
@@ -182,7 +182,7 @@ class EventStreams:
             watcher.close()
 
     async def finish(self) -> None:
-        """End every stream, and wait for the look at the database that is under way: its connection goes back first."""
+        """End every stream, and wait for the query that is under way: its connection goes back first."""
         self.close()
         self._ending = True
         self._wake.set()
@@ -190,7 +190,7 @@ class EventStreams:
             await asyncio.wait([self._task])
 
     async def _live(self, watcher: _Watcher) -> AsyncIterator[tuple[list[Event], JobCursor | None]]:
-        """Yield what a watcher is told, batch by batch; an empty one after a while of silence."""
+        """Yield the events of a watcher, batch by batch; an empty one after a while of silence."""
         while not watcher.closed:
             yield await watcher.next(self._silence_seconds) or ([], None)
 

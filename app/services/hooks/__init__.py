@@ -1,1 +1,1 @@
-"""Registry events: taken from sources, held against rules, made jobs or proposals."""
+"""Registry events: received from sources, matched by rules, turned into jobs or proposals."""

@@ -1,4 +1,4 @@
-"""What a rule would make of an event: everything but the effect."""
+"""The decision of a rule about an event, without its effect."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CandidateJob:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule makes of an event; `candidate` is there when nothing stands against it."""
+    """The outcome of a rule for an event; `candidate` is set when the template gives a valid job."""
 
     outcome: str
     reason: str
@@ -51,7 +51,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """Where a rule is held against an event."""
+    """What the evaluation of a rule reads: session, settings and time."""
 
     session: Session
     database: Database
@@ -64,7 +64,7 @@ OUTCOMES = {"dry_run": "dry_run", "propose": "proposal", "run": "job"}
 
 
 def decide(context: EvaluationContext, rule: Rule, event: RegistryEvent) -> Decision:
-    """Hold an event against one rule, up to the job that it would become. Presets are those of `presets.LOOKUP`."""
+    """Evaluate one rule for an event, up to the job that it would become. Presets are those of `presets.LOOKUP`."""
     event, checks = match_event(Match.model_validate(rule.match), event)
     failed = [check for check in checks if not check.passed]
     if failed:
@@ -103,7 +103,7 @@ def _candidate(context: EvaluationContext, rule: Rule, event: RegistryEvent) -> 
 
 
 def _reason(error: Unfilled | ValidationError | AppError) -> str:
-    """Why there is no valid job, in one line that repeats no value."""
+    """Return why there is no valid job, in one line that repeats no value."""
     if isinstance(error, ValidationError):
         errors = error.errors(include_input=False, include_url=False)
         return "; ".join(f"{pointers.join(item['loc'])}: {item['msg']}" for item in errors[:5])

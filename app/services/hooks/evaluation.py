@@ -1,4 +1,4 @@
-"""Deliveries against rules: each pair makes at most one job or proposal, in the transaction that says so."""
+"""Evaluation of deliveries by rules: each pair makes at most one job or proposal, in one transaction."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EFFECTS: Final = frozenset({"job", "proposal"})
 
 @dataclass(frozen=True)
 class Effect:
-    """What came of an event."""
+    """The effect of a rule on an event: a job, a proposal, or neither."""
 
     outcome: str
     reason: str
@@ -94,7 +94,7 @@ def _presets(database: Database, delivery: HookDelivery) -> Iterator[None]:
 
 
 def evaluate_delivery(session: Session, database: Database, settings: Settings, delivery: HookDelivery) -> list[str]:
-    """Ask every rule of its source about one delivery, and return the jobs that come of it."""
+    """Evaluate one delivery by every rule of its source, and return the worker classes of the jobs that it makes."""
     event, project = inbox.event_of(delivery), projects.get(session, delivery.project_id)
     before = {verdict.rule_id: verdict for verdict in hooks.verdicts_of(session, [delivery.id])}
     again: list[timedelta] = []
@@ -123,7 +123,7 @@ def evaluate_delivery(session: Session, database: Database, settings: Settings, 
 
 
 def _follow(context: EvaluationContext, delivery: HookDelivery, rule: Rule, decision: Decision) -> Effect:
-    """Do what was judged. The rule's row is held from here on, so that its limits hold whoever else evaluates."""
+    """Carry out a decision. The rule's row is locked from here on, so that its limits hold whoever else evaluates."""
     effect = Effect(decision.outcome, decision.reason, decision.detail)
     if decision.candidate is None or decision.outcome == "limited":
         return effect

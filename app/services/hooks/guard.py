@@ -1,4 +1,4 @@
-"""The loop guard: what we made ourselves is never made again.
+"""Guards of rules: results of ours never start a job, and a rule keeps its cooldown and its daily cap.
 
 Four layers: an event that a publication of ours caused, an output that carries our tags, a source that is an output
 of ours (lineage depth 1), and the cap and cooldown of every rule.
@@ -35,7 +35,7 @@ class Stop:
 
 
 def ours(session: Session, project_id: str, event: RegistryEvent) -> Stop | None:
-    """Tell why an event is one of our own making."""
+    """Return why an event is about a result of ours; None where it is not."""
     if (event.message or "").startswith(MESSAGE):
         return Stop("own-publication", f"the commit message begins with {MESSAGE}")
     if event.references and publications.has_reference(session, project_id, event.references):
@@ -77,7 +77,7 @@ def _is_about(target: dict[str, Any], model: str, event: RegistryEvent) -> bool:
 
 
 def limited(rule: Rule, limits: RuleLimits, *, now: datetime) -> Stop | None:
-    """Tell whether a rule has let enough through; who then lets one through holds the rule's row."""
+    """Check the cooldown and the daily cap of a rule. The caller must lock the rule before it counts."""
     if rule.last_at is not None and now < rule.last_at + timedelta(seconds=limits.cooldown_seconds):
         return Stop("cooldown", f"less than {limits.cooldown_seconds} s after the event before")
     if rule.day == now.date().isoformat() and rule.day_count >= limits.max_per_day:

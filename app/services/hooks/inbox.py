@@ -1,4 +1,4 @@
-"""What comes in: verified, read, written down once; evaluated later, by the reconciler."""
+"""The inbox of deliveries: verified, parsed and recorded once; evaluated later, by the reconciler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a document inside a request, with pointers into that document."""
+"""Validation errors of a document inside a request, with pointers into that document."""
 
 from __future__ import annotations
 

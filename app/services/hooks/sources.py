@@ -1,4 +1,4 @@
-"""Sources: made, renamed, deleted; their secrets shown once, sealed, rotated."""
+"""Sources: made, renamed, deleted; their secrets shown once, encrypted, rotated."""
 
 from __future__ import annotations
 

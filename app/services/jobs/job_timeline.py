@@ -1,4 +1,4 @@
-"""What a page tells of one job: its phases over all attempts, its relatives, and its newest events and lines first."""
+"""The timeline of one job for a page: phases over all attempts, relatives, and events and log lines, newest first."""
 
 from __future__ import annotations
 

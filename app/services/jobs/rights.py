@@ -1,4 +1,4 @@
-"""What takes a right, whichever door it is asked through: to queue a job, and to publish what comes out of it."""
+"""Rights that a request takes, from API, portal and hooks alike: to queue a job, and to publish its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def has(actor: Actor, scope: Scope) -> bool:
 
 
 def held() -> list[str]:
-    """The scopes of who acts."""
+    """Return the scopes of the actor."""
     return sorted((actors.current() or actors.LOCAL).scopes)
 
 

@@ -1,4 +1,4 @@
-"""What of a request is allowed and most likely a mistake: said in the plan and in the answer to the POST."""
+"""Cautions about requests that are allowed and most likely a mistake: in the plan and in the answer to the POST."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def of(
 
 
 def lasting(seconds: float) -> Iterator[Caution]:
-    """Say of an estimate that no job may run for so long."""
+    """Yield a caution where the estimate is longer than any job runs."""
     if seconds > LONG.total_seconds():
         days = seconds / timedelta(days=1).total_seconds()
         duration = f"{days / 365:.1f} years" if days > 365 else f"{days:.0f} days"

@@ -1,4 +1,4 @@
-"""What a job will take: seconds from the model's shapes and from what finished jobs of the worker class reached."""
+"""Estimates of what a job takes: seconds from the model's shapes and the rates of finished jobs of the worker class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OVERHEAD_SECONDS: Final = 3.0
 
 @dataclass(frozen=True)
 class Rates:
-    """How much of a phase's work a second does, by phase, and from how many jobs that is known."""
+    """Measured rates of work per second, by phase, and the number of jobs that they come from."""
 
     by_phase: Mapping[str, float]
     jobs: int
@@ -37,7 +37,7 @@ class Rates:
     """What a job took beside its phases."""
 
     def seconds(self, phase: str, operations: float) -> float:
-        """Return how long some work takes in a phase."""
+        """Return the seconds that operations take in a phase."""
         default = DEFAULT_RATES["bytes" if phase in work.MOVES else "compute"]
         return operations / self.by_phase.get(phase, default)
 

@@ -1,4 +1,4 @@
-"""What a source is, as far as that is known without running a job."""
+"""Lookup of a source: its facts, as far as they are known without running a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether memory holds a job: limits that cannot are refused, and what a retraining takes is said, before the run."""
+"""Memory of a job before its run: too small limits are refused, and too small workers are warned about."""
 
 from __future__ import annotations
 

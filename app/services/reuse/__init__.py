@@ -1,1 +1,1 @@
-"""Equal work is done once."""
+"""Deduplication: equal work is done once."""

@@ -1,4 +1,4 @@
-"""A request whose work is done, or in hand: found at POST where everything it names is pinned and was seen before."""
+"""Deduplication at POST: a request whose work is done, or in hand, where its sources are pinned and cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AHEAD: Final = "equal work ahead"
 
 @dataclass(frozen=True)
 class _Ahead:
-    """What a project has done, and does, of the work of all jobs that one transaction makes."""
+    """Equal work in the project, done or in hand, of all jobs that one transaction makes."""
 
     done: dict[str, Held]
     """Work -> the job that has done it."""
@@ -35,7 +35,7 @@ class _Ahead:
 
 
 def admitted(session: Session, project_id: str, request: JobRequest, desk: Desk) -> Admitted:
-    """Admit a request, and return what is known of it; raises what must be refused."""
+    """Admit a request and identify its work; raises what must be refused."""
     checked = desk.admit(request)
     return replace(checked, identified=identify(session, project_id, request, checked.spec, desk))
 
@@ -43,7 +43,7 @@ def admitted(session: Session, project_id: str, request: JobRequest, desk: Desk)
 def identify(
     session: Session, project_id: str, request: JobRequest, resolved: CompressionSpec | None, desk: Desk
 ) -> Identified | None:
-    """Return what is known of a request; raises InvalidRequest when it does not fit a model that is.
+    """Identify the work of a request whose model is cached; raises InvalidRequest where the spec does not fit.
 
     Asked before a transaction is begun: patterns are matched and facts read, which nobody else should wait for.
     """

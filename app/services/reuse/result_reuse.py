@@ -1,4 +1,4 @@
-"""A job whose work is done takes the result over: its own rows, pointing at the files that are there."""
+"""Reuse of results: a job whose work is done gets rows of its own that point at the files of the result."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from app.services import publications
 
 
 def finish_with_result(session: Session, job: Job, done: Held, *, now: datetime) -> None:
-    """Make a locked job succeed with the result of another one."""
+    """Finish a locked job with the result of another one."""
     new_events = copy_result(session, job, done, now=now)
     events.move(session, job, "succeeded", new_events, now=now)
 
 
 def begin_with_result(session: Session, job: Job, done: Held, *, now: datetime) -> None:
-    """Let a job that this transaction makes begin as the success that another one was."""
+    """Begin a new job as succeeded, with the result of another one."""
     job.state, job.progress, job.started_at, job.finished_at, job.wait_reason = "succeeded", 1.0, now, now, None
     job.pending_until = None
     events.begin(session, job, copy_result(session, job, done, now=now), now=now)
 
 
 def copy_result(session: Session, job: Job, done: Held, *, now: datetime) -> list[events.NewEvent]:
-    """Copy what a result consists of, files apart, and return the events that tell it."""
+    """Copy the rows of a result, whose files are shared, and return the events of it."""
     theirs = done.job
     new_events: list[events.NewEvent] = [("job.gate_evaluated", theirs.gate)] if theirs.gate is not None else []
     rows = []

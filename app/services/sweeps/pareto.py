@@ -1,4 +1,4 @@
-"""Which results nothing beats: as good in both measures and better in one."""
+"""The Pareto front of results: those that no other dominates, as good in both measures and better in one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
-    """Tell of each pair of costs, less is better, whether nothing beats it; equal pairs do not beat each other."""
+    """Return for each pair of costs (lower is better) whether no other dominates it; equal pairs do not dominate."""
     on_front = [False] * len(costs)
     best_of_cheaper = math.inf
     order = sorted(range(len(costs)), key=lambda index: costs[index])

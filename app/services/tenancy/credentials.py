@@ -1,4 +1,4 @@
-"""Secrets of other services, per project: sealed at rest, opened for the fetcher and the publisher only."""
+"""Secrets of other services, per project: encrypted at rest, decrypted for the fetcher and the publisher only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 def put(
     database: Database, settings: Settings, project_id: str, kind: str, secret: BaseModel, *, hint: str
 ) -> Credential:
-    """Seal a secret and keep it in place of the one before."""
+    """Encrypt a secret and store it in place of the one before."""
     sealed = encrypt(settings, secret.model_dump_json())
     with database.unit_of_work() as session:
         now = clock(session)

@@ -1,4 +1,4 @@
-"""Secrets at rest: sealed by a key from the settings."""
+"""Encryption of secrets at rest, by a key from the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.settings import Settings
 
 
 class DecryptionError(Exception):
-    """None of the keys in the settings sealed this."""
+    """None of the keys in the settings encrypted this."""
 
 
 def encrypt(settings: Settings, text: str) -> str:
@@ -28,7 +28,7 @@ def decrypt(settings: Settings, sealed: str) -> str:
 
 
 def _box(settings: Settings) -> MultiFernet:
-    """The first of the comma-separated keys seals, all of them open."""
+    """Return the cipher: the first of the comma-separated keys encrypts, all of them decrypt."""
     keys = settings.credentials_key.get_secret_value().split(",")
     # Any text is a key: Fernet wants 32 bytes, and an operator's `openssl rand -hex 32` is 64 characters.
     derived = [hashlib.sha256(b"espalier credentials " + key.strip().encode()).digest() for key in keys if key.strip()]

@@ -197,7 +197,7 @@ def page(database: Database, actor: Actor, *, before: str | None, limit: int) ->
 
 
 def scope(actor: Actor) -> str | None:
-    """The project whose rows an actor administers; None for all of them."""
+    """Return the project whose rows an actor administers; None for all of them."""
     return None if actor.is_operator else actor.project_id
 
 

@@ -53,7 +53,7 @@ class SignInFailed(AppError):
 
 
 class NoProject(AppError):
-    """You are known, and nobody has let you into a project here."""
+    """You are signed in but not assigned to a project; ask an operator."""
 
     code, status = "no-project", 403
 
@@ -237,7 +237,7 @@ def actor(database: Database, settings: Settings, grants: frozenset[str], claims
 
 
 def name_of(settings: Settings, claims: dict[str, Any]) -> str:
-    """What the audit log calls a person: a claim that the operator trusts, else what never changes."""
+    """Return a person's name for the audit log: a claim that the operator trusts, else the subject claim."""
     name = claims.get(settings.oidc_name_claim)
     proven = settings.oidc_name_claim != "email" or claims.get("email_verified") is True
     fits = isinstance(name, str) and proven and name.isprintable() and 0 < len(name.strip()) <= 200

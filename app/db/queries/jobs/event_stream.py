@@ -1,4 +1,4 @@
-"""What the streams of events read: heads of jobs, news of one, news of all in the order of their commits."""
+"""Queries of the event streams: cursors of jobs, their new events, and all new events in the order of their commits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.db.lifecycle import TERMINAL
 from app.db.queries.jobs import reads
 
 _JOBS_AT_ONCE = 200
-"""Of which one statement asks for news."""
+"""Jobs per statement."""
 
 
 class JobCursor(NamedTuple):
@@ -79,14 +79,14 @@ def new_events_beyond(
 
 
 def now(session: Session) -> Position:
-    """Return the place that every event still to come is behind."""
+    """Return the position before all events still to come."""
     return Position(session.scalar(select(_horizon(session))) or 0, "", 0)
 
 
 def all_new_events(
     session: Session, position: Position, *, project_id: str | None = None, limit: int
 ) -> Sequence[Event]:
-    """Return events behind a place, of one project or of all; never one that a late commit could still precede."""
+    """Return events after a position, of one project or of all; never one that a late commit could still precede."""
     place = tuple_(Event.commit_number, Event.job_id, Event.seq)
     query = select(Event).where(place > tuple_(*map(literal, position)))
     if session.get_bind().dialect.name == "postgresql":
@@ -97,7 +97,7 @@ def all_new_events(
 
 
 def position_of(event: Event) -> Position:
-    """Return the place of an event."""
+    """Return the position of an event."""
     return Position(event.commit_number, event.job_id, event.seq)
 
 

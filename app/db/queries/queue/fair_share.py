@@ -1,4 +1,4 @@
-"""Whose turn it is: projects share the workers of a class by what they used of them in the last hour."""
+"""Fair share: projects share the workers of a class by what they used of them in the last hour."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def forget(session: Session, *, now: datetime) -> None:
 
 
 def _waiting(session: Session, worker_class: str, fits: ColumnElement[bool]) -> Sequence[tuple[str, int]]:
-    """The projects with a claimable job that fits, and the turn of the first such job of each."""
+    """Return the projects with a claimable job that fits, and the queue rank of the first such job of each."""
     of_class = and_(CLAIMABLE, Job.worker_class == worker_class)
     first = select(Job.project_id).where(of_class).order_by(Job.project_id).limit(1).scalar_subquery()
     projects = select(first.label("id")).cte("projects_that_wait", recursive=True)
@@ -99,7 +99,7 @@ def _used(
 
 
 def _held(session: Session, worker_class: str, projects: Sequence[str]) -> Sequence[tuple[str, datetime]]:
-    """Whose jobs run, and since when."""
+    """Return the projects whose jobs run, and since when."""
     query = (
         select(Job.project_id, Attempt.started_at)
         .join(Attempt, and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt))

@@ -169,7 +169,7 @@ def heartbeat(session: Session, job_id: str, fence: int, *, worker_id: str, leas
 
 
 def state_of(session: Session, job_id: str, fence: int) -> str | None:
-    """Return the job's state without a write; None when the job is no longer ours."""
+    """Return the job's state without a write; None when the lease was lost."""
     return session.scalar(select(Job.state).where(Job.id == job_id, Job.fence == fence, HELD))
 
 

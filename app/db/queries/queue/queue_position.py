@@ -1,4 +1,4 @@
-"""Where new jobs stand in the queue: exact while it is short, and near enough when nobody could count it."""
+"""Queue positions of new jobs: exact while the queue is short, and a count of a moment ago where it is long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _lock = threading.Lock()
 
 
 def of_new(session: Session, job: Job) -> int:
-    """Return the place of a job that this transaction makes, with those that it made before it."""
+    """Return the queue position of a job that this transaction makes, counting those that it made before."""
     before: dict[_Key, int] = session.info.setdefault("new places", {})
     key = (job.project_id, job.worker_class, job.priority)
     if key not in before:

@@ -72,7 +72,7 @@ def charge(session: Session, project_id: str, *, seconds: float, gpu: bool, now:
 
 
 def month(now: datetime) -> str:
-    """The first day of the month, as usage rows name it."""
+    """Return the first day of the month, as usage rows name it."""
     return now.date().replace(day=1).isoformat()
 
 
@@ -119,7 +119,7 @@ def _rested(now: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 def mark_waiting(session: Session, capped_ids: Sequence[str], now: datetime) -> None:
-    """Say of queued jobs whether a pause, a worker or their project's quota is what they wait for."""
+    """Set the wait reason of queued jobs: a pause, a worker, or their project's quota."""
     session.execute(update(Job).where(*_rested(now)).values(wait_reason="capacity"))
     waits = QUEUED, Job.wait_reason == "capacity", Job.project_id.in_(capped_ids)
     if capped_ids:
