@@ -48,7 +48,7 @@ class Unauthenticated(AppError):
 
 
 class Forbidden(AppError):
-    """The API key does not have the scope that this takes."""
+    """The API key lacks the required scope."""
 
     code, status = "forbidden", 403
 
@@ -87,7 +87,7 @@ class ProjectInUse(AppError):
 
 
 class NotAvailable(AppError):
-    """The contract knows this, and this version has not built it."""
+    """Not available in this version."""
 
     code, status = "not-available", 422
 
@@ -132,13 +132,13 @@ class UnsupportedBody(AppError):
 
 
 class InvalidRequest(AppError):
-    """The request is well-formed, and says something that cannot be done."""
+    """The request is invalid; `errors` says where and why."""
 
     code, status = "invalid-request", 422
 
 
 class IdempotencyKeyReused(AppError):
-    """This Idempotency-Key came with another body before."""
+    """This Idempotency-Key came with another body before: choose a new key."""
 
     code, status = "idempotency-key-reused", 422
 
@@ -198,7 +198,7 @@ class NotReady(AppError):
 
 
 class StorageError(AppError):
-    """The object store did not do what it was asked to."""
+    """The object store failed."""
 
     code, status = "storage-unavailable", 503
 
@@ -216,6 +216,6 @@ class ObjectExists(StorageError):
 
 
 class ChecksumMismatch(StorageError):
-    """The bytes are not the ones that the checksum promises."""
+    """The bytes do not match the checksum."""
 
     code, status = "checksum-mismatch", 503

@@ -101,7 +101,8 @@ def _of_row(row: Preset) -> PresetVersion:
 def _check(spec: dict[str, Any]) -> None:
     if "preset" in spec:
         raise InvalidRequest(
-            "A preset names no other.", items=[Problem("/spec/preset", "nested-preset", "leave it out")]
+            "A preset cannot reference another preset.",
+            items=[Problem("/spec/preset", "nested-preset", "leave it out")],
         )
     whole = {"prune": {"method": "magnitude", "sparsity": 0.5}, **spec}
     try:
@@ -113,6 +114,6 @@ def _check(spec: dict[str, Any]) -> None:
             )
             for item in error.errors(include_input=False, include_url=False)
         ]
-        raise InvalidRequest("The spec is no part of a valid one.", items=items) from None
+        raise InvalidRequest("The preset is not a valid partial spec.", items=items) from None
     if problems := refused(read):
         raise InvalidRequest("The spec cannot be used.", items=problems)

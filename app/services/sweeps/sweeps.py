@@ -108,8 +108,8 @@ def _points(request: SweepRequest) -> list[tuple[Point, JobRequest]]:
     except ValueError as error:
         pointer = str(error)
         raise InvalidRequest(
-            "An axis leads nowhere.",
-            items=[Problem(_axis(pointer), "no-such-field", "the base has a list or a value on this way")],
+            f"The axis {pointer} does not exist in the base.",
+            items=[Problem(_axis(pointer), "no-such-field", "the base has a list or a value on this path")],
         ) from None
     if problems:
         raise InvalidRequest("Some points are no valid jobs.", items=list(problems.values())[:MAX_PROBLEMS])

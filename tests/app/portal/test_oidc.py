@@ -155,7 +155,7 @@ def test_who_has_no_project_stays_outside_where_there_is_no_default_and_that_is_
     settings.oidc_project_claim, settings.oidc_project = "groups", ""
     for groups in (None, "prj_none", [], [1, {}], {"a": "b"}, True):
         oidc.claims["groups"] = groups
-        _stays_outside(browser, _sign_in(browser, oidc), "nobody has let you into a project", 403)
+        _stays_outside(browser, _sign_in(browser, oidc), "not assigned to a project", 403)
     events = browser.client.get("/v1/audit-events", headers=bearer(_admin(resources))).json()["items"]
     refused = [(row["actor"], row["data"]) for row in events if row["action"] == "portal.sign_in_refused"]
     assert refused == [({"type": "user", "id": "ada"}, {"why": "no-project"})]
