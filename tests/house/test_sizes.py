@@ -52,7 +52,6 @@ TWO_OF_A_NAME: Final = {
     "Attempt",
     "Entry",
     "Experts",
-    "Family",
     "Group",
     "LayerRow",
     "Limits",
