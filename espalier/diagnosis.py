@@ -15,7 +15,7 @@ from espalier.messages import ErrorInfo
 from espalier.recipe.phases import Phase
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-"""What torch's CPU allocator says; it has no exception class of its own."""
+"""Messages of torch's CPU allocator; it has no exception class of its own."""
 
 _NO_DEVICE_MEMORY = (
     "CUDA error: out of memory",
@@ -25,7 +25,7 @@ _NO_DEVICE_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
 )
-"""What the libraries below torch say where its own allocator does not speak."""
+"""Messages of the CUDA libraries below torch, whose failures torch raises as other errors."""
 _DEVICE_LOST = (
     "CUDA error",
     "CUDA driver error",

@@ -31,7 +31,7 @@ from espalier.session.reporter import Listener
 from espalier.structure import removing
 
 PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")
-"""Whose versions stand in every report."""
+"""Packages whose versions stand in every report."""
 
 
 def run(request: ComputeRequest, listener: Listener) -> Done | MembersRequested:

@@ -44,7 +44,7 @@ def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *,
     """Select the `count` windows, in order, whose loss rose most over the dense model's; stored for resumed runs."""
     stored = session.reporter.stored(phase.name, PICKED)
     if stored is None:
-        # The source itself: where whole parts were removed, what the walks call dense is smaller.
+        # The source itself: where whole parts were removed, `session.dense` is smaller.
         dense_N = _losses(session.source_streamed, session.source, windows_NT)
         gaps_N = _losses(session.streamed, session.weights, windows_NT) - dense_N
         picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values

@@ -20,7 +20,7 @@ DIVERGENCE = {
     "kl": "KL(dense || compressed), nats, mean over the predicted tokens",
     "top1_agreement": "share of predicted tokens for which both models think the same token the likeliest",
 }
-"""What the numbers of `evaluate.divergence` mean."""
+"""The meaning of the numbers of `evaluate.divergence`."""
 
 
 def score(

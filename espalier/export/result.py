@@ -44,7 +44,7 @@ def _manifest(session: Session, files: list[ArtifactFile]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "source": {"name": session.request.source_name, "revision": session.request.revision},
-        # Who takes the result over may publish it elsewhere, and whom it reaches need not know where else it lies.
+        # A reused result may be published elsewhere, and its readers must not learn of the other places.
         "spec": without_places(session, spec.model_dump(mode="json", exclude=WHERE_TO)),
         "seeds": seeds,
         "versions": session.results.environment,

@@ -16,13 +16,13 @@ class ArtifactFormat(BaseModel, ABC):
     model_config = ConfigDict(frozen=True)
 
     summary: ClassVar[str]
-    """What lies in the artifact, for the schema."""
+    """The content of the artifact, for the schema."""
     how_to_load: ClassVar[str]
     """For the model card: the words before the snippet that loads the model with stock transformers."""
     keeps_dense: ClassVar[bool]
     """Whether the dense files stay once they have been measured."""
     drops_zeros: ClassVar[bool]
-    """Whether what it writes takes less room the more weights are pruned."""
+    """Whether its files are smaller the more weights are pruned."""
 
     @abstractmethod
     def write(self, dense: Sequence[Path]) -> list[Path]:

@@ -80,7 +80,7 @@ class MemoryEstimate:
         if spec.retrain is not None:
             more = self.training + self.training_batch if device == "cpu" else self.outer + self.checkpoint
             yield self.process + more, "retraining, which holds the whole model"
-        if spec.reconstruct is not None and spec.reconstruct.window != "auto":  # which takes what there is room for
+        if spec.reconstruct is not None and spec.reconstruct.window != "auto":  # `auto` takes a window that fits
             yield self.process + self.window[1] + (self.window[0] if device == "cpu" else 0), "fitting a window"
         evaluate = spec.evaluate
         if spec.structure:
@@ -123,7 +123,7 @@ class MemoryEstimate:
         if phase == "reconstructing":  # blocks are pruned on the way, or their errors measured again
             device = max(device, self.window[0], self.scored * after_each)
             host = self.samples + self.window[1] + self.streams * self.hidden_states
-        if phase == "pruning":  # what recovery follows is measured before it; whole parts go from a whole model
+        if phase == "pruning":  # recovery is preceded by a measurement; whole parts are removed from a whole model
             recovers = spec.reconstruct is not None or spec.retrain is not None
             device = max(device + self.model * bool(spec.structure), self.scored * recovers)
         return device, host

@@ -51,7 +51,7 @@ def window_bytes(window: Iterable[MapShape], block: BlockShape, batch: FitBatch)
     trained = sum(each.weights for each in maps)
     # The dense block stands beside the fitted one, in the compute dtype; the fitted one is float32.
     resident = block.weights * (batch.itemsize + FLOAT_BYTES) - FLOAT_BYTES * trained
-    # Autograd keeps what every map reads, and what the nonlinearity behind it reads.
+    # Autograd keeps the input of every linear layer and of the nonlinearity behind it.
     activations = batch.tokens * batch.itemsize * sum(each.edges for each in maps)
     device = OPTIMIZED_BYTES * trained + resident + activations
     return device, SNAPSHOT_BYTES * trained + STREAMS * batch.hidden_states

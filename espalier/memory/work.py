@@ -11,7 +11,7 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.prune import PruneStep
 
 ASSUMED_WINDOWS: Final = 200
-"""Where a measurement takes all windows of its text."""
+"""Windows of a measurement that takes all of its text."""
 MOVES: Final = frozenset({"fetching", "exporting", "uploading"})
 """Phases whose work is bytes that move; that of all others is floating-point operations."""
 UNCOUNTED: Final = frozenset({"resolving", "publishing"})

@@ -32,7 +32,7 @@ class MatrixFacts:
     weight: Callable[[], torch.Tensor] | None = None
     """Loads the dense weight (O, I) as float32; None where only names and shapes are known."""
     statistics: Statistics = field(default_factory=dict)
-    """What the budget declares, on the dense model's activations."""
+    """The statistics that the budget declares, on the dense model's activations."""
 
     @property
     def size(self) -> int:
@@ -63,7 +63,7 @@ class MaskProblem(LayerProblem):
 
     mask_OI: torch.Tensor
     score_OI: torch.Tensor
-    """What the mask was chosen by; -inf marks what an earlier step has pruned, and what stays pruned."""
+    """The scores behind the mask; -inf marks weights that an earlier step pruned, which stay pruned."""
     pattern: Pattern
     sparsity: float
     """The fraction of this matrix that the mask prunes."""
@@ -96,12 +96,12 @@ class Method(BaseModel, ABC):
     summary: ClassVar[str]
     """One sentence for people who choose."""
     paper: ClassVar[str]
-    """Where the formula comes from."""
+    """The source of the formula."""
     cost: ClassVar[Cost] = "free"
     statistics: ClassVar[Declared] = ()
-    """What it reads of the calibration of a matrix: exactly this is gathered for it."""
+    """The statistics of a matrix that it reads: exactly these are gathered."""
     constraints: ClassVar[tuple[str, ...]] = ()
-    """What a model must have for it, for people who choose."""
+    """Requirements on the model, for people who choose."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Values for parameters that have no default."""
 

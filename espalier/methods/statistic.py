@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Need = Literal["none", "norms", "gram"]
-"""How much is gathered of a matrix's inputs: nothing, a number per input, or a number per pair of inputs."""
+"""The size of a statistic of a matrix's inputs: nothing, a number per input, or a number per pair of inputs."""
 
 NEEDS: tuple[Need, ...] = ("none", "norms", "gram")
 """From the least to the most."""
@@ -68,7 +68,7 @@ class ReaderStatistic(Statistic):
     """A statistic of the input of another matrix, which reads what this one's outputs become."""
 
     of: ClassVar[type[InputStatistic]]
-    """What is gathered at that input."""
+    """The statistic gathered at that input."""
     absent: ClassVar[tuple[str, str]]
     """Code and text of the warning for a block (`block`) without such readers; `method` reads them."""
 
@@ -84,9 +84,9 @@ class ReaderStatistic(Statistic):
 
 
 Declared = tuple[type[Statistic], ...]
-"""What a method reads."""
+"""The statistics that a method reads."""
 Statistics = Mapping[type[Statistic], "Tensor"]
-"""What is known of one matrix."""
+"""The statistics of one matrix, by kind."""
 
 
 def gathered(declared: Iterable[type[Statistic]]) -> list[type[InputStatistic]]:

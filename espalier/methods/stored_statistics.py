@@ -9,7 +9,7 @@ from espalier.methods.statistic import ReaderStatistic, Statistic, gathered, rea
 from espalier.methods.statistics.neuron_norms import NeuronNorms
 
 IN_EVERY_FILE: Final[tuple[type[ReaderStatistic], ...]] = (NeuronNorms,)
-"""Where input norms are known anyway they cost nothing: every step takes the file, whether it reads neurons or not."""
+"""Statistics that input norms imply cost nothing: they lie in the file whether the step reads them or not."""
 
 
 def kinds(declared: Iterable[type[Statistic]]) -> list[type[Statistic]]:

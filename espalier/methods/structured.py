@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 UnitKind = Literal["neurons", "kv_groups"]
 """Units of a block's halves: of the feed-forward net, of attention."""
 PartKind = Literal["depth", UnitKind, "experts"]
-"""What can go as a whole: blocks of the model, or units that every block has equally many of."""
+"""Removable parts: blocks of the model, or units that every block has equally many of."""
 WidthUpdate = Literal["none", "bias_mean", "least_squares"]
-"""How what stays makes up for what goes: not at all, by its mean as a bias, by refitted columns."""
+"""The compensation for removed units: none, their mean as a bias, or refitted columns."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class UnitCriterion(Method):
 
     reads_gram: ClassVar[bool] = False
     own_update: ClassVar[WidthUpdate] = "none"
-    """What it takes where the step asks for no update."""
+    """The update where the step asks for none."""
 
     @abstractmethod
     def choose(self, evidence: UnitEvidence, *, kept: int) -> Tensor:

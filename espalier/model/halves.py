@@ -30,7 +30,7 @@ class _Silence:
 
     width: int
     others: int | None
-    """How many values follow in the tuple; None where the child returns a bare tensor."""
+    """Number of further values in the tuple; None where the child returns a bare tensor."""
     carried: int | str | None
     """Its argument that the child adds to its own result (BLOOM's residual); None where it adds nothing."""
 

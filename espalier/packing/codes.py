@@ -32,7 +32,7 @@ def _filled(nibble: int) -> int:
 
 
 def _table(of_nibble: dict[int, int]) -> Bytes:
-    """Look up both halves of a byte at once; 0xFF marks what is not allowed."""
+    """Look up both halves of a byte at once; 0xFF marks an invalid byte."""
     table = np.full(256, 0xFF, dtype=np.uint8)
     for high, high_code in of_nibble.items():
         for low, low_code in of_nibble.items():
@@ -79,7 +79,7 @@ def positions_of(mask: Bytes) -> tuple[Bytes, Bytes]:
 def mask_of_positions(positions: Bytes) -> Bytes:
     """Decode position bytes into a mask; PackError when a pair is not two rising positions."""
     mask: Bytes = _TO_MASK[positions]
-    # A valid mask never has eight bits set, so 0xFF can only be the mark of what is not allowed.
+    # A valid mask never has eight bits set, so 0xFF can only mark an invalid byte.
     if (mask == 0xFF).any():
         raise PackError("position bytes that name no two of four")
     return mask

@@ -23,7 +23,7 @@ SUFFIX: Final = ".packed.safetensors"
 
 Code = Literal["dense", "bitmask", "2:4"]
 PARTS: Final = {"bitmask": ("offsets", "values", "mask"), "2:4": ("values", "positions")}
-"""What a tensor under a code consists of; each part is a tensor of its own, `<name>.<part>`."""
+"""The parts of a tensor under a code; each part is a tensor of its own, `<name>.<part>`."""
 
 
 @dataclass(frozen=True)

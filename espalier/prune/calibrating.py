@@ -34,7 +34,7 @@ class Plan:
     dense_statistics: dict[str, torch.Tensor] | None = None
     """The dense model's statistics where the global scope compared scores; None when every block sees its own."""
     inputs: Inputs | None = None
-    """What the blocks read, where dense propagation lets it be known before the walk."""
+    """The input statistics of the blocks, where dense propagation makes them known before pruning."""
 
     def statistics(self, step: PruneStep, name: str) -> Statistics:
         """Return the statistics of a matrix that the criterion scored when the plan was made."""

@@ -182,7 +182,7 @@ class BlockPruner:
             self.session.streamed.block(block.index, self._propagated) as module,
             capturing(module, matrices, kinds, siblings=block.matrices, sample_tokens=ERROR_TOKENS) as capture,
         ):
-            if self._dense:  # what the block gives now is what the next one reads: one forward does
+            if self._dense:  # the outputs are the next inputs already: one forward is enough
                 stream.advance(module)
             else:
                 for _ in stream.outputs(module):

@@ -33,11 +33,11 @@ class Window:
 
     run: Run
     trainables: Sequence[Trainable]
-    """What moves, and frozen weights that adapters are merged into."""
+    """The trained parameters, and frozen weights that adapters are merged into."""
     inputs: torch.Tensor
     targets: torch.Tensor
     power: float
-    """What squared errors are relative to."""
+    """The scale of squared errors."""
     merge: Callable[[], None] = lambda: None
     """Write adapters into their weights, so that the adapters stand at zero again."""
 
@@ -62,7 +62,7 @@ class Fit:
     error_before: float
     error_after: float
     learning_rate: float
-    """As asked for, or as a fraction of each tensor's root mean square; 0 where the window was left as it was."""
+    """The rate of the spec, or a fraction of each tensor's root mean square; 0 where the window was left as it was."""
 
 
 class Fitter:

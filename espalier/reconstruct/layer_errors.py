@@ -48,8 +48,8 @@ def _rows(
     device = session.device
     for matrix in matrices:
         dense_OI = matrix.view(session.dense.get(matrix.tensor).to(session.weights.dtype(matrix.tensor)))
-        fitted = tensors.get(matrix.tensor)
-        fitted_OI = matrix.view(session.weights.get(matrix.tensor) if fitted is None else fitted)
+        refitted = tensors.get(matrix.tensor)
+        fitted_OI = matrix.view(session.weights.get(matrix.tensor) if refitted is None else refitted)
         errors = OutputErrors(moved(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
         before = errors.relative(moved(masks.apply(dense_OI, session.mask(matrix.name)), device, torch.float32))
         after = errors.relative(moved(fitted_OI, device, torch.float32))

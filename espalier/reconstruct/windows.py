@@ -120,7 +120,7 @@ def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
         )
         targets = stream.difference(pair.past(stream.forward(pair.teacher, streams.teacher)), given)
     elif streams.mode == "sparse_inputs_dense_targets":
-        # Both halves add to the block's input: the second is asked for what the first leaves of the whole.
+        # Both halves add to the block's input: the target of the second is the rest of the block's output.
         asked = stream.forward(pair.teacher, streams.teacher)
         targets = stream.difference(asked, stream.difference(mid.student, streams.student))
     else:

@@ -192,10 +192,9 @@ class _Retraining:
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec
         seed = spec.seed if spec.order_seed is None else spec.order_seed
-        if (cycle := self.session.repetition.name.cycle) is not None:  # no cycle reads the first batches again
-            seed = derived_seed(
-                seed, str(RepetitionName(cycle=cycle))
-            )  # and members of one soup differ in what varies alone
+        if (cycle := self.session.repetition.name.cycle) is not None:
+            # No cycle reads the first batches again, and members of one soup differ only in what `vary` names.
+            seed = derived_seed(seed, str(RepetitionName(cycle=cycle)))
         plan = Plan(
             steps=steps,
             batch_size=spec.batch_size,

@@ -46,9 +46,9 @@ class Repetition:
     """One repetition of phases inside a job: a cycle of pruning and recovery, or a member of a soup."""
 
     name: RepetitionName = field(default_factory=RepetitionName)
-    """What checkpoints, series and report rows carry."""
+    """The name that checkpoints, series and report rows carry."""
     sparsity: float | None = None
-    """What is pruned by the end of this repetition, in the place of the spec's."""
+    """The sparsity at the end of this repetition, in the place of the spec's."""
     retrain: Retrain | None = None
     """In the place of the spec's."""
 
@@ -65,9 +65,9 @@ class Reporter:
     results: Results
     workspace: Path
     stored_checkpoints: Mapping[tuple[Phase, str], StoredCheckpoint]
-    """What earlier attempts finished, by phase and name."""
+    """The checkpoints of earlier attempts, by phase and name."""
     device: torch.device
-    """Whose peak of memory a phase reports."""
+    """The device whose peak memory a phase reports."""
     repetition: Repetition = field(default_factory=Repetition)
     """The repetition whose phases run: metrics, rows and checkpoints carry its name."""
     phase_now: Phase | None = None
@@ -129,7 +129,7 @@ class PhaseRun:
     unit: str
     began: float = field(default_factory=time.monotonic)
     reused_seconds: float = 0.0
-    """What earlier attempts spent on work that this attempt did not repeat."""
+    """Seconds that earlier attempts spent on work that this attempt did not repeat."""
     peak_memory_bytes: int = 0
     perplexity: dict[str, float] | None = None
     reused_from: str | None = None

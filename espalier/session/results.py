@@ -20,7 +20,7 @@ class Written:
     packs: list[Path] = field(default_factory=list)
     """Files of the artifact's format that stand beside or in the place of the dense ones."""
     unpacked: list[dict[str, Any]] = field(default_factory=list)
-    """What the packs unpack to: the dense files as the manifest describes them."""
+    """The dense files that the packs unpack to, as the manifest describes them."""
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Results:
     dense_tasks: dict[str, dict[str, float]] = field(default_factory=dict)
     """Numbers of the dense model, by task of lm-eval."""
     protocol: dict[str, Any] = field(default_factory=dict)
-    """How each phase did its work, by subject: what a reader needs to repeat the numbers."""
+    """The protocol of each phase, by subject: all that is needed to repeat the numbers."""
     layers: dict[str, Layer] = field(default_factory=dict)
     """The newest row of every pruned matrix, by its name."""
     trained_parameters: dict[str, int] = field(default_factory=dict)
-    """How many parameters a phase has trained, by phase."""
+    """Number of trained parameters, by phase."""
     recovery: dict[str, Any] = field(default_factory=dict)
-    """What the report says of cycles, soups and adapters, under their names."""
+    """The report's entries of cycles, soups and adapters, under their names."""
     adapter: Path | None = None
     """Trained values of an adapter that stays apart from the weights."""
     comparison: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Results:
     phases: list[PhaseCompleted] = field(default_factory=list)
     """Every phase that has ended, in order; one row per repetition where phases repeat."""
     warnings: list[dict[str, str]] = field(default_factory=list)
-    """What the user should know, as `code` and `text`."""
+    """Warnings to the user, as `code` and `text`."""
 
     def add_warnings(self, warnings: Iterable[dict[str, str]]) -> None:
         """Append the warnings that do not stand here yet."""

@@ -32,7 +32,7 @@ class Session:
         self.artifact_dir = Path(request.artifact_dir)
         self.source_dir = Path(request.model_dir)
         self.model_dir = self.source_dir
-        """Where the config and the dense weights lie: another folder once whole parts are gone."""
+        """The folder of the config and the dense weights: another one once whole parts are removed."""
         self.device = numerics.pick_device(request.device)
         self.compute_dtype = numerics.pick_compute_dtype(request.spec.compute_dtype, self.device)
 
@@ -46,12 +46,12 @@ class Session:
         """The source's blocks that are left, in order; None before whole parts are removed."""
         self.corpus = Corpus(self.source_dir)
         self.tasks: Tasks | None = None
-        """What of lm-eval is asked for."""
+        """The lm-eval tasks asked for."""
 
         self.by_blocks = False
-        """Where memory is short: perplexity takes one block at a time."""
+        """Whether perplexity is measured with one block in memory at a time."""
         self.spill: Path | None = None
-        """Where memory is short: the folder whose files hold hidden states."""
+        """The folder to which hidden states are spilled; None keeps them in memory."""
 
         self.results = Results()
         checkpoints = {(item.phase, item.name): item for item in request.checkpoints}
@@ -121,7 +121,7 @@ class Session:
     def calibration_windows(self) -> torch.Tensor:
         """Return the calibration's windows of tokens (N, T)."""
         of, length = self.request.spec.calibration, self.length_of(self.request.spec.calibration)
-        # The builtin text is what it is: the default request must work with any model.
+        # The builtin text is short: its crops may overlap, for the default request must work with any model.
         overlapping = of.dataset.kind == "builtin" and of.selection != "sequential"
         return self.calibration_text.windows(
             count=of.samples, length=length, seed=of.seed, selection=of.selection, overlapping=overlapping

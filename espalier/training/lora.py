@@ -20,7 +20,7 @@ from espalier.model import masks
 
 LORA_A: Final = "lora_a"
 LORA_B: Final = "lora_b"
-"""What the factors are called behind the name of their matrix."""
+"""Suffixes of the factors behind the name of their matrix."""
 PART: Final = 2**17
 """Elements of an effective weight that are made at a time, at least."""
 

@@ -12,7 +12,7 @@ from torch import nn
 from espalier.recipe.steps.retrain import Trained
 
 Kind = Literal["weights", Trained]
-"""What a trainable is; the words of the spec."""
+"""The kind of a trainable, as a spec names it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Trainable:
     mask: torch.Tensor | None = None
     """In the parameter's own shape, True = keep: elsewhere the parameter is zero and stays zero."""
     stored: torch.dtype = torch.float32
-    """What the parameter is cast to when it is written."""
+    """The dtype in which the parameter is written."""
     size: float | None = None
     """The scale that learning rates are relative to, where it is not the parameter's own."""
 

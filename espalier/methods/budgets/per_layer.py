@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Suffix = Annotated[str, Field(min_length=1, max_length=200)]
 
 TOLERANCE = 0.005
-"""How far the mean of the values may lie from the request; they are followed as they are given."""
+"""Largest distance of the mean of the values from the request; values are followed as they are given."""
 
 
 class PerLayer(Budget):

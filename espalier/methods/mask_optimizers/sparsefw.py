@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GRID = (0.1, 0.25, 0.5, 0.75, 0.9)
 ON_DEVICE, ON_CPU = 2000, 300
-"""What `iterations: auto` means; the error falls as 2 / (t + 2), most of it in the first hundreds."""
+"""The values of `iterations: auto`; the error falls as 2 / (t + 2), most of it in the first hundreds."""
 BATCH_ELEMENTS = 2**22
 """Weights in a batch of rows: five float32 buffers of that size live at once."""
 

@@ -50,7 +50,7 @@ class Cs256(Pattern):
 def _keep_column(score_OT: Tensor, sparsity: float) -> Tensor:
     ascending = score_OT.sort(dim=1, stable=True)
     eights_ON = ascending.values.reshape(len(score_OT), -1, STEP).sum(dim=2)
-    # Sums rise along a tile, so what goes of it is its beginning: its lowest eights.
+    # Sums rise along a tile, so its lowest eights, at its beginning, are pruned.
     kept_ON = keep_highest(eights_ON, sparsity=sparsity, scope="matrix")
     mask_OT = torch.empty_like(score_OT, dtype=torch.bool)
     return mask_OT.scatter_(1, ascending.indices, kept_ON.repeat_interleave(STEP, dim=1))

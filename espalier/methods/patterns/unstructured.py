@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Scope = Literal["row", "matrix"]
-"""Where in a matrix a budget holds."""
+"""The part of a matrix over which a budget holds."""
 
 
 class Unstructured(Pattern):

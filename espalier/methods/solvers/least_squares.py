@@ -67,7 +67,7 @@ def _solve_rows(weight_BI: Tensor, mask_BI: Tensor, hessian_II: Tensor) -> tuple
     """Solve a batch of rows at once; also which rows came out finite."""
     target_BI = weight_BI.to(hessian_II.dtype) @ hessian_II
     longest = int(mask_BI.sum(dim=1).max())
-    # Kept inputs first, in order; what is beyond a row's own count is padding.
+    # Kept inputs first, in order; entries beyond a row's own count are padding.
     order_BK = (~mask_BI).to(torch.uint8).sort(dim=1, stable=True).indices[:, :longest]
     real_BK = mask_BI.gather(1, order_BK)
     system_BKK = hessian_II[order_BK[:, :, None], order_BK[:, None, :]]
