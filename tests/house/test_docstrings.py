@@ -18,23 +18,16 @@ PROPERTIES: Final = ("property", "cached_property", "setter")
 """Their docstrings may be noun phrases, as those of classes and modules are."""
 NO_VERB_YET: Final[frozenset[str]] = frozenset(
     {
-        # app/db
-        # app/integrations
-        # app/platform
         # app/production.py
         "app/production.py",
-        # app/queue.py
         # app/server.py
         "app/server.py",
-        # app/services
-        # app/storage
         # espalier/methods
         "espalier/methods/solvers/admm.py",
         # espalier/model
         "espalier/model/layout.py",
         # espalier/prune
         "espalier/prune/collapse.py",
-        # workers/background
     }
 )
 """Files that hold a function whose docstring begins with no verb; it may only become shorter."""

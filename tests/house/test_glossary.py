@@ -20,7 +20,6 @@ SECTION: Final = "\n## Words of before\n"
 SCOPES: Final = ("modules", "names", "everywhere")
 NOT_YET: Final[dict[str, int]] = {
     "earlier": 4,
-    "fitted": 1,
     "found": 3,
     "least": 1,
     "look": 1,
