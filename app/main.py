@@ -37,7 +37,7 @@ from app.storage.open import open_store
 from espalier.version import VERSION
 
 SWITCH_SECONDS = 0.001
-"""How long a thread that computes keeps the others waiting: forty of them stand before the event loop at worst."""
+"""Switch interval of a thread that computes: at worst, forty of them run before the event loop."""
 AT_ONCE = 4
 """Requests of a project that may hold one of a process's forty threads: with more it is served no faster, and others
 wait for the interpreter."""
@@ -47,7 +47,7 @@ _PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/compo
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application; it opens its database, store and broker when it starts.
 
-    Without settings it is the start of a process of its own, which then logs as the settings of the environment tell.
+    Without settings it starts a process of its own, and configures logging from the environment.
     """
     _spare_what_is_loaded()
     alone = settings is None
@@ -153,7 +153,7 @@ def _describe_problems(app: FastAPI) -> None:
 
 
 def _describe_keys(document: dict[str, Any]) -> None:
-    """Say in the document where the API key goes, and which paths take none."""
+    """Describe in the document where the API key goes, and which paths take none."""
     text = "`esp_<id>_<secret>`; the embedded mode takes calls without one from its own machine."
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": text}}
     document["security"] = [{"key": []}, {}]

@@ -1,4 +1,4 @@
-"""What production does not start with: every process of it asks here first, `python -m app.production` before any."""
+"""Checks of the settings before a production process starts; `python -m app.production` runs them alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEAST_SECRET = 16
 
 
 def refuse_unsafe_production(settings: Settings) -> None:
-    """Raise ValueError when production would run with what is only safe on one machine."""
+    """Raise ValueError when production would run with settings that are safe on one machine only."""
     if settings.mode != "production":
         return
     pepper, keys = settings.api_key_pepper.get_secret_value(), settings.credentials_key.get_secret_value()
@@ -29,13 +29,13 @@ def refuse_unsafe_production(settings: Settings) -> None:
         "ESPALIER_OIDC_ISSUER is not https": settings.oidc_issuer.startswith("http:"),
         "ESPALIER_OIDC_ISSUER takes ESPALIER_PUBLIC_URL": bool(settings.oidc_issuer) and not settings.public_url,
     }
-    found = [fault for fault, there in faults.items() if there]
-    if found:
-        raise ValueError(f"production does not start: {'; '.join(found)}")
+    unsafe = [fault for fault, there in faults.items() if there]
+    if unsafe:
+        raise ValueError(f"production does not start: {'; '.join(unsafe)}")
 
 
 def leave_unsafe_production(settings: Settings) -> None:
-    """The same for processes that end with a sentence."""
+    """Exit with the message where `refuse_unsafe_production` raises."""
     try:
         refuse_unsafe_production(settings)
     except ValueError as error:

@@ -12,7 +12,7 @@ from app.settings import Settings, get_settings
 KEEP_ALIVE_SECONDS = 20
 BACKLOG = 1024
 _SPARE_FILES = 256
-"""Of a process: what its database, store and broker open."""
+"""Of a process, for its database, store and broker."""
 
 
 def serve(settings: Settings) -> None:
@@ -34,7 +34,7 @@ def serve(settings: Settings) -> None:
 
 
 def connections(settings: Settings) -> int:
-    """How many connections a process keeps: as many as asked for, and as the machine has files for."""
+    """Return the number of connections a process keeps: as many as asked for, within the limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.api_max_connections + _SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""Middleware: who calls, and whether they may; before a byte of the body is read."""
+"""Middleware that authenticates API keys and checks their scopes before a byte of the body is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.settings import Settings
 
 _READ = frozenset({"GET", "HEAD"})
 _RULES: Final[list[tuple[str, KeyScope | None, KeyScope]]] = [
-    # path, scope to look (None: any key), scope to change; the first that matches counts. Some doors take more scopes
+    # path, scope to read (None: any key), scope to change; the first match counts. Some endpoints take more scopes
     # than one, by what comes in: see app.services.jobs.rights
     (r"/v1/(methods|spec-schema|usage)", None, "admin"),
     (r"/v1/jobs/[^/]+/publications.*", "jobs:read", "models:write"),
@@ -48,19 +48,19 @@ def required_scope(method: str, path: str) -> KeyScope | None:
 
 
 def rule_of(path: str) -> tuple[KeyScope | None, KeyScope] | None:
-    """Return the scopes to look and to change; None for a path that nobody has said a word about."""
+    """Return the scopes for reading and for changing; None for a path without a rule."""
     # DOTALL: a path may hold a line break, and must not slip through a rule with it.
     scopes = ((reading, changing) for rule, reading, changing in _RULES if re.fullmatch(rule, path, re.DOTALL))
     return next(scopes, None)
 
 
 def takes_no_key(path: str) -> bool:
-    """Tell whether a path is served to anybody."""
+    """Tell whether a path is served without a key."""
     return not path.startswith("/v1/") or _PUBLIC.fullmatch(path) is not None
 
 
 class AccessGuard:
-    """Finds out who calls, refuses who may not, and names the actor to everything behind it."""
+    """Authenticates a call, refuses one without the scope, and binds the actor to the request and its log."""
 
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self.app = app
@@ -68,7 +68,7 @@ class AccessGuard:
         self._authenticator: ApiKeyAuthenticator | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request of somebody who may make it."""
+        """Serve one request if its key has the scope."""
         path = scope["path"] if scope["type"] == "http" else ""
         if takes_no_key(path):
             await self.app(scope, receive, send)
@@ -77,7 +77,7 @@ class AccessGuard:
             actor = await self._actor(scope)
             wanted = required_scope(scope["method"], path)
             if wanted and not rights.has(actor, wanted):
-                raise Forbidden(f"This takes an API key with the scope {wanted}.")
+                raise Forbidden(f"This call needs an API key with the scope `{wanted}`.")
         except AppError as error:
             await problem_response(scope, error)(scope, receive, send)
             return

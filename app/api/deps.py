@@ -1,4 +1,4 @@
-"""What endpoints ask for beside what app.dependencies has, as aliases."""
+"""Dependencies of endpoints alone, as aliases; app.dependencies has those that pages share."""
 
 from __future__ import annotations
 

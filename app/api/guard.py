@@ -28,15 +28,15 @@ _HOOK = re.compile(r"/v1/hooks/[^/]+")
 """Deliveries: read like any body, verified over their bytes, and parsed by the endpoint."""
 _RAW = re.compile(r"/v1/uploads/[^/]+/files/[^/]+(/[^/]+)?/parts/[^/]+")  # a template lies in a folder
 WORKED_ON_AT_ONCE = 16
-"""Requests with a body, of all projects: with 4 a process took two thirds as many, and nobody was answered sooner."""
+"""Requests with a body, of all projects: with 4 a process served two thirds as many, and answered none sooner."""
 _TURN_SECONDS = 0.02
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_QUERY_BYTES, MAX_PARAMETERS = 16 * 1024, 100
 MAX_HEADER_BYTES, MAX_HEADERS = 32 * 1024, 100
 _COOKIES = b"espalier_"
-"""How the names of all our cookies begin."""
+"""Prefix of the names of our cookies."""
 RECEIVE_SECONDS = 20.0
-"""How long a body of JSON may take to arrive."""
+"""Time limit for the arrival of a JSON body."""
 
 log = structlog.get_logger(__name__)
 
@@ -173,8 +173,10 @@ def _is_hook(scope: Scope) -> bool:
 
 
 def _lane(scope: Scope) -> str:
-    """Whose turn a request takes: its project's; deliveries, which bring no key, share one, for anybody can name hooks
-    without end."""
+    """Return the lane of a request: its project's; deliveries, which bring no key, share one.
+
+    With a lane of its own for each hook, callers could open lanes without end.
+    """
     actor: Actor | None = scope["state"].get("actor")
     return actor.project_id if actor else ""
 
@@ -198,7 +200,7 @@ def _check_head(scope: Scope) -> None:
 
 
 def _ours(cookies: bytes) -> bytes:
-    """Our own cookies, none of which is quoted: what is, the parser behind us reads in quadratic time."""
+    """Keep our own cookies, none of which is quoted: the parser behind us reads quoted ones in quadratic time."""
     crumbs = (cookie.strip() for cookie in cookies.split(b";"))
     return b"; ".join(cookie for cookie in crumbs if cookie.startswith(_COOKIES) and b"\\" not in cookie)
 

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client looks there; set by whoever starts server processes in a way of his own."""
+"""Read by prometheus_client; set it where server processes are started by another process manager."""
 
 
 class MetricsRegistry:
@@ -64,7 +64,7 @@ def of_this_process() -> MetricsRegistry:
     folder = Path(tempfile.gettempdir()) / f"{prefix}{_identity(parent.pid)}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to somebody else: set {_FOLDER} to a folder of this service")
+        raise RuntimeError(f"{folder} belongs to another user: set {_FOLDER} to a folder of this service")
     for old in folder.parent.glob(f"{prefix}*"):
         if _is_left_over(old.name.removeprefix(prefix)):
             shutil.rmtree(old, ignore_errors=True)
@@ -72,7 +72,7 @@ def of_this_process() -> MetricsRegistry:
 
 
 def _identity(pid: int) -> str:
-    """A process as nobody else is called, also when its number comes again."""
+    """Return a name of a process that stays unique when its pid is used again."""
     try:
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

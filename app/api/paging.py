@@ -77,7 +77,7 @@ class Pager:
     ) -> Page[View]:
         """Make a page of up to `limit` rows; one row more than that tells that there is a next page.
 
-        A page is shorter where its items are long: it is written in one piece, which nobody should wait for.
+        A page is shorter where its items are long: it is rendered in one piece, which blocks its thread.
         """
         items: list[View] = []
         size = 0

@@ -1,4 +1,4 @@
-"""What the API answers: no defaults, so that nothing is ever left out by mistake."""
+"""Response models of the API: no defaults, so that no field is left out by mistake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class View(BaseModel):
 
 
 class PhaseProgressView(View):
-    """How far the current phase is."""
+    """Progress of the current phase."""
 
     current: int
     total: int
@@ -32,7 +32,7 @@ class PhaseProgressView(View):
 
 
 class InitiatorView(View):
-    """Who asked for a job."""
+    """The actor that created a job."""
 
     type: str
     id: str
@@ -50,7 +50,7 @@ class DurationsView(View):
 
 
 class ErrorView(View):
-    """Why an attempt failed."""
+    """The error that ended an attempt."""
 
     class_: ErrorClass = Field(alias="class", serialization_alias="class")
     retryable: bool
@@ -58,7 +58,7 @@ class ErrorView(View):
     module: str | None
     """The matrix, tensor or file at fault, where one is known."""
     hint: str
-    """What you can do about it."""
+    """A way out for the user."""
     message: str
     attempt: int
 
@@ -84,7 +84,7 @@ class JobView(View):
     phase_progress: PhaseProgressView | None
     progress: float = Field(ge=0, le=1)
     wait_reason: WaitReason | None
-    """Why it waits, while queued."""
+    """The reason why it waits, while queued."""
     queue_position: int | None
     """Its place among the project's own queued jobs of its worker class, 1 for the next one; projects take turns."""
     attempt: int = Field(ge=1)

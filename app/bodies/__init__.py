@@ -1,1 +1,1 @@
-"""The bodies of requests: how they are read, and what they may say."""
+"""Request bodies: strict JSON, and the models that validate it."""

@@ -1,4 +1,4 @@
-"""What may be asked for: scopes, API keys, projects and their quotas."""
+"""Request bodies of scopes, API keys, projects and their quotas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.integrations.systems import LOGINS
 from espalier.recipe.base import Spec
 
 Scope = Literal[
-    "jobs:read",  # look at jobs, presets, sweeps, queues, usage
+    "jobs:read",  # read jobs, presets, sweeps, queues, usage
     "jobs:write",  # create and change jobs, plans, presets, sweeps
     "jobs:cancel",  # cancel, pause, resume
     "artifacts:read",  # list and download results
@@ -60,7 +60,7 @@ class ProjectRequest(Spec):
 
 
 class ProjectChange(Spec):
-    """What changes of a project; what is left out stays."""
+    """Changes of a project; fields left out stay."""
 
     name: Name | None = None
     quotas: Quotas | None = Field(None, description="All of them: what is left out of it has no bound.")
@@ -80,7 +80,7 @@ class KeyRequest(Spec):
 
 
 class KeyChange(Spec):
-    """What changes of a key; what is left out stays."""
+    """Changes of a key; fields left out stay."""
 
     name: Name | None = None
     expires_at: Time | None = None

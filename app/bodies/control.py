@@ -13,7 +13,7 @@ Priority = Literal["low", "normal", "high"]
 
 
 class JobPatch(Spec):
-    """What may change of a job: name and labels at any time, the priority while it is queued or paused."""
+    """Changes of a job: name and labels at any time, the priority while it is queued or paused."""
 
     name: str | None = Field(None, min_length=1, max_length=200)
     labels: dict[LabelKey, LabelValue | None] | None = Field(

@@ -1,4 +1,4 @@
-"""What may be asked about registry events: sources, rules, what a rule is tried on."""
+"""Request bodies of registry events: sources, rules, trials of rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SourceRequest(Spec):
 
 
 class SourceChange(Spec):
-    """What changes of a source."""
+    """Changes of a source."""
 
     name: Name
 
@@ -37,7 +37,7 @@ class SecretRotation(Spec):
 
 
 class Match(Spec):
-    """Which events a rule is about; all that is said must hold. `*` in a glob matches `/` too."""
+    """The events that a rule matches; all conditions must hold. `*` in a glob matches `/` too."""
 
     events: list[Glob] = Field(
         [],
@@ -63,7 +63,7 @@ Targets = Annotated[list[Target], Field(max_length=8)]
 
 
 class Template(Spec):
-    """The job that an event becomes. `{model}` and other placeholders stand for what the event says."""
+    """The job that an event becomes. `{model}` and other placeholders stand for fields of the event."""
 
     preset: str | None = Field(None, max_length=100, description="name or name@version.")
     spec: dict[str, Any] | None = Field(None, max_length=50, description="As in a job; wins over the preset.")
@@ -77,19 +77,19 @@ class Template(Spec):
         if self.preset is None and self.spec is None:
             raise PydanticCustomError("nothing_to_do", "give a `preset`, a `spec`, or both", {"at": "spec"})
         if self.preset and self.spec and "preset" in self.spec:
-            raise PydanticCustomError("two_presets", "the spec names a preset too", {"at": "spec/preset"})
+            raise PydanticCustomError("two_presets", "name one preset: here or in `preset`", {"at": "spec/preset"})
         return self
 
 
 class RuleLimits(Spec):
-    """What a rule lets through; the rest is written down and starts nothing."""
+    """Rate limits of a rule; events beyond them are recorded and start nothing."""
 
     max_per_day: int = Field(1000, ge=1, le=100_000, description="Events a day (UTC).")
     cooldown_seconds: int = Field(0, ge=0, le=30 * 86_400, description="Pause after an event, whatever its model.")
 
 
 class RuleRequest(Spec):
-    """Which events of a source become which jobs."""
+    """A rule that turns matching events of a source into jobs."""
 
     name: Name
     source_id: str = Field(max_length=64)
@@ -101,7 +101,7 @@ class RuleRequest(Spec):
 
 
 class RuleChange(Spec):
-    """What changes of a rule; what is left out stays, and an object that is given is given whole."""
+    """Changes of a rule; fields left out stay, and an object replaces the one before as a whole."""
 
     name: Name | None = None
     mode: Mode | None = None
@@ -112,7 +112,7 @@ class RuleChange(Spec):
 
 
 class RuleTrial(Spec):
-    """What a rule is tried on, without effects."""
+    """A delivery or document to try a rule on, without effects."""
 
     delivery_id: str | None = Field(None, max_length=64, description="A stored delivery of the rule's source.")
     payload: dict[str, Any] | None = Field(

@@ -1,4 +1,4 @@
-"""The body of POST /v1/jobs: a model, a spec, and what is to be done with the job."""
+"""The body of POST /v1/jobs: a source, a spec, and options of the job."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ class JobRequest(Spec):
 
 
 class PlanRequest(JobRequest):
-    """A job that may come, and what is to be known of it."""
+    """The body of POST /v1/plans: a request for a job, and options of the plan."""
 
     forecast: UnbuiltFlag = later("Tell the perplexity that the result would have.", default=False)

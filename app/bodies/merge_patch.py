@@ -19,7 +19,7 @@ def merge_patch(document: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def patch_between(old: Any, new: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return the patch that makes one document of another; members that are null in the new one cannot be told."""
+    """Return the merge patch from one document to another; it cannot express members that are null in the new one."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     patch = {name: None for name in old if name not in new}

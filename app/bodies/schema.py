@@ -1,4 +1,4 @@
-"""What generated JSON Schema is amended by, so that validators and generators of clients read what is meant."""
+"""Amendments of generated JSON Schema for validators and client generators."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 5000
 """Of a body, members and items at every depth; an upload of 1000 files has 4000."""
 MAX_MEMBERS: Final = 1500
-"""Of one object: each of them may be a mistake of its own, to be told in the event loop."""
+"""Of one object: each of them may be an error of its own, to be rendered in the event loop."""
 MAX_DIGITS: Final = 1000
 """Of an integer: reading and writing one takes quadratic time."""
 # Possessive, and an unclosed string ends with the body: no byte is looked at twice.

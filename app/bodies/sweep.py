@@ -87,7 +87,7 @@ class SweepRequest(Spec):
 
 
 def _count(value: object) -> int:
-    """How many values a document holds, itself included."""
+    """Return the number of values in a document, itself included."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + sum(map(_count, items))
 

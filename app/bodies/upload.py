@@ -1,4 +1,4 @@
-"""What may be asked about uploads."""
+"""Request bodies of uploads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be asked about outgoing webhooks."""
+"""Request bodies of outgoing webhooks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Secret = Annotated[str, Field(max_length=200), AfterValidator(_is_secret)]
 
 
 class EndpointRequest(Spec):
-    """Where events are sent to."""
+    """A receiver of events."""
 
     url: Url
     events: list[EventType] = Field(["*"], min_length=1, max_length=20)
@@ -58,7 +58,7 @@ class EndpointRequest(Spec):
 
 
 class EndpointChange(Spec):
-    """What changes of an endpoint; what is left out stays."""
+    """Changes of an endpoint; fields left out stay."""
 
     url: Url | None = None
     events: list[EventType] | None = Field(None, min_length=1, max_length=20)

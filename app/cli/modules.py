@@ -1,4 +1,4 @@
-"""Our modules as processes of their own: the service, its parts, the compute child."""
+"""Command lines of our modules as processes: the service, its parts, the compute child."""
 
 from __future__ import annotations
 

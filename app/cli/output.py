@@ -1,4 +1,4 @@
-"""What every command prints with: people read stderr for trouble and stdout for results, machines read JSON."""
+"""Output of all commands: results on stdout, errors on stderr, JSON for machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from espalier.client import ServiceError
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 _WIDE = 200
-"""Columns where no terminal tells its width: a table that is piped on must not be folded."""
+"""Columns where the output is no terminal: a table in a pipe must not be folded."""
 
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 

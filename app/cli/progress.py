@@ -14,7 +14,7 @@ from espalier.client import ENDINGS, Event
 
 
 class Lines:
-    """One plain line per thing worth knowing."""
+    """One plain line per event that people read."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -23,4 +23,4 @@ def checked(model: type[Model], fields: Mapping[str, object]) -> Model:
             Problem(pointers.of_error(item, item["loc"], fields), str(item["type"]).replace("_", "-"), item["msg"])
             for item in error.errors(include_input=False, include_url=False)
         ]
-        raise InvalidRequest("Some fields cannot be taken as they are.", items=items) from None
+        raise InvalidRequest("Some fields of the form are invalid.", items=items) from None

@@ -1,4 +1,4 @@
-"""Several jobs side by side: what they reached, and where their specs differ."""
+"""Comparison of jobs: a table of their results, and the differences of their specs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Line:
     best: frozenset[int]
     """Places of the lowest values, where lower is better and not all are alike; of jobs that have succeeded only."""
     note: str = ""
-    """Why the values do not compare, where they do not."""
+    """The reason why the values do not compare."""
 
 
 def _count(value: float | None) -> str:
@@ -42,7 +42,7 @@ _PARTS: Final[list[tuple[str, tuple[str, str], Write, bool]]] = [
 
 
 def lines(readings: Sequence[JobReading]) -> list[Line]:
-    """Return what the jobs reached, a measure a line; a job without a report has dashes."""
+    """Return the results of the jobs, one measure per line; a job without a report has dashes."""
     reports = [reading.job.report or {} for reading in readings]
     names = sorted({name for report in reports for name in _part(report, "compressed", "perplexity") or {}})
     rows = [

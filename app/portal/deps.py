@@ -1,4 +1,4 @@
-"""What pages ask for beside what app.dependencies has."""
+"""Dependencies of pages alone; app.dependencies has those that endpoints share."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SCOPE_OF: Final[dict[Callable[..., object], Scope]] = {}
 
 
 def needs(scope: Scope) -> Dependency:
-    """Let a route be opened only by those who have a scope; raises Forbidden."""
+    """Require a scope of the actor of a route; raises Forbidden."""
 
     async def check(actor: ActorDep) -> None:
         if not rights.has(actor, scope):
-            raise Forbidden(f"This takes an API key with the scope {scope}.")
+            raise Forbidden(f"This page needs an API key with the scope `{scope}`.")
 
     SCOPE_OF[check] = scope
     dependency: Dependency = Depends(check)

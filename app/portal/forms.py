@@ -38,7 +38,7 @@ class Form:
 async def read_form(headers: Headers, receive: Receive) -> Form:
     """Read a form of a request; raises what must be refused."""
     if headers.get("content-encoding", "identity").lower() not in {"", "identity"}:
-        raise UnsupportedBody("Forms come uncompressed.")
+        raise UnsupportedBody("Send the form uncompressed.")
     body = bytearray()
     while True:
         message = await receive()
@@ -51,7 +51,7 @@ async def read_form(headers: Headers, receive: Receive) -> Form:
             break
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and media_type != "application/x-www-form-urlencoded":
-        raise UnsupportedBody("The portal takes forms, `Content-Type: application/x-www-form-urlencoded`.")
+        raise UnsupportedBody("Send the form with `Content-Type: application/x-www-form-urlencoded`.")
     try:
         pairs = parse_qsl(
             bytes(body).decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS

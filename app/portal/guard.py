@@ -1,4 +1,4 @@
-"""Middleware of the portal: who has signed in, that a form comes from our own page, and what a browser may load."""
+"""Middleware of the portal: sessions, CSRF tokens, and the content security policy."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ HEADERS: Final = {
 _SAFE = frozenset({"GET", "HEAD"})
 STATIC: Final = "/portal/static/"
 OPEN: Final = "/portal/sign-in"
-"""What everybody may open, with all below it."""
+"""Paths that are open without a session, with all below them."""
 
 log = structlog.get_logger(__name__)
 
 
 class PortalGuard:
-    """Finds out who looks, refuses forms of other sites, and keeps surprises to a page."""
+    """Authenticates the session, refuses forms of other sites, and turns unexpected errors into a page."""
 
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self.app = app
@@ -97,7 +97,7 @@ class PortalGuard:
             await internal_error(request)(scope, receive, guarded)
 
     async def _serve(self, request: Request, send: Send) -> None:
-        """Hand a request on, in its project's share."""
+        """Pass a request on, within its project's share of threads."""
         actor: Actor | None = request.state.actor
         if actor is None:
             await self.app(request.scope, request.receive, send)
@@ -107,7 +107,7 @@ class PortalGuard:
                 await self.app(request.scope, request.receive, until_start(send, end_share))
 
     async def _refusal(self, request: Request, token: str) -> Response | None:
-        """Note who asks and what they posted; return the answer to those who may not ask."""
+        """Bind session, actor and form to the request; return the answer to a request without a session."""
         sessions = self._of(request)
         request.state.csrf, request.state.token = sessions.csrf(token), token
         request.state.actor = actor = await self._actor(request, token)
@@ -134,11 +134,11 @@ class PortalGuard:
 
     async def _check_form(self, request: Request) -> None:
         if is_of_another_site(request.headers):
-            raise Forbidden("The portal takes no forms of other sites' pages.")
+            raise Forbidden("This form was sent from the page of another site.")
         form = await read_form(Headers(scope=request.scope), request.receive)
         given = request.headers.get("x-csrf-token") or form.get("csrf")
         if not hmac.compare_digest(given.encode(), request.state.csrf.encode()):
-            raise Forbidden("The form is too old, or not of this page: open the page again, and send it again.")
+            raise Forbidden("The form has expired: open the page again, and send it again.")
         request.state.form = form
 
     def _to_sign_in(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ _JOB = re.compile(r"job_[0-9A-Z]{26}")
 
 @dataclass(frozen=True)
 class JobFilters:
-    """What was asked for, and what of it cannot be understood."""
+    """The filters of an address, and the error of each that is invalid."""
 
     states: tuple[str, ...] = ()
     label: str = ""
@@ -34,7 +34,7 @@ class JobFilters:
 
     @classmethod
     def of(cls, query: QueryParams) -> JobFilters:
-        """Read an address; what it says wrongly is noted and left out of the search."""
+        """Parse an address; invalid filters are noted and left out of the search."""
         states = tuple(state for state in dict.fromkeys(query.getlist("state")) if state in STATES)
         texts = {name: query.get(name, "").strip()[:300] for name in ("label", "model", "method", "after", "before")}
         wrong = {}
@@ -47,7 +47,7 @@ class JobFilters:
         return cls(states, **texts, cursor=cursor if _JOB.fullmatch(cursor) else None, wrong=wrong)
 
     def filters(self) -> Filters:
-        """Return what the statement needs."""
+        """Return the filters of the statement."""
         key, _, value = self.label.partition("=")
         until = _day(self.before)
         return Filters(

@@ -14,7 +14,7 @@ from app.platform.discovery import offered
 
 @dataclass(frozen=True)
 class Entry:
-    """A page in the menu, for those who have its scope."""
+    """A page in the menu, and the scope that it needs."""
 
     title: str
     url: str
@@ -24,7 +24,7 @@ class Entry:
     scope: str | None = "jobs:read"
 
     def open_to(self, actor: Actor) -> bool:
-        """Tell whether somebody may open the page."""
+        """Tell whether an actor may open the page."""
         return self.scope is None or bool({self.scope, "admin"} & actor.scopes)
 
     def leads_to(self, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Refusals as pages, and as lines for what was asked for by a script of ours."""
+"""Error pages, and error lines for requests of our own scripts."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def problem_page(request: Request, error: AppError) -> Response:
 
 
 def internal_error(request: Request) -> Response:
-    """Show that something broke, and nothing of what."""
+    """Show that a page failed, without the cause."""
     return problem_page(request, PageFailed())
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception that pages raise on purpose."""
+    """Register handlers of the exceptions that pages raise on purpose."""
 
     @app.exception_handler(AppError)
     def _app_error(request: Request, error: AppError) -> Response:
@@ -54,7 +54,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> Response:
         items = [Problem(pointers.join(item["loc"]), str(item["type"]), str(item["msg"])) for item in error.errors()]
-        return problem_page(request, InvalidRequest("The address asks for what there is not.", items=items))
+        return problem_page(request, InvalidRequest("Invalid query parameter; `errors` names it.", items=items))
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:

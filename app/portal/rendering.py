@@ -37,7 +37,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def measured(value: float | None) -> str:
-    """Show a measurement with the digits that count: 34.01, 3.5283, 0.000125."""
+    """Show a measurement with its significant digits: 34.01, 3.5283, 0.000125."""
     if value is None:
         return NONE
     small = 0 < abs(value) < 0.01
@@ -45,7 +45,7 @@ def measured(value: float | None) -> str:
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """Show a share."""
+    """Show a fraction in percent."""
     return NONE if value is None else f"{value * 100:.{digits}f} %"
 
 
@@ -102,7 +102,7 @@ def unquoted(text: str) -> str:
 
 
 def base_url(request: Request) -> str:
-    """Return the address of the service as people reach it: what the settings say, else what the request says."""
+    """Return the public address of the service: that of the settings, else that of the request."""
     configured: str = request.app.state.portal_settings.public_url
     return configured or str(request.base_url).rstrip("/").removesuffix("/portal")
 

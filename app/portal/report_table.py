@@ -10,7 +10,7 @@ from espalier.evaluate.latency_comparison import compare_latency, timing
 from espalier.recipe.phases import STAGES
 
 TIMED = {"prefill": "prompt, per token", "decode": "decoding, per token"}
-"""What was timed, as pages call it."""
+"""Timed quantity -> its label."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Stage:
-    """One state of the model and what was measured on it."""
+    """A state of the model and its measurements."""
 
     name: str
     scores: dict[str, Score]
@@ -39,9 +39,9 @@ class Comparison:
     unit: str
     """bytes, count, milliseconds or score."""
     texts: tuple[str, str] = ("", "")
-    """Both numbers where they have more to tell than themselves: the spread of a timing."""
+    """Both numbers with their spread, for timings."""
     verdict: str = ""
-    """What the change is called where it takes more than two numbers to know one."""
+    """The verdict on the change where it depends on more than two numbers."""
 
 
 def stages(report: dict[str, Any]) -> list[Stage]:

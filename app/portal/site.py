@@ -18,7 +18,7 @@ from app.settings import Settings
 from espalier.version import VERSION
 
 FRONT = "/portal/jobs"
-"""Where somebody begins."""
+"""The first page."""
 _INDEX: Final = {
     "service": "espalier",
     "version": VERSION,
@@ -26,7 +26,7 @@ _INDEX: Final = {
     "health": "/healthz",
     "portal": "/portal",
 }
-"""What somebody is told who asks for the address alone, and is no browser."""
+"""The answer at the root to clients that are no browser."""
 
 
 class _Static(StaticFiles):

@@ -18,10 +18,6 @@ PROPERTIES: Final = ("property", "cached_property", "setter")
 """Their docstrings may be noun phrases, as those of classes and modules are."""
 NO_VERB_YET: Final[frozenset[str]] = frozenset(
     {
-        # app/production.py
-        "app/production.py",
-        # app/server.py
-        "app/server.py",
         # espalier/methods
         "espalier/methods/solvers/admm.py",
         # espalier/model

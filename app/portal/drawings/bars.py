@@ -1,4 +1,4 @@
-"""Upright bars over days: two amounts stacked, told apart by colour and by their order."""
+"""Stacked bar chart over days: two values, distinguished by colour and by order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 940.0, 220.0, 88.0, 192.0, 28.0
 
 @dataclass(frozen=True)
 class Bar:
-    """Two amounts of one day."""
+    """Two values of one day."""
 
     label: str
     first: float

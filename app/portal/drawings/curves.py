@@ -1,4 +1,4 @@
-"""Curves of several jobs over each other: told apart by colour, by dashes and by name."""
+"""Curves of several jobs in one plot, distinguished by colour, dashes and name."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ GUTTER, HEAD, FOOT = 34.0, 40.0, 40.0
 
 
 class MatrixRow(Protocol):
-    """One pruned matrix, as rows of the API and of the database tell it."""
+    """A pruned matrix, as both rows of the API and of the database describe it."""
 
     name: str
     block: int
@@ -27,7 +27,7 @@ class MatrixRow(Protocol):
 
 @dataclass(frozen=True)
 class Measure:
-    """What a map shows of a matrix."""
+    """The measure of a matrix that a heat map shows."""
 
     title: str
     value: Callable[[MatrixRow], float | None]
@@ -59,7 +59,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """What the cell shows."""
+        """The mean of the cell's matrices."""
         return sum(self.values) / len(self.values)
 
 

@@ -1,4 +1,4 @@
-"""A small tree of what came from what, from left to right."""
+"""A tree of models and jobs, each beside the one it was made from, from left to right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LETTERS = 25
 
 @dataclass(frozen=True)
 class Node:
-    """One thing, and what came from it."""
+    """A node of the tree, with its descendants."""
 
     label: str
     note: str = ""

@@ -12,7 +12,7 @@ from app.portal.drawings.svg import joined, tag, words
 
 @dataclass(frozen=True)
 class Plot:
-    """Where a plot lies in its drawing."""
+    """The frame of a plot within its drawing."""
 
     width: float = 940
     height: float = 380

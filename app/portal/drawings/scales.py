@@ -1,4 +1,4 @@
-"""From numbers to places and colours: round ticks, linear and logarithmic axes, and a scale for every kind of eye."""
+"""Scales from numbers to positions and colours: linear and logarithmic axes, round ticks, the colour map cividis."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Axis:
         return cls(max(low - room, 0.0) if low >= 0 else low - room, high + room, start, end)
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value."""
         low, high = self._bend(self.low), self._bend(self.high)
         return self.start + (self._bend(value) - low) / (high - low) * (self.end - self.start)
 
@@ -97,13 +97,13 @@ def _round_step(rough: float) -> float:
 
 
 def plain(value: float) -> str:
-    """Write a number with at most three digits that count, and no exponent where it can be helped."""
+    """Write a number with at most three significant digits, without an exponent where possible."""
     text = three_digits(value)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
 def three_digits(value: float) -> str:
-    """Write a number with three digits that count, whatever they are: what was measured stands beside its like."""
+    """Write a number with three significant digits, so that measurements align."""
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e6:
@@ -113,7 +113,7 @@ def three_digits(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Write a share in percent."""
+    """Write a fraction in percent."""
     return f"{100 * value:.1f}".removesuffix(".0") + " %"
 
 

@@ -1,4 +1,4 @@
-"""Results in a plane: what each costs against what it loses, with the front that nothing beats."""
+"""Scatter plot of results, cost against perplexity, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mark:
 def scatter(
     name: str, points: Sequence[Mark], *, x_title: str, x_write: Writing, y_title: str, title: str
 ) -> Markup | None:
-    """Draw the results, the front as a line through those that nothing beats; None when there are none."""
+    """Draw the results, and the Pareto front as a line; None when there are none."""
     if not points:
         return None
     plot = Plot()

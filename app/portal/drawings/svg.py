@@ -15,7 +15,7 @@ def tag(name: str, *children: str, **attributes: Value) -> Markup:
 
 
 def joined(*children: str) -> Markup:
-    """Put pieces one after the other; what is not markup yet is escaped."""
+    """Concatenate pieces; text that is not markup is escaped."""
     return Markup("").join(children)
 
 

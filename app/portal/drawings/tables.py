@@ -1,4 +1,4 @@
-"""The table twin of the heat map: every matrix with every number, for those who read and those who copy."""
+"""The table of the heat map: every matrix with every number, for screen readers and for copying."""
 
 from __future__ import annotations
 

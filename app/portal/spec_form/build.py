@@ -20,7 +20,7 @@ HIDDEN = ("plan_id", "preset")
 
 @dataclass(frozen=True)
 class _At:
-    """A place in the body: its pointer, its name, and what counts when nothing is said."""
+    """A location in the body: its pointer, its name and its default."""
 
     pointer: str
     default: Any

@@ -22,7 +22,7 @@ OFF, ON = "off", "on"
 
 @dataclass(frozen=True)
 class Option:
-    """One word to choose, and what is said of it."""
+    """A value to choose, with its explanation."""
 
     value: str
     summary: str = ""
@@ -39,7 +39,7 @@ class Field:
     kind: Kind
     hint: str = ""
     default: str = ""
-    """What counts when nothing is said, as text."""
+    """The value of an empty field, as text."""
     options: tuple[Option, ...] = ()
     required: bool = False
 
@@ -59,7 +59,7 @@ class Group:
     choice: Field | None = None
     children: tuple[Field | Group, ...] = ()
     chosen: Option | None = field(default=None)
-    """What the choice has fallen on."""
+    """The chosen option."""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""What is said of the choices: one line each, and the paper that it comes from."""
+"""Texts of the options: one line each, and the paper."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AXES: Final[Mapping[str, Mapping[str, type[Method]]]] = {
 
 @lru_cache
 def explained(part: str) -> dict[str, Option]:
-    """Return what is said of the choices of a field, by their name; empty for fields that say it all."""
+    """Return the texts of a field's options by name; empty for fields whose options need none."""
     if part == "method":
         return {
             name: Option(name, method.summary, method.paper, group)

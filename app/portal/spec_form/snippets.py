@@ -1,4 +1,4 @@
-"""The same request, for those who would rather type it: JSON, curl, Python."""
+"""The request of the form as JSON, curl and Python."""
 
 from __future__ import annotations
 

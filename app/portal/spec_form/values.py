@@ -1,4 +1,4 @@
-"""From the form to the body of a job, and back; what was left alone is left out."""
+"""Conversion of the form to the body of a job, and back; empty fields are left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRESET: Final = "/spec/preset"
 
 
 class BadExtra(ValueError):
-    """What was written beside the form is no JSON object."""
+    """The text of the extra field is no JSON object."""
 
 
 def document(form: Form, preset: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _extra(form: Form) -> dict[str, Any]:
     try:
         patch = parse(text.encode()) if text else {}
     except MalformedRequest as error:
-        raise BadExtra(f"This is no JSON that is taken: {error.detail}") from None
+        raise BadExtra(f"Invalid JSON: {error.detail}") from None
     if not isinstance(patch, dict):
         raise BadExtra("Write an object: {...}.")
     return patch
@@ -81,7 +81,7 @@ def _value(field: Field, form: Form) -> Any:  # noqa: ANN401 - JSON, one line a 
 
 
 def _parsed(text: str) -> Any:  # noqa: ANN401 - JSON
-    """Read JSON; what is none stays text, for the validator to say what it should be."""
+    """Parse JSON; other text stays text, for the validator to refuse."""
     try:
         return parse(text.encode())
     except MalformedRequest:
@@ -89,7 +89,7 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def filled(body: dict[str, Any], preset: dict[str, Any]) -> Form:
-    """Return the form that stands for a body; what has no field goes into the patch beside it."""
+    """Return the form of a body; members without a field go into the patch beside it."""
     spec = dict(body.get("spec") or {})
     steps = spec.get("prune")
     if isinstance(steps, list) and len(steps) == 1:
@@ -145,6 +145,6 @@ def _written(field: Field, value: Any) -> Iterator[tuple[str, str]]:  # noqa: AN
 
 
 def is_filled(node: Node, form: Form) -> bool:
-    """Tell whether anything is said in a part of the form."""
+    """Tell whether any field of a part of the form is filled."""
     pointers = node.pointers() if isinstance(node, Group) else [node.pointer]
     return any(text.strip() for pointer in pointers for text in form.all(pointer))

@@ -1,1 +1,1 @@
-"""What other systems tell and are told: sources, deliveries, rules and proposals; webhooks."""
+"""Incoming registry events (sources, deliveries, rules, proposals) and outgoing webhooks."""

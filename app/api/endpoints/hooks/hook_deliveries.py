@@ -1,4 +1,4 @@
-"""What registries delivered, what the rules made of it, and the proposals that wait for a person."""
+"""Deliveries of registries, with the verdict of each rule."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DeliveryQuery(PageQuery):
 
 
 class VerdictView(View):
-    """What one rule made of a delivery."""
+    """The verdict of one rule on a delivery."""
 
     rule_id: str
     outcome: Literal["job", "proposal", "dry_run", "no_match", "ignored", "limited", "refused", "waiting"]
@@ -50,9 +50,9 @@ class RegistryDeliveryView(View):
     id: str
     source_id: str
     via: Literal["webhook", "reconciliation"]
-    """reconciliation: its delivery was lost, and a look at the registry found it."""
+    """reconciliation: its delivery was lost, and polling the registry recovered it."""
     event: dict[str, Any]
-    """What was understood of it, in words that all registries share."""
+    """The event in a form that all registries share."""
     state: State
     error: str | None
     """Why it could not be evaluated; it is tried again."""

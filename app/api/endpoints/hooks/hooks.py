@@ -30,7 +30,7 @@ class ReceivedView(View):
 
     delivery_id: str
     duplicate: bool
-    """It was here before; the id is that of the first."""
+    """The delivery was received before; the id is that of the first."""
 
 
 class SourceView(View):

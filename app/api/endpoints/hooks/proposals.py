@@ -37,7 +37,7 @@ class ProposalView(View):
     request: dict[str, Any]
     """The body of the job, as `POST /v1/jobs` takes it."""
     plan_id: str
-    """What it would take, as of the event: `GET /v1/plans/{id}`."""
+    """The plan of the proposed job, made at the time of the event: `GET /v1/plans/{id}`."""
     state: State
     job_id: str | None
     """Once it is approved."""

@@ -27,7 +27,7 @@ class RuleQuery(PageQuery):
 
 
 class RuleView(View):
-    """Which events of a source become which jobs."""
+    """A rule that turns matching events of a source into jobs."""
 
     id: str
     source_id: str
@@ -56,14 +56,14 @@ class CheckView(View):
 
 
 class TrialView(View):
-    """What a rule would make of an event."""
+    """The decision of a rule on an event, without effects."""
 
     outcome: Literal["job", "proposal", "dry_run", "no_match", "ignored", "limited", "refused", "waiting"]
     reason: str
     detail: str
     checks: list[CheckView]
     event: dict[str, Any]
-    """What was understood of the delivery, pinned to the reference that the rule is about."""
+    """The event of the delivery, pinned to the reference that the rule is about."""
     request: dict[str, Any] | None
     """The body of the job, as `POST /v1/jobs` takes it."""
 

@@ -1,4 +1,4 @@
-"""Outgoing webhooks (Standard Webhooks 1.0.0): endpoints, their secrets, what was delivered to them."""
+"""Outgoing webhooks (Standard Webhooks 1.0.0): endpoints, their secrets and deliveries."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def list_deliveries(
     resources: ResourcesDep,
     project: ProjectDep,
 ) -> Page[DeliveryView]:
-    """List what was and is to be delivered, newest first."""
+    """List deliveries, sent and pending, newest first."""
     before = pager.position(query)
     rows = webhooks.deliveries(resources, project, endpoint_id, before=before, limit=query.limit + 1)
     return pager.page(query, rows, _delivery, lambda row: row.id)

@@ -1,4 +1,4 @@
-"""What can be done to a job that is there: cancel, pause, resume, retry, clone, change, delete."""
+"""Actions on an existing job: cancel, pause, resume, retry, clone, change, delete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNREAD: Final[dict[str, Any]] = {
     "result": None,
     "warnings": [],
 }
-"""What an action leaves out of its answer to those who may not read the job."""
+"""Fields that an action leaves out of its answer to callers without `jobs:read`."""
 
 Overrides = Annotated[
     dict[str, Any],
@@ -54,7 +54,7 @@ def cancel_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobVi
 
 @router.post("/pause")
 def pause_job(job_id: JobId, resources: ResourcesDep, actor: ActorDep) -> JobView:
-    """Let a queued or running job rest: it keeps its checkpoints and holds no worker."""
+    """Pause a queued or running job: it keeps its checkpoints and holds no worker."""
     control.pause(resources, actor.project_id, job_id)
     return _readable_view(resources, actor, job_id)
 

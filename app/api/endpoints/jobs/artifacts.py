@@ -1,4 +1,4 @@
-"""Files of results: list, look, download."""
+"""Artifacts: list, show, download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to a job and what it measured: events, log, metrics, layers, attempts, report."""
+"""The history and measurements of a job: events, log, metrics, layers, attempts, report."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
 
 class EventQuery(PageQuery):
-    """Where to go on in the events of a job."""
+    """Resume position in the events of a job."""
 
     after: int = Field(0, ge=0, lt=2**63, description="Show events with a higher seq.")
 
 
 class MetricQuery(Query):
-    """Which series, and how many points of each."""
+    """Filter of the series, and the number of points of each."""
 
     name: str | None = Field(None, max_length=200, description="One series only.")
     max_points: int = Field(500, ge=2, le=5000, description="Longer series are thinned to about this many points.")

@@ -1,4 +1,4 @@
-"""Jobs: create, list, look."""
+"""Jobs: create, list, show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events as Server-Sent Events: of one job until it ends, of all jobs for as long as somebody listens."""
+"""Server-Sent Events of one job, until it ends, and of all jobs of a project."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "`id`: where to go on; `data`: an event, as in the list.",
+        "description": "`id`: the position to resume from; `data`: an event, as in the list.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
 
 
 class SeqQuery(Query):
-    """Where to go on in the events of a job."""
+    """Resume position in the events of a job."""
 
     after: int = Field(0, ge=0, lt=2**63, description="Send events with a higher seq; Last-Event-ID wins over it.")
 
 
 class PlaceQuery(Query):
-    """Where to go on in the events of all jobs."""
+    """Resume position in the events of all jobs."""
 
     after: str | None = Field(None, max_length=200, description="`id` of the last event seen; default: from now on.")
 
@@ -47,7 +47,7 @@ class PlaceQuery(Query):
 @router.get(
     "/jobs/{job_id}/events/stream",
     response_class=StreamingResponse,
-    responses={**_STREAM, 204: {"description": "The job has ended and everything was told: do not come again."}},
+    responses={**_STREAM, 204: {"description": "The job has ended and every event was sent: do not reconnect."}},
 )
 async def stream_events(
     job_id: JobId,
@@ -81,7 +81,7 @@ async def stream_all_events(
 
 
 def _pass(actor: Actor) -> Pass | None:
-    """What ends a stream when it ends: nothing ends the calls without a key of an embedded installation."""
+    """Return the key whose end ends the stream; None for calls without one to an embedded installation."""
     return Pass("key", actor.id) if actor.type == "api_key" else None
 
 

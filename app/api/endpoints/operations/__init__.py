@@ -1,1 +1,1 @@
-"""What operators watch: health, queues, workers, usage."""
+"""Endpoints for operators: health, metrics, queues, workers, usage."""

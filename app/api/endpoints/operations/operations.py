@@ -1,4 +1,4 @@
-"""What operators look at: queues per worker class, workers, and how to drain one."""
+"""Queues per worker class, and workers, which can be drained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class QueueView(View):
     delayed: int
     """Jobs that wait for a back-off to pass."""
     oldest_age_seconds: float | None
-    """How long the first of them has waited."""
+    """Time that the oldest of them has waited."""
     running: int
     """Jobs that workers hold."""
     workers: int
@@ -51,7 +51,7 @@ class WorkerView(View):
     """Of the device."""
     engine_version: str
     job_id: str | None
-    """What it works on; null also for another project's job."""
+    """The job that it runs; null also for another project's job."""
     device_lost_at: datetime | None
     """Since when it claims nothing, because its device failed a job and has not answered since."""
     started_at: datetime

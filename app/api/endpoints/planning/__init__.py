@@ -1,1 +1,1 @@
-"""What comes before a job: methods, presets, uploaded inputs, plans; and sweeps, which are many jobs."""
+"""Preparation of jobs: methods, presets, uploads, plans; and sweeps, which are many jobs."""

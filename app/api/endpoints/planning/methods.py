@@ -1,4 +1,4 @@
-"""The catalogue: every method with its parameters, and the schema of a job; both made from what was discovered."""
+"""The catalogue of methods with their parameters, and the schema of a job; both made from the discovered methods."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class MethodView(View):
     """Its name in a spec."""
     summary: str
     paper: str
-    """Where it comes from."""
+    """The paper that describes it."""
     cost: Literal["free", "low", "medium", "high"]
     needs: Literal["none", "norms", "gram"]
-    """What it reads of the calibration: nothing, norms of inputs, their Gram matrix."""
+    """The calibration statistic that it reads: none, norms of inputs, their Gram matrix."""
     constraints: list[str]
-    """What a model must have for it."""
+    """Requirements on the model."""
     parameters: dict[str, Any]
     """JSON Schema."""
 
@@ -55,12 +55,12 @@ class FamilyView(View):
     """One family of models."""
 
     model_type: str
-    """What config.json says."""
+    """`model_type` of config.json."""
     architecture: str
     """The class of stock transformers."""
     summary: str
     notes: str | None
-    """What sets its matrices or its windows apart."""
+    """Peculiarities of its matrices or windows."""
 
 
 class CatalogueView(View):
@@ -80,7 +80,7 @@ class CatalogueView(View):
     updates: list[MethodView]
     """`prune.update`: the kept weights of a matrix refitted."""
     conflicts: list[ConflictView]
-    """What of these is refused together."""
+    """Combinations that are refused."""
     recovery: list[MethodView]
     """`reconstruct` and `retrain.method`: how the loss is won back."""
     families: list[FamilyView]

@@ -23,14 +23,14 @@ PlanId = Annotated[str, Path(description="`pln_` and a ULID.")]
 
 
 class PlannedPhaseView(View):
-    """What one phase would take."""
+    """Estimated cost of one phase."""
 
     name: str
     seconds: float
     memory_bytes: int
     """At once, on the device that computes."""
     disk_bytes: int
-    """What it leaves in the cache, the working folder or the store."""
+    """Bytes that it leaves in the cache, the working folder or the store."""
 
 
 class PlanWarningView(View):
@@ -45,13 +45,13 @@ class PlanView(View):
 
     id: str
     resolved_spec: dict[str, Any] | None
-    """With every default filled in; null while nobody has seen the source."""
+    """With every default filled in; null while the source is unknown."""
     resolved_revision: str | None
     phases: list[PlannedPhaseView]
     seconds: float | None
-    """Of all phases and of starting them; waiting not counted. Null while nobody has seen the source."""
+    """Of all phases and of starting them; waiting not counted. Null while the source is unknown."""
     calibrated_by: int
-    """How many finished jobs of the worker class the seconds are taken from; 0: a guess."""
+    """Number of finished jobs of the worker class that calibrate the seconds; 0: a guess."""
     worker_class: str
     queue_position: int
     """Of a job that is submitted now, among the project's own."""
@@ -69,13 +69,13 @@ class ResolveRequest(Spec):
 
 
 class ModelView(View):
-    """What a source is."""
+    """A resolved source."""
 
     resolved: bool
     """False for a remote source that could not be read from here; `warnings` tell why, and a job may still read it."""
     supported: bool | None
     why_not: str | None
-    """Why it cannot be worked on."""
+    """The reason why it cannot be compressed."""
     revision: str | None
     architecture: str | None
     model_type: str | None
@@ -119,7 +119,7 @@ def get_plan(plan_id: PlanId, resources: ResourcesDep, project: ProjectDep) -> P
 
 @router.post("/models/resolve")
 async def resolve_model(body: ResolveRequest, resources: ResourcesDep, project: ProjectDep) -> ModelView:
-    """Tell what a source is, and whether it can be worked on."""
+    """Resolve a source, and tell whether its model can be compressed."""
     model = await resources.lookups.run(project, lambda: lookup.resolve(resources, project, body.source))
     return ModelView.model_validate(model)
 

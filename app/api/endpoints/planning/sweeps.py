@@ -53,7 +53,7 @@ class SweepView(View):
 
 
 class ParetoQuery(Query):
-    """What stands against perplexity."""
+    """The measure on the x axis, against perplexity."""
 
     x: Literal["sparsity", "bytes", "packed_bytes", "seconds"] = Field(
         "sparsity", description="More of the first is better, less of the others."
@@ -128,7 +128,7 @@ def cancel_sweep(sweep_id: SweepId, resources: ResourcesDep, actor: ActorDep) ->
     """End every job of a sweep that is not over."""
     sweeps.cancel(resources, actor.project_id, sweep_id)
     view = _view(sweeps.get(resources.database, actor.project_id, sweep_id))
-    # Who may not read it is told how its jobs stand.
+    # A caller without `jobs:read` gets the states of its jobs alone.
     return view if rights.has(actor, "jobs:read") else view.model_copy(update={"base": {}, "axes": {}, "points": []})
 
 

@@ -1,4 +1,4 @@
-"""Uploads: open, send parts (to the store itself, or through here), complete, look, delete."""
+"""Uploads: open, send parts (to the store itself, or through this service), complete, show, delete."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class UploadItemView(View):
 
 
 class PartView(View):
-    """How to send one part."""
+    """Instructions for sending one part."""
 
     method: Literal["PUT"]
     url: str
@@ -170,7 +170,7 @@ class _Incoming:
         self._file = self.path.open("wb")
 
     def take(self, chunk: bytes) -> None:
-        """Write down what has come; raises BodyTooLarge."""
+        """Write a chunk of the part; raises BodyTooLarge."""
         self.received += len(chunk)
         if self.received > self._size:
             raise BodyTooLarge(f"The part has {self._size} bytes.")
@@ -178,7 +178,7 @@ class _Incoming:
         self._file.write(chunk)
 
     def is_whole(self, sha256: str) -> bool:
-        """Tell whether all has come, is what was promised, and lies in the file."""
+        """Tell whether the whole part has arrived, has the announced hash, and is on disk."""
         self._file.flush()
         return self.received == self._size and self._digest.hexdigest() == sha256
 
@@ -190,7 +190,7 @@ class _Incoming:
 
 @router.post("/{upload_id}/complete")
 async def complete_upload(upload_id: UploadId, resources: ResourcesDep, project: ProjectDep) -> UploadView:
-    """Close an upload; what a model is, and whether it is safe and supported, is told here."""
+    """Close an upload; a model that is unsafe or unsupported is refused here."""
 
     def close() -> UploadView:
         return _view(resources, uploads.complete(resources, project, upload_id))

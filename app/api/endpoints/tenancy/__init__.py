@@ -1,1 +1,1 @@
-"""Who may call: projects, keys, credentials, the audit log."""
+"""Projects, API keys, credentials and the audit log."""

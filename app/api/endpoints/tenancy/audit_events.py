@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1", tags=["tenancy"])
 
 
 class AuditView(View):
-    """Something that somebody did."""
+    """An action of an actor."""
 
     id: str
     time: datetime
@@ -34,6 +34,6 @@ class AuditView(View):
 def list_audit_events(
     query: Annotated[PageQuery, FromQuery()], pager: PagerDep, resources: ResourcesDep, project: ProjectDep
 ) -> Page[AuditView]:
-    """List who did what in the caller's project, newest first."""
+    """List actions in the caller's project with their actors, newest first."""
     rows = audit_log.page(resources.database, project, before=pager.position(query), limit=query.limit + 1)
     return pager.page(query, rows, AuditView.model_validate, lambda row: row.id)

@@ -1,4 +1,4 @@
-"""Projects: what their keys and quotas belong to, and what they use."""
+"""Projects, with their quotas and usage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ProjectView(View):
 
 
 class UsageView(View):
-    """What a project holds now, and used in this calendar month (UTC)."""
+    """The current holdings of a project, and its usage in this calendar month (UTC)."""
 
     project_id: str
     month: str

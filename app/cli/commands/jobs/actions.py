@@ -32,7 +32,7 @@ def cancel(job: JobId, json: Json = False) -> None:
 
 @commands.command()
 def pause(job: JobId, json: Json = False) -> None:
-    """Let a job rest, with its checkpoints."""
+    """Pause a job; it keeps its checkpoints."""
     with connect() as client:
         _show(client.pause(job), json=json)
 

@@ -29,7 +29,7 @@ AS_EVENTS = {
     "metric": "job.metric",
     "warning": "job.warning",
 }
-"""What the children say -> the event that the service would make of it."""
+"""Kind of a child's message -> type of the event that the service would write."""
 
 
 @commands.command()

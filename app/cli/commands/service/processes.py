@@ -37,7 +37,7 @@ def worker(
 
 @commands.command()
 def reconciler() -> None:
-    """Run the process that heals what was missed."""
+    """Run the reconciler, which repairs what other processes missed."""
     become("workers.reconciler")
 
 

@@ -34,7 +34,7 @@ def queues(json: Json = False) -> None:
 
 @commands.command()
 def workers(json: Json = False) -> None:
-    """List the workers and what they do."""
+    """List the workers and their jobs."""
     with connect() as client:
         rows = client.workers()
     if json:

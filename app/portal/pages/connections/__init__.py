@@ -1,1 +1,1 @@
-"""What other systems tell and are told: registries, rules, webhooks."""
+"""Pages of incoming registry events, rules and outgoing webhooks."""

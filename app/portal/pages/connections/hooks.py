@@ -1,4 +1,4 @@
-"""Registry events: the sources, what waits for a person, the rules, and what was delivered lately."""
+"""Registry events: sources, pending proposals, rules and recent deliveries."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def _names(source_rows: Sequence[HookSource], rule_rows: Sequence[Rule]) -> dict
 
 @router.post("/proposals/{proposal_id}/approve")
 def approve(proposal_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Make the job, and go there."""
+    """Approve a proposal, and open its job."""
     row = proposals.approve(resources, project, proposal_id)
     return RedirectResponse(f"/portal/jobs/{row.job_id}", 303)
 
 
 @router.post("/proposals/{proposal_id}/reject")
 def reject(proposal_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Let it be."""
+    """Reject a proposal."""
     proposals.reject(resources, project, proposal_id)
     return RedirectResponse(HOME, 303)
 

@@ -1,4 +1,4 @@
-"""Outgoing webhooks: endpoints, their secrets, and what was delivered to them."""
+"""Outgoing webhooks: endpoints, their secrets and deliveries."""
 
 from __future__ import annotations
 

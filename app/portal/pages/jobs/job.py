@@ -1,4 +1,4 @@
-"""One job: where it stands, what it measured, what it left behind, and what can be done to it."""
+"""Pages of one job: state, measurements, files, log and actions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ router = APIRouter(dependencies=[needs("jobs:read")])
 ROWS = 100
 """Events or lines of one page."""
 MATRICES = 5000
-"""Matrices of one map; a table of more is not read by anybody."""
+"""Matrices of one map; a longer table would not be read."""
 FILES = 500
 TABS = (
     ("", "Overview"),
@@ -63,7 +63,7 @@ def _page(
 
 @router.get("/jobs/{job_id}")
 def overview(request: Request, job_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Show where a job stands and what it measured."""
+    """Show the state of a job and its measurements."""
     reading = reads.job(resources.database, project, job_id)
     history = job_timeline.read(resources.database, project, job_id)
     report = reading.job.report or {}
@@ -140,7 +140,7 @@ def files(request: Request, job_id: str, resources: ResourcesDep, project: Proje
 
 @router.get("/jobs/{job_id}/spec")
 def spec(request: Request, job_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Show what was asked for, and what it was resolved to."""
+    """Show the request and the resolved spec."""
     reading = reads.job(resources.database, project, job_id)
     return _page(request, reading, "spec")
 

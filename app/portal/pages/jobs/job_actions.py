@@ -1,4 +1,4 @@
-"""What a form can do to one job."""
+"""Actions of forms on one job."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def cancel(job_id: str, resources: ResourcesDep, project: ProjectDep) -> Respons
 
 @router.post("/pause", dependencies=[needs("jobs:cancel")])
 def pause(job_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Let a job rest."""
+    """Pause a job."""
     control.pause(resources, project, job_id)
     return _back(job_id)
 
 
 @router.post("/resume", dependencies=[needs("jobs:cancel")])
 def resume(job_id: str, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Let a job go on."""
+    """Resume a job."""
     control.resume(resources, project, job_id)
     return _back(job_id)
 
@@ -90,7 +90,7 @@ def _checked(model: type[_Body], document: dict[str, Any]) -> _Body:
             Problem(pointers.join(item["loc"]), str(item["type"]).replace("_", "-"), item["msg"])
             for item in error.errors(include_url=False, include_input=False)
         ]
-        raise InvalidRequest("The form says something that cannot be done.", items=items) from None
+        raise InvalidRequest("Some fields of the form are invalid.", items=items) from None
 
 
 def _back(job_id: str) -> Response:

@@ -33,7 +33,7 @@ BULK = 200
 @router.get("/jobs")
 def jobs_page(request: Request, resources: ResourcesDep, project: ProjectDep) -> Response:
     """List jobs; a script of ours gets the rows alone."""
-    mark = event_cursor.of_now(resources.database)  # first: what happens while the rows are read is told again
+    mark = event_cursor.of_now(resources.database)  # first: events that come while the rows are read are sent again
     filters = JobFilters.of(request.query_params)
     rows = reads.jobs(resources.database, project, filters.filters(), before=filters.cursor, limit=PAGE + 1)
     shown = rows[:PAGE]
@@ -55,13 +55,13 @@ def jobs_page(request: Request, resources: ResourcesDep, project: ProjectDep) ->
 
 @router.post("/several-jobs/cancel", dependencies=[needs("jobs:cancel")])
 def cancel_several(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Cancel every job that was picked, each for itself, and tell what became of each."""
+    """Cancel each selected job by itself, and show the outcome of each."""
     return _several(request, form, "cancelled", lambda job_id: control.cancel(resources, project, job_id))
 
 
 @router.post("/several-jobs/retry", dependencies=[needs("jobs:write")])
 def retry_several(request: Request, form: FormDep, resources: ResourcesDep, project: ProjectDep) -> Response:
-    """Retry every job that was picked, each for itself, and tell what became of each."""
+    """Retry each selected job by itself, and show the outcome of each."""
     body = Retry.model_validate({})
     return _several(request, form, "queued again", lambda job_id: control.retry(resources, project, job_id, body))
 
@@ -79,7 +79,7 @@ def _several(request: Request, form: Form, done: str, act: Callable[[str], None]
 
 
 def remaining_seconds(reading: JobReading) -> float | None:
-    """Guess how long a running job still takes, from how far it has come; None too early to tell."""
+    """Estimate the remaining time of a running job from its progress; None while it is too early."""
     done = reading.job.progress
     if reading.job.state != "running" or not 0.03 < done < 1:
         return None

@@ -1,4 +1,4 @@
-"""The models that were compressed, the best of what came of each, and what was made from what."""
+"""Compressed models, the best results of each, and their lineage."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model_page(
     metrics = reading.metrics
     chosen = metric if metric in metrics else (metrics[0] if metrics else None)
     front = reading.front(chosen) if chosen else []
-    points = list(_marks(front, chosen)) if chosen else []
+    points = list(_results(front, chosen)) if chosen else []
     drawing = scatter(
         "results",
         points,
@@ -75,7 +75,7 @@ def model_page(
     )
 
 
-def _marks(front: list[tuple[Result, bool]], metric: str) -> Iterator[Mark]:
+def _results(front: list[tuple[Result, bool]], metric: str) -> Iterator[Mark]:
     dense = {round(value, 6) for item, _ in front if (value := item.dense_perplexity(metric)) is not None}
     for value in sorted(dense):
         yield Mark("dense", 0.0, value, front=False)
@@ -84,7 +84,7 @@ def _marks(front: list[tuple[Result, bool]], metric: str) -> Iterator[Mark]:
 
 
 def _root(reading: ModelReading, front: list[tuple[Result, bool]], metric: str | None) -> Node:
-    """The tree: what the model was made from, the model, its jobs, what was published of them."""
+    """Return the tree: the source of the model, the model, its jobs, and their publications."""
     published: dict[str, list[Published]] = {}
     for item in reading.published:
         published.setdefault(item.job_id, []).append(item)

@@ -34,9 +34,9 @@ router = APIRouter(dependencies=[needs("jobs:write"), PresetsDep])
 NAVIGATION = Entry("New job", "/portal/new-job", 20, scope="jobs:write")
 
 FIRST_PRESET = "balanced"
-"""What a newcomer gets."""
+"""The preset of an empty form."""
 SECTIONS = ("reconstruct", "retrain", "calibration", "evaluate", "gate", "output", "objective", "cycles", "soup")
-"""Parts of the spec that are folded until somebody wants them."""
+"""Parts of the spec that are folded at first."""
 
 
 @router.get("/new-job")
@@ -124,7 +124,7 @@ def _form_page(
 
 
 def _panel(request: Request, resources: Resources, project: str, form: Form) -> dict[str, Any]:
-    """What stands beside the form: the model, the plan or what is in its way, and the body in three ways."""
+    """Return the panel beside the form: the model, the plan or the problems, and the request in three notations."""
     body, job, problems = _checked(resources, project, form)
     plan_row: Plan | None = None
     model: dict[str, Any] | None = None

@@ -61,7 +61,7 @@ async def stream_job(
 
 
 def _pass(request: Request) -> Pass | None:
-    """The sign-in that ends the stream when it ends; whoever needs none in an embedded installation has none."""
+    """Return the session whose end ends the stream; None in an embedded installation without sign-in."""
     sessions: Sessions = request.app.state.sessions
     if request.state.actor == replace(LOCAL, request_id=request.state.actor.request_id):
         return None

@@ -88,7 +88,7 @@ def _metrics(reading: SweepReading) -> list[str]:
 
 def _draw(points: list[ParetoPoint], x: Measure, metric: str | None) -> Markup | None:
     title, write = AXES[x]
-    marks = [
+    results = [
         Mark(
             words(point.values) if point.job_id else "dense",
             point.x,
@@ -100,7 +100,7 @@ def _draw(points: list[ParetoPoint], x: Measure, metric: str | None) -> Markup |
     ]
     write = whole_percent if x == "sparsity" else write
     about = f"{title} against perplexity, {metric}"
-    return scatter("pareto", marks, x_title=title, x_write=write, y_title="perplexity", title=about)
+    return scatter("pareto", results, x_title=title, x_write=write, y_title="perplexity", title=about)
 
 
 def words(values: dict[str, object]) -> str:

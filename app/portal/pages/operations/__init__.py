@@ -1,1 +1,1 @@
-"""Who may enter, what they did and used, and what runs."""
+"""Pages of sign-in, API keys, audit log, usage and workers."""

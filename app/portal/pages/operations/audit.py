@@ -1,4 +1,4 @@
-"""Who did what, newest first."""
+"""The audit log, newest first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def audit_page(
     actor: Text = "",
     before: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
-    """List what was done; `action` filters by how it begins."""
+    """List audit events; `action` filters by prefix."""
     action, actor = action.strip(), actor.strip()
     rows = audit_log.page(resources.database, project, before=before, limit=PAGE + 1, action=action, actor=actor)
     filters = {name: value for name, value in (("action", action), ("actor", actor)) if value}
@@ -41,6 +41,6 @@ def audit_page(
 
 
 def page_about(resource_id: str) -> str | None:
-    """Return the page about a thing, if it has one."""
+    """Return the page about a resource, if it has one."""
     page = PLACES.get(resource_id[:4])
     return f"{page}{resource_id}" if page else None

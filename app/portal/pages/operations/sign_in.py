@@ -41,7 +41,7 @@ Next = Annotated[str, Query(alias="next", max_length=3000)]
 
 @router.get("/sign-in")
 def sign_in_page(request: Request, wanted: Next = FRONT) -> Response:
-    """Ask who it is."""
+    """Show the form of the sign-in."""
     if request.state.actor is not None:
         return RedirectResponse(_ours(wanted), 303)
     return _ask(request, _ours(wanted))

@@ -1,4 +1,4 @@
-"""What the project holds and uses, beside its quotas."""
+"""Holdings and usage of the project, beside its quotas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAVIGATION = Entry("Usage", "/portal/usage", 100, "Operations")
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that is counted."""
+    """A counted quantity, and its quota."""
 
     title: str
     value: float

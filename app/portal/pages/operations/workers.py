@@ -1,4 +1,4 @@
-"""Queues and workers, for those who keep the service running."""
+"""Queues and workers, for operators."""
 
 from __future__ import annotations
 
