@@ -17,7 +17,7 @@ class Kind(Enum):
     """What a checkpoint holds; the value is the format of its name, with the fields that it takes."""
 
     RESULT = "result"
-    """What a finished phase has to say; its figures, and its share of the report."""
+    """Report of a finished phase: its figures, and its part of the report."""
     BLOCK = "block-{block:05d}"
     """Changed tensors and masks of one block."""
     NORMS = "norms"
@@ -39,7 +39,7 @@ class Kind(Enum):
     RATE_SEARCH = "rate-search"
     """Trials of learning rates so far, and what they come to."""
     STATE = "state"
-    """All that a retraining goes on from."""
+    """The training state that a retraining resumes from."""
     TRAINED = "trained"
     """The trained values, before they are merged."""
 

@@ -101,7 +101,7 @@ class MissingExtraError(EngineError, class_="invalid_spec"):
 
 
 class BrokenResultError(EngineError, class_="internal"):
-    """What was written is not what was meant: ours to mend."""
+    """A written artifact differs from the computed one: a fault of ours."""
 
 
 class InsufficientMemoryError(EngineError):

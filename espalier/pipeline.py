@@ -37,7 +37,7 @@ PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")
 def run(request: ComputeRequest, listener: Listener) -> Done | MembersRequested:
     """Carry out a resolved job; MembersRequested where it leaves the members of a soup to jobs of their own.
 
-    Raises EngineError for what the user can mend; numerics.be_deterministic comes before.
+    Raises EngineError for what the user can correct; numerics.be_deterministic comes before.
     """
     search = search_for(request.spec, request.sizes)
     return compute(Session(request, listener)) if search is None else _Trials(request, listener).run(search)

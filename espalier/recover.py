@@ -49,7 +49,7 @@ def _prune_and_reconstruct(session: Session) -> None:
 
 
 def _retrain(session: Session) -> dict[str, Any]:
-    """Retrain once, or the members of a soup; return what the report says of the soup."""
+    """Retrain once, or the members of a soup; return the soup's entry of the report."""
     spec = session.request.spec
     if spec.soup is None:
         if spec.retrain is not None:

@@ -62,7 +62,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, its lock last: what is left of it when this is cut short can be told for ours."""
+    """Remove a folder, its lock last, so that a removal cut short is recognised as ours and repeated."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

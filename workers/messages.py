@@ -121,8 +121,8 @@ class Facts(Resolved):
 
     work_hash: str
     known: dict[str, dict[str, Any]] = {}
-    """What the pinned source and texts turned out to be."""
+    """Resolved facts of the pinned source and texts, by cache key."""
 
 
-Said = AnyMessage | StoredInStore | Facts
+RecordedMessage = AnyMessage | StoredInStore | Facts
 """What the supervisor writes into rows and events."""

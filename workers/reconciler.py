@@ -102,7 +102,7 @@ class FileLead(Lead):
 
 
 def reconcile(reconciler: Reconciler, lead: Lead, stop: threading.Event) -> None:
-    """Sweep until told to stop; an outage of the database, the broker or the store is waited out."""
+    """Sweep until `stop` is set; an outage of the database, the broker or the store is waited out."""
 
     def work() -> None:
         if lead.held():

@@ -12,7 +12,7 @@ import httpx
 ATTEMPTS = 6
 """Tries of one call; with the delays below, a service that restarts within ten seconds is not noticed."""
 FIRST_ATTEMPTS = 3
-"""Tries to connect to a service that never answered: a wrong address is told within a second."""
+"""Attempts to connect to a service that never answered: a wrong address fails within a second."""
 FIRST_DELAY_SECONDS = 0.3
 MAX_DELAY_SECONDS = 30.0
 BUSY = frozenset({429, 503})

@@ -16,7 +16,7 @@ from espalier.errors import DatasetRefused
 ROWS: Final = 32
 """Read at once."""
 MAX_FOOTER: Final = 2**24
-"""Names, types and places of columns; what it says of lengths and lists is held to as much."""
+"""Bound of the footer, which holds names, types and offsets of columns; lengths and lists in it have the same bound."""
 
 
 def texts(file: Path, column: str) -> Iterator[str | None]:

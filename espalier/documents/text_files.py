@@ -96,16 +96,16 @@ class TextForm:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the beginning of a file tells."""
+    """Columns seen in the first bytes of a file."""
 
     columns: tuple[str, ...] = ()
-    """Of its first rows; none where it has no rows, or the first one is not told by so few bytes."""
+    """Of its first rows; none where it has no rows, or the first row is longer than the bytes at hand."""
     others: Mapping[str, str] = field(default_factory=dict)
-    """Columns of these that hold something else than text, and what."""
+    """Columns that hold something other than text, and its kind."""
 
 
 def form_of(name: str) -> TextForm:
-    """Tell by a file's name how it is read; raises DatasetRefused for what is not text, with a way out."""
+    """Return the format of a file by its name; raises DatasetRefused, with a way out, for what is not text."""
     path = PurePath(name.lower())
     gzipped = path.suffix == ".gz"
     suffix = path.with_suffix("").suffix if gzipped else path.suffix
@@ -159,7 +159,7 @@ def require_plain(head: str, name: str) -> None:
 
 
 def inspect_head(name: str, head: bytes, *, whole: bool) -> Inspection:
-    """Hold the first bytes of a file against its name, for what can be told by so few; raises DatasetRefused.
+    """Check the first bytes of a file against its name; raises DatasetRefused.
 
     `whole`: there are no more bytes.
     """

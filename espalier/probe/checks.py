@@ -69,7 +69,7 @@ def _structure(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
             yield Problem(f"{pointer}/pattern", "part-stays-whole", detail)
         elif isinstance(step, DepthFields):
             if step.replace and part is not None and part.no_stand_in:
-                detail = f"no matrix of a {facts.model_type} can stand in for a block: {part.no_stand_in}"
+                detail = f"no matrix of a {facts.model_type} can replace a block: {part.no_stand_in}"
                 yield Problem(f"{pointer}/replace", "nothing-stands-in", detail)
             left -= step.gone(left)
             if left < 1:
@@ -92,12 +92,12 @@ def _units(step: WidthStep | ExpertStep, part: Part, pointer: str) -> Iterator[P
     elif kept < part.least:
         max_sparsity = 1 - part.least / part.count
         detail = (
-            f"{kept} of {part.count} {what} would stay and every token is sent to {part.least}: "
+            f"{kept} of {part.count} {what} would stay, and every token is routed to {part.least}; the sparsity is "
             f"{max_sparsity:.3g} at most"
         )
         yield Problem(f"{pointer}/sparsity", "too-few-left", detail)
     if isinstance(step, WidthFields) and step.update == "bias_mean" and not part.carries_bias:
-        detail = "no bias of this family can carry the mean of what goes: use `least_squares`"
+        detail = "no bias of this family can hold the mean of removed units: use `least_squares`"
         yield Problem(f"{pointer}/update", "no-biases", detail)
 
 
@@ -110,7 +110,7 @@ def _target(spec: CompressionSpec, facts: ModelFacts) -> Iterator[Problem]:
     smallest, dense = (split.predicted(candidate) for candidate in (split.largest, Candidate(0, 0)))
     if not smallest <= target.at_most < dense:
         detail = f"these steps reach {math.ceil(smallest):,} to {math.ceil(dense) - 1:,} {target.unit}"
-        why = "the model is not larger" if target.at_most >= dense else "let them take more"
+        why = "the model is not larger" if target.at_most >= dense else "allow them to remove more"
         yield Problem(f"/spec/objective/{target.unit}", "out-of-reach", f"{detail}: {why}")
 
 

@@ -33,7 +33,7 @@ LICENCE = re.compile(r"^license:\s*[\"']?([\w.+-]{1,64})[\"']?\s*$", re.MULTILIN
 
 
 class Matrix(BaseModel):
-    """One linear map inside the blocks."""
+    """One linear layer inside the blocks."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -75,7 +75,7 @@ class Matcher:
         result = self._chosen[key][1]
         example = f"names look like {facts.matrices[0].name}"
         if isinstance(result, int):
-            detail = f"no linear map inside the blocks has a name like this; {example}"
+            detail = f"no linear layer inside the blocks matches; {example}"
             return Problem(f"{pointer}/include/{result}", "selects-nothing", detail)
         detail = f"no matrix is left to prune; {example}"
         return result if result.matrices else Problem(pointer, "selects-nothing", detail)

@@ -33,7 +33,7 @@ class Expected:
 
     @cached_property
     def stacks(self) -> dict[str, tuple[tuple[int, ...], list[str]]]:
-        """Tensors that may stand for the maps of all experts of a block."""
+        """Tensors that may stand for the linear layers of all experts of a block."""
         return {
             f"{prefix}{name}": (shape, [f"{prefix}{part}" for part in parts])
             for index, prefix in self.blocks()
@@ -56,7 +56,7 @@ class Expected:
 
 
 def match(tensors: dict[str, Tensor], expected: Expected) -> None:
-    """Refuse a model whose tensors are not exactly those that its configuration tells."""
+    """Refuse a model whose tensors are not exactly those that its configuration requires."""
     by_parameter: dict[str, Tensor] = {}
     for tensor in tensors.values():
         parameter = expected.family.parameter(tensor.name)
@@ -108,7 +108,7 @@ def _fits(tensor: Tensor, shape: tuple[int, ...] | None, kind: str) -> None:
 
 
 def refuse_many(family: Family) -> None:
-    """Refuse a configuration of more tensors than are ever spelled out."""
+    """Refuse a configuration of more tensors than are ever listed."""
     if family.num_tensors() > MAX_NAMES:
         raise UnsupportedArchitecture(
             f"config.json tells of {family.num_tensors():,} tensors; models of up to {MAX_NAMES:,} are read.",
@@ -117,7 +117,7 @@ def refuse_many(family: Family) -> None:
 
 
 def _count(parameters: Iterable[str], family: Family) -> None:
-    """Count what is there against what should be, before anything is spelled out; a stack stands for many."""
+    """Compare the number of tensors with the expected one before listing any; a stack counts as many."""
     here = sum(map(family.stands_for, parameters))
     if here < family.num_tensors():
         raise UnsafeSource(

@@ -126,7 +126,7 @@ def _steps(step: object, part: str, *, depth: int) -> Iterator[dict[str, Any]]:
 
 
 def _require_small(value: object, part: str, *, depth: int = 0) -> None:
-    """Hold everything in a step to a size; a map of characters is looked at by itself."""
+    """Bound the size of everything in a step; a character map is checked separately."""
     if isinstance(value, dict):
         items = [item for key, item in value.items() if key not in {*_INSIDE, "precompiled_charsmap"}]
         keys = list(value)

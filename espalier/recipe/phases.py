@@ -28,7 +28,7 @@ class PhaseInfo:
 
     name: Phase
     weight: float
-    """Its share of a job's time, on a CPU with the default spec; only the order of magnitude matters."""
+    """Its fraction of a job's time, on a CPU with the default spec; only the order of magnitude matters."""
     field: str | None = None
     """The field of the spec that asks for it; None: every job goes through it."""
     repeats: bool = False

@@ -46,7 +46,7 @@ def resolve(spec: CompressionSpec, facts: Defaults) -> CompressionSpec:
 
 
 def _settled(step: PruneStep) -> PruneStep:
-    """Write out the share that the pattern implies, and the update that the criterion brings."""
+    """Fill in the sparsity that the pattern implies, and the update that the criterion brings."""
     return step.model_copy(update={"sparsity": step.target_sparsity, "update": step.solver or step.update})
 
 

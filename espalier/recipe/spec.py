@@ -94,7 +94,7 @@ class CompressionSpec(Spec):
             if isinstance(step, PruneFields):
                 raise PydanticCustomError(
                     "weights_before_parts",
-                    "a step that prunes single weights comes last, and there is one of them",
+                    "at most one step prunes single weights, and it must be the last of `prune`",
                     {"at": f"prune/{index}"},
                 )
         if self.structure and self.cycles is not None:
@@ -103,13 +103,13 @@ class CompressionSpec(Spec):
         if fewer_blocks and self.retrain and self.retrain.loss == "squarehead":
             raise PydanticCustomError(
                 "blocks_do_not_match",
-                "SquareHead compares block by block, and blocks go; use `kl`",
+                "SquareHead compares block by block, and the prune steps remove blocks; use `kl`",
                 {"at": "retrain/loss"},
             )
         if self.structure and self.reconstruct and self.reconstruct.window == "matrix":
             raise PydanticCustomError(
                 "parts_are_gone",
-                "a matrix by itself cannot make up for parts that are gone; use `submodule` or `block`",
+                "a window of one matrix cannot compensate for removed parts; use `submodule` or `block`",
                 {"at": "reconstruct/window"},
             )
         return self
@@ -152,7 +152,7 @@ class CompressionSpec(Spec):
     def _allr_has_a_distance(self) -> CompressionSpec:
         if not self.retrain or self.masking:
             return self
-        why = "`allr` starts by how far pruning single weights moved the model, and no step prunes any"
+        why = "schedule `allr` needs a step that prunes single weights"
         if self.retrain.schedule == "allr":
             raise PydanticCustomError(
                 "no_distance",
@@ -161,7 +161,9 @@ class CompressionSpec(Spec):
             )
         if self.soup and self.soup.vary == "schedule" and self.soup.members == len(SCHEDULES):
             raise PydanticCustomError(
-                "no_distance", "{why}: take one member less, which leaves it out", {"why": why, "at": "soup/members"}
+                "no_distance",
+                "{why}: lower `soup.members` by one, which leaves `allr` out",
+                {"why": why, "at": "soup/members"},
             )
         return self
 
@@ -199,14 +201,15 @@ class CompressionSpec(Spec):
         if bounded and (len(self.prune) != 1 or not steps or steps[0].pattern.implied_sparsity() is not None):
             raise PydanticCustomError(
                 "nothing_to_search",
-                "an objective searches the sparsity of one step that prunes single weights",
+                "this objective searches a sparsity: `prune` must be one step that prunes single weights",
                 {"at": "objective"},
             )
         kinds = [step.pattern.kind for step in self.structure]
         if not bounded and (not kinds or len(set(kinds)) < len(kinds)):
             raise PydanticCustomError(
                 "nothing_to_search",
-                "a target is split over steps that remove whole parts: one each of depth, neurons, kv_groups, experts",
+                "a size target needs structured steps in `prune`, at most one each of depth, neurons, kv_groups and "
+                "experts",
                 {"at": "objective"},
             )
         if not self.evaluate.perplexity:
@@ -243,7 +246,7 @@ def _soup_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
         yield PydanticCustomError("nothing_to_average", "a soup averages what `retrain` gives", {"at": "soup"})
     elif "lora" in spec.retrain.trainable:
         yield PydanticCustomError(
-            "nothing_to_average", "`lora` stays apart from the weights that a soup averages", {"at": "soup"}
+            "nothing_to_average", "`lora` is not merged into the weights, and a soup averages weights", {"at": "soup"}
         )
     elif some_are_equal(spec.retrain, spec.soup):
         yield PydanticCustomError(
@@ -258,31 +261,39 @@ def _cycle_problems(spec: CompressionSpec) -> Iterator[PydanticCustomError]:
         return
     count = spec.cycles.count
     if not spec.masking or (spec.retrain is None and spec.reconstruct is None):
-        yield PydanticCustomError("nothing_to_repeat", "cycles prune and recover by turns", {"at": "cycles"})
+        yield PydanticCustomError(
+            "nothing_to_repeat",
+            "`cycles` needs a step that prunes single weights, and `reconstruct` or `retrain`",
+            {"at": "cycles"},
+        )
     if spec.retrain and spec.retrain.steps < count:
         yield PydanticCustomError(
-            "too_few_steps", "every cycle needs a step: at least {count}", {"count": count, "at": "retrain/steps"}
+            "too_few_steps",
+            "every cycle needs a training step: give {count} or more",
+            {"count": count, "at": "retrain/steps"},
         )
     if spec.retrain and "lora" in spec.retrain.trainable:
         yield PydanticCustomError(
-            "adapter_between_cycles", "`lora` stays apart, and the next cycle prunes the weights", {"at": "cycles"}
+            "adapter_between_cycles",
+            "`lora` is not merged into the weights, which the next cycle prunes",
+            {"at": "cycles"},
         )
     for index, step in enumerate(spec.masking):
         if step.optimizer is not None or (step.solver is not None and step.solver.moves_mask):
             yield PydanticCustomError(
                 "pruned_comes_back",
-                "a mask that is searched anew could bring back what an earlier cycle pruned",
+                "`cycles` cannot be combined with a mask optimizer or a solver that chooses its mask",
                 {"at": f"prune/{index}/{'optimizer' if step.optimizer else 'update'}"},
             )
         if getattr(step.budget, "kind", None) != "uniform":
             yield PydanticCustomError(
                 "pruned_comes_back",
-                "a budget that is spread anew could ask less of a matrix than it has lost",
+                "`cycles` needs `budget: uniform`",
                 {"at": f"prune/{index}/budget"},
             )
         if step.pattern.implied_sparsity() is not None:
             yield PydanticCustomError(
                 "one_sparsity",
-                "this pattern has one sparsity; there is nothing to raise in cycles",
+                "this pattern has a fixed sparsity, which `cycles` cannot raise; use another pattern",
                 {"at": f"prune/{index}/pattern"},
             )

@@ -12,7 +12,7 @@ _TELLS_OF_THE_TRIAL: Final = frozenset({"numerical", "collapsed"})
 
 
 def tells_of_the_trial(error_class: str | None, phase: str | None) -> bool:
-    """Tell whether a trial gave no model because of what was tried; anything else tells of the machine or the model.
+    """Tell whether a trial failed because of its own spec, and not because of the machine or the model.
 
     `phase`: where it failed; the baseline measures the model as it is, whatever is tried.
     """
@@ -43,7 +43,7 @@ class Winner:
     index: int
     """Of the outcome, in the order in which the trials were run."""
     objective: dict[str, Any]
-    """What the report says of the search: the bound, the amounts found, and in `trials` one row per trial in order."""
+    """The report's entry of the search: the bound, the chosen amounts, and in `trials` one row per trial in order."""
 
 
 class Search(Protocol):

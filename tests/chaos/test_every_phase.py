@@ -28,7 +28,7 @@ from tests.fixtures.service.launch import Launch
 from tests.fixtures.suite.figures import record
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
-from workers.messages import Said
+from workers.messages import RecordedMessage
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder
 
@@ -92,7 +92,7 @@ def test_a_child_killed_in_every_phase_leaves_no_trace_in_the_result(
                 continue
             kills[phase] += 1
 
-    def heard(self: Recorder, messages: Sequence[Said]) -> None:
+    def heard(self: Recorder, messages: Sequence[RecordedMessage]) -> None:
         take(self, messages)
         for message in messages:
             if isinstance(message, PhaseStarted) and message.phase in to_kill:

@@ -13,7 +13,7 @@ from espalier.messages import Checkpoint, Metric
 from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import Bench
-from workers.messages import Said
+from workers.messages import RecordedMessage
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder
 
@@ -50,7 +50,7 @@ def test_a_child_killed_after_every_window_leaves_no_trace_in_the_result(
     seen: set[str] = set()
     take = Recorder.take
 
-    def kill(self: Recorder, messages: Sequence[Said]) -> None:
+    def kill(self: Recorder, messages: Sequence[RecordedMessage]) -> None:
         take(self, messages)
         for message in messages:
             if isinstance(message, Metric | Checkpoint) and message.phase == "reconstructing":

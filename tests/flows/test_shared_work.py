@@ -18,7 +18,7 @@ from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.runs import Bench
 from tests.flows.specs import spec
-from workers.messages import Said
+from workers.messages import RecordedMessage
 from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder
 from workers.supervisor.worker_loop import WorkerLoop
@@ -113,7 +113,7 @@ def test_a_soup_killed_in_every_phase_of_every_job_is_the_same_soup(
     killed: set[tuple[str, str]] = set()
     take = Recorder.take
 
-    def kill(self: Recorder, messages: Sequence[Said]) -> None:
+    def kill(self: Recorder, messages: Sequence[RecordedMessage]) -> None:
         take(self, messages)
         for message in messages:
             if isinstance(message, PhaseStarted) and message.phase in {"pruning", "retraining", "merging"}:

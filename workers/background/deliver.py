@@ -69,7 +69,7 @@ class Dispatcher:
         self._lock = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
-        """Deliver until told to stop."""
+        """Deliver until `stop` is set."""
         loops.run("webhooks", stop, self.dispatch, idle_seconds=IDLE_SECONDS)
         self.close(wait=False)
 
@@ -111,7 +111,7 @@ class Dispatcher:
             )
 
     def _in_turn(self, due: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Yield endpoints by turns of their projects, beginning behind the one that was served last."""
+        """Yield endpoints round robin over their projects, beginning behind the project that was served last."""
         lanes: dict[str, deque[str]] = {}
         for project, endpoint_id in due:
             lanes.setdefault(project, deque()).append(endpoint_id)
@@ -147,7 +147,7 @@ class Dispatcher:
                 webhooks.fail_pending(session, endpoint.id)
 
     def _postpone(self, row: WebhookDelivery) -> None:
-        """Let a delivery wait that breaks us; it is sent again later, and given up in the end."""
+        """Postpone a delivery that raised; it is sent again later, and fails after the last attempt."""
         with self._database.unit_of_work() as session:
             webhooks.postpone(
                 session,
@@ -190,7 +190,7 @@ class Dispatcher:
 
 
 def record_attempt(row: WebhookDelivery, outcome: Outcome, now: datetime) -> None:
-    """Write down an attempt, and when the next one follows."""
+    """Record an attempt in the delivery's row, and when the next one follows."""
     entry: dict[str, Any] = {
         "time": now.isoformat(),
         "status": outcome.status,

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 def collect(database: Database, store: ObjectStore) -> int:
-    """Delete what is old and named by nobody; return how many files of the store."""
+    """Delete old objects that no row names; return how many files of the store."""
     stale.abort_uploads(database, store)
     stale.end_ownerless(database)
     with database.unit_of_work() as session:
@@ -76,7 +76,7 @@ def evict_phase_results(
 
 
 def _collect_phases(database: Database, store: ObjectStore, old: list[str]) -> int:
-    """Delete what an attempt stored of a phase and never wrote down; return how many files."""
+    """Delete phase checkpoints without a row; return how many files."""
     removed = 0
     for phase_key, keys in groupby(filter(_PHASE_KEY.fullmatch, old), key=lambda key: key.split("/")[3]):
         with database.reading() as session:

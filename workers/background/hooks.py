@@ -15,14 +15,14 @@ IDLE_SECONDS = 0.5
 
 
 class Evaluator:
-    """One delivery after the other, by turns of the projects; several of them share the work."""
+    """Evaluates one delivery after the other, round robin over projects; several evaluators share the work."""
 
     def __init__(self, database: Database, notifier: WorkNotifier, settings: Settings) -> None:
         self._database, self._notifier, self._settings = database, notifier, settings
         self._rounds = ProjectRoundRobin()
 
     def run(self, stop: threading.Event) -> None:
-        """Evaluate until told to stop."""
+        """Evaluate until `stop` is set."""
         loops.run("hooks", stop, self.work_once, idle_seconds=IDLE_SECONDS)
 
     def work_once(self) -> bool:

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class Reconciler:
-    """One sweep after the other, by whoever leads."""
+    """Sweeps over the database, run by the leader only."""
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class Reconciler:
         loops.each("reconciler", [*steps, self.tell], lambda step: step(), spoiled=lambda _: None)
 
     def tell(self) -> None:
-        """Write down, every few seconds, that somebody leads: who watches sees when nobody does."""
+        """Record the sweep's time every few seconds, so that monitoring sees when no process leads."""
         if time.monotonic() > self._tell_at:
             self._tell_at = time.monotonic() + TELL_SECONDS
             with self._database.unit_of_work() as session:
                 measures.note_sweep(session)
 
     def recover(self) -> int:
-        """Take jobs from workers that stopped beating; return how many."""
+        """Recover jobs of workers that stopped sending heartbeats; return how many."""
 
         def take(session: Session, job: Job, now: datetime) -> None:
             log.warning("worker lost", job_id=job.id, worker_id=job.worker_id, attempt=job.attempt)
@@ -96,7 +96,7 @@ class Reconciler:
         return len(self._heal(leases.abandoned, take))
 
     def wake(self) -> int:
-        """Let jobs go on that waited for others; return how many."""
+        """Make jobs claimable whose dependencies have ended; return how many."""
         woken = self._heal(lambda _now: reuse.due(), lambda session, job, now: transitions.wake(session, job, now=now))
         for worker_class in {job.worker_class for job in woken}:
             self._notifier.notify(worker_class)
@@ -149,7 +149,7 @@ class Reconciler:
         return leases.lock_oldest(session, wanted, limit=MOST_AT_ONCE, but=later)
 
     def _postpone(self, job_id: str) -> None:
-        """Leave a job alone for a while that breaks whoever heals it; in the end it fails, as a fault of ours."""
+        """Postpone a job whose healing raised; after the last attempt it fails with an internal error."""
         times = self.postponed.get(job_id, (0, 0.0))[0] + 1
         self.postponed[job_id] = times, time.monotonic() + loops.delay_seconds(times)
         if times >= loops.MOST_ATTEMPTS:
@@ -158,7 +158,7 @@ class Reconciler:
             del self.postponed[job_id]
 
     def mark_quotas(self) -> None:
-        """Let queued jobs say whether a pause, a worker or their project's quota is what they wait for."""
+        """Mark queued jobs that wait for their project's quota, and unmark the others."""
         with self._database.reading() as session:
             now = clock(session)
             capped, rested = quotas.capped(session, now), quotas.has_rested(session, now)

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class RegistrySweep:
-    """One look at the registry of each source, again and again: the projects take turns, and of each one is read."""
+    """Polls the registry of each source, round robin over projects, one source of a project at a time."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
@@ -38,7 +38,7 @@ class RegistrySweep:
         """Projects of which a registry is being read: one that takes its time holds up nobody else's."""
 
     def run(self, stop: threading.Event) -> None:
-        """Look until told to stop; not at all where there is no registry or no interval."""
+        """Poll until `stop` is set; not at all without a registry or an interval."""
         if not self._polled or not self._settings.registry_sweep_seconds:
             return
         names = [f"registry {number}" for number in range(1, THREADS + 1)]
@@ -48,7 +48,7 @@ class RegistrySweep:
         loops.run("registries", stop, lambda: self.poll_once() is not None, idle_seconds=IDLE_SECONDS)
 
     def poll_once(self) -> int | None:
-        """Look at the next registry that is due; return how many events nobody had told, None when none is due."""
+        """Poll the next registry that is due; return the number of missed events, None when none is due."""
         source = self._claim()
         if source is None:
             return None
@@ -61,7 +61,7 @@ class RegistrySweep:
         return sum(counts)
 
     def poll(self, source: HookSource) -> int:
-        """Ask the registry of a source for what no delivery told of, and return how many events it held."""
+        """Query the registry of a source for events whose delivery was lost, record them, and return how many."""
         login = credentials.access(self._database, self._settings, source.project_id, source.kind, "fetch")
         try:
             held = self._polled[source.kind].poll(login, source.cursor or {}, made_at=source.created_at)
@@ -71,7 +71,7 @@ class RegistrySweep:
         return self._record(source.id, held)
 
     def _claim(self) -> HookSource | None:
-        """Take the next source that is due, by turns of the projects; no other process looks at it too."""
+        """Claim the next source that is due, round robin over projects; no other process polls it too."""
         with self._claiming, self._database.unit_of_work() as session:
             now = clock(session)
             source = hooks.lock_due_registry(session, _written(now), self._rounds, kinds=self._polled, busy=self._busy)
@@ -82,7 +82,7 @@ class RegistrySweep:
             return source
 
     def _postpone(self, source: HookSource) -> None:
-        """Let a source wait that breaks us, longer each time; it is looked at again for as long as it is there."""
+        """Postpone a source whose polling raised, longer each time, for as long as it exists."""
         with self._database.unit_of_work() as session:
             row = hooks.lock_source(session, source.id)
             if row is not None:
@@ -92,7 +92,7 @@ class RegistrySweep:
                 row.cursor = {**(row.cursor or {}), "next_at": _written(later), "broken": broken}
 
     def _record(self, source_id: str, held: Holdings) -> int:
-        """Write down what is news, and where the next look begins, in one transaction."""
+        """Record new events and the cursor of the next poll in one transaction."""
         recorded = 0
         with self._database.unit_of_work() as session:
             source = hooks.lock_source(session, source_id)

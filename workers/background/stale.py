@@ -34,7 +34,7 @@ def abort_uploads(database: Database, store: ObjectStore) -> int:
 
 
 def end_ownerless(database: Database) -> int:
-    """Remove what belongs to projects that are not there; return how many of those."""
+    """Delete rows of projects that no longer exist; return how many projects."""
     with database.reading() as session:
         project_ids = projects.ownerless(session)
     for project_id in sorted(project_ids):

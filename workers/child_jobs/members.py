@@ -52,7 +52,7 @@ class ChildJobs:
     def download_members(self, workspace: Path, *, between: Callable[[], None]) -> list[str] | None:
         """Download the models that the members of a soup have made; JobFailed when too few of them have.
 
-        None where one of them was deleted a moment ago: look again at who is there.
+        None where one of them was deleted meanwhile: the children have to be read again.
         """
         if self.children and len(self._done) < FEWEST_MEMBERS:
             raise JobFailed(self._lost())
@@ -108,12 +108,12 @@ class ChildJobs:
 
 
 def wait_for_children(session: Session, job: Job, now: datetime) -> None:
-    """Let a locked parent go until its children have ended."""
+    """Release a locked parent until its children have ended."""
     transitions.wait(session, job, now=now)
 
 
 def spawn_members(session: Session, job: Job, now: datetime) -> None:
-    """Let a locked parent go and make the members of its soup, each from the weights that the parent has stored."""
+    """Release a locked parent and create the members of its soup, each from the weights that the parent stored."""
     if transitions.apply_user_request(session, job, now=now):
         return
     assert job.resolved_spec is not None

@@ -68,7 +68,7 @@ def _outcome(trial: Job) -> Outcome:
 
 
 def spawn(session: Session, job: Job, trial: Trial, now: datetime) -> None:
-    """Let a locked job go until a child of it has tried something."""
+    """Release a locked job and create its next trial as a child."""
     if transitions.apply_user_request(session, job, now=now):
         return
     children.add(session, job, trial.spec, name=f"{job.name} {trial.label}", checkpoints=[], now=now)
@@ -76,7 +76,7 @@ def spawn(session: Session, job: Job, trial: Trial, now: datetime) -> None:
 
 
 def take(session: Session, job: Job, winner_id: str, objective: dict[str, Any], now: datetime) -> None:
-    """End a locked job with the result of one of its children; where that was deleted, let it look at the others."""
+    """End a locked job with the result of one of its children; where that was deleted, let the search go on."""
     if transitions.apply_user_request(session, job, now=now):
         return
     winners = reuse.held(session, [winner_id])

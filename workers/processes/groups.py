@@ -41,7 +41,7 @@ class ControlGroup:
 
     @property
     def oom_kills(self) -> int:
-        """How many of its processes the kernel ended for want of memory, whoever's limit it was."""
+        """How many of its processes the kernel killed for want of memory, under any group's limit."""
         return _oom_kills(self.path / "memory.events")
 
     def remove(self) -> None:

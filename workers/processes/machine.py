@@ -20,7 +20,7 @@ def device_of(settings: Settings) -> Device:
 
 
 def memory_bytes(device: str) -> int | None:
-    """Return the memory of the device; None when it cannot be told."""
+    """Return the memory of the device; None when it is unknown."""
     return _gpu_bytes() if device == "cuda" else min([psutil.virtual_memory().total, *groups.limits()])
 
 

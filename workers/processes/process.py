@@ -106,7 +106,7 @@ def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
 
 
 class Child:
-    """A running child; `messages` yields what it says, in order, while somebody asks."""
+    """A running child process; `messages` returns what it has written since the last call."""
 
     def __init__(
         self,

@@ -45,14 +45,14 @@ class Workspace:
 
 
 class DiskQuota:
-    """Holds all workspaces of a scratch folder below their cap, looking now and then."""
+    """Cap on the total size of all workspaces of a scratch folder, measured every few seconds."""
 
     def __init__(self, scratch: Path, max_bytes: int) -> None:
         self._scratch, self._max_bytes = scratch, max_bytes
         self._looked = 0.0
 
     def check(self) -> None:
-        """Raise the error of a full disk when the cap is passed: whoever notices gives way."""
+        """Raise the error of a full disk when the cap is exceeded."""
         if time.monotonic() - self._looked > CHECK_SECONDS:
             self._looked = time.monotonic()
             if _bytes_below(self._scratch) > self._max_bytes:

@@ -37,7 +37,7 @@ from workers.lease import transitions
 from workers.lease.holder import Interrupted, LeaseHolder, LeaseLost, running_seconds
 from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.lease.transitions import Transition
-from workers.messages import AnyMessage, Facts, Fetched, FetchRequest, Published, Resolved, Said
+from workers.messages import AnyMessage, Facts, Fetched, FetchRequest, Published, RecordedMessage, Resolved
 from workers.processes.memory import allowed
 from workers.processes.process import Child, Side, environment
 from workers.processes.workspace import DiskQuota, Workspace
@@ -119,7 +119,7 @@ class _Attempt:
             return self._failed(from_exception(error, self._recorder.phase))
 
     def _carry_out(self) -> Transition:
-        """Go as far as this job's own work goes: to its result, or to where other jobs or another worker go on."""
+        """Do this job's own work: up to its result, or to the transition that hands it to other jobs or workers."""
         if transition := self._reuse.elsewhere(last=False) or self._children.waiting():
             return transition
         fetched, resolved = self._fetch()
@@ -245,8 +245,8 @@ class _Attempt:
             still_seconds=STILL_SECONDS[side],
         )
 
-    def _translate(self, message: AnyMessage) -> list[Said]:
-        """Turn what a child says into what the rows are told."""
+    def _translate(self, message: AnyMessage) -> list[RecordedMessage]:
+        """Translate a child's message into the messages that are recorded."""
         match message:
             case Resolved():
                 self._check_source(message)

@@ -76,7 +76,7 @@ def request(
     *,
     lineage: dict[str, str],
 ) -> PublishRequest:
-    """Return what the publisher is told, with the project's own credentials for this one target."""
+    """Return the publisher's request, with the project's own credentials for this one target."""
     kind = target["kind"]
     own = credentials.access(database, settings, job.project_id, kind, "publish")
     return PublishRequest.model_validate(
@@ -146,7 +146,7 @@ def in_run(
 
 
 class Publisher:
-    """Does what was asked for afterwards, each publication in a child process, a few at a time, one of each project."""
+    """Publishes finished jobs on request, each in a child process, a few at a time, one of each project."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class Publisher:
         self._rounds, self._claiming = ProjectRoundRobin(), threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
-        """Publish until told to stop."""
+        """Publish until `stop` is set."""
         names = [f"publisher {number}" for number in range(1, self._settings.publishers + 1)]
         loops.Threads(stop, dict.fromkeys(names, self._run)).start().join()
 

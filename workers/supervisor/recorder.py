@@ -32,7 +32,7 @@ from espalier.messages import (
 )
 from espalier.recipe.phases import Phase
 from workers.lease.holder import LeaseLost
-from workers.messages import Facts, Resolved, Said, StoredInStore
+from workers.messages import Facts, RecordedMessage, Resolved, StoredInStore
 from workers.supervisor import progress, result_rows
 
 FLUSH_SECONDS = 0.4
@@ -51,20 +51,20 @@ class Recorder:
         self._database = database
         self._discard = discard
         self._job_id, self._fence, self._spec = job.id, job.fence, job.request["spec"]
-        self._waiting: list[Said] = []
+        self._waiting: list[RecordedMessage] = []
         self._flushed = 0.0
         self._progress_reported_at = 0.0
         self._turn = ""
         self._log_lines = 0
         self._superseded: list[str] = []
         self._mark: str | None = None
-        """Of the newest write whose commit is not known of, and how many messages it held."""
+        """Token of the newest write whose commit is uncertain, and how many messages it held."""
         self._marked = 0
         self.spans = Phases()
         self.phase: Phase | None = None
         """The phase that the attempt is in, for its errors."""
 
-    def take(self, messages: Sequence[Said]) -> None:
+    def take(self, messages: Sequence[RecordedMessage]) -> None:
         """Remember messages for the next flush."""
         for message in messages:
             if isinstance(message, PhaseStarted):
@@ -109,7 +109,7 @@ class Recorder:
         if self._superseded:
             self._discard(self._superseded)
 
-    def _apply(self, session: Session, job: Job, messages: Sequence[Said], now: datetime) -> None:
+    def _apply(self, session: Session, job: Job, messages: Sequence[RecordedMessage], now: datetime) -> None:
         new_events: list[tuple[Phase | None, events.NewEvent]] = []
         self._superseded = []
         result_rows.write_metrics(session, job, [m for m in messages if isinstance(m, Metric)], now=now)
@@ -201,7 +201,7 @@ class Recorder:
         )
 
 
-def _log_line(message: Said) -> Log | None:
+def _log_line(message: RecordedMessage) -> Log | None:
     """Return the log line of a message: the child's own, or the start and end of a phase; None for other messages."""
     match message:
         case Log():
@@ -222,7 +222,7 @@ def clean(text: str) -> str:
     return text.replace("\x00", "")
 
 
-def _data(message: Said) -> dict[str, Any]:
+def _data(message: RecordedMessage) -> dict[str, Any]:
     return message.model_dump(mode="json", exclude={"kind"})
 
 

@@ -35,7 +35,7 @@ def write_metrics(session: Session, job: Job, points: Sequence[Metric], *, now: 
 
 
 def write_layers(session: Session, job: Job, layers: Sequence[Layer]) -> set[str]:
-    """Write one row per matrix and return the names that had one: a matrix that is done again is no news."""
+    """Write one row per matrix and return the names that had one before."""
     if not layers:
         return set()
     known = results.layer_names(session, job.id, [layer.name for layer in layers])

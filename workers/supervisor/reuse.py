@@ -25,7 +25,7 @@ from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS
 from workers.lease import transitions
 from workers.lease.retries import JobFailed
 from workers.lease.transitions import Transition
-from workers.messages import Facts, Resolved, Said, StoredInStore
+from workers.messages import Facts, RecordedMessage, Resolved, StoredInStore
 
 
 def made_by(settings: Settings) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _libraries() -> dict[str, str]:
 
 
 class Reuse:
-    """What one attempt needs to know of jobs that do the same."""
+    """Deduplication of one attempt: equal results, equal running jobs, and shared phase checkpoints."""
 
     def __init__(self, database: Database, settings: Settings, job: Job) -> None:
         self._database, self._job = database, job
@@ -63,7 +63,7 @@ class Reuse:
         return Facts(**resolved.model_dump(exclude={"kind"}), work_hash=self.work_hash, known=seen)
 
     def elsewhere(self, *, last: bool) -> Transition | None:
-        """Return that another job has done the work, or is about it; `last` when all of it is known.
+        """Return the transition to an equal job's result or wait; `last` when the work hash is final.
 
         Raises JobFailed when there is none and the job may do nothing else.
         """
@@ -98,7 +98,7 @@ class Reuse:
         stored = self.phases.find(self._database, self._job.id) if self.phases else []
         return [item for item in stored if (item.phase, item.name) not in have]
 
-    def messages(self, restored: Sequence[StoredCheckpoint]) -> list[Said]:
+    def messages(self, restored: Sequence[StoredCheckpoint]) -> list[RecordedMessage]:
         """Return the layer rows that came with restored blocks of other jobs, as messages of this one."""
         foreign = [item for item in restored if item.origin is not None]
         return [Layer.model_validate(row) for item in foreign for row in item.data.get("layers", [])]
@@ -130,7 +130,7 @@ class PhaseStore:
         """The one kind of stored statistics that the job reads; files of Gram matrices are large."""
 
     def opened(self, resolved: Resolved, data: Mapping[str, str]) -> None:
-        """Note what the job works on; before that nothing is shared."""
+        """Set what the job works on; before that nothing is shared."""
         self._work = {"revision": resolved.revision, "data": data, "spec": resolved.spec}
         if resolved.spec.get("propagation") == "dense":
             masking = resolved.parsed_spec.masking

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from espalier.messages import Checkpoint, Done, Failed, MembersRequested
 from workers.lease.holder import Interrupted, LeaseHolder
 from workers.lease.retries import JobFailed, from_exit, hung, stuck
-from workers.messages import AnyMessage, Fetched, Published, Said
+from workers.messages import AnyMessage, Fetched, Published, RecordedMessage
 from workers.processes.process import Child
 from workers.processes.workspace import DiskQuota
 from workers.supervisor.checkpoints import Uploader
@@ -28,7 +28,7 @@ def supervise(
     holder: LeaseHolder,
     recorder: Recorder,
     uploader: Uploader,
-    translate: Callable[[AnyMessage], list[Said]],
+    translate: Callable[[AnyMessage], list[RecordedMessage]],
     quota: DiskQuota,
     still_seconds: float,
 ) -> Outcome:
@@ -72,7 +72,7 @@ def supervise(
 
 
 class _Watchdog:
-    """Tells a child that hangs from one that works in silence: by the CPU time that it uses."""
+    """Detects a child that hangs: silent, and using no CPU time."""
 
     def __init__(self, child: Child, still_seconds: float) -> None:
         self._child, self._still_seconds = child, still_seconds

@@ -54,7 +54,7 @@ class WorkerLoop:
         self._wake_up.set()
 
     def drain(self) -> None:
-        """Claim nothing more, give the job at hand back, and end."""
+        """Claim nothing more, release the current job, and end."""
         self._ending.set()
         self._draining.set()
         self._wake_up.set()

@@ -19,7 +19,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Map(NamedTuple):
-    """A linear map inside a block, in the module's own sense."""
+    """A linear layer inside a block, with the module's own shape."""
 
     outputs: int
     inputs: int
@@ -27,7 +27,7 @@ class Map(NamedTuple):
 
 
 Maps = dict[str, Map]
-"""Linear maps by module name within the block."""
+"""Linear layers by module name within the block."""
 
 
 class Family(BaseModel, ABC):
@@ -61,7 +61,7 @@ class Family(BaseModel, ABC):
     readers: ClassVar[Mapping[str, str]] = {}
     """Part that can go (`neurons`, `kv_groups`) -> the one map of a block that reads its units."""
     bias_fields: ClassVar[Mapping[str, str]] = {}
-    """Part -> the field that gives all maps of its units a bias, the reader included."""
+    """Part -> the field that gives all linear layers of its units a bias, the reader included."""
     per_block: ClassVar[frozenset[str]] = frozenset()
     """Fields that are lists with one item per block."""
     training_only: ClassVar[frozenset[str]] = frozenset()
@@ -139,7 +139,7 @@ class Family(BaseModel, ABC):
 
     @property
     def routed_fraction(self) -> float:
-        """The share of its experts that a token is sent to."""
+        """The fraction of the experts that a token is routed to."""
         return 1.0
 
     def count(self, part: PartKind) -> int:

@@ -113,7 +113,7 @@ class LlamaLike(Rotary):
 
 
 class BiasedAttention(LlamaLike):
-    """Families with one switch for the biases of all four maps of the attention."""
+    """Families with one switch for the biases of all four linear layers of the attention."""
 
     bias_fields: ClassVar[Mapping[str, str]] = {"kv_groups": "attention_bias"}
 

@@ -14,7 +14,7 @@ from espalier.families.shared.llama_like import LlamaLike
 from espalier.methods.structured import PartKind
 
 STACKED: Final[Mapping[str, tuple[str, ...]]] = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-"""A tensor that stacks all experts -> the maps of one expert whose rows it holds, in order; as (E, rows, I)."""
+"""A tensor that stacks all experts -> the linear layers of one expert in it, in order; as (E, rows, I)."""
 ALIGNED: Final = 4
 """Numbers of float32 in 16 bytes, which its product of groups asks of every row."""
 
@@ -61,7 +61,7 @@ class MixtureOfExperts(LlamaLike):
 
     @property
     def routed_fraction(self) -> float:
-        """The share of its experts that a token is sent to."""
+        """The fraction of the experts that a token is routed to."""
         return self.num_experts_per_tok / self.experts
 
     def routed(self, block: int) -> bool:

@@ -17,9 +17,9 @@ _QUOTED: Final = re.compile(r"'([^']*)'")
 
 
 def describe(detail: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
-    """Say what is wrong: pydantic's own texts speak of its models and of Python, and repeat what was sent.
+    """Describe a validation error; pydantic's own texts speak of its models and of Python, and repeat the input.
 
-    `model` is what was read: with it, a field that is not there is told from one that is nearly there.
+    With `model`, the class that was validated, a misspelt field gets a suggestion.
     """
     kind, text, given, context = str(detail["type"]), str(detail["msg"]), detail.get("input"), detail.get("ctx", {})
     if kind in _NAMES:

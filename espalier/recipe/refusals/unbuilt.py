@@ -100,5 +100,5 @@ def is_true(value: object) -> bool:
 
 
 def is_percent(value: object) -> bool:
-    """Tell whether a share is written in percent."""
+    """Tell whether a fraction is written in percent."""
     return isinstance(value, str) and value.rstrip().endswith("%")

@@ -181,7 +181,7 @@ def test_a_target_out_of_reach_is_told_the_range(llama: ModelFacts) -> None:
     spec = CompressionSpec.model_validate({"prune": HALVES, "objective": {"parameters": 100}})
     (problem,) = check(spec, llama)
     # one block of 768 + 32 + 3 x 12 x 16, and 1,552 outside: all of both steps; one parameter less than the model
-    assert problem.detail == "these steps reach 2,928 to 5,455 parameters: let them take more"
+    assert problem.detail == "these steps reach 2,928 to 5,455 parameters: allow them to remove more"
 
 
 def test_blocks_that_cannot_be_split_are_refitted_whole(opt: ModelFacts, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from app.db.result import PhaseRecord
 from espalier.messages import PhaseCompleted, PhaseStarted, Progress
 from tests.fixtures.workers.claims import worker
 from tests.fixtures.workers.runs import Bench
-from workers.messages import Said
+from workers.messages import RecordedMessage
 from workers.supervisor.recorder import Recorder
 
 STARTED = PhaseStarted(phase="pruning")
@@ -22,7 +22,7 @@ def _ended(turn: str, seconds: float, peak: int) -> PhaseCompleted:
     return PhaseCompleted(phase="pruning", seconds=seconds, peak_memory_bytes=peak, turn=turn)
 
 
-def _attempt(bench: Bench, *flushes: Sequence[Said]) -> PhaseRecord:
+def _attempt(bench: Bench, *flushes: Sequence[RecordedMessage]) -> PhaseRecord:
     """Claim the one job, write messages transaction by transaction, and let it go as a lost worker would."""
     with bench.database.unit_of_work() as session:
         job = leases.claim(session, worker("wrk_1"), lease_seconds=60)
@@ -43,12 +43,12 @@ def test_turns_of_a_phase_add_up_and_an_attempt_that_is_resumed_counts_none_twic
     bench: Bench, *, together: bool
 ) -> None:
     bench.add()
-    first: list[Said] = [STARTED, _ended("cycle-1", 5.0, 300), STARTED, _ended("cycle-2", 5.0, 200), STARTED]
+    first: list[RecordedMessage] = [STARTED, _ended("cycle-1", 5.0, 300), STARTED, _ended("cycle-2", 5.0, 200), STARTED]
     killed = _attempt(bench, *([first] if together else [[message] for message in first]))
     assert (killed.attempt, killed.seconds, killed.peak_memory_bytes, killed.finished_at) == (1, 10.0, 300, None)
 
     # The next attempt tells every turn again: two with the seconds that they took before, the third to its end.
-    again: list[Said] = [*first, _ended("cycle-3", 7.0, 250)]
+    again: list[RecordedMessage] = [*first, _ended("cycle-3", 7.0, 250)]
     resumed = _attempt(bench, *([again] if together else [[message] for message in again]))
     assert (resumed.attempt, resumed.seconds, resumed.peak_memory_bytes) == (2, 17.0, 300)
     assert resumed.finished_at is not None
