@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -16,6 +18,7 @@ from tests.fixtures.suite.pages import ROOT, pages
 from tests.house.graph import PRODUCT, files
 
 GLOSSARY: Final = "docs/glossary.md"
+PORTAL: Final = "app/portal"
 SECTION: Final = "\n## Words of before\n"
 SCOPES: Final = ("modules", "names", "everywhere")
 NOT_YET: Final[dict[str, int]] = {
@@ -61,11 +64,22 @@ def names(path: Path) -> Iterator[str]:
             yield node.asname
 
 
-def docstrings(path: Path) -> Iterator[str]:
-    """Texts that stand alone: docstrings, of fields too."""
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+def prose(path: Path) -> Iterator[str]:
+    """Yield comments, and texts that stand alone: docstrings, of fields too."""
+    text = (ROOT / path).read_text()
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def documents() -> Iterator[Path]:
+    """Yield what else people read: documents, and templates, scripts and styles of the portal."""
+    yield from pages()
+    yield from (ROOT / PORTAL / "templates").glob("*.html")
+    yield from (ROOT / PORTAL / "static").glob("portal.*")
 
 
 @cache
@@ -76,10 +90,10 @@ def occurrences() -> Mapping[str, frozenset[str]]:
     modules, everywhere = words_of_before().keys(), of["everywhere"]
     for path in files(*PRODUCT):
         module, *given = (name.strip("_") for name in names(path))
-        prose = set(re.findall(r"\w+", "\n".join(docstrings(path))))
-        for word in ({module} & modules) | ({*given} & (of["names"] | everywhere)) | (prose & everywhere):
+        written = set(re.findall(r"\w+", "\n".join(prose(path))))
+        for word in ({module} & modules) | ({*given} & (of["names"] | everywhere)) | (written & everywhere):
             seen[word].add(path.as_posix())
-    for page in pages():
+    for page in documents():
         if page != ROOT / GLOSSARY:
             for word in set(re.findall(r"\w+", page.read_text())) & everywhere:
                 seen[word].add(page.relative_to(ROOT).as_posix())

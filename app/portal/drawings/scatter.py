@@ -72,7 +72,7 @@ def _mark(mark: Mark, x: Axis, y: Axis, x_write: Writing, y_title: str) -> Marku
         points = " ".join(f"{number(at_x + dx)},{number(at_y + dy)}" for dx, dy in ((0, -r), (r, 0), (0, r), (-r, 0)))
         return tag("g", tag("title", text), tag("polygon", points=points, class_="mark dense"))
     circle = tag("circle", cx=at_x, cy=at_y, r=_RADIUS, class_="mark front" if mark.front else "mark")
-    # The ring around a small mark makes it easy to hit.
+    # The circle around a small mark makes it easy to hit.
     target = tag("circle", cx=at_x, cy=at_y, r=12, class_="hit", fill="transparent")
     return tag("a", tag("title", text), target, circle, href=mark.href, aria_label=text)
 
