@@ -37,7 +37,7 @@ PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")
 def run(request: ComputeRequest, listener: Listener) -> Done | MembersRequested:
     """Carry out a resolved job; MembersRequested where it leaves the members of a soup to jobs of their own.
 
-    Raises EngineError for what the user can correct; numerics.be_deterministic comes before.
+    Raises EngineError for what the user can correct; call numerics.use_deterministic_algorithms before.
     """
     search = search_for(request.spec, request.sizes)
     return compute(Session(request, listener)) if search is None else _Trials(request, listener).run(search)
@@ -74,7 +74,7 @@ def environment(session: Session) -> dict[str, Any]:
         **{package: version(package) for package in PACKAGES},
         "device": f"{session.device.type} {numerics.device_name(session.device)}",
         "threads": session.request.threads,
-        "compute_dtype": numerics.name_of(session.compute_dtype),
+        "compute_dtype": numerics.dtype_name(session.compute_dtype),
         "network_isolated": isolated,
     }
 

@@ -36,7 +36,7 @@ def main() -> int:
     pipe = _Pipe(_take_stdout())
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
-        numerics.be_deterministic(request.threads)
+        numerics.use_deterministic_algorithms(request.threads)
         _, max_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))  # every finished block is an open file
         transformers.utils.logging.disable_progress_bar()

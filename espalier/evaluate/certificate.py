@@ -63,7 +63,7 @@ def _check_values(session: Session) -> None:
             _require_finite(tensor, name, "the values")
             for dtype in narrow:
                 if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
-                    _require_finite(tensor.to(dtype), name, f"in {numerics.name_of(dtype)} the values")
+                    _require_finite(tensor.to(dtype), name, f"in {numerics.dtype_name(dtype)} the values")
 
 
 def _require_finite(tensor: torch.Tensor, name: str, what: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from espalier.errors import NumericalError
-from espalier.memory.scoring import scored_at_once
+from espalier.memory.scoring import scoring_batch_size
 from espalier.model.numerics import hint_if_not_finite
 
 
@@ -46,7 +46,7 @@ def divergence(
             kl += _summed_kl(dense_TV, model_TV)
             agreed += int((dense_TV.argmax(dim=-1) == model_TV.argmax(dim=-1)).sum())
         done += len(batch_BT)
-        size = scored_at_once(length, 2 * pair[0].shape[-1])  # of two models
+        size = scoring_batch_size(length, 2 * pair[0].shape[-1])  # of two models
         tick(done)
     count = len(windows_NT) * (length - 1)
     if not kl < float("inf"):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from espalier.errors import NumericalError
-from espalier.memory.scoring import scored_at_once
+from espalier.memory.scoring import scoring_batch_size
 from espalier.model.numerics import hint_if_not_finite
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
@@ -43,7 +43,7 @@ def perplexity_by_blocks(
 ) -> float:
     """Score a model of which one block at a time is in memory: the same batches, and so the same number."""
     count, length = windows_NT.shape
-    size = scored_at_once(length, streamed.head_width)
+    size = scoring_batch_size(length, streamed.head_width)
     sizes = [1, *[size] * ((count - 1) // size)]
     sizes += [count - sum(sizes)] if count > sum(sizes) else []
     stream = HiddenStates(streamed, windows_NT, weights, batches=sizes, spill=spill)
@@ -83,7 +83,7 @@ def window_losses(
         batch_BT = windows_NT[len(losses) : len(losses) + size].to(device)
         logits_BTV = model(input_ids=batch_BT, use_cache=False).logits[:, :-1]
         losses += [_mean_loss(*pair) for pair in zip(logits_BTV, batch_BT[:, 1:], strict=True)]
-        size = scored_at_once(windows_NT.shape[1], logits_BTV.shape[-1])
+        size = scoring_batch_size(windows_NT.shape[1], logits_BTV.shape[-1])
         tick(len(losses))
     return torch.tensor(losses, dtype=torch.float64)
 

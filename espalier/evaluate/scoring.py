@@ -10,7 +10,7 @@ from torch import nn
 
 from espalier.evaluate.divergence import divergence
 from espalier.evaluate.perplexity import perplexity, perplexity_by_blocks
-from espalier.model.numerics import name_of
+from espalier.model.numerics import dtype_name
 from espalier.model.weights import Weights
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
@@ -101,6 +101,6 @@ def describe(session: Session) -> dict[str, Any]:
             "sequence_length": length,
             "windows": count,
             "predicted_tokens": count * (length - 1),
-            "dtype": name_of(session.compute_dtype),
+            "dtype": dtype_name(session.compute_dtype),
         }
     return protocol

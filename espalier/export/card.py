@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from espalier.evaluate.latency_comparison import compare_latency
 from espalier.export.card_data import front
-from espalier.export.relative_paths import WHERE_TO, without_places
+from espalier.export.relative_paths import WHERE_TO, without_local_paths
 from espalier.formats import FORMATS
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.session import Session
@@ -116,7 +116,7 @@ def _asked(session: Session) -> dict[str, Any]:
     spec = session.request.spec
     settings = spec.model_dump(mode="json", exclude_defaults=True, exclude=WHERE_TO)
     asked = _named({name: value for name, value in settings.items() if value != {}}, spec.model_dump(mode="json"))
-    return cast("dict[str, Any]", without_places(session, asked))
+    return cast("dict[str, Any]", without_local_paths(session, asked))
 
 
 def _named(asked: Any, whole: Any) -> Any:  # noqa: ANN401 - JSON

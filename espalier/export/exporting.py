@@ -13,7 +13,7 @@ from espalier.export import adapter
 from espalier.export.files import describe, write_json
 from espalier.formats import FORMATS
 from espalier.model import masks
-from espalier.model.numerics import name_of, require_finite
+from espalier.model.numerics import dtype_name, require_finite
 from espalier.model.safetensors_writer import TensorEntry, sha256_of, write_file
 from espalier.model.safetensors_writer import write_model as write_tensors
 from espalier.model.weights import INDEX, Weights, source_files
@@ -70,7 +70,7 @@ def _write_config(session: Session) -> None:
         config["tie_word_embeddings"] = False
     if session.weights.cast is not None:
         config.pop("torch_dtype", None)  # the older name of the same field
-        config["dtype"] = name_of(session.weights.cast)
+        config["dtype"] = dtype_name(session.weights.cast)
     write_json(session.artifact_dir / "config.json", config)
 
 

@@ -13,7 +13,7 @@ WHERE_TO: Final = {"output": {"publish"}}
 """Of a spec, what says where its result is published: nothing of how it was made."""
 
 
-def without_places(session: Session, value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
+def without_local_paths(session: Session, value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
     """Return JSON data with every path of the job's files cut to its last part."""
     paths = sorted(_paths(session), key=len, reverse=True)
     pattern = re.compile("|".join(rf"{re.escape(path)}(?![\w.-])" for path in paths))

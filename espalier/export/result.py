@@ -7,7 +7,7 @@ from typing import Any
 
 from espalier.export.card import card
 from espalier.export.files import describe, write_json
-from espalier.export.relative_paths import WHERE_TO, without_places
+from espalier.export.relative_paths import WHERE_TO, without_local_paths
 from espalier.export.report import build
 from espalier.formats import FORMATS
 from espalier.messages import ArtifactFile, Done
@@ -19,7 +19,7 @@ from espalier.session import Session
 def write(session: Session) -> Done:
     """Write what goes beside the model; return the report, the gate's verdict and the files."""
     folder = session.artifact_dir
-    report = without_places(session, build(session))
+    report = without_local_paths(session, build(session))
     write_json(folder / "report.json", report)
     (folder / "README.md").write_text(card(session, report), encoding="utf-8")
     if not FORMATS[session.request.spec.output.format].keeps_dense:
@@ -45,7 +45,7 @@ def _manifest(session: Session, files: list[ArtifactFile]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "source": {"name": session.request.source_name, "revision": session.request.revision},
         # A reused result may be published elsewhere, and its readers must not learn of the other places.
-        "spec": without_places(session, spec.model_dump(mode="json", exclude=WHERE_TO)),
+        "spec": without_local_paths(session, spec.model_dump(mode="json", exclude=WHERE_TO)),
         "seeds": seeds,
         "versions": session.results.environment,
         "files": [file.model_dump() for file in files],

@@ -12,7 +12,7 @@ MAX_WINDOWS: Final = 8
 """Of a batch."""
 
 
-def scored_at_once(length: int, vocabulary: int) -> int:
+def scoring_batch_size(length: int, vocabulary: int) -> int:
     """Return how many windows are scored at once; it decides bits of the measured numbers."""
     return max(1, min(MAX_WINDOWS, LOGITS_BYTES // (FLOAT_BYTES * length * vocabulary)))
 
@@ -20,4 +20,4 @@ def scored_at_once(length: int, vocabulary: int) -> int:
 def logits_bytes(length: int, vocabulary: int, *, itemsize: int) -> int:
     """Return what the logits of a batch take, and what is made of one window's: float32, and their logarithms."""
     one = vocabulary * length
-    return one * scored_at_once(length, vocabulary) * itemsize + 2 * FLOAT_BYTES * one
+    return one * scoring_batch_size(length, vocabulary) * itemsize + 2 * FLOAT_BYTES * one

@@ -51,12 +51,12 @@ def pick_compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return NAMES[name]
 
 
-def name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a dtype: `float32`, `bfloat16`, ..."""
     return str(dtype).removeprefix("torch.")
 
 
-def be_deterministic(threads: int) -> None:
+def use_deterministic_algorithms(threads: int) -> None:
     """Fix everything that could make equal work give other bytes; call before the first kernel runs."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
@@ -85,7 +85,7 @@ def deterministic(threads: int) -> Iterator[None]:
     with _HELD.lock:
         if not _HELD.holders:
             _HELD.restore = _restoring()
-            be_deterministic(threads)
+            use_deterministic_algorithms(threads)
         _HELD.holders += 1
     try:
         yield
@@ -111,7 +111,7 @@ def _restoring() -> Callable[[], None]:
     return restore
 
 
-def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Move a tensor to a device, then cast it: the file's narrow dtype crosses the bus."""
     return tensor.to(device).to(dtype)
 

@@ -19,7 +19,7 @@ from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.model import positions
 from espalier.model.fused_experts import split_experts
 from espalier.model.layout import Layout, find_stack
-from espalier.model.numerics import moved, release_free_memory
+from espalier.model.numerics import release_free_memory, to_device
 from espalier.model.stock import skeleton
 from espalier.model.tensor_file import DTYPES
 from espalier.model.weights import Weights
@@ -155,7 +155,7 @@ class StreamedModel:
         fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
         for tokens_BT, hidden_BTD in batches:
             for block in blocks:
-                block.forward = _handing(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
+                block.forward = _returning(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
             yield model.eval()(input_ids=tokens_BT.to(self.device), use_cache=False).logits
 
     def _record_calls(
@@ -203,7 +203,7 @@ def fill(
             owner._buffers[leaf] = weights.get(tensor).to(device)
             continue
         if tensor not in real:
-            real[tensor] = nn.Parameter(moved(weights.get(tensor), device, dtype), requires_grad=False)
+            real[tensor] = nn.Parameter(to_device(weights.get(tensor), device, dtype), requires_grad=False)
         owner._parameters[leaf] = real[tensor]
 
 
@@ -224,7 +224,7 @@ def _recorder(calls: list[tuple[torch.Tensor, BlockCall]], total: int, *, return
     return record
 
 
-def _handing(hidden_BTD: torch.Tensor, *, returns_tuple: bool) -> Callable[..., object]:
+def _returning(hidden_BTD: torch.Tensor, *, returns_tuple: bool) -> Callable[..., object]:
     def hand(*_args: object, **_kwargs: object) -> object:
         return (hidden_BTD, None) if returns_tuple else hidden_BTD
 

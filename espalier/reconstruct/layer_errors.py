@@ -11,7 +11,7 @@ from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import Layer
 from espalier.model import masks
 from espalier.model.layout import Block, Matrix
-from espalier.model.numerics import moved
+from espalier.model.numerics import to_device
 from espalier.session import Session
 from espalier.stream.capture import Capture, capturing
 from espalier.stream.hidden_states import HiddenStates
@@ -50,7 +50,7 @@ def _rows(
         dense_OI = matrix.view(session.dense.get(matrix.tensor).to(session.weights.dtype(matrix.tensor)))
         refitted = tensors.get(matrix.tensor)
         fitted_OI = matrix.view(session.weights.get(matrix.tensor) if refitted is None else refitted)
-        errors = OutputErrors(moved(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
-        before = errors.relative(moved(masks.apply(dense_OI, session.mask(matrix.name)), device, torch.float32))
-        after = errors.relative(moved(fitted_OI, device, torch.float32))
+        errors = OutputErrors(to_device(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
+        before = errors.relative(to_device(masks.apply(dense_OI, session.mask(matrix.name)), device, torch.float32))
+        after = errors.relative(to_device(fitted_OI, device, torch.float32))
         yield session.results.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})

@@ -107,7 +107,7 @@ class _Retraining:
         stored = self.session.reporter.stored(self.phase.name, STATE)
         rates = self._rates()
         trainer = self._trainer(rates, steps=self.spec.steps)
-        with self._frugally():
+        with self._checkpointing_activations():
             if stored is None:
                 best = Best.at_start(self.items, self._judge())
                 if math.isfinite(best.loss):  # the pipe carries numbers only
@@ -177,7 +177,7 @@ class _Retraining:
         loss = self._judge()
         if math.isfinite(loss):
             self.phase.metric("validation_loss", trainer.step, loss)
-        best.offer(self.items, step=trainer.step, loss=loss)
+        best.update_if_better(self.items, step=trainer.step, loss=loss)
 
     def _save(self, name: CheckpointName, tensors: dict[str, torch.Tensor], *, version: str = "") -> Path:
         """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
@@ -208,7 +208,7 @@ class _Retraining:
         return Trainer(self.model, self.items, self.seen_NT, plan, autocast=self.autocast, loss=self.loss)
 
     @contextmanager
-    def _frugally(self) -> Iterator[None]:
+    def _checkpointing_activations(self) -> Iterator[None]:
         with recomputing(self.model) if recomputes(self.session, self.spec) else nullcontext():
             yield
 
@@ -225,7 +225,7 @@ class _Retraining:
 
     def factor(self) -> float:
         """Search the factor of the base rates."""
-        with self._frugally():
+        with self._checkpointing_activations():
             return rate_search.search(
                 self.session,
                 self.phase,

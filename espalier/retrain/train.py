@@ -85,8 +85,8 @@ class Best:
         """Begin with the state that every later one has to beat; any finite loss beats a start without a number."""
         return cls(0, loss if math.isfinite(loss) else math.inf, [value.cpu() for value in snapshot(trainables)])
 
-    def offer(self, trainables: Sequence[Trainable], *, step: int, loss: float) -> None:
-        """Take a state that is better; NaN never is."""
+    def update_if_better(self, trainables: Sequence[Trainable], *, step: int, loss: float) -> None:
+        """Keep a state whose loss is lower; NaN never is."""
         self.checks_since += 1
         if loss < self.loss:
             self.step, self.loss, self.checks_since = step, loss, 0

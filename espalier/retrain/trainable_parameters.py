@@ -19,7 +19,7 @@ from espalier.training.trainables import (
     freeze,
     kind_of,
     norms_and_biases,
-    thaw,
+    unfreeze,
 )
 
 
@@ -28,14 +28,14 @@ def select_trainable_parameters(session: Session, model: nn.Module, spec: Retrai
     freeze(model)
     if spec.method == "full":
         return list(_everything(session, model))
-    items = [_thawed(session, model, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
+    items = [_unfrozen(session, model, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
     if "biases" in spec.trainable and not any(item.kind == "biases" for item in items):
         if spec.trainable == ["biases"]:
             raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
         session.reporter.warn("no_biases", "The model has no biases; the other parameters are trained.")
     if "embeddings" in spec.trainable:
         for name in embeddings(model):
-            items.append(_thawed(session, model, name, "embeddings"))
+            items.append(_unfrozen(session, model, name, "embeddings"))
             # What a float32 table gives would meet norms in the compute dtype, which CPU kernels refuse.
             table = model.get_submodule(name.rpartition(".")[0])
             table.register_forward_hook(lambda _module, _args, output: output.to(session.compute_dtype))
@@ -46,8 +46,8 @@ def select_trainable_parameters(session: Session, model: nn.Module, spec: Retrai
     return items
 
 
-def _thawed(session: Session, model: nn.Module, name: str, kind: Kind) -> Trainable:
-    parameter = thaw(model, name)
+def _unfrozen(session: Session, model: nn.Module, name: str, kind: Kind) -> Trainable:
+    parameter = unfreeze(model, name)
     # From the file: the model in memory may be in a coarser compute dtype.
     parameter.data.copy_(session.weights.get(session.streamed.tensors[name]).to(parameter.device))
     return Trainable(name, kind, parameter)
@@ -61,7 +61,7 @@ def _everything(session: Session, model: nn.Module) -> Iterator[Trainable]:
     }
     for name, parameter in list(model.named_parameters()):
         kind = kind_of(name, parameter)
-        yield Trainable(name, kind, _thawed(session, model, name, kind).parameter, masks.get(name))
+        yield Trainable(name, kind, _unfrozen(session, model, name, kind).parameter, masks.get(name))
 
 
 def _adapt(session: Session, model: nn.Module, spec: Retrain, kind: Kind) -> list[Trainable]:

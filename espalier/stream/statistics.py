@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from espalier.methods.statistic import Statistic, Statistics, gathered, with_implied
-from espalier.model.numerics import moved, require_finite
+from espalier.model.numerics import require_finite, to_device
 
 
 class InputAccumulator:
@@ -48,7 +48,7 @@ class OutputErrors:
     def __init__(self, dense_OI: torch.Tensor, sample_TI: torch.Tensor | None, gram_II: torch.Tensor | None) -> None:
         self._dense_OI = dense_OI
         needed = sample_TI if gram_II is None else None
-        self._sample_TI = None if needed is None else moved(needed, dense_OI.device, torch.float32)
+        self._sample_TI = None if needed is None else to_device(needed, dense_OI.device, torch.float32)
         self._gram_II = gram_II
         self._whole = float(self._squared(dense_OI).sum())
 

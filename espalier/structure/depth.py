@@ -19,7 +19,7 @@ from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import Batch, HiddenStates
 from espalier.structure.calibration_pass import consecutive_ranges, run_calibration_pass, skipping_blocks
-from espalier.structure.linear_replacement import Normal, keeping, last_writer, merged, outputs_of
+from espalier.structure.linear_replacement import Normal, appending_copies, last_writer, merged, outputs_of
 
 TRIAL_WINDOWS = 16
 """Calibration windows that a model without some blocks is tried on."""
@@ -123,7 +123,7 @@ class Replacement:
             normal = Normal.of(first.hidden_BTD.shape[-1])
             for batch, target in zip(stream.batches, wanted.batches, strict=True):
                 outputs: list[torch.Tensor] = []
-                with outputs_of(writer_module, keeping(outputs)):
+                with outputs_of(writer_module, appending_copies(outputs)):
                     output_TD = stream.output(module, batch).flatten(end_dim=-2)
                 added_TD = outputs[0].reshape(output_TD.shape)
                 target_TD = target.hidden_BTD.to(output_TD.device).flatten(end_dim=-2)

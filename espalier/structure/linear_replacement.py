@@ -112,7 +112,7 @@ def outputs_of(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor 
         handle.remove()
 
 
-def keeping(outputs: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
+def appending_copies(outputs: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
     """Put copies of outputs into a list: some blocks (Falcon) add to what a map gave in its own place."""
     return lambda output: outputs.append(output.clone())
 
@@ -120,7 +120,7 @@ def keeping(outputs: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
 @torch.no_grad()
 def _adds(module: nn.Module, run: Run, probe: torch.Tensor) -> bool:
     outputs: list[torch.Tensor] = []
-    with outputs_of(module, keeping(outputs)):
+    with outputs_of(module, appending_copies(outputs)):
         whole = run(probe)
     with outputs_of(module, torch.zeros_like):
         without = run(probe)

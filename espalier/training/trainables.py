@@ -72,7 +72,7 @@ def norms_and_biases(module: nn.Module, kinds: Collection[str]) -> list[tuple[st
     return parameters
 
 
-def thaw(module: nn.Module, name: str) -> nn.Parameter:
+def unfreeze(module: nn.Module, name: str) -> nn.Parameter:
     """Make one parameter of a frozen module trainable, in float32."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
@@ -123,7 +123,7 @@ def window_trainables(
         chosen += [(name, "weights") for name, _ in block.named_parameters() if name in masks]
     chosen += [(name, kind) for name, kind, _ in norms_and_biases(block, kinds)]
     return [
-        Trainable(name, kind, thaw(block, name), masks.get(name), stored[name])
+        Trainable(name, kind, unfreeze(block, name), masks.get(name), stored[name])
         for name, kind in chosen
         if name in among
     ]

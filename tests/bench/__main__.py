@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="Also time llm-compressor, in a venv of its own.")
     parser.add_argument("--repeats", type=int, default=3, help="Runs of what is short; the least counts.")
     arguments = parser.parse_args()
-    numerics.be_deterministic(arguments.threads)
+    numerics.use_deterministic_algorithms(arguments.threads)
 
     calibration = {"samples": arguments.samples, "sequence_length": arguments.sequence_length}
     base: dict[str, Any] = {"calibration": calibration, "evaluate": {"perplexity": []}}

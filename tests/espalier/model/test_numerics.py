@@ -27,7 +27,7 @@ def test_determinism_fills_no_fresh_memory() -> None:
     switch, before = cast("Any", torch.utils.deterministic), torch.are_deterministic_algorithms_enabled()
     filling = switch.fill_uninitialized_memory
     try:
-        numerics.be_deterministic(torch.get_num_threads())
+        numerics.use_deterministic_algorithms(torch.get_num_threads())
         assert torch.are_deterministic_algorithms_enabled()
         assert not switch.fill_uninitialized_memory
     finally:
@@ -52,7 +52,7 @@ def test_the_narrow_type_crosses_to_a_device_and_is_cast_there() -> None:
             moves.append(str(target))
             return self
 
-    numerics.moved(cast("torch.Tensor", Noted()), torch.device("cuda"), torch.float32)
+    numerics.to_device(cast("torch.Tensor", Noted()), torch.device("cuda"), torch.float32)
     assert moves == ["cuda", "torch.float32"]
 
 

@@ -11,7 +11,7 @@ from espalier.model.layout import find_stack
 from espalier.model.numerics import generator
 from espalier.retrain.train import Best, DivergedError, Order, Plan, Trainer, held_out_loss
 from espalier.training.lora import MaskLora
-from espalier.training.trainables import Trainable, freeze, norms_and_biases, thaw
+from espalier.training.trainables import Trainable, freeze, norms_and_biases, unfreeze
 from tests.fixtures.library.tiny_configs import LLAMA, OPT
 
 RATES = {"norms": 1e-2, "biases": 1e-2, "mask_lora": 1e-2}
@@ -23,7 +23,7 @@ def _model(config: PreTrainedConfig) -> tuple[nn.Module, list[Trainable]]:
     model = AutoModelForCausalLM.from_config(config).eval()
     freeze(model)
     kinds = ["norms", "biases"]
-    items = [Trainable(name, kind, thaw(model, name)) for name, kind, _ in norms_and_biases(model, kinds)]
+    items = [Trainable(name, kind, unfreeze(model, name)) for name, kind, _ in norms_and_biases(model, kinds)]
     stack, blocks = find_stack(model)
     linears = [name for name, module in blocks.named_modules() if isinstance(module, nn.Linear)]
     for local in linears:
@@ -76,8 +76,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(stop: int) -> None:
     for _ in range(stop):
         whole.advance()
     best = Best.at_start(whole.trainables, 3.0)
-    best.offer(whole.trainables, step=stop, loss=2.0)
-    best.offer(whole.trainables, step=stop, loss=2.5)
+    best.update_if_better(whole.trainables, step=stop, loss=2.0)
+    best.update_if_better(whole.trainables, step=stop, loss=2.5)
     saved = {name: tensor.clone() for name, tensor in whole.state(best).items()}
     for _ in range(25 - stop):
         whole.advance()
@@ -117,7 +117,7 @@ def test_the_best_state_is_the_lowest_finite_loss() -> None:
     best = Best.at_start(trainer.trainables, float("nan"))
     for loss in (4.0, float("nan"), 5.0):
         trainer.advance()
-        best.offer(trainer.trainables, step=trainer.step, loss=loss)
+        best.update_if_better(trainer.trainables, step=trainer.step, loss=loss)
     assert (best.step, best.loss, best.checks_since) == (1, 4.0, 2)
     first = _trainer(LLAMA)
     first.advance()

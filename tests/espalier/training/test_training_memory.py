@@ -16,7 +16,7 @@ from espalier.retrain.train import Plan, Trainer
 from espalier.training.lora import MaskLora
 from espalier.training.losses import language_loss
 from espalier.training.recompute import recomputing
-from espalier.training.trainables import Trainable, freeze, norms_and_biases, thaw
+from espalier.training.trainables import Trainable, freeze, norms_and_biases, unfreeze
 
 VOCABULARY = 512
 TOKENS = torch.randint(VOCABULARY, (8, 128), generator=generator(0, "tokens"))
@@ -92,7 +92,7 @@ def test_a_step_holds_little_more_than_a_forward_pass(
         alone = weights + _peak(lambda: language_loss(model, batch))
     checkpoints = blocks * batch.numel() * width * dtype.itemsize
     if kind == "norms":
-        items = [Trainable(name, which, thaw(model, name)) for name, which, _ in norms_and_biases(model, ["norms"])]
+        items = [Trainable(name, which, unfreeze(model, name)) for name, which, _ in norms_and_biases(model, ["norms"])]
     else:
         items = _adapt(model)
     plan = Plan(steps=4, batch_size=2, rates={kind: 1e-3})
