@@ -48,7 +48,7 @@ _HIDDEN: Final = "********"
 def shown(value: object) -> str:
     """Return a value in one line, without the passwords that are in it."""
     line = re.sub(r"[\x00-\x1f\x7f]", " ", str(value))
-    without = _LOGIN.sub(lambda found: f"{found[1]}:{_HIDDEN}@" if found[1] else f"{_HIDDEN}@", line)
+    without = _LOGIN.sub(lambda match: f"{match[1]}:{_HIDDEN}@" if match[1] else f"{_HIDDEN}@", line)
     return _NAMED.sub(rf"\g<1>{_HIDDEN}", without)
 
 
@@ -82,18 +82,18 @@ def require_apart(folders: dict[str, Path], cleared: Iterable[str]) -> None:
 
 def parse_classes(text: str) -> list[tuple[str, float]]:
     """Return the worker classes of `name=bytes,...` with the bytes of memory of their workers, smallest first."""
-    found = []
+    classes = []
     for item in text.split(","):
         name, _, memory = item.strip().partition("=")
         try:
-            found.append((name.strip(), float(memory or "inf")))
+            classes.append((name.strip(), float(memory or "inf")))
         except ValueError:
             raise ValueError(f"{memory} is no number of bytes: give name=bytes,... like cpu=16e9,gpu=80e9") from None
-    names = [name for name, _ in found]
-    if not all(memory > 0 for _, memory in found):
+    names = [name for name, _ in classes]
+    if not all(memory > 0 for _, memory in classes):
         raise ValueError("give a number of bytes above 0: cpu=16e9,gpu=80e9")
     if not all(names) or len(set(names)) < len(names):
         raise ValueError("every class has a name of its own: cpu=16e9,gpu=80e9")
-    if not all(before[1] <= after[1] for before, after in pairwise(found)):
+    if not all(before[1] <= after[1] for before, after in pairwise(classes)):
         raise ValueError("the classes stand smallest first: cpu=16e9,gpu=80e9")
-    return found
+    return classes

@@ -41,11 +41,11 @@ class AlreadyMade(Exception):
 
 def once(session: Session, key: Key | None, resource_id: str, *, now: datetime) -> None:
     """Bind a key to the resource that this transaction is about to make; raises AlreadyMade when there is one."""
-    if key and (earlier_id := claim(session, key, resource_id=resource_id, now=now)):
-        raise AlreadyMade(earlier_id)
+    if key and (existing_id := claim(session, key, resource_id=resource_id, now=now)):
+        raise AlreadyMade(existing_id)
 
 
-def earlier(session: Session, key: Key, *, now: datetime) -> str | None:
+def resource_of(session: Session, key: Key, *, now: datetime) -> str | None:
     """Return the resource that an equal call made; raises IdempotencyKeyReused when the body was another."""
     row = idempotency.find(session, key.project_id, key.method, key.path, key.key, newer_than=now - KEPT)
     if row is None:
@@ -71,4 +71,4 @@ def claim(session: Session, key: Key, *, resource_id: str, now: datetime) -> str
     }
     if idempotency.insert_unless_there(session, row, older_than=now - KEPT):
         return None
-    return earlier(session, key, now=now)
+    return resource_of(session, key, now=now)

@@ -83,8 +83,8 @@ def _named(verb: str, path: str) -> tuple[str, ...]:
     rule = rule_of(path)
     if rule is None:
         raise KeyError(f"{verb} {path} is new: say in app.api.access what it takes")
-    look, change = rule
-    scope = look if verb in {"GET", "HEAD"} else change
+    reading, writing = rule
+    scope = reading if verb in {"GET", "HEAD"} else writing
     return (*ALSO.get((verb, path), ()), scope) if scope else ()
 
 
@@ -109,8 +109,8 @@ def page(app: FastAPI) -> str:
         lines.append(f"## {title}\n")
         lines += ["| scopes | routes |", "|---|---|"]
         for takes in sorted({route.takes for route in routes}, key=_order):
-            found = sorted(f"`{route.verb} {route.path}`" for route in routes if route.takes == takes)
-            lines.append(f"| {takes} | {', '.join(found)} |")
+            names = sorted(f"`{route.verb} {route.path}`" for route in routes if route.takes == takes)
+            lines.append(f"| {takes} | {', '.join(names)} |")
         lines.append("")
     text = "\n".join(lines) + SIDE
     for door in DOORS:

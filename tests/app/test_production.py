@@ -28,9 +28,9 @@ def _run(module: str, *arguments: str, **environment: str) -> subprocess.Complet
 def test_no_process_of_production_starts_with_what_is_only_safe_on_one_machine(module: str, tmp_path: Path) -> None:
     refused = _run(module, ESPALIER_MODE="production", ESPALIER_HOME=str(tmp_path))
     assert refused.returncode == 1
-    said = refused.stderr.splitlines()[-1]
-    assert said.startswith("production does not start: ")
-    assert all(name in said for name in ("PEPPER", "CREDENTIALS_KEY", "DATABASE_URL", "STORE_URL"))
+    last_line = refused.stderr.splitlines()[-1]
+    assert last_line.startswith("production does not start: ")
+    assert all(name in last_line for name in ("PEPPER", "CREDENTIALS_KEY", "DATABASE_URL", "STORE_URL"))
 
 
 def test_a_key_of_a_database_without_tables_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 def holders(app: FastAPI, client: TestClient) -> Holders:
     """Scope -> the headers of one who has it, and of one who has all others."""
     database: Database = app.state.resources.database
-    settings, found = Settings(), {}
+    settings, headers_of = Settings(), {}
     for scope in SCOPES:
         others = [other for other in SCOPES if other not in {scope, "admin"}]
         for name, held in ((scope, [scope]), (f"not {scope}", others)):
@@ -70,8 +70,8 @@ def holders(app: FastAPI, client: TestClient) -> Holders:
             sessions = Sessions(database, settings)
             cookie = sessions.open(Actor("api_key", row.id, DEFAULT_PROJECT, frozenset(held)))
             headers = {**bearer(token), "Cookie": f"{COOKIE}={cookie}", "X-CSRF-Token": sessions.csrf(cookie)}
-            found[name] = headers
-    return found
+            headers_of[name] = headers
+    return headers_of
 
 
 Holders = dict[str, dict[str, str]]

@@ -66,13 +66,13 @@ def test_a_file_of_settings_that_cannot_be_read_is_refused_in_one_line(
     with pytest.raises(SystemExit) as ended:
         read(ESPALIER_ENV_FILE=str(path))
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"ESPALIER_ENV_FILE: {path} ")
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"ESPALIER_ENV_FILE: {path} ")
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("ESPALIER_DATABSE_URL=postgresql://db/x", "did you mean ESPALIER_DATABASE_URL?"),
         ("espalier_mod=production", "did you mean ESPALIER_MODE?"),
@@ -84,12 +84,12 @@ def test_a_file_of_settings_that_cannot_be_read_is_refused_in_one_line(
     ],
 )
 def test_a_line_that_would_be_passed_over_is_refused(
-    line: str, said: str, read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    line: str, message: str, read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "espalier.env").write_text(f"# ours\n{line}\nESPALIER_PORT=9000\n")
     with pytest.raises(SystemExit):
         read(ESPALIER_ENV_FILE=str(tmp_path / "espalier.env"))
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_file_of_settings_is_read(read: Read, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,8 +97,8 @@ def test_a_file_of_settings_is_read(read: Read, tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         settings = read(ESPALIER_ENV_FILE=str(tmp_path / "espalier.env"))
     assert (settings.port, settings.device) == (9000, "cpu")
-    (told,) = caplog.messages
-    assert told.startswith("AWS_REGION in ")
+    (warning,) = caplog.messages
+    assert warning.startswith("AWS_REGION in ")
 
 
 def test_an_unknown_variable_is_told_and_those_of_kubernetes_are_not(
@@ -165,17 +165,19 @@ REFUSED: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize(("given", "said"), [(given, said) for said, every in REFUSED.items() for given in every])
+@pytest.mark.parametrize(
+    ("given", "message"), [(given, message) for message, every in REFUSED.items() for given in every]
+)
 def test_a_value_that_cannot_be_served_is_told_in_one_line_at_the_start(
-    given: str, said: str, read: Read, capsys: pytest.CaptureFixture[str]
+    given: str, message: str, read: Read, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, _, value = given.partition("=")
     with pytest.raises(SystemExit) as ended:
         read(**{f"ESPALIER_{name}": value})
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"setting ESPALIER_{given}: {said}")
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"setting ESPALIER_{given}: {message}")
+    assert printed.count("\n") == 1
 
 
 SERVED: list[tuple[str, str]] = [
@@ -228,9 +230,9 @@ def test_a_value_that_can_be_served_is_taken(name: str, value: str, read: Read) 
 def test_no_password_is_told(name: str, value: str, read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read(**{f"ESPALIER_{name}": value.format("hunter2")})
-    told = capsys.readouterr().err
-    assert "hunter2" not in told
-    assert "********" in told
+    printed = capsys.readouterr().err
+    assert "hunter2" not in printed
+    assert "********" in printed
     fields: dict[str, Any] = {name.lower(): value.format("hunter2")}
     with pytest.raises(ValidationError) as refused:
         Settings(**fields)
@@ -250,13 +252,13 @@ HALVES: list[tuple[dict[str, str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "said"), HALVES)
+@pytest.mark.parametrize(("given", "message"), HALVES)
 def test_half_of_what_belongs_together_is_refused(
-    given: dict[str, str], said: str, read: Read, capsys: pytest.CaptureFixture[str]
+    given: dict[str, str], message: str, read: Read, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         read(**{f"ESPALIER_{name}": value for name, value in given.items()})
-    assert capsys.readouterr().err == f"{said}\n"
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 @pytest.mark.parametrize("name", ["HOME", "CACHE_DIR", "SCRATCH_DIR", "TASKS_DIR", "STORE_URL", "LOCAL_ROOTS"])
@@ -284,9 +286,9 @@ OVERLAPS: list[tuple[dict[str, str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "said"), OVERLAPS)
+@pytest.mark.parametrize(("given", "message"), OVERLAPS)
 def test_folders_that_would_be_cleared_with_another_are_refused(
-    given: dict[str, str], said: str, read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: dict[str, str], message: str, read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "home")
@@ -294,8 +296,8 @@ def test_folders_that_would_be_cleared_with_another_are_refused(
     paths = {f"ESPALIER_{name}": f"{schemes.get(name, '')}{tmp_path}/{value}" for name, value in given.items()}
     with pytest.raises(SystemExit):
         read(ESPALIER_HOME=str(tmp_path / "home"), **paths)
-    told = capsys.readouterr().err
-    assert told == f"ESPALIER_{said.format(tmp_path)}: give each a folder of its own\n"
+    printed = capsys.readouterr().err
+    assert printed == f"ESPALIER_{message.format(tmp_path)}: give each a folder of its own\n"
 
 
 def test_a_process_that_cannot_read_its_settings_does_not_start(tmp_path: Path) -> None:
@@ -310,8 +312,8 @@ def test_a_process_that_cannot_read_its_settings_does_not_start(tmp_path: Path) 
         check=False,
         timeout=120,
     )
-    said = "ESPALIER_ENV_FILE: /nowhere/espalier.env cannot be read: No such file or directory\n"
-    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", said)
+    message = "ESPALIER_ENV_FILE: /nowhere/espalier.env cannot be read: No such file or directory\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", message)
     assert not (tmp_path / "home").exists()
 
 

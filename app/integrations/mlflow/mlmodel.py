@@ -21,15 +21,15 @@ def layout(folder: Path, scratch: Path) -> dict[str, Path]:
     A result without dense weights, or that names no architecture, is files only: no flavour could load it.
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    placed = {f"model/{name}": path for name, path in files.items()}
+    laid_out = {f"model/{name}": path for name, path in files.items()}
     tokenizer = {name: path for name, path in files.items() if goes_with_tokenizer(name)}
     flavour = _transformers(folder / "config.json", has_tokenizer=bool(tokenizer))
     if flavour is not None and any(_WEIGHTS.fullmatch(name) for name in files):
-        placed |= {f"components/tokenizer/{name}": path for name, path in tokenizer.items()}
+        laid_out |= {f"components/tokenizer/{name}": path for name, path in tokenizer.items()}
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / MLMODEL).write_text(yaml.safe_dump({"flavors": {"transformers": flavour}}), encoding="utf-8")
-        placed[MLMODEL] = scratch / MLMODEL
-    return placed
+        laid_out[MLMODEL] = scratch / MLMODEL
+    return laid_out
 
 
 def _transformers(config: Path, *, has_tokenizer: bool) -> dict[str, Any] | None:

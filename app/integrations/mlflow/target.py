@@ -79,7 +79,7 @@ class MlflowTarget(ResultTarget):
             f"{TAG}.manifest": hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
         }
         with _refusals(self.name), Mlflow(request.credentials) as server:
-            version = _earlier(server, self.name, tags)
+            version = _existing_version(server, self.name, tags)
             if version is None:
                 _made(server, "registered-models/create", {"name": self.name})
                 version = _Version(server, self.name, self.experiment, tags, folder).make()
@@ -89,7 +89,7 @@ class MlflowTarget(ResultTarget):
         return f"models:/{self.name}/{version}"
 
 
-def _earlier(server: Mlflow, name: str, tags: Mapping[str, str]) -> str | None:
+def _existing_version(server: Mlflow, name: str, tags: Mapping[str, str]) -> str | None:
     """The version that an earlier attempt made, or that holds an equal result."""
     for key in (f"{TAG}.job", f"{TAG}.manifest"):
         for model_version in server.versions(f"name = '{name}' AND tags.`{key}` = '{tags[key]}'"):

@@ -215,7 +215,7 @@ class EventStreams:
         while (self._jobs or self._all) and not self._ending:
             try:
                 self.queries += 1
-                await self._look()
+                await self._poll()
                 await self._look_at_passes()
             except Exception as error:  # noqa: BLE001 - the next look comes, and watchers wait for it
                 loops.note("streams", error)
@@ -224,7 +224,7 @@ class EventStreams:
             self._wake.clear()
         self._position = None
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         if self._jobs:
             sent = {job_id: self._sent.get(job_id) for job_id in self._jobs}
             heads, new_events = await self._ask(partial(queries.new_events_beyond, sent=sent))

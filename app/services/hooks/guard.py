@@ -43,13 +43,13 @@ def ours(session: Session, project_id: str, event: RegistryEvent) -> Stop | None
     tags = sorted(key for key in event.tags if key.startswith(TAG))
     if tags:
         return Stop("own-output", f"the version carries the tag {tags[0]}: it is an output of Espalier")
-    for target in _places(event):
+    for target in _targets(event):
         if publications.has_target(session, project_id, target):
             return Stop("lineage", "results are published to this very place: it is an output of ours")
     return None
 
 
-def _places(event: RegistryEvent) -> Iterator[dict[str, str]]:
+def _targets(event: RegistryEvent) -> Iterator[dict[str, str]]:
     """Yield what the target of a publication would say that made this source."""
     target = TARGETS.get(str((event.source or {}).get("kind")))
     if target is not None:

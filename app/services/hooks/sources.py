@@ -74,7 +74,7 @@ def _secret(receiver: Receiver, given: str | None) -> str:
 def get(resources: Resources, project_id: str, source_id: str) -> HookSource:
     """Return a source; raises NotFound."""
     with resources.database.reading() as session:
-        return found(session, project_id, source_id)
+        return _require(session, project_id, source_id)
 
 
 def page(resources: Resources, project_id: str, *, before: str | None = None, limit: int) -> Sequence[HookSource]:
@@ -119,7 +119,7 @@ def secrets_of(settings: Settings, row: HookSource, *, now: datetime) -> list[st
         return []
 
 
-def found(session: Session, project_id: str, source_id: str) -> HookSource:
+def _require(session: Session, project_id: str, source_id: str) -> HookSource:
     """Return a source of a project; raises NotFound."""
     row = hooks.source(session, source_id)
     if row is None or row.project_id != project_id:
@@ -133,7 +133,7 @@ def _changing(
 ) -> Iterator[tuple[Session, HookSource, datetime]]:
     with resources.database.unit_of_work() as session:
         now = clock(session)
-        row = found(session, project_id, source_id)
+        row = _require(session, project_id, source_id)
         yield session, row, now
         if verb != "delete":
             row.updated_at = now

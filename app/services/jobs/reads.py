@@ -68,11 +68,11 @@ def jobs(
         return _complete(session, rows, job_queries.queue_positions(session, project_id, queued) if queued else {})
 
 
-def _complete(session: Session, rows: Sequence[Job], places: dict[str, int]) -> list[JobReading]:
+def _complete(session: Session, rows: Sequence[Job], positions: dict[str, int]) -> list[JobReading]:
     running = [row.id for row in rows if row.state in LEASED]
     starts = job_queries.open_attempts(session, running) if running else {}
     now = clock(session)
-    return [JobReading(row, now, starts.get(row.id), places.get(row.id)) for row in rows]
+    return [JobReading(row, now, starts.get(row.id), positions.get(row.id)) for row in rows]
 
 
 def _require(session: Session, project_id: str, job_id: str) -> Job:

@@ -60,8 +60,8 @@ def submit(
     try:
         admitted = admitted_of(resources, project_id, request)
     except AppError:
-        if key and (earlier_id := _earlier(resources, key)):  # what was good then has its answer
-            return _done(Submitted(earlier_id, replayed=True))
+        if key and (existing_id := _resource_of(resources, key)):  # what was good then has its answer
+            return _done(Submitted(existing_id, replayed=True))
         raise
 
     parent = tracing.traceparent()  # the transaction runs in another thread
@@ -73,7 +73,7 @@ def submit(
             return write(session, job, request, admitted, key, {"cloned_from": cloned_from} if cloned_from else {}, now)
 
     written = resources.commits.put(work, lane=project_id)
-    written.add_done_callback(lambda done: _ring(resources, done))
+    written.add_done_callback(lambda done: _notify(resources, done))
     return written
 
 
@@ -89,8 +89,8 @@ def write(
     """Write a new job and all that comes with it; every refusal comes before the first row."""
     rights.require_to_submit(request.spec)
     with session.no_autoflush:  # keys refer to nothing that waits in the session
-        if key and (earlier_id := idempotency.earlier(session, key, now=now)):
-            return Submitted(earlier_id, replayed=True)
+        if key and (existing_id := idempotency.resource_of(session, key, now=now)):
+            return Submitted(existing_id, replayed=True)
     known = admitted.identified
     done = deduplication.place(session, job, known, request.reuse) if known else None
     spec, facts = (known.spec, known.facts) if known else (admitted.spec, admitted.facts)
@@ -101,8 +101,8 @@ def write(
     projects.admit_priority(session, admitted.mode, job.project_id, request.priority)
     projects.admit_job(session, actors.current(), job.project_id)
     with session.no_autoflush:
-        if key and (earlier_id := idempotency.claim(session, key, resource_id=job.id, now=now)):
-            return Submitted(earlier_id, replayed=True)
+        if key and (existing_id := idempotency.claim(session, key, resource_id=job.id, now=now)):
+            return Submitted(existing_id, replayed=True)
     session.add(job)
     created = {"name": job.name, "model": job.model, "method": job.method, **origin}
     audit.record(session, "job.create", job.id, now=now)
@@ -132,7 +132,7 @@ def admitted_of(resources: Resources, project_id: str, request: JobRequest, at: 
         return replace(admitted, identified=deduplication.identify(session, project_id, request, admitted.spec, at))
 
 
-def _ring(resources: Resources, written: Future[Submitted]) -> None:
+def _notify(resources: Resources, written: Future[Submitted]) -> None:
     if written.exception() is None and (reading := written.result().reading) is not None:
         resources.notifier.notify(reading.job.worker_class)
 
@@ -143,9 +143,9 @@ def _done(submitted: Submitted) -> Future[Submitted]:
     return done
 
 
-def _earlier(resources: Resources, key: idempotency.Key) -> str | None:
+def _resource_of(resources: Resources, key: idempotency.Key) -> str | None:
     with resources.database.reading() as session:
-        return idempotency.earlier(session, key, now=clock(session))
+        return idempotency.resource_of(session, key, now=clock(session))
 
 
 def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted: Admitted, now: datetime) -> Job:

@@ -76,8 +76,8 @@ def create(
             points=[],
             created_at=now,
         )
-        if key and (earlier_id := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
-            return earlier_id, True
+        if key and (existing_id := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
+            return existing_id, True
         deduplication.look_ahead(session, project_id, [known for _, _, known in admitted])
         with deferring(session):
             sweep.points = [

@@ -28,7 +28,7 @@ from espalier.errors import Problem
 FILES_AT_ONCE = 200
 """Of a project that a call deletes; the collector takes the others."""
 
-_PLACES: Final = "places left in queues"
+_ROOM: Final = "room left in queues"
 
 log = structlog.get_logger(__name__)
 
@@ -168,14 +168,14 @@ def _admit(session: Session, actor: Actor | None, project_id: str, *, more: int)
     projects.hold(session, project_id)
     if actor is None or all(actor.limits.get(name) is None for name in bounds):
         return
-    places: dict[str, float] = session.info.setdefault(_PLACES, {})
-    if places.get(project_id, 0) >= more > 0:
-        places[project_id] -= more
+    room: dict[str, float] = session.info.setdefault(_ROOM, {})
+    if room.get(project_id, 0) >= more > 0:
+        room[project_id] -= more
         return
     row = locked(session, project_id)
     waiting = quotas.count_waiting(session, project_id) if row.max_queued_jobs is not None else 0
-    places[project_id] = math.inf if row.max_queued_jobs is None else row.max_queued_jobs - waiting - more
-    if places[project_id] < 0:
+    room[project_id] = math.inf if row.max_queued_jobs is None else row.max_queued_jobs - waiting - more
+    if room[project_id] < 0:
         raise QuotaExceeded(
             f"The project may have {row.max_queued_jobs} jobs queued or paused.", headers={"Retry-After": "30"}
         )

@@ -13,9 +13,9 @@ from app.db.session import Database
 
 @pytest.fixture
 def database(postgres_url: str) -> Any:
-    found = Database(postgres_url, statement_seconds=0.3)
-    yield found
-    found.dispose()
+    connected = Database(postgres_url, statement_seconds=0.3)
+    yield connected
+    connected.dispose()
 
 
 def test_a_statement_ends(database: Database) -> None:
@@ -37,8 +37,8 @@ def test_a_lock_that_another_holds_is_not_waited_for(database: Database, postgre
 def test_a_lost_peer_is_noticed_and_what_the_url_says_counts(database: Database, postgres_url: str) -> None:
     with database.engine.connect() as connection:
         raw: Any = connection.connection.driver_connection
-        told = raw.info.get_parameters()
-    assert (told["keepalives_idle"], told["tcp_user_timeout"]) == ("10", "20000")
+        parameters = raw.info.get_parameters()
+    assert (parameters["keepalives_idle"], parameters["tcp_user_timeout"]) == ("10", "20000")
     url = make_url(postgres_url).update_query_dict({"options": "-c statement_timeout=7000", "keepalives_idle": "60"})
     own = Database(url.render_as_string(hide_password=False), statement_seconds=0.3)
     with own.engine.connect() as connection:

@@ -36,18 +36,18 @@ def _as_child(line: str, workspace: Path) -> list[AnyMessage]:
         text=True,
         check=False,
     )
-    said = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
-    assert said, done.stderr
-    assert isinstance(said[-1], Failed) == (done.returncode == 1), done.stderr
-    return said
+    messages = [MESSAGES.validate_json(line) for line in done.stdout.splitlines()]
+    assert messages, done.stderr
+    assert isinstance(messages[-1], Failed) == (done.returncode == 1), done.stderr
+    return messages
 
 
 def _here(line: str, _workspace: Path) -> list[AnyMessage]:
     """In this process, which spares the start of another."""
-    said: list[AnyMessage] = []
-    status = fetcher.serve(line, said.append)  # type: ignore[arg-type]
-    assert isinstance(said[-1], Failed) == (status == 1)
-    return said
+    messages: list[AnyMessage] = []
+    status = fetcher.serve(line, messages.append)  # type: ignore[arg-type]
+    assert isinstance(messages[-1], Failed) == (status == 1)
+    return messages
 
 
 @pytest.fixture

@@ -19,18 +19,18 @@ KEYS = {"access_key_id": "test", "secret_access_key": "test"}
 """Of the S3 server of tests."""
 
 
-def one(said: list[AnyMessage], kind: type) -> AnyMessage:
+def one(messages: list[AnyMessage], kind: type) -> AnyMessage:
     """The only message of a kind."""
-    (found,) = [message for message in said if isinstance(message, kind)]
-    return found
+    (only,) = [message for message in messages if isinstance(message, kind)]
+    return only
 
 
-def error(said: list[AnyMessage]) -> ErrorInfo:
+def error(messages: list[AnyMessage]) -> ErrorInfo:
     """The error that ended a fetch, which has a hint and brought nothing."""
-    failed = said[-1]
+    failed = messages[-1]
     assert isinstance(failed, Failed)
     assert failed.error.hint
-    assert not any(isinstance(message, Fetched) for message in said)
+    assert not any(isinstance(message, Fetched) for message in messages)
     return failed.error
 
 

@@ -112,8 +112,8 @@ def test_a_small_file_that_is_none_is_refused_by_name(
     name: str, data: bytes, word: str, fetch: Fetch, tmp_path: Path
 ) -> None:
     folder = model_with(tmp_path / "roots" / "model", DEMO_MODEL, {name: data})
-    said = error(fetch({"kind": "local", "path": str(folder)}))
-    assert (said.class_, said.module, word in said.message) == ("source_unsafe", name, True)
+    refusal = error(fetch({"kind": "local", "path": str(folder)}))
+    assert (refusal.class_, refusal.module, word in refusal.message) == ("source_unsafe", name, True)
 
 
 def test_a_template_that_links_out_of_the_roots_is_refused(fetch: Fetch, tmp_path: Path) -> None:

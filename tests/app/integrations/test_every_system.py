@@ -45,10 +45,10 @@ PLACES: dict[str, dict[str, Any]] = {
 }
 
 
-def why_not(said: Sequence[AnyMessage]) -> ErrorInfo:
+def why_not(messages: Sequence[AnyMessage]) -> ErrorInfo:
     """The last word, after looking whether anything that was said gives a login away."""
-    assert not any(SECRET in message.model_dump_json() for message in said)
-    last = said[-1]
+    assert not any(SECRET in message.model_dump_json() for message in messages)
+    last = messages[-1]
     assert isinstance(last, Failed)
     assert last.error.class_ in get_args(ErrorClass)
     assert last.error.class_ != "internal", last.error

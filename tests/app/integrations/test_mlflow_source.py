@@ -31,8 +31,8 @@ def test_a_version_is_pinned_by_number_and_content(mlflow: MlflowServer, fetch: 
     mlflow.register("demo", DEMO_MODEL, flavour=flavour)
     root = mlflow.root("demo", "1")
     mlflow.files |= {f"{root}/{'model/' if flavour else ''}pytorch_model.bin": b"\x80\x02", f"{root}/evil.py": b"boom"}
-    said = fetch(LATEST, mlflow=login(mlflow))
-    resolved, fetched = one(said, Resolved), one(said, Fetched)
+    messages = fetch(LATEST, mlflow=login(mlflow))
+    resolved, fetched = one(messages, Resolved), one(messages, Fetched)
     assert isinstance(resolved, Resolved)
     assert isinstance(fetched, Fetched)
     version, _, digest = resolved.revision.partition("-")
@@ -42,7 +42,7 @@ def test_a_version_is_pinned_by_number_and_content(mlflow: MlflowServer, fetch: 
     assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in DEMO_MODEL.iterdir())
     assert (laid_out / "model.safetensors").read_bytes() == (DEMO_MODEL / "model.safetensors").read_bytes()
     assert sorted(mlflow.downloads()) == sorted(path.name for path in DEMO_MODEL.iterdir())
-    last = [message for message in said if isinstance(message, Progress)][-1]
+    last = [message for message in messages if isinstance(message, Progress)][-1]
     assert last.current == last.total > 5_000_000
 
 
@@ -83,9 +83,9 @@ def test_a_rule_never_compresses_a_copy_of_an_output(
     if mark == "card":
         (copy / "README.md").write_text("---\nlibrary_name: transformers\ntags: [espalier, pruned]\n---\n# A model\n")
     mlflow.register("demo", copy, tags=[{"key": "espalier.job", "value": "job_1"}] if mark == "tag" else [])
-    found = error(fetch(LATEST, mlflow=login(mlflow), refuse_outputs=True))
-    assert (found.class_, found.retryable) == ("invalid_spec", False)
-    assert "output of Espalier" in found.message
+    refusal = error(fetch(LATEST, mlflow=login(mlflow), refuse_outputs=True))
+    assert (refusal.class_, refusal.retryable) == ("invalid_spec", False)
+    assert "output of Espalier" in refusal.message
     one(fetch(LATEST, mlflow=login(mlflow)), Resolved)  # a person may
 
 
@@ -132,9 +132,9 @@ def test_what_the_registry_does_not_have_is_not_found(
     mlflow: MlflowServer, fetch: Fetch, source: dict[str, str | None], word: str
 ) -> None:
     mlflow.register("demo", DEMO_MODEL)
-    found = error(fetch({**LATEST, **source}, mlflow=login(mlflow)))
-    assert (found.class_, found.retryable, found.phase) == ("source_not_found", False, "resolving")
-    assert word in found.hint
+    refusal = error(fetch({**LATEST, **source}, mlflow=login(mlflow)))
+    assert (refusal.class_, refusal.retryable, refusal.phase) == ("source_not_found", False, "resolving")
+    assert word in refusal.hint
 
 
 def test_a_login_opens_the_registry(mlflow: MlflowServer, fetch: Fetch) -> None:
@@ -170,7 +170,7 @@ def test_pickles_and_code_are_unsafe_and_none_of_it_is_downloaded(mlflow: Mlflow
 @pytest.mark.parametrize("uri", ["file:///etc", "s3://bucket/x", "/etc", "mlflow-artifacts://elsewhere:80/1/x"])
 def test_files_that_lie_elsewhere_are_refused_with_what_to_do(mlflow: MlflowServer, fetch: Fetch, uri: str) -> None:
     mlflow.register("demo", DEMO_MODEL, artifact_uri=uri)
-    found = error(fetch(LATEST, mlflow=login(mlflow)))
-    assert (found.class_, found.retryable) == ("source_not_found", False)
-    assert "--serve-artifacts" in found.hint
+    refusal = error(fetch(LATEST, mlflow=login(mlflow)))
+    assert (refusal.class_, refusal.retryable) == ("source_not_found", False)
+    assert "--serve-artifacts" in refusal.hint
     assert mlflow.downloads() == []

@@ -180,8 +180,8 @@ def client(settings: Settings) -> Any:
 
 @pytest.fixture
 def resources(client: TestClient) -> Resources:
-    found: Resources = client.app.state.resources  # type: ignore[attr-defined]
-    return found
+    of_app: Resources = client.app.state.resources  # type: ignore[attr-defined]
+    return of_app
 
 
 def _done(client: TestClient, resources: Resources, **fields: Any) -> str:
@@ -211,8 +211,8 @@ def test_the_source_s_own_model_takes_the_version_with_the_project_s_login(
     assert stored.json()["hint"] == "anna"
     client.post(f"/v1/jobs/{job}/publications", json={"kind": "mlflow", "alias": "small"})
     assert publisher.work_once()
-    found = client.get(f"/v1/jobs/{job}/publications").json()["items"][0]
-    assert (found["state"], found["reference"]) == ("succeeded", "models:/demo/2"), found["error"]
+    publication = client.get(f"/v1/jobs/{job}/publications").json()["items"][0]
+    assert (publication["state"], publication["reference"]) == ("succeeded", "models:/demo/2"), publication["error"]
     tags = _tags(mlflow.registered["demo"][1])
     assert tags["espalier.job"] == job
     assert (tags["espalier.source"], tags["espalier.source_version"]) == ("mlflow:demo", "1")
@@ -222,8 +222,8 @@ def test_the_source_s_own_model_takes_the_version_with_the_project_s_login(
         row.state, row.locked_until = "pending", None
     assert publisher.work_once()
     assert len(mlflow.registered["demo"]) == 2
-    told = client.get(f"/v1/jobs/{job}/events").text + client.get(f"/v1/jobs/{job}/publications").text
-    assert "PasswordCanary" not in told
+    answers = client.get(f"/v1/jobs/{job}/events").text + client.get(f"/v1/jobs/{job}/publications").text
+    assert "PasswordCanary" not in answers
 
 
 def test_a_rejected_result_goes_nowhere_and_a_model_from_elsewhere_needs_a_name(

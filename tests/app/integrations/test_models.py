@@ -20,8 +20,8 @@ from workers.messages import Fetched, Resolved
 def test_a_model_of_the_hub_is_pinned_fetched_and_laid_out(hub: Hub, fetch_as_child: Fetch) -> None:
     repo = hub.add_model("org/model", DEMO_MODEL)
     repo.files |= {"pytorch_model.bin": b"\x80\x02pickle", "evil.py": b"boom", "extra/config.json": b"{}"}
-    said = fetch_as_child(HUGGINGFACE)
-    resolved, fetched = one(said, Resolved), one(said, Fetched)
+    messages = fetch_as_child(HUGGINGFACE)
+    resolved, fetched = one(messages, Resolved), one(messages, Fetched)
     assert isinstance(resolved, Resolved)
     assert isinstance(fetched, Fetched)
     assert resolved.revision == repo.commit
@@ -31,9 +31,9 @@ def test_a_model_of_the_hub_is_pinned_fetched_and_laid_out(hub: Hub, fetch_as_ch
     assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in DEMO_MODEL.iterdir())
     assert (laid_out / "model.safetensors").read_bytes() == (DEMO_MODEL / "model.safetensors").read_bytes()
     assert not {"pytorch_model.bin", "evil.py"} & set(hub.downloads())
-    assert [m.phase for m in said if isinstance(m, PhaseStarted)] == ["resolving", "fetching"]
-    assert [m.phase for m in said if isinstance(m, PhaseCompleted)] == ["resolving", "fetching"]
-    last = [message for message in said if isinstance(message, Progress)][-1]
+    assert [m.phase for m in messages if isinstance(m, PhaseStarted)] == ["resolving", "fetching"]
+    assert [m.phase for m in messages if isinstance(m, PhaseCompleted)] == ["resolving", "fetching"]
+    last = [message for message in messages if isinstance(message, Progress)][-1]
     assert last.current == last.total > 5_000_000
 
 
@@ -82,32 +82,32 @@ def test_the_token_reaches_the_hub_and_opens_a_gated_repository(hub: Hub, fetch_
 def test_what_the_hub_does_not_show_is_not_found(hub: Hub, fetch: Fetch, source: dict[str, str], hint: str) -> None:
     hub.add_model("org/model", DEMO_MODEL)
     hub.add_model("org/private", DEMO_MODEL, token="hf_secret")
-    found = error(fetch({**HUGGINGFACE, **source}))
-    assert (found.class_, found.retryable, found.phase) == ("source_not_found", False, "resolving")
-    assert hint in found.hint
+    refusal = error(fetch({**HUGGINGFACE, **source}))
+    assert (refusal.class_, refusal.retryable, refusal.phase) == ("source_not_found", False, "resolving")
+    assert hint in refusal.hint
 
 
 def test_a_hub_that_does_not_answer_is_asked_again_later(hub: Hub, fetch: Fetch) -> None:
     hub.add_model("org/model", DEMO_MODEL)
     hub.broken = 10**6
-    found = error(fetch(HUGGINGFACE))
-    assert (found.class_, found.retryable) == ("source_unreachable", True)
+    refusal = error(fetch(HUGGINGFACE))
+    assert (refusal.class_, refusal.retryable) == ("source_unreachable", True)
 
 
 def test_an_architecture_that_nothing_here_works_on_is_named(hub: Hub, fetch: Fetch) -> None:
     repo = hub.add_model("org/model", DEMO_MODEL)
     config = json.loads(repo.files["config.json"]) | {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
     repo.files["config.json"] = json.dumps(config).encode()
-    found = error(fetch(HUGGINGFACE))
-    assert (found.class_, found.retryable) == ("unsupported_architecture", False)
+    refusal = error(fetch(HUGGINGFACE))
+    assert (refusal.class_, refusal.retryable) == ("unsupported_architecture", False)
     assert not [name for name in hub.downloads() if name.endswith(".safetensors")]
 
 
 def test_a_repository_of_pickles_is_unsafe_and_none_of_it_is_downloaded(hub: Hub, fetch_as_child: Fetch) -> None:
     hub.models["org/model"] = HubRepo({"config.json": b"{}", "pytorch_model.bin": b"\x80\x02" + bytes(2000)})
-    found = error(fetch_as_child(HUGGINGFACE))
-    assert found.class_ == "source_unsafe"
-    assert "safetensors" in found.hint
+    refusal = error(fetch_as_child(HUGGINGFACE))
+    assert refusal.class_ == "source_unsafe"
+    assert "safetensors" in refusal.hint
     assert hub.downloads() == []
 
 
@@ -147,16 +147,16 @@ def test_an_index_that_names_a_path_is_refused(hub: Hub, fetch: Fetch) -> None:
 
 def test_what_the_model_cannot_carry_is_an_invalid_spec_with_its_pointer(fetch: Fetch) -> None:
     spec = {**SPEC, "calibration": {"sequence_length": 100_000}}
-    found = error(fetch({"kind": "local", "path": str(DEMO_MODEL)}, spec))
-    assert (found.class_, found.module) == ("invalid_spec", "/spec/calibration/sequence_length")
+    refusal = error(fetch({"kind": "local", "path": str(DEMO_MODEL)}, spec))
+    assert (refusal.class_, refusal.module) == ("invalid_spec", "/spec/calibration/sequence_length")
 
 
 def test_a_pattern_of_before_is_an_invalid_spec_with_its_pointer(fetch: Fetch) -> None:
     """A job that was queued when patterns were of another syntax."""
     spec = {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": ["mlp", "(?=q)q_proj"]}}}
-    found = error(fetch({"kind": "local", "path": str(DEMO_MODEL)}, spec))
-    assert (found.class_, found.module) == ("invalid_spec", "/spec/prune/0/targets/include/1")
-    assert "RE2" in found.message
+    refusal = error(fetch({"kind": "local", "path": str(DEMO_MODEL)}, spec))
+    assert (refusal.class_, refusal.module) == ("invalid_spec", "/spec/prune/0/targets/include/1")
+    assert "RE2" in refusal.message
 
 
 def test_a_local_model_is_named_by_its_content(fetch: Fetch, tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_a_rule_never_compresses_what_a_card_calls_our_output(hub: Hub, fetch: F
     output = hub.add_model("org/output", DEMO_MODEL)
     output.card["tags"] = ["transformers", "espalier"]
     source = {"kind": "huggingface", "repo": "org/output", "revision": output.commit}
-    said = error(fetch(source, refuse_outputs=True))
-    assert (said.class_, said.phase, said.retryable) == ("invalid_spec", "resolving", False)
-    assert "output of Espalier" in said.message
+    refusal = error(fetch(source, refuse_outputs=True))
+    assert (refusal.class_, refusal.phase, refusal.retryable) == ("invalid_spec", "resolving", False)
+    assert "output of Espalier" in refusal.message
     assert hub.downloads() == []
     one(fetch(source), Resolved)  # a person may

@@ -33,14 +33,14 @@ ROWS = b"".join(json.dumps({"text": f"sentence {number}"}).encode() + b"\n" for 
 
 def uploaded(folder: Path, name: str, files: dict[str, bytes], promised: dict[str, bytes]) -> dict[str, Any]:
     """An upload as the service describes it: the parts that lie there, and the hashes that it was opened with."""
-    found = []
+    entries = []
     for file, data in files.items():
         part = folder / name / file / "00001"
         part.parent.mkdir(parents=True)
         part.write_bytes(data)
         digest = hashlib.sha256(promised[file]).hexdigest()
-        found.append({"name": file, "bytes": len(promised[file]), "sha256": digest, "parts": [part.as_uri()]})
-    return {"files": found}
+        entries.append({"name": file, "bytes": len(promised[file]), "sha256": digest, "parts": [part.as_uri()]})
+    return {"files": entries}
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -152,12 +152,12 @@ def test_no_file_of_a_data_set_stands_in_for_our_notes(hub: Hub, fetch: Fetch, t
     hub.datasets["org/text"] = HubRepo({"text.jsonl": ROWS, name: leads_out})
     dataset = {"kind": "huggingface", "name": "org/text", "split": "text"}
     for _ in range(2):  # the second time a note of ours is there
-        said = fetch({"kind": "local", "path": str(DEMO_MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
-        for message in said:
+        messages = fetch({"kind": "local", "path": str(DEMO_MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
+        for message in messages:
             if isinstance(message, Fetched):
                 assert all("another project" not in Path(path).read_text() for path in message.datasets.values())
     if not place.startswith(("..", "text")):  # no data, or data without a text
-        fetched = one(said, Fetched)
+        fetched = one(messages, Fetched)
         assert isinstance(fetched, Fetched)
         assert any("sentence 1" in Path(path).read_text() for path in fetched.datasets.values())
 

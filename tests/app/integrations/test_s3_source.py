@@ -13,8 +13,8 @@ from workers.messages import Fetched, Resolved
 
 
 def test_a_prefix_is_fetched_and_pinned_to_its_content(read: Read, fetch: Fetch) -> None:
-    said = read({**demo(), "pytorch_model.bin": b"\x80\x02", "deep/config.json": b"{}", "evil.py": b"boom"})
-    resolved, fetched = one(said, Resolved), one(said, Fetched)
+    messages = read({**demo(), "pytorch_model.bin": b"\x80\x02", "deep/config.json": b"{}", "evil.py": b"boom"})
+    resolved, fetched = one(messages, Resolved), one(messages, Fetched)
     assert isinstance(resolved, Resolved)
     assert isinstance(fetched, Fetched)
     laid_out = Path(fetched.model_dir)
@@ -25,12 +25,12 @@ def test_a_prefix_is_fetched_and_pinned_to_its_content(read: Read, fetch: Fetch)
     assert resolved.revision == elsewhere.revision == here.revision  # type: ignore[union-attr]
     changed = one(read({"README.md": b"new"}), Resolved)
     assert changed.revision != resolved.revision  # type: ignore[union-attr]
-    assert isinstance(said[-1], PhaseCompleted)
+    assert isinstance(messages[-1], PhaseCompleted)
 
 
 def test_without_keys_of_the_project_nothing_is_asked(read: Read) -> None:
-    found = error(read(demo(), s3={}))
-    assert (found.class_, "PUT /v1/credentials/s3" in found.hint) == ("source_gated", True)
+    refusal = error(read(demo(), s3={}))
+    assert (refusal.class_, "PUT /v1/credentials/s3" in refusal.hint) == ("source_gated", True)
 
 
 def test_keys_of_a_role_are_sent_with_their_token(tmp_path: Path) -> None:
@@ -48,6 +48,6 @@ def test_pickles_are_unsafe_and_an_empty_prefix_is_no_model(read: Read) -> None:
 
 def test_a_missing_bucket_is_not_found_and_a_server_that_is_away_is_asked_again(fetch: Fetch, s3_server: str) -> None:
     source = {"kind": "s3", "uri": "s3://no-such-bucket/model"}
-    found = error(fetch(source, s3={**KEYS, "endpoint_url": s3_server}))
-    assert (found.class_, found.retryable) == ("source_not_found", False)
+    refusal = error(fetch(source, s3={**KEYS, "endpoint_url": s3_server}))
+    assert (refusal.class_, refusal.retryable) == ("source_not_found", False)
     assert error(fetch(source, s3={**KEYS, "endpoint_url": "http://127.0.0.1:9"})).retryable

@@ -35,9 +35,9 @@ def lines(rows: list[str]) -> bytes:
 
 
 def calibrated_on(fetch: Fetch, dataset: dict[str, Any]) -> str:
-    said = fetch({"kind": "local", "path": str(DEMO_MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
-    fetched = next((message for message in said if isinstance(message, Fetched)), None)
-    assert fetched is not None, said[-1]
+    messages = fetch({"kind": "local", "path": str(DEMO_MODEL)}, {**SPEC, "calibration": {"dataset": dataset}})
+    fetched = next((message for message in messages if isinstance(message, Fetched)), None)
+    assert fetched is not None, messages[-1]
     spec = CompressionSpec.model_validate_json(json.dumps({**SPEC, "calibration": {"dataset": dataset}}))
     key = fingerprint(spec.calibration.dataset.model_dump(mode="json"))
     data = Path(fetched.datasets[key]).read_bytes()

@@ -47,25 +47,25 @@ def _connected(address: tuple[str, int]) -> socket.socket:
 
 def _answer(connection: socket.socket) -> bytes:
     """The answer to `GET`, head and body, which may come in pieces."""
-    found = b""
-    while not found.endswith(b'{"status":"ok"}'):
+    received = b""
+    while not received.endswith(b'{"status":"ok"}'):
         piece = connection.recv(65536)
-        assert piece, found
-        found += piece
-    return found
+        assert piece, received
+        received += piece
+    return received
 
 
 def _rest(connection: socket.socket) -> bytes:
     """All that comes until the other side closes."""
-    found = b""
+    received = b""
     while True:
         try:
             piece = connection.recv(65536)
         except ConnectionError:  # cut off while something of ours was on its way
-            return found
+            return received
         if not piece:
-            return found
-        found += piece
+            return received
+        received += piece
 
 
 @pytest.mark.parametrize(

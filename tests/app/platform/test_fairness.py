@@ -35,15 +35,15 @@ def test_a_lane_is_served_by_one_at_a_time_and_one_that_is_new_by_whoever_is_idl
     assert lanes.take(idle, wait=False) == "b1"
     assert lanes.take(idle, wait=False) is None, "a2 comes after a1 has been written"
     lanes.release(idle)
-    found: list[str | None] = []
-    waiting = threading.Thread(target=lambda: found.append(lanes.take(idle)))
+    taken: list[str | None] = []
+    waiting = threading.Thread(target=lambda: taken.append(lanes.take(idle)))
     waiting.start()
     while not lanes.idle:
         time.sleep(0.001)
     lanes.put("c", "c1")
     assert lanes.take(busy, wait=False) == "a2", "and c1 is left to the one who is idle"
     waiting.join(10)
-    assert found == ["c1"]
+    assert taken == ["c1"]
     lanes.release(busy)
     lanes.put("a", "a3")
     assert lanes.take(idle, wait=False) == "a3"
@@ -53,11 +53,11 @@ def test_lanes_are_shared_as_long_as_items_of_several_come(monkeypatch: pytest.M
     lanes = FairQueue[int](10)
     lanes.put("a", 1)
     lanes.put("a", 2)
-    found = [lanes.shared]
+    shared = [lanes.shared]
     lanes.put("b", 3)
-    found.append(lanes.shared)
+    shared.append(lanes.shared)
     monkeypatch.setattr("app.platform.fairness.LATELY_SECONDS", 0)
-    assert [*found, lanes.shared] == [False, True, False]
+    assert [*shared, lanes.shared] == [False, True, False]
 
 
 def test_a_full_lane_refuses_its_own_alone() -> None:
@@ -81,7 +81,7 @@ def commits(sqlite_url: str) -> Iterator[GroupCommit]:
 
 def test_the_one_write_of_a_project_is_next_beside_a_thousand_of_another(commits: GroupCommit) -> None:
     written: list[str] = []
-    started, go, told = threading.Event(), threading.Event(), threading.Event()
+    started, go, committed = threading.Event(), threading.Event(), threading.Event()
 
     def first(_session: Session, _now: datetime) -> None:
         started.set()
@@ -90,7 +90,7 @@ def test_the_one_write_of_a_project_is_next_beside_a_thousand_of_another(commits
     def writes(name: str) -> group_commit.Write[None]:
         def write(_session: Session, _now: datetime) -> None:
             if len(written) == 500:
-                told.wait(10)
+                committed.wait(10)
             written.append(name)
 
         return write
@@ -103,7 +103,7 @@ def test_the_one_write_of_a_project_is_next_beside_a_thousand_of_another(commits
     one.result(10)
     assert written.index("b") <= 1
     assert len(written) <= 500, "it was told after the others had been written"
-    told.set()
+    committed.set()
     for write in many:
         write.result(10)
 

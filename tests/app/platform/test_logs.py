@@ -31,6 +31,6 @@ def test_a_trace_holds_no_values(log_format: str, tmp_path: Path, capsys: pytest
         raise ValueError(len(sent))
     except ValueError:
         structlog.get_logger("a-trace").exception("request failed")
-    told = capsys.readouterr().err
-    assert "ValueError: 12" in told
-    assert "Bearer esp_1" not in told
+    log = capsys.readouterr().err
+    assert "ValueError: 12" in log
+    assert "Bearer esp_1" not in log

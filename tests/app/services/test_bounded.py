@@ -70,9 +70,9 @@ def test_a_large_mixture_is_read_as_a_small_one_is(tmp_path: Path) -> None:
     config = mixture(8, 192)
     folder = write_model(tmp_path, config, tensors_of(config))
     with _cheaply():
-        found = bounded.probe(folder, owner="a")
-    assert found == facts.probe(folder)
-    assert len(found.matrices) == 8 * (4 + 3 * 192) > bounded.SMALL_NAMES
+        facts_of_mixture = bounded.probe(folder, owner="a")
+    assert facts_of_mixture == facts.probe(folder)
+    assert len(facts_of_mixture.matrices) == 8 * (4 + 3 * 192) > bounded.SMALL_NAMES
 
 
 def test_a_child_refuses_in_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,13 +128,13 @@ def test_an_index_of_any_size_is_read_elsewhere(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "SMALL_BYTES", 0)
     folder = write_model(tmp_path)
-    found = probe_cache.probe_cached(folder)
+    first = probe_cache.probe_cached(folder)
     monkeypatch.setattr(bounded, "ask", pytest.fail)
-    assert probe_cache.probe_cached(folder) == found
+    assert probe_cache.probe_cached(folder) == first
 
 
 def test_headers_count_without_being_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    for content, told in [(b"", 0), (b"\xff" * 64, 0), (safetensors(header_of({"a": ("F32", [1])})), 61)]:
+    for content, num_bytes in [(b"", 0), (b"\xff" * 64, 0), (safetensors(header_of({"a": ("F32", [1])})), 61)]:
         path.write_bytes(content)
-        assert headers.header_bytes(path) == told
+        assert headers.header_bytes(path) == num_bytes

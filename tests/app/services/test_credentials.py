@@ -26,10 +26,10 @@ def test_a_credential_is_sealed_and_only_its_end_is_shown(settings: Settings) ->
         answer = client.put("/v1/credentials/huggingface", json={"token": CANARY})
         assert answer.status_code == 200, answer.text
         database = app.state.resources.database
-        told = answer.text + client.get("/v1/credentials").text + client.get("/v1/audit-events").text
+        shown = answer.text + client.get("/v1/credentials").text + client.get("/v1/audit-events").text
         with database.reading() as session:
-            told += str(session.execute(text("SELECT * FROM credentials")).all())
-        assert CANARY not in told
+            shown += str(session.execute(text("SELECT * FROM credentials")).all())
+        assert CANARY not in shown
         assert answer.json()["hint"] == "1234"
         assert credentials.opened(database, settings, "prj_default", "huggingface") == {"token": CANARY}
         assert credentials.opened(database, settings, "prj_other", "huggingface") == {}

@@ -110,11 +110,11 @@ def test_aliases_and_tags_of_mlflow_are_matched(client: TestClient, resources: R
     rule = registry.rule("dry_run", match={"alias": "champion"})
     alias = {"entity": "model_version_alias", "action": "created", "data": {"name": "m", "version": "3"}}
     alias["data"]["alias"] = "champion"  # type: ignore[index]
-    found = client.post(f"/v1/rules/{rule}/test", json={"payload": alias}).json()
-    assert [check["name"] for check in found["checks"] if not check["passed"]] in ([], ["template"])
+    decision = client.post(f"/v1/rules/{rule}/test", json={"payload": alias}).json()
+    assert [check["name"] for check in decision["checks"] if not check["passed"]] in ([], ["template"])
     alias["data"]["alias"] = "challenger"  # type: ignore[index]
-    found = client.post(f"/v1/rules/{rule}/test", json={"payload": alias}).json()
-    assert (found["outcome"], found["reason"]) == ("no_match", "alias")
+    decision = client.post(f"/v1/rules/{rule}/test", json={"payload": alias}).json()
+    assert (decision["outcome"], decision["reason"]) == ("no_match", "alias")
 
 
 def _published(resources: Resources, client: TestClient, target: dict[str, Any], reference: str | None) -> None:
@@ -224,11 +224,11 @@ def test_limits_hold_however_many_deliver_and_evaluate_at_once(
     _race(deliver_and_evaluate)
     evaluate(resources)  # what one delivered while another evaluated the last that it saw
     with resources.database.reading() as session:
-        found = Counter(session.execute(select(HookVerdict.outcome, HookVerdict.reason)).tuples())
+        outcomes = Counter(session.execute(select(HookVerdict.outcome, HookVerdict.reason)).tuples())
     expected = Counter({("job", "matched"): let_through})
     if reason:
         expected["limited", reason] = 12 - let_through
-    assert found == expected
+    assert outcomes == expected
     assert count(resources, Job) == let_through
     assert hub.client.get(f"/v1/rules/{rule}").json()["day_count"] == let_through
 
@@ -333,7 +333,7 @@ def test_a_used_up_quota_is_waited_for(hub: Registry, resources: Resources) -> N
 def test_reconciliation_and_webhook_share_one_memory(client: TestClient, resources: Resources) -> None:
     registry = Registry.new(client, "mlflow")
 
-    def found(event: Any) -> bool:
+    def recorded(event: Any) -> bool:
         """What the sweep of a registry does."""
         with resources.database.unit_of_work() as session:
             source = session.get(HookSource, registry.id)
@@ -341,9 +341,9 @@ def test_reconciliation_and_webhook_share_one_memory(client: TestClient, resourc
             return not inbox.record_event(session, source, event, via="reconciliation").duplicate
 
     created = {"entity": "model_version", "action": "created", "data": {"name": "m", "version": "1"}}
-    assert found(version_created("m", "1", {}))
+    assert recorded(version_created("m", "1", {}))
     assert registry.send(created).status_code == 200
-    assert not found(version_created("m", "1", {"a": "b"}))
+    assert not recorded(version_created("m", "1", {"a": "b"}))
 
     def champion(version: str) -> int:
         data = {"name": "m", "alias": "champion", "version": version}
@@ -351,11 +351,11 @@ def test_reconciliation_and_webhook_share_one_memory(client: TestClient, resourc
         return int(answer.status_code)
 
     assert champion("1") == 202
-    assert not found(alias_set("m", "champion", "1"))
+    assert not recorded(alias_set("m", "champion", "1"))
     assert champion("1") == 200
     assert champion("2") == 202
     assert champion("1") == 202  # back again: news
-    assert found(alias_set("m", "champion", "3"))
+    assert recorded(alias_set("m", "champion", "3"))
     deleted = {"entity": "model_version_alias", "action": "deleted", "data": {"name": "m", "alias": "champion"}}
     assert registry.send(deleted).status_code == 202
     assert registry.send(deleted).status_code == 200

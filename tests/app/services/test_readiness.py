@@ -67,9 +67,9 @@ FULL: dict[str, tuple[dict[str, dict[str, int]], str]] = {
 }
 
 
-@pytest.mark.parametrize(("disks", "said"), FULL.values(), ids=FULL)
+@pytest.mark.parametrize(("disks", "reason"), FULL.values(), ids=FULL)
 def test_a_disk_that_takes_nothing_more_is_told_without_a_path(
-    disks: dict[str, dict[str, int]], said: str, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disks: dict[str, dict[str, int]], reason: str, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "espalier.db").rename(tmp_path / "data/espalier.db")
@@ -85,12 +85,12 @@ def test_a_disk_that_takes_nothing_more_is_told_without_a_path(
         (tmp_path / "home/cache").mkdir()  # a worker makes the folder inside of it
         monkeypatch.setattr(os, "statvfs", statvfs)
         answer = client.get("/readyz")
-    if not said:
+    if not reason:
         assert answer.json()["checks"] == dict.fromkeys(("database", "broker", "store", "disk"), "ok")
         return
     assert answer.status_code == 503
     (problem,) = answer.json()["errors"]
-    assert (problem["code"], problem["detail"]) == ("disk", f"The disk is not usable: {said}.")
+    assert (problem["code"], problem["detail"]) == ("disk", f"The disk is not usable: {reason}.")
 
 
 def test_only_disks_that_the_process_writes_to_are_looked_at() -> None:

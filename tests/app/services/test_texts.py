@@ -60,8 +60,8 @@ def refusal(folder: Path, name: str, data: bytes, **calibration: Any) -> tuple[s
     ids=range(19),
 )
 def test_a_file_that_cannot_be_read_is_refused(name: str, data: bytes, pointer: str, word: str, tmp_path: Path) -> None:
-    found, detail = refusal(tmp_path, name, data)
-    assert found == pointer
+    refused_at, detail = refusal(tmp_path, name, data)
+    assert refused_at == pointer
     assert word in detail
 
 
@@ -79,9 +79,9 @@ def test_a_file_that_cannot_be_read_is_refused(name: str, data: bytes, pointer: 
 )
 def test_rows_that_hold_no_text_are_told_before_any_work(data: bytes, pointer: str, word: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_bytes(data)
-    found = list(unreadable("", LocalDataset(kind="local", path=str(tmp_path / "rows.json"))))
-    assert [problem.pointer for problem in found] == [pointer] * bool(pointer)
-    assert not word or word in found[0].detail
+    problems = list(unreadable("", LocalDataset(kind="local", path=str(tmp_path / "rows.json"))))
+    assert [problem.pointer for problem in problems] == [pointer] * bool(pointer)
+    assert not word or word in problems[0].detail
 
 
 def test_a_text_of_fewer_bytes_than_tokens_is_refused(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_answers_that_all_break_off_are_a_storage_failure_that_is_tried_again(
     proxy.mood, proxy.share = "cut", 1.0
     with pytest.raises(StorageError, match="broke off") as caught:
         store.get_file("a/file", tmp_path / "back", sha256)
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     error = from_exception(caught.value, "resolving")
     assert (error.class_, error.retryable) == ("storage", True)
 

@@ -40,7 +40,7 @@ def test_a_file_comes_back_as_it_went_in(store: ObjectStore, tmp_path: Path, num
     store.get_file("a/b/file.bin", tmp_path / "deep/er/back.bin", sha256)
     assert (tmp_path / "deep/er/back.bin").read_bytes() == path.read_bytes()
     assert store.head("a/b/file.bin") == num_bytes
-    assert sorted(found.name for found in (tmp_path / "deep/er").iterdir()) == ["back.bin"]
+    assert sorted(entry.name for entry in (tmp_path / "deep/er").iterdir()) == ["back.bin"]
 
 
 @pytest.mark.parametrize("num_bytes", [100, 6 * 2**20])
@@ -132,10 +132,10 @@ def test_a_missing_object_is_told_at_once(store: ObjectStore, tmp_path: Path) ->
 def test_lists_are_sorted_and_prefixes_are_deleted_whole(store: ObjectStore) -> None:
     for key in ("p/2/b", "p/2/a", "p/1", "p/20", "q"):
         store.put_bytes(key, b"x")
-    assert [found.key for found in store.list("p/2")] == ["p/2/a", "p/2/b", "p/20"]
-    assert all(found.bytes == 1 and found.modified_at.tzinfo for found in store.list(""))
+    assert [item.key for item in store.list("p/2")] == ["p/2/a", "p/2/b", "p/20"]
+    assert all(item.bytes == 1 and item.modified_at.tzinfo for item in store.list(""))
     assert store.delete_prefix("p/2/") == 2
-    assert [found.key for found in store.list("")] == ["p/1", "p/20", "q"]
+    assert [item.key for item in store.list("")] == ["p/1", "p/20", "q"]
     assert list(store.list("nothing/here")) == []
 
 

@@ -160,14 +160,14 @@ def _due(now: datetime) -> ColumnElement[bool]:
 
 def _behind_another() -> ColumnElement[bool]:
     """What is about a job is told in order."""
-    earlier = aliased(WebhookDelivery)
+    preceding = aliased(WebhookDelivery)
     return (
-        select(earlier.id)
+        select(preceding.id)
         .where(
-            earlier.endpoint_id == WebhookDelivery.endpoint_id,
-            earlier.subject == WebhookDelivery.subject,
-            earlier.seq < WebhookDelivery.seq,
-            earlier.state == "pending",
+            preceding.endpoint_id == WebhookDelivery.endpoint_id,
+            preceding.subject == WebhookDelivery.subject,
+            preceding.seq < WebhookDelivery.seq,
+            preceding.state == "pending",
         )
         .exists()
     )
