@@ -20,7 +20,7 @@ from app.main import create_app
 from app.portal.deps import SCOPE_OF
 from app.portal.guard import OPEN
 from app.settings import Settings
-from tests.app.api.doors import DOORS
+from tests.app.api.entry_points import ENTRY_POINTS
 
 PAGE: Final = Path(__file__).parents[2] / "docs/scopes.md"
 NOBODY: Final = "no key"
@@ -36,7 +36,7 @@ themselves by `python -m tests.app.scopes`, and tried with keys of each scope in
 SIDE: Final = """
 ## What takes more than its route
 
-To queue a job and to publish its result are two rights, whichever door they are asked through.
+To queue a job and to publish its result are two rights, whichever endpoint they are asked through.
 
 | call | scopes, all of them |
 |---|---|
@@ -113,8 +113,8 @@ def page(app: FastAPI) -> str:
             lines.append(f"| {takes} | {', '.join(names)} |")
         lines.append("")
     text = "\n".join(lines) + SIDE
-    for door in DOORS:
-        text += f"| {door.what} | {', '.join(f'`{scope}`' for scope in sorted(door.takes))} |\n"
+    for entry_point in ENTRY_POINTS:
+        text += f"| {entry_point.what} | {', '.join(f'`{scope}`' for scope in sorted(entry_point.takes))} |\n"
     return text + OPERATORS
 
 

@@ -19,7 +19,7 @@ from app.services.tenancy import keys
 from app.services.tenancy.sessions import Sessions
 from app.settings import Settings
 from tests.app import scopes
-from tests.app.api.doors import DOORS
+from tests.app.api.entry_points import ENTRY_POINTS
 from tests.app.api.tenants import bearer
 from tests.app.scopes import NOBODY, Opening
 from tests.fixtures.suite.figures import record
@@ -90,7 +90,7 @@ def test_every_route_opens_to_its_scopes_and_to_no_other(client: TestClient, hol
         "tenants",
         "a key, and a sign-in, of each scope at every route of the API and the portal",
         "opens what [scopes.md](../docs/scopes.md) says and nothing else",
-        f"{len(ROUTES)} routes, {len(DOORS)} side doors, {calls:,} calls: as it says",
+        f"{len(ROUTES)} routes, {len(ENTRY_POINTS)} side entry points, {calls:,} calls: as it says",
     )
 
 

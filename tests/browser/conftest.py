@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.scene import Scene, furnished
+from tests.browser.fixture_data import FixtureData, with_fixture_data
 from tests.browser.site import Site, serving
 from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.servers.processes import free_port
@@ -18,7 +18,7 @@ from tests.fixtures.service.deployment import Deployment
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.browser.watch import Watch, Watching
+    from tests.browser.observer import Observer, Observing
 
 HERE = Path(__file__).parent
 
@@ -35,22 +35,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def chromium() -> Iterator[Browser]:
     """The browser; where it is missing the tier is skipped, and says so."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install '.[browser]'")
-    from tests.browser import watch  # noqa: PLC0415 - needs the extra
+    from tests.browser import observer  # noqa: PLC0415 - needs the extra
 
-    executable = watch.chromium()
+    executable = observer.chromium()
     if executable is None:
         pytest.skip("no chromium: apt-get install chromium, or set ESPALIER_CHROMIUM")
     with sync_api.sync_playwright() as playwright:
-        browser = watch.launched(playwright, executable)
+        browser = observer.launched(playwright, executable)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FixtureData]:
     """An installation in which every page has something to show; nothing in it works."""
     with serving(tmp_path_factory.mktemp("scene") / "home") as site:
-        yield furnished(site)
+        yield with_fixture_data(site)
 
 
 @pytest.fixture
@@ -79,11 +79,11 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 
 @pytest.fixture
-def watching(chromium: Browser) -> Watching:
-    """Open a context at an origin: `with watching(url) as watch:`; a complaint of the browser fails the test."""
-    from tests.browser import watch  # noqa: PLC0415 - needs the extra
+def observing(chromium: Browser) -> Observing:
+    """Open a context at an origin: `with observing(url) as observer:`; a complaint of the browser fails the test."""
+    from tests.browser import observer  # noqa: PLC0415 - needs the extra
 
-    def opened(origin: str, **options: Any) -> AbstractContextManager[Watch]:
-        return watch.watching(chromium, origin, **options)
+    def opened(origin: str, **options: Any) -> AbstractContextManager[Observer]:
+        return observer.observing(chromium, origin, **options)
 
     return opened

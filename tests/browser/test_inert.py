@@ -18,7 +18,7 @@ from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service import rows
 
 if TYPE_CHECKING:
-    from tests.browser.watch import Watching
+    from tests.browser.observer import Observing
 
 ALIEN = """() => {
   const found = [];
@@ -157,15 +157,15 @@ def _hooks(site: Site) -> list[str]:
     ]
 
 
-def test_hostile_names_are_shown_and_do_nothing(site: Site, watching: Watching) -> None:
+def test_hostile_names_are_shown_and_do_nothing(site: Site, observing: Observing) -> None:
     assert len(PAYLOADS) >= 40
     pages = _poisoned(site)
-    with watching(site.url) as watch:
-        page = watch.page("/portal/jobs")
+    with observing(site.url) as observer:
+        page = observer.page("/portal/jobs")
         for path in pages:
             page.goto(site.url + path)
             assert page.evaluate(ALIEN) == [], path
         page.goto(f"{site.url}/portal/keys")
         shown = page.inner_text("main")
         assert sum(text in shown for text in PAYLOADS) >= 40, "names are shown as they are"
-        assert not watch.dialogs
+        assert not observer.dialogs

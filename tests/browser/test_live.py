@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from app.db.job import Job
-from tests.browser.scene import Scene, furnished
+from tests.browser.fixture_data import FixtureData, with_fixture_data
 from tests.browser.site import Site
 from tests.fixtures.service import rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from tests.browser.watch import Watching
+    from tests.browser.observer import Observing
 
 HIDE = """hidden => {
   Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
@@ -40,9 +40,11 @@ def _swapped(page: Page, path: str) -> Iterator[None]:
     page.wait_for_selector(".htmx-request, .htmx-swapping, .htmx-settling", state="detached")
 
 
-def test_a_tab_that_nobody_sees_holds_no_stream_and_catches_up_when_it_is_seen(site: Site, watching: Watching) -> None:
-    with watching(site.url) as watch:
-        page = watch.page("/portal/jobs")
+def test_a_tab_that_nobody_sees_holds_no_stream_and_catches_up_when_it_is_seen(
+    site: Site, observing: Observing
+) -> None:
+    with observing(site.url) as observer:
+        page = observer.page("/portal/jobs")
         page.wait_for_selector("html[data-live=stream]")
         streams: list[str] = []
         asked: list[str] = []
@@ -60,27 +62,27 @@ def test_a_tab_that_nobody_sees_holds_no_stream_and_catches_up_when_it_is_seen(s
         assert "after=" in streams[0], "it goes on where it was"
 
 
-def test_the_stream_of_a_job_ends_with_the_job(site: Site, watching: Watching) -> None:
+def test_the_stream_of_a_job_ends_with_the_job(site: Site, observing: Observing) -> None:
     job = _job(site, "short")
-    with watching(site.url) as watch:
-        page = watch.page(f"/portal/jobs/{job}")
+    with observing(site.url) as observer:
+        page = observer.page(f"/portal/jobs/{job}")
         page.wait_for_selector("html[data-live=stream]")
         streams: list[str] = []
         page.on("request", lambda request: streams.append(request.url) if "/stream" in request.url else None)
         site.post(f"/v1/jobs/{job}/cancel", {})
         page.wait_for_selector("html[data-live=over]")
-        assert page.inner_text("#said") == "short is cancelled."
+        assert page.inner_text("#announcement") == "short is cancelled."
         page.evaluate(HIDE, True)
         page.evaluate(HIDE, False)
         page.wait_for_timeout(2500)  # longer than a browser waits before it connects again
         assert streams == []
 
 
-def test_a_swap_keeps_the_focus_what_was_opened_and_how_far_it_was_scrolled(site: Site, watching: Watching) -> None:
-    scene: Scene = furnished(site)
-    job = scene.ids["running"]
-    with watching(site.url, viewport={"width": 390, "height": 844}) as watch:
-        page = watch.page(f"/portal/jobs/{job}")
+def test_a_swap_keeps_the_focus_what_was_opened_and_how_far_it_was_scrolled(site: Site, observing: Observing) -> None:
+    data: FixtureData = with_fixture_data(site)
+    job = data.ids["running"]
+    with observing(site.url, viewport={"width": 390, "height": 844}) as observer:
+        page = observer.page(f"/portal/jobs/{job}")
         page.wait_for_selector("html[data-live=stream]")
         page.click("#phases-table")
         page.focus("#phases-table")
@@ -101,15 +103,15 @@ def test_a_swap_keeps_the_focus_what_was_opened_and_how_far_it_was_scrolled(site
 
 
 def test_a_log_shows_its_newest_lines_as_they_come_unless_somebody_reads_further_up(
-    site: Site, watching: Watching
+    site: Site, observing: Observing
 ) -> None:
     job = _job(site, "talks")
     rows.start(site.resources.database, job, lease_seconds=10**6)
     for number in range(90):
         rows.log(site.resources.database, job, f"line {number}")
     at_end = "(log => log.scrollTop + log.clientHeight > log.scrollHeight - 4)(document.querySelector('.log'))"
-    with watching(site.url, viewport={"width": 900, "height": 500}) as watch:
-        page = watch.page(f"/portal/jobs/{job}/log")
+    with observing(site.url, viewport={"width": 900, "height": 500}) as observer:
+        page = observer.page(f"/portal/jobs/{job}/log")
         page.wait_for_selector("html[data-live=stream]")
         assert page.evaluate(at_end)
         rows.log(site.resources.database, job, "one more")
@@ -123,25 +125,25 @@ def test_a_log_shows_its_newest_lines_as_they_come_unless_somebody_reads_further
         assert page.evaluate("document.querySelector('.log').scrollTop") == 120
 
 
-def test_several_jobs_are_cancelled_after_a_question_and_retried(site: Site, watching: Watching) -> None:
+def test_several_jobs_are_cancelled_after_a_question_and_retried(site: Site, observing: Observing) -> None:
     jobs = [_job(site, f"number {number}") for number in range(3)]
 
     def states() -> list[str]:
         with site.resources.database.reading() as session:
             return [session.get_one(Job, job).state for job in jobs]
 
-    with watching(site.url) as watch:
-        page = watch.page("/portal/jobs?state=queued")
+    with observing(site.url) as observer:
+        page = observer.page("/portal/jobs?state=queued")
         page.check(f"#pick-{jobs[0]}")
         page.check(f"#pick-{jobs[1]}")
-        watch.answers = False
+        observer.answers = False
         page.click("text=Cancel picked")
         assert states() == ["queued"] * 3
-        watch.answers = True
+        observer.answers = True
         page.click("text=Cancel picked")
         page.wait_for_selector("text=2 jobs picked")
         assert states() == ["cancelled", "cancelled", "queued"]
-        assert watch.dialogs == ["Cancel every job that is picked?"] * 2
+        assert observer.dialogs == ["Cancel every job that is picked?"] * 2
         page.goto(f"{site.url}/portal/jobs?state=cancelled")
         page.check("#pick-all")
         page.click("text=Retry picked")
@@ -149,10 +151,10 @@ def test_several_jobs_are_cancelled_after_a_question_and_retried(site: Site, wat
         assert states() == ["queued"] * 3
 
 
-def test_filters_stand_in_the_address_and_stay_there_when_rows_come(site: Site, watching: Watching) -> None:
+def test_filters_stand_in_the_address_and_stay_there_when_rows_come(site: Site, observing: Observing) -> None:
     _job(site, "first")
-    with watching(site.url) as watch:
-        page = watch.page("/portal/jobs")
+    with observing(site.url) as observer:
+        page = observer.page("/portal/jobs")
         page.select_option("#f-method", "magnitude")
         page.fill("#f-model", "org/model")
         page.click("form.filters button")
@@ -167,10 +169,10 @@ def test_filters_stand_in_the_address_and_stay_there_when_rows_come(site: Site, 
         assert "No job has these properties." in page.inner_text("main")
 
 
-def test_nothing_turns_for_those_who_want_no_motion(site: Site, watching: Watching) -> None:
+def test_nothing_turns_for_those_who_want_no_motion(site: Site, observing: Observing) -> None:
     job = _job(site, "runs")
     rows.start(site.resources.database, job, lease_seconds=10**6)
     turning = "getComputedStyle(document.querySelector('.badge[data-state=running] svg')).animationName"
     for preference, name in (("reduce", "none"), ("no-preference", "turn")):
-        with watching(site.url, reduced_motion=preference) as watch:
-            assert watch.page("/portal/jobs").evaluate(turning) == name
+        with observing(site.url, reduced_motion=preference) as observer:
+            assert observer.page("/portal/jobs").evaluate(turning) == name

@@ -16,7 +16,7 @@ from tests.fixtures.service.deployment import Deployment
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from tests.browser.watch import Watching
+    from tests.browser.observer import Observing
 
 LONG = {
     "calibration": {"samples": 4, "sequence_length": 64},
@@ -50,11 +50,11 @@ def _name(pointer: str) -> str:
     return f'[name="{pointer}"]'
 
 
-def test_a_job_is_made_in_the_form_and_watched_to_its_result(deployment: Deployment, watching: Watching) -> None:
+def test_a_job_is_made_in_the_form_and_watched_to_its_result(deployment: Deployment, observing: Observing) -> None:
     url = str(deployment.http.base_url).rstrip("/")
-    with watching(url) as watch:
-        watch.expected = ("422",)
-        page = watch.page("/portal/new-job")
+    with observing(url) as observer:
+        observer.expected = ("422",)
+        page = observer.page("/portal/new-job")
         # The union of sources: another kind has other fields.
         assert page.locator(_name("/source/repo")).count() == 1
         page.locator(_name("/source/kind")).first.select_option("local")
@@ -94,12 +94,12 @@ def _extra() -> str:
     return json.dumps({"name": "made in a form", "spec": spec})
 
 
-def test_a_stream_goes_on_after_a_restart_and_a_job_is_cancelled(deployment: Deployment, watching: Watching) -> None:
+def test_a_stream_goes_on_after_a_restart_and_a_job_is_cancelled(deployment: Deployment, observing: Observing) -> None:
     url = str(deployment.http.base_url).rstrip("/")
     job = deployment.submit(DEMO_MODEL, LONG, name="long")
-    with watching(url) as watch:
-        watch.expected = ("net::ERR_",)
-        page = watch.page(f"/portal/jobs/{job}")
+    with observing(url) as observer:
+        observer.expected = ("net::ERR_",)
+        page = observer.page(f"/portal/jobs/{job}")
         page.evaluate("window.same = true")
         page.wait_for_selector("#head .badge[data-state=running]", timeout=PATIENCE)
         deployment.stop()
@@ -110,5 +110,5 @@ def test_a_stream_goes_on_after_a_restart_and_a_job_is_cancelled(deployment: Dep
         assert page.evaluate("window.same"), "the page was never loaded anew"
         page.click("#head button:has-text('Cancel')")
         page.wait_for_selector("#head .badge[data-state=cancelled]", timeout=PATIENCE)
-        assert watch.dialogs == ["Cancel this job?"]
+        assert observer.dialogs == ["Cancel this job?"]
     assert deployment.get(f"/v1/jobs/{job}")["state"] == "cancelled"

@@ -20,7 +20,7 @@ from espalier.errors import SourceRefused
 from espalier.families import FAMILIES
 from espalier.probe import probe
 from espalier.probe.config import parse_config
-from tests.app.api.strangers import ask_of_both
+from tests.app.api.foreign_ids import ask_of_both
 from tests.app.platform.hostile_urls import HOSTILE_URLS
 from tests.espalier.probe.checkpoints import LLAMA, write_model
 from tests.espalier.probe.hostile_configs import MORE_CODE, NAMES_CODE, UNSUPPORTED, WRONG, WRONG_FOR

@@ -1,8 +1,8 @@
 // The portal's own script: one stream of events per tab, fragments fetched anew, curves, and small form helpers.
 // Everything on the pages can be read, and every form sent, without it.
 
-const QUIET = 1000; // milliseconds between two looks at the same fragment
-const POLL = 5000; // how often a tab without a stream looks
+const QUIET = 1000; // milliseconds between two refreshes of one fragment
+const POLL = 5000; // how often a tab without a stream polls
 const SLOTS = 4; // streams of one browser: it opens six connections to one HTTP/1.1 server at most
 const ENDS = new Set(["job.succeeded", "job.failed", "job.cancelled", "job.expired"]);
 
@@ -24,17 +24,17 @@ function listen() {
   source.onmessage = (message) => {
     last = message.lastEventId || last;
     const event = JSON.parse(message.data);
-    tell(event);
+    announce(event);
     if (ENDS.has(event.type) && page.dataset.streamEnds !== undefined) {
       over = true;
-      rest();
+      disconnect();
     }
   };
   source.onerror = () => {
-    // 204: everything was told. Anything else but a lost connection will not get better by asking again at once.
+    // 204: every event was sent. Anything else but a lost connection will not get better by asking again at once.
     if (source && source.readyState === EventSource.CLOSED) {
-      rest();
-      if (!over) poll = setInterval(() => tell({ type: "*", job_id: null }), POLL);
+      disconnect();
+      if (!over) poll = setInterval(() => announce({ type: "*", job_id: null }), POLL);
     }
   };
   document.documentElement.dataset.live = "stream";
@@ -61,15 +61,15 @@ async function take() {
     if (mine) {
       clearInterval(poll);
       poll = null;
-      if (document.hidden) return rest();
+      if (document.hidden) return disconnect();
       return listen();
     }
   }
   document.documentElement.dataset.live = "poll";
-  poll ??= setInterval(() => { tell({ type: "*", job_id: null }); wake(); }, POLL);
+  poll ??= setInterval(() => { announce({ type: "*", job_id: null }); wake(); }, POLL);
 }
 
-function rest() {
+function disconnect() {
   source?.close();
   source = null;
   release?.();
@@ -79,16 +79,16 @@ function rest() {
   document.documentElement.dataset.live = over ? "over" : "paused";
 }
 
-const SAID = {
+const ANNOUNCEMENTS = {
   "job.started": "is running", "job.paused": "is paused", "job.resumed": "is queued again",
   "job.cancel_requested": "is being cancelled", "job.succeeded": "has succeeded", "job.failed": "has failed",
   "job.cancelled": "is cancelled", "job.expired": "has expired",
 };
 
 // An element with data-on="job.progress job.metric" is refreshed by such events (and all of data-job's, if it has one).
-function tell(event) {
-  const said = document.getElementById("said");
-  if (said && SAID[event.type]) said.textContent = `${page.dataset.name ?? "A job"} ${SAID[event.type]}.`;
+function announce(event) {
+  const announcement = document.getElementById("announcement");
+  if (announcement && ANNOUNCEMENTS[event.type]) announcement.textContent = `${page.dataset.name ?? "A job"} ${ANNOUNCEMENTS[event.type]}.`;
   for (const element of document.querySelectorAll("[data-on]")) {
     const kinds = element.dataset.on.split(" ");
     const concerns = event.type === "*" || kinds.includes("*") || kinds.includes(event.type);
@@ -108,8 +108,8 @@ function soon(element) {
   }, Math.max(0, known.at + QUIET - Date.now()));
 }
 
-document.addEventListener("visibilitychange", () => (document.hidden ? rest() : wake()));
-addEventListener("pagehide", rest);
+document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : wake()));
+addEventListener("pagehide", disconnect);
 addEventListener("pageshow", wake);
 wake();
 

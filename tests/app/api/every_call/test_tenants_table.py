@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.services.resources import Resources
-from tests.app.api.strangers import ask_of_both, unknown
+from tests.app.api.foreign_ids import ask_of_both, unknown
 from tests.app.api.tenants import bearer, new_key, new_project, one_of_each
 from tests.fixtures.service.hooks import SPEC
 

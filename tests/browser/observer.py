@@ -23,7 +23,7 @@ def launched(playwright: Playwright, executable: str) -> Browser:
 
 
 @dataclass
-class Watch:
+class Observer:
     """One browser context, and everything that it complained of."""
 
     context: BrowserContext
@@ -71,17 +71,17 @@ class Watch:
 
 
 @contextmanager
-def watching(browser: Browser, origin: str, **options: Any) -> Iterator[Watch]:
+def observing(browser: Browser, origin: str, **options: Any) -> Iterator[Observer]:
     """Open a context, and check at the end of the block that all was quiet."""
     context = browser.new_context(**options)
     context.set_default_timeout(20_000)
-    watch = Watch(context, origin)
+    observer = Observer(context, origin)
     try:
-        yield watch
-        watch.quiet()
+        yield observer
+        observer.quiet()
     finally:
         context.close()
 
 
-Watching = Callable[..., AbstractContextManager[Watch]]
+Observing = Callable[..., AbstractContextManager[Observer]]
 """Opens a context at an origin."""

@@ -1,4 +1,4 @@
-"""Every door through which somebody queues a job or publishes what comes out, and what each takes."""
+"""Every entry point that queues a job or publishes a result, and the scopes that it takes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ WRITES, PUBLISHES = frozenset({"jobs:write"}), frozenset({"jobs:write", "models:
 
 
 @dataclass
-class House:
-    """A project with something behind each door, and a key for whoever tries them."""
+class Caller:
+    """A project with a resource behind each entry point, and the key of a caller."""
 
     client: TestClient
     resources: Resources
@@ -33,7 +33,7 @@ class House:
         return self.client.request(verb, path, json=body, headers=bearer(self.key))
 
     def own(self, verb: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Call as the house's own admin."""
+        """Call as the project's own admin."""
         answer = self.client.request(verb, path, json=body)
         assert answer.is_success, answer.text
         document: dict[str, Any] = answer.json()
@@ -69,140 +69,140 @@ class House:
         return str(registry.verdicts(delivery)[0]["proposal_id"])
 
     def preset(self, spec: dict[str, Any]) -> str:
-        """A preset of the house."""
+        """A preset of the project."""
         self.own("PUT", "/v1/presets/house", {"description": "ours", "spec": spec})
         return "house"
 
 
 @dataclass(frozen=True)
-class Door:
-    """One way in: the scopes that it takes together, and how it is tried."""
+class EntryPoint:
+    """An entry point: the scopes that it takes together, and a call of it."""
 
     what: str
     takes: frozenset[str]
-    knock: Callable[[House], Response]
+    attempt: Callable[[Caller], Response]
 
 
-def _rule(house: House, mode: str, template: dict[str, Any], **fields: Any) -> Response:
-    source = Registry.new(house.client).id
-    return house.call(
+def _rule(caller: Caller, mode: str, template: dict[str, Any], **fields: Any) -> Response:
+    source = Registry.new(caller.client).id
+    return caller.call(
         "POST", "/v1/rules", {"name": "r", "source_id": source, "mode": mode, "template": template, **fields}
     )
 
 
-def _sweep(house: House, base: dict[str, Any], axes: dict[str, Any]) -> Response:
-    return house.call("POST", "/v1/sweeps", {"base": {**REMOTE, "spec": base}, "axes": axes})
+def _sweep(caller: Caller, base: dict[str, Any], axes: dict[str, Any]) -> Response:
+    return caller.call("POST", "/v1/sweeps", {"base": {**REMOTE, "spec": base}, "axes": axes})
 
 
 PLAIN: Final = REMOTE["spec"]
 PLACES: Final = {"/spec/output/publish/0/uri": ["s3://models/a/", "s3://models/b/"]}
 AXIS: Final = {"/spec/prune/sparsity": [0.3, 0.5]}
 RUN, READ = frozenset({"hooks:manage"}), frozenset({"jobs:read"})
-DOORS: Final = (
-    Door("`POST /v1/jobs`", WRITES, lambda h: h.call("POST", "/v1/jobs", REMOTE)),
-    Door(
+ENTRY_POINTS: Final = (
+    EntryPoint("`POST /v1/jobs`", WRITES, lambda h: h.call("POST", "/v1/jobs", REMOTE)),
+    EntryPoint(
         "`POST /v1/jobs` that publishes",
         PUBLISHES,
         lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": PUBLISHING}),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/jobs` by a preset that publishes",
         PUBLISHES,
         lambda h: h.call("POST", "/v1/jobs", {**REMOTE, "spec": {"preset": h.preset(PUBLISHING)}}),
     ),
-    Door("`POST /v1/sweeps` whose base publishes", PUBLISHES, lambda h: _sweep(h, PUBLISHING, PLACES)),
-    Door(
+    EntryPoint("`POST /v1/sweeps` whose base publishes", PUBLISHES, lambda h: _sweep(h, PUBLISHING, PLACES)),
+    EntryPoint(
         "`POST /v1/sweeps` with an axis that publishes",
         PUBLISHES,
         lambda h: _sweep(h, {**PLAIN, "output": {"publish": []}}, {"/spec/output/publish": [[], [TARGET]]}),
     ),
-    Door("`POST /v1/jobs/{id}/clone`", WRITES | READ, lambda h: h.call("POST", f"/v1/jobs/{h.job(PLAIN)}/clone")),
-    Door(
+    EntryPoint("`POST /v1/jobs/{id}/clone`", WRITES | READ, lambda h: h.call("POST", f"/v1/jobs/{h.job(PLAIN)}/clone")),
+    EntryPoint(
         "`POST /v1/jobs/{id}/clone` of one that publishes",
         PUBLISHES | READ,
         lambda h: h.call("POST", f"/v1/jobs/{h.job(PUBLISHING)}/clone"),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/jobs/{id}/clone` with a change that publishes",
         PUBLISHES | READ,
         lambda h: h.call("POST", f"/v1/jobs/{h.job(PLAIN)}/clone", {"spec": {"output": {"publish": [TARGET]}}}),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/jobs/{id}/retry` of one that publishes",
         PUBLISHES,
         lambda h: h.call("POST", f"/v1/jobs/{h.failed(PUBLISHING)}/retry"),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/jobs/{id}/publications`",
         frozenset({"models:write"}),
         lambda h: h.call("POST", f"/v1/jobs/{h.done()}/publications", TARGET),
     ),
-    Door(
+    EntryPoint(
         "`PUT /v1/presets/{name}` that publishes",
         PUBLISHES,
         lambda h: h.call("PUT", "/v1/presets/mine", {"description": "", "spec": PUBLISHING}),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/rules` in mode `propose` that publishes",
         RUN,
         lambda h: _rule(h, "propose", {"spec": PLAIN, "publish": TARGET}),
     ),
-    Door("`POST /v1/rules` in mode `run`", RUN | WRITES, lambda h: _rule(h, "run", {"spec": PLAIN})),
-    Door(
+    EntryPoint("`POST /v1/rules` in mode `run`", RUN | WRITES, lambda h: _rule(h, "run", {"spec": PLAIN})),
+    EntryPoint(
         "`POST /v1/rules` in mode `run` that publishes",
         RUN | PUBLISHES,
         lambda h: _rule(h, "run", {"spec": PLAIN, "publish": TARGET}),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/rules` in mode `run` whose spec publishes",
         RUN | PUBLISHES,
         lambda h: _rule(h, "run", {"spec": PUBLISHING}),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/rules` in mode `run` by a preset that publishes",
         RUN | PUBLISHES,
         lambda h: _rule(h, "run", {"preset": h.preset(PUBLISHING)}),
     ),
-    Door(
+    EntryPoint(
         "`PATCH /v1/rules/{id}` to mode `run`",
         RUN | WRITES,
         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('propose', {'spec': PLAIN})[1]}", {"mode": "run"}),
     ),
-    Door(
+    EntryPoint(
         "`PATCH /v1/rules/{id}` of what a rule in mode `run` is about",
         RUN | WRITES,
         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PLAIN})[1]}", {"match": {"repo_glob": "a/*"}}),
     ),
-    Door(
+    EntryPoint(
         "`PATCH /v1/rules/{id}` that lets one in mode `run` publish",
         RUN | PUBLISHES,
         lambda h: h.call(
             "PATCH", f"/v1/rules/{h.rule('run', {'spec': PLAIN})[1]}", {"template": {"spec": PLAIN, "publish": TARGET}}
         ),
     ),
-    Door(
+    EntryPoint(
         "`PATCH /v1/rules/{id}` that switches one in mode `run` on again",
         RUN | PUBLISHES,
         lambda h: h.call(
             "PATCH", f"/v1/rules/{h.rule('run', {'spec': PUBLISHING}, enabled=False)[1]}", {"enabled": True}
         ),
     ),
-    Door(
+    EntryPoint(
         "`PATCH /v1/rules/{id}` that switches one in mode `run` off",
         RUN,
         lambda h: h.call("PATCH", f"/v1/rules/{h.rule('run', {'spec': PUBLISHING})[1]}", {"enabled": False}),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/hook-proposals/{id}/approve`",
         RUN | WRITES,
         lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PLAIN)}/approve"),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/hook-proposals/{id}/approve` of one that publishes",
         RUN | PUBLISHES,
         lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PUBLISHING)}/approve"),
     ),
-    Door(
+    EntryPoint(
         "`POST /v1/hook-proposals/{id}/reject`",
         RUN,
         lambda h: h.call("POST", f"/v1/hook-proposals/{h.proposal(PUBLISHING)}/reject"),

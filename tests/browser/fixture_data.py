@@ -26,7 +26,7 @@ MODEL = "acme/llama-8m"
 
 
 @dataclass
-class Scene:
+class FixtureData:
     """The installation, and the ids of what stands in it."""
 
     site: Site
@@ -80,15 +80,15 @@ class Scene:
         return self.site.url + self.pages[page]
 
 
-def furnished(site: Site) -> Scene:
+def with_fixture_data(site: Site) -> FixtureData:
     """Fill an empty installation."""
-    scene = Scene(site)
-    _sweep(scene)
-    _jobs(scene)
-    _webhooks(scene)
-    _hooks(scene)
-    _operations(scene)
-    return scene
+    data = FixtureData(site)
+    _sweep(data)
+    _jobs(data)
+    _webhooks(data)
+    _hooks(data)
+    _operations(data)
+    return data
 
 
 def _body(name: str, method: str, sparsity: float, **spec: Any) -> dict[str, Any]:
@@ -107,8 +107,8 @@ NUMBERS = {
 }
 
 
-def _sweep(scene: Scene) -> None:
-    made = scene.site.post(
+def _sweep(data: FixtureData) -> None:
+    made = data.site.post(
         "/v1/sweeps",
         {
             "name": "how far without recovery",
@@ -116,28 +116,35 @@ def _sweep(scene: Scene) -> None:
             "axes": {"/spec/prune/method": list(NUMBERS), "/spec/prune/sparsity": [0.5, 0.6, 0.7]},
         },
     )
-    scene.ids["sweep"] = made["id"]
+    data.ids["sweep"] = made["id"]
     for point in made["points"]:
         method, sparsity = point["values"].values()
-        finish(scene.site, point["job_id"], NUMBERS[method][sparsity], sparsity, seconds=40)
+        finish(data.site, point["job_id"], NUMBERS[method][sparsity], sparsity, seconds=40)
 
 
-def _jobs(scene: Scene) -> None:
+def _jobs(data: FixtureData) -> None:
     recovery = {
         "reconstruct": {"window": "submodule"},
         "retrain": {"trainable": ["norms", "mask_lora"], "steps": 80},
         "gate": {"max_relative_perplexity_increase": 0.5},
     }
-    site = scene.site
+    site = data.site
     for word, name, method, sparsity, perplexity in (
         ("third", "wanda 50 %, recovered", "wanda", 0.5, 32.30),
         ("second", "magnitude 70 %, recovered", "magnitude", 0.7, 34.90),
         ("best", "wanda 70 %, recovered", "wanda", 0.7, 34.01),
     ):
         body = _body(name, method, sparsity, **recovery) | {"labels": {"team": "nlp", "stage": "release"}}
-        scene.ids[word] = site.post("/v1/jobs", body)["id"]
-        finish(scene.site, scene.ids[word], perplexity, sparsity, seconds=262, pruned=NUMBERS[method][sparsity])
-        fill(scene.site, scene.ids[word], sparsity, perplexity)
+        data.ids[word] = site.post("/v1/jobs", body)["id"]
+        finish(
+            data.site,
+            data.ids[word],
+            perplexity,
+            sparsity,
+            seconds=262,
+            pruned=NUMBERS[method][sparsity],
+        )
+        fill(data.site, data.ids[word], sparsity, perplexity)
     for word, name in (
         ("failed", "mixtral, out of memory"),
         ("cancelled", "wrong data set"),
@@ -145,14 +152,14 @@ def _jobs(scene: Scene) -> None:
         ("queued", "ria 2:4"),
         ("running", "wanda 60 %, all of it"),
     ):
-        scene.ids[word] = site.post("/v1/jobs", _body(name, "wanda", 0.6, **recovery))["id"]
-    site.post(f"/v1/jobs/{scene.ids['cancelled']}/cancel", {})
-    site.post(f"/v1/jobs/{scene.ids['paused']}/pause", {})
+        data.ids[word] = site.post("/v1/jobs", _body(name, "wanda", 0.6, **recovery))["id"]
+    site.post(f"/v1/jobs/{data.ids['cancelled']}/cancel", {})
+    site.post(f"/v1/jobs/{data.ids['paused']}/pause", {})
     database = site.resources.database
-    rows.start(database, scene.ids["failed"])
+    rows.start(database, data.ids["failed"])
     rows.end(
         database,
-        scene.ids["failed"],
+        data.ids["failed"],
         "failed",
         phase="pruning",
         error={
@@ -165,23 +172,23 @@ def _jobs(scene: Scene) -> None:
             "attempt": 1,
         },
     )
-    rows.start(database, scene.ids["running"], lease_seconds=10**6)
+    rows.start(database, data.ids["running"], lease_seconds=10**6)
     with database.unit_of_work() as session:
-        job = session.get_one(Job, scene.ids["running"])
+        job = session.get_one(Job, data.ids["running"])
         job.phase, job.phase_current, job.phase_total, job.phase_unit = "reconstructing", 5, 16, "windows"
         job.progress = 0.42
         session.flush()
         phases(session, job, PHASES[:5], clock(session), over=False)
 
 
-def _webhooks(scene: Scene) -> None:
-    made = scene.site.post("/v1/webhook-endpoints", {"url": "https://ci.example.com/espalier", "description": "CI"})
-    scene.ids["endpoint"] = made["id"]
-    scene.site.post("/v1/webhook-endpoints", {"url": "https://chat.example.com/hook", "events": ["job.failed"]})
-    scene.site.post(f"/v1/webhook-endpoints/{made['id']}/test", {})
-    scene.site.post(f"/v1/jobs/{scene.ids['cancelled']}/retry", {})
-    scene.site.post(f"/v1/jobs/{scene.ids['cancelled']}/cancel", {})
-    with scene.site.resources.database.unit_of_work() as session:
+def _webhooks(data: FixtureData) -> None:
+    made = data.site.post("/v1/webhook-endpoints", {"url": "https://ci.example.com/espalier", "description": "CI"})
+    data.ids["endpoint"] = made["id"]
+    data.site.post("/v1/webhook-endpoints", {"url": "https://chat.example.com/hook", "events": ["job.failed"]})
+    data.site.post(f"/v1/webhook-endpoints/{made['id']}/test", {})
+    data.site.post(f"/v1/jobs/{data.ids['cancelled']}/retry", {})
+    data.site.post(f"/v1/jobs/{data.ids['cancelled']}/cancel", {})
+    with data.site.resources.database.unit_of_work() as session:
         time = clock(session).isoformat()
         good = {"time": time, "status": 204, "seconds": 0.031, "error": None, "answer": ""}
         bad = {"time": time, "status": 503, "seconds": 1.4, "error": "it answered 503", "answer": "try again later"}
@@ -190,8 +197,8 @@ def _webhooks(scene: Scene) -> None:
             row.attempts = len(row.log)
 
 
-def _hooks(scene: Scene) -> None:
-    site = scene.site
+def _hooks(data: FixtureData) -> None:
+    site = data.site
     source = site.post("/v1/hook-sources", {"name": "the Hub", "kind": "huggingface"})
     site.post("/v1/hook-sources", {"name": "registry of the lab", "kind": "mlflow"})
     rule = {
@@ -200,17 +207,17 @@ def _hooks(scene: Scene) -> None:
         "match": {"repo_glob": "org/*"},
         "template": {"preset": "balanced", "publish": {"kind": "huggingface", "repo": "acme/{name}-sparse"}},
     }
-    scene.ids |= {"source": source["id"], "rule": site.post("/v1/rules", rule)["id"]}
-    scene.ids["delivery"] = deliver(site.http, source["path"], source["secret"])
+    data.ids |= {"source": source["id"], "rule": site.post("/v1/rules", rule)["id"]}
+    data.ids["delivery"] = deliver(site.http, source["path"], source["secret"])
     while evaluate_next(site.resources.database, site.resources.settings) is not None:
         pass
 
 
-def _operations(scene: Scene) -> None:
-    site = scene.site
+def _operations(data: FixtureData) -> None:
+    site = data.site
     for name, scopes in (("ci", ["jobs:read", "jobs:write"]), ("notebook", ["jobs:read", "artifacts:read"])):
-        scene.ids[f"key-{name}"] = site.post("/v1/api-keys", {"name": name, "scopes": scopes})["id"]
-    site.http.delete(f"/v1/api-keys/{scene.ids['key-notebook']}")
+        data.ids[f"key-{name}"] = site.post("/v1/api-keys", {"name": name, "scopes": scopes})["id"]
+    site.http.delete(f"/v1/api-keys/{data.ids['key-notebook']}")
     with acting(LOCAL), site.resources.database.unit_of_work() as session:
         now = clock(session)
         session.get_one(Project, DEFAULT_PROJECT).max_gpu_seconds = 100 * 3600
@@ -218,7 +225,7 @@ def _operations(scene: Scene) -> None:
             at = now - timedelta(days=day)
             quotas.charge(session, DEFAULT_PROJECT, seconds=3600 * (1 + day % 5), gpu=True, now=at)
             quotas.charge(session, DEFAULT_PROJECT, seconds=1800 * (1 + day % 3), gpu=False, now=at)
-        for number, (state, job_id) in enumerate((("busy", scene.ids["running"]), ("idle", None), ("drained", None))):
+        for number, (state, job_id) in enumerate((("busy", data.ids["running"]), ("idle", None), ("drained", None))):
             session.add(
                 Worker(
                     id=new_id("wrk"),
@@ -239,7 +246,7 @@ def _operations(scene: Scene) -> None:
             Publication(
                 id=new_id("pub"),
                 project_id=DEFAULT_PROJECT,
-                job_id=scene.ids["best"],
+                job_id=data.ids["best"],
                 target=target,
                 state="succeeded",
                 attempts=1,
