@@ -51,7 +51,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    """Tell whether a write found no room; safetensors has an exception of its own, with Rust's words for the number."""
+    """Tell whether the disk is full; safetensors raises its own exception with Rust's text of the error number."""
     if isinstance(error, OSError):
         return error.errno in _DISK_FULL
     return isinstance(error, SafetensorError) and any(f"(os error {number})" in str(error) for number in _DISK_FULL)
@@ -102,7 +102,7 @@ _KINDS: Final = (
 
 
 def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
-    """Name the class, whether another attempt may help, and a way out.
+    """Return the error's class, whether to retry, and a hint.
 
     What stock loaders raise was given its class where it was raised: what is left is ours.
     """

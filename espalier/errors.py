@@ -46,7 +46,7 @@ class EngineError(Exception):
     """Whether another attempt may go well."""
 
     def __init_subclass__(cls, *, class_: ErrorClass | None = None) -> None:
-        """Take the class of the contract; one that names none has that of its base."""
+        """Set the error class of the contract; a subclass without one inherits it."""
         if class_ is not None:
             cls.class_ = class_
 
@@ -123,7 +123,7 @@ class SourceRefused(EngineError, class_="invalid_spec"):
     """What the answer to a request calls it."""
 
     def __init_subclass__(cls, *, class_: ErrorClass | None = None) -> None:
-        """Take the class of the contract, and call the refusal so."""
+        """Set the error class of the contract, which is the refusal's code too."""
         super().__init_subclass__(class_=class_)
         if class_ is not None:
             cls.code = class_.replace("_", "-")
@@ -133,10 +133,10 @@ class SourceRefused(EngineError, class_="invalid_spec"):
     ) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip(), hint=hint, module=module)
         self.items = tuple(items)
-        """The places in the request that it is about."""
+        """The pointers into the request that it is about."""
 
     def at(self, pointer: str) -> SourceRefused:
-        """Name the place in the request that it is about, where none is named."""
+        """Add a pointer into the request where the error has none."""
         self.items = self.items or (Problem(pointer, self.code, self.detail),)
         return self
 

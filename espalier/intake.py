@@ -16,7 +16,7 @@ from espalier.recipe.spec import CompressionSpec
 
 
 def admit(folder: Path, spec: CompressionSpec, roots: Sequence[Path] = ()) -> tuple[ModelFacts, CompressionSpec]:
-    """Hold a whole model against a spec; return its facts, and the spec with every default filled in.
+    """Check a model against a spec; return its facts, and the spec with every default filled in.
 
     Links may lead anywhere unless `roots` are given. Raises SourceRefused: the model is none, cannot be compressed, or
     not so.

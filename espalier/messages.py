@@ -191,7 +191,7 @@ class ErrorInfo(Message):
 
     @classmethod
     def of(cls, error: EngineError, phase: Phase | None) -> ErrorInfo:
-        """Say what one of our own errors says."""
+        """Build the record of one of the library's errors."""
         return cls(
             class_=error.class_,
             retryable=error.retryable,

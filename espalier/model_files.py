@@ -96,7 +96,7 @@ def model_files(folder: Path) -> dict[str, Path]:
 
 
 def content_sha256(folder: Path, file_sha256: Callable[[Path], str]) -> str:
-    """Name the model that lies in a folder: a hash over its files' names and contents, each hashed by `file_sha256`."""
+    """Hash a model folder: over its files' names and contents, each hashed by `file_sha256`."""
     digest = hashlib.sha256()
     for name, file in model_files(folder).items():
         digest.update(f"{name} {file_sha256(file.resolve())}\n".encode())

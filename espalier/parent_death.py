@@ -59,7 +59,7 @@ def _leave_network(libc: ctypes.CDLL) -> None:
 
 
 def _raise_loopback(libc: ctypes.CDLL) -> None:
-    """Bring `lo` up, which a new namespace has down: processes of one job talk over 127.0.0.1."""
+    """Bring up `lo`, which is down in a new namespace: processes of one job talk over 127.0.0.1."""
     request = ctypes.create_string_buffer(
         b"lo".ljust(16, b"\0") + (IFF_UP | IFF_RUNNING).to_bytes(2, sys.byteorder), 40
     )

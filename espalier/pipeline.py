@@ -25,7 +25,7 @@ from espalier.recipe.phases import PHASES
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.retrain import teacher
 from espalier.search import Outcome, Search, Trial, search_for
-from espalier.search.trials import tells_of_the_trial
+from espalier.search.trials import failed_by_its_spec
 from espalier.session import Session, limits
 from espalier.session.reporter import Listener
 from espalier.structure import removing
@@ -125,7 +125,7 @@ class _Trials:
             done = compute(session)
         except Exception as error:
             phase = session.reporter.phase_now
-            if not tells_of_the_trial(classify(error, phase=phase).class_, phase):
+            if not failed_by_its_spec(classify(error, phase=phase).class_, phase):
                 raise
         else:
             assert isinstance(done, Done)

@@ -16,7 +16,7 @@ from espalier.session.reporter import Repetition
 
 
 def run(session: Session) -> MembersRequested | None:
-    """Go through all repetitions of a spec; MembersRequested where others are to train the members of its soup."""
+    """Run all repetitions of a spec; return MembersRequested where child jobs are to train the soup's members."""
     spec = session.request.spec
     if spec.cycles is not None:
         _cycles(session, spec.cycles)

@@ -31,7 +31,7 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 def _locked(folder: Path) -> tuple[Path, int] | None:
-    """Take the lock of a new folder; None where it is gone by then."""
+    """Lock a new folder; None where it was removed meanwhile."""
     try:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:

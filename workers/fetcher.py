@@ -122,7 +122,7 @@ def _use(pointer: str) -> Use:
 
 
 def describe(error: Exception, phase: Phase) -> ErrorInfo:
-    """Say in the contract's words why nothing was fetched."""
+    """Return the contract's error for an exception of the fetcher."""
     if isinstance(error, EngineError):
         return ErrorInfo.of(error, phase)
     if isinstance(error, MemoryError):
@@ -139,7 +139,7 @@ def describe(error: Exception, phase: Phase) -> ErrorInfo:
 
 
 def serve(line: str, send: Send) -> int:
-    """Do what one request asks for, say how it went, and return the exit status."""
+    """Serve one request, send the outcome, and return the exit status."""
     fetcher: _Fetcher | None = None
     try:
         fetcher = _Fetcher(FetchRequest.model_validate_json(line), send)

@@ -88,7 +88,7 @@ class WorkerProcess:
         )
 
     def run_once(self) -> None:
-        """Work on one job, or on none when none waits; SIGTERM gives it back."""
+        """Run one attempt if a job waits; SIGTERM releases the job."""
         signal.signal(signal.SIGTERM, lambda *_: self.loop.drain())
         self.loop.run(once=True)
 

@@ -20,7 +20,7 @@ from workers.messages import Published
 
 
 def gather(files: list[PublicFile], folder: Path) -> None:
-    """Bring the files of a result into a folder: links to what lies on this machine, downloads of the rest."""
+    """Collect the files of a result in a folder: links to local files, downloads of the others."""
     for file in files:
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def gather(files: list[PublicFile], folder: Path) -> None:
 
 
 def describe(error: Exception) -> ErrorInfo:
-    """Say why nothing was published."""
+    """Return the contract's error for an exception of the publisher."""
     if isinstance(error, TargetRefused):
         message, hint, retryable = error.message, error.hint, error.retryable
     elif isinstance(error, OSError | httpx.HTTPError | AppError):

@@ -68,11 +68,11 @@ class Client:
         return [Job.model_validate(item) for item in self._call("GET", "/v1/jobs", params=params)["items"]]
 
     def cancel(self, job: str) -> Job:
-        """Ask a job to end."""
+        """Cancel a job."""
         return self._act(job, "cancel", reached={"cancelling", "cancelled"})
 
     def pause(self, job: str) -> Job:
-        """Let a job rest, with its checkpoints."""
+        """Pause a job; it keeps its checkpoints."""
         return self._act(job, "pause", reached={"pausing", "paused"})
 
     def resume(self, job: str) -> Job:
@@ -108,11 +108,11 @@ class Client:
         return [Worker.model_validate(item) for item in self._pages("/v1/workers")]
 
     def drain(self, worker: str) -> Worker:
-        """Let a worker claim nothing more."""
+        """Drain a worker: it claims nothing more."""
         return Worker.model_validate(self._call("POST", f"/v1/workers/{worker}/drain"))
 
     def undrain(self, worker: str) -> Worker:
-        """Let a worker that was to drain claim jobs again."""
+        """Undo a drain: the worker claims jobs again."""
         return Worker.model_validate(self._call("DELETE", f"/v1/workers/{worker}/drain"))
 
     def report(self, job: str) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class Client:
                 return
 
     def _act(self, job: str, verb: str, *, reached: set[str], body: Mapping[str, Any] | None = None) -> Job:
-        """Do something to a job; refused after a lost answer, it is done when the job is where it leads."""
+        """Post an action on a job; a 409 on a repeated call counts as success when the job reached its state."""
         try:
             return Job.model_validate(self._call("POST", f"/v1/jobs/{job}/{verb}", json=body))
         except ServiceError as error:

@@ -98,7 +98,7 @@ class Hooks:
         return HookSource.model_validate(self._call("POST", "/v1/hook-sources", json=body, once=True))
 
     def rotate_secret(self, source: str, *, secret: str | None = None, overlap_seconds: int = 86_400) -> HookSource:
-        """Give a source a new secret; the old one is accepted beside it for a while."""
+        """Rotate a source's secret; the old one stays valid for a while."""
         body = {"secret": secret, "overlap_seconds": overlap_seconds}
         answer = self._call("POST", f"/v1/hook-sources/{source}/rotate-secret", json=body, once=True)
         return HookSource.model_validate(answer)
@@ -124,7 +124,7 @@ class Hooks:
         self._call("DELETE", f"/v1/rules/{rule}")
 
     def try_rule(self, rule: str, *, delivery: str | None = None, payload: Mapping[str, Any] | None = None) -> Trial:
-        """Say what a rule would make of a delivery or of a document, without effects."""
+        """Evaluate a rule on a delivery or a document without effects."""
         given = {"delivery_id": delivery, "payload": payload}
         body = {name: value for name, value in given.items() if value is not None}
         return Trial.model_validate(self._call("POST", f"/v1/rules/{rule}/test", json=body))
@@ -139,7 +139,7 @@ class Hooks:
         return HookDelivery.model_validate(self._call("GET", f"/v1/hook-deliveries/{delivery}"))
 
     def replay(self, delivery: str) -> HookDelivery:
-        """Hold a delivery against the rules as they are now."""
+        """Evaluate a delivery again with the current rules."""
         return HookDelivery.model_validate(self._call("POST", f"/v1/hook-deliveries/{delivery}/replay"))
 
     def proposals(self, *, state: str | None = "waiting") -> list[Proposal]:
@@ -152,5 +152,5 @@ class Hooks:
         return Proposal.model_validate(self._call("POST", f"/v1/hook-proposals/{proposal}/approve"))
 
     def reject(self, proposal: str) -> Proposal:
-        """Let a proposal be."""
+        """Reject a proposal."""
         return Proposal.model_validate(self._call("POST", f"/v1/hook-proposals/{proposal}/reject"))

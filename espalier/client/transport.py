@@ -29,7 +29,7 @@ class ServiceError(Exception):
         super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
 
     def __str__(self) -> str:
-        """Say what was refused and every place of it: in a trace this is all that there is to read."""
+        """Return the refusal with every pointer: a traceback shows nothing else."""
         items = self.problem.get("errors")
         errors = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
         return "; ".join([str(self.args[0]), *(f"{item.get('pointer')} {item.get('detail')}" for item in errors)])

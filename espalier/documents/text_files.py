@@ -206,7 +206,7 @@ def _rows(text: str, name: str) -> Inspection:
 
 
 def kind_of(value: object) -> str | None:
-    """Tell what stands in the place of a text; None of a text, and where there is none (null, NaN)."""
+    """Return the kind of a value that is no text; None for a text or a missing value (null, NaN)."""
     match value:
         case None | str():
             return None

@@ -51,5 +51,5 @@ class Bloom(GptLike):
         return self
 
     def splits_in_halves(self) -> bool:
-        """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
+        """Tell whether attention and MLP each add to the residual stream."""
         return not self.apply_residual_connection_post_layernorm

@@ -45,7 +45,7 @@ class Opt(EvenHeads):
         return self.word_embed_proj_dim or self.hidden_size
 
     def splits_in_halves(self) -> bool:
-        """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
+        """Tell whether attention and MLP each add to the residual stream."""
         return self.do_layer_norm_before
 
     def why_not(self, part: str) -> str | None:

@@ -111,7 +111,7 @@ def _no_constant(name: str) -> object:
 
 
 def _named(file: Path) -> str:
-    """Say which file it is, when its name is harmless to print."""
+    """Return the file's name where it is harmless to print."""
     return f"It is {file.name}." if PLAIN.fullmatch(file.name) else "Its name holds unusual characters."
 
 

@@ -66,7 +66,7 @@ def refuse_unread(config: dict[str, Any], read: frozenset[str], stock: str) -> N
 
 
 def _says_nothing(key: str, value: object, config: dict[str, Any]) -> bool:
-    """Tell whether a value is the one that a model without the key has."""
+    """Tell whether a value equals the default of a missing key."""
     if not value or (value == 1 and re.search(r"multiplier|scal|partial|rotary_pct", key)):
         return True
     same = _WITHOUT.get(key)

@@ -56,12 +56,12 @@ _KINDS: Final[tuple[tuple[str, str, str, type[SourceRefused]], ...]] = (
 
 
 def is_known(name: str) -> bool:
-    """Tell whether a file of this name says what a folder is that lacks a model's files."""
+    """Tell whether a file of this name identifies the kind of an unsupported folder."""
     return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern, *_ in _KINDS)
 
 
 def has_parts_in_folders(names: Collection[str]) -> bool:
-    """Tell whether a folder of such files keeps its parts in folders of their own, none of which is the model."""
+    """Tell whether these files are of a pipeline whose parts lie in folders, none of which is the model."""
     return any(re.fullmatch(f"{_PIPELINE}|{_ENCODER}", name) for name in names)
 
 

@@ -27,7 +27,7 @@ _READ_A_PAIR: Final = frozenset(family.pair_tokenizer for family in FAMILIES.val
 
 
 def missing(directory: Path, family: Family, *, unread: Collection[str] = ()) -> str | None:
-    """Say why a model has no tokenizer that can be used; None when it has one.
+    """Return why a model has no usable tokenizer; None when it has one.
 
     Of the files in `unread` only the names are known. Raises UnsafeSource for a file that is not what its name says.
     """
@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _hold(ids: list[object], family: Family, name: str) -> None:
-    """Hold ids against the rows of the embedding."""
+    """Check token ids against the rows of the embedding."""
     numbers = [number for number in ids if type(number) is int]
     if not numbers or len(numbers) < len(ids) or min(numbers) < 0:
         raise UnsafeSource(f"{name} gives tokens ids that are no numbers.", hint=SAVE, module=name)

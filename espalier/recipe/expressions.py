@@ -71,7 +71,7 @@ class Selection:
         return len(self._include)
 
     def finds(self, index: int, name: str) -> bool:
-        """Tell whether one of the patterns that include finds a name."""
+        """Tell whether an `include` pattern matches a name."""
         return self._include[index].search(name.encode()) is not None
 
     def selects(self, name: str) -> bool:

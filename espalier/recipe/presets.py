@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic_core import PydanticCustomError
 
-from espalier.recipe.refusals.mistakes import meant
+from espalier.recipe.refusals.mistakes import suggestion
 
 SHARED_PRUNE_FIELDS: Final = ("sparsity", "pattern", "budget", "optimizer", "update", "targets")
 """What a step keeps when another criterion is asked for; the rest are parameters of the criterion."""
@@ -143,14 +143,14 @@ def expanded(spec: object) -> object:
 
 
 def _why_not(name: str) -> str:
-    """Tell what is wrong with the name of a preset that is not found."""
+    """Return why no preset has this name."""
     base, at, version = name.partition("@")
     if at and not NAME.fullmatch(name):
         return f"the version of a preset is a whole number: write `{base}` or `{base}@1`, not `@{version}`"[:300]
     known = [each.version for each in SHIPPED if each.name == base]
     if known:
         return f"`{base}` ships in version {', '.join(map(str, known))}: write `{base}@{known[-1]}`, or `{base}`"
-    return f"there is no preset of this name and version; these ship: {', '.join(BUILT_IN)}{meant(base, BUILT_IN)}"
+    return f"there is no preset of this name and version; these ship: {', '.join(BUILT_IN)}{suggestion(base, BUILT_IN)}"
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _parsed(recipe: Mapping[str, Any], folder: Path) -> CompressionSpec:
 
 
 def _as_json(value: object, place: tuple[str | int, ...]) -> Any:  # noqa: ANN401 - JSON
-    """Take what a program puts into a recipe for what it is in JSON: numbers of numpy, paths, tuples.
+    """Convert a recipe's Python values to JSON: numbers of numpy, paths, tuples.
 
     Raises RecipeError, with the place of what JSON cannot hold.
     """

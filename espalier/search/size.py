@@ -81,7 +81,7 @@ class SizeSearch:
         return spec.model_copy(update={"prune": [*self.split.steps_of(candidate), *spec.masking]})
 
     def _carries_out(self, theirs: CompressionSpec) -> bool:
-        """Tell the last job from a trial: it recovers, or measures more."""
+        """Tell whether a job is the final one and no trial: it recovers, or measures more."""
         return self._recovers(self.spec) and self._recovers(theirs)
 
     @staticmethod

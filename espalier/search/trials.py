@@ -11,7 +11,7 @@ from espalier.recipe.spec import CompressionSpec
 _TELLS_OF_THE_TRIAL: Final = frozenset({"numerical", "collapsed"})
 
 
-def tells_of_the_trial(error_class: str | None, phase: str | None) -> bool:
+def failed_by_its_spec(error_class: str | None, phase: str | None) -> bool:
     """Tell whether a trial failed because of its own spec, and not because of the machine or the model.
 
     `phase`: where it failed; the baseline measures the model as it is, whatever is tried.

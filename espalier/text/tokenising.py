@@ -80,7 +80,7 @@ def tokenise(model_dir: Path, text: Path | bytes, *, enough: int | None) -> Toke
 def _work(
     model_dir: Path, text: Path | bytes, size: int, enough: int | None, ids_file: IO[bytes], answer_file: IO[bytes]
 ) -> NoReturn:
-    """Be the process that reads."""
+    """Run the tokenizing process: write ids and answer to the files, and exit."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if sys.platform == "linux":
@@ -102,7 +102,7 @@ def _work(
 
 
 def _bound(size: int) -> None:
-    """Hold this process to its memory and its CPU time."""
+    """Limit this process's memory and CPU time."""
     pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack, which the limit counts
     room = pages * resource.getpagesize() + _room(size)
     _, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
@@ -123,7 +123,7 @@ def _seconds(size: int) -> int:
 def _read(
     tokenizer: PreTrainedTokenizerBase, stream: IO[bytes], *, size: int, enough: int | None, ids_file: IO[bytes]
 ) -> dict[str, Any]:
-    """Write the ids of a text to a file as int32, and say how many pieces were read."""
+    """Write the ids of a text to a file as int32, and return the number of pieces and the tokenizer's class."""
     whole = size <= PIECE_BYTES
     before, behind = ([], []) if whole else _special_tokens(tokenizer)
     count, read = _write(before, ids_file), 0

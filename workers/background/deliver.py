@@ -78,7 +78,7 @@ class Dispatcher:
         self._pool.shutdown(wait=wait, cancel_futures=not wait)
 
     def dispatch(self, *, wait: bool = False) -> int:
-        """Take what is due and hand it to the threads; return how many. With `wait`, until they are done."""
+        """Submit due deliveries to the thread pool and return how many; with `wait`, block until they are done."""
         if self._free <= 0:
             return 0
         taken: list[tuple[WebhookDelivery, WebhookEndpoint]] = []

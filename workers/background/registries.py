@@ -108,5 +108,5 @@ class RegistrySweep:
 
 
 def _written(time: datetime) -> str:
-    """Write a time of the database so that a later one is a greater text."""
+    """Format a database time so that a later one sorts after it as text."""
     return time.isoformat(timespec="microseconds")

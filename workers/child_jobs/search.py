@@ -20,7 +20,7 @@ from espalier.messages import ErrorInfo
 from espalier.recipe.base import canonical
 from espalier.recipe.spec import CompressionSpec
 from espalier.search import Outcome, Trial, search_for
-from espalier.search.trials import tells_of_the_trial
+from espalier.search.trials import failed_by_its_spec
 from workers.lease import transitions
 from workers.lease.retries import JobFailed
 from workers.lease.transitions import Transition
@@ -52,7 +52,7 @@ def _outcome(trial: Job) -> Outcome:
     if trial.state == "succeeded" and trial.report is not None:
         return Outcome(spec, trial.report)
     error = trial.error or {}
-    if tells_of_the_trial(error.get("class"), error.get("phase")):
+    if failed_by_its_spec(error.get("class"), error.get("phase")):
         return Outcome(spec, None)
     raise JobFailed(
         ErrorInfo.model_validate(

@@ -86,7 +86,7 @@ class LeaseHolder:
         self._stop.set()
 
     def guard(self, child: Child | None) -> None:
-        """Name the child to end when the lease is lost."""
+        """Set the child to kill when the lease is lost."""
         self._child = child
 
     def check(self) -> None:
@@ -116,7 +116,7 @@ class LeaseHolder:
             self._child.kill()
 
     def _go_round(self, work: Callable[[threading.Event], None], seconds: float, stop: threading.Event) -> None:
-        """Work every so many seconds until the work says that it is over, or the attempt is."""
+        """Repeat the work at an interval until it sets its event, or the attempt ends."""
         over = threading.Event()
 
         def work_once() -> None:

@@ -96,7 +96,7 @@ def describe(error: ErrorInfo, *, attempt: int) -> dict[str, Any]:
 
 
 def as_sent(error: ErrorInfo, body: object) -> ErrorInfo:
-    """Let an error that points into the request point into the body as it came: `prune` may be one object."""
+    """Translate an error's pointer into the body as it was sent, where `prune` may be one object."""
     if not (error.module or "").startswith("/"):
         return error
     given = str(error.module)

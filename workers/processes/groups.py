@@ -136,7 +136,7 @@ def _own(root: Path) -> Path:
 
 
 def _divide(base: Path) -> None:
-    """Let the groups below have limits on memory; this process leaves the group for a leaf where it must."""
+    """Enable memory limits for the groups below; this process moves into a leaf group where it must."""
     switch = base / "cgroup.subtree_control"
     try:
         switch.write_text("+memory")

@@ -101,7 +101,7 @@ class _Attempt:
         return stored_request(self._job.request)
 
     def run(self) -> Transition:
-        """Do the work and return what the last transaction is to do."""
+        """Run the attempt and return its transition, which the last transaction applies."""
         try:
             with self._folder:
                 return self._carry_out()
@@ -141,7 +141,7 @@ class _Attempt:
         return search.next_step(resolved.parsed_spec, resolved.facts.get("sizes"), self._children.children)
 
     def end(self, transition: Transition) -> None:
-        """Write the last messages and the transition in one transaction, for as long as the lease surely holds."""
+        """Commit the last messages and the transition in one transaction, retrying while the lease holds."""
         self._holder.releasing()
         state = self._persist(transition)
         if state == "succeeded":

@@ -72,7 +72,7 @@ def _after(stored: int, between: Callable[[int], None]) -> Callable[[int], None]
 
 
 def _put_manifest(store: ObjectStore, key: str, data: bytes) -> None:
-    """Write the last file; one that is there already is ours when it says the same (a repeated request)."""
+    """Write the manifest; an existing one with equal content is ours (a repeated request)."""
     try:
         store.put_bytes(key, data, if_none_match=True)
     except ObjectExists:

@@ -169,7 +169,7 @@ class Publisher:
         loops.run("publications", stop, lambda: self.work_once(stop.is_set), idle_seconds=IDLE_SECONDS)
 
     def work_once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Do the next publication that is due; False when there is none."""
+        """Publish the next publication that is due; False when there is none."""
         with self._claiming, self._database.unit_of_work() as session:
             row = publications.claim(session, self._rounds)
         if row is None:

@@ -54,7 +54,7 @@ class Recorder:
         self._waiting: list[RecordedMessage] = []
         self._flushed = 0.0
         self._progress_reported_at = 0.0
-        self._turn = ""
+        self._repetition = ""
         self._log_lines = 0
         self._superseded: list[str] = []
         self._mark: str | None = None
@@ -65,7 +65,7 @@ class Recorder:
         """The phase that the attempt is in, for its errors."""
 
     def take(self, messages: Sequence[RecordedMessage]) -> None:
-        """Remember messages for the next flush."""
+        """Buffer messages for the next flush."""
         for message in messages:
             if isinstance(message, PhaseStarted):
                 self.phase = message.phase
@@ -75,7 +75,7 @@ class Recorder:
         self._waiting.extend(messages)
 
     def flush_if_due(self) -> None:
-        """Write what waits when the last write is old enough; a database out of reach keeps it waiting."""
+        """Flush buffered messages when the interval has passed; they stay buffered during an outage of the database."""
         if not self._waiting or time.monotonic() - self._flushed < FLUSH_SECONDS:
             return
         try:
@@ -88,7 +88,7 @@ class Recorder:
         self._flushed = time.monotonic()
 
     def write(self, session: Session) -> Job:
-        """Write what waits into the caller's transaction, which must commit; raises LeaseLost when the fence moved."""
+        """Write buffered messages in the caller's transaction, which must commit; raises LeaseLost."""
         job = leases.held(session, self._job_id, self._fence)
         if job is None:
             raise LeaseLost
@@ -148,7 +148,7 @@ class Recorder:
 
     def _start_phase(self, session: Session, job: Job, message: PhaseStarted, now: datetime) -> events.NewEvent:
         results.begin_phase(session, job, message.phase, now=now)
-        self._turn = message.turn
+        self._repetition = message.turn
         job.phase = message.phase
         job.phase_current, job.phase_total, job.phase_unit = 0, message.total, message.unit
         self._raise_progress(job, message.phase, 0, message.total)
@@ -180,7 +180,9 @@ class Recorder:
 
     def _raise_progress(self, job: Job, phase: Phase, current: int, total: int) -> None:
         """Raise the job's progress, never lower it, and leave the last step to success."""
-        job.progress = max(job.progress, min(progress.overall(self._spec, phase, current, total, self._turn), 0.999))
+        job.progress = max(
+            job.progress, min(progress.overall(self._spec, phase, current, total, self._repetition), 0.999)
+        )
 
     def _write_log(self, session: Session, job: Job, lines: Sequence[Log], now: datetime) -> None:
         room = MAX_LOG_LINES - self._log_lines
@@ -232,7 +234,7 @@ def _replaced(job: Job, message: StoredInStore) -> list[str]:
 
 
 def _record_checkpoint(job: Job, message: StoredInStore) -> events.NewEvent:
-    """Put the file at the end of the list, in the place of an older one of its name; progress clears the failures."""
+    """Append the checkpoint to the job's list, replacing an older one of its name; progress clears the failures."""
     others = [c for c in job.checkpoints if (c["phase"], c["name"]) != (message.phase, message.name)]
     job.checkpoints = [*others, message.model_dump(mode="json")]
     job.failures = {}

@@ -17,7 +17,7 @@ from workers.messages import StoredInStore
 
 
 def write_metrics(session: Session, job: Job, points: Sequence[Metric], *, now: datetime) -> None:
-    """Write one row per point; a point of the same name and step is written over."""
+    """Write one row per point; a point of the same name and step is overwritten."""
     rows = [
         {
             "job_id": job.id,
@@ -54,7 +54,7 @@ def write_layers(session: Session, job: Job, layers: Sequence[Layer]) -> set[str
 
 
 def share_checkpoint(session: Session, job: Job, message: StoredInStore, *, now: datetime) -> None:
-    """Let other jobs find a checkpoint of a phase that they may have to make too."""
+    """Share a checkpoint with other jobs that have the same phase."""
     if message.shared is None:
         return
     row = {

@@ -50,7 +50,7 @@ class WorkerLoop:
         )
 
     def notify(self) -> None:
-        """Say that there may be work."""
+        """Wake the loop: there may be work."""
         self._wake_up.set()
 
     def drain(self) -> None:
@@ -60,7 +60,7 @@ class WorkerLoop:
         self._wake_up.set()
 
     def run(self, *, once: bool = False) -> None:
-        """Work until drained; with `once`, until one job was worked on or none was there.
+        """Run attempts until drained; with `once`, at most one.
 
         A worker that an operator drains stays, idle and seen, until it may work again or its process is ended.
         """
@@ -109,7 +109,7 @@ class WorkerLoop:
         return True
 
     def claim(self) -> Job | None:
-        """Take the next job that this worker may do; None where there is none."""
+        """Claim the next job that this worker may run; None where there is none."""
         with self._services.database.unit_of_work() as session:
             if not self._registered:
                 leases.register(session, self.identity)

@@ -166,7 +166,7 @@ class Family(BaseModel, ABC):
         return None
 
     def carries_bias(self, part: PartKind) -> bool:
-        """Tell whether a bias can carry what the units that go gave on average."""
+        """Tell whether a bias can hold the mean output of removed units."""
         return self.maps(0)[self.readers[part]].biased or part in self.bias_fields
 
     def narrowed(self, part: PartKind, count: int) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Family(BaseModel, ABC):
         return self.whole.get(part)
 
     def splits_in_halves(self) -> bool:
-        """Tell whether attention and feed-forward net each add to the same stream of hidden states."""
+        """Tell whether attention and MLP each add to the residual stream."""
         return True
 
     def num_tensors(self) -> int:
@@ -239,7 +239,7 @@ class Family(BaseModel, ABC):
 
 
 def _faults(family: type[Family]) -> Iterator[str]:
-    """Say what is wrong with a declaration: what it leaves out, and what it names and does not have."""
+    """Yield the faults of a declaration: missing fields, and names of fields that it does not have."""
     tag = family.model_fields["model_type"]
     if get_args(tag.annotation) != (tag.default,):
         yield f"declares `model_type` {tag.default!r} and does not say so in its type"

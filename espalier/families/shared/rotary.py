@@ -113,7 +113,7 @@ class Rotary(Family):
 
 
 def _says(rope: Rope | None) -> bool:
-    """Tell whether a dictionary was given with anything in it."""
+    """Tell whether a dictionary was given and is not empty."""
     return rope is not None and bool(rope.model_fields_set)
 
 

@@ -35,20 +35,20 @@ def describe(detail: Mapping[str, Any], model: type[BaseModel] | None = None) ->
 
 
 def _of_a_name(kind: str, detail: Mapping[str, Any], model: type[BaseModel] | None) -> str:
-    """Say what is wrong with a name: of a field, or one of several that a field takes."""
+    """Describe an unknown name: of a field, or of a choice that a field takes."""
     if kind == "union_tag_not_found":
         return "Required"
     if kind == "extra_forbidden":
         *place, name = detail["loc"]
-        return f"There is no such field here{meant(name, _fields(model, place) if model else ())}"
+        return f"There is no such field here{suggestion(name, _fields(model, place) if model else ())}"
     if kind == "union_tag_invalid":
         expected = str(detail["ctx"]["expected_tags"])
-        return f"Expected one of {expected}{meant(detail['ctx']['tag'], _QUOTED.findall(expected))}"
-    return str(detail["msg"]) + meant(detail.get("input"), _QUOTED.findall(str(detail["ctx"]["expected"])))
+        return f"Expected one of {expected}{suggestion(detail['ctx']['tag'], _QUOTED.findall(expected))}"
+    return str(detail["msg"]) + suggestion(detail.get("input"), _QUOTED.findall(str(detail["ctx"]["expected"])))
 
 
-def meant(given: object, names: Iterable[str]) -> str:
-    """Ask whether a name was meant that is nearly the one that was given; nothing where none is near."""
+def suggestion(given: object, names: Iterable[str]) -> str:
+    """Suggest the known name closest to an unknown one; an empty text where none is close."""
     known = list(names)
     near = difflib.get_close_matches(given, known, 1, 0.7) if isinstance(given, str) and given not in known else []
     return f"; did you mean `{near[0]}`?" if near else ""

@@ -85,17 +85,17 @@ def refusing_if(fits: Callable[[object], bool], what: str, *, instead: str = "")
 
 
 def is_text(value: object) -> bool:
-    """Tell whether an object was named by a text alone."""
+    """Tell whether a text stands for an object."""
     return isinstance(value, str)
 
 
 def is_list(value: object) -> bool:
-    """Tell whether several were given."""
+    """Tell whether a list stands for one value."""
     return isinstance(value, list)
 
 
 def is_true(value: object) -> bool:
-    """Tell whether an object was asked for by `true` alone."""
+    """Tell whether `true` stands for an object."""
     return value is True
 
 

@@ -79,7 +79,7 @@ def vary(retrain: Retrain, soup: Soup, factor: float | None = None) -> list[Retr
 
 
 def some_are_equal(retrain: Retrain, soup: Soup) -> bool:
-    """Tell whether two members would come to the same weights, for what differs is nothing that they read."""
+    """Tell whether two members would get equal weights, because they do not read what differs."""
     return len({_read_by(member) for member in vary(retrain, soup)}) < soup.members
 
 
