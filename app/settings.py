@@ -215,7 +215,7 @@ class Settings(BaseSettings):
 
     @property
     def service_url(self) -> str:
-        """Where the command line's client finds the service."""
+        """URL of the service for the client of the command line."""
         return self.url or f"http://127.0.0.1:{self.port}"
 
     @property

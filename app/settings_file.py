@@ -1,4 +1,4 @@
-"""What a file of settings and an environment may name: a mistake in a name or a path is told, never passed over."""
+"""Checks of a file of settings and of the environment: a mistake in a name or a path is reported, never ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What values settings may have, and how a refused one is shown: a mistake is told at the start, and not by a job."""
+"""Rules for values of settings, and how a refused one is shown: mistakes are reported at the start, not by a job."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def require_folder(path: Path) -> None:
 
 
 def require_apart(folders: dict[str, Path], cleared: Iterable[str]) -> None:
-    """Raise ValueError where a folder lies in one of those in which the service deletes what it does not know."""
+    """Raise ValueError where a folder lies in one of those in which the service deletes unknown files."""
     real = {name: Path(os.path.realpath(folder)) for name, folder in folders.items()}
     for outer in cleared:
         for inner, folder in real.items():

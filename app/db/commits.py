@@ -49,7 +49,7 @@ class _Waiting(Generic[_T]):
 
 
 class GroupCommit:
-    """Threads that write for all, by turns of their lanes; nobody is told before the commit."""
+    """Threads that commit the writes of all callers, lanes round robin; a caller returns after its commit."""
 
     def __init__(self, database: Database) -> None:
         """SQLite has one writer at a time, and so one thread."""

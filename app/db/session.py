@@ -63,7 +63,7 @@ class Database:
 
 
 def _patience(url: str, statement_seconds: float) -> dict[str, Any]:
-    """How long a connection waits for a Postgres that is busy, or that the network no longer leads to."""
+    """Return the timeouts of a connection to a Postgres that is busy or unreachable."""
     arguments = {
         "connect_timeout": 5,
         "keepalives": 1,
@@ -130,7 +130,7 @@ def do_later(session: Session, call: Callable[[Session, list[_T]], None], item: 
 
 
 def once(session: Session, question: Hashable, ask: Callable[[], _T]) -> _T:
-    """Return what was answered before in this transaction, or ask: about what it does not change itself."""
+    """Return the cached answer of this transaction, or ask: only for rows that the transaction does not change."""
     answers: dict[Hashable, _T] = session.info.setdefault(_ANSWERS, {})
     if question not in answers:
         with session.no_autoflush:

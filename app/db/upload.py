@@ -35,7 +35,7 @@ class Upload(OfProject, Base):
 
     @property
     def prefix(self) -> str:
-        """Where its parts lie in the store."""
+        """Prefix of the storage keys of its parts."""
         return f"projects/{self.project_id}/uploads/{self.id}/"
 
     def num_parts(self, num_bytes: int) -> int:

@@ -12,7 +12,7 @@ from app.db.base import Base, OfProject
 
 
 class WebhookEndpoint(OfProject, Base):
-    """A URL that hears of the events of a project."""
+    """A URL that receives the events of a project."""
 
     __tablename__ = "webhook_endpoints"
     __table_args__ = (Index("ix_webhook_endpoints_project", "project_id", "id"),)

@@ -26,7 +26,7 @@ class Actor:
 
     @property
     def is_operator(self) -> bool:
-        """Whether all projects are theirs: an admin of the default project."""
+        """Whether the actor administers all projects: an admin of the default project."""
         return "admin" in self.scopes and self.project_id == DEFAULT_PROJECT
 
     def document(self) -> dict[str, Any]:

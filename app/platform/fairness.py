@@ -74,7 +74,7 @@ class FairQueue(Generic[_T]):
             return item
 
     def _next(self, held: set[str], *, leave: bool) -> str | None:
-        """The first lane that nobody else holds; with `leave`, one that is not ours is left to somebody idle."""
+        """Return the first lane that nobody else holds; with `leave`, others' lanes are left to idle threads."""
         for lane in self.lanes:
             if lane in held or (lane not in self._held and not (leave and self.idle)):
                 return lane
@@ -89,7 +89,7 @@ class FairQueue(Generic[_T]):
 
     @property
     def shared(self) -> bool:
-        """Whether items of more than one lane came lately."""
+        """Whether items of more than one lane arrived lately."""
         return time.monotonic() - self._another < LATELY_SECONDS
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class FairSemaphore:
     """Limits the requests that an event loop works on at a time; lanes that wait are served round robin."""
 
     def __init__(self, at_once: int, *, seconds: float) -> None:
-        """`seconds`: after so long a turn ends by itself, for whoever works on may be waiting for something."""
+        """`seconds`: after so long a turn ends by itself, for the request may be waiting for something."""
         self.free, self._seconds = at_once, seconds
         """`free`: how many turns nobody has."""
         self.lanes: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()

@@ -18,7 +18,7 @@ class _Ids:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: a forked process must not go on with its parent's ids."""
+        """Reset: a forked process must not continue its parent's ids."""
         self._lock = threading.Lock()
         self._milliseconds, self._rest = 0, 0
 

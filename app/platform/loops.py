@@ -1,4 +1,4 @@
-"""The one way to do something until told to stop: whatever a round raises, the next one comes."""
+"""Loops that run until they are stopped: whatever a round raises, the next one runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_PAUSE_SECONDS: Final = 5.0
 """Between rounds that break one after the other."""
 LONGEST_DELAY_SECONDS: Final = 3600.0
 MOST_ATTEMPTS: Final = 10
-"""After so many an item that breaks whoever works on it is given up."""
+"""Attempts after which an item that raises is given up."""
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ def run(
     longest_seconds: float = LONGEST_PAUSE_SECONDS,
     pause: Callable[[float], object] | None = None,
 ) -> None:
-    """Call `work` until told to stop: again at once where it returns something true, else after a pause.
+    """Call `work` until `stop` is set: again at once where it returns something true, else after a pause.
 
     `pause` waits in the place of `stop`, where something else may wake the loop up too.
     """

@@ -132,7 +132,7 @@ def parse(url: str) -> Target:
 
 
 def _strict_ipv4(host: str) -> None:
-    """Of the many ways to write an IPv4 address (octal, hexadecimal, fewer parts) take the one that all agree on."""
+    """Accept only the dotted decimal form of an IPv4 address: readers differ on octal, hexadecimal and fewer parts."""
     try:
         ipaddress.IPv4Address(host)
     except ValueError:
@@ -234,7 +234,7 @@ def _connect(addresses: Sequence[str], port: int, deadline: float) -> socket.soc
 
 
 def _check_peer(connection: socket.socket, port: int, allowed: Sequence[Network]) -> None:
-    """What counts is whom we are connected to."""
+    """Check the address of the connected peer."""
     if not is_allowed(ipaddress.ip_address(connection.getpeername()[0]), port, allowed):
         raise ForbiddenAddress("the connection led to an address that is not public")
 

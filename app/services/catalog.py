@@ -76,7 +76,7 @@ class ModelReading:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the measurements."""
+        """Names of the perplexities that were measured."""
         return sorted({name for result in self.results for name in result.compressed.get("perplexity") or {}})
 
     def front(self, metric: str) -> list[tuple[Result, bool]]:

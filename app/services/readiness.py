@@ -85,7 +85,7 @@ def _check_database(resources: Resources) -> None:
 
 
 def _written(settings: Settings) -> dict[str, Path]:
-    """The folders that this machine's service writes to; in production, workers have machines of their own."""
+    """Return the folders that the service writes to; in production, workers have machines of their own."""
     of_workers = frozenset({"cache", "scratch"} if settings.mode == "production" else ())
     return {what: folder for what, folder in settings.folders.items() if what not in of_workers}
 

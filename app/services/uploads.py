@@ -1,4 +1,4 @@
-"""Uploads: opened with the names and hashes of what will come, sent part by part, looked at when they are complete.
+"""Uploads: opened with the names and hashes of what will come, sent part by part, inspected when they are complete.
 
 Parts are objects of their own, so that any store can take them and nothing is copied: whoever reads the upload joins
 them and checks the whole against its hash.
@@ -41,8 +41,8 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_SMALL_BYTES = 64 * 2**20
 """Of any other file that the probe may want to read; of a larger one it sees the beginning."""
 BEGINNING_BYTES = 64 * 2**10
-MAX_LOOK_BYTES = 256 * 2**20
-"""Of all that a look at a model copies."""
+MAX_INSPECTED_BYTES = 256 * 2**20
+"""Bytes that the inspection of a model copies at most."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def keep_part(resources: Resources, row: Upload, key: str, file: Path, sha256: s
 
 
 def complete(resources: Resources, project_id: str, upload_id: str) -> Upload:
-    """Close an upload whose parts are all there; a model is looked at first. Twice is as good as once.
+    """Close an upload whose parts are all there; a model is inspected first. Idempotent.
 
     Raises UploadIncomplete, or the refusal of the probe: then the upload stays open.
     """
@@ -216,12 +216,12 @@ def located(store: ObjectStore, row: Upload, *, expires_seconds: int) -> dict[st
 
 def _inspect_model(store: ObjectStore, row: Upload) -> dict[str, Any]:
     """Probe a model without its weights: sparse files with their headers are all that it reads."""
-    left = MAX_LOOK_BYTES
+    left = MAX_INSPECTED_BYTES
     with tempfile.TemporaryDirectory(prefix="espalier-upload-") as folder:
         for file in row.files:
             left -= (wanted := _wanted(store, row, file))
             if left < 0:
-                detail = f"What is no weight is larger than {MAX_LOOK_BYTES >> 20} MiB, headers included."
+                detail = f"What is no weight is larger than {MAX_INSPECTED_BYTES >> 20} MiB, headers included."
                 raise ModelRefused(UnsafeSource(detail).at(""))
             path = Path(folder) / file["name"]
             path.parent.mkdir(exist_ok=True)
@@ -246,7 +246,7 @@ def _inspect_text(store: ObjectStore, row: Upload) -> None:
 
 
 def _wanted(store: ObjectStore, row: Upload, file: dict[str, Any]) -> int:
-    """How much of a file the probe looks at."""
+    """Return how many bytes of a file the probe reads."""
     if file["name"].endswith(".safetensors"):
         prefix = b"".join(_head(store, row, file, 8))
         return min(int(file["bytes"]), 8 + min(int.from_bytes(prefix, "little"), MAX_HEADER_BYTES))

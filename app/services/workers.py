@@ -36,7 +36,7 @@ class WorkerReading:
 
     @property
     def state(self) -> str:
-        """lost after a lease of silence; else what it does."""
+        """`lost` after a lease without a heartbeat; else what the worker does."""
         if self.heartbeat_age_seconds > self.lease_seconds:
             return "lost"
         if self.worker.drain_requested_at is not None:

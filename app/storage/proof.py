@@ -54,7 +54,7 @@ class Tally:
 
     @property
     def sha256(self) -> str:
-        """Of all parts so far."""
+        """SHA-256 of all parts so far."""
         return self._whole.hexdigest()
 
     def sent(self, *, in_parts: bool) -> Sent:

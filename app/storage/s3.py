@@ -117,7 +117,7 @@ class S3Store(ObjectStore):
         return tally.sent(in_parts=True)
 
     def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> None:
-        """Upload in one request; the server verifies the checksum, and what it holds is looked at after it."""
+        """Upload in one request; the server verifies the checksum, and the stored object is verified after it."""
         at, tally = self._key(key), Tally()
         checksum = tally.add(data)
         put = partial(

@@ -131,7 +131,7 @@ def _download(repo: Repo, file: RepoFile, folder: Path, access: Access, counter:
 
 
 def _counter(before: int, total: int, progress: Callable[[int, int], None]) -> type[Any]:
-    """A progress bar that shows nothing and tells how many bytes have come."""
+    """Return a progress bar that displays nothing and reports the bytes received."""
 
     class Counter(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         came = 0

@@ -121,7 +121,7 @@ class HuggingFaceHook(Receiver):
 
 
 def _moved(payload: _Document) -> dict[str, str]:
-    """The references that point to a commit now; without a list it is the main branch."""
+    """Return the references that moved to a commit; without a list, the main branch."""
     if not payload.updatedRefs and payload.repo.headSha:
         return {MAIN: payload.repo.headSha}
     return {ref.ref: ref.newSha for ref in payload.updatedRefs if ref.newSha and ref.newSha.strip("0")}

@@ -76,7 +76,7 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
         return (self.split,) if self.split else _SPLITS[use]
 
     def _files(self, repo: Repo, config: str | None, use: Use) -> list[str]:
-        """The files of one split of one configuration, as many as the byte bound can need."""
+        """Return the files of one split of one configuration, as many as the byte limit can need."""
         readable = [file for file in repo.files if is_readable(file.name) and not _NO_DATA.search(file.name)]
         if config is not None:
             readable = [file for file in readable if file.name.startswith(f"{config}/")]

@@ -25,6 +25,6 @@ class LocalText(LocalDataset, TextSource):
         return gather([path], self.column, access.cache_dir)
 
     def unchanging(self) -> list[Any] | None:
-        """Name, size, times and inode of the file."""
+        """Return name, size, times and inode of the file."""
         file = seen(Path(self.path))
         return [file] if file else None

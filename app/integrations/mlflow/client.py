@@ -27,7 +27,7 @@ _UPLOAD_SECONDS: Final = httpx.Timeout(30, read=3000, write=300)
 
 
 class MlflowError(Exception):
-    """MLflow did not do what it was asked; the text says why, and holds no secret."""
+    """MLflow refused or failed; the text says why, and holds no secret."""
 
     def __init__(self, message: str, *, status: int = 0, code: str = "") -> None:
         super().__init__(message)
@@ -35,17 +35,17 @@ class MlflowError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same call may go well later."""
+        """Whether the same call may succeed later."""
         return self.status in {0, 408, 425, 429} or self.status >= 500
 
     @property
     def forbidden(self) -> bool:
-        """Whether the login is what it lacks."""
+        """Whether the login is missing or lacks a right."""
         return self.status in {401, 403}
 
     @property
     def missing(self) -> bool:
-        """Whether there is no such thing; of an alias the server says so with another code."""
+        """Whether the resource does not exist; for an alias the server uses another code."""
         return self.status == 404 or (self.code == "INVALID_PARAMETER_VALUE" and "not found" in self.message)
 
 

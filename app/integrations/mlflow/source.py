@@ -76,7 +76,7 @@ class MlflowSource(ModelSource):
             return fill(kept, files, f"{self.name} version {revision}", access, convert=_CONVERT)
 
     def pin(self, revision: str, folder: Path, access: Access) -> str:
-        """Name the content too: MLflow keeps no hashes, and files behind a version can be written over."""
+        """Return the revision with a hash of the content: MLflow keeps none, and files can be overwritten."""
         return f"{revision}-{remembered_content_sha256(folder, access.cache_dir)}"
 
     def at(self, revision: str) -> Self:

@@ -90,7 +90,7 @@ class MlflowTarget(ResultTarget):
 
 
 def _existing_version(server: Mlflow, name: str, tags: Mapping[str, str]) -> str | None:
-    """The version that an earlier attempt made, or that holds an equal result."""
+    """Return the version that an earlier attempt created, or that holds an equal result."""
     for key in (f"{TAG}.job", f"{TAG}.manifest"):
         for model_version in server.versions(f"name = '{name}' AND tags.`{key}` = '{tags[key]}'"):
             return str(model_version["version"])
@@ -209,7 +209,7 @@ def metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def describe(tags: Mapping[str, str], report: Mapping[str, Any]) -> str:
-    """Say in one line what the version is."""
+    """Describe the version in one line."""
     source, version = tags.get(f"{TAG}.source", "?"), tags.get(f"{TAG}.source_version", "?")
     sparsity = report.get("sparsity", {}).get("achieved")
     pruned = f", {sparsity:.1%} of the pruned matrices are zero" if isinstance(sparsity, int | float) else ""

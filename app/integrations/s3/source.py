@@ -64,7 +64,7 @@ class S3Source(ModelSource):
         return fill(Place.of(access.cache_dir, f"s3-{place}", revision[:40]), files, self.uri, access, convert=_CONVERT)
 
     def pin(self, revision: str, folder: Path, access: Access) -> str:  # noqa: ARG002 (entity tags differ by upload)
-        """Name the content itself: the same files below another prefix are the same model."""
+        """Return a hash of the content: the same files below another prefix are the same model."""
         return remembered_content_sha256(folder, access.cache_dir)
 
     @property
@@ -73,7 +73,7 @@ class S3Source(ModelSource):
         return url.netloc, f"{url.path.strip('/')}/" if url.path.strip("/") else ""
 
     def _objects(self, access: Access) -> dict[str, tuple[int, str]]:
-        """Name -> size and entity tag."""
+        """Return name -> size and entity tag of the objects."""
         bucket, prefix = self._place
         objects: dict[str, tuple[int, str]] = {}
         with self.client(access) as client:

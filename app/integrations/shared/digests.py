@@ -52,7 +52,7 @@ def remembered_sha256(path: Path, cache_dir: Path) -> str:
 
 
 def remembered_content_sha256(folder: Path, cache_dir: Path) -> str:
-    """Name the model that lies in a folder by its content, reading again only the files that have changed."""
+    """Return a hash of the content of a model's folder, reading again only the files that have changed."""
     return content_sha256(folder, lambda path: remembered_sha256(path, cache_dir))
 
 

@@ -102,7 +102,7 @@ class Receiver(BaseModel, ABC):
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], document: dict[str, Any]) -> RegistryEvent:
-        """Say what a verified document tells; raises pydantic.ValidationError where it is not the registry's."""
+        """Return the event of a verified document; raises pydantic.ValidationError where it is not the registry's."""
 
     def new_secret(self) -> str:
         """Return a fresh secret."""
@@ -130,7 +130,7 @@ MAX_TAGS = 500
 
 
 def _refuse_too_many(tags: object) -> object:
-    """Refuse too many before any is looked at, with one mistake and not one for each."""
+    """Refuse too many before any is validated, with one error and not one for each."""
     if isinstance(tags, dict) and len(tags) > MAX_TAGS:
         raise PydanticCustomError("too_long", "a version has {most} tags at most", {"most": MAX_TAGS})
     return {} if tags is None else tags

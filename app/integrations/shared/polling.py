@@ -31,4 +31,4 @@ class PolledReceiver(Receiver, ABC):
 
     @abstractmethod
     def poll(self, login: Mapping[str, str], cursor: Mapping[str, Any], *, made_at: datetime) -> Holdings:
-        """Read the registry as a project may; what is older than `made_at` is no news. Raises RegistrySilent."""
+        """Read the registry as a project may; what is older than `made_at` is not new. Raises RegistrySilent."""

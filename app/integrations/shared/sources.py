@@ -20,7 +20,7 @@ from espalier.recipe.base import Spec
 
 Use = Literal["train", "evaluation"]
 MAX_FILES: Final = 2000
-"""Of a folder that are looked at, to tell whether it is still the same."""
+"""Files of a folder that are examined at most, to tell whether it is still the same."""
 
 TRIED_AGAIN = "The job asks again by itself for about half an hour; one that gave up goes on with `retry`."
 
@@ -66,12 +66,12 @@ class StoredUpload(Protocol):
 
     @property
     def facts(self) -> Any:  # noqa: ANN401 - JSON
-        """What its headers say; of a model."""
+        """The facts from a model's headers."""
 
 
 @dataclass(frozen=True)
 class AtHand:
-    """What may be looked at while a request waits: nothing is fetched."""
+    """What a request may read at POST: nothing is fetched."""
 
     settings: Settings
     find_upload: Callable[[str, str], StoredUpload | None]
@@ -87,7 +87,7 @@ class SourceInspection:
     revision: str | None
     facts: ModelFacts | None
     shown: dict[str, Any]
-    """Figures that the system itself tells, where no file could be read."""
+    """Figures from the system itself, where no file could be read."""
     code: str = ""
     why: str = ""
     """Why there are no facts: `source_gated`, `source_not_found`, `hub_unreachable`, and in words."""
@@ -123,7 +123,7 @@ class ModelSource(Spec, ABC):
 
     @property
     def address(self) -> str:
-        """Where the model is, as the tags of its results say; no path of this machine."""
+        """The address of the model in the tags of its results; no path of this machine."""
         return self.model_name
 
     @abstractmethod
@@ -150,11 +150,11 @@ class ModelSource(Spec, ABC):
         """Return what, beside the fields, tells that the content is still the same; None where only a fetch can."""
         return None
 
-    def problems(self, at_hand: AtHand) -> Iterator[Problem]:  # noqa: ARG002 (for sources that can be looked at)
+    def problems(self, at_hand: AtHand) -> Iterator[Problem]:  # noqa: ARG002 (for sources that can be read at once)
         """Yield why a request cannot be taken, with pointers into the source."""
         yield from ()
 
-    def facts(self, at_hand: AtHand) -> ModelFacts | None:  # noqa: ARG002 (for sources that can be looked at)
+    def facts(self, at_hand: AtHand) -> ModelFacts | None:  # noqa: ARG002 (for sources that can be read at once)
         """Return the facts of a model that is at hand; None where only the fetcher can look into it."""
         return None
 

@@ -29,7 +29,7 @@ class ResultTarget(PublishTarget, ABC):
     @property
     @abstractmethod
     def place(self) -> str:
-        """What the system calls the model that a result becomes; empty where the source decides."""
+        """Name of the model in the system; empty where the source decides."""
 
     @abstractmethod
     def publish(self, request: PublishRequest, folder: Path) -> str:
@@ -67,7 +67,7 @@ class PublishRequest(Message):
 
 MANIFEST: Final = "manifest.json"
 TAG: Final = "espalier"
-"""Begins every commit message and every tag: our own publications are told from others by it."""
+"""Begins every commit message and every tag: it distinguishes our own publications."""
 
 
 class TargetRefused(Exception):

@@ -28,7 +28,7 @@ class UploadSource(ModelSource):
         return self.upload_id
 
     def resolve(self, access: Access) -> str:
-        """Name the content."""
+        """Return the hash of the content."""
         return find(self.upload_id, access).revision
 
     def fetch(self, revision: str, access: Access) -> Path:  # noqa: ARG002 (an upload never changes)

@@ -132,7 +132,7 @@ class Desk:
             yield absent(f"{at}/upload_id", "dataset")
 
     def _sizes_of(self, request: JobRequest) -> dict[str, tuple[str, int]]:
-        """Name and bytes of every text that is at hand."""
+        """Return name and size of every text that is on this machine."""
         sizes = {}
         for _, dataset in datasets_of(request):
             if dataset not in self._sizes:
@@ -200,7 +200,7 @@ def _many_patterns(spec: CompressionSpec) -> Iterator[Problem]:
 
 
 def _unpublishable(request: JobRequest, settings: Settings) -> Iterator[Problem]:
-    """Why results cannot go where a request says."""
+    """Yield why results cannot be published to the targets of a request."""
     for index, target in enumerate(request.spec.output.publish):
         assert isinstance(target, ResultTarget)
         for problem in target.problems(settings, request.source):

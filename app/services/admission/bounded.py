@@ -78,7 +78,7 @@ def _is_small(directory: Path, roots: Sequence[Path]) -> bool:
 
 
 def ask(request: dict[str, Any], owner: str) -> bytes:
-    """Let a child answer; raises what it refused."""
+    """Run a request in a child process; raises what it refused."""
     with reading_permit(owner):
         try:
             done = subprocess.run(

@@ -27,7 +27,7 @@ def probe_cached(directory: Path, roots: Sequence[Path] = ()) -> ModelFacts:
 
 
 def _seen(directory: Path) -> _Seen:
-    """Name, size, times and inode of every file; of what a link leads to, where it is one."""
+    """Return name, size, times and inode of every file; of a link, those of its target."""
     stats = []
     with os.scandir(directory) as entries:
         for entry in entries:

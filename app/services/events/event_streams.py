@@ -258,7 +258,7 @@ class EventStreams:
         last = self._sent[job_id] = new_events[-1].seq if new_events else self._sent.get(job_id, head.seq)
         for watcher in watchers:
             watcher.ready.set()
-            # The end is told apart from the event: that may be read a moment before the state.
+            # The end of a job is sent apart from its last event, which may be read a moment before the state.
             if new_events or head.is_over(last):
                 watcher.tell(new_events, head)
 

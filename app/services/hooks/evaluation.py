@@ -30,7 +30,7 @@ from app.settings import Settings
 from espalier.recipe.presets import LOOKUP
 
 AGAIN: Final = {"publication-under-way": timedelta(seconds=5), "quota": timedelta(seconds=30)}
-"""When an event is looked at again that waits for this."""
+"""When an event that waits for a publication is evaluated again."""
 LONGEST_WAIT: Final = timedelta(days=1)
 EFFECTS: Final = frozenset({"job", "proposal"})
 

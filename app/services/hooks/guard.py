@@ -57,7 +57,7 @@ def _targets(event: RegistryEvent) -> Iterator[dict[str, str]]:
 
 
 def publishing(session: Session, project_id: str, event: RegistryEvent, *, now: datetime) -> Stop | None:
-    """Tell whether a publication to this model is under way: only when it is over, we know what it caused."""
+    """Tell whether a publication to this model is in progress: until it ends, its own events cannot be recognised."""
     for job in jobs.publishing(session, project_id):
         output = job.request["spec"].get("output") or {}
         if any(_is_about(target, job.model, event) for target in output.get("publish") or []):

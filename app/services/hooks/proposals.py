@@ -64,7 +64,7 @@ def reject(resources: Resources, project_id: str, proposal_id: str) -> HookPropo
 
 
 def _decide(session: Session, row: HookProposal, state: str) -> bool:
-    """Write down a decision, and tell whether it is news."""
+    """Record a decision, and tell whether it is the first."""
     if row.state == state:
         return False
     if row.state != "waiting":

@@ -77,7 +77,7 @@ def page(
 
 
 def change(resources: Resources, project_id: str, rule_id: str, request: RuleChange) -> Rule:
-    """Change a rule; what it let through today still counts. Switching it off, or renaming it, takes no other right."""
+    """Change a rule; events counted today still count. Switching it off, or renaming it, takes no other right."""
     if request.template is not None:
         check_template(request.template)
     fields = {name: value for name, value in request.model_dump(mode="json").items() if value is not None}
@@ -93,7 +93,7 @@ def change(resources: Resources, project_id: str, rule_id: str, request: RuleCha
 
 
 def _vouch(row: Rule) -> None:
-    """Let whoever acts answer for what a rule does from now on."""
+    """Give a rule the scopes of the actor, who must have the right to submit what its template makes."""
     template = Template.model_validate(row.template)
     if row.mode == "run" and row.enabled:
         rights.require_to_submit(check_template(template), at=_publish(template))
@@ -112,7 +112,7 @@ def delete(resources: Resources, project_id: str, rule_id: str) -> None:
 
 
 def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> Decision:
-    """Say what a rule would make of a delivery, as of now; nothing is written."""
+    """Return the decision of a rule about a delivery, as of now; nothing is written."""
     with resources.database.reading() as session:
         rule = _require(session, project_id, rule_id)
         event = _event(session, rule, request)
@@ -155,7 +155,7 @@ def check_template(template: Template) -> CompressionSpec:
 
 
 def _place(template: Template, pointer: str) -> str:
-    """Where a rule says what stands at a place of its spec."""
+    """Return the pointer into a rule for a pointer into its spec."""
     if template.preset is not None and pointer == "/preset":
         return "/template/preset"
     if template.publish and pointer.startswith("/output/publish"):

@@ -42,7 +42,7 @@ def get(database: Database, project_id: str, artifact_id: str) -> Artifact:
 
 
 def note_read(resources: Resources, action: Literal["list", "read", "download"], resource_id: str) -> None:
-    """Write down that somebody looks at a result, or takes it along; on a full disk the log is told instead."""
+    """Record in the audit log that a result is viewed or downloaded; on a full disk, in the process log instead."""
     try:
         with resources.database.unit_of_work() as session:
             audit.record(session, f"artifact.{action}", resource_id, now=clock(session))

@@ -71,7 +71,7 @@ def retry(resources: Resources, project_id: str, job_id: str, request: Retry) ->
             given = request.limits.model_dump(mode="json", exclude_unset=True)
             job.request = {**job.request, "limits": {**(job.request.get("limits") or {}), **given}}
             admit.admit_limits(request.limits, resources.settings)
-        # A job that was allowed to be high once: whether that still holds is asked anew.
+        # The right to a high priority may have been withdrawn since the job was created.
         was = {number: name for name, number in PRIORITIES.items()}[job.priority]
         projects.admit_priority(session, resources.settings.mode, project_id, request.priority or was)
         if request.priority is not None:
@@ -118,7 +118,7 @@ def change(resources: Resources, project_id: str, job_id: str, patch: JobPatch) 
 
 
 def delete(resources: Resources, project_id: str, job_id: str) -> None:
-    """Forget a job that is over and all that it told; its files are collected within a day, unless others need them."""
+    """Delete a job that is over with its events, metrics and log; unused files are collected within a day."""
     with _locked(resources, project_id, job_id, "delete") as (session, job, _now):
         if job.state not in TERMINAL:
             raise IllegalTransition(_refusal(job, "deleted"))

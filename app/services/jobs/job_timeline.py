@@ -31,7 +31,7 @@ class PhaseInterval:
 
 @dataclass(frozen=True)
 class History:
-    """How a job got where it is, and what it belongs to."""
+    """The history of a job, and its relatives."""
 
     intervals: list[PhaseInterval]
     phases: Sequence[PhaseRecord]

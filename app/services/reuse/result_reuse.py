@@ -55,6 +55,6 @@ def copy_result(session: Session, job: Job, done: Held, *, now: datetime) -> lis
 
 
 def _targets(job: Job) -> list[dict[str, Any]]:
-    """Where the spec of a job wants its result; whoever takes over a result publishes it anew."""
+    """Return the targets in the spec of a job; a reused result is published again."""
     targets: list[dict[str, Any]] = (job.request["spec"].get("output") or {}).get("publish") or []
     return targets

@@ -44,12 +44,12 @@ class SweepReading:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+        """Number of jobs in each state."""
         return dict(Counter(job.state for job in self.jobs.values()))
 
     @property
     def state(self) -> str:
-        """One word for all: running until every job is over, then the worst that happened."""
+        """State of the whole: `running` until every job is over, then the worst outcome."""
         states = set(self.counts)
         if not states <= TERMINAL:
             return "queued" if states == {"queued"} else "running"
@@ -91,7 +91,7 @@ def create(
 
 
 def _points(request: SweepRequest) -> list[tuple[Point, JobRequest]]:
-    """The requests of all points, checked; the problem of a point leads to the axis or the base that made it."""
+    """Return the validated requests of all points; a problem of a point has the pointer of its axis or of the base."""
     points: list[tuple[Point, JobRequest]] = []
     problems: dict[tuple[str, str], Problem] = {}
     try:
@@ -117,7 +117,7 @@ def _points(request: SweepRequest) -> list[tuple[Point, JobRequest]]:
 
 
 def _blame(request: SweepRequest, where: str) -> str:
-    """The axis that a location of a point belongs to, else its place in the base."""
+    """Return the axis of a location of a point, else the location in the base."""
     named = [part for part in where.split("/") if part]
     for axis in request.axes:
         steps = [part for part in axis.split("/") if part]
@@ -188,7 +188,7 @@ def _jobs(session: Session, sweep_id: str) -> dict[str, Job]:
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """One result: what it costs, and what it loses."""
+    """One result: its cost and its loss of quality."""
 
     job_id: str | None
     values: dict[str, Any]

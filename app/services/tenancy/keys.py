@@ -38,7 +38,7 @@ def digest(token: str, settings: Settings) -> str:
 
 
 class ApiKeyAuthenticator:
-    """Verifies keys of one process: believes what it verified a moment ago, and counts each key's requests."""
+    """Verifies API keys, with a cache of a few seconds per process, and counts the requests of each key."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
@@ -148,7 +148,7 @@ def again(
 
 
 def _token(key_id: str, settings: Settings, key: Key) -> str:
-    """The token that a call with an Idempotency-Key makes: it can be told again, and not be guessed."""
+    """Derive the token of a call with an Idempotency-Key: a replay returns it again, and nobody can guess it."""
     message = "\n".join(("api key", key_id, key.project_id, key.path, key.key, key.body_sha256))
     return f"esp_{key_id.removeprefix('key_')}_{digest(message, settings)[:48]}"
 

@@ -39,7 +39,7 @@ PAUSE_SECONDS: Final = 10.0
 MAX_CALLS: Final = 8
 """At once: everybody may begin a sign-in, and a slow provider must not take all threads of the service."""
 BASIC: Final = "client_secret_basic"
-"""How a provider that does not say is told the client's secret."""
+"""Client authentication at a provider that does not declare its methods."""
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 _TIMEOUT: Final = httpx.Timeout(10.0)
 
@@ -173,7 +173,7 @@ class Provider:
         return claims
 
     def _key(self, kid: str | None) -> jwt.PyJWK:
-        """Return the key that signed a token; one that is not known yet is looked for anew, but not all the time."""
+        """Return the key that signed a token; an unknown key id reloads the key set, at a limited rate."""
         self._known()
         for _ in range(2):
             matches = [key for key in self._keys if kid is None or key.key_id == kid]

@@ -82,7 +82,7 @@ def page(database: Database, actor: Actor, *, before: str | None, limit: int) ->
 
 
 def change(database: Database, actor: Actor, project_id: str, request: ProjectChange) -> Project:
-    """Rename a project or bound it anew; raises NotFound, Forbidden."""
+    """Rename a project or change its quotas; raises NotFound, Forbidden."""
     with database.unit_of_work() as session:
         row = _require(session, actor, project_id)
         _require_operator(actor)

@@ -25,7 +25,7 @@ def new_token() -> str:
 
 
 class Sessions:
-    """The sessions of the portal, as one process knows them: believes for seconds what it has read."""
+    """The sessions of the portal, with a cache of a few seconds per process."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings

@@ -1,1 +1,1 @@
-"""Statements about what other systems tell and are told: registry events, webhooks, publications."""
+"""Statements about other systems: registry events, webhooks, publications."""

@@ -45,7 +45,7 @@ def enqueue(session: Session, job: Job, events: Sequence[dict[str, Any]], *, now
 
 
 def _listening(session: Session, project_id: str) -> list[tuple[str, list[str]]]:
-    """The endpoints of a project."""
+    """Return the endpoints of a project."""
     query = select(WebhookEndpoint.id, WebhookEndpoint.events)
     query = query.where(WebhookEndpoint.project_id == project_id, WebhookEndpoint.enabled)
     return once(session, ("listening", project_id), lambda: [(id_, types) for id_, types in session.execute(query)])
@@ -159,7 +159,7 @@ def _due(now: datetime) -> ColumnElement[bool]:
 
 
 def _behind_another() -> ColumnElement[bool]:
-    """What is about a job is told in order."""
+    """Return whether an earlier event of the same job is still to be delivered: they are sent in order."""
     preceding = aliased(WebhookDelivery)
     return (
         select(preceding.id)
@@ -174,7 +174,7 @@ def _behind_another() -> ColumnElement[bool]:
 
 
 def postpone(session: Session, delivery_id: str, *, now: datetime, seconds: float, most_attempts: int) -> None:
-    """Let a delivery wait that broke whoever sent it; after so many attempts it has failed."""
+    """Defer a delivery whose sending raised; after so many attempts it has failed."""
     attempts = WebhookDelivery.attempts + 1
     session.execute(
         update(WebhookDelivery)

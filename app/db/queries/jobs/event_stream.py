@@ -102,7 +102,7 @@ def position_of(event: Event) -> Position:
 
 
 def _horizon(session: Session):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an SQL expression
-    """The smallest number that a transaction which writes events may still have."""
+    """Return the smallest commit number that a transaction in progress may still have."""
     if session.get_bind().dialect.name == "postgresql":
         return cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
     return select(func.coalesce(func.max(Event.commit_number), 0) + 1).scalar_subquery()

@@ -1,4 +1,4 @@
-"""Statements that read what happens to a job and what it leaves behind."""
+"""Statements that read the events, metrics, log and artifacts of a job."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def register(session: Session, worker: WorkerIdentity) -> None:
 def seen(
     session: Session, worker_id: str, *, job_id: str | None, device_lost: bool = False, now: datetime | None = None
 ) -> None:
-    """Note that a worker lives, and what it does, or why it does nothing."""
+    """Record the heartbeat of a worker, and its job or why it has none."""
     now = now or clock(session)
     lost_at = func.coalesce(Worker.device_lost_at, now) if device_lost else None
     values = {"seen_at": now, "job_id": job_id, "device_lost_at": lost_at}
@@ -209,7 +209,7 @@ def end_attempt(
 
 
 def fail(session: Session, job_id: str, error: dict[str, Any], *, now: datetime) -> None:
-    """Fail a job that is not over by its row alone, without an event: whoever holds it finds no row any more."""
+    """Fail a job that is not over by its row alone, without an event: its holder finds no row any more."""
     session.execute(
         update(Job)
         .where(Job.id == job_id, Job.state.not_in(TERMINAL))

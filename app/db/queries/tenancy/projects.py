@@ -83,7 +83,7 @@ def ownerless(session: Session) -> set[str]:
 
 
 def _owned() -> Iterator[Table]:
-    """The tables of what a project owns; rows that refer to theirs, the most by far, go with them."""
+    """Return the tables whose rows a project owns; rows that refer to theirs, most of all, are deleted with them."""
     for table in Base.metadata.sorted_tables:
         if "project_id" in table.c and not table.foreign_keys and table.name != AuditEvent.__tablename__:
             yield table
