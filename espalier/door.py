@@ -150,7 +150,7 @@ def _run(request: ComputeRequest, progress: Progress) -> Done:
     threads = torch.get_num_threads()
     with deterministic(threads):
         done = pipeline.run(request.model_copy(update={"threads": threads}), progress)
-    assert isinstance(done, Done)  # nobody else trains the members of a soup
+    assert isinstance(done, Done)  # a soup trains its members in this process
     return done
 
 

@@ -34,7 +34,7 @@ def lay_out(source: Path, target: Path) -> Path:
     target.mkdir()
     weights, files = set(weight_files(source)), model_files(source)
     if SINGLE in weights:
-        files.pop(INDEX, None)  # stock transformers reads the one file, whatever an index beside it says
+        files.pop(INDEX, None)  # stock transformers prefers the single file to an index
     refuse_large({name: file.stat().st_size for name, file in files.items()})
     for name, file in files.items():
         if name == "config.json" or (is_weights(name) and name not in weights):

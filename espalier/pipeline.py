@@ -116,7 +116,7 @@ class _Trials:
                 if message.phase == "baseline":
                     fields = message.model_dump(exclude={"kind", "path"})
                     self.baselines.append((key, StoredCheckpoint(path=str(folder / message.path), **fields)))
-                return  # of one trial: nobody goes on with it
+                return  # a trial is never resumed
             self.listener(message)
 
         report: dict[str, Any] | None = None

@@ -36,7 +36,7 @@ def _locked(folder: Path) -> tuple[Path, int] | None:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:
         return None
-    with contextlib.suppress(OSError):  # a file system without locks: nobody can take ours for dead there
+    with contextlib.suppress(OSError):  # a file system without locks: no process can take this folder for abandoned
         fcntl.flock(lock, fcntl.LOCK_EX)
     if (folder / LOCK).exists():
         return folder, lock

@@ -103,7 +103,7 @@ class _Run:
         done = self._compute(fetched, resolved)
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.is_dir():
-            output.rmdir()  # empty: main has looked
+            output.rmdir()  # empty: main has checked
         shutil.move(self._workspace / "artifact", output)
         if resolved.parsed_spec.output.publish and not rejected(done.gate):
             self._publish(

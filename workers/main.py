@@ -60,14 +60,14 @@ class WorkerProcess:
         self._thread = threading.Thread(target=self.loop.run, name="worker loop", daemon=True)
         compress.register(self.celery, self.loop.notify)
         setup_logging.connect(_keep_our_logs, weak=False)
-        # Signals hold their receivers weakly unless told otherwise.
+        # Signals hold their receivers weakly by default.
         worker_init.connect(self._start, weak=False)
         worker_shutting_down.connect(self._drain, weak=False)
         worker_shutdown.connect(self._join, weak=False)
 
     def run(self) -> None:
         """Work until SIGTERM."""
-        # In a container everybody is root, and ours executes nothing that a message says.
+        # Containers run as root, and our task executes nothing from a message.
         warnings.simplefilter("ignore", SecurityWarning)
         self.celery.worker_main(
             [

@@ -119,7 +119,7 @@ class Uploader:
 def _chosen(path: Path) -> dict[str, Path]:
     """Return the files that make a model, or the one text, by their names."""
     if path.is_file():
-        return {path.name: path}  # whether it is a text says the service, before a byte of it goes there
+        return {path.name: path}  # the service decides whether it is text, before any byte is sent
     if not path.exists():
         raise NothingToUpload(f"there is nothing at {path}")
     files = model_files(path) if path.is_dir() else {}

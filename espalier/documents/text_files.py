@@ -192,11 +192,11 @@ def _rows(text: str, name: str) -> Inspection:
     while match := _ROW.match(text, at):
         if match[1] != "{":
             if columns is not None:
-                break  # the reader tells
+                break  # the reader raises
             raise DatasetRefused(f"{name} has no JSON objects.", hint=AS_ROWS)
         try:
             row, at = _DECODER.raw_decode(text, match.start(1))
-        except (ValueError, RecursionError):  # cut, perhaps: the reader tells
+        except (ValueError, RecursionError):  # cut, perhaps: the reader raises
             break
         columns = columns or {}
         for key, value in row.items():

@@ -162,7 +162,7 @@ def _weight_map(directory: Path) -> dict[str, str]:
         raise _bad_index(f"{INDEX} has no weight_map.")
     if not all(isinstance(file, str) and SHARD.fullmatch(file) for file in weight_map.values()):
         raise _bad_index(f"{INDEX} names something that is not a plain *.safetensors file name.")
-    if not isinstance(index.get("metadata"), dict):  # what it says is read by nobody
+    if not isinstance(index.get("metadata"), dict):  # required, though its content is not read
         raise _bad_index(f"{INDEX} has no object `metadata`, without which stock transformers does not load the model.")
     return weight_map
 

@@ -124,7 +124,7 @@ class Split:
     def next(self, tried: Sequence[CandidateTrial]) -> Candidate | None:
         """Return the candidate to try next; None when the search is over."""
         if not tried and self.target.unit == "seconds_per_token":
-            return self.largest  # tells how fast it can get, and how slow it was
+            return self.largest  # measures the fastest candidate, and the dense model
         if len(tried) >= self.target.max_trials:
             return None
         candidates = {candidate.blocks: candidate for candidate in self.candidates(tried)}

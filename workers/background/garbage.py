@@ -67,7 +67,7 @@ def evict_phase_results(
         keys = [str(row.document["key"]) for row in rows]
         for row in rows:
             session.delete(row)
-    # The rows go first: a job that looks between the two finds nothing, and computes.
+    # The rows go first: a job that reads between the two finds no row, and computes.
     for key in keys:
         store.delete(key)
     if keys:

@@ -26,7 +26,7 @@ def abort_uploads(database: Database, store: ObjectStore) -> int:
         rows = uploads.stale(session, clock(session) - STALE_AGE)
         for row in rows:
             session.delete(row)
-    # The rows go first: parts that are left behind are collected as nobody's.
+    # The rows go first: parts that are left behind are collected as garbage.
     for row in rows:
         store.delete_prefix(row.prefix)
         log.info("upload aborted", upload_id=row.id, project_id=row.project_id)

@@ -150,7 +150,7 @@ def _divide(base: Path) -> None:
     try:
         _move(base, leaf)
         switch.write_text("+memory")
-    except OSError:  # somebody else is in it: all as it was
+    except OSError:  # another process is in it: restore
         _move(leaf, base)
         with contextlib.suppress(OSError):
             leaf.rmdir()

@@ -101,7 +101,7 @@ def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
         ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         ours["MALLOC_ARENA_MAX"] = "1"  # what one thread gave back in its arena, no other could take
         if "CUDA_DEVICE_ORDER" not in os.environ:
-            ours["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi numbers GPUs, which our own look goes by
+            ours["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi, which machine.py reads
     return {name: os.environ[name] for name in names if name in os.environ} | ours
 
 

@@ -73,7 +73,7 @@ def _bytes_below(scratch: Path) -> int:
 def remove_leftovers(scratch: Path) -> int:
     """Remove the folders of attempts whose process is gone; return how many."""
     removed = 0
-    # The scratch folder may be shared, /tmp even: only what bears our names is ours.
+    # The scratch folder may be shared, even /tmp: only names of our pattern are removed.
     for lock_file in (file for file in scratch.glob("*.lock") if _OURS.fullmatch(file.name)):
         with contextlib.suppress(OSError):
             lock = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)

@@ -92,7 +92,7 @@ class Family(BaseModel, ABC):
     pad_token_id: TokenId | None = None
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:  # noqa: ANN401 - nobody gives any
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:  # noqa: ANN401 - none is given
         """Refuse a malformed declaration when it is imported; what families share declares no `model_type`."""
         if isinstance(cls.model_fields["model_type"].default, str):
             for why in _faults(cls):
