@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.event_streams = EventStreams(database, most_per_project=settings.api_max_connections // 4)
         app.state.readiness = Readiness(app.state.resources)
         if alone:
-            app.openapi()  # anybody may ask for it, and it takes half a second to write
+            app.openapi()  # cached: it takes half a second to build, and needs no key
             _spare_the_collector()
             sys.setswitchinterval(SWITCH_SECONDS)
         with ending_streams(app.state.event_streams):

@@ -24,7 +24,7 @@ def stored_spec(document: Mapping[str, Any]) -> CompressionSpec:
 
     The same document gives the same object, which nobody changes.
     """
-    # What a preset's name means is its project's: such a document is no key of a process that serves several.
+    # A preset's name has a meaning per project: such a document is no cache key of a process that serves several.
     cacheable = document.get("preset") is None or presets.LOOKUP.get() is None
     return (_spec if cacheable else _spec.__wrapped__)(canonical(document))
 

@@ -68,7 +68,7 @@ def _nothing(_match: re.Match[bytes]) -> bytes:
 
 def _count(body: bytes, max_values: int) -> None:
     """Raise where a body has more values, or nests them deeper, than any request needs."""
-    # Every string is a value or a member's name. A function in place of a text lets other threads come to their turn.
+    # Every string is a value or a member's name. A function as the replacement lets other threads run in between.
     structure = _STRING.sub(_nothing, body, 2 * max_values).translate(None, _OTHER)
     opened = structure.count(b"[") + structure.count(b"{")
     if b'"' in structure or opened + structure.count(b",") > max_values:

@@ -22,6 +22,6 @@ def want_torch() -> None:
 def become(module: str, *arguments: str) -> NoReturn:
     """Go on as one of our modules, in the place of this process."""
     command = module_command(module, *arguments)
-    os.environ["PYTHONSAFEPATH"] = "1"  # what -P says, for the processes that it starts in turn
+    os.environ["PYTHONSAFEPATH"] = "1"  # as -P does, for the processes that it starts
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted

@@ -71,7 +71,7 @@ class PortalGuard:
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
                 ours = any(value.startswith(f"{COOKIE}=") for value in headers.getlist("set-cookie"))
-                if cookie and not ours:  # somebody who has just signed in has a better one
+                if cookie and not ours:  # a response of the sign-in sets a new one itself
                     headers.append("Set-Cookie", cookie_header(self._settings, cookie))
             await send(message)
 

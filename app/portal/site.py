@@ -45,7 +45,7 @@ def mount(app: FastAPI, settings: Settings) -> None:
     """Add the portal to an application, and lead browsers to it."""
     routers, menu = navigation.discover(pages)
     site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    site.state = app.state  # database, feed: what the lifespan of the whole opens
+    site.state = app.state  # database and event streams, which the lifespan of the whole application opens
     app.state.menu, app.state.templates, app.state.portal_settings = menu, environment(), settings
     app.state.identity_provider = Provider(settings) if settings.oidc_issuer else None
     for router in routers:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
 from tests.house.graph import PRODUCT, ROOT, files
-from tests.house.verbs import VERBS
+from tests.house.verbs import NOUNS_TOO, VERBS
 
 MODULES: Final = [path.as_posix() for path in files(*PRODUCT)]
 PROPERTIES: Final = ("property", "cached_property", "setter")
 """Their docstrings may be noun phrases, as those of classes and modules are."""
-NO_VERB_YET: Final[frozenset[str]] = frozenset(
-    {
-        # espalier/methods
-        "espalier/methods/solvers/admm.py",
-        # espalier/model
-        "espalier/model/layout.py",
-        # espalier/prune
-        "espalier/prune/collapse.py",
-    }
-)
-"""Files that hold a function whose docstring begins with no verb; it may only become shorter."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -54,25 +41,14 @@ def public_functions(body: list[ast.stmt]) -> Iterator[Function]:
 def begins_with_a_verb(docstring: str) -> bool:
     """Tell whether the first word is a verb in the imperative; `Sum of` and `Name of` begin with a noun."""
     first, second = [word.strip(".,:;`").lower() for word in f"{docstring} . .".split()[:2]]
-    return first in VERBS and second != "of"
+    return first in VERBS and not (second == "of" and first in NOUNS_TOO)
 
 
-@cache
-def without_a_verb() -> Mapping[str, list[str]]:
-    """Return file -> its functions whose docstring does not begin with a verb."""
-    functions: dict[str, list[str]] = defaultdict(list)
-    for module in MODULES:
-        for function in public_functions(ast.parse((ROOT / module).read_text()).body):
-            docstring = ast.get_docstring(function)
-            if docstring and not begins_with_a_verb(docstring):
-                functions[module].append(f"{function.lineno} {function.name}: {docstring.splitlines()[0]}")
-    return functions
-
-
-def test_a_function_docstring_begins_with_a_verb() -> None:
-    new = {module: functions for module, functions in without_a_verb().items() if module not in NO_VERB_YET}
-    assert new == {}, "begin with `Return`, `Prune`, `Yield`, ... (tests/house/verbs.py lists them)"
-
-
-def test_a_file_that_is_done_is_off_the_list() -> None:
-    assert sorted(NO_VERB_YET - without_a_verb().keys()) == []
+@pytest.mark.parametrize("module", MODULES)
+def test_a_function_docstring_begins_with_a_verb(module: str) -> None:
+    others = []
+    for function in public_functions(ast.parse((ROOT / module).read_text()).body):
+        docstring = ast.get_docstring(function)
+        if docstring and not begins_with_a_verb(docstring):
+            others.append(f"{function.lineno} {function.name}: {docstring.splitlines()[0]}")
+    assert others == [], "begin with `Return`, `Prune`, `Yield`, ... (tests/house/verbs.py lists them)"

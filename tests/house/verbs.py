@@ -28,16 +28,36 @@ parse partition pass patch pause pay penalise penalize perform permit permute pe
 pop populate post predict prefer prefetch prepare prepend preserve prevent print probe process produce profile project
 promote prompt propagate propose protect prove provide prune publish pull purge push put quantise quantize query queue
 raise rank read rearrange rebuild recall receive recognise recompute reconcile reconstruct record recover redirect
-reduce refine refit refresh refuse register reject relay release reload relocate remember remove rename render renew
-reorder repair repeat replace replay replicate report represent request require reroute rescale reserve reset reshape
-resize resolve respond restart restore restrict resume retain retrain retrieve retry return reuse reveal reverse
-revert revoke rewind rewrite roll rotate round route run sample save say scale scan scatter schedule scope score scrub
-search seed seek select send separate serialise serialize serve set shard share shift show shrink shuffle shut sign
-signal simplify simulate skip sleep slice smooth solve sort span spawn specify spend spill split spread stack start
-state step stop store stream stretch strip submit subscribe substitute subtract suggest sum summarise summarize supply
-suspend swap sweep switch sync synchronize tag take tell terminate test throttle tie time toggle tokenise tokenize
-touch trace track train transfer transform translate transpose traverse treat trigger trim truncate try tune turn undo
-unfold unfreeze unlink unload unlock unpack unregister unwrap update upgrade upload use validate verify visit wait
-wake walk warn watch weigh widen withdraw work wrap write yield zero
+reduce refine refit refresh refuse register reject relax relay release reload relocate remember remove rename render
+renew reorder repair repeat replace replay replicate report represent request require reroute rescale reserve reset
+reshape resize resolve respond restart restore restrict resume retain retrain retrieve retry return reuse reveal
+reverse revert revoke rewind rewrite roll rotate round route run sample save say scale scan scatter schedule scope
+score scrub search seed seek select send separate serialise serialize serve set shard share shift show shrink shuffle
+shut sign signal simplify simulate skip sleep slice smooth solve sort span spawn specify spend spill split spread
+stack start state step stop store stream stretch strip submit subscribe substitute subtract suggest sum summarise
+summarize supply suspend swap sweep switch sync synchronize tag take tell terminate test throttle tie time toggle
+tokenise tokenize touch trace track train transfer transform translate transpose traverse treat trigger trim truncate
+try tune turn undo unfold unfreeze unlink unload unlock unpack unregister unwrap update upgrade upload use validate
+verify view visit wait wake walk warn watch weigh widen withdraw work wrap write yield zero
 """
 VERBS: Final = frozenset(_WORDS.split())
+NOUNS_TOO: Final = frozenset(
+    {
+        "average",
+        "copy",
+        "count",
+        "hash",
+        "list",
+        "map",
+        "mask",
+        "name",
+        "order",
+        "pair",
+        "rank",
+        "sample",
+        "score",
+        "sum",
+        "view",
+    }
+)
+"""Verbs that are nouns before `of`."""

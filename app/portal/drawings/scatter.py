@@ -83,7 +83,7 @@ def _labels(points: Sequence[Mark], x: Axis, y: Axis, plot: Plot) -> Markup:
     labels: list[Markup] = []
     for mark in points:
         text = three_digits(mark.y) if mark.href else f"dense {three_digits(mark.y)}"
-        at_x, at_y = x(mark.x), y(mark.y) + 20  # below: above it are those that it beats
+        at_x, at_y = x(mark.x), y(mark.y) + 20  # below: the results that it dominates are above
         half = 3.5 * len(text)
         at_x = min(max(at_x, plot.left + half), plot.right - half)
         if all(abs(at_x - other_x) > 2 * half + 4 or abs(at_y - other_y) > 13 for other_x, other_y in taken):

@@ -120,7 +120,7 @@ def _service(home: Path, url: str | None) -> Iterator[str]:
     log_path = home / "serve.log"
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            # Leashed: a demo that is killed takes its service along.
+            # With a parent-death signal: a demo that is killed ends its service too.
             module_command("espalier.parent_death", str(os.getpid()), *module_command("workers.service")),
             env=others | kept | own,
             stdout=subprocess.PIPE,
