@@ -116,6 +116,7 @@ def test_a_replayed_example_is_taken_once(receiver: Receiver, client: TestClient
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_a_registry_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "shelf").mkdir()
     (tmp_path / "shelf/__init__.py").touch()

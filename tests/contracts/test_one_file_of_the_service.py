@@ -103,6 +103,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("case", CASES)
 def test_a_dropped_file_is_served(case: str, copy: Path) -> None:
     place, source, use = CASES[case]
@@ -114,6 +115,7 @@ def test_a_dropped_file_is_served(case: str, copy: Path) -> None:
     assert ("good morning, Ada" in done.stdout) == (case == "a command")
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("place", [place for place, _, _ in CASES.values()])
 def test_a_file_that_offers_nothing_stops_the_process(place: str, copy: Path) -> None:
     (copy / place).write_text('"""Forgot what it is for."""\n')

@@ -272,6 +272,7 @@ def test_what_needs_no_torch_loads_none() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+@pytest.mark.deep
 def test_the_notebook_of_the_documents_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = block("docs/python.md", "In a notebook", "python", "espalier.compress")
     assert script.startswith(block(README, "One job by Python", "python")), "the README prints its beginning"

@@ -43,6 +43,7 @@ def _run(
     return deployment.get(f"/v1/jobs/{job}/report")
 
 
+@pytest.mark.numbers
 @pytest.mark.reference
 @pytest.mark.slow
 def test_wanda_keeps_the_reference_model_near_its_known_perplexity(shared: Deployment, reference_dir: Path) -> None:

@@ -147,6 +147,7 @@ def test_what_a_gate_rejects_is_not_published(bench: Bench, run: Run, s3_server:
     assert list(s3_store.list("rejected/")) == []
 
 
+@pytest.mark.deep
 def test_a_result_that_cannot_be_published_stays_and_the_hint_says_where(
     bench: Bench, run: Run, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
