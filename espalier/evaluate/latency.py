@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from espalier.model.numerics import synchronize
 from espalier.model.streamed import StreamedModel
 
 PROMPT_TOKENS: Final = 128
@@ -53,8 +54,7 @@ def _once(model: nn.Module, prompt: torch.Tensor, device: torch.device) -> tuple
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()
 
 

@@ -20,9 +20,21 @@ import torch
 from espalier.errors import NumericalError
 
 
+def is_accelerator(device: torch.device) -> bool:
+    """Tell whether a device has memory and kernels of its own."""
+    return device.type != "cpu"
+
+
+def _of(device: torch.device) -> Any:  # noqa: ANN401 - a module of torch
+    """Return what torch has for a kind of device: `torch.cuda` or the like."""
+    return torch.get_device_module(device)
+
+
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a device; of the host for a CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
+    return (
+        int(_of(device).mem_get_info(device)[0]) if is_accelerator(device) else int(psutil.virtual_memory().available)
+    )
 
 
 NAMES: Final[dict[str, torch.dtype]] = {
@@ -46,7 +58,7 @@ def pick_compute_dtype(name: str, device: torch.device) -> torch.dtype:
     Older GPUs emulate bfloat16, slower than float32; float16 would overflow in models that were trained in bfloat16.
     """
     if name == "auto":
-        halves = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        halves = is_accelerator(device) and _of(device).is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if halves else torch.float32
     return NAMES[name]
 
@@ -157,15 +169,15 @@ def hint_if_not_finite(dtype: torch.dtype, *, dense: bool = False) -> str:
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Return the peak memory: of the device on a GPU (since the last reset), of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if is_accelerator(device):
+        return int(_of(device).max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 def reset_peak_memory(device: torch.device) -> None:
     """Begin a new high-water mark where the device can; the process's own cannot be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if is_accelerator(device):
+        _of(device).reset_peak_memory_stats(device)
 
 
 def release_free_memory() -> None:
@@ -182,9 +194,15 @@ def host_memory_bytes() -> int:
 
 def device_memory_bytes(device: torch.device) -> int:
     """Return the total memory of a GPU."""
-    return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(_of(device).get_device_properties(device).total_memory)
 
 
 def device_name(device: torch.device) -> str:
     """Return the device's own name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return str(_of(device).get_device_name(device)) if is_accelerator(device) else platform.machine()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if is_accelerator(device):
+        _of(device).synchronize(device)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from espalier.errors import InsufficientMemoryError
 from espalier.memory import training
-from espalier.model.numerics import autocast, free_bytes
+from espalier.model.numerics import autocast, free_bytes, is_accelerator
 from espalier.recipe.steps.retrain import Retrain
 from espalier.session import Session
 from espalier.training.losses import Distillation, Loss, language_loss
@@ -25,7 +25,7 @@ def check(session: Session) -> None:
             f"`loss: {spec.loss}` holds the dense model beside the trained one: {_mib(needed)} MiB, "
             f"and {_mib(free)} MiB are free",
             hint="Use `loss: cross_entropy`, compute_dtype bfloat16, or a larger machine.",
-            class_="gpu_oom" if session.device.type == "cuda" else "host_oom",
+            class_="gpu_oom" if is_accelerator(session.device) else "host_oom",
         )
     session.reporter.warn("teacher_in_memory", f"Retraining beside a dense teacher takes {_mib(needed)} MiB of memory.")
 

@@ -27,7 +27,7 @@ def check(session: Session) -> None:
             "limits.max_device_memory_bytes means a GPU's memory, and this job runs on a CPU: "
             "limits.max_host_memory_bytes bounds it there.",
         )
-    if request.max_device_memory_bytes is not None and device == "cuda":
+    if request.max_device_memory_bytes is not None and device != "cpu":
         needed = measured(session)
         _require(needed.required_on_device(), request.max_device_memory_bytes, "max_device_memory_bytes")
         session.by_blocks |= needed.model > request.max_device_memory_bytes

@@ -72,7 +72,7 @@ def without_lowest(score_LN: Tensor, *, num_pruned: int) -> Tensor:
         return torch.ones_like(score_LN, dtype=torch.bool)
     # Selecting the threshold is several times faster than sorting, and solvers come here in every iteration; on a GPU
     # the selection has no deterministic kernel, and sorting is fast.
-    if score_LN.is_cuda:
+    if score_LN.device.type != "cpu":
         last_L1 = score_LN.sort(dim=1).values[:, num_pruned - 1, None]
     else:
         last_L1 = score_LN.kthvalue(num_pruned, dim=1, keepdim=True).values

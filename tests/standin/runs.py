@@ -1,0 +1,46 @@
+"""Whole jobs on the pretend card, and what each of their phases cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from espalier import pipeline
+from espalier.messages import Done, Message, PhaseCompleted, PhaseStarted
+from espalier.session import Session
+from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.standin.backend import watching
+from tests.standin.card import CARD, Books
+from tests.standin.tensors import DEVICE
+
+
+@dataclass
+class Run:
+    """A job that ended."""
+
+    job: LocalJob
+    report: dict[str, Any]
+    phases: dict[str, Books] = field(default_factory=dict)
+    """Phase -> what it cost; of a phase that ran more than once, its last time."""
+
+
+def run_on_card(folder: Path, model_dir: Path, texts: Path, **spec: Any) -> Run:
+    """Run all phases of a small job on the card; raises what the job raises."""
+    job = local_job(folder, model_dir, texts, **spec)
+    phases: dict[str, Books] = {}
+
+    def hear(message: Message) -> None:
+        if isinstance(message, PhaseStarted):
+            CARD.books = phases[message.phase] = Books(peak=CARD.live)
+        elif isinstance(message, PhaseCompleted):
+            CARD.books = Books(peak=CARD.live)
+
+    # Attention in its parts: the fused kernels of the CPU take no tensor of another device.
+    with watching(), sdpa_kernel(SDPBackend.MATH), patch("espalier.model.numerics.pick_device", lambda _: DEVICE):
+        done = pipeline.compute(Session(job.request(), hear))
+    assert isinstance(done, Done)
+    return Run(job, done.report, phases)

@@ -1,0 +1,38 @@
+"""Every word of a spec on the pretend card: no mixed device, nothing that has no deterministic kernel, no wide copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.library.every_spec import MODELS, SPECS
+from tests.fixtures.library.jobs import write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.standin.runs import run_on_card
+
+ELSEWHERE = {"highest-sparsity", "so-many-parameters", "so-many-bytes"}
+"""Searches: each of their trials is a job like the others."""
+OTHER_TEXT = {"train-other-text", "train-local-text", "builtin-text", "preset"}
+"""Jobs on texts that a small job of one process does not have."""
+NAMES = sorted(SPECS.keys() - ELSEWHERE - OTHER_TEXT)
+CROSSINGS = 4
+"""Of the model in `baseline`: the certificate takes it as stock and streamed, the score once more, and some is text."""
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", NAMES)
+def test_a_job_runs_on_the_card(name: str, tmp_path: Path, texts: Path) -> None:
+    spec = dict(SPECS[name])
+    model = write_tiny_model(tmp_path / "model", **MODELS[spec.pop("model", "llama")])
+    run = run_on_card(tmp_path / "job", model, texts, **spec)
+    assert run.report["compressed"]["perplexity"]["text"] > 0
+    casts = {phase: books.places["host_casts"] for phase, books in run.phases.items() if books.host_casts}
+    assert casts == {}, "the host widens what crosses"
+    stored = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    assert run.phases["baseline"].to_device < CROSSINGS * stored, "a weight crosses more often, or wider than stored"
