@@ -64,7 +64,7 @@ PHASE = '''
 
 import time
 
-from espalier.session.resume import finish_block, taken_over
+from espalier.session.resume import finish_block, restore_block
 from espalier.session import Session
 
 
@@ -73,7 +73,7 @@ def run(session: Session) -> None:
     blocks = session.streamed.layout.blocks
     with session.reporter.phase("rounding", total=len(blocks), unit="block") as phase:
         for index, block in enumerate(blocks):
-            if taken_over(session, phase, index) is None:
+            if restore_block(session, phase, index) is None:
                 began, tensors = time.monotonic(), {}
                 for matrix in block.matrices:
                     tensors[matrix.tensor] = session.weights.get(matrix.tensor).mul(64).round().div(64)
