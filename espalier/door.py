@@ -139,7 +139,7 @@ def _texts(spec: CompressionSpec, workspace: Path, progress: Progress) -> dict[s
 
 def _run(request: ComputeRequest, progress: Progress) -> Done:
     try:  # here, because inspect and unpack do without
-        import torch  # noqa: PLC0415
+        import torch
 
         from espalier import pipeline  # noqa: PLC0415
         from espalier.model.numerics import deterministic  # noqa: PLC0415

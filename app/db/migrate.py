@@ -50,14 +50,6 @@ def _let_tables_be_rebuilt(connection: Connection) -> None:
         driver.execute(f"PRAGMA {pragma}")
 
 
-def previous_revision() -> str:
-    """Return the revision before the newest one: the schema of the last version of the service."""
-    scripts = ScriptDirectory.from_config(_config())
-    before = scripts.get_revision("head").down_revision
-    assert isinstance(before, str)
-    return before
-
-
 def is_current(database: Database) -> bool:
     """Tell whether a database is at the newest revision."""
     with database.engine.connect() as connection:

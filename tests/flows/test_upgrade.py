@@ -14,7 +14,7 @@ from app.bodies.control import Retry
 from app.db.commits import GroupCommit
 from app.db.job import Attempt, Job
 from app.db.lifecycle import STATES, TERMINAL
-from app.db.migrate import is_current, previous_revision, run_migrations
+from app.db.migrate import is_current, run_migrations
 from app.db.result import Artifact
 from app.db.session import Database
 from app.errors import ModelRefused
@@ -28,7 +28,7 @@ from tests.fixtures.workers.runs import Bench, job_fields
 from workers.background.reconcile import Reconciler
 from workers.supervisor.worker_loop import WorkerLoop
 
-REVISIONS = ("0008_publications", "previous")
+REVISIONS = ("0008_publications", "head-1")
 """The oldest one that is upgraded, and the one before the newest."""
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 GONE: dict[str, Any] = {"worker_id": "wrk_gone", "fence": 1, "attempt": 1, "lease_until": LONG_AGO}
@@ -98,7 +98,7 @@ def _fill(url: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_jobs_of_the_version_before_come_to_their_ends(url: str, revision: str, tmp_path: Path) -> None:
-    run_migrations(url, previous_revision() if revision == "previous" else revision)
+    run_migrations(url, revision)
     made = _fill(url)
     run_migrations(url)
     bench = Bench(url, tmp_path / "state")

@@ -20,7 +20,6 @@ MAX_IMPORTERS: Final = 30
 
 TOO_WIDE: Final = {
     "app/db": 15,
-    "espalier": 13,
     "espalier/model": 13,
     "espalier/probe": 14,
 }

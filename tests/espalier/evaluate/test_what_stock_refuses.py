@@ -59,7 +59,6 @@ def _tokenizer(**model: object) -> Spoil:
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-WORDS = {"[UNK]": 0, "a": 1, "while": 5000}
 CASES: dict[str, tuple[str, Spoil]] = {
     # StrictDataclassClassValidationError, TypeError, ValueError, KeyError, RuntimeError of configurations and classes
     "heads that do not divide": ("unsupported_architecture", _config(num_attention_heads=5, head_dim=None)),

@@ -23,8 +23,6 @@ from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures.service.requests import REMOTE, submit
 
-SECRETS = {"api_key_pepper": "p" * 32, "credentials_key": "c" * 32}
-
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:

@@ -68,7 +68,7 @@ def _cycle(session: Session, cycles: Cycles, number: int) -> Repetition:
 
 
 def _describe(session: Session, number: int, more: dict[str, Any]) -> None:
-    """Return the report's entry of a cycle; rows of the phases carry its name."""
+    """Add a cycle's entry to the report; rows of the phases carry its name."""
     numbers = {
         done.phase: done.perplexity for done in session.results.phases if done.turn == str(session.repetition.name)
     }

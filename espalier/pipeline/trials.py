@@ -1,86 +1,27 @@
-"""Run one job from its request to its artifact: the phases in order, and the trials of a search."""
+"""Run the trials of a search, one after the other, in one process."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import socket
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from espalier import recover
 from espalier.checkpoint_names import RESULT
 from espalier.diagnosis import classify
-from espalier.evaluate import baseline, benchmarks
-from espalier.export import result
-from espalier.messages import Checkpoint, ComputeRequest, Done, Log, MembersRequested, Message, StoredCheckpoint
-from espalier.model import numerics
-from espalier.prune import targets
+from espalier.messages import Checkpoint, ComputeRequest, Done, Log, Message, StoredCheckpoint
+from espalier.pipeline.computing import compute
 from espalier.recipe.hashes import phase_key
-from espalier.recipe.phases import PHASES
-from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
-from espalier.retrain import teacher
-from espalier.search import Outcome, Search, Trial, search_for
+from espalier.recipe.spec import CompressionSpec
+from espalier.search import Outcome, Search, Trial
 from espalier.search.trials import failed_by_its_spec
-from espalier.session import Session, limits
+from espalier.session import Session
 from espalier.session.reporter import Listener
-from espalier.structure import removing
-
-PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")
-"""Packages whose versions stand in every report."""
-
-
-def run(request: ComputeRequest, listener: Listener) -> Done | MembersRequested:
-    """Carry out a resolved job; MembersRequested where it leaves the members of a soup to jobs of their own.
-
-    Raises EngineError for what the user can correct; call numerics.use_deterministic_algorithms before.
-    """
-    search = search_for(request.spec, request.sizes)
-    return compute(Session(request, listener)) if search is None else _Trials(request, listener).run(search)
-
-
-def compute(session: Session) -> Done | MembersRequested:
-    """Run all phases in order; each skips what an earlier attempt has finished."""
-    session.results.environment |= environment(session)
-    if not session.request.spec.structure:
-        targets.check(session)
-    limits.check(session)
-    teacher.check(session)
-    benchmarks.check(session)
-    baseline.run(session)
-    if session.request.spec.structure:
-        removing.run(session)
-        targets.check(session)
-    if spread := recover.run(session):
-        return spread
-    spec = session.request.spec.model_dump(mode="json")
-    for phase in PHASES:
-        if phase.module is not None and phase.planned(spec):
-            import_module(phase.module).run(session)
-    return result.write(session)
-
-
-def environment(session: Session) -> dict[str, Any]:
-    """Return what the numbers depend on beside the request."""
-    # The launcher puts the process into an empty network where the platform allows; an empty one has a loopback only.
-    isolated = {name for _, name in socket.if_nameindex()} <= {"lo"}
-    return {
-        "engine": ENGINE_VERSION,
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-        "device": f"{session.device.type} {numerics.device_name(session.device)}",
-        "threads": session.request.threads,
-        "compute_dtype": numerics.dtype_name(session.compute_dtype),
-        "network_isolated": isolated,
-    }
 
 
 @dataclass
-class _Trials:
+class Trials:
     """The trials of a search in this process, each in a folder of its own; only the best artifact so far is kept."""
 
     request: ComputeRequest
