@@ -7,43 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import torch
 from safetensors import SafetensorError
 
 from espalier.errors import EngineError, ErrorClass
 from espalier.messages import ErrorInfo
+from espalier.model import numerics
 from espalier.recipe.phases import Phase
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 """Messages of torch's CPU allocator; it has no exception class of its own."""
-
-_NO_DEVICE_MEMORY = (
-    "CUDA error: out of memory",
-    "CUDA out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUSOLVER_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "cudaErrorMemoryAllocation",
-)
-"""Messages of the CUDA libraries below torch, whose failures torch raises as other errors."""
-_DEVICE_LOST = (
-    "CUDA error",
-    "CUDA driver error",
-    "CUDA-capable device",
-    "No CUDA GPUs are available",
-    "no NVIDIA driver",
-    "Torch not compiled with CUDA enabled",
-    "NVIDIA driver on your system",
-    "CUDA unknown error",
-    "Unexpected error from cuda",
-    "CUBLAS_STATUS_",
-    "CUSOLVER_STATUS_",
-    "CUDNN_STATUS_",
-    "cuDNN error",
-    "NCCL error",
-    "uncorrectable ECC error",
-)
-"""A broken GPU, or none where one was promised: after most of these the process can use it no more."""
 
 _STORAGE = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EROFS)
 """A disk or a mount that failed."""
@@ -73,18 +45,6 @@ class _Kind:
 
 _KINDS: Final = (
     _Kind(
-        "gpu_oom",
-        "The device ran out of memory.",
-        "Use fewer or shorter calibration samples, or a device with more memory.",
-        lambda error: isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_DEVICE_MEMORY),
-    ),
-    _Kind(
-        "device_lost",
-        "The GPU failed or cannot be reached.",
-        "See the GPU's state on the worker (nvidia-smi, dmesg); the job's log has the driver's words.",
-        lambda error: isinstance(error, torch.AcceleratorError) or _says(error, _DEVICE_LOST),
-    ),
-    _Kind(
         "host_oom",
         "The machine ran out of memory.",
         "Use fewer or shorter calibration samples, or a machine with more memory.",
@@ -108,6 +68,8 @@ def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
     """
     if isinstance(error, EngineError):
         return ErrorInfo.of(error, phase)
+    if fault := numerics.fault_of(error):
+        return ErrorInfo.of_device(fault, phase)
     for kind in _KINDS:
         if kind.fits(error):
             return ErrorInfo(class_=kind.class_, retryable=True, phase=phase, hint=kind.hint, message=kind.message)

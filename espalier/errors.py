@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 ErrorClass = Literal[
     "invalid_spec",
@@ -27,6 +27,119 @@ ErrorClass = Literal[
     "internal",
 ]
 """How a failed job says what went wrong (contract, section 3)."""
+
+
+@dataclass(frozen=True)
+class DeviceFault:
+    """One way in which a GPU fails: its words, and what they mean for a job."""
+
+    class_: ErrorClass
+    message: str
+    hint: str
+    words: tuple[str, ...]
+    """Of torch, CUDA, its libraries, NCCL and the driver; whatever they raise, it is some RuntimeError."""
+
+
+_SEE_GPU: Final = "See the GPU's state on the worker (nvidia-smi, dmesg); the job's log has the driver's words."
+DEVICE_FAULTS: Final = (
+    DeviceFault(
+        "gpu_oom",
+        "The device ran out of memory.",
+        "Use fewer or shorter calibration samples, or a device with more memory.",
+        (
+            "CUDA out of memory",
+            "CUDA error: out of memory",
+            "CUDA driver error: out of memory",
+            "Cuda failure 'out of memory'",
+            "Cuda failure 2 'out of memory'",
+            "_STATUS_ALLOC_FAILED",
+            "_DEVICE_ALLOCATION_FAILED",
+            "cudaErrorMemoryAllocation",
+        ),
+    ),
+    DeviceFault(
+        "internal",
+        "The GPU was asked for what it cannot do.",
+        "The job's log has the details; report this.",
+        (
+            "device-side assert triggered",
+            "CUDA error: invalid argument",
+            "CUDA error: invalid configuration argument",
+            "CUDA error: too many resources requested for launch",
+            "_STATUS_INVALID_VALUE",
+            "_STATUS_BAD_PARAM",
+        ),
+    ),
+    DeviceFault(
+        "device_lost",
+        "The GPU's driver is too old for this build of torch.",
+        "Update the worker's NVIDIA driver, or install torch for an older CUDA (TORCH_INDEX_URL, docs/operations.md).",
+        (
+            "NVIDIA driver on your system is too old",
+            "driver version is insufficient",
+            "unsupported display driver",
+            "forward compatibility was attempted",
+            "unsupported toolchain",
+        ),
+    ),
+    DeviceFault(
+        "device_lost",
+        "This build of torch has no code for the GPU.",
+        "Install torch with CUDA for this GPU on the worker (TORCH_INDEX_URL, docs/operations.md).",
+        ("no kernel image is available", "Torch not compiled with CUDA enabled", "device kernel image is invalid"),
+    ),
+    DeviceFault(
+        "device_lost",
+        "The GPU is held by another process.",
+        "End what else computes there, or set its compute mode to default (nvidia-smi -c 0).",
+        ("busy or unavailable",),
+    ),
+    DeviceFault(
+        "device_lost",
+        "No GPU can be reached, and the worker was promised one.",
+        "Compare CUDA_VISIBLE_DEVICES and NVIDIA_VISIBLE_DEVICES with `nvidia-smi -L` on the worker; see its driver.",
+        (
+            "No CUDA GPUs are available",
+            "no NVIDIA driver",
+            "no CUDA-capable device",
+            "invalid device ordinal",
+            "CUDA driver initialization failed",
+            "CUDA unknown error",
+            "Unexpected error from cuda",
+        ),
+    ),
+    DeviceFault(
+        "device_lost",
+        "The GPUs of the job lost each other.",
+        _SEE_GPU,
+        ("NCCL error", "Cuda failure", "ncclSystemError", "ncclRemoteError", "collective operation timeout"),
+    ),
+    DeviceFault(
+        "device_lost",
+        "The GPU failed or cannot be reached.",
+        _SEE_GPU,
+        (
+            "CUDA error",
+            "CUDA driver error",
+            "cudaError",
+            "CUBLAS_STATUS_",
+            "CUSOLVER_STATUS_",
+            "CUSPARSE_STATUS_",
+            "CUDNN_STATUS_",
+            "cuDNN error",
+            "ECC error",
+            "GPU is lost",
+            "fallen off the bus",
+            "Xid (",
+        ),
+    ),
+)
+"""The first whose words appear counts. After most of them a process can use its GPU no more."""
+
+
+def device_fault(text: str) -> DeviceFault | None:
+    """Return what a message tells of a GPU; None where it is about something else."""
+    return next((fault for fault in DEVICE_FAULTS if any(words in text for words in fault.words)), None)
 
 
 @dataclass(frozen=True)

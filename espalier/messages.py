@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from espalier.errors import EngineError, ErrorClass
+from espalier.errors import DeviceFault, EngineError, ErrorClass
 from espalier.families.sizes import Sizes
 from espalier.recipe.phases import Phase
 from espalier.recipe.spec import CompressionSpec
@@ -199,6 +199,17 @@ class ErrorInfo(Message):
             module=error.module,
             hint=error.hint,
             message=error.message,
+        )
+
+    @classmethod
+    def of_device(cls, fault: DeviceFault, phase: Phase | None) -> ErrorInfo:
+        """Build the record of a GPU's failure; only what was our own request is not tried again."""
+        return cls(
+            class_=fault.class_,
+            retryable=fault.class_ != "internal",
+            phase=phase,
+            hint=fault.hint,
+            message=fault.message,
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import psutil
 import torch
 
-from espalier.errors import NumericalError
+from espalier.errors import DEVICE_FAULTS, DeviceFault, NumericalError, device_fault
 
 
 def is_accelerator(device: torch.device) -> bool:
@@ -28,6 +28,15 @@ def is_accelerator(device: torch.device) -> bool:
 def _of(device: torch.device) -> Any:  # noqa: ANN401 - a module of torch
     """Return what torch has for a kind of device: `torch.cuda` or the like."""
     return torch.get_device_module(device)
+
+
+def fault_of(error: BaseException) -> DeviceFault | None:
+    """Return what an exception tells of a GPU; None where it is about something else."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return DEVICE_FAULTS[0]
+    if isinstance(error, RuntimeError | AssertionError):
+        return device_fault(str(error)) or (DEVICE_FAULTS[-1] if isinstance(error, torch.AcceleratorError) else None)
+    return None
 
 
 def free_bytes(device: torch.device) -> int:

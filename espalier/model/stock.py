@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from espalier.errors import BrokenResultError, EngineError, UnsupportedArchitectureError
 from espalier.families import FAMILIES
-from espalier.model import positions
+from espalier.model import numerics, positions
 from espalier.model.tensor_names import names_in_files
 from espalier.model.weights import Weights
 
@@ -79,14 +79,14 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module
 def refusals(what: str) -> Iterator[None]:
     """Turn exceptions of the stock classes into UnsupportedArchitectureError.
 
-    Errors of ours and those of memory pass. `what` names the part of the model for people.
+    Errors of ours, of memory and of the device pass. `what` names the part of the model for people.
     """
     try:
         yield
-    except (EngineError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+    except (EngineError, MemoryError):
         raise
     except Exception as error:
-        if "memory" in str(error):
+        if "memory" in str(error) or numerics.fault_of(error):
             raise
         raise UnsupportedArchitectureError(
             f"stock transformers refuses {what}: {first_line(error)}",

@@ -16,7 +16,7 @@ from torch import nn
 from espalier.errors import UnsupportedArchitectureError
 from espalier.families import Family
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
-from espalier.model import positions
+from espalier.model import numerics, positions
 from espalier.model.fused_experts import split_experts
 from espalier.model.layout import Layout, find_stack
 from espalier.model.numerics import release_free_memory, to_device
@@ -170,8 +170,8 @@ class StreamedModel:
                 _base_of(model)(input_ids=tokens, use_cache=False)
             except _LastBlockReached:
                 pass
-            except (IndexError, TypeError, ValueError, RuntimeError, AttributeError):
-                if returns_tuple:
+            except (IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                if returns_tuple or numerics.fault_of(error):
                     raise
             if len(calls) == len(blocks) and all(hidden is calls[0][0] for hidden, _ in calls):
                 self._returns_tuple = returns_tuple

@@ -34,6 +34,29 @@ from espalier.errors import DatasetError, NumericalError, TargetsError
         (RuntimeError("No CUDA GPUs are available"), "device_lost", True),
         (RuntimeError("Found no NVIDIA driver on your system."), "device_lost", True),
         (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error"), "device_lost", True),
+        (RuntimeError("CUDA driver error: out of memory"), "gpu_oom", True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "gpu_oom", True),
+        (RuntimeError("NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'"), "gpu_oom", True),
+        (RuntimeError("The NVIDIA driver on your system is too old (found version 12020)."), "device_lost", True),
+        (AssertionError("Torch not compiled with CUDA enabled"), "device_lost", True),
+        (torch.AcceleratorError("CUDA error: no kernel image is available for execution"), "device_lost", True),
+        (
+            RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: not yet initialized"),
+            "device_lost",
+            True,
+        ),
+        (
+            RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnXpotrf`"),
+            "device_lost",
+            True,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), "device_lost", True),
+        (RuntimeError("Unable to determine the device handle for GPU 0: GPU is lost."), "device_lost", True),
+        (RuntimeError("[Rank 1] Watchdog caught collective operation timeout: ALLREDUCE"), "device_lost", True),
+        (torch.AcceleratorError("an error that no version of ours has met"), "device_lost", True),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "internal", False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasGemmEx`"), "internal", False),
+        (ValueError("CUDA error: the words of a stranger"), "internal", False),
         (RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation"), "internal", False),
         # what torch's CPU allocator really says
         (
@@ -60,6 +83,17 @@ def test_every_exception_has_a_class(error: Exception, class_: str, retryable: b
     info = classify(error, phase="pruning")
     assert (info.class_, info.retryable, info.phase) == (class_, retryable, "pruning")
     assert info.hint
+
+
+def test_each_way_to_lose_a_device_says_what_to_do() -> None:
+    old = classify(RuntimeError("The NVIDIA driver on your system is too old (found version 12020)."), phase=None)
+    assert "Update the worker's NVIDIA driver" in old.hint
+    none = classify(RuntimeError("No CUDA GPUs are available"), phase=None)
+    assert "CUDA_VISIBLE_DEVICES" in none.hint
+    busy = classify(RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), phase=None)
+    assert "held by another process" in busy.message
+    plain = classify(AssertionError("Torch not compiled with CUDA enabled"), phase=None)
+    assert "TORCH_INDEX_URL" in plain.hint
 
 
 def test_an_unexpected_error_tells_its_kind_and_keeps_its_text_for_the_log() -> None:

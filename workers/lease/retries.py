@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from app.errors import StorageError
-from espalier.errors import ErrorClass
+from espalier.errors import ErrorClass, device_fault
 from espalier.messages import ErrorInfo
 from espalier.recipe.phases import Phase
 from espalier.recipe.refusals import pointers
@@ -164,6 +164,8 @@ def from_exit(status: int, tail: list[str], phase: Phase | None, *, out_of_memor
             message="the system ended the child: out of memory",
             hint="Lower calibration.samples, sequence_length or batch_size, or use a machine with more memory.",
         )
+    if status == -signal.SIGABRT and (fault := device_fault("\n".join(tail))):  # raised where no Python runs
+        return ErrorInfo.of_device(fault, phase)
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
         return ErrorInfo(
