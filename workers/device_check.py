@@ -1,19 +1,49 @@
-"""Probe the GPU: `python -m workers.device_check` exits with 0 where the device computes correctly."""
+"""Probe the GPU: `python -m workers.device_check` exits with 0 where the device computes correctly.
+
+It touches the driver first, as a process that may: `/dev/nvidia-uvm` is made by a setuid program where it is missing,
+and in the namespaces of a child no program is setuid. Then it computes as a child does, in a process like a child's.
+"""
 
 from __future__ import annotations
 
-import torch  # noqa: TID253 - a process of its own, of which nothing is left when it has answered
+import contextlib
+import ctypes
+import subprocess
+import sys
+
+from espalier.parent_death import die_with_parent
 
 SIDE = 512
+LARGEST = 8
+"""Of the factors: every sum of products is a whole number below 2**24, which float32 holds exactly in any order."""
 
 
-def check(device: str) -> None:
-    """Multiply and compare on the device; raises what torch raises, and ArithmeticError where an answer is wrong."""
-    ones = torch.ones(SIDE, SIDE, device=device)
-    wrong = int((ones @ ones != SIDE).sum())  # whole numbers, which every precision of a product holds exactly
+def check(device: str) -> int:
+    """Multiply on the device, compare with the CPU's result, and return the bytes of the device's memory.
+
+    Raises what torch raises, and ArithmeticError where an answer is wrong.
+    """
+    import torch  # here, because the process that touches the driver does without
+
+    numbers = torch.Generator().manual_seed(0)
+    left, right = torch.randint(-LARGEST, LARGEST + 1, (2, SIDE, SIDE), generator=numbers).float()
+    product = (left.to(device) @ right.to(device)).cpu()
+    wrong = int((product != left @ right).sum())
     if wrong:
         raise ArithmeticError(f"the device computes {wrong} of {SIDE**2} sums wrong")
+    return int(torch.cuda.get_device_properties(device).total_memory) if device != "cpu" else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Touch the driver, then check the first GPU in a process without a network."""
+    if "--inside" in arguments:
+        check("cuda")
+        return 0
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1").cuInit(0)
+    inside = [sys.executable, "-P", "-m", "workers.device_check", "--inside"]
+    return subprocess.run(die_with_parent(inside, offline=True), check=False).returncode
 
 
 if __name__ == "__main__":
-    check("cuda")
+    sys.exit(main(sys.argv[1:]))

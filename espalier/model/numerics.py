@@ -55,7 +55,9 @@ NAMES: Final[dict[str, torch.dtype]] = {
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `cuda`."""
+    """Return the device for `auto`, `cpu` or `cuda`; raises what torch raises where `cuda` is not there."""
+    if name == "cuda":
+        torch.cuda.current_device()  # makes the context, or raises
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)

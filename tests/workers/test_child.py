@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.messages import Done, Failed
@@ -59,6 +60,17 @@ def test_a_request_that_is_no_request_fails_in_words() -> None:
     code, messages, _ = _run("{}")
     assert code == 1
     assert isinstance(messages[0], Failed)
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_was_promised_and_is_not_there_is_lost_and_no_cpu_takes_its_place(job: LocalJob) -> None:
+    request = job.request().model_copy(update={"device": "cuda"})
+    code, messages, _ = _run(request.model_dump_json())
+    assert code == 1
+    (failed,) = messages
+    assert isinstance(failed, Failed)
+    assert (failed.error.class_, failed.error.retryable) == ("device_lost", True)
 
 
 @pytest.mark.deep

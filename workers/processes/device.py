@@ -1,8 +1,9 @@
-"""Health of a worker's GPU: trusted until an attempt ends as `device_lost`, then probed until it answers."""
+"""Health of a worker's GPU: probed before the first claim, and after an attempt that ended as `device_lost`."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import ExitStack
 from typing import Final
@@ -18,6 +19,7 @@ FIRST_PAUSE_SECONDS: Final = 10.0
 LAST_PAUSE_SECONDS: Final = 300.0
 ANSWER_SECONDS: Final = 60.0
 """Timeout of a probe, which imports torch, from a cold disk perhaps."""
+POLL_SECONDS: Final = 0.1
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +38,13 @@ class Device:
         self._child: Child | None = None
         self._due = self._deadline = 0.0
         self._failures = 0
+        self._proven = settings.device != "cuda"
         self.lost = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs may be claimed: a GPU has answered, and was not lost since."""
+        return self._proven and not self.lost
 
     def mark_lost(self) -> None:
         """Mark the device lost: nothing is claimed before a probe succeeds."""
@@ -44,8 +52,8 @@ class Device:
         self.lost, self._failures, self._due = True, 0, 0.0
 
     def poll(self) -> None:
-        """Start a probe of a lost device when it is due, or read the outcome of the one that runs."""
-        if not self.lost or time.monotonic() < self._due:
+        """Start a probe of a device that is not ready when it is due, or read the outcome of the one that runs."""
+        if self.ready or time.monotonic() < self._due:
             return
         if self._child is None:
             self._ask()
@@ -53,14 +61,20 @@ class Device:
             status, output = self._child.returncode, self._child.tail
             self.close()
             if status == 0:
-                self.lost = False
-                log.info("the device answers again")
+                self.lost, self._proven = False, True
+                log.info("the device answers")
             else:
                 self._again(output[-1] if output else f"the question ended with status {status}")
         elif time.monotonic() > self._deadline:
             if self._child.kill():
                 self.close()
             self._again(f"no answer within {ANSWER_SECONDS:g} s")
+
+    def prove(self, stop: threading.Event) -> bool:
+        """Wait for the first probe; True where the device answered."""
+        while not self.ready and not self.lost and not stop.wait(POLL_SECONDS):
+            self.poll()
+        return self.ready
 
     def close(self) -> None:
         """End the probe that runs."""
@@ -71,7 +85,7 @@ class Device:
         try:
             folder = self._open.enter_context(Workspace(self._settings.scratch, "device", os.getpid()))
             env = environment("compute", folder, self._settings.threads)
-            self._child = Child(self._commands.device, Message(), env=env, cwd=folder, offline=True)
+            self._child = Child(self._commands.device, Message(), env=env, cwd=folder, offline=False)
         except OSError as error:
             self.close()
             self._again(f"it cannot be asked: {error.strerror}")
@@ -80,6 +94,7 @@ class Device:
         self._deadline = time.monotonic() + ANSWER_SECONDS
 
     def _again(self, reason: str) -> None:
+        self.lost = True
         self._failures += 1
         pause = pause_seconds(self._failures)
         self._due = time.monotonic() + pause

@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.storage.base import ObjectStore
 from espalier.messages import ComputeRequest
 from workers.messages import Fetched, FetchRequest, Resolved
+from workers.processes import machine
 
 UPLOAD_URL_SECONDS: Final = 12 * 3600
 """Life of the URLs of an upload's parts: a fetcher may wait for another one that joins the same files."""
@@ -58,7 +59,7 @@ def compute_request(
         artifact_dir=str(artifact),
         threads=settings.threads,
         tasks_dir=str(settings.tasks_dir.absolute()) if settings.tasks_dir else None,
-        device=settings.device,
+        device=machine.device_of(settings),
         max_host_memory_bytes=job.limits.max_host_memory_bytes,
         max_device_memory_bytes=job.limits.max_device_memory_bytes,
     )

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import structlog
 
@@ -32,13 +33,15 @@ class WorkerLoop:
     """Runs in a thread of its own; `notify` and `drain` may be called from any other."""
 
     def __init__(self, services: Services, *, worker_class: str = "default") -> None:
-        self._services = services
         self._wake_up = threading.Event()
         self._draining = threading.Event()
         self._ending = threading.Event()
         self._registered = False
-        self._device = Device(services.settings, services.commands)
         device = machine.device_of(services.settings)
+        # Decided once: a child that is promised a GPU and finds none does not fall back to the CPU.
+        settings = services.settings.model_copy(update={"device": device})
+        self._services = replace(services, settings=settings)
+        self._device = Device(settings, services.commands)
         self.identity = WorkerIdentity(
             id=new_id("wrk"),
             worker_class=worker_class,
@@ -66,10 +69,18 @@ class WorkerLoop:
         """
         loops.each("slot", [self._services.settings.scratch], remove_leftovers, spoiled=lambda _: None)
         if once:
-            self.work_once()
+            self._run_once()
             return
         try:
             loops.run("slot", self._ending, self._round, idle_seconds=IDLE_SECONDS, pause=self._wake_up.wait)
+        finally:
+            self.close()
+
+    def _run_once(self) -> None:
+        try:
+            if not self._device.prove(self._ending) and self._device.lost:
+                raise SystemExit("the GPU does not answer, so no job is claimed: see the log above, and `nvidia-smi`")
+            self.work_once()
         finally:
             self.close()
 
@@ -115,7 +126,7 @@ class WorkerLoop:
                 leases.register(session, self.identity)
             job = None
             began = time.time_ns()
-            if not self._draining.is_set() and not self._device.lost:
+            if not self._draining.is_set() and self._device.ready:
                 job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
             if job is not None:
                 tracing.note("claim", job.traceparent, since=began, job_id=job.id, worker_id=self.identity.id)

@@ -44,6 +44,15 @@ def test_a_gpu_computes_in_bfloat16_where_it_does_not_emulate_it(
     assert numerics.pick_compute_dtype("auto", torch.device("cpu")) == torch.float32
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_promised_and_not_there_is_lost() -> None:
+    with pytest.raises((RuntimeError, AssertionError)) as raised:
+        numerics.pick_device("cuda")
+    fault = numerics.fault_of(raised.value)
+    assert fault is not None
+    assert fault.class_ == "device_lost"
+
+
 def test_the_narrow_type_crosses_to_a_device_and_is_cast_there() -> None:
     moves: list[str] = []
 

@@ -12,21 +12,22 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from app.db.job import Worker
+from app.db.result import LogLine
 from tests.fixtures.suite.patience import Patience
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.runs import SCRIPTED, Bench
-from workers.processes import device
+from workers.processes import device, machine
 from workers.processes.process import Child
 from workers.supervisor.worker_loop import WorkerLoop
 
 
 class Card:
-    """A GPU that answers once it is mended, and notes how often it was asked."""
+    """A GPU that answers unless it is broken, and notes how often it was asked."""
 
     def __init__(self, bench: Bench, folder: Path) -> None:
-        self._asked, self._mended = folder / "asked", folder / "mended"
+        self._asked, self._broken = folder / "asked", folder / "broken"
         words = "echo RuntimeError: No CUDA GPUs are available >&2"
-        self.answers(bench, f"echo . >> {self._asked}; test -e {self._mended} || {{ {words}; exit 1; }}")
+        self.answers(bench, f"echo . >> {self._asked}; test -e {self._broken} || exit 0; {words}; exit 1")
 
     def answers(self, bench: Bench, script: str) -> None:
         """Put a line of shell in the place of what asks a GPU."""
@@ -38,8 +39,13 @@ class Card:
     def asked(self) -> int:
         return len(self._asked.read_text().split()) if self._asked.exists() else 0
 
+    def breaks(self) -> None:
+        """Answer no more, and forget how often it was asked."""
+        self._broken.touch()
+        self._asked.unlink(missing_ok=True)
+
     def mend(self) -> None:
-        self._mended.touch()
+        self._broken.unlink()
 
 
 @pytest.fixture
@@ -53,7 +59,8 @@ def loop(sqlite_bench: Bench, card: Card) -> Iterator[WorkerLoop]:
     """A loop whose first job lost the device, and a second job that waits."""
     made = WorkerLoop(sqlite_bench.services)
     lost = sqlite_bench.add("loses-its-device")
-    assert made.work_once()
+    work_when_ready(made)
+    card.breaks()
     assert sqlite_bench.job(lost).failures == {"device_lost": 1}
     sqlite_bench.set(lost, state="paused")
     yield made
@@ -65,6 +72,13 @@ def row(bench: Bench) -> Worker:
         return session.scalars(select(Worker)).one()
 
 
+def work_when_ready(loop: WorkerLoop) -> None:
+    """Work on a job, which takes a device that has answered."""
+    patience = Patience(30)
+    while not loop.work_once():
+        patience.pause(0.01, "the device is asked")
+
+
 def look_until(loop: WorkerLoop, card: Card, *, asked: int) -> None:
     patience = Patience(30)
     while card.asked < asked:
@@ -72,7 +86,41 @@ def look_until(loop: WorkerLoop, card: Card, *, asked: int) -> None:
         patience.pause(0.01, card.asked)
 
 
-def test_nothing_is_claimed_before_the_device_answers(sqlite_bench: Bench, card: Card, loop: WorkerLoop) -> None:
+def test_nothing_is_claimed_before_the_device_has_answered_once(sqlite_bench: Bench, card: Card) -> None:
+    card.breaks()
+    waiting, loop = sqlite_bench.add(), WorkerLoop(sqlite_bench.services)
+    look_until(loop, card, asked=3)
+    assert (sqlite_bench.job(waiting).attempt, row(sqlite_bench).device_lost_at is not None) == (0, True)
+    card.mend()
+    work_when_ready(loop)
+    assert (sqlite_bench.job(waiting).state, row(sqlite_bench).device_lost_at) == ("succeeded", None)
+
+
+def test_a_worker_for_one_job_asks_its_device_first(sqlite_bench: Bench, card: Card) -> None:
+    jobs = [sqlite_bench.add(), sqlite_bench.add()]
+    WorkerLoop(sqlite_bench.services).run(once=True)
+    card.breaks()
+    with pytest.raises(SystemExit, match="GPU does not answer"):
+        WorkerLoop(sqlite_bench.services).run(once=True)
+    assert card.asked == 1
+    assert [sqlite_bench.job(job).state for job in jobs] == ["succeeded", "queued"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_child_is_promised_what_its_worker_has_decided_on(
+    device: str, sqlite_bench: Bench, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "device_of", lambda settings: device if settings.device == "auto" else settings.device)
+    settings = sqlite_bench.settings.model_copy(update={"device": "auto"})
+    sqlite_bench.services = replace(sqlite_bench.services, settings=settings)
+    job, loop = sqlite_bench.add("tells"), WorkerLoop(sqlite_bench.services)
+    work_when_ready(loop)
+    with sqlite_bench.database.reading() as session:
+        lines = session.scalars(select(LogLine.text).where(LogLine.job_id == job)).all()
+    assert any(f'"device": "{device}"' in line for line in lines)
+
+
+def test_nothing_is_claimed_before_a_lost_device_answers(sqlite_bench: Bench, card: Card, loop: WorkerLoop) -> None:
     waiting = sqlite_bench.add()
     with capture_logs() as lines:
         look_until(loop, card, asked=3)
@@ -114,14 +162,11 @@ def test_a_device_that_does_not_answer_is_left_alone_for_a_while(
 
 
 def test_a_device_that_does_not_answer_at_all_is_given_up_each_time(
-    sqlite_bench: Bench, card: Card, loop: WorkerLoop, monkeypatch: pytest.MonkeyPatch
+    sqlite_bench: Bench, card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "ANSWER_SECONDS", 0.1)
     card.answers(sqlite_bench, "sleep 777")
-    loop = WorkerLoop(sqlite_bench.services)
-    lost = sqlite_bench.add("loses-its-device")
-    assert loop.work_once()
-    sqlite_bench.set(lost, state="paused")
+    loop, waiting = WorkerLoop(sqlite_bench.services), sqlite_bench.add()
     patience, timeouts = Patience(30), 0
     with capture_logs() as lines:
         while timeouts < 2:
@@ -130,6 +175,7 @@ def test_a_device_that_does_not_answer_at_all_is_given_up_each_time(
             patience.pause(0.01, lines)
     loop.close()
     assert running("sleep 777") == []
+    assert (sqlite_bench.job(waiting).attempt, row(sqlite_bench).device_lost_at is not None) == (0, True)
 
 
 def test_a_question_that_the_kernel_keeps_is_not_asked_a_second_time(
@@ -172,9 +218,7 @@ def test_a_scratch_folder_that_takes_nothing_is_no_answer(sqlite_bench: Bench, c
 
 def test_a_worker_that_ends_takes_its_question_along(sqlite_bench: Bench, card: Card) -> None:
     card.answers(sqlite_bench, "sleep 778")
-    lost = sqlite_bench.add("loses-its-device")
     with sqlite_bench.worker_loop():
-        sqlite_bench.wait_for_event(lost, "job.attempt_failed")
         patience = Patience(30)
         while not running("sleep 778"):
             patience.pause(0.02, "the device is asked")
