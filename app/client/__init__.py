@@ -2,34 +2,6 @@
 
 import warnings
 
-from espalier.client import (
-    ATTEMPTS,
-    ENDINGS,
-    Artifact,
-    BadDownload,
-    Client,
-    Event,
-    Job,
-    NothingToUpload,
-    Queue,
-    ServiceError,
-    Unreachable,
-    Worker,
-)
-
-__all__ = [
-    "ATTEMPTS",
-    "ENDINGS",
-    "Artifact",
-    "BadDownload",
-    "Client",
-    "Event",
-    "Job",
-    "NothingToUpload",
-    "Queue",
-    "ServiceError",
-    "Unreachable",
-    "Worker",
-]
+from espalier.client import *  # noqa: F403 (all of it is there under the old name)
 
 warnings.warn("app.client has moved: from espalier import Client", DeprecationWarning, stacklevel=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, MetaData, TypeDecorator
+from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, Index, MetaData, TypeDecorator, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -46,6 +46,11 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JsonColumn, list[Any]: JsonColumn}
+
+
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """Return an index of the rows that fulfil a condition, in the words that both databases share."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
 class CommitNumber(ColumnElement[int]):

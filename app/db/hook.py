@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, JsonColumn, OfProject
-
-PENDING = text("state = 'pending'")
+from app.db.base import Base, JsonColumn, OfProject, partial_index
 
 
 class HookSource(OfProject, Base):
@@ -39,8 +37,8 @@ class HookDelivery(OfProject, Base):
     __tablename__ = "hook_deliveries"
     __table_args__ = (
         UniqueConstraint("source_id", "dedupe_key"),
-        Index("ix_hook_deliveries_due", "next_at", "id", postgresql_where=PENDING, sqlite_where=PENDING),
-        Index("ix_hook_deliveries_turns", "project_id", "next_at", postgresql_where=PENDING, sqlite_where=PENDING),
+        partial_index("ix_hook_deliveries_due", "next_at", "id", where="state = 'pending'"),
+        partial_index("ix_hook_deliveries_turns", "project_id", "next_at", where="state = 'pending'"),
         Index("ix_hook_deliveries_list", "project_id", "id"),
         Index("ix_hook_deliveries_subject", "source_id", "subject", "id"),
     )

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, and_, li
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, CommitNumber, JsonColumn, OfProject
+from app.db.base import Base, CommitNumber, JsonColumn, OfProject, partial_index
 from app.db.lifecycle import LEASED
 
 PRIORITIES = {"low": 1, "normal": 0, "high": -1}
@@ -56,37 +56,14 @@ class Job(OfProject, Base):
             postgresql_where=text("state = 'queued' AND wait_reason IS DISTINCT FROM 'dependency'"),
             sqlite_where=text("state = 'queued' AND wait_reason IS NOT 'dependency'"),
         ),
-        Index(
-            "ix_jobs_pending_until",
-            "pending_until",
-            postgresql_where=text("pending_until IS NOT NULL"),
-            sqlite_where=text("pending_until IS NOT NULL"),
-        ),
-        Index(
-            "ix_jobs_lease",
-            "lease_until",
-            postgresql_where=text("state IN ('running', 'pausing', 'cancelling')"),
-            sqlite_where=text("state IN ('running', 'pausing', 'cancelling')"),
-        ),
+        partial_index("ix_jobs_pending_until", "pending_until", where="pending_until IS NOT NULL"),
+        partial_index("ix_jobs_lease", "lease_until", where="state IN ('running', 'pausing', 'cancelling')"),
         Index("ix_jobs_list", "project_id", "id"),
         # In the order in which equal work is looked for, lest every POST reads all jobs of its project.
         Index("ix_jobs_work", "project_id", "work_hash", "id"),
         # What a quota counts, and where a job stands.
-        Index(
-            "ix_jobs_queued",
-            "project_id",
-            "worker_class",
-            "turn",
-            "id",
-            postgresql_where=text("state = 'queued'"),
-            sqlite_where=text("state = 'queued'"),
-        ),
-        Index(
-            "ix_jobs_paused",
-            "project_id",
-            postgresql_where=text("state = 'paused'"),
-            sqlite_where=text("state = 'paused'"),
-        ),
+        partial_index("ix_jobs_queued", "project_id", "worker_class", "turn", "id", where="state = 'queued'"),
+        partial_index("ix_jobs_paused", "project_id", where="state = 'paused'"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -214,11 +191,7 @@ class Outbox(OfProject, Base):
     """A message that leaves after the commit: a wake-up signal, later a webhook."""
 
     __tablename__ = "outbox"
-    __table_args__ = (
-        Index(
-            "ix_outbox_pending", "id", postgresql_where=text("sent_at IS NULL"), sqlite_where=text("sent_at IS NULL")
-        ),
-    )
+    __table_args__ = (partial_index("ix_outbox_pending", "id", where="sent_at IS NULL"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     topic: Mapped[str]

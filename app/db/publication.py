@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, JsonColumn, OfProject
+from app.db.base import Base, JsonColumn, OfProject, partial_index
 
 
 class Publication(OfProject, Base):
@@ -17,19 +17,8 @@ class Publication(OfProject, Base):
     __tablename__ = "publications"
     __table_args__ = (
         Index("ix_publications_job", "job_id", "id"),
-        Index(
-            "ix_publications_due",
-            "next_at",
-            postgresql_where=text("state = 'pending'"),
-            sqlite_where=text("state = 'pending'"),
-        ),
-        Index(
-            "ix_publications_turns",
-            "project_id",
-            "next_at",
-            postgresql_where=text("state = 'pending'"),
-            sqlite_where=text("state = 'pending'"),
-        ),
+        partial_index("ix_publications_due", "next_at", where="state = 'pending'"),
+        partial_index("ix_publications_turns", "project_id", "next_at", where="state = 'pending'"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

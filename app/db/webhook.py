@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, text
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, OfProject
+from app.db.base import Base, OfProject, partial_index
 
 
 class WebhookEndpoint(OfProject, Base):
@@ -37,19 +37,8 @@ class WebhookDelivery(OfProject, Base):
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
-        Index(
-            "ix_webhook_deliveries_due",
-            "next_at",
-            postgresql_where=text("state = 'pending'"),
-            sqlite_where=text("state = 'pending'"),
-        ),
-        Index(
-            "ix_webhook_deliveries_turns",
-            "endpoint_id",
-            "next_at",
-            postgresql_where=text("state = 'pending'"),
-            sqlite_where=text("state = 'pending'"),
-        ),
+        partial_index("ix_webhook_deliveries_due", "next_at", where="state = 'pending'"),
+        partial_index("ix_webhook_deliveries_turns", "endpoint_id", "next_at", where="state = 'pending'"),
         Index("ix_webhook_deliveries_order", "endpoint_id", "subject", "seq"),
         Index("ix_webhook_deliveries_log", "endpoint_id", "id"),
     )

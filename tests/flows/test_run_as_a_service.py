@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import Mock
@@ -18,13 +17,11 @@ from app.db.job import Job
 from app.queue import WorkNotifier
 from app.storage.s3 import S3Store
 from espalier.messages import Done, Failed
-from tests.fixtures.library.jobs import write_texts
-from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.fixtures.servers.mlflow import MlflowServer, mlflow
 from tests.fixtures.workers.runs import Bench
+from tests.flows.benches import computing_bench
 from workers import local_run
 from workers.background.reconcile import Reconciler
-from workers.processes.process import Commands
 from workers.supervisor.worker_loop import WorkerLoop
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE")
@@ -35,12 +32,7 @@ Run = Callable[..., Done | Failed]
 @pytest.fixture
 def bench(sqlite_url: str, tmp_path: Path) -> Bench:
     """A loop with the real children, worked by hand, and a tiny model with texts."""
-    bench = Bench(sqlite_url, tmp_path)
-    write_tiny_model(tmp_path / "model")
-    write_texts(tmp_path)
-    settings = bench.settings.model_copy(update={"local_roots": str(tmp_path), "lease_seconds": 30.0})
-    bench.services = replace(bench.services, commands=Commands(), settings=settings)
-    return bench
+    return computing_bench(sqlite_url, tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ import pytest
 from app.db.job import Job
 from app.db.queries.jobs import reuse
 from espalier.messages import PhaseStarted
-from tests.fixtures.library.jobs import local_job, write_texts
-from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.library.jobs import local_job
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.reconcilers import reconciler
 from tests.fixtures.workers.runs import Bench
+from tests.flows.benches import computing_bench
 from tests.flows.specs import spec
 from workers.messages import RecordedMessage
-from workers.processes.process import Commands
 from workers.supervisor.recorder import Recorder
 from workers.supervisor.worker_loop import WorkerLoop
 
@@ -33,12 +31,7 @@ SOUP: dict[str, Any] = {
 @pytest.fixture
 def bench(sqlite_url: str, tmp_path: Path) -> Bench:
     """A loop with the real children, worked by hand, and a tiny model with texts."""
-    bench = Bench(sqlite_url, tmp_path)
-    write_tiny_model(tmp_path / "model")
-    write_texts(tmp_path)
-    settings = bench.settings.model_copy(update={"local_roots": str(tmp_path), "lease_seconds": 30.0})
-    bench.services = replace(bench.services, commands=Commands(), settings=settings)
-    return bench
+    return computing_bench(sqlite_url, tmp_path)
 
 
 def run(bench: Bench, reuse: str = "auto", **more: Any) -> Job:

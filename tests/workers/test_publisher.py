@@ -11,7 +11,6 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from app.db.job import Job
 from app.db.publication import Publication
 from app.db.session import Database
 from app.main import create_app
@@ -55,13 +54,7 @@ def resources(client: TestClient) -> Resources:
 
 
 def _done(client: TestClient, resources: Resources, **fields: Any) -> str:
-    job = submit(client)
-    rows.start(resources.database, job)
-    rows.publish(resources.database, resources.store, job, FILES)
-    with resources.database.unit_of_work() as session:
-        for name, value in fields.items():
-            setattr(session.get_one(Job, job), name, value)
-    return job
+    return rows.succeed(resources, submit(client), FILES, **fields)
 
 
 def _publisher(resources: Resources) -> Publisher:

@@ -12,7 +12,6 @@ import yaml
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from app.db.job import Job
 from app.db.publication import Publication
 from app.integrations.mlflow.target import MlflowTarget
 from app.integrations.shared.targets import PublishRequest, TargetRefused
@@ -186,12 +185,7 @@ def resources(client: TestClient) -> Resources:
 
 def _done(client: TestClient, resources: Resources, **fields: Any) -> str:
     job = submit(client, source={"kind": "mlflow", "name": "demo", "version": "1"})
-    rows.start(resources.database, job)
-    rows.publish(resources.database, resources.store, job, FILES)
-    with resources.database.unit_of_work() as session:
-        for name, value in fields.items():
-            setattr(session.get_one(Job, job), name, value)
-    return job
+    return rows.succeed(resources, job, FILES, **fields)
 
 
 def test_the_source_s_own_model_takes_the_version_with_the_project_s_login(

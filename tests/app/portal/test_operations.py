@@ -19,7 +19,6 @@ from app.db.session import clock
 from app.db.tenancy import ApiKey, Project
 from app.db.webhook import WebhookDelivery, WebhookEndpoint
 from app.platform.actor import DEFAULT_PROJECT, LOCAL, acting
-from app.platform.ids import new_id
 from app.portal.pages.operations.audit import PAGE
 from app.portal.pages.operations.keys import SCOPE_WORDS
 from app.portal.spec_form.values import EXTRA, PRESET
@@ -27,6 +26,7 @@ from app.services.resources import Resources
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.app.portal.browser import Browser
+from tests.fixtures.service import rows
 
 Row = TypeVar("Row", ApiKey, WebhookEndpoint)
 
@@ -115,23 +115,7 @@ def test_old_entries_of_the_audit_log_are_a_page_away(browser: Browser, resource
 @pytest.fixture
 def worker(resources: Resources) -> str:
     """A worker that was just seen."""
-    with resources.database.unit_of_work() as session:
-        now = clock(session)
-        row = Worker(
-            id=new_id("wrk"),
-            worker_class="default",
-            host="gpu-1",
-            pid=7,
-            device="cuda",
-            memory_bytes=80 * 2**30,
-            engine_version="1",
-            job_id=None,
-            drain_requested_at=None,
-            started_at=now,
-            seen_at=now,
-        )
-        session.add(row)
-        return row.id
+    return rows.see(resources.database, host="gpu-1", pid=7, device="cuda", memory_bytes=80 * 2**30)
 
 
 def test_a_worker_is_drained(browser: Browser, worker: str) -> None:

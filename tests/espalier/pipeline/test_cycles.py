@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from espalier.messages import Checkpoint, Message, Metric
 from espalier.model.weights import Weights
 from espalier.recipe.steps.recovery import Cycles
 from espalier.retrain.averaging import mean
-from tests.fixtures.library.jobs import KilledError, local_job, write_texts
+from tests.fixtures.library.jobs import KilledError, local_job, write_texts, write_topics
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -25,9 +24,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "train.txt"
-    path.write_text("\n\n".join(topics[key] for key in sorted(topics)[:6]))
-    return path
+    return write_topics(tmp_path_factory.mktemp("text") / "train.txt", 6)
 
 
 def _cycles(folder: Path, model_dir: Path, text: Path, **spec: Any) -> Recovery:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -11,16 +10,14 @@ import torch
 
 from espalier.messages import Checkpoint, Message
 from espalier.session import Session
-from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.jobs import KilledError, write_topics
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "train.txt"
-    path.write_text("\n\n".join(topics[key] for key in sorted(topics)[:12]))
-    return path
+    return write_topics(tmp_path_factory.mktemp("text") / "train.txt", 12)
 
 
 def _run(tmp_path: Path, text: Path, family: str = "llama", *, name: str = "run", **spec: Any) -> Recovery:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from espalier.retrain import retraining, trainable_parameters
 from espalier.retrain.training_text import training_windows
 from espalier.session import Session
 from espalier.training.losses import Loss, language_loss
-from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.jobs import KilledError, write_topics
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.messages import MESSAGES
@@ -30,9 +29,7 @@ from workers.messages import MESSAGES
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "train.txt"
-    path.write_text("\n\n".join(topics[key] for key in sorted(topics)[:12]))
-    return path
+    return write_topics(tmp_path_factory.mktemp("text") / "train.txt", 12)
 
 
 def _run(tmp_path: Path, text: Path, family: str = "llama", *, name: str = "run", **spec: Any) -> Recovery:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from espalier.retrain.averaging import Masks, greedy, mean
 from espalier.retrain.soup import Member
 from espalier.retrain.train import UNDECAYED
 from espalier.search.soup import member_specs
-from tests.fixtures.library.jobs import KilledError, LocalJob, local_job, write_texts
+from tests.fixtures.library.jobs import KilledError, LocalJob, local_job, write_texts, write_topics
 from tests.fixtures.library.recovery import assert_zeros_hold, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -37,9 +36,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "train.txt"
-    path.write_text("\n\n".join(topics[key] for key in sorted(topics)[:6]))
-    return path
+    return write_topics(tmp_path_factory.mktemp("text") / "train.txt", 6)
 
 
 def test_the_mean_of_equal_values_is_that_value() -> None:

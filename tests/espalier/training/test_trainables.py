@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from espalier.model.weights import Weights
 from espalier.retrain import retraining, teacher
 from espalier.retrain.allr_warm_start import pruning_distance
 from espalier.session import Session, limits
-from tests.fixtures.library.jobs import KilledError
+from tests.fixtures.library.jobs import KilledError, write_topics
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -45,9 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "train.txt"
-    path.write_text("\n\n".join(topics[key] for key in sorted(topics)[:8]))
-    return path
+    return write_topics(tmp_path_factory.mktemp("text") / "train.txt", 8)
 
 
 def _run(

@@ -21,7 +21,7 @@ from app.integrations.mlflow.events import version_created
 from app.platform import outbound
 from app.queue import WorkNotifier
 from app.services.hooks import evaluation
-from app.services.tenancy.encryption import encrypt
+from tests.fixtures.service.rows import webhook_delivery, webhook_endpoint
 from tests.fixtures.suite.patience import Patience
 from tests.fixtures.workers.runs import Bench, job_fields
 from workers.background import deliver
@@ -45,7 +45,7 @@ def gate() -> Iterator[threading.Event]:
     gate.set()
 
 
-def rows(session: Session, table: type[Base], project: str, **fields: object) -> list[str]:
+def rows(session: Session, table: type[Base], project: str, /, **fields: object) -> list[str]:
     """Insert a project's items at once; a field may be made from an item's number."""
     ids = [f"{project}-{number:04d}" for number in range(PROJECTS[project])]
     columns = dict.fromkeys(table.__table__.columns.keys()) | {"project_id": project, "created_at": clock(session)}
@@ -59,33 +59,9 @@ def rows(session: Session, table: type[Base], project: str, **fields: object) ->
 def webhooks(bench: Bench, project: str) -> None:
     """Give every one of a project's endpoints a message that is due."""
     with bench.database.unit_of_work() as session:
-        now, secret = clock(session), encrypt(bench.settings, "whsec_" + "A" * 32)
-        rows(
-            session,
-            WebhookEndpoint,
-            project,
-            url=f"http://{project}.test/",
-            events=["*"],
-            description="",
-            enabled=True,
-            secret=secret,
-            updated_at=now,
-        )
-        rows(
-            session,
-            WebhookDelivery,
-            project,
-            endpoint_id=str,
-            message_id="evt",
-            type="t",
-            subject="job",
-            seq=1,
-            body="{}",
-            state="pending",
-            attempts=0,
-            next_at=now,
-            log=[],
-        )
+        now = clock(session)
+        rows(session, WebhookEndpoint, project, **webhook_endpoint(bench.settings, project, now))
+        rows(session, WebhookDelivery, project, endpoint_id=str, **webhook_delivery(project, now))
 
 
 def test_the_one_webhook_of_a_project_is_sent_beside_a_thousand_of_another_whose_endpoints_hang(

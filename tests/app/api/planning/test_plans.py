@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.db.job import Job, Worker
+from app.db.job import Job
 from app.db.planning import Plan
 from app.db.result import PhaseRecord
 from app.db.session import Database, clock
@@ -84,21 +84,7 @@ def test_a_teacher_is_told_and_one_that_does_not_fit_too(
     assert said({"loss": "kl"}) == {
         "teacher_in_memory": f"Retraining beside a dense teacher takes about {twice} MiB of memory."
     }
-    with rows.unit_of_work() as session:
-        now = clock(session)
-        session.add(
-            Worker(
-                id="wrk_gpu",
-                worker_class="default",
-                host="h",
-                pid=1,
-                device="cuda",
-                engine_version="2",
-                memory_bytes=3 * parameters,
-                started_at=now,
-                seen_at=now,
-            )
-        )
+    fixture.see(rows, device="cuda", memory_bytes=3 * parameters)
     # On a GPU the forward pass is in bfloat16: the model and its teacher are four bytes a parameter.
     assert said({"loss": "kl"}) == {
         "retraining_does_not_fit": f"Retraining beside a dense teacher takes about {each} MiB of memory, and a job "
@@ -252,21 +238,7 @@ def test_a_stored_credential_is_not_missed(client: TestClient, body: dict[str, A
 def test_a_limit_that_cannot_hold_the_job_is_refused_with_the_least_that_would(
     client: TestClient, body: dict[str, Any], rows: Database
 ) -> None:
-    with rows.unit_of_work() as session:
-        now = clock(session)
-        session.add(
-            Worker(
-                id="wrk_cpu",
-                worker_class="default",
-                host="h",
-                pid=1,
-                device="cpu",
-                engine_version="5",
-                memory_bytes=2**36,
-                started_at=now,
-                seen_at=now,
-            )
-        )
+    fixture.see(rows)
     # What the plan says is enough: nobody who takes his limit from it is refused.
     largest = max(phase["memory_bytes"] for phase in plan(client, body)["phases"])
     for path in ("/v1/plans", "/v1/jobs"):
@@ -305,20 +277,6 @@ def test_memory_of_a_class_with_a_gpu_is_what_lies_there(
         return {phase["name"]: phase["memory_bytes"] for phase in phases}
 
     on_cpu = told()
-    with rows.unit_of_work() as session:
-        now = clock(session)
-        session.add(
-            Worker(
-                id="wrk_gpu",
-                worker_class="default",
-                host="h",
-                pid=1,
-                device="cuda",
-                engine_version="2",
-                memory_bytes=2**36,
-                started_at=now,
-                seen_at=now,
-            )
-        )
+    fixture.see(rows, device="cuda")
     assert on_cpu["baseline"] > LIBRARIES_BYTES
     assert told()["baseline"] == 2 * probe(model).parameters
