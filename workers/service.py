@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass
-class Part:
+class ServiceProcess:
     """One process of the service."""
 
     name: str
@@ -84,12 +84,12 @@ class Service:
         }
         self._env = {**os.environ, **{name: str(value) for name, value in ours.items()}}
         self.parts = [
-            Part("api", [sys.executable, "-P", "-m", "app.server"]),
+            ServiceProcess("api", [sys.executable, "-P", "-m", "app.server"]),
             *(
-                Part(f"worker {name}", [sys.executable, "-P", "-m", "workers.main", "--worker-class", name])
+                ServiceProcess(f"worker {name}", [sys.executable, "-P", "-m", "workers.main", "--worker-class", name])
                 for name, _ in settings.classes
             ),
-            Part("reconciler", [sys.executable, "-P", "-m", "workers.reconciler"]),
+            ServiceProcess("reconciler", [sys.executable, "-P", "-m", "workers.reconciler"]),
         ]
 
     @property

@@ -21,7 +21,7 @@ MAX_SPELLED_OUT = 300_000
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """One point of the grid: the value of every axis and the request that they make."""
 
     values: dict[str, Any]
@@ -76,14 +76,14 @@ class SweepRequest(Spec):
             )
         return self
 
-    def points(self) -> Iterator[Point]:
+    def points(self) -> Iterator[GridPoint]:
         """Return every combination, the last axis fastest; ValueError names an axis that leads nowhere."""
         for combination in itertools.product(*self.axes.values()):
             values = dict(zip(self.axes, combination, strict=True))
             request = copy.deepcopy(self.base)
             for pointer, value in values.items():
                 place(request, pointer, value)
-            yield Point(values, request)
+            yield GridPoint(values, request)
 
 
 def _count(value: object) -> int:

@@ -61,7 +61,7 @@ class ForbiddenAddress(Exception):
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """A URL that may be called, if its addresses may."""
 
     scheme: str
@@ -105,7 +105,7 @@ class Answer:
     excerpt: str
 
 
-def parse(url: str) -> Target:
+def parse(url: str) -> Destination:
     """Read a URL strictly; raises ForbiddenAddress for whatever two readers could understand differently."""
     if len(url) > MAX_URL or not _URL.fullmatch(url) or "\\" in url:
         raise ForbiddenAddress("give an http or https URL of printable ASCII characters")
@@ -128,7 +128,7 @@ def parse(url: str) -> Target:
     if port == 0 or parts.netloc.endswith(":"):
         raise ForbiddenAddress("the URL has no valid port")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(parts.scheme, host.lower(), port or (443 if parts.scheme == "https" else 80), path)
+    return Destination(parts.scheme, host.lower(), port or (443 if parts.scheme == "https" else 80), path)
 
 
 def _strict_ipv4(host: str) -> None:
@@ -158,7 +158,7 @@ def is_allowed(address: Address, port: int, allowed: Sequence[Network]) -> bool:
     return address.version == 4 or address in _PUBLIC_6
 
 
-def check_literal(target: Target, allowed: Sequence[Network]) -> None:
+def check_literal(target: Destination, allowed: Sequence[Network]) -> None:
     """Refuse at once what needs no resolver to refuse; raises ForbiddenAddress."""
     literal = target.literal
     if literal is not None and not is_allowed(literal, target.port, allowed):
@@ -167,7 +167,7 @@ def check_literal(target: Target, allowed: Sequence[Network]) -> None:
         raise ForbiddenAddress("public hosts are called at port 80 or 443")
 
 
-def resolve(target: Target, allowed: Sequence[Network]) -> list[str]:
+def resolve(target: Destination, allowed: Sequence[Network]) -> list[str]:
     """Resolve a host once; one bad answer spoils them all. Raises ForbiddenAddress or OSError."""
     entries = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
@@ -178,7 +178,7 @@ def resolve(target: Target, allowed: Sequence[Network]) -> list[str]:
 
 
 def post(
-    target: Target, body: bytes, headers: Mapping[str, str], *, allowed: Sequence[Network], seconds: float
+    target: Destination, body: bytes, headers: Mapping[str, str], *, allowed: Sequence[Network], seconds: float
 ) -> Answer:
     """POST and return the answer; raises ForbiddenAddress, OSError (TimeoutError too) or http.client.HTTPException."""
     sent = {"Content-Length": str(len(body)), **headers}
@@ -188,7 +188,7 @@ def post(
 
 
 def get(
-    target: Target, headers: Mapping[str, str], *, most_bytes: int, allowed: Sequence[Network], seconds: float
+    target: Destination, headers: Mapping[str, str], *, most_bytes: int, allowed: Sequence[Network], seconds: float
 ) -> Reply:
     """GET and return the beginning of the answer; raises what `post` raises."""
     return _call("GET", target, b"", headers, most_bytes, allowed=allowed, seconds=seconds)
@@ -196,7 +196,7 @@ def get(
 
 def _call(
     method: str,
-    target: Target,
+    target: Destination,
     body: bytes,
     headers: Mapping[str, str],
     most_bytes: int,
@@ -239,7 +239,7 @@ def _check_peer(connection: socket.socket, port: int, allowed: Sequence[Network]
         raise ForbiddenAddress("the connection led to an address that is not public")
 
 
-def _secured(plain: socket.socket, target: Target) -> Any:  # noqa: ANN401 - both kinds of sockets
+def _secured(plain: socket.socket, target: Destination) -> Any:  # noqa: ANN401 - both kinds of sockets
     return (
         ssl.create_default_context().wrap_socket(plain, server_hostname=target.host)
         if target.scheme == "https"
@@ -255,7 +255,12 @@ def _shut(connection: socket.socket) -> None:
 
 
 def _exchange(
-    connection: socket.socket, method: str, target: Target, body: bytes, headers: Mapping[str, str], most_bytes: int
+    connection: socket.socket,
+    method: str,
+    target: Destination,
+    body: bytes,
+    headers: Mapping[str, str],
+    most_bytes: int,
 ) -> Reply:
     client = http.client.HTTPConnection(target.host, target.port)
     client.sock = connection

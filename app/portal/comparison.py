@@ -15,7 +15,7 @@ Write = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedMeasure:
     """One measure of all jobs."""
 
     title: str
@@ -41,7 +41,7 @@ _PARTS: Final[list[tuple[str, tuple[str, str], Write, bool]]] = [
 """Title, place in the report, how it is written, and whether the lowest wins."""
 
 
-def lines(readings: Sequence[JobReading]) -> list[Line]:
+def lines(readings: Sequence[JobReading]) -> list[ComparedMeasure]:
     """Return the results of the jobs, one measure per line; a job without a report has dashes."""
     reports = [reading.job.report or {} for reading in readings]
     names = sorted({name for report in reports for name in _part(report, "compressed", "perplexity") or {}})
@@ -67,7 +67,7 @@ def lines(readings: Sequence[JobReading]) -> list[Line]:
         # No award: the jobs ran at different times, perhaps on different machines.
         timings = [timing(_part(report, "compressed", "latency"), name) for report in reports]
         texts = [number(None) if item is None else f"{item.text} ms" for item in timings]
-        rows.append(Line(f"{label[:1].upper()}{label[1:]}", texts, frozenset()))
+        rows.append(ComparedMeasure(f"{label[:1].upper()}{label[1:]}", texts, frozenset()))
     times = [reading.durations["running"] for reading in readings]
     ended = [reading.job.state == "succeeded" for reading in readings]
     rows.append(_line("Time of work", times, duration, lower_wins=True, among=ended))
@@ -116,13 +116,13 @@ def _line(
     *,
     lower_wins: bool = False,
     among: Sequence[bool] | None = None,
-) -> Line:
+) -> ComparedMeasure:
     """`among`: the jobs that may win; default: all that have a value."""
     candidates = [value if among is None or among[index] else None for index, value in enumerate(values)]
     rivals = {value for value in candidates if value is not None}
     best = min(rivals) if lower_wins and len(rivals) > 1 else None
     winners = frozenset(index for index, value in enumerate(candidates) if best is not None and value == best)
-    return Line(title, [write(value) for value in values], winners)
+    return ComparedMeasure(title, [write(value) for value in values], winners)
 
 
 def differences(documents: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:

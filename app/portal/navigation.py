@@ -13,7 +13,7 @@ from app.platform.discovery import offered
 
 
 @dataclass(frozen=True)
-class Entry:
+class MenuEntry:
     """A page in the menu, and the scope that it needs."""
 
     title: str
@@ -32,13 +32,13 @@ class Entry:
         return path == self.url or path.startswith(f"{self.url}/")
 
 
-def discover(pages: ModuleType) -> tuple[list[APIRouter], list[Entry]]:
+def discover(pages: ModuleType) -> tuple[list[APIRouter], list[MenuEntry]]:
     """Return the routers and menu entries of every module of a package; raises TypeError on one without a router."""
     modules = offered(pages, "router", APIRouter)
-    entries = [entry for module, _ in modules if isinstance(entry := getattr(module, "NAVIGATION", None), Entry)]
+    entries = [entry for module, _ in modules if isinstance(entry := getattr(module, "NAVIGATION", None), MenuEntry)]
     return [router for _, router in modules], sorted(entries, key=lambda entry: entry.order)
 
 
-def here(entries: Sequence[Entry], path: str) -> Entry | None:
+def here(entries: Sequence[MenuEntry], path: str) -> MenuEntry | None:
     """Return the entry that a path belongs to: the longest that leads to it."""
     return max((entry for entry in entries if entry.leads_to(path)), key=lambda entry: len(entry.url), default=None)

@@ -49,7 +49,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """A result that stands in a registry."""
 
     job_id: str
@@ -67,9 +67,9 @@ class ModelReading:
 
     model: str
     results: Sequence[Result]
-    made_from: Sequence[Published]
+    made_from: Sequence[PublishedResult]
     """The publications that are this model."""
-    published: Sequence[Published]
+    published: Sequence[PublishedResult]
     """What was published of its results."""
     compressed_again: dict[str, int]
     """Published place -> jobs that began from it."""
@@ -122,8 +122,8 @@ def _results(session: Session, project_id: str, name: str) -> list[Result]:
     ]
 
 
-def _published(session: Session, project_id: str) -> list[Published]:
+def _published(session: Session, project_id: str) -> list[PublishedResult]:
     return [
-        Published(row.job_id, row.job_name, row.model, str(row.target.get("kind")), target_name(row.target))
+        PublishedResult(row.job_id, row.job_name, row.model, str(row.target.get("kind")), target_name(row.target))
         for row in catalog.published(session, project_id, limit=MAX_PUBLISHED)
     ]

@@ -46,7 +46,7 @@ MAX_INSPECTED_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class Progress:
+class UploadProgress:
     """Which parts of a file are there."""
 
     name: str
@@ -104,7 +104,7 @@ def get_open(database: Database, project_id: str, upload_id: str) -> Upload:
     return row
 
 
-def progress(store: ObjectStore, row: Upload) -> list[Progress]:
+def progress(store: ObjectStore, row: Upload) -> list[UploadProgress]:
     """Return which parts of each file are there, whole."""
     here: dict[str, list[int]] = {file["name"]: [] for file in row.files}
     sizes = {file["name"]: file["bytes"] for file in row.files}
@@ -114,7 +114,9 @@ def progress(store: ObjectStore, row: Upload) -> list[Progress]:
         if name in here and number.isdecimal() and stored.bytes == row.part_size(sizes[name], int(number)):
             here[name].append(int(number))
     return [
-        Progress(file["name"], file["bytes"], file["sha256"], row.num_parts(file["bytes"]), sorted(here[file["name"]]))
+        UploadProgress(
+            file["name"], file["bytes"], file["sha256"], row.num_parts(file["bytes"]), sorted(here[file["name"]])
+        )
         for file in row.files
     ]
 

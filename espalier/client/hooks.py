@@ -59,7 +59,7 @@ class HookDelivery(View):
     received_at: datetime
 
 
-class Trial(View):
+class TriedRule(View):
     """What a rule would make of an event."""
 
     outcome: str
@@ -123,11 +123,13 @@ class Hooks:
         """Remove a rule; jobs that it made stay."""
         self._call("DELETE", f"/v1/rules/{rule}")
 
-    def try_rule(self, rule: str, *, delivery: str | None = None, payload: Mapping[str, Any] | None = None) -> Trial:
+    def try_rule(
+        self, rule: str, *, delivery: str | None = None, payload: Mapping[str, Any] | None = None
+    ) -> TriedRule:
         """Evaluate a rule on a delivery or a document without effects."""
         given = {"delivery_id": delivery, "payload": payload}
         body = {name: value for name, value in given.items() if value is not None}
-        return Trial.model_validate(self._call("POST", f"/v1/rules/{rule}/test", json=body))
+        return TriedRule.model_validate(self._call("POST", f"/v1/rules/{rule}/test", json=body))
 
     def deliveries(self) -> Iterator[HookDelivery]:
         """Yield deliveries, newest first."""

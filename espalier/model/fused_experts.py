@@ -35,7 +35,7 @@ class Expert(nn.Module):
         return hidden
 
 
-class Experts(nn.ModuleList):
+class SeparateExperts(nn.ModuleList):
     """Replacement of a module of stacked experts; same arguments, same result."""
 
     def forward(self, x_TI: torch.Tensor, chosen_TK: torch.Tensor, share_TK: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ def split_experts(model: nn.Module) -> None:
             )
         gate_up, down, act = own["gate_up_proj"], own["down_proj"], module.act_fn
         assert isinstance(act, nn.Module)
-        experts = Experts(Expert(gate_up[0], down[0], act) for _ in range(gate_up.shape[0]))
+        experts = SeparateExperts(Expert(gate_up[0], down[0], act) for _ in range(gate_up.shape[0]))
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, experts)
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from espalier.errors import UnsupportedArchitectureError
-from espalier.model.fused_experts import Experts
+from espalier.model.fused_experts import SeparateExperts
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def is_linear(module: nn.Module) -> bool:
 
 def _block(name: str, index: int, block: nn.Module, tensors: Mapping[str, str]) -> Block:
     matrices = []
-    experts = tuple(f"{local}." for local, module in block.named_modules() if isinstance(module, Experts))
+    experts = tuple(f"{local}." for local, module in block.named_modules() if isinstance(module, SeparateExperts))
     for local, module in block.named_modules():
         # A map to a single number is a gate: it stays dense, as routers do.
         if isinstance(module, nn.Linear | Conv1D) and min(module.weight.shape) > 1:

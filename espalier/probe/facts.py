@@ -32,7 +32,7 @@ MAX_FILES = 10_000
 LICENCE = re.compile(r"^license:\s*[\"']?([\w.+-]{1,64})[\"']?\s*$", re.MULTILINE)
 
 
-class Matrix(BaseModel):
+class ProbedMatrix(BaseModel):
     """One linear layer inside the blocks."""
 
     model_config = ConfigDict(frozen=True)
@@ -66,7 +66,7 @@ class ModelFacts(BaseModel):
     dtype: Dtype
     parameters: int
     bytes: int
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[ProbedMatrix, ...]
     licence: str | None
     tokenizer_present: bool
     tokenizer_missing: str | None = None
@@ -168,10 +168,10 @@ def _facts(expected: Expected, tensors: dict[str, Tensor], licence: str | None, 
     )
 
 
-def _matrices(expected: Expected) -> Iterator[Matrix]:
+def _matrices(expected: Expected) -> Iterator[ProbedMatrix]:
     for index, prefix in expected.blocks():
         for name, each in expected.family.maps(index).items():
-            yield Matrix(
+            yield ProbedMatrix(
                 name=f"{prefix}{name}",
                 block=index,
                 num_outputs=each.outputs,

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from espalier.errors import Problem
 from espalier.methods.base import MatrixFacts
-from espalier.probe.facts import Matrix, ModelFacts
+from espalier.probe.facts import ModelFacts, ProbedMatrix
 from espalier.recipe.expressions import BadPattern, OutOfTime, Selection, TimeBudget
 from espalier.recipe.steps.prune import Targets
 
@@ -19,18 +19,18 @@ _CHECK_EVERY = 8
 class Chosen:
     """The matrices that a step prunes, and what of them is asked for again and again."""
 
-    matrices: list[Matrix]
+    matrices: list[ProbedMatrix]
 
     @cached_property
-    def by_inputs(self) -> dict[int, Matrix]:
+    def by_inputs(self) -> dict[int, ProbedMatrix]:
         """The first matrix of each number of inputs."""
-        matrices: dict[int, Matrix] = {}
+        matrices: dict[int, ProbedMatrix] = {}
         for matrix in self.matrices:
             matrices.setdefault(matrix.num_inputs, matrix)
         return matrices
 
     @cached_property
-    def narrowest(self) -> Matrix:
+    def narrowest(self) -> ProbedMatrix:
         """The matrix of the lowest full rank."""
         return min(self.matrices, key=lambda matrix: min(matrix.num_inputs, matrix.num_outputs))
 

@@ -27,7 +27,7 @@ from espalier.text.overlap import overlapping, run_length
 
 
 @dataclass(frozen=True)
-class Plan:
+class SparsityPlan:
     """The sparsity of every matrix, settled before pruning, and for the global scope the statistics behind it."""
 
     sparsities: dict[str, float]
@@ -42,7 +42,7 @@ class Plan:
         return _statistics_of(self.dense_statistics, name, step.statistics)
 
 
-def run(session: Session) -> Plan | None:
+def run(session: Session) -> SparsityPlan | None:
     """Cut and check the windows, and spread the sparsity; None for a model that is already sparse."""
     step = session.step
     passes = step is not None and bool(step.planned)
@@ -62,7 +62,7 @@ def run(session: Session) -> Plan | None:
         return plan
 
 
-def _describe_update(session: Session, step: PruneStep, plan: Plan) -> None:
+def _describe_update(session: Session, step: PruneStep, plan: SparsityPlan) -> None:
     """Record the parameters of the update in the protocol; of `auto`, the solver of every matrix."""
     if step.solver is None:
         return
@@ -115,7 +115,9 @@ def _warn(session: Session, windows_NT: torch.Tensor) -> None:
             )
 
 
-def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor, *, passes: bool) -> Plan:
+def _plan(
+    session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.Tensor, *, passes: bool
+) -> SparsityPlan:
     if step.pattern.spans_model:
         session.reporter.warn(
             "global_scope_on_dense_activations",
@@ -129,7 +131,7 @@ def _plan(session: Session, step: PruneStep, phase: PhaseRun, windows_NT: torch.
         sparsities = _sparsities(session, step, statistics)
         if passes or step.pattern.spans_model or step.budget.cost != "free":
             phase.finish({"shares": sparsities})
-    return Plan(sparsities, statistics if step.pattern.spans_model else None)
+    return SparsityPlan(sparsities, statistics if step.pattern.spans_model else None)
 
 
 def _stored_statistics(
@@ -198,7 +200,7 @@ def _sparsities(session: Session, step: PruneStep, statistics: dict[str, torch.T
 def _global_sparsities(
     session: Session, step: PruneStep, matrices: list[Matrix], statistics: dict[str, torch.Tensor]
 ) -> dict[str, float]:
-    plan = Plan({}, statistics)
+    plan = SparsityPlan({}, statistics)
 
     def sweep() -> Iterable[tuple[str, torch.Tensor]]:
         for matrix in matrices:

@@ -14,7 +14,7 @@ from espalier.methods.statistics.gram import Gram
 from espalier.model import masks
 from espalier.model.layout import Matrix
 from espalier.model.numerics import generator, require_finite
-from espalier.prune.calibrating import Plan, below_pruned
+from espalier.prune.calibrating import SparsityPlan, below_pruned
 from espalier.prune.safeguard import solve_with_safeguard
 from espalier.prune.selection import score
 from espalier.recipe.steps.prune import PruneStep
@@ -26,7 +26,7 @@ def prune_matrix(
     session: Session,
     matrix: Matrix,
     step: PruneStep,
-    plan: Plan,
+    plan: SparsityPlan,
     statistics: Statistics,
     sample_TI: torch.Tensor | None,
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
@@ -68,7 +68,7 @@ def _scored(
     session: Session,
     matrix: Matrix,
     step: PruneStep,
-    plan: Plan,
+    plan: SparsityPlan,
     statistics: Statistics,
     *,
     weight_OI: torch.Tensor,

@@ -16,7 +16,7 @@ from espalier.methods.statistics.gram import Gram
 from espalier.model.layout import Block, Matrix
 from espalier.model.weights import Weights
 from espalier.prune import collapse
-from espalier.prune.calibrating import Plan
+from espalier.prune.calibrating import SparsityPlan
 from espalier.prune.inputs import Reading, warn_of_absent
 from espalier.prune.matrices import prune_matrix, row_of
 from espalier.prune.targets import selected
@@ -28,7 +28,7 @@ from espalier.stream.capture import capturing
 from espalier.stream.hidden_states import HiddenStates, windows_per_batch
 
 
-def run(session: Session, plan: Plan | None) -> None:
+def run(session: Session, plan: SparsityPlan | None) -> None:
     """Prune every block, or take the zeros of a model that is already sparse as its masks."""
     blocks = session.streamed.layout.blocks
     if session.interleaves:
@@ -74,7 +74,7 @@ class BlockPruner:
     where the statistics are there already, one of the few tokens that errors are measured on.
     """
 
-    def __init__(self, session: Session, phase: PhaseRun, plan: Plan | None) -> None:
+    def __init__(self, session: Session, phase: PhaseRun, plan: SparsityPlan | None) -> None:
         self.session, self.phase, self.plan = session, phase, plan
         step = session.step
         self.gathers: Declared = () if step is None or plan is None else step.gathers
@@ -172,7 +172,7 @@ class BlockPruner:
             rows.append(row)
         return rows, tensors, kept
 
-    def _read(self, block: Block, matrices: list[Matrix], plan: Plan) -> Reading:
+    def _read(self, block: Block, matrices: list[Matrix], plan: SparsityPlan) -> Reading:
         """Return the input statistics of a block's matrices: stored, or gathered in one forward pass."""
         stored = plan.inputs.of(block) if plan.inputs else None
         if stored is not None and Gram in self.gathers:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.model.layout import Block
 from espalier.model.weights import save_overlay
-from espalier.prune.calibrating import Plan
+from espalier.prune.calibrating import SparsityPlan
 from espalier.prune.pruning import BlockPruner, Pruned
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
@@ -17,7 +17,7 @@ from espalier.session.reporter import PhaseRun
 class Interleaved:
     """Prunes span by span, with the fitting in between."""
 
-    def __init__(self, session: Session, phase: PhaseRun, plan: Plan | None) -> None:
+    def __init__(self, session: Session, phase: PhaseRun, plan: SparsityPlan | None) -> None:
         self.session = session
         self._pruner = BlockPruner(session, phase, plan)
 

@@ -10,7 +10,7 @@ from typing import Any
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score_weights
 from espalier.model.layout import Block
-from espalier.prune.calibrating import Plan
+from espalier.prune.calibrating import SparsityPlan
 from espalier.prune.pruning import Pruned
 from espalier.recipe.steps.reconstruct import Reconstruct
 from espalier.reconstruct import window_choice
@@ -25,7 +25,7 @@ from espalier.session.resume import finish_block, restore_block
 from espalier.stream.hidden_states import HiddenStates
 
 
-def run(session: Session, plan: Plan | None = None) -> None:
+def run(session: Session, plan: SparsityPlan | None = None) -> None:
     """Fit every window of the model; `plan` is for the blocks that are pruned on the way."""
     spec = session.request.spec.reconstruct
     assert spec is not None
@@ -60,7 +60,7 @@ def _warn(session: Session, spec: Reconstruct, errors_before: Sequence[float]) -
 
 
 class _Reconstruction:
-    def __init__(self, session: Session, phase: PhaseRun, spec: Reconstruct, plan: Plan | None) -> None:
+    def __init__(self, session: Session, phase: PhaseRun, spec: Reconstruct, plan: SparsityPlan | None) -> None:
         self.session, self.phase, self.spec = session, phase, spec
         self.windows_NT = loss_gap.reconstruction_windows(session, phase)
         self.kind = window_choice.choose(session, phase, spec, self.windows_NT)

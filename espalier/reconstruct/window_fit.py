@@ -15,7 +15,7 @@ from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.reconstruct.adapters import AdapterSize, adapted
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
 from espalier.reconstruct.teacher_states import TeacherStates
-from espalier.reconstruct.windows import Part, Streams, halves_of, matrices_of, whole
+from espalier.reconstruct.windows import Streams, WindowPart, halves_of, matrices_of, whole
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
@@ -74,7 +74,7 @@ class WindowFit:
             tensors |= {self.tensors[item.name]: self._settled(item) for item in items if item.name in self.tensors}
         return tensors, trained
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Iterator[WindowPart]:
         if self.kind in {"submodule", "matrix"}:
             (block,) = self.span
             with self.dense.pair(self.stream, block, self.module) as pair:
@@ -88,7 +88,7 @@ class WindowFit:
         blocks = list(self.module) if isinstance(self.module, nn.ModuleList) else [self.module]
         yield whole(blocks, frozenset(self.stored), self.stream, streams=self.streams, targets=targets)
 
-    def _fit(self, part: Part) -> list[Trainable]:
+    def _fit(self, part: WindowPart) -> list[Trainable]:
         """Fit one window; nothing to do where nothing was pruned."""
         pruned = {name: mask for name, mask in self.masks.items() if name in part.owned}
         if not pruned:
@@ -123,7 +123,7 @@ class WindowFit:
             loss=spec.loss,
         )
 
-    def _report(self, part: Part, result: Fit) -> None:
+    def _report(self, part: WindowPart, result: Fit) -> None:
         self.errors_before.append(result.error_before)
         for name, value in (
             ("error_before", result.error_before),

@@ -23,7 +23,7 @@ from espalier.stream.hidden_states import HiddenStates
 
 
 @dataclass(frozen=True)
-class Part:
+class WindowPart:
     """One window, with its activations (N, T, ...) on the CPU."""
 
     name: str
@@ -97,7 +97,7 @@ def casting(run: Run, stream: HiddenStates) -> Run:
     return cast
 
 
-def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
+def halves_of(pair: Pair, streams: Streams) -> Iterator[WindowPart]:
     """Yield attention, then mlp; each is cut out of the block's own code by muting the other."""
     stream = pair.stream
     halves = find_halves(pair.dense, pair.teacher, streams.teacher[:1].to(stream.streamed.device))
@@ -128,7 +128,7 @@ def halves_of(pair: Pair, streams: Streams) -> Iterator[Part]:
     yield _adding("mlp", halves.owned["mlp"], mlp, stream, streams=streams, targets=targets)
 
 
-def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
+def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[WindowPart]:
     """Yield linear layers of a block (`among`: names of their weights); targets are the dense layer's outputs.
 
     Every map costs the forward passes over all windows that the mode reads: the teacher's, the student's or both.
@@ -145,12 +145,12 @@ def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iter
         targets = stream.forward(dense, taught)
         owned = frozenset(name for name, _ in dense.named_parameters(prefix=local))
         run = casting(run_of(pair.block, local), stream)
-        yield Part(local, owned, run, inputs, targets, scale(stream, targets))
+        yield WindowPart(local, owned, run, inputs, targets, scale(stream, targets))
 
 
 def whole(
     blocks: Sequence[nn.Module], owned: frozenset[str], stream: HiddenStates, *, streams: Streams, targets: torch.Tensor
-) -> Part:
+) -> WindowPart:
     """Return all blocks of a span as one window, from the stream's position on.
 
     With several blocks only the hidden states between them are kept for the backward pass.
@@ -168,9 +168,9 @@ def whole(
 
 def _adding(
     name: str, owned: frozenset[str], run: Run, stream: HiddenStates, *, streams: Streams, targets: torch.Tensor
-) -> Part:
+) -> WindowPart:
     power = scale(stream, stream.difference(targets, streams.teacher))
-    return Part(name, owned, run, streams.student, targets, power)
+    return WindowPart(name, owned, run, streams.student, targets, power)
 
 
 def scale(stream: HiddenStates, values: torch.Tensor) -> float:

@@ -23,7 +23,7 @@ from espalier.retrain import merging, rate_search
 from espalier.retrain.allr_warm_start import start_fraction
 from espalier.retrain.rate_search import BASE_RATES, scaled
 from espalier.retrain.teacher import recomputes, teaching
-from espalier.retrain.train import Best, DivergedError, Plan, Trainer, held_out_loss
+from espalier.retrain.train import Best, DivergedError, Trainer, TrainingPlan, held_out_loss
 from espalier.retrain.trainable_parameters import select_trainable_parameters
 from espalier.retrain.training_text import split, training_windows
 from espalier.session import Session
@@ -195,7 +195,7 @@ class _Retraining:
         if (cycle := self.session.repetition.name.cycle) is not None:
             # No cycle reads the first batches again, and members of one soup differ only in what `vary` names.
             seed = derived_seed(seed, str(RepetitionName(cycle=cycle)))
-        plan = Plan(
+        plan = TrainingPlan(
             steps=steps,
             batch_size=spec.batch_size,
             accumulate=spec.accumulate,

@@ -30,7 +30,7 @@ class DivergedError(ArithmeticError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """Hyperparameters of a training: length, batches, rates."""
 
     steps: int
@@ -47,7 +47,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Point:
+class TrainingPoint:
     """One step as the metrics show it."""
 
     step: int
@@ -101,7 +101,7 @@ class Trainer:
         model: nn.Module,
         trainables: Sequence[Trainable],
         windows_NT: torch.Tensor,
-        plan: Plan,
+        plan: TrainingPlan,
         *,
         autocast: AbstractContextManager[None] | None = None,
         loss: Loss = language_loss,
@@ -126,7 +126,7 @@ class Trainer:
             ],
         )
 
-    def advance(self) -> Point:
+    def advance(self) -> TrainingPoint:
         """Take one optimizer step; raises DivergedError instead of one that is not finite."""
         plan = self.plan
         factor = schedules.rate_fraction(plan.schedule, self.step, steps=plan.steps, start=plan.start)
@@ -143,7 +143,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for item in self.trainables:
             item.hold_zeros()
-        point = Point(self.step, loss, max(group["lr"] for group in self.optimizer.param_groups))
+        point = TrainingPoint(self.step, loss, max(group["lr"] for group in self.optimizer.param_groups))
         self.step += 1
         return point
 

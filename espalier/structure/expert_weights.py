@@ -12,7 +12,7 @@ from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
 from espalier.methods.structured import Routing
-from espalier.model.fused_experts import Experts
+from espalier.model.fused_experts import SeparateExperts
 from espalier.model.layout import Block
 from espalier.model.weights import Weights
 
@@ -30,7 +30,7 @@ class Mixture:
 
 def find_mixture(block: Block, module: nn.Module, weights: Weights) -> Mixture | None:
     """Find the mixture of experts of a block; None for a block without experts."""
-    mixtures = [(name, child) for name, child in module.named_modules() if isinstance(child, Experts)]
+    mixtures = [(name, child) for name, child in module.named_modules() if isinstance(child, SeparateExperts)]
     if not mixtures:
         return None
     ((local, experts),) = mixtures
@@ -78,7 +78,7 @@ def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing
         return hook
 
     handles = [experts.register_forward_pre_hook(route)]
-    assert isinstance(experts, Experts)
+    assert isinstance(experts, SeparateExperts)
     for index, expert in enumerate(experts):
         handles.append(expert.register_forward_hook(watch(index)))  # type: ignore[arg-type]
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
-from espalier.model.fused_experts import Experts
+from espalier.model.fused_experts import SeparateExperts
 from espalier.model.halves import AGREEMENT, Run
 from espalier.model.layout import is_linear
 
@@ -83,7 +83,7 @@ def last_writer(block: nn.Module, run: Run, probe: torch.Tensor) -> Writer:
     handles = [
         module.register_forward_hook(lambda *_, name=name: order.append(name))
         for name, module in block.named_modules()
-        if is_linear(module) or isinstance(module, Experts)
+        if is_linear(module) or isinstance(module, SeparateExperts)
     ]
     try:
         with torch.no_grad():
@@ -93,7 +93,7 @@ def last_writer(block: nn.Module, run: Run, probe: torch.Tensor) -> Writer:
             handle.remove()
     if order and _adds(block.get_submodule(order[-1]), run, probe):
         module = block.get_submodule(order[-1])
-        if not isinstance(module, Experts):
+        if not isinstance(module, SeparateExperts):
             return Writer(order[-1], (order[-1],))
         return Writer(order[-1], tuple(f"{order[-1]}.{index}.down_proj" for index in range(len(module))))
     raise UnsupportedArchitectureError(

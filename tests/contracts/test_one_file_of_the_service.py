@@ -17,10 +17,10 @@ from fastapi import APIRouter
 from starlette.responses import HTMLResponse
 
 from app.portal.deps import needs
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 
 router = APIRouter(dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Newcomers", "/portal/newcomers", 95)
+NAVIGATION = MenuEntry("Newcomers", "/portal/newcomers", 95)
 
 
 @router.get("/newcomers")

@@ -96,7 +96,7 @@ def _webhook(database: Database, settings: Settings, many: int, monkeypatch: pyt
     """Seconds until one webhook arrives beside those of another project's endpoints, each of which takes a second."""
     arrived = threading.Event()
 
-    def post(target: outbound.Target, *_: object, **__: object) -> outbound.Answer:
+    def post(target: outbound.Destination, *_: object, **__: object) -> outbound.Answer:
         if "few" in target.host:
             arrived.set()
         else:

@@ -37,7 +37,7 @@ MAX_LOG = 20
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeliveryOutcome:
     """How one attempt went."""
 
     seconds: float
@@ -135,7 +135,7 @@ class Dispatcher:
                 self._busy[row.project_id, row.endpoint_id] -= 1
                 self._busy += Counter()  # those at 0 go
 
-    def _note(self, row: WebhookDelivery, endpoint: WebhookEndpoint, outcome: Outcome) -> None:
+    def _note(self, row: WebhookDelivery, endpoint: WebhookEndpoint, outcome: DeliveryOutcome) -> None:
         with self._database.unit_of_work() as session:
             fresh = webhooks.one_delivery(session, endpoint.id, row.id)
             if fresh is not None:  # its endpoint was deleted meanwhile
@@ -157,14 +157,14 @@ class Dispatcher:
                 most_attempts=loops.MOST_ATTEMPTS,
             )
 
-    def _send(self, row: WebhookDelivery, endpoint: WebhookEndpoint) -> Outcome:
+    def _send(self, row: WebhookDelivery, endpoint: WebhookEndpoint) -> DeliveryOutcome:
         started, body = time.monotonic(), row.body.encode()
 
-        def ended(error: str | None, answer: Answer | None = None) -> Outcome:
+        def ended(error: str | None, answer: Answer | None = None) -> DeliveryOutcome:
             seconds = round(time.monotonic() - started, 3)
             if answer is None:
-                return Outcome(seconds, None, error, None)
-            return Outcome(seconds, answer.status, error, answer.excerpt, answer.retry_after)
+                return DeliveryOutcome(seconds, None, error, None)
+            return DeliveryOutcome(seconds, answer.status, error, answer.excerpt, answer.retry_after)
 
         try:
             headers = signing.headers(self._secrets(endpoint), row.message_id, int(time.time()), body)
@@ -189,7 +189,7 @@ class Dispatcher:
         return secrets
 
 
-def record_attempt(row: WebhookDelivery, outcome: Outcome, now: datetime) -> None:
+def record_attempt(row: WebhookDelivery, outcome: DeliveryOutcome, now: datetime) -> None:
     """Record an attempt in the delivery's row, and when the next one follows."""
     entry: dict[str, Any] = {
         "time": now.isoformat(),

@@ -30,7 +30,7 @@ MAPPED: Final = 2
 
 
 @dataclass(frozen=True)
-class Limits:
+class MemoryLimits:
     """What a child may take, in bytes."""
 
     held: int
@@ -39,15 +39,15 @@ class Limits:
     """Of what one process reserves for itself alone."""
 
 
-def allowed(settings: Settings, request: BaseModel) -> Limits:
+def allowed(settings: Settings, request: BaseModel) -> MemoryLimits:
     """Return what the child of a request may take."""
     whole = machine.memory_bytes("cpu") or 2**63
     if not isinstance(request, ComputeRequest):
         room = settings.fetch_memory_bytes or max(LEAST_FETCHING, min(MOST_FETCHING, whole // 4))
-        return Limits(room, room)
+        return MemoryLimits(room, room)
     room = settings.child_memory_bytes or int(whole * SHARE)
     limit = request.max_host_memory_bytes
     if limit is not None and machine.device_of(settings) == "cpu":  # drivers of a GPU count more than they hold
         room = min(room, limit + SLACK_BYTES)
     files = sum(path.stat().st_size for path in Path(request.model_dir).glob("*.safetensors"))
-    return Limits(room, room + settings.threads * STACK_BYTES + MAPPED * files)
+    return MemoryLimits(room, room + settings.threads * STACK_BYTES + MAPPED * files)

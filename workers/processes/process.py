@@ -23,7 +23,7 @@ from espalier.messages import Log
 from espalier.parent_death import die_with_parent
 from workers.messages import MESSAGES, AnyMessage
 from workers.processes.groups import ControlGroups, oom_kills
-from workers.processes.memory import Limits
+from workers.processes.memory import MemoryLimits
 
 INHERITED: Final = (
     "PATH",
@@ -116,7 +116,7 @@ class Child:
         env: Mapping[str, str],
         cwd: Path,
         offline: bool,
-        memory: Limits | None = None,
+        memory: MemoryLimits | None = None,
         groups: ControlGroups | None = None,
     ) -> None:
         self._group = groups.open(memory.held) if groups and memory else None

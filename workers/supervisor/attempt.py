@@ -42,7 +42,7 @@ from workers.processes.memory import allowed
 from workers.processes.process import Child, Side, environment
 from workers.processes.workspace import DiskQuota, Workspace
 from workers.supervisor import commit, publishing
-from workers.supervisor.checkpoints import Uploader, job_prefix, restore
+from workers.supervisor.checkpoints import CheckpointUploader, job_prefix, restore
 from workers.supervisor.recorder import Recorder
 from workers.supervisor.requests import compute_request, fetch_request
 from workers.supervisor.reuse import Reuse
@@ -89,7 +89,7 @@ class _Attempt:
         self._recorder = Recorder(services.database, job, discard=self._discard)
         self._prefix = job_prefix(job.project_id, job.id)
         self._reuse = Reuse(services.database, services.settings, job)
-        self._uploader = Uploader(services.store, self._prefix, self._workspace, shared=self._reuse.phases)
+        self._uploader = CheckpointUploader(services.store, self._prefix, self._workspace, shared=self._reuse.phases)
         self._children = ChildJobs(services.database, services.store, job)
         self._resolved: Resolved | None = None
         self._stale = False

@@ -26,7 +26,7 @@ def job_prefix(project_id: str, job_id: str) -> str:
     return f"projects/{project_id}/jobs/{job_id}/"
 
 
-class Uploader:
+class CheckpointUploader:
     """Stores the checkpoints of one attempt, one after the other, in the order in which they were finished."""
 
     def __init__(self, store: ObjectStore, prefix: str, workspace: Path, *, shared: PhaseStore | None = None) -> None:

@@ -11,7 +11,7 @@ from workers.lease.retries import JobFailed, from_exit, hung, stuck
 from workers.messages import AnyMessage, Fetched, Published, RecordedMessage
 from workers.processes.process import Child
 from workers.processes.workspace import DiskQuota
-from workers.supervisor.checkpoints import Uploader
+from workers.supervisor.checkpoints import CheckpointUploader
 from workers.supervisor.recorder import Recorder
 
 Outcome = Done | MembersRequested | Fetched | Published
@@ -27,7 +27,7 @@ def supervise(
     *,
     holder: LeaseHolder,
     recorder: Recorder,
-    uploader: Uploader,
+    uploader: CheckpointUploader,
     translate: Callable[[AnyMessage], list[RecordedMessage]],
     quota: DiskQuota,
     still_seconds: float,
@@ -85,7 +85,7 @@ class _Watchdog:
         return time.monotonic() - self._moved > self._still_seconds
 
 
-def _store_all(holder: LeaseHolder, recorder: Recorder, uploader: Uploader) -> None:
+def _store_all(holder: LeaseHolder, recorder: Recorder, uploader: CheckpointUploader) -> None:
     while not uploader.idle:
         holder.check()
         recorder.take(uploader.stored())
@@ -93,7 +93,7 @@ def _store_all(holder: LeaseHolder, recorder: Recorder, uploader: Uploader) -> N
         time.sleep(0.02)
 
 
-def _keep_what_is_done(holder: LeaseHolder, recorder: Recorder, uploader: Uploader) -> None:
+def _keep_what_is_done(holder: LeaseHolder, recorder: Recorder, uploader: CheckpointUploader) -> None:
     """Store the checkpoints that still wait: the next attempt starts behind them."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while not uploader.idle and time.monotonic() < deadline and not holder.lost:

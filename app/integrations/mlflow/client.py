@@ -50,7 +50,7 @@ class MlflowError(Exception):
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileInfo:
     """One line of a folder's listing."""
 
     name: str
@@ -118,10 +118,10 @@ class Mlflow:
             raise MlflowError(f"its files are kept at {kept}, not behind the server's artifact proxy", status=400)
         return parts.path.strip("/")
 
-    def listing(self, path: str) -> list[Entry]:
+    def listing(self, path: str) -> list[FileInfo]:
         """Return what a folder holds; nothing where there is none."""
         files = self._ask("GET", _ARTIFACTS, params={"path": path}).get("files", [])
-        return [Entry(str(f["path"]), bool(f.get("is_dir")), int(f.get("file_size") or 0)) for f in files]
+        return [FileInfo(str(f["path"]), bool(f.get("is_dir")), int(f.get("file_size") or 0)) for f in files]
 
     def download(self, path: str) -> Generator[bytes, None, None]:
         """Yield the bytes of a file."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.integrations.mlflow.client import Entry, Mlflow, MlflowError, tags_of
+from app.integrations.mlflow.client import FileInfo, Mlflow, MlflowError, tags_of
 from app.integrations.mlflow.names import MlflowAlias, MlflowName
 from app.integrations.mlflow.server import no_server
 from app.integrations.shared.cache import Place
@@ -119,7 +119,7 @@ class MlflowSource(ModelSource):
         return SourceNotFound(f"{self._what} cannot be read: {error.message}.", hint=hint)
 
 
-def _files(server: Mlflow, root: str) -> dict[str, tuple[str, Entry]]:
+def _files(server: Mlflow, root: str) -> dict[str, tuple[str, FileInfo]]:
     """File name -> where it lies: a logged folder as it is, or the parts of the transformers flavour joined."""
     top = server.listing(root)
     folders = {entry.name for entry in top if entry.is_folder}
@@ -131,7 +131,7 @@ def _files(server: Mlflow, root: str) -> dict[str, tuple[str, Entry]]:
     return _at(server, f"{root}/{_TOKENIZER}", server.listing(f"{root}/{_TOKENIZER}")) | model
 
 
-def _at(server: Mlflow, path: str, entries: list[Entry]) -> dict[str, tuple[str, Entry]]:
+def _at(server: Mlflow, path: str, entries: list[FileInfo]) -> dict[str, tuple[str, FileInfo]]:
     files = {entry.name: (f"{path}/{entry.name}", entry) for entry in entries if not entry.is_folder}
     if any(entry.is_folder and entry.name == TEMPLATES for entry in entries):
         below = (entry for entry in server.listing(f"{path}/{TEMPLATES}") if not entry.is_folder)
@@ -139,7 +139,7 @@ def _at(server: Mlflow, path: str, entries: list[Entry]) -> dict[str, tuple[str,
     return files
 
 
-def _remote(server: Mlflow, path: str, entry: Entry) -> RemoteFile:
+def _remote(server: Mlflow, path: str, entry: FileInfo) -> RemoteFile:
     read: Any = partial(server.download, path)
     # Rights are those of the whole model, and some servers fetch a file whole before they send its first byte.
     ask_for: Any = partial(server.ask_for, path) if entry.name == "config.json" else lambda: None

@@ -14,7 +14,7 @@ from app.portal.drawings.svg import joined, tag
 _NUMBERS = ("requested", "achieved", "error, mask alone", "error, after", "seconds")
 
 
-class LayerRow(MatrixRow, Protocol):
+class DetailedRow(MatrixRow, Protocol):
     """One pruned matrix with all that is known of it."""
 
     shape: list[Any]
@@ -23,7 +23,7 @@ class LayerRow(MatrixRow, Protocol):
     seconds: float
 
 
-def matrix_table(rows: Iterable[LayerRow], *, caption: str) -> Markup:
+def matrix_table(rows: Iterable[DetailedRow], *, caption: str) -> Markup:
     """Return a table with a row per matrix."""
     heads = joined(
         *(tag("th", name, scope="col") for name in ("matrix", "shape", "pattern")),
@@ -38,7 +38,7 @@ def matrix_table(rows: Iterable[LayerRow], *, caption: str) -> Markup:
     )
 
 
-def _row(row: LayerRow) -> Markup:
+def _row(row: DetailedRow) -> Markup:
     numbers = (
         percent(row.sparsity_requested),
         percent(row.sparsity_achieved),

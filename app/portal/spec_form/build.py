@@ -8,7 +8,7 @@ from typing import Any
 
 from app.bodies.job import JobRequest
 from app.portal.forms import Form
-from app.portal.spec_form.nodes import OFF, ON, Field, Group, Kind, Node, Option
+from app.portal.spec_form.nodes import OFF, ON, Field, FieldGroup, Kind, Node, Option
 from app.portal.spec_form.option_texts import explained
 from espalier.recipe.base import canonical
 from espalier.recipe.refusals.unbuilt import MARK
@@ -40,10 +40,10 @@ def _schema() -> dict[str, Any]:
     return JobRequest.model_json_schema()
 
 
-def tree(form: Form, preset: dict[str, Any]) -> Group:
+def tree(form: Form, preset: dict[str, Any]) -> FieldGroup:
     """Return the form of a job as it stands; what the preset says takes the place of the defaults."""
     root = _node(_schema(), _At("", {"spec": preset}, required=True), form)
-    assert isinstance(root, Group)
+    assert isinstance(root, FieldGroup)
     return root
 
 
@@ -53,7 +53,7 @@ def _node(schema: dict[str, Any], at: _At, form: Form) -> Node:
         return _union(schema, at, form, nullable=nullable)
     if "properties" in schema:
         if at.required or not nullable:
-            return Group(at.pointer, at.label, _description(schema), children=_children(schema, at, form))
+            return FieldGroup(at.pointer, at.label, _description(schema), children=_children(schema, at, form))
         return _optional(schema, at, form)
     return _field(schema, at)
 
@@ -85,15 +85,15 @@ def _children(schema: dict[str, Any], at: _At, form: Form, *, without: str = "")
     )
 
 
-def _optional(schema: dict[str, Any], at: _At, form: Form) -> Group:
+def _optional(schema: dict[str, Any], at: _At, form: Form) -> FieldGroup:
     default = ON if at.default is not None else OFF
     options = (Option(OFF), Option(ON))
     choice = Field(at.pointer, at.label, "choice", default=default, options=options)
     hint = _description(schema)
-    return Group(at.pointer, at.label, hint, choice, _children(schema, at, form))
+    return FieldGroup(at.pointer, at.label, hint, choice, _children(schema, at, form))
 
 
-def _union(schema: dict[str, Any], at: _At, form: Form, *, nullable: bool) -> Group:
+def _union(schema: dict[str, Any], at: _At, form: Form, *, nullable: bool) -> FieldGroup:
     tag = schema["discriminator"]["propertyName"]
     mapping = schema["discriminator"]["mapping"]
     defaults = at.default if isinstance(at.default, dict) else {}
@@ -123,7 +123,7 @@ def _union(schema: dict[str, Any], at: _At, form: Form, *, nullable: bool) -> Gr
         same = not defaults or defaults.get(tag) == chosen
         kept = at.default if same or tag == "method" else {}
         children = _children(inside, _At(at.pointer, kept), form, without=tag)
-    return Group(at.pointer, at.label, _description(schema), choice, children, explanations.get(chosen or default))
+    return FieldGroup(at.pointer, at.label, _description(schema), choice, children, explanations.get(chosen or default))
 
 
 def _field(schema: dict[str, Any], at: _At) -> Field:

@@ -50,14 +50,14 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Group:
+class FieldGroup:
     """Fields that belong together; with a choice, which of them there are."""
 
     pointer: str
     label: str
     hint: str = ""
     choice: Field | None = None
-    children: tuple[Field | Group, ...] = ()
+    children: tuple[Field | FieldGroup, ...] = ()
     chosen: Option | None = field(default=None)
     """The chosen option."""
 
@@ -66,7 +66,7 @@ class Group:
         """The group's id in the page."""
         return id_of(self.pointer) + "-group"
 
-    def __getitem__(self, name: str) -> Field | Group:
+    def __getitem__(self, name: str) -> Field | FieldGroup:
         """Return a child by the last part of its pointer."""
         return next(child for child in self.children if child.pointer.rsplit("/", 1)[-1] == name)
 
@@ -75,13 +75,13 @@ class Group:
         if self.choice is not None:
             yield self.choice.pointer
         for child in self.children:
-            if isinstance(child, Group):
+            if isinstance(child, FieldGroup):
                 yield from child.pointers()
             else:
                 yield child.pointer
 
 
-Node = Field | Group
+Node = Field | FieldGroup
 
 
 def id_of(pointer: str) -> str:

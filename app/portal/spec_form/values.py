@@ -11,7 +11,7 @@ from app.bodies.strict_json import parse
 from app.errors import MalformedRequest
 from app.portal.forms import Form
 from app.portal.spec_form.build import tree
-from app.portal.spec_form.nodes import OFF, ON, Field, Group, Node
+from app.portal.spec_form.nodes import OFF, ON, Field, FieldGroup, Node
 
 _NOTHING: Final = object()
 EXTRA: Final = "extra"
@@ -146,5 +146,5 @@ def _written(field: Field, value: Any) -> Iterator[tuple[str, str]]:  # noqa: AN
 
 def is_filled(node: Node, form: Form) -> bool:
     """Tell whether any field of a part of the form is filled."""
-    pointers = node.pointers() if isinstance(node, Group) else [node.pointer]
+    pointers = node.pointers() if isinstance(node, FieldGroup) else [node.pointer]
     return any(text.strip() for pointer in pointers for text in form.all(pointer))

@@ -25,7 +25,7 @@ _RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 
 
 @dataclass(frozen=True)
-class Part:
+class ByteRange:
     """Bytes [start, end) of a file."""
 
     start: int
@@ -55,14 +55,14 @@ def url(store: ObjectStore, artifact: Artifact) -> str | None:
     return store.presign(artifact.key, filename=artifact.name, expires_seconds=URL_SECONDS)
 
 
-def read(store: ObjectStore, artifact: Artifact, part: Part) -> Iterator[bytes]:
+def read(store: ObjectStore, artifact: Artifact, part: ByteRange) -> Iterator[bytes]:
     """Return a part of the file in chunks; raises ObjectMissing before the first byte."""
     if store.head(artifact.key) != artifact.bytes:
         raise ObjectMissing("The file is not in the store any more.")
     return store.open(artifact.key, part.start, part.end)
 
 
-def requested_part(header: str | None, num_bytes: int) -> Part | None:
+def requested_part(header: str | None, num_bytes: int) -> ByteRange | None:
     """Read a Range header (RFC 9110, 14.2); None means the whole file: several ranges and other units are ignored.
 
     Raises RangeNotSatisfiable.
@@ -72,11 +72,11 @@ def requested_part(header: str | None, num_bytes: int) -> Part | None:
         return None
     first, last, suffix = match.groups()
     if suffix is not None:
-        part = Part(max(num_bytes - int(suffix), 0), num_bytes)
+        part = ByteRange(max(num_bytes - int(suffix), 0), num_bytes)
     else:
         if last and int(last) < int(first):
             return None
-        part = Part(int(first), min(int(last) + 1, num_bytes) if last else num_bytes)
+        part = ByteRange(int(first), min(int(last) + 1, num_bytes) if last else num_bytes)
     if part.start >= part.end:
         raise RangeNotSatisfiable(headers={"Content-Range": f"bytes */{num_bytes}"})
     return part

@@ -47,7 +47,7 @@ class Series:
 
     name: str
     phase: str
-    points: list[reads.Point]
+    points: list[reads.SeriesPoint]
 
 
 def job(database: Database, project_id: str, job_id: str) -> JobReading:

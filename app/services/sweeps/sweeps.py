@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.bodies.job import JobRequest
-from app.bodies.sweep import Point, SweepRequest
+from app.bodies.sweep import GridPoint, SweepRequest
 from app.db.job import Job
 from app.db.lifecycle import TERMINAL
 from app.db.planning import Sweep
@@ -90,9 +90,9 @@ def create(
     return sweep.id, False
 
 
-def _points(request: SweepRequest) -> list[tuple[Point, JobRequest]]:
+def _points(request: SweepRequest) -> list[tuple[GridPoint, JobRequest]]:
     """Return the validated requests of all points; a problem of a point has the pointer of its axis or of the base."""
-    points: list[tuple[Point, JobRequest]] = []
+    points: list[tuple[GridPoint, JobRequest]] = []
     problems: dict[tuple[str, str], Problem] = {}
     try:
         for point in request.points():
@@ -139,7 +139,7 @@ def _admitted(resources: Resources, project_id: str, body: JobRequest, request: 
         raise
 
 
-def _add(session: Session, sweep: Sweep, body: JobRequest, point: Point, known: Admitted, *, now: datetime) -> str:
+def _add(session: Session, sweep: Sweep, body: JobRequest, point: GridPoint, known: Admitted, *, now: datetime) -> str:
     job = jobs.new_job(sweep.project_id, body, point.request, known, now)
     job.parent_id = sweep.id
     if body.name is None:

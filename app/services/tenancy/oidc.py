@@ -65,7 +65,7 @@ class ProviderSilent(AppError):
 
 
 @dataclass(frozen=True)
-class Attempt:
+class SignIn:
     """One sign-in on its way, known to the browser that began it alone."""
 
     state: str
@@ -76,7 +76,7 @@ class Attempt:
     until: float
 
     @classmethod
-    def begin(cls, wanted: str) -> Attempt:
+    def begin(cls, wanted: str) -> SignIn:
         """Return a fresh one."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         return cls(state, nonce, verifier, wanted, time.time() + ATTEMPT_SECONDS)
@@ -86,7 +86,7 @@ class Attempt:
         return encrypt(settings, json.dumps(asdict(self)))
 
     @classmethod
-    def opened(cls, settings: Settings, cookie: str, state: str) -> Attempt:
+    def opened(cls, settings: Settings, cookie: str, state: str) -> SignIn:
         """Return the attempt of a cookie that a provider's answer belongs to; raises SignInFailed."""
         try:
             attempt = cls(**json.loads(decrypt(settings, cookie)))
@@ -110,7 +110,7 @@ class Provider:
         self._keys: list[jwt.PyJWK] = []
         self._read_at = self._failed_at = -KNOWN_SECONDS
 
-    def address(self, attempt: Attempt, return_url: str) -> str:
+    def address(self, attempt: SignIn, return_url: str) -> str:
         """Return where a browser goes to begin; raises ProviderSilent."""
         digest = hashlib.sha256(attempt.verifier.encode()).digest()
         asked = {
@@ -126,7 +126,7 @@ class Provider:
         endpoint = str(self._known()["authorization_endpoint"])
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(asked)}"
 
-    def claims(self, attempt: Attempt, code: str, return_url: str) -> dict[str, Any]:
+    def claims(self, attempt: SignIn, code: str, return_url: str) -> dict[str, Any]:
         """Exchange a code for what the provider says of a person; raises SignInFailed or ProviderSilent."""
         asked = {
             "grant_type": "authorization_code",
@@ -152,7 +152,7 @@ class Provider:
             log.warning("an id token cannot be taken", error=f"{type(error).__name__}: {error}"[:300])
             raise SignInFailed from None
 
-    def _verified(self, token: str, attempt: Attempt) -> dict[str, Any]:
+    def _verified(self, token: str, attempt: SignIn) -> dict[str, Any]:
         own = self._settings.oidc_client_id
         claims: dict[str, Any] = jwt.decode(
             token,

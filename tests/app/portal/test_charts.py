@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.db.queries.jobs.reads import Point
+from app.db.queries.jobs.reads import SeriesPoint
 from app.portal.charts import charts
 from app.services.jobs.reads import Series
 
@@ -16,7 +16,8 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 def _charts(*names: str) -> dict[str, tuple[str, str, list[str]]]:
     """Chart -> its title, what its x axis shows, and its lines."""
     series = [
-        Series(name, "retraining", [Point(name, "retraining", step, 1.0, NOW) for step in (1, 2)]) for name in names
+        Series(name, "retraining", [SeriesPoint(name, "retraining", step, 1.0, NOW) for step in (1, 2)])
+        for name in names
     ]
     return {
         chart.name: (chart.title, chart.x_title, [line.name for line in chart.lines]) for chart in charts(series, [])

@@ -13,7 +13,7 @@ import pytest
 from app.bodies.job import JobRequest
 from app.portal.forms import Form
 from app.portal.spec_form.build import tree
-from app.portal.spec_form.nodes import Group
+from app.portal.spec_form.nodes import FieldGroup
 from app.portal.spec_form.values import document, filled
 from espalier.recipe.presets import BUILT_IN
 from espalier.recipe.refusals.unbuilt import MARK
@@ -182,7 +182,7 @@ def test_a_clone_opens_the_form_that_its_job_filled(browser: Browser) -> None:
 def test_the_form_follows_the_schema() -> None:
     root = tree(Form([("/spec/prune/method", "wanda")]), {})
     spec = root["spec"]
-    assert isinstance(spec, Group)
+    assert isinstance(spec, FieldGroup)
     assert {child.pointer.rsplit("/", 1)[-1] for child in root.children} == set(JobRequest.model_fields) - {"plan_id"}
     fields = JobRequest.model_json_schema()["$defs"]["CompressionSpec"]["properties"]
     assert MARK in fields["quantize"]  # not built, so there is nothing to fill in

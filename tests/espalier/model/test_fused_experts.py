@@ -13,7 +13,7 @@ from espalier.errors import UnsupportedArchitectureError
 from espalier.methods.statistic import InputStatistic
 from espalier.methods.statistics.gram import Gram
 from espalier.methods.statistics.input_norms import InputNorms
-from espalier.model.fused_experts import Experts, split_experts
+from espalier.model.fused_experts import SeparateExperts, split_experts
 from espalier.model.layout import Layout
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
@@ -40,7 +40,7 @@ def _captured(
             entered.append(args[0].clone())
             chosen.append(args[1].clone())
 
-        experts = next(module for module in block.modules() if isinstance(module, Experts))
+        experts = next(module for module in block.modules() if isinstance(module, SeparateExperts))
         experts.register_forward_pre_hook(look)
         for _ in stream.outputs(block):
             pass

@@ -13,7 +13,7 @@ from espalier.messages import Checkpoint, Layer, Message, Warned
 from espalier.model import numerics
 from espalier.reconstruct import window_fit, windows
 from espalier.reconstruct.window_choice import by_memory
-from espalier.reconstruct.windows import Pair, Part, Streams
+from espalier.reconstruct.windows import Pair, Streams, WindowPart
 from tests.fixtures.library.jobs import KilledError
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
@@ -118,7 +118,7 @@ def test_a_walk_killed_at_every_message_of_its_spans_ends_with_the_same_bytes(
     assert {row.name for row in rows} == {matrix.name for matrix in session.streamed.layout.matrices}
 
 
-def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[Part]:
+def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iterator[WindowPart]:
     """Every matrix from both streams, whatever the mode reads, and also those that are not pruned."""
     assert among
     stream = pair.stream
@@ -129,7 +129,7 @@ def _by_the_table(pair: Pair, streams: Streams, *, among: Collection[str]) -> It
         targets = stream.forward(pair.dense.get_submodule(local), own if streams.mode == SPARSE else taught)
         owned = frozenset({f"{local}.weight", f"{local}.bias"})
         run = windows.casting(windows.run_of(pair.block, local), stream)
-        yield Part(local, owned, run, inputs, targets, windows.scale(stream, targets))
+        yield WindowPart(local, owned, run, inputs, targets, windows.scale(stream, targets))
 
 
 @pytest.mark.parametrize("mode", [DENSE, SPARSE, BOTH])

@@ -16,7 +16,7 @@ from espalier.model.masks import apply
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights, save_overlay
 from espalier.recipe.steps.reconstruct import Mode
-from espalier.reconstruct.windows import Pair, Part, Streams, halves_of, matrices_of, whole
+from espalier.reconstruct.windows import Pair, Streams, WindowPart, halves_of, matrices_of, whole
 from espalier.stream.hidden_states import HiddenStates
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -106,7 +106,7 @@ def _expected(
     return sparse, teacher(dense), teacher(dense), student(sparse)
 
 
-def _check(part: Part, inputs: torch.Tensor, targets: torch.Tensor, taught: torch.Tensor | None) -> None:
+def _check(part: WindowPart, inputs: torch.Tensor, targets: torch.Tensor, taught: torch.Tensor | None) -> None:
     torch.testing.assert_close(part.inputs, inputs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(part.targets, targets, rtol=1e-4, atol=1e-5)
     added = targets if taught is None else targets - taught

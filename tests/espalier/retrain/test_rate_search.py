@@ -13,7 +13,7 @@ from espalier.messages import Checkpoint, Message
 from espalier.recipe.steps.retrain import Retrain
 from espalier.retrain import rate_search
 from espalier.retrain.rate_grid import MIN_GAIN_FRACTION, factor
-from espalier.retrain.train import Point, Trainer
+from espalier.retrain.train import Trainer, TrainingPoint
 from tests.fixtures.library.jobs import KilledError
 from tests.fixtures.library.recovery import Recovery, recovery
 
@@ -24,7 +24,7 @@ def advanced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     advance = Trainer.advance
 
-    def counted(trainer: Trainer) -> Point:
+    def counted(trainer: Trainer) -> TrainingPoint:
         seen.append(trainer.plan.steps)
         return advance(trainer)
 

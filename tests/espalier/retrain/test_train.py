@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from espalier.model.layout import find_stack
 from espalier.model.numerics import generator
-from espalier.retrain.train import Best, DivergedError, Order, Plan, Trainer, held_out_loss
+from espalier.retrain.train import Best, DivergedError, Order, Trainer, TrainingPlan, held_out_loss
 from espalier.training.lora import MaskLora
 from espalier.training.trainables import Trainable, freeze, norms_and_biases, unfreeze
 from tests.fixtures.library.tiny_configs import LLAMA, OPT
@@ -46,7 +46,7 @@ def _text() -> torch.Tensor:
 
 def _trainer(config: PreTrainedConfig, *, accumulate: int = 1) -> Trainer:
     model, items = _model(config)
-    plan = Plan(steps=25, batch_size=4 // accumulate, accumulate=accumulate, seed=3, rates=RATES)
+    plan = TrainingPlan(steps=25, batch_size=4 // accumulate, accumulate=accumulate, seed=3, rates=RATES)
     return Trainer(model, items, _text(), plan)
 
 
@@ -136,7 +136,7 @@ def test_every_window_comes_once_in_a_pass_and_passes_differ() -> None:
 def test_dropout_that_is_on_is_refused() -> None:
     model, items = _model(OPT)
     with pytest.raises(AssertionError, match="dropout"):
-        Trainer(model.train(), items, _text(), Plan(steps=1, batch_size=1, rates=RATES))
+        Trainer(model.train(), items, _text(), TrainingPlan(steps=1, batch_size=1, rates=RATES))
 
 
 def test_norms_and_biases_are_found_by_their_shape() -> None:

@@ -17,7 +17,7 @@ from espalier.model import masks
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.retrain import SCHEDULES, Retrain, Trained
 from espalier.retrain.merging import Merging
-from espalier.retrain.train import Point, Trainer
+from espalier.retrain.train import Trainer, TrainingPoint
 from espalier.session import Session
 from espalier.training.lora import Adapter, Lora
 from tests.fixtures.library.jobs import LocalJob, local_job
@@ -127,7 +127,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch, session: Session) -> list[int]:
     advance, retrain = Trainer.advance, session.request.spec.retrain
     assert retrain is not None
 
-    def watched(trainer: Trainer) -> Point:
+    def watched(trainer: Trainer) -> TrainingPoint:
         point = advance(trainer)
         pruned = len(session.streamed.layout.matrices)
         _look_at_parameters(trainer)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from espalier.model.layout import find_stack
 from espalier.model.numerics import generator
-from espalier.retrain.train import Plan, Trainer
+from espalier.retrain.train import Trainer, TrainingPlan
 from espalier.training.lora import MaskLora
 from espalier.training.losses import language_loss
 from espalier.training.recompute import recomputing
@@ -95,7 +95,7 @@ def test_a_step_holds_little_more_than_a_forward_pass(
         items = [Trainable(name, which, unfreeze(model, name)) for name, which, _ in norms_and_biases(model, ["norms"])]
     else:
         items = _adapt(model)
-    plan = Plan(steps=4, batch_size=2, rates={kind: 1e-3})
+    plan = TrainingPlan(steps=4, batch_size=2, rates={kind: 1e-3})
     autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
     trainer = Trainer(model, items, TOKENS, plan, autocast=autocast)
     with recomputing(model):

@@ -22,7 +22,7 @@ from app.platform import outbound, signing
 from app.settings import Settings
 from tests.fixtures.service import rows
 from tests.fixtures.service.requests import submit
-from workers.background.deliver import DELAYS_SECONDS, Dispatcher, Outcome, asked_seconds, record_attempt
+from workers.background.deliver import DELAYS_SECONDS, DeliveryOutcome, Dispatcher, asked_seconds, record_attempt
 
 
 @dataclass
@@ -247,7 +247,7 @@ def _row() -> WebhookDelivery:
 def test_attempts_grow_apart_over_a_day_and_end() -> None:
     now, row, waits = datetime(2026, 1, 1, tzinfo=UTC), _row(), []
     while row.state != "failed":
-        record_attempt(row, Outcome(0.1, 500, "HTTP 500", ""), now)
+        record_attempt(row, DeliveryOutcome(0.1, 500, "HTTP 500", ""), now)
         if row.state == "pending":
             waits.append((row.next_at - now).total_seconds())
     assert len(waits) == len(DELAYS_SECONDS) == row.attempts - 1

@@ -69,7 +69,7 @@ def test_the_one_webhook_of_a_project_is_sent_beside_a_thousand_of_another_whose
 ) -> None:
     called: list[str] = []
 
-    def post(target: outbound.Target, *_: object, **__: object) -> outbound.Answer:
+    def post(target: outbound.Destination, *_: object, **__: object) -> outbound.Answer:
         called.append(target.host)
         if "many" in target.host:
             gate.wait(60)

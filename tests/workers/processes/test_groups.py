@@ -19,7 +19,7 @@ from tests.fixtures.servers.control_groups import PretendKernel, fill
 from tests.fixtures.workers.runs import Bench
 from workers.processes import groups
 from workers.processes.groups import ControlGroup, ControlGroups, NotDelegated
-from workers.processes.memory import Limits
+from workers.processes.memory import MemoryLimits
 from workers.processes.process import Child, environment
 
 SERVICE = "/system.slice/espalier.service"
@@ -106,7 +106,7 @@ def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **machine: object) 
 
 
 def child(command: list[str], folder: Path, made: ControlGroups | None) -> Child:
-    limits = Limits(held=3 * 2**20, data=2**30)
+    limits = MemoryLimits(held=3 * 2**20, data=2**30)
     env = environment("fetch", folder, 1)
     return Child(command, Message(), env=env, cwd=folder, offline=False, memory=limits, groups=made)
 

@@ -13,7 +13,7 @@ from app.settings import Settings
 from espalier.messages import ComputeRequest, Message
 from workers.lease.retries import from_exit
 from workers.processes import groups, machine, memory
-from workers.processes.memory import Limits
+from workers.processes.memory import MemoryLimits
 from workers.processes.process import Child, environment
 
 GIB = 2**30
@@ -43,13 +43,13 @@ def test_the_default_is_a_share_of_the_machine_and_room_for_what_is_mapped(of_16
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     more = 4 * memory.STACK_BYTES + memory.MAPPED * 1000
     default = int(16 * GIB * 0.9)
-    assert memory.allowed(of_16_gib, request(tmp_path)) == Limits(default, default + more)
-    assert memory.allowed(of_16_gib, Message()) == Limits(4 * GIB, 4 * GIB)
+    assert memory.allowed(of_16_gib, request(tmp_path)) == MemoryLimits(default, default + more)
+    assert memory.allowed(of_16_gib, Message()) == MemoryLimits(4 * GIB, 4 * GIB)
     limited, capped = request(tmp_path, max_host_memory_bytes=GIB), GIB + memory.SLACK_BYTES
-    assert memory.allowed(of_16_gib, limited) == Limits(capped, capped + more)
+    assert memory.allowed(of_16_gib, limited) == MemoryLimits(capped, capped + more)
     configured = of_16_gib.model_copy(update={"child_memory_bytes": 2 * GIB, "fetch_memory_bytes": 3 * GIB})
-    assert memory.allowed(configured, request(tmp_path)) == Limits(2 * GIB, 2 * GIB + more)
-    assert memory.allowed(configured, Message()) == Limits(3 * GIB, 3 * GIB)
+    assert memory.allowed(configured, request(tmp_path)) == MemoryLimits(2 * GIB, 2 * GIB + more)
+    assert memory.allowed(configured, Message()) == MemoryLimits(3 * GIB, 3 * GIB)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def ended(tmp_path: Path, code: str) -> tuple[int, list[str]]:
         env=environment("fetch", tmp_path, 1),
         cwd=tmp_path,
         offline=False,
-        memory=Limits(2**27, 2**27),
+        memory=MemoryLimits(2**27, 2**27),
     )
     try:
         while not child.finished:

@@ -9,7 +9,7 @@ from pathlib import Path
 from app.storage.directory import DirectoryStore
 from espalier.messages import Checkpoint
 from workers.messages import StoredInStore
-from workers.supervisor.checkpoints import Uploader
+from workers.supervisor.checkpoints import CheckpointUploader
 
 
 def _checkpoint(workspace: Path, name: str, stem: str) -> Checkpoint:
@@ -19,7 +19,7 @@ def _checkpoint(workspace: Path, name: str, stem: str) -> Checkpoint:
     return Checkpoint(phase="retraining", name=name, path=path.name, sha256=sha256, bytes=len(stem))
 
 
-def _store_all(uploader: Uploader) -> list[StoredInStore]:
+def _store_all(uploader: CheckpointUploader) -> list[StoredInStore]:
     stored = []
     while not uploader.idle:
         stored += uploader.stored()
@@ -30,7 +30,7 @@ def _store_all(uploader: Uploader) -> list[StoredInStore]:
 def test_a_replaced_training_state_leaves_the_workspace_once_the_newer_one_is_stored(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    uploader = Uploader(DirectoryStore(tmp_path / "store"), "job/", workspace)
+    uploader = CheckpointUploader(DirectoryStore(tmp_path / "store"), "job/", workspace)
     for name, stem in (("state", "state-1"), ("state", "state-2"), ("trained", "trained"), ("state", "state-3")):
         uploader.add(_checkpoint(workspace, name, stem))
     stored = _store_all(uploader)

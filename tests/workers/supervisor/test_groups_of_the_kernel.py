@@ -21,7 +21,7 @@ from espalier.messages import Log, Message
 from espalier.parent_death import die_with_parent
 from workers.processes import groups
 from workers.processes.groups import ControlGroup, ControlGroups, NotDelegated
-from workers.processes.memory import Limits
+from workers.processes.memory import MemoryLimits
 from workers.processes.process import Child, environment
 
 MIB = 2**20
@@ -92,7 +92,7 @@ def run(code: str, folder: Path, made: ControlGroups) -> tuple[Child, list[int]]
         env=environment("fetch", folder, 1),
         cwd=folder,
         offline=True,
-        memory=Limits(held=HELD, data=2**40),
+        memory=MemoryLimits(held=HELD, data=2**40),
         groups=made,
     )
     messages = []

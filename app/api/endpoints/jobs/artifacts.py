@@ -82,10 +82,10 @@ def _stream(resources: Resources, artifact: Artifact, request: Request, range_: 
     # If-Range: a part of another file than the one that the client knows would not fit to what it has.
     current = request.headers.get("if-range", etag) == etag
     part = artifacts.requested_part(range_, artifact.bytes) if current else None
-    whole = artifacts.Part(0, artifact.bytes)
+    whole = artifacts.ByteRange(0, artifact.bytes)
     if part:
         headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{artifact.bytes}"
     shown = part or whole
     headers["Content-Length"] = str(shown.end - shown.start)
-    chunks = artifacts.read(resources.store, artifact, shown if request.method == "GET" else artifacts.Part(0, 0))
+    chunks = artifacts.read(resources.store, artifact, shown if request.method == "GET" else artifacts.ByteRange(0, 0))
     return StreamingResponse(chunks, 206 if part else 200, headers, media_type="application/octet-stream")

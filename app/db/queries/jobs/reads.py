@@ -14,7 +14,7 @@ from app.db.queries.pages import newest
 from app.db.result import Artifact, LayerRow, LogLine, MetricPoint, PhaseRecord
 
 
-class Point(NamedTuple):
+class SeriesPoint(NamedTuple):
     """One point of a metric series."""
 
     name: str
@@ -101,7 +101,7 @@ def artifact(session: Session, project_id: str, artifact_id: str) -> Artifact | 
     return session.scalar(select(Artifact).where(Artifact.id == artifact_id, Artifact.project_id == project_id))
 
 
-def metric_points(session: Session, job_id: str, *, name: str | None, max_points: int) -> list[Point]:
+def metric_points(session: Session, job_id: str, *, name: str | None, max_points: int) -> list[SeriesPoint]:
     """Return every series, thinned in the database to about `max_points` each; first and last points stay."""
     number = func.row_number().over(partition_by=MetricPoint.name, order_by=MetricPoint.step).label("number")
     count = func.count().over(partition_by=MetricPoint.name).label("count")
@@ -115,4 +115,4 @@ def metric_points(session: Session, job_id: str, *, name: str | None, max_points
         .where(or_((points.c.number - 1) % stride == 0, points.c.number == points.c.count))
         .order_by(points.c.name, points.c.step)
     )
-    return [Point(*row) for row in session.execute(query)]
+    return [SeriesPoint(*row) for row in session.execute(query)]

@@ -15,14 +15,14 @@ from app.errors import AppError
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import base_url, render
 from app.services.hooks import inbox, proposals, rules, sources
 from app.services.hooks.receivers import RECEIVERS
 from app.services.resources import Resources
 
 router = APIRouter(prefix="/hooks", dependencies=[needs("hooks:manage")])
-NAVIGATION = Entry("Hooks and rules", "/portal/hooks", 60, "Automation", scope="hooks:manage")
+NAVIGATION = MenuEntry("Hooks and rules", "/portal/hooks", 60, "Automation", scope="hooks:manage")
 
 HOME: Final = "/portal/hooks"
 PAGE, LATELY, MOST = 50, 10, 200

@@ -13,13 +13,13 @@ from app.errors import AppError
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import render
 from app.services import webhooks
 from app.services.resources import Resources
 
 router = APIRouter(prefix="/webhooks", dependencies=[needs("webhooks:manage")])
-NAVIGATION = Entry("Webhooks", "/portal/webhooks", 70, "Automation", scope="webhooks:manage")
+NAVIGATION = MenuEntry("Webhooks", "/portal/webhooks", 70, "Automation", scope="webhooks:manage")
 
 HOME: Final = "/portal/webhooks"
 PAGE = 50

@@ -16,14 +16,14 @@ from app.portal.deps import FormDep, needs
 from app.portal.drawings.curves import Curve, curves
 from app.portal.drawings.heat import MEASURES, cells, heat_map
 from app.portal.drawings.scales import Shades
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import render, word
 from app.services.jobs import reads
 from app.services.jobs.reads import JobReading
 from app.services.resources import Resources
 
 router = APIRouter(prefix="/compare", dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Compare", "/portal/compare", 30)
+NAVIGATION = MenuEntry("Compare", "/portal/compare", 30)
 
 MOST: Final = 6
 MATRICES: Final = 5000

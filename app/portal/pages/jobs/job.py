@@ -152,6 +152,6 @@ def download(artifact_id: str, resources: ResourcesDep, project: ProjectDep) -> 
     artifacts.note_read(resources, "download", artifact.id)
     if url := artifacts.url(resources.store, artifact):
         return RedirectResponse(url, 307)
-    chunks = artifacts.read(resources.store, artifact, artifacts.Part(0, artifact.bytes))
+    chunks = artifacts.read(resources.store, artifact, artifacts.ByteRange(0, artifact.bytes))
     headers = {"Content-Disposition": attachment(artifact.name), "Content-Length": str(artifact.bytes)}
     return StreamingResponse(chunks, headers=headers, media_type="application/octet-stream")

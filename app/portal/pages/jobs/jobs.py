@@ -14,7 +14,7 @@ from app.errors import AppError
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
 from app.portal.job_filters import JobFilters
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import render
 from app.services.events import event_cursor
 from app.services.jobs import control, reads
@@ -23,7 +23,7 @@ from espalier.recipe.steps.prune import STEPS
 from espalier.recipe.steps.structure import STRUCTURE_STEPS
 
 router = APIRouter(dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Jobs", "/portal/jobs", 10)
+NAVIGATION = MenuEntry("Jobs", "/portal/jobs", 10)
 
 PAGE = 50
 BULK = 200

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.portal.deps import needs
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import render
 from app.portal.spec_form.option_texts import catalogue
 
 router = APIRouter(dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Methods", "/portal/methods", 90)
+NAVIGATION = MenuEntry("Methods", "/portal/methods", 90)
 
 
 @router.get("/methods")

@@ -14,13 +14,13 @@ from app.portal.deps import needs
 from app.portal.drawings.lineage import Node, lineage
 from app.portal.drawings.scales import percent as whole_percent
 from app.portal.drawings.scatter import Mark, scatter
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import number, percent, render
 from app.services import catalog
-from app.services.catalog import ModelReading, Published, Result
+from app.services.catalog import ModelReading, PublishedResult, Result
 
 router = APIRouter(prefix="/models", dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Models", "/portal/models", 50)
+NAVIGATION = MenuEntry("Models", "/portal/models", 50)
 
 BRANCHES: Final = 8
 """Jobs in the tree: those of which something was published, then the best."""
@@ -85,7 +85,7 @@ def _results(front: list[tuple[Result, bool]], metric: str) -> Iterator[Mark]:
 
 def _root(reading: ModelReading, front: list[tuple[Result, bool]], metric: str | None) -> Node:
     """Return the tree: the source of the model, the model, its jobs, and their publications."""
-    published: dict[str, list[Published]] = {}
+    published: dict[str, list[PublishedResult]] = {}
     for item in reading.published:
         published.setdefault(item.job_id, []).append(item)
     best = [item.job_id for item, on_front in front if on_front]
@@ -105,7 +105,7 @@ def _root(reading: ModelReading, front: list[tuple[Result, bool]], metric: str |
 
 
 def _job(
-    result: Result | None, job_id: str, published: list[Published], reading: ModelReading, metric: str | None
+    result: Result | None, job_id: str, published: list[PublishedResult], reading: ModelReading, metric: str | None
 ) -> Node:
     note = "job"
     if result is not None:
@@ -120,5 +120,5 @@ def _job(
     return Node(name, note, f"/portal/jobs/{job_id}", children=children)
 
 
-def _kind(item: Published, jobs: int) -> str:
+def _kind(item: PublishedResult, jobs: int) -> str:
     return f"{item.kind}, {jobs} job{'s' if jobs > 1 else ''}" if jobs else item.kind

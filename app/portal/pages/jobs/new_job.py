@@ -15,7 +15,7 @@ from app.dependencies import PresetsDep, ProjectDep, ResourcesDep
 from app.errors import AppError, NotFound
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import base_url, render
 from app.portal.spec_form import snippets
 from app.portal.spec_form.build import tree
@@ -31,7 +31,7 @@ from espalier.errors import Problem
 from espalier.recipe.refusals import pointers
 
 router = APIRouter(dependencies=[needs("jobs:write"), PresetsDep])
-NAVIGATION = Entry("New job", "/portal/new-job", 20, scope="jobs:write")
+NAVIGATION = MenuEntry("New job", "/portal/new-job", 20, scope="jobs:write")
 
 FIRST_PRESET = "balanced"
 """The preset of an empty form."""

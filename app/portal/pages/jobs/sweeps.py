@@ -14,14 +14,14 @@ from app.portal.deps import needs
 from app.portal.drawings.scales import Writing
 from app.portal.drawings.scales import percent as whole_percent
 from app.portal.drawings.scatter import Mark, scatter
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import duration, percent, render, size
 from app.services.events import event_cursor
 from app.services.sweeps import sweeps
 from app.services.sweeps.sweeps import ParetoPoint, SweepReading
 
 router = APIRouter(prefix="/sweeps", dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Sweeps", "/portal/sweeps", 40)
+NAVIGATION = MenuEntry("Sweeps", "/portal/sweeps", 40)
 
 PAGE = 30
 Measure = Literal["sparsity", "bytes", "packed_bytes", "seconds"]

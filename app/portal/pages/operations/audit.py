@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.deps import needs
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import render
 from app.services.tenancy import audit_log
 
 router = APIRouter(prefix="/audit", dependencies=[needs("admin")])
-NAVIGATION = Entry("Audit", "/portal/audit", 110, "Operations", scope="admin")
+NAVIGATION = MenuEntry("Audit", "/portal/audit", 110, "Operations", scope="admin")
 
 PAGE = 100
 PLACES = {"job_": "/portal/jobs/", "swp_": "/portal/sweeps/", "whk_": "/portal/webhooks/"}

@@ -17,13 +17,13 @@ from app.platform.actor import Actor
 from app.portal.checking import checked
 from app.portal.deps import FormDep, needs
 from app.portal.forms import Form
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import render
 from app.services.resources import Resources
 from app.services.tenancy import keys, projects
 
 router = APIRouter(prefix="/keys", dependencies=[needs("admin")])
-NAVIGATION = Entry("Keys", "/portal/keys", 120, "Operations", scope="admin")
+NAVIGATION = MenuEntry("Keys", "/portal/keys", 120, "Operations", scope="admin")
 
 PAGE = 50
 SCOPE_WORDS: Final[dict[Scope, str]] = {

@@ -17,10 +17,10 @@ from app.portal.rendering import base_url, render
 from app.services.tenancy import oidc
 from app.services.tenancy.oidc import (
     ATTEMPT_SECONDS,
-    Attempt,
     NoProject,
     Provider,
     ProviderSilent,
+    SignIn,
     SignInFailed,
 )
 from app.services.tenancy.sessions import Sessions
@@ -78,7 +78,7 @@ def _let_in(request: Request, actor: Actor, wanted: str) -> Response:
 @router.get("/sign-in/oidc")
 def go_to_provider(request: Request, resources: ResourcesDep, wanted: Next = FRONT) -> Response:
     """Send a browser to the identity provider, with a cookie that its answer must match."""
-    attempt = Attempt.begin(_ours(wanted))
+    attempt = SignIn.begin(_ours(wanted))
     try:
         answer = RedirectResponse(_provider(request).address(attempt, _return_url(request)), 303)
     except ProviderSilent as error:
@@ -94,7 +94,7 @@ def come_back(
     """Take the provider's answer, and remember the browser."""
     provider, settings, wanted, who = _provider(request), resources.settings, FRONT, None
     try:
-        attempt = Attempt.opened(settings, request.cookies.get(ATTEMPT, ""), state)
+        attempt = SignIn.opened(settings, request.cookies.get(ATTEMPT, ""), state)
         wanted = attempt.wanted
         if error or not code or iss not in {"", settings.oidc_issuer}:
             raise SignInFailed(f"The provider said: {_WORD.sub(' ', error)[:60]}." if error else None)

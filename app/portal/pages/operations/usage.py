@@ -12,12 +12,12 @@ from app.dependencies import ProjectDep, ResourcesDep
 from app.portal.deps import needs
 from app.portal.drawings.bars import Bar, bars
 from app.portal.drawings.scales import Writing
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import duration, number, render, size
 from app.services.tenancy import projects
 
 router = APIRouter(prefix="/usage", dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Usage", "/portal/usage", 100, "Operations")
+NAVIGATION = MenuEntry("Usage", "/portal/usage", 100, "Operations")
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from starlette.responses import RedirectResponse, Response
 
 from app.dependencies import ActorDep, ResourcesDep
 from app.portal.deps import needs
-from app.portal.navigation import Entry
+from app.portal.navigation import MenuEntry
 from app.portal.rendering import render
 from app.services import workers
 from app.services.events import event_cursor
 
 router = APIRouter(prefix="/workers", dependencies=[needs("jobs:read")])
-NAVIGATION = Entry("Workers and queues", "/portal/workers", 90, "Operations")
+NAVIGATION = MenuEntry("Workers and queues", "/portal/workers", 90, "Operations")
 
 PAGE = 100
 
