@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -59,36 +59,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     refuse_unsafe_production(settings)
     registry = of_this_process() if alone else MetricsRegistry()
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database, notifier = (
-            Database(settings.database, statement_seconds=settings.database_statement_seconds),
-            WorkNotifier(make_celery(settings)),
-        )
-        commits = GroupCommit(database)
-        app.state.resources = Resources(settings, database, open_store(settings), notifier, commits)
-        collector = DatabaseCollector(database, registry, [name for name, _ in settings.classes])
-        registry.exposed.register(collector)
-        app.state.event_streams = EventStreams(database, most_per_project=settings.api_max_connections // 4)
-        app.state.readiness = Readiness(app.state.resources)
-        if alone:
-            app.openapi()  # cached: it takes half a second to build, and needs no key
-            _spare_the_collector()
-            sys.setswitchinterval(SWITCH_SECONDS)
-        with ending_streams(app.state.event_streams):
-            yield
-        await app.state.event_streams.finish()
-        app.state.readiness.close()
-        registry.exposed.unregister(collector)
-        commits.close()
-        notifier.close()
-        database.dispose()
-
     app = FastAPI(
         title="Espalier",
         version=VERSION,
         summary="Compression as a service for transformer models.",
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, settings=settings, registry=registry, alone=alone),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -110,6 +85,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestContext)  # added last: outermost
     _describe_problems(app)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, *, settings: Settings, registry: MetricsRegistry, alone: bool) -> AsyncIterator[None]:
+    database, notifier = (
+        Database(settings.database, statement_seconds=settings.database_statement_seconds),
+        WorkNotifier(make_celery(settings)),
+    )
+    commits = GroupCommit(database)
+    app.state.resources = Resources(settings, database, open_store(settings), notifier, commits)
+    collector = DatabaseCollector(database, registry, [name for name, _ in settings.classes])
+    registry.exposed.register(collector)
+    app.state.event_streams = EventStreams(database, most_per_project=settings.api_max_connections // 4)
+    app.state.readiness = Readiness(app.state.resources)
+    if alone:
+        app.openapi()  # cached: it takes half a second to build, and needs no key
+        _spare_the_collector()
+        sys.setswitchinterval(SWITCH_SECONDS)
+    with ending_streams(app.state.event_streams):
+        yield
+    await app.state.event_streams.finish()
+    app.state.readiness.close()
+    registry.exposed.unregister(collector)
+    commits.close()
+    notifier.close()
+    database.dispose()
 
 
 @lru_cache

@@ -67,7 +67,7 @@ class _Fetcher:
         with self._in_phase("fetching", "byte"):
             folder = source.fetch(revision, self._access)
             if self._access.refuse_outputs:
-                refuse_by_card("The model", folder)
+                refuse_by_card(folder)
             revision = source.pin(revision, folder, self._access)
             # Links of a model on this machine must stay below the allowed folders; the cache's files are our own.
             ours = folder.resolve().is_relative_to(self._access.cache_dir.resolve())

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from prometheus_client import Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.metrics_registry import MetricsRegistry
 from app.db.lifecycle import STATES
+from app.db.queries.connections.webhooks import count_pending
+from app.db.queries.jobs.jobs import count_by_state
 from app.db.queries.queue import measures
 from app.db.session import Database, clock
 
@@ -89,71 +93,72 @@ class DatabaseCollector(Collector):
     def _read(self) -> list[Family]:
         with self._database.reading() as session:
             now = clock(session)
-            states = measures.jobs_by_state(session)
-            queues = measures.queues(session)
-            phases = measures.phases_of_the_last_day(session, now)
-            peaks = measures.peaks_of_the_last_day(session, now)
-            memory = measures.device_memory(session, now)
-            workers = dict.fromkeys(self._classes, 0) | measures.live_workers(session, now)
-            lost = dict.fromkeys(workers, 0) | measures.lost_devices(session, now)
-            failures = measures.failures_of_the_last_day(session, now)
-            pending = measures.pending_deliveries(session)
-            swept_at = measures.last_sweep(session)
-        return [
-            ("espalier_jobs", "Jobs by state.", ["state"], [([state], states.get(state, 0)) for state in STATES]),
-            (
-                "espalier_queue_depth",
-                "Queued jobs by worker class.",
-                ["worker_class"],
-                [([name], count) for name, count, _ in queues],
-            ),
-            (
-                "espalier_queue_oldest_seconds",
-                "Age of the oldest queued job.",
-                ["worker_class"],
-                [([name], max((now - oldest).total_seconds(), 0.0)) for name, _, oldest in queues],
-            ),
-            (
-                "espalier_workers",
-                "Workers that were seen within two minutes.",
-                ["worker_class"],
-                [([name], count) for name, count in workers.items()],
-            ),
-            (
-                "espalier_devices_lost",
-                "Live workers whose device does not answer: they claim nothing.",
-                ["worker_class"],
-                [([name], count) for name, count in lost.items()],
-            ),
-            (
-                "espalier_phase_seconds",
-                "Mean seconds of a phase over the last day.",
-                ["phase"],
-                [([name], mean) for name, mean in phases],
-            ),
-            (
-                "espalier_phase_peak_memory_bytes",
-                "Most that a phase held on its device in a day.",
-                ["worker_class", "phase"],
-                [([class_, name], peak) for class_, name, peak in peaks],
-            ),
-            (
-                "espalier_device_memory_bytes",
-                "Memory of the devices of all live workers.",
-                ["worker_class", "device"],
-                [([class_, kind], total) for class_, kind, total in memory],
-            ),
-            (
-                "espalier_failures",
-                "Jobs that failed within the last day, by class.",
-                ["class"],
-                [([class_], count) for class_, count in failures],
-            ),
-            ("espalier_webhooks_pending", "Webhook deliveries that wait.", [], [([], pending)]),
-            (
-                "espalier_reconciler_last_sweep_seconds",
-                "Since the reconciler last went over everything.",
-                [],
-                [([], max((now - swept_at).total_seconds(), 0.0))] if swept_at else [],
-            ),
-        ]
+            return [*_of_queues(session, now), *self._of_workers(session, now), *_of_the_last_day(session, now)]
+
+    def _of_workers(self, session: Session, now: datetime) -> Iterator[Family]:
+        workers = dict.fromkeys(self._classes, 0) | measures.live_workers(session, now)
+        lost = dict.fromkeys(workers, 0) | measures.lost_devices(session, now)
+        yield (
+            "espalier_workers",
+            "Workers that were seen within two minutes.",
+            ["worker_class"],
+            [([name], count) for name, count in workers.items()],
+        )
+        yield (
+            "espalier_devices_lost",
+            "Live workers whose device does not answer: they claim nothing.",
+            ["worker_class"],
+            [([name], count) for name, count in lost.items()],
+        )
+        yield (
+            "espalier_device_memory_bytes",
+            "Memory of the devices of all live workers.",
+            ["worker_class", "device"],
+            [([class_, kind], total) for class_, kind, total in measures.device_memory(session, now)],
+        )
+
+
+def _of_queues(session: Session, now: datetime) -> Iterator[Family]:
+    states, queues = count_by_state(session), measures.queues(session)
+    yield "espalier_jobs", "Jobs by state.", ["state"], [([state], states.get(state, 0)) for state in STATES]
+    yield (
+        "espalier_queue_depth",
+        "Queued jobs by worker class.",
+        ["worker_class"],
+        [([name], count) for name, count, _ in queues],
+    )
+    yield (
+        "espalier_queue_oldest_seconds",
+        "Age of the oldest queued job.",
+        ["worker_class"],
+        [([name], max((now - oldest).total_seconds(), 0.0)) for name, _, oldest in queues],
+    )
+    pending, swept_at = count_pending(session), measures.last_sweep(session)
+    yield "espalier_webhooks_pending", "Webhook deliveries that wait.", [], [([], pending)]
+    yield (
+        "espalier_reconciler_last_sweep_seconds",
+        "Since the reconciler last went over everything.",
+        [],
+        [([], max((now - swept_at).total_seconds(), 0.0))] if swept_at else [],
+    )
+
+
+def _of_the_last_day(session: Session, now: datetime) -> Iterator[Family]:
+    yield (
+        "espalier_phase_seconds",
+        "Mean seconds of a phase over the last day.",
+        ["phase"],
+        [([name], mean) for name, mean in measures.phases_of_the_last_day(session, now)],
+    )
+    yield (
+        "espalier_phase_peak_memory_bytes",
+        "Most that a phase held on its device in a day.",
+        ["worker_class", "phase"],
+        [([class_, name], peak) for class_, name, peak in measures.peaks_of_the_last_day(session, now)],
+    )
+    yield (
+        "espalier_failures",
+        "Jobs that failed within the last day, by class.",
+        ["class"],
+        [([class_], count) for class_, count in measures.failures_of_the_last_day(session, now)],
+    )

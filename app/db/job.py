@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, and_, literal_column, text
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    String,
+    UniqueConstraint,
+    and_,
+    column,
+    literal_column,
+    table,
+    text,
+)
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -147,6 +158,18 @@ PAUSED = Job.state == literal_column("'paused'")
 CLAIMABLE = and_(QUEUED, Job.wait_reason.is_distinct_from(literal_column("'dependency'")))
 HELD = Job.state.in_([literal_column(f"'{state}'") for state in sorted(LEASED)])
 """Rows that a worker holds, or held until its lease ran out."""
+CLAIMABLE_VIEW = table(
+    "espalier_claimable",
+    column("job_id", String),
+    column("project_id", String),
+    column("worker_class", String),
+    column("place", BigInteger),
+)
+"""Jobs that are due, wait for no other job, and for which the quotas of their project leave room; made by a migration.
+
+It is there for the trigger of whoever starts workers and for our own wake-up signals. `place` counts the jobs of a
+project in a worker class. A project that may start two more jobs has two rows.
+"""
 
 
 class Attempt(OfProject, Base):

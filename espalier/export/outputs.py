@@ -28,10 +28,10 @@ def refuse_tagged(what: str, tags: Iterable[str]) -> None:
             raise OwnOutput(f"{what} is an output of Espalier: it has the tag `{tag}`.")
 
 
-def refuse_by_card(what: str, folder: Path) -> None:
+def refuse_by_card(folder: Path) -> None:
     """Raise OwnOutput where the card among a model's files has our tag: copies keep it wherever they lie."""
     tags = front_matter(folder / _CARD).get("tags", [])
-    refuse_tagged(what, (tag for tag in (tags if isinstance(tags, list) else [tags]) if isinstance(tag, str)))
+    refuse_tagged("The model", (tag for tag in (tags if isinstance(tags, list) else [tags]) if isinstance(tag, str)))
 
 
 def front_matter(card: Path) -> dict[str, Any]:

@@ -101,14 +101,14 @@ class MemoryEstimate:
         on_device, on_host = self._held(phase, spec)
         return on_device if device == "cuda" else self.process + max(self.text, on_device + on_host)
 
-    def largest_peak(self, spec: CompressionSpec, *, device: Device) -> int:
-        """Return the most that any phase of a spec holds at once where it computes.
+    def largest_peak(self, spec: CompressionSpec) -> int:
+        """Return the most that any phase of a spec holds at once, on a CPU.
 
         Latency does without the dense model where memory does not hold it beside the result.
         """
         spec = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"latency": False})})
         planned = [phase.name for phase in PHASES if phase.field is None or getattr(spec, phase.field)]
-        return max(self.peak(phase, spec, device=device) for phase in planned)
+        return max(self.peak(phase, spec, device="cpu") for phase in planned)
 
     def _held(self, phase: str, spec: CompressionSpec) -> tuple[int, int]:
         """Return the bytes on the device and beside it; a phase that nothing is said of walks through the blocks."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.recovery import vary
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import String, select, text
 
 from app.db import hook, job, planning, publication, result, reuse, tenancy, upload, webhook  # noqa: F401 - fills the metadata
 from app.db.base import Base
-from app.db.claimable import CLAIMABLE_VIEW
+from app.db.job import CLAIMABLE_VIEW
 from app.db.migrate import is_current, run_migrations
 from app.db.session import Database, clock
 from tests.fixtures.servers.services import new_postgres_database

@@ -57,13 +57,11 @@ def collect(database: Database, store: ObjectStore) -> int:
     return removed
 
 
-def evict_phase_results(
-    database: Database, store: ObjectStore, *, max_bytes: int, grace: timedelta = PHASE_GRACE
-) -> int:
+def evict_phase_results(database: Database, store: ObjectStore, *, max_bytes: int) -> int:
     """Delete the least recently used phase results until they are below their cap; return how many."""
     with database.unit_of_work() as session:
         excess = reuse.stored_bytes(session) - max_bytes
-        rows = reuse.evictable(session, excess=excess, unused_since=clock(session) - grace)
+        rows = reuse.evictable(session, excess=excess, unused_since=clock(session) - PHASE_GRACE)
         keys = [str(row.document["key"]) for row in rows]
         for row in rows:
             session.delete(row)

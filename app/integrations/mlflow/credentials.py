@@ -1,4 +1,4 @@
-"""The login at the service's MLflow server that a project stores."""
+"""The service's MLflow server, and the login there that a project stores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from app.integrations.shared.logins import Doing, Login, Secret, ending
 from app.settings import Settings
+from espalier.errors import Problem
 
 
 class MlflowCredential(Login):
@@ -56,3 +57,11 @@ class MlflowCredential(Login):
     def missing_here(cls, settings: Settings) -> str | None:
         """Return that no server is set."""
         return None if cls.server(settings) else "no MLflow server: set ESPALIER_MLFLOW_TRACKING_URI"
+
+
+def no_server(settings: Settings) -> Problem | None:
+    """Return why nothing can be read there or published to it; None where there is a server."""
+    if settings.mlflow_tracking_uri is not None:
+        return None
+    detail = "the service knows no MLflow server: its operator sets ESPALIER_MLFLOW_TRACKING_URI"
+    return Problem("/kind", "no-mlflow-server", detail)

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.integrations.mlflow.client import FileInfo, Mlflow, MlflowError, tags_of
+from app.integrations.mlflow.credentials import no_server
 from app.integrations.mlflow.names import MlflowAlias, MlflowName
-from app.integrations.mlflow.server import no_server
 from app.integrations.shared.cache import Place
 from app.integrations.shared.digests import remembered_content_sha256
 from app.integrations.shared.filling import RemoteFile, fill
@@ -89,7 +89,7 @@ class MlflowSource(ModelSource):
 
     def problems(self, at_hand: AtHand) -> Iterator[Problem]:
         """Refuse every version where the service knows no server."""
-        if problem := no_server("/kind", at_hand.settings):
+        if problem := no_server(at_hand.settings):
             yield problem
 
     @property

@@ -20,9 +20,9 @@ from pydantic import Field
 
 from app.errors import InvalidRequest
 from app.integrations.mlflow.client import Mlflow, MlflowError, as_tags
+from app.integrations.mlflow.credentials import no_server
 from app.integrations.mlflow.mlmodel import layout
 from app.integrations.mlflow.names import MlflowAlias, MlflowName
-from app.integrations.mlflow.server import no_server
 from app.integrations.shared.sources import ModelSource
 from app.integrations.shared.targets import MANIFEST, TAG, PublishRequest, ResultTarget, TargetRefused
 from app.settings import Settings
@@ -56,7 +56,7 @@ class MlflowTarget(ResultTarget):
         """Refuse a target without a name for a model from elsewhere, and all of them where there is no server."""
         if self.name is None and source.kind != self.kind:
             yield Problem("", "no-name", _NO_NAME)
-        if problem := no_server("/kind", settings):
+        if problem := no_server(settings):
             yield problem
 
     def beside(self, source: ModelSource) -> Self:

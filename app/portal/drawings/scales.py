@@ -119,7 +119,9 @@ def percent(value: float) -> str:
 
 def size(value: float) -> str:
     """Write bytes."""
-    return _unit(value, 1000, ("B", "kB", "MB", "GB", "TB"))
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = min(int(math.log(value, 1000) + 1e-9) if value >= 1 else 0, len(units) - 1)
+    return f"{plain(value / 1000**power)} {units[power]}"
 
 
 def seconds(value: float) -> str:
@@ -127,11 +129,6 @@ def seconds(value: float) -> str:
     if value < 90:
         return f"{plain(value)} s"
     return f"{plain(value / 60)} min" if value < 5400 else f"{plain(value / 3600)} h"
-
-
-def _unit(value: float, base: int, units: Sequence[str]) -> str:
-    power = min(int(math.log(value, base) + 1e-9) if value >= 1 else 0, len(units) - 1)
-    return f"{plain(value / base**power)} {units[power]}"
 
 
 Writing = Callable[[float], str]

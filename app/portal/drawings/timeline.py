@@ -19,7 +19,7 @@ _LETTER = 7.2
 """Width of a letter of a name inside a bar."""
 
 
-def timeline(name: str, intervals: Sequence[PhaseInterval], *, now: datetime) -> Markup | None:
+def timeline(intervals: Sequence[PhaseInterval], *, now: datetime) -> Markup | None:
     """Draw what every attempt was busy with; None before the first phase."""
     if not intervals:
         return None
@@ -30,7 +30,7 @@ def timeline(name: str, intervals: Sequence[PhaseInterval], *, now: datetime) ->
     attempts = sorted({interval.attempt for interval in intervals})
     bottom = len(attempts) * ROW
     return drawing(
-        name,
+        "phases",
         *(words(f"attempt {number}", x=0, y=row * ROW + 17) for row, number in enumerate(attempts)),
         *(_bar(interval, attempts.index(interval.attempt), x, first, now) for interval in intervals),
         *(

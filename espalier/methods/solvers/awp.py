@@ -55,9 +55,9 @@ class Awp(Solver):
         return Refit(scaled.back(best_OI).masked_fill(~best_mask_OI, 0), best_mask_OI)
 
 
-def largest_eigenvalue(matrix_II: Tensor, generator: Generator, *, steps: int = 50) -> float:
+def largest_eigenvalue(matrix_II: Tensor, generator: Generator) -> float:
     """Estimate the largest eigenvalue of a positive matrix by power iteration, plus 5 % so that no step is too long."""
     vector_I = torch.rand(len(matrix_II), generator=generator).to(matrix_II) + 0.5
-    for _ in range(steps):
+    for _ in range(50):
         vector_I = matrix_II @ (vector_I / vector_I.norm())
     return 1.05 * float(vector_I.norm())

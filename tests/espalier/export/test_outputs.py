@@ -24,7 +24,7 @@ from espalier.export.outputs import refuse_by_card
 def test_a_card_with_our_tag_is_refused(tmp_path: Path, card: str) -> None:
     (tmp_path / "README.md").write_bytes(card.encode())
     with pytest.raises(OwnOutput, match="output of Espalier"):
-        refuse_by_card("The model", tmp_path)
+        refuse_by_card(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_card_with_our_tag_is_refused(tmp_path: Path, card: str) -> None:
 def test_other_cards_say_nothing(tmp_path: Path, card: bytes | None) -> None:
     if card is not None:
         (tmp_path / "README.md").write_bytes(card)
-    refuse_by_card("The model", tmp_path)
+    refuse_by_card(tmp_path)
 
 
 def test_aliases_are_never_spelled_out(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_aliases_are_never_spelled_out(tmp_path: Path) -> None:
     card = "\n".join(["---", "a0: &a0 [x, x]", *levels, "tags: *a99", "---"])
     (tmp_path / "README.md").write_text(card)
     before = time.process_time()
-    refuse_by_card("The model", tmp_path)
+    refuse_by_card(tmp_path)
     assert time.process_time() - before < 1, "nine to the power of a hundred words"
 
 
 def test_a_card_that_nests_without_end_takes_no_time(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\ntags: {'[' * 60_000}\n---\n")
     before = time.process_time()
-    refuse_by_card("The model", tmp_path)
+    refuse_by_card(tmp_path)
     assert time.process_time() - before < 1

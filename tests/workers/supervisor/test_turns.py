@@ -9,8 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, select
 
-from app.db.claimable import CLAIMABLE_VIEW
-from app.db.job import Attempt, Job
+from app.db.job import CLAIMABLE_VIEW, Attempt, Job
 from app.db.queries.queue import fair_share, leases
 from app.db.session import Database, clock
 from app.db.tenancy import Project, RecentUsage, UsageDay

@@ -10,8 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, Select, and_, cast, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db.claimable import CLAIMABLE_VIEW
-from app.db.job import CLAIMABLE, HELD, Attempt, Job, Worker
+from app.db.job import CLAIMABLE, CLAIMABLE_VIEW, HELD, Attempt, Job, Worker
 from app.db.lifecycle import TERMINAL
 from app.db.queries.jobs import events
 from app.db.queries.queue import fair_share

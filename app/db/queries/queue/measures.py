@@ -9,8 +9,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.job import QUEUED, Heartbeat, Job, Worker
-from app.db.queries.connections import webhooks
-from app.db.queries.jobs.jobs import count_by_state
 from app.db.result import PhaseRecord
 from app.db.session import clock
 
@@ -18,11 +16,6 @@ DAY = timedelta(days=1)
 SWEEP = "reconciler"
 GONE = timedelta(minutes=2)
 """A worker that was not seen for so long holds no memory."""
-
-
-def jobs_by_state(session: Session) -> dict[str, int]:
-    """Return how many jobs are in each state."""
-    return count_by_state(session)
 
 
 def queues(session: Session) -> Sequence[tuple[str, int, datetime]]:
@@ -87,8 +80,3 @@ def failures_of_the_last_day(session: Session, now: datetime) -> Sequence[tuple[
     class_ = Job.error["class"].as_string()
     query = select(class_, func.count()).where(Job.state == "failed", Job.finished_at > now - DAY).group_by(class_)
     return [(name or "unknown", count) for name, count in session.execute(query)]
-
-
-def pending_deliveries(session: Session) -> int:
-    """Return how many webhook deliveries wait."""
-    return webhooks.count_pending(session)

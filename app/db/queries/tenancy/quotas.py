@@ -20,11 +20,10 @@ def count_queued(session: Session, project_id: str) -> int:
     return session.scalar(select(func.count()).select_from(Job).where(QUEUED, Job.project_id == project_id)) or 0
 
 
-def count_waiting(session: Session, project_id: str, *, but: str = "") -> int:
-    """Return how many jobs of a project wait, queued or paused, apart from one."""
+def count_waiting(session: Session, project_id: str) -> int:
+    """Return how many jobs of a project wait, queued or paused."""
     counts = [
-        select(func.count()).where(state, Job.project_id == project_id, Job.id != but).scalar_subquery()
-        for state in (QUEUED, PAUSED)
+        select(func.count()).where(state, Job.project_id == project_id).scalar_subquery() for state in (QUEUED, PAUSED)
     ]
     return session.scalar(select(counts[0] + counts[1])) or 0
 

@@ -73,7 +73,7 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
         reading,
         "",
         history=history,
-        drawing=timeline("phases", history.intervals, now=reading.now),
+        drawing=timeline(history.intervals, now=reading.now),
         stages=report_table.stages(report) if report else [],
         comparisons=report_table.comparisons(report) if report else [],
         protocol_line=lambda name: report_table.protocol_line(report.get("protocol") or {}, name),
