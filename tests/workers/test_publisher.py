@@ -13,17 +13,17 @@ from sqlalchemy import select
 
 from app.db.publication import Publication
 from app.db.session import Database
-from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
 from app.storage.s3 import S3Store
 from tests.fixtures.library.carried import CARRIED
 from tests.fixtures.servers.hub import Hub, hub
 from tests.fixtures.service import rows
+from tests.fixtures.service.api import app, client, resources
 from tests.fixtures.service.requests import submit
 from workers.supervisor.publishing import Publisher
 
-__all__ = ["hub"]
+__all__ = ["app", "client", "hub", "resources"]
 
 TOKEN = "hf_WriterCanary"
 FILES = {
@@ -39,18 +39,6 @@ FILES = {
 def settings(sqlite_url: str, tmp_path: Path, hub: Hub, s3_server: str) -> Settings:
     hub.writer = TOKEN
     return Settings(home=tmp_path, database_url=sqlite_url, hf_endpoint=hub.url, publish_s3_endpoint_url=s3_server)
-
-
-@pytest.fixture
-def client(settings: Settings) -> Any:
-    with TestClient(create_app(settings)) as client:
-        yield client
-
-
-@pytest.fixture
-def resources(client: TestClient) -> Resources:
-    state: Resources = client.app.state.resources  # type: ignore[attr-defined]
-    return state
 
 
 def _done(client: TestClient, resources: Resources, **fields: Any) -> str:

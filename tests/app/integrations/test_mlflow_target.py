@@ -15,15 +15,15 @@ from sqlalchemy import select
 from app.db.publication import Publication
 from app.integrations.mlflow.target import MlflowTarget
 from app.integrations.shared.targets import PublishRequest, TargetRefused
-from app.main import create_app
 from app.services.resources import Resources
 from app.settings import Settings
 from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
 from tests.fixtures.service import rows
+from tests.fixtures.service.api import app, client, resources
 from tests.fixtures.service.requests import submit
 from workers.supervisor.publishing import Publisher
 
-__all__ = ["mlflow"]
+__all__ = ["app", "client", "mlflow", "resources"]
 
 REPORT = {
     "dense": {"perplexity": {"wiki/text2": 20.0}, "bytes": 200, "parameters": 100},
@@ -169,18 +169,6 @@ def test_a_packed_result_is_files_only(mlflow: MlflowServer, folder: Path) -> No
 @pytest.fixture
 def settings(sqlite_url: str, tmp_path: Path, mlflow: MlflowServer) -> Settings:
     return Settings(home=tmp_path, database_url=sqlite_url, mlflow_tracking_uri=mlflow.url)
-
-
-@pytest.fixture
-def client(settings: Settings) -> Any:
-    with TestClient(create_app(settings)) as client:
-        yield client
-
-
-@pytest.fixture
-def resources(client: TestClient) -> Resources:
-    of_app: Resources = client.app.state.resources  # type: ignore[attr-defined]
-    return of_app
 
 
 def _done(client: TestClient, resources: Resources, **fields: Any) -> str:

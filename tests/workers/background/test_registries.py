@@ -9,14 +9,15 @@ import pytest
 from sqlalchemy import select
 
 from app.db.hook import HookDelivery, HookSource
-from app.db.session import Database, clock
+from app.db.session import Database
 from app.integrations.mlflow.credentials import MlflowCredential
 from app.integrations.mlflow.events import alias_set, version_created
-from app.platform.ids import new_id
+from app.platform.actor import DEFAULT_PROJECT
 from app.services.hooks.inbox import record_event
 from app.services.tenancy import credentials
 from app.settings import Settings
 from tests.fixtures.servers.mlflow import MlflowServer, basic, mlflow
+from tests.fixtures.service.rows import hook_source
 from workers.background.registries import RegistrySweep
 
 __all__ = ["mlflow"]
@@ -36,21 +37,8 @@ class Registry:
         self.database, self.server = Database(url), server
         self.settings = Settings(database_url=url, mlflow_tracking_uri=server.url)
         with self.database.unit_of_work() as session:
-            now = clock(session)
-            source = HookSource(
-                id=new_id("src"),
-                project_id="prj_default",
-                kind="mlflow",
-                name="registry",
-                secret=None,
-                old_secret=None,
-                old_secret_until=None,
-                cursor=None,
-                created_at=now,
-                updated_at=now,
-            )
-            session.add(source)
-        self.source, self.made = source, int(now.timestamp() * 1000)
+            self.source = hook_source(session, DEFAULT_PROJECT)
+        self.made = int(self.source.created_at.timestamp() * 1000)
 
     def register(self, name: str, *, after: int, **tags: str) -> str:
         """Register a version so many milliseconds after the source was made."""

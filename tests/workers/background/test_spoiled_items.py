@@ -22,7 +22,7 @@ from app.platform import loops, outbound
 from app.platform.ids import new_id
 from app.queue import WorkNotifier
 from app.services.hooks import evaluation
-from tests.fixtures.service.rows import queued_webhook
+from tests.fixtures.service.rows import hook_source, queued_webhook
 from tests.fixtures.workers.claims import worker
 from tests.fixtures.workers.runs import Bench, job_fields
 from tests.workers.background.faults import FAULTS
@@ -147,30 +147,11 @@ def test_a_registry_event_that_breaks_us_is_given_up_in_the_end_and_others_are_e
     assert states == {bad: "failed", good: "evaluated"}
 
 
-def _source(session: Any, project: str) -> str:
-    now = clock(session)
-    source = HookSource(
-        id=new_id("src"),
-        project_id=project,
-        kind="mlflow",
-        name="r",
-        secret=None,
-        old_secret=None,
-        old_secret_until=None,
-        cursor=None,
-        created_at=now,
-        updated_at=now,
-    )
-    session.add(source)
-    session.flush()
-    return source.id
-
-
 def _hook(session: Any, project: str) -> str:
     now = clock(session)
     row = HookDelivery(
         id=new_id("hkd"),
-        source_id=_source(session, project),
+        source_id=hook_source(session, project).id,
         project_id=project,
         via="webhook",
         dedupe_key=project,
@@ -194,7 +175,7 @@ def test_a_registry_that_breaks_us_is_looked_at_later_and_the_others_now(
 ) -> None:
     database, looked = sqlite_bench.database, []
     with database.unit_of_work() as session:
-        bad, good = (_source(session, project) for project in ("prj_bad", "prj_good"))
+        bad, good = (hook_source(session, project).id for project in ("prj_bad", "prj_good"))
     settings = sqlite_bench.settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:9"})
     sweep = RegistrySweep(database, settings)
 

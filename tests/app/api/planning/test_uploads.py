@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from app.db.session import clock
 from app.db.upload import Upload
 from app.integrations.shared.sources import Access
 from app.integrations.uploads.source import UploadSource
-from app.main import create_app
 from app.services import uploads
 from app.services.resources import Resources
 from app.settings import Settings
@@ -42,18 +40,6 @@ def settings(request: pytest.FixtureRequest, sqlite_url: str, tmp_path: Path) ->
     return Settings(
         home=tmp_path, database_url=sqlite_url, store_url=url, s3_endpoint_url=request.getfixturevalue("s3_server")
     )
-
-
-@pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings)) as client:
-        yield client
-
-
-@pytest.fixture
-def resources(client: TestClient) -> Resources:
-    of_app: Resources = client.app.state.resources  # type: ignore[attr-defined]
-    return of_app
 
 
 def _file(name: str, data: bytes) -> dict[str, Any]:
