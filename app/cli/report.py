@@ -10,6 +10,7 @@ from rich.table import Table
 
 from app.cli.output import out, size
 from espalier.evaluate.latency_comparison import compare_latency
+from espalier.evaluate.protocol_line import protocol_line
 from espalier.recipe.phases import STAGES
 
 
@@ -57,8 +58,12 @@ def _comparisons(report: dict[str, Any]) -> Iterator[str]:
 
 
 def facts(report: dict[str, Any]) -> Iterator[str]:
-    """Return one line each: sparsity, sizes, trained parameters, seconds per phase, verdict, warnings."""
+    """Return one line each: protocol, sparsity, sizes, trained parameters, seconds per phase, verdict, warnings."""
     sparsity, compressed = report["sparsity"], report["compressed"]
+    protocol = report.get("protocol") or {}
+    for name in report["dense"]["perplexity"]:
+        if line := protocol_line(protocol, name):
+            yield f"protocol     {escape(name)}: {escape(line)}"
     requested = "as given" if sparsity["requested"] is None else f"requested {sparsity['requested']:.2%}"
     yield f"sparsity     {sparsity['achieved']:.2%} of the {sparsity['scope']} ({requested})"
     yield (

@@ -96,23 +96,3 @@ def _timings(report: dict[str, Any]) -> Iterator[Comparison]:
             before, after = (None if time is None else 1e3 * time.median for time in pair)
             texts = ["" if time is None else f"{time.text} ms" for time in pair]
             yield Comparison(label, before, after, "milliseconds", (texts[0], texts[1]), verdicts.get(name, ""))
-
-
-def protocol_line(protocol: dict[str, Any], name: str) -> str:
-    """Say in one line how a perplexity was measured; empty where the report does not tell."""
-    measured = (protocol.get("perplexity") or {}).get(name) or {}
-    dataset = measured.get("dataset") or {}
-    text = " ".join(str(dataset[key]) for key in ("kind", "name", "path", "upload_id", "split") if dataset.get(key))
-    parts = (
-        text,
-        _counted(measured, "windows", "windows"),
-        _counted(measured, "sequence_length", "tokens each"),
-        _counted(measured, "predicted_tokens", "predicted tokens"),
-        measured.get("dtype"),
-        measured.get("tokenizer"),
-    )
-    return ", ".join(str(part) for part in parts if part)
-
-
-def _counted(measured: dict[str, Any], key: str, what: str) -> str | None:
-    return f"{measured[key]:,} {what}" if isinstance(measured.get(key), int) else None

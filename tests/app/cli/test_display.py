@@ -149,6 +149,16 @@ def test_a_report_shows_divergence_and_tasks() -> None:
     assert "piqa: acc 0.7500 -> 0.5000" in text
 
 
+def test_a_report_says_by_which_protocol_each_perplexity_was_measured() -> None:
+    dataset = {"kind": "builtin", "name": "python-docs", "split": "[held-out]"}
+    measured = {"dataset": dataset, "windows": 27, "sequence_length": 1024, "predicted_tokens": 27_621}
+    text = rendered(REPORT | {"protocol": {"perplexity": {"docs": measured}}})
+    assert (
+        "protocol     docs: builtin python-docs [held-out], 27 windows, 1,024 tokens each, 27,621 predicted tokens"
+        in text
+    )
+
+
 def test_a_report_without_measurements_is_a_report() -> None:
     bare = REPORT | {
         "dense": REPORT["dense"] | {"perplexity": {}},

@@ -20,6 +20,7 @@ from app.portal.rendering import base_url, render
 from app.services.jobs import artifacts, job_timeline, reads
 from app.services.jobs.reads import JobReading
 from app.storage.base import attachment
+from espalier.evaluate.protocol_line import protocol_line
 
 router = APIRouter(dependencies=[needs("jobs:read")])
 
@@ -76,7 +77,7 @@ def overview(request: Request, job_id: str, resources: ResourcesDep, project: Pr
         drawing=timeline(history.intervals, now=reading.now),
         stages=report_table.stages(report) if report else [],
         comparisons=report_table.comparisons(report) if report else [],
-        protocol_line=lambda name: report_table.protocol_line(report.get("protocol") or {}, name),
+        protocol_line=lambda name: protocol_line(report.get("protocol") or {}, name),
         report=report,
         charts=job_charts.charts(metrics, history.phases),
     )
