@@ -126,10 +126,13 @@ def _of_status(error: HTTPException) -> AppError:
 
 
 def _model(request: Request) -> type[BaseModel] | None:
-    """Return what the body of a request is read as."""
+    """Return what the body of a request is read as, in the end: `state.model` where an endpoint completes it first."""
+    if hasattr(request.state, "model"):
+        model: type[BaseModel] = request.state.model
+        return model
     field = getattr(request.scope.get("route"), "body_field", None)
-    model = field.field_info.annotation if field is not None else None
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+    kind = field.field_info.annotation if field is not None else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _item(detail: Mapping[str, Any], body: object, model: type[BaseModel] | None) -> Problem:

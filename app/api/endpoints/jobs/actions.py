@@ -92,7 +92,7 @@ def clone_job(
     """Queue a new job from the same body, with changes; takes `jobs:read` too, for the answer tells that body."""
     rights.require("jobs:read")
     merged = merge_patch(reads.job(resources.database, project, job_id).job.request, body or {})
-    request.state.json = merged  # pointers of refusals lead into it
+    request.state.json, request.state.model = merged, JobRequest  # pointers of refusals lead into them
     try:
         clone = JobRequest.model_validate(merged)
     except ValidationError as error:

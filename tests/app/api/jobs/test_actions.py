@@ -143,6 +143,8 @@ def test_a_clone_is_refused_with_a_pointer_and_made_once_per_key(client: TestCli
     answer = client.post(f"/v1/jobs/{first}/clone", json={"spec": {"prune": {"sparsity": 2}}})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/spec/prune/sparsity")
     headers = {"Idempotency-Key": "k"}
+    misspelt = client.post(f"/v1/jobs/{first}/clone", json={"spec": {"prune": {"sparsty": 0.5}}}).json()
+    assert misspelt["errors"][0]["detail"] == "There is no such field here; did you mean `sparsity`?"
     one, two = (client.post(f"/v1/jobs/{first}/clone", json={"name": "x"}, headers=headers) for _ in range(2))
     assert (one.status_code, two.status_code) == (202, 200)
     assert one.json()["id"] == two.json()["id"]
