@@ -1,4 +1,4 @@
-"""Every knob of the product, with its unit in the name; read from ESPALIER_* variables or ESPALIER_ENV_FILE."""
+"""Every setting, its unit in its name; read from environment variables ESPALIER_* or from ESPALIER_ENV_FILE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keyset pages: opaque cursors, signed together with the list that they belong to."""
+"""Keyset pagination: opaque cursors, signed together with the list that they belong to."""
 
 from __future__ import annotations
 

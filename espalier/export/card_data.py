@@ -1,4 +1,4 @@
-"""Metadata of a model card, which registries read: lineage, licence, data and numbers."""
+"""Metadata of a model card, which registries read: lineage, licence (`license`), data and numbers."""
 
 from __future__ import annotations
 

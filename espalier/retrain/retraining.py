@@ -149,6 +149,7 @@ class _Retraining:
         return path
 
     def _train(self, trainer: Trainer, best: Best) -> None:
+        """Train to the last step, or to early stopping: `patience` checks without a lower held-out loss."""
         every = max(10, -(-self.spec.steps // CHECKS))
         try:
             while trainer.step < self.spec.steps:

@@ -14,6 +14,7 @@ import yaml
 from app.bodies.job import JobRequest
 from app.main import create_app
 from app.settings import Settings
+from espalier.recipe.spec import CompressionSpec
 from espalier.version import VERSION
 from tests.docs.commands import commands
 from tests.docs.generated import PAGES as GENERATED
@@ -137,6 +138,12 @@ def test_every_request_that_a_page_prints_is_one() -> None:
     bodies.append(yaml.safe_load(block(README, "One job by command line", "yaml")))
     for body in bodies:
         JobRequest.model_validate_json(json.dumps(body))
+
+
+def test_the_page_of_a_job_has_every_part_of_a_spec() -> None:
+    table = text_of("docs/jobs.md").split("\n## The parts of a spec\n")[1].split("\n## ")[0]
+    built = {name for name, field in CompressionSpec.model_fields.items() if field.annotation is not type(None)}
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE)))) == built
 
 
 def test_the_checks_before_a_commit_are_those_of_make() -> None:

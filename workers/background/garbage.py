@@ -1,4 +1,4 @@
-"""Collect garbage: files without a row, unfinished uploads, old idempotency keys, messages and worker rows."""
+"""Collect garbage (cleanup): files without a row, unfinished uploads, old idempotency keys, messages, worker rows."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The lease of a job: held by heartbeats, lost, or ended by a transition."""
+"""The lease of a job: held by heartbeats, lost when it expires, or ended by a transition."""

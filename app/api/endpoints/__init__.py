@@ -1,1 +1,1 @@
-"""The endpoints, by subject and one module each: its `router` is served and stands in OpenAPI."""
+"""The HTTP contract, versioned by its prefix `/v1`: endpoints by subject, a module each, whose `router` is served."""

@@ -44,7 +44,7 @@ class Retrain(Spec):
     loss: Annotated[Literal["cross_entropy", Distilled], refusing("embedding")] = Field(
         "cross_entropy", description="kl and squarehead (arXiv 2310.06927) keep the dense model in memory as teacher."
     )
-    patience: int | None = Field(None, ge=1, le=10_000, description="Held-out checks without gain before the end.")
+    patience: int | None = Field(None, ge=1, le=10_000, description="Early stopping: held-out checks without gain.")
     gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="auto: where activations are large.")
     dataset: Dataset | None = Field(None, description="Default: the calibration's data set.")
     sequence_length: int | None = Field(None, ge=8, le=131_072, description="Tokens; default: the calibration's.")

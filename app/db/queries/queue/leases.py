@@ -1,4 +1,4 @@
-"""Who holds a job: claim, heartbeat, release. Every writer names its fence, and an old fence finds no row."""
+"""Who holds a job: claim, heartbeat, release, expired leases. A writer names its fence; an old fence finds no row."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def lock_still(session: Session, wanted: JobQuery, job_id: str) -> Job | None:
 
 
 def abandoned(now: datetime) -> JobQuery:
-    """Select jobs whose worker is gone: the lease is past, or was never written."""
+    """Select jobs whose worker is gone: the lease expired, or was never written."""
     return select(Job).where(HELD, or_(Job.lease_until.is_(None), Job.lease_until < now))
 
 
