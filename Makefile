@@ -11,6 +11,7 @@ PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml library/pyproject.toml constraints.txt
+	@echo 'setting up $(VENV): some minutes and about 2 GB, the first time'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip uninstall --quiet --yes espalier 2>/dev/null # what this distribution was called before: it owns the command
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) -c constraints.txt -e ./library -e '.[worker,test]'

@@ -17,7 +17,9 @@ def refusal(pointer: str, path: str, settings: Settings, *, folder: bool) -> Pro
         resolved = Path(path).resolve() if Path(path).is_absolute() else None
         if resolved is None or not any(resolved.is_relative_to(root) for root in settings.roots):
             return Problem(
-                pointer, "outside-roots", "give an absolute path below one of the folders in ESPALIER_LOCAL_ROOTS"
+                pointer,
+                "outside-roots",
+                "give an absolute path below one of the folders in ESPALIER_LOCAL_ROOTS, or `espalier upload` it",
             )
         if not (resolved.is_dir() if folder else resolved.is_file()):
             wanted = "this is a file: give the model's folder" if folder else "this is a folder: give one file of text"

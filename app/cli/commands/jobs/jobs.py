@@ -39,7 +39,7 @@ def submit(
 @commands.command()
 def ps(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 20,
     json: Json = False,
 ) -> None:
     """List the newest jobs."""
