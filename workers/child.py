@@ -17,6 +17,9 @@ import traceback
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
 # Threads that spin at barriers cost three times the CPU time on a shared machine, and buy nothing on an idle one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its name of before
+    # Blocks and windows of many sizes come and go: fixed segments would be left in pieces that fit nothing.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import transformers  # noqa: TID253 - read by the imports below: offline must be set first
 

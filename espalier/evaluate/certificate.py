@@ -78,7 +78,7 @@ def _require_finite(tensor: torch.Tensor, name: str, what: str) -> None:
 def _forward(session: Session, streamed: StreamedModel) -> dict[str, Any]:
     needed = int(HEADROOM * sum(streamed.parameters.values()) * session.compute_dtype.itemsize)
     if session.by_blocks:
-        return _not_checked("the limits of the job leave no room for the whole model")
+        return _not_checked("there is no memory for the whole model, which is computed by blocks")
     if (free := free_bytes(session.device)) < needed:
         return _not_checked(f"the whole model takes about {needed} bytes, and {free} are free")
     tokens_BT = _tokens(streamed)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from espalier.checkpoint_names import PICKED
 from espalier.errors import DatasetError
-from espalier.evaluate.perplexity import window_losses
+from espalier.evaluate.perplexity import window_losses, window_losses_by_blocks
 from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
@@ -45,8 +45,8 @@ def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *,
     stored = session.reporter.stored(phase.name, PICKED)
     if stored is None:
         # The source itself: where whole parts were removed, `session.dense` is smaller.
-        dense_N = _losses(session.source_streamed, session.source, windows_NT)
-        gaps_N = _losses(session.streamed, session.weights, windows_NT) - dense_N
+        dense_N = _losses(session, session.source_streamed, session.source, windows_NT)
+        gaps_N = _losses(session, session.streamed, session.weights, windows_NT) - dense_N
         picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
         path = session.reporter.checkpoint_path(phase.name, PICKED)
         save_file({"picked": picked, "gaps": gaps_N}, path)
@@ -63,8 +63,10 @@ def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *,
     return windows_NT[picked]
 
 
-def _losses(streamed: StreamedModel, weights: Weights, windows_NT: torch.Tensor) -> torch.Tensor:
+def _losses(session: Session, streamed: StreamedModel, weights: Weights, windows_NT: torch.Tensor) -> torch.Tensor:
     """The loss of every window; the model is gone when the next one is loaded."""
+    if session.by_blocks:
+        return window_losses_by_blocks(streamed, windows_NT, weights, spill=session.spill)
     with streamed.whole(weights) as model:
         return window_losses(model, windows_NT, device=streamed.device)
 

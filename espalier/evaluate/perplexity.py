@@ -31,7 +31,6 @@ def perplexity(
     return _of_losses(losses_N, next((each.dtype for each in model.parameters()), torch.float32), dense=dense)
 
 
-@torch.no_grad()
 def perplexity_by_blocks(
     streamed: StreamedModel,
     windows_NT: torch.Tensor,
@@ -42,6 +41,20 @@ def perplexity_by_blocks(
     tick: Callable[[int], None] = lambda _: None,
 ) -> float:
     """Score a model of which one block at a time is in memory: the same batches, and so the same number."""
+    losses_N = window_losses_by_blocks(streamed, windows_NT, weights, spill=spill, tick=tick)
+    return _of_losses(losses_N, streamed.compute_dtype, dense=dense)
+
+
+@torch.no_grad()
+def window_losses_by_blocks(
+    streamed: StreamedModel,
+    windows_NT: torch.Tensor,
+    weights: Weights,
+    *,
+    spill: Path | None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> torch.Tensor:
+    """Return the mean cross entropy of every window, float64 (N,), with one block at a time in memory."""
     count, length = windows_NT.shape
     size = scoring_batch_size(length, streamed.head_width)
     sizes = [1, *[size] * ((count - 1) // size)]
@@ -60,7 +73,7 @@ def perplexity_by_blocks(
         for logits_TV, target_T in zip(logits_BTV[:, :-1], tokens_BT[:, 1:], strict=True)
     ]
     tick(count)
-    return _of_losses(torch.tensor(losses, dtype=torch.float64), streamed.compute_dtype, dense=dense)
+    return torch.tensor(losses, dtype=torch.float64)
 
 
 def _of_losses(losses_N: torch.Tensor, dtype: torch.dtype, *, dense: bool) -> float:

@@ -1,6 +1,20 @@
 """Memory of a job, by part and by phase: for plans, worker classes, refusals and the job itself."""
 
+from espalier.memory.decision import Decision, decide, usable_bytes
 from espalier.memory.estimate import Device, MemoryEstimate, estimate, itemsize_of
+from espalier.memory.needs import Need
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 
-__all__ = ["BlockShape", "Device", "MapShape", "MemoryEstimate", "ModelShape", "estimate", "itemsize_of"]
+__all__ = [
+    "BlockShape",
+    "Decision",
+    "Device",
+    "MapShape",
+    "MemoryEstimate",
+    "ModelShape",
+    "Need",
+    "decide",
+    "estimate",
+    "itemsize_of",
+    "usable_bytes",
+]

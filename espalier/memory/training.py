@@ -56,20 +56,31 @@ def activation_bytes(shape: ModelShape, *, tokens: int, itemsize: int) -> int:
     return tokens * itemsize * shape.edges
 
 
-def recomputes(retrain: Retrain, shape: ModelShape, *, length: int, itemsize: int, free_bytes: int) -> bool:
+def recomputes(
+    retrain: Retrain, shape: ModelShape, *, windows: int, length: int, itemsize: int, free_bytes: int
+) -> bool:
     """Tell whether blocks compute their activations again (gradient checkpointing); it changes no bit of a result."""
     if retrain.gradient_checkpointing != "auto":
         return retrain.gradient_checkpointing
-    kept = activation_bytes(shape, tokens=retrain.batch_size * length, itemsize=itemsize)
+    kept = activation_bytes(shape, tokens=windows * length, itemsize=itemsize)
     return kept > RECOMPUTE_FRACTION * free_bytes
 
 
-def batch_bytes(retrain: Retrain, shape: ModelShape, *, length: int, itemsize: int) -> int:
+def batches(retrain: Retrain, shape: ModelShape, *, itemsize: int) -> tuple[tuple[int, int], ...]:
+    """Return (windows, bytes) of the batch of a recipe, and of its halves down to a single window."""
+    length = retrain.sequence_length or shape.default_length
+    sizes = [retrain.batch_size]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return tuple((size, batch_bytes(retrain, shape, windows=size, length=length, itemsize=itemsize)) for size in sizes)
+
+
+def batch_bytes(retrain: Retrain, shape: ModelShape, *, windows: int, length: int, itemsize: int) -> int:
     """Return the least that a batch takes beside what stays: its activations, and its logits with their gradients.
 
     Where activations may be computed again, only what enters every block is kept, and those of the block at hand.
     """
-    tokens = retrain.batch_size * length
+    tokens = windows * length
     kept = activation_bytes(shape, tokens=tokens, itemsize=itemsize)
     if retrain.gradient_checkpointing is not False:
         largest = max((sum(each.edges for each in block.maps) for block in shape.kinds), default=0)

@@ -43,6 +43,8 @@ class FitBatch:
     """Bytes of one activation."""
     hidden_states: int
     """Bytes of the hidden states of all windows, once."""
+    held_tokens: int = 0
+    """Tokens of all windows whose activations around a single matrix are held; 0 where they lie in a file."""
 
 
 def window_bytes(window: Iterable[MapShape], block: BlockShape, batch: FitBatch) -> tuple[int, int]:
@@ -54,7 +56,10 @@ def window_bytes(window: Iterable[MapShape], block: BlockShape, batch: FitBatch)
     # Autograd keeps the input of every linear layer and of the nonlinearity behind it.
     activations = batch.tokens * batch.itemsize * sum(each.edges for each in maps)
     device = OPTIMIZED_BYTES * trained + resident + activations
-    return device, SNAPSHOT_BYTES * trained + STREAMS * batch.hidden_states
+    # A matrix by itself reads and gives what is no hidden state; the squares of its outputs are taken in float32.
+    alone = maps if len(maps) == 1 and len(block.maps) > 1 else []
+    around = sum(batch.held_tokens * (batch.itemsize * each.edges + FLOAT_BYTES * each.outputs) for each in alone)
+    return device, SNAPSHOT_BYTES * trained + STREAMS * batch.hidden_states + around
 
 
 def largest_window(kinds: Sequence[BlockShape], budget: MemoryBudget, batch: FitBatch) -> WindowKind:

@@ -51,6 +51,9 @@ class BlockEvidence(Protocol):
 class BlockCriterion(Method):
     """Chooses whole blocks. A subclass sets `method: Literal["name"] = "name"`."""
 
+    whole_model: ClassVar[bool] = False
+    """Whether it measures losses, for which the whole model is in memory; else one block at a time is."""
+
     @abstractmethod
     def choose(self, evidence: BlockEvidence, *, count: int) -> list[int]:
         """Return the `count` blocks that go, in order; of equals the earlier one goes."""

@@ -40,10 +40,38 @@ def fault_of(error: BaseException) -> DeviceFault | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device; of the host for a CPU."""
-    return (
-        int(_of(device).mem_get_info(device)[0]) if is_accelerator(device) else int(psutil.virtual_memory().available)
-    )
+    """Return the free memory of a device, and what its allocator keeps for later; of the host for a CPU.
+
+    Where this process has a limit (`limiting_memory`), no more than is left of that.
+    """
+    if not is_accelerator(device):
+        return int(psutil.virtual_memory().available)
+    of = _of(device)
+    free, total = of.mem_get_info(device)
+    allocated = int(of.memory_allocated(device))
+    left = int(of.get_per_process_memory_fraction(device) * total) - allocated
+    return max(0, min(int(free) + int(of.memory_reserved(device)) - allocated, left))
+
+
+@contextmanager
+def limiting_memory(device: torch.device, limit: int | None) -> Iterator[None]:
+    """Let this process take no more than `limit` bytes of a GPU: beyond, torch raises; None, or a CPU: as it was."""
+    if limit is None or not is_accelerator(device):
+        yield
+        return
+    of = _of(device)
+    before = of.get_per_process_memory_fraction(device)
+    of.set_per_process_memory_fraction(min(before, limit / device_memory_bytes(device)), device)
+    try:
+        yield
+    finally:
+        of.set_per_process_memory_fraction(before, device)
+
+
+def release_device_memory(device: torch.device) -> None:
+    """Return what the allocator of a GPU keeps for later to the device: the next phase cuts it in other pieces."""
+    if is_accelerator(device):
+        _of(device).empty_cache()
 
 
 NAMES: Final[dict[str, torch.dtype]] = {

@@ -59,9 +59,14 @@ def skeleton(model_dir: Path, source: Weights, *, dtype: torch.dtype) -> Skeleto
 
 
 def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Load a directory with stock `from_pretrained`, in eval mode; raises BrokenResultError for missing tensors."""
+    """Load a directory with stock `from_pretrained`, in eval mode; raises BrokenResultError for missing tensors.
+
+    To a GPU tensor by tensor: the host need not hold the whole model.
+    """
+    placed = {"device_map": {"": device}} if numerics.is_accelerator(device) else {}
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
+        **placed,
         dtype=dtype,
         local_files_only=True,
         trust_remote_code=False,

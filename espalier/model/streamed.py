@@ -154,8 +154,9 @@ class StreamedModel:
         outer = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{prefix}.")}
         fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
         for tokens_BT, hidden_BTD in batches:
+            hand = _returning(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
             for block in blocks:
-                block.forward = _returning(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
+                block.forward = hand
             yield model.eval()(input_ids=tokens_BT.to(self.device), use_cache=False).logits
 
     def _record_calls(

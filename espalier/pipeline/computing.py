@@ -27,10 +27,15 @@ PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors")
 def compute(session: Session) -> Done | MembersRequested:
     """Run all phases in order; each skips what an earlier attempt has finished."""
     session.results.environment |= environment(session)
+    with limits.limiting(session):
+        return _phases(session)
+
+
+def _phases(session: Session) -> Done | MembersRequested:
     if not session.request.spec.structure:
         targets.check(session)
     limits.check(session)
-    teacher.check(session)
+    teacher.warn(session)
     benchmarks.check(session)
     baseline.run(session)
     if session.request.spec.structure:

@@ -98,7 +98,7 @@ def by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> 
     )
     request, cpu = session.request, session.device.type == "cpu"
     host = _capped(numerics.host_memory_bytes(), request.max_host_memory_bytes)
-    device = host if cpu else _capped(numerics.device_memory_bytes(session.device), request.max_device_memory_bytes)
+    device = host if cpu else _capped(numerics.free_bytes(session.device), request.max_device_memory_bytes)
     return largest_window(shape.kinds, MemoryBudget(device=device, host=host, shared=cpu), batch)
 
 

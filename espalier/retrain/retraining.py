@@ -199,6 +199,7 @@ class _Retraining:
         plan = TrainingPlan(
             steps=steps,
             batch_size=spec.batch_size,
+            micro_batch=self.session.micro_batch,
             accumulate=spec.accumulate,
             seed=seed,
             rates=rates,
@@ -215,7 +216,8 @@ class _Retraining:
 
     def _judge(self) -> float:
         with self.autocast:
-            return held_out_loss(self.model, self.held_out_NT, batch_size=self.spec.batch_size)
+            size = self.session.micro_batch or self.spec.batch_size
+            return held_out_loss(self.model, self.held_out_NT, batch_size=size)
 
     def _rates(self) -> dict[str, float]:
         """The rate asked for, or what a search finds or has found."""

@@ -64,7 +64,11 @@ def average_members(session: Session, members: Sequence[Member]) -> dict[str, An
     blocks = session.streamed.layout.blocks
     with session.reporter.phase("merging", total=len(blocks), unit="block") as phase:
         done = phase.finished()
-        chosen = _choose(session, members, held_out_NT, spec.batch_size) if done is None else done["soup"]
+        chosen = (
+            _choose(session, members, held_out_NT, session.micro_batch or spec.batch_size)
+            if done is None
+            else done["soup"]
+        )
         blend = Blend([members[index].weights for index in chosen["used"]])
         for block in blocks:
             began = time.monotonic()

@@ -35,6 +35,8 @@ class TrainingPlan:
 
     steps: int
     batch_size: int
+    micro_batch: int | None = None
+    """Windows of a batch that go through the model at once; None: all. The step is the same but for rounding."""
     accumulate: int = 1
     seed: int = 0
     rates: Mapping[str, float]
@@ -150,10 +152,14 @@ class Trainer:
     def _backward(self, part: int) -> float:
         first = (self.step * self.plan.accumulate + part) * self.plan.batch_size
         chosen = [self._order[position] for position in range(first, first + self.plan.batch_size)]
-        with self._autocast:
-            loss = self._loss(self.model, self.windows_NT[chosen])
-        (loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
-        return loss.item() / self.plan.accumulate
+        total = 0.0
+        for tokens_BT in torch.split(self.windows_NT[chosen], self.plan.micro_batch or len(chosen)):
+            parts = self.plan.accumulate * (len(chosen) / len(tokens_BT))
+            with self._autocast:
+                loss = self._loss(self.model, tokens_BT)
+            (loss / parts).backward()  # type: ignore[no-untyped-call]
+            total += loss.item() / parts
+        return total
 
     def state(self, best: Best) -> dict[str, torch.Tensor]:
         """Return all state of the training as tensors by name, to be resumed from."""

@@ -1,60 +1,120 @@
-"""Estimate memory before work begins, and choose spilling or block-by-block scoring under `limits`.
+"""Decide before work begins how the job keeps to the memory that is there, and to its `limits`.
 
-Under `max_host_memory_bytes` the weights come from the files block by block anyway; hidden states move into a file and
-perplexity is measured block by block where holding them, or the whole model, would go beyond the limit. None of it
-changes a bit of the result. What needs more (retraining: the whole model, perhaps a teacher, and what the optimizer
-keeps) is refused when that does not fit.
+Weights come from the files block by block anyway. Perplexity is measured block by block where the whole model does not
+fit, on a GPU of nine tenths of what is free; under `max_host_memory_bytes` hidden states move into a file where holding
+them would go beyond it. None of it changes a bit of the result. What needs more (retraining: the whole model, perhaps a
+teacher, and what the optimizer keeps) is refused when that does not fit, before anything is measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 
 from espalier.errors import InsufficientMemoryError
-from espalier.memory import Device, MemoryEstimate, estimate
+from espalier.memory import Device, MemoryEstimate, Need, decide, estimate, usable_bytes
+from espalier.model import numerics
 from espalier.session.state import Session
+
+_ON_DEVICE, _ON_HOST = "max_device_memory_bytes", "max_host_memory_bytes"
+
+
+def limiting(session: Session) -> AbstractContextManager[None]:
+    """Let torch refuse, while the context holds, what goes beyond `limits.max_device_memory_bytes`."""
+    return numerics.limiting_memory(session.device, session.request.max_device_memory_bytes)
 
 
 def check(session: Session) -> None:
-    """Choose between memory and file, or raise InsufficientMemoryError with both numbers where a limit is too small."""
-    request, device = session.request, session.device.type
-    if request.max_device_memory_bytes is not None and device == "cpu":
+    """Choose how the job keeps to its memory, or raise InsufficientMemoryError with both numbers where it cannot."""
+    request, computes_on_host = session.request, not numerics.is_accelerator(session.device)
+    if request.max_device_memory_bytes is not None and computes_on_host:
         session.reporter.warn(
             "device_limit_ignored",
             "limits.max_device_memory_bytes means a GPU's memory, and this job runs on a CPU: "
             "limits.max_host_memory_bytes bounds it there.",
         )
-    if request.max_device_memory_bytes is not None and device != "cpu":
-        needed = measured(session)
-        _require(needed.required_on_device(), request.max_device_memory_bytes, "max_device_memory_bytes")
-        session.by_blocks |= needed.model > request.max_device_memory_bytes
+    needed = measured(session)
+    if computes_on_host:
+        _decide_on_host(session, needed)
+    else:
+        _decide_on_device(session, needed)
     if request.max_host_memory_bytes is not None:
-        _check_host(session, measured(session), request.max_host_memory_bytes)
+        _check_host(session, needed, request.max_host_memory_bytes)
+    if session.by_blocks:
+        _warn_by_blocks(session)
+
+
+def _decide_on_device(session: Session, needed: MemoryEstimate) -> None:
+    spec, limit = session.request.spec, session.request.max_device_memory_bytes
+    free = numerics.free_bytes(session.device)
+    there = usable_bytes(free)
+    budget = there if limit is None else min(limit, there)
+    decision = decide(needed, spec, device="cuda", budget=budget)
+    if limit is not None:
+        _require(decision.lacking, limit, _ON_DEVICE)
+    for need in decision.lacking:
+        raise _does_not_fit(need, there, free, "gpu_oom")
+    session.by_blocks |= decision.by_blocks
+    session.micro_batch = decision.micro_batch
+    if decision.micro_batch is not None:
+        assert spec.retrain is not None
+        session.reporter.warn(
+            "batch_in_parts",
+            f"A batch of {spec.retrain.batch_size} windows does not fit into {budget // 2**20} MiB: they go through "
+            f"the model {decision.micro_batch} at a time, and make one step as before.",
+        )
+
+
+def _decide_on_host(session: Session, needed: MemoryEstimate) -> None:
+    """Decide by what is free beside this process; what does not fit but for retraining may still be swapped."""
+    free = numerics.free_bytes(session.device)
+    there = needed.process + usable_bytes(free)
+    decision = decide(needed, session.request.spec, device="cpu", budget=there)
+    for need in decision.lacking:
+        if need.pointer == "/spec/retrain":
+            raise _does_not_fit(need, there, free, "host_oom")
+    session.by_blocks |= decision.by_blocks
+
+
+def _does_not_fit(need: Need, there: int, free: int, class_: str) -> InsufficientMemoryError:
+    return InsufficientMemoryError(
+        f"{need.what} takes about {need.bytes} bytes, and a job may take {there} of the {free} that are free.",
+        hint=need.way_out,
+        class_="gpu_oom" if class_ == "gpu_oom" else "host_oom",
+    )
+
+
+def _warn_by_blocks(session: Session) -> None:
+    if session.request.spec.evaluate.latency:
+        session.reporter.warn(
+            "latency_not_measured",
+            "The whole model does not fit into memory: it is measured block by block, and not timed.",
+        )
 
 
 def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     computes = session.device.type == "cpu"
     device: Device = "cpu" if computes else "cuda"
-    _require(needed.required_on_host(session.request.spec, device=device), limit, "max_host_memory_bytes")
+    _require(needed.required_on_host(session.request.spec, device=device), limit, _ON_HOST)
     minimum = needed.min_on_host(device)
-    session.by_blocks |= computes and minimum + needed.scored > limit
+    session.by_blocks |= computes and decide(needed, session.request.spec, device=device, budget=limit).by_blocks
     beside = 0 if session.by_blocks or not computes else needed.scored
     if max(minimum, needed.process + needed.samples + beside) + needed.streams * needed.hidden_states > limit:
         session.spill = Path(session.request.workspace) / "hidden"
     session.streamed.lean = computes
 
 
-def _require(needs: Iterable[tuple[int, str]], limit: int, name: str) -> None:
-    for needed, what in needs:
-        if needed > limit:
+def _require(needs: Iterable[Need], limit: int, name: str) -> None:
+    for need in needs:
+        if need.bytes > limit:
             raise InsufficientMemoryError(
-                f"limits.{name} is {limit} bytes, and {what} takes about {needed}",
-                hint=f"Raise limits.{name} to at least {needed}, use compute_dtype bfloat16, or a method without Gram "
-                "matrices.",
-                class_="host_oom" if name == "max_host_memory_bytes" else "gpu_oom",
+                f"limits.{name} is {limit} bytes, and {need.what} takes about {need.bytes}",
+                hint=f"Raise limits.{name} to at least {need.bytes}, use compute_dtype bfloat16, or a method without "
+                "Gram matrices.",
+                class_="host_oom" if name == _ON_HOST else "gpu_oom",
             )
 
 

@@ -94,6 +94,7 @@ class Reporter:
         run = PhaseRun(name, self, total, unit)
         yield run
         done = run.completed()
+        numerics.release_device_memory(self.device)
         self.results.phases.append(done)
         self.send(done)
 

@@ -50,6 +50,8 @@ class Session:
 
         self.by_blocks = False
         """Whether perplexity is measured with one block in memory at a time."""
+        self.micro_batch: int | None = None
+        """Windows of a retraining that go through the model at once; None: as many as its batch has."""
         self.spill: Path | None = None
         """The folder to which hidden states are spilled; None keeps them in memory."""
 

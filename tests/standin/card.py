@@ -72,7 +72,11 @@ class Card:
 
     def __init__(self) -> None:
         self.capacity = MEMORY
+        self.fraction = 1.0
+        """Of the capacity, what this process may take."""
         self.live = 0
+        self.reserved = 0
+        """What the allocator keeps: live bytes, and those that were, until it gives them back."""
         self.books = Books()
         self.fault: Callable[[str], None] = lambda _: None
         """Called with the name of every operator that runs; may raise what a card raises."""
@@ -82,12 +86,16 @@ class Card:
     def allocate(self, size: int) -> None:
         """Take memory, or raise what torch raises where there is none."""
         with self._lock:
-            if self.live + size > self.capacity:
+            room = int(self.fraction * self.capacity)
+            if self.live + size > room:
                 raise torch.OutOfMemoryError(
-                    f"CUDA out of memory. Tried to allocate {size} bytes. GPU 0 has a total capacity of "
-                    f"{self.capacity} bytes of which {self.capacity - self.live} bytes is free."
+                    f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB. GPU 0 has a total capacity of "
+                    f"{self.capacity / 2**30:.2f} GiB of which {(room - self.live) / 2**20:.2f} MiB is free. Of the "
+                    f"allocated memory {self.live / 2**30:.2f} GiB is allocated by PyTorch, and "
+                    f"{(self.reserved - self.live) / 2**20:.2f} MiB is reserved by PyTorch but unallocated."
                 )
             self.live += size
+            self.reserved = max(self.reserved, self.live)
             self.books.peak = max(self.books.peak, self.live)
 
     def allocation_of(self, tensor: torch.Tensor) -> Allocation:
@@ -110,9 +118,14 @@ class Card:
         finally:
             self.books = before
 
+    def release(self) -> None:
+        """Give back what the allocator keeps and nothing lies in."""
+        self.reserved = self.live
+
     @contextmanager
     def bounded(self, capacity: int) -> Iterator[None]:
         """Let the card have so many bytes."""
+        self.release()
         before, self.capacity = self.capacity, capacity
         try:
             yield

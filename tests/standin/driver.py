@@ -37,8 +37,27 @@ class Driver:
 
     def mem_get_info(self, _: Any = None) -> tuple[int, int]:
         """Return the bytes that are free, and all."""
-        capacity = CARD.capacity
-        return capacity - CARD.live, capacity
+        return CARD.capacity - CARD.reserved, CARD.capacity
+
+    def memory_allocated(self, _: Any = None) -> int:
+        """Return the bytes that tensors lie in."""
+        return CARD.live
+
+    def memory_reserved(self, _: Any = None) -> int:
+        """Return the bytes that the allocator keeps."""
+        return CARD.reserved
+
+    def empty_cache(self) -> None:
+        """Give back what the allocator keeps and nothing lies in."""
+        CARD.release()
+
+    def get_per_process_memory_fraction(self, _: Any = None) -> float:
+        """Return what this process may take of the memory."""
+        return CARD.fraction
+
+    def set_per_process_memory_fraction(self, fraction: float, _: Any = None) -> None:
+        """Bound what this process may take of the memory."""
+        CARD.fraction = fraction
 
     def get_device_properties(self, _: Any = None) -> Any:
         """Return what a card says of itself."""

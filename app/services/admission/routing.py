@@ -35,4 +35,4 @@ def memory_bytes(spec: CompressionSpec, facts: ModelFacts) -> int:
     Settings do not tell which classes have a GPU: all is counted as on a CPU, where host and device are one.
     """
     needed = estimate(facts.shape, spec, itemsize=itemsize_of(spec.compute_dtype, device="cpu"), text_bytes=0)
-    return needed.largest_peak(spec)
+    return needed.largest_peak(spec, device="cpu")

@@ -49,7 +49,7 @@ def require(
     parts = estimate(
         facts.shape, spec, itemsize=itemsize_of(spec.compute_dtype, device=device), text_bytes=text_bytes(session, spec)
     )
-    needed, what = max(parts.required_on_host(spec, device=device))
+    needed, what, _ = max(parts.required_on_host(spec, device=device))
     if needed > limit:
         detail = f"{what} takes about {needed} bytes, the libraries' {parts.process} included: give at least {needed}"
         raise InvalidRequest(

@@ -14,6 +14,7 @@ class WithoutBlock(BlockCriterion):
     summary: ClassVar[str] = "Tries the model without each block and removes the one least missed, block by block."
     paper: ClassVar[str] = "Kim et al. 2024, Shortened LLaMA (arXiv 2402.02834), repeated after every removal"
     cost: ClassVar[Cost] = "medium"
+    whole_model: ClassVar[bool] = True
 
     method: Literal["perplexity"] = "perplexity"
 

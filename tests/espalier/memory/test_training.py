@@ -58,14 +58,21 @@ def test_a_batch_takes_its_activations_and_its_logits(
 ) -> None:
     retrain = Retrain.model_validate({"batch_size": 2, "gradient_checkpointing": checkpointing, "loss": loss})
     expected = 2 * 100 * (2 * kept + copies * 4 * 32_000)
-    assert training.batch_bytes(retrain, SHAPE, length=100, itemsize=2) == expected
+    assert training.batch_bytes(retrain, SHAPE, windows=2, length=100, itemsize=2) == expected
+
+
+def test_a_batch_is_halved_down_to_a_single_window() -> None:
+    retrain = Retrain.model_validate({"batch_size": 6, "sequence_length": 100})
+    batches = training.batches(retrain, SHAPE, itemsize=2)
+    assert [windows for windows, _ in batches] == [6, 3, 2, 1]
+    assert batches[0][1] == 6 * batches[-1][1]
 
 
 def test_auto_computes_activations_again_above_a_quarter_of_what_is_free() -> None:
     kept = 2 * 100 * 4 * 32 * 78_080
     retrain = Retrain.model_validate({"batch_size": 2})
     for free, expected in ((4 * kept, False), (4 * kept - 4, True)):
-        assert training.recomputes(retrain, SHAPE, length=100, itemsize=4, free_bytes=free) is expected
+        assert training.recomputes(retrain, SHAPE, windows=2, length=100, itemsize=4, free_bytes=free) is expected
     for setting in (False, True):
         always = retrain.model_copy(update={"gradient_checkpointing": setting})
-        assert training.recomputes(always, SHAPE, length=100, itemsize=4, free_bytes=0) is setting
+        assert training.recomputes(always, SHAPE, windows=2, length=100, itemsize=4, free_bytes=0) is setting

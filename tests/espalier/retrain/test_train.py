@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -68,6 +70,19 @@ def test_training_lowers_the_held_out_loss_and_moves_nothing_else(config: PreTra
     now = dict(trainer.model.named_parameters())
     assert rest
     assert all(torch.equal(now[name], value) for name, value in rest.items())
+
+
+@pytest.mark.parametrize("windows", [3, 2, 1])
+def test_a_batch_in_parts_makes_the_step_of_the_whole_one(windows: int) -> None:
+    whole, parts = _trainer(LLAMA), _trainer(LLAMA)
+    parts.plan = replace(parts.plan, micro_batch=windows)
+    for trainer in (whole, parts):
+        trainer.model.double()
+    for _ in range(3):
+        expected, reached = whole.advance(), parts.advance()
+        assert reached.loss == pytest.approx(expected.loss, rel=1e-6)
+    for expected_value, value in zip(_values(whole), _values(parts), strict=True):
+        assert torch.allclose(value, expected_value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("stop", [1, 17])

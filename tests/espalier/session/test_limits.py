@@ -85,7 +85,7 @@ def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, l
 def test_retraining_needs_the_whole_model(
     tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = replace(PARTS, training=60, training_batch=10)
+    there = replace(PARTS, training=60, training_batches=((8, 10),))
     monkeypatch.setattr(limits, "measured", lambda _: there)
     with pytest.raises(InsufficientMemoryError, match="retraining"):
         _attempt(local_job(tmp_path, llama, texts, retrain={"steps": 1}), max_host_memory_bytes=79)

@@ -13,6 +13,7 @@ import torch
 from espalier.errors import InsufficientMemoryError, TargetsError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
+from espalier.model import numerics
 from espalier.model.weights import Weights
 from espalier.retrain import retraining, teacher
 from espalier.retrain.allr_warm_start import pruning_distance
@@ -226,21 +227,32 @@ def test_allr_starts_by_what_pruning_took(tmp_path: Path, models: dict[str, Path
     assert session.results.protocol["retraining"]["start"] == pytest.approx(distance / pruned**0.5)
 
 
-def test_a_teacher_that_does_not_fit_is_refused_before_the_run(
-    tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_tells_its_memory_before_the_run(tmp_path: Path, models: dict[str, Path], text: Path) -> None:
     run = _run(tmp_path, models["llama"], text, loss="kl")
-    session = run.session()
-    teacher.check(session)
+    teacher.warn(run.session())
     assert run.warnings == ["teacher_in_memory"]
-    monkeypatch.setattr(teacher, "free_bytes", lambda _: limits.measured(session).training - 1)
-    with pytest.raises(InsufficientMemoryError, match="holds the dense model") as refusal:
-        teacher.check(session)
-    assert refusal.value.class_ == "host_oom"
-    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "kl", "squarehead"])
+def test_a_retraining_that_does_not_fit_is_refused_before_the_run(
+    loss: str, tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path, models["llama"], text, loss=loss)
+    session = run.session()
     needed = replace(limits.measured(session), text=0)  # of a tiny model the text is the most
     monkeypatch.setattr(limits, "measured", lambda _: needed)
-    enough = needed.process + needed.training + needed.training_batch
+    held = needed.training + needed.training_batch
+    for free, wrong in ((held * 10 // 9 + 2, False), (held * 10 // 9 - 2, True)):
+        monkeypatch.setattr(numerics, "free_bytes", lambda _, free=free: free)
+        with pytest.raises(InsufficientMemoryError, match="retraining") if wrong else nullcontext() as refusal:
+            limits.check(session)
+    assert refusal is not None
+    assert refusal.value.class_ == "host_oom"
+    assert str(needed.process + held) in refusal.value.message
+    assert "batch_size" in refusal.value.hint
+    monkeypatch.undo()
+    monkeypatch.setattr(limits, "measured", lambda _: needed)
+    enough = needed.process + held
     for limit, wrong in ((enough, False), (enough - 1, True)):
         session.request = session.request.model_copy(update={"max_host_memory_bytes": limit})
         with pytest.raises(InsufficientMemoryError, match="retraining") if wrong else nullcontext():

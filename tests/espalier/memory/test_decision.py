@@ -1,0 +1,118 @@
+"""How a job keeps to the memory that is there, by arithmetic on the shapes of Llama 3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from espalier.memory import BlockShape, Decision, Device, MapShape, ModelShape, decide, estimate, usable_bytes
+from espalier.recipe.spec import CompressionSpec
+
+GB = 10**9
+CARD = 80 * GB
+
+
+def _llama(width: int, feed_forward: int, blocks: int) -> ModelShape:
+    """A Llama 3 with 1,024 numbers in keys and values, and head and embeddings apart."""
+    sides = {"q": (width, width), "k": (1024, width), "v": (1024, width), "o": (width, width)}
+    maps = [MapShape(f"self_attn.{name}", *shape) for name, shape in sides.items()]
+    maps += [MapShape(f"mlp.{name}", feed_forward, width) for name in ("gate", "up")]
+    maps.append(MapShape("mlp.down", width, feed_forward))
+    block = BlockShape(tuple(maps), sum(each.weights for each in maps) + 2 * width)
+    outer = 2 * 128_256 * width + width
+    parameters = blocks * block.parameters + outer
+    return ModelShape.of([block] * blocks, parameters=parameters, vocabulary=128_256, width=width, default_length=2048)
+
+
+LLAMA_8B, LLAMA_70B = _llama(4096, 14_336, 32), _llama(8192, 28_672, 80)
+
+
+def _decide(
+    shape: ModelShape, free: int = CARD, *, device: Device = "cuda", halvings: int = 0, **fields: Any
+) -> tuple[Decision, CompressionSpec]:
+    spec = CompressionSpec.model_validate({"prune": {"method": "wanda", "sparsity": 0.5}, **fields})
+    needed = estimate(shape, spec, itemsize=2, text_bytes=0)
+    return decide(needed, spec, device=device, budget=usable_bytes(free), halvings=halvings), spec
+
+
+def test_the_shapes_are_those_of_the_models() -> None:
+    assert LLAMA_8B.parameters == 8_030_261_248
+    assert LLAMA_70B.parameters == 70_553_706_496
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"prune": {"method": "sparsegpt", "sparsity": 0.5}},
+        {"reconstruct": {"window": "submodule"}},
+        {"reconstruct": {"window": "auto"}},
+        {"reconstruct": {"window": "block"}, "evaluate": {"after_each_phase": True}},
+        {"prune": {"method": "angular", "sparsity": 0.2}},
+    ],
+    ids=str,
+)
+def test_seventy_billion_parameters_go_through_a_card_of_eighty_gigabytes_block_by_block(
+    fields: dict[str, Any],
+) -> None:
+    decision, spec = _decide(LLAMA_70B, **fields)
+    assert decision == Decision(by_blocks=True, micro_batch=None, lacking=())
+    needed = estimate(LLAMA_70B, spec, itemsize=2, text_bytes=0)
+    assert needed.largest_peak(spec, device="cuda", by_blocks=True) <= usable_bytes(CARD)
+    assert needed.largest_peak(spec, device="cuda") > 140 * GB
+
+
+def test_a_model_that_fits_is_held_whole_and_one_that_just_does_not_is_not() -> None:
+    assert not _decide(LLAMA_8B)[0].by_blocks
+    spec = CompressionSpec.model_validate({"prune": {"method": "wanda", "sparsity": 0.5}})
+    needed = estimate(LLAMA_8B, spec, itemsize=2, text_bytes=0)
+    for budget, by_blocks in ((needed.scored, False), (needed.scored - 1, True)):
+        assert decide(needed, spec, device="cuda", budget=budget).by_blocks is by_blocks
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [({"retrain": {"loss": loss}}, "/spec/retrain") for loss in ("cross_entropy", "kl", "squarehead")]
+    + [
+        ({"evaluate": {"divergence": True}}, "/spec/evaluate/divergence"),
+        ({"evaluate": {"tasks": ["piqa"]}}, "/spec/evaluate/tasks"),
+        ({"prune": {"method": "perplexity", "sparsity": 0.2}}, "/spec/prune"),
+        ({"reconstruct": {"window": "all"}}, "/spec/reconstruct/window"),
+    ],
+    ids=str,
+)
+def test_whatever_holds_the_whole_model_lacks_the_memory_for_it(fields: dict[str, Any], pointer: str) -> None:
+    decision, _ = _decide(LLAMA_70B, **fields)
+    assert [need.pointer for need in decision.lacking] == [pointer]
+    assert decision.lacking[0].bytes > 140 * GB
+    assert decision.lacking[0].way_out.endswith(".")
+
+
+def test_full_training_of_eight_billion_parameters_lacks_memory_on_any_single_card() -> None:
+    for free in (CARD, 141 * GB):
+        decision, _ = _decide(LLAMA_8B, free, retrain={"method": "full"})
+        assert [need.pointer for need in decision.lacking] == ["/spec/retrain"]
+        # 20 bytes of AdamW and a byte of mask for each parameter, and a batch
+        assert decision.lacking[0].bytes > 21 * LLAMA_8B.parameters
+
+
+def test_a_batch_that_does_not_fit_goes_through_in_parts_on_a_card_and_stays_whole_on_a_cpu() -> None:
+    retrain = {"batch_size": 8, "sequence_length": 2048, "loss": "kl"}
+    decision, _ = _decide(LLAMA_8B, retrain=retrain)
+    assert decision.lacking == ()
+    assert decision.micro_batch in {4, 2, 1}
+    assert _decide(LLAMA_8B, 500 * GB, retrain=retrain)[0].micro_batch is None
+    on_host, _ = _decide(LLAMA_8B, device="cpu", retrain=retrain)
+    assert on_host.micro_batch is None
+    assert [need.pointer for need in on_host.lacking] == ["/spec/retrain"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_batch_that_memory_did_not_hold_is_halved_until_one_window_is_left(device: Device) -> None:
+    retrain = {"batch_size": 6}
+    chosen = [
+        _decide(LLAMA_8B, 2000 * GB, device=device, halvings=count, retrain=retrain)[0].micro_batch
+        for count in range(5)
+    ]
+    assert chosen == [None, 3, 2, 1, 1]
