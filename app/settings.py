@@ -95,9 +95,7 @@ class Settings(BaseSettings):
     scratch_dir: Path | None = Field(None, description="Working folders of running jobs; default: home/scratch.")
     scratch_max_bytes: int = Field(500 * 2**30, gt=0, description="Cap of working folders; beyond: disk_full.")
     phase_store_max_bytes: int = Field(
-        100 * 2**30,
-        ge=0,
-        description="Cap of stored phase results in the object store; least recently used goes first.",
+        100 * 2**30, ge=0, description="Cap of phase results in the object store; least recently used goes first."
     )
     keep_artifacts_days: float = Field(
         0, ge=0, le=LONGEST_DAYS, description="Files of results after the job's end; 0: for ever."
@@ -118,6 +116,9 @@ class Settings(BaseSettings):
     publishers: int = Field(4, ge=1, le=64, description="Publications at once beside a reconciler; one per project.")
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=4096, description="CPU threads of one child."
+    )
+    hang_seconds: float = Field(
+        900, ge=1, le=86_400, description="How long a child that computes may make no step before it is ended as hung."
     )
     child_memory_bytes: int | None = Field(
         None, ge=2**29, description="Memory of a child that computes; empty: nine tenths of the machine's."
@@ -142,12 +143,8 @@ class Settings(BaseSettings):
     )
     mlflow_username: str | None = Field(None, description="The same as user and password.")
     mlflow_password: SecretStr | None = Field(None, description="Reaches fetcher, publisher and registry sweep only.")
-
     registry_sweep_seconds: float = Field(
-        300,
-        ge=0,
-        le=86_400,
-        description="Pause between looks at MLflow for what its deliveries have lost; 0: no looks.",
+        300, ge=0, le=86_400, description="Pause between looks at MLflow for what deliveries have lost; 0: no looks."
     )
 
     @field_validator(*rules.SERVED)

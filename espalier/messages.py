@@ -151,6 +151,12 @@ class Log(Message):
     text: str
 
 
+class Alive(Message):
+    """The process has made steps since it last said so."""
+
+    kind: Literal["alive"] = "alive"
+
+
 class ArtifactFile(Message):
     """One file of the result, path relative to the artifact folder."""
 

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
@@ -25,10 +26,13 @@ import transformers  # noqa: TID253 - read by the imports below: offline must be
 
 from espalier import pipeline
 from espalier.diagnosis import classify
-from espalier.messages import ComputeRequest, Failed, Message, PhaseStarted
+from espalier.messages import Alive, ComputeRequest, Failed, Message, PhaseStarted
 from espalier.model import numerics
+from espalier.progress import steps_counted
 from espalier.recipe.phases import Phase
 
+ALIVE_SECONDS = 5.0
+"""Interval at which the supervisor hears that steps were made, while they are."""
 _PIPE_CLOSED = 3
 """Exit status when nobody listens any more."""
 
@@ -43,6 +47,7 @@ def main() -> int:
         _, max_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))  # every finished block is an open file
         transformers.utils.logging.disable_progress_bar()
+        threading.Thread(target=_tell_of_steps, args=(pipe,), daemon=True).start()
         pipe.send(pipeline.run(request, pipe.send))
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message
         traceback.print_exc()
@@ -57,6 +62,16 @@ def _take_stdout() -> io.BufferedWriter:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return pipe
+
+
+def _tell_of_steps(pipe: _Pipe) -> None:
+    """Tell the supervisor now and then that steps are made; say nothing while there are none."""
+    told = 0
+    while True:
+        time.sleep(ALIVE_SECONDS)
+        if (count := steps_counted()) != told:
+            told = count
+            pipe.send(Alive())
 
 
 class _Pipe:

@@ -26,6 +26,7 @@ from app.services.admission.admit import datasets_of, systems_of
 from app.services.publications import rejected
 from app.settings import Settings, get_settings
 from espalier.messages import (
+    Alive,
     Done,
     ErrorInfo,
     Failed,
@@ -193,7 +194,8 @@ class _Run:
         if isinstance(message, Failed) and self._published_from is not None:
             hint = f"The result lies in {self._published_from}: send that folder, or run into another one."
             message = Failed(error=message.error.model_copy(update={"hint": hint}))
-        if not isinstance(message, Done):  # the last line, once the result lies in its place
+        # `Done` is the last line, once the result lies in its place; a supervisor alone wants to hear `Alive`.
+        if not isinstance(message, Done | Alive):
             self._say(message)
 
     def _failed(self, error: ErrorInfo) -> _Failure:

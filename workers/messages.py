@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from app.bodies.job import JobRequest
 from app.bodies.stored import stored_spec
 from espalier.messages import (
+    Alive,
     Checkpoint,
     Done,
     Failed,
@@ -98,6 +99,7 @@ AnyMessage = Annotated[
     | Layer
     | Checkpoint
     | Warned
+    | Alive
     | Log
     | Done
     | MembersRequested

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from espalier.methods.lazy_torch import torch
+from espalier.progress import count_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ def remove_groups(weight_OI: Tensor, gram_II: Tensor, *, group: int, count: int,
     remaining = torch.ones(weight.shape[1] // group, dtype=torch.bool)
     per_round, cost = max(1, -(-count // rounds)), 0.0
     while int(remaining.sum()) > len(remaining) - count:
+        count_step()
         due = min(per_round, int(remaining.sum()) - len(remaining) + count)
         losses = _losses(weight, inverse, group).masked_fill(~remaining, torch.inf)
         gone = losses.sort(stable=True).indices[:due]  # of equals the lower index goes

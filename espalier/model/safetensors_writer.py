@@ -13,6 +13,7 @@ import torch
 
 from espalier.model.tensor_file import DTYPES
 from espalier.model.weights import INDEX
+from espalier.progress import count_step, counted
 
 SHARD_BYTES: Final = 4 * 2**30
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
@@ -73,7 +74,7 @@ def write_file(path: Path, entries: Sequence[TensorEntry], *, metadata: dict[str
         for chunk in (len(text).to_bytes(8, "little"), text):
             stream.write(chunk)
             digest.update(chunk)
-        for entry in entries:
+        for entry in counted(entries):
             data = _raw(entry)
             stream.write(data)
             digest.update(data)
@@ -90,5 +91,6 @@ def _raw(entry: TensorEntry) -> bytes:
 
 def sha256_of(path: Path) -> tuple[str, int]:
     """Return the sha256 and the size of a file."""
+    count_step()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size

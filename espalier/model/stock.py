@@ -18,6 +18,7 @@ from espalier.families import FAMILIES
 from espalier.model import numerics, positions
 from espalier.model.tensor_names import names_in_files
 from espalier.model.weights import Weights
+from espalier.progress import count_step
 
 LONGEST: Final = 300
 """Characters of a foreign message that are passed on."""
@@ -55,6 +56,7 @@ def skeleton(model_dir: Path, source: Weights, *, dtype: torch.dtype) -> Skeleto
         if separate is not None:
             config.tie_word_embeddings = model.config.tie_word_embeddings = False
         model.tie_weights()  # leaving the meta context untied what the constructor had tied
+    model.register_forward_pre_hook(_counted)
     return Skeleton(config, model, names, separate, {} if separate else twice)
 
 
@@ -76,8 +78,14 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module
     if info["missing_keys"] or info["mismatched_keys"]:
         raise BrokenResultError("the written model lacks tensors", hint="Report this.")
     model = positions.in_integers(model.to(device).eval())
+    model.register_forward_pre_hook(_counted)
     assert isinstance(model, nn.Module)
     return model
+
+
+def _counted(_: nn.Module, __: object) -> None:
+    """Count a step at every forward pass, whoever's code asks for it: lm-eval's, say."""
+    count_step()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from espalier.model.stock import skeleton
 from espalier.model.tensor_file import DTYPES
 from espalier.model.weights import Weights
 from espalier.probe.config import read_config
+from espalier.progress import count_step, counted
 from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
 
 
@@ -138,7 +139,7 @@ class StreamedModel:
             if id(parameter) not in inside
         }
         fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
-        for tokens in batches:
+        for tokens in counted(batches):
             yield self._record_calls(model.eval(), blocks, tokens.to(self.device))
 
     @torch.no_grad()
@@ -153,7 +154,7 @@ class StreamedModel:
         prefix, blocks = find_stack(model)
         outer = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{prefix}.")}
         fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
-        for tokens_BT, hidden_BTD in batches:
+        for tokens_BT, hidden_BTD in counted(batches):
             hand = _returning(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
             for block in blocks:
                 block.forward = hand
@@ -184,6 +185,7 @@ class StreamedModel:
 
     def forward(self, block: nn.Module, hidden_BTD: torch.Tensor, call: BlockCall) -> torch.Tensor:
         """Run one block and return its hidden states."""
+        count_step()
         output = block(hidden_BTD, *call.args, **call.kwargs)
         # `output[0]` of a tensor would be its first sample, broadcast over the batch without a word.
         hidden = output if isinstance(output, torch.Tensor) else output[0]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from espalier.errors import UnsafeFileError
+from espalier.progress import count_step, counted
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F64": torch.float64,
@@ -63,7 +64,7 @@ class TensorFile:
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a tensor, a few MiB at a time."""
         begin, end = (self._begin + offset for offset in self._entries[name]["data_offsets"])
-        for at in range(begin, end, _CHUNK_BYTES):
+        for at in counted(range(begin, end, _CHUNK_BYTES)):
             yield os.pread(self._stream.fileno(), min(_CHUNK_BYTES, end - at), at)
 
     def read_rows(self, name: str, index: int, begin: int, end: int) -> torch.Tensor:
@@ -73,6 +74,7 @@ class TensorFile:
 
     def _read(self, name: str, shape: tuple[int, ...], *, skip: int) -> torch.Tensor:
         """Read `shape` elements from the `skip`-th one on."""
+        count_step()
         dtype = DTYPES[self.dtype(name)]
         raw = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
         view, offset = raw.numpy().data, self._begin + self._entries[name]["data_offsets"][0]

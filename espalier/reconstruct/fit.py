@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from espalier.model.halves import Run
 from espalier.model.numerics import generator
+from espalier.progress import count_step
 from espalier.recipe.steps.reconstruct import FitLoss
 from espalier.training import rates
 from espalier.training.trainables import Trainable, restore, snapshot
@@ -81,6 +82,7 @@ class Fitter:
 
     def loss(self, chosen: torch.Tensor) -> torch.Tensor:
         """Compute the mean loss over some windows."""
+        count_step()
         device = self.moving[0].parameter.device
         output = self.window.run(self.window.inputs[chosen].to(device)).float()
         target = self.window.targets[chosen].to(device).float()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from espalier.model.numerics import generator
+from espalier.progress import count_step
 from espalier.recipe.steps.retrain import Schedule
 from espalier.training import rates as schedules
 from espalier.training.losses import Loss, language_loss
@@ -154,6 +155,7 @@ class Trainer:
         chosen = [self._order[position] for position in range(first, first + self.plan.batch_size)]
         total = 0.0
         for tokens_BT in torch.split(self.windows_NT[chosen], self.plan.micro_batch or len(chosen)):
+            count_step()
             parts = self.plan.accumulate * (len(chosen) / len(tokens_BT))
             with self._autocast:
                 loss = self._loss(self.model, tokens_BT)

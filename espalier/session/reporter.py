@@ -26,6 +26,7 @@ from espalier.messages import (
 )
 from espalier.model import numerics
 from espalier.model.safetensors_writer import sha256_of
+from espalier.progress import count_step
 from espalier.recipe.phases import Phase
 from espalier.recipe.steps.retrain import Retrain
 from espalier.session.results import Results
@@ -143,6 +144,7 @@ class PhaseRun:
 
     def progress(self, current: int) -> None:
         """Report how far the phase is; dropped when the last report was a moment ago, except for the end."""
+        count_step()
         now = time.monotonic()
         if current < self.total and now - self._last_progress < PROGRESS_SECONDS:
             return

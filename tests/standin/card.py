@@ -15,6 +15,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from espalier.progress import steps_counted
+
 ROOT: Final = Path(__file__).parents[2]
 MEMORY: Final = 80 * 10**9
 """Bytes of a card that no test bounds."""
@@ -35,6 +37,8 @@ class Books:
     sorted_scatters: int = 0
     peak: int = 0
     """Bytes that were allocated at once."""
+    longest_stretch: int = 0
+    """Operators that ran without a step being counted, at most."""
     places: dict[str, Counter[str]] = field(default_factory=dict)
     """Kind of cost -> lines of the library that caused it."""
 
@@ -80,6 +84,8 @@ class Card:
         self.books = Books()
         self.fault: Callable[[str], None] = lambda _: None
         """Called with the name of every operator that runs; may raise what a card raises."""
+        self._stretch = (0, 0)
+        """Steps counted at the last operator, and operators since the last of them."""
         self._lock = threading.RLock()
         self._allocations: WeakValueDictionary[int, Allocation] = WeakValueDictionary()
 
@@ -97,6 +103,14 @@ class Card:
             self.live += size
             self.reserved = max(self.reserved, self.live)
             self.books.peak = max(self.books.peak, self.live)
+
+    def launch(self) -> None:
+        """Count an operator, and how many ran since a step was counted."""
+        steps, since = self._stretch
+        now = steps_counted()
+        self._stretch = (now, 1 if now != steps else since + 1)
+        self.books.launches += 1
+        self.books.longest_stretch = max(self.books.longest_stretch, self._stretch[1])
 
     def allocation_of(self, tensor: torch.Tensor) -> Allocation:
         """Return the piece of memory that a tensor lies in."""

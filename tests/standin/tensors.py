@@ -189,7 +189,7 @@ def _refuse_undetermined(name: str, overload: str, ours: list[DeviceTensor]) -> 
 
 def _count(name: str, args: Any, ours: list[DeviceTensor], *, on_card: bool, target: torch.device | None) -> None:
     books = CARD.books
-    books.launches += 1
+    CARD.launch()
     if name in WAITING or (name == "index" and any(_is_mask(each) for each in args[1] or [])):
         books.note("waits")
     if name in SORTED and torch.are_deterministic_algorithms_enabled():

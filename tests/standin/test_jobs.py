@@ -19,6 +19,9 @@ NAMES = sorted(SPECS.keys() - ELSEWHERE - OTHER_TEXT)
 CROSSINGS = 4
 """Of the model in `baseline`: the certificate takes it as stock and streamed, the score once more, and some is text."""
 
+STRETCH = 3000
+"""Operators between two steps: of a large model each takes milliseconds, on a CPU a second, and 900 s count as hung."""
+
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -34,5 +37,7 @@ def test_a_job_runs_on_the_card(name: str, tmp_path: Path, texts: Path) -> None:
     assert run.report["compressed"]["perplexity"]["text"] > 0
     casts = {phase: books.places["host_casts"] for phase, books in run.phases.items() if books.host_casts}
     assert casts == {}, "the host widens what crosses"
+    stretches = {phase: books.longest_stretch for phase, books in run.phases.items()}
+    assert max(stretches.values()) < STRETCH, "a job that computes makes steps"
     stored = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     assert run.phases["baseline"].to_device < CROSSINGS * stored, "a weight crosses more often, or wider than stored"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from espalier.memory.constants import LIBRARIES_BYTES
-from espalier.messages import Done, Failed
+from espalier.messages import Alive, Done, Failed
 from tests.fixtures.library.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.messages import MESSAGES, AnyMessage
@@ -71,6 +71,20 @@ def test_a_gpu_that_was_promised_and_is_not_there_is_lost_and_no_cpu_takes_its_p
     (failed,) = messages
     assert isinstance(failed, Failed)
     assert (failed.error.class_, failed.error.retryable) == ("device_lost", True)
+
+
+@pytest.mark.deep
+def test_steps_that_are_made_are_told(job: LocalJob) -> None:
+    code = "import sys; from workers import child; child.ALIVE_SECONDS = 0.01; sys.exit(child.main())"
+    started = subprocess.run(
+        [sys.executable, "-c", code],
+        input=job.request().model_dump_json() + "\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    messages = [MESSAGES.validate_json(line) for line in started.stdout.splitlines()]
+    assert sum(isinstance(message, Alive) for message in messages) > 5
 
 
 @pytest.mark.deep

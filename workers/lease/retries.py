@@ -116,14 +116,14 @@ def lost_worker(phase: Phase | None) -> ErrorInfo:
     )
 
 
-def hung(phase: Phase | None, seconds: float) -> ErrorInfo:
-    """Return the error of an attempt whose child hangs."""
+def hung(phase: Phase | None, seconds: float, *, on_gpu: bool) -> ErrorInfo:
+    """Return the error of an attempt whose child hangs: on a GPU, that is what is asked next."""
     return ErrorInfo(
-        class_="worker_lost",
+        class_="device_lost" if on_gpu else "worker_lost",
         retryable=True,
         phase=phase,
-        hint="The job goes on from its last checkpoint.",
-        message=f"the child neither spoke nor computed for {seconds:.0f} seconds and was ended",
+        hint="The job goes on from its last checkpoint; ESPALIER_HANG_SECONDS bounds how long a child may stand still.",
+        message=f"the child made no step for {seconds:.0f} seconds and was ended",
     )
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 from datetime import datetime
 from functools import cached_property
-from typing import Final
 
 import structlog
 from sqlalchemy.orm import Session
@@ -22,6 +21,7 @@ from app.platform.loops import OUTAGE
 from app.services.admission.routing import larger_class
 from app.services.publications import rejected
 from espalier.messages import (
+    Alive,
     Checkpoint,
     ComputeRequest,
     Done,
@@ -47,10 +47,7 @@ from workers.supervisor.recorder import Recorder
 from workers.supervisor.requests import compute_request, fetch_request
 from workers.supervisor.reuse import Reuse
 from workers.supervisor.services import Services
-from workers.supervisor.supervise import Outcome, supervise
-
-STILL_SECONDS: Final = {"fetch": 6 * 3600.0, "compute": 900.0, "publish": 3600.0}
-"""How long a child may stand still; a fetcher may wait in silence while another one downloads the same files."""
+from workers.supervisor.supervise import Outcome, Watch, supervise
 
 log = structlog.get_logger(__name__)
 
@@ -242,7 +239,7 @@ class _Attempt:
             uploader=self._uploader,
             translate=self._translate,
             quota=DiskQuota(settings.scratch, settings.scratch_max_bytes),
-            still_seconds=STILL_SECONDS[side],
+            watch=Watch.of(side, settings),
         )
 
     def _translate(self, message: AnyMessage) -> list[RecordedMessage]:
@@ -254,7 +251,7 @@ class _Attempt:
                 return [Warned(code="source", text=text) for text in message.warnings]
             case Fetched():
                 return [self._facts(message)]
-            case Checkpoint() | Done() | MembersRequested() | Published() | Failed():
+            case Alive() | Checkpoint() | Done() | MembersRequested() | Published() | Failed():
                 return []
             case _:
                 return [message]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from espalier.messages import Checkpoint, Done, Failed, MembersRequested
+from app.settings import Settings
+from espalier.messages import Checkpoint, Done, ErrorInfo, Failed, Log, MembersRequested
+from espalier.recipe.phases import Phase
 from workers.lease.holder import Interrupted, LeaseHolder
 from workers.lease.retries import JobFailed, from_exit, hung, stuck
 from workers.messages import AnyMessage, Fetched, Published, RecordedMessage
-from workers.processes.process import Child
+from workers.processes.process import Child, Side
 from workers.processes.workspace import DiskQuota
 from workers.supervisor.checkpoints import CheckpointUploader
 from workers.supervisor.recorder import Recorder
@@ -18,8 +21,30 @@ Outcome = Done | MembersRequested | Fetched | Published
 TICK_SECONDS = 0.1
 DRAIN_SECONDS = 20.0
 """What a stopped attempt may take to store the checkpoints that its child has finished."""
+STILL_SECONDS = {"fetch": 6 * 3600.0, "publish": 3600.0}
+"""How long a child with the network may stand still; a fetcher may wait while another one downloads the same files."""
 STILL_CPU_SECONDS = 1.0
 """A child that uses less than this while it says nothing, for as long as it may, hangs."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How long a child may make no step, and what counts as one."""
+
+    still_seconds: float
+    on_gpu: bool = False
+    """A thread spins while it waits for a GPU, for a kernel that never ends too: CPU time tells nothing."""
+
+    @classmethod
+    def of(cls, side: Side, settings: Settings) -> Watch:
+        """Return how children of a side are watched; the device is the one that the worker has decided on."""
+        if side == "compute":
+            return cls(settings.hang_seconds, on_gpu=settings.device == "cuda")
+        return cls(STILL_SECONDS[side])
+
+    def error(self, phase: Phase | None, *, ended: bool) -> ErrorInfo:
+        """Return the error of a child that hung, and of one that could not be ended."""
+        return hung(phase, self.still_seconds, on_gpu=self.on_gpu) if ended else stuck(phase)
 
 
 def supervise(
@@ -30,12 +55,12 @@ def supervise(
     uploader: CheckpointUploader,
     translate: Callable[[AnyMessage], list[RecordedMessage]],
     quota: DiskQuota,
-    still_seconds: float,
+    watch: Watch,
 ) -> Outcome:
     """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
     result: Outcome | Failed | None = None
     holder.guard(child)
-    watchdog = _Watchdog(child, still_seconds)
+    watchdog = _Watchdog(child, watch)
     try:
         while not child.finished:
             messages = child.messages(wait_seconds=TICK_SECONDS)
@@ -49,8 +74,8 @@ def supervise(
             recorder.flush_if_due()
             holder.check()
             quota.check()
-            if watchdog.hangs(spoke=bool(messages)):
-                raise JobFailed(hung(recorder.phase, still_seconds) if child.kill() else stuck(recorder.phase))
+            if watchdog.hangs(messages):
+                raise JobFailed(watch.error(recorder.phase, ended=child.kill()))
     except Interrupted:
         child.terminate()
         _keep_what_is_done(holder, recorder, uploader)
@@ -72,17 +97,19 @@ def supervise(
 
 
 class _Watchdog:
-    """Detects a child that hangs: silent, and using no CPU time."""
+    """Detects a child that hangs: it reports no step, and its CPU time, where that counts, stands still."""
 
-    def __init__(self, child: Child, still_seconds: float) -> None:
-        self._child, self._still_seconds = child, still_seconds
+    def __init__(self, child: Child, watch: Watch) -> None:
+        self._child, self._watch = child, watch
         self._moved, self._cpu = time.monotonic(), child.cpu_seconds
 
-    def hangs(self, *, spoke: bool) -> bool:
-        cpu = self._child.cpu_seconds
-        if spoke or cpu - self._cpu >= STILL_CPU_SECONDS:
+    def hangs(self, messages: Sequence[AnyMessage]) -> bool:
+        # Lines of a log are no steps: a collective that hangs complains of it.
+        moved = any(not isinstance(message, Log) for message in messages)
+        cpu = self._cpu if self._watch.on_gpu else self._child.cpu_seconds
+        if moved or cpu - self._cpu >= STILL_CPU_SECONDS:
             self._moved, self._cpu = time.monotonic(), cpu
-        return time.monotonic() - self._moved > self._still_seconds
+        return time.monotonic() - self._moved > self._watch.still_seconds
 
 
 def _store_all(holder: LeaseHolder, recorder: Recorder, uploader: CheckpointUploader) -> None:

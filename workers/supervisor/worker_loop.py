@@ -52,6 +52,11 @@ class WorkerLoop:
             memory_bytes=machine.memory_bytes(device),
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether its device has answered: before that nothing is claimed."""
+        return self._device.ready
+
     def notify(self) -> None:
         """Wake the loop: there may be work."""
         self._wake_up.set()

@@ -10,6 +10,7 @@ from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
 from espalier.methods.lazy_torch import torch
 from espalier.methods.mask_error import mask_errors, refuse_optimizer
 from espalier.methods.statistics.gram import Gram
+from espalier.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ class SparseFw(MaskOptimizer):
         whole = line > weight_OI.shape[1]
         rows = len(weight_OI) if whole else max(1, BATCH_ELEMENTS // weight_OI.shape[1])
         improved_OI = mask_OI.clone()
-        for start in range(0, len(weight_OI), rows):
+        for start in counted(range(0, len(weight_OI), rows)):
             part = slice(start, start + rows)
             improved_OI[part] = self._best(weight_OI[part], mask_OI[part], score_OI[part], gram_II, line, whole=whole)
         return improved_OI
@@ -114,7 +115,7 @@ def frank_wolfe(
     rank_K = torch.arange(max_free, device=weight_RI.device)
     target_RI = weight_RI.masked_fill(fixed_RI, 0) @ gram_II
     relaxed_RI = (mask_RI & ~fixed_RI).to(weight_RI.dtype)
-    for step in range(iterations):
+    for step in counted(range(iterations)):
         gain_RI = (target_RI - (weight_RI * relaxed_RI) @ gram_II).mul_(weight_RI).masked_fill_(fixed_RI | closed_RI, 0)
         value_LK, index_LK = gain_RI.view(-1, line).topk(max_free, dim=1)
         chosen_LK = ((value_LK > 0) & (rank_K < budget_L)).to(weight_RI.dtype)

@@ -10,6 +10,7 @@ from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
 from espalier.methods.lazy_torch import torch
 from espalier.methods.mask_error import mask_errors, refuse_optimizer
 from espalier.methods.statistics.gram import Gram
+from espalier.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,7 @@ class SparseSwaps(MaskOptimizer):
         pairs = num_inputs * line if line < num_inputs else min(CANDIDATES, num_inputs) ** 2
         rows = max(1, BATCH_ELEMENTS // max(pairs, num_inputs))
         swapped_OI, closed_OI = mask_OI.clone(), torch.isneginf(problem.score_OI)
-        for start in range(0, len(weight_OI), rows):
+        for start in counted(range(0, len(weight_OI), rows)):
             part = slice(start, start + rows)
             _swap(weight_OI[part], swapped_OI[part], closed_OI[part], gram_II, line, self.iterations)
         better_O = mask_errors(weight_OI, swapped_OI, gram_II) < mask_errors(weight_OI, mask_OI, gram_II)
@@ -68,7 +69,7 @@ def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor
     threshold_R = -MIN_GAIN * (pruned_RI * pull_RI).sum(dim=1).clamp_min(0)
     own_RI = weight_RI.square() * gram_II.diagonal()
     active_A = torch.arange(len(weight_RI), device=weight_RI.device)
-    for _ in range(iterations):
+    for _ in counted(range(iterations)):
         weight_AI, kept_AI, pull_AI = weight_RI[active_A], mask_RI[active_A], pull_RI[active_A]
         cross_AI = 2 * weight_AI * pull_AI
         prune_AI = (own_RI[active_A] + cross_AI).masked_fill_(~kept_AI, torch.inf)

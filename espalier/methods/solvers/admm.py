@@ -13,6 +13,7 @@ from espalier.methods.quadratic import WIDE, Scaled
 from espalier.methods.solvers.alps import conjugate_gradients
 from espalier.methods.solvers.least_squares import refit_rows
 from espalier.methods.statistics.gram import Gram
+from espalier.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,7 @@ class Admm(Solver):
         inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(shifted_II)).to(scaled.weight_OI.dtype)
         fixed_OI = scaled.weight_OI @ scaled.hessian_II.to(scaled.weight_OI.dtype) @ inverse_II
         primal_OI, dual_OI = scaled.weight_OI, torch.zeros_like(scaled.weight_OI)
-        for step in range(self.iterations):
+        for step in counted(range(self.iterations)):
             sum_OI = primal_OI + dual_OI
             mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
             if step + 1 < self.ramp:

@@ -10,6 +10,7 @@ from espalier.methods.base import Cost, MaskProblem, Pattern, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import Scaled
 from espalier.methods.statistics.gram import Gram
+from espalier.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ class Alps(Solver):
         linear_OI = scaled.weight_OI @ vectors_II * values_I  # W0 H, in the eigenbasis
         rho, sum_OI, dual_OI = self.rho, scaled.weight_OI, torch.zeros_like(scaled.weight_OI)
         previous_OI = torch.ones_like(sum_OI, dtype=torch.bool)
-        for step in range(self.iterations):
+        for step in counted(range(self.iterations)):
             mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
             projected_OI = sum_OI.masked_fill(~mask_OI, 0)
             dual_OI = sum_OI - projected_OI
@@ -80,7 +81,7 @@ def conjugate_gradients(scaled: Scaled, start_OI: Tensor, mask_OI: Tensor, *, st
     direction_OI = preconditioned_OI
     power_O = (residual_OI * preconditioned_OI).sum(dim=1, keepdim=True)
     floor_O = 1e-12 * power_O  # where rounding has taken over: going on would lead away
-    for _ in range(steps):
+    for _ in counted(range(steps)):
         image_OI = (direction_OI @ hessian_II).masked_fill_(~mask_OI, 0)
         length_O = torch.where(power_O > floor_O, power_O / (direction_OI * image_OI).sum(dim=1, keepdim=True), 0)
         fitted_OI += length_O * direction_OI

@@ -10,6 +10,7 @@ from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import Scaled, squared_output_error
 from espalier.methods.statistics.gram import Gram
+from espalier.progress import counted
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -40,7 +41,7 @@ class Awp(Solver):
         best_OI, best_mask_OI = point_OI, problem.mask_OI
         lowest_error = float(squared_output_error(scaled.weight_OI - point_OI, hessian_II).sum())
         ahead_OI, inertia = point_OI, 1.0
-        for _ in range(self.iterations):
+        for _ in counted(range(self.iterations)):
             stepped_OI = ahead_OI + (scaled.weight_OI - ahead_OI) @ hessian_II / curvature
             kept_OI = problem.pattern.keep(stepped_OI.abs(), sparsity=problem.sparsity)
             before_OI, point_OI = point_OI, stepped_OI.masked_fill(~kept_OI, 0)
@@ -58,6 +59,6 @@ class Awp(Solver):
 def largest_eigenvalue(matrix_II: Tensor, generator: Generator) -> float:
     """Estimate the largest eigenvalue of a positive matrix by power iteration, plus 5 % so that no step is too long."""
     vector_I = torch.rand(len(matrix_II), generator=generator).to(matrix_II) + 0.5
-    for _ in range(50):
+    for _ in counted(range(50)):
         vector_I = matrix_II @ (vector_I / vector_I.norm())
     return 1.05 * float(vector_I.norm())

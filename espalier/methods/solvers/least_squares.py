@@ -10,6 +10,7 @@ from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import DAMPING_FACTORS, damped
 from espalier.methods.statistics.gram import Gram
+from espalier.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ def refit_rows(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor, damping: flo
     for factor in DAMPING_FACTORS:
         hessian_II = damped(gram_II, max(damping * factor, 1e-6 if factor > 1 else 0.0))
         failed: list[Tensor] = []
-        for batch_B in _batches(rows_R, counts_O):
+        for batch_B in counted(_batches(rows_R, counts_O)):
             solved_BI, good_B = _solve_rows(weight_OI[batch_B], mask_OI[batch_B], hessian_II)
             fitted_OI[batch_B[good_B]] = solved_BI[good_B].to(fitted_OI.dtype)
             failed.append(batch_B[~good_B])

@@ -10,6 +10,7 @@ from espalier.methods.base import Axes, Cost, MaskProblem, Pattern, Refit, Solve
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import cholesky
 from espalier.methods.statistics.gram import Gram
+from espalier.progress import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ class SparseGpt(Solver):
         if self.mask == "own":
             sweep.plan(problem.pattern, problem.sparsity)
         size = max(1, self.block_size // sweep.group) * sweep.group
-        for start in range(0, len(weight_IO), size):
+        for start in counted(range(0, len(weight_IO), size)):
             sweep.block(start, min(start + size, len(weight_IO)))
         mask_OI = sweep.mask_IO.T.contiguous()
         return Refit(sweep.weight_IO.T.masked_fill(~mask_OI, 0), mask_OI)

@@ -144,6 +144,26 @@ def test_nothing_is_claimed_before_a_lost_device_answers(sqlite_bench: Bench, ca
     assert card.asked == asked, "a device that answers is believed"
 
 
+def test_a_job_whose_device_vanishes_goes_on_at_another_worker(sqlite_bench: Bench, card: Card) -> None:
+    broken, whole = WorkerLoop(sqlite_bench.services), WorkerLoop(sqlite_bench.services)
+    undisturbed, job = sqlite_bench.add(), sqlite_bench.add("loses-its-device-midway")
+    for loop in (whole, broken):
+        work_when_ready(loop)
+    assert len(sqlite_bench.job(job).checkpoints) == 3
+    card.breaks()
+    sqlite_bench.hurry(job)
+    look_until(broken, card, asked=2)
+    assert sqlite_bench.job(job).state == "queued"
+    assert whole.work_once()
+    assert (sqlite_bench.job(job).state, sqlite_bench.job(job).attempt) == ("succeeded", 2)
+    assert sqlite_bench.attempts(job)[1].resumed_from == {"phase": "pruning", "name": "block-00002"}
+    assert sqlite_bench.digests(job) == sqlite_bench.digests(undisturbed)
+    with sqlite_bench.database.reading() as session:
+        lost = [row.id for row in session.scalars(select(Worker)) if row.device_lost_at is not None]
+    assert lost == [broken.identity.id]
+    broken.close()
+
+
 def test_a_device_that_does_not_answer_is_left_alone_for_a_while(
     sqlite_bench: Bench, card: Card, loop: WorkerLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 
 from app.db.queries.queue import leases
 from espalier.messages import ErrorInfo
-from tests.fixtures.workers.runs import Bench
+from tests.fixtures.workers.runs import SCRIPTED, Bench
 from workers.lease import retries
 from workers.processes import groups, process, workspace
 from workers.processes.process import Child
 from workers.processes.workspace import remove_leftovers
-from workers.supervisor import attempt
+from workers.supervisor import supervise
 
 
 def test_a_slot_outlives_a_claim_that_breaks(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,14 +48,40 @@ def test_only_folders_of_ours_are_leftovers(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job_01", "job_01.lock", "notes", "notes.lock"]
 
 
-def test_a_child_that_hangs_is_ended_and_followed(sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attempt.STILL_SECONDS, "compute", 0.5)
-    bench = sqlite_bench
+HANGING = [
+    ("spins", "cpu", None),
+    ("spins", "cuda", "device_lost"),
+    ("complains", "cuda", "device_lost"),
+    ("plods", "cuda", None),
+    ("plods", "cpu", None),
+]
+"""Script of the child, device, class of the error: to spin is to wait for a GPU, to complain is no step, to plod is."""
+
+
+def impatient(bench: Bench, *, device: str = "cpu") -> Bench:
+    """Let children stand still for a second, on a device that has answered."""
+    settings = bench.settings.model_copy(update={"hang_seconds": 1.0, "device": device})
+    bench.services = replace(bench.services, settings=settings, commands=replace(SCRIPTED, device=("true",)))
+    return bench
+
+
+def test_a_child_that_hangs_is_ended_and_followed(sqlite_bench: Bench) -> None:
+    bench = impatient(sqlite_bench)
     job = bench.work(bench.add("hangs"))
     assert (job.state, job.failures) == ("queued", {"worker_lost": 1})
     error = bench.attempts(job.id)[0].error
     assert error is not None
-    assert "neither spoke nor computed" in error["message"]
+    assert "made no step for 1 seconds" in error["message"]
+
+
+@pytest.mark.parametrize(("script", "device", "class_"), HANGING)
+def test_a_child_that_spins_hangs_on_a_gpu_and_computes_on_a_cpu(
+    script: str, device: str, class_: str | None, sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "STILL_CPU_SECONDS", 0.05)
+    bench = impatient(sqlite_bench, device=device)
+    job = bench.work(bench.add(script))
+    assert (job.state, job.failures) == (("queued", {class_: 1}) if class_ else ("succeeded", {}))
 
 
 def test_a_request_that_this_version_cannot_read_fails_at_once(sqlite_bench: Bench) -> None:
@@ -101,12 +127,12 @@ def test_kills_for_memory_are_counted_in_our_own_group(tmp_path: Path, monkeypat
 def test_a_child_that_the_kernel_keeps_is_reported_and_not_waited_for(
     sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(attempt.STILL_SECONDS, "compute", 0.5)
+    bench = impatient(sqlite_bench)
     monkeypatch.setattr(process, "KILL_SECONDS", 0.05)
     kept: set[Child] = set()
     with monkeypatch.context() as kernel:
         kernel.setattr(Child, "signal", lambda child, _number: kept.add(child))
-        job = sqlite_bench.work(sqlite_bench.add("hangs"))
+        job = bench.work(bench.add("hangs"))
     assert (job.state, job.failures) == ("queued", {"device_lost": 1})
     for child in kept:
         child.close()
