@@ -49,7 +49,7 @@ def write_model(session: Session) -> Written:
             tensor = weights.get(session.streamed.twins.get(name, name))
             nonzero[name] = int(torch.count_nonzero(tensor))
             if tensor.is_floating_point():
-                require_finite(tensor, what="the values", module=name)
+                require_finite(name, {"the values": tensor})
             return tensor
 
         return TensorEntry(name, weights.dtype(name), weights.shape(name), read)

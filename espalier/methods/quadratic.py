@@ -27,8 +27,8 @@ class SingularError(ArithmeticError):
 def damped(gram_II: Tensor, damping: float) -> Tensor:
     """Return G + damping * mean(diag G) * I, float64 up to `WIDE` inputs; the identity when every input is zero."""
     matrix_II = gram_II.to(torch.float64 if len(gram_II) <= WIDE else torch.float32, copy=True)
-    mean = float(matrix_II.diagonal().double().mean())
-    matrix_II.diagonal().add_(damping * mean if mean > 0 else 1.0)
+    mean = matrix_II.diagonal().double().mean()
+    matrix_II.diagonal().add_(torch.where(mean > 0, damping * mean, 1.0))
     return matrix_II
 
 
@@ -37,7 +37,7 @@ def cholesky(gram_II: Tensor, damping: float) -> Tensor:
     for factor in DAMPING_FACTORS:
         lower_II, info = torch.linalg.cholesky_ex(damped(gram_II, max(damping, 1e-6) * factor))
         lower: Tensor = lower_II
-        if not int(info) and bool(torch.isfinite(lower).all()):
+        if bool((info == 0) & torch.isfinite(lower).all()):
             return lower
     raise SingularError("the Gram matrix of the inputs cannot be factorised")
 
@@ -55,8 +55,8 @@ class Scaled:
     def of(cls, weight_OI: Tensor, gram_II: Tensor, damping: float) -> Scaled:
         """Scale inputs by sqrt(diag G); an input that is always zero gets the least scale that is not zero."""
         scale_I = gram_II.diagonal().double().clamp_min(0).sqrt()
-        smallest = scale_I[scale_I > 0].min() if bool((scale_I > 0).any()) else scale_I.new_ones(())
-        scale_I = torch.where(scale_I > 0, scale_I, smallest)
+        smallest = torch.where(scale_I > 0, scale_I, torch.inf).min()
+        scale_I = torch.where(scale_I > 0, scale_I, torch.where(smallest.isinf(), 1.0, smallest))
         unit_II = (gram_II.double() if len(gram_II) <= WIDE else gram_II) / scale_I.to(gram_II.dtype)
         unit_II = unit_II / scale_I.to(unit_II.dtype)[:, None]
         return cls(damped(unit_II, damping), weight_OI * scale_I.to(weight_OI.dtype), scale_I.to(weight_OI.dtype))

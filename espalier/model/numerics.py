@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -183,14 +183,19 @@ def generator(seed: int, *scope: object, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(derived_seed(seed, *scope))
 
 
-def require_finite(tensor: torch.Tensor, *, what: str, module: str) -> None:
-    """Raise NumericalError when a tensor holds NaN or infinity."""
-    if not bool(torch.isfinite(tensor).all()):
-        raise NumericalError(
-            f"{what} of {module} are not finite",
-            hint="Check the source's weights; try compute_dtype float32.",
-            module=module,
-        )
+def require_finite(module: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise NumericalError for the first tensor that holds NaN or infinity; the device is waited for once.
+
+    `tensors`: what they are -> they.
+    """
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
+    for what, fine in zip(tensors, finite, strict=True):
+        if not fine:
+            raise NumericalError(
+                f"{what} of {module} are not finite",
+                hint="Check the source's weights; try compute_dtype float32.",
+                module=module,
+            )
 
 
 def hint_if_not_finite(dtype: torch.dtype, *, dense: bool = False) -> str:

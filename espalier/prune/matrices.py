@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -50,17 +51,19 @@ def prune_matrix(
         mask_OI = step.optimizer.improve(problem)
         problem = replace(problem, mask_OI=mask_OI)
     if sample_TI is not None:
-        require_finite(sample_TI, what="the inputs", module=matrix.name)
+        require_finite(matrix.name, {"the inputs": sample_TI})
     errors = OutputErrors(weight_OI, sample_TI, statistics.get(Gram))
     pruned = masks.apply(stored, mask_OI)
     if step.solver is not None:
         solver = step.solver.solver_for(matrix.shape, sparsity=sparsity)
         refit = solve_with_safeguard(solver, problem, errors, dtype=stored.dtype, module=matrix.name)
         mask_OI, pruned = refit.mask_OI, refit.weight_OI.to(stored.dtype)
-    before = after = errors.relative(masks.apply(weight_OI, mask_OI))
+    relative = [errors.relative(masks.apply(weight_OI, mask_OI))]
     if step.solver is not None:
-        after = errors.relative(pruned.float())
-    row = row_of(matrix, mask_OI, step.pattern.label_at(sparsity), sparsity, time.monotonic() - began, before, after)
+        relative.append(errors.relative(pruned.float()))
+    kept, before, *after = torch.stack([mask_OI.sum().double(), *relative]).tolist()
+    seconds = time.monotonic() - began
+    row = row_of(matrix, int(kept), step.pattern.label_at(sparsity), sparsity, seconds, before, *(after or [before]))
     return row, matrix.view(pruned.cpu()), mask_OI.cpu()
 
 
@@ -84,7 +87,7 @@ def _scored(
 
 def row_of(
     matrix: Matrix,
-    mask_OI: torch.Tensor,
+    kept: int,
     pattern: str,
     sparsity: float,
     seconds: float,
@@ -98,7 +101,7 @@ def row_of(
         shape=list(matrix.shape),
         pattern=pattern,
         sparsity_requested=sparsity,
-        sparsity_achieved=1 - int(mask_OI.sum()) / mask_OI.numel(),
+        sparsity_achieved=1 - kept / math.prod(matrix.shape),
         error_before=before,
         error_after=after,
         seconds=seconds,

@@ -149,7 +149,7 @@ class BlockPruner:
             mask_OI = matrix.view(self.session.weights.get(matrix.tensor)) != 0
             kept[matrix.name] = mask_OI
             sparsity = 1 - float(mask_OI.double().mean())
-            rows.append(row_of(matrix, mask_OI, "given", sparsity, time.monotonic() - began))
+            rows.append(row_of(matrix, int(mask_OI.sum()), "given", sparsity, time.monotonic() - began))
         return rows, {}, kept
 
     def _prune(

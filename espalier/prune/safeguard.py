@@ -27,11 +27,11 @@ def solve_with_safeguard(
             hint="Increase `update.damping`, calibrate on more text, or leave the update out.",
             module=module,
         ) from error
-    require_finite(refit.weight_OI, what="the refitted weights", module=module)
     weight_OI, mask_OI = problem.weight_OI, problem.mask_OI
     plain_OI = weight_OI.masked_fill(~mask_OI, 0)
     fitted_OI = refit.weight_OI.masked_fill(~refit.mask_OI, 0).to(dtype).float()
-    require_finite(fitted_OI, what=f"the refitted weights in {str(dtype).removeprefix('torch.')}", module=module)
+    what = "the refitted weights"
+    require_finite(module, {what: refit.weight_OI, f"{what} in {str(dtype).removeprefix('torch.')}": fitted_OI})
     before_O, after_O = errors.rows(plain_OI), errors.rows(fitted_OI)
     if torch.equal(refit.mask_OI, mask_OI):
         return Refit(torch.where((after_O < before_O)[:, None], fitted_OI, plain_OI), mask_OI)

@@ -17,7 +17,6 @@ def score(
     module: str,
 ) -> torch.Tensor:
     """Score one matrix; NumericalError names the module whose weights or scores are not finite."""
-    require_finite(problem.weight_OI, what="the weights", module=module)
     try:
         score_OI = criterion.score(problem)
     except SingularError as error:
@@ -26,5 +25,5 @@ def score(
             hint="Increase the criterion's `damping`, or calibrate on more text.",
             module=module,
         ) from error
-    require_finite(score_OI, what="the scores", module=module)
+    require_finite(module, {"the weights": problem.weight_OI, "the scores": score_OI})
     return score_OI

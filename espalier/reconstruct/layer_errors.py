@@ -53,4 +53,5 @@ def _rows(
         errors = OutputErrors(to_device(dense_OI, device, torch.float32), capture.of(matrix.name).sample(), None)
         before = errors.relative(to_device(masks.apply(dense_OI, session.mask(matrix.name)), device, torch.float32))
         after = errors.relative(to_device(fitted_OI, device, torch.float32))
+        before, after = torch.stack([before, after]).tolist()
         yield session.results.layers[matrix.name].model_copy(update={"error_before": before, "error_after": after})

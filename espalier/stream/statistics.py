@@ -19,11 +19,13 @@ class InputAccumulator:
         self._routed = routed
         self._wanted = sample_tokens
         self._sample: list[torch.Tensor] = []
+        self._finite = False
         self.tokens = 0
 
     def add(self, input_TI: torch.Tensor) -> None:
         """Count a batch of inputs, flattened to tokens."""
         self.tokens += input_TI.shape[0]
+        self._finite = False
         for running in self._running.values():
             running.add(input_TI)
         missing = self._wanted - sum(len(part) for part in self._sample)
@@ -32,9 +34,11 @@ class InputAccumulator:
 
     def statistics(self, module: str) -> Statistics:
         """Return the statistics; NumericalError names the module whose inputs are not finite."""
-        for running in self._running.values():
-            if running.total is not None:
-                require_finite(running.total, what="the inputs", module=module)
+        totals = [running.total for running in self._running.values() if running.total is not None]
+        if totals and not self._finite:
+            for total in totals:
+                require_finite(module, {"the inputs": total})
+            self._finite = True
         return with_implied({kind: running.value(routed=self._routed) for kind, running in self._running.items()})
 
     def sample(self) -> torch.Tensor:
@@ -50,15 +54,15 @@ class OutputErrors:
         needed = sample_TI if gram_II is None else None
         self._sample_TI = None if needed is None else to_device(needed, dense_OI.device, torch.float32)
         self._gram_II = gram_II
-        self._whole = float(self._squared(dense_OI).sum())
+        self._whole = self._squared(dense_OI).sum()
 
     def rows(self, changed_OI: torch.Tensor) -> torch.Tensor:
         """Return ||X (w - w')^T||^2 of every row, float64 (O,)."""
         return self._squared(self._dense_OI - changed_OI)
 
-    def relative(self, changed_OI: torch.Tensor) -> float:
-        """Return ||X (W - W')^T||^2 / ||X W^T||^2; 0 when the dense output is zero."""
-        return float(self.rows(changed_OI).sum()) / self._whole if self._whole > 0 else 0.0
+    def relative(self, changed_OI: torch.Tensor) -> torch.Tensor:
+        """Return ||X (W - W')^T||^2 / ||X W^T||^2, float64 (); 0 when the dense output is zero."""
+        return torch.where(self._whole > 0, self.rows(changed_OI).sum() / self._whole, 0.0)
 
     def _squared(self, weight_OI: torch.Tensor) -> torch.Tensor:
         if self._gram_II is not None:

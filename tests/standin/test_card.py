@@ -147,3 +147,9 @@ def test_a_card_can_fail(card: Card) -> None:
             ours + 1
         assert float(ours.sum()) == 6
     assert CARD is card
+
+
+def test_whole_numbers_are_counted_as_on_cuda(card: Card) -> None:
+    ours = torch.tensor([0, 2, 2, 1], device=DEVICE, dtype=torch.int32)
+    counted = torch.histc(ours, bins=3, min=0, max=2)
+    assert (counted.dtype, counted.cpu().tolist()) == (torch.int32, [1, 1, 2])

@@ -78,7 +78,9 @@ def without_lowest(score_LN: Tensor, *, num_pruned: int) -> Tensor:
         last_L1 = score_LN.kthvalue(num_pruned, dim=1, keepdim=True).values
     mask = score_LN > last_L1
     staying_L1 = score_LN.shape[1] - num_pruned - mask.sum(dim=1, keepdim=True)
-    if bool(staying_L1.any()):  # some scores are equal to the threshold and stay: the last of them
+    if score_LN.device.type != "cpu" or bool(
+        staying_L1.any()
+    ):  # some scores are equal to the threshold and stay: the last of them
         tied = score_LN == last_L1
         mask |= tied & (tied.flip(1).cumsum(dim=1).flip(1) <= staying_L1)
     return mask

@@ -30,5 +30,5 @@ class InputNorms(InputStatistic):
 def with_unseen(squares_I: Tensor) -> Tensor:
     """Let inputs that an expert never saw count as much as the others do: its weights there go by magnitude."""
     seen_I = squares_I > 0
-    usual = squares_I[seen_I].mean() if bool(seen_I.any()) else squares_I.new_ones(())
+    usual = torch.where(seen_I.any(), squares_I[seen_I].mean(), 1.0)
     return torch.where(seen_I, squares_I, usual)
