@@ -19,12 +19,10 @@ from app.platform.actor import DEFAULT_PROJECT, Actor
 from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.idempotency import Key
+from app.services.tenancy.actor_cache import MAX_CACHED, ActorCache
 from app.settings import Settings
 from espalier.errors import Problem
 
-CACHE_SECONDS = 4.0
-"""How long a verified key is believed: the contract promises that a revoked one is refused within 5 s."""
-MAX_CACHED = 10_000
 _TOKEN = re.compile(r"esp_([0-9A-HJKMNP-TV-Z]{26})_([0-9a-f]{48})")
 _USED_EVERY = timedelta(minutes=1)
 UNKNOWN = "unknown"
@@ -42,14 +40,13 @@ class ApiKeyAuthenticator:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
-        self._known: dict[str, tuple[float, Actor]] = {}
+        self._cache = ActorCache()
         self._buckets: dict[str, tuple[float, float]] = {}
         self._refused: dict[str, float] = {}
 
     def known(self, token: str) -> Actor | None:
         """Return who a key belongs to, if that was verified a moment ago; reads no database."""
-        cached = self._known.get(token)
-        return cached[1] if cached and time.monotonic() - cached[0] < CACHE_SECONDS else None
+        return self._cache.get(token)
 
     def verify(self, token: str) -> Actor:
         """Return who a key belongs to; raises Unauthenticated."""
@@ -72,9 +69,7 @@ class ApiKeyAuthenticator:
             with self._database.unit_of_work() as session:
                 keys.note_use(session, key.id, now=now)
         actor = Actor("api_key", key.id, key.project_id, frozenset(key.scopes), project.quotas)
-        if len(self._known) > MAX_CACHED:
-            self._known.clear()
-        self._known[token] = (time.monotonic(), actor)
+        self._cache.put(token, actor)
         return actor
 
     def _note_refusal(self, row: tuple[ApiKey, Project] | None, why: str) -> None:

@@ -13,7 +13,8 @@ from app.db.session import Database, clock
 from app.db.tenancy import PortalSession
 from app.errors import NotFound
 from app.platform.actor import DEFAULT_PROJECT, Actor, acting
-from app.services.tenancy.keys import CACHE_SECONDS, MAX_CACHED, UNKNOWN
+from app.services.tenancy.actor_cache import MAX_CACHED, ActorCache
+from app.services.tenancy.keys import UNKNOWN
 from app.settings import Settings
 
 REFUSED_EVERY_SECONDS = 60.0
@@ -29,7 +30,7 @@ class Sessions:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
-        self._known: dict[str, tuple[float, Actor]] = {}
+        self._cache = ActorCache()
         self._refused: dict[str, float] = {}
 
     def digest(self, token: str) -> str:
@@ -84,8 +85,7 @@ class Sessions:
 
     def known(self, token: str) -> Actor | None:
         """Return who is signed in with a cookie, if that was read a moment ago; reads no database."""
-        cached = self._known.get(token)
-        return cached[1] if cached and time.monotonic() - cached[0] < CACHE_SECONDS else None
+        return self._cache.get(token)
 
     def find(self, token: str) -> Actor | None:
         """Return who is signed in with a cookie; None when the session, its key or its project has ended."""
@@ -101,14 +101,12 @@ class Sessions:
         actor = Actor(
             "api_key" if row.key_id else "user", row.subject, row.project_id, frozenset(row.scopes), project.quotas
         )
-        if len(self._known) > MAX_CACHED:
-            self._known.clear()
-        self._known[token] = (time.monotonic(), actor)
+        self._cache.put(token, actor)
         return actor
 
     def close(self, token: str) -> None:
         """Sign out."""
-        self._known.pop(token, None)
+        self._cache.drop(token)
         with self._database.unit_of_work() as session:
             sign_ins.end(session, self.digest(token))
 

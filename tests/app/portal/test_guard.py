@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from app.platform.actor import DEFAULT_PROJECT
 from app.portal.guard import COOKIE, cookie_header
 from app.services.resources import Resources
-from app.services.tenancy import sessions
+from app.services.tenancy import actor_cache
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.app.portal.browser import Browser
@@ -108,7 +108,7 @@ def test_production_sends_the_cookie_over_https_only() -> None:
 def test_the_end_of_the_key_is_the_end_of_the_session(
     stranger: Browser, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(actor_cache, "CACHE_SECONDS", 0.0)
     made = new_key(browser.client)
     _sign_in(stranger, made["key"])
     assert stranger.get(JOBS).status_code == 200

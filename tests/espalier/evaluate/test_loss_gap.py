@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from app.integrations.local.text import LocalText
 from app.integrations.shared.sources import Access
 from espalier.evaluate.perplexity import perplexity
-from espalier.messages import Checkpoint, Message
+from espalier.messages import Checkpoint
 from espalier.recipe.base import fingerprint
 from espalier.session import Session
 from espalier.text.overlap import overlapping
 from tests.fixtures.library.jobs import KilledError
-from tests.fixtures.library.recovery import Recovery, recovery
+from tests.fixtures.library.recovery import Recovery, is_first_block, recovery
 
 SAMPLES, LENGTH, CANDIDATES = 6, 32, 3
 
@@ -81,11 +81,8 @@ def test_a_killed_run_reads_the_same_windows_again(tmp_path: Path, llama: Path, 
     whole, killed = _job(tmp_path / "whole", llama, texts), _job(tmp_path / "killed", llama, texts)
     whole.recover()
 
-    def fitted(message: Message) -> bool:
-        return isinstance(message, Checkpoint) and (message.phase, message.name) == ("reconstructing", "block-00000")
-
     with pytest.raises(KilledError):
-        killed.recover(kill_at=fitted)
+        killed.recover(kill_at=is_first_block)
     session = killed.recover()
     assert not any(isinstance(item, Checkpoint) and item.name == "picked" for item in killed.messages)
     last = ("reconstructing", "block-00001")

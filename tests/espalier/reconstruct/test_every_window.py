@@ -15,7 +15,7 @@ from espalier.reconstruct import window_fit, windows
 from espalier.reconstruct.window_choice import by_memory
 from espalier.reconstruct.windows import Pair, Streams, WindowPart
 from tests.fixtures.library.jobs import KilledError
-from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, is_first_block, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 TWO_BLOCKS = {"blocks": 2}
@@ -172,11 +172,8 @@ def test_a_resumed_walk_repeats_what_it_warned_of_while_it_pruned(tmp_path: Path
     fields = {"interleave": True, "epochs": 1, "batch_size": 2}
     job = recovery(tmp_path / "job", model_dir, text, prune=prune, reconstruct=fields, calibration=calibration)
 
-    def first_block(message: Message) -> bool:
-        return isinstance(message, Checkpoint) and (message.phase, message.name) == ("reconstructing", "block-00000")
-
     with pytest.raises(KilledError):
-        job.recover(kill_at=first_block)
+        job.recover(kill_at=is_first_block)
     (warning,) = [message.text for message in job.messages if isinstance(message, Warned)]
     assert "mlp.experts" in warning
     session = job.recover()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from espalier.messages import Checkpoint, Message
+from espalier.messages import Checkpoint
 from espalier.session import Session
 from tests.fixtures.library.jobs import KilledError, write_topics
-from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, is_first_block, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 
@@ -90,11 +90,8 @@ def test_a_killed_walk_goes_on_to_the_same_bytes(tmp_path: Path, text: Path) -> 
     whole.recover()
     killed = _run(tmp_path, text, name="killed")
 
-    def first_block(message: Message) -> bool:
-        return isinstance(message, Checkpoint) and (message.phase, message.name) == ("reconstructing", "block-00000")
-
     with pytest.raises(KilledError):
-        killed.recover(kill_at=first_block)
+        killed.recover(kill_at=is_first_block)
     session = killed.recover()
     assert {item.step for item in killed.metrics("error_after")} == {1}  # block 0 was not done again
     for (phase, name), item in whole.stored.items():

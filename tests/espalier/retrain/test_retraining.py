@@ -22,7 +22,7 @@ from espalier.retrain.training_text import training_windows
 from espalier.session import Session
 from espalier.training.losses import Loss, language_loss
 from tests.fixtures.library.jobs import KilledError, write_topics
-from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, pruned_weights, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.messages import MESSAGES
 
@@ -47,15 +47,11 @@ def _loss(session: Session, weights: Weights) -> float:
     return float(cross_entropy(logits.flatten(0, 1), windows_NT[:, 1:].flatten()))
 
 
-def _pruned(session: Session) -> Weights:
-    return Weights(session.model_dir, [path for path in session.weights.overlays if "pruning" in str(path)])
-
-
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])
 def test_retraining_lowers_the_loss_and_keeps_every_zero(tmp_path: Path, text: Path, family: str) -> None:
     run = _run(tmp_path, text, family, retrain={"trainable": ["norms", "biases", "mask_lora"]})
     session = run.recover()
-    assert _loss(session, session.weights) < _loss(session, _pruned(session)) - 0.02
+    assert _loss(session, session.weights) < _loss(session, pruned_weights(session)) - 0.02
     assert_zeros_hold(session.weights, session)
     steps = [item.step for item in run.metrics("training_loss")]
     assert steps == list(range(12)) == [item.step for item in run.metrics("learning_rate")]
@@ -132,7 +128,7 @@ def test_a_rate_that_only_harms_leaves_the_model_as_it_was(tmp_path: Path, text:
     run = _run(tmp_path, text, retrain=harmful)
     session = run.recover()
     assert run.warnings == ["retraining_did_not_help"]
-    assert _same(session.weights, _pruned(session))
+    assert _same(session.weights, pruned_weights(session))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +152,7 @@ def test_a_run_that_diverges_ends_in_its_best_state(
     assert run.warnings == warnings
     protocol = session.results.protocol["retraining"]
     assert (protocol["kept_step"], protocol["steps"]) == (kept, at)
-    assert _same(session.weights, ten.weights if kept else _pruned(session))
+    assert _same(session.weights, ten.weights if kept else pruned_weights(session))
 
 
 def test_a_model_that_cannot_be_scored_is_a_numerical_failure(

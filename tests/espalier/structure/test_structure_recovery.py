@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from espalier.errors import TargetsError
 from espalier.messages import Metric
 from espalier.recipe.spec import CompressionSpec
-from tests.espalier.structure.removals import logits, report_of
-from tests.fixtures.library.jobs import LocalJob, local_job
+from tests.espalier.structure.removals import logits, report_of, run
+from tests.fixtures.library.jobs import LocalJob
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 DEPTH: dict[str, Any] = {"method": "block_influence", "pattern": {"kind": "depth", "count": 1}}
@@ -28,13 +28,6 @@ PERP: dict[str, Any] = {"steps": 4, "batch_size": 2, "rank": 2, "sequence_length
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float32 Llama of three blocks."""
     return write_tiny_model(tmp_path_factory.mktemp("deep"), num_hidden_layers=3, dtype=torch.float32)
-
-
-def run(folder: Path, model: Path, texts: Path, *steps: dict[str, Any], **spec: Any) -> LocalJob:
-    folder.mkdir(parents=True, exist_ok=True)
-    job = local_job(folder, model, texts, prune=list(steps), output={"dtype": "float32"}, **spec)
-    job.attempt()
-    return job
 
 
 def errors(job: LocalJob, name: str) -> list[float]:

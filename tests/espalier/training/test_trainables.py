@@ -14,12 +14,11 @@ from espalier.errors import InsufficientMemoryError, TargetsError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
 from espalier.model import numerics
-from espalier.model.weights import Weights
 from espalier.retrain import retraining, teacher
 from espalier.retrain.allr_warm_start import pruning_distance
-from espalier.session import Session, limits
+from espalier.session import limits
 from tests.fixtures.library.jobs import KilledError, write_topics
-from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, pruned_weights, recovery
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 RANK = 4
@@ -56,10 +55,6 @@ def _run(
     return recovery(tmp_path, model_dir, text, prune=[step], retrain=settings)
 
 
-def _pruned(session: Session) -> Weights:
-    return Weights(session.model_dir, [path for path in session.weights.overlays if "pruning" in str(path)])
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])
 @pytest.mark.parametrize(
@@ -71,7 +66,7 @@ def test_zeros_hold_and_something_moves(
     fields: dict[str, Any] = {"method": "full"} if kind == "full" else {"trainable": [kind]}
     session = _run(tmp_path, models[family], text, **fields).recover()
     assert_zeros_hold(session.weights, session)
-    before = _pruned(session)
+    before = pruned_weights(session)
     moved = {name for name in before.names if not torch.equal(before.get(name), session.weights.get(name))}
     matrices = {matrix.tensor for matrix in session.streamed.layout.matrices}
     if kind in {"norms", "embeddings", "lora"}:
@@ -273,4 +268,4 @@ def test_a_head_is_merged_whole(tmp_path: Path, models: dict[str, Path], text: P
     assert trained is not None
     merged = score_weights(session, session.weights)
     assert merged["python-docs"] == pytest.approx(trained["python-docs"], rel=1e-5)
-    assert merged != score_weights(session, _pruned(session))
+    assert merged != score_weights(session, pruned_weights(session))

@@ -18,7 +18,7 @@ from app.api.access import required_scope
 from app.db.session import Database
 from app.db.tenancy import ApiKey
 from app.main import create_app
-from app.services.tenancy import keys
+from app.services.tenancy import actor_cache
 from app.settings import Settings
 from tests.app.api.tenants import bearer, new_key, new_project
 from tests.fixtures.service.requests import REMOTE, submit
@@ -84,17 +84,17 @@ def test_a_wrong_secret_of_a_known_key_is_refused(client: TestClient) -> None:
 def test_a_revoked_key_opens_nothing_once_the_cache_has_forgotten_it(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert keys.CACHE_SECONDS < 5
+    assert actor_cache.CACHE_SECONDS < 5
     made = new_key(client)
     assert client.get("/v1/jobs", headers=bearer(made["key"])).status_code == 200
     assert client.delete(f"/v1/api-keys/{made['id']}").status_code == 204
     assert client.delete(f"/v1/api-keys/{made['id']}").status_code == 204
-    monkeypatch.setattr(keys, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(actor_cache, "CACHE_SECONDS", 0.0)
     assert client.get("/v1/jobs", headers=bearer(made["key"])).status_code == 401
 
 
 def test_a_key_ends_when_it_expires(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(actor_cache, "CACHE_SECONDS", 0.0)
     soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
     made = new_key(client, expires_at=soon)
     assert client.get("/v1/jobs", headers=bearer(made["key"])).status_code == 200
