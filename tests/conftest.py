@@ -13,6 +13,7 @@ import pytest
 
 from tests.fixtures.library.reference import reference_folder
 
+gc.set_threshold(20_000, 50, 10)  # as in the processes of the service: `app/__init__.py` says why
 # Before torch loads: tests share their cores with children, and with the other processes of a parallel run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -50,13 +51,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Keep modules and tests, which live as long as the run, out of every later collection, and collect less often.
+    """Keep modules and tests, which live as long as the run, out of every later collection.
 
     Collecting them again and again took a seventh of the CPU of a whole run.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 10)
 
 
 def _long_ones_first(items: list[pytest.Item], processes: int) -> list[pytest.Item]:

@@ -6,6 +6,7 @@ there goes to standard error, as the log.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import resource
@@ -40,6 +41,8 @@ _PIPE_CLOSED = 3
 def main() -> int:
     """Read one request from standard input, compute, and say how it went."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()
+    gc.set_threshold(700, 10, 10)  # as Python has it: a cycle may hold tensors, and a device's memory with them
     pipe = _Pipe(_take_stdout())
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
@@ -66,11 +69,11 @@ def _take_stdout() -> io.BufferedWriter:
 
 def _tell_of_steps(pipe: _Pipe) -> None:
     """Tell the supervisor now and then that steps are made; say nothing while there are none."""
-    told = 0
+    sent = 0
     while True:
         time.sleep(ALIVE_SECONDS)
-        if (count := steps_counted()) != told:
-            told = count
+        if (count := steps_counted()) != sent:
+            sent = count
             pipe.send(Alive())
 
 

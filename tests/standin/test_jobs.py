@@ -32,6 +32,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_job_runs_on_the_card(name: str, tmp_path: Path, texts: Path) -> None:
     spec = dict(SPECS[name])
+    if "calibration" in spec:
+        spec["calibration"] = {"samples": 12, "sequence_length": 32} | spec["calibration"]
     model = write_tiny_model(tmp_path / "model", **MODELS[spec.pop("model", "llama")])
     run = run_on_card(tmp_path / "job", model, texts, **spec)
     assert run.report["compressed"]["perplexity"]["text"] > 0
