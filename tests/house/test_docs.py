@@ -6,10 +6,11 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from app.bodies.job import JobRequest
 from app.main import create_app
@@ -144,6 +145,22 @@ def test_the_page_of_a_job_has_every_part_of_a_spec() -> None:
     table = text_of("docs/jobs.md").split("\n## The parts of a spec\n")[1].split("\n## ")[0]
     built = {name for name, field in CompressionSpec.model_fields.items() if field.annotation is not type(None)}
     assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE)))) == built
+
+
+UNBUILT: Final[list[tuple[str, dict[str, Any]]]] = [
+    ("spec.quantize", {"spec": {"preset": "fast", "quantize": {"bits": 4}}}),
+    ("spec.output.format", {"spec": {"preset": "fast", "output": {"format": "gguf"}}}),
+    ("spec.output.format", {"spec": {"preset": "fast", "output": {"format": "compressed-tensors"}}}),
+    ("limits.gpus", {"spec": {"preset": "fast"}, "limits": {"gpus": 2}}),
+]
+
+
+@pytest.mark.parametrize(("field", "body"), UNBUILT)
+def test_what_the_page_of_a_job_calls_unbuilt_is_refused_by_name(field: str, body: dict[str, Any]) -> None:
+    assert f"`{field}`" in text_of("docs/jobs.md")
+    with pytest.raises(ValidationError) as refused:
+        JobRequest.model_validate({"source": {"kind": "upload", "upload_id": "upl_01M8QXT1GXCGJPM538NE39VSVK"}, **body})
+    assert [item["type"] for item in refused.value.errors()] == ["not_available"]
 
 
 def test_the_checks_before_a_commit_are_those_of_make() -> None:
