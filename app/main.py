@@ -95,7 +95,7 @@ async def _lifespan(app: FastAPI, *, settings: Settings, registry: MetricsRegist
     )
     commits = GroupCommit(database)
     app.state.resources = Resources(settings, database, open_store(settings), notifier, commits)
-    collector = DatabaseCollector(database, registry, [name for name, _ in settings.classes])
+    collector = DatabaseCollector(database, registry, [each.name for each in settings.classes])
     registry.exposed.register(collector)
     app.state.event_streams = EventStreams(database, most_per_project=settings.api_max_connections // 4)
     app.state.readiness = Readiness(app.state.resources)

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app import settings_rules as rules
 from app.settings_file import PREFIX, BadFile, check_file, unknown
-from app.settings_rules import networks
+from app.worker_classes import WorkerClass, parse_classes
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(None, description="The key that the command line's client sends.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where children compute.")
     worker_classes: str = Field(
-        "default", description="Worker classes as name=bytes of memory, smallest first: cpu=16e9,gpu=80e9."
+        "default", description="Worker classes as name=bytes:flops, smallest first: cpu=16e9,gpu=80e9:2e14."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are printed.")
     cache_dir: Path | None = Field(None, description="Fetched models and text; default: home/cache.")
@@ -178,13 +178,13 @@ class Settings(BaseSettings):
     @field_validator("webhook_allowed_cidrs")
     @classmethod
     def _networks(cls, value: str) -> str:
-        networks(value)
+        rules.networks(value)
         return value
 
     @field_validator("worker_classes")
     @classmethod
     def _classes(cls, value: str) -> str:
-        rules.parse_classes(value)
+        parse_classes(value)
         return value
 
     @model_validator(mode="after")
@@ -258,9 +258,9 @@ class Settings(BaseSettings):
         return folders
 
     @property
-    def classes(self) -> list[tuple[str, float]]:
-        """The worker classes, smallest first, with the bytes of memory of their workers."""
-        return rules.parse_classes(self.worker_classes)
+    def classes(self) -> list[WorkerClass]:
+        """The worker classes, smallest first."""
+        return parse_classes(self.worker_classes)
 
     @property
     def roots(self) -> list[Path]:

@@ -6,7 +6,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -78,22 +77,3 @@ def require_apart(folders: dict[str, Path], cleared: Iterable[str]) -> None:
         for inner, folder in real.items():
             if inner != outer and outer in real and folder.is_relative_to(real[outer]):
                 raise ValueError(f"{inner} lies in {outer}: give each a folder of its own")
-
-
-def parse_classes(text: str) -> list[tuple[str, float]]:
-    """Return the worker classes of `name=bytes,...` with the bytes of memory of their workers, smallest first."""
-    classes = []
-    for item in text.split(","):
-        name, _, memory = item.strip().partition("=")
-        try:
-            classes.append((name.strip(), float(memory or "inf")))
-        except ValueError:
-            raise ValueError(f"{memory} is no number of bytes: give name=bytes,... like cpu=16e9,gpu=80e9") from None
-    names = [name for name, _ in classes]
-    if not all(memory > 0 for _, memory in classes):
-        raise ValueError("give a number of bytes above 0: cpu=16e9,gpu=80e9")
-    if not all(names) or len(set(names)) < len(names):
-        raise ValueError("every class has a name of its own: cpu=16e9,gpu=80e9")
-    if not all(before[1] <= after[1] for before, after in pairwise(classes)):
-        raise ValueError("the classes stand smallest first: cpu=16e9,gpu=80e9")
-    return classes

@@ -40,7 +40,7 @@ class WorkerProcess:
         settings = get_settings()
         setup_logs(settings)
         leave_unsafe_production(settings)
-        names = [name for name, _ in settings.classes]
+        names = [each.name for each in settings.classes]
         if worker_class not in names:
             raise SystemExit(
                 f"no job is ever sent to the worker class {worker_class}: ESPALIER_WORKER_CLASSES names "

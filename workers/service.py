@@ -87,7 +87,7 @@ class Service:
             ServiceProcess("api", [sys.executable, "-P", "-m", "app.server"]),
             *(
                 ServiceProcess(f"worker {name}", [sys.executable, "-P", "-m", "workers.main", "--worker-class", name])
-                for name, _ in settings.classes
+                for name in (each.name for each in settings.classes)
             ),
             ServiceProcess("reconciler", [sys.executable, "-P", "-m", "workers.reconciler"]),
         ]

@@ -28,9 +28,9 @@ class Decision:
     """What does not fit even so, the largest first."""
 
 
-def usable_bytes(free: int) -> int:
+def usable_bytes(free: float) -> float:
     """Return the bytes that a job may plan with, of free ones."""
-    return int(FREE_FRACTION * free)
+    return FREE_FRACTION * free
 
 
 def decide(

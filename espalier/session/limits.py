@@ -50,7 +50,7 @@ def check(session: Session) -> None:
 def _decide_on_device(session: Session, needed: MemoryEstimate) -> None:
     spec, limit = session.request.spec, session.request.max_device_memory_bytes
     free = numerics.free_bytes(session.device)
-    there = usable_bytes(free)
+    there = int(usable_bytes(free))
     budget = there if limit is None else min(limit, there)
     decision = decide(needed, spec, device="cuda", budget=budget)
     if limit is not None:
@@ -71,7 +71,7 @@ def _decide_on_device(session: Session, needed: MemoryEstimate) -> None:
 def _decide_on_host(session: Session, needed: MemoryEstimate) -> None:
     """Decide by what is free beside this process; what does not fit but for retraining may still be swapped."""
     free = numerics.free_bytes(session.device)
-    there = needed.process + usable_bytes(free)
+    there = needed.process + int(usable_bytes(free))
     decision = decide(needed, session.request.spec, device="cpu", budget=there)
     for need in decision.lacking:
         if need.pointer == "/spec/retrain":

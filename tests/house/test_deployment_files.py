@@ -14,7 +14,7 @@ from app.cli.main import app
 from app.production import refuse_unsafe_production
 from app.server import serve
 from app.settings import Settings
-from app.settings_rules import parse_classes
+from app.worker_classes import parse_classes
 from espalier.version import VERSION
 from tests.fixtures.suite.distributions import SERVICE, declared
 
@@ -112,7 +112,7 @@ def test_the_example_filled_in_starts_production_everywhere(service: str, monkey
     assert settings.s3_endpoint_url == "http://s3:9000"
     command = COMPOSE["services"][service]["command"]
     if command[0] == "worker" and "gpu" not in COMPOSE["services"][service].get("profiles", []):
-        assert command[-1] in dict(settings.classes)
+        assert command[-1] in {each.name for each in settings.classes}
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -134,7 +134,7 @@ def test_the_example_has_every_variable_that_compose_reads() -> None:
     gpu = re.search(r"^#ESPALIER_WORKER_CLASSES=(.+)$", example, re.MULTILINE)
     assert gpu
     workers = {COMPOSE["services"][name]["command"][-1] for name in OURS if name.startswith("worker")}
-    assert workers == set(dict(parse_classes(gpu[1])))
+    assert workers == {each.name for each in parse_classes(gpu[1])}
 
 
 def test_images_are_pinned_and_ours_have_the_version() -> None:

@@ -108,7 +108,7 @@ def test_each_claimable_job_gets_a_pod_however_many_run(worker_class: str) -> No
 
 def test_a_pod_is_made_for_what_may_be_claimed_and_for_nothing_else(postgres_url: str, tmp_path: Path) -> None:
     bench = Bench(postgres_url, tmp_path)
-    classes = [name for name, _ in Settings(worker_classes=CONFIG["ESPALIER_WORKER_CLASSES"]).classes]
+    classes = [each.name for each in Settings(worker_classes=CONFIG["ESPALIER_WORKER_CLASSES"]).classes]
     assert set(classes) == set(SCALED)
     with bench.database.unit_of_work() as session:
         session.add_all(

@@ -68,6 +68,7 @@ def test_a_model_of_eight_times_the_card_is_pruned_and_scored_within_it(tmp_path
 
 
 @pytest.mark.deep
+@pytest.mark.timeout(900)
 def test_a_model_of_eight_times_the_card_is_reconstructed_within_it(tmp_path: Path, texts: Path) -> None:
     reconstruct = {"window": "auto", "epochs": 1, "learning_rate": 0.01}
     prune = {"method": "magnitude", "sparsity": 0.5, "update": {"kind": "sparsegpt"}}

@@ -18,7 +18,7 @@ from app.db.session import clock
 from app.errors import StorageError
 from app.integrations.shared.targets import PublishRequest
 from app.platform.loops import OUTAGE
-from app.services.admission.routing import larger_class
+from app.services.admission.routing import NoClassHolds, larger_class
 from app.services.publications import rejected
 from espalier.messages import (
     Alive,
@@ -131,7 +131,11 @@ class _Attempt:
 
     def _left_to_others(self, resolved: Resolved) -> Transition | None:
         settings, current = self._services.settings, self._job.worker_class
-        if worker_class := larger_class(settings, current, resolved.parsed_spec, resolved.parsed_facts):
+        try:
+            worker_class = larger_class(settings, current, resolved.parsed_spec, resolved.parsed_facts)
+        except NoClassHolds as error:
+            raise JobFailed(ErrorInfo.of(error, self._recorder.phase)) from error
+        if worker_class is not None:
             return lambda session, job, now: transitions.reroute(session, job, worker_class, now=now)
         if transition := self._reuse.elsewhere(last=True):
             return transition

@@ -84,11 +84,11 @@ class Desk:
             raise InvalidRequest("The spec cannot be used.", items=problems)
         facts = self._facts(request.source)
         if facts is None:
-            return Admitted(None, routing.worker_class(self.settings, None, None), mode=self.settings.mode)
+            return Admitted(None, routing.require_class(self.settings, None, None), mode=self.settings.mode)
         spec = self.resolved(request.spec, facts)
         if problems := list(text_checks.too_short(spec, self._sizes_of(request))):
             raise InvalidRequest("The text is too short.", items=problems)
-        return Admitted(spec, routing.worker_class(self.settings, spec, facts), facts, mode=self.settings.mode)
+        return Admitted(spec, routing.require_class(self.settings, spec, facts), facts, mode=self.settings.mode)
 
     def resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
         """Fill in what a spec leaves to its model; raises InvalidRequest where it does not fit."""

@@ -20,6 +20,7 @@ from app.platform import actor as actors
 from app.platform import tracing
 from app.platform.ids import new_id
 from app.services import idempotency, uploads
+from app.services.admission import routing
 from app.services.admission.admit import Admitted, Desk
 from app.services.events import outbox
 from app.services.jobs import rights
@@ -129,7 +130,11 @@ def admitted_of(resources: Resources, project_id: str, request: JobRequest, at: 
     at = at or desk(resources, project_id)
     admitted = at.admit(request)
     with resources.database.reading() as session:
-        return replace(admitted, identified=deduplication.identify(session, project_id, request, admitted.spec, at))
+        known = deduplication.identify(session, project_id, request, admitted.spec, at)
+    if known is None or admitted.facts is not None:
+        return replace(admitted, identified=known)
+    worker_class = routing.require_class(resources.settings, known.spec, known.facts)
+    return replace(admitted, identified=known, worker_class=worker_class)
 
 
 def _notify(resources: Resources, written: Future[Submitted]) -> None:

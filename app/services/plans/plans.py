@@ -24,7 +24,6 @@ from app.services.plans import cautions, estimates, lookup, memory_warnings
 from app.services.resources import Resources
 from app.services.reuse import deduplication
 from app.settings import Settings
-from espalier import memory
 from espalier.errors import Problem, SourceRefused
 from espalier.formats import FORMATS
 from espalier.memory import work
@@ -87,19 +86,21 @@ def make(
     done = (
         reuse.done(session, project_id, identified.work_hash, but="") if identified and identified.work_hash else None
     )
-    worker_class = routing.worker_class(settings, spec, facts)
+    worker_class = routing.require_class(settings, spec, facts)
+    outlook = None
+    if spec and facts:
+        outlook = memory_warnings.outlook(session, settings, worker_class, spec, facts, request.limits, now=now)
     document = {
         "resolved_spec": spec.model_dump(mode="json") if spec else None,
         "resolved_revision": identified.revision if identified else None,
         "worker_class": worker_class,
         "queue_position": 1 + jobs.count_queued(session, project_id, worker_class),
         "reusable_job_id": done.id if done else None,
-        **_estimate(session, project_id, worker_class, spec, facts, pinned.warning if pinned else None, now=now),
+        **_estimate(session, project_id, worker_class, spec, facts, outlook, pinned.warning if pinned else None),
     }
-    if spec and facts:
+    if spec and facts and outlook:
         memory_warnings.require(session, worker_class, request, spec, facts, now=now)
-        short = memory_warnings.warnings(session, settings, worker_class, spec, facts, request.limits, now=now)
-        document["warnings"] = [*short, *document["warnings"]]
+        document["warnings"] = [*outlook.warnings(spec), *document["warnings"]]
     document["warnings"] += cautions.of(session, project_id, worker_class, request, spec, facts)
     plan = Plan(
         id=new_id("pln"),
@@ -175,26 +176,18 @@ def _estimate(
     worker_class: str,
     spec: CompressionSpec | None,
     facts: ModelFacts | None,
+    outlook: memory_warnings.Outlook | None,
     unseen: dict[str, str] | None,
-    *,
-    now: datetime,
 ) -> dict[str, Any]:
-    if spec is None or facts is None:
+    if spec is None or facts is None or outlook is None:
         warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
     rates = estimates.rates(session, project_id, worker_class)
-    device = memory_warnings.device_of(session, worker_class, now=now) or "cpu"
-    held = memory.estimate(
-        facts.shape,
-        spec,
-        itemsize=memory.itemsize_of(spec.compute_dtype, device=device),
-        text_bytes=memory_warnings.text_bytes(session, spec),
-    )
     phases = [
         {
             "name": phase,
             "seconds": round(rates.seconds(phase, operations), 3),
-            "memory_bytes": held.peak(phase, spec, device=device),
+            "memory_bytes": outlook.peak(phase, spec),
             "disk_bytes": work.disk_bytes(phase, facts.shape, file_bytes=facts.bytes),
         }
         for phase, operations in estimates.works(spec, facts).items()

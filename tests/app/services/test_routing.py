@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from app.errors import InvalidRequest
 from app.services.admission import routing
 from app.services.admission.probe_cache import probe_cached
 from app.settings import Settings
+from espalier.memory import estimate
 from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.probe import ModelFacts, probe
 from espalier.recipe.spec import CompressionSpec
@@ -29,11 +31,51 @@ def settings(classes: str) -> Settings:
     return Settings(worker_classes=classes)
 
 
-def test_the_first_class_that_holds_a_job_takes_it_and_the_last_one_what_none_holds(facts: ModelFacts) -> None:
-    needed = routing.memory_bytes(SPEC, facts)
-    for small, expected in ((needed, "cpu"), (needed - 1, "gpu")):
-        assert routing.worker_class(settings(f"cpu={small},gpu={2 * needed}"), SPEC, facts) == expected
-    assert routing.worker_class(settings("cpu=1,gpu=2"), SPEC, facts) == "gpu"
+def llama_3(facts: ModelFacts, *, width: int, feed_forward: int, blocks: int) -> ModelFacts:
+    """The facts of a Llama 3: keys and values of 1,024 numbers, 128,256 tokens, head and embeddings apart."""
+    shapes = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (1024, width), "self_attn.v_proj": (1024, width)}
+    shapes |= {"self_attn.o_proj": (width, width), "mlp.gate_proj": (feed_forward, width)}
+    shapes |= {"mlp.up_proj": (feed_forward, width), "mlp.down_proj": (width, feed_forward)}
+    matrices = [
+        {"name": f"model.layers.{index}.{name}", "block": index, "num_outputs": outputs, "num_inputs": inputs}
+        for index in range(blocks)
+        for name, (outputs, inputs) in shapes.items()
+    ]
+    block = sum(outputs * inputs for outputs, inputs in shapes.values()) + 2 * width
+    outer = {"num_blocks": blocks, "hidden_size": width, "vocab_size": 128_256, "matrices": matrices}
+    parameters = blocks * block + (2 * 128_256 + 1) * width
+    counts = {"block_parameters": [block] * blocks, "parameters": parameters, "bytes": 2 * parameters}
+    return ModelFacts.model_validate(facts.model_dump() | outer | counts | {"max_positions": 131_072})
+
+
+@pytest.fixture(scope="module")
+def llama_8b(facts: ModelFacts) -> ModelFacts:
+    return llama_3(facts, width=4096, feed_forward=14_336, blocks=32)
+
+
+@pytest.fixture(scope="module")
+def llama_70b(facts: ModelFacts) -> ModelFacts:
+    return llama_3(facts, width=8192, feed_forward=28_672, blocks=80)
+
+
+def job(**fields: Any) -> CompressionSpec:
+    """A spec of 128 windows of 2,048 tokens, and the default measurement."""
+    calibration = {"samples": 128, "sequence_length": 2048}
+    return CompressionSpec.model_validate(
+        {"prune": {"method": "wanda", "sparsity": 0.5}, "calibration": calibration, **fields}
+    )
+
+
+def peak(spec: CompressionSpec, facts: ModelFacts) -> int:
+    """What the largest phase takes on a CPU."""
+    needed = estimate(facts.shape, spec, itemsize=4, text_bytes=0)
+    return needed.largest_peak(spec, device="cpu")
+
+
+def test_the_first_class_that_holds_a_job_takes_it(facts: ModelFacts) -> None:
+    needed = peak(SPEC, facts) + 2**30  # where the model is held beside a block
+    assert routing.worker_class(settings(f"cpu={needed},gpu={2 * needed}"), SPEC, facts) == "cpu"
+    assert routing.worker_class(settings(f"cpu={2**20},gpu={2 * needed}"), SPEC, facts) == "gpu"
     assert routing.worker_class(settings("cpu=1,gpu=2"), None, None) == "cpu"
     assert routing.worker_class(settings("default"), SPEC, facts) == "default"
 
@@ -50,32 +92,86 @@ def test_the_first_class_that_holds_a_job_takes_it_and_the_last_one_what_none_ho
 def test_retraining_holds_the_whole_model_and_what_its_method_and_loss_keep(
     facts: ModelFacts, retrain: dict[str, Any], bytes_each: int
 ) -> None:
-    prune = {"method": "wanda", "sparsity": 0.5}
-    spec = CompressionSpec.model_validate({"prune": prune, "retrain": retrain, "calibration": SPEC.calibration})
-    held = bytes_each * facts.parameters
-    needed = routing.memory_bytes(spec, facts)
-    assert needed > LIBRARIES_BYTES + held
-    assert needed > routing.memory_bytes(SPEC, facts)
-    assert routing.worker_class(settings(f"cpu={needed - 1},gpu={needed}"), spec, facts) == "gpu"
+    spec = job(retrain=retrain, calibration=SPEC.calibration)
+    needed = peak(spec, facts)
+    assert needed > LIBRARIES_BYTES + bytes_each * facts.parameters
+    assert routing.worker_class(settings(f"cpu={needed}"), spec, facts) == "cpu"
+    with pytest.raises(routing.NoClassHolds, match="retraining, which holds the whole model") as refusal:
+        routing.worker_class(settings(f"cpu={needed - 1}"), spec, facts)
+    assert refusal.value.pointer == "/spec/retrain"
+    assert str(needed) in refusal.value.message
+    assert str(needed - 1) in refusal.value.message
 
 
-def test_a_job_that_trains_nothing_is_routed_by_the_whole_model_that_measuring_holds(facts: ModelFacts) -> None:
-    large = ModelFacts.model_validate(facts.model_dump() | {"parameters": 8 * 10**9})
-    assert routing.worker_class(settings("cpu=16e9,gpu=80e9"), SPEC, large) == "gpu"
-    halves = SPEC.model_copy(update={"compute_dtype": "bfloat16"})
-    assert routing.memory_bytes(halves, large) < 20e9 < routing.memory_bytes(SPEC, large)
+@pytest.mark.parametrize("classes", ["cpu=16e9,gpu=80e9", "cpu=64e9,gpu=80e9", "slow=512e9:2e11,fast=600e9:2e14"])
+@pytest.mark.parametrize("spec", [job(), job(prune={"method": "sparsegpt", "sparsity": 0.5})], ids=["wanda", "gpt"])
+def test_eight_billion_parameters_never_go_to_a_cpu_by_memory_alone(
+    spec: CompressionSpec, classes: str, llama_8b: ModelFacts
+) -> None:
+    assert routing.worker_class(settings(classes), spec, llama_8b) == settings(classes).classes[-1].name
 
 
-@pytest.mark.parametrize("classes", ["", "cpu=2,gpu=1", "=5", "cpu=x"])
+def test_where_nothing_is_faster_a_slow_class_computes_for_days(llama_8b: ModelFacts) -> None:
+    assert routing.worker_class(settings("cpu=64e9"), job(), llama_8b) == "cpu"
+    assert routing.worker_class(settings("cpu=16e9,cpu2=64e9:9e11"), job(), llama_8b) == "cpu2"
+
+
+def test_a_model_that_no_class_holds_whole_goes_block_by_block_where_its_blocks_fit(llama_70b: ModelFacts) -> None:
+    classes = settings("cpu=16e9,gpu=80e9")
+    assert routing.worker_class(classes, job(), llama_70b) == "gpu"
+    assert routing.worker_class(classes, job(reconstruct={"window": "submodule"}), llama_70b) == "gpu"
+    whole = settings("cpu=16e9,gpu=80e9,gpu2=200e9")
+    assert routing.worker_class(whole, job(), llama_70b) == "gpu2", "held whole it is measured as stock loads it"
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"retrain": {"method": "full"}}, "/spec/retrain"),
+        ({"retrain": {"trainable": ["norms"]}}, "/spec/retrain"),
+        ({"evaluate": {"divergence": True}}, "/spec/evaluate/divergence"),
+        ({"evaluate": {"tasks": ["piqa"]}}, "/spec/evaluate/tasks"),
+    ],
+    ids=str,
+)
+def test_what_no_class_holds_is_refused_with_pointer_and_numbers(
+    fields: dict[str, Any], pointer: str, llama_70b: ModelFacts
+) -> None:
+    classes = settings("cpu=16e9,gpu=80e9")
+    with pytest.raises(InvalidRequest) as refusal:
+        routing.require_class(classes, job(**fields), llama_70b)
+    (problem,) = refusal.value.items
+    assert (problem.pointer, problem.code) == (pointer, "no-worker-class")
+    assert "may take 72000000000 in the largest worker class (gpu)" in problem.detail
+    with pytest.raises(routing.NoClassHolds):
+        routing.larger_class(classes, "cpu", job(**fields), llama_70b)
+
+
+def test_a_class_that_does_not_say_where_it_computes_may_have_a_gpu(llama_8b: ModelFacts) -> None:
+    spec = job(retrain={"trainable": ["norms"], "loss": "kl", "batch_size": 1, "sequence_length": 512})
+    assert peak(spec, llama_8b) > 60e9
+    assert routing.worker_class(settings("small=16e9,large=60e9"), spec, llama_8b) == "large"
+    with pytest.raises(routing.NoClassHolds):
+        routing.worker_class(settings("small=16e9,large=60e9:1e11"), spec, llama_8b)
+
+
+def test_a_class_says_its_speed_or_is_named_for_its_device() -> None:
+    classes = settings("cpu=16e9,cpu2=32e9:4e12,x=40e9,gpu=80e9,big=141e9:8e14").classes
+    assert [each.device for each in classes] == ["cpu", "cpu", None, "cuda", "cuda"]
+    assert [each.seconds(8e14) for each in classes] == [8000, 200, 0, 0, 1]
+
+
+@pytest.mark.parametrize("classes", ["", "cpu=2,gpu=1", "=5", "cpu=x", "cpu=1:x", "cpu=1:0", "cpu=1:-2"])
 def test_classes_that_make_no_sense_are_refused(classes: str) -> None:
-    with pytest.raises(ValueError, match=r"smallest first|number of bytes|name of its own"):
+    with pytest.raises(ValueError, match=r"smallest first|number of|name of its own"):
         settings(classes)
 
 
 def test_a_job_moves_on_when_its_model_turns_out_larger(facts: ModelFacts) -> None:
-    assert routing.larger_class(settings("cpu=1,gpu=2"), "cpu", SPEC, facts) == "gpu"
-    assert routing.larger_class(settings("cpu=1,gpu=2"), "gpu", SPEC, facts) is None
-    assert routing.larger_class(settings("cpu=1,gpu=2"), "by-hand", SPEC, facts) is None
+    classes = settings("cpu=1,gpu=2e12")
+    assert routing.larger_class(classes, "cpu", SPEC, facts) == "gpu"
+    assert routing.larger_class(classes, "gpu", SPEC, facts) is None
+    assert routing.larger_class(classes, "by-hand", SPEC, facts) is None
     assert routing.larger_class(settings("cpu=1e12,gpu=2e12"), "cpu", SPEC, facts) is None
 
 
