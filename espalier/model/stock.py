@@ -65,10 +65,10 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module
 
     To a GPU tensor by tensor: the host need not hold the whole model.
     """
-    placed = {"device_map": {"": device}} if numerics.is_accelerator(device) else {}
+    placement = {"device_map": {"": device}} if numerics.is_accelerator(device) else {}
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
-        **placed,
+        **placement,
         dtype=dtype,
         local_files_only=True,
         trust_remote_code=False,

@@ -38,7 +38,7 @@ class CandidateJob:
 
 
 @dataclass(frozen=True)
-class Decision:
+class RuleDecision:
     """The outcome of a rule for an event; `candidate` is set when the template gives a valid job."""
 
     outcome: str
@@ -63,30 +63,30 @@ OUTCOMES = {"dry_run": "dry_run", "propose": "proposal", "run": "job"}
 """Mode of a rule -> what an event becomes that it lets through."""
 
 
-def decide(context: EvaluationContext, rule: Rule, event: RegistryEvent) -> Decision:
+def decide(context: EvaluationContext, rule: Rule, event: RegistryEvent) -> RuleDecision:
     """Evaluate one rule for an event, up to the job that it would become. Presets are those of `presets.LOOKUP`."""
     event, checks = match_event(Match.model_validate(rule.match), event)
     failed = [check for check in checks if not check.passed]
     if failed:
-        return Decision("no_match", failed[0].name, failed[0].detail, checks, event)
+        return RuleDecision("no_match", failed[0].name, failed[0].detail, checks, event)
     stop = guard.ours(context.session, rule.project_id, event)
     checks.append(_check("loop-guard", stop, "nothing says that we made this"))
     if stop is not None:
-        return Decision("ignored", stop.reason, stop.detail, checks, event)
+        return RuleDecision("ignored", stop.reason, stop.detail, checks, event)
     stop = guard.publishing(context.session, rule.project_id, event, now=context.now)
     if stop is not None:
         checks.append(_check("loop-guard", stop, ""))
-        return Decision("waiting", stop.reason, stop.detail, checks, event)
+        return RuleDecision("waiting", stop.reason, stop.detail, checks, event)
     try:
         candidate = _candidate(context, rule, event)
     except (Unfilled, ValidationError, AppError) as error:
         detail = _reason(error)
-        return Decision("refused", "no-valid-job", detail, [*checks, Check("template", False, detail)], event)
+        return RuleDecision("refused", "no-valid-job", detail, [*checks, Check("template", False, detail)], event)
     stop = guard.limited(rule, RuleLimits.model_validate(rule.limits), now=context.now)
     checks += [Check("template", True, "a valid job"), _check("limits", stop, "below the cap, not in a cooldown")]
     if stop is not None:
-        return Decision("limited", stop.reason, stop.detail, checks, event, candidate)
-    return Decision(OUTCOMES[rule.mode], "matched", "every check holds", checks, event, candidate)
+        return RuleDecision("limited", stop.reason, stop.detail, checks, event, candidate)
+    return RuleDecision(OUTCOMES[rule.mode], "matched", "every check holds", checks, event, candidate)
 
 
 def _check(name: str, stop: Stop | None, otherwise: str) -> Check:

@@ -23,7 +23,7 @@ from app.platform.actor import Actor, acting
 from app.platform.ids import new_id
 from app.services import presets
 from app.services.hooks import guard, inbox
-from app.services.hooks.decision import CandidateJob, Decision, EvaluationContext, decide
+from app.services.hooks.decision import CandidateJob, EvaluationContext, RuleDecision, decide
 from app.services.jobs import submit
 from app.services.plans import plans
 from app.settings import Settings
@@ -122,7 +122,7 @@ def evaluate_delivery(session: Session, database: Database, settings: Settings, 
     return sorted(classes)
 
 
-def _follow(context: EvaluationContext, delivery: HookDelivery, rule: Rule, decision: Decision) -> Effect:
+def _follow(context: EvaluationContext, delivery: HookDelivery, rule: Rule, decision: RuleDecision) -> Effect:
     """Carry out a decision. The rule's row is locked from here on, so that its limits hold whoever else evaluates."""
     effect = Effect(decision.outcome, decision.reason, decision.detail)
     if decision.candidate is None or decision.outcome == "limited":
@@ -147,7 +147,13 @@ def _follow(context: EvaluationContext, delivery: HookDelivery, rule: Rule, deci
 
 
 def _job(
-    session: Session, delivery: HookDelivery, rule: Rule, decision: Decision, candidate: CandidateJob, *, now: datetime
+    session: Session,
+    delivery: HookDelivery,
+    rule: Rule,
+    decision: RuleDecision,
+    candidate: CandidateJob,
+    *,
+    now: datetime,
 ) -> Effect:
     origin = {"rule_id": rule.id, "delivery_id": delivery.id}
     job = submit.new_job(delivery.project_id, candidate.request, candidate.sent, candidate.admitted, now)
@@ -159,7 +165,7 @@ def _propose(
     context: EvaluationContext,
     delivery: HookDelivery,
     rule: Rule,
-    decision: Decision,
+    decision: RuleDecision,
     candidate: CandidateJob,
     *,
     now: datetime,

@@ -18,7 +18,7 @@ from app.platform.ids import new_id
 from app.services import idempotency
 from app.services.admission.admit import refused
 from app.services.hooks import inbox
-from app.services.hooks.decision import Decision, EvaluationContext, decide
+from app.services.hooks.decision import EvaluationContext, RuleDecision, decide
 from app.services.hooks.problems import problems_of
 from app.services.hooks.template import STANDINS, Unfilled, spec_of
 from app.services.idempotency import Key
@@ -111,7 +111,7 @@ def delete(resources: Resources, project_id: str, rule_id: str) -> None:
         audit.record(session, "rule.delete", rule_id, now=clock(session))
 
 
-def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> Decision:
+def trial(resources: Resources, project_id: str, rule_id: str, request: RuleTrial) -> RuleDecision:
     """Return the decision of a rule about a delivery, as of now; nothing is written."""
     with resources.database.reading() as session:
         rule = _require(session, project_id, rule_id)

@@ -18,7 +18,7 @@ from app.portal.forms import Form
 from app.portal.rendering import pretty, render
 from app.services import presets
 from app.services.hooks import inbox, rules, sources
-from app.services.hooks.decision import Decision
+from app.services.hooks.decision import RuleDecision
 from app.services.resources import Resources
 from espalier.errors import Problem
 
@@ -107,7 +107,7 @@ def _render(
     *,
     refusal: AppError | None = None,
     trial: Form | None = None,
-    verdict: Decision | None = None,
+    verdict: RuleDecision | None = None,
     trial_refusal: AppError | None = None,
 ) -> Response:
     lately = inbox.page(resources.database, project, limit=20, source_id=row.source_id)[0] if row else []
