@@ -250,7 +250,8 @@ class _Attempt:
         """Translate a child's message into the messages that are recorded."""
         match message:
             case Resolved():
-                self._check_source(message)
+                if self._job.resolved_revision not in {None, message.revision}:
+                    raise JobFailed(source_changed())
                 self._resolved = message
                 return [Warned(code="source", text=text) for text in message.warnings]
             case Fetched():
@@ -259,10 +260,6 @@ class _Attempt:
                 return []
             case _:
                 return [message]
-
-    def _check_source(self, resolved: Resolved) -> None:
-        if self._job.resolved_revision not in {None, resolved.revision}:
-            raise JobFailed(source_changed())
 
     def _facts(self, fetched: Fetched) -> Facts:
         if self._resolved is None:

@@ -18,7 +18,7 @@ SLOW_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True)
-class Fit:
+class ClassFit:
     """How a job fits into a worker class."""
 
     worker_class: WorkerClass
@@ -93,7 +93,7 @@ def larger_class(settings: Settings, current: str, spec: CompressionSpec, facts:
 
 def fit(
     worker_class: WorkerClass, spec: CompressionSpec, facts: ModelFacts, *, device: Device, operations: float = 0.0
-) -> Fit:
+) -> ClassFit:
     """Return how a job fits into a worker class that computes on `device`; its texts are left out."""
     needed = estimate(facts.shape, spec, itemsize=itemsize_of(spec.compute_dtype, device=device), text_bytes=0)
     budget = budget_of(worker_class, device)
@@ -101,7 +101,7 @@ def fit(
     peak = needed.largest_peak(spec, device=device, by_blocks=decision.by_blocks, micro_batch=decision.micro_batch)
     beyond = Need(peak, "the largest phase", "/source") if peak > budget else None
     lacking = decision.lacking[0] if decision.lacking else beyond
-    return Fit(worker_class, decision, lacking, budget, worker_class.seconds(operations))
+    return ClassFit(worker_class, decision, lacking, budget, worker_class.seconds(operations))
 
 
 def budget_of(worker_class: WorkerClass, device: Device) -> float:
