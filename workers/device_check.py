@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import subprocess
 import sys
 
@@ -18,8 +19,8 @@ LARGEST = 8
 """Of the factors: every sum of products is a whole number below 2**24, which float32 holds exactly in any order."""
 
 
-def check(device: str) -> int:
-    """Multiply on the device, compare with the CPU's result, and return the bytes of the device's memory.
+def check(device: str) -> dict[str, object]:
+    """Multiply on the device, compare with the CPU's result, and return name and memory of a GPU as a message.
 
     Raises what torch raises, and ArithmeticError where an answer is wrong.
     """
@@ -31,13 +32,16 @@ def check(device: str) -> int:
     wrong = int((product != left @ right).sum())
     if wrong:
         raise ArithmeticError(f"the device computes {wrong} of {SIDE**2} sums wrong")
-    return int(torch.cuda.get_device_properties(device).total_memory) if device != "cpu" else 0
+    if device == "cpu":
+        return {}
+    facts = torch.cuda.get_device_properties(device)
+    return {"kind": "device", "name": facts.name, "memory_bytes": facts.total_memory}
 
 
 def main(arguments: list[str]) -> int:
     """Touch the driver, then check the first GPU in a process without a network."""
     if "--inside" in arguments:
-        check("cuda")
+        sys.stdout.write(json.dumps(check("cuda")) + "\n")
         return 0
     with contextlib.suppress(OSError):
         ctypes.CDLL("libcuda.so.1").cuInit(0)

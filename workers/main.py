@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from dataclasses import replace
 
 import structlog
 from celery import Celery
@@ -21,7 +22,10 @@ from app.production import leave_unsafe_production
 from app.queue import make_celery, queue_name
 from app.settings import get_settings
 from app.storage.open import open_store
+from workers import host
 from workers.processes import groups
+from workers.processes.cards import NoCard
+from workers.processes.placement import Placement, wanted
 from workers.processes.process import Commands
 from workers.supervisor.services import Services
 from workers.supervisor.worker_loop import WorkerLoop
@@ -36,7 +40,9 @@ log = structlog.get_logger(__name__)
 class WorkerProcess:
     """One Celery worker with one worker loop, which starts before the broker answers and does not need it."""
 
-    def __init__(self, *, commands: Commands | None = None, worker_class: str = "default") -> None:
+    def __init__(
+        self, *, commands: Commands | None = None, worker_class: str = "default", placement: Placement | None = None
+    ) -> None:
         settings = get_settings()
         setup_logs(settings)
         leave_unsafe_production(settings)
@@ -47,6 +53,9 @@ class WorkerProcess:
                 f"{', '.join(names)}; start with --worker-class {names[0]}, or name {worker_class} there"
             )
         setup_traces(settings, "espalier-worker")
+        placement = placement or Placement.of(settings)
+        placement.enter()
+        self._placement = placement
         self.worker_class = worker_class
         self.celery = make_celery(settings)
         services = Services(
@@ -56,7 +65,7 @@ class WorkerProcess:
             commands or Commands(),
             groups.at_start(),
         )
-        self.loop = WorkerLoop(services, worker_class=worker_class)
+        self.loop = WorkerLoop(services, worker_class=worker_class, placement=placement)
         self._thread = threading.Thread(target=self.loop.run, name="worker loop", daemon=True)
         compress.register(self.celery, self.loop.notify)
         setup_logging.connect(_keep_our_logs, weak=False)
@@ -94,7 +103,8 @@ class WorkerProcess:
 
     def _start(self, **_: object) -> None:
         self._thread.start()
-        log.info("worker started", worker_id=self.loop.identity.id)
+        cards = [card.label for card in self._placement.cards]
+        log.info("worker started", worker_id=self.loop.identity.id, device=self._placement.device, cards=cards)
 
     def _drain(self, **_: object) -> None:
         self.loop.drain()
@@ -116,12 +126,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Claims jobs and supervises their child processes.")
     parser.add_argument("--once", action="store_true", help="work on one job and exit")
     parser.add_argument("--worker-class", default="default", help="which jobs to claim")
+    parser.add_argument("--gpus", help="a worker for each of these: auto, a number, or UUIDs with commas")
+    parser.add_argument("--cpus", help="the cores of the one worker: 0,1,2; default: those near its GPU")
     options = parser.parse_args(arguments)
-    worker = WorkerProcess(worker_class=options.worker_class)
+    placements = _placements(options.gpus, options.cpus)
+    if len(placements) > 1:
+        if options.once:
+            raise SystemExit(f"--once works on one job, and --gpus {options.gpus} are {len(placements)} GPUs: name one")
+        host.run(placements, options.worker_class)
+        return
+    worker = WorkerProcess(worker_class=options.worker_class, placement=placements[0] if placements else None)
     if options.once:
         worker.run_once()
     else:
         worker.run()
+
+
+def _placements(gpus: str | None, cpus: str | None) -> list[Placement]:
+    """Return where workers are to compute; none where nothing was said, and one finds its own."""
+    if gpus is None:
+        return []
+    try:
+        placements = wanted(gpus, get_settings())
+    except NoCard as refusal:
+        raise SystemExit(str(refusal)) from None
+    if cpus:
+        placements = [replace(each, cpus=frozenset(map(int, cpus.split(",")))) for each in placements]
+    return placements
 
 
 def __getattr__(name: str) -> Celery:

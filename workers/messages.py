@@ -89,6 +89,14 @@ class Fetched(Message):
     """Fingerprint of a data set's spec -> sha256 of its text, builtin ones too: a part of the work hash."""
 
 
+class DeviceFacts(Message):
+    """A GPU has answered: its name and memory, as processes on it see them."""
+
+    kind: Literal["device"] = "device"
+    name: str
+    memory_bytes: int
+
+
 AnyMessage = Annotated[
     Resolved
     | Fetched
@@ -104,6 +112,7 @@ AnyMessage = Annotated[
     | Done
     | MembersRequested
     | Published
+    | DeviceFacts
     | Failed,
     Field(discriminator="kind"),
 ]

@@ -9,12 +9,8 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import httpx
 import structlog
@@ -25,47 +21,11 @@ from app.platform.logs import setup_logs
 from app.platform.tracing import setup_traces
 from app.production import leave_unsafe_production
 from app.settings import Settings, get_settings
-from espalier.parent_death import die_with_parent
 from workers.processes import groups
+from workers.processes.parts import ServiceProcess, end_all
 from workers.processes.process import ROOT
 
-STOP_SECONDS = 50.0
-"""A little more than a worker may take to drain."""
-_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 30.0
-_STEADY_SECONDS = 20.0
-"""A process that lived so long starts again without a grown pause."""
-
 log = structlog.get_logger(__name__)
-
-
-@dataclass
-class ServiceProcess:
-    """One process of the service."""
-
-    name: str
-    command: list[str]
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    pause: float = _FIRST_PAUSE_SECONDS
-    due: float = 0.0
-
-    def start(self, env: Mapping[str, str]) -> None:
-        """Start it, to end with the calling thread, in a session of its own, so that Ctrl-C reaches it once: by us."""
-        self.process = subprocess.Popen(
-            die_with_parent(self.command), env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        self.started = time.monotonic()
-
-    def watch(self, env: Mapping[str, str]) -> None:
-        """Start it again, later each time, when it is gone."""
-        now = time.monotonic()
-        if self.process is not None and self.process.poll() is not None:
-            self.pause = _FIRST_PAUSE_SECONDS if now - self.started > _STEADY_SECONDS else self.pause * 2
-            self.pause = min(self.pause, _LAST_PAUSE_SECONDS)
-            log.warning("a process ended", name=self.name, status=self.process.returncode, pause_seconds=self.pause)
-            self.process, self.due = None, now + self.pause
-        if self.process is None and now >= self.due:
-            self.start(env)
 
 
 class Service:
@@ -107,7 +67,7 @@ class Service:
         try:
             loops.run("service", self._stop, self._watch, idle_seconds=0.1)
         finally:
-            self._end_all()
+            end_all(self.parts)
 
     def _watch(self) -> None:
         for part in self.parts:
@@ -124,18 +84,6 @@ class Service:
             answer = httpx.get(f"{self.url}/healthz", timeout=1, trust_env=False)
             return answer.status_code == 200 and api is not None and api.poll() is None
         return False
-
-    def _end_all(self) -> None:
-        running = [part.process for part in self.parts if part.process is not None]
-        for process in running:
-            process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in running:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _free_port(host: str, port: int) -> int:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.workers.cards import nvidia_smi
 from tests.fixtures.workers.runs import Bench
+
+__all__ = ["bench", "nvidia_smi", "sqlite_bench"]
 
 
 @pytest.fixture

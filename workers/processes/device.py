@@ -1,10 +1,11 @@
-"""Health of a worker's GPU: probed before the first claim, and after an attempt that ended as `device_lost`."""
+"""Health of a worker's GPU: probed before the first claim and after a loss, awaited until a child's memory is free."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -12,6 +13,9 @@ import structlog
 
 from app.settings import Settings
 from espalier.messages import Message
+from workers.messages import DeviceFacts
+from workers.processes import cards
+from workers.processes.cards import Card
 from workers.processes.process import Child, Commands, environment
 from workers.processes.workspace import Workspace
 
@@ -20,6 +24,10 @@ LAST_PAUSE_SECONDS: Final = 300.0
 ANSWER_SECONDS: Final = 60.0
 """Timeout of a probe, which imports torch, from a cold disk perhaps."""
 POLL_SECONDS: Final = 0.1
+RELEASE_SECONDS: Final = 60.0
+"""What the driver may take to tear down the context of a process that has ended: 100 GB of pinned memory take long."""
+LOOK_SECONDS: Final = 1.0
+"""How long the worker loop looks at a stretch: between, its heartbeat is due."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,19 +40,28 @@ def pause_seconds(failures: int) -> float:
 class Device:
     """Probes the device in a child process without blocking: the worker loop polls it between heartbeats."""
 
-    def __init__(self, settings: Settings, commands: Commands) -> None:
-        self._settings, self._commands = settings, commands
+    def __init__(self, settings: Settings, commands: Commands, on: Sequence[Card] = ()) -> None:
+        self._settings, self._commands, self._cards = settings, commands, on
         self._open = ExitStack()
         self._child: Child | None = None
-        self._due = self._deadline = 0.0
+        self._due = self._deadline = self._free_by = 0.0
         self._failures = 0
         self._proven = settings.device != "cuda"
+        self.holding: int | None = None
+        """The process of a job that has ended, until the driver has taken its memory back."""
         self.lost = False
+        self.facts: DeviceFacts | None = None
+        """What the probe has seen of it."""
 
     @property
     def ready(self) -> bool:
-        """Whether jobs may be claimed: a GPU has answered, and was not lost since."""
-        return self._proven and not self.lost
+        """Whether jobs may be claimed: a GPU has answered, was not lost since, and no process of ours is left on it."""
+        return self._proven and not self.lost and self.holding is None
+
+    def await_release(self, pid: int) -> None:
+        """Wait with the next claim until a process that has ended holds no memory of the cards any more."""
+        if self._settings.device == "cuda":
+            self.holding, self._free_by = pid, time.monotonic() + RELEASE_SECONDS
 
     def mark_lost(self) -> None:
         """Mark the device lost: nothing is claimed before a probe succeeds."""
@@ -53,7 +70,9 @@ class Device:
 
     def poll(self) -> None:
         """Start a probe of a device that is not ready when it is due, or read the outcome of the one that runs."""
-        if self.ready or time.monotonic() < self._due:
+        if self.holding is not None:
+            self._look_for(self.holding)
+        if (self._proven and not self.lost) or time.monotonic() < self._due:
             return
         if self._child is None:
             self._ask()
@@ -69,6 +88,29 @@ class Device:
             if self._child.kill():
                 self.close()
             self._again(f"no answer within {ANSWER_SECONDS:g} s")
+
+    def _look_for(self, pid: int) -> None:
+        """Look whether a process is still on the cards, a moment long; the card is lost where it stays."""
+        until = time.monotonic() + LOOK_SECONDS
+        while self.holding is not None:
+            if not self._is_on_cards(pid):
+                self.holding = None
+            elif time.monotonic() > self._free_by:
+                log.warning("a process that has ended keeps the device's memory", pid=pid, seconds=RELEASE_SECONDS)
+                self.holding = None
+                self.mark_lost()
+            elif time.monotonic() > until:
+                return
+            else:
+                time.sleep(POLL_SECONDS)
+
+    def _is_on_cards(self, pid: int) -> bool:
+        try:
+            return any(pid in cards.pids_on(card) for card in self._cards)
+        except cards.NoCard as refusal:
+            log.warning("the device cannot be looked at", reason=str(refusal))
+            self.mark_lost()
+            return False
 
     def prove(self, stop: threading.Event) -> bool:
         """Wait for the first probe; True where the device answered."""
@@ -101,5 +143,6 @@ class Device:
         log.warning("the device does not answer", reason=reason, pause_seconds=pause)
 
     def _ended(self, child: Child) -> bool:
-        child.messages(wait_seconds=0)
+        for message in child.messages(wait_seconds=0):
+            self.facts = message if isinstance(message, DeviceFacts) else self.facts
         return child.finished

@@ -41,7 +41,7 @@ class MemoryLimits:
 
 def allowed(settings: Settings, request: BaseModel) -> MemoryLimits:
     """Return what the child of a request may take."""
-    whole = machine.memory_bytes("cpu") or 2**63
+    whole = machine.host_memory_bytes()
     if not isinstance(request, ComputeRequest):
         room = settings.fetch_memory_bytes or max(LEAST_FETCHING, min(MOST_FETCHING, whole // 4))
         return MemoryLimits(room, room)

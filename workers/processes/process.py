@@ -36,6 +36,7 @@ INHERITED: Final = (
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
+    "CUDA_CACHE_PATH",
     "CUDA_HOME",
     "PYTORCH_ALLOC_CONF",
     "NVIDIA_VISIBLE_DEVICES",
@@ -44,6 +45,8 @@ INHERITED: Final = (
     "COVERAGE_PROCESS_START",
 )
 """All that a child gets of our environment: an allow-list, because secrets have no common name."""
+INHERITED_BY_COMPUTE: Final = ("NCCL_", "CUDA_MPS_")
+"""Beginnings of further names: how cards talk to each other, and the server through which processes share one."""
 PROXIES: Final = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -80,7 +83,8 @@ class Commands:
 
 def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
     """Return the environment of a child: nothing secret, private temporary files, no Hub for the compute side."""
-    names = (*INHERITED, *PROXIES) if side != "compute" else INHERITED
+    families = [name for name in os.environ if name.startswith(INHERITED_BY_COMPUTE)]
+    names = (*INHERITED, *families) if side == "compute" else (*INHERITED, *PROXIES)
     temporary = workspace / "tmp"
     temporary.mkdir(exist_ok=True)
     ours = {
@@ -101,7 +105,7 @@ def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
         ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         ours["MALLOC_ARENA_MAX"] = "1"  # what one thread gave back in its arena, no other could take
         if "CUDA_DEVICE_ORDER" not in os.environ:
-            ours["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi, which machine.py reads
+            ours["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi, which cards.py reads
     return {name: os.environ[name] for name in names if name in os.environ} | ours
 
 

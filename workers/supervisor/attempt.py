@@ -47,13 +47,13 @@ from workers.supervisor.recorder import Recorder
 from workers.supervisor.requests import compute_request, fetch_request
 from workers.supervisor.reuse import Reuse
 from workers.supervisor.services import Services
-from workers.supervisor.supervise import Outcome, Watch, supervise
+from workers.supervisor.supervise import Ended, Outcome, Watch, supervise
 
 log = structlog.get_logger(__name__)
 
 
-def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> ErrorInfo | None:
-    """Carry a claimed job as far as it goes, and return the error that it ended with, if it did.
+def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: threading.Event) -> Ended:
+    """Carry a claimed job as far as it goes; return its error and the process that computed, if any.
 
     Every way it can end is written down, unless the job is not ours.
     """
@@ -75,7 +75,7 @@ def run_attempt(services: Services, job: Job, worker: WorkerIdentity, draining: 
             log.warning("the attempt ends without a word: the job is not ours any more", fence=job.fence)
         finally:
             attempt.close()
-    return attempt.error
+    return Ended(attempt.error, attempt.computed_by)
 
 
 class _Attempt:
@@ -91,6 +91,7 @@ class _Attempt:
         self._resolved: Resolved | None = None
         self._stale = False
         self.error: ErrorInfo | None = None
+        self.computed_by: int | None = None
 
     @cached_property
     def _request(self) -> JobRequest:
@@ -236,6 +237,7 @@ class _Attempt:
             memory=allowed(settings, request),
             groups=self._services.groups,
         )
+        self.computed_by = child.pid if side == "compute" else self.computed_by
         return supervise(
             child,
             holder=self._holder,
@@ -277,8 +279,7 @@ class _Attempt:
         """Send the result to every target of the spec, one after the other."""
         files = publishing.local_files(self._workspace / "artifact", done.files)
         lineage = publishing.lineage_of(self._job, resolved, self._reuse.work_hash)
-        database, settings = self._services.database, self._services.settings
-        spec = resolved.parsed_spec
+        database, settings, spec = self._services.database, self._services.settings, resolved.parsed_spec
         todo = publishing.requests(database, settings, self._job, spec, files, self._workspace, lineage=lineage)
         return publishing.in_run(todo, self._recorder, lambda one: self._supervise("publish", one))
 

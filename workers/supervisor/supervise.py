@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.settings import Settings
 from espalier.messages import Checkpoint, Done, ErrorInfo, Failed, Log, MembersRequested
@@ -25,6 +26,14 @@ STILL_SECONDS = {"fetch": 6 * 3600.0, "publish": 3600.0}
 """How long a child with the network may stand still; a fetcher may wait while another one downloads the same files."""
 STILL_CPU_SECONDS = 1.0
 """A child that uses less than this while it says nothing, for as long as it may, hangs."""
+
+
+class Ended(NamedTuple):
+    """What is left of an attempt that is over."""
+
+    error: ErrorInfo | None
+    computed_by: int | None
+    """The process that computed, if it came so far."""
 
 
 @dataclass(frozen=True)

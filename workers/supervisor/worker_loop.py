@@ -17,8 +17,8 @@ from app.platform import loops, tracing
 from app.platform.ids import new_id
 from app.platform.loops import OUTAGE
 from espalier.recipe.spec import ENGINE_VERSION
-from workers.processes import machine
 from workers.processes.device import Device
+from workers.processes.placement import Placement
 from workers.processes.workspace import remove_leftovers
 from workers.supervisor.attempt import run_attempt
 from workers.supervisor.services import Services
@@ -32,30 +32,32 @@ log = structlog.get_logger(__name__)
 class WorkerLoop:
     """Runs in a thread of its own; `notify` and `drain` may be called from any other."""
 
-    def __init__(self, services: Services, *, worker_class: str = "default") -> None:
+    def __init__(
+        self, services: Services, *, worker_class: str = "default", placement: Placement | None = None
+    ) -> None:
         self._wake_up = threading.Event()
         self._draining = threading.Event()
         self._ending = threading.Event()
         self._registered = False
-        device = machine.device_of(services.settings)
+        placement = placement or Placement.of(services.settings)
         # Decided once: a child that is promised a GPU and finds none does not fall back to the CPU.
-        settings = services.settings.model_copy(update={"device": device})
+        settings = placement.settings(services.settings)
         self._services = replace(services, settings=settings)
-        self._device = Device(settings, services.commands)
+        self.device = Device(settings, services.commands, placement.cards)
         self.identity = WorkerIdentity(
             id=new_id("wrk"),
             worker_class=worker_class,
             host=socket.gethostname(),
             pid=os.getpid(),
-            device=device,
+            device=placement.device,
             engine_version=ENGINE_VERSION,
-            memory_bytes=machine.memory_bytes(device),
+            memory_bytes=placement.memory_bytes,
         )
 
     @property
     def ready(self) -> bool:
         """Whether its device has answered: before that nothing is claimed."""
-        return self._device.ready
+        return self.device.ready
 
     def notify(self) -> None:
         """Wake the loop: there may be work."""
@@ -83,7 +85,7 @@ class WorkerLoop:
 
     def _run_once(self) -> None:
         try:
-            if not self._device.prove(self._ending) and self._device.lost:
+            if not self.device.prove(self._ending) and self.device.lost:
                 raise SystemExit("the GPU does not answer, so no job is claimed: see the log above, and `nvidia-smi`")
             self.work_once()
         finally:
@@ -91,7 +93,7 @@ class WorkerLoop:
 
     def close(self) -> None:
         """End what the loop starts beside its jobs."""
-        self._device.close()
+        self.device.close()
 
     def _round(self) -> bool:
         # Cleared before the claim: a signal that arrives during the claim is seen after it.
@@ -101,7 +103,7 @@ class WorkerLoop:
     def work_once(self) -> bool:
         """Claim a job and work on it; False when there was none, or no device to work on."""
         try:
-            self._device.poll()
+            self.device.poll()
             job = self.claim()
         except OUTAGE as error:
             log.warning("the database is out of reach", error=type(error).__name__)
@@ -116,9 +118,11 @@ class WorkerLoop:
             log.info("job claimed", fence=job.fence)
             try:
                 with tracing.span("attempt", job.traceparent, job_id=job.id, attempt=job.attempt):
-                    failure = run_attempt(self._services, job, self.identity, self._draining)
-                if failure is not None and failure.class_ == "device_lost" and self.identity.device == "cuda":
-                    self._device.mark_lost()
+                    ended = run_attempt(self._services, job, self.identity, self._draining)
+                if ended.computed_by is not None:
+                    self.device.await_release(ended.computed_by)
+                if ended.error is not None and ended.error.class_ == "device_lost" and self.identity.device == "cuda":
+                    self.device.mark_lost()
             except Exception:  # a fault of ours must not end the loop; the lease runs out and the attempt is charged
                 log.exception("the attempt broke")
                 time.sleep(1)
@@ -129,14 +133,17 @@ class WorkerLoop:
         with self._services.database.unit_of_work() as session:
             if not self._registered:
                 leases.register(session, self.identity)
+            if self.device.facts is not None and self.device.facts.memory_bytes != self.identity.memory_bytes:
+                self.identity = replace(self.identity, memory_bytes=self.device.facts.memory_bytes)
+                leases.set_memory(session, self.identity.id, self.device.facts.memory_bytes)
             job = None
             began = time.time_ns()
-            if not self._draining.is_set() and self._device.ready:
+            if not self._draining.is_set() and self.device.ready:
                 job = leases.claim(session, self.identity, lease_seconds=self._services.settings.lease_seconds)
             if job is not None:
                 tracing.note("claim", job.traceparent, since=began, job_id=job.id, worker_id=self.identity.id)
             if job is None:
-                leases.seen(session, self.identity.id, job_id=None, device_lost=self._device.lost)
+                leases.seen(session, self.identity.id, job_id=None, device_lost=self.device.lost)
                 if workers.drain_requested(session, self.identity.id):
                     self._draining.set()
                 elif not self._ending.is_set():  # an operator has thought better of it

@@ -15,8 +15,10 @@ from app.db.job import Worker
 from app.db.result import LogLine
 from tests.fixtures.suite.patience import Patience
 from tests.fixtures.suite.processes import running
+from tests.fixtures.workers.cards import GIB, Cards
 from tests.fixtures.workers.runs import SCRIPTED, Bench
-from workers.processes import device, machine
+from workers.processes import device
+from workers.processes.placement import Placement
 from workers.processes.process import Child
 from workers.supervisor.worker_loop import WorkerLoop
 
@@ -108,9 +110,9 @@ def test_a_worker_for_one_job_asks_its_device_first(sqlite_bench: Bench, card: C
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_child_is_promised_what_its_worker_has_decided_on(
-    device: str, sqlite_bench: Bench, card: Card, monkeypatch: pytest.MonkeyPatch
+    device: str, sqlite_bench: Bench, card: Card, nvidia_smi: Cards
 ) -> None:
-    monkeypatch.setattr(machine, "device_of", lambda settings: device if settings.device == "auto" else settings.device)
+    nvidia_smi.are(*([80] if device == "cuda" else []))
     settings = sqlite_bench.settings.model_copy(update={"device": "auto"})
     sqlite_bench.services = replace(sqlite_bench.services, settings=settings)
     job, loop = sqlite_bench.add("tells"), WorkerLoop(sqlite_bench.services)
@@ -243,6 +245,78 @@ def test_a_worker_that_ends_takes_its_question_along(sqlite_bench: Bench, card: 
         while not running("sleep 778"):
             patience.pause(0.02, "the device is asked")
     assert running("sleep 778") == []
+
+
+@pytest.fixture
+def on_card(sqlite_bench: Bench, card: Card, nvidia_smi: Cards) -> WorkerLoop:
+    """A loop on a card whose driver still lists the process of its first job, which is over."""
+    nvidia_smi.are(80)
+    sqlite_bench.services = replace(
+        sqlite_bench.services, settings=sqlite_bench.settings.model_copy(update={"device": "auto"})
+    )
+    made = WorkerLoop(sqlite_bench.services, placement=Placement.of(sqlite_bench.services.settings))
+    job = sqlite_bench.add("measures")
+    work_when_ready(made)
+    assert sqlite_bench.job(job).state == "succeeded"
+    return made
+
+
+def computed_by(loop: WorkerLoop) -> int:
+    pid = loop.device.holding
+    assert pid is not None
+    return pid
+
+
+def test_the_next_claim_waits_until_the_card_is_free(
+    sqlite_bench: Bench, on_card: WorkerLoop, nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "LOOK_SECONDS", 0.0)
+    nvidia_smi.hold(1, computed_by(on_card))
+    waiting = sqlite_bench.add()
+    for _ in range(3):
+        assert not on_card.work_once()
+    assert (sqlite_bench.job(waiting).attempt, row(sqlite_bench).device_lost_at) == (0, None)
+    nvidia_smi.hold(1)  # somebody else's stays
+    assert on_card.work_once()
+    assert sqlite_bench.job(waiting).state == "succeeded"
+    assert all("-i GPU-00000000" in line for line in nvidia_smi.asked)
+
+
+def test_a_card_that_is_never_free_is_lost_and_asked(
+    sqlite_bench: Bench, card: Card, on_card: WorkerLoop, nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "RELEASE_SECONDS", 0.0)
+    card.breaks()
+    nvidia_smi.hold(computed_by(on_card))
+    on_card.device.await_release(computed_by(on_card))
+    waiting = sqlite_bench.add()
+    look_until(on_card, card, asked=1)
+    on_card.work_once()
+    assert sqlite_bench.job(waiting).attempt == 0
+    assert row(sqlite_bench).device_lost_at is not None
+    on_card.close()
+
+
+def test_a_driver_that_answers_no_more_is_a_lost_device(
+    sqlite_bench: Bench, card: Card, on_card: WorkerLoop, nvidia_smi: Cards
+) -> None:
+    card.breaks()
+    nvidia_smi.fail("Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.")
+    look_until(on_card, card, asked=1)
+    assert row(sqlite_bench).device_lost_at is not None
+    on_card.close()
+
+
+def test_what_the_probe_sees_of_a_cards_memory_stands_in_the_row(
+    sqlite_bench: Bench, card: Card, nvidia_smi: Cards
+) -> None:
+    nvidia_smi.are(80, slices={0: ["3g.40gb"]})
+    card.answers(sqlite_bench, """echo '{"kind": "device", "name": "H80 MIG 3g.40gb", "memory_bytes": 42144366592}'""")
+    made = WorkerLoop(sqlite_bench.services)
+    sqlite_bench.add()
+    assert made.identity.memory_bytes == 40 * GIB, "by the name of the profile"
+    work_when_ready(made)
+    assert row(sqlite_bench).memory_bytes == made.identity.memory_bytes == 42144366592
 
 
 def test_pauses_grow_to_five_minutes() -> None:

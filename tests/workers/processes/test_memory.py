@@ -35,7 +35,7 @@ def request(folder: Path, **fields: object) -> ComputeRequest:
 
 @pytest.fixture
 def of_16_gib(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(machine, "memory_bytes", lambda _device: 16 * GIB)
+    monkeypatch.setattr(machine, "host_memory_bytes", lambda: 16 * GIB)
     return Settings(threads=4, device="cpu")
 
 
@@ -64,7 +64,7 @@ def test_the_memory_of_a_machine_is_that_of_the_tightest_group_around_the_worker
         (group / "memory.max").write_text(f"{bound}\n")
     monkeypatch.setattr(groups, "own_groups", lambda: iter([own]))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB))
-    assert machine.memory_bytes("cpu") == sees
+    assert machine.host_memory_bytes() == sees
 
 
 def ended(tmp_path: Path, code: str) -> tuple[int, list[str]]:

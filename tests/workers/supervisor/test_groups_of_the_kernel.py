@@ -61,7 +61,7 @@ for chosen in (made, None):
     child.close()
     ends.append([child.returncode, child.out_of_memory])
 own = pathlib.Path("/proc/self/cgroup").read_text().split("0::")[1].strip()
-print(json.dumps([str(made.base), own, machine.memory_bytes("cpu"), ends]))
+print(json.dumps([str(made.base), own, machine.host_memory_bytes(), ends]))
 """
 
 REFUSED = """

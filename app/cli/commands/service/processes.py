@@ -29,10 +29,15 @@ def serve(
 def worker(
     once: Annotated[bool, typer.Option("--once", help="Work on one job and end.")] = False,
     worker_class: Annotated[str, typer.Option(help="Which jobs to claim.")] = "default",
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="A worker for each GPU: auto for all, a number, or UUIDs (MIG slices too) with commas."),
+    ] = None,
 ) -> None:
-    """Run one worker."""
+    """Run one worker, or one for each of several GPUs."""
     want_torch()
-    become("workers.main", *(["--once"] if once else []), "--worker-class", worker_class)
+    options = ["--once"] * once + ([] if gpus is None else ["--gpus", gpus])
+    become("workers.main", *options, "--worker-class", worker_class)
 
 
 @commands.command()

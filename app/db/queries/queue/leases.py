@@ -66,6 +66,11 @@ def seen(
     session.execute(update(Worker).where(Worker.id == worker_id).values(values))
 
 
+def set_memory(session: Session, worker_id: str, memory_bytes: int) -> None:
+    """Record the memory of a worker's device, where the device itself has told it."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(memory_bytes=memory_bytes))
+
+
 def claim(session: Session, worker: WorkerIdentity, *, lease_seconds: float) -> Job | None:
     """Take the next job of the worker's class, or None: of the project whose turn it is, the first in its own queue.
 

@@ -1,0 +1,148 @@
+"""Which GPUs there are, and which of them, with which cores, a worker has for itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from tests.fixtures.workers.cards import GIB, Cards
+from workers import main
+from workers.processes import cards, machine
+from workers.processes.cards import NoCard
+from workers.processes.placement import Placement, wanted
+from workers.processes.process import environment
+
+AUTO = Settings(device="auto", threads=4)
+
+
+def uuids(gpus: str, settings: Settings = AUTO) -> list[str]:
+    return [card.uuid for each in wanted(gpus, settings) for card in each.cards]
+
+
+def test_each_card_has_a_worker_of_its_own(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80, 80, 80)
+    every = ["GPU-00000000", "GPU-00000001", "GPU-00000002"]
+    assert uuids("auto") == uuids("3") == every
+    assert uuids("1") == every[:1]
+    assert uuids("GPU-00000002,GPU-00000000") == [every[2], every[0]]
+    assert {each.memory_bytes for each in wanted("auto", AUTO)} == {80 * GIB}
+
+
+def test_slices_are_cards(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80, slices={0: ["3g.40gb", "3g.40gb"]})
+    assert uuids("auto") == ["MIG-00000000", "MIG-00000001"]
+    assert [each.memory_bytes for each in wanted("auto", AUTO)] == [40 * GIB] * 2
+
+
+@pytest.mark.parametrize(
+    ("gib", "slices", "gpus", "says"),
+    [
+        ((), {}, "auto", "this machine has no GPU to compute on: see `nvidia-smi -L`"),
+        ((80,), {}, "2", "asks for 2 GPUs and this machine has 1"),
+        ((80,), {}, "0", "ask for at most so many"),
+        ((80,), {}, "GPU-77", r"GPU-77 is no GPU of this machine; there are GPU-00000000 \(NVIDIA H80, 80 GiB\)"),
+        ((80, 80), {}, "GPU-0", "GPU-0 is more than one GPU"),
+        ((80,), {}, "GPU-00000000,GPU-00000000", "named twice"),
+        ((80,), {0: []}, "auto", r"a GPU in MIG mode takes slices \(nvidia-smi mig"),
+        ((80, 24), {}, "auto", "these differ: .*80 GiB.*24 GiB.*start one worker for each size"),
+        ((80,), {0: ["3g.40gb", "1g.10gb"]}, "auto", "these differ: .*3g.40gb.*1g.10gb"),
+    ],
+)
+def test_cards_that_cannot_be_had_are_refused_with_what_to_do(
+    gib: tuple[int, ...], slices: dict[int, list[str]], gpus: str, says: str, nvidia_smi: Cards
+) -> None:
+    nvidia_smi.are(*gib, slices=slices)
+    with pytest.raises(NoCard, match=says):
+        wanted(gpus, AUTO)
+    with pytest.raises(SystemExit, match=says):
+        main.main(["--gpus", gpus])
+
+
+def test_cards_of_unequal_size_are_workers_of_their_own(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80, 24)
+    assert [wanted(f"GPU-0000000{number}", AUTO)[0].memory_bytes for number in (0, 1)] == [80 * GIB, 24 * GIB]
+
+
+def test_a_driver_that_fails_is_told_in_its_words(nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi.fail("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n")
+    with pytest.raises(NoCard, match=r"communicate with the NVIDIA driver\.: mend the driver"):
+        wanted("auto", AUTO)
+    assert Placement.of(AUTO) == Placement("cpu")
+    assert Placement.of(Settings(device="cuda")) == Placement("cuda"), "its probe will tell"
+    monkeypatch.setattr(cards, "PROGRAMS", ())
+    with pytest.raises(NoCard, match="install the NVIDIA driver"):
+        wanted("auto", AUTO)
+
+
+def test_a_setting_that_forbids_gpus_is_not_passed_over(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80)
+    with pytest.raises(NoCard, match="ESPALIER_DEVICE=cpu forbids"):
+        wanted("auto", Settings(device="cpu"))
+    assert Placement.of(Settings(device="cpu")) == Placement("cpu")
+
+
+def test_one_job_is_not_several_gpus(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80, 80)
+    with pytest.raises(SystemExit, match="--once works on one job, and --gpus auto are 2 GPUs"):
+        main.main(["--once", "--gpus", "auto"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "left"), [("1", ["GPU-00000001"]), ("GPU-00000001, 0", ["GPU-00000001", "GPU-00000000"]), ("", [])]
+)
+def test_what_the_environment_hides_is_not_taken(
+    chosen: str, left: list[str], nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi.are(80, 80)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert [card.uuid for card in cards.visible()] == left
+    assert machine.device_of(AUTO) == ("cuda" if left else "cpu")
+
+
+def test_a_worker_that_is_told_nothing_takes_the_first_card(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80, 24)
+    only = Placement.of(AUTO)
+    assert (only.device, [card.uuid for card in only.cards], only.memory_bytes) == ("cuda", ["GPU-00000000"], 80 * GIB)
+
+
+def test_cores_are_divided_among_the_cards_of_a_node(nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi.are(80, 80, 80)
+    nodes = {"0000:01:00.0": {0, 1, 2, 3, 64}, "0000:02:00.0": {0, 1, 2, 3, 64}, "0000:03:00.0": {4, 5, 6, 7, 65}}
+    monkeypatch.setattr(cards, "cpus_of", lambda card: nodes[card.bus_id])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    placements = wanted("auto", AUTO)
+    assert [sorted(each.cpus) for each in placements] == [[0, 1], [2, 3], [4, 5, 6, 7]]
+    assert [each.settings(Settings(device="auto")).threads for each in placements] == [2, 2, 4]
+    assert {each.settings(Settings(threads=3)).threads for each in placements} == {3}, "somebody has set them"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert [sorted(each.cpus) for each in wanted("2", AUTO)] == [[0], [0]], "more cards than cores share them"
+
+
+def test_the_node_of_a_card_is_read_where_linux_keeps_it(nvidia_smi: Cards, tmp_path: Path) -> None:
+    nvidia_smi.are(80)
+    (card,) = cards.visible()
+    folder = tmp_path / "bus/pci/devices/0000:01:00.0"
+    assert cards.cpus_of(card, tmp_path) == set()
+    folder.mkdir(parents=True)
+    (folder / "local_cpulist").write_text("0-3,8\n")
+    assert cards.cpus_of(card, tmp_path) == {0, 1, 2, 3, 8}
+
+
+def test_children_see_the_card_of_their_worker_by_its_uuid(
+    nvidia_smi: Cards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi.are(80, 80)
+    bound: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: bound.append(set(cpus)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    for name, value in {"NCCL_DEBUG": "INFO", "CUDA_MPS_PIPE_DIRECTORY": "/mps", "CUDA_CACHE_PATH": "/c"}.items():
+        monkeypatch.setenv(name, value)
+    wanted("GPU-00000001", AUTO)[0].enter()
+    env = environment("compute", tmp_path, 1)
+    assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("GPU-00000001", "PCI_BUS_ID")
+    assert (env["NCCL_DEBUG"], env["CUDA_MPS_PIPE_DIRECTORY"], env["CUDA_CACHE_PATH"]) == ("INFO", "/mps", "/c")
+    assert "NCCL_DEBUG" not in environment("fetch", tmp_path, 1)
+    assert bound == [set(os.sched_getaffinity(0))]

@@ -1,0 +1,152 @@
+"""The GPUs of this machine as nvidia-smi lists them, without torch; MIG slices are cards of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+PROGRAMS: Final = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
+"""WSL2 has no /proc/driver/nvidia, and its nvidia-smi is on no PATH of a service."""
+_FIELDS: Final = ("uuid", "name", "memory.total", "pci.bus_id", "mig.mode.current")
+_ANSWER_SECONDS: Final = 20.0
+_SLICE: Final = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (\S+)\)")
+_WHOLE: Final = re.compile(r"GPU \d+: .* \(UUID: (\S+)\)")
+_GIB_OF_SLICE: Final = re.compile(r"\.(\d+)gb")
+
+log = structlog.get_logger(__name__)
+
+
+class NoCard(Exception):
+    """A worker cannot have the GPUs that it is to use; the message says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU, or a MIG slice of one."""
+
+    uuid: str
+    name: str
+    memory_bytes: int | None
+    """None where nvidia-smi does not know: a process on the card does."""
+    bus_id: str
+    """Domain, bus and device of the GPU, in small letters: `0000:17:00.0`."""
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is a MIG slice, of which nvidia-smi can be asked next to nothing."""
+        return self.uuid.startswith("MIG-")
+
+    @property
+    def label(self) -> str:
+        """Name, size and UUID for people."""
+        size = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.0f} GiB"
+        return f"{self.uuid} ({self.name}{size})"
+
+
+def installed() -> list[Card]:
+    """Return all cards in the order of their PCI addresses; raises NoCard where the driver does not answer."""
+    rows = [line.split(", ") for line in _ask(f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")]
+    slices = _slices() if any(row[-1].strip() == "Enabled" for row in rows) else {}
+    cards: list[Card] = []
+    for uuid, name, memory, bus_id, mig in (row for row in rows if len(row) == len(_FIELDS)):
+        bus = _short(bus_id)
+        if mig.strip() == "Enabled":
+            for profile, each in slices.get(uuid, []):
+                gib = _GIB_OF_SLICE.search(profile)
+                cards.append(Card(each, f"{name} {profile}", int(gib[1]) * 2**30 if gib else None, bus))
+        else:
+            cards.append(Card(uuid, name, int(memory) * 2**20 if memory.strip().isdecimal() else None, bus))
+    return sorted(cards, key=lambda card: card.bus_id)
+
+
+def visible() -> list[Card]:
+    """Return the cards that CUDA_VISIBLE_DEVICES leaves, all of them where it is not set; raises NoCard."""
+    cards, chosen = installed(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return cards if chosen is None else choose([each.strip() for each in chosen.split(",") if each.strip()], cards)
+
+
+def choose(names: Sequence[str], cards: Sequence[Card]) -> list[Card]:
+    """Return the cards that are named by UUID, its beginning, or number; raises NoCard for another name."""
+    chosen = []
+    for name in names:
+        if name.isdecimal():
+            matches = [cards[int(name)]] if int(name) < len(cards) else []
+        else:
+            matches = [card for card in cards if card.uuid.lower().startswith(name.lower())]
+        if len(matches) != 1:
+            what = "is no GPU" if not matches else "is more than one GPU"
+            raise NoCard(f"{name} {what} of this machine; there are {_listed(cards)}: name one of them")
+        if matches[0] in chosen:
+            raise NoCard(f"{matches[0].uuid} is named twice: one worker has it")
+        chosen += matches
+    return chosen
+
+
+def pids_on(card: Card) -> set[int]:
+    """Return the processes that hold memory of a card; of a slice, those of its GPU. Raises NoCard."""
+    selected = [] if card.is_slice else ["-i", card.uuid]
+    lines = _ask(*selected, "--query-compute-apps=pid", "--format=csv,noheader,nounits")
+    return {int(line) for line in lines if line.strip().isdecimal()}
+
+
+def cpus_of(card: Card, root: Path = Path("/sys")) -> set[int]:
+    """Return the CPUs of the NUMA node that a card is on; none where the machine does not tell."""
+    file = root / "bus/pci/devices" / card.bus_id / "local_cpulist"
+    return set(_numbers(file.read_text().strip())) if file.is_file() else set()
+
+
+def _numbers(text: str) -> list[int]:
+    """Read `0-3,8`."""
+    ranges = [part.partition("-")[::2] for part in text.split(",") if part]
+    return [number for first, last in ranges for number in range(int(first), int(last or first) + 1)]
+
+
+def _listed(cards: Sequence[Card]) -> str:
+    return ", ".join(card.label for card in cards) or "none"
+
+
+def _short(bus_id: str) -> str:
+    """Shorten the domain to the four digits that Linux names it by."""
+    domain, _, rest = bus_id.strip().lower().partition(":")
+    return f"{domain[-4:]}:{rest}"
+
+
+def _slices() -> dict[str, list[tuple[str, str]]]:
+    """Map the UUID of a GPU to profile and UUID of each of its MIG slices."""
+    slices: dict[str, list[tuple[str, str]]] = {}
+    whole = ""
+    for line in _ask("-L"):
+        if gpu := _WHOLE.match(line):
+            whole = gpu[1]
+        elif part := _SLICE.match(line):
+            slices.setdefault(whole, []).append((part[1], part[2]))
+    return slices
+
+
+def _ask(*arguments: str) -> list[str]:
+    """Return the lines that nvidia-smi answers; raises NoCard in its words where it fails, or is not there."""
+    program = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
+    if program is None:
+        raise NoCard(
+            "nvidia-smi is not on this machine: install the NVIDIA driver; in a container start it with its GPUs"
+        )
+    try:
+        asked = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoCard(
+            f"nvidia-smi does not answer ({type(error).__name__}): see dmesg; its GPU may have to be reset"
+        ) from None
+    if asked.returncode:
+        words = " ".join((asked.stdout + asked.stderr).split())[:300]
+        raise NoCard(f"nvidia-smi fails: {words or asked.returncode}: mend the driver, or set ESPALIER_DEVICE=cpu")
+    return asked.stdout.splitlines()
