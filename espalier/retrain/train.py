@@ -142,6 +142,7 @@ class Trainer:
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
             self.optimizer.zero_grad()
             raise DivergedError(self.step)
+        count_step()
         self.optimizer.step()
         self.optimizer.zero_grad()
         for item in self.trainables:
