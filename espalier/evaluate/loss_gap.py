@@ -66,7 +66,7 @@ def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *,
 def _losses(session: Session, streamed: StreamedModel, weights: Weights, windows_NT: torch.Tensor) -> torch.Tensor:
     """The loss of every window; the model is gone when the next one is loaded."""
     if session.by_blocks:
-        return window_losses_by_blocks(streamed, windows_NT, weights, spill=session.spill)
+        return window_losses_by_blocks(streamed, windows_NT, weights, states_in=session.states_in)
     with streamed.whole(weights) as model:
         return window_losses(model, windows_NT, device=streamed.device)
 

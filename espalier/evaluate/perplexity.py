@@ -36,12 +36,12 @@ def perplexity_by_blocks(
     windows_NT: torch.Tensor,
     weights: Weights,
     *,
-    spill: Path | None,
+    states_in: Path | torch.device,
     dense: bool = False,
     tick: Callable[[int], None] = lambda _: None,
 ) -> float:
     """Score a model of which one block at a time is in memory: the same batches, and so the same number."""
-    losses_N = window_losses_by_blocks(streamed, windows_NT, weights, spill=spill, tick=tick)
+    losses_N = window_losses_by_blocks(streamed, windows_NT, weights, states_in=states_in, tick=tick)
     return _of_losses(losses_N, streamed.compute_dtype, dense=dense)
 
 
@@ -51,7 +51,7 @@ def window_losses_by_blocks(
     windows_NT: torch.Tensor,
     weights: Weights,
     *,
-    spill: Path | None,
+    states_in: Path | torch.device,
     tick: Callable[[int], None] = lambda _: None,
 ) -> torch.Tensor:
     """Return the mean cross entropy of every window, float64 (N,), with one block at a time in memory."""
@@ -59,7 +59,7 @@ def window_losses_by_blocks(
     size = scoring_batch_size(length, streamed.head_width)
     sizes = [1, *[size] * ((count - 1) // size)]
     sizes += [count - sum(sizes)] if count > sum(sizes) else []
-    stream = HiddenStates(streamed, windows_NT, weights, batches=sizes, spill=spill)
+    stream = HiddenStates(streamed, windows_NT, weights, batches=sizes, states_in=states_in)
     blocks = streamed.layout.blocks
     for block in blocks:
         with streamed.block(block.index, weights) as module:

@@ -69,7 +69,7 @@ def _by_blocks(session: Session, weights: Weights, phase: PhaseRun | None, *, de
     for item in session.request.spec.evaluate.perplexity:
         windows_NT = session.evaluation_windows(item)
         numbers[item.key] = perplexity_by_blocks(
-            session.streamed, windows_NT, weights, spill=session.spill, dense=dense, tick=_ticking(phase, done)
+            session.streamed, windows_NT, weights, states_in=session.states_in, dense=dense, tick=_ticking(phase, done)
         )
         done += len(windows_NT)
     return numbers

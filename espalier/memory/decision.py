@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from espalier.memory.constants import Device
-from espalier.memory.estimate import MemoryEstimate
+from espalier.memory.estimate import Device, MemoryEstimate
 from espalier.memory.needs import Need
 from espalier.recipe.spec import CompressionSpec
 
@@ -25,6 +24,8 @@ class Decision:
     """Whether a perplexity is measured with one block in memory at a time; the whole model is never loaded then."""
     micro_batch: int | None
     """Windows of a retraining that go through the model at once; None: `batch_size` of them."""
+    states_on_device: bool
+    """Whether a GPU holds all hidden states beside the work on them."""
     lacking: tuple[Need, ...]
     """What does not fit even so, the largest first."""
 
@@ -53,4 +54,9 @@ def decide(
     else:
         required, whole = needed.required_on_device(spec, batch=batch), 0
     lacking = sorted((need for need in required if need.bytes > budget), reverse=True)
-    return Decision(whole + needed.scored > budget, micro_batch, tuple(lacking))
+    by_blocks = whole + needed.scored > budget
+    walking = [phase for phase in ("pruning", "reconstructing") if phase == "pruning" or spec.reconstruct is not None]
+    beside = max(
+        needed.peak(phase, spec, device="cuda", by_blocks=by_blocks, states_on_device=True) for phase in walking
+    )
+    return Decision(by_blocks, micro_batch, device == "cuda" and not halvings and beside <= budget, tuple(lacking))

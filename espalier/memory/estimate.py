@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from espalier.memory import pruning, training
-from espalier.memory.constants import FLOAT_BYTES, LIBRARIES_BYTES, OPTIMIZED_BYTES, Device
+from espalier.memory.constants import FLOAT_BYTES, LIBRARIES_BYTES, OPTIMIZED_BYTES
 from espalier.memory.needs import Need
 from espalier.memory.scoring import logits_bytes
 from espalier.memory.shapes import ModelShape
@@ -18,6 +18,8 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.objective import Target
 from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.recipe.steps.structure import DepthFields
+
+Device = Literal["cpu", "cuda"]
 
 WITHOUT_MODEL: Final = frozenset({"resolving", "fetching", "exporting", "uploading", "publishing"})
 """Phases that move files: they hold no part of a model worth counting."""
@@ -132,15 +134,18 @@ class MemoryEstimate:
         device: Device,
         by_blocks: bool = False,
         micro_batch: int | None = None,
+        states_on_device: bool = False,
     ) -> int:
         """Return the most that a phase holds at once where it computes; on a CPU with its libraries and the text.
 
-        `by_blocks`, `micro_batch`: as the decision about the job says.
+        `by_blocks`, `micro_batch`, `states_on_device`: as the decision about the job says.
         """
         if phase in WITHOUT_MODEL:
             return 0
         on_device, on_host = self._held(phase, spec, by_blocks, self._batch(micro_batch))
-        return on_device if device == "cuda" else self.process + max(self.text, on_device + on_host)
+        if device == "cuda":
+            return on_device + states_on_device * max(0, on_host - self.samples)
+        return self.process + max(self.text, on_device + on_host)
 
     def largest_peak(
         self, spec: CompressionSpec, *, device: Device, by_blocks: bool = False, micro_batch: int | None = None
@@ -188,7 +193,6 @@ def estimate(
     shape: ModelShape,
     spec: CompressionSpec,
     *,
-    device: Device,
     itemsize: int,
     text_bytes: int,
     process: int = LIBRARIES_BYTES,
@@ -219,7 +223,7 @@ def estimate(
         window=_window(shape, spec.reconstruct, tokens, length, itemsize) if spec.reconstruct else (0, 0),
         streams=STREAMS if spec.reconstruct else 1,
         training=training.resident_bytes(retrain, shape, itemsize=itemsize) if retrain else 0,
-        training_batches=training.batches(retrain, shape, device=device, itemsize=itemsize) if retrain else (),
+        training_batches=training.batches(retrain, shape, itemsize=itemsize) if retrain else (),
         checkpoint=training.checkpoint_bytes(retrain, shape) if retrain else 0,
     )
 

@@ -19,6 +19,8 @@ import torch
 
 from espalier.errors import DEVICE_FAULTS, DeviceFault, NumericalError, device_fault
 
+CPU: Final = torch.device("cpu")
+
 
 def is_accelerator(device: torch.device) -> bool:
     """Tell whether a device has memory and kernels of its own."""

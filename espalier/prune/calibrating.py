@@ -154,7 +154,7 @@ def _dense_statistics(
 ) -> dict[str, torch.Tensor]:
     streamed = session.streamed
     statistics: dict[str, torch.Tensor] = {}
-    stream = HiddenStates(streamed, windows_NT, session.weights, spill=session.spill)
+    stream = HiddenStates(streamed, windows_NT, session.weights, states_in=session.states_in)
     for block in streamed.layout.blocks:
         matrices = selected(session, block)
         with (

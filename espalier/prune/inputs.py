@@ -94,7 +94,9 @@ class Inputs:
                 self._blocks[block.index] = _Stored(session.workspace / stored.path, phase.reuse(stored))
             else:
                 began = time.monotonic()
-                stream = stream or HiddenStates(session.streamed, windows_NT, session.dense, spill=session.spill)
+                stream = stream or HiddenStates(
+                    session.streamed, windows_NT, session.dense, states_in=session.states_in
+                )
                 tensors, data = self._gather_block(stream, block)
                 path = session.reporter.checkpoint_path(phase.name, name)
                 save_file(tensors, path)

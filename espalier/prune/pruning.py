@@ -109,7 +109,7 @@ class BlockPruner:
         """Advance the stream of hidden states to the entrance of a block, through all finished blocks before it."""
         if self.stream is None:
             self.stream = HiddenStates(
-                self.session.streamed, self._windows(), self._propagated, spill=self.session.spill
+                self.session.streamed, self._windows(), self._propagated, states_in=self.session.states_in
             )
         for previous in self.passed:
             if previous.index == self.stream.index:  # dense propagation has been through the block already

@@ -110,7 +110,9 @@ class _Reconstruction:
             halves = self.kind in {"submodule", "matrix"}
             self._dense = TeacherStates(session, self.windows_NT, batch_size=batch_size, halves=halves)
             self._sparse = (
-                HiddenStates(session.streamed, self.windows_NT, session.dense, batches=batch_size, spill=session.spill)
+                HiddenStates(
+                    session.streamed, self.windows_NT, session.dense, batches=batch_size, states_in=session.states_in
+                )
                 if self._dense.removed
                 else self._dense.stream.fork()
             )

@@ -30,7 +30,9 @@ class TeacherStates:
         if not halves:
             positions[0] = 0  # whole blocks also stand in for removed ones before the first; a half cannot
         self._positions = [*positions, len(self.streamed.layout.blocks)]
-        self.stream = HiddenStates(self.streamed, windows_NT, self.weights, batches=batch_size, spill=session.spill)
+        self.stream = HiddenStates(
+            self.streamed, windows_NT, self.weights, batches=batch_size, states_in=session.states_in
+        )
 
     def position(self, index: int) -> int:
         """Return the dense model's block from which the student's block was made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -94,7 +95,7 @@ def by_memory(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> 
     batch = FitBatch(
         tokens=min(spec.batch_size, len(windows_NT)) * windows_NT.shape[1],
         itemsize=itemsize,
-        hidden_states=0 if session.spill else windows_NT.numel() * shape.width * itemsize,
+        hidden_states=0 if isinstance(session.states_in, Path) else windows_NT.numel() * shape.width * itemsize,
     )
     request, cpu = session.request, session.device.type == "cpu"
     host = _capped(numerics.host_memory_bytes(), request.max_host_memory_bytes)

@@ -59,6 +59,8 @@ def _decide_on_device(session: Session, needed: MemoryEstimate) -> None:
         raise _does_not_fit(need, there, free, "gpu_oom")
     session.by_blocks |= decision.by_blocks
     session.micro_batch = decision.micro_batch
+    if decision.states_on_device:
+        session.states_in = session.device
     if decision.micro_batch is not None:
         assert spec.retrain is not None
         session.reporter.warn(
@@ -102,8 +104,9 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     minimum = needed.min_on_host(device)
     session.by_blocks |= computes and decide(needed, session.request.spec, device=device, budget=limit).by_blocks
     beside = 0 if session.by_blocks or not computes else needed.scored
-    if max(minimum, needed.process + needed.samples + beside) + needed.streams * needed.hidden_states > limit:
-        session.spill = Path(session.request.workspace) / "hidden"
+    states = needed.streams * needed.hidden_states if session.states_in == numerics.CPU else 0
+    if max(minimum, needed.process + needed.samples + beside) + states > limit:
+        session.states_in = Path(session.request.workspace) / "hidden"
     session.streamed.lean = computes
 
 
@@ -123,7 +126,6 @@ def measured(session: Session) -> MemoryEstimate:
     return estimate(
         session.streamed.shape,
         session.request.spec,
-        device="cuda" if numerics.is_accelerator(session.device) else "cpu",
         itemsize=session.compute_dtype.itemsize,
         text_bytes=max((Path(path).stat().st_size for path in session.request.datasets.values()), default=0),
         process=psutil.Process().memory_info().rss,

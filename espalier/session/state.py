@@ -52,8 +52,8 @@ class Session:
         """Whether perplexity is measured with one block in memory at a time."""
         self.micro_batch: int | None = None
         """Windows of a retraining that go through the model at once; None: as many as its batch has."""
-        self.spill: Path | None = None
-        """The folder to which hidden states are spilled; None keeps them in memory."""
+        self.states_in: Path | torch.device = numerics.CPU
+        """Where hidden states lie: in the memory of the device while they fit there, in the host's, or in a folder."""
 
         self.results = Results()
         checkpoints = {(item.phase, item.name): item for item in request.checkpoints}

@@ -1,23 +1,24 @@
-"""Hidden states streamed through the blocks: kept outside the device, moved to it batch by batch.
+"""Hidden states streamed through the blocks: on the device while they fit there, else moved to it batch by batch.
 
 Pruning, reconstruction, structure and scoring block by block read the same stream. What is in memory at one moment: the
 embeddings (only while the stream starts), one block in the compute dtype, one batch of activations, the statistics of
 the block's inputs, and the float32 work on one matrix. The weights come from the safetensors files; the hidden states
-lie in memory or, under a memory limit, in a mapped file. The bits are the same either way.
+lie on the device, in the host's memory or, under a limit, in a mapped file. The bits are the same either way.
 
 Computed by `espalier.memory` (whose constants are measured on a CPU), bfloat16 forwards on the device, 128 x 2048
 calibration tokens, Llama shapes; G: the Gram matrices of one block in float32, work: on the largest matrix, with the
 errors of its outputs, or what a solver makes of the widest Gram matrix:
 
-| model | block | G | work: wanda / solvers | device peak: wanda / solvers | hidden states on the host |
+| model | block | G | work: wanda / solvers | device peak: wanda / solvers | and the hidden states |
 |---|---|---|---|---|---|
 | 8B (d 4096, f 14336) | 0.44 GB | 1.0 GB | 3.1 / 6.8 GB | 4.2 / 8.9 GB | 2.1 GB |
 | 30B (d 6656, f 17920) | 1.1 GB | 1.8 GB | 5.4 / 11.5 GB | 8.1 / 16.0 GB | 3.5 GB |
 | 70B (d 8192, f 28672) | 1.7 GB | 4.1 GB | 10.0 / 27.2 GB | 14.3 / 35.6 GB | 4.3 GB |
 
-All of them fit one card of 80 GB or 141 GB with room; the host needs its hidden states, or next to nothing when they
-are spilled, and one tensor at a time. The whole model, which perplexity takes by default, is 16, 60 and 140 GB: 30B is
-scored whole on either card, 70B on neither beside its activations, and block by block under a limit.
+All of them fit one card of 80 GB or 141 GB with room, their hidden states too; the host needs one tensor at a time, and
+the hidden states where the device does not hold them, or next to nothing when they are in a file. The whole model,
+which perplexity takes by default, is 16, 60 and 140 GB: 30B is scored whole on either card, 70B on neither beside its
+activations, and block by block.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torch import nn
 
 from espalier.memory.constants import TOKENS_PER_BATCH
 from espalier.model.halves import Run
+from espalier.model.numerics import CPU
 from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.model.weights import Weights
 
@@ -49,12 +51,12 @@ class Batch:
     """A few windows: what enters the next block, and what every block is called with."""
 
     hidden_BTD: torch.Tensor
-    """On the CPU."""
+    """Where the states of the stream lie."""
     calls: list[BlockCall]
 
 
 class HiddenStates:
-    """The hidden states at the entrance of the next block, for every window, (N, T, D) on the CPU."""
+    """The hidden states at the entrance of the next block, for every window, (N, T, D)."""
 
     def __init__(
         self,
@@ -63,13 +65,13 @@ class HiddenStates:
         weights: Weights,
         *,
         batches: int | Sequence[int] | None = None,
-        spill: Path | None = None,
+        states_in: Path | torch.device = CPU,
     ) -> None:
         """Start at block 0, behind the embeddings that `weights` hold.
 
         Equal windows, batches and weights give equal bits, so that a resumed stream can start over here. `batches`: the
-        size of all batches or of each; None takes what `windows_per_batch` says. `spill`: a folder for the states; None
-        keeps them in memory.
+        size of all batches or of each; None takes what `windows_per_batch` says. `states_in`: the memory of a
+        device, or a folder for files.
         """
         self.streamed = streamed
         self.index = 0
@@ -77,7 +79,7 @@ class HiddenStates:
         self._windows_NT = windows_NT
         self._embeddings = weights
         self._sizes = windows_per_batch(windows_NT.shape[1]) if batches is None else batches
-        self._spill = spill
+        self._states_in = states_in
         self._calls: dict[int, list[BlockCall]] = {}
         self._sharing: WeakSet[HiddenStates] = WeakSet([self])
         """The streams whose states are this one's tensor: who is alone may write into it."""
@@ -195,10 +197,10 @@ class HiddenStates:
 
     def _empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         """Return room in memory, or in a file without a name that goes with the tensor."""
-        if self._spill is None:
-            return torch.empty(shape, dtype=dtype)
-        self._spill.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._spill)
+        if isinstance(self._states_in, torch.device):
+            return torch.empty(shape, dtype=dtype, device=self._states_in)
+        self._states_in.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._states_in)
         try:
             # Taken at once: a full disk is an error here, and would be a signal at some later write.
             os.posix_fallocate(descriptor, 0, shape.numel() * dtype.itemsize)

@@ -11,6 +11,7 @@ from torch import nn
 
 from espalier.methods.structured import CalibrationPass
 from espalier.model.layout import find_stack
+from espalier.model.numerics import CPU
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.hidden_states import HiddenStates
@@ -21,11 +22,11 @@ def run_calibration_pass(
     windows_NT: torch.Tensor,
     weights: Weights,
     *,
-    spill: Path | None = None,
+    states_in: Path | torch.device = CPU,
     tick: Callable[[int], None] = lambda _: None,
 ) -> CalibrationPass:
     """Go through all blocks once."""
-    stream = HiddenStates(streamed, windows_NT, weights, spill=spill)
+    stream = HiddenStates(streamed, windows_NT, weights, states_in=states_in)
     influence: list[float] = []
     last: list[torch.Tensor] = [_last(stream)]
     for block in streamed.layout.blocks:

@@ -50,7 +50,7 @@ class _Evidence:
         session = self.session
         windows_NT = session.calibration_windows()
         return run_calibration_pass(
-            session.streamed, windows_NT, session.weights, spill=session.spill, tick=self.phase.progress
+            session.streamed, windows_NT, session.weights, states_in=session.states_in, tick=self.phase.progress
         )
 
     def loss(self, kept: Sequence[int]) -> float:
@@ -101,7 +101,9 @@ class Replacement:
 
     def _stream(self) -> HiddenStates:
         session = self.session
-        return HiddenStates(session.streamed, session.calibration_windows(), session.weights, spill=session.spill)
+        return HiddenStates(
+            session.streamed, session.calibration_windows(), session.weights, states_in=session.states_in
+        )
 
     def _wanted(self) -> dict[int, HiddenStates]:
         """The dense model's states after every cut."""

@@ -20,7 +20,7 @@ FEW_TOKENS = 32
 def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tuple[Mixture, torch.Tensor]]:
     """Choose the experts of every block to keep, on the dense model's routing."""
     streamed, weights = session.streamed, session.weights
-    stream = HiddenStates(streamed, session.calibration_windows(), weights, spill=session.spill)
+    stream = HiddenStates(streamed, session.calibration_windows(), weights, states_in=session.states_in)
     chosen: dict[int, tuple[Mixture, torch.Tensor]] = {}
     rare: list[str] = []
     for block in streamed.layout.blocks:

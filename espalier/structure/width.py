@@ -41,7 +41,7 @@ class Narrowing:
         self.added_biases = added_biases
         """Whether the smaller model's configuration brings biases that the source lacks."""
         self.stream = HiddenStates(
-            session.streamed, session.calibration_windows(), session.weights, spill=session.spill
+            session.streamed, session.calibration_windows(), session.weights, states_in=session.states_in
         )
 
     def narrow(self, block: Block, units: Units) -> Narrowed:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from espalier.evaluate.perplexity import perplexity_by_blocks
 from espalier.model import positions
+from espalier.model.numerics import CPU
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.training.losses import language_loss
@@ -33,7 +34,7 @@ def test_no_family_needs_a_kernel_that_cuda_lacks(family: str, config: dict[str,
     folder = write_tiny_model(tmp_path, family, dtype=torch.float32, **config)
     streamed, weights = StreamedModel(folder, compute_dtype=torch.float32, device=torch.device("cpu")), Weights(folder)
     with DeterministicCuda(), streamed.whole(weights) as model:
-        perplexity_by_blocks(streamed, TOKENS, weights, spill=None)
+        perplexity_by_blocks(streamed, TOKENS, weights, states_in=CPU)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         language_loss(model, TOKENS).backward()  # type: ignore[no-untyped-call]

@@ -13,13 +13,12 @@ from transformers import AutoModelForCausalLM
 from espalier.errors import UnsupportedArchitectureError
 from espalier.evaluate.perplexity import perplexity, perplexity_by_blocks
 from espalier.model.layout import find_stack
-from espalier.model.numerics import generator
+from espalier.model.numerics import CPU, generator
 from espalier.model.streamed import StreamedModel, unwrap
 from espalier.model.weights import Weights
 from espalier.stream.hidden_states import HiddenStates
 from tests.fixtures.library.tiny_models import FAMILIES, VOCABULARY, write_tiny_model
 
-CPU = torch.device("cpu")
 MODELS = [(family, tied) for family in FAMILIES for tied in (False, True)]
 
 
@@ -42,8 +41,8 @@ def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tm
     folder = write_tiny_model(tmp_path, family, tied=tied)
     tokens_NT = torch.randint(VOCABULARY, (5, 40), generator=generator(0))
     streamed, weights = _streamed(folder), Weights(folder)
-    spill = tmp_path / "spill" if tied else None
-    stream = HiddenStates(streamed, tokens_NT, weights, batches=[2, 2, 1], spill=spill)
+    place = tmp_path / "states" if tied else CPU
+    stream = HiddenStates(streamed, tokens_NT, weights, batches=[2, 2, 1], states_in=place)
     for block in streamed.layout.blocks:
         with streamed.block(block.index, weights) as module:
             stream.advance(module)
@@ -52,7 +51,7 @@ def test_walking_the_blocks_equals_the_stock_forward(family: str, tied: bool, tm
     with streamed.whole(weights) as model:
         ours = _last_hidden(model, tokens_NT)
         whole = perplexity(model, tokens_NT, device=CPU)
-    assert perplexity_by_blocks(streamed, tokens_NT, weights, spill=spill) == whole
+    assert perplexity_by_blocks(streamed, tokens_NT, weights, states_in=place) == whole
     assert torch.equal(torch.cat([batch.hidden_BTD for batch in stream.batches]), ours[0])
     # Stock models multiply all experts at once, which rounds otherwise in the last bit.
     routed = any(matrix.routed for matrix in streamed.layout.matrices)

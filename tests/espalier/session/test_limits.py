@@ -15,6 +15,7 @@ from espalier.diagnosis import classify
 from espalier.errors import InsufficientMemoryError
 from espalier.memory import MemoryEstimate
 from espalier.messages import Done, Message
+from espalier.model.numerics import CPU
 from espalier.session import Session, limits
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.fixtures.library.tiny_models import VOCABULARY
@@ -54,8 +55,8 @@ def test_a_limit_changes_where_things_lie_and_no_bit(
     bound = local_job(tmp_path / "bound", llama, texts, **spec)
     monkeypatch.setattr(limits, "measured", lambda _: PARTS)
     done, session = _attempt(bound, max_host_memory_bytes=42)
-    assert session.spill is not None
-    assert list(session.spill.iterdir()) == [], "files of hidden states have no name"
+    assert isinstance(session.states_in, Path)
+    assert list(session.states_in.iterdir()) == [], "files of hidden states have no name"
     assert session.by_blocks
     assert done.report["compressed"] == expected.report["compressed"]
     assert done.report["dense"] == expected.report["dense"]
@@ -78,7 +79,7 @@ def test_a_limit_below_one_block_is_refused_with_both_numbers(tmp_path: Path, te
 
 def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, llama: Path) -> None:
     _, session = _attempt(local_job(tmp_path, llama, texts), max_host_memory_bytes=2**40)
-    assert session.spill is None
+    assert session.states_in == CPU
     assert not session.by_blocks
 
 
@@ -122,7 +123,7 @@ def test_reconstruction_keeps_four_streams_where_there_is_room_and_needs_that_of
         session = Session(job.request().model_copy(update={"max_host_memory_bytes": limit}), lambda _: None)
         with pytest.raises(InsufficientMemoryError, match="fitting a window") if wrong else nullcontext():
             limits.check(session)
-        assert (session.spill is not None) == spilled
+        assert (session.states_in != CPU) == spilled
 
 
 def test_a_cpu_job_says_that_it_ignores_the_device_limit(tmp_path: Path, texts: Path, llama: Path) -> None:

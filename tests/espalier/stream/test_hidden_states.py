@@ -37,7 +37,7 @@ def test_a_file_holds_the_same_bits_as_memory(
 ) -> None:
     streamed, weights = source
     kept = HiddenStates(streamed, TOKENS, weights, batches=batches)
-    spilled = HiddenStates(streamed, TOKENS, weights, batches=batches, spill=tmp_path / "spill")
+    spilled = HiddenStates(streamed, TOKENS, weights, batches=batches, states_in=tmp_path / "spill")
     assert torch.equal(kept.states, spilled.states)
     for _ in streamed.layout.blocks:
         assert torch.equal(_advanced(kept, weights), _advanced(spilled, weights))
@@ -94,5 +94,5 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(
 
     monkeypatch.setattr("espalier.stream.hidden_states.os.posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        HiddenStates(source[0], TOKENS, source[1], spill=tmp_path / "spill")
+        HiddenStates(source[0], TOKENS, source[1], states_in=tmp_path / "spill")
     assert list((tmp_path / "spill").iterdir()) == []

@@ -110,8 +110,8 @@ def test_hidden_states_in_files_change_no_bit(
     request = bound.request().model_copy(update={"max_host_memory_bytes": 90})
     session = Session(request, lambda _: None)
     pipeline.compute(session)
-    assert session.spill is not None
-    assert session.spill.is_dir()
+    assert isinstance(session.states_in, Path)
+    assert session.states_in.is_dir()
     a, b = (job.artifact / "model.safetensors" for job in (free, bound))
     assert a.read_bytes() == b.read_bytes()
 
