@@ -97,6 +97,14 @@ def pids_on(card: Card) -> set[int]:
     return {int(line) for line in lines if line.strip().isdecimal()}
 
 
+def used_bytes(card: Card) -> int | None:
+    """Return the memory of a card that is in use, whoever's; None of a slice. Raises NoCard."""
+    if card.is_slice:
+        return None
+    lines = _ask("-i", card.uuid, "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+    return int(lines[0]) * 2**20 if lines and lines[0].strip().isdecimal() else None
+
+
 def cpus_of(card: Card, root: Path = Path("/sys")) -> set[int]:
     """Return the CPUs of the NUMA node that a card is on; none where the machine does not tell."""
     file = root / "bus/pci/devices" / card.bus_id / "local_cpulist"

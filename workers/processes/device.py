@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -17,6 +17,7 @@ from workers.messages import DeviceFacts
 from workers.processes import cards
 from workers.processes.cards import Card
 from workers.processes.process import Child, Commands, environment
+from workers.processes.release import Release
 from workers.processes.workspace import Workspace
 
 FIRST_PAUSE_SECONDS: Final = 10.0
@@ -24,10 +25,6 @@ LAST_PAUSE_SECONDS: Final = 300.0
 ANSWER_SECONDS: Final = 60.0
 """Timeout of a probe, which imports torch, from a cold disk perhaps."""
 POLL_SECONDS: Final = 0.1
-RELEASE_SECONDS: Final = 60.0
-"""What the driver may take to tear down the context of a process that has ended: 100 GB of pinned memory take long."""
-LOOK_SECONDS: Final = 1.0
-"""How long the worker loop looks at a stretch: between, its heartbeat is due."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,14 +38,12 @@ class Device:
     """Probes the device in a child process without blocking: the worker loop polls it between heartbeats."""
 
     def __init__(self, settings: Settings, commands: Commands, on: Sequence[Card] = ()) -> None:
-        self._settings, self._commands, self._cards = settings, commands, on
+        self._settings, self._commands, self.release = settings, commands, Release(on)
         self._open = ExitStack()
         self._child: Child | None = None
-        self._due = self._deadline = self._free_by = 0.0
+        self._due = self._deadline = 0.0
         self._failures = 0
         self._proven = settings.device != "cuda"
-        self.holding: int | None = None
-        """The process of a job that has ended, until the driver has taken its memory back."""
         self.lost = False
         self.facts: DeviceFacts | None = None
         """What the probe has seen of it."""
@@ -56,12 +51,12 @@ class Device:
     @property
     def ready(self) -> bool:
         """Whether jobs may be claimed: a GPU has answered, was not lost since, and no process of ours is left on it."""
-        return self._proven and not self.lost and self.holding is None
+        return self._proven and not self.lost and self.release.pid is None
 
     def await_release(self, pid: int) -> None:
         """Wait with the next claim until a process that has ended holds no memory of the cards any more."""
         if self._settings.device == "cuda":
-            self.holding, self._free_by = pid, time.monotonic() + RELEASE_SECONDS
+            self.release.begin(pid)
 
     def mark_lost(self) -> None:
         """Mark the device lost: nothing is claimed before a probe succeeds."""
@@ -70,8 +65,8 @@ class Device:
 
     def poll(self) -> None:
         """Start a probe of a device that is not ready when it is due, or read the outcome of the one that runs."""
-        if self.holding is not None:
-            self._look_for(self.holding)
+        if self.release.pid is not None and not self._asked_driver(self.release.poll):
+            self.mark_lost()
         if (self._proven and not self.lost) or time.monotonic() < self._due:
             return
         if self._child is None:
@@ -80,7 +75,7 @@ class Device:
             status, output = self._child.returncode, self._child.tail
             self.close()
             if status == 0:
-                self.lost, self._proven = False, True
+                self.lost, self._proven = not self._asked_driver(self.release.note_idle), True
                 log.info("the device answers")
             else:
                 self._again(output[-1] if output else f"the question ended with status {status}")
@@ -89,27 +84,13 @@ class Device:
                 self.close()
             self._again(f"no answer within {ANSWER_SECONDS:g} s")
 
-    def _look_for(self, pid: int) -> None:
-        """Look whether a process is still on the cards, a moment long; the card is lost where it stays."""
-        until = time.monotonic() + LOOK_SECONDS
-        while self.holding is not None:
-            if not self._is_on_cards(pid):
-                self.holding = None
-            elif time.monotonic() > self._free_by:
-                log.warning("a process that has ended keeps the device's memory", pid=pid, seconds=RELEASE_SECONDS)
-                self.holding = None
-                self.mark_lost()
-            elif time.monotonic() > until:
-                return
-            else:
-                time.sleep(POLL_SECONDS)
-
-    def _is_on_cards(self, pid: int) -> bool:
+    def _asked_driver(self, question: Callable[[], bool | None]) -> bool:
+        """Ask the driver something; False where it does not answer, or answers that the device is no good."""
         try:
-            return any(pid in cards.pids_on(card) for card in self._cards)
+            return question() is not False
         except cards.NoCard as refusal:
-            log.warning("the device cannot be looked at", reason=str(refusal))
-            self.mark_lost()
+            log.warning("the driver does not answer", reason=str(refusal))
+            self.release.pid = None
             return False
 
     def prove(self, stop: threading.Event) -> bool:

@@ -17,7 +17,7 @@ from tests.fixtures.suite.patience import Patience
 from tests.fixtures.suite.processes import running
 from tests.fixtures.workers.cards import GIB, Cards
 from tests.fixtures.workers.runs import SCRIPTED, Bench
-from workers.processes import device
+from workers.processes import device, release
 from workers.processes.placement import Placement
 from workers.processes.process import Child
 from workers.supervisor.worker_loop import WorkerLoop
@@ -262,7 +262,7 @@ def on_card(sqlite_bench: Bench, card: Card, nvidia_smi: Cards) -> WorkerLoop:
 
 
 def computed_by(loop: WorkerLoop) -> int:
-    pid = loop.device.holding
+    pid = loop.device.release.pid
     assert pid is not None
     return pid
 
@@ -270,7 +270,7 @@ def computed_by(loop: WorkerLoop) -> int:
 def test_the_next_claim_waits_until_the_card_is_free(
     sqlite_bench: Bench, on_card: WorkerLoop, nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(release, "POLL_SECONDS", 0.0)
     nvidia_smi.hold(1, computed_by(on_card))
     waiting = sqlite_bench.add()
     for _ in range(3):
@@ -285,7 +285,7 @@ def test_the_next_claim_waits_until_the_card_is_free(
 def test_a_card_that_is_never_free_is_lost_and_asked(
     sqlite_bench: Bench, card: Card, on_card: WorkerLoop, nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "RELEASE_SECONDS", 0.0)
+    monkeypatch.setattr(release, "RELEASE_SECONDS", 0.0)
     card.breaks()
     nvidia_smi.hold(computed_by(on_card))
     on_card.device.await_release(computed_by(on_card))
@@ -295,6 +295,26 @@ def test_a_card_that_is_never_free_is_lost_and_asked(
     assert sqlite_bench.job(waiting).attempt == 0
     assert row(sqlite_bench).device_lost_at is not None
     on_card.close()
+
+
+def test_in_a_container_the_memory_of_the_card_tells(
+    sqlite_bench: Bench, on_card: WorkerLoop, nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where processes have other numbers than here, the driver lists none of ours."""
+    monkeypatch.setattr(release, "POLL_SECONDS", 0.0)
+    nvidia_smi.use(70)
+    first = sqlite_bench.add()
+    for _ in range(3):
+        assert not on_card.work_once()
+    nvidia_smi.use(1)
+    assert on_card.work_once()
+    second = sqlite_bench.add()
+    monkeypatch.setattr(release, "RELEASE_SECONDS", 0.0)
+    on_card.device.await_release(computed_by(on_card))
+    nvidia_smi.use(30)  # of somebody else, who stays
+    assert on_card.work_once()
+    assert [sqlite_bench.job(job).state for job in (first, second)] == ["succeeded"] * 2
+    assert row(sqlite_bench).device_lost_at is None
 
 
 def test_a_driver_that_answers_no_more_is_a_lost_device(

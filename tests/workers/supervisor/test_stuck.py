@@ -96,6 +96,12 @@ def test_attempts_are_bounded_whatever_ended_them(bench: Bench) -> None:
     assert (job.state, job.attempt, job.failures) == ("failed", 2, {"worker_lost": 2})
 
 
+def test_a_job_that_loses_every_device_fails_after_five_more(sqlite_bench: Bench) -> None:
+    job = sqlite_bench.work(sqlite_bench.add("loses-its-device"), attempts=6)
+    assert job.error is not None
+    assert (job.state, job.error["class"], job.failures) == ("failed", "device_lost", {"device_lost": 6})
+
+
 def test_a_job_that_fills_the_scratch_folder_beyond_its_cap_is_ended(
     sqlite_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
