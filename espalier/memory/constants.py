@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
+
+Device = Literal["cpu", "cuda"]
+"""Where a job computes: on a CPU, or on a GPU with a memory of its own."""
 
 FLOAT_BYTES: Final = 4
 """Of a float32 number: statistics, solvers and trained values are float32 always."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from espalier.memory.estimate import Device, MemoryEstimate
+from espalier.memory.constants import Device
+from espalier.memory.estimate import MemoryEstimate
 from espalier.memory.needs import Need
 from espalier.recipe.spec import CompressionSpec
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from espalier.memory import pruning, training
-from espalier.memory.constants import FLOAT_BYTES, LIBRARIES_BYTES, OPTIMIZED_BYTES
+from espalier.memory.constants import FLOAT_BYTES, LIBRARIES_BYTES, OPTIMIZED_BYTES, Device
 from espalier.memory.needs import Need
 from espalier.memory.scoring import logits_bytes
 from espalier.memory.shapes import ModelShape
@@ -18,8 +18,6 @@ from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.objective import Target
 from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.recipe.steps.structure import DepthFields
-
-Device = Literal["cpu", "cuda"]
 
 WITHOUT_MODEL: Final = frozenset({"resolving", "fetching", "exporting", "uploading", "publishing"})
 """Phases that move files: they hold no part of a model worth counting."""
@@ -193,6 +191,7 @@ def estimate(
     shape: ModelShape,
     spec: CompressionSpec,
     *,
+    device: Device,
     itemsize: int,
     text_bytes: int,
     process: int = LIBRARIES_BYTES,
@@ -223,7 +222,7 @@ def estimate(
         window=_window(shape, spec.reconstruct, tokens, length, itemsize) if spec.reconstruct else (0, 0),
         streams=STREAMS if spec.reconstruct else 1,
         training=training.resident_bytes(retrain, shape, itemsize=itemsize) if retrain else 0,
-        training_batches=training.batches(retrain, shape, itemsize=itemsize) if retrain else (),
+        training_batches=training.batches(retrain, shape, device=device, itemsize=itemsize) if retrain else (),
         checkpoint=training.checkpoint_bytes(retrain, shape) if retrain else 0,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from espalier.memory.constants import FLOAT_BYTES, OPTIMIZED_BYTES
+from espalier.memory.constants import FLOAT_BYTES, OPTIMIZED_BYTES, Device
 from espalier.memory.shapes import ModelShape
 from espalier.recipe.steps.retrain import Retrain
 
@@ -19,6 +19,11 @@ LOGITS_COPIES: Final = 4
 """Of the logits of a batch, in float32: themselves, their logarithms, and the gradients of both."""
 TEACHER_LOGITS_COPIES: Final = 3
 """And beside a teacher: its logits, their logarithms, and what the two are multiplied to."""
+CHUNK_BYTES: Final = 128 * 2**20
+"""Of logits as float32: on a GPU those of a batch that are more are made in chunks of so many, in forward and backward
+pass alike. All that is made of a chunk stays below 1 GB: `CHUNK_COPIES` of it."""
+CHUNK_COPIES: Final = 7
+"""Of the logits of a chunk, as float32: themselves, their logarithms and gradients, and the teacher's."""
 RECOMPUTE_FRACTION: Final = 0.25
 """Of free memory: activations that take more are computed again rather than kept (`gradient_checkpointing: auto`)."""
 
@@ -66,19 +71,35 @@ def recomputes(
     return kept > RECOMPUTE_FRACTION * free_bytes
 
 
-def batches(retrain: Retrain, shape: ModelShape, *, itemsize: int) -> tuple[tuple[int, int], ...]:
+def chunk_tokens(vocabulary: int) -> int:
+    """Return how many tokens a chunk of logits has."""
+    return max(1, CHUNK_BYTES // (FLOAT_BYTES * vocabulary))
+
+
+def in_chunks(tokens: int, vocabulary: int) -> bool:
+    """Tell whether the logits of a batch are too many to be made at once on a GPU."""
+    return tokens * vocabulary * FLOAT_BYTES > CHUNK_BYTES
+
+
+def batches(retrain: Retrain, shape: ModelShape, *, device: Device, itemsize: int) -> tuple[tuple[int, int], ...]:
     """Return (windows, bytes) of the batch of a recipe, and of its halves down to a single window."""
     length = retrain.sequence_length or shape.default_length
     sizes = [retrain.batch_size]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
-    return tuple((size, batch_bytes(retrain, shape, windows=size, length=length, itemsize=itemsize)) for size in sizes)
+    return tuple(
+        (size, batch_bytes(retrain, shape, windows=size, length=length, device=device, itemsize=itemsize))
+        for size in sizes
+    )
 
 
-def batch_bytes(retrain: Retrain, shape: ModelShape, *, windows: int, length: int, itemsize: int) -> int:
-    """Return the least that a batch takes beside what stays: its activations, and its logits with their gradients.
+def batch_bytes(
+    retrain: Retrain, shape: ModelShape, *, windows: int, length: int, device: Device, itemsize: int
+) -> int:
+    """Return the least that a step takes beside what stays: activations, and logits with their gradients.
 
-    Where activations may be computed again, only what enters every block is kept, and those of the block at hand.
+    Where activations may be computed again, only what enters every block is kept, and those of the block at hand. On a
+    GPU autocast keeps a copy of what moves in the compute dtype, and AdamW takes one of it in float32 for a moment.
     """
     tokens = windows * length
     kept = activation_bytes(shape, tokens=tokens, itemsize=itemsize)
@@ -86,4 +107,11 @@ def batch_bytes(retrain: Retrain, shape: ModelShape, *, windows: int, length: in
         largest = max((sum(each.edges for each in block.maps) for block in shape.kinds), default=0)
         kept = min(kept, tokens * itemsize * (shape.num_blocks * shape.width + largest))
     copies = LOGITS_COPIES + TEACHER_LOGITS_COPIES * (retrain.loss != "cross_entropy")
-    return kept + copies * FLOAT_BYTES * shape.vocabulary * tokens
+    logits = FLOAT_BYTES * shape.vocabulary * tokens
+    if device == "cpu":
+        return kept + copies * logits
+    if in_chunks(tokens, shape.vocabulary):  # beside them, what enters the head and its gradient
+        logits, kept = CHUNK_BYTES, kept + 2 * tokens * shape.width * itemsize
+        copies = CHUNK_COPIES
+    moving = trained_numbers(retrain, shape)
+    return max(kept + copies * logits + itemsize * moving, FLOAT_BYTES * moving)

@@ -126,6 +126,7 @@ def measured(session: Session) -> MemoryEstimate:
     return estimate(
         session.streamed.shape,
         session.request.spec,
+        device="cuda" if numerics.is_accelerator(session.device) else "cpu",
         itemsize=session.compute_dtype.itemsize,
         text_bytes=max((Path(path).stat().st_size for path in session.request.datasets.values()), default=0),
         process=psutil.Process().memory_info().rss,

@@ -12,9 +12,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from espalier.memory.training import in_chunks
 from espalier.model.layout import find_stack
+from espalier.model.numerics import is_accelerator
 from espalier.model.streamed import unwrap
 from espalier.recipe.steps.retrain import Distilled
+from espalier.training.chunked_losses import (
+    Body,
+    ChunkLoss,
+    both_sum,
+    cross_entropy_sum,
+    divergence_sum,
+    mean_in_chunks,
+    vocabulary_of,
+)
 
 Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """(model, tokens (B, T)) -> a number."""
@@ -47,7 +58,14 @@ def feature_error(student_BTD: torch.Tensor, teacher_BTD: torch.Tensor) -> torch
 def language_loss(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     """Compute the mean cross entropy of the next token."""
     tokens_BT = tokens_BT.to(next(model.parameters()).device)
+    if _in_chunks(model, tokens_BT):
+        return mean_in_chunks(cross_entropy_sum, Body(model, tokens_BT), tokens_BT)
     return cross_entropy(logits_of(model, tokens_BT), tokens_BT)
+
+
+def _in_chunks(model: nn.Module, tokens_BT: torch.Tensor) -> bool:
+    """Tell whether the logits of a batch are made chunk by chunk: those of a GPU, where they are many."""
+    return is_accelerator(tokens_BT.device) and in_chunks(tokens_BT.numel(), vocabulary_of(model))
 
 
 class Distillation:
@@ -71,17 +89,30 @@ class Distillation:
     def __call__(self, model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
         """The loss of a model on a batch."""
         tokens_BT = tokens_BT.to(next(model.parameters()).device)
+        chunks = _in_chunks(model, tokens_BT)
         if self._kind == "kl":
+            if chunks:
+                with torch.no_grad(), self._autocast:
+                    teacher = Body(self._teacher, tokens_BT)
+                return self._chunked(divergence_sum, Body(model, tokens_BT), teacher, tokens_BT)
             with torch.no_grad(), self._autocast:
                 teacher_BTV = logits_of(self._teacher, tokens_BT)
             return divergence(logits_of(model, tokens_BT), teacher_BTV)
+        predictions = Body if chunks else logits_of
         with torch.no_grad(), self._autocast, hidden_states(self._teacher) as wanted:
-            teacher_BTV = logits_of(self._teacher, tokens_BT)
+            taught = predictions(self._teacher, tokens_BT)
         with hidden_states(model) as reached:
-            logits_BTV = logits_of(model, tokens_BT)
+            given = predictions(model, tokens_BT)
         errors = [feature_error(*pair) for pair in zip(reached, wanted, strict=True)]
-        text = cross_entropy(logits_BTV, tokens_BT)
-        return text + divergence(logits_BTV, teacher_BTV) + torch.stack(errors).mean()
+        if isinstance(given, Body) and isinstance(taught, Body):
+            return self._chunked(both_sum, given, taught, tokens_BT) + torch.stack(errors).mean()
+        assert isinstance(given, torch.Tensor)
+        assert isinstance(taught, torch.Tensor)
+        text = cross_entropy(given, tokens_BT)
+        return text + divergence(given, taught) + torch.stack(errors).mean()
+
+    def _chunked(self, loss: ChunkLoss, body: Body, teacher: Body, tokens_BT: torch.Tensor) -> torch.Tensor:
+        return mean_in_chunks(loss, body, tokens_BT, teacher=teacher, autocast=self._autocast)
 
 
 @contextmanager

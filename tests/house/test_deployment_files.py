@@ -112,7 +112,7 @@ def test_the_example_filled_in_starts_production_everywhere(service: str, monkey
     assert settings.s3_endpoint_url == "http://s3:9000"
     command = COMPOSE["services"][service]["command"]
     if command[0] == "worker" and "gpu" not in COMPOSE["services"][service].get("profiles", []):
-        assert command[-1] in {each.name for each in settings.classes}
+        assert _class_of(service) in {each.name for each in settings.classes}
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -133,8 +133,36 @@ def test_the_example_has_every_variable_that_compose_reads() -> None:
     assert set(re.findall(r"\$\{(\w+)", text)) <= variables
     gpu = re.search(r"^#ESPALIER_WORKER_CLASSES=(.+)$", example, re.MULTILINE)
     assert gpu
-    workers = {COMPOSE["services"][name]["command"][-1] for name in OURS if name.startswith("worker")}
+    workers = {_class_of(name) for name in OURS if name.startswith("worker")}
     assert workers == {each.name for each in parse_classes(gpu[1])}
+
+
+def _class_of(service: str) -> str:
+    command = COMPOSE["services"][service]["command"]
+    return str(command[command.index("--worker-class") + 1])
+
+
+def test_a_container_with_gpus_has_a_worker_for_each_and_what_they_take() -> None:
+    service = COMPOSE["services"]["worker-gpu"]
+    assert service["command"][1:3] == ["--gpus", "auto"]
+    assert (service["shm_size"], service["ulimits"]["memlock"]) == ("8g", {"soft": -1, "hard": -1})
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], _filled(device["count"], {})) == ("nvidia", "all")
+    assert service["healthcheck"]["test"][-2:] == ["worker", "--gpu"]
+    verb = typer.main.get_command(app).commands["worker"]  # type: ignore[attr-defined]
+    options = {option for parameter in verb.params for option in parameter.opts}
+    assert {word for word in service["command"] if word.startswith("--")} <= options
+
+
+def test_the_worker_image_names_its_cuda_and_takes_no_gpu_that_it_is_not_given() -> None:
+    lines = (ROOT / "docker/worker.Dockerfile").read_text()
+    assert 'ARG CUDA="13"' in lines
+    assert "LABEL espalier.cuda=$CUDA" in lines
+    assert "NVIDIA_VISIBLE_DEVICES=void NVIDIA_DRIVER_CAPABILITIES=compute,utility" in lines
+    arguments = COMPOSE["services"]["worker-gpu"]["build"]["args"]
+    assert {name: _filled(value, {}) for name, value in arguments.items()} == {"TORCH_INDEX_URL": "", "CUDA": "13"}
+    assert "580" in lines
+    assert "580" in (ROOT / "docs/operations.md").read_text(), "the driver that CUDA 13 takes"
 
 
 def test_images_are_pinned_and_ours_have_the_version() -> None:

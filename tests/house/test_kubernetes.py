@@ -159,8 +159,8 @@ def test_every_pod_is_bounded_and_no_root() -> None:
         assert pod["securityContext"]["runAsNonRoot"] is True
         (container,) = pod["containers"]
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
-        assert "memory" in container["resources"]["limits"]
+        assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"]["requests"].keys()
+        assert {"memory", "ephemeral-storage"} <= container["resources"]["limits"].keys()
         volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
         assert all(volume["emptyDir"].get("sizeLimit") for volume in volumes.values() if "emptyDir" in volume)
         if container["args"][0] == "worker":
@@ -186,7 +186,21 @@ def _templates(value: Any) -> Iterator[dict[str, Any]]:
 def test_the_probe_of_each_role_is_for_that_role() -> None:
     for container in _containers(_of_kind("Deployment")):
         if "exec" in container["livenessProbe"]:
-            assert container["livenessProbe"]["exec"]["command"][-2:] == ["app.services.liveness", container["args"][0]]
+            command = container["livenessProbe"]["exec"]["command"]
+            gpu = ["--gpu"] if "nvidia.com/gpu" in container["resources"]["limits"] else []
+            assert command[3:] == ["app.services.liveness", container["args"][0], *gpu]
+
+
+def test_pods_with_a_gpu_have_its_runtime_and_shared_memory() -> None:
+    pods = [pod for pod in _pods(DOCUMENTS) if "nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]]
+    assert len(pods) == 2
+    for pod in pods:
+        (container,) = pod["containers"]
+        assert pod["runtimeClassName"] == "nvidia"
+        assert container["args"][container["args"].index("--gpus") + 1] in {"auto", "1"}
+        shm = next(volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "shm")
+        assert shm == {"medium": "Memory", "sizeLimit": "8Gi"}
+        assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
 
 
 def _secret() -> dict[str, str]:

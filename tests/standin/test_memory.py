@@ -8,16 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from espalier.errors import InsufficientMemoryError
+from espalier.memory import training
+from espalier.memory.training import CHUNK_BYTES, CHUNK_COPIES
 from espalier.model import numerics
+from espalier.recipe.steps.retrain import Distilled
+from espalier.training.losses import Distillation, language_loss
 from tests.fixtures.library.jobs import write_texts
-from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.fixtures.library.tiny_models import VOCABULARY, write_tiny_model
 from tests.standin.backend import watching
 from tests.standin.card import CARD, Card
 from tests.standin.runs import Run, run_on_card
 from tests.standin.tensors import DEVICE
 
+GIGABYTE = 10**9
 RATIO = 8
 """Bytes of a model in the compute dtype, of those of the card: a model of 640 GB on one of 80 GB."""
 
@@ -87,6 +94,49 @@ def test_a_retraining_that_cannot_fit_is_refused_before_anything_is_measured(tmp
         _run(tmp_path, texts, blocks=52, width=192, retrain={"trainable": ["norms"], "steps": 1})
     assert refusal.value.class_ == "gpu_oom"
     assert "batch_size" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("cross_entropy", marks=pytest.mark.deep), pytest.param("kl", marks=pytest.mark.deep), "squarehead"],
+)
+def test_the_logits_of_a_large_vocabulary_stay_below_a_gigabyte(kind: str, card: Card) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = LlamaConfig(vocab_size=256_000, **sizes, num_key_value_heads=1, tie_word_embeddings=False)
+    models = []
+    for _ in range(1 + (kind != "cross_entropy")):
+        with torch.device("cpu"):
+            models.append(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().to(DEVICE))
+    model, *teachers = models
+    model.requires_grad_(False).model.norm.weight.requires_grad_(True)
+    tokens_BT = torch.arange(200)[None]
+    cast = torch.autocast(DEVICE.type, dtype=torch.bfloat16)
+    distilled: Distilled = "kl" if kind == "kl" else "squarehead"
+    loss = language_loss if kind == "cross_entropy" else Distillation(distilled, *teachers, autocast=cast)
+    before = card.live
+    with card.account() as books, cast, sdpa_kernel(SDPBackend.MATH):
+        value = loss(model, tokens_BT)
+        with torch.autocast(DEVICE.type, enabled=False):
+            torch.autograd.backward(value)
+    print(f"{kind}: {(books.peak - before) / CHUNK_BYTES:.2f} of {CHUNK_COPIES} copies of a chunk")  # noqa: T201
+    assert books.peak - before < GIGABYTE
+    assert books.peak - before <= CHUNK_COPIES * CHUNK_BYTES, "what the estimate of memory counts"
+    assert model.model.norm.weight.grad is not None
+    assert float(value.detach()) > 0
+
+
+@pytest.mark.deep
+def test_a_retraining_in_chunks_and_parts_ends_where_the_plain_one_does(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    retrain = {"steps": 3, "batch_size": 2, "rank": 2, "sequence_length": 32, "learning_rate": 0.01, "loss": "kl"}
+    losses = []
+    for name, chunk in (("plain", training.CHUNK_BYTES), ("chunked", 7 * VOCABULARY * 4)):
+        monkeypatch.setattr(training, "CHUNK_BYTES", chunk)
+        run = run_on_card(tmp_path / name, model, texts, retrain=retrain, compute_dtype="float32")
+        losses.append(run.report["protocol"]["retraining"]["validation_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_free_memory_counts_what_the_allocator_keeps(card: Card) -> None:

@@ -95,7 +95,8 @@ def fit(
     worker_class: WorkerClass, spec: CompressionSpec, facts: ModelFacts, *, device: Device, operations: float = 0.0
 ) -> ClassFit:
     """Return how a job fits into a worker class that computes on `device`; its texts are left out."""
-    needed = estimate(facts.shape, spec, itemsize=itemsize_of(spec.compute_dtype, device=device), text_bytes=0)
+    itemsize = itemsize_of(spec.compute_dtype, device=device)
+    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, text_bytes=0)
     budget = budget_of(worker_class, device)
     decision = decide(needed, spec, device=device, budget=budget)
     peak = needed.largest_peak(spec, device=device, by_blocks=decision.by_blocks, micro_batch=decision.micro_batch)

@@ -50,7 +50,11 @@ def require(
         return
     device = device_of(session, worker_class, now=now) or "cuda"
     parts = estimate(
-        facts.shape, spec, itemsize=itemsize_of(spec.compute_dtype, device=device), text_bytes=text_bytes(session, spec)
+        facts.shape,
+        spec,
+        device=device,
+        itemsize=itemsize_of(spec.compute_dtype, device=device),
+        text_bytes=text_bytes(session, spec),
     )
     needed, what, _ = max(parts.required_on_host(spec, device=device))
     if needed > limit:
@@ -134,7 +138,8 @@ def outlook(
     limit = limits.max_device_memory_bytes if device == "cuda" else limits.max_host_memory_bytes
     budget = min(usable_bytes(memory) if device == "cuda" else memory, limit or float("inf"))
     itemsize = itemsize_of(spec.compute_dtype, device=device)
-    needed = estimate(facts.shape, spec, itemsize=itemsize, text_bytes=text_bytes(session, spec))
+    size = text_bytes(session, spec)
+    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, text_bytes=size)
     return Outlook(device, needed, budget, decide(needed, spec, device=device, budget=budget))
 
 

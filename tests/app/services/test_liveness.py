@@ -43,6 +43,23 @@ def test_a_worker_is_known_by_its_host_and_when_it_was_seen(settings: Settings, 
     assert is_alive(settings, "worker", "pod-1")
 
 
+def test_a_host_lives_while_one_of_its_gpus_answers_or_was_lost_a_while_ago(settings: Settings, rows: Database) -> None:
+    with rows.unit_of_work() as session:
+        for name in ("wrk_a", "wrk_b"):
+            leases.register(
+                session,
+                leases.WorkerIdentity(
+                    id=name, worker_class="gpu", host="pod-1", pid=1, device="cuda", engine_version="2", memory_bytes=1
+                ),
+            )
+    for lost, minutes, alive in ((["wrk_a"], 60, True), (["wrk_b"], 10, True), (["wrk_b"], 16, False)):
+        with rows.unit_of_work() as session:
+            for name in lost:
+                session.get_one(Worker, name).device_lost_at = clock(session) - timedelta(minutes=minutes)
+        assert is_alive(settings, "worker", "pod-1", gpu=True) == alive
+        assert is_alive(settings, "worker", "pod-1")
+
+
 def test_a_reconciler_lives_while_one_of_them_sweeps(settings: Settings, rows: Database) -> None:
     assert not is_alive(settings, "reconciler", "any")
     with rows.unit_of_work() as session:

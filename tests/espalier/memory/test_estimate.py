@@ -48,7 +48,9 @@ def test_headers_tell_what_the_model_itself_tells(family: str, tied: bool, tmp_p
             job = local_job(tmp_path / name, model, texts, **fields, compute_dtype=dtype)
             counted = limits.measured(Session(job.request(), lambda _: None))
             size = max(Path(path).stat().st_size for path in job.texts.values()) if job.texts else 0
-            estimated = estimate(facts.shape, job.spec, itemsize=itemsize_of(dtype, device="cpu"), text_bytes=size)
+            estimated = estimate(
+                facts.shape, job.spec, device="cpu", itemsize=itemsize_of(dtype, device="cpu"), text_bytes=size
+            )
             assert replace(counted, process=estimated.process) == estimated, (name, dtype)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from espalier.memory import training
+from espalier.memory import Device, training
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.recipe.steps.retrain import Retrain
 
@@ -58,12 +58,32 @@ def test_a_batch_takes_its_activations_and_its_logits(
 ) -> None:
     retrain = Retrain.model_validate({"batch_size": 2, "gradient_checkpointing": checkpointing, "loss": loss})
     expected = 2 * 100 * (2 * kept + copies * 4 * 32_000)
-    assert training.batch_bytes(retrain, SHAPE, windows=2, length=100, itemsize=2) == expected
+    assert training.batch_bytes(retrain, SHAPE, windows=2, length=100, device="cpu", itemsize=2) == expected
+
+
+def test_on_a_card_logits_beyond_a_chunk_take_no_more_than_a_chunk_of_them() -> None:
+    retrain = Retrain.model_validate({"trainable": ["norms"], "batch_size": 8, "gradient_checkpointing": False})
+
+    def logits(windows: int, device: Device) -> int:
+        kept = 32 * 78_080 * windows * 100 * 2
+        return training.batch_bytes(retrain, SHAPE, windows=windows, length=100, device=device, itemsize=2) - kept
+
+    # 100 x 32,000 numbers are 12.8 MB, 10.5 of which make a chunk.
+    assert logits(8, "cuda") == logits(8, "cpu") == 4 * 4 * 32_000 * 800
+    entering = 2 * 1100 * 4096 * 2
+    assert logits(11, "cuda") == 7 * 128 * 2**20 + entering < 10**9
+    assert training.chunk_tokens(256_000) == 131
+
+
+def test_on_a_card_what_moves_is_cast_and_what_adamw_makes_of_it_counts() -> None:
+    retrain = Retrain.model_validate({"method": "full", "batch_size": 1})
+    held = training.batch_bytes(retrain, SHAPE, windows=1, length=100, device="cuda", itemsize=2)
+    assert held == 4 * PARAMETERS, "the roots of the second moments, after the copies of the weights are gone"
 
 
 def test_a_batch_is_halved_down_to_a_single_window() -> None:
     retrain = Retrain.model_validate({"batch_size": 6, "sequence_length": 100})
-    batches = training.batches(retrain, SHAPE, itemsize=2)
+    batches = training.batches(retrain, SHAPE, device="cpu", itemsize=2)
     assert [windows for windows, _ in batches] == [6, 3, 2, 1]
     assert batches[0][1] == 6 * batches[-1][1]
 

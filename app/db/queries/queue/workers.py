@@ -61,9 +61,15 @@ def project_of(session: Session, job_ids: list[str]) -> dict[str, str]:
     return {row.id: row.project_id for row in rows}
 
 
-def last_seen(session: Session, host: str) -> datetime | None:
-    """Return when the newest worker of a host was last seen; None if never."""
-    return session.scalar(select(func.max(Worker.seen_at)).where(Worker.host == host))
+def last_seen(session: Session, host: str, *, lost_after: datetime | None = None) -> datetime | None:
+    """Return when the newest worker of a host was last seen; None if never.
+
+    With `lost_after`, of those whose GPU answers or was lost after that time.
+    """
+    query = select(func.max(Worker.seen_at)).where(Worker.host == host)
+    if lost_after is not None:
+        query = query.where(or_(Worker.device_lost_at.is_(None), Worker.device_lost_at > lost_after))
+    return session.scalar(query)
 
 
 def forget(session: Session, *, unseen_since: datetime) -> None:
