@@ -19,7 +19,7 @@ from espalier.stream.hidden_states import HiddenStates
 
 WINDOWS: Final = 2
 LENGTH: Final = 64
-TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.03}
+TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.01}
 """Of the logits of one token, relative to their norm: maps are added up in another order where experts were stacked."""
 HEADROOM: Final = 1.2
 """Of the whole model's bytes, what has to be free."""

@@ -93,15 +93,19 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_compute_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of forward passes: `auto` is bfloat16 on a GPU that computes in it, float32 elsewhere.
+def pick_compute_dtype(name: str, device: torch.device, *, float16: bool = False) -> torch.dtype:
+    """Return the dtype of forward passes: `auto` is bfloat16 on a GPU that computes in it, float32 on a CPU.
 
-    Older GPUs emulate bfloat16, slower than float32; float16 would overflow in models that were trained in bfloat16.
+    GPUs before Ampere (T4, V100) emulate bfloat16, slower than float32. They compute in float16 where the caller allows
+    it: models that were trained in bfloat16 overflow in it, and small gradients vanish.
     """
-    if name == "auto":
-        halves = is_accelerator(device) and _of(device).is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if halves else torch.float32
-    return NAMES[name]
+    if name != "auto":
+        return NAMES[name]
+    if not is_accelerator(device):
+        return torch.float32
+    if _of(device).is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16 if float16 else torch.float32
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -12,7 +12,7 @@ from espalier.messages import ComputeRequest
 from espalier.model import numerics
 from espalier.model.lm_eval_tasks import Tasks
 from espalier.model.streamed import StreamedModel
-from espalier.model.weights import Weights, output_cast
+from espalier.model.weights import Weights, main_dtype, output_cast
 from espalier.recipe.base import fingerprint
 from espalier.recipe.steps.dataset import Calibration, Dataset
 from espalier.recipe.steps.evaluate import Perplexity
@@ -34,10 +34,13 @@ class Session:
         self.model_dir = self.source_dir
         """The folder of the config and the dense weights: another one once whole parts are removed."""
         self.device = numerics.pick_device(request.device)
-        self.compute_dtype = numerics.pick_compute_dtype(request.spec.compute_dtype, self.device)
-
         self.source = self.dense = Weights(self.source_dir)
         """The source as it is; and what phases take for dense, which is smaller once whole parts are gone."""
+        self.compute_dtype = numerics.pick_compute_dtype(
+            request.spec.compute_dtype,
+            self.device,
+            float16=request.spec.retrain is None and main_dtype(self.source) == torch.float16,
+        )
         self.weights = Weights(self.source_dir, dtype=output_cast(self.dense, request.spec.output.dtype))
         """The result so far, in the dtype that the artifact will have."""
         self.before_pruning = self.weights

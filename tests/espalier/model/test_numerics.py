@@ -35,13 +35,17 @@ def test_determinism_fills_no_fresh_memory() -> None:
         switch.fill_uninitialized_memory = filling
 
 
-@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize(
+    ("native", "float16", "dtype"),
+    [(True, True, torch.bfloat16), (False, True, torch.float16), (False, False, torch.float32)],
+)
 def test_a_gpu_computes_in_bfloat16_where_it_does_not_emulate_it(
-    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    native: bool, float16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
-    assert numerics.pick_compute_dtype("auto", torch.device("cuda")) == dtype
-    assert numerics.pick_compute_dtype("auto", torch.device("cpu")) == torch.float32
+    assert numerics.pick_compute_dtype("auto", torch.device("cuda"), float16=float16) == dtype
+    assert numerics.pick_compute_dtype("auto", torch.device("cpu"), float16=float16) == torch.float32
+    assert numerics.pick_compute_dtype("bfloat16", torch.device("cuda"), float16=float16) == torch.bfloat16
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
