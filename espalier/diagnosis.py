@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +62,31 @@ _KINDS: Final = (
 """Each may go well at another attempt."""
 
 
+LESS_MEMORY: Final[Mapping[str, str]] = {
+    "baseline": "Leave out `evaluate.tasks`, or use shorter windows of `evaluate.perplexity`.",
+    "calibrating": "Use fewer or shorter calibration samples, or a method without Gram matrices.",
+    "pruning": "Use fewer or shorter calibration samples, or a method without Gram matrices.",
+    "reconstructing": "Use reconstruct.window `submodule` or `matrix`, or a smaller reconstruct.batch_size.",
+    "retraining": "Use a smaller retrain.batch_size (`accumulate` makes up for it), or no teacher.",
+    "evaluating": "Leave out `divergence`, `tasks` or `latency` of `evaluate`, or use shorter windows of `perplexity`.",
+}
+"""Phase -> what takes less memory in it."""
+_SIZES: Final = {
+    "asked for": re.compile(r"Tried to allocate ([\d.]+ \w+)"),
+    "allocated": re.compile(r"([\d.]+ \w+) is allocated by PyTorch"),
+    "reserved beside": re.compile(r"([\d.]+ \w+) is reserved by PyTorch"),
+    "in all": re.compile(r"total capacity of ([\d.]+ \w+)"),
+}
+"""What torch tells of a full GPU."""
+
+
+def _with_sizes(info: ErrorInfo, text: str) -> ErrorInfo:
+    """Keep the sizes that torch tells, and name what takes less in the phase."""
+    sizes = [f"{match[1]} {what}" for what, pattern in _SIZES.items() if (match := pattern.search(text))]
+    message = f"{info.message.removesuffix('.')}: {', '.join(sizes)}." if sizes else info.message
+    return info.model_copy(update={"message": message, "hint": LESS_MEMORY.get(info.phase or "", info.hint)})
+
+
 def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
     """Return the error's class, whether to retry, and a hint.
 
@@ -69,10 +95,12 @@ def classify(error: BaseException, *, phase: Phase | None) -> ErrorInfo:
     if isinstance(error, EngineError):
         return ErrorInfo.of(error, phase)
     if fault := numerics.fault_of(error):
-        return ErrorInfo.of_device(fault, phase)
+        info = ErrorInfo.of_device(fault, phase)
+        return info if fault.class_ != "gpu_oom" else _with_sizes(info, str(error))
     for kind in _KINDS:
         if kind.fits(error):
-            return ErrorInfo(class_=kind.class_, retryable=True, phase=phase, hint=kind.hint, message=kind.message)
+            hint = LESS_MEMORY.get(phase or "", kind.hint) if kind.class_ == "host_oom" else kind.hint
+            return ErrorInfo(class_=kind.class_, retryable=True, phase=phase, hint=hint, message=kind.message)
     return ErrorInfo(
         class_="internal",
         retryable=False,

@@ -66,6 +66,10 @@ class ComputeRequest(Message):
     device: DeviceChoice = "auto"
     max_host_memory_bytes: int | None = None
     max_device_memory_bytes: int | None = None
+    ran_out: dict[Phase, int] = {}
+    """How often memory ran out in a phase of earlier attempts: this one takes less there."""
+    ran_out_on_host: bool = False
+    """Whether any of it was the host's."""
 
 
 class PhaseStarted(Message):

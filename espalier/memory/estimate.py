@@ -98,7 +98,7 @@ class MemoryEstimate:
         if spec.reconstruct is not None and spec.reconstruct.window != "auto":  # `auto` takes a window that fits
             more = self.window[1] + (self.window[0] if cpu else 0)
             yield Need(self.process + more, "fitting a window", "/spec/reconstruct/window")
-        for need in self._required_whole(spec):
+        for need in self.required_whole(spec):
             more = minimum if need.pointer == "/spec/prune" else self.process
             yield need._replace(bytes=more + need.bytes)
 
@@ -110,9 +110,9 @@ class MemoryEstimate:
             yield Need(self.training + batch, "retraining, which holds the whole model", "/spec/retrain")
         if spec.reconstruct is not None and spec.reconstruct.window != "auto":
             yield Need(self.window[0], "fitting a window", "/spec/reconstruct/window")
-        yield from self._required_whole(spec)
+        yield from self.required_whole(spec)
 
-    def _required_whole(self, spec: CompressionSpec) -> Iterator[Need]:
+    def required_whole(self, spec: CompressionSpec) -> Iterator[Need]:
         """Yield what is asked for that nothing but a whole model answers; latency is left out where there is none."""
         if _measures_losses_without_blocks(spec):
             yield Need(self.model, "removing whole parts by this method, which holds the whole model", "/spec/prune")

@@ -54,6 +54,8 @@ class FitPlan:
     """The same for every tensor; None searches the grid."""
     seed: int
     loss: FitLoss = "mse"
+    micro_batch: int | None = None
+    """Windows of a batch that go through at once; None: all. The step is the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Fitter:
     @torch.no_grad()
     def error(self) -> float:
         """Compute the loss over the held-out windows."""
-        parts = [self.loss(chosen) * len(chosen) for chosen in torch.split(self.held_out, self.plan.batch_size)]
+        size = self.plan.micro_batch or self.plan.batch_size
+        parts = [self.loss(chosen) * len(chosen) for chosen in torch.split(self.held_out, size)]
         return float(torch.stack(parts).sum()) / len(self.held_out)
 
     def descend(self, rate: float, *, steps: int) -> Iterator[None]:
@@ -113,11 +116,12 @@ class Fitter:
             yield
 
     def _move(self, optimizer: torch.optim.Optimizer, chosen: torch.Tensor) -> bool:
-        loss = self.loss(chosen)
-        if not math.isfinite(loss.item()):
-            return False
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        for part in torch.split(chosen, self.plan.micro_batch or len(chosen)):
+            loss = self.loss(part)
+            if not math.isfinite(loss.item()):
+                return False
+            (loss * (len(part) / len(chosen))).backward()  # type: ignore[no-untyped-call]
         for item in self.moving:
             item.hold_gradient()
         optimizer.step()

@@ -31,6 +31,7 @@ def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
             path = session.reporter.checkpoint_path(phase.name, WINDOW, suffix=".json")
             path.write_text(json.dumps(kind))
             session.reporter.checkpoint(phase.name, WINDOW, path, {"window": kind})
+        kind = _smaller(session, kind, windows_NT, times=session.request.ran_out.get("reconstructing", 0))
     if kind == "matrix":
         _require_something_in_a_matrix(session, spec)
     session.results.protocol[phase.name] = session.results.protocol.get(phase.name, {}) | {
@@ -61,9 +62,19 @@ def _require_something_in_a_matrix(session: Session, spec: Reconstruct) -> None:
         )
 
 
+def _smaller(session: Session, kind: str, windows_NT: torch.Tensor, *, times: int) -> str:
+    """Return the kind so many times smaller, or the smallest that the model can be cut into."""
+    kinds = ("block", "submodule", "matrix")
+    return _cut_into(session, kinds[min(kinds.index(kind) + times, 2)], windows_NT) if times else kind
+
+
 def largest(session: Session, spec: Reconstruct, windows_NT: torch.Tensor) -> str:
     """Choose the largest kind that memory allows, of those that the model can be cut into."""
-    kind = by_memory(session, spec, windows_NT)
+    return _cut_into(session, by_memory(session, spec, windows_NT), windows_NT)
+
+
+def _cut_into(session: Session, kind: str, windows_NT: torch.Tensor) -> str:
+    """Return the kind that is nearest to one, of those that the model can be cut into."""
     # A matrix by itself cannot make up for parts that are gone, and an expert's does not read every token.
     by_matrix = session.kept is None and not any(matrix.routed for matrix in _pruned(session))
     if kind == "matrix" and not by_matrix:

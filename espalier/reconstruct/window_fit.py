@@ -117,6 +117,7 @@ class WindowFit:
         return FitPlan(
             epochs=spec.epochs,
             batch_size=spec.batch_size,
+            micro_batch=self.session.smaller_batch("reconstructing", spec.batch_size),
             validation_fraction=spec.validation_fraction,
             learning_rate=None if spec.learning_rate == "auto" else spec.learning_rate,
             seed=seed,

@@ -43,6 +43,8 @@ def check(session: Session) -> None:
         _decide_on_device(session, needed)
     if request.max_host_memory_bytes is not None:
         _check_host(session, needed, request.max_host_memory_bytes)
+    if request.ran_out:
+        _take_less(session, needed)
     if session.by_blocks:
         _warn_by_blocks(session)
 
@@ -52,7 +54,7 @@ def _decide_on_device(session: Session, needed: MemoryEstimate) -> None:
     free = numerics.free_bytes(session.device)
     there = int(usable_bytes(free))
     budget = there if limit is None else min(limit, there)
-    decision = decide(needed, spec, device="cuda", budget=budget)
+    decision = decide(needed, spec, device="cuda", budget=budget, halvings=_halvings(session))
     if limit is not None:
         _require(decision.lacking, limit, _ON_DEVICE)
     for need in decision.lacking:
@@ -61,7 +63,7 @@ def _decide_on_device(session: Session, needed: MemoryEstimate) -> None:
     session.micro_batch = decision.micro_batch
     if decision.states_on_device:
         session.states_in = session.device
-    if decision.micro_batch is not None:
+    if decision.micro_batch is not None and not _halvings(session):
         assert spec.retrain is not None
         session.reporter.warn(
             "batch_in_parts",
@@ -74,11 +76,12 @@ def _decide_on_host(session: Session, needed: MemoryEstimate) -> None:
     """Decide by what is free beside this process; what does not fit but for retraining may still be swapped."""
     free = numerics.free_bytes(session.device)
     there = needed.process + int(usable_bytes(free))
-    decision = decide(needed, session.request.spec, device="cpu", budget=there)
+    decision = decide(needed, session.request.spec, device="cpu", budget=there, halvings=_halvings(session))
     for need in decision.lacking:
         if need.pointer == "/spec/retrain":
             raise _does_not_fit(need, there, free, "host_oom")
     session.by_blocks |= decision.by_blocks
+    session.micro_batch = decision.micro_batch
 
 
 def _does_not_fit(need: Need, there: int, free: int, class_: str) -> InsufficientMemoryError:
@@ -86,6 +89,38 @@ def _does_not_fit(need: Need, there: int, free: int, class_: str) -> Insufficien
         f"{need.what} takes about {need.bytes} bytes, and a job may take {there} of the {free} that are free.",
         hint=need.way_out,
         class_="gpu_oom" if class_ == "gpu_oom" else "host_oom",
+    )
+
+
+def _halvings(session: Session) -> int:
+    return session.request.ran_out.get("retraining", 0)
+
+
+def _take_less(session: Session, needed: MemoryEstimate) -> None:
+    """Let an attempt that follows one without memory take less where it ran out, and say what."""
+    request, less = session.request, list[str]()
+    spec = request.spec
+    if request.ran_out.keys() - {"retraining"} and not any(needed.required_whole(spec)):
+        session.by_blocks = True
+        less.append("perplexity is measured block by block")
+    if request.ran_out_on_host and not isinstance(session.states_in, Path):
+        session.states_in = Path(request.workspace) / "hidden"
+        session.streamed.lean = not numerics.is_accelerator(session.device)
+        less.append("hidden states lie in a file")
+    elif session.states_in == session.device != numerics.CPU:
+        session.states_in = numerics.CPU
+        less.append("hidden states lie on the host")
+    if session.micro_batch is not None and _halvings(session):
+        less.append(f"retraining takes {session.micro_batch} windows of a batch at once")
+    if "reconstructing" in request.ran_out and spec.reconstruct is not None:
+        size = session.smaller_batch("reconstructing", spec.reconstruct.batch_size)
+        less.append(f"reconstruction takes {size} windows of a batch at once")
+        less += ["and a smaller window"] * (spec.reconstruct.window == "auto")
+    where = ", ".join(request.ran_out)
+    session.reporter.warn(
+        "smaller_attempt",
+        f"Memory ran out in {where}: {', '.join(less) or 'nothing is left that would take less'}. "
+        "Batches in parts make the same steps but for rounding.",
     )
 
 

@@ -14,6 +14,7 @@ from espalier.model.lm_eval_tasks import Tasks
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights, main_dtype, output_cast
 from espalier.recipe.base import fingerprint
+from espalier.recipe.phases import Phase
 from espalier.recipe.steps.dataset import Calibration, Dataset
 from espalier.recipe.steps.evaluate import Perplexity
 from espalier.recipe.steps.prune import PruneStep
@@ -61,6 +62,12 @@ class Session:
         self.results = Results()
         checkpoints = {(item.phase, item.name): item for item in request.checkpoints}
         self.reporter = Reporter(listener, self.results, self.workspace, checkpoints, self.device)
+
+    def smaller_batch(self, phase: Phase, windows: int) -> int:
+        """Return how many windows of a batch go through at once, halved for every time memory ran out in a phase."""
+        for _ in range(self.request.ran_out.get(phase, 0)):
+            windows = -(-windows // 2)
+        return windows
 
     @property
     def repetition(self) -> Repetition:

@@ -51,7 +51,7 @@ CLASSES: Final[dict[ErrorClass, tuple[str, str]]] = {
     ),
     "gpu_oom": (
         "The GPU's memory was full.",
-        "It is tried again; else take a smaller batch or shorter sequences, or a larger worker class.",
+        "It is tried again with less at once; else take shorter sequences or a larger worker class.",
     ),
     "device_lost": (
         "The GPU, or the way to it, is broken.",

@@ -10,6 +10,30 @@ from safetensors import SafetensorError
 
 from espalier.diagnosis import classify
 from espalier.errors import DatasetError, NumericalError, TargetsError
+from espalier.recipe.phases import Phase
+
+FULL = (
+    "CUDA out of memory. Tried to allocate 7.83 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.25 GiB is "
+    "free. Including non-PyTorch memory, this process has 77.84 GiB memory in use. Of the allocated memory 70.12 GiB "
+    "is allocated by PyTorch, and 6.95 GiB is reserved by PyTorch but unallocated. If reserved but unallocated memory "
+    "is large try setting PYTORCH_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
+)
+"""What torch 2.13 says of a full GPU."""
+
+
+@pytest.mark.parametrize(
+    ("phase", "advice"),
+    [("retraining", "batch_size"), ("reconstructing", "window"), ("pruning", "samples"), ("evaluating", "divergence")],
+)
+def test_a_full_gpu_keeps_its_sizes_and_names_what_takes_less_in_the_phase(phase: Phase, advice: str) -> None:
+    error = classify(torch.OutOfMemoryError(FULL), phase=phase)
+    assert error.message == (
+        "The device ran out of memory: 7.83 GiB asked for, 70.12 GiB allocated, 6.95 GiB reserved beside, "
+        "79.10 GiB in all."
+    )
+    assert advice in error.hint
+    assert classify(torch.OutOfMemoryError("CUDA out of memory"), phase=phase).message.endswith("ran out of memory.")
+    assert advice in classify(MemoryError(), phase=phase).hint
 
 
 @pytest.mark.parametrize(

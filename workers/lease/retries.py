@@ -27,16 +27,16 @@ class Retries(NamedTuple):
 
 _TRANSIENT: Final = Retries(5, 2.0)
 _FOR_GOOD: Final = Retries(0, 0.0)
-_MORE_ROOM: Final = Retries(1, 2.0)
-"""Once more, on a machine or at a moment with more room."""
+_SMALLER: Final = Retries(3, 2.0)
+"""Each of them takes less memory than the one before (`requests.ran_out`), or finds more room."""
 _HALF_AN_HOUR: Final = 12
 """Attempts that outlast a restart of a registry, with their pauses."""
 RETRIES: Final[Mapping[ErrorClass | Literal["machine_lost"], Retries]] = {
     MACHINE_LOST: Retries(_HALF_AN_HOUR, 0.5),
     "worker_lost": Retries(3, 0.5),
     "source_unreachable": Retries(_HALF_AN_HOUR, 5.0),
-    "gpu_oom": _MORE_ROOM,
-    "host_oom": _MORE_ROOM,
+    "gpu_oom": _SMALLER,
+    "host_oom": _SMALLER,
     "device_lost": _TRANSIENT,
     "disk_full": _TRANSIENT,
     "storage": _TRANSIENT,

@@ -44,7 +44,7 @@ from workers.processes.workspace import DiskQuota, Workspace
 from workers.supervisor import commit, publishing
 from workers.supervisor.checkpoints import CheckpointUploader, job_prefix, restore
 from workers.supervisor.recorder import Recorder
-from workers.supervisor.requests import compute_request, fetch_request
+from workers.supervisor.requests import compute_request, fetch_request, ran_out
 from workers.supervisor.reuse import Reuse
 from workers.supervisor.services import Services
 from workers.supervisor.supervise import Ended, Outcome, Watch, supervise
@@ -198,6 +198,7 @@ class _Attempt:
                 "member_trained": self._children.trained,
                 "spread": True,
                 "checkpoints": self._restore(),
+                **ran_out(self._services.database, self._job.id),
             }
         )
         self._recorder.take([Warned(code="member_left_out", text=text) for text in self._children.missing()])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
 from app.bodies.job import JobRequest
 from app.db.job import Job
+from app.db.queries.jobs.reads import attempt_errors
 from app.db.session import Database
 from app.services import uploads
 from app.services.admission.admit import systems_of, uploads_of
@@ -17,6 +19,7 @@ from espalier.messages import ComputeRequest
 from workers.messages import Fetched, FetchRequest, Resolved
 from workers.processes import machine
 
+_NO_MEMORY: Final = frozenset({"gpu_oom", "host_oom"})
 UPLOAD_URL_SECONDS: Final = 12 * 3600
 """Life of the URLs of an upload's parts: a fetcher may wait for another one that joins the same files."""
 
@@ -63,6 +66,15 @@ def compute_request(
         max_host_memory_bytes=job.limits.max_host_memory_bytes,
         max_device_memory_bytes=job.limits.max_device_memory_bytes,
     )
+
+
+def ran_out(database: Database, job_id: str) -> dict[str, Any]:
+    """Return the fields of a request that tell where earlier attempts of a job ran out of memory."""
+    with database.reading() as session:
+        errors = attempt_errors(session, job_id)
+    errors = [error for error in errors if error["class"] in _NO_MEMORY and error["retryable"]]
+    phases = Counter(error["phase"] for error in errors if error.get("phase"))
+    return {"ran_out": dict(phases), "ran_out_on_host": any(error["class"] == "host_oom" for error in errors)}
 
 
 def _uploads(database: Database, store: ObjectStore, project_id: str, request: JobRequest) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -53,6 +53,12 @@ def phases(session: Session, job_id: str) -> Sequence[PhaseRecord]:
     return session.scalars(
         select(PhaseRecord).where(PhaseRecord.job_id == job_id).order_by(PhaseRecord.started_at)
     ).all()
+
+
+def attempt_errors(session: Session, job_id: str) -> Sequence[dict[str, Any]]:
+    """Return the errors that attempts at a job ended with, in order."""
+    query = select(Attempt.error).where(Attempt.job_id == job_id, Attempt.finished_at.is_not(None))
+    return [error for error in session.scalars(query.order_by(Attempt.number)) if error is not None]
 
 
 def children(session: Session, project_id: str, job_id: str, *, limit: int) -> Sequence[Job]:
