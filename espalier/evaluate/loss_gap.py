@@ -12,6 +12,7 @@ from espalier.model.numerics import generator
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.session import Session
+from espalier.session.limits import states_of
 from espalier.session.reporter import PhaseRun
 from espalier.text.overlap import overlapping
 
@@ -66,7 +67,7 @@ def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *,
 def _losses(session: Session, streamed: StreamedModel, weights: Weights, windows_NT: torch.Tensor) -> torch.Tensor:
     """The loss of every window; the model is gone when the next one is loaded."""
     if session.by_blocks:
-        return window_losses_by_blocks(streamed, windows_NT, weights, states_in=session.states_in)
+        return window_losses_by_blocks(streamed, windows_NT, weights, states_in=states_of(session, windows_NT))
     with streamed.whole(weights) as model:
         return window_losses(model, windows_NT, device=streamed.device)
 

@@ -13,6 +13,7 @@ from espalier.evaluate.perplexity import perplexity, perplexity_by_blocks
 from espalier.model.numerics import dtype_name
 from espalier.model.weights import Weights
 from espalier.session import Session
+from espalier.session.limits import states_of
 from espalier.session.reporter import PhaseRun
 
 DIVERGENCE = {
@@ -69,7 +70,12 @@ def _by_blocks(session: Session, weights: Weights, phase: PhaseRun | None, *, de
     for item in session.request.spec.evaluate.perplexity:
         windows_NT = session.evaluation_windows(item)
         numbers[item.key] = perplexity_by_blocks(
-            session.streamed, windows_NT, weights, states_in=session.states_in, dense=dense, tick=_ticking(phase, done)
+            session.streamed,
+            windows_NT,
+            weights,
+            states_in=states_of(session, windows_NT),
+            dense=dense,
+            tick=_ticking(phase, done),
         )
         done += len(windows_NT)
     return numbers

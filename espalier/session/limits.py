@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
+import torch
 
 from espalier.errors import InsufficientMemoryError
 from espalier.memory import Device, MemoryEstimate, Need, decide, estimate, usable_bytes
@@ -143,6 +144,21 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     if max(minimum, needed.process + needed.samples + beside) + states > limit:
         session.states_in = Path(session.request.workspace) / "hidden"
     session.streamed.lean = computes
+
+
+def states_of(session: Session, windows_NT: torch.Tensor) -> Path | torch.device:
+    """Return where the hidden states of a measurement by blocks lie: with the job's, while memory holds them there.
+
+    Nobody knows before the texts are read how many windows they have.
+    """
+    shape, place = session.streamed.shape, session.states_in
+    size = windows_NT.numel() * shape.width * session.compute_dtype.itemsize
+    if place == session.device != numerics.CPU:
+        beside = measured(session).scored_by_blocks
+        place = place if beside + size <= usable_bytes(numerics.free_bytes(session.device)) else numerics.CPU
+    if place == numerics.CPU and size > usable_bytes(numerics.free_bytes(numerics.CPU)):
+        place = Path(session.request.workspace) / "hidden"
+    return place
 
 
 def _require(needs: Iterable[Need], limit: int, name: str) -> None:

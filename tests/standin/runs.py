@@ -28,9 +28,10 @@ class Run:
     """Phase -> what it cost; of a phase that ran more than once, its last time."""
 
 
-def run_on_card(folder: Path, model_dir: Path, texts: Path, **spec: Any) -> Run:
-    """Run all phases of a small job on the card; raises what the job raises."""
+def run_on_card(folder: Path, model_dir: Path, texts: Path, *, ran_out: Any = None, **spec: Any) -> Run:
+    """Run all phases of a small job on the card; raises what the job raises. `ran_out`: in attempts before."""
     job = local_job(folder, model_dir, texts, **spec)
+    request = job.request().model_copy(update={"ran_out": ran_out or {}})
     phases: dict[str, Books] = {}
 
     def hear(message: Message) -> None:
@@ -41,6 +42,6 @@ def run_on_card(folder: Path, model_dir: Path, texts: Path, **spec: Any) -> Run:
 
     # Attention in its parts: the fused kernels of the CPU take no tensor of another device.
     with watching(), sdpa_kernel(SDPBackend.MATH), patch("espalier.model.numerics.pick_device", lambda _: DEVICE):
-        done = pipeline.compute(Session(job.request(), hear))
+        done = pipeline.compute(Session(request, hear))
     assert isinstance(done, Done)
     return Run(job, done.report, phases)

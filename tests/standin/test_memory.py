@@ -139,6 +139,23 @@ def test_a_retraining_in_chunks_and_parts_ends_where_the_plain_one_does(
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+@pytest.mark.deep
+def test_an_attempt_after_one_that_ran_out_takes_less_of_the_card(tmp_path: Path, texts: Path) -> None:
+    model = write_tiny_model(tmp_path / "model", num_hidden_layers=4, hidden_size=64, intermediate_size=64)
+    retrain = {"steps": 2, "batch_size": 8, "rank": 2, "sequence_length": 32, "learning_rate": 0.01}
+    first, second = (
+        run_on_card(tmp_path / name, model, texts, ran_out=ran_out, retrain=retrain)
+        for name, ran_out in (("first", None), ("second", {"retraining": 2, "evaluating": 1}))
+    )
+    (text,) = [item["text"] for item in second.report["warnings"] if item["code"] == "smaller_attempt"]
+    assert "retraining takes 2 windows of a batch at once" in text
+    assert "perplexity is measured block by block" in text
+    for phase, share in (("retraining", 0.6), ("evaluating", 0.8)):
+        assert second.phases[phase].peak - CARD.live < share * (first.phases[phase].peak - CARD.live), phase
+    read = [run.report["protocol"]["retraining"]["tokens_read"] for run in (first, second)]
+    assert read[0] == read[1]
+
+
 def test_free_memory_counts_what_the_allocator_keeps(card: Card) -> None:
     with card.bounded(card.live + 10_000):
         kept = torch.zeros(1000, device=DEVICE)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from espalier import pipeline
 from espalier.diagnosis import classify
 from espalier.errors import InsufficientMemoryError
 from espalier.memory import MemoryEstimate
 from espalier.messages import Done, Message
+from espalier.model import numerics
 from espalier.model.numerics import CPU
 from espalier.session import Session, limits
 from tests.fixtures.library.jobs import LocalJob, local_job
@@ -81,6 +83,17 @@ def test_a_wide_limit_leaves_everything_in_memory(tmp_path: Path, texts: Path, l
     _, session = _attempt(local_job(tmp_path, llama, texts), max_host_memory_bytes=2**40)
     assert session.states_in == CPU
     assert not session.by_blocks
+
+
+def test_the_states_of_a_long_measurement_lie_where_there_is_memory_for_them(
+    tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = local_job(tmp_path, llama, texts).session()
+    windows_NT = torch.zeros(10, 32, dtype=torch.int64)
+    size = 10 * 32 * 32 * 4  # windows, tokens, numbers of a hidden state, bytes
+    for free, place in ((size * 10 // 9 + 2, numerics.CPU), (size * 10 // 9 - 2, tmp_path / "hidden")):
+        monkeypatch.setattr(numerics, "free_bytes", lambda _, free=free: free)
+        assert limits.states_of(session, windows_NT) == place
 
 
 def test_retraining_needs_the_whole_model(
