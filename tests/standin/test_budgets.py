@@ -1,0 +1,193 @@
+"""What a phase may cost on a card: how waits and bytes grow with model, text and steps, and how they do not.
+
+A job is run twice, the second time with twice as much of one thing, so that what is asserted is the order of growth and
+not a constant that a new version of torch or transformers moves. That a budget can be broken is planted and seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import torch
+
+from espalier.memory.pruning import ERROR_TOKENS
+from espalier.model import masks
+from espalier.stream.hidden_states import HiddenStates
+from tests.fixtures.library.jobs import write_texts
+from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.standin.runs import Run, run_on_card
+
+PER_MATRIX: Final = 8
+"""Waits for a matrix more, of a pruning without a solver: what is checked, what is reported, two copies to the host."""
+PER_STEP: Final = 2
+"""Waits for a step more of a training: its loss is looked at."""
+FIGURES: Final = 1024
+"""Bytes of the numbers that are reported, of a few matrices."""
+CROSSINGS: Final = 3
+"""Of a block's weights in `pruning`: to gather statistics, to be pruned, and to give the inputs of the next block."""
+WANDA: Final[dict[str, Any]] = {"method": "wanda", "sparsity": 0.5}
+PRUNED: Final[dict[str, dict[str, Any]]] = {
+    "wanda": WANDA,
+    "nm": {"method": "ria", "pattern": {"kind": "nm", "n": 2, "m": 4}},
+    "sparsegpt": {**WANDA, "update": {"kind": "sparsegpt"}},
+    "alps": {**WANDA, "update": {"kind": "alps", "iterations": 4, "refine": 1}},
+    "sparseswaps": {**WANDA, "optimizer": {"kind": "sparseswaps", "iterations": 4}},
+}
+LENGTH: Final = 32
+ENOUGH: Final = ERROR_TOKENS // LENGTH
+"""Windows; of more text no sample is kept."""
+WIDER: Final = {"hidden_size": 64, "intermediate_size": 128}
+
+RunJob = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
+    """A function that runs a job on the card; one that is asked for again is not run again."""
+    texts = write_texts(tmp_path_factory.mktemp("texts"))
+    known: dict[str, Run] = {}
+
+    def run(prune: dict[str, Any], **fields: Any) -> Run:
+        key = repr((prune, sorted(fields.items())))
+        if key not in known:
+            known[key] = _run(tmp_path_factory.mktemp("job"), texts, prune, **fields)
+        return known[key]
+
+    return run
+
+
+def _run(
+    folder: Path,
+    texts: Path,
+    prune: dict[str, Any],
+    *,
+    samples: int = 4,
+    more: dict[str, Any] | None = None,
+    **model: Any,
+) -> Run:
+    calibration = {
+        "dataset": {"kind": "local", "path": str(texts / "train.txt")},
+        "samples": samples,
+        "sequence_length": LENGTH,
+    }
+    source = write_tiny_model(folder / "model", **model)
+    return run_on_card(folder / "job", source, texts, calibration=calibration, prune=prune, **(more or {}))
+
+
+def _waits(run: Run, phase: str = "pruning") -> int:
+    return run.phases[phase].waits
+
+
+def _assert_size_costs_no_wait(run: RunJob, prune: dict[str, Any]) -> None:
+    assert _waits(run(prune, **WIDER)) == _waits(run(prune)), "the host waits for rows and columns"
+
+
+def _assert_states_stay(run: RunJob) -> None:
+    few, many = (run(WANDA, samples=count).phases["pruning"] for count in (ENOUGH, 2 * ENOUGH))
+    tokens = ENOUGH * LENGTH * torch.int64.itemsize
+    assert many.to_device - few.to_device <= 2 * tokens, "more text is more tokens, and nothing else"
+    assert many.to_host == few.to_host, "more text comes back to the host"
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_pruning_waits_no_longer_for_more_rows_and_columns(name: str, run: RunJob) -> None:
+    _assert_size_costs_no_wait(run, PRUNED[name])
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_pruning_waits_in_proportion_to_the_blocks(name: str, run: RunJob) -> None:
+    two, four = (_waits(run(PRUNED[name], num_hidden_layers=count)) for count in (2, 4))
+    assert two < four <= 2 * two
+
+
+def test_pruning_waits_no_longer_for_more_text(run: RunJob) -> None:
+    assert _waits(run(WANDA, samples=8)) == _waits(run(WANDA))
+
+
+def test_a_mixture_waits_no_longer_for_more_experts(run: RunJob) -> None:
+    few, many = (run(WANDA, family="mixtral", num_local_experts=count) for count in (4, 8))
+    for phase in ("baseline", "evaluating"):
+        assert _waits(many, phase) == _waits(few, phase), phase
+    more = 2 * 3 * (8 - 4)  # blocks, matrices of an expert, experts
+    assert _waits(many) - _waits(few) <= PER_MATRIX * more
+
+
+def test_a_training_waits_for_its_steps_alone(run: RunJob) -> None:
+    def trained(steps: int, **model: Any) -> int:
+        retrain = {"steps": steps, "batch_size": 2, "learning_rate": 0.001, "trainable": ["norms"]}
+        return _waits(run(WANDA, more={"retrain": retrain}, **model), "retraining")
+
+    assert 0 < trained(8) - trained(4) <= PER_STEP * 4
+    assert trained(8, **WIDER) == trained(8)
+
+
+def test_a_reconstruction_waits_for_its_steps_alone(run: RunJob) -> None:
+    def refitted(epochs: int, **model: Any) -> int:
+        reconstruct = {"epochs": epochs, "batch_size": 2, "learning_rate": 0.001, "window": "block"}
+        return _waits(run(WANDA, more={"reconstruct": reconstruct}, **model), "reconstructing")
+
+    steps = 2 * 2 * 2  # blocks, epochs more, batches
+    measured = (
+        2 * 2 * (7 * 2 + 1)
+    )  # blocks, epochs more; matrices that are copied where an epoch was the best, the error
+    assert 0 < refitted(4) - refitted(2) <= PER_STEP * steps + measured
+    assert refitted(2, **WIDER) == refitted(2)
+
+
+def test_hidden_states_stay_on_the_card(run: RunJob) -> None:
+    _assert_states_stay(run)
+
+
+def test_weights_cross_as_they_are_stored(run: RunJob) -> None:
+    few, many = (run(WANDA, samples=ENOUGH, num_hidden_layers=count).phases["pruning"] for count in (2, 4))
+    assert few.host_casts == many.host_casts == 0
+    block = 2 * (4 * 32 * 32 - 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32)  # bfloat16
+    sample = 2 * ERROR_TOKENS * (32 + 32 + 32 + 64)  # of four inputs, each once to the host
+    read = 2 * ERROR_TOKENS * (32 * 3 + 32 + 32 * 2 + 64)  # and back for each matrix
+    assert many.to_device - few.to_device <= 2 * (CROSSINGS * block + read)
+    masks = 4 * 32 * 32 - 2 * 32 * 16 + 3 * 32 * 64
+    assert many.to_host - few.to_host <= 2 * (block + masks + sample) + FIGURES
+
+
+@pytest.fixture
+def run_anew(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
+    """A function that runs every job itself: what is planted changes nothing that is known already."""
+    texts = write_texts(tmp_path_factory.mktemp("texts"))
+
+    def run(prune: dict[str, Any], **fields: Any) -> Run:
+        return _run(tmp_path_factory.mktemp("job"), texts, prune, **fields)
+
+    return run
+
+
+def test_a_planted_wait_for_every_column_is_seen(run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    ger = torch.Tensor.addr_
+
+    def waiting(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        assert self.sum().item() is not None
+        return ger(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "addr_", waiting)
+    with pytest.raises(AssertionError, match="rows and columns"):
+        _assert_size_costs_no_wait(run_anew, PRUNED["sparsegpt"])
+
+
+def test_a_planted_copy_to_the_host_is_seen(run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = HiddenStates.output
+
+    def through_the_host(self: HiddenStates, *args: Any) -> torch.Tensor:
+        return output(self, *args).cpu()
+
+    monkeypatch.setattr(HiddenStates, "output", through_the_host)
+    with pytest.raises(AssertionError, match="more text"):
+        _assert_states_stay(run_anew)
+
+
+def test_a_planted_mix_of_devices_is_seen(run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = masks.apply
+    monkeypatch.setattr(masks, "apply", lambda weight_OI, mask_OI: apply(weight_OI, mask_OI.cpu()))
+    with pytest.raises(RuntimeError, match="same device"):
+        run_anew(WANDA)
