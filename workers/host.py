@@ -51,6 +51,12 @@ def run(placements: Sequence[Placement], worker_class: str) -> None:
         signal.signal(number, lambda *_: stop.set())
     log.info("workers start", cards=[card.label for each in placements for card in each.cards])
 
+    keep(parts, env, stop)
+
+
+def keep(parts: Sequence[ServiceProcess], env: Mapping[str, str], stop: threading.Event) -> None:
+    """Start every part, and again when it has ended, until the event is set; then end all."""
+
     def watch() -> None:
         for part in parts:
             part.watch(env)

