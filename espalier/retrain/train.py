@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
@@ -135,11 +135,13 @@ class Trainer:
         factor = schedules.rate_fraction(plan.schedule, self.step, steps=plan.steps, start=plan.start)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * factor
-        loss = sum(self._backward(part) for part in range(plan.accumulate))
+        losses = [each for part in range(plan.accumulate) for each in self._backward(part)]
         for item in self.trainables:
             item.hold_gradient()
         norm = nn.utils.clip_grad_norm_([item.parameter for item in self.trainables], plan.clip)
-        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+        *values, length = torch.stack([*(value for value, _ in losses), norm]).tolist()  # one wait for the device
+        loss = sum(value / parts for value, (_, parts) in zip(values, losses, strict=True))
+        if not (math.isfinite(loss) and math.isfinite(length)):
             self.optimizer.zero_grad()
             raise DivergedError(self.step)
         count_step()
@@ -151,18 +153,17 @@ class Trainer:
         self.step += 1
         return point
 
-    def _backward(self, part: int) -> float:
+    def _backward(self, part: int) -> Iterator[tuple[torch.Tensor, float]]:
+        """Add the gradients of one of the parts of a step; yield each loss, and of how many equal parts it is one."""
         first = (self.step * self.plan.accumulate + part) * self.plan.batch_size
         chosen = [self._order[position] for position in range(first, first + self.plan.batch_size)]
-        total = 0.0
         for tokens_BT in torch.split(self.windows_NT[chosen], self.plan.micro_batch or len(chosen)):
             count_step()
             parts = self.plan.accumulate * (len(chosen) / len(tokens_BT))
             with self._autocast:
                 loss = self._loss(self.model, tokens_BT)
             (loss / parts).backward()  # type: ignore[no-untyped-call]
-            total += loss.item() / parts
-        return total
+            yield loss.detach(), parts
 
     def state(self, best: Best) -> dict[str, torch.Tensor]:
         """Return all state of the training as tensors by name, to be resumed from."""

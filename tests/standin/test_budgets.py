@@ -20,10 +20,13 @@ from tests.fixtures.library.jobs import write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 from tests.standin.runs import Run, run_on_card
 
+pytestmark = pytest.mark.deep
 PER_MATRIX: Final = 8
 """Waits for a matrix more, of a pruning without a solver: what is checked, what is reported, two copies to the host."""
 PER_STEP: Final = 2
 """Waits for a step more of a training: its loss is looked at."""
+PER_ITERATION: Final = 3
+"""Waits for an iteration over a matrix: which rows are not done."""
 FIGURES: Final = 1024
 """Bytes of the numbers that are reported, of a few matrices."""
 CROSSINGS: Final = 3
@@ -34,7 +37,6 @@ PRUNED: Final[dict[str, dict[str, Any]]] = {
     "nm": {"method": "ria", "pattern": {"kind": "nm", "n": 2, "m": 4}},
     "sparsegpt": {**WANDA, "update": {"kind": "sparsegpt"}},
     "alps": {**WANDA, "update": {"kind": "alps", "iterations": 4, "refine": 1}},
-    "sparseswaps": {**WANDA, "optimizer": {"kind": "sparseswaps", "iterations": 4}},
 }
 LENGTH: Final = 32
 ENOUGH: Final = ERROR_TOKENS // LENGTH
@@ -97,6 +99,12 @@ def test_pruning_waits_no_longer_for_more_rows_and_columns(name: str, run: RunJo
     _assert_size_costs_no_wait(run, PRUNED[name])
 
 
+@pytest.mark.parametrize("model", [{}, WIDER], ids=["narrow", "wide"])
+def test_swapping_waits_for_its_iterations_alone(model: dict[str, Any], run: RunJob) -> None:
+    swapped = run({**WANDA, "optimizer": {"kind": "sparseswaps", "iterations": 4}}, **model)
+    assert _waits(swapped) - _waits(run(WANDA, **model)) <= 14 * 4 * PER_ITERATION
+
+
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
 def test_pruning_waits_in_proportion_to_the_blocks(name: str, run: RunJob) -> None:
     two, four = (_waits(run(PRUNED[name], num_hidden_layers=count)) for count in (2, 4))
@@ -129,10 +137,8 @@ def test_a_reconstruction_waits_for_its_steps_alone(run: RunJob) -> None:
         reconstruct = {"epochs": epochs, "batch_size": 2, "learning_rate": 0.001, "window": "block"}
         return _waits(run(WANDA, more={"reconstruct": reconstruct}, **model), "reconstructing")
 
-    steps = 2 * 2 * 2  # blocks, epochs more, batches
-    measured = (
-        2 * 2 * (7 * 2 + 1)
-    )  # blocks, epochs more; matrices that are copied where an epoch was the best, the error
+    steps = 2 * 2 * 2  # blocks, epochs, batches
+    measured = 2 * 2 * (2 * 9 + 1)  # blocks, epochs; of each trainable the newest state and the best one, the error
     assert 0 < refitted(4) - refitted(2) <= PER_STEP * steps + measured
     assert refitted(2, **WIDER) == refitted(2)
 

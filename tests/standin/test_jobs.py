@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.deep
 @pytest.mark.parametrize("name", NAMES)
-def test_a_job_runs_on_the_card(name: str, tmp_path: Path, texts: Path) -> None:
+def test_a_job_runs_on_the_card(
+    name: str, tmp_path: Path, texts: Path, record_property: Callable[[str, object], None]
+) -> None:
     spec = dict(SPECS[name])
     if "calibration" in spec:
         spec["calibration"] = {"samples": 12, "sequence_length": 32} | spec["calibration"]
     model = write_tiny_model(tmp_path / "model", **MODELS[spec.pop("model", "llama")])
     run = run_on_card(tmp_path / "job", model, texts, **spec)
     assert run.report["compressed"]["perplexity"]["text"] > 0
+    costs = [(phase, each.waits, each.to_device, each.to_host, each.peak) for phase, each in run.phases.items()]
+    record_property("costs", [row for row in costs if any(row[1:-1])])
     casts = {phase: books.places["host_casts"] for phase, books in run.phases.items() if books.host_casts}
     assert casts == {}, "the host widens what crosses"
     stretches = {phase: books.longest_stretch for phase, books in run.phases.items()}
