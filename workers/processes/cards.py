@@ -28,6 +28,10 @@ class NoCard(Exception):
     """A worker cannot have the GPUs that it is to use; the message says which, and what to do."""
 
 
+class NoDriver(NoCard):
+    """No nvidia-smi is installed: the machine has no GPU, as far as anybody knows."""
+
+
 @dataclass(frozen=True)
 class Card:
     """A GPU, or a MIG slice of one."""
@@ -143,7 +147,7 @@ def _ask(*arguments: str) -> list[str]:
     """Return the lines that nvidia-smi answers; raises NoCard in its words where it fails, or is not there."""
     program = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
     if program is None:
-        raise NoCard(
+        raise NoDriver(
             "nvidia-smi is not on this machine: install the NVIDIA driver; in a container start it with its GPUs"
         )
     try:

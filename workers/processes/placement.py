@@ -12,7 +12,7 @@ import structlog
 from app.settings import Settings
 from espalier.memory import Device
 from workers.processes import cards, machine
-from workers.processes.cards import Card, NoCard
+from workers.processes.cards import Card, NoCard, NoDriver
 
 _ALIKE: Final = 0.05
 """Cards of one worker class may differ by so much of their memory: some is kept back for page tables and ECC."""
@@ -39,7 +39,8 @@ class Placement:
             there = cards.visible()
         except NoCard as refusal:
             if settings.device == "auto":
-                log.info("the CPU computes", reason=str(refusal))
+                level = "info" if isinstance(refusal, NoDriver) else "warning"
+                getattr(log, level)("the CPU computes, and no GPU", reason=str(refusal))
                 return cls("cpu")
             log.warning("the GPU is unknown", reason=str(refusal))
             return cls("cuda")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.settings import Settings
 from tests.fixtures.workers.cards import GIB, Cards
@@ -70,7 +71,9 @@ def test_a_driver_that_fails_is_told_in_its_words(nvidia_smi: Cards, monkeypatch
     nvidia_smi.fail("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n")
     with pytest.raises(NoCard, match=r"communicate with the NVIDIA driver\.: mend the driver"):
         wanted("auto", AUTO)
-    assert Placement.of(AUTO) == Placement("cpu")
+    with capture_logs() as lines:
+        assert Placement.of(AUTO) == Placement("cpu")
+    assert [line["log_level"] for line in lines] == ["warning"], "a GPU that nobody uses is worth a word"
     assert Placement.of(Settings(device="cuda")) == Placement("cuda"), "its probe will tell"
     monkeypatch.setattr(cards, "PROGRAMS", ())
     with pytest.raises(NoCard, match="install the NVIDIA driver"):
