@@ -65,7 +65,7 @@ class Inputs:
     def of(self, block: Block) -> Reading:
         """Read a block's statistics from its file."""
         stored = self._blocks[block.index]
-        tensors = load_file(stored.path, device=str(self._session.device))
+        tensors = {name: tensor.to(self._session.device) for name, tensor in load_file(stored.path).items()}
         data = stored.data
         statistics = {name: dict(self._own(tensors, data["reads"][name])) for name in data["reads"]}
         for kind in readers_among(self._step.gathers):

@@ -220,7 +220,7 @@ def _note_sent(source: torch.Tensor, dtype: torch.dtype) -> None:
     """A copy to the device; torch widens on the host what has another dtype there, and sends the wide numbers."""
     if source.dim():
         CARD.books.note("to_device", source.numel() * dtype.itemsize)
-        if dtype != source.dtype:
+        if dtype.itemsize > source.dtype.itemsize:
             CARD.books.note("host_casts")
 
 
