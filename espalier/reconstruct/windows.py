@@ -73,8 +73,8 @@ class Pair:
 
     @property
     def teacher(self) -> Run:
-        """The dense block."""
-        return self.taught or self.stream.run(self.dense, self.layout.index)
+        """The dense block; what the fitted prefix gives it is float32 where autocast left it so."""
+        return in_compute_dtype(self.taught or self.stream.run(self.dense, self.layout.index), self.stream)
 
     def past(self, states: torch.Tensor) -> torch.Tensor:
         """Send the output of the teacher's block through the removed blocks, up to the student's next block."""
@@ -84,6 +84,12 @@ class Pair:
     def student(self) -> Run:
         """The block that is fitted."""
         return casting(self.stream.run(self.block, self.layout.index), self.stream)
+
+
+def in_compute_dtype(run: Run, stream: HiddenStates) -> Run:
+    """Let what is computed in the compute dtype read wider activations."""
+    dtype = stream.streamed.compute_dtype
+    return lambda inputs: run(inputs.to(dtype))
 
 
 def casting(run: Run, stream: HiddenStates) -> Run:
@@ -142,7 +148,7 @@ def matrices_of(pair: Pair, streams: Streams, *, among: Collection[str]) -> Iter
             inputs = taught = entering(stream, pair.block, local, pair.student, streams.student)
         if streams.mode == "sparse_inputs_dense_targets":
             taught = entering(stream, pair.dense, local, pair.teacher, streams.teacher)
-        targets = stream.forward(dense, taught)
+        targets = stream.forward(in_compute_dtype(dense, stream), taught)
         owned = frozenset(name for name, _ in dense.named_parameters(prefix=local))
         run = casting(run_of(pair.block, local), stream)
         yield WindowPart(local, owned, run, inputs, targets, scale(stream, targets))

@@ -43,7 +43,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def _job(folder: Path, family: str, prune: dict[str, Any], reconstruct: dict[str, Any]) -> Recovery:
+def _job(folder: Path, family: str, prune: dict[str, Any], reconstruct: dict[str, Any], **spec: Any) -> Recovery:
     text = Path(__file__)  # prose or code: a text is a text
     model_dir = folder.parent / f"{folder.name}-{family}"
     if not model_dir.exists():
@@ -51,7 +51,7 @@ def _job(folder: Path, family: str, prune: dict[str, Any], reconstruct: dict[str
     fields = {"epochs": 1, "batch_size": 4, "rank": 4} | reconstruct
     calibration = {"dataset": {"kind": "local", "path": str(text)}, "samples": 12, "sequence_length": 24}
     steps = [{"method": "wanda"} | prune] if prune else []
-    return recovery(folder, model_dir, text, prune=steps, reconstruct=fields, calibration=calibration)
+    return recovery(folder, model_dir, text, prune=steps, reconstruct=fields, calibration=calibration, **spec)
 
 
 @pytest.mark.parametrize(("family", "prune", "reconstruct"), CASES)
@@ -70,6 +70,19 @@ def test_zeros_hold_and_no_window_ends_worse(
             assert (mask_OI.view(len(mask_OI), -1, 4).sum(dim=-1) == 2).all()
         else:
             assert (mask_OI.sum(dim=1) == mask_OI.shape[1] - round(0.6 * mask_OI.shape[1])).all()
+
+
+@pytest.mark.parametrize("window", ["matrix", "submodule", "block"])
+def test_the_dense_model_reads_what_a_prefix_in_bfloat16_gives(window: str, tmp_path: Path) -> None:
+    # Norms are float32 while they are fitted, and under autocast so is what they give.
+    job = _job(
+        tmp_path / "job",
+        "llama",
+        ROWS,
+        {"window": window, "mode": SPARSE, "trainable": ["weights"]},
+        compute_dtype="bfloat16",
+    )
+    assert_zeros_hold((session := job.recover()).weights, session)
 
 
 @pytest.mark.deep
