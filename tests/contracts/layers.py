@@ -48,7 +48,7 @@ def inputs(width: int = INPUTS, tokens: int = 128) -> torch.Tensor:
     return torch.randn(tokens, width, generator=draws) @ mix_II * (0.2 + torch.rand(width, generator=draws))
 
 
-def statistics(declared: Declared, input_TI: torch.Tensor, *, read: bool = True) -> Statistics:
+def statistics(declared: Declared, input_TI: torch.Tensor, *, read: bool = True, outputs: int = OUTPUTS) -> Statistics:
     """What a walk hands to a method that declares these, and nothing else.
 
     `read`: another matrix reads what the outputs become, so that statistics taken there are known, too.
@@ -58,8 +58,8 @@ def statistics(declared: Declared, input_TI: torch.Tensor, *, read: bool = True)
     values = {kind: value for kind, value in known.statistics("own").items() if kind in declared}
     for kind in readers_among(declared) if read else ():
         there = InputAccumulator((kind.of,), sample_tokens=0)
-        there.add(inputs(OUTPUTS))
-        values[kind] = kind.at_outputs(there.statistics("reader")[kind.of], num_outputs=OUTPUTS)
+        there.add(inputs(outputs).to(input_TI.device))
+        values[kind] = kind.at_outputs(there.statistics("reader")[kind.of], num_outputs=outputs)
     return values
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,14 @@ class Run:
     """Phase -> what it cost; of a phase that ran more than once, its last time."""
 
 
+@contextmanager
+def computing() -> Iterator[None]:
+    """Let the engine take the pretend card for the device."""
+    # Attention in its parts: the fused kernels of the CPU take no tensor of another device.
+    with watching(), sdpa_kernel(SDPBackend.MATH), patch("espalier.model.numerics.pick_device", lambda _: DEVICE):
+        yield
+
+
 def run_on_card(folder: Path, model_dir: Path, texts: Path, *, ran_out: Any = None, **spec: Any) -> Run:
     """Run all phases of a small job on the card; raises what the job raises. `ran_out`: in attempts before."""
     job = local_job(folder, model_dir, texts, **spec)
@@ -40,8 +50,7 @@ def run_on_card(folder: Path, model_dir: Path, texts: Path, *, ran_out: Any = No
         elif isinstance(message, PhaseCompleted):
             CARD.books = Books(peak=CARD.live)
 
-    # Attention in its parts: the fused kernels of the CPU take no tensor of another device.
-    with watching(), sdpa_kernel(SDPBackend.MATH), patch("espalier.model.numerics.pick_device", lambda _: DEVICE):
+    with computing():
         done = pipeline.compute(Session(request, hear))
     assert isinstance(done, Done)
     return Run(job, done.report, phases)
