@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,11 @@ PROGRAMS: Final = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
 """WSL2 has no /proc/driver/nvidia, and its nvidia-smi is on no PATH of a service."""
 _FIELDS: Final = ("uuid", "name", "memory.total", "pci.bus_id", "mig.mode.current")
 _ANSWER_SECONDS: Final = 20.0
+_KILL_SECONDS: Final = 1.0
+"""What the kernel may take to end an nvidia-smi that waits for a broken GPU: it may never end."""
+_UUID: Final = re.compile(r"GPU-[0-9A-Za-z-]+")
+_NONE: Final = "-1"
+"""In CUDA_VISIBLE_DEVICES: what follows is hidden; alone it hides every GPU."""
 _SLICE: Final = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (\S+)\)")
 _WHOLE: Final = re.compile(r"GPU \d+: .* \(UUID: (\S+)\)")
 _GIB_OF_SLICE: Final = re.compile(r"\.(\d+)gb")
@@ -57,24 +63,37 @@ class Card:
 
 def installed() -> list[Card]:
     """Return all cards in the order of their PCI addresses; raises NoCard where the driver does not answer."""
-    rows = [line.split(", ") for line in _ask(f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")]
-    slices = _slices() if any(row[-1].strip() == "Enabled" for row in rows) else {}
+    rows = [*_rows(_ask(f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"))]
+    slices = _slices() if any(mig == "Enabled" for *_, mig in rows) else {}
     cards: list[Card] = []
-    for uuid, name, memory, bus_id, mig in (row for row in rows if len(row) == len(_FIELDS)):
+    for uuid, name, memory, bus_id, mig in rows:
         bus = _short(bus_id)
-        if mig.strip() == "Enabled":
+        if mig == "Enabled":
             for profile, each in slices.get(uuid, []):
                 gib = _GIB_OF_SLICE.search(profile)
                 cards.append(Card(each, f"{name} {profile}", int(gib[1]) * 2**30 if gib else None, bus))
         else:
-            cards.append(Card(uuid, name, int(memory) * 2**20 if memory.strip().isdecimal() else None, bus))
+            cards.append(Card(uuid, name, int(memory) * 2**20 if memory.isdecimal() else None, bus))
     return sorted(cards, key=lambda card: card.bus_id)
+
+
+def _rows(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the fields of each GPU; nvidia-smi tells in between of GPUs that it does not reach."""
+    for line in filter(str.strip, lines):
+        row = [each.strip() for each in line.split(",")]
+        if len(row) == len(_FIELDS) and _UUID.fullmatch(row[0]):
+            yield row
+        else:
+            log.warning("nvidia-smi lists something that is no GPU", line=line[:300])
 
 
 def visible() -> list[Card]:
     """Return the cards that CUDA_VISIBLE_DEVICES leaves, all of them where it is not set; raises NoCard."""
     cards, chosen = installed(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    return cards if chosen is None else choose([each.strip() for each in chosen.split(",") if each.strip()], cards)
+    if chosen is None:
+        return cards
+    names = [each.strip() for each in chosen.split(",") if each.strip()]
+    return choose(names[: names.index(_NONE)] if _NONE in names else names, cards)
 
 
 def choose(names: Sequence[str], cards: Sequence[Card]) -> list[Card]:
@@ -151,14 +170,28 @@ def _ask(*arguments: str) -> list[str]:
             "nvidia-smi is not on this machine: install the NVIDIA driver; in a container start it with its GPUs"
         )
     try:
-        asked = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
-        )
+        status, output, errors = _run([program, *arguments])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoCard(
             f"nvidia-smi does not answer ({type(error).__name__}): see dmesg; its GPU may have to be reset"
         ) from None
-    if asked.returncode:
-        words = " ".join((asked.stdout + asked.stderr).split())[:300]
-        raise NoCard(f"nvidia-smi fails: {words or asked.returncode}: mend the driver, or set ESPALIER_DEVICE=cpu")
-    return asked.stdout.splitlines()
+    if status:
+        words = " ".join((output + errors).split())[:300]
+        raise NoCard(f"nvidia-smi fails: {words or status}: mend the driver, or set ESPALIER_DEVICE=cpu")
+    return output.splitlines()
+
+
+def _run(command: Sequence[str]) -> tuple[int, str, str]:
+    """Return status, output and errors of a program that may hang inside the kernel, where nothing ends it."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    try:
+        output, errors = process.communicate(timeout=_ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILL_SECONDS)
+        raise
+    finally:
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            pipe.close()
+    return process.returncode, output, errors

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,41 @@ def test_a_driver_that_fails_is_told_in_its_words(nvidia_smi: Cards, monkeypatch
         wanted("auto", AUTO)
 
 
+@pytest.mark.parametrize(
+    "words", [b"\xff\xfe\x00\n", b"<html>, a, b, c, d\n", b", , , , \n", b"No devices were found\n"]
+)
+def test_what_is_no_card_is_taken_for_none_and_told(words: bytes, nvidia_smi: Cards) -> None:
+    nvidia_smi.say(words)
+    with capture_logs() as lines:
+        assert Placement.of(AUTO) == Placement("cpu")
+    assert [line["event"] for line in lines] == ["nvidia-smi lists something that is no GPU"]
+    with pytest.raises(NoCard, match="this machine has no GPU to compute on"):
+        wanted("auto", AUTO)
+
+
+def test_words_of_a_driver_need_no_encoding(nvidia_smi: Cards) -> None:
+    nvidia_smi.fail(b"Ger\xe4t fehlt\n")
+    with pytest.raises(NoCard, match="fehlt: mend the driver"):
+        wanted("auto", AUTO)
+
+
+def test_a_driver_that_the_kernel_keeps_is_not_waited_for(nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi.hang()
+    kept: list[subprocess.Popen[str]] = []
+
+    def keep(process: subprocess.Popen[str]) -> None:
+        kept.append(process)
+
+    monkeypatch.setattr(cards, "_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(cards, "_KILL_SECONDS", 0.1)
+    monkeypatch.setattr(subprocess.Popen, "kill", keep)
+    with pytest.raises(NoCard, match="does not answer"):
+        wanted("auto", AUTO)
+    (process,) = kept
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
 def test_a_setting_that_forbids_gpus_is_not_passed_over(nvidia_smi: Cards) -> None:
     nvidia_smi.are(80)
     with pytest.raises(NoCard, match="ESPALIER_DEVICE=cpu forbids"):
@@ -94,7 +131,14 @@ def test_one_job_is_not_several_gpus(nvidia_smi: Cards) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "left"), [("1", ["GPU-00000001"]), ("GPU-00000001, 0", ["GPU-00000001", "GPU-00000000"]), ("", [])]
+    ("chosen", "left"),
+    [
+        ("1", ["GPU-00000001"]),
+        ("GPU-00000001, 0", ["GPU-00000001", "GPU-00000000"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,0", ["GPU-00000001"]),
+    ],
 )
 def test_what_the_environment_hides_is_not_taken(
     chosen: str, left: list[str], nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch
