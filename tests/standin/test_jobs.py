@@ -37,6 +37,10 @@ def test_a_job_runs_on_the_card(
     spec = dict(SPECS[name])
     if "calibration" in spec:
         spec["calibration"] = {"samples": 12, "sequence_length": 32} | spec["calibration"]
+    if "evaluate" in spec:
+        scored = {"name": "text", "dataset": {"kind": "local", "path": str(texts / "valid.txt")}}
+        few = {"latency": False, "perplexity": [scored | {"sequence_length": 32, "max_windows": 6}]}
+        spec["evaluate"] = few | spec["evaluate"]
     model = write_tiny_model(tmp_path / "model", **MODELS[spec.pop("model", "llama")])
     run = run_on_card(tmp_path / "job", model, texts, **spec)
     assert run.report["compressed"]["perplexity"]["text"] > 0
