@@ -19,13 +19,16 @@ from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 from espalier.model import numerics, positions
 from espalier.model.fused_experts import split_experts
 from espalier.model.layout import Layout, find_stack
-from espalier.model.numerics import release_free_memory, to_device
+from espalier.model.numerics import release_free_memory
 from espalier.model.stock import skeleton
 from espalier.model.tensor_file import DTYPES
 from espalier.model.weights import Weights
 from espalier.probe.config import read_config
 from espalier.progress import count_step, counted
 from espalier.recipe.resolution import LONGEST_DEFAULT_TOKENS
+
+ReadTensor = Callable[[str], torch.Tensor]
+"""Name in the files -> tensor."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,30 @@ class StreamedModel:
         )
 
     @contextmanager
-    def block(self, index: int, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
-        """Yield a real copy of one block in `dtype` (default: the compute dtype), in eval mode, without gradients."""
+    def block(
+        self, index: int, weights: Weights, *, dtype: torch.dtype | None = None, read: ReadTensor | None = None
+    ) -> Iterator[nn.Module]:
+        """Yield a real copy of one block in `dtype` (default: the compute dtype), in eval mode, without gradients.
+
+        `read`: brings a tensor of `weights` to the device, where somebody keeps it; then nothing may be trained.
+        """
         if self.lean:
             release_free_memory()
         empty = self._stack[index]
         block = copy.deepcopy(empty, memo={id(self.config): self.config})
-        fill(block, self.layout.blocks[index].tensors, weights, dtype=dtype or self.compute_dtype, device=self.device)
+        reading, dtype = read or self._reading(weights), dtype or self.compute_dtype
+        fill(block, self.layout.blocks[index].tensors, reading, dtype=dtype)
         yield block.eval()
+
+    def _reading(self, weights: Weights) -> ReadTensor:
+        """Return a function that brings a tensor to the device, in the dtype of the file: it is cast there."""
+        return lambda name: weights.get(name).to(self.device)
 
     @contextmanager
     def whole(self, weights: Weights, *, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
         """Yield a real copy of the whole model in `dtype` (default: the compute dtype), in eval mode."""
         model = copy.deepcopy(self.model, memo={id(self.config): self.config})
-        fill(model, self.tensors, weights, dtype=dtype or self.compute_dtype, device=self.device)
+        fill(model, self.tensors, self._reading(weights), dtype=dtype or self.compute_dtype)
         yield model.eval()
 
     @torch.no_grad()
@@ -138,7 +151,7 @@ class StreamedModel:
             for name, parameter in _base_of(model).named_parameters(prefix=_prefix_of(model), remove_duplicate=False)
             if id(parameter) not in inside
         }
-        fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
+        fill(model, outer, self._reading(weights), dtype=self.compute_dtype)
         for tokens in counted(batches):
             yield self._record_calls(model.eval(), blocks, tokens.to(self.device))
 
@@ -153,7 +166,7 @@ class StreamedModel:
         model = copy.deepcopy(self.model, memo={id(self.config): self.config, **hollow})
         prefix, blocks = find_stack(model)
         outer = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{prefix}.")}
-        fill(model, outer, weights, dtype=self.compute_dtype, device=self.device)
+        fill(model, outer, self._reading(weights), dtype=self.compute_dtype)
         for tokens_BT, hidden_BTD in counted(batches):
             hand = _returning(hidden_BTD.to(self.device), returns_tuple=bool(self._returns_tuple))
             for block in blocks:
@@ -194,19 +207,20 @@ class StreamedModel:
         return hidden
 
 
-def fill(
-    module: nn.Module, tensors: Mapping[str, str], weights: Weights, *, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Load parameters and stored buffers of `module` from `weights`; tied parameters stay one object."""
+def fill(module: nn.Module, tensors: Mapping[str, str], read: ReadTensor, *, dtype: torch.dtype) -> None:
+    """Load parameters and stored buffers of `module`; tied parameters stay one object.
+
+    `tensors`: names inside the module -> names in the files; `read`: gives what one stands for, where it is to lie.
+    """
     real: dict[str, nn.Parameter] = {}
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
         if leaf in owner._buffers:
-            owner._buffers[leaf] = weights.get(tensor).to(device)
+            owner._buffers[leaf] = read(tensor)
             continue
         if tensor not in real:
-            real[tensor] = nn.Parameter(to_device(weights.get(tensor), device, dtype), requires_grad=False)
+            real[tensor] = nn.Parameter(read(tensor).to(dtype), requires_grad=False)
         owner._parameters[leaf] = real[tensor]
 
 

@@ -96,6 +96,10 @@ class Weights:
             tensor = self._files[part.home].read_rows(part.home, part.expert, part.begin, part.end)
         return tensor.to(self.cast) if self.cast and tensor.is_floating_point() else tensor
 
+    def origin(self, name: str) -> tuple[TensorFile, str, torch.dtype | None]:
+        """Return what tells a tensor from every other one: its open file, its name, and what it is cast to."""
+        return self._files[name if name in self._files else self.home(name)], name, self.cast
+
     def same(self, one: str, other: str) -> bool:
         """Tell whether two tensors of the files are equal bit for bit."""
         first, second = self._files[one], self._files[other]

@@ -27,20 +27,20 @@ def prune_matrix(
     session: Session,
     matrix: Matrix,
     step: PruneStep,
+    stored: torch.Tensor,
     plan: SparsityPlan,
     statistics: Statistics,
     sample_TI: torch.Tensor | None,
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
-    """Return the row, the tensor as its file holds it, and the mask (O, I); the last two on the CPU.
+    """Return the row, the tensor as its file holds it, and the mask (O, I); the tensor lies on the device.
 
-    `sample_TI`: inputs that errors are measured on, None where errors come from the Gram matrix.
+    `stored`: the matrix (O, I) as it is, on the device. `sample_TI`: inputs that errors are measured on, None where
+    errors come from the Gram matrix.
     """
     began = time.monotonic()
-    on_host = matrix.view(session.weights.get(matrix.tensor))
-    stored = on_host.to(session.device)
     weight_OI = stored.float()
     sparsity = plan.sparsities[matrix.name]
-    score_OI = _scored(session, matrix, step, plan, statistics, weight_OI=weight_OI, on_host=on_host)
+    score_OI = _scored(session, matrix, step, plan, statistics, weight_OI=weight_OI, stored=stored)
     score_OI = below_pruned(session, matrix, score_OI).to(session.device)
     mask_OI = step.pattern.keep(score_OI, sparsity=sparsity) & ~torch.isneginf(score_OI)
     draws = generator(session.request.spec.calibration.seed, "update", matrix.name)
@@ -64,7 +64,7 @@ def prune_matrix(
     kept, before, *after = torch.stack([mask_OI.sum().double(), *relative]).tolist()
     seconds = time.monotonic() - began
     row = row_of(matrix, int(kept), step.pattern.label_at(sparsity), sparsity, seconds, before, *(after or [before]))
-    return row, matrix.view(pruned.cpu()), mask_OI.cpu()
+    return row, matrix.view(pruned), mask_OI.cpu()
 
 
 def _scored(
@@ -75,13 +75,13 @@ def _scored(
     statistics: Statistics,
     *,
     weight_OI: torch.Tensor,
-    on_host: torch.Tensor,
+    stored: torch.Tensor,
 ) -> torch.Tensor:
     draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
     if plan.dense_statistics is None:
         return score(step, LayerProblem(weight_OI, statistics, draws), module=matrix.name)
     # On the CPU and in float32, as the plan compared them.
-    planned = LayerProblem(on_host.float(), plan.statistics(step, matrix.name), draws)
+    planned = LayerProblem(stored.cpu().float(), plan.statistics(step, matrix.name), draws)
     return score(step, planned, module=matrix.name).float()
 
 

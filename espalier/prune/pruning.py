@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from torch import nn
 
 from espalier.evaluate.scoring import score_weights
 from espalier.memory.pruning import ERROR_TOKENS
@@ -24,6 +27,7 @@ from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.session.resume import finish_block, restore_block
+from espalier.stream.block_tensors import BlockTensors
 from espalier.stream.capture import capturing
 from espalier.stream.hidden_states import HiddenStates, windows_per_batch
 
@@ -64,6 +68,8 @@ class Pruned:
     rows: list[Layer]
     tensors: dict[str, torch.Tensor]
     masks: dict[str, torch.Tensor]
+    made: dict[str, torch.Tensor]
+    """The same tensors on the device, where they were made."""
 
 
 class BlockPruner:
@@ -82,6 +88,7 @@ class BlockPruner:
             self._warn_of_few_tokens()
         self._dense = session.request.spec.propagation == "dense"
         self.stream: HiddenStates | None = None
+        self.kept = BlockTensors(session.device)
         self.passed: list[Block] = []
         """Finished blocks that the stream has yet to go through."""
 
@@ -98,12 +105,14 @@ class BlockPruner:
         seconds = time.monotonic() - began
         data = {"layers": layers, "warnings": self.session.results.warnings[warned:]}
         finish_block(self.session, self.phase, block.index, done.tensors, done.masks, seconds=seconds, data=data)
+        for name, tensor in done.made.items():
+            self.kept.keep(self.session.weights, name, tensor)
         self.passed.append(block)
 
     def prune(self, block: Block) -> Pruned:
         """Choose the masks of a block on the outputs of the blocks before it and apply them; nothing is written."""
         step = self.session.step
-        return Pruned(*(self._given(block) if step is None else self._prune(block, step)))
+        return self._given(block) if step is None else self._prune(block, step)
 
     def stream_to(self, block: Block) -> HiddenStates:
         """Advance the stream of hidden states to the entrance of a block, through all finished blocks before it."""
@@ -113,11 +122,16 @@ class BlockPruner:
             )
         for previous in self.passed:
             if previous.index == self.stream.index:  # dense propagation has been through the block already
-                with self.session.streamed.block(previous.index, self._propagated) as module:
+                with self._opened(previous) as module:
                     self.stream.advance(module)
         self.passed = []
         assert self.stream.index == block.index
         return self.stream
+
+    def _opened(self, block: Block) -> AbstractContextManager[nn.Module]:
+        self.kept.enter(block.index)
+        weights = self._propagated
+        return self.session.streamed.block(block.index, weights, read=partial(self.kept.get, weights))
 
     @property
     def _propagated(self) -> Weights:
@@ -142,7 +156,7 @@ class BlockPruner:
                 "singular, and damping alone decides what the text does not show. Raise calibration.samples.",
             )
 
-    def _given(self, block: Block) -> tuple[list[Layer], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _given(self, block: Block) -> Pruned:
         rows, kept = [], {}
         for matrix in block.matrices:
             began = time.monotonic()
@@ -150,27 +164,26 @@ class BlockPruner:
             kept[matrix.name] = mask_OI
             sparsity = 1 - float(mask_OI.double().mean())
             rows.append(row_of(matrix, int(mask_OI.sum()), "given", sparsity, time.monotonic() - began))
-        return rows, {}, kept
+        return Pruned(rows, {}, kept, {})
 
-    def _prune(
-        self, block: Block, step: PruneStep
-    ) -> tuple[list[Layer], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _prune(self, block: Block, step: PruneStep) -> Pruned:
+        done = Pruned([], {}, {}, {})
         matrices = selected(self.session, block)
         if not matrices:
-            return [], {}, {}
+            return done
         assert self.plan is not None
         read = self._read(block, matrices, self.plan)
         self._warn_of_idle(read.idle_experts)
-        rows: list[Layer] = []
-        tensors: dict[str, torch.Tensor] = {}
-        kept: dict[str, torch.Tensor] = {}
+        self.kept.enter(block.index)
         for matrix in matrices:
             sample_TI = read.sample(matrix) if read.sample else None
-            row, tensors[matrix.tensor], kept[matrix.name] = prune_matrix(
-                self.session, matrix, step, self.plan, read.statistics(matrix), sample_TI
+            stored = matrix.view(self.kept.get(self.session.weights, matrix.tensor))
+            row, made, done.masks[matrix.name] = prune_matrix(
+                self.session, matrix, step, stored, self.plan, read.statistics(matrix), sample_TI
             )
-            rows.append(row)
-        return rows, tensors, kept
+            done.rows.append(row)
+            done.tensors[matrix.tensor], done.made[matrix.tensor] = made.cpu(), made
+        return done
 
     def _read(self, block: Block, matrices: list[Matrix], plan: SparsityPlan) -> Reading:
         """Return the input statistics of a block's matrices: stored, or gathered in one forward pass."""
@@ -179,7 +192,7 @@ class BlockPruner:
             return stored
         stream, kinds = self.stream_to(block), self.gathers if stored is None else ()
         with (
-            self.session.streamed.block(block.index, self._propagated) as module,
+            self._opened(block) as module,
             capturing(module, matrices, kinds, siblings=block.matrices, sample_tokens=ERROR_TOKENS) as capture,
         ):
             if self._dense:  # the outputs are the next inputs already: one forward is enough

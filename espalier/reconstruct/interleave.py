@@ -30,7 +30,7 @@ class Interleaved:
         """Prune a span; its weights lie over the model's while the context holds, and no checkpoint knows of them."""
         session, pruner = self.session, self._pruner
         before, entrance = session.weights, pruner.stream_to(span[0]).fork()
-        whole = Pruned([], {}, {})
+        whole = Pruned([], {}, {}, {})
         for block in span:
             done = pruner.prune(block)
             for row in done.rows:
@@ -39,8 +39,9 @@ class Interleaved:
             save_overlay(path, done.tensors, done.masks)
             session.weights = session.weights.with_overlay(path)
             path.unlink()  # the open handle is enough
-            whole = Pruned(whole.rows + done.rows, whole.tensors | done.tensors, whole.masks | done.masks)
+            whole = Pruned(whole.rows + done.rows, whole.tensors | done.tensors, whole.masks | done.masks, {})
             pruner.passed.append(block)
+        pruner.kept.forget()  # the fit takes its memory
         try:
             yield whole
         finally:

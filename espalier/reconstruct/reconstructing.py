@@ -84,7 +84,7 @@ class _Reconstruction:
 
     def _fit(self, span: Sequence[Block]) -> dict[str, Any]:
         began, warned = time.monotonic(), len(self.session.results.warnings)
-        with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {})) as pruned:
+        with self._interleaved.pruned(span) if self._interleaved else nullcontext(Pruned([], {}, {}, {})) as pruned:
             stream, streams = self._at(span[0].index)
             with ExitStack() as stack:
                 assert self._dense is not None

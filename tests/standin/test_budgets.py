@@ -29,8 +29,8 @@ PER_ITERATION: Final = 3
 """Waits for an iteration over a matrix: which rows are not done."""
 FIGURES: Final = 1024
 """Bytes of the numbers that are reported, of a few matrices."""
-CROSSINGS: Final = 3
-"""Of a block's weights in `pruning`: to gather statistics, to be pruned, and to give the inputs of the next block."""
+CROSSINGS: Final = 1
+"""Of a block in `pruning`: what gathers statistics is pruned there, and gives the inputs of the next block."""
 WANDA: Final[dict[str, Any]] = {"method": "wanda", "sparsity": 0.5}
 PRUNED: Final[dict[str, dict[str, Any]]] = {
     "wanda": WANDA,

@@ -1,0 +1,42 @@
+"""The stored tensors of one block on a GPU: each crosses once, whoever reads it."""
+
+from __future__ import annotations
+
+import torch
+
+from espalier.model.numerics import is_accelerator
+from espalier.model.weights import Weights
+
+
+class BlockTensors:
+    """What was read of the block that is at hand; of a CPU nothing is kept, where reading again copies nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._index: int | None = None
+        self._tensors: dict[object, torch.Tensor] = {}
+
+    def enter(self, index: int) -> None:
+        """Begin with a block: what was kept of another one is forgotten."""
+        if index != self._index:
+            self.forget()
+            self._index = index
+
+    def forget(self) -> None:
+        """Keep nothing any more."""
+        self._index = None
+        self._tensors.clear()
+
+    def get(self, weights: Weights, name: str) -> torch.Tensor:
+        """Return a tensor of the block on the device, in the dtype that `weights` have; nobody may write into it."""
+        key = weights.origin(name)
+        kept = self._tensors.get(key)
+        if kept is None:
+            kept = weights.get(name).to(self._device)
+            self.keep(weights, name, kept)
+        return kept
+
+    def keep(self, weights: Weights, name: str, tensor: torch.Tensor) -> None:
+        """Keep a tensor on the device that is what `weights` hold under a name."""
+        if is_accelerator(self._device):
+            self._tensors[weights.origin(name)] = tensor

@@ -1,0 +1,52 @@
+"""What is kept of a block on a device, by the open files that it was read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from espalier.model.weights import Weights, save_overlay
+from espalier.stream.block_tensors import BlockTensors
+from tests.fixtures.library.tiny_models import write_tiny_model
+
+ELSEWHERE = torch.device("meta")
+"""A device that is no CPU, on every machine."""
+
+
+def test_a_tensor_is_read_once_until_another_block_is_entered(tmp_path: Path) -> None:
+    weights = Weights(write_tiny_model(tmp_path / "model"))
+    name = next(name for name in weights.names if "q_proj" in name)
+    tensors = BlockTensors(ELSEWHERE)
+    tensors.enter(0)
+    first = tensors.get(weights, name)
+    assert first.device == ELSEWHERE
+    assert tensors.get(weights, name) is first
+    tensors.enter(0)
+    assert tensors.get(weights, name) is first
+    tensors.enter(1)
+    assert tensors.get(weights, name) is not first
+
+
+def test_what_lies_over_a_tensor_is_another_one(tmp_path: Path) -> None:
+    weights = Weights(write_tiny_model(tmp_path / "model"))
+    name = next(name for name in weights.names if "q_proj" in name)
+    tensors = BlockTensors(ELSEWHERE)
+    tensors.enter(0)
+    first = tensors.get(weights, name)
+    made = torch.zeros(first.shape, dtype=first.dtype, device=ELSEWHERE)
+    save_overlay(tmp_path / "overlay.safetensors", {name: torch.zeros(first.shape, dtype=first.dtype)}, {})
+    changed = weights.with_overlay(tmp_path / "overlay.safetensors")
+    tensors.keep(changed, name, made)
+    assert tensors.get(changed, name) is made
+    assert tensors.get(weights, name) is first
+    tensors.forget()
+    assert tensors.get(changed, name) is not made
+
+
+def test_of_a_cpu_nothing_is_kept(tmp_path: Path) -> None:
+    weights = Weights(write_tiny_model(tmp_path / "model"))
+    name = weights.names[0]
+    tensors = BlockTensors(torch.device("cpu"))
+    tensors.enter(0)
+    assert tensors.get(weights, name) is not tensors.get(weights, name)
