@@ -6,6 +6,7 @@ there goes to standard error, as the log.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
@@ -23,6 +24,7 @@ if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its name of before
     # Blocks and windows of many sizes come and go: fixed segments would be left in pieces that fit nothing.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
+import psutil
 import transformers  # noqa: TID253 - read by the imports below: offline must be set first
 
 from espalier import pipeline
@@ -68,13 +70,24 @@ def _take_stdout() -> io.BufferedWriter:
 
 
 def _tell_of_steps(pipe: _Pipe) -> None:
-    """Tell the supervisor now and then that steps are made; say nothing while there are none."""
-    sent = 0
+    """Tell the supervisor now and then that steps are made; say nothing while there are none.
+
+    Stock loaders make none that we see, and a large model on a slow disk takes an hour: bytes that move are steps too.
+    """
+    sent = (0, bytes_moved())
     while True:
         time.sleep(ALIVE_SECONDS)
-        if (count := steps_counted()) != sent:
-            sent = count
+        if (now := (steps_counted(), bytes_moved())) != sent:
+            sent = now
             pipe.send(Alive())
+
+
+def bytes_moved() -> int:
+    """Return what this process has read from disks and written to them; 0 where the kernel does not tell."""
+    with contextlib.suppress(OSError, psutil.Error):
+        moved = psutil.Process().io_counters()
+        return moved.read_bytes + moved.write_bytes
+    return 0
 
 
 class _Pipe:

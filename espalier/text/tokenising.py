@@ -23,6 +23,7 @@ from espalier.errors import DatasetError, UnsafeTokenizerError
 from espalier.memory.text import PIECE_BYTES
 from espalier.model.stock import first_line
 from espalier.parent_death import PR_SET_PDEATHSIG
+from espalier.progress import count_step
 from espalier.text.pieces import pieces
 
 LOADING_BYTES: Final = 2**30
@@ -64,9 +65,14 @@ def tokenise(model_dir: Path, text: Path | bytes, *, enough: int | None) -> Toke
     """
     size = text.stat().st_size if isinstance(text, Path) else len(text)
     with tempfile.TemporaryFile() as ids_file, tempfile.TemporaryFile() as answer_file:
+        steps, step = os.pipe()  # a byte for each piece
         pid = os.fork()
         if pid == 0:
-            _work(model_dir, text, size, enough, ids_file, answer_file)
+            _work(model_dir, text, size, enough, ids_file, answer_file, step)
+        os.close(step)
+        with os.fdopen(steps, "rb", buffering=0) as pieces_done:
+            while pieces_done.read(1):
+                count_step()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         answer_file.seek(0)
         answer: dict[str, Any] = json.loads(answer_file.read() or b"{}")
@@ -78,7 +84,13 @@ def tokenise(model_dir: Path, text: Path | bytes, *, enough: int | None) -> Toke
 
 
 def _work(
-    model_dir: Path, text: Path | bytes, size: int, enough: int | None, ids_file: IO[bytes], answer_file: IO[bytes]
+    model_dir: Path,
+    text: Path | bytes,
+    size: int,
+    enough: int | None,
+    ids_file: IO[bytes],
+    answer_file: IO[bytes],
+    step: int,
 ) -> NoReturn:
     """Run the tokenizing process: write ids and answer to the files, and exit."""
     try:
@@ -88,7 +100,7 @@ def _work(
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the threads of a pool did not come along
         _bound(size)
         with text.open("rb") if isinstance(text, Path) else BytesIO(text) as stream:
-            answer = _read(load(model_dir), stream, size=size, enough=enough, ids_file=ids_file)
+            answer = _read(load(model_dir), stream, size=size, enough=enough, ids_file=ids_file, step=step)
     except UnicodeDecodeError:
         answer = {"error": "UnicodeDecodeError"}
     except UnsafeTokenizerError as error:
@@ -121,7 +133,13 @@ def _seconds(size: int) -> int:
 
 
 def _read(
-    tokenizer: PreTrainedTokenizerBase, stream: IO[bytes], *, size: int, enough: int | None, ids_file: IO[bytes]
+    tokenizer: PreTrainedTokenizerBase,
+    stream: IO[bytes],
+    *,
+    size: int,
+    enough: int | None,
+    ids_file: IO[bytes],
+    step: int,
 ) -> dict[str, Any]:
     """Write the ids of a text to a file as int32, and return the number of pieces and the tokenizer's class."""
     whole = size <= PIECE_BYTES
@@ -131,6 +149,7 @@ def _read(
         # verbose=False: a text longer than the model's window is what we want here.
         count += _write(tokenizer(piece, add_special_tokens=whole, verbose=False)["input_ids"], ids_file)
         read += 1
+        os.write(step, b".")
         if enough is not None and count >= enough:
             break
     else:

@@ -74,8 +74,19 @@ def test_a_gpu_that_was_promised_and_is_not_there_is_lost_and_no_cpu_takes_its_p
 
 
 @pytest.mark.deep
-def test_steps_that_are_made_are_told(job: LocalJob) -> None:
-    code = "import sys; from workers import child; child.ALIVE_SECONDS = 0.01; sys.exit(child.main())"
+@pytest.mark.parametrize(
+    ("moves", "alive"),
+    [
+        ("child.steps_counted = itertools.count().__next__; child.bytes_moved = lambda: 0", True),
+        ("child.steps_counted = lambda: 0; child.bytes_moved = itertools.count().__next__", True),
+        ("child.steps_counted = lambda: 0; child.bytes_moved = lambda: 0", False),
+    ],
+    ids=["steps", "bytes", "nothing"],
+)
+def test_steps_and_bytes_that_move_are_told(moves: str, alive: bool, job: LocalJob) -> None:
+    code = (
+        f"import itertools, sys; from workers import child; {moves}; child.ALIVE_SECONDS = 0.01; sys.exit(child.main())"
+    )
     started = subprocess.run(
         [sys.executable, "-c", code],
         input=job.request().model_dump_json() + "\n",
@@ -84,7 +95,7 @@ def test_steps_that_are_made_are_told(job: LocalJob) -> None:
         check=True,
     )
     messages = [MESSAGES.validate_json(line) for line in started.stdout.splitlines()]
-    assert sum(isinstance(message, Alive) for message in messages) > 5
+    assert (sum(isinstance(message, Alive) for message in messages) > 5) == alive
 
 
 @pytest.mark.deep

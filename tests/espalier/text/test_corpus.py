@@ -15,6 +15,7 @@ import torch
 from espalier.errors import DatasetError, UnsafeTokenizerError
 from espalier.memory import text as text_memory
 from espalier.memory.text import PIECE_BYTES
+from espalier.progress import steps_counted
 from espalier.text import corpus as corpora
 from espalier.text import pieces as cutting
 from espalier.text import tokenising
@@ -128,8 +129,9 @@ def test_a_long_text_is_tokenised_in_pieces_with_special_tokens_at_its_ends_alon
     document["post_processor"] = TEMPLATE
     (model / "tokenizer.json").write_text(json.dumps(document))
     (tmp_path / "long").write_text("Espalier trains trees along a wall.\n" * 100)
-    corpus, spec = Corpus(model), {"kind": "upload", "upload_id": "upl_1"}
+    corpus, spec, steps = Corpus(model), {"kind": "upload", "upload_id": "upl_1"}, steps_counted()
     text = corpus.read(spec, path=tmp_path / "long")
+    assert steps_counted() - steps == 4, "each is one: a slow tokenizer does not hang"
     assert text.tokens.dtype == torch.int32
     assert text.evaluation(length=8, max_windows=None).dtype == torch.int64
     assert text.protocol()["text_pieces"].startswith("4 of")
