@@ -35,6 +35,8 @@ class Profile:
     phase: str
     until: int
     """Blocks or steps, after which events would only become more."""
+    pretend: bool
+    """Whether operators stand for kernels: there are none."""
     seconds: float = 0.0
     _running: torch.profiler.profile | None = None
     _ended: torch.profiler.profile | None = None
@@ -44,7 +46,7 @@ class Profile:
         if isinstance(message, PhaseStarted) and message.phase == self.phase:
             kinds = torch.profiler.ProfilerActivity
             on = kinds.CUDA if device.type == "cuda" else kinds.CPU
-            self._running = torch.profiler.profile(activities=[on])
+            self._running = torch.profiler.profile(activities=[on], acc_events=True)
             self._running.start()
             self.seconds = -time.monotonic()
         if self._running is not None and (
@@ -61,8 +63,8 @@ class Profile:
         events = list(ended.events() or []) if ended else []
         kernels = [each for each in events if each.device_type == DeviceType.CUDA and not _is_annotation(each)]
         spent: Counter[str] = Counter()
-        for event in kernels or events:  # the pretend card has operators of the CPU alone
-            spent[event.name] += event.time_range.elapsed_us() if kernels else event.self_cpu_time_total
+        for event in events if self.pretend else kernels:  # the pretend card has operators of the CPU alone
+            spent[event.name] += event.self_cpu_time_total if self.pretend else event.time_range.elapsed_us()
         if not spent.total():
             return {"profile": "no kernel was recorded"}
         whole = self.seconds * 1e6

@@ -43,7 +43,8 @@ def profiled_rows() -> list[Row]:
 
 def _profiling(spec: dict[str, Any], phase: str, until: int, *, whole: bool) -> Callable[[Setting], Measured]:
     def measure(setting: Setting) -> Measured:
-        shape, profile = tiny(ONE) if setting.card.pretend else ONE, Profile(phase, until)
+        shape = tiny(ONE) if setting.card.pretend else ONE
+        profile = Profile(phase, until, setting.card.pretend)
         ended = run_job(
             setting, setting.model(shape), whole=whole, profile=profile, **_texts(setting, shape, 1), **spec
         )
