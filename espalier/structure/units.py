@@ -1,7 +1,8 @@
 """Units of a block that can go as a whole: neurons of the MLP, groups of query heads with their key and value head.
 
-A unit is rows of the maps that produce it (and of their biases) and columns of the one map that consumes it. Found by
-running the block: maps are known by the order in which they are called and by their widths.
+A unit is rows of the maps that produce it (and of their biases) and columns of the one map that consumes it, which the
+family declares. Neurons are made by the maps beside that one; queries, keys and values are known by running the block:
+by the order in which they are called.
 """
 
 from __future__ import annotations
@@ -62,12 +63,11 @@ def spans(units: torch.Tensor, size: int) -> torch.Tensor:
 
 def find_units(part: UnitKind, block: Block, module: nn.Module, run: Run, probe: torch.Tensor, family: Family) -> Units:
     """Find the units of one block; UnsupportedArchitectureError where it is not built as its family declares."""
-    calls = _calls(block, module, run, probe)
-    width = probe.shape[-1]
-    writers = [index for index, matrix in enumerate(calls) if matrix.shape[0] == width]
+    if why := family.why_not(part):
+        raise _refusal(block, why)
     if part == "neurons":
-        return _neurons(calls, writers, block)
-    return _groups(calls, block, module, family)
+        return _neurons(block, family.readers[part])
+    return _groups(_calls(block, module, run, probe), block, module, family)
 
 
 def _calls(block: Block, module: nn.Module, run: Run, probe: torch.Tensor) -> list[Matrix]:
@@ -88,15 +88,16 @@ def _calls(block: Block, module: nn.Module, run: Run, probe: torch.Tensor) -> li
     return order
 
 
-def _neurons(calls: Sequence[Matrix], writers: Sequence[int], block: Block) -> Units:
-    if len(writers) < 2 or writers[-1] != len(calls) - 1:
-        raise _refusal(block, "its last matrix does not write to the hidden states")
-    consumer = calls[-1]
-    inner = consumer.shape[1]
-    producers = [matrix for matrix in calls[writers[-2] + 1 : -1] if matrix.shape[0] == inner]
-    if not 1 <= len(producers) <= 2 or len(producers) != len(calls) - writers[-2] - 2:
+def _neurons(block: Block, reader: str) -> Units:
+    """Find the neurons by the names of their maps: by widths, one that widens may look like one that narrows."""
+    parent = reader.rpartition(".")[0]
+    siblings = [matrix for matrix in block.matrices if matrix.local.rpartition(".")[0] == parent]
+    consumers = [matrix for matrix in siblings if matrix.local == reader]
+    producers = [matrix for matrix in siblings if matrix.local != reader]
+    inner = consumers[0].shape[1] if consumers else 0
+    if not 1 <= len(producers) <= 2 or any(matrix.shape[0] != inner for matrix in producers):
         raise _refusal(block, "its MLP is not one or two maps up and one down")
-    return Units("neurons", inner, tuple(Rows(matrix, 1) for matrix in producers), consumer, 1)
+    return Units("neurons", inner, tuple(Rows(matrix, 1) for matrix in producers), consumers[0], 1)
 
 
 def _groups(calls: Sequence[Matrix], block: Block, module: nn.Module, family: Family) -> Units:

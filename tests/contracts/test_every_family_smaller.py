@@ -18,7 +18,9 @@ from espalier.families import FAMILIES
 from espalier.families.sizes import Part
 from espalier.messages import Done
 from espalier.probe import ModelFacts, check, probe
+from espalier.probe.config import parse_config
 from espalier.recipe.spec import CompressionSpec
+from tests.espalier.probe.generated import tiny
 from tests.fixtures.library.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 
@@ -94,6 +96,20 @@ def test_the_smaller_model_is_a_stock_model_that_scores_and_weighs_what_the_repo
         if part.kind != "depth":
             assert reported[part.kind]["of"] == part.count
             assert reported[part.kind]["kept"] == max(part.least, part.count // 2)
+
+
+NARROWABLE = [name for name in FAMILIES if parse_config(tiny(name)).why_not("neurons") is None]
+
+
+@pytest.mark.parametrize("family", NARROWABLE)
+def test_neurons_go_where_there_are_as_many_as_channels(family: str, tmp_path: Path) -> None:
+    """A map that widens has then the shape of one that writes to the hidden states."""
+    case = Case(family, tmp_path)
+    case.model_dir = write_tiny_model(tmp_path / "model", family, **{FAMILIES[family].width_field or "": 32})
+    (neurons,) = (part for part in case.parts if part.kind == "neurons")
+    assert (neurons.count, neurons.refusal) == (32, None)
+    (row,) = case.of("job", [step(neurons)]).attempt().report["protocol"]["structure"]
+    assert row["kept"] == 16
 
 
 def test_the_smaller_model_is_one_that_can_be_posted_again(case: Case) -> None:
