@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from app.bodies import strict_json
 from app.bodies.job import JobRequest
 from app.errors import MalformedRequest
+from app.integrations.shared.logins import Doing
 from app.integrations.shared.targets import PublishRequest
 from app.integrations.systems import LOGINS, read_target
 from app.services.admission.admit import datasets_of, systems_of
@@ -59,12 +60,15 @@ def left_to_a_service(job: JobRequest, settings: Settings) -> Iterator[tuple[str
     spec = job.spec
     if spec.preset is not None and presets.find(spec.preset) is None:
         yield "/spec/preset", "a project's presets are a service's: write out what it says, without its name"
-    named = {"/source": job.source.kind, **{pointer: dataset.kind for pointer, dataset in datasets_of(job)}}
-    named |= {f"/spec/output/publish/{index}": target.kind for index, target in enumerate(spec.output.publish)}
-    for pointer, kind in named.items():
+    named: list[tuple[str, str, Doing]] = [("/source", job.source.kind, "fetch")]
+    named += [(pointer, dataset.kind, "fetch") for pointer, dataset in datasets_of(job)]
+    named += [
+        (f"/spec/output/publish/{index}", target.kind, "publish") for index, target in enumerate(spec.output.publish)
+    ]
+    for pointer, kind, doing in named:
         if kind == "upload":
             yield f"{pointer}/kind", "`upload` takes a service's store: use `local` or `huggingface`"
-        elif kind in LOGINS and (missing := LOGINS[kind].missing_here(settings)):
+        elif kind in LOGINS and (missing := LOGINS[kind].missing_here(settings, doing)):
             yield f"{pointer}/kind", missing
     if job.reuse == "require":
         yield "/reuse", "earlier results are a service's: use `auto` or `never`"

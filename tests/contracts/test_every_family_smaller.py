@@ -105,7 +105,8 @@ NARROWABLE = [name for name in FAMILIES if parse_config(tiny(name)).why_not("neu
 def test_neurons_go_where_there_are_as_many_as_channels(family: str, tmp_path: Path) -> None:
     """A map that widens has then the shape of one that writes to the hidden states."""
     case = Case(family, tmp_path)
-    case.model_dir = write_tiny_model(tmp_path / "model", family, **{FAMILIES[family].width_field or "": 32})
+    as_many: dict[str, Any] = {str(FAMILIES[family].width_field): 32}
+    case.model_dir = write_tiny_model(tmp_path / "model", family, **as_many)
     (neurons,) = (part for part in case.parts if part.kind == "neurons")
     assert (neurons.count, neurons.refusal) == (32, None)
     (row,) = case.of("job", [step(neurons)]).attempt().report["protocol"]["structure"]

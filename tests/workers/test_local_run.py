@@ -58,6 +58,7 @@ def test_a_run_that_fails_says_why_last_and_leaves_nothing(tmp_path: Path) -> No
 
 
 UPLOADED = {"kind": "upload", "upload_id": "upl_01"}
+TO_THE_HUB = {"publish": [{"kind": "huggingface", "repo": "org/smaller"}]}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ UPLOADED = {"kind": "upload", "upload_id": "upl_01"}
         ("/spec/preset", {"spec": {"preset": "mine@2"}}),
         ("/spec/preset", {"spec": {"preset": "fast@7"}}),
         ("/reuse", {"reuse": "require"}),
+        ("/spec/output/publish/0/kind: no token: set ESPALIER_HF_TOKEN", {"spec": {"output": TO_THE_HUB}}),
         ("/plan_id", {"plan_id": "pln_01ARZ3NDEKTSV4RRFFQ69G5FAV"}),
     ],
 )

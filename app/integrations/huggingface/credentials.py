@@ -33,3 +33,8 @@ class HubCredential(Login):
     def operators(cls, settings: Settings) -> dict[str, str]:
         """Return ESPALIER_HF_TOKEN."""
         return {"token": settings.hf_token.get_secret_value()} if settings.hf_token else {}
+
+    @classmethod
+    def missing_here(cls, settings: Settings, doing: Doing) -> str | None:
+        """Return that there is no token, without which nobody publishes."""
+        return "no token: set ESPALIER_HF_TOKEN" if doing == "publish" and not cls.own(settings) else None

@@ -54,7 +54,7 @@ class MlflowCredential(Login):
         return {key: value for key, value in login.items() if value}
 
     @classmethod
-    def missing_here(cls, settings: Settings) -> str | None:
+    def missing_here(cls, settings: Settings, doing: Doing) -> str | None:  # noqa: ARG003 (both take it)
         """Return that no server is set."""
         return None if cls.server(settings) else "no MLflow server: set ESPALIER_MLFLOW_TRACKING_URI"
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from app.integrations.shared.logins import Login, Secret, ending
+from app.integrations.shared.logins import Doing, Login, Secret, ending
 from app.settings import Settings
 
 
@@ -50,6 +50,6 @@ class S3Credential(Login):
         return {name: value for name, value in named.items() if value}
 
     @classmethod
-    def missing_here(cls, settings: Settings) -> str | None:
+    def missing_here(cls, settings: Settings, doing: Doing) -> str | None:  # noqa: ARG003 (both take it)
         """Return that there are no keys."""
         return None if cls.own(settings) else "no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"

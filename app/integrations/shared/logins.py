@@ -48,8 +48,8 @@ class Login(Spec, ABC):
         return cls.operators(settings)
 
     @classmethod
-    def missing_here(cls, settings: Settings) -> str | None:  # noqa: ARG003 (for systems that nobody reads without)
-        """Return what a run without a service lacks to reach the system; None where nothing."""
+    def missing_here(cls, settings: Settings, doing: Doing) -> str | None:  # noqa: ARG003 (for systems open to all)
+        """Return what a run without a service lacks to fetch from the system, or publish there; None where nothing."""
         return None
 
 
