@@ -86,7 +86,7 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
             matches = [file for file in readable if word.search(file.name)]
             folders = {file.name.rpartition("/")[0] for file in matches}
             if len(folders) > 1:
-                choice = ", ".join(sorted(folder.split("/")[0] for folder in folders)[:10])
+                choice = ", ".join(sorted({folder.split("/")[0] for folder in folders} - {""})[:10])
                 raise DatasetRefused(f"{repo.id} has several configurations.", hint=f"Set `config`: {choice}.")
             if matches:
                 chosen, size = [], 0

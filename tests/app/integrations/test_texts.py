@@ -114,6 +114,7 @@ def test_a_note_that_a_power_cut_emptied_is_written_again(hub: Hub, fetch: Fetch
     [
         ({"data/test.jsonl": lines(["x"])}, {}, "split"),  # nothing to train on
         ({"a/train.jsonl": lines(["x"]), "b/train.jsonl": lines(["x"])}, {}, "config"),  # which of the two?
+        ({"train.jsonl": lines(["x"]), "b/train.jsonl": lines(["x"]), "b/c/train.jsonl": b""}, {}, "`config`: b."),
         ({"train.jsonl": lines(["x"])}, {"column": "content"}, "content"),  # no such column
         ({"train.jsonl": b"{"}, {}, "JSON"),  # not what its name says
         ({"train.parquet": b"PAR?"}, {}, "parquet"),
