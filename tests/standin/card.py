@@ -86,6 +86,8 @@ class Card:
         """Called with the name of every operator that runs; may raise what a card raises."""
         self._stretch = (0, 0)
         """Steps counted at the last operator, and operators since the last of them."""
+        self._late: Exception | None = None
+        """What was raised in a thread of autograd."""
         self._lock = threading.RLock()
         self._allocations: WeakValueDictionary[int, Allocation] = WeakValueDictionary()
 
@@ -94,18 +96,37 @@ class Card:
         with self._lock:
             room = int(self.fraction * self.capacity)
             if self.live + size > room:
-                raise torch.OutOfMemoryError(
-                    f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB. GPU 0 has a total capacity of "
-                    f"{self.capacity / 2**30:.2f} GiB of which {(room - self.live) / 2**20:.2f} MiB is free. Of the "
-                    f"allocated memory {self.live / 2**30:.2f} GiB is allocated by PyTorch, and "
-                    f"{(self.reserved - self.live) / 2**20:.2f} MiB is reserved by PyTorch but unallocated."
+                self._raise(
+                    torch.OutOfMemoryError(
+                        f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB. GPU 0 has a total capacity of "
+                        f"{self.capacity / 2**30:.2f} GiB of which {(room - self.live) / 2**20:.2f} MiB is free. Of "
+                        f"the allocated memory {self.live / 2**30:.2f} GiB is allocated by PyTorch, and "
+                        f"{(self.reserved - self.live) / 2**20:.2f} MiB is reserved by PyTorch but unallocated."
+                    )
                 )
             self.live += size
             self.reserved = max(self.reserved, self.live)
             self.books.peak = max(self.books.peak, self.live)
 
+    def _raise(self, error: Exception) -> None:
+        """Raise an error; from a thread of autograd at the next operator of the job's own.
+
+        What Python raises in an operator there ends the process: torch's guard of a Python device cannot be unwound.
+        """
+        try:
+            if threading.current_thread() is threading.main_thread():
+                raise error
+            self._late = self._late or error
+        finally:
+            del error  # its traceback holds this frame, and so what the operator was given
+
     def launch(self) -> None:
-        """Count an operator, and how many ran since a step was counted."""
+        """Count an operator, and how many ran since a step was counted; raise what a thread of autograd could not."""
+        if self._late is not None and threading.current_thread() is threading.main_thread():
+            try:
+                self._raise(self._late)
+            finally:
+                self._late = None
         steps, since = self._stretch
         now = steps_counted()
         self._stretch = (now, 1 if now != steps else since + 1)
@@ -144,7 +165,7 @@ class Card:
         try:
             yield
         finally:
-            self.capacity = before
+            self.capacity, self._late = before, None
 
     @contextmanager
     def failing(self, error: Exception, *, after: int) -> Iterator[None]:
@@ -154,13 +175,13 @@ class Card:
         def fault(_: str) -> None:
             left[0] -= 1
             if left[0] == 0:
-                raise error
+                self._raise(error)
 
         before, self.fault = self.fault, fault
         try:
             yield
         finally:
-            self.fault = before
+            self.fault, self._late = before, None
 
 
 CARD: Final = Card()

@@ -153,3 +153,24 @@ def test_whole_numbers_are_counted_as_on_cuda(card: Card) -> None:
     ours = torch.tensor([0, 2, 2, 1], device=DEVICE, dtype=torch.int32)
     counted = torch.histc(ours, bins=3, min=0, max=2)
     assert (counted.dtype, counted.cpu().tolist()) == (torch.int32, [1, 1, 2])
+
+
+@pytest.mark.parametrize("after", [2, 6, 9])
+def test_what_breaks_in_a_backward_pass_is_raised_behind_it(after: int, card: Card) -> None:
+    loss = _loss()
+    with card.failing(torch.AcceleratorError("CUDA error: unspecified launch failure"), after=after):
+        loss.backward()
+        with pytest.raises(torch.AcceleratorError, match="launch failure"):
+            loss + 1
+    loss = _loss()
+    with card.bounded(card.live + 100):
+        loss.backward()
+        with pytest.raises(torch.OutOfMemoryError):
+            loss + 1
+    loss + 1
+
+
+def _loss() -> torch.Tensor:
+    """A loss whose gradients take memory."""
+    weight = torch.ones(8, 8, device=DEVICE, requires_grad=True)
+    return (torch.ones(4, 8, device=DEVICE) @ weight).square().mean()
