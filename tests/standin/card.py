@@ -168,8 +168,8 @@ class Card:
             self.capacity, self._late = before, None
 
     @contextmanager
-    def failing(self, error: Exception, *, after: int) -> Iterator[None]:
-        """Raise an error of the card at an operator, once."""
+    def failing(self, error: Exception, *, after: int) -> Iterator[list[int]]:
+        """Raise an error of the card at an operator, once; yield how many operators are left until then."""
         left = [after]
 
         def fault(_: str) -> None:
@@ -179,7 +179,7 @@ class Card:
 
         before, self.fault = self.fault, fault
         try:
-            yield
+            yield left
         finally:
             self.fault, self._late = before, None
 

@@ -12,7 +12,7 @@ from unittest.mock import patch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from espalier import pipeline
-from espalier.messages import Done, Message, PhaseCompleted, PhaseStarted
+from espalier.messages import Checkpoint, Done, Message, PhaseCompleted, PhaseStarted
 from espalier.session import Session
 from tests.fixtures.library.jobs import LocalJob, local_job
 from tests.standin.backend import watching
@@ -40,7 +40,11 @@ def computing() -> Iterator[None]:
 
 def run_on_card(folder: Path, model_dir: Path, texts: Path, *, ran_out: Any = None, **spec: Any) -> Run:
     """Run all phases of a small job on the card; raises what the job raises. `ran_out`: in attempts before."""
-    job = local_job(folder, model_dir, texts, **spec)
+    return attempt_on_card(local_job(folder, model_dir, texts, **spec), ran_out=ran_out)
+
+
+def attempt_on_card(job: LocalJob, *, ran_out: Any = None) -> Run:
+    """Run all phases of a job from its checkpoints on; those that it makes are there for the next attempt."""
     request = job.request().model_copy(update={"ran_out": ran_out or {}})
     phases: dict[str, Books] = {}
 
@@ -49,6 +53,8 @@ def run_on_card(folder: Path, model_dir: Path, texts: Path, *, ran_out: Any = No
             CARD.books = phases[message.phase] = Books(peak=CARD.live)
         elif isinstance(message, PhaseCompleted):
             CARD.books = Books(peak=CARD.live)
+        elif isinstance(message, Checkpoint):
+            job.keep(message)
 
     with computing():
         done = pipeline.compute(Session(request, hear))
