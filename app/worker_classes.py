@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -13,6 +14,8 @@ CPU_FLOPS: Final = 1e11
 """Floating-point operations a second that a CPU reaches in matrix products, where its class does not say."""
 GPU_FLOPS: Final = 1e13
 """From here on a class is taken for one of GPUs: no CPU reaches it, every GPU with bfloat16 does."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Queues, files of the embedded broker and series of metrics bear it."""
 EXAMPLE: Final = "cpu=16e9,gpu=80e9:2e14"
 
 
@@ -54,6 +57,8 @@ def parse_classes(text: str) -> list[WorkerClass]:
     names = [each.name for each in classes]
     if not all(names) or len(set(names)) < len(names):
         raise ValueError(f"every class has a name of its own: {EXAMPLE}")
+    if not all(map(_NAME.fullmatch, names)):
+        raise ValueError(f"name each class by at most 64 letters, digits, `.`, `-` and `_`: {EXAMPLE}")
     if not all(before.memory_bytes <= after.memory_bytes for before, after in pairwise(classes)):
         raise ValueError(f"the classes stand smallest first: {EXAMPLE}")
     return classes

@@ -154,6 +154,9 @@ REFUSED: dict[str, list[str]] = {
     "10.0.0.1/8 has host bits set": ["WEBHOOK_ALLOWED_CIDRS=10.0.0.1/8"],
     "the classes stand smallest first": ["WORKER_CLASSES=gpu=80e9,cpu=16e9"],
     "16GB is no number of bytes": ["WORKER_CLASSES=cpu=16GB"],
+    "name each class by at most 64": [
+        f"WORKER_CLASSES={name}" for name in ("cpu:5", "a/b=5", "a b=5", "../x", "x" * 65)
+    ],
     "every class has a name of its own": ["WORKER_CLASSES=cpu=1,cpu=2"],
     "give a number of bytes above 0": [f"WORKER_CLASSES=cpu={number}" for number in ("0", "-1", "nan")],
     "Input should be": [f"{name}={value}" for name in SPANS for value in ("inf", "nan", "-1", "1e300")],
