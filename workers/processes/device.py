@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from app.settings import Settings
+from espalier.errors import device_fault
 from espalier.messages import Message
 from workers.messages import DeviceFacts
 from workers.processes import cards
@@ -74,11 +75,13 @@ class Device:
         elif self._ended(self._child):
             status, output = self._child.returncode, self._child.tail
             self.close()
-            if status == 0:
-                self.lost, self._proven = not self._asked_driver(self.release.note_idle), True
+            if status:
+                self._again(_reason(output) or f"the question ended with status {status}")
+            elif self._asked_driver(self.release.note_idle):
+                self.lost, self._proven = False, True
                 log.info("the device answers")
             else:
-                self._again(output[-1] if output else f"the question ended with status {status}")
+                self._again("it computes, and nvidia-smi does not answer")
         elif time.monotonic() > self._deadline:
             if self._child.kill():
                 self.close()
@@ -119,11 +122,17 @@ class Device:
     def _again(self, reason: str) -> None:
         self.lost = True
         self._failures += 1
-        pause = pause_seconds(self._failures)
+        pause, fault = pause_seconds(self._failures), device_fault(reason)
         self._due = time.monotonic() + pause
-        log.warning("the device does not answer", reason=reason, pause_seconds=pause)
+        hint = {"hint": fault.hint} if fault else {}
+        log.warning("the device does not answer", reason=reason, pause_seconds=pause, **hint)
 
     def _ended(self, child: Child) -> bool:
         for message in child.messages(wait_seconds=0):
             self.facts = message if isinstance(message, DeviceFacts) else self.facts
         return child.finished
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """Return the line that says what a GPU lacks: torch puts advice for its developers behind it; else the last one."""
+    return next((line for line in lines if device_fault(line)), lines[-1] if lines else "")

@@ -146,6 +146,32 @@ def test_nothing_is_claimed_before_a_lost_device_answers(sqlite_bench: Bench, ca
     assert card.asked == asked, "a device that answers is believed"
 
 
+def test_what_the_device_lacks_is_told_with_what_to_do(sqlite_bench: Bench, card: Card) -> None:
+    said = "AcceleratorError: CUDA error: no kernel image is available for execution on the device"
+    card.answers(sqlite_bench, f"echo '{said}' >&2; echo 'Compile with `TORCH_USE_CUDA_DSA` to enable' >&2; exit 1")
+    loop, patience = WorkerLoop(sqlite_bench.services), Patience(30)
+    with capture_logs() as lines:
+        while not loop.device.lost:
+            assert not loop.work_once()
+            patience.pause(0.01, "the device is asked")
+    loop.close()
+    (line,) = (line for line in lines if "pause_seconds" in line)
+    assert line["reason"] == said
+    assert "ESPALIER_DEVICE=cpu" in line["hint"]
+
+
+def test_a_device_whose_driver_does_not_answer_is_asked_again_later(
+    sqlite_bench: Bench, card: Card, nvidia_smi: Cards
+) -> None:
+    nvidia_smi.are(80)
+    loop = WorkerLoop(sqlite_bench.services)
+    nvidia_smi.fail("Unknown Error")
+    with capture_logs() as lines:
+        look_until(loop, card, asked=3)
+    loop.close()
+    assert [line["pause_seconds"] for line in lines if "pause_seconds" in line][:2] == [0.01, 0.02]
+
+
 def test_a_job_whose_device_vanishes_goes_on_at_another_worker(sqlite_bench: Bench, card: Card) -> None:
     broken, whole = WorkerLoop(sqlite_bench.services), WorkerLoop(sqlite_bench.services)
     undisturbed, job = sqlite_bench.add(), sqlite_bench.add("loses-its-device-midway")
