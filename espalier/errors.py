@@ -85,7 +85,7 @@ DEVICE_FAULTS: Final = (
     DeviceFault(
         "device_lost",
         "This build of torch has no code for the GPU.",
-        "Install torch with CUDA for it on the worker (TORCH_INDEX_URL, docs/operations.md), or set ESPALIER_DEVICE=cpu.",
+        "Install torch with CUDA for it (TORCH_INDEX_URL, docs/operations.md), or set ESPALIER_DEVICE=cpu there.",
         ("no kernel image is available", "Torch not compiled with CUDA enabled", "device kernel image is invalid"),
     ),
     DeviceFault(
