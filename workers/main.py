@@ -53,7 +53,7 @@ class WorkerProcess:
                 f"{', '.join(names)}; start with --worker-class {names[0]}, or name {worker_class} there"
             )
         setup_traces(settings, "espalier-worker")
-        placement = placement or Placement.of(settings)
+        placement = placement or Placement.of(settings, worker_class)
         placement.enter()
         self._placement = placement
         self.worker_class = worker_class

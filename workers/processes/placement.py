@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from app.settings import Settings
+from app.worker_classes import class_named
 from espalier.memory import Device
 from workers.processes import cards, machine
 from workers.processes.cards import Card, NoCard, NoDriver
@@ -31,9 +32,13 @@ class Placement:
     """Where its threads run; all of the process's where empty."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Placement:
-        """Return the placement of a worker that is told no cards: the first card there is, or the CPU."""
-        if settings.device == "cpu":
+    def of(cls, settings: Settings, worker_class: str = "default") -> Placement:
+        """Return the placement of a worker that is told no cards: the first card there is, or the CPU.
+
+        A class of CPUs gets jobs by what a CPU holds, and leaves a GPU of the same machine to the others.
+        """
+        declared = class_named(settings.classes, worker_class).device
+        if settings.device == "cpu" or (settings.device == "auto" and declared == "cpu"):
             return cls("cpu")
         try:
             there = cards.visible()

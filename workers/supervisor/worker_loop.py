@@ -39,7 +39,7 @@ class WorkerLoop:
         self._draining = threading.Event()
         self._ending = threading.Event()
         self._registered = False
-        placement = placement or Placement.of(services.settings)
+        placement = placement or Placement.of(services.settings, worker_class)
         # Decided once: a child that is promised a GPU and finds none does not fall back to the CPU.
         settings = placement.settings(services.settings)
         self._services = replace(services, settings=settings)

@@ -155,6 +155,15 @@ def test_a_worker_that_is_told_nothing_takes_the_first_card(nvidia_smi: Cards) -
     assert (only.device, [card.uuid for card in only.cards], only.memory_bytes) == ("cuda", ["GPU-00000000"], 80 * GIB)
 
 
+def test_a_class_of_cpus_leaves_the_gpu_to_the_others(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80)
+    classes = "cpu=16e9,slow=32e9:1e12,gpu=80e9"
+    auto, cuda = (Settings.model_validate({"device": device, "worker_classes": classes}) for device in ("auto", "cuda"))
+    assert [Placement.of(auto, name).device for name in ("cpu", "slow", "gpu")] == ["cpu", "cpu", "cuda"]
+    assert Placement.of(cuda, "cpu").device == "cuda", "somebody has said so"
+    assert [card.uuid for each in wanted("auto", auto) for card in each.cards] == ["GPU-00000000"]
+
+
 def test_cores_are_divided_among_the_cards_of_a_node(nvidia_smi: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi.are(80, 80, 80)
     nodes = {"0000:01:00.0": {0, 1, 2, 3, 64}, "0000:02:00.0": {0, 1, 2, 3, 64}, "0000:03:00.0": {4, 5, 6, 7, 65}}
