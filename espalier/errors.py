@@ -50,6 +50,7 @@ DEVICE_FAULTS: Final = (
             "CUDA out of memory",
             "CUDA error: out of memory",
             "CUDA driver error: out of memory",
+            "Triton Error [CUDA]: out of memory",
             "Cuda failure 'out of memory'",
             "Cuda failure 2 'out of memory'",
             "_STATUS_ALLOC_FAILED",
@@ -121,6 +122,7 @@ DEVICE_FAULTS: Final = (
         (
             "CUDA error",
             "CUDA driver error",
+            "Triton Error [CUDA]",
             "cudaError",
             "CUBLAS_STATUS_",
             "CUSOLVER_STATUS_",

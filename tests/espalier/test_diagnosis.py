@@ -60,6 +60,8 @@ def test_a_full_gpu_keeps_its_sizes_and_names_what_takes_less_in_the_phase(phase
         (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error"), "device_lost", True),
         (RuntimeError("CUDA driver error: out of memory"), "gpu_oom", True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "gpu_oom", True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "gpu_oom", True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), "device_lost", True),
         (RuntimeError("NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'"), "gpu_oom", True),
         (RuntimeError("The NVIDIA driver on your system is too old (found version 12020)."), "device_lost", True),
         (AssertionError("Torch not compiled with CUDA enabled"), "device_lost", True),
