@@ -17,8 +17,8 @@ import structlog
 PROGRAMS: Final = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
 """WSL2 has no /proc/driver/nvidia, and its nvidia-smi is on no PATH of a service."""
 _FIELDS: Final = ("uuid", "name", "memory.total", "pci.bus_id", "mig.mode.current")
-_ANSWER_SECONDS: Final = 20.0
-_KILL_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 20.0
+KILL_SECONDS: Final = 1.0
 """What the kernel may take to end an nvidia-smi that waits for a broken GPU: it may never end."""
 _UUID: Final = re.compile(r"GPU-[0-9A-Za-z-]+")
 _NONE: Final = "-1"
@@ -185,11 +185,11 @@ def _run(command: Sequence[str]) -> tuple[int, str, str]:
     """Return status, output and errors of a program that may hang inside the kernel, where nothing ends it."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
     try:
-        output, errors = process.communicate(timeout=_ANSWER_SECONDS)
+        output, errors = process.communicate(timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_KILL_SECONDS)
+            process.wait(KILL_SECONDS)
         raise
     finally:
         for pipe in filter(None, (process.stdout, process.stderr)):

@@ -107,8 +107,8 @@ def test_a_driver_that_the_kernel_keeps_is_not_waited_for(nvidia_smi: Cards, mon
     def keep(process: subprocess.Popen[str]) -> None:
         kept.append(process)
 
-    monkeypatch.setattr(cards, "_ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(cards, "_KILL_SECONDS", 0.1)
+    monkeypatch.setattr(cards, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(cards, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(subprocess.Popen, "kill", keep)
     with pytest.raises(NoCard, match="does not answer"):
         wanted("auto", AUTO)

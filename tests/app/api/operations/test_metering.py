@@ -162,7 +162,8 @@ def test_two_processes_count_as_one(two_processes: tuple[psutil.Process, httpx.C
     buckets = [scrape["espalier_http_request_seconds_bucket", "+Inf,GET,/v1/methods,200"] for scrape in scrapes]
     assert buckets == counts
     totals = [scrape["espalier_http_request_seconds_count", "GET,/metrics,200"] for scrape in scrapes[1:]]
-    assert totals == list(range(1, 10))
+    # A request is counted when its answer is on its way: the other process may be asked before that.
+    assert all(earlier - 1 <= total <= earlier for earlier, total in enumerate(totals, start=1))
 
     victim = next(child for child in parent.children() if "spawn_main" in " ".join(child.cmdline()))
     victim.kill()
