@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from espalier.model.weights import Weights, save_overlay
@@ -14,11 +15,26 @@ ELSEWHERE = torch.device("meta")
 """A device that is no CPU, on every machine."""
 
 
-def test_a_tensor_is_read_once_until_another_block_is_entered(tmp_path: Path) -> None:
-    weights = Weights(write_tiny_model(tmp_path / "model"))
-    name = next(name for name in weights.names if "q_proj" in name)
+@pytest.fixture
+def weights(tmp_path: Path) -> Weights:
+    return Weights(write_tiny_model(tmp_path / "model"))
+
+
+@pytest.fixture
+def name(weights: Weights) -> str:
+    return next(name for name in weights.names if "q_proj" in name)
+
+
+@pytest.fixture
+def tensors() -> BlockTensors:
     tensors = BlockTensors(ELSEWHERE)
     tensors.enter(0)
+    return tensors
+
+
+def test_a_tensor_is_read_once_until_another_block_is_entered(
+    weights: Weights, name: str, tensors: BlockTensors
+) -> None:
     first = tensors.get(weights, name)
     assert first.device == ELSEWHERE
     assert tensors.get(weights, name) is first
@@ -28,11 +44,9 @@ def test_a_tensor_is_read_once_until_another_block_is_entered(tmp_path: Path) ->
     assert tensors.get(weights, name) is not first
 
 
-def test_what_lies_over_a_tensor_is_another_one(tmp_path: Path) -> None:
-    weights = Weights(write_tiny_model(tmp_path / "model"))
-    name = next(name for name in weights.names if "q_proj" in name)
-    tensors = BlockTensors(ELSEWHERE)
-    tensors.enter(0)
+def test_what_lies_over_a_tensor_is_another_one(
+    weights: Weights, name: str, tensors: BlockTensors, tmp_path: Path
+) -> None:
     first = tensors.get(weights, name)
     made = torch.zeros(first.shape, dtype=first.dtype, device=ELSEWHERE)
     save_overlay(tmp_path / "overlay.safetensors", {name: torch.zeros(first.shape, dtype=first.dtype)}, {})
@@ -44,9 +58,7 @@ def test_what_lies_over_a_tensor_is_another_one(tmp_path: Path) -> None:
     assert tensors.get(changed, name) is not made
 
 
-def test_of_a_cpu_nothing_is_kept(tmp_path: Path) -> None:
-    weights = Weights(write_tiny_model(tmp_path / "model"))
-    name = weights.names[0]
+def test_of_a_cpu_nothing_is_kept(weights: Weights, name: str) -> None:
     tensors = BlockTensors(torch.device("cpu"))
     tensors.enter(0)
     assert tensors.get(weights, name) is not tensors.get(weights, name)

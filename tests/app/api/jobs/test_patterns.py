@@ -32,7 +32,7 @@ def _spec(*include: str) -> dict[str, Any]:
     return {"prune": {"method": "magnitude", "sparsity": 0.5, "targets": {"include": list(include)}}}
 
 
-def _told(answer: Any) -> list[tuple[str, str]]:
+def _places(answer: Any) -> list[tuple[str, str]]:
     assert answer.status_code == 422, answer.text
     return [(item["pointer"], item["code"]) for item in answer.json()["errors"]]
 
@@ -41,21 +41,21 @@ def _told(answer: Any) -> list[tuple[str, str]]:
 def test_what_re2_does_not_take_is_refused_at_every_door(client: TestClient, model: Path, *, remote: bool) -> None:
     source = REMOTE["source"] if remote else {"kind": "local", "path": str(model)}
     body = {"source": source, "spec": _spec(OLD)}
-    assert _told(client.post("/v1/jobs", json=body)) == [(AT, "bad-regex")]
-    assert _told(client.post("/v1/plans", json=body)) == [(AT, "bad-regex")]
+    assert _places(client.post("/v1/jobs", json=body)) == [(AT, "bad-regex")]
+    assert _places(client.post("/v1/plans", json=body)) == [(AT, "bad-regex")]
     axes = {"/spec/calibration/seed": [1, 2]}
-    assert [code for _, code in _told(client.post("/v1/sweeps", json={"base": body, "axes": axes}))] == ["bad-regex"]
-    assert _told(client.put("/v1/presets/mine", json={"spec": _spec(OLD)})) == [(AT, "bad-regex")]
+    assert [code for _, code in _places(client.post("/v1/sweeps", json={"base": body, "axes": axes}))] == ["bad-regex"]
+    assert _places(client.put("/v1/presets/mine", json={"spec": _spec(OLD)})) == [(AT, "bad-regex")]
     rule = {"name": "r", "source_id": Registry.new(client).id, "template": {"spec": _spec(OLD)}}
-    assert _told(client.post("/v1/rules", json=rule)) == [(f"/template{AT}", "bad-regex")]
+    assert _places(client.post("/v1/rules", json=rule)) == [(f"/template{AT}", "bad-regex")]
     clone = client.post(f"/v1/jobs/{submit(client)}/clone", json={"spec": _spec(OLD)})
-    assert _told(clone) == [(AT, "bad-regex")]
+    assert _places(clone) == [(AT, "bad-regex")]
 
 
 def test_more_patterns_than_a_step_takes_are_refused(client: TestClient) -> None:
     names = [f"{number}_proj" for number in range(9)]
     answer = client.post("/v1/jobs", json={**REMOTE, "spec": _spec(*names)})
-    assert _told(answer) == [("/spec/prune/targets/include", "too-many-patterns")]
+    assert _places(answer) == [("/spec/prune/targets/include", "too-many-patterns")]
     schema = client.get("/v1/spec-schema").json()["$defs"]["Targets"]["properties"]
     assert schema["include"]["maxItems"] == schema["exclude"]["maxItems"] == 8
 
@@ -77,8 +77,8 @@ def test_a_stored_job_stays_readable_and_cannot_run_again(client: TestClient, re
     assert client.get(f"/portal/jobs/{job_id}/spec").status_code == 200
     retried = client.post(f"/v1/jobs/{job_id}/retry", json={})
     assert retried.json()["code"] == "invalid-spec"
-    assert _told(retried) == [("/spec/prune/0/targets/include/0", "bad-regex")]
-    assert _told(client.post(f"/v1/jobs/{job_id}/clone", json={})) == [(AT, "bad-regex")]
+    assert _places(retried) == [("/spec/prune/0/targets/include/0", "bad-regex")]
+    assert _places(client.post(f"/v1/jobs/{job_id}/clone", json={})) == [(AT, "bad-regex")]
     mended = client.post(f"/v1/jobs/{job_id}/clone", json={"spec": {"prune": {"targets": {"include": ["q_proj"]}}}})
     assert mended.status_code == 202
 
@@ -100,7 +100,7 @@ def test_stored_presets_and_rules_stay_readable_and_make_no_job(client: TestClie
     assert len(client.get("/v1/rules").json()["items"]) == 1
     assert client.get("/portal/new-job?preset=mine").status_code == 200
     used = client.post("/v1/jobs", json={**REMOTE, "spec": {"preset": "mine"}})
-    assert [code for _, code in _told(used)] == ["bad-regex"]
+    assert [code for _, code in _places(used)] == ["bad-regex"]
     verdict = client.post(f"/v1/rules/{rule}/test", json={"delivery_id": registry.deliver()}).json()
     assert verdict["outcome"] == "refused"
     assert "RE2" in verdict["detail"]
