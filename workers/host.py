@@ -36,10 +36,10 @@ def workers(placements: Sequence[Placement], worker_class: str) -> list[ServiceP
 
 
 def environment(settings: Settings, count: int) -> Mapping[str, str]:
-    """Return the environment of the workers: their children divide the memory that one would have for itself."""
+    """Return the environment of the workers: each child has what the settings say, or an equal share of the machine."""
     name = f"{PREFIX}CHILD_MEMORY_BYTES"
-    divided = settings.child_memory_bytes or int(machine.host_memory_bytes() * SHARE) // count
-    return {**os.environ, name: str(divided)}
+    each = settings.child_memory_bytes or int(machine.host_memory_bytes() * SHARE) // count
+    return {**os.environ, name: str(each)}
 
 
 def run(placements: Sequence[Placement], worker_class: str) -> None:

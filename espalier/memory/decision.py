@@ -60,4 +60,4 @@ def decide(
     beside = max(
         needed.peak(phase, spec, device="cuda", by_blocks=by_blocks, states_on_device=True) for phase in walking
     )
-    return Decision(by_blocks, micro_batch, device == "cuda" and not halvings and beside <= budget, tuple(lacking))
+    return Decision(by_blocks, micro_batch, device == "cuda" and beside <= budget, tuple(lacking))

@@ -39,6 +39,9 @@ class Interleaved:
             save_overlay(path, done.tensors, done.masks)
             session.weights = session.weights.with_overlay(path)
             path.unlink()  # the open handle is enough
+            for name, tensor in done.made.items():
+                pruner.kept.keep(session.weights, name, tensor)
+            done.made.clear()
             whole = Pruned(whole.rows + done.rows, whole.tensors | done.tensors, whole.masks | done.masks, {})
             pruner.passed.append(block)
         pruner.kept.forget()  # the fit takes its memory

@@ -42,10 +42,10 @@ def check(session: Session) -> None:
         _decide_on_host(session, needed)
     else:
         _decide_on_device(session, needed)
-    if request.max_host_memory_bytes is not None:
-        _check_host(session, needed, request.max_host_memory_bytes)
     if request.ran_out:
         _take_less(session, needed)
+    if request.max_host_memory_bytes is not None:  # last: it counts the hidden states where they are to lie
+        _check_host(session, needed, request.max_host_memory_bytes)
     if session.by_blocks:
         _warn_by_blocks(session)
 

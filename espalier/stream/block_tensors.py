@@ -14,7 +14,8 @@ class BlockTensors:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._index: int | None = None
-        self._tensors: dict[object, torch.Tensor] = {}
+        self._tensors: dict[str, tuple[object, torch.Tensor]] = {}
+        """Name -> where it was read from, and what was read last."""
 
     def enter(self, index: int) -> None:
         """Begin with a block: what was kept of another one is forgotten."""
@@ -29,14 +30,13 @@ class BlockTensors:
 
     def get(self, weights: Weights, name: str) -> torch.Tensor:
         """Return a tensor of the block on the device, in the dtype that `weights` have; nobody may write into it."""
-        key = weights.origin(name)
-        kept = self._tensors.get(key)
-        if kept is None:
+        origin, kept = self._tensors.get(name, (None, None))
+        if kept is None or origin != weights.origin(name):
             kept = weights.get(name).to(self._device)
             self.keep(weights, name, kept)
         return kept
 
     def keep(self, weights: Weights, name: str, tensor: torch.Tensor) -> None:
-        """Keep a tensor on the device that is what `weights` hold under a name."""
+        """Keep a tensor on the device that is what `weights` hold under a name, and forget what it was before."""
         if is_accelerator(self._device):
-            self._tensors[weights.origin(name)] = tensor
+            self._tensors[name] = weights.origin(name), tensor

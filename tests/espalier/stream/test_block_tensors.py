@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,19 @@ def test_what_lies_over_a_tensor_is_another_one(
     changed = weights.with_overlay(tmp_path / "overlay.safetensors")
     tensors.keep(changed, name, made)
     assert tensors.get(changed, name) is made
-    assert tensors.get(weights, name) is first
     tensors.forget()
     assert tensors.get(changed, name) is not made
+
+
+def test_of_a_name_the_newest_tensor_alone_takes_memory(weights: Weights, name: str, tmp_path: Path) -> None:
+    tensors = BlockTensors(ELSEWHERE)
+    tensors.enter(0)
+    dense = weakref.ref(tensors.get(weights, name))
+    shape, dtype = weights.shape(name), weights.dtype(name)
+    save_overlay(tmp_path / "overlay.safetensors", {name: torch.zeros(shape, dtype=dtype)}, {})
+    changed = weights.with_overlay(tmp_path / "overlay.safetensors")
+    tensors.keep(changed, name, torch.zeros(shape, dtype=dtype, device=ELSEWHERE))
+    assert dense() is None
 
 
 def test_of_a_cpu_nothing_is_kept(weights: Weights, name: str) -> None:
