@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
-.PHONY: setup demo serve dist test chaos deep load numbers standin registry browser screenshots check lint types contracts bench gpu results docs clean
+.PHONY: setup demo serve dist test chaos deep load numbers standin distributed registry browser screenshots check lint types contracts bench gpu results docs clean
 
 setup: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ chaos deep load numbers: setup
 # The engine on a pretend accelerator: every word of a spec, and what each phase would cost on a card.
 standin: setup
 	$(BIN)/python -m pytest -m "deep or not deep" -n $(PROCESSES) tests/standin
+
+# Jobs that several processes compute together, over gloo: what several cards do over NCCL.
+distributed: setup
+	$(BIN)/python -m pytest -m "deep or not deep" -n $(PROCESSES) tests/distributed
 
 # The portal in Debian's chromium, which is installed where it is missing and may be; else the tests are skipped, and say so.
 browser: setup $(VENV)/.browser

@@ -227,6 +227,12 @@ class InsufficientMemoryError(EngineError):
         self.class_ = class_
 
 
+class PeerLostError(EngineError, class_="worker_lost"):
+    """A rank of the job does not answer the others; what ended it is told by that rank itself."""
+
+    retryable: ClassVar[bool] = True
+
+
 class UnequalMembersError(EngineError, ValueError, class_="invalid_spec"):
     """Models that are not pruned alike have no average."""
 

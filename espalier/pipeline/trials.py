@@ -10,6 +10,7 @@ from typing import Any
 
 from espalier.checkpoint_names import RESULT
 from espalier.diagnosis import classify
+from espalier.distributed.group import RankGroup
 from espalier.messages import Checkpoint, ComputeRequest, Done, Log, Message, StoredCheckpoint
 from espalier.pipeline.computing import compute
 from espalier.recipe.hashes import phase_key
@@ -26,6 +27,8 @@ class Trials:
 
     request: ComputeRequest
     listener: Listener
+    group: RankGroup
+    """The ranks that compute every trial together."""
     outcomes: list[Outcome] = field(default_factory=list)
     done: dict[int, Done] = field(default_factory=dict)
     """The results whose artifacts still lie here, by number of the trial."""
@@ -61,7 +64,7 @@ class Trials:
             self.listener(message)
 
         report: dict[str, Any] | None = None
-        session = Session(request, listen)
+        session = Session(request, listen, self.group)
         try:
             done = compute(session)
         except Exception as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from espalier.distributed.group import RankGroup
 from espalier.messages import ComputeRequest
 from espalier.model import numerics
 from espalier.model.lm_eval_tasks import Tasks
@@ -27,8 +28,10 @@ from espalier.text.corpus import CROPPED_FROM, Corpus, Text
 class Session:
     """One attempt of a job: what every phase works with, and changes."""
 
-    def __init__(self, request: ComputeRequest, listener: Listener) -> None:
+    def __init__(self, request: ComputeRequest, listener: Listener, group: RankGroup | None = None) -> None:
+        """`group`: the ranks that compute the job together; None: this process alone."""
         self.request = request
+        self.group = group or RankGroup.alone()
         self.workspace = Path(request.workspace)
         self.artifact_dir = Path(request.artifact_dir)
         self.source_dir = Path(request.model_dir)

@@ -1,0 +1,1 @@
+"""Jobs that several ranks compute, on a CPU: gloo in the place of NCCL."""

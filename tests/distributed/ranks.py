@@ -1,0 +1,57 @@
+"""Ranks for a test: processes forked from this one, where torch is loaded already, that join a group."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from espalier.distributed.group import RankGroup, joined
+
+Value = TypeVar("Value")
+FORK = multiprocessing.get_context("fork")
+SECONDS = 240.0
+
+
+def run_ranks(size: int, work: Callable[[RankGroup], Value]) -> list[Value]:
+    """Run a function in every rank of a group of `size`, one thread each, and return what they give, in order."""
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    pipes, processes = [], []
+    for rank in range(size):
+        ours, theirs = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=_rank, args=(rank, size, store.port, work, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        return [_result(pipe, rank) for rank, pipe in enumerate(pipes)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _rank(rank: int, size: int, port: int, work: Callable[[RankGroup], Any], pipe: Connection) -> None:
+    names = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()}, TORCHELASTIC_USE_AGENT_STORE="True")
+    torch.set_num_threads(1)
+    try:
+        with joined("cpu") as group:
+            pipe.send((True, work(group)))
+            group.barrier()  # nobody leaves while another one reads
+    except BaseException:  # noqa: BLE001 - whatever it is, the test tells it
+        pipe.send((False, traceback.format_exc()))
+
+
+def _result(pipe: Connection, rank: int) -> Any:
+    assert pipe.poll(SECONDS), f"rank {rank} does not answer"
+    went_well, value = pipe.recv()
+    assert went_well, f"rank {rank} failed:\n{value}"
+    return value
