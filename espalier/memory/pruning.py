@@ -19,7 +19,10 @@ ERROR_BYTES: Final = FLOAT_BYTES + 2 * 8
 BATCH_COPIES: Final = 3
 """Of what enters and leaves the widest map while a batch goes through a block."""
 FACTORS: Final = 6
-"""Square float32 matrices that a solver makes of the widest Gram matrix: an eigendecomposition and its work space."""
+"""Square float32 matrices made of the widest Gram matrix: an eigendecomposition and its work space.
+
+What matrices that read the same input share counts among them: it is kept until the last of them is done.
+"""
 
 
 def block_bytes(block: BlockShape, *, gram: bool, tokens: int, length: int, itemsize: int) -> int:

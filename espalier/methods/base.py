@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from espalier.methods.factorisations import Factorisations
 from espalier.methods.statistic import Declared, Statistics
 from espalier.methods.statistics.gram import Gram
 
@@ -55,6 +56,8 @@ class LayerProblem:
     """At least what the method declares; a statistic of another matrix's input only where there is such a matrix."""
     generator: torch.Generator
     """On the CPU, seeded for this matrix."""
+    factorisations: Factorisations = field(default_factory=Factorisations, kw_only=True)
+    """Of its Gram matrix; shared by the matrices that read the same input."""
 
 
 @dataclass(frozen=True)

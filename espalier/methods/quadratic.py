@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from espalier.methods.lazy_torch import torch
+from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from espalier.methods.base import LayerProblem
 
 WIDE = 1024
 """Matrices with at most so many inputs are factorised in float64: there it costs next to nothing."""
@@ -42,6 +45,31 @@ def cholesky(gram_II: Tensor, damping: float) -> Tensor:
     raise SingularError("the Gram matrix of the inputs cannot be factorised")
 
 
+def inverse(problem: LayerProblem, damping: float) -> Tensor:
+    """Return the inverse of a problem's damped Gram matrix; raises SingularError as `cholesky` does."""
+    gram_II = problem.statistics[Gram]
+    return problem.factorisations.once(("inverse", damping), lambda: torch.cholesky_inverse(cholesky(gram_II, damping)))
+
+
+@dataclass(frozen=True)
+class ScaledGram:
+    """The damped Gram matrix in units in which every input has norm one."""
+
+    hessian_II: Tensor
+    scale_I: Tensor
+    """float64."""
+
+    @classmethod
+    def of(cls, gram_II: Tensor, damping: float) -> ScaledGram:
+        """Scale inputs by sqrt(diag G); an input that is always zero gets the least scale that is not zero."""
+        scale_I = gram_II.diagonal().double().clamp_min(0).sqrt()
+        smallest = torch.where(scale_I > 0, scale_I, torch.inf).min()
+        scale_I = torch.where(scale_I > 0, scale_I, torch.where(smallest.isinf(), 1.0, smallest))
+        unit_II = (gram_II.double() if len(gram_II) <= WIDE else gram_II) / scale_I.to(gram_II.dtype)
+        unit_II = unit_II / scale_I.to(unit_II.dtype)[:, None]
+        return cls(damped(unit_II, damping), scale_I)
+
+
 @dataclass(frozen=True)
 class Scaled:
     """The damped quadratic in units in which every input has norm one: magnitude there is Wanda's score."""
@@ -52,14 +80,12 @@ class Scaled:
     scale_I: Tensor
 
     @classmethod
-    def of(cls, weight_OI: Tensor, gram_II: Tensor, damping: float) -> Scaled:
-        """Scale inputs by sqrt(diag G); an input that is always zero gets the least scale that is not zero."""
-        scale_I = gram_II.diagonal().double().clamp_min(0).sqrt()
-        smallest = torch.where(scale_I > 0, scale_I, torch.inf).min()
-        scale_I = torch.where(scale_I > 0, scale_I, torch.where(smallest.isinf(), 1.0, smallest))
-        unit_II = (gram_II.double() if len(gram_II) <= WIDE else gram_II) / scale_I.to(gram_II.dtype)
-        unit_II = unit_II / scale_I.to(unit_II.dtype)[:, None]
-        return cls(damped(unit_II, damping), weight_OI * scale_I.to(weight_OI.dtype), scale_I.to(weight_OI.dtype))
+    def of(cls, problem: LayerProblem, damping: float) -> Scaled:
+        """Scale a problem's weights by the norms of their inputs."""
+        weight_OI, gram_II = problem.weight_OI, problem.statistics[Gram]
+        gram = problem.factorisations.once(("scaled", damping), lambda: ScaledGram.of(gram_II, damping))
+        scale_I = gram.scale_I.to(weight_OI.dtype)
+        return cls(gram.hessian_II, weight_OI * scale_I, scale_I)
 
     def back(self, weight_OI: Tensor) -> Tensor:
         """Convert scaled weights into the model's own units."""

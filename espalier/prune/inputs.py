@@ -7,7 +7,7 @@ With dense propagation nothing that is pruned changes what comes after it, so th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +44,8 @@ class Reading:
 
     statistics: Callable[[Matrix], Statistics]
     idle_experts: list[str]
+    input_of: Callable[[Matrix], Hashable]
+    """What a matrix reads: equal values where matrices read the same."""
     sample: Callable[[Matrix], torch.Tensor] | None = None
     """The first tokens (T, I); None where the error of a mask is taken from Gram matrices."""
 
@@ -74,7 +76,9 @@ class Inputs:
                 if maker in statistics:
                     num_outputs = self._session.streamed.layout.by_name[maker].shape[0]
                     statistics[maker][kind] = kind.at_outputs(statistics[reader][kind.of], num_outputs=num_outputs)
-        return Reading(lambda matrix: statistics[matrix.name], list(data["idle"]))
+        return Reading(
+            lambda matrix: statistics[matrix.name], list(data["idle"]), lambda matrix: data["reads"][matrix.name]
+        )
 
     def _own(self, tensors: Mapping[str, torch.Tensor], leader: str) -> Statistics:
         return with_implied({kind: tensors[self._key(leader, kind)] for kind in self._gathered})

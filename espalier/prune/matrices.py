@@ -10,6 +10,7 @@ import torch
 
 from espalier.messages import Layer
 from espalier.methods.base import LayerProblem, MaskProblem
+from espalier.methods.factorisations import Factorisations
 from espalier.methods.statistic import Statistics
 from espalier.methods.statistics.gram import Gram
 from espalier.model import masks
@@ -31,6 +32,7 @@ def prune_matrix(
     plan: SparsityPlan,
     statistics: Statistics,
     sample_TI: torch.Tensor | None,
+    factorisations: Factorisations,
 ) -> tuple[Layer, torch.Tensor, torch.Tensor]:
     """Return the row, the tensor as its file holds it, and the mask (O, I); the tensor lies on the device.
 
@@ -40,12 +42,14 @@ def prune_matrix(
     began = time.monotonic()
     weight_OI = stored.float()
     sparsity = plan.sparsities[matrix.name]
-    score_OI = _scored(session, matrix, step, plan, statistics, weight_OI=weight_OI, stored=stored)
+    draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
+    dense = LayerProblem(weight_OI, statistics, draws, factorisations=factorisations)
+    score_OI = _scored(matrix, step, plan, dense, stored=stored)
     score_OI = below_pruned(session, matrix, score_OI).to(session.device)
     mask_OI = step.pattern.keep(score_OI, sparsity=sparsity) & ~torch.isneginf(score_OI)
     draws = generator(session.request.spec.calibration.seed, "update", matrix.name)
     problem = MaskProblem(
-        weight_OI, statistics, draws, mask_OI=mask_OI, score_OI=score_OI, pattern=step.pattern, sparsity=sparsity
+        weight_OI, statistics, draws, mask_OI, score_OI, step.pattern, sparsity, factorisations=factorisations
     )
     if step.optimizer is not None:
         mask_OI = step.optimizer.improve(problem)
@@ -68,20 +72,12 @@ def prune_matrix(
 
 
 def _scored(
-    session: Session,
-    matrix: Matrix,
-    step: PruneStep,
-    plan: SparsityPlan,
-    statistics: Statistics,
-    *,
-    weight_OI: torch.Tensor,
-    stored: torch.Tensor,
+    matrix: Matrix, step: PruneStep, plan: SparsityPlan, dense: LayerProblem, *, stored: torch.Tensor
 ) -> torch.Tensor:
-    draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
     if plan.dense_statistics is None:
-        return score(step, LayerProblem(weight_OI, statistics, draws), module=matrix.name)
+        return score(step, dense, module=matrix.name)
     # On the CPU and in float32, as the plan compared them.
-    planned = LayerProblem(stored.cpu().float(), plan.statistics(step, matrix.name), draws)
+    planned = LayerProblem(stored.cpu().float(), plan.statistics(step, matrix.name), dense.generator)
     return score(step, planned, module=matrix.name).float()
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from espalier.evaluate.scoring import score_weights
 from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import Layer
+from espalier.methods.factorisations import SharedFactorisations
 from espalier.methods.statistic import Declared, Statistics
 from espalier.methods.statistics.gram import Gram
 from espalier.model.layout import Block, Matrix
@@ -175,11 +176,19 @@ class BlockPruner:
         read = self._read(block, matrices, self.plan)
         self._warn_of_idle(read.idle_experts)
         self.kept.enter(block.index)
+        shared = SharedFactorisations(map(read.input_of, matrices))
         for matrix in matrices:
             sample_TI = read.sample(matrix) if read.sample else None
             stored = matrix.view(self.kept.get(self.session.weights, matrix.tensor))
             row, made, done.masks[matrix.name] = prune_matrix(
-                self.session, matrix, step, stored, self.plan, read.statistics(matrix), sample_TI
+                self.session,
+                matrix,
+                step,
+                stored,
+                self.plan,
+                read.statistics(matrix),
+                sample_TI,
+                shared.of(read.input_of(matrix)),
             )
             done.rows.append(row)
             done.tensors[matrix.tensor], done.made[matrix.tensor] = made.cpu(), made
@@ -207,11 +216,14 @@ class BlockPruner:
         def statistics(matrix: Matrix) -> Statistics:
             return capture.statistics(matrix.name)
 
+        def input_of(matrix: Matrix) -> int:
+            return id(capture.of(matrix.name))
+
         warn_of_absent(self.session, block, capture.readers)
 
         if stored is not None:
             return replace(stored, sample=sample)
-        return Reading(statistics, capture.idle_experts, sample)
+        return Reading(statistics, capture.idle_experts, input_of, sample)
 
     def _warn_of_idle(self, experts: list[str]) -> None:
         if experts:

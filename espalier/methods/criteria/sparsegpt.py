@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from espalier.methods.base import Cost, Criterion, LayerProblem
-from espalier.methods.lazy_torch import torch
-from espalier.methods.quadratic import cholesky
+from espalier.methods.quadratic import inverse
 from espalier.methods.statistic import Declared
 from espalier.methods.statistics.gram import Gram
 
@@ -33,5 +32,5 @@ class SparseGptScore(Criterion):
 
     def score(self, problem: LayerProblem) -> Tensor:
         """Return the scores in the precision of the factor; an input that is always zero scores next to nothing."""
-        inverse_II = torch.cholesky_inverse(cholesky(problem.statistics[Gram], self.damping))
+        inverse_II = inverse(problem, self.damping)
         return problem.weight_OI.to(inverse_II.dtype).square() / inverse_II.diagonal()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, MaskProblem, Pattern, Refit, Solver
+from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.patterns.unstructured import without_lowest
 from espalier.methods.quadratic import WIDE, Scaled
@@ -41,33 +41,42 @@ class Admm(Solver):
     def solve(self, problem: MaskProblem) -> Refit:
         """Return a mask of the pattern and the weights on it; the mask given is not read."""
         weight_OI, gram_II = problem.weight_OI, problem.statistics[Gram]
-        scaled = Scaled.of(weight_OI, gram_II, self.damping)
-        sum_OI = self._iterate(scaled, problem.pattern, problem.sparsity)
+        scaled = Scaled.of(problem, self.damping)
+        sum_OI = self._iterate(problem, scaled)
         mask_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
         if self.refit and weight_OI.shape[1] <= 2 * WIDE:
             return Refit(refit_rows(weight_OI, mask_OI, gram_II, self.refit_damping), mask_OI)
         fitted_OI = sum_OI.masked_fill(~mask_OI, 0)
         if self.refit:
-            gentle = Scaled.of(weight_OI, gram_II, self.refit_damping)
+            gentle = Scaled.of(problem, self.refit_damping)
             fitted_OI = conjugate_gradients(gentle, fitted_OI, mask_OI, steps=GRADIENT_STEPS)
         return Refit(scaled.back(fitted_OI).masked_fill(~mask_OI, 0), mask_OI)
 
-    def _iterate(self, scaled: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
+    def _iterate(self, problem: MaskProblem, scaled: Scaled) -> Tensor:
         """The scaled weights whose projection is the result."""
-        shifted_II = scaled.hessian_II.clone()
-        shifted_II.diagonal().add_(self.rho)
-        inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(shifted_II)).to(scaled.weight_OI.dtype)
+        inverse_II = self._shifted_inverse(problem, scaled)
         fixed_OI = scaled.weight_OI @ scaled.hessian_II.to(scaled.weight_OI.dtype) @ inverse_II
         primal_OI, dual_OI = scaled.weight_OI, torch.zeros_like(scaled.weight_OI)
         for step in counted(range(self.iterations)):
             sum_OI = primal_OI + dual_OI
-            mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
+            mask_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
             if step + 1 < self.ramp:
                 mask_OI = relaxed(mask_OI, sum_OI.abs(), fraction=1 - (1 - (step + 1) / self.ramp) ** 3)
             projected_OI = sum_OI.masked_fill(~mask_OI, 0)
             dual_OI = sum_OI - projected_OI
             primal_OI = fixed_OI + self.rho * (projected_OI - dual_OI) @ inverse_II
         return primal_OI + dual_OI
+
+    def _shifted_inverse(self, problem: MaskProblem, scaled: Scaled) -> Tensor:
+        """The inverse of H + rho."""
+
+        def invert() -> Tensor:
+            shifted_II = scaled.hessian_II.clone()
+            shifted_II.diagonal().add_(self.rho)
+            inverse_II: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(shifted_II))
+            return inverse_II.to(scaled.weight_OI.dtype)
+
+        return problem.factorisations.once(("shifted inverse", self.damping, self.rho), invert)
 
 
 def relaxed(mask_OI: Tensor, score_OI: Tensor, *, fraction: float) -> Tensor:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Cost, MaskProblem, Pattern, Refit, Solver
+from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import Scaled
-from espalier.methods.statistics.gram import Gram
 from espalier.progress import counted
 
 if TYPE_CHECKING:
@@ -35,23 +34,21 @@ class Alps(Solver):
 
     def solve(self, problem: MaskProblem) -> Refit:
         """Return a mask of the pattern and the weights on it; the mask given is not read."""
-        scaled = Scaled.of(problem.weight_OI, problem.statistics[Gram], self.damping)
-        sum_OI = self._iterate(scaled, problem.pattern, problem.sparsity)
+        scaled = Scaled.of(problem, self.damping)
+        sum_OI = self._iterate(problem, scaled)
         mask_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
         start_OI = sum_OI.masked_fill(~mask_OI, 0)
         fitted_OI = conjugate_gradients(scaled, start_OI, mask_OI, steps=self.refine)
         return Refit(scaled.back(fitted_OI).masked_fill(~mask_OI, 0), mask_OI)
 
-    def _iterate(self, scaled: Scaled, pattern: Pattern, sparsity: float) -> Tensor:
+    def _iterate(self, problem: MaskProblem, scaled: Scaled) -> Tensor:
         """The scaled weights whose projection is the result."""
-        values_I, vectors_II = torch.linalg.eigh(scaled.hessian_II)
-        dtype = scaled.weight_OI.dtype
-        values_I, vectors_II = values_I.clamp_min(0).to(dtype), vectors_II.to(dtype)
+        values_I, vectors_II = self._eigenbasis(problem, scaled)
         linear_OI = scaled.weight_OI @ vectors_II * values_I  # W0 H, in the eigenbasis
         rho, sum_OI, dual_OI = self.rho, scaled.weight_OI, torch.zeros_like(scaled.weight_OI)
         previous_OI = torch.ones_like(sum_OI, dtype=torch.bool)
         for step in counted(range(self.iterations)):
-            mask_OI = pattern.keep(sum_OI.abs(), sparsity=sparsity)
+            mask_OI = problem.pattern.keep(sum_OI.abs(), sparsity=problem.sparsity)
             projected_OI = sum_OI.masked_fill(~mask_OI, 0)
             dual_OI = sum_OI - projected_OI
             if step and step % EVERY == 0:
@@ -64,6 +61,16 @@ class Alps(Solver):
             right_OI = linear_OI + rho * (projected_OI - dual_OI) @ vectors_II
             sum_OI = (right_OI / (values_I + rho)) @ vectors_II.T + dual_OI
         return sum_OI
+
+    def _eigenbasis(self, problem: MaskProblem, scaled: Scaled) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (I,), none below zero, and eigenvectors (I, I) of the Hessian."""
+
+        def decompose() -> tuple[Tensor, Tensor]:
+            values_I, vectors_II = torch.linalg.eigh(scaled.hessian_II)
+            dtype = scaled.weight_OI.dtype
+            return values_I.clamp_min(0).to(dtype), vectors_II.to(dtype)
+
+        return problem.factorisations.once(("eigenbasis", self.damping), decompose)
 
 
 def _growth(moved: float) -> float:

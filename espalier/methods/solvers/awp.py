@@ -9,7 +9,6 @@ from pydantic import Field
 from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import Scaled, squared_output_error
-from espalier.methods.statistics.gram import Gram
 from espalier.progress import counted
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Awp(Solver):
 
     def solve(self, problem: MaskProblem) -> Refit:
         """Start at the mask given and return the best point met, by the error of the whole matrix."""
-        scaled = Scaled.of(problem.weight_OI, problem.statistics[Gram], self.damping)
+        scaled = Scaled.of(problem, self.damping)
         hessian_II = scaled.hessian_II.to(problem.weight_OI.dtype)
         frobenius = self.step == "frobenius"
         curvature = float(hessian_II.norm()) / 2 if frobenius else largest_eigenvalue(hessian_II, problem.generator)

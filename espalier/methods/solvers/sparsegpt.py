@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from espalier.methods.base import Axes, Cost, MaskProblem, Pattern, Refit, Solver
+from espalier.methods.base import Axes, Cost, LayerProblem, MaskProblem, Pattern, Refit, Solver
 from espalier.methods.lazy_torch import torch
-from espalier.methods.quadratic import cholesky
-from espalier.methods.statistics.gram import Gram
+from espalier.methods.quadratic import inverse
 from espalier.progress import counted
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class SparseGpt(Solver):
 
     def solve(self, problem: MaskProblem) -> Refit:
         """Return the swept weights."""
-        factor_II = inverse_factor(problem.statistics[Gram], self.damping).to(problem.weight_OI.dtype)
+        factor_II = inverse_factor(problem, self.damping)
         # Columns as rows: every step then works on contiguous memory.
         weight_IO = problem.weight_OI.T.clone(memory_format=torch.contiguous_format)
         mask_IO = problem.mask_OI.T.clone(memory_format=torch.contiguous_format)
@@ -64,11 +63,14 @@ class SparseGpt(Solver):
         return Refit(sweep.weight_IO.T.masked_fill(~mask_OI, 0), mask_OI)
 
 
-def inverse_factor(gram_II: Tensor, damping: float) -> Tensor:
-    """Compute the upper factor U of H^-1 = U^T U; row j, from j on, is the effect of column j's error on later ones."""
-    inverse_II = torch.cholesky_inverse(cholesky(gram_II, damping))
-    factor_II: Tensor = torch.linalg.cholesky(inverse_II, upper=True)
-    return factor_II
+def inverse_factor(problem: LayerProblem, damping: float) -> Tensor:
+    """Return the upper factor U of H^-1 = U^T U; row j, from j on, is the effect of column j's error on later ones."""
+
+    def factorise() -> Tensor:
+        factor_II: Tensor = torch.linalg.cholesky(inverse(problem, damping), upper=True)
+        return factor_II.to(problem.weight_OI.dtype)
+
+    return problem.factorisations.once(("inverse factor", damping), factorise)
 
 
 class _Sweep:

@@ -131,7 +131,7 @@ def test_sparsegpt_s_own_mask_keeps_the_budget(pattern: Unstructured, sparsity: 
 
 def test_alps_ends_at_the_optimum_of_its_mask() -> None:
     refit = _solve(Alps(refine=200), _inputs(), _ragged_mask())
-    problem = Scaled.of(_weight(), _gram(_inputs()), 0.01)
+    problem = Scaled.of(_problem(_inputs(), _ragged_mask()), 0.01)
     back = problem.scale_I.double()
     expected_OI = _optimum(refit.mask_OI, problem.hessian_II * back * back[:, None])
     torch.testing.assert_close(refit.weight_OI.double(), expected_OI, rtol=1e-3, atol=1e-4)
