@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from app.integrations.systems import Source
-from espalier.recipe.base import Spec
+from espalier.recipe.base import Spec, fingerprint
 from espalier.recipe.refusals.unbuilt import Unbuilt, UnbuiltFlag, later
 from espalier.recipe.spec import CompressionSpec
 
@@ -47,6 +47,11 @@ class JobRequest(Spec):
     )
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=64)
     limits: Limits = Limits()
+
+    @property
+    def planned_sha256(self) -> str:
+        """Hash of what a plan is made of: source and spec."""
+        return fingerprint(self.model_dump(mode="json", include={"source", "spec"}))
 
 
 class PlanRequest(JobRequest):

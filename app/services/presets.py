@@ -57,7 +57,7 @@ def every(database: Database, project_id: str) -> Sequence[PresetVersion]:
 def put(database: Database, project_id: str, name: str, *, description: str, spec: dict[str, Any]) -> PresetVersion:
     """Write the next version of a preset; raises InvalidRequest where the spec could never be a part of one."""
     _check(spec)
-    rights.require_to_publish(spec)
+    rights.require_to_publish(rights.targets_in(spec))
     with database.unit_of_work() as session:
         row = _next(session, project_id, name, description, spec)
         audit.record(session, "preset.change", row.name, now=row.created_at, version=row.version)

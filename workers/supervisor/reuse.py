@@ -55,7 +55,7 @@ class Reuse:
         seen: dict[str, dict[str, Any]] = {}
         if self._source and self._source == source_cache.source_key(self._job.request["source"]):
             seen[self._source] = {"revision": resolved.revision, "facts": resolved.facts}
-        for name, key in source_cache.texts_of(resolved.spec).items():
+        for name, key in source_cache.texts_of(resolved.parsed_spec.datasets).items():
             if name in data:
                 seen[key] = {"sha256": data[name]}
         if self.phases is not None:

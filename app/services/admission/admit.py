@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -22,9 +23,10 @@ from app.services.admission.probe_cache import probe_cached
 from app.services.admission.source_cache import CachedModel
 from app.settings import Settings
 from espalier.errors import Problem, SourceRefused
+from espalier.memory import work
 from espalier.probe import Matcher, ModelFacts, bad_patterns, check
 from espalier.recipe.base import canonical
-from espalier.recipe.hashes import datasets_in, work_hash
+from espalier.recipe.hashes import work_hash
 from espalier.recipe.resolution import resolve
 from espalier.recipe.spec import ENGINE_VERSION, CompressionSpec
 from espalier.recipe.steps.dataset import Dataset, LocalDataset, UploadDataset
@@ -40,26 +42,27 @@ _TOO_MUCH = "The request asks for more than this service does for one job."
 
 
 @dataclass(frozen=True)
-class Identified:
-    """A request whose model an earlier job resolved: revision, resolved spec, facts and work hash."""
-
-    revision: str
-    spec: CompressionSpec
-    """Resolved."""
-    facts: ModelFacts
-    work_hash: str | None
-    """None while a text has not been seen."""
-
-
-@dataclass(frozen=True)
 class Admitted:
-    """An admitted request: the spec with every default filled in, and its worker class."""
+    """An admitted request and what is known of its work before it is a job: found out once, and carried on."""
 
-    spec: CompressionSpec | None
+    request: JobRequest
     worker_class: str
-    facts: ModelFacts | None = None
-    identified: Identified | None = None
     mode: str = "production"
+    spec: CompressionSpec | None = None
+    """With every default filled in; None while the model is not known."""
+    facts: ModelFacts | None = None
+    """Of the model; None as the spec is."""
+    revision: str | None = None
+    """Of a model that an earlier job resolved."""
+    work_hash: str | None = None
+    """Of the result; None while the model or a text has not been seen."""
+
+    @cached_property
+    def works(self) -> Mapping[str, float]:
+        """The operations, or bytes, of every phase; none while the model is not known."""
+        if self.spec is None or self.facts is None:
+            return {}
+        return work.works(self.spec, self.facts.shape, file_bytes=self.facts.bytes)
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Desk:
     matcher: Matcher = field(default_factory=Matcher)
     _read: dict[str, ModelFacts | None] = field(default_factory=dict)
     _met: dict[str, CachedModel | None] = field(default_factory=dict)
-    _data: dict[str, dict[str, str] | None] = field(default_factory=dict)
+    _data: dict[tuple[tuple[str, Dataset], ...], dict[str, str] | None] = field(default_factory=dict)
     _refused: dict[tuple[str, Named], list[Problem]] = field(default_factory=dict)
     _sizes: dict[Dataset, tuple[str, int] | None] = field(default_factory=dict)
 
@@ -83,35 +86,51 @@ class Desk:
         if problems := refused(request.spec, self.matcher):
             raise InvalidRequest("The spec cannot be used.", items=problems)
         facts = self._facts(request.source)
-        if facts is None:
-            return Admitted(None, routing.require_class(self.settings, None, None), mode=self.settings.mode)
-        spec = self.resolved(request.spec, facts)
-        if problems := list(text_checks.too_short(spec, self._sizes_of(request))):
+        spec = self._resolved(request.spec, facts) if facts else None
+        if spec and (problems := list(self._too_short(spec))):
             raise InvalidRequest("The text is too short.", items=problems)
-        return Admitted(spec, routing.require_class(self.settings, spec, facts), facts, mode=self.settings.mode)
+        worker_class = routing.require_class(self.settings, spec, facts)
+        return Admitted(request, worker_class, self.settings.mode, spec, facts)
 
-    def resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
+    def identify(
+        self, session: Session, project_id: str, admitted: Admitted, source: ModelSource | None = None
+    ) -> Admitted:
+        """Add what an earlier job found out about the model and the texts; raises what must be refused.
+
+        Asked before a transaction is begun: patterns are matched and facts read, which nobody else should wait for.
+        `source`: the request's own at a revision.
+        """
+        model = self._met_model(session, project_id, source or admitted.request.source)
+        if model is None:
+            return admitted
+        spec = admitted.spec or self._resolved(admitted.request.spec, model.facts)
+        work_hash = self._work_hash(session, project_id, model.revision, spec)
+        known = replace(admitted, spec=spec, revision=model.revision, work_hash=work_hash)
+        if admitted.facts is not None:
+            return known
+        worker_class = routing.require_class(self.settings, spec, model.facts)
+        return replace(known, facts=model.facts, worker_class=worker_class)
+
+    def _resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
         """Fill in what a spec leaves to its model; raises InvalidRequest where it does not fit."""
         if problems := check(spec, facts, self.matcher):
             raise InvalidRequest("The spec does not fit the model.", items=problems)
         return resolve(spec, facts)
 
-    def met(self, session: Session, project_id: str, request: JobRequest) -> CachedModel | None:
-        """Return the cached model of the source of a request."""
-        source = request.source.model_dump(mode="json")
-        key = canonical(source)
+    def _met_model(self, session: Session, project_id: str, source: ModelSource) -> CachedModel | None:
+        document = source.model_dump(mode="json")
+        key = canonical(document)
         if key not in self._met:
-            self._met[key] = source_cache.model(session, project_id, source)
+            self._met[key] = source_cache.model(session, project_id, document)
         return self._met[key]
 
-    def work_hash(self, session: Session, project_id: str, revision: str, spec: CompressionSpec) -> str | None:
+    def _work_hash(self, session: Session, project_id: str, revision: str, spec: CompressionSpec) -> str | None:
         """Return the work hash of a resolved spec; None while one of its texts is not known."""
-        dumped = spec.model_dump(mode="json")
-        named = canonical([dumped["evaluate"], *datasets_in(dumped)])
+        named = tuple(spec.datasets.items())
         if named not in self._data:
-            self._data[named] = source_cache.data_of(session, project_id, dumped)
+            self._data[named] = source_cache.data_of(session, project_id, spec.datasets)
         data = self._data[named]
-        return work_hash(revision, data, dumped, ENGINE_VERSION) if data is not None else None
+        return work_hash(revision, data, spec.model_dump(mode="json"), ENGINE_VERSION) if data is not None else None
 
     def _unread(self, request: JobRequest) -> Iterator[Problem]:
         for at, named in [("/source", request.source), *datasets_of(request)]:
@@ -131,17 +150,22 @@ class Desk:
         elif isinstance(named, UploadDataset) and self.find_upload(named.upload_id, "dataset") is None:
             yield absent(f"{at}/upload_id", "dataset")
 
-    def _sizes_of(self, request: JobRequest) -> dict[str, tuple[str, int]]:
-        """Return name and size of every text that is on this machine."""
-        sizes = {}
-        for _, dataset in datasets_of(request):
-            if dataset not in self._sizes:
-                self._sizes[dataset] = self._size(dataset)
-            if size := self._sizes[dataset]:
-                sizes[text_checks.key(dataset)] = size
-        return sizes
+    def _too_short(self, spec: CompressionSpec) -> Iterator[Problem]:
+        """Yield which texts on this machine are too short for the windows of a resolved spec."""
+        of = spec.calibration
+        yield from self._shorter("calibration", of.dataset, of.samples * (of.sequence_length or 0), "samples")
+        for index, item in enumerate(spec.evaluate.perplexity):
+            at = f"evaluate/perplexity/{index}"
+            yield from self._shorter(at, item.dataset, item.sequence_length or 0, "sequence_length")
+
+    def _shorter(self, at: str, dataset: Dataset, tokens: int, fix: str) -> Iterator[Problem]:
+        if dataset not in self._sizes:
+            self._sizes[dataset] = self._size(dataset)
+        if size := self._sizes[dataset]:
+            yield from text_checks.too_short(f"/spec/{at}/dataset", *size, tokens=tokens, fix=fix)
 
     def _size(self, dataset: Dataset) -> tuple[str, int] | None:
+        """Return name and size of a text that is on this machine."""
         if isinstance(dataset, LocalDataset):
             return Path(dataset.path).name, Path(dataset.path).stat().st_size
         row = self.find_upload(dataset.upload_id, "dataset") if isinstance(dataset, UploadDataset) else None

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Final
 
+from sqlalchemy.orm import Session
+
+from app.db.queries.queue import workers
+from app.db.queries.requests import uploads
+from app.db.session import once
 from app.errors import InvalidRequest
 from app.settings import Settings
 from app.worker_classes import WorkerClass
@@ -12,9 +22,14 @@ from espalier.errors import InsufficientMemoryError, Problem
 from espalier.memory import Decision, Device, Need, decide, estimate, itemsize_of, usable_bytes, work
 from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
+from espalier.recipe.steps.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
 
 SLOW_SECONDS: Final = 3600.0
 """A job that computes longer in a class goes to a faster one, if there is one that holds it."""
+SEEN: Final = timedelta(minutes=10)
+"""Of workers whose device tells where a class computes."""
+BUILTIN_BYTES: Final = 470_000
+"""Of the text inside CPython, about."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +123,53 @@ def fit(
 def budget_of(worker_class: WorkerClass, device: Device) -> float:
     """Return the bytes that a job may plan with in a worker class that computes on `device`."""
     return usable_bytes(worker_class.memory_bytes) if device == "cuda" else worker_class.memory_bytes
+
+
+def device_of(session: Session, worker_class: str, *, now: datetime) -> Device | None:
+    """Return where the class's workers compute that were seen lately; None without one."""
+    ask = partial(workers.largest, session, worker_class, seen_after=now - SEEN)
+    kind, _ = once(session, ("largest worker", worker_class), ask) or ("", 0)
+    return "cpu" if kind == "cpu" else "cuda" if kind else None
+
+
+def require_limit(
+    session: Session, limit: int | None, worker_class: str, spec: CompressionSpec, facts: ModelFacts, *, now: datetime
+) -> None:
+    """Raise InvalidRequest where `limits.max_host_memory_bytes` cannot hold the job; names the least that would.
+
+    Where no worker tells that the class computes on a CPU, only what a job with a GPU needs as well is asked for.
+    """
+    if limit is None:
+        return
+    device = device_of(session, worker_class, now=now) or "cuda"
+    parts = estimate(
+        facts.shape,
+        spec,
+        device=device,
+        itemsize=itemsize_of(spec.compute_dtype, device=device),
+        text_bytes=text_bytes(session, spec.datasets.values()),
+    )
+    needed, what, _ = max(parts.required_on_host(spec, device=device))
+    if needed > limit:
+        detail = f"{what} takes about {needed} bytes, the libraries' {parts.process} included: give at least {needed}"
+        raise InvalidRequest(
+            "The limit on memory cannot hold the job.",
+            items=[Problem("/limits/max_host_memory_bytes", "limit-too-small", detail)],
+        )
+
+
+def text_bytes(session: Session, datasets: Iterable[Dataset]) -> int:
+    """Return the size of the largest text, as far as it is known before a run."""
+    return max(_bytes_of(session, dataset) for dataset in datasets)
+
+
+def _bytes_of(session: Session, dataset: Dataset) -> int:
+    if isinstance(dataset, BuiltinDataset):
+        return BUILTIN_BYTES
+    if isinstance(dataset, UploadDataset):
+        row = uploads.find(session, dataset.upload_id)
+        return row.bytes if row is not None else 0
+    if isinstance(dataset, LocalDataset):
+        with contextlib.suppress(OSError):
+            return Path(dataset.path).stat().st_size
+    return 0

@@ -17,7 +17,7 @@ from app.integrations.shared.sources import ModelSource, TextSource
 from app.integrations.systems import read_source, read_text
 from espalier.probe import ModelFacts
 from espalier.recipe.base import fingerprint
-from espalier.recipe.hashes import datasets_in
+from espalier.recipe.steps.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,13 @@ def _key(role: str, document: Mapping[str, Any], declared: ModelSource | TextSou
     return fingerprint([role, dict(document), *parts]) if parts is not None else None
 
 
-def texts_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return fingerprint -> cache key of every data set of a dumped spec; those that are not pinned are left out."""
-    evaluated = {fingerprint(dataset) for dataset in datasets_in(spec.get("evaluate"))}
+def texts_of(datasets: Mapping[str, Dataset]) -> dict[str, str]:
+    """Return fingerprint -> cache key of data sets, by place in their spec; those that are not pinned are left out."""
     keys = {}
-    for dataset in datasets_in(spec):
-        name = fingerprint(dataset)
-        if key := text_key(dataset, evaluates=name in evaluated):
-            keys[name] = key
+    for place, dataset in datasets.items():
+        document = dataset.model_dump(mode="json")
+        if key := text_key(document, evaluates=place.startswith("evaluate/")):
+            keys[fingerprint(document)] = key
     return keys
 
 
@@ -85,9 +84,10 @@ def model(session: Session, project_id: str, source: Mapping[str, Any]) -> Cache
         return None
 
 
-def data_of(session: Session, project_id: str, spec: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the sha256 of every data set of a dumped spec, by fingerprint; None while one of them is not known."""
-    keys = texts_of(spec)
+def data_of(session: Session, project_id: str, datasets: Mapping[str, Dataset]) -> dict[str, str] | None:
+    """Return the sha256 of data sets by fingerprint, given by place; None while one of them is not known."""
+    keys = texts_of(datasets)
     known = recall(session, project_id, keys.values())
     data = {name: known[key]["sha256"] for name, key in keys.items() if key in known}
-    return data if {fingerprint(dataset) for dataset in datasets_in(spec)} == set(data) else None
+    named = {fingerprint(dataset.model_dump(mode="json")) for dataset in datasets.values()}
+    return data if named == set(data) else None

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from espalier.documents.text_files import HEAD_BYTES, form_of, inspect_head, no_column, not_a_text
 from espalier.errors import DatasetRefused, Problem
-from espalier.recipe.spec import CompressionSpec
-from espalier.recipe.steps.dataset import Dataset, LocalDataset
+from espalier.recipe.steps.dataset import LocalDataset
 
 SPECIAL_TOKENS = 8
 """That a tokenizer may put around a text; inside of it no token has less than a byte."""
@@ -33,24 +32,11 @@ def unreadable(pointer: str, dataset: LocalDataset) -> Iterator[Problem]:
         yield Problem(f"{pointer}/column", "no-text", not_a_text(path.name, dataset.column, kind).detail)
 
 
-def too_short(spec: CompressionSpec, sizes: dict[str, tuple[str, int]]) -> Iterator[Problem]:
-    """Yield why a text whose name and size are known is too short for the windows of a resolved spec."""
-    of = spec.calibration
-    wanted = [("/spec/calibration/dataset", of.dataset, of.samples * (of.sequence_length or 0), "samples")]
-    wanted += [
-        (f"/spec/evaluate/perplexity/{index}/dataset", item.dataset, item.sequence_length or 0, "sequence_length")
-        for index, item in enumerate(spec.evaluate.perplexity)
-    ]
-    for pointer, dataset, tokens, fix in wanted:
-        name, size = sizes.get(key(dataset), ("", 0))
-        if name and not packed(name) and size + SPECIAL_TOKENS < tokens:
-            detail = f"{name} has {size} bytes, so at most as many tokens, and {tokens} are read: give more text, or "
-            yield Problem(pointer, "text-too-short", f"{detail}lower `{fix}`")
-
-
-def key(dataset: Dataset) -> str:
-    """Return what tells data sets apart whose files are the same."""
-    return dataset.model_dump_json(exclude={"column"})
+def too_short(pointer: str, name: str, size: int, *, tokens: int, fix: str) -> Iterator[Problem]:
+    """Yield why a file of `size` bytes cannot hold so many tokens; `fix`: the field that asks for fewer."""
+    if not packed(name) and size + SPECIAL_TOKENS < tokens:
+        detail = f"{name} has {size} bytes, so at most as many tokens, and {tokens} are read: give more text, or "
+        yield Problem(pointer, "text-too-short", f"{detail}lower `{fix}`")
 
 
 def packed(name: str) -> bool:

@@ -21,7 +21,6 @@ from app.services.hooks import guard
 from app.services.hooks.guard import Stop
 from app.services.hooks.matching import Check, match_event
 from app.services.hooks.template import Unfilled, spec_of, values_of
-from app.services.reuse import deduplication
 from app.settings import Settings
 from espalier.recipe import presets
 from espalier.recipe.base import canonical
@@ -33,7 +32,6 @@ class CandidateJob:
     """The job that an event would become."""
 
     sent: dict[str, Any]
-    request: JobRequest
     admitted: Admitted
 
 
@@ -99,7 +97,7 @@ def _candidate(context: EvaluationContext, rule: Rule, event: RegistryEvent) -> 
     request = JobRequest.model_validate_json(canonical(sent))
     database, project = context.database, rule.project_id
     desk = Desk(context.settings, lambda id_, kind: uploads.finished(database, project, id_, kind))
-    return CandidateJob(sent, request, deduplication.admitted(context.session, project, request, desk))
+    return CandidateJob(sent, desk.identify(context.session, project, desk.admit(request)))
 
 
 def _reason(error: Unfilled | ValidationError | AppError) -> str:

@@ -156,8 +156,8 @@ def _job(
     now: datetime,
 ) -> Effect:
     origin = {"rule_id": rule.id, "delivery_id": delivery.id}
-    job = submit.new_job(delivery.project_id, candidate.request, candidate.sent, candidate.admitted, now)
-    made = submit.write(session, job, candidate.request, candidate.admitted, None, origin, now)
+    job = submit.new_job(delivery.project_id, candidate.sent, candidate.admitted, now)
+    made = submit.write(session, job, candidate.admitted, None, origin, now)
     return Effect("job", decision.reason, decision.detail, job_id=made.job_id, worker_class=job.worker_class)
 
 
@@ -170,9 +170,7 @@ def _propose(
     *,
     now: datetime,
 ) -> Effect:
-    plan = plans.make(
-        context.session, context.settings, delivery.project_id, candidate.request, candidate.admitted, now=now
-    )
+    plan = plans.make(context.session, context.settings, delivery.project_id, candidate.admitted, now=now)
     row = HookProposal(
         id=new_id("prp"),
         project_id=delivery.project_id,

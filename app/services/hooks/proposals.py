@@ -42,15 +42,15 @@ def approve(resources: Resources, project_id: str, proposal_id: str) -> HookProp
     with resources.database.reading() as session:
         sent = _require(session, project_id, proposal_id).request
     request = stored_request(sent)
-    rights.require_to_submit(request.spec, at="")
+    rights.require_to_submit(request.spec.output.publish, at="")
     admitted = submit.admitted_of(resources, project_id, request)
     with resources.database.unit_of_work() as session:
         row = _require(session, project_id, proposal_id, lock=True)
         if _decide(session, row, "approved"):
             now = clock(session)
             origin = {"proposal_id": row.id, "rule_id": row.rule_id, "delivery_id": row.delivery_id}
-            job = submit.new_job(project_id, request, sent, admitted, now)
-            row.job_id = submit.write(session, job, request, admitted, None, origin, now).job_id
+            job = submit.new_job(project_id, sent, admitted, now)
+            row.job_id = submit.write(session, job, admitted, None, origin, now).job_id
     resources.notifier.notify(admitted.worker_class)
     return row
 

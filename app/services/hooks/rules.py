@@ -36,7 +36,7 @@ def create(resources: Resources, project_id: str, request: RuleRequest, *, key: 
     """
     spec = check_template(request.template)
     if request.mode == "run" and request.enabled:
-        rights.require_to_submit(spec, at=_publish(request.template))
+        rights.require_to_submit(spec.output.publish, at=_publish(request.template))
     fields = request.model_dump(mode="json", exclude={"source_id"}, exclude_unset=False)
     with resources.database.unit_of_work() as session:
         now = clock(session)
@@ -96,7 +96,7 @@ def _vouch(row: Rule) -> None:
     """Give a rule the scopes of the actor, who must have the right to submit what its template makes."""
     template = Template.model_validate(row.template)
     if row.mode == "run" and row.enabled:
-        rights.require_to_submit(check_template(template), at=_publish(template))
+        rights.require_to_submit(check_template(template).output.publish, at=_publish(template))
     row.scopes = rights.held()
 
 

@@ -65,7 +65,7 @@ def retry(resources: Resources, project_id: str, job_id: str, request: Retry) ->
     """Queue a job that ended without success again; attempts and events are counted on."""
     _refuse_patterns(resources, project_id, job_id)
     with _locked(resources, project_id, job_id, "retry") as (session, job, now):
-        rights.require_to_submit(job.request["spec"])
+        rights.require_to_submit(rights.targets_in(job.request["spec"]))
         target = _target(job, "retry")
         if request.limits is not None:
             given = request.limits.model_dump(mode="json", exclude_unset=True)

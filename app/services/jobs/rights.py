@@ -10,7 +10,6 @@ from app.errors import Forbidden
 from app.platform import actor as actors
 from app.platform.actor import Actor
 from espalier.errors import Problem
-from espalier.recipe.spec import CompressionSpec
 
 PLACE: Final = "/spec/output/publish"
 
@@ -35,21 +34,19 @@ def require(scope: Scope, *, items: Sequence[Problem] = ()) -> None:
     raise Forbidden(f"This takes an API key with the scope {scope}.", items=items)
 
 
-def require_to_submit(spec: CompressionSpec | Mapping[str, Any], *, at: str = PLACE) -> None:
-    """Raise Forbidden where who acts may not queue a job of this spec: publishing is a right of its own."""
+def require_to_submit(targets: Sequence[object], *, at: str = PLACE) -> None:
+    """Raise Forbidden where who acts may not queue a job that publishes to targets: that is a right of its own."""
     require("jobs:write")
-    require_to_publish(spec, at=at)
+    require_to_publish(targets, at=at)
 
 
-def require_to_publish(spec: CompressionSpec | Mapping[str, Any], *, at: str = PLACE) -> None:
-    """Raise Forbidden where a spec publishes and who acts may not; `at`: where it says so."""
-    if publishes(spec):
+def require_to_publish(targets: Sequence[object], *, at: str = PLACE) -> None:
+    """Raise Forbidden where there are targets and who acts may not publish; `at`: where they are named."""
+    if targets:
         require("models:write", items=[Problem(at, "takes-a-scope", "to publish takes the scope models:write")])
 
 
-def publishes(spec: CompressionSpec | Mapping[str, Any]) -> bool:
-    """Tell whether a spec, whole or a part of one, says where its result goes."""
-    if isinstance(spec, CompressionSpec):
-        return bool(spec.output.publish)
+def targets_in(spec: Mapping[str, Any]) -> Sequence[object]:
+    """Return where a spec as sent, whole or a part of one, says that its result goes."""
     output = spec.get("output")
-    return bool(isinstance(output, Mapping) and output.get("publish"))
+    return (output.get("publish") or ()) if isinstance(output, Mapping) else ()

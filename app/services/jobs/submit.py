@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ from app.services.admission.admit import Admitted, Desk
 from app.services.events import outbox
 from app.services.jobs import rights
 from app.services.jobs.reads import JobReading
-from app.services.plans import cautions, memory_warnings, plans
+from app.services.plans import cautions, plans
 from app.services.resources import Resources
 from app.services.reuse import deduplication, result_reuse
 from app.services.tenancy import projects
@@ -57,7 +57,7 @@ def submit(
 
     What must be refused before a row is read is raised at once; the rest comes with the future.
     """
-    rights.require_to_submit(request.spec)
+    rights.require_to_submit(request.spec.output.publish)
     try:
         admitted = admitted_of(resources, project_id, request)
     except AppError:
@@ -68,10 +68,10 @@ def submit(
     parent = tracing.traceparent()  # the transaction runs in another thread
 
     def work(session: Session, now: datetime) -> Submitted:
-        job = new_job(project_id, request, sent, admitted, now)
+        job = new_job(project_id, sent, admitted, now)
         with tracing.span("enqueue", parent, job_id=job.id):
             job.traceparent = tracing.traceparent()
-            return write(session, job, request, admitted, key, {"cloned_from": cloned_from} if cloned_from else {}, now)
+            return write(session, job, admitted, key, {"cloned_from": cloned_from} if cloned_from else {}, now)
 
     written = resources.commits.put(work, lane=project_id)
     written.add_done_callback(lambda done: _notify(resources, done))
@@ -81,24 +81,24 @@ def submit(
 def write(
     session: Session,
     job: Job,
-    request: JobRequest,
     admitted: Admitted,
     key: idempotency.Key | None,
     origin: dict[str, Any],
     now: datetime,
 ) -> Submitted:
     """Write a new job and all that comes with it; every refusal comes before the first row."""
-    rights.require_to_submit(request.spec)
+    request, spec = admitted.request, admitted.spec
+    rights.require_to_submit(request.spec.output.publish)
     with session.no_autoflush:  # keys refer to nothing that waits in the session
         if key and (existing_id := idempotency.resource_of(session, key, now=now)):
             return Submitted(existing_id, replayed=True)
-    known = admitted.identified
-    done = deduplication.place(session, job, known, request.reuse) if known else None
-    spec, facts = (known.spec, known.facts) if known else (admitted.spec, admitted.facts)
-    if done is None and spec is not None and facts is not None:
-        memory_warnings.require(session, job.worker_class, request, spec, facts, now=now)
-    job.warnings = cautions.of(session, job.project_id, job.worker_class, request, spec, facts)
-    plans.check(session, job.project_id, request, now=now)
+    done = deduplication.place(session, job, request.reuse)
+    if done is None and spec is not None and admitted.facts is not None:
+        limit = request.limits.max_host_memory_bytes
+        routing.require_limit(session, limit, job.worker_class, spec, admitted.facts, now=now)
+    job.warnings = cautions.of(session, job.project_id, job.worker_class, request.spec, admitted.works)
+    if request.plan_id is not None:
+        plans.check(session, job.project_id, request.plan_id, request.planned_sha256, now=now)
     projects.admit_priority(session, admitted.mode, job.project_id, request.priority)
     projects.admit_job(session, actors.current(), job.project_id)
     with session.no_autoflush:
@@ -130,11 +130,7 @@ def admitted_of(resources: Resources, project_id: str, request: JobRequest, at: 
     at = at or desk(resources, project_id)
     admitted = at.admit(request)
     with resources.database.reading() as session:
-        known = deduplication.identify(session, project_id, request, admitted.spec, at)
-    if known is None or admitted.facts is not None:
-        return replace(admitted, identified=known)
-    worker_class = routing.require_class(resources.settings, known.spec, known.facts)
-    return replace(admitted, identified=known, worker_class=worker_class)
+        return at.identify(session, project_id, admitted)
 
 
 def _notify(resources: Resources, written: Future[Submitted]) -> None:
@@ -153,8 +149,9 @@ def _resource_of(resources: Resources, key: idempotency.Key) -> str | None:
         return idempotency.resource_of(session, key, now=clock(session))
 
 
-def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted: Admitted, now: datetime) -> Job:
-    """Return the row of a request, not yet added."""
+def new_job(project_id: str, sent: dict[str, Any], admitted: Admitted, now: datetime) -> Job:
+    """Return the row of a request as it was sent, not yet added."""
+    request = admitted.request
     model = request.source.model_name
     step = request.spec.prune[0] if request.spec.prune else None
     return Job(
@@ -167,6 +164,8 @@ def new_job(project_id: str, request: JobRequest, sent: dict[str, Any], admitted
         request={**sent, "spec": (spec := presets.expanded(sent["spec"]))},
         sent_spec=None if spec == sent["spec"] else sent["spec"],
         resolved_spec=admitted.spec.model_dump(mode="json") if admitted.spec else None,
+        resolved_revision=admitted.revision,
+        work_hash=admitted.work_hash,
         worker_class=admitted.worker_class,
         engine_version=ENGINE_VERSION,
         model=model,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Final
 
 from sqlalchemy.orm import Session
 
-from app.bodies.job import JobRequest
 from app.db.queries.tenancy import credentials
 from app.db.session import once
 from app.integrations.systems import LOGINS
 from app.services.plans import estimates
-from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.dataset import HuggingFaceDataset
 
@@ -30,18 +28,13 @@ Caution = dict[str, str]
 
 
 def of(
-    session: Session,
-    project_id: str,
-    worker_class: str,
-    request: JobRequest,
-    spec: CompressionSpec | None,
-    facts: ModelFacts | None,
+    session: Session, project_id: str, worker_class: str, spec: CompressionSpec, works: Mapping[str, float]
 ) -> list[Caution]:
-    """Return what to say of a request; `spec` and `facts` are the resolved ones where the model is known."""
-    cautions = [*_unpublished(session, project_id, request), *_of_spec(request.spec)]
+    """Return what to say of a spec as sent; `works`: of its phases, where the model is known."""
+    cautions = [*_unpublished(session, project_id, spec), *_of_spec(spec)]
     # At the slowest speed first: the rates of finished jobs are many rows, and a POST waits for them.
-    if spec is not None and facts is not None and _seconds(spec, facts, estimates.UNKNOWN) > LONG.total_seconds():
-        cautions += lasting(_seconds(spec, facts, estimates.rates(session, project_id, worker_class)))
+    if estimates.UNKNOWN.total_seconds(works) > LONG.total_seconds():
+        cautions += lasting(estimates.rates(session, project_id, worker_class).total_seconds(works))
     return cautions
 
 
@@ -54,12 +47,8 @@ def lasting(seconds: float) -> Iterator[Caution]:
         yield {"code": "runs_long", "text": text}
 
 
-def _seconds(spec: CompressionSpec, facts: ModelFacts, rates: estimates.Rates) -> float:
-    return sum(rates.seconds(phase, work) for phase, work in estimates.works(spec, facts).items())
-
-
-def _unpublished(session: Session, project_id: str, request: JobRequest) -> Iterator[Caution]:
-    for index, target in enumerate(request.spec.output.publish):
+def _unpublished(session: Session, project_id: str, spec: CompressionSpec) -> Iterator[Caution]:
+    for index, target in enumerate(spec.output.publish):
         ask = partial(credentials.find, session, project_id, target.kind)
         if _takes_its_own(target.kind) and once(session, ("login", project_id, target.kind), ask) is None:
             text = (

@@ -17,8 +17,6 @@ from app.db.queries.jobs.jobs import newest_measured
 from app.integrations.systems import read_source
 from app.services.admission import source_cache
 from espalier.memory import work
-from espalier.probe import ModelFacts
-from espalier.recipe.spec import CompressionSpec
 
 DEFAULT_RATES: Final[Mapping[str, float]] = {"compute": 2e10, "bytes": 1e8}
 """Floating-point operations and bytes a second of two CPU cores: until a job has finished here."""
@@ -41,14 +39,13 @@ class Rates:
         default = DEFAULT_RATES["bytes" if phase in work.MOVES else "compute"]
         return operations / self.by_phase.get(phase, default)
 
+    def total_seconds(self, works: Mapping[str, float]) -> float:
+        """Return the seconds that the operations of all phases take."""
+        return sum(self.seconds(phase, operations) for phase, operations in works.items())
+
 
 UNKNOWN: Final = Rates({}, 0)
 """Until a job has finished here."""
-
-
-def works(spec: CompressionSpec, facts: ModelFacts) -> dict[str, float]:
-    """Return the work of every phase of a resolved spec on a model that is known."""
-    return work.works(spec, facts.shape, file_bytes=facts.bytes)
 
 
 def rates(session: Session, project_id: str, worker_class: str) -> Rates:
@@ -65,7 +62,7 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
         if work.num_jobs(spec) > 1:  # its rows are its own part only; its members tell theirs
             continue
         counted += 1
-        expected = works(spec, model.facts)
+        expected = work.works(spec, model.facts.shape, file_bytes=model.facts.bytes)
         records = reads.phases(session, job.id)
         for record in records:
             if record.seconds and expected.get(record.name):

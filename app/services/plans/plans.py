@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from app.db.queries.requests import planning
 from app.db.queries.tenancy import projects
 from app.db.session import clock
 from app.errors import InvalidRequest, ModelRefused, NotFound
+from app.integrations.shared.sources import ModelSource
 from app.platform.ids import new_id
 from app.services import idempotency, uploads
 from app.services.admission import routing, source_cache
@@ -22,49 +22,31 @@ from app.services.admission.admit import Admitted, Desk
 from app.services.idempotency import Key
 from app.services.plans import cautions, estimates, lookup, memory_warnings
 from app.services.resources import Resources
-from app.services.reuse import deduplication
 from app.settings import Settings
 from espalier.errors import Problem, SourceRefused
 from espalier.formats import FORMATS
 from espalier.memory import work
-from espalier.probe import ModelFacts
-from espalier.recipe.base import fingerprint
 from espalier.recipe.spec import CompressionSpec
 
 LIFE = timedelta(hours=24)
 
 
-@dataclass(frozen=True)
-class PinnedRequest:
-    """A request, pinned where its remote source could be inspected."""
-
-    request: JobRequest
-    """With the model at the commit where it was seen."""
-    warning: dict[str, str] | None = None
-    """Why it was not."""
-
-
-def request_sha256(request: JobRequest) -> str:
-    """Hash what a plan is made of: source and spec."""
-    return fingerprint(request.model_dump(mode="json", include={"source", "spec"}))
-
-
 def create(resources: Resources, project_id: str, request: JobRequest, *, key: Key | None = None) -> Plan:
     """Work out what a request would take; refuses what POST /v1/jobs would refuse."""
-    admitted, pinned = _admitted(resources, project_id, request)
+    admitted, unseen = _admitted(resources, project_id, request)
     with resources.database.unit_of_work() as session:
         projects.hold(session, project_id)
         now = clock(session)
-        plan = make(session, resources.settings, project_id, request, admitted, now=now, pinned=pinned)
+        plan = make(session, resources.settings, project_id, admitted, now=now, unseen=unseen)
         idempotency.once(session, key, plan.id, now=now)
     return plan
 
 
 def draft(resources: Resources, project_id: str, request: JobRequest) -> Plan:
     """Work out what a request would take, for somebody who is still writing it; nothing is kept."""
-    admitted, pinned = _admitted(resources, project_id, request)
+    admitted, unseen = _admitted(resources, project_id, request)
     with resources.database.reading() as session:
-        plan = make(session, resources.settings, project_id, request, admitted, now=clock(session), pinned=pinned)
+        plan = make(session, resources.settings, project_id, admitted, now=clock(session), unseen=unseen)
         session.expunge(plan)
     return plan
 
@@ -73,39 +55,35 @@ def make(
     session: Session,
     settings: Settings,
     project_id: str,
-    request: JobRequest,
     admitted: Admitted,
     *,
     now: datetime,
-    pinned: PinnedRequest | None = None,
+    unseen: dict[str, str] | None = None,
 ) -> Plan:
-    """Write down what an admitted request would take; `pinned`: what the Hub was asked about its source."""
-    identified = admitted.identified
-    spec = identified.spec if identified else admitted.spec
-    facts = admitted.facts or (identified.facts if identified else None)
-    done = (
-        reuse.done(session, project_id, identified.work_hash, but="") if identified and identified.work_hash else None
-    )
-    worker_class = routing.require_class(settings, spec, facts)
+    """Write down what an admitted request would take; `unseen`: why its remote source could not be inspected."""
+    request, worker_class = admitted.request, admitted.worker_class
+    spec, facts, work_hash = admitted.spec, admitted.facts, admitted.work_hash
+    done = reuse.done(session, project_id, work_hash, but="") if work_hash else None
     outlook = None
     if spec and facts:
         outlook = memory_warnings.outlook(session, settings, worker_class, spec, facts, request.limits, now=now)
     document = {
         "resolved_spec": spec.model_dump(mode="json") if spec else None,
-        "resolved_revision": identified.revision if identified else None,
+        "resolved_revision": admitted.revision,
         "worker_class": worker_class,
         "queue_position": 1 + jobs.count_queued(session, project_id, worker_class),
         "reusable_job_id": done.id if done else None,
-        **_estimate(session, project_id, worker_class, spec, facts, outlook, pinned.warning if pinned else None),
+        **_estimate(session, project_id, admitted, outlook, unseen),
     }
     if spec and facts and outlook:
-        memory_warnings.require(session, worker_class, request, spec, facts, now=now)
+        limit = request.limits.max_host_memory_bytes
+        routing.require_limit(session, limit, worker_class, spec, facts, now=now)
         document["warnings"] = [*outlook.warnings(spec), *document["warnings"]]
-    document["warnings"] += cautions.of(session, project_id, worker_class, request, spec, facts)
+    document["warnings"] += cautions.of(session, project_id, worker_class, request.spec, admitted.works)
     plan = Plan(
         id=new_id("pln"),
         project_id=project_id,
-        request_sha256=request_sha256(request),
+        request_sha256=request.planned_sha256,
         document=document,
         created_at=now,
         expires_at=now + LIFE,
@@ -114,34 +92,33 @@ def make(
     return plan
 
 
-def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tuple[Admitted, PinnedRequest | None]:
-    """Admit a request, ask the Hub about its source, and return what is known of it then."""
+def _admitted(resources: Resources, project_id: str, request: JobRequest) -> tuple[Admitted, dict[str, str] | None]:
+    """Admit a request, ask the Hub about its source, and return what is known of it then, and why it is no more."""
     desk = Desk(resources.settings, lambda id_, kind: uploads.finished(resources.database, project_id, id_, kind))
     admitted = desk.admit(request)
-    pinned = _pinned_request(resources, project_id, request)
-    seen = pinned.request if pinned else request
+    source, unseen = _pinned(resources, project_id, request.source)
     with resources.database.reading() as session:
-        identified = deduplication.identify(session, project_id, seen, admitted.spec, desk)
-    return replace(admitted, identified=identified), pinned
+        return desk.identify(session, project_id, admitted, source), unseen
 
 
-def _pinned_request(resources: Resources, project_id: str, request: JobRequest) -> PinnedRequest | None:
-    """Ask about a remote model that nobody has met; raises ModelRefused for what no job could work on."""
-    source = request.source
+def _pinned(resources: Resources, project_id: str, source: ModelSource) -> tuple[ModelSource, dict[str, str] | None]:
+    """Ask about a remote model that nobody has met; return it at the commit where it was seen, or why it was not.
+
+    Raises ModelRefused for what no job could work on.
+    """
     with resources.database.reading() as session:
         if source_cache.model(session, project_id, source.model_dump(mode="json")):
-            return None
+            return source, None
     try:
         inspection = lookup.inspect(resources, project_id, source)
     except SourceRefused as error:
         raise ModelRefused(error.at("/source")) from error
     if inspection is None:
-        return None
+        return source, None
     if inspection.facts is None or inspection.revision is None:
-        return PinnedRequest(
-            request, {"code": inspection.code, "text": f"{inspection.why} A job resolves the source when it runs."}
-        )
-    return PinnedRequest(request.model_copy(update={"source": source.at(inspection.revision)}))
+        text = f"{inspection.why} A job resolves the source when it runs."
+        return source, {"code": inspection.code, "text": text}
+    return source.at(inspection.revision), None
 
 
 def get(resources: Resources, project_id: str, plan_id: str) -> Plan:
@@ -153,16 +130,14 @@ def get(resources: Resources, project_id: str, plan_id: str) -> Plan:
     return plan
 
 
-def check(session: Session, project_id: str, request: JobRequest, *, now: datetime) -> None:
-    """Raise InvalidRequest when the plan that a job names is unknown, stale, or of another request."""
-    if request.plan_id is None:
-        return
-    plan = planning.plan(session, project_id, request.plan_id)
+def check(session: Session, project_id: str, plan_id: str, request_sha256: str, *, now: datetime) -> None:
+    """Raise InvalidRequest when the plan that a job names is unknown, stale, or of another source and spec."""
+    plan = planning.plan(session, project_id, plan_id)
     if plan is None:
         raise _refusal("no-such-plan", "there is no plan with this id")
     if plan.expires_at < now:
         raise _refusal("stale-plan", "the plan is older than a day: make another one")
-    if plan.request_sha256 != request_sha256(request):
+    if plan.request_sha256 != request_sha256:
         raise _refusal("unequal-plan", "the plan was made of another source or spec")
 
 
@@ -173,16 +148,15 @@ def _refusal(code: str, detail: str) -> InvalidRequest:
 def _estimate(
     session: Session,
     project_id: str,
-    worker_class: str,
-    spec: CompressionSpec | None,
-    facts: ModelFacts | None,
+    admitted: Admitted,
     outlook: memory_warnings.Outlook | None,
     unseen: dict[str, str] | None,
 ) -> dict[str, Any]:
+    spec, facts = admitted.spec, admitted.facts
     if spec is None or facts is None or outlook is None:
         warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
-    rates = estimates.rates(session, project_id, worker_class)
+    rates = estimates.rates(session, project_id, admitted.worker_class)
     phases = [
         {
             "name": phase,
@@ -190,7 +164,7 @@ def _estimate(
             "memory_bytes": outlook.peak(phase, spec),
             "disk_bytes": work.disk_bytes(phase, facts.shape, file_bytes=facts.bytes),
         }
-        for phase, operations in estimates.works(spec, facts).items()
+        for phase, operations in admitted.works.items()
     ]
     total = work.num_jobs(spec) * rates.overhead_seconds + sum(float(str(phase["seconds"])) for phase in phases)
     return {

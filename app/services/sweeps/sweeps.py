@@ -62,9 +62,9 @@ def create(
     """Make a sweep and all its jobs in one transaction; return its id and whether an equal call was here before."""
     points = _points(request)
     for _, body in points:
-        rights.require_to_submit(body.spec, at="/base/spec/output/publish")
+        rights.require_to_submit(body.spec.output.publish, at="/base/spec/output/publish")
     desk = jobs.desk(resources, project_id)
-    admitted = [(point, body, _admitted(resources, project_id, body, request, desk)) for point, body in points]
+    admitted = [(point, _admitted(resources, project_id, body, request, desk)) for point, body in points]
     with resources.database.unit_of_work() as session:
         now = clock(session)
         sweep = Sweep(
@@ -78,15 +78,15 @@ def create(
         )
         if key and (existing_id := idempotency.claim(session, key, resource_id=sweep.id, now=now)):
             return existing_id, True
-        deduplication.look_ahead(session, project_id, [known for _, _, known in admitted])
+        deduplication.look_ahead(session, project_id, [known.work_hash for _, known in admitted])
         with deferring(session):
             sweep.points = [
-                {"job_id": _add(session, sweep, body, point, known, now=now), "values": point.values}
-                for point, body, known in admitted
+                {"job_id": _add(session, sweep, point, known, now=now), "values": point.values}
+                for point, known in admitted
             ]
             session.add(sweep)
         audit.record(session, "sweep.create", sweep.id, now=now)
-    resources.notifier.notify(admitted[0][2].worker_class)
+    resources.notifier.notify(admitted[0][1].worker_class)
     return sweep.id, False
 
 
@@ -139,12 +139,12 @@ def _admitted(resources: Resources, project_id: str, body: JobRequest, request: 
         raise
 
 
-def _add(session: Session, sweep: Sweep, body: JobRequest, point: GridPoint, known: Admitted, *, now: datetime) -> str:
-    job = jobs.new_job(sweep.project_id, body, point.request, known, now)
+def _add(session: Session, sweep: Sweep, point: GridPoint, admitted: Admitted, *, now: datetime) -> str:
+    job = jobs.new_job(sweep.project_id, point.request, admitted, now)
     job.parent_id = sweep.id
-    if body.name is None:
+    if admitted.request.name is None:
         job.name = f"{sweep.name}: " + ", ".join(f"{p.rsplit('/', 1)[-1]} {v}" for p, v in point.values.items())[:150]
-    jobs.write(session, job, body, known, None, {"parent_id": sweep.id}, now)
+    jobs.write(session, job, admitted, None, {"parent_id": sweep.id}, now)
     return job.id
 
 

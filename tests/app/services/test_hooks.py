@@ -271,10 +271,10 @@ def test_a_delivery_that_breaks_us_waits_and_others_pass(
     broken, good = hub.deliver(push("org/broken")), hub.deliver(push("org/good", "b" * 40))
     real = jobs.new_job
 
-    def picky(project: str, request: Any, *rest: Any) -> Job:
-        if request.source.repo == "org/broken":
+    def picky(project: str, sent: Any, *rest: Any) -> Job:
+        if sent["source"]["repo"] == "org/broken":
             raise KeyError("a surprise")
-        return real(project, request, *rest)
+        return real(project, sent, *rest)
 
     monkeypatch.setattr(jobs, "new_job", picky)
     assert evaluate(resources) == 2
