@@ -48,7 +48,9 @@ class Tally:
         """Count a part; its SHA-256 in base64."""
         self._whole.update(data)
         self._num_bytes += len(data)
-        self._sha256s.append(hashlib.sha256(data).digest())
+        # Of the first part both hashes are one. Of later ones S3 wants its own beside that of the whole.
+        part = hashlib.sha256(data) if self._sha256s else self._whole
+        self._sha256s.append(part.digest())
         self._md5s.append(_md5(data).digest())
         return base64.b64encode(self._sha256s[-1]).decode()
 

@@ -71,10 +71,11 @@ class S3Store(ObjectStore):
         size = path.stat().st_size
         part_bytes = max(self._part_bytes, -(-size // _MAX_PARTS))
         if size <= part_bytes:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != sha256:
+            data, tally = path.read_bytes(), Tally()
+            checksum = tally.add(data)
+            if tally.sha256 != sha256:
                 raise ChecksumMismatch
-            self.put_bytes(key, data)
+            self._put_whole(key, data, tally, checksum)
             return
 
         def put() -> Sent:
@@ -118,12 +119,14 @@ class S3Store(ObjectStore):
 
     def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> None:
         """Upload in one request; the server verifies the checksum, and the stored object is verified after it."""
-        at, tally = self._key(key), Tally()
-        checksum = tally.add(data)
+        tally = Tally()
+        self._put_whole(key, data, tally, tally.add(data), if_none_match=if_none_match)
+
+    def _put_whole(self, key: str, data: bytes, tally: Tally, checksum: str, *, if_none_match: bool = False) -> None:
         put = partial(
             self.client.put_object,
             Bucket=self.bucket,
-            Key=at,
+            Key=self._key(key),
             Metadata={"sha256": tally.sha256},
             ChecksumSHA256=checksum,
             Body=data,

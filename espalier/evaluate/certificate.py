@@ -67,7 +67,7 @@ def _check_values(session: Session) -> None:
 
 
 def _require_finite(tensor: torch.Tensor, name: str, what: str) -> None:
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool(numerics.all_finite(tensor)):
         raise NumericalError(
             f"{what} of {name} are not finite",
             hint="Mend the source's weights, or ask for a wider dtype.",

@@ -7,16 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from espalier.export import adapter
 from espalier.export.files import describe, write_json
 from espalier.formats import FORMATS
 from espalier.model import masks
+from espalier.model.layout import Matrix
 from espalier.model.numerics import dtype_name, require_finite
-from espalier.model.safetensors_writer import TensorEntry, sha256_of, write_file
+from espalier.model.safetensors_writer import TensorEntry, write_file
 from espalier.model.safetensors_writer import write_model as write_tensors
-from espalier.model.weights import INDEX, Weights, source_files
+from espalier.model.weights import INDEX, source_files
 from espalier.model_files import is_weights, model_files
 from espalier.session import Session
 from espalier.session.results import Written
@@ -31,7 +33,7 @@ def run(session: Session) -> None:
         if session.results.adapter is not None:
             adapter.write(session, session.results.adapter)
         phase.progress(1)
-        _write_masks(session)
+        _write_masks(session, written)
         phase.progress(2)
         _write_format(session, written)
         session.results.written = written
@@ -39,29 +41,44 @@ def run(session: Session) -> None:
 
 
 def write_model(session: Session) -> Written:
-    """Write tensors in the source's order, config and tokenizer; prove that what is pruned is zero."""
+    """Write tensors in the source's order, config and tokenizer; what is pruned is proved zero on its way."""
     folder, weights = session.artifact_dir, session.weights
     folder.mkdir(parents=True, exist_ok=True)
     nonzero: dict[str, int] = {}
+    pruned = _pruned(session)
 
     def entry(name: str) -> TensorEntry:
+        source = session.streamed.twins.get(name, name)
+
         def read() -> torch.Tensor:
-            tensor = weights.get(session.streamed.twins.get(name, name))
-            nonzero[name] = int(torch.count_nonzero(tensor))
+            tensor = weights.get(source)
+            kept = tensor != 0
+            nonzero[name] = int(np.count_nonzero(kept.numpy()))  # ten times as fast as torch's
+            for matrix in pruned.get(source, []):
+                part_OI = matrix.view(weights.part(kept, matrix.tensor))
+                masks.prove_packed(part_OI, weights.packed_mask(matrix.name), module=matrix.name)
             if tensor.is_floating_point():
                 require_finite(name, {"the values": tensor})
             return tensor
 
         return TensorEntry(name, weights.dtype(name), weights.shape(name), read)
 
-    paths = write_tensors(folder, [entry(name) for name in weights.names])
+    digests = write_tensors(folder, [entry(name) for name in weights.names])
     _write_config(session)
     _copy_small_files(session.model_dir, folder)
-    _prove_zeros(session)
     return Written(
-        {path.name: sha256_of(path)[0] for path in paths},
+        {path.name: digest for path, digest in digests.items()},
         sum(nonzero[name] for name in session.streamed.parameters),
     )
+
+
+def _pruned(session: Session) -> dict[str, list[Matrix]]:
+    """Tensor of the files -> the pruned matrices in it."""
+    homes: dict[str, list[Matrix]] = {}
+    for matrix in session.streamed.layout.matrices:
+        if matrix.name in session.weights.mask_names:
+            homes.setdefault(session.weights.home(matrix.tensor), []).append(matrix)
+    return homes
 
 
 def _write_config(session: Session) -> None:
@@ -81,14 +98,7 @@ def _copy_small_files(source: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / name)
 
 
-def _prove_zeros(session: Session) -> None:
-    written = Weights(session.artifact_dir)
-    for matrix in session.streamed.layout.matrices:
-        if matrix.name in session.weights.mask_names:
-            masks.prove(matrix.view(written.get(matrix.tensor)), session.mask(matrix.name), module=matrix.name)
-
-
-def _write_masks(session: Session) -> None:
+def _write_masks(session: Session, written: Written) -> None:
     """One packed mask per pruned matrix under its module name; see `espalier/model/masks.py` for the layout."""
     weights = session.weights
     entries = []
@@ -99,12 +109,14 @@ def _write_masks(session: Session) -> None:
                 TensorEntry(matrix.name, torch.uint8, shape, lambda name=matrix.name: weights.packed_mask(name))  # type: ignore[misc]
             )
     layout = "uint8 (outputs, ceil(inputs / 8)); bit b of byte k is input 8k + b; 1 = kept"
-    write_file(session.artifact_dir / "masks.safetensors", entries, metadata={"layout": layout})
+    path = session.artifact_dir / "masks.safetensors"
+    written.others[path.name] = write_file(path, entries, metadata={"layout": layout})
 
 
 def _write_format(session: Session, written: Written) -> None:
     """Write what the format keeps beside or in the place of the dense files."""
-    dense = source_files(session.artifact_dir)
+    folder = session.artifact_dir
+    dense = {path: written.sha256[path.name] for path in source_files(folder)}
     written.packs = FORMATS[session.request.spec.output.format]().write(dense)
     if written.packs:
-        written.unpacked = [describe(session.artifact_dir, path).model_dump() for path in dense]
+        written.unpacked = [describe(folder, path, known=written.sha256).model_dump() for path in dense]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +14,11 @@ from espalier.model.weights import INDEX
 _MODEL_CONFIGS: Final = {"adapter_config.json", "config.json", "generation_config.json", INDEX}
 
 
-def describe(folder: Path, path: Path) -> ArtifactFile:
-    """Describe one file of an artifact folder as the manifest does."""
-    digest, size = sha256_of(path)
-    return ArtifactFile(path=str(path.relative_to(folder)), kind=_kind(path.name), bytes=size, sha256=digest)
+def describe(folder: Path, path: Path, *, known: Mapping[str, str] | None = None) -> ArtifactFile:
+    """Describe one file of an artifact folder as the manifest does; `known`: hashes by path."""
+    name = str(path.relative_to(folder))
+    digest = (known or {}).get(name) or sha256_of(path)[0]
+    return ArtifactFile(path=name, kind=_kind(path.name), bytes=path.stat().st_size, sha256=digest)
 
 
 def _kind(name: str) -> Any:  # noqa: ANN401 - the message's own literal

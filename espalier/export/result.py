@@ -25,7 +25,8 @@ def write(session: Session) -> Done:
     if not FORMATS[session.request.spec.output.format].keeps_dense:
         _drop_dense(folder)
     others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json")
-    files = [describe(folder, path) for path in others]
+    written = session.results.written
+    files = [describe(folder, path, known={**written.sha256, **written.others}) for path in others]
     write_json(folder / "manifest.json", _manifest(session, files))
     files.append(describe(folder, folder / "manifest.json"))
     return Done(report=report, gate=report["gate"], files=files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,5 +25,8 @@ class ArtifactFormat(BaseModel, ABC):
     """Whether its files are smaller the more weights are pruned."""
 
     @abstractmethod
-    def write(self, dense: Sequence[Path]) -> list[Path]:
-        """Write what stands beside or in the place of dense files, prove that it gives them back; return its paths."""
+    def write(self, dense: Mapping[Path, str]) -> list[Path]:
+        """Write what stands beside or in the place of dense files, prove that it gives them back; return its paths.
+
+        `dense`: the files, each with the sha256 that it was written with.
+        """

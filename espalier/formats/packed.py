@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -19,7 +19,7 @@ class PackedFormat(ArtifactFormat):
 
     format: Literal["packed"] = "packed"
 
-    def write(self, dense: Sequence[Path]) -> list[Path]:
+    def write(self, dense: Mapping[Path, str]) -> list[Path]:
         """Pack every file."""
         return _packs(dense)
 
@@ -34,19 +34,16 @@ class DenseAndPackedFormat(ArtifactFormat):
 
     format: Literal["both"] = "both"
 
-    def write(self, dense: Sequence[Path]) -> list[Path]:
+    def write(self, dense: Mapping[Path, str]) -> list[Path]:
         """Pack every file."""
         return _packs(dense)
 
 
-def _packs(dense: Sequence[Path]) -> list[Path]:
+def _packs(dense: Mapping[Path, str]) -> list[Path]:
     from espalier.packing.pack import pack_file, packed_path  # noqa: PLC0415 - numpy, which reading a spec does without
-    from espalier.packing.unpacking import unpack_file  # noqa: PLC0415
+    from espalier.packing.unpacking import prove_file  # noqa: PLC0415
 
-    packs = [packed_path(path) for path in dense]
-    for path, pack in zip(dense, packs, strict=True):
-        pack_file(path, pack)
-        proof = path.with_name(f"{path.name}.proof")
-        unpack_file(pack, proof)  # checks the sha256
-        proof.unlink()
-    return packs
+    for path, digest in dense.items():
+        pack_file(path, packed_path(path), sha256=digest)
+        prove_file(packed_path(path))
+    return [packed_path(path) for path in dense]

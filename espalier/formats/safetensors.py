@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -19,6 +19,6 @@ class DenseFormat(ArtifactFormat):
 
     format: Literal["safetensors"] = "safetensors"
 
-    def write(self, dense: Sequence[Path]) -> list[Path]:  # noqa: ARG002 - the dense files are all of it
+    def write(self, dense: Mapping[Path, str]) -> list[Path]:  # noqa: ARG002 - the dense files are all of it
         """Write nothing more."""
         return []

@@ -44,5 +44,15 @@ def kept(packed: torch.Tensor) -> int:
 
 def prove(weight_OI: torch.Tensor, mask_OI: torch.Tensor, *, module: str) -> None:
     """Raise unless every pruned weight is exactly zero."""
-    if bool(weight_OI.masked_fill(mask_OI, 0).any()):
-        raise BrokenResultError(f"{module} has pruned weights that are not zero", hint="Report this.", module=module)
+    if bool(((weight_OI != 0) > mask_OI).any()):
+        raise _not_zero(module)
+
+
+def prove_packed(nonzero_OI: torch.Tensor, packed: torch.Tensor, *, module: str) -> None:
+    """Raise unless the packed mask keeps every weight that is not zero: an eighth of the bytes of `prove`."""
+    if bool((pack(nonzero_OI) & ~packed).any()):
+        raise _not_zero(module)
+
+
+def _not_zero(module: str) -> BrokenResultError:
+    return BrokenResultError(f"{module} has pruned weights that are not zero", hint="Report this.", module=module)

@@ -189,12 +189,22 @@ def generator(seed: int, *scope: object, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(derived_seed(seed, *scope))
 
 
+def all_finite(tensor: torch.Tensor) -> torch.Tensor:
+    """Tell whether all numbers are finite, bool () on their device.
+
+    The least and the largest one carry NaN and infinity along: one pass without a copy, where `isfinite` makes four.
+    """
+    if not (tensor.numel() and tensor.is_floating_point()):
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    return torch.stack(tensor.detach().aminmax()).isfinite().all()
+
+
 def require_finite(module: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise NumericalError for the first tensor that holds NaN or infinity; the device is waited for once.
 
     `tensors`: what they are -> they.
     """
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
+    finite = torch.stack([all_finite(tensor) for tensor in tensors.values()]).tolist()
     for what, fine in zip(tensors, finite, strict=True):
         if not fine:
             raise NumericalError(

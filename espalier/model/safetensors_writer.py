@@ -1,18 +1,22 @@
-"""Writing safetensors files tensor by tensor: sharded, in the order given, the same bytes every time."""
+"""Writing safetensors files tensor by tensor: sharded, in the order given, the same bytes every time.
+
+Every byte is hashed on its way to the file: nobody has to read it again to know its sha256.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 
+from espalier.model import masks
 from espalier.model.tensor_file import DTYPES
-from espalier.model.weights import INDEX
+from espalier.model.weights import INDEX, MASK_PREFIX
 from espalier.progress import count_step, counted
 
 SHARD_BYTES: Final = 4 * 2**30
@@ -34,8 +38,8 @@ class TensorEntry:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def write_model(folder: Path, entries: Sequence[TensorEntry]) -> list[Path]:
-    """Write `model.safetensors`, or shards with an index when it would be larger than SHARD_BYTES."""
+def write_model(folder: Path, entries: Sequence[TensorEntry]) -> dict[Path, str]:
+    """Write `model.safetensors`, or shards with an index when it would be larger than SHARD_BYTES; path -> sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[TensorEntry]] = [[]]
     for entry in entries:
@@ -43,16 +47,15 @@ def write_model(folder: Path, entries: Sequence[TensorEntry]) -> list[Path]:
             shards.append([])
         shards[-1].append(entry)
     if len(shards) == 1:
-        write_file(folder / "model.safetensors", entries)
-        return [folder / "model.safetensors"]
+        return {folder / "model.safetensors": write_file(folder / "model.safetensors", entries)}
     paths = [folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    for path, shard in zip(paths, shards, strict=True):
-        write_file(path, shard)
+    digests = {path: write_file(path, shard) for path, shard in zip(paths, shards, strict=True)}
     mapping = {entry.name: path.name for path, shard in zip(paths, shards, strict=True) for entry in shard}
     total = sum(entry.nbytes for entry in entries)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(mapping.items()))}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    return [*paths, folder / INDEX]
+    text = (json.dumps(index, indent=2) + "\n").encode()
+    (folder / INDEX).write_bytes(text)
+    return {**digests, folder / INDEX: hashlib.sha256(text).hexdigest()}
 
 
 def write_file(path: Path, entries: Sequence[TensorEntry], *, metadata: dict[str, str] | None = None) -> str:
@@ -82,11 +85,29 @@ def write_file(path: Path, entries: Sequence[TensorEntry], *, metadata: dict[str
     return digest.hexdigest()
 
 
-def _raw(entry: TensorEntry) -> bytes:
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Write tensors that are at hand, wide elements first and then by name, and return the sha256 of the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # each aligned to its width
+    return write_file(path, [_at_hand(name, tensor) for name, tensor in ordered])
+
+
+def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks_by_module: Mapping[str, torch.Tensor]) -> str:
+    """Write one overlay: changed tensors, and boolean masks (O, I) by module name; return the sha256 of the file."""
+    packed = {MASK_PREFIX + name: masks.pack(mask_OI) for name, mask_OI in masks_by_module.items()}
+    return save_tensors(path, {**tensors, **packed})
+
+
+def _at_hand(name: str, tensor: torch.Tensor) -> TensorEntry:
+    return TensorEntry(name, tensor.dtype, tuple(tensor.shape), tensor.detach)
+
+
+def _raw(entry: TensorEntry) -> memoryview:
+    """Return the bytes of a tensor without a copy of them; they hold the tensor."""
     tensor = entry.read().cpu().contiguous()
     assert tensor.dtype == entry.dtype
     assert tuple(tensor.shape) == entry.shape
-    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def sha256_of(path: Path) -> tuple[str, int]:

@@ -7,18 +7,17 @@ uint8, one row per output, eight inputs per byte, lowest bit first, 1 = keep.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, KeysView, Mapping, Sequence
+from collections.abc import Iterator, KeysView, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import save_file
 
 from espalier.errors import UnsafeFileError
 from espalier.families import STACKED
-from espalier.model.masks import pack, unpack
+from espalier.model.masks import unpack
 from espalier.model.numerics import NAMES
 from espalier.model.tensor_file import DTYPES, TensorFile
 from espalier.probe.headers import weight_files
@@ -112,6 +111,11 @@ class Weights:
         if home.rpartition(".")[2] in STACKED:
             yield from ((name, part) for name, part in self.slices.items() if part.home == home and name in self._files)
 
+    def part(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """Return what a name stands for in the tensor of its home: all of it, or the map of one expert."""
+        part = self.slices.get(name)
+        return tensor if part is None else tensor[part.expert, part.begin : part.end]
+
     def home(self, name: str) -> str:
         """Return the tensor of the files that holds a linear layer: its own, or the one that it is stacked in."""
         return self.slices[name].home if name in self.slices else name
@@ -173,16 +177,6 @@ def _readable(name: str) -> Iterator[None]:
 def source_files(model_dir: Path) -> list[Path]:
     """List the safetensors files of a model directory, in order: those that stock transformers would read."""
     return [model_dir / name for name in weight_files(model_dir)]
-
-
-def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:
-    """Write one overlay: changed tensors, and boolean masks (O, I) by module name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    packed = {MASK_PREFIX + name: pack(mask_OI) for name, mask_OI in masks.items()}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    temporary = path.with_suffix(".partial")
-    save_file({**plain, **packed}, temporary)
-    temporary.replace(path)
 
 
 def output_cast(dense: Weights, dtype_name: str | None) -> torch.dtype | None:

@@ -52,13 +52,16 @@ def packed_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".safetensors") + SUFFIX)
 
 
-def pack_file(source: Path, target: Path) -> None:
-    """Pack one file; memory is bounded by a chunk, and equal files give equal packs."""
+def pack_file(source: Path, target: Path, *, sha256: str | None = None) -> None:
+    """Pack one file; memory is bounded by a chunk, and equal files give equal packs.
+
+    `sha256`: of the source, where it is known; None reads it for that.
+    """
     file = RawTensorFile(source)
     plans = [_plan(file, entry) for entry in file.entries]
     partial = target.with_name(f"{target.name}.partial")
     with partial.open("wb") as stream:
-        offsets = _write_header(stream, file, plans)
+        offsets = _write_header(stream, file, plans, sha256 or file.sha256)
         for plan in plans:
             _Writer(stream, file.words(plan.entry), offsets).write(plan)
     partial.replace(target)
@@ -79,7 +82,7 @@ def _plan(file: RawTensorFile, entry: Entry) -> _Plan:
     return _Plan(entry, min(sizes, key=lambda code: sizes[code]), counts)  # of equal sizes the first: dense
 
 
-def _write_header(stream: IO[bytes], file: RawTensorFile, plans: list[_Plan]) -> dict[str, int]:
+def _write_header(stream: IO[bytes], file: RawTensorFile, plans: list[_Plan], sha256: str) -> dict[str, int]:
     """Write the header and return where in the file every part begins."""
     parts = {name: part for plan in plans for name, part in plan.parts().items()}
     assert len(parts) == sum(len(plan.parts()) for plan in plans), "two parts have one name"
@@ -88,7 +91,7 @@ def _write_header(stream: IO[bytes], file: RawTensorFile, plans: list[_Plan]) ->
         "chunk": str(CHUNK),
         "codes": json.dumps({plan.entry.name: plan.code for plan in plans if plan.code != "dense"}, sort_keys=True),
         "header": file.text,
-        "sha256": file.sha256,
+        "sha256": sha256,
     }
     header: dict[str, Any] = {"__metadata__": metadata}
     position, begins = 0, {}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from espalier.packing.codes import mask_of_positions, scatter
 from espalier.packing.files import Entry, PackError, RawTensorFile, Words, chunks, entries_of, parse
@@ -83,27 +82,30 @@ def unpacked_path(path: Path) -> Path:
 
 def unpack_file(source: Path, target: Path) -> None:
     """Write the file that was packed, in chunks; PackError unless its sha256 is the recorded one."""
-    pack = Pack(source)
-    digest = hashlib.sha256()
     partial = target.with_name(f"{target.name}.partial")
     try:
         with partial.open("wb") as stream:
-            text = pack.text.encode()
-            _write(stream, digest, np.frombuffer(len(text).to_bytes(8, "little") + text, dtype=np.uint8))
-            for entry in pack.entries:
-                for words in pack.words(entry):
-                    _write(stream, digest, words)
-        if digest.hexdigest() != pack.sha256:
-            raise PackError(f"what {source.name} holds is damaged: its sha256 is not the recorded one")
+            _unpack(source, stream.write)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _write(stream: Any, digest: Any, data: npt.NDArray[Any]) -> None:  # noqa: ANN401 - hashlib has no public type
-    raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-    stream.write(raw)
-    digest.update(raw)
+def prove_file(source: Path) -> None:
+    """Unpack a file to nowhere; PackError unless what it gives back has the recorded sha256."""
+    _unpack(source, lambda _: None)
+
+
+def _unpack(source: Path, write: Callable[[memoryview], object]) -> None:
+    pack, digest = Pack(source), hashlib.sha256()
+    text = pack.text.encode()
+    begin = np.frombuffer(len(text).to_bytes(8, "little") + text, dtype=np.uint8)
+    for data in chain([begin], *(pack.words(entry) for entry in pack.entries)):
+        raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        write(raw)
+        digest.update(raw)
+    if digest.hexdigest() != pack.sha256:
+        raise PackError(f"what {source.name} holds is damaged: its sha256 is not the recorded one")
 
 
 def unpack_folder(folder: Path, output: Path) -> Iterator[Path]:

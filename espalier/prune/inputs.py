@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.methods import stored_statistics
@@ -27,6 +27,7 @@ from espalier.methods.statistic import (
     with_implied,
 )
 from espalier.model.layout import Block, Matrix
+from espalier.model.safetensors_writer import save_tensors
 from espalier.prune.targets import selected
 from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
@@ -103,9 +104,10 @@ class Inputs:
                 )
                 tensors, data = self._gather_block(stream, block)
                 path = session.reporter.checkpoint_path(phase.name, name)
-                save_file(tensors, path)
+                digest = save_tensors(path, tensors)
                 self._blocks[block.index] = _Stored(path, data | {"seconds": time.monotonic() - began})
-                session.reporter.checkpoint(phase.name, name, path, dict(self._blocks[block.index].data))
+                document = dict(self._blocks[block.index].data)
+                session.reporter.checkpoint(phase.name, name, path, document, sha256=digest)
             phase.progress(block.index + 1)
 
     def _gather_block(self, stream: HiddenStates, block: Block) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

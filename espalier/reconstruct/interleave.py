@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.model.layout import Block
-from espalier.model.weights import save_overlay
+from espalier.model.safetensors_writer import save_overlay
 from espalier.prune.calibrating import SparsityPlan
 from espalier.prune.pruning import BlockPruner, Pruned
 from espalier.session import Session

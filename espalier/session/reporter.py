@@ -114,9 +114,20 @@ class Reporter:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name.of(self.repetition.name)}{version and f'-{version}'}{suffix}"
 
-    def checkpoint(self, phase: Phase, name: CheckpointName, path: Path, data: dict[str, Any] | None = None) -> None:
-        """Report that a file of the workspace is finished; it must not change any more."""
-        digest, size = sha256_of(path)
+    def checkpoint(
+        self,
+        phase: Phase,
+        name: CheckpointName,
+        path: Path,
+        data: dict[str, Any] | None = None,
+        *,
+        sha256: str | None = None,
+    ) -> None:
+        """Report that a file of the workspace is finished; it must not change any more.
+
+        `sha256`: of the file, from who wrote it; None reads the file once more.
+        """
+        digest, size = (sha256, path.stat().st_size) if sha256 else sha256_of(path)
         names = {"name": str(name.of(self.repetition.name)), "path": str(path.relative_to(self.workspace))}
         self.send(Checkpoint(phase=phase, **names, sha256=digest, bytes=size, data=data or {}))
 

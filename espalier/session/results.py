@@ -15,8 +15,10 @@ class Written:
     """The model files of the artifact."""
 
     sha256: dict[str, str]
-    """Hash of each file of dense tensors, by name."""
+    """Hash of each file of dense tensors, and of their index, by name."""
     nonzero_parameters: int
+    others: dict[str, str] = field(default_factory=dict)
+    """Hash of each other file that was hashed while it was written, by its path in the artifact."""
     packs: list[Path] = field(default_factory=list)
     """Files of the artifact's format that stand beside or in the place of the dense ones."""
     unpacked: list[dict[str, Any]] = field(default_factory=list)

@@ -10,7 +10,7 @@ import torch
 from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.messages import Layer
 from espalier.model import numerics
-from espalier.model.weights import save_overlay
+from espalier.model.safetensors_writer import save_overlay
 from espalier.session.reporter import PhaseRun
 from espalier.session.state import Session
 
@@ -28,10 +28,11 @@ def finish_block(
     """Write a block's changed tensors and masks, lay them over the weights and report the checkpoint."""
     name = CheckpointName(Kind.BLOCK, block=index)
     path = session.reporter.checkpoint_path(phase.name, name)
-    save_overlay(path, tensors, masks)
+    digest = save_overlay(path, tensors, masks)
     session.weights = session.weights.with_overlay(path)
     peak = numerics.peak_memory_bytes(session.device)
-    session.reporter.checkpoint(phase.name, name, path, {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak})
+    document = {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak}
+    session.reporter.checkpoint(phase.name, name, path, document, sha256=digest)
 
 
 def restore_block(session: Session, phase: PhaseRun, index: int) -> dict[str, Any] | None:

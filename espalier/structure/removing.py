@@ -14,7 +14,7 @@ from espalier.errors import UnsupportedArchitectureError
 from espalier.families import Family, PartKind
 from espalier.families.sizes import PLURAL
 from espalier.model.layout import Block
-from espalier.model.weights import save_overlay
+from espalier.model.safetensors_writer import save_overlay
 from espalier.recipe.steps.structure import DepthFields, DepthStep, ExpertStep, WidthFields, WidthStep
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
@@ -66,9 +66,9 @@ class _Reshaping:
     def finish(self, name: CheckpointName, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> None:
         """Write changed tensors, lay them over the weights and tell the supervisor."""
         path = self.session.reporter.checkpoint_path(self.phase.name, name)
-        save_overlay(path, tensors, {})
+        digest = save_overlay(path, tensors, {})
         self.session.weights = self.session.weights.with_overlay(path)
-        self.session.reporter.checkpoint(self.phase.name, name, path, data)
+        self.session.reporter.checkpoint(self.phase.name, name, path, data, sha256=digest)
 
     def adopt(self, shape: Shape, protocol: dict[str, Any]) -> None:
         """Write the smaller model and go on with it."""

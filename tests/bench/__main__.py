@@ -52,6 +52,7 @@ def main() -> None:
         ("wanda: pruning", {"prune": PRUNE}, "pruning"),
         ("wanda, dense propagation: pruning", {"prune": PRUNE, "propagation": "dense"}, "pruning"),
         ("wanda, bfloat16 forwards: pruning", {"prune": PRUNE, "compute_dtype": "bfloat16"}, "pruning"),
+        ("wanda: exporting", {"prune": PRUNE}, "exporting"),
         ("sparsegpt: pruning", {"prune": {"method": "sparsegpt", "sparsity": 0.5}}, "pruning"),
         ("wanda + submodule: reconstructing", {"prune": PRUNE, "reconstruct": {}}, "reconstructing"),
         ("wanda + PERP, 20 steps of 8: retraining", {"prune": PRUNE, "retrain": {"steps": 20}}, "retraining"),

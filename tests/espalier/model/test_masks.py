@@ -35,3 +35,18 @@ def test_a_pruned_weight_that_is_not_zero_is_found() -> None:
     masks.prove(torch.tensor([[1.0, 0.0]]), mask_OI, module="m")
     with pytest.raises(BrokenResultError, match="m has pruned weights"):
         masks.prove(torch.tensor([[1.0, 1e-30]]), mask_OI, module="m")
+
+
+@pytest.mark.parametrize("value", [1e-30, -2.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("column", [0, 8])
+def test_a_packed_mask_finds_it_too(value: float, column: int) -> None:
+    mask_OI = torch.ones(2, 9, dtype=torch.bool)
+    mask_OI[1, column] = False
+    weight_OI = torch.ones(2, 9).masked_fill(~mask_OI, -0.0)
+    masks.prove_packed(weight_OI != 0, masks.pack(mask_OI), module="m")
+    masks.prove(weight_OI, mask_OI, module="m")
+    weight_OI[1, column] = value
+    with pytest.raises(BrokenResultError, match="m has pruned weights"):
+        masks.prove_packed(weight_OI != 0, masks.pack(mask_OI), module="m")
+    with pytest.raises(BrokenResultError, match="m has pruned weights"):
+        masks.prove(weight_OI, mask_OI, module="m")

@@ -89,3 +89,21 @@ def test_nothing_is_widened_before_it_crosses() -> None:
 def test_the_memory_of_the_host_is_what_this_process_may_have(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (bound, bound))
     assert numerics.host_memory_bytes() == (2**30 if bound == 2**30 else psutil.virtual_memory().total)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_that_is_not_finite_is_found_wherever_it_stands(dtype: torch.dtype, value: float) -> None:
+    fine = torch.full((3, 37), torch.finfo(dtype).max, dtype=dtype)  # a sum would overflow
+    fine[:, ::2] *= -1
+    assert bool(numerics.all_finite(fine))
+    for place in range(fine.numel()):
+        broken = fine.clone()
+        broken.view(-1)[place] = value
+        assert not bool(numerics.all_finite(broken)), place
+        assert not bool(numerics.all_finite(broken.T)), place
+
+
+def test_what_holds_no_number_or_whole_numbers_is_finite() -> None:
+    for tensor in (torch.zeros(0, 4), torch.tensor([1, 2]), torch.tensor([True])):
+        assert bool(numerics.all_finite(tensor))

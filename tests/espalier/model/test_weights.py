@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from espalier.model.weights import Weights, save_overlay, source_files
+from espalier.model.safetensors_writer import save_overlay
+from espalier.model.weights import Weights, source_files
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from espalier.model.masks import apply
+from espalier.model.safetensors_writer import save_overlay
 from espalier.model.streamed import StreamedModel
-from espalier.model.weights import Weights, save_overlay
+from espalier.model.weights import Weights
 from espalier.recipe.steps.reconstruct import Mode
 from espalier.reconstruct.windows import Pair, Streams, WindowPart, halves_of, matrices_of, whole
 from espalier.stream.hidden_states import HiddenStates

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from espalier.errors import UnequalMembersError
 from espalier.messages import Checkpoint, Message
-from espalier.model.weights import Weights, save_overlay
+from espalier.model.safetensors_writer import save_overlay
+from espalier.model.weights import Weights
 from espalier.prune import pruning
 from espalier.prune.calibrating import run as calibrate
 from espalier.recipe.spec import CompressionSpec

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from espalier.model.weights import Weights, save_overlay
+from espalier.model.safetensors_writer import save_overlay
+from espalier.model.weights import Weights
 from espalier.stream.block_tensors import BlockTensors
 from tests.fixtures.library.tiny_models import write_tiny_model
 
