@@ -9,8 +9,7 @@ from espalier.memory.shapes import ModelShape
 from espalier.recipe.steps.retrain import Retrain
 
 TRAINED_BYTES: Final = OPTIMIZED_BYTES + FLOAT_BYTES
-"""Of a number that moves: what AdamW holds of it, and its best value so far. Beside a GPU the best lies on the host,
-and AdamW takes as much there for a moment (torch: about the size of the parameters more)."""
+"""Of a number that moves: what AdamW holds of it, and its best value so far. Beside a GPU the best lies on the host."""
 MASK_BYTES: Final = 1
 """Of a weight that moves: whether it is kept."""
 CHECKPOINT_BYTES: Final = OPTIMIZED_BYTES
@@ -99,7 +98,7 @@ def batch_bytes(
     """Return the least that a step takes beside what stays: activations, and logits with their gradients.
 
     Where activations may be computed again, only what enters every block is kept, and those of the block at hand. On a
-    GPU autocast keeps a copy of what moves in the compute dtype, and AdamW takes one of it in float32 for a moment.
+    GPU autocast keeps a copy of what moves in the compute dtype; AdamW's fused kernel takes nothing beside its state.
     """
     tokens = windows * length
     kept = activation_bytes(shape, tokens=tokens, itemsize=itemsize)
@@ -113,5 +112,4 @@ def batch_bytes(
     if in_chunks(tokens, shape.vocabulary):  # beside them, what enters the head and its gradient
         logits, kept = CHUNK_BYTES, kept + 2 * tokens * shape.width * itemsize
         copies = CHUNK_COPIES
-    moving = trained_numbers(retrain, shape)
-    return max(kept + copies * logits + itemsize * moving, FLOAT_BYTES * moving)
+    return kept + copies * logits + itemsize * trained_numbers(retrain, shape)

@@ -66,7 +66,7 @@ def adapted(
             generator=generator(like.seed, "mask_lora", name),
         )
         homes[home] = base, adapter
-        weight = Trainable(name, "weights", base.get_parameter("weight"), mask, stored[name])
+        weight = Trainable(name, "weights", base.get_parameter("weight"), ~mask, stored[name])
         frozen.append(weight)
         adapters.trainables.extend(_factors(adapter, home, weight.scale()))
         weight_OI = weight.parameter.T if transposed else weight.parameter

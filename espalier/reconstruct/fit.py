@@ -14,6 +14,7 @@ from espalier.model.numerics import generator
 from espalier.progress import count_step
 from espalier.recipe.steps.reconstruct import FitLoss
 from espalier.training import rates
+from espalier.training.optimizer import adamw
 from espalier.training.trainables import Trainable, restore, snapshot
 
 GRID = (0.01, 0.03, 0.1)
@@ -102,7 +103,7 @@ class Fitter:
     def descend(self, rate: float, *, steps: int) -> Iterator[None]:
         """Run AdamW at rates of `rate` times each tensor's scale; yield after every pass, end early on divergence."""
         tops = [self._top(item, rate) for item in self.moving]
-        optimizer = torch.optim.AdamW([{"params": [item.parameter]} for item in self.moving], weight_decay=0.0)
+        optimizer = adamw([{"params": [item.parameter]} for item in self.moving], self.moving[0].parameter.device)
         step = 0
         for epoch in range(self.plan.epochs):
             order = torch.randperm(len(self.seen), generator=generator(self.plan.seed, "order", epoch))
@@ -117,11 +118,13 @@ class Fitter:
 
     def _move(self, optimizer: torch.optim.Optimizer, chosen: torch.Tensor) -> bool:
         optimizer.zero_grad()
+        losses = []
         for part in torch.split(chosen, self.plan.micro_batch or len(chosen)):
             loss = self.loss(part)
-            if not math.isfinite(loss.item()):
-                return False
             (loss * (len(part) / len(chosen))).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        if not math.isfinite(torch.stack(losses).sum().item()):  # one wait for the device
+            return False
         for item in self.moving:
             item.hold_gradient()
         optimizer.step()

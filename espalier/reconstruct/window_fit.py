@@ -19,7 +19,7 @@ from espalier.reconstruct.windows import Streams, WindowPart, halves_of, matrice
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
-from espalier.training.trainables import Trainable, freeze, window_trainables
+from espalier.training.trainables import Trainable, count_trained, freeze, window_trainables
 
 
 class WindowFit:
@@ -69,7 +69,7 @@ class WindowFit:
         trained = 0
         for part in self._parts():
             items = self._fit(part)
-            trained += sum(item.count for item in items if item.parameter.requires_grad)
+            trained += count_trained([item for item in items if item.parameter.requires_grad])
             freeze(self.module)
             tensors |= {self.tensors[item.name]: self._settled(item) for item in items if item.name in self.tensors}
         return tensors, trained
@@ -135,6 +135,6 @@ class WindowFit:
 
     def _settled(self, item: Trainable) -> torch.Tensor:
         tensor = item.parameter.detach().to(item.stored)
-        if item.mask is not None:
-            masks.prove(tensor, item.mask, module=self.names[item.name])
+        if item.pruned is not None:
+            masks.prove(tensor, ~item.pruned, module=self.names[item.name])
         return tensor

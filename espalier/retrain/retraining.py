@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from espalier.checkpoint_names import STATE, TRAINED, CheckpointName, RepetitionName
 from espalier.errors import NumericalError
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
-from espalier.model.numerics import autocast, derived_seed, hint_if_not_finite
+from espalier.model.numerics import autocast, derived_seed, hint_if_not_finite, is_accelerator
 from espalier.recipe.steps.retrain import Retrain
-from espalier.retrain import merging, rate_search
+from espalier.retrain import merging, rate_search, state_writer
 from espalier.retrain.allr_warm_start import start_fraction
 from espalier.retrain.rate_search import BASE_RATES, scaled
+from espalier.retrain.state_writer import StateWriter
 from espalier.retrain.teacher import recomputes, teaching
 from espalier.retrain.train import Best, DivergedError, Trainer, TrainingPlan, held_out_loss
 from espalier.retrain.trainable_parameters import select_trainable_parameters
@@ -30,10 +31,8 @@ from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.training.losses import Loss
 from espalier.training.recompute import recomputing
-from espalier.training.trainables import restore
+from espalier.training.trainables import count_trained, restore
 
-SAVE_SECONDS: Final = 30.0
-"""Seconds between checkpoints: the work that a killed run loses."""
 CHECKS: Final = 20
 """Evaluations of the held-out loss, at most; never more often than every tenth step."""
 
@@ -100,7 +99,6 @@ class _Retraining:
         self.items = select_trainable_parameters(session, model, spec)
         self.autocast = autocast(session.device, session.compute_dtype)
         self.start = start_fraction(session, spec)
-        self.saved = time.monotonic()
 
     def finish(self) -> Path:
         """Train to the end, or to where it no longer helps; the state with the lowest held-out loss is the result."""
@@ -115,7 +113,8 @@ class _Retraining:
             else:
                 self.phase.reuse(stored)
                 best = trainer.load(load_file(self.session.workspace / stored.path))
-            self._train(trainer, best)
+            with StateWriter(beside=is_accelerator(self.session.device)) as states:
+                self._train(trainer, best, states)
         restore(self.items, best.values)
         if best.step == 0:
             self.session.reporter.warn(
@@ -128,9 +127,10 @@ class _Retraining:
         return self._finished(rates, best, trainer.step)
 
     def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
-        values = {f"value:{item.name}": item.parameter.detach().cpu().contiguous() for item in self.items}
-        path = self._save(TRAINED, values)
-        trained = sum(item.count for item in self.items)
+        values = {f"value:{item.name}": value for item, value in zip(self.items, best.values, strict=True)}
+        path = self.session.reporter.checkpoint_path(self.phase.name, TRAINED)
+        self._report(TRAINED, path, self.phase.seconds, state_writer.save(path, values))
+        trained = count_trained(self.items)
         self.session.results.trained_parameters[self.phase.name] = trained
         used = {item.kind for item in self.items}
         self.session.results.protocol[self.phase.name] |= {
@@ -148,7 +148,7 @@ class _Retraining:
         self.phase.finish({"trained": trained, **outcome})
         return path
 
-    def _train(self, trainer: Trainer, best: Best) -> None:
+    def _train(self, trainer: Trainer, best: Best, states: StateWriter) -> None:
         """Train to the last step, or to early stopping: `patience` checks without a lower held-out loss."""
         every = max(10, -(-self.spec.steps // CHECKS))
         try:
@@ -162,8 +162,8 @@ class _Retraining:
                     self.phase.metric("stopped_early", trainer.step, best.loss)
                     break
                 self.phase.progress(trainer.step)
-                if time.monotonic() - self.saved > SAVE_SECONDS:
-                    self._save(STATE, trainer.state(best), version=f"{trainer.step:08d}")
+                if states.is_due():
+                    self._save(states, trainer, best)
         except DivergedError as error:
             if not math.isfinite(best.loss):
                 hint = hint_if_not_finite(self.session.compute_dtype)
@@ -180,15 +180,13 @@ class _Retraining:
             self.phase.metric("validation_loss", trainer.step, loss)
         best.update_if_better(self.items, step=trainer.step, loss=loss)
 
-    def _save(self, name: CheckpointName, tensors: dict[str, torch.Tensor], *, version: str = "") -> Path:
-        """Write a checkpoint; every one has a file of its own, for the supervisor reads it when it comes to it."""
-        path = self.session.reporter.checkpoint_path(self.phase.name, name, version=version)
-        partial = path.with_suffix(".partial")
-        save_file(tensors, partial)
-        partial.replace(path)
-        self.session.reporter.checkpoint(self.phase.name, name, path, {"seconds": self.phase.seconds})
-        self.saved = time.monotonic()
-        return path
+    def _save(self, states: StateWriter, trainer: Trainer, best: Best) -> None:
+        """Write a state; every one has a file of its own, for the supervisor reads it when it comes to it."""
+        path = self.session.reporter.checkpoint_path(self.phase.name, STATE, version=f"{trainer.step:08d}")
+        states.write(path, lambda: trainer.state(best), partial(self._report, STATE, path, self.phase.seconds))
+
+    def _report(self, name: CheckpointName, path: Path, seconds: float, sha256: str) -> None:
+        self.session.reporter.checkpoint(self.phase.name, name, path, {"seconds": seconds}, sha256=sha256)
 
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec

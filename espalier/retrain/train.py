@@ -11,11 +11,13 @@ from typing import Final
 import torch
 from torch import nn
 
-from espalier.model.numerics import generator
+from espalier.model.numerics import CPU, generator
 from espalier.progress import count_step
 from espalier.recipe.steps.retrain import Schedule
 from espalier.training import rates as schedules
+from espalier.training.host_copies import on_host
 from espalier.training.losses import Loss, language_loss
+from espalier.training.optimizer import adamw, is_fused
 from espalier.training.trainables import Trainable, restore, snapshot
 
 UNDECAYED: Final = frozenset({"norms", "biases"})
@@ -86,14 +88,14 @@ class Best:
     @classmethod
     def at_start(cls, trainables: Sequence[Trainable], loss: float) -> Best:
         """Begin with the state that every later one has to beat; any finite loss beats a start without a number."""
-        return cls(0, loss if math.isfinite(loss) else math.inf, [value.cpu() for value in snapshot(trainables)])
+        return cls(0, loss if math.isfinite(loss) else math.inf, snapshot(trainables))
 
     def update_if_better(self, trainables: Sequence[Trainable], *, step: int, loss: float) -> None:
         """Keep a state whose loss is lower; NaN never is."""
         self.checks_since += 1
         if loss < self.loss:
             self.step, self.loss, self.checks_since = step, loss, 0
-            self.values = [value.cpu() for value in snapshot(trainables)]
+            self.values = snapshot(trainables)
 
 
 class Trainer:
@@ -118,7 +120,8 @@ class Trainer:
         self._autocast = autocast or nullcontext()
         self._loss = loss
         self._order = Order(len(windows_NT), plan.seed)
-        self.optimizer = torch.optim.AdamW(
+        self._device = self.trainables[0].parameter.device
+        self.optimizer = adamw(
             [
                 {
                     "params": [item.parameter for item in trainables if item.kind == kind],
@@ -127,6 +130,7 @@ class Trainer:
                 }
                 for kind in sorted({item.kind for item in trainables})
             ],
+            self._device,
         )
 
     def advance(self) -> TrainingPoint:
@@ -166,33 +170,39 @@ class Trainer:
             yield loss.detach(), parts
 
     def state(self, best: Best) -> dict[str, torch.Tensor]:
-        """Return all state of the training as tensors by name, to be resumed from."""
-        tensors = {
+        """Return all state of the training as tensors by name, to be resumed from: copies of an accelerator's.
+
+        Where the best state is the newest one, its values are not there a second time.
+        """
+        moving = {
+            f"{key}:{item.name}": moment
+            for item in self.trainables
+            for key, moment in self.optimizer.state[item.parameter].items()
+        }
+        if best.step != self.step:
+            moving |= {f"value:{item.name}": item.parameter for item in self.trainables}
+        return {
             "step": torch.tensor(self.step),
             "best": torch.tensor([best.loss, best.step, best.checks_since], dtype=torch.float64),
+            **{f"best:{item.name}": value for item, value in zip(self.trainables, best.values, strict=True)},
+            **dict(zip(moving, on_host(list(moving.values())), strict=True)),
         }
-        for item, value in zip(self.trainables, best.values, strict=True):
-            tensors[f"value:{item.name}"] = item.parameter.detach().cpu().contiguous()
-            tensors[f"best:{item.name}"] = value
-            for key, moment in self.optimizer.state[item.parameter].items():
-                tensors[f"{key}:{item.name}"] = moment.detach().cpu().contiguous()
-        return tensors
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> Best:
         """Go on where a saved state stood."""
         self.step = int(tensors["step"])
-        restore(self.trainables, [tensors[f"value:{item.name}"] for item in self.trainables])
+        best_values = {item.name: tensors[f"best:{item.name}"] for item in self.trainables}
+        restore(self.trainables, [tensors.get(f"value:{name}", best_value) for name, best_value in best_values.items()])
+        # AdamW's plain form keeps its count of steps on the CPU.
+        devices = {} if is_fused(self._device) else {"step": CPU}
         for item in self.trainables:
-            device = item.parameter.device
             self.optimizer.state[item.parameter] = {
-                # The count of steps stays on the CPU, where AdamW keeps it.
-                key: tensors[f"{key}:{item.name}"].to("cpu" if key == "step" else device).clone()
+                key: tensors[f"{key}:{item.name}"].to(devices.get(key, self._device)).clone()
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{key}:{item.name}" in tensors  # an expert that no token has reached has none
             }
         loss, step, checks_since = tensors["best"].tolist()
-        values = [tensors[f"best:{item.name}"].clone() for item in self.trainables]
-        return Best(int(step), loss, values, int(checks_since))
+        return Best(int(step), loss, [value.clone() for value in best_values.values()], int(checks_since))
 
 
 @torch.no_grad()

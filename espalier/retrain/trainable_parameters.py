@@ -15,11 +15,11 @@ from espalier.training.lora import ADAPTERS, LORA_A, LORA_B, require_rank
 from espalier.training.trainables import (
     Kind,
     Trainable,
+    Unfreezing,
     embeddings,
     freeze,
     kind_of,
     norms_and_biases,
-    unfreeze,
 )
 
 
@@ -28,14 +28,15 @@ def select_trainable_parameters(session: Session, model: nn.Module, spec: Retrai
     freeze(model)
     if spec.method == "full":
         return list(_everything(session, model))
-    items = [_unfrozen(session, model, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
+    unfreezing = Unfreezing(model)
+    items = [_unfrozen(session, unfreezing, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
     if "biases" in spec.trainable and not any(item.kind == "biases" for item in items):
         if spec.trainable == ["biases"]:
             raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
         session.reporter.warn("no_biases", "The model has no biases; the other parameters are trained.")
     if "embeddings" in spec.trainable:
         for name in embeddings(model):
-            items.append(_unfrozen(session, model, name, "embeddings"))
+            items.append(_unfrozen(session, unfreezing, name, "embeddings"))
             # What a float32 table gives would meet norms in the compute dtype, which CPU kernels refuse.
             table = model.get_submodule(name.rpartition(".")[0])
             table.register_forward_hook(lambda _module, _args, output: output.to(session.compute_dtype))
@@ -46,22 +47,25 @@ def select_trainable_parameters(session: Session, model: nn.Module, spec: Retrai
     return items
 
 
-def _unfrozen(session: Session, model: nn.Module, name: str, kind: Kind) -> Trainable:
-    parameter = unfreeze(model, name)
+def _unfrozen(
+    session: Session, unfreezing: Unfreezing, name: str, kind: Kind, pruned: torch.Tensor | None = None
+) -> Trainable:
+    parameter = unfreezing.unfreeze(name)
     # From the file: the model in memory may be in a coarser compute dtype.
     parameter.data.copy_(session.weights.get(session.streamed.tensors[name]).to(parameter.device))
-    return Trainable(name, kind, parameter)
+    return Trainable(name, kind, parameter, pruned)
 
 
 def _everything(session: Session, model: nn.Module) -> Iterator[Trainable]:
-    masks = {
-        f"{matrix.name}.weight": matrix.view(session.mask(matrix.name)).to(session.device)
+    unfreezing = Unfreezing(model)
+    pruned = {
+        f"{matrix.name}.weight": matrix.view(~session.mask(matrix.name)).to(session.device)
         for matrix in session.streamed.layout.matrices
         if matrix.name in session.weights.mask_names
     }
     for name, parameter in list(model.named_parameters()):
         kind = kind_of(name, parameter)
-        yield Trainable(name, kind, _unfrozen(session, model, name, kind).parameter, masks.get(name))
+        yield _unfrozen(session, unfreezing, name, kind, pruned.get(name))
 
 
 def _adapt(session: Session, model: nn.Module, spec: Retrain, kind: Kind) -> list[Trainable]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from espalier.recipe.steps.retrain import Trained
+from espalier.training.host_copies import copy_to_host
 
 Kind = Literal["weights", Trained]
 """The kind of a trainable, as a spec names it."""
@@ -22,29 +23,24 @@ class Trainable:
     name: str
     kind: Kind
     parameter: nn.Parameter
-    mask: torch.Tensor | None = None
-    """In the parameter's own shape, True = keep: elsewhere the parameter is zero and stays zero."""
+    pruned: torch.Tensor | None = None
+    """In the parameter's own shape, True where the parameter is zero and stays zero: a mask's inverse, made once."""
     stored: torch.dtype = torch.float32
     """The dtype in which the parameter is written."""
     size: float | None = None
     """The scale that learning rates are relative to, where it is not the parameter's own."""
 
-    @property
-    def count(self) -> int:
-        """Numbers that can change."""
-        return self.parameter.numel() if self.mask is None else int(self.mask.sum())
-
     @torch.no_grad()
     def scale(self) -> float:
         """Return the root mean square of the values that may change."""
-        values = self.parameter if self.mask is None else self.parameter[self.mask]
+        values = self.parameter if self.pruned is None else self.parameter[~self.pruned]
         return float(values.float().square().mean().sqrt()) if values.numel() else 0.0
 
     @torch.no_grad()
     def hold_zeros(self) -> None:
         """Write the zeros again; a positive zero, whatever sign the weight had."""
-        if self.mask is not None:
-            self.parameter.masked_fill_(~self.mask, 0.0)
+        if self.pruned is not None:
+            self.parameter.masked_fill_(self.pruned, 0.0)
 
     @torch.no_grad()
     def round_to_stored(self) -> None:
@@ -54,8 +50,8 @@ class Trainable:
     @torch.no_grad()
     def hold_gradient(self) -> None:
         """Let nothing pull at the zeros, so that the optimizer's state stays zero there too."""
-        if self.mask is not None and self.parameter.grad is not None:
-            self.parameter.grad.masked_fill_(~self.mask, 0.0)
+        if self.pruned is not None and self.parameter.grad is not None:
+            self.parameter.grad.masked_fill_(self.pruned, 0.0)
 
 
 def norms_and_biases(module: nn.Module, kinds: Collection[str]) -> list[tuple[str, Kind, nn.Parameter]]:
@@ -72,20 +68,29 @@ def norms_and_biases(module: nn.Module, kinds: Collection[str]) -> list[tuple[st
     return parameters
 
 
-def unfreeze(module: nn.Module, name: str) -> nn.Parameter:
-    """Make one parameter of a frozen module trainable, in float32."""
-    owner_name, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(owner_name)
-    parameter: nn.Parameter = getattr(owner, leaf)
-    if parameter.dtype != torch.float32:
-        coarse, parameter = parameter, nn.Parameter(parameter.detach().float())
-        for other in module.modules():  # under all its names: a tied head stays tied
-            for own, value in other._parameters.items():
-                if value is coarse:
-                    other._parameters[own] = parameter
-        assert getattr(owner, leaf) is parameter
-    parameter.requires_grad_(True)
-    return parameter
+class Unfreezing:
+    """Makes parameters of a frozen module trainable; who owns which is looked up once, for all of them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Find every place of every parameter: a tied one has several."""
+        self._module = module
+        self._places: dict[int, list[tuple[nn.Module, str]]] = {}
+        for owner in module.modules():
+            for leaf, parameter in owner._parameters.items():
+                if parameter is not None:
+                    self._places.setdefault(id(parameter), []).append((owner, leaf))
+
+    def unfreeze(self, name: str) -> nn.Parameter:
+        """Make one parameter trainable, in float32; under all its names: a tied head stays tied."""
+        parameter = self._module.get_parameter(name)
+        if parameter.dtype != torch.float32:
+            places = self._places.pop(id(parameter))
+            parameter = nn.Parameter(parameter.detach().float())
+            for owner, leaf in places:
+                owner._parameters[leaf] = parameter
+            assert self._module.get_parameter(name) is parameter
+        parameter.requires_grad_(True)
+        return parameter
 
 
 def embeddings(model: nn.Module) -> list[str]:
@@ -118,20 +123,32 @@ def window_trainables(
 ) -> list[Trainable]:
     """Freeze a block and thaw what a window fits; `masks`, `stored` and `among` go by names inside the block."""
     freeze(block)
+    unfreezing = Unfreezing(block)
     chosen: list[tuple[str, Kind]] = []
     if "weights" in kinds:
         chosen += [(name, "weights") for name, _ in block.named_parameters() if name in masks]
     chosen += [(name, kind) for name, kind, _ in norms_and_biases(block, kinds)]
     return [
-        Trainable(name, kind, unfreeze(block, name), masks.get(name), stored[name])
+        Trainable(name, kind, unfreezing.unfreeze(name), _inverse(masks.get(name)), stored[name])
         for name, kind in chosen
         if name in among
     ]
 
 
+def _inverse(mask: torch.Tensor | None) -> torch.Tensor | None:
+    return None if mask is None else ~mask
+
+
+def count_trained(trainables: Sequence[Trainable]) -> int:
+    """Count the numbers that can change; the device is waited for once."""
+    pruned = [item.pruned.sum() for item in trainables if item.pruned is not None]
+    zeros = int(torch.stack(pruned).sum()) if pruned else 0
+    return sum(item.parameter.numel() for item in trainables) - zeros
+
+
 def snapshot(trainables: Iterable[Trainable]) -> list[torch.Tensor]:
     """Copy the values of trainables to the host: the device has better use for its memory."""
-    return [item.parameter.detach().to("cpu", copy=True) for item in trainables]
+    return copy_to_host([item.parameter for item in trainables])
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ not a constant that a new version of torch or transformers moves. That a budget 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +18,18 @@ from espalier.memory.pruning import ERROR_TOKENS
 from espalier.model import masks
 from espalier.stream.hidden_states import HiddenStates
 from tests.fixtures.library.jobs import write_texts
+from tests.fixtures.library.recovery import save_every_step
 from tests.fixtures.library.tiny_models import write_tiny_model
+from tests.standin.card import CARD
 from tests.standin.runs import Run, run_on_card
 
 pytestmark = pytest.mark.deep
 PER_MATRIX: Final = 8
 """Waits for a matrix more, of a pruning without a solver: what is checked, what is reported, two copies to the host."""
 PER_STEP: Final = 2
-"""Waits for a step more of a training: its loss is looked at."""
+"""Waits for a step more of a training: its loss is looked at, and transformers looks whether windows are packed."""
+PER_STATE: Final = 1
+"""Waits for a training state: all that moves crosses at once."""
 PER_ITERATION: Final = 3
 """Waits for an iteration over a matrix: which rows are not done."""
 FIGURES: Final = 1024
@@ -57,6 +62,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
         if key not in known:
             known[key] = _run(tmp_path_factory.mktemp("job"), texts, prune, **fields)
         return known[key]
+
+    return run
+
+
+@pytest.fixture
+def run_anew(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
+    """A function that runs every job itself: what is planted changes nothing that is known already."""
+    texts = write_texts(tmp_path_factory.mktemp("texts"))
+
+    def run(prune: dict[str, Any], **fields: Any) -> Run:
+        return _run(tmp_path_factory.mktemp("job"), texts, prune, **fields)
 
     return run
 
@@ -132,13 +148,36 @@ def test_a_training_waits_for_its_steps_alone(run: RunJob) -> None:
     assert trained(8, **WIDER) == trained(8)
 
 
+@pytest.mark.parametrize("fields", [{"trainable": ["norms", "mask_lora"]}, {"method": "full"}], ids=["perp", "full"])
+def test_a_training_waits_no_longer_for_more_that_moves(fields: dict[str, Any], run: RunJob) -> None:
+    retrain = {"steps": 4, "batch_size": 2, "learning_rate": 0.001}
+    norms, more = (run(WANDA, more={"retrain": retrain | each}) for each in ({"trainable": ["norms"]}, fields))
+    assert _waits(more, "retraining") - _waits(norms, "retraining") <= ("method" in fields), "what is kept is counted"
+
+
+def test_adamw_is_fused_on_a_card(run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+    monkeypatch.setattr(CARD, "fault", lambda name: seen.update([name]))
+    run_anew(WANDA, more={"retrain": {"steps": 4, "batch_size": 2, "learning_rate": 0.001, "method": "full"}})
+    assert seen["_fused_adamw_"] == 4 * 2, "a kernel for norms, one for weights"
+    assert not seen["_foreach_addcdiv_"] + seen["addcdiv_"], "no roots of the second moments lie beside them"
+
+
+def test_a_training_state_crosses_at_once(run: RunJob, run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrain = {"steps": 4, "batch_size": 2, "learning_rate": 0.001, "trainable": ["norms", "mask_lora"]}
+    without = run(WANDA, more={"retrain": retrain})
+    save_every_step(monkeypatch)
+    states = run_anew(WANDA, more={"retrain": retrain})
+    assert 0 < _waits(states, "retraining") - _waits(without, "retraining") <= PER_STATE * 4
+
+
 def test_a_reconstruction_waits_for_its_steps_alone(run: RunJob) -> None:
     def refitted(epochs: int, **model: Any) -> int:
         reconstruct = {"epochs": epochs, "batch_size": 2, "learning_rate": 0.001, "window": "block"}
         return _waits(run(WANDA, more={"reconstruct": reconstruct}, **model), "reconstructing")
 
     steps = 2 * 2 * 2  # blocks, epochs, batches
-    measured = 2 * 2 * (2 * 9 + 1)  # blocks, epochs; of each trainable the newest state and the best one, the error
+    measured = 2 * 2 * (2 + 1)  # blocks, epochs; the newest state and the best one, the error
     assert 0 < refitted(4) - refitted(2) <= PER_STEP * steps + measured
     assert refitted(2, **WIDER) == refitted(2)
 
@@ -156,17 +195,6 @@ def test_weights_cross_as_they_are_stored(run: RunJob) -> None:
     assert many.to_device - few.to_device <= 2 * (CROSSINGS * block + read)
     masks = 4 * 32 * 32 - 2 * 32 * 16 + 3 * 32 * 64
     assert many.to_host - few.to_host <= 2 * (block + masks + sample) + FIGURES
-
-
-@pytest.fixture
-def run_anew(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
-    """A function that runs every job itself: what is planted changes nothing that is known already."""
-    texts = write_texts(tmp_path_factory.mktemp("texts"))
-
-    def run(prune: dict[str, Any], **fields: Any) -> Run:
-        return _run(tmp_path_factory.mktemp("job"), texts, prune, **fields)
-
-    return run
 
 
 def test_a_planted_wait_for_every_column_is_seen(run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:

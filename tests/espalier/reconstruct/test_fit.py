@@ -58,8 +58,8 @@ def test_pruned_weights_stay_positive_zeros_and_values_are_as_they_will_be_store
     module, items, window = _pruned()
     fit(window, _plan())
     weights = next(item for item in items if item.kind == "weights")
-    assert weights.mask is not None
-    gone = weights.parameter[~weights.mask]
+    assert weights.pruned is not None
+    gone = weights.parameter[weights.pruned]
     assert not gone.any()
     assert not torch.signbit(gone).any()
     for parameter in module.parameters():

@@ -15,7 +15,7 @@ from espalier.retrain import rate_search
 from espalier.retrain.rate_grid import MIN_GAIN_FRACTION, factor
 from espalier.retrain.train import Trainer, TrainingPoint
 from tests.fixtures.library.jobs import KilledError
-from tests.fixtures.library.recovery import Recovery, recovery
+from tests.fixtures.library.recovery import Recovery, recovery, save_every_step
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_search_that_was_stopped_goes_on(
         with pytest.raises(KilledError):
             killed.recover(kill_at=trial)
     assert advanced == [4] * 4 * tried, "no trial was done again"
-    monkeypatch.setattr("espalier.retrain.retraining.SAVE_SECONDS", 0.0)
+    save_every_step(monkeypatch)
     with pytest.raises(KilledError):
         killed.recover(kill_at=lambda message: isinstance(message, Checkpoint) and "state-00000007" in message.path)
     assert killed.recover().results.protocol["retraining"] == protocol

@@ -22,7 +22,7 @@ from espalier.retrain.training_text import training_windows
 from espalier.session import Session
 from espalier.training.losses import Loss, language_loss
 from tests.fixtures.library.jobs import KilledError, write_topics
-from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, pruned_weights, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, pruned_weights, recovery, save_every_step
 from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.messages import MESSAGES
 
@@ -101,7 +101,7 @@ def _is_first_merged(message: Message) -> bool:
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, kill_at: Any
 ) -> None:
-    monkeypatch.setattr(retraining, "SAVE_SECONDS", 0.0)
+    save_every_step(monkeypatch)
     whole = _run(tmp_path, text)
     whole.recover()
     killed = _run(tmp_path, text, name="killed")

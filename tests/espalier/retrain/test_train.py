@@ -13,7 +13,7 @@ from espalier.model.layout import find_stack
 from espalier.model.numerics import generator
 from espalier.retrain.train import Best, DivergedError, Order, Trainer, TrainingPlan, held_out_loss
 from espalier.training.lora import MaskLora
-from espalier.training.trainables import Trainable, freeze, norms_and_biases, unfreeze
+from espalier.training.trainables import Trainable, Unfreezing, freeze, norms_and_biases
 from tests.fixtures.library.tiny_configs import LLAMA, OPT
 
 RATES = {"norms": 1e-2, "biases": 1e-2, "mask_lora": 1e-2}
@@ -24,8 +24,8 @@ def _model(config: PreTrainedConfig) -> tuple[nn.Module, list[Trainable]]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     freeze(model)
-    kinds = ["norms", "biases"]
-    items = [Trainable(name, kind, unfreeze(model, name)) for name, kind, _ in norms_and_biases(model, kinds)]
+    kinds, unfreeze = ["norms", "biases"], Unfreezing(model).unfreeze
+    items = [Trainable(name, kind, unfreeze(name)) for name, kind, _ in norms_and_biases(model, kinds)]
     stack, blocks = find_stack(model)
     linears = [name for name, module in blocks.named_modules() if isinstance(module, nn.Linear)]
     for local in linears:

@@ -88,10 +88,10 @@ def _assert_zeros(value: torch.Tensor, name: str) -> None:
 
 def _look_at_parameters(trainer: Trainer) -> None:
     for item in trainer.trainables:
-        if item.mask is not None:
+        if item.pruned is not None:
             moments = trainer.optimizer.state[item.parameter]
             for value in (item.parameter, moments["exp_avg"], moments["exp_avg_sq"]):
-                _assert_zeros(value[~item.mask], item.name)
+                _assert_zeros(value[item.pruned], item.name)
 
 
 @torch.no_grad()

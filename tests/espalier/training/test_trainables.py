@@ -18,7 +18,7 @@ from espalier.retrain import retraining, teacher
 from espalier.retrain.allr_warm_start import pruning_distance
 from espalier.session import limits
 from tests.fixtures.library.jobs import KilledError, write_topics
-from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, pruned_weights, recovery
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, pruned_weights, recovery, save_every_step
 from tests.fixtures.library.tiny_models import write_tiny_model
 
 RANK = 4
@@ -154,7 +154,7 @@ def _is_state(message: Message) -> bool:
 def test_a_run_killed_mid_training_ends_with_the_same_bits(
     tmp_path: Path, models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(retraining, "SAVE_SECONDS", 0.0)
+    save_every_step(monkeypatch)
     whole = _run(tmp_path / "whole", models["llama"], text, **fields)
     whole.recover()
     killed = _run(tmp_path / "killed", models["llama"], text, **fields)

@@ -16,7 +16,7 @@ from espalier.retrain.train import Trainer, TrainingPlan
 from espalier.training.lora import MaskLora
 from espalier.training.losses import language_loss
 from espalier.training.recompute import recomputing
-from espalier.training.trainables import Trainable, freeze, norms_and_biases, unfreeze
+from espalier.training.trainables import Trainable, Unfreezing, freeze, norms_and_biases
 
 VOCABULARY = 512
 TOKENS = torch.randint(VOCABULARY, (8, 128), generator=generator(0, "tokens"))
@@ -92,7 +92,8 @@ def test_a_step_holds_little_more_than_a_forward_pass(
         alone = weights + _peak(lambda: language_loss(model, batch))
     checkpoints = blocks * batch.numel() * width * dtype.itemsize
     if kind == "norms":
-        items = [Trainable(name, which, unfreeze(model, name)) for name, which, _ in norms_and_biases(model, ["norms"])]
+        unfreeze = Unfreezing(model).unfreeze
+        items = [Trainable(name, which, unfreeze(name)) for name, which, _ in norms_and_biases(model, ["norms"])]
     else:
         items = _adapt(model)
     plan = TrainingPlan(steps=4, batch_size=2, rates={kind: 1e-3})
