@@ -72,21 +72,21 @@ class Unfreezing:
     """Makes parameters of a frozen module trainable; who owns which is looked up once, for all of them."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Find every place of every parameter: a tied one has several."""
+        """Find every owner of every parameter: a tied one has several."""
         self._module = module
-        self._places: dict[int, list[tuple[nn.Module, str]]] = {}
+        self._owners: dict[int, list[tuple[nn.Module, str]]] = {}
         for owner in module.modules():
             for leaf, parameter in owner._parameters.items():
                 if parameter is not None:
-                    self._places.setdefault(id(parameter), []).append((owner, leaf))
+                    self._owners.setdefault(id(parameter), []).append((owner, leaf))
 
     def unfreeze(self, name: str) -> nn.Parameter:
         """Make one parameter trainable, in float32; under all its names: a tied head stays tied."""
         parameter = self._module.get_parameter(name)
         if parameter.dtype != torch.float32:
-            places = self._places.pop(id(parameter))
+            owners = self._owners.pop(id(parameter))
             parameter = nn.Parameter(parameter.detach().float())
-            for owner, leaf in places:
+            for owner, leaf in owners:
                 owner._parameters[leaf] = parameter
             assert self._module.get_parameter(name) is parameter
         parameter.requires_grad_(True)
