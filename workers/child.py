@@ -1,14 +1,12 @@
 """The compute process of one job: `python -m workers.child < request.json` prints JSON lines of workers.messages.
 
-It holds no credentials and needs no network. Standard output is kept for messages: whatever a library prints
-there goes to standard error, as the log.
+It holds no credentials and needs no network.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import os
 import resource
 import signal
@@ -29,15 +27,13 @@ import transformers  # noqa: TID253 - read by the imports below: offline must be
 
 from espalier import pipeline
 from espalier.diagnosis import classify
-from espalier.messages import Alive, ComputeRequest, Failed, Message, PhaseStarted
+from espalier.messages import Alive, ComputeRequest, Failed
 from espalier.model import numerics
 from espalier.progress import steps_counted
-from espalier.recipe.phases import Phase
+from workers.processes.pipe import MessageWriter
 
 ALIVE_SECONDS = 5.0
 """Interval at which the supervisor hears that steps were made, while they are."""
-_PIPE_CLOSED = 3
-"""Exit status when nobody listens any more."""
 
 
 def main() -> int:
@@ -45,7 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()
     gc.set_threshold(700, 10, 10)  # as Python has it: a cycle may hold tensors, and a device's memory with them
-    pipe = _Pipe(_take_stdout())
+    pipe = MessageWriter()
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
         numerics.use_deterministic_algorithms(request.threads)
@@ -61,15 +57,7 @@ def main() -> int:
     return 0
 
 
-def _take_stdout() -> io.BufferedWriter:
-    """Keep the real standard output for messages and send everything that others print to standard error."""
-    pipe = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return pipe
-
-
-def _tell_of_steps(pipe: _Pipe) -> None:
+def _tell_of_steps(pipe: MessageWriter) -> None:
     """Tell the supervisor now and then that steps are made; say nothing while there are none.
 
     Stock loaders make none that we see, and a large model on a slow disk takes an hour: bytes that move are steps too.
@@ -88,25 +76,6 @@ def bytes_moved() -> int:
         moved = psutil.Process().io_counters()
         return moved.read_bytes + moved.write_bytes
     return 0
-
-
-class _Pipe:
-    """The way to the supervisor, one JSON line for each message."""
-
-    def __init__(self, stream: io.BufferedWriter) -> None:
-        self._stream, self._lock = stream, threading.Lock()
-        self.phase: Phase | None = None
-        """The phase that runs, or was the last to run."""
-
-    def send(self, message: Message) -> None:
-        if isinstance(message, PhaseStarted):
-            self.phase = message.phase
-        try:
-            with self._lock:
-                self._stream.write(message.model_dump_json().encode() + b"\n")
-                self._stream.flush()
-        except BrokenPipeError:
-            os._exit(_PIPE_CLOSED)  # the supervisor is gone: nothing that follows could be kept
 
 
 if __name__ == "__main__":

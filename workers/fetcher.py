@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 import time
 import traceback
@@ -38,6 +37,7 @@ from espalier.recipe.base import fingerprint
 from espalier.recipe.phases import Phase
 from espalier.recipe.spec import CompressionSpec
 from workers.messages import Fetched, FetchRequest, Resolved
+from workers.processes.pipe import MessageWriter
 
 PROGRESS_SECONDS = 0.5
 
@@ -154,14 +154,7 @@ def serve(line: str, send: Send) -> int:
 
 def main() -> int:
     """Read one request from standard input, fetch, and say how it went."""
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints is a log line, not a message
-
-    def send(message: Message) -> None:
-        pipe.write(message.model_dump_json(by_alias=True) + "\n")
-        pipe.flush()
-
-    return serve(sys.stdin.readline(), send)
+    return serve(sys.stdin.readline(), MessageWriter().send)
 
 
 if __name__ == "__main__":

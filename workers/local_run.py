@@ -179,7 +179,7 @@ class _Run:
             while not child.finished:
                 if time.monotonic() > self._deadline:
                     raise self._failed(_timed_out())
-                for message in child.messages(wait_seconds=0.1):
+                for message in child.pipe.take(wait_seconds=0.1):
                     result = message if isinstance(message, Fetched | Done | Published | Failed) else result
                     self._take(message)
             status = child.returncode
@@ -189,7 +189,7 @@ class _Run:
             raise _Failure
         if result is None:
             assert status is not None
-            raise self._failed(from_exit(status, child.tail, None, out_of_memory=child.out_of_memory))
+            raise self._failed(from_exit(status, child.pipe.tail, None, out_of_memory=child.out_of_memory))
         return result
 
     def _take(self, message: AnyMessage) -> None:

@@ -5,7 +5,6 @@ It has the network and the credentials of the project. Sent again, an equal resu
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -17,6 +16,7 @@ from app.errors import AppError
 from app.integrations.shared.targets import PublicFile, PublishRequest, TargetRefused
 from espalier.messages import ErrorInfo, Failed
 from workers.messages import Published
+from workers.processes.pipe import MessageWriter
 
 
 def gather(files: list[PublicFile], folder: Path) -> None:
@@ -48,8 +48,7 @@ def describe(error: Exception) -> ErrorInfo:
 
 def main() -> int:
     """Read one request from standard input, publish, and say how it went."""
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints is a log line, not a message
+    pipe = MessageWriter()
     answer: Published | Failed
     try:
         request = PublishRequest.model_validate_json(sys.stdin.readline())
@@ -61,8 +60,7 @@ def main() -> int:
         if not isinstance(error, TargetRefused):
             traceback.print_exc()
         answer = Failed(error=describe(error))
-    pipe.write(answer.model_dump_json(by_alias=True) + "\n")
-    pipe.flush()
+    pipe.send(answer)
     return 0 if isinstance(answer, Published) else 1
 
 

@@ -73,7 +73,7 @@ class Device:
         if self._child is None:
             self._ask()
         elif self._ended(self._child):
-            status, output = self._child.returncode, self._child.tail
+            status, output = self._child.returncode, self._child.pipe.tail
             self.close()
             if status:
                 self._again(_reason(output) or f"the question ended with status {status}")
@@ -128,7 +128,7 @@ class Device:
         log.warning("the device does not answer", reason=reason, pause_seconds=pause, **hint)
 
     def _ended(self, child: Child) -> bool:
-        for message in child.messages(wait_seconds=0):
+        for message in child.pipe.take(wait_seconds=0):
             self.facts = message if isinstance(message, DeviceFacts) else self.facts
         return child.finished
 

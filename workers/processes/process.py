@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -17,13 +16,13 @@ from typing import IO, Final, Literal
 
 import psutil
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from espalier.messages import Log
 from espalier.parent_death import die_with_parent
 from workers.messages import MESSAGES, AnyMessage
 from workers.processes.groups import ControlGroups, oom_kills
 from workers.processes.memory import MemoryLimits
+from workers.processes.pipe import MessageReader
 
 INHERITED: Final = (
     "PATH",
@@ -58,9 +57,6 @@ PROXIES: Final = (
 )
 ROOT: Final = Path(__file__).resolve().parents[2]
 """Where our packages lie; a child's working folder is not on its path."""
-MAX_LINE = 8 * 2**20
-MAX_WAITING = 4096
-"""Messages held back while the database is away; then the pipe fills and the child waits."""
 Side = Literal["fetch", "compute", "publish"]
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
@@ -110,7 +106,7 @@ def environment(side: Side, workspace: Path, threads: int) -> dict[str, str]:
 
 
 class Child:
-    """A running child process; `messages` returns what it has written since the last call."""
+    """A running child process; `pipe` has what it writes."""
 
     def __init__(
         self,
@@ -147,21 +143,15 @@ class Child:
             if self._group:
                 self._group.remove()
             raise
-        self._waiting: queue.Queue[AnyMessage] = queue.Queue(MAX_WAITING)
-        self._abandoned = threading.Event()
-        self.tail: list[str] = []
-        """The last lines of stderr, for the error of a child that dies without a word."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         payload = request.model_dump_json(by_alias=True).encode() + b"\n"
-        self._threads = [
-            threading.Thread(target=self._write, args=(self._process.stdin, payload), daemon=True),
-            threading.Thread(target=self._read, args=(self._process.stdout, False), daemon=True),
-            threading.Thread(target=self._read, args=(self._process.stderr, True), daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._asking = threading.Thread(target=_write, args=(self._process.stdin, payload), daemon=True)
+        self._asking.start()
+        self.pipe: MessageReader[AnyMessage] = MessageReader(
+            self._process.stdout, self._process.stderr, MESSAGES.validate_json
+        )
 
     @property
     def pid(self) -> int:
@@ -193,29 +183,19 @@ class Child:
             return False
         # What it left behind may hold its pipes open, and would be waited for without end.
         self.signal(signal.SIGKILL)
-        return not self._reading() and self._waiting.empty()
-
-    def messages(self, *, wait_seconds: float) -> list[AnyMessage]:
-        """Return what was said since the last call, waiting a little when there is nothing."""
-        taken: list[AnyMessage] = []
-        with contextlib.suppress(queue.Empty):
-            taken.append(self._waiting.get(timeout=wait_seconds))
-            while len(taken) < MAX_WAITING:
-                taken.append(self._waiting.get_nowait())
-        return taken
+        return self.pipe.drained
 
     def terminate(self) -> None:
         """End the child's whole group: SIGTERM, and SIGKILL after five seconds."""
         self.signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):  # keeps the pipe moving, so that it can end
-                self._waiting.get(timeout=0.02)
+            self.pipe.take(wait_seconds=0.02)  # keeps the pipe moving, so that it can end
         self.kill()
 
     def kill(self) -> bool:
         """End the child's whole group at once, and whatever it left behind in it; False when the kernel keeps it."""
-        self._abandoned.set()
+        self.pipe.abandon()
         self.signal(signal.SIGKILL)
         try:
             self._process.wait(KILL_SECONDS)
@@ -232,8 +212,8 @@ class Child:
             return
         if self._group:
             self._group.remove()
-        for thread in self._threads:
-            thread.join(1)
+        self._asking.join(1)
+        self.pipe.join(1)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(OSError, ValueError):
                 if pipe is not None:
@@ -245,34 +225,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
-    def _reading(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads[1:])
 
-    def _write(self, pipe: IO[bytes], payload: bytes) -> None:
-        with contextlib.suppress(OSError), pipe:
-            pipe.write(payload)
-
-    def _read(self, pipe: IO[bytes], is_log: bool) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while line := pipe.readline(MAX_LINE):
-                message = _log_line(line, self.tail) if is_log else _message(line)
-                while message is not None and not self._abandoned.is_set():
-                    with contextlib.suppress(queue.Full):
-                        self._waiting.put(message, timeout=0.1)
-                        message = None
-
-
-def _log_line(line: bytes, tail: list[str]) -> AnyMessage | None:
-    text = line.decode(errors="replace").rstrip()
-    if not text:
-        return None
-    tail.append(text)
-    del tail[:-20]
-    return Log(text=text)
-
-
-def _message(line: bytes) -> AnyMessage:
-    try:
-        return MESSAGES.validate_json(line)
-    except ValidationError:
-        return Log(level="warning", text=f"not a message: {line[:500].decode(errors='replace').rstrip()}")
+def _write(pipe: IO[bytes], payload: bytes) -> None:
+    with contextlib.suppress(OSError), pipe:
+        pipe.write(payload)

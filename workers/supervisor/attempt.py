@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 
@@ -21,12 +22,9 @@ from app.platform.loops import OUTAGE
 from app.services.admission.routing import NoClassHolds, larger_class
 from app.services.publications import rejected
 from espalier.messages import (
-    Alive,
-    Checkpoint,
     ComputeRequest,
     Done,
     ErrorInfo,
-    Failed,
     MembersRequested,
     StoredCheckpoint,
     Warned,
@@ -37,7 +35,7 @@ from workers.lease import transitions
 from workers.lease.holder import Interrupted, LeaseHolder, LeaseLost, running_seconds
 from workers.lease.retries import JobFailed, as_sent, from_exception, silent, source_changed
 from workers.lease.transitions import Transition
-from workers.messages import AnyMessage, Facts, Fetched, FetchRequest, Published, RecordedMessage, Resolved
+from workers.messages import Fetched, FetchRequest, Published, RecordedMessage, Resolved
 from workers.processes.memory import allowed
 from workers.processes.process import Child, Side, environment
 from workers.processes.workspace import DiskQuota, Workspace
@@ -244,32 +242,23 @@ class _Attempt:
             holder=self._holder,
             recorder=self._recorder,
             uploader=self._uploader,
-            translate=self._translate,
+            fetched=self._fetched,
             quota=DiskQuota(settings.scratch, settings.scratch_max_bytes),
             watch=Watch.of(side, settings),
         )
 
-    def _translate(self, message: AnyMessage) -> list[RecordedMessage]:
-        """Translate a child's message into the messages that are recorded."""
-        match message:
-            case Resolved():
-                if self._job.resolved_revision not in {None, message.revision}:
-                    raise JobFailed(source_changed())
-                self._resolved = message
-                return [Warned(code="source", text=text) for text in message.warnings]
-            case Fetched():
-                return [self._facts(message)]
-            case Alive() | Checkpoint() | Done() | MembersRequested() | Published() | Failed():
-                return []
-            case _:
-                return [message]
-
-    def _facts(self, fetched: Fetched) -> Facts:
+    def _fetched(self, message: Resolved | Fetched) -> Sequence[RecordedMessage]:
+        """Keep what the fetcher found out, and return what is recorded of it."""
+        if isinstance(message, Resolved):
+            if self._job.resolved_revision not in {None, message.revision}:
+                raise JobFailed(source_changed())
+            self._resolved = message
+            return [Warned(code="source", text=text) for text in message.warnings]
         if self._resolved is None:
             raise JobFailed(silent("the fetcher named no revision"))
-        facts = self._reuse.resolved(self._resolved, fetched.data_sha256)
+        facts = self._reuse.resolved(self._resolved, message.data_sha256)
         self._stale = self._job.work_hash not in {None, facts.work_hash}
-        return facts
+        return [facts]
 
     def _upload(self, done: Done) -> dict[str, str]:
         store, prefix = self._services.store, f"{self._prefix}a{self._job.fence}/"

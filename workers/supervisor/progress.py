@@ -8,7 +8,6 @@ from typing import Any
 
 from app.db.job import Job
 from espalier.checkpoint_names import RepetitionName
-from espalier.messages import Progress
 from espalier.recipe.phases import PHASES, Phase, PhaseInfo
 
 
@@ -50,8 +49,7 @@ def _turns(spec: Mapping[str, Any], phases: Sequence[PhaseInfo]) -> Iterator[tup
         yield averaging.name, str(cycle), averaging.weight / count
 
 
-def note_fetched(job: Job, messages: Sequence[Progress]) -> None:
-    """Count it as progress when an attempt has fetched more than any before it: failures begin anew."""
-    fetched = max((message.current for message in messages if message.phase == "fetching"), default=0)
+def note_fetched(job: Job, fetched: int) -> None:
+    """Count it as progress when an attempt has fetched more bytes than any before it: failures begin anew."""
     if fetched > (job.fetched_bytes or 0):
         job.fetched_bytes, job.failures = fetched, {}

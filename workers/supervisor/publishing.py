@@ -235,7 +235,7 @@ class Publisher:
         kept = started = time.monotonic()
         try:
             while not child.finished:
-                for message in child.messages(wait_seconds=0.2):
+                for message in child.pipe.take(wait_seconds=0.2):
                     if isinstance(message, Published):
                         outcome = message
                     elif isinstance(message, Failed):
@@ -250,7 +250,7 @@ class Publisher:
             status = child.returncode
         finally:
             child.close()
-        return outcome or from_exit(status or 0, child.tail, "publishing", out_of_memory=child.out_of_memory)
+        return outcome or from_exit(status or 0, child.pipe.tail, "publishing", out_of_memory=child.out_of_memory)
 
 
 def _failure(message: str, *, retryable: bool) -> ErrorInfo:

@@ -117,7 +117,8 @@ class Recorder:
         self._write_log(session, job, [line for m in messages if (line := _log_line(m))], now)
         last_progress = max((i for i, m in enumerate(messages) if isinstance(m, Progress)), default=-1)
         last_points = {m.name: i for i, m in enumerate(messages) if isinstance(m, Metric)}
-        progress.note_fetched(job, [m for m in messages if isinstance(m, Progress)])
+        fetched = [m.current for m in messages if isinstance(m, Progress) and m.phase == "fetching"]
+        progress.note_fetched(job, max(fetched, default=0))
         for index, message in enumerate(messages):
             match message:
                 case PhaseStarted():

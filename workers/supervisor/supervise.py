@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.settings import Settings
-from espalier.messages import Checkpoint, Done, ErrorInfo, Failed, Log, MembersRequested
+from espalier.messages import Alive, Checkpoint, Done, ErrorInfo, Failed, Log, MembersRequested
 from espalier.recipe.phases import Phase
 from workers.lease.holder import Interrupted, LeaseHolder
 from workers.lease.retries import JobFailed, from_exit, hung, stuck
-from workers.messages import AnyMessage, Fetched, Published, RecordedMessage
+from workers.messages import AnyMessage, Fetched, Published, RecordedMessage, Resolved
 from workers.processes.process import Child, Side
 from workers.processes.workspace import DiskQuota
 from workers.supervisor.checkpoints import CheckpointUploader
@@ -62,23 +62,22 @@ def supervise(
     holder: LeaseHolder,
     recorder: Recorder,
     uploader: CheckpointUploader,
-    translate: Callable[[AnyMessage], list[RecordedMessage]],
+    fetched: Callable[[Resolved | Fetched], Sequence[RecordedMessage]],
     quota: DiskQuota,
     watch: Watch,
 ) -> Outcome:
-    """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after."""
+    """Return the child's result; raises JobFailed, Interrupted or LeaseLost. Nothing of the child is left after.
+
+    `fetched`: what is recorded of what the fetcher found.
+    """
     result: Outcome | Failed | None = None
     holder.guard(child)
     watchdog = _Watchdog(child, watch)
     try:
         while not child.finished:
-            messages = child.messages(wait_seconds=TICK_SECONDS)
+            messages = child.pipe.take(wait_seconds=TICK_SECONDS)
             for message in messages:
-                if isinstance(message, Done | MembersRequested | Fetched | Published | Failed):
-                    result = message
-                elif isinstance(message, Checkpoint):
-                    uploader.add(message)
-                recorder.take(translate(message))
+                result = _route(message, recorder, uploader, fetched) or result
             recorder.take(uploader.stored())
             recorder.flush_if_due()
             holder.check()
@@ -102,7 +101,31 @@ def supervise(
     if result is not None:
         raise JobFailed(result.error)
     assert status is not None
-    raise JobFailed(from_exit(status, child.tail, recorder.phase, out_of_memory=child.out_of_memory))
+    raise JobFailed(from_exit(status, child.pipe.tail, recorder.phase, out_of_memory=child.out_of_memory))
+
+
+def _route(
+    message: AnyMessage,
+    recorder: Recorder,
+    uploader: CheckpointUploader,
+    fetched: Callable[[Resolved | Fetched], Sequence[RecordedMessage]],
+) -> Outcome | Failed | None:
+    """Give a message to whoever it is for, and return it where it is the child's result."""
+    match message:
+        case Resolved():
+            recorder.take(fetched(message))
+        case Fetched():
+            recorder.take(fetched(message))
+            return message
+        case Done() | MembersRequested() | Published() | Failed():
+            return message
+        case Checkpoint():
+            uploader.add(message)
+        case Alive():
+            pass  # for the watchdog alone
+        case _:
+            recorder.take([message])
+    return None
 
 
 class _Watchdog:

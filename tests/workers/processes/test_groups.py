@@ -119,7 +119,7 @@ def test_a_child_enters_a_group_of_its_own_before_it_runs(tmp_path: Path, monkey
     assert (kernel.own / name / "memory.oom.group").read_text() == "1"
     texts = []
     while not run.finished:
-        texts += [message.text for message in run.messages(wait_seconds=0.05)]  # type: ignore[union-attr]
+        texts += [message.text for message in run.pipe.take(wait_seconds=0.05)]  # type: ignore[union-attr]
     run.close()
     assert texts == ["not a message: 0"], "itself, whatever its number is where it runs"
     assert kernel.groups() == ["espalier-worker"]
@@ -133,9 +133,9 @@ def test_a_machine_that_makes_no_more_groups_runs_the_child_all_the_same(
     with capture_logs() as lines:
         run = child([sys.executable, "-c", "pass"], tmp_path, made)
     while not run.finished:
-        run.messages(wait_seconds=0.05)
+        run.pipe.take(wait_seconds=0.05)
     run.close()
-    assert (run.returncode, run.tail) == (0, [])
+    assert (run.returncode, run.pipe.tail) == (0, [])
     assert [line["event"] for line in lines] == ["a child runs without a control group"]
     assert kernel.groups() == ["espalier-worker"]
 

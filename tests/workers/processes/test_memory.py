@@ -78,9 +78,9 @@ def ended(tmp_path: Path, code: str) -> tuple[int, list[str]]:
     )
     try:
         while not child.finished:
-            child.messages(wait_seconds=0.05)
+            child.pipe.take(wait_seconds=0.05)
         assert child.returncode is not None
-        return child.returncode, child.tail
+        return child.returncode, child.pipe.tail
     finally:
         child.close()
 

@@ -57,7 +57,7 @@ for chosen in (made, None):
         offline=False, memory=Limits(most, most), groups=chosen,
     )
     while not child.finished:
-        child.messages(wait_seconds=0.05)
+        child.pipe.take(wait_seconds=0.05)
     child.close()
     ends.append([child.returncode, child.out_of_memory])
 own = pathlib.Path("/proc/self/cgroup").read_text().split("0::")[1].strip()
@@ -97,7 +97,7 @@ def run(code: str, folder: Path, made: ControlGroups) -> tuple[Child, list[int]]
     )
     messages = []
     while not child.finished:
-        messages += child.messages(wait_seconds=0.05)
+        messages += child.pipe.take(wait_seconds=0.05)
     child.close()
     pids = [int(message.text.removeprefix("not a message: ")) for message in messages if isinstance(message, Log)]
     assert list(made.base.glob(f"espalier-{os.getpid()}-*")) == [], "its group is gone"
@@ -109,7 +109,7 @@ def test_the_kernel_ends_a_child_that_holds_more_with_all_that_it_started(
     code: str, processes: int, tmp_path: Path, made: ControlGroups
 ) -> None:
     child, pids = run(code, tmp_path, made)
-    assert (child.returncode, child.out_of_memory, child.tail) == (-signal.SIGKILL, True, [])
+    assert (child.returncode, child.out_of_memory, child.pipe.tail) == (-signal.SIGKILL, True, [])
     assert len(pids) == processes
     left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in left), "what nobody has waited for yet"
@@ -118,7 +118,7 @@ def test_the_kernel_ends_a_child_that_holds_more_with_all_that_it_started(
 @pytest.mark.parametrize("code", [TAKE.format(mib=32), SHARE.format(mib=16, seconds=0.2)])
 def test_a_child_within_its_bound_ends_as_it_likes(code: str, tmp_path: Path, made: ControlGroups) -> None:
     child, _ = run(code, tmp_path, made)
-    assert (child.returncode, child.out_of_memory, child.tail) == (0, False, [])
+    assert (child.returncode, child.out_of_memory, child.pipe.tail) == (0, False, [])
 
 
 @pytest.fixture
