@@ -207,11 +207,16 @@ def require_finite(module: str, tensors: Mapping[str, torch.Tensor]) -> None:
     finite = torch.stack([all_finite(tensor) for tensor in tensors.values()]).tolist()
     for what, fine in zip(tensors, finite, strict=True):
         if not fine:
-            raise NumericalError(
-                f"{what} of {module} are not finite",
-                hint="Check the source's weights; try compute_dtype float32.",
-                module=module,
-            )
+            raise not_finite(module, what)
+
+
+def not_finite(module: str, what: str) -> NumericalError:
+    """Return the error for a tensor that holds NaN or infinity."""
+    return NumericalError(
+        f"{what} of {module} are not finite",
+        hint="Check the source's weights; try compute_dtype float32.",
+        module=module,
+    )
 
 
 def hint_if_not_finite(dtype: torch.dtype, *, dense: bool = False) -> str:

@@ -23,6 +23,7 @@ from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.stream.capture import capturing
 from espalier.stream.hidden_states import HiddenStates
+from espalier.stream.readout import Readout
 from espalier.text.overlap import overlapping, run_length
 
 
@@ -207,7 +208,8 @@ def _global_sparsities(
             weight_OI = matrix.view(session.weights.get(matrix.tensor)).float()
             draws = generator(session.request.spec.calibration.seed, "score", matrix.name)
             problem = LayerProblem(weight_OI, plan.statistics(step, matrix.name), draws)
-            score_OI = score(step, problem, module=matrix.name)
+            with Readout() as readout:
+                score_OI = score(step, problem, module=matrix.name, readout=readout)
             score_OI = below_pruned(session, matrix, score_OI)
             yield matrix.name, score_OI.clamp(min=0)  # the histogram handles non-negative scores only
 

@@ -19,10 +19,11 @@ from espalier.methods.statistic import Declared, Statistics
 from espalier.methods.statistics.gram import Gram
 from espalier.model.layout import Block, Matrix
 from espalier.model.weights import Weights
+from espalier.progress import count_step
 from espalier.prune import collapse
 from espalier.prune.calibrating import SparsityPlan
 from espalier.prune.inputs import Reading, warn_of_absent
-from espalier.prune.matrices import prune_matrix, row_of
+from espalier.prune.matrices import PrunedMatrix, prune_matrix, row_of, rows_of
 from espalier.prune.targets import selected
 from espalier.recipe.steps.prune import PruneStep
 from espalier.session import Session
@@ -31,6 +32,7 @@ from espalier.session.resume import finish_block, restore_block
 from espalier.stream.block_tensors import BlockTensors
 from espalier.stream.capture import capturing
 from espalier.stream.hidden_states import HiddenStates, windows_per_batch
+from espalier.stream.readout import Readout, to_host
 
 
 def run(session: Session, plan: SparsityPlan | None) -> None:
@@ -176,23 +178,27 @@ class BlockPruner:
         read = self._read(block, matrices, self.plan)
         self._warn_of_idle(read.idle_experts)
         self.kept.enter(block.index)
-        shared = SharedFactorisations(map(read.input_of, matrices))
-        for matrix in matrices:
-            sample_TI = read.sample(matrix) if read.sample else None
-            stored = matrix.view(self.kept.get(self.session.weights, matrix.tensor))
-            row, made, done.masks[matrix.name] = prune_matrix(
-                self.session,
-                matrix,
-                step,
-                stored,
-                self.plan,
-                read.statistics(matrix),
-                sample_TI,
-                shared.of(read.input_of(matrix)),
-            )
-            done.rows.append(row)
-            done.tensors[matrix.tensor], done.made[matrix.tensor] = made.cpu(), made
+        began, shared = time.monotonic(), SharedFactorisations(map(read.input_of, matrices))
+        with Readout() as readout:
+            pruned = [self._prune_matrix(matrix, step, read, shared, readout) for matrix in matrices]
+        done.rows.extend(rows_of(pruned, readout.read(), seconds=time.monotonic() - began))
+        copied = iter(to_host([tensor for each in pruned for tensor in (each.mask_OI, each.tensor)]))
+        for each in pruned:
+            done.masks[each.matrix.name], done.tensors[each.matrix.tensor] = next(copied), next(copied)
+            done.made[each.matrix.tensor] = each.tensor
         return done
+
+    def _prune_matrix(
+        self, matrix: Matrix, step: PruneStep, read: Reading, shared: SharedFactorisations, readout: Readout
+    ) -> PrunedMatrix:
+        assert self.plan is not None
+        count_step()
+        stored = matrix.view(self.kept.get(self.session.weights, matrix.tensor))
+        statistics, factorisations = read.statistics(matrix), shared.of(read.input_of(matrix))
+        sample_TI = read.sample(matrix) if read.sample else None
+        return prune_matrix(
+            self.session, matrix, step, stored, self.plan, statistics, sample_TI, factorisations, readout
+        )
 
     def _read(self, block: Block, matrices: list[Matrix], plan: SparsityPlan) -> Reading:
         """Return the input statistics of a block's matrices: stored, or gathered in one forward pass."""

@@ -7,17 +7,20 @@ import torch
 from espalier.errors import NumericalError
 from espalier.methods.base import MaskProblem, Refit, Solver
 from espalier.methods.quadratic import SingularError
-from espalier.model.numerics import require_finite
+from espalier.stream.readout import Readout
 from espalier.stream.statistics import OutputErrors
 
 
 def solve_with_safeguard(
-    solver: Solver, problem: MaskProblem, errors: OutputErrors, *, dtype: torch.dtype, module: str
+    solver: Solver, problem: MaskProblem, errors: OutputErrors, *, dtype: torch.dtype, module: str, readout: Readout
 ) -> Refit:
     """Solve and return float32 weights that `dtype` holds exactly.
 
     A row that, rounded to `dtype`, is not better than with the mask alone keeps the weights it had; a solver that
-    chose another mask is taken or left as a whole, for rows may share a budget. NumericalError names the module.
+    chose another mask is taken or left as a whole, for rows may share a budget. The host waits for nothing of it:
+    reading `readout` raises NumericalError where the refitted weights are not finite.
+
+    Raises NumericalError where the Gram matrix is singular.
     """
     try:
         refit = solver.solve(problem)
@@ -31,10 +34,8 @@ def solve_with_safeguard(
     plain_OI = weight_OI.masked_fill(~mask_OI, 0)
     fitted_OI = refit.weight_OI.masked_fill(~refit.mask_OI, 0).to(dtype).float()
     what = "the refitted weights"
-    require_finite(module, {what: refit.weight_OI, f"{what} in {str(dtype).removeprefix('torch.')}": fitted_OI})
+    readout.require_finite(module, {what: refit.weight_OI, f"{what} in {str(dtype).removeprefix('torch.')}": fitted_OI})
     before_O, after_O = errors.rows(plain_OI), errors.rows(fitted_OI)
-    if torch.equal(refit.mask_OI, mask_OI):
-        return Refit(torch.where((after_O < before_O)[:, None], fitted_OI, plain_OI), mask_OI)
-    if float(after_O.sum()) < float(before_O.sum()):
-        return Refit(fitted_OI, refit.mask_OI)
-    return Refit(plain_OI, mask_OI)
+    same = (refit.mask_OI == mask_OI).all()
+    better_O1 = torch.where(same, after_O < before_O, after_O.sum() < before_O.sum())[:, None]
+    return Refit(torch.where(better_O1, fitted_OI, plain_OI), torch.where(better_O1, refit.mask_OI, mask_OI))

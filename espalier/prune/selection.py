@@ -7,7 +7,7 @@ import torch
 from espalier.errors import NumericalError
 from espalier.methods.base import Criterion, LayerProblem
 from espalier.methods.quadratic import SingularError
-from espalier.model.numerics import require_finite
+from espalier.stream.readout import Readout
 
 
 def score(
@@ -15,8 +15,12 @@ def score(
     problem: LayerProblem,
     *,
     module: str,
+    readout: Readout,
 ) -> torch.Tensor:
-    """Score one matrix; NumericalError names the module whose weights or scores are not finite."""
+    """Score one matrix; reading `readout` raises NumericalError where its weights or scores are not finite.
+
+    Raises NumericalError where the Gram matrix is singular. Both name the module.
+    """
     try:
         score_OI = criterion.score(problem)
     except SingularError as error:
@@ -25,5 +29,5 @@ def score(
             hint="Increase the criterion's `damping`, or calibrate on more text.",
             module=module,
         ) from error
-    require_finite(module, {"the weights": problem.weight_OI, "the scores": score_OI})
+    readout.require_finite(module, {"the weights": problem.weight_OI, "the scores": score_OI})
     return score_OI

@@ -13,6 +13,7 @@ from espalier.methods.statistic import Statistics, readers_among
 from espalier.model.numerics import generator
 from espalier.prune.selection import score
 from espalier.recipe.steps.prune import CRITERIA
+from espalier.stream.readout import Readout
 from tests.contracts.cells import variants
 from tests.contracts.layers import OUTPUTS, Recorded, frozen, problem, tensors_of, untouched
 
@@ -89,6 +90,6 @@ def test_nothing_scores_below_a_zero_and_the_last_bit_of_a_weight_counts(criteri
 def test_weights_that_are_not_finite_are_refused_by_name(criterion: Criterion, broken: float) -> None:
     layer = problem(criterion.statistics)
     layer.weight_OI[1, 2] = broken
-    with pytest.raises(NumericalError) as caught:
-        score(criterion, layer, module="model.layers.3.fc1")
+    with pytest.raises(NumericalError) as caught, Readout() as readout:
+        score(criterion, layer, module="model.layers.3.fc1", readout=readout)
     assert caught.value.module == "model.layers.3.fc1"

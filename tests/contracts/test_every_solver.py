@@ -12,6 +12,7 @@ from espalier.errors import NumericalError
 from espalier.methods.base import Axes, Pattern, Solver
 from espalier.prune.safeguard import solve_with_safeguard
 from espalier.recipe.steps.prune import BUDGETS, CRITERIA, SOLVERS
+from espalier.stream.readout import Readout
 from espalier.stream.statistics import OutputErrors
 from tests.contracts.cells import variants
 from tests.contracts.layers import (
@@ -87,7 +88,7 @@ def test_it_reads_what_it_declares_and_nothing_else(solver: Solver) -> None:
 def test_where_nothing_is_pruned_the_guard_keeps_the_weights(solver: Solver) -> None:
     layer = masked(solver.statistics, ROW, sparsity=0.0)
     errors = OutputErrors(layer.weight_OI, inputs(), None)
-    refit = solve_with_safeguard(solver, layer, errors, dtype=torch.float32, module="m")
+    refit = solve_with_safeguard(solver, layer, errors, dtype=torch.float32, module="m", readout=Readout())
     assert torch.equal(refit.weight_OI, layer.weight_OI)
     assert bool(refit.mask_OI.all())
 
@@ -107,7 +108,7 @@ def test_statistics_that_are_not_finite_are_refused_or_change_no_weight(solver: 
     nothing = {kind: torch.full_like(value, torch.nan) for kind, value in layer.statistics.items()}
     broken = replace(layer, statistics=nothing)
     with suppress(NumericalError):
-        refit = solve_with_safeguard(solver, broken, errors, dtype=torch.float32, module="m")
+        refit = solve_with_safeguard(solver, broken, errors, dtype=torch.float32, module="m", readout=Readout())
         assert torch.equal(refit.weight_OI, layer.weight_OI * layer.mask_OI)
 
 

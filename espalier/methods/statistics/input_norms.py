@@ -30,5 +30,7 @@ class InputNorms(InputStatistic):
 def with_unseen(squares_I: Tensor) -> Tensor:
     """Let inputs that an expert never saw count as much as the others do: its weights there go by magnitude."""
     seen_I = squares_I > 0
-    usual = torch.where(seen_I.any(), squares_I[seen_I].mean(), 1.0)
+    on_cpu = squares_I.device.type == "cpu"  # elsewhere the host would wait for the list of indices
+    mean = squares_I[seen_I].mean() if on_cpu else squares_I.sum() / seen_I.sum()
+    usual = torch.where(seen_I.any(), mean, 1.0)
     return torch.where(seen_I, squares_I, usual)

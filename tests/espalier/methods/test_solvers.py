@@ -19,6 +19,7 @@ from espalier.methods.statistic import Statistics
 from espalier.methods.statistics.gram import Gram
 from espalier.prune.safeguard import solve_with_safeguard
 from espalier.recipe.steps.prune import SOLVERS
+from espalier.stream.readout import Readout
 from espalier.stream.statistics import OutputErrors
 
 ROWS, INPUTS = 6, 32
@@ -178,7 +179,10 @@ def test_every_solver_keeps_mask_and_guard_on_any_inputs(kind: str, pattern: Pat
 
     def solve() -> Refit:
         problem = _problem(input_TI, mask_OI, pattern, sparsity)
-        return solve_with_safeguard(SOLVERS[kind](), problem, errors, dtype=torch.bfloat16, module="m")
+        with Readout() as readout:
+            return solve_with_safeguard(
+                SOLVERS[kind](), problem, errors, dtype=torch.bfloat16, module="m", readout=readout
+            )
 
     refit, again = solve(), solve()
     assert torch.equal(refit.weight_OI, again.weight_OI)
@@ -200,5 +204,7 @@ def test_sparsity_zero_changes_nothing() -> None:
     errors = OutputErrors(_weight(), input_TI, _gram(input_TI))
     for kind in SOLVERS:
         problem = _problem(input_TI, ones_OI, sparsity=0.0)
-        refit = solve_with_safeguard(SOLVERS[kind](), problem, errors, dtype=torch.float32, module="m")
+        refit = solve_with_safeguard(
+            SOLVERS[kind](), problem, errors, dtype=torch.float32, module="m", readout=Readout()
+        )
         assert torch.equal(refit.weight_OI, _weight())

@@ -11,6 +11,7 @@ from espalier.methods.base import LayerProblem
 from espalier.methods.criteria.magnitude import Magnitude
 from espalier.model.numerics import generator
 from espalier.prune.selection import score
+from espalier.stream.readout import Readout
 
 SHAPES = {"a": (7, 11), "b": (16, 5), "c": (3, 40)}
 
@@ -36,6 +37,6 @@ def test_shares_equal_those_of_one_sorted_list(sparsity: float, steps: int) -> N
 
 def test_weights_that_are_not_finite_name_the_module() -> None:
     weight_OI = torch.tensor([[1.0, float("inf")]])
-    with pytest.raises(NumericalError) as caught:
-        score(Magnitude(), LayerProblem(weight_OI, {}, generator(0)), module="m.fc1")
+    with pytest.raises(NumericalError) as caught, Readout() as readout:
+        score(Magnitude(), LayerProblem(weight_OI, {}, generator(0)), module="m.fc1", readout=readout)
     assert caught.value.module == "m.fc1"
