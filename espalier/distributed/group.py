@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeVar
 import torch
 from torch import distributed
 
+from espalier.distributed.tree_sum import added
 from espalier.errors import PeerLostError, device_fault
 
 Value = TypeVar("Value")
@@ -150,7 +151,7 @@ class RankGroup:
             if any(each is not None for each in kinds[first : first + step]):
                 other = torch.empty(kind[0], dtype=kind[1], device=device)
             self._exchange(own, other, partner)
-            own = _added(own, other)
+            own = added(own, other)
             step *= 2
         return own
 
@@ -169,12 +170,6 @@ class RankGroup:
     def _wait_on(self) -> KeyStore:
         assert self._store is not None
         return self._store
-
-
-def _added(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one.add_(other)  # a + b and b + a are the same bits
 
 
 @contextmanager

@@ -45,13 +45,7 @@ def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *,
     """Select the `count` windows, in order, whose loss rose most over the dense model's; stored for resumed runs."""
     stored = session.reporter.stored(phase.name, PICKED)
     if stored is None:
-        # The source itself: where whole parts were removed, `session.dense` is smaller.
-        dense_N = _losses(session, session.source_streamed, session.source, windows_NT)
-        gaps_N = _losses(session, session.streamed, session.weights, windows_NT) - dense_N
-        picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
-        path = session.reporter.checkpoint_path(phase.name, PICKED)
-        save_file({"picked": picked, "gaps": gaps_N}, path)
-        session.reporter.checkpoint(phase.name, PICKED, path)
+        picked, gaps_N = session.group.led(lambda: _picked(session, phase, windows_NT, count))
     else:
         kept = load_file(session.workspace / stored.path)
         picked, gaps_N = kept["picked"], kept["gaps"]
@@ -62,6 +56,20 @@ def largest_gaps(session: Session, phase: PhaseRun, windows_NT: torch.Tensor, *,
         "mean_gap_of_picked": float(gaps_N[picked].mean()),
     }
     return windows_NT[picked]
+
+
+def _picked(
+    session: Session, phase: PhaseRun, windows_NT: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the windows that are picked, and the gaps of all; written for resumed runs."""
+    # The source itself: where whole parts were removed, `session.dense` is smaller.
+    dense_N = _losses(session, session.source_streamed, session.source, windows_NT)
+    gaps_N = _losses(session, session.streamed, session.weights, windows_NT) - dense_N
+    picked = gaps_N.argsort(descending=True, stable=True)[:count].sort().values
+    path = session.reporter.checkpoint_path(phase.name, PICKED)
+    save_file({"picked": picked, "gaps": gaps_N}, path)
+    session.reporter.checkpoint(phase.name, PICKED, path)
+    return picked, gaps_N
 
 
 def _losses(session: Session, streamed: StreamedModel, weights: Weights, windows_NT: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,8 @@ ERROR_BYTES: Final = FLOAT_BYTES + 2 * 8
 """Of an output of a token, while an error is measured: the product, and twice in float64."""
 BATCH_COPIES: Final = 3
 """Of what enters and leaves the widest map while a batch goes through a block."""
+NUM_SHARDS: Final = 8
+"""Of the calibration windows: their sums are added up in a binary tree, the same for every number of ranks."""
 FACTORS: Final = 6
 """Square float32 matrices made of the widest Gram matrix: an eigendecomposition and its work space.
 
@@ -40,7 +42,16 @@ def block_bytes(block: BlockShape, *, gram: bool, tokens: int, length: int, item
         sampled = min(tokens, ERROR_TOKENS)
         work += sampled * max(FLOAT_BYTES * each.inputs + ERROR_BYTES * each.outputs for each in block.maps)
     grams = sum(FLOAT_BYTES * each**2 for each in inputs) if gram else 0
-    return block.parameters * (itemsize + PRUNED_BYTES) + grams + max(activations, work)
+    walking = grams * partial_sums(tokens // length) + activations
+    return block.parameters * (itemsize + PRUNED_BYTES) + max(walking, grams + work)
+
+
+def partial_sums(windows: int, *, ranks: int = 1) -> int:
+    """Return how many sums of shards a rank holds at once, the running one included.
+
+    The sums of a binary tree whose sizes differ, of the shards that hold windows; and what comes from another rank.
+    """
+    return min(windows, NUM_SHARDS // ranks).bit_length() + (ranks > 1 and 1)
 
 
 def sample_bytes(block: BlockShape, *, tokens: int, itemsize: int) -> int:

@@ -43,6 +43,11 @@ def _phases(session: Session) -> Done | MembersRequested:
         targets.check(session)
     if spread := recover.run(session):
         return spread
+    return session.group.led(lambda: _write(session))
+
+
+def _write(session: Session) -> Done:
+    """Run the phases that write the artifact and score it: of several ranks, the first does it alone."""
     spec = session.request.spec.model_dump(mode="json")
     for phase in PHASES:
         if phase.module is not None and phase.planned(spec):

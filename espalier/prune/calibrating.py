@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from espalier.checkpoint_names import NORMS
+from espalier.distributed.shards import Shards
 from espalier.methods.allocation import clip_to_pattern, counts_below_threshold
 from espalier.methods.base import LayerProblem, MatrixFacts
 from espalier.methods.statistic import Declared, Statistic, Statistics
@@ -129,7 +130,7 @@ def _plan(
     if done is not None:
         sparsities = {name: float(sparsity) for name, sparsity in done["shares"].items()}
     else:
-        sparsities = _sparsities(session, step, statistics)
+        sparsities = session.group.led(lambda: _sparsities(session, step, statistics))
         if passes or step.pattern.spans_model or step.budget.cost != "free":
             phase.finish({"shares": sparsities})
     return SparsityPlan(sparsities, statistics if step.pattern.spans_model else None)
@@ -145,7 +146,8 @@ def _stored_statistics(
         return load_file(session.workspace / stored.path)
     statistics = _dense_statistics(session, step, phase, windows_NT)
     path = session.reporter.checkpoint_path("calibrating", NORMS)
-    save_file(statistics, path)
+    if session.group.leads:
+        save_file(statistics, path)
     session.reporter.checkpoint("calibrating", NORMS, path, {"seconds": phase.seconds})
     return statistics
 
@@ -155,12 +157,13 @@ def _dense_statistics(
 ) -> dict[str, torch.Tensor]:
     streamed = session.streamed
     statistics: dict[str, torch.Tensor] = {}
-    stream = HiddenStates(streamed, windows_NT, session.weights, states_in=session.states_in)
+    shards = Shards.of(len(windows_NT), session.group)
+    stream = HiddenStates(streamed, windows_NT, session.weights, states_in=session.states_in, shards=shards)
     for block in streamed.layout.blocks:
         matrices = selected(session, block)
         with (
             streamed.block(block.index, session.weights) as module,
-            capturing(module, matrices, step.planned, siblings=block.matrices) as capture,
+            capturing(module, matrices, step.planned, siblings=block.matrices, shards=shards) as capture,
         ):
             stream.advance(module)
         warn_of_absent(session, block, capture.readers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from espalier.checkpoint_names import CheckpointName, Kind
+from espalier.distributed.shards import Shards
 from espalier.methods import stored_statistics
 from espalier.methods.statistic import (
     Declared,
@@ -100,11 +102,15 @@ class Inputs:
             else:
                 began = time.monotonic()
                 stream = stream or HiddenStates(
-                    session.streamed, windows_NT, session.dense, states_in=session.states_in
+                    session.streamed,
+                    windows_NT,
+                    session.dense,
+                    states_in=session.states_in,
+                    shards=Shards.of(len(windows_NT), session.group),
                 )
                 tensors, data = self._gather_block(stream, block)
                 path = session.reporter.checkpoint_path(phase.name, name)
-                digest = save_tensors(path, tensors)
+                digest = session.group.led(partial(save_tensors, path, tensors))
                 self._blocks[block.index] = _Stored(path, data | {"seconds": time.monotonic() - began})
                 document = dict(self._blocks[block.index].data)
                 session.reporter.checkpoint(phase.name, name, path, document, sha256=digest)
@@ -119,7 +125,7 @@ class Inputs:
         kinds = tuple(stored_statistics.kinds(self._step.gathers))
         with (
             session.streamed.block(block.index, session.dense) as module,
-            capturing(module, matrices, kinds, siblings=block.matrices) as capture,
+            capturing(module, matrices, kinds, siblings=block.matrices, shards=stream.shards) as capture,
         ):
             stream.advance(module)
         tensors, data = self._gathered_of(capture)

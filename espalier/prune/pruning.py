@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from espalier.distributed.shards import Shards
 from espalier.evaluate.scoring import score_weights
 from espalier.memory.pruning import ERROR_TOKENS
 from espalier.messages import Layer
@@ -22,6 +22,7 @@ from espalier.model.weights import Weights
 from espalier.progress import count_step
 from espalier.prune import collapse
 from espalier.prune.calibrating import SparsityPlan
+from espalier.prune.division import Made, owners, shared
 from espalier.prune.inputs import Reading, warn_of_absent
 from espalier.prune.matrices import PrunedMatrix, prune_matrix, row_of, rows_of
 from espalier.prune.targets import selected
@@ -48,7 +49,7 @@ def run(session: Session, plan: SparsityPlan | None) -> None:
             phase.progress(block.index + 1)
         if phase.finished() is None or (phase.perplexity is None and _recovers(session)):
             # Reused blocks may come from a job without recovery, which does not measure this perplexity.
-            phase.perplexity = _score(session) if _recovers(session) else None
+            phase.perplexity = session.group.led(lambda: _score(session)) if _recovers(session) else None
             phase.finish()
 
 
@@ -120,8 +121,13 @@ class BlockPruner:
     def stream_to(self, block: Block) -> HiddenStates:
         """Advance the stream of hidden states to the entrance of a block, through all finished blocks before it."""
         if self.stream is None:
+            windows_NT = self.session.calibration_windows()
             self.stream = HiddenStates(
-                self.session.streamed, self._windows(), self._propagated, states_in=self.session.states_in
+                self.session.streamed,
+                windows_NT,
+                self._propagated,
+                states_in=self.session.states_in,
+                shards=self._shards(*windows_NT.shape),
             )
         for previous in self.passed:
             if previous.index == self.stream.index:  # dense propagation has been through the block already
@@ -141,13 +147,17 @@ class BlockPruner:
         """The weights whose outputs the next block is calibrated on."""
         return self.session.dense if self._dense else self.session.weights
 
-    def _windows(self) -> torch.Tensor:
-        windows_NT = self.session.calibration_windows()
+    def _shards(self, count: int, length: int) -> Shards:
+        shards = Shards.of(count, self.session.group)
         if self.gathers and (self.plan is None or self.plan.inputs is None):
-            return windows_NT
+            return shards
         # Nothing but the errors is read: as many windows as those take, in whole batches, so that they are the same.
-        batch = windows_per_batch(windows_NT.shape[1])
-        return windows_NT[: math.ceil(ERROR_TOKENS / (windows_NT.shape[1] * batch)) * batch]
+        enough = 0
+        for batch in shards.batches(windows_per_batch(length)):
+            if enough * length >= ERROR_TOKENS:
+                break
+            enough += batch
+        return shards.first(enough)
 
     def _warn_of_few_tokens(self) -> None:
         tokens = self.session.calibration_windows().numel()
@@ -178,15 +188,32 @@ class BlockPruner:
         read = self._read(block, matrices, self.plan)
         self._warn_of_idle(read.idle_experts)
         self.kept.enter(block.index)
-        began, shared = time.monotonic(), SharedFactorisations(map(read.input_of, matrices))
-        with Readout() as readout:
-            pruned = [self._prune_matrix(matrix, step, read, shared, readout) for matrix in matrices]
-        done.rows.extend(rows_of(pruned, readout.read(), seconds=time.monotonic() - began))
-        copied = iter(to_host([tensor for each in pruned for tensor in (each.mask_OI, each.tensor)]))
-        for each in pruned:
-            done.masks[each.matrix.name], done.tensors[each.matrix.tensor] = next(copied), next(copied)
-            done.made[each.matrix.tensor] = each.tensor
+        group = self.session.group
+        ranks = owners(matrices, group.size, gram=Gram in self.gathers)
+        made = self._prune_own([matrix for matrix in matrices if ranks[matrix.name] == group.rank], step, read)
+        for matrix, each in zip(
+            matrices, shared(made, matrices, ranks, group, empty=self._empty).values(), strict=True
+        ):
+            done.rows.append(each.row)
+            done.masks[matrix.name], done.tensors[matrix.tensor] = each.mask_OI, each.on_host
+            done.made[matrix.tensor] = each.tensor
         return done
+
+    def _prune_own(self, matrices: list[Matrix], step: PruneStep, read: Reading) -> dict[str, Made]:
+        """Prune the matrices of a block that this rank owns."""
+        began, factorisations = time.monotonic(), SharedFactorisations(map(read.input_of, matrices))
+        with Readout() as readout:
+            pruned = [self._prune_matrix(matrix, step, read, factorisations, readout) for matrix in matrices]
+        rows = rows_of(pruned, readout.read(), seconds=time.monotonic() - began)
+        copied = iter(to_host([tensor for each in pruned for tensor in (each.mask_OI, each.tensor)]))
+        return {
+            each.matrix.name: Made(row, each.tensor, mask_OI=next(copied), on_host=next(copied))
+            for row, each in zip(rows, pruned, strict=True)
+        }
+
+    def _empty(self, matrix: Matrix) -> torch.Tensor:
+        weights = self.session.weights
+        return torch.empty(weights.shape(matrix.tensor), dtype=weights.dtype(matrix.tensor), device=self.session.device)
 
     def _prune_matrix(
         self, matrix: Matrix, step: PruneStep, read: Reading, shared: SharedFactorisations, readout: Readout
@@ -208,7 +235,14 @@ class BlockPruner:
         stream, kinds = self.stream_to(block), self.gathers if stored is None else ()
         with (
             self._opened(block) as module,
-            capturing(module, matrices, kinds, siblings=block.matrices, sample_tokens=ERROR_TOKENS) as capture,
+            capturing(
+                module,
+                matrices,
+                kinds,
+                siblings=block.matrices,
+                sample_tokens=0 if Gram in kinds else ERROR_TOKENS,  # a Gram matrix tells the errors
+                shards=stream.shards,
+            ) as capture,
         ):
             if self._dense:  # the outputs are the next inputs already: one forward is enough
                 stream.advance(module)
@@ -229,7 +263,7 @@ class BlockPruner:
 
         if stored is not None:
             return replace(stored, sample=sample)
-        return Reading(statistics, capture.idle_experts, input_of, sample)
+        return Reading(statistics, capture.idle_experts, input_of, None if Gram in kinds else sample)
 
     def _warn_of_idle(self, experts: list[str]) -> None:
         if experts:

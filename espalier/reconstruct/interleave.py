@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.model.layout import Block
@@ -36,9 +37,11 @@ class Interleaved:
             for row in done.rows:
                 session.reporter.layer(row)
             path = session.workspace / "interleaved" / f"{CheckpointName(Kind.BLOCK, block=block.index)}.safetensors"
-            save_overlay(path, done.tensors, done.masks)
+            session.group.led(partial(save_overlay, path, done.tensors, done.masks))
             session.weights = session.weights.with_overlay(path)
-            path.unlink()  # the open handle is enough
+            session.group.barrier()
+            if session.group.leads:
+                path.unlink()  # the open handles are enough
             for name, tensor in done.made.items():
                 pruner.kept.keep(session.weights, name, tensor)
             done.made.clear()

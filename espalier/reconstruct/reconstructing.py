@@ -39,7 +39,7 @@ def run(session: Session, plan: SparsityPlan | None = None) -> None:
         _warn(session, spec, fits.errors_before)
         if phase.finished() is None:
             if session.request.spec.evaluate.after_each_phase:
-                phase.perplexity = score_weights(session, session.weights)
+                phase.perplexity = session.group.led(lambda: score_weights(session, session.weights))
             phase.finish()
 
 

@@ -26,10 +26,11 @@ def choose(session: Session, phase: PhaseRun, spec: Reconstruct, windows_NT: tor
     kind: str | BlockWindow = spec.window
     if kind == "auto":
         stored = session.reporter.stored(phase.name, WINDOW)
-        kind = stored.data["window"] if stored else largest(session, spec, windows_NT)
+        kind = stored.data["window"] if stored else session.group.led(lambda: largest(session, spec, windows_NT))
         if stored is None:
             path = session.reporter.checkpoint_path(phase.name, WINDOW, suffix=".json")
-            path.write_text(json.dumps(kind))
+            if session.group.leads:
+                path.write_text(json.dumps(kind))
             session.reporter.checkpoint(phase.name, WINDOW, path, {"window": kind})
         kind = _smaller(session, kind, windows_NT, times=session.request.ran_out.get("reconstructing", 0))
     if kind == "matrix":

@@ -46,8 +46,16 @@ def check(session: Session) -> None:
         _take_less(session, needed)
     if request.max_host_memory_bytes is not None:  # last: it counts the hidden states where they are to lie
         _check_host(session, needed, request.max_host_memory_bytes)
+    _agree(session)
     if session.by_blocks:
         _warn_by_blocks(session)
+
+
+def _agree(session: Session) -> None:
+    """Let every rank do as the first one has decided: what is free differs a little from card to card."""
+    decided = session.by_blocks, session.micro_batch, session.states_in, session.streamed.lean
+    decided = session.group.broadcast_object(decided)
+    session.by_blocks, session.micro_batch, session.states_in, session.streamed.lean = decided
 
 
 def _decide_on_device(session: Session, needed: MemoryEstimate) -> None:

@@ -69,6 +69,8 @@ class Reporter:
     """The checkpoints of earlier attempts, by phase and name."""
     device: torch.device
     """The device whose peak memory a phase reports."""
+    writes: bool = True
+    """Whether this process writes checkpoints and speaks of them: of several ranks, the first."""
     repetition: Repetition = field(default_factory=Repetition)
     """The repetition whose phases run: metrics, rows and checkpoints carry its name."""
     phase_now: Phase | None = None
@@ -127,6 +129,8 @@ class Reporter:
 
         `sha256`: of the file, from who wrote it; None reads the file once more.
         """
+        if not self.writes:
+            return
         digest, size = (sha256, path.stat().st_size) if sha256 else sha256_of(path)
         names = {"name": str(name.of(self.repetition.name)), "path": str(path.relative_to(self.workspace))}
         self.send(Checkpoint(phase=phase, **names, sha256=digest, bytes=size, data=data or {}))
@@ -186,6 +190,8 @@ class PhaseRun:
 
     def finish(self, data: dict[str, Any] | None = None) -> None:
         """Write the phase's result, so that no later attempt repeats it."""
+        if not self.reporter.writes:
+            return
         whole = {**(data or {}), **self.completed().model_dump(exclude={"kind", "phase", "reused_from"})}
         path = self.reporter.checkpoint_path(self.name, RESULT, suffix=".json")
         path.write_text(json.dumps(whole, sort_keys=True))

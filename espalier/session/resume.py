@@ -28,7 +28,7 @@ def finish_block(
     """Write a block's changed tensors and masks, lay them over the weights and report the checkpoint."""
     name = CheckpointName(Kind.BLOCK, block=index)
     path = session.reporter.checkpoint_path(phase.name, name)
-    digest = save_overlay(path, tensors, masks)
+    digest = session.group.led(lambda: save_overlay(path, tensors, masks))
     session.weights = session.weights.with_overlay(path)
     peak = numerics.peak_memory_bytes(session.device)
     document = {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak}

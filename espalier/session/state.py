@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from espalier.distributed.group import RankGroup
-from espalier.messages import ComputeRequest
+from espalier.messages import ComputeRequest, Message
 from espalier.model import numerics
 from espalier.model.lm_eval_tasks import Tasks
 from espalier.model.streamed import StreamedModel
@@ -64,7 +64,14 @@ class Session:
 
         self.results = Results()
         checkpoints = {(item.phase, item.name): item for item in request.checkpoints}
-        self.reporter = Reporter(listener, self.results, self.workspace, checkpoints, self.device)
+        self.reporter = Reporter(
+            listener if self.group.leads else _silent,
+            self.results,
+            self.workspace,
+            checkpoints,
+            self.device,
+            writes=self.group.leads,
+        )
 
     def smaller_batch(self, phase: Phase, windows: int) -> int:
         """Return how many windows of a batch go through at once, halved for every time memory ran out in a phase."""
@@ -158,3 +165,7 @@ class Session:
     def mask(self, name: str) -> torch.Tensor:
         """Return the mask (O, I) of a pruned matrix, True = keep."""
         return self.weights.mask(name, num_inputs=self.streamed.layout.by_name[name].shape[1])
+
+
+def _silent(_: Message) -> None:
+    """Say nothing: rank 0 speaks."""

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from espalier.distributed.shards import Shards
 from espalier.errors import UnsupportedArchitectureError
 from espalier.methods.statistic import Declared, ReaderStatistic, Statistics, readers_among
 from espalier.model.layout import Matrix
+from espalier.stream.reduction import reduced
 from espalier.stream.statistics import InputAccumulator
 
 
@@ -26,6 +28,7 @@ class Capture:
         *,
         sample_tokens: int,
         device: torch.device,
+        shards: Shards | None = None,
     ) -> None:
         self.readers = readers
         """Of every statistic that is taken at another matrix: name of a matrix -> that matrix."""
@@ -39,6 +42,9 @@ class Capture:
         self._batch_inputs: dict[str, tuple[torch.Tensor, InputAccumulator]] = {}
         self.inputs: dict[str, InputAccumulator] = {}
         """Matrix name -> what it read."""
+        self._shards = shards
+        self._begun, self._left = 0, shards.own_sizes[0] if shards else 0
+        """The shard whose windows come next, and how many of them."""
 
     @property
     def watched(self) -> list[Matrix]:
@@ -48,6 +54,37 @@ class Capture:
     def forget_batch(self, *_: object) -> None:
         """Forget which tensors have been counted: the next batch brings new ones."""
         self._batch_inputs.clear()
+
+    def begin_batch(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        """Take note that the block is called with the next windows of the stream."""
+        self.forget_batch()
+        if self._shards is None:
+            return
+        while not self._left:
+            self._end_shard()
+            self._left = self._shards.own_sizes[self._begun]
+        self._left -= len(args[0])
+
+    def finish(self) -> None:
+        """Add up the shards, of all ranks; what was captured is whole from here on."""
+        self.forget_batch()
+        if self._shards is None:
+            return
+        count = len(self._shards.own_sizes)
+        while self._begun < count:
+            self._end_shard()
+        for accumulator in self._distinct():
+            accumulator.end_shards(count)
+        if self._shards.group.size > 1:
+            self.inputs = reduced(self.inputs, list(self._matrices), self._shards.group, empty=self._accumulator)
+
+    def _end_shard(self) -> None:
+        for accumulator in self._distinct():
+            accumulator.end_shard(self._begun)
+        self._begun += 1
+
+    def _distinct(self) -> list[InputAccumulator]:
+        return list({id(each): each for each in self.inputs.values()}.values())
 
     def of(self, name: str) -> InputAccumulator:
         """Return the accumulator of one matrix, empty for an expert without tokens; raise for others never reached."""
@@ -102,14 +139,17 @@ def capturing(
     *,
     siblings: Sequence[Matrix] | None = None,
     sample_tokens: int = 0,
+    shards: Shards | None = None,
 ) -> Iterator[Capture]:
     """Watch the inputs of `matrices` while `block` runs.
 
-    `siblings`: all matrices of the block, among which those are found that read the outputs of others.
+    `siblings`: all matrices of the block, among which those are found that read the outputs of others. `shards`: of the
+    windows that go through the block, each once and in order; what is captured is there when the context has ended, and
+    is that of all ranks. None: the statistics are those of the batches as they come.
     """
     readers = {kind: kind.readers(block, siblings or matrices) for kind in readers_among(statistics)}
     device = next(block.parameters()).device
-    capture = Capture(matrices, statistics, readers, sample_tokens=sample_tokens, device=device)
+    capture = Capture(matrices, statistics, readers, sample_tokens=sample_tokens, device=device, shards=shards)
 
     def watch(name: str) -> Any:  # noqa: ANN401 - torch's own hook type is as wide
         def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -120,10 +160,11 @@ def capturing(
     hooks = [
         block.get_submodule(matrix.local).register_forward_pre_hook(watch(matrix.name)) for matrix in capture.watched
     ]
-    hooks.append(block.register_forward_pre_hook(capture.forget_batch))
+    hooks.append(block.register_forward_pre_hook(capture.begin_batch))
     try:
         yield capture
     finally:
         capture.forget_batch()
         for hook in hooks:
             hook.remove()
+    capture.finish()

@@ -34,6 +34,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from espalier.distributed.shards import Shards
 from espalier.memory.constants import TOKENS_PER_BATCH
 from espalier.model.halves import Run
 from espalier.model.numerics import CPU
@@ -66,19 +67,26 @@ class HiddenStates:
         *,
         batches: int | Sequence[int] | None = None,
         states_in: Path | torch.device = CPU,
+        shards: Shards | None = None,
     ) -> None:
         """Start at block 0, behind the embeddings that `weights` hold.
 
         Equal windows, batches and weights give equal bits, so that a resumed stream can start over here. `batches`: the
         size of all batches or of each; None takes what `windows_per_batch` says. `states_in`: the memory of a
-        device, or a folder for files.
+        device, or a folder for files. `shards`: of all windows; the stream holds those of this rank, and no batch
+        reaches from one shard into the next.
         """
         self.streamed = streamed
         self.index = 0
         """The block that comes next."""
         self._windows_NT = windows_NT
         self._embeddings = weights
+        self.shards = shards
+        """Those of the windows, where sums over them keep an order."""
         self._sizes = windows_per_batch(windows_NT.shape[1]) if batches is None else batches
+        if shards is not None:
+            self._sizes = shards.own_batches(windows_per_batch(windows_NT.shape[1]))
+            windows_NT = shards.own(windows_NT)
         self._states_in = states_in
         self._calls: dict[int, list[BlockCall]] = {}
         self._sharing: WeakSet[HiddenStates] = WeakSet([self])
@@ -90,7 +98,12 @@ class HiddenStates:
                 self._calls.setdefault(len(hidden_BTD), calls)
                 yield hidden_BTD
 
-        self.states = self._gather(enter(), len(windows_NT))
+        self.states = self._gather(enter(), len(windows_NT)) if len(windows_NT) else self._no_states()
+
+    def _no_states(self) -> torch.Tensor:
+        """Return the states of no window, for a rank that has none; it finds out how blocks are called all the same."""
+        ((hidden_BTD, self._calls[1]),) = self.streamed.prelude([self._windows_NT[:1]], self._embeddings)
+        return hidden_BTD[:0].to(CPU)
 
     def fork(self) -> HiddenStates:
         """Return a second stream from here."""
@@ -192,7 +205,9 @@ class HiddenStates:
                 into = self._empty(torch.Size((count, *part.shape[1:])), part.dtype)
             into[start : start + len(part)] = part
             start += len(part)
-        assert into is not None
+        if into is None:
+            assert not count
+            return self.states
         return into
 
     def _empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:

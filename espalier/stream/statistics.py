@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
+from espalier.distributed.group import RankGroup
+from espalier.distributed.tree_sum import TreeSum
 from espalier.methods.statistic import Statistic, Statistics, gathered, with_implied
 from espalier.model.numerics import require_finite, to_device
 
@@ -17,6 +19,7 @@ class InputAccumulator:
         """`routed`: the input of an expert, which may have seen few tokens or none."""
         self._running = {kind: kind() for kind in gathered(declared)}
         self._routed = routed
+        self._sums = {kind: TreeSum() for kind in self._running}
         self._wanted = sample_tokens
         self._sample: list[torch.Tensor] = []
         self._finite = False
@@ -31,6 +34,33 @@ class InputAccumulator:
         missing = self._wanted - sum(len(part) for part in self._sample)
         if missing > 0:
             self._sample.append(input_TI[:missing].to("cpu", copy=True))
+
+    def end_shard(self, index: int) -> None:
+        """Put what was counted since the shard before away, and begin anew."""
+        for kind, running in self._running.items():
+            self._sums[kind].put(index, running.total)
+            running.total = None
+
+    def end_shards(self, count: int) -> None:
+        """Add up all `count` shards; those in which nothing was counted are nothing."""
+        for kind, running in self._running.items():
+            running.total = self._sums[kind].total(count)
+
+    def reduce(self, group: RankGroup) -> None:
+        """Take what all ranks counted in the place of what this one did; every rank has to call it."""
+        totals = group.sum([running.total for running in self._running.values()])
+        for running, total in zip(self._running.values(), totals, strict=True):
+            running.total = total
+        own = self.sample() if self._sample else None
+        counts = group.gather_objects((self.tokens, None if own is None else (own.shape, own.dtype)))
+        self.tokens = sum(tokens for tokens, _ in counts)
+        self._sample, missing = [], self._wanted
+        for rank, (_, kind) in enumerate(counts):
+            if kind is not None and missing > 0:
+                shape, dtype = kind
+                part_TI = own if rank == group.rank and own is not None else torch.empty(shape, dtype=dtype)
+                self._sample.append(group.broadcast(part_TI[:missing].contiguous(), source=rank))
+                missing -= len(self._sample[-1])
 
     def statistics(self, module: str) -> Statistics:
         """Return the statistics; NumericalError names the module whose inputs are not finite."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class _Reshaping:
     def finish(self, name: CheckpointName, tensors: dict[str, torch.Tensor], data: dict[str, Any]) -> None:
         """Write changed tensors, lay them over the weights and tell the supervisor."""
         path = self.session.reporter.checkpoint_path(self.phase.name, name)
-        digest = save_overlay(path, tensors, {})
+        digest = self.session.group.led(lambda: save_overlay(path, tensors, {}))
         self.session.weights = self.session.weights.with_overlay(path)
         self.session.reporter.checkpoint(self.phase.name, name, path, data, sha256=digest)
 
@@ -74,11 +75,14 @@ class _Reshaping:
         """Write the smaller model and go on with it."""
         session = self.session
         folder = session.workspace / "structure" / str(self.number)
-        shutil.rmtree(folder, ignore_errors=True)
-        write_reshaped(folder, session.streamed, session.weights, shape)
+        session.group.led(lambda: self._write(folder, shape))
         smaller = open_reshaped(folder, compute_dtype=session.compute_dtype, device=session.device)
         session.results.protocol.setdefault("structure", []).append(protocol)
         session.adopt(folder, smaller, kept=shape.blocks)
+
+    def _write(self, folder: Path, shape: Shape) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_reshaped(folder, self.session.streamed, self.session.weights, shape)
 
 
 class _Depth(_Reshaping):
@@ -144,7 +148,8 @@ class _Width(_Reshaping):
             return load_file(self.session.workspace / choice.path), data
         done = narrowing.narrow(block, units)
         path = reporter.checkpoint_path(self.phase.name, kept_units)
-        save_file(done.choice, path)
+        if reporter.writes:
+            save_file(done.choice, path)
         reporter.checkpoint(self.phase.name, kept_units, path)
         self.finish(name, done.tensors, done.data)
         return done.choice, done.data
@@ -203,6 +208,7 @@ class _Experts(_Reshaping):
         began = time.monotonic()
         kept = {index: stay for index, (_, stay) in experts.choose(self.session, self.step, self.phase).items()}
         path = self.session.reporter.checkpoint_path(self.phase.name, name)
-        save_file({str(index): stay for index, stay in kept.items()}, path)
+        if self.session.group.leads:
+            save_file({str(index): stay for index, stay in kept.items()}, path)
         self.session.reporter.checkpoint(self.phase.name, name, path, {"seconds": time.monotonic() - began})
         return kept

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed
 
 from espalier.distributed.group import RankGroup, joined
 
@@ -21,11 +21,13 @@ SECONDS = 240.0
 
 def run_ranks(size: int, work: Callable[[RankGroup], Value]) -> list[Value]:
     """Run a function in every rank of a group of `size`, one thread each, and return what they give, in order."""
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    # A server in this process would have threads, which may hold a lock of the C library while it forks.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     pipes, processes = [], []
     for rank in range(size):
         ours, theirs = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=_rank, args=(rank, size, store.port, work, theirs), daemon=True)
+        process = FORK.Process(target=_rank, args=(rank, size, port, work, theirs), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -40,7 +42,7 @@ def run_ranks(size: int, work: Callable[[RankGroup], Value]) -> list[Value]:
 
 def _rank(rank: int, size: int, port: int, work: Callable[[RankGroup], Any], pipe: Connection) -> None:
     names = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in names.items()}, TORCHELASTIC_USE_AGENT_STORE="True")
+    os.environ.update({name: str(value) for name, value in names.items()})
     torch.set_num_threads(1)
     try:
         with joined("cpu") as group:

@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from espalier.checkpoint_names import CheckpointName, Kind
+from espalier.memory.pruning import NUM_SHARDS
 from espalier.messages import Checkpoint
 from espalier.prune import inputs
 from espalier.recipe.hashes import phase_key
@@ -69,7 +70,7 @@ def test_the_other_sparsity_runs_no_calibration(
     (first.folder / "checkpoints" / "calibrating").rename(second.folder / "checkpoints" / "calibrating")
     seen: list[nn.Module] = count_forwards(monkeypatch)
     second.attempt()
-    assert len(seen) == 2 + forwards, "the certificate, and the few tokens that errors are measured on, two blocks"
+    assert len(seen) == 2 + NUM_SHARDS * forwards, "the certificate, and the few tokens that errors take"
     assert _model(second) == _model(alone) != _model(first)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from espalier.diagnosis import classify
 from espalier.errors import CollapsedError, NumericalError
+from espalier.memory.pruning import NUM_SHARDS
 from espalier.messages import Checkpoint, Warned
 from espalier.prune import collapse
 from espalier.recipe.spec import CompressionSpec
@@ -68,7 +69,7 @@ def test_no_forward_is_run_that_nobody_reads(
     seen = count_forwards(monkeypatch)
     prune = {"method": method, "sparsity": 0.5}
     local_job(tmp_path, llama, texts, propagation=propagation, prune=prune).attempt()
-    assert len(seen) == 2 + forwards  # two blocks, one batch each; the certificate takes one of its own
+    assert len(seen) == 2 + NUM_SHARDS * forwards  # two blocks, a batch for each shard; the certificate takes one
 
 
 def test_dense_propagation_sees_the_dense_model(tmp_path: Path, texts: Path, llama: Path) -> None:

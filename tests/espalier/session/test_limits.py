@@ -15,6 +15,7 @@ from espalier import pipeline
 from espalier.diagnosis import classify
 from espalier.errors import InsufficientMemoryError
 from espalier.memory import MemoryEstimate
+from espalier.memory.constants import FLOAT_BYTES
 from espalier.messages import Done, Message
 from espalier.model import numerics
 from espalier.model.numerics import CPU
@@ -152,8 +153,8 @@ def test_gram_matrices_count(tmp_path: Path, texts: Path, llama: Path) -> None:
         )
     )
     # Without: work on the largest map, and its errors on all 384 tokens. With: a batch takes more than a solver here,
-    # and self_attn and mlp read two inputs each.
+    # and self_attn and mlp read two inputs each. Of eight shards four sums are held at once.
     work, batch = 32 * 64 * 32 + 384 * (4 * 32 + 20 * 64), 3 * 384 * 4 * (32 + 64)
-    assert gram.block - norms.block == 4 * (3 * 32**2 + 64**2) + batch - work
+    assert gram.block - norms.block == 4 * FLOAT_BYTES * (3 * 32**2 + 64**2) + batch - work
     assert norms.hidden_states == 12 * 32 * 32 * 4
     assert norms.samples == gram.samples == 384 * 4 * (3 * 32 + 64)
