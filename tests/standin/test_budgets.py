@@ -203,14 +203,15 @@ def test_weights_cross_as_they_are_stored(run: RunJob) -> None:
     assert many.to_host - few.to_host <= 2 * (block + masks + sample) + FIGURES
 
 
-def test_a_planted_wait_for_every_column_is_seen(run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    ger = torch.Tensor.addr_
+def test_a_planted_wait_for_every_piece_of_columns_is_seen(run_anew: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    solve = torch.linalg.solve_triangular
 
-    def waiting(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        assert self.sum().item() is not None
-        return ger(self, *args, **kwargs)
+    def waiting(*args: Any, **kwargs: Any) -> torch.Tensor:
+        solved: torch.Tensor = solve(*args, **kwargs)
+        assert solved.sum().item() is not None
+        return solved
 
-    monkeypatch.setattr(torch.Tensor, "addr_", waiting)
+    monkeypatch.setattr(torch.linalg, "solve_triangular", waiting)
     with pytest.raises(AssertionError, match="rows and columns"):
         _assert_size_costs_no_wait(run_anew, PRUNED["sparsegpt"])
 

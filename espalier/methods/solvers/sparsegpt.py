@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+PIECE = 32
+"""Columns that a GPU sweeps at once; a triangular system of that size of every row lives meanwhile."""
+
 
 class SparseGpt(Solver):
     """Optimal-brain-surgeon updates over blocks of columns, for the mask given or one chosen on the way."""
@@ -73,6 +76,20 @@ def inverse_factor(problem: LayerProblem, damping: float) -> Tensor:
     return problem.factorisations.once(("inverse factor", damping), factorise)
 
 
+def piece_errors(weight_PO: Tensor, mask_PO: Tensor, factor_PP: Tensor) -> Tensor:
+    """Compute the errors e of columns whose mask is known, (columns, O); zero where a weight is kept.
+
+    Column after column e_j = (w_j - sum of e_k U_kj over the pruned k before j) / U_jj: of every row the triangular
+    system U_SS^T e_S = w_S over its own pruned columns S. All rows are solved at once, with e = 0 for the others.
+    """
+    pruned_OP = ~mask_PO.T
+    system_OPP = factor_PP.T * (pruned_OP[:, :, None] & pruned_OP[:, None, :])
+    system_OPP.diagonal(dim1=1, dim2=2).masked_fill_(mask_PO.T, 1)
+    right_OP1 = weight_PO.masked_fill(mask_PO, 0).T[:, :, None]
+    solved_OP1: Tensor = torch.linalg.solve_triangular(system_OPP, right_OP1, upper=False)
+    return solved_OP1[:, :, 0].T
+
+
 class _Sweep:
     def __init__(self, weight_IO: Tensor, mask_IO: Tensor, factor_II: Tensor) -> None:
         self.weight_IO, self.mask_IO, self.factor_II = weight_IO, mask_IO, factor_II
@@ -100,16 +117,43 @@ class _Sweep:
         """Choose and prune the columns of one block in place, and mend everything to their right."""
         if self._choose_block:
             self._choose_again(start, end)
+        sweep = self._by_columns if self.weight_IO.device.type == "cpu" else self._by_pieces
+        error_BO = sweep(start, end)
+        self.weight_IO[end:].addmm_(self.factor_II[start:end, end:].T, error_BO, alpha=-1)
+
+    def _by_columns(self, start: int, end: int) -> Tensor:
+        """Sweep a block column by column; return the error of every column, (columns, O)."""
         weight_BO, mask_BO = self.weight_IO[start:end], self.mask_IO[start:end]
         factor_BB = self.factor_II[start:end, start:end]
         error_BO = torch.empty_like(weight_BO)
         for column in range(end - start):
-            if self._choose_group is not None and column % self.group == 0:
-                chosen_OG = self._choose_group(self._score(start + column, start + column + self.group))
-                mask_BO[column : column + self.group] = chosen_OG.T
+            if column % self.group == 0:
+                self._choose(start + column)
             error_BO[column] = weight_BO[column].masked_fill(mask_BO[column], 0) / factor_BB[column, column]
             weight_BO[column + 1 :].addr_(factor_BB[column, column + 1 :], error_BO[column], alpha=-1)
-        self.weight_IO[end:].addmm_(self.factor_II[start:end, end:].T, error_BO, alpha=-1)
+        return error_BO
+
+    def _by_pieces(self, start: int, end: int) -> Tensor:
+        """Sweep a block in pieces whose mask is known: a GPU takes as long to begin a column as to do all of it."""
+        weight_BO, mask_BO = self.weight_IO[start:end], self.mask_IO[start:end]
+        factor_BB = self.factor_II[start:end, start:end]
+        error_BO = torch.empty_like(weight_BO)
+        together = self.group if self._choose_group is not None else end - start
+        for group in range(0, end - start, together):
+            self._choose(start + group)
+            for first in range(group, group + together, PIECE):
+                last = min(first + PIECE, group + together)
+                piece, rest = slice(first, last), slice(last, None)
+                error_BO[piece] = piece_errors(weight_BO[piece], mask_BO[piece], factor_BB[piece, piece])
+                weight_BO[piece].addmm_(factor_BB[piece, piece].triu(diagonal=1).T, error_BO[piece], alpha=-1)
+                weight_BO[rest].addmm_(factor_BB[piece, rest].T, error_BO[piece], alpha=-1)
+        return error_BO
+
+    def _choose(self, start: int) -> None:
+        """Choose the next group of inputs by the weights as they stand, where groups are chosen on the way."""
+        if self._choose_group is not None:
+            end = start + self.group
+            self.mask_IO[start:end] = self._choose_group(self._score(start, end)).T
 
     def _choose_again(self, start: int, end: int) -> None:
         """Choose as many weights of every row in a block as were planned, by the weights as they stand."""
