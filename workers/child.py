@@ -30,7 +30,7 @@ from espalier.diagnosis import classify
 from espalier.messages import Alive, ComputeRequest, Failed
 from espalier.model import numerics
 from espalier.progress import steps_counted
-from workers.processes.pipe import MessageWriter
+from workers.processes.pipe import MessageWriter, take_stdout
 
 ALIVE_SECONDS = 5.0
 """Interval at which the supervisor hears that steps were made, while they are."""
@@ -41,7 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()
     gc.set_threshold(700, 10, 10)  # as Python has it: a cycle may hold tensors, and a device's memory with them
-    pipe = MessageWriter()
+    pipe = MessageWriter(take_stdout())
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
         numerics.use_deterministic_algorithms(request.threads)

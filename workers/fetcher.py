@@ -37,7 +37,7 @@ from espalier.recipe.base import fingerprint
 from espalier.recipe.phases import Phase
 from espalier.recipe.spec import CompressionSpec
 from workers.messages import Fetched, FetchRequest, Resolved
-from workers.processes.pipe import MessageWriter
+from workers.processes.pipe import MessageWriter, take_stdout
 
 PROGRESS_SECONDS = 0.5
 
@@ -154,7 +154,7 @@ def serve(line: str, send: Send) -> int:
 
 def main() -> int:
     """Read one request from standard input, fetch, and say how it went."""
-    return serve(sys.stdin.readline(), MessageWriter().send)
+    return serve(sys.stdin.readline(), MessageWriter(take_stdout()).send)
 
 
 if __name__ == "__main__":

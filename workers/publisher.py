@@ -16,7 +16,7 @@ from app.errors import AppError
 from app.integrations.shared.targets import PublicFile, PublishRequest, TargetRefused
 from espalier.messages import ErrorInfo, Failed
 from workers.messages import Published
-from workers.processes.pipe import MessageWriter
+from workers.processes.pipe import MessageWriter, take_stdout
 
 
 def gather(files: list[PublicFile], folder: Path) -> None:
@@ -48,7 +48,7 @@ def describe(error: Exception) -> ErrorInfo:
 
 def main() -> int:
     """Read one request from standard input, publish, and say how it went."""
-    pipe = MessageWriter()
+    pipe = MessageWriter(take_stdout())
     answer: Published | Failed
     try:
         request = PublishRequest.model_validate_json(sys.stdin.readline())

@@ -25,14 +25,20 @@ _NOBODY_LISTENS: Final = 3
 M = TypeVar("M")
 
 
-class MessageWriter:
-    """The child's end: standard output is for messages, and what a library prints there goes to standard error."""
+def take_stdout() -> IO[bytes]:
+    """Return the standard output, which is for messages now: what a library prints there goes to standard error."""
+    stream = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return stream
 
-    def __init__(self) -> None:
-        """Take standard output over."""
-        self._stream, self._lock = os.fdopen(os.dup(1), "wb"), threading.Lock()
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
+
+class MessageWriter:
+    """The child's end."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        """Write to what `take_stdout` returns."""
+        self._stream, self._lock = stream, threading.Lock()
         self.phase: Phase | None = None
         """The phase that runs, or was the last to run."""
 

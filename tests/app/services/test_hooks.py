@@ -23,6 +23,7 @@ from app.services.hooks import inbox
 from app.services.hooks.evaluation import evaluate_next
 from app.services.jobs import submit as jobs
 from app.services.resources import Resources
+from tests.fixtures.library.demo_model import DEMO_MODEL
 from tests.fixtures.service import rows as make
 from tests.fixtures.service.hooks import SPEC, Registry, evaluate, push
 from tests.fixtures.service.requests import submit
@@ -66,6 +67,24 @@ def test_a_push_becomes_a_job_of_the_very_commit(hub: Registry, resources: Resou
     assert job["labels"] == {"espalier.rule": rule}
     created = hub.client.get(f"/v1/jobs/{verdict['job_id']}/events").json()["items"][0]
     assert created["data"]["delivery_id"] == delivery
+
+
+@pytest.mark.parametrize(("classes", "outcome"), [("small=1e6,large=64e9", "job"), ("small=1e6,large=2e6", "refused")])
+def test_a_job_of_a_known_model_goes_to_the_class_that_holds_it(
+    hub: Registry, resources: Resources, classes: str, outcome: str
+) -> None:
+    source = {"kind": "huggingface", "repo": "org/model", "revision": "c" * 40}
+    make.meet(resources.database, source, SPEC, at=DEMO_MODEL)
+    hub.rule()
+    delivery = hub.deliver(push(sha="c" * 40))
+    evaluate_next(resources.database, resources.settings.model_copy(update={"worker_classes": classes}))
+    (verdict,) = hub.verdicts(delivery)
+    assert verdict["outcome"] == outcome
+    if outcome == "refused":
+        assert verdict["detail"].startswith("No worker class holds the job.; /source: ")
+        return
+    with resources.database.reading() as session:
+        assert session.scalars(select(Job.worker_class)).all() == ["large"]
 
 
 def test_a_dry_run_is_written_down_and_does_nothing(hub: Registry, resources: Resources) -> None:

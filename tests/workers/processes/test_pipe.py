@@ -15,8 +15,8 @@ from workers.processes.process import ROOT
 STEP = Progress(phase="pruning", current=1, total=2, unit="block")
 CHILD = """
 from espalier.messages import Progress
-from workers.processes.pipe import MessageWriter
-pipe = MessageWriter()
+from workers.processes.pipe import MessageWriter, take_stdout
+pipe = MessageWriter(take_stdout())
 print("what a library prints", flush=True)
 for _ in range({times}):
     pipe.send(Progress(phase="pruning", current=1, total=2, unit="block"))
