@@ -24,9 +24,11 @@ def run(session: Session, trained: Path) -> None:
         for block in blocks:
             began = time.monotonic()
             if restore_block(session, phase, block.index) is None:
-                tensors = merging.whole(block) | merging.matrices(block)
-                if block is blocks[-1]:
-                    tensors |= merging.whole(None) | merging.head()
+                tensors: dict[str, torch.Tensor] = {}
+                if session.group.leads:
+                    tensors = merging.whole(block) | merging.matrices(block)
+                    if block is blocks[-1]:
+                        tensors |= merging.whole(None) | merging.head()
                 finish_block(session, phase, block.index, tensors, {}, seconds=time.monotonic() - began)
             phase.progress(block.index + 1)
 

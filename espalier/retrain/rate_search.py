@@ -121,6 +121,8 @@ def _inf_if_none(loss: float | None) -> float:
 
 
 def _keep(session: Session, phase: PhaseRun, record: dict[str, Any]) -> None:
+    if not session.group.leads:
+        return
     seconds = sum(row["seconds"] for row in record["trials"])
     path = session.reporter.checkpoint_path(phase.name, RATE_SEARCH, version=f"{len(record['trials'])}", suffix=".json")
     path.write_text(json.dumps(record, sort_keys=True))

@@ -31,6 +31,7 @@ from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.training.losses import Loss
 from espalier.training.recompute import recomputing
+from espalier.training.sharding import Sharding
 from espalier.training.trainables import count_trained, restore
 
 CHECKS: Final = 20
@@ -96,7 +97,10 @@ class _Retraining:
     ) -> None:
         self.session, self.phase, self.spec, self.model, self.loss = session, phase, spec, model, loss
         self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
-        self.items = select_trainable_parameters(session, model, spec)
+        items = select_trainable_parameters(session, model, spec)
+        self.trained = count_trained(items)
+        self.sharding = Sharding.of(model, items, session.group, session.device)
+        self.items = self.sharding.trainables
         self.autocast = autocast(session.device, session.compute_dtype)
         self.start = start_fraction(session, spec)
 
@@ -112,7 +116,7 @@ class _Retraining:
                     self.phase.metric("validation_loss", 0, best.loss)
             else:
                 self.phase.reuse(stored)
-                best = trainer.load(load_file(self.session.workspace / stored.path))
+                best = trainer.load(self.sharding.rows(load_file(self.session.workspace / stored.path)))
             with StateWriter(beside=is_accelerator(self.session.device)) as states:
                 self._train(trainer, best, states)
         restore(self.items, best.values)
@@ -122,16 +126,17 @@ class _Retraining:
                 f"Retraining never took the held-out loss below {best.loss:.4f}; the weights stay as they were.",
             )
         if self.session.request.spec.evaluate.after_each_phase:
-            with self.autocast:
+            with self.autocast, self.sharding.looking():
                 self.phase.perplexity = score(self.session, self.model)
         return self._finished(rates, best, trainer.step)
 
     def _finished(self, rates: Mapping[str, float], best: Best, steps: int) -> Path:
         values = {f"value:{item.name}": value for item, value in zip(self.items, best.values, strict=True)}
+        whole = self.sharding.whole(values)
         path = self.session.reporter.checkpoint_path(self.phase.name, TRAINED)
-        self._report(TRAINED, path, self.phase.seconds, state_writer.save(path, values))
-        trained = count_trained(self.items)
-        self.session.results.trained_parameters[self.phase.name] = trained
+        sha256 = self.session.group.led(lambda: state_writer.save(path, whole))
+        self._report(TRAINED, path, self.phase.seconds, sha256)
+        self.session.results.trained_parameters[self.phase.name] = self.trained
         used = {item.kind for item in self.items}
         self.session.results.protocol[self.phase.name] |= {
             "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
@@ -145,7 +150,7 @@ class _Retraining:
             "protocol": self.session.results.protocol[self.phase.name],
             "warnings": self.session.results.warnings,
         }
-        self.phase.finish({"trained": trained, **outcome})
+        self.phase.finish({"trained": self.trained, **outcome})
         return path
 
     def _train(self, trainer: Trainer, best: Best, states: StateWriter) -> None:
@@ -162,7 +167,7 @@ class _Retraining:
                     self.phase.metric("stopped_early", trainer.step, best.loss)
                     break
                 self.phase.progress(trainer.step)
-                if states.is_due():
+                if self.session.group.broadcast_object(states.is_due()):
                     self._save(states, trainer, best)
         except DivergedError as error:
             if not math.isfinite(best.loss):
@@ -182,8 +187,12 @@ class _Retraining:
 
     def _save(self, states: StateWriter, trainer: Trainer, best: Best) -> None:
         """Write a state; every one has a file of its own, for the supervisor reads it when it comes to it."""
+        if not self.session.group.leads:
+            self.sharding.whole(trainer.state(best))  # rank 0 asks for these rows
+            return
         path = self.session.reporter.checkpoint_path(self.phase.name, STATE, version=f"{trainer.step:08d}")
-        states.write(path, lambda: trainer.state(best), partial(self._report, STATE, path, self.phase.seconds))
+        report = partial(self._report, STATE, path, self.phase.seconds)
+        states.write(path, lambda: self.sharding.whole(trainer.state(best)), report)
 
     def _report(self, name: CheckpointName, path: Path, seconds: float, sha256: str) -> None:
         self.session.reporter.checkpoint(self.phase.name, name, path, {"seconds": seconds}, sha256=sha256)
@@ -205,7 +214,9 @@ class _Retraining:
             start=self.start,
             weight_decay=spec.weight_decay,
         )
-        return Trainer(self.model, self.items, self.seen_NT, plan, autocast=self.autocast, loss=self.loss)
+        return Trainer(
+            self.model, self.items, self.seen_NT, plan, autocast=self.autocast, loss=self.loss, sharding=self.sharding
+        )
 
     @contextmanager
     def _checkpointing_activations(self) -> Iterator[None]:
@@ -215,7 +226,7 @@ class _Retraining:
     def _judge(self) -> float:
         with self.autocast:
             size = self.session.micro_batch or self.spec.batch_size
-            return held_out_loss(self.model, self.held_out_NT, batch_size=size)
+            return held_out_loss(self.model, self.held_out_NT, batch_size=size, sharding=self.sharding)
 
     def _rates(self) -> dict[str, float]:
         """The rate asked for, or what a search finds or has found."""

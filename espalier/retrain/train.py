@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from espalier.distributed.group import RankGroup
 from espalier.model.numerics import CPU, generator
 from espalier.progress import count_step
 from espalier.recipe.steps.retrain import Schedule
@@ -18,6 +19,7 @@ from espalier.training import rates as schedules
 from espalier.training.host_copies import on_host
 from espalier.training.losses import Loss, language_loss
 from espalier.training.optimizer import adamw, is_fused
+from espalier.training.sharding import Sharding
 from espalier.training.trainables import Trainable, restore, snapshot
 
 UNDECAYED: Final = frozenset({"norms", "biases"})
@@ -110,10 +112,13 @@ class Trainer:
         *,
         autocast: AbstractContextManager[None] | None = None,
         loss: Loss = language_loss,
+        sharding: Sharding | None = None,
     ) -> None:
+        """`sharding`: the ranks that train together, and their rows of the trainables; None: this process alone."""
         assert not model.training, "dropout must stay off"
         self.model = model
         self.trainables = list(trainables)
+        self.sharding = sharding or Sharding(RankGroup.alone(), model, self.trainables)
         self.windows_NT = windows_NT
         self.plan = plan
         self.step = 0
@@ -140,11 +145,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * factor
         losses = [each for part in range(plan.accumulate) for each in self._backward(part)]
-        for item in self.trainables:
-            item.hold_gradient()
-        norm = nn.utils.clip_grad_norm_([item.parameter for item in self.trainables], plan.clip)
-        *values, length = torch.stack([*(value for value, _ in losses), norm]).tolist()  # one wait for the device
-        loss = sum(value / parts for value, (_, parts) in zip(values, losses, strict=True))
+        loss, length = self._finish_gradients(losses)
         if not (math.isfinite(loss) and math.isfinite(length)):
             self.optimizer.zero_grad()
             raise DivergedError(self.step)
@@ -157,15 +158,32 @@ class Trainer:
         self.step += 1
         return point
 
+    def _finish_gradients(self, losses: Sequence[tuple[torch.Tensor, float]]) -> tuple[float, float]:
+        """Hold the zeros, clip the gradients, and return the step's loss and the length of its gradients before."""
+        self.sharding.collect_gradients()
+        for item in self.trainables:
+            item.hold_gradient()
+        parameters = [item.parameter for item in self.trainables]
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        *values, length = torch.stack([*(value for value, _ in losses), norm]).tolist()  # one wait for the device
+        loss = sum(value / parts for value, (_, parts) in zip(values, losses, strict=True))
+        if self.sharding.group.size > 1:
+            loss, square = self.sharding.sums(loss, length**2)
+            length = math.sqrt(square)
+            norm = torch.tensor(length, device=self._device)
+        nn.utils.clip_grads_with_norm_(parameters, self.plan.clip, norm)
+        return loss, length
+
     def _backward(self, part: int) -> Iterator[tuple[torch.Tensor, float]]:
         """Add the gradients of one of the parts of a step; yield each loss, and of how many equal parts it is one."""
         first = (self.step * self.plan.accumulate + part) * self.plan.batch_size
         chosen = [self._order[position] for position in range(first, first + self.plan.batch_size)]
-        for tokens_BT in torch.split(self.windows_NT[chosen], self.plan.micro_batch or len(chosen)):
+        tokens_NT = self.windows_NT[chosen]
+        for each in self.sharding.parts(len(chosen), self.plan.micro_batch):
             count_step()
-            parts = self.plan.accumulate * (len(chosen) / len(tokens_BT))
+            parts = self.plan.accumulate * (len(chosen) / each.count) if each.count else math.inf
             with self._autocast:
-                loss = self._loss(self.model, tokens_BT)
+                loss = self._loss(self.model, tokens_NT[each.windows])
             (loss / parts).backward()  # type: ignore[no-untyped-call]
             yield loss.detach(), parts
 
@@ -206,7 +224,15 @@ class Trainer:
 
 
 @torch.no_grad()
-def held_out_loss(model: nn.Module, windows_NT: torch.Tensor, *, batch_size: int) -> float:
-    """Compute the mean cross entropy over held-out windows."""
-    losses = [language_loss(model, tokens_BT) * len(tokens_BT) for tokens_BT in torch.split(windows_NT, batch_size)]
-    return float(torch.stack(losses).sum()) / len(windows_NT)
+def held_out_loss(
+    model: nn.Module, windows_NT: torch.Tensor, *, batch_size: int, sharding: Sharding | None = None
+) -> float:
+    """Compute the mean cross entropy over held-out windows; `sharding`: the ranks that read them together."""
+    sharding = sharding or Sharding(RankGroup.alone(), model, [])
+    with sharding.looking():
+        losses = [
+            language_loss(model, windows_NT[part.windows]) * part.count
+            for part in sharding.parts(len(windows_NT), batch_size)
+        ]
+    total = float(torch.stack(losses).sum())
+    return (total if sharding.group.size == 1 else sharding.sums(total)[0]) / len(windows_NT)
