@@ -33,7 +33,7 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 @dataclass(frozen=True)
-class _Save:
+class _Write:
     began: float
     report: Report
     sha256: Future[str]
@@ -48,7 +48,7 @@ class StateWriter:
 
     def __init__(self, *, beside: bool) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training-state") if beside else None
-        self._running: _Save | None = None
+        self._running: _Write | None = None
         self._ended = time.monotonic()
         self._cost = 0.0
 
@@ -77,7 +77,7 @@ class StateWriter:
         self._finish()
         began, tensors = time.monotonic(), state()
         if self._thread is not None:
-            self._running = _Save(began, report, self._thread.submit(save, path, tensors))
+            self._running = _Write(began, report, self._thread.submit(save, path, tensors))
         else:
             self._report(began, report, save(path, tensors))
 

@@ -44,7 +44,7 @@ def shard(model: nn.Module, group: RankGroup, device: torch.device) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class ForwardPart:
     """Windows that go through the model at once."""
 
     windows: slice
@@ -79,7 +79,7 @@ class Sharding:
         rows = [_rows(item, parameter, group) for item, parameter in zip(trainables, sharded, strict=True)]
         return cls(group, model, rows, sharded, shapes, reached)
 
-    def parts(self, num_windows: int, size: int | None) -> Iterator[Part]:
+    def parts(self, num_windows: int, size: int | None) -> Iterator[ForwardPart]:
         """Cut a batch of windows into what this rank puts through at once, `size` at most; None: its all.
 
         All ranks get equally many parts, for each of them is needed wherever one computes.
@@ -91,7 +91,7 @@ class Sharding:
             count = max(0, own.stop - own.start)
             if self._reached is not None:
                 self._reached.counts = count > 0
-            yield Part(own, count) if count else Part(slice(0, 1), 0)
+            yield ForwardPart(own, count) if count else ForwardPart(slice(0, 1), 0)
 
     def collect_gradients(self) -> None:
         """Hand the gradients, summed over the ranks, from the model to the rows; what no rank has reached has none."""
