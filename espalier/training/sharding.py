@@ -71,11 +71,11 @@ class Sharding:
         if group.size == 1:
             return cls(group, model, list(trainables))
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        places = [names[id(item.parameter)] for item in trainables]
+        owned_names = [names[id(item.parameter)] for item in trainables]
         shapes = {item.name: item.parameter.shape for item in trainables}
-        reached = _Reached.of(model, places)
+        reached = _Reached.of(model, owned_names)
         shard(model, group, device)
-        sharded = [model.get_parameter(place) for place in places]
+        sharded = [model.get_parameter(name) for name in owned_names]
         rows = [_rows(item, parameter, group) for item, parameter in zip(trainables, sharded, strict=True)]
         return cls(group, model, rows, sharded, shapes, reached)
 
@@ -157,7 +157,7 @@ class _Reached:
             module.register_forward_hook(self._see)
 
     @classmethod
-    def of(cls, model: nn.Module, places: Sequence[str]) -> _Reached | None:
+    def of(cls, model: nn.Module, owned_names: Sequence[str]) -> _Reached | None:
         """Watch the modules of experts that own trained parameters; None where there are none."""
         inside = {
             id(module)
@@ -165,13 +165,13 @@ class _Reached:
             if isinstance(experts, SeparateExperts)
             for module in experts.modules()
         }
-        modules = [model.get_submodule(place.rpartition(".")[0]) for place in places]
+        modules = [model.get_submodule(name.rpartition(".")[0]) for name in owned_names]
         owners: dict[int, list[int]] = {}
         for index, module in enumerate(modules):
             if id(module) in inside:
                 owners.setdefault(id(module), []).append(index)
         watched = {id(module): module for module in modules if id(module) in owners}
-        return cls(owners, list(watched.values()), len(places)) if owners else None
+        return cls(owners, list(watched.values()), len(owned_names)) if owners else None
 
     def _see(self, module: nn.Module, *_: object) -> None:
         if self.counts and torch.is_grad_enabled():
