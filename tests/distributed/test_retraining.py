@@ -1,0 +1,134 @@
+"""Jobs that retrain on several ranks: the numbers of one rank, zeros that hold, states for any number of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espalier.distributed.group import RankGroup
+from espalier.evaluate.scoring import score_weights
+from espalier.messages import StoredCheckpoint
+from espalier.model.numerics import deterministic
+from espalier.retrain.train import Trainer, TrainingPoint
+from tests.distributed.ranks import run_ranks
+from tests.fixtures.library.jobs import KilledError, write_topics
+from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery, save_every_step
+from tests.fixtures.library.tiny_models import write_tiny_model
+
+STEPS = 20
+LOSSES, PERPLEXITY = 1e-5, 1e-4
+"""Relative distances from the numbers of one rank."""
+KINDS: dict[str, dict[str, Any]] = {
+    "perp": {"trainable": ["norms", "mask_lora"]},
+    "full": {"method": "full"},
+    "lora": {"trainable": ["norms", "lora"]},
+    "divergence": {"trainable": ["norms", "mask_lora"], "loss": "kl"},
+    "embeddings": {"trainable": ["embeddings", "head", "spp"], "gradient_checkpointing": True},
+    "search": {"trainable": ["norms"], "learning_rate": "auto"},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the leader of a job has said, and the perplexity of what it has made."""
+
+    losses: list[float]
+    validation: list[float]
+    protocol: dict[str, Any]
+    trained: dict[str, int]
+    perplexity: float
+    stored: dict[tuple[str, str], StoredCheckpoint]
+
+
+def job(folder: Path, model_dir: Path, kind: str, **fields: Any) -> Recovery:
+    text = folder.parent / "train.txt"
+    if not text.exists():
+        write_topics(text, 8)
+    settings = {"steps": STEPS, "batch_size": 5, "rank": 4, "alpha": 8, "learning_rate": 0.005, **KINDS[kind], **fields}
+    evaluate = {"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True}
+    return recovery(folder, model_dir, text, retrain=settings, evaluate=evaluate)
+
+
+def outcome(run: Recovery, group: RankGroup) -> Outcome:
+    with deterministic(1):
+        session = run.recover(group=group)
+        if "lora" not in session.request.spec.retrain.trainable:  # type: ignore[union-attr]
+            assert_zeros_hold(session.weights, session)
+        (perplexity,) = score_weights(session, session.weights).values()
+    return Outcome(
+        losses=[item.value for item in run.metrics("training_loss")],
+        validation=[item.value for item in run.metrics("validation_loss")],
+        protocol=session.results.protocol["retraining"],
+        trained=session.results.trained_parameters,
+        perplexity=perplexity,
+        stored=run.stored,
+    )
+
+
+def assert_same(one: Outcome, several: Outcome, *, first: int = 0) -> None:
+    assert several.losses == pytest.approx(one.losses[first:], rel=LOSSES)
+    assert several.perplexity == pytest.approx(one.perplexity, rel=PERPLEXITY)
+    assert several.trained == one.trained
+    assert several.protocol["learning_rates"] == one.protocol["learning_rates"]
+    assert several.protocol["validation_loss"] == pytest.approx(one.protocol["validation_loss"], rel=LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "ranks"),
+    [
+        ("perp", "llama", 2),
+        *(
+            pytest.param(kind, family, ranks, marks=pytest.mark.deep)
+            for kind in KINDS
+            for family in ("llama", "mixtral")
+            for ranks in (2, 4)
+            if (kind, family, ranks) != ("perp", "llama", 2)
+            and (family == "llama" or kind in {"perp", "full"})
+            and (ranks == 2 or (kind, family) in {("perp", "mixtral"), ("full", "llama")})
+        ),
+    ],
+)
+def test_a_job_on_ranks_ends_as_on_one(kind: str, family: str, ranks: int, tmp_path: Path) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", family)
+    one = outcome(job(tmp_path / "one", model_dir, kind), RankGroup.alone())
+    assert len(one.losses) == STEPS
+    assert one.losses[-1] < one.losses[0]
+    several, *others = run_ranks(ranks, lambda group: outcome(job(tmp_path / "several", model_dir, kind), group))
+    assert_same(one, several)
+    assert all(other.losses == [] for other in others), "rank 0 alone speaks"
+    assert all(other.perplexity == several.perplexity for other in others)
+
+
+@pytest.mark.deep
+def test_a_state_of_two_ranks_is_resumed_by_one_and_one_s_by_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_every_step(monkeypatch)
+    model_dir = write_tiny_model(tmp_path / "model")
+    one = outcome(job(tmp_path / "one", model_dir, "full"), RankGroup.alone())
+    run = job(tmp_path / "changing", model_dir, "full")
+
+    advance = Trainer.advance
+
+    def until(step: int, group: RankGroup) -> dict[tuple[str, str], StoredCheckpoint]:
+        """Train up to a step, where every rank is stopped."""
+
+        def stopped(trainer: Trainer) -> TrainingPoint:
+            if trainer.step == step:
+                raise KilledError
+            return advance(trainer)
+
+        with deterministic(1), monkeypatch.context() as patch:
+            patch.setattr(Trainer, "advance", stopped)
+            with pytest.raises(KilledError):
+                run.recover(group=group)
+        return run.stored
+
+    run.stored = run_ranks(2, lambda group: until(5, group))[0]
+    run.stored = until(12, RankGroup.alone())
+    assert [item.step for item in run.metrics("training_loss")] == list(range(5, 12))
+    several = run_ranks(2, lambda group: outcome(run, group))[0]
+    assert_same(one, several, first=12)
