@@ -16,6 +16,7 @@ from espalier.model.numerics import hint_if_not_finite
 from espalier.model.streamed import StreamedModel
 from espalier.model.weights import Weights
 from espalier.stream.hidden_states import HiddenStates
+from espalier.stream.read_ahead import blocks_in_turn
 
 
 def perplexity(
@@ -61,10 +62,9 @@ def window_losses_by_blocks(
     sizes += [count - sum(sizes)] if count > sum(sizes) else []
     stream = HiddenStates(streamed, windows_NT, weights, batches=sizes, states_in=states_in)
     blocks = streamed.layout.blocks
-    for block in blocks:
-        with streamed.block(block.index, weights) as module:
-            stream.advance(module)
-        tick(count * (block.index + 1) // (len(blocks) + 1))
+    for index, module in enumerate(blocks_in_turn(streamed, weights)):
+        stream.advance(module)
+        tick(count * (index + 1) // (len(blocks) + 1))
     batches = list(torch.split(windows_NT, sizes))
     heads = streamed.logits(zip(batches, (batch.hidden_BTD for batch in stream.batches), strict=True), weights)
     losses = [

@@ -48,6 +48,8 @@ class MemoryEstimate:
     """The whole model in the compute dtype."""
     scoring: int = 0
     """Logits of a batch while a perplexity is measured."""
+    overlapping: int = 0
+    """On the host, of the blocks before and behind the one at hand: being written, and for a GPU read ahead."""
     window: tuple[int, int] = (0, 0)
     """On the device and on the host, while a window is fitted, without the hidden states that it reads."""
     streams: int = 1
@@ -143,7 +145,8 @@ class MemoryEstimate:
         on_device, on_host = self._held(phase, spec, by_blocks, self._batch(micro_batch))
         if device == "cuda":
             return on_device + states_on_device * max(0, on_host - self.samples)
-        return self.process + max(self.text, on_device + on_host)
+        walks = phase in {"pruning", "reconstructing", "merging"}
+        return self.process + max(self.text, on_device + on_host + self.overlapping * walks)
 
     def largest_peak(
         self, spec: CompressionSpec, *, device: Device, by_blocks: bool = False, micro_batch: int | None = None
@@ -216,6 +219,7 @@ def estimate(
         outer=shape.outer * itemsize,
         block=max(blocks, default=0),
         samples=max(samples, default=0),
+        overlapping=max((pruning.overlapping_bytes(block, device=device) for block in shape.kinds), default=0),
         hidden_states=hidden_states,
         model=shape.parameters * itemsize,
         scoring=max((logits_bytes(each, shape.vocabulary, itemsize=itemsize) for each in scored), default=0),

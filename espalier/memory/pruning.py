@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from espalier.memory.constants import FLOAT_BYTES, TOKENS_PER_BATCH
+from espalier.memory.constants import FLOAT_BYTES, TOKENS_PER_BATCH, Device
 from espalier.memory.shapes import BlockShape
 
 ERROR_TOKENS: Final = 4096
 """Calibration tokens that the error of a mask is measured on: two small products, against forwards over all of them."""
 PRUNED_BYTES: Final = 3
 """Of a weight of a block that is pruned: its new value as it is written (two bytes), and its mask."""
+STORED_BYTES: Final = 2
+"""Of a weight as its file holds it, mostly."""
 WORK_BYTES: Final = 32
 """Of a weight of the matrix in work: scores, their selection, a mask and two float32 copies."""
 ERROR_BYTES: Final = FLOAT_BYTES + 2 * 8
@@ -52,6 +54,11 @@ def partial_sums(windows: int, *, ranks: int = 1) -> int:
     The sums of a binary tree whose sizes differ, of the shards that hold windows; and what comes from another rank.
     """
     return min(windows, NUM_SHARDS // ranks).bit_length() + (ranks > 1 and 1)
+
+
+def overlapping_bytes(block: BlockShape, *, device: Device) -> int:
+    """Return what the neighbours of a block take on the host: one that is written, for a GPU one that is read ahead."""
+    return block.parameters * (PRUNED_BYTES + STORED_BYTES * (device == "cuda"))
 
 
 def sample_bytes(block: BlockShape, *, tokens: int, itemsize: int) -> int:

@@ -65,6 +65,10 @@ class Layout:
         """Every linear map inside the blocks, by its full name."""
         return {matrix.name: matrix for matrix in self.matrices}
 
+    def tensors_of(self, index: int) -> list[str]:
+        """Return the names in the files of a block's tensors; none behind the last block."""
+        return list(dict.fromkeys(self.blocks[index].tensors.values())) if index < len(self.blocks) else []
+
     @classmethod
     def of(cls, model: nn.Module, tensors: Mapping[str, str]) -> Layout:
         """Find the blocks of `model`; `tensors` maps its parameter names to names in the files."""

@@ -15,12 +15,11 @@ from typing import Final
 import torch
 
 from espalier.model import masks
-from espalier.model.tensor_file import DTYPES
+from espalier.model.tensor_file import DTYPE_NAMES
 from espalier.model.weights import INDEX, MASK_PREFIX
 from espalier.progress import count_step, counted
 
 SHARD_BYTES: Final = 4 * 2**30
-_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def write_file(path: Path, entries: Sequence[TensorEntry], *, metadata: dict[str
     offset = 0
     for entry in entries:
         header[entry.name] = {
-            "dtype": _NAMES[entry.dtype],
+            "dtype": DTYPE_NAMES[entry.dtype],
             "shape": list(entry.shape),
             "data_offsets": [offset, offset + entry.nbytes],
         }
@@ -88,14 +87,25 @@ def write_file(path: Path, entries: Sequence[TensorEntry], *, metadata: dict[str
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
     """Write tensors that are at hand, wide elements first and then by name, and return the sha256 of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # each aligned to its width
-    return write_file(path, [_at_hand(name, tensor) for name, tensor in ordered])
+    return write_file(path, [_at_hand(name, tensor) for name, tensor in _in_order(tensors).items()])
 
 
 def save_overlay(path: Path, tensors: Mapping[str, torch.Tensor], masks_by_module: Mapping[str, torch.Tensor]) -> str:
     """Write one overlay: changed tensors, and boolean masks (O, I) by module name; return the sha256 of the file."""
+    return save_tensors(path, overlay_of(tensors, masks_by_module))
+
+
+def overlay_of(
+    tensors: Mapping[str, torch.Tensor], masks_by_module: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return what an overlay holds, on the host and in the order of its file."""
     packed = {MASK_PREFIX + name: masks.pack(mask_OI) for name, mask_OI in masks_by_module.items()}
-    return save_tensors(path, {**tensors, **packed})
+    return _in_order({**{name: tensor.detach().cpu() for name, tensor in tensors.items()}, **packed})
+
+
+def _in_order(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Wide elements first, so that each tensor is aligned to its width, and then by name."""
+    return dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
 
 
 def _at_hand(name: str, tensor: torch.Tensor) -> TensorEntry:

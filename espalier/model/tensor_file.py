@@ -27,6 +27,7 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
 }
 """The dtypes of safetensors files that the engine reads and writes."""
+DTYPE_NAMES: Final[Mapping[torch.dtype, str]] = {dtype: name for name, dtype in DTYPES.items()}
 
 _CHUNK_BYTES: Final = 2**22
 
@@ -61,6 +62,12 @@ class TensorFile:
         """Read a tensor; the caller owns it."""
         return self._read(name, self.shape(name), skip=0)
 
+    def expect(self, name: str) -> None:
+        """Tell the kernel to bring a tensor's pages, where it can be told."""
+        if hasattr(os, "posix_fadvise"):
+            begin, end = (self._begin + offset for offset in self._entries[name]["data_offsets"])
+            os.posix_fadvise(self._stream.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
+
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a tensor, a few MiB at a time."""
         begin, end = (self._begin + offset for offset in self._entries[name]["data_offsets"])
@@ -91,3 +98,59 @@ class TensorFile:
     def __del__(self) -> None:
         if hasattr(self, "_stream"):
             self._stream.close()
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy as a file gives it back: products of another layout are rounded in another order."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+class PendingFile:
+    """A file that is being written: its tensors are read from memory until it is there."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """`tensors`: on the host, in the order of the file; nobody may write into them."""
+        self._tensors: Mapping[str, torch.Tensor] | None = tensors
+        self._file: TensorFile | None = None
+
+    def written(self, path: Path) -> None:
+        """Read from the file from now on, and let go of the memory; another thread may be reading."""
+        self._file = TensorFile(path)
+        self._tensors = None  # last: who finds no tensors finds the file
+
+    def __iter__(self) -> Iterator[str]:
+        """Tensor names in the order of their bytes."""
+        return iter(list(self._source))
+
+    def dtype(self, name: str) -> str:
+        """Return the dtype by its safetensors name (`BF16`)."""
+        source = self._source
+        return source.dtype(name) if isinstance(source, TensorFile) else DTYPE_NAMES[source[name].dtype]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape, without reading the tensor."""
+        source = self._source
+        return source.shape(name) if isinstance(source, TensorFile) else tuple(source[name].shape)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read a tensor; the caller owns it."""
+        source = self._source
+        return source.read(name) if isinstance(source, TensorFile) else _own(source[name])
+
+    def read_rows(self, name: str, index: int, begin: int, end: int) -> torch.Tensor:
+        """Read `tensor[index, begin:end]` of a tensor of three dimensions, and nothing else of it."""
+        source = self._source
+        if isinstance(source, TensorFile):
+            return source.read_rows(name, index, begin, end)
+        return _own(source[name][index, begin:end])
+
+    def expect(self, name: str) -> None:
+        """Do nothing: what was just written, or is about to be, lies in memory."""
+
+    @property
+    def _source(self) -> TensorFile | Mapping[str, torch.Tensor]:
+        tensors = self._tensors
+        if tensors is not None:
+            return tensors
+        assert self._file is not None
+        return self._file

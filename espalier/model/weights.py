@@ -19,7 +19,7 @@ from espalier.errors import UnsafeFileError
 from espalier.families import STACKED
 from espalier.model.masks import unpack
 from espalier.model.numerics import NAMES
-from espalier.model.tensor_file import DTYPES, TensorFile
+from espalier.model.tensor_file import DTYPES, PendingFile, TensorFile
 from espalier.probe.headers import weight_files
 
 INDEX: Final = "model.safetensors.index.json"
@@ -49,8 +49,8 @@ class Weights:
         self.model_dir = model_dir
         self.overlays = tuple(overlays)
         self.cast = dtype
-        self._files: dict[str, TensorFile] = {}
-        self._masks: dict[str, TensorFile] = {}
+        self._files: dict[str, TensorFile | PendingFile] = {}
+        self._masks: dict[str, TensorFile | PendingFile] = {}
         for path in source_files(model_dir):
             with _readable(path.name):
                 file = TensorFile(path)
@@ -62,10 +62,9 @@ class Weights:
         }
         """Maps of stacked experts by their own names."""
         for path in overlays:
-            self._lay_over(path)
+            self._lay_over(TensorFile(path))
 
-    def _lay_over(self, path: Path) -> None:
-        file = TensorFile(path)
+    def _lay_over(self, file: TensorFile | PendingFile) -> None:
         for name in file:
             if name.startswith(MASK_PREFIX):
                 self._masks[name.removeprefix(MASK_PREFIX)] = file
@@ -73,12 +72,12 @@ class Weights:
                 assert name in self, f"an overlay brings the unknown tensor {name}"
                 self._files[name] = file
 
-    def with_overlay(self, path: Path) -> Weights:
-        """Return the same weights with one more file on top."""
+    def with_overlay(self, path: Path, file: PendingFile | None = None) -> Weights:
+        """Return the same weights with one more file on top; `file`: what stands for it while it is written."""
         other = copy.copy(self)
         other.overlays = (*self.overlays, path)
         other._files, other._masks = dict(self._files), dict(self._masks)
-        other._lay_over(path)
+        other._lay_over(file or TensorFile(path))
         return other
 
     def __contains__(self, name: str) -> bool:
@@ -95,13 +94,20 @@ class Weights:
             tensor = self._files[part.home].read_rows(part.home, part.expert, part.begin, part.end)
         return tensor.to(self.cast) if self.cast and tensor.is_floating_point() else tensor
 
-    def origin(self, name: str) -> tuple[TensorFile, str, torch.dtype | None]:
+    def expect(self, name: str) -> None:
+        """Tell the kernel that a tensor is read soon; of a stacked one, all of it."""
+        home = name if name in self._files else self.home(name)
+        self._files[home].expect(home)
+
+    def origin(self, name: str) -> tuple[TensorFile | PendingFile, str, torch.dtype | None]:
         """Return what tells a tensor from every other one: its open file, its name, and what it is cast to."""
         return self._files[name if name in self._files else self.home(name)], name, self.cast
 
     def same(self, one: str, other: str) -> bool:
         """Tell whether two tensors of the files are equal bit for bit."""
         first, second = self._files[one], self._files[other]
+        assert isinstance(first, TensorFile)
+        assert isinstance(second, TensorFile)
         if (first.dtype(one), first.shape(one)) != (second.dtype(other), second.shape(other)):
             return False
         return all(a == b for a, b in zip(first.chunks(one), second.chunks(other), strict=True))
@@ -151,7 +157,7 @@ class Weights:
         return unpack(self.packed_mask(module), num_inputs=num_inputs)
 
 
-def _slices(tensor: str, file: TensorFile) -> Iterator[tuple[str, Slice]]:
+def _slices(tensor: str, file: TensorFile | PendingFile) -> Iterator[tuple[str, Slice]]:
     parent, _, leaf = tensor.rpartition(".")
     shape = file.shape(tensor) if leaf in STACKED else ()
     if len(shape) == 3:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -137,10 +138,14 @@ class BlockPruner:
         assert self.stream.index == block.index
         return self.stream
 
-    def _opened(self, block: Block) -> AbstractContextManager[nn.Module]:
+    @contextmanager
+    def _opened(self, block: Block) -> Iterator[nn.Module]:
         self.kept.enter(block.index)
-        weights = self._propagated
-        return self.session.streamed.block(block.index, weights, read=partial(self.kept.get, weights))
+        weights, streamed = self._propagated, self.session.streamed
+        with streamed.block(block.index, weights, read=partial(self.kept.get, weights)) as module:
+            if self.session.overlaps:  # now that what was read ahead of this block is taken
+                self.kept.expect(weights, streamed.layout.tensors_of(block.index + 1))
+            yield module
 
     @property
     def _propagated(self) -> Weights:
@@ -220,6 +225,7 @@ class BlockPruner:
     ) -> PrunedMatrix:
         assert self.plan is not None
         count_step()
+        self.session.reporter.poll()
         stored = matrix.view(self.kept.get(self.session.weights, matrix.tensor))
         statistics, factorisations = read.statistics(matrix), shared.of(read.input_of(matrix))
         sample_TI = read.sample(matrix) if read.sample else None

@@ -47,6 +47,7 @@ def check(session: Session) -> None:
     if request.max_host_memory_bytes is not None:  # last: it counts the hidden states where they are to lie
         _check_host(session, needed, request.max_host_memory_bytes)
     _agree(session)
+    session.overlaps = _overlaps(session, needed)
     if session.by_blocks:
         _warn_by_blocks(session)
 
@@ -152,6 +153,16 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     if max(minimum, needed.process + needed.samples + beside) + states > limit:
         session.states_in = Path(session.request.workspace) / "hidden"
     session.streamed.lean = computes
+
+
+def _overlaps(session: Session, needed: MemoryEstimate) -> bool:
+    """Tell whether the host holds the blocks before and behind the one at hand, beside all that it has to hold."""
+    request, computes = session.request, not numerics.is_accelerator(session.device)
+    there = needed.process + int(usable_bytes(numerics.free_bytes(numerics.CPU)))
+    limit = there if request.max_host_memory_bytes is None else min(there, request.max_host_memory_bytes)
+    states = needed.streams * needed.hidden_states if session.states_in == numerics.CPU else 0
+    held = needed.min_on_host("cpu" if computes else "cuda") + states
+    return not request.ran_out_on_host and held + session.group.size * needed.overlapping <= limit
 
 
 def states_of(session: Session, windows_NT: torch.Tensor) -> Path | torch.device:

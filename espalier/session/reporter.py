@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from espalier.model.safetensors_writer import sha256_of
 from espalier.progress import count_step
 from espalier.recipe.phases import Phase
 from espalier.recipe.steps.retrain import Retrain
+from espalier.session.checkpoint_writer import CheckpointWriter, Write
 from espalier.session.results import Results
 
 PROGRESS_SECONDS = 0.4
@@ -75,6 +77,7 @@ class Reporter:
     """The repetition whose phases run: metrics, rows and checkpoints carry its name."""
     phase_now: Phase | None = None
     """The phase that runs, or that was the last to run."""
+    _writer: CheckpointWriter = field(default_factory=CheckpointWriter)
 
     def warn(self, code: str, text: str) -> None:
         """Warn the user, once; the warning also stands in the report."""
@@ -96,6 +99,7 @@ class Reporter:
         self.send(PhaseStarted(phase=name, total=total, unit=unit, turn=str(self.repetition.name)))
         run = PhaseRun(name, self, total, unit)
         yield run
+        self.flush()
         done = run.completed()
         numerics.release_device_memory(self.device)
         self.results.phases.append(done)
@@ -131,9 +135,32 @@ class Reporter:
         """
         if not self.writes:
             return
-        digest, size = (sha256, path.stat().st_size) if sha256 else sha256_of(path)
-        names = {"name": str(name.of(self.repetition.name)), "path": str(path.relative_to(self.workspace))}
-        self.send(Checkpoint(phase=phase, **names, sha256=digest, bytes=size, data=data or {}))
+        self.flush()  # a checkpoint follows those that it was computed from
+        digest = sha256 or sha256_of(path)[0]
+        self._send_checkpoint(phase, str(name.of(self.repetition.name)), path, data or {}, digest)
+
+    def checkpoint_later(
+        self, phase: Phase, name: CheckpointName, path: Path, data: dict[str, Any], *, write: Write
+    ) -> None:
+        """Write a file of the workspace in a thread, and report it when it is finished: at the next call, or `poll`.
+
+        `write` returns its sha256; what it raises is raised by the next call, or when the phase ends.
+        """
+        full_name = str(name.of(self.repetition.name))
+        self._writer.begin(write, partial(self._send_checkpoint, phase, full_name, path, data))
+
+    def flush(self) -> None:
+        """Wait for the file that is being written, and report it."""
+        self._writer.flush()
+
+    def poll(self) -> None:
+        """Report the file that is being written if it is finished."""
+        self._writer.poll()
+
+    def _send_checkpoint(self, phase: Phase, name: str, path: Path, data: dict[str, Any], sha256: str) -> None:
+        where = str(path.relative_to(self.workspace))
+        size = path.stat().st_size
+        self.send(Checkpoint(phase=phase, name=name, path=where, sha256=sha256, bytes=size, data=data))
 
 
 @dataclass

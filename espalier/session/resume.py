@@ -10,7 +10,8 @@ import torch
 from espalier.checkpoint_names import CheckpointName, Kind
 from espalier.messages import Layer
 from espalier.model import numerics
-from espalier.model.safetensors_writer import save_overlay
+from espalier.model.safetensors_writer import overlay_of, save_overlay, save_tensors
+from espalier.model.tensor_file import PendingFile
 from espalier.session.reporter import PhaseRun
 from espalier.session.state import Session
 
@@ -25,14 +26,29 @@ def finish_block(
     seconds: float,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a block's changed tensors and masks, lay them over the weights and report the checkpoint."""
+    """Lay a block's changed tensors and masks over the weights, write them and report the checkpoint.
+
+    Where memory allows, the file is written while the next block is computed, and reported once it is whole.
+    """
     name = CheckpointName(Kind.BLOCK, block=index)
     path = session.reporter.checkpoint_path(phase.name, name)
-    digest = session.group.led(lambda: save_overlay(path, tensors, masks))
-    session.weights = session.weights.with_overlay(path)
     peak = numerics.peak_memory_bytes(session.device)
     document = {**(data or {}), "seconds": seconds, "peak_memory_bytes": peak}
-    session.reporter.checkpoint(phase.name, name, path, document, sha256=digest)
+    if not session.overlaps or session.group.size > 1:  # other ranks read the file: they wait for it
+        digest = session.group.led(lambda: save_overlay(path, tensors, masks))
+        session.weights = session.weights.with_overlay(path)
+        session.reporter.checkpoint(phase.name, name, path, document, sha256=digest)
+        return
+    overlay = overlay_of(tensors, masks)
+    file = PendingFile(overlay)
+    session.weights = session.weights.with_overlay(path, file)
+
+    def write() -> str:
+        digest = save_tensors(path, overlay)
+        file.written(path)
+        return digest
+
+    session.reporter.checkpoint_later(phase.name, name, path, document, write=write)
 
 
 def restore_block(session: Session, phase: PhaseRun, index: int) -> dict[str, Any] | None:

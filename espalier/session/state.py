@@ -57,6 +57,8 @@ class Session:
 
         self.by_blocks = False
         """Whether perplexity is measured with one block in memory at a time."""
+        self.overlaps = True
+        """Whether memory holds one block more: the next is read, the last is written, while one is computed."""
         self.micro_batch: int | None = None
         """Windows of a retraining that go through the model at once; None: as many as its batch has."""
         self.states_in: Path | torch.device = numerics.CPU

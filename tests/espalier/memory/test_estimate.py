@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from espalier.memory import MemoryEstimate, estimate, itemsize_of
+from espalier.memory.pruning import overlapping_bytes
+from espalier.memory.shapes import BlockShape, MapShape
 from espalier.probe import probe
 from espalier.session import Session, limits
 from tests.fixtures.library.jobs import local_job
@@ -118,3 +120,19 @@ def test_what_is_required_is_never_more_than_the_largest_peak(tmp_path: Path, ll
         parts = limits.measured(Session(job.request(), lambda _: None))
         needed, what, _ = max(parts.required_on_host(job.spec, device="cpu"))
         assert needed <= parts.largest_peak(job.spec, device="cpu"), (fields, what)
+
+
+@pytest.mark.parametrize(("phase", "more"), [("baseline", 0), ("pruning", 6), ("reconstructing", 6), ("exporting", 0)])
+def test_blocks_that_are_written_and_read_beside_the_one_at_hand_are_the_hosts(
+    phase: str, more: int, tmp_path: Path, llama: Path, texts: Path
+) -> None:
+    spec, overlapping = local_job(tmp_path, llama, texts, reconstruct={}).spec, replace(PARTS, overlapping=6)
+    assert overlapping.peak(phase, spec, device="cpu") - PARTS.peak(phase, spec, device="cpu") == more
+    assert overlapping.peak(phase, spec, device="cuda") == PARTS.peak(phase, spec, device="cuda")
+    assert overlapping.min_on_host("cpu") == PARTS.min_on_host("cpu"), "it is no need: without it, blocks take turns"
+
+
+def test_a_gpu_has_the_next_block_read_ahead_too() -> None:
+    block = BlockShape((MapShape("up", 8, 4),), parameters=40)
+    # Behind: two bytes of a weight as it is written and its mask, counted as one. Ahead: two, as it is stored.
+    assert [overlapping_bytes(block, device=device) for device in ("cpu", "cuda")] == [40 * 3, 40 * 5]

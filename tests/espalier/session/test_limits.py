@@ -158,3 +158,14 @@ def test_gram_matrices_count(tmp_path: Path, texts: Path, llama: Path) -> None:
     assert gram.block - norms.block == 4 * FLOAT_BYTES * (3 * 32**2 + 64**2) + batch - work
     assert norms.hidden_states == 12 * 32 * 32 * 4
     assert norms.samples == gram.samples == 384 * 4 * (3 * 32 + 64)
+
+
+@pytest.mark.parametrize(("limit", "overlaps"), [(42, False), (43, True)])
+def test_blocks_overlap_only_where_one_more_fits(
+    limit: int, overlaps: bool, tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "measured", lambda _: replace(PARTS, overlapping=3))
+    job = local_job(tmp_path, llama, texts)
+    session = Session(job.request().model_copy(update={"max_host_memory_bytes": limit}), lambda _: None)
+    limits.check(session)
+    assert session.overlaps is overlaps
