@@ -17,12 +17,12 @@ from app.db.session import Database, clock
 from app.errors import HookForbidden, HookUnauthenticated, InvalidRequest, NotFound
 from app.integrations.shared.hooks import NoCredential, Receiver, RegistryEvent, WrongCredential
 from app.platform.ids import new_id
-from app.services.hooks.problems import problems_of
 from app.services.hooks.receivers import RECEIVERS
 from app.services.hooks.sources import secrets_of
 from app.services.resources import Resources
 from espalier.errors import Problem
 from espalier.recipe.base import fingerprint
+from espalier.recipe.refusals import pointers
 
 MAX_EVENT_BYTES = 256 * 1024
 """Of what is understood of a delivery, tags included: lists show 200 of them."""
@@ -65,7 +65,9 @@ def read(kind: str, headers: Mapping[str, str], document: object) -> RegistryEve
     try:
         return receiver.read(headers, document)
     except ValidationError as error:
-        raise InvalidRequest(f"This is no delivery of {receiver.title}.", items=problems_of(error, document)) from None
+        raise InvalidRequest(
+            f"This is no delivery of {receiver.title}.", items=pointers.problems_of(error, document)
+        ) from None
 
 
 def receive(

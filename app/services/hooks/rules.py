@@ -19,13 +19,13 @@ from app.services import idempotency
 from app.services.admission.admit import refused
 from app.services.hooks import inbox
 from app.services.hooks.decision import EvaluationContext, RuleDecision, decide
-from app.services.hooks.problems import problems_of
 from app.services.hooks.template import STANDINS, Unfilled, spec_of
 from app.services.idempotency import Key
 from app.services.jobs import rights
 from app.services.resources import Resources
 from espalier.errors import Problem
 from espalier.recipe.base import canonical
+from espalier.recipe.refusals import pointers
 from espalier.recipe.spec import CompressionSpec
 
 
@@ -144,7 +144,10 @@ def check_template(template: Template) -> CompressionSpec:
     try:
         read = CompressionSpec.model_validate_json(canonical(spec))
     except ValidationError as error:
-        items = [Problem(_place(template, item.pointer), item.code, item.detail) for item in problems_of(error, spec)]
+        items = [
+            Problem(_place(template, item.pointer), item.code, item.detail)
+            for item in pointers.problems_of(error, spec)
+        ]
         raise InvalidRequest("The template is no valid spec.", items=items) from None
     if problems := refused(read):
         items = [

@@ -31,6 +31,7 @@ from app.services.reuse import deduplication
 from app.services.sweeps.pareto import pareto_front
 from espalier.errors import Problem
 from espalier.recipe.base import canonical
+from espalier.recipe.refusals import pointers
 
 MAX_PROBLEMS = 50
 
@@ -64,7 +65,7 @@ def create(
     for _, body in points:
         rights.require_to_submit(body.spec.output.publish, at="/base/spec/output/publish")
     desk = jobs.desk(resources, project_id)
-    admitted = [(point, _admitted(resources, project_id, body, request, desk)) for point, body in points]
+    admitted = [(point, _admitted(resources, project_id, point, body, request, desk)) for point, body in points]
     with resources.database.unit_of_work() as session:
         now = clock(session)
         sweep = Sweep(
@@ -99,11 +100,8 @@ def _points(request: SweepRequest) -> list[tuple[GridPoint, JobRequest]]:
             try:
                 points.append((point, JobRequest.model_validate_json(canonical(point.request))))
             except ValidationError as error:
-                for item in error.errors(include_input=False, include_url=False):
-                    at = item.get("ctx", {}).get("at")
-                    where = "".join(f"/{part}" for part in (*item["loc"], *([at] if at else [])))
-                    text = str(item["msg"])
-                    problem = Problem(_blame(request, where), str(item["type"]).replace("_", "-"), f"{where}: {text}")
+                for item in pointers.problems_of(error, point.request):
+                    problem = Problem(_blame(request, item.pointer), item.code, f"{item.pointer}: {item.detail}")
                     problems.setdefault((problem.pointer, problem.detail), problem)
     except ValueError as error:
         pointer = str(error)
@@ -116,26 +114,24 @@ def _points(request: SweepRequest) -> list[tuple[GridPoint, JobRequest]]:
     return points
 
 
-def _blame(request: SweepRequest, where: str) -> str:
-    """Return the axis of a location of a point, else the location in the base."""
-    named = [part for part in where.split("/") if part]
-    for axis in request.axes:
-        steps = [part for part in axis.split("/") if part]
-        # Tags of unions stand in a location and not in a document.
-        if all(step in named for step in steps):
-            return _axis(axis)
-    return f"/base{where}"
+def _blame(request: SweepRequest, pointer: str) -> str:
+    """Return the axis that gave what a pointer into a point leads to, else the pointer into the base."""
+    given = (axis for axis in request.axes if f"{pointer}/".startswith(f"{axis}/"))
+    return next(map(_axis, given), f"/base{pointer}")
 
 
 def _axis(pointer: str) -> str:
     return "/axes/" + pointer.replace("~", "~0").replace("/", "~1")
 
 
-def _admitted(resources: Resources, project_id: str, body: JobRequest, request: SweepRequest, desk: Desk) -> Admitted:
+def _admitted(
+    resources: Resources, project_id: str, point: GridPoint, body: JobRequest, request: SweepRequest, desk: Desk
+) -> Admitted:
     try:
         return jobs.admitted_of(resources, project_id, body, desk)
     except (InvalidRequest, ModelRefused) as error:
-        error.items = tuple(Problem(_blame(request, i.pointer), i.code, i.detail) for i in error.items)
+        located = [(pointers.into(point.request, item.pointer), item) for item in error.items]
+        error.items = tuple(Problem(_blame(request, at), item.code, item.detail) for at, item in located)
         raise
 
 

@@ -6,10 +6,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
+from espalier.errors import Problem
+
 _AT_TAG = {"union_tag_invalid", "union_tag_not_found"}
 """Kinds of pydantic errors that point at a union where the mistake is its tag."""
 _MISSING = {"missing", "missing_sparsity", "union_tag_not_found"}
 """Kinds of errors whose pointer leads to what is not there."""
+
+
+def problems_of(error: ValidationError, document: object) -> list[Problem]:
+    """Return one problem per finding, with a pointer into the document; no value of it is repeated."""
+    return [
+        Problem(
+            of_error(item, item["loc"], document),
+            str(item["type"]).replace("_", "-"),
+            f"{item['msg']}: {item['loc'][-1]}" if item["type"] == "missing" else item["msg"],
+        )
+        for item in error.errors(include_input=False, include_url=False)
+    ]
 
 
 def of_error(detail: Mapping[str, Any], parts: Sequence[str | int], body: object) -> str:

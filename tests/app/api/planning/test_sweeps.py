@@ -71,6 +71,36 @@ def test_a_grid_with_a_bad_point_is_refused_as_a_whole(
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("spec", "axis", "pointer", "named"),
+    [
+        ({"prune": {"method": "wanda", "sparsity": 2}}, "/spec/calibration/seed", "/base{}", "/spec/prune/sparsity"),
+        ({"prune": {"method": "wanda"}}, SPARSITY, "/axes/~1spec~1prune~1sparsity", SPARSITY),
+        (  # parts of the axis stand on the way to a field of the base
+            {"evaluate": {"perplexity": [{"dataset": {"kind": "local", "path": ""}}]}},
+            "/spec/evaluate/dataset",
+            "/base{}",
+            "/spec/evaluate/perplexity/0/dataset/path",
+        ),
+    ],
+)
+def test_a_problem_of_a_point_names_the_fields_that_were_sent(
+    client: TestClient, body: dict[str, Any], spec: dict[str, Any], axis: str, pointer: str, named: str
+) -> None:
+    body["base"]["spec"] = {"prune": {"method": "wanda", "sparsity": 0.5}, **spec}
+    answer = client.post("/v1/sweeps", json={**body, "axes": {axis: [7]}})
+    assert answer.status_code == 422, answer.text
+    details = {item["pointer"]: item["detail"] for item in answer.json()["errors"]}
+    assert details[pointer.format(named)].startswith(f"{named}: ")
+
+
+def test_a_problem_of_a_point_with_its_model_is_one_of_its_axis(client: TestClient, body: dict[str, Any]) -> None:
+    axes = {"/spec/prune/targets/include": [["nothing.here"]], SPARSITY: [0.5]}
+    answer = client.post("/v1/sweeps", json={**body, "axes": axes})
+    assert answer.status_code == 422, answer.text
+    assert [item["pointer"] for item in answer.json()["errors"]] == ["/axes/~1spec~1prune~1targets~1include"]
+
+
 def test_points_do_not_publish_over_each_other(client: TestClient, body: dict[str, Any]) -> None:
     body["base"]["spec"]["output"] = {"publish": [{"kind": "huggingface", "repo": "org/model"}]}
     answer = client.post("/v1/sweeps", json=body)
