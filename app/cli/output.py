@@ -38,10 +38,16 @@ def print_problem(error: ServiceError) -> None:
         detail = str(item.get("detail"))
         suffix = "" if detail == problem.get("detail") else f"  {escape(detail)}"  # once is enough
         err.print(f"  [yellow]{escape(str(item.get('pointer')) or '/')}[/]{suffix}")
-    if problem.get("hint"):
-        err.print(f"  hint: {escape(str(problem['hint']))}")
+    if hint := problem.get("hint") or _hint(problem):
+        err.print(f"  hint: {escape(str(hint))}")
     extras = [str(problem[name]) for name in ("code", "request_id") if problem.get(name)]
     err.print(f"  [dim]({error.status}{', ' if extras else ''}{escape(', '.join(extras))})[/]")
+
+
+def _hint(problem: Mapping[str, Any]) -> str | None:
+    """Return the command that helps; the service, which answers to others too, names none."""
+    of_job = str(problem.get("instance")).startswith("/v1/jobs/")
+    return "`espalier ps` lists the ids of jobs" if of_job and problem.get("code") == "not-found" else None
 
 
 def print_job_error(error: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ NOT_YET: Final[dict[str, int]] = {
 }
 """Word -> in how many files it may stand for now. A number may only fall; what is gone is taken off.
 
-`turn` is the name of a stored column and of a stored field, which stay.
+`turn` is the name of a stored column and of a stored field, `least` of a stored field; they stay.
 """
 
 

@@ -108,6 +108,7 @@ def test_an_unknown_job_is_a_failure_in_words(verb: str, espalier: Espalier) -> 
     outcome = espalier(verb, "job_01ARZ3NDEKTSV4RRFFQ69G5FAV")
     assert outcome.status == 1
     assert "404" in outcome.err
+    assert "espalier ps" in outcome.err
     assert "Traceback" not in outcome.err
 
 
