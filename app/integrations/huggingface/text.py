@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -86,8 +88,8 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
             matches = [file for file in readable if word.search(file.name)]
             folders = {file.name.rpartition("/")[0] for file in matches}
             if len(folders) > 1:
-                choice = ", ".join(sorted({folder.split("/")[0] for folder in folders} - {""})[:10])
-                raise DatasetRefused(f"{repo.id} has several configurations.", hint=f"Set `config`: {choice}.")
+                hint = f"Set `config`: {', '.join(_choices(folders))}."
+                raise DatasetRefused(f"{repo.id} has several configurations.", hint=hint)
             if matches:
                 chosen, size = [], 0
                 for file in sorted(matches, key=lambda file: file.name):
@@ -97,3 +99,10 @@ class HuggingFaceText(HuggingFaceDataset, TextSource):
                 return chosen
         tried = " or ".join(self._wanted(use))
         raise DatasetRefused(f"{repo.id} has no readable file of the split {tried}.", hint=READABLE)
+
+
+def _choices(folders: Collection[str]) -> list[str]:
+    """Return the first folders in which some folders differ, ten at most: each is a configuration to choose."""
+    common = os.path.commonpath(folders)
+    depth = 1 + len(common.split("/")) if common else 1
+    return sorted({"/".join(folder.split("/")[:depth]) for folder in folders} - {common})[:10]

@@ -36,7 +36,9 @@ class HuggingFaceDataset(Spec):
 
     kind: Literal["huggingface"] = "huggingface"
     name: str = Field(min_length=1, max_length=200, pattern=r"^[\w./-]+$", description="wikitext2, c4 or owner/name.")
-    config: str | None = Field(None, max_length=200, pattern=r"^[\w.-]+$", description="Configuration (sub-folder).")
+    config: str | None = Field(
+        None, max_length=200, pattern=r"^[\w.-]+(/[\w.-]+)*$", description="Configuration (sub-folder)."
+    )
     split: str | None = Field(None, max_length=200, pattern=r"^[\w.-]+$", description="Split; default by use.")
     column: str = Field("text", min_length=1, max_length=200, description="Column that holds the text.")
     revision: str = Field("main", min_length=1, max_length=200, pattern=r"^[\w./-]+$")

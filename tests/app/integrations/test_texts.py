@@ -81,6 +81,15 @@ def test_c4_is_its_first_english_shard(hub: Hub, fetch: Fetch) -> None:
     assert calibrated_on(fetch, {"kind": "huggingface", "name": "c4"}) == "one\n\ntwo"
 
 
+def test_a_configuration_may_lie_in_a_folder_of_a_folder(hub: Hub, fetch: Fetch) -> None:
+    files = {f"sample/{name}/train.jsonl": lines([name]) for name in ("small", "large")}
+    hub.datasets["org/data"] = HubRepo(files)
+    dataset = {"kind": "huggingface", "repo": "org/data"}
+    for unclear in ({}, {"config": "sample"}):
+        assert "`config`: sample/large, sample/small." in refused(fetch, {**dataset, **unclear})
+    assert calibrated_on(fetch, {**dataset, "config": "sample/small"}) == "small"
+
+
 def test_the_text_of_equal_files_is_made_once(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
     hub.datasets["org/data"] = HubRepo({"data/train-00000-of-00001.parquet": parquet(tmp_path, ROWS)})
     dataset = {"kind": "huggingface", "repo": "org/data"}
