@@ -44,7 +44,8 @@ def block_bytes(block: BlockShape, *, gram: bool, tokens: int, length: int, item
         sampled = min(tokens, ERROR_TOKENS)
         work += sampled * max(FLOAT_BYTES * each.inputs + ERROR_BYTES * each.outputs for each in block.maps)
     grams = sum(FLOAT_BYTES * each**2 for each in inputs) if gram else 0
-    walking = grams * partial_sums(tokens // length) + activations
+    product = FLOAT_BYTES * max(inputs) ** 2 if gram and itemsize < FLOAT_BYTES else 0  # of a batch of narrow inputs
+    walking = grams * partial_sums(tokens // length) + activations + product
     return block.parameters * (itemsize + PRUNED_BYTES) + max(walking, grams + work)
 
 

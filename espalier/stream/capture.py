@@ -13,6 +13,7 @@ from espalier.distributed.shards import Shards
 from espalier.errors import UnsupportedArchitectureError
 from espalier.methods.statistic import Declared, ReaderStatistic, Statistics, readers_among
 from espalier.model.layout import Matrix
+from espalier.model.numerics import synchronize
 from espalier.stream.reduction import reduced
 from espalier.stream.statistics import InputAccumulator
 
@@ -68,6 +69,8 @@ class Capture:
     def finish(self) -> None:
         """Add up the shards, of all ranks; what was captured is whole from here on."""
         self.forget_batch()
+        if self._sample_tokens:
+            synchronize(self._device)
         if self._shards is None:
             return
         count = len(self._shards.own_sizes)

@@ -33,7 +33,7 @@ class InputAccumulator:
             running.add(input_TI)
         missing = self._wanted - sum(len(part) for part in self._sample)
         if missing > 0:
-            self._sample.append(input_TI[:missing].to("cpu", copy=True))
+            self._sample.append(input_TI[:missing].to("cpu", copy=True, non_blocking=True))  # `Capture.finish` waits
 
     def end_shard(self, index: int) -> None:
         """Put what was counted since the shard before away, and begin anew."""

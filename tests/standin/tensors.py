@@ -18,6 +18,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from tests.standin.card import CARD, Allocation
 from tests.standin.driver import Driver
 
+aten: Final = torch.ops.aten
 NAME: Final = "standin"
 _setup_privateuseone_for_python_backend(NAME, backend_module=Driver(NAME))
 DEVICE: Final = torch.device(NAME, 0)
@@ -144,6 +145,9 @@ def run_operator(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "histc" and not args[0].is_floating_point():
         # A card counts whole numbers, which the CPU does in floats alone.
         result = func(args[0].held.float(), *args[1:], **kwargs).to(args[0].dtype)
+    elif name == "mm" and overload == "dtype":
+        # So does it widen the products of narrow numbers.
+        result = aten.mm.default(*(_held(each).to(args[2]) for each in args[:2]))
     else:
         result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
     known = {id(each.held): each for each in ours}

@@ -24,6 +24,11 @@ class Gram(InputStatistic):
 
     def add(self, input_TI: Tensor) -> None:
         """Add the products of a batch."""
+        if input_TI.device.type != "cpu" and input_TI.dtype in {torch.bfloat16, torch.float16}:
+            # Tensor cores multiply them exactly and add in float32: only the order of the sum is another one.
+            product_II = torch.mm(input_TI.T, input_TI, out_dtype=torch.float32)
+            self.total = product_II if self.total is None else self.total.add_(product_II)
+            return
         wide_TI = input_TI.float()
         self.total = wide_TI.T @ wide_TI if self.total is None else self.total.addmm_(wide_TI.T, wide_TI)
 
