@@ -61,6 +61,9 @@ class ComputeRequest(Message):
     """Members of a soup are left to jobs of their own: the child ends with `spread` where they would begin."""
     checkpoints: list[StoredCheckpoint] = []
     threads: int = 1
+    """Of each rank."""
+    ranks: Literal[1, 2, 4, 8] = 1
+    """Processes that compute the job together, each on a card of its own where it computes on cards."""
     tasks_dir: str | None = None
     """Folder of lm-eval's task files and of their data."""
     device: DeviceChoice = "auto"

@@ -37,6 +37,12 @@ def die_with_parent(
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *options, *command]
 
 
+def end_with_parent() -> None:
+    """Ask the kernel to kill this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _enter(group: str) -> None:
     """Enter a control group, where all that this process starts will be; the bound on data holds without it too."""
     try:

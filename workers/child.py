@@ -27,9 +27,11 @@ import transformers  # noqa: TID253 - read by the imports below: offline must be
 
 from espalier import pipeline
 from espalier.diagnosis import classify
+from espalier.distributed.group import RankGroup
 from espalier.messages import Alive, ComputeRequest, Failed
 from espalier.model import numerics
 from espalier.progress import steps_counted
+from workers import ranks
 from workers.processes.pipe import MessageWriter, take_stdout
 
 ALIVE_SECONDS = 5.0
@@ -44,17 +46,24 @@ def main() -> int:
     pipe = MessageWriter(take_stdout())
     try:
         request = ComputeRequest.model_validate_json(sys.stdin.readline())
-        numerics.use_deterministic_algorithms(request.threads)
-        _, max_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))  # every finished block is an open file
-        transformers.utils.logging.disable_progress_bar()
-        threading.Thread(target=_tell_of_steps, args=(pipe,), daemon=True).start()
-        pipe.send(pipeline.run(request, pipe.send))
+        if request.ranks > 1:
+            return ranks.lead(request, pipe, compute)
+        compute(request, pipe, RankGroup.alone())
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message
         traceback.print_exc()
         pipe.send(Failed(error=classify(error, phase=pipe.phase)))
         return 1
     return 0
+
+
+def compute(request: ComputeRequest, pipe: MessageWriter, group: RankGroup) -> None:
+    """Compute a request, alone or as one of several ranks, and send the result; raises what makes it fail."""
+    numerics.use_deterministic_algorithms(request.threads)
+    _, max_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))  # every finished block is an open file
+    transformers.utils.logging.disable_progress_bar()
+    threading.Thread(target=_tell_of_steps, args=(pipe,), daemon=True).start()
+    pipe.send(pipeline.run(request, pipe.send, group))
 
 
 def _tell_of_steps(pipe: MessageWriter) -> None:

@@ -72,7 +72,7 @@ class Reporter:
     device: torch.device
     """The device whose peak memory a phase reports."""
     writes: bool = True
-    """Whether this process writes checkpoints and speaks of them: of several ranks, the first."""
+    """Whether this process writes checkpoints: of several ranks, the first."""
     repetition: Repetition = field(default_factory=Repetition)
     """The repetition whose phases run: metrics, rows and checkpoints carry its name."""
     phase_now: Phase | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from espalier.distributed.group import RankGroup
-from espalier.messages import ComputeRequest, Message
+from espalier.messages import ComputeRequest
 from espalier.model import numerics
 from espalier.model.lm_eval_tasks import Tasks
 from espalier.model.streamed import StreamedModel
@@ -67,7 +67,7 @@ class Session:
         self.results = Results()
         checkpoints = {(item.phase, item.name): item for item in request.checkpoints}
         self.reporter = Reporter(
-            listener if self.group.leads else _silent,
+            listener,
             self.results,
             self.workspace,
             checkpoints,
@@ -167,7 +167,3 @@ class Session:
     def mask(self, name: str) -> torch.Tensor:
         """Return the mask (O, I) of a pruned matrix, True = keep."""
         return self.weights.mask(name, num_inputs=self.streamed.layout.by_name[name].shape[1])
-
-
-def _silent(_: Message) -> None:
-    """Say nothing: rank 0 speaks."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from espalier.distributed.group import RankGroup
+from espalier.messages import Checkpoint
 from espalier.model.numerics import deterministic
 from tests.distributed.ranks import run_ranks
 from tests.fixtures.library.jobs import LocalJob, local_job, write_texts
@@ -51,11 +52,12 @@ def computed_by(size: int, make: Callable[[], LocalJob]) -> tuple[dict[str, str]
     def work(group: RankGroup) -> Any:
         job = make()
         job.attempt(group=group)
-        return numbers(job)
+        return numbers(job), [message.name for message in job.messages if isinstance(message, Checkpoint)]
 
-    spoken, *others = run_ranks(size, work)
-    assert others == [[]] * (size - 1), "one rank alone speaks"
-    return hashes(make()), spoken
+    (rows, written), *others = run_ranks(size, work)
+    assert written
+    assert others == [(rows, [])] * (size - 1), "all know the same, and one alone writes"
+    return hashes(make()), rows
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,10 @@ class MessageWriter:
         except BrokenPipeError:
             os._exit(_NOBODY_LISTENS)
 
+    def hand_over(self) -> None:
+        """Let a process that this one starts take standard output over in its turn."""
+        os.dup2(self._stream.fileno(), 1)
+
 
 class MessageReader(Generic[M]):
     """The supervisor's end: two threads read a child's messages and its log, and hold back so many."""
