@@ -14,6 +14,7 @@ from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
 from espalier.families import STACKED
+from espalier.methods.unique_results import unique_result
 
 _SUPPORTED_FLAGS: Final = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
 """Attributes of a transformers module whose experts can be split; modules of one family may differ in them."""
@@ -49,7 +50,8 @@ class SeparateExperts(nn.ModuleList):
             if len(chosen):
                 place, token = chosen // len(x_TI), chosen % len(x_TI)
                 made = self[index](x_TI[token]) * share_TK[token, place, None]
-                total_TI.index_add_(0, token, made.to(total_TI.dtype))
+                with unique_result(total_TI.device):  # a token comes to an expert once
+                    total_TI.index_add_(0, token, made.to(total_TI.dtype))
         return total_TI
 
 

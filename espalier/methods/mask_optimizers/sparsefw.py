@@ -10,6 +10,7 @@ from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
 from espalier.methods.lazy_torch import torch
 from espalier.methods.mask_error import mask_errors, refuse_optimizer
 from espalier.methods.statistics.gram import Gram
+from espalier.methods.unique_results import scatter_unique
 from espalier.progress import counted
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def fixed_entries(mask_RI: Tensor, score_RI: Tensor, alpha: float, *, whole: boo
     ranked_UN = score_RI.reshape(-1, size).masked_fill(~kept_UN, -1).argsort(dim=1, descending=True, stable=True)
     counts_U = (kept_UN.sum(dim=1).double() * alpha + 1e-9).floor()  # 0.1 * 30 is less than 3 in binary
     chosen_UN = torch.arange(size, device=mask_RI.device) < counts_U[:, None]
-    return torch.zeros_like(kept_UN).scatter_(1, ranked_UN, chosen_UN).view(mask_RI.shape)
+    return scatter_unique(torch.zeros_like(kept_UN), ranked_UN, chosen_UN).view(mask_RI.shape)
 
 
 def frank_wolfe(
@@ -119,10 +120,10 @@ def frank_wolfe(
         gain_RI = (target_RI - (weight_RI * relaxed_RI) @ gram_II).mul_(weight_RI).masked_fill_(fixed_RI | closed_RI, 0)
         value_LK, index_LK = gain_RI.view(-1, line).topk(max_free, dim=1)
         chosen_LK = ((value_LK > 0) & (rank_K < budget_L)).to(weight_RI.dtype)
-        vertex_LN = torch.zeros_like(relaxed_RI).view(-1, line).scatter_(1, index_LK, chosen_LK)
+        vertex_LN = scatter_unique(torch.zeros_like(relaxed_RI).view(-1, line), index_LK, chosen_LK)
         relaxed_RI.lerp_(vertex_LN.view(relaxed_RI.shape), 2 / (step + 2))
     relaxed_RI.masked_fill_(fixed_RI | closed_RI, -1)
     order_LN = relaxed_RI.view(-1, line).argsort(dim=1, descending=True, stable=True)
     kept_LN = torch.arange(line, device=weight_RI.device) < budget_L
-    selected_LN = torch.zeros_like(free_LN).scatter_(1, order_LN, kept_LN)
+    selected_LN = scatter_unique(torch.zeros_like(free_LN), order_LN, kept_LN)
     return fixed_RI | selected_LN.view(fixed_RI.shape)

@@ -10,6 +10,7 @@ from espalier.methods.base import Axes, Cost, MaskOptimizer, MaskProblem
 from espalier.methods.lazy_torch import torch
 from espalier.methods.mask_error import mask_errors, refuse_optimizer
 from espalier.methods.statistics.gram import Gram
+from espalier.methods.unique_results import unique_result
 from espalier.progress import counted
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor
         active_A, p_A, u_A = active_A[gains_A], p_A[gains_A], u_A[gains_A]
         if not len(active_A):
             return
-        mask_RI[active_A, p_A] = False
-        mask_RI[active_A, u_A] = True
         w_p, w_u = weight_RI[active_A, p_A][:, None], weight_RI[active_A, u_A][:, None]
-        pull_RI[active_A] += w_p * gram_II[p_A] - w_u * gram_II[u_A]
+        with unique_result(weight_RI.device):  # one weight of a row
+            mask_RI[active_A, p_A] = False
+            mask_RI[active_A, u_A] = True
+            pull_RI[active_A] += w_p * gram_II[p_A] - w_u * gram_II[u_A]
 
 
 def _best_of_row(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from espalier.methods.base import Pattern
 from espalier.methods.lazy_torch import torch
 from espalier.methods.patterns.unstructured import keep_highest
+from espalier.methods.unique_results import scatter_unique
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,4 +54,4 @@ def _keep_column(score_OT: Tensor, sparsity: float) -> Tensor:
     # Sums rise along a tile, so its lowest eights, at its beginning, are pruned.
     kept_ON = keep_highest(eights_ON, sparsity=sparsity, scope="matrix")
     mask_OT = torch.empty_like(score_OT, dtype=torch.bool)
-    return mask_OT.scatter_(1, ascending.indices, kept_ON.repeat_interleave(STEP, dim=1))
+    return scatter_unique(mask_OT, ascending.indices, kept_ON.repeat_interleave(STEP, dim=1))

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from espalier.methods.base import Pattern
 from espalier.methods.lazy_torch import torch
+from espalier.methods.unique_results import scatter_unique
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,4 +70,4 @@ class NOfM(Pattern):
         groups = score_OI.reshape(score_OI.shape[0], -1, self.m)
         order = groups.sort(dim=2, stable=True).indices
         mask = torch.ones_like(groups, dtype=torch.bool)
-        return mask.scatter_(2, order[:, :, :num_pruned], False).view(score_OI.shape)
+        return scatter_unique(mask, order[:, :, :num_pruned], False).view(score_OI.shape)

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from espalier.methods.base import Axes, Pattern
 from espalier.methods.lazy_torch import torch
 from espalier.methods.statistic import need_of
+from espalier.methods.unique_results import unique_result
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FEW_LINES = 64
+"""A GPU selects from a line with a single block of threads: of fewer lines than this all of it sorts faster."""
 
 Scope = Literal["row", "matrix"]
 """The part of a matrix over which a budget holds."""
@@ -70,17 +74,20 @@ def without_lowest(score_LN: Tensor, *, num_pruned: int) -> Tensor:
     """Prune exactly `num_pruned` of every line; of equal scores the first goes."""
     if num_pruned == 0:
         return torch.ones_like(score_LN, dtype=torch.bool)
-    # Selecting the threshold is several times faster than sorting, and solvers come here in every iteration; on a GPU
-    # the selection has no deterministic kernel, and sorting is fast.
-    if score_LN.device.type != "cpu":
-        last_L1 = score_LN.sort(dim=1).values[:, num_pruned - 1, None]
-    else:
-        last_L1 = score_LN.kthvalue(num_pruned, dim=1, keepdim=True).values
+    last_L1 = _threshold(score_LN, num_pruned)
     mask = score_LN > last_L1
     staying_L1 = score_LN.shape[1] - num_pruned - mask.sum(dim=1, keepdim=True)
-    if score_LN.device.type != "cpu" or bool(
-        staying_L1.any()
-    ):  # some scores are equal to the threshold and stay: the last of them
+    if score_LN.device.type != "cpu" or bool(staying_L1.any()):
+        # Some scores are equal to the threshold and stay: the last of them.
         tied = score_LN == last_L1
         mask |= tied & (tied.flip(1).cumsum(dim=1).flip(1) <= staying_L1)
     return mask
+
+
+def _threshold(score_LN: Tensor, num_pruned: int) -> Tensor:
+    """Return the highest score that goes, of every line (L, 1)."""
+    # Selecting is several times faster than sorting, and solvers come here in every iteration.
+    if score_LN.device.type != "cpu" and len(score_LN) < FEW_LINES:
+        return score_LN.sort(dim=1).values[:, num_pruned - 1, None]
+    with unique_result(score_LN.device):  # the value is unique, and of equal scores the index is not read
+        return score_LN.kthvalue(num_pruned, dim=1, keepdim=True).values

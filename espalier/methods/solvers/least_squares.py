@@ -10,6 +10,7 @@ from espalier.methods.base import Cost, MaskProblem, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import DAMPING_FACTORS, damped
 from espalier.methods.statistics.gram import Gram
+from espalier.methods.unique_results import scatter_unique, unique_result
 from espalier.progress import counted
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ def refit_rows(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor, damping: flo
     rows_R = rows_R[counts_O[rows_R] > 0]
     for factor in DAMPING_FACTORS:
         hessian_II = damped(gram_II, max(damping * factor, 1e-6 if factor > 1 else 0.0))
-        failed: list[Tensor] = []
+        solved_R: list[Tensor] = []
         for batch_B in counted(_batches(rows_R, counts_O)):
             solved_BI, good_B = _solve_rows(weight_OI[batch_B], mask_OI[batch_B], hessian_II)
-            fitted_OI[batch_B[good_B]] = solved_BI[good_B].to(fitted_OI.dtype)
-            failed.append(batch_B[~good_B])
-        rows_R = torch.cat([*failed, rows_R[:0]])
+            solved_R.append(good_B)
+            kept_BI = torch.where(good_B[:, None], solved_BI.to(fitted_OI.dtype), fitted_OI[batch_B])
+            with unique_result(fitted_OI.device):  # a row is in one batch
+                fitted_OI[batch_B] = kept_BI
+        rows_R = rows_R[~torch.cat([*solved_R, rows_R[:0] > 0])]
         if not len(rows_R):
             break
     return fitted_OI
@@ -78,4 +81,4 @@ def _solve_rows(weight_BI: Tensor, mask_BI: Tensor, hessian_II: Tensor) -> tuple
     right_BK = target_BI.gather(1, order_BK) * real_BK
     solved_BK = torch.cholesky_solve(right_BK[:, :, None], lower_BKK)[:, :, 0] * real_BK
     good_B = (info_B == 0) & torch.isfinite(solved_BK).all(dim=1)
-    return torch.zeros_like(target_BI).scatter_(1, order_BK, solved_BK), good_B
+    return scatter_unique(torch.zeros_like(target_BI), order_BK, solved_BK), good_B

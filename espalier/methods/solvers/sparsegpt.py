@@ -9,6 +9,7 @@ from pydantic import Field
 from espalier.methods.base import Axes, Cost, LayerProblem, MaskProblem, Pattern, Refit, Solver
 from espalier.methods.lazy_torch import torch
 from espalier.methods.quadratic import inverse
+from espalier.methods.unique_results import scatter_unique
 from espalier.progress import counted
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class _Sweep:
         gone_O = (~self.mask_IO[start:end]).sum(dim=0)
         order_OB = self._score(start, end).sort(dim=1, stable=True).indices
         kept_OB = torch.arange(end - start, device=order_OB.device) >= gone_O[:, None]
-        self.mask_IO[start:end] = torch.empty_like(kept_OB).scatter_(1, order_OB, kept_OB).T
+        self.mask_IO[start:end] = scatter_unique(torch.empty_like(kept_OB), order_OB, kept_OB).T
 
     def _score(self, start: int, end: int) -> Tensor:
         """The error that pruning a weight of some columns costs after the others have mended it, (O, columns)."""
