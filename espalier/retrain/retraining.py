@@ -11,7 +11,6 @@ from typing import Final
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from espalier.checkpoint_names import STATE, TRAINED, CheckpointName, RepetitionName
 from espalier.errors import NumericalError
@@ -21,11 +20,11 @@ from espalier.model.numerics import autocast, derived_seed, hint_if_not_finite, 
 from espalier.recipe.steps.retrain import Retrain
 from espalier.retrain import merging, rate_search, state_writer
 from espalier.retrain.allr_warm_start import start_fraction
+from espalier.retrain.loading import trained_model
 from espalier.retrain.rate_search import BASE_RATES, scaled
 from espalier.retrain.state_writer import StateWriter
 from espalier.retrain.teacher import recomputes, teaching
 from espalier.retrain.train import Best, DivergedError, Trainer, TrainingPlan, held_out_loss
-from espalier.retrain.trainable_parameters import select_trainable_parameters
 from espalier.retrain.training_text import split, training_windows
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
@@ -79,8 +78,8 @@ def _ready(session: Session, phase: PhaseRun, spec: Retrain) -> Iterator[_Retrai
     """Choose the text, which may load models of its own, and only then load the one that is trained."""
     seen_NT, held_out_NT = split(session, training_windows(session, spec))
     seen_NT = loss_gap.training_windows(session, phase, seen_NT)
-    with session.streamed.whole(session.weights) as model, teaching(session, spec) as loss:
-        yield _Retraining(session, phase, spec, model, loss, seen_NT=seen_NT, held_out_NT=held_out_NT)
+    with trained_model(session, spec) as sharding, teaching(session, spec) as loss:
+        yield _Retraining(session, phase, spec, sharding, loss, seen_NT=seen_NT, held_out_NT=held_out_NT)
 
 
 class _Retraining:
@@ -89,18 +88,15 @@ class _Retraining:
         session: Session,
         phase: PhaseRun,
         spec: Retrain,
-        model: nn.Module,
+        sharding: Sharding,
         loss: Loss,
         *,
         seen_NT: torch.Tensor,
         held_out_NT: torch.Tensor,
     ) -> None:
-        self.session, self.phase, self.spec, self.model, self.loss = session, phase, spec, model, loss
+        self.session, self.phase, self.spec, self.loss = session, phase, spec, loss
         self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
-        items = select_trainable_parameters(session, model, spec)
-        self.trained = count_trained(items)
-        self.sharding = Sharding.of(model, items, session.group, session.device)
-        self.items = self.sharding.trainables
+        self.sharding, self.model, self.items = sharding, sharding.model, sharding.trainables
         self.autocast = autocast(session.device, session.compute_dtype)
         self.start = start_fraction(session, spec)
 
@@ -136,7 +132,8 @@ class _Retraining:
         path = self.session.reporter.checkpoint_path(self.phase.name, TRAINED)
         sha256 = self.session.group.led(lambda: state_writer.save(path, whole))
         self._report(TRAINED, path, self.phase.seconds, sha256)
-        self.session.results.trained_parameters[self.phase.name] = self.trained
+        trained = int(self.sharding.sums(count_trained(self.items))[0])
+        self.session.results.trained_parameters[self.phase.name] = trained
         used = {item.kind for item in self.items}
         self.session.results.protocol[self.phase.name] |= {
             "learning_rates": {kind: rate for kind, rate in rates.items() if kind in used},
@@ -150,7 +147,7 @@ class _Retraining:
             "protocol": self.session.results.protocol[self.phase.name],
             "warnings": self.session.results.warnings,
         }
-        self.phase.finish({"trained": self.trained, **outcome})
+        self.phase.finish({"trained": trained, **outcome})
         return path
 
     def _train(self, trainer: Trainer, best: Best, states: StateWriter) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from espalier.memory import training
 from espalier.model.numerics import autocast, free_bytes
 from espalier.recipe.steps.retrain import Retrain
+from espalier.retrain.loading import frozen_model
 from espalier.session import Session
 from espalier.training.losses import Distillation, Loss, language_loss
 
@@ -27,7 +28,7 @@ def teaching(session: Session, spec: Retrain) -> Iterator[Loss]:
     if spec.loss == "cross_entropy":
         yield language_loss
         return
-    with session.source_streamed.whole(session.source) as dense:
+    with frozen_model(session, session.source_streamed, session.source) as dense:
         yield Distillation(spec.loss, dense, autocast=autocast(session.device, session.compute_dtype))
 
 

@@ -11,7 +11,6 @@ from typing import Final
 import torch
 from torch import nn
 
-from espalier.distributed.group import RankGroup
 from espalier.model.numerics import CPU, generator
 from espalier.progress import count_step
 from espalier.recipe.steps.retrain import Schedule
@@ -118,7 +117,7 @@ class Trainer:
         assert not model.training, "dropout must stay off"
         self.model = model
         self.trainables = list(trainables)
-        self.sharding = sharding or Sharding(RankGroup.alone(), model, self.trainables)
+        self.sharding = sharding or Sharding.alone(model, self.trainables)
         self.windows_NT = windows_NT
         self.plan = plan
         self.step = 0
@@ -228,7 +227,7 @@ def held_out_loss(
     model: nn.Module, windows_NT: torch.Tensor, *, batch_size: int, sharding: Sharding | None = None
 ) -> float:
     """Compute the mean cross entropy over held-out windows; `sharding`: the ranks that read them together."""
-    sharding = sharding or Sharding(RankGroup.alone(), model, [])
+    sharding = sharding or Sharding.alone(model, [])
     with sharding.looking():
         losses = [
             language_loss(model, windows_NT[part.windows]) * part.count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -22,28 +22,37 @@ from espalier.training.trainables import (
     norms_and_biases,
 )
 
+Among = Callable[[str], bool]
+"""Whether something of a name in the model is meant."""
 
-def select_trainable_parameters(session: Session, model: nn.Module, spec: Retrain) -> list[Trainable]:
-    """Freeze a model and make the parameters of a spec trainable, in float32."""
-    freeze(model)
+
+def select_trainable_parameters(
+    session: Session, model: nn.Module, spec: Retrain, *, among: Among = lambda _: True
+) -> list[Trainable]:
+    """Freeze a model and make the parameters of a spec trainable, in float32.
+
+    `among`: names of the part that is there, where a model is loaded part by part.
+    """
+    freeze(model, among)
     if spec.method == "full":
-        return list(_everything(session, model))
-    unfreezing = Unfreezing(model)
-    items = [_unfrozen(session, unfreezing, name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
-    if "biases" in spec.trainable and not any(item.kind == "biases" for item in items):
+        return list(_everything(session, model, among))
+    vectors = [(name, kind) for name, kind, _ in norms_and_biases(model, spec.trainable)]
+    if "biases" in spec.trainable and not any(kind == "biases" for _, kind in vectors):
         if spec.trainable == ["biases"]:
             raise TargetsError("the model has no biases", hint="Train `norms` or `mask_lora`.")
         session.reporter.warn("no_biases", "The model has no biases; the other parameters are trained.")
+    unfreezing = Unfreezing(model)
+    items = [_unfrozen(session, unfreezing, name, kind) for name, kind in vectors if among(name)]
     if "embeddings" in spec.trainable:
-        for name in embeddings(model):
+        for name in filter(among, embeddings(model)):
             items.append(_unfrozen(session, unfreezing, name, "embeddings"))
             # What a float32 table gives would meet norms in the compute dtype, which CPU kernels refuse.
             table = model.get_submodule(name.rpartition(".")[0])
             table.register_forward_hook(lambda _module, _args, output: output.to(session.compute_dtype))
-    if "head" in spec.trainable:
+    if "head" in spec.trainable and among(head_name(model) or ""):
         items += _adapt_head(session, model, spec)
     if spec.adapter is not None:
-        items += _adapt(session, model, spec, spec.adapter)
+        items += _adapt(session, model, spec, spec.adapter, among)
     return items
 
 
@@ -56,24 +65,26 @@ def _unfrozen(
     return Trainable(name, kind, parameter, pruned)
 
 
-def _everything(session: Session, model: nn.Module) -> Iterator[Trainable]:
+def _everything(session: Session, model: nn.Module, among: Among) -> Iterator[Trainable]:
     unfreezing = Unfreezing(model)
     pruned = {
         f"{matrix.name}.weight": matrix.view(~session.mask(matrix.name)).to(session.device)
         for matrix in session.streamed.layout.matrices
-        if matrix.name in session.weights.mask_names
+        if matrix.name in session.weights.mask_names and among(matrix.name)
     }
-    for name, parameter in list(model.named_parameters()):
+    for name, parameter in [each for each in model.named_parameters() if among(each[0])]:
         kind = kind_of(name, parameter)
         yield _unfrozen(session, unfreezing, name, kind, pruned.get(name))
 
 
-def _adapt(session: Session, model: nn.Module, spec: Retrain, kind: Kind) -> list[Trainable]:
+def _adapt(session: Session, model: nn.Module, spec: Retrain, kind: Kind, among: Among) -> list[Trainable]:
     """An adapter on every pruned matrix."""
     items: list[Trainable] = []
     pruned = set(session.weights.mask_names)
+    if not pruned:
+        raise TargetsError(f"{kind} trains pruned matrices, and nothing is pruned", hint="Train `norms`, or prune.")
     for matrix in session.streamed.layout.matrices:
-        if matrix.name not in pruned:
+        if matrix.name not in pruned or not among(matrix.name):
             continue
         if kind == "lora" and matrix.routed:
             raise TargetsError(
@@ -82,8 +93,6 @@ def _adapt(session: Session, model: nn.Module, spec: Retrain, kind: Kind) -> lis
                 module=matrix.name,
             )
         items += _place(model, matrix.name, kind, session.mask(matrix.name), spec, transposed=matrix.transposed)
-    if not items:
-        raise TargetsError(f"{kind} trains pruned matrices, and nothing is pruned", hint="Train `norms`, or prune.")
     return items
 
 

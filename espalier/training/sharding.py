@@ -7,40 +7,21 @@ one rank. Gradients are summed, not averaged: a loss is weighted by how many of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from espalier.distributed.group import RankGroup
 from espalier.distributed.rows import join_rows, own_rows
 from espalier.model.fused_experts import SeparateExperts
-from espalier.model.layout import find_stack
 from espalier.training.lora import Adapter
 from espalier.training.trainables import Trainable
-
-
-def shard(model: nn.Module, group: RankGroup, device: torch.device) -> None:
-    """Cut all parameters of a model into rows over the ranks: each of its blocks, and what lies outside them."""
-    for module in model.modules():
-        if isinstance(module, Adapter):  # masks are a sixteenth of bfloat16 weights: in rows like them
-            bits = module.get_buffer("bits")
-            del module.bits
-            module.register_parameter("bits", nn.Parameter(bits, requires_grad=False))
-    mesh = init_device_mesh(device.type, (group.size,))
-    for block in find_stack(model)[1]:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(enable=True)  # gloo knows no other one
-            module.set_reduce_scatter_unused_params(True, recurse=False)  # an expert may get tokens on one rank alone
 
 
 @dataclass(frozen=True)
@@ -51,6 +32,10 @@ class ForwardPart:
     """Among those of a batch."""
     count: int
     """How many of them count: none where a rank has nothing more to do, but the others need its rows."""
+
+
+LoadedPart = tuple[nn.Module, Sequence[Trainable]]
+"""A module whose weights are there, and what is trained in it."""
 
 
 @dataclass
@@ -66,18 +51,32 @@ class Sharding:
     _reached: _Reached | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, trainables: Sequence[Trainable], group: RankGroup, device: torch.device) -> Sharding:
-        """Shard a model over the ranks of a group; one rank keeps it as it is."""
-        if group.size == 1:
-            return cls(group, model, list(trainables))
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        owned_names = [names[id(item.parameter)] for item in trainables]
-        shapes = {item.name: item.parameter.shape for item in trainables}
-        reached = _Reached.of(model, owned_names)
-        shard(model, group, device)
-        sharded = [model.get_parameter(name) for name in owned_names]
-        rows = [_rows(item, parameter, group) for item, parameter in zip(trainables, sharded, strict=True)]
-        return cls(group, model, rows, sharded, shapes, reached)
+    def alone(cls, model: nn.Module, trainables: Sequence[Trainable]) -> Sharding:
+        """Keep a model as it is, for one rank."""
+        return cls(RankGroup.alone(), model, list(trainables))
+
+    @classmethod
+    def of(cls, model: nn.Module, parts: Iterable[LoadedPart], group: RankGroup, device: torch.device) -> Sharding:
+        """Shard a model over the ranks of a group, part after part: no rank holds more than a whole part at a time.
+
+        `parts`: each block, then the model itself, each with its trainables, filled once it comes.
+        """
+        mesh = init_device_mesh(device.type, (group.size,))
+        items: list[Trainable] = []
+        names: list[str] = []
+        sharding = cls(group, model, [])
+        for module, trainables in parts:
+            known = {id(parameter): name for name, parameter in model.named_parameters()}
+            own = [known[id(item.parameter)] for item in trainables]
+            sharding._shapes |= {item.name: item.parameter.shape for item in trainables}
+            _shard(module, mesh)
+            sharded = [model.get_parameter(name) for name in own]
+            items += [_rows(item, parameter, group) for item, parameter in zip(trainables, sharded, strict=True)]
+            names += own
+            sharding._sharded += sharded
+        sharding.trainables = items
+        sharding._reached = _Reached.of(model, names)
+        return sharding
 
     def parts(self, num_windows: int, size: int | None) -> Iterator[ForwardPart]:
         """Cut a batch of windows into what this rank puts through at once, `size` at most; None: its all.
@@ -137,6 +136,27 @@ class Sharding:
         """The whole shape of an entry of a state that is in rows: AdamW's count of steps is not."""
         kind, _, item = name.partition(":")
         return None if kind == "step" else self._shapes.get(item)
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Cut what a module has of its own, and what its parts have not cut yet, into rows."""
+    for adapter in module.modules():
+        if isinstance(adapter, Adapter) and "bits" in adapter._buffers:
+            bits = adapter.get_buffer("bits")
+            del adapter.bits
+            adapter.register_parameter("bits", nn.Parameter(bits, requires_grad=False))
+    module.register_forward_hook(_without_views)
+    sharded: FSDPModule = fully_shard(module, mesh=mesh)
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(enable=True)  # gloo knows no other one
+    sharded.set_reduce_scatter_unused_params(True, recurse=False)  # an expert may get tokens on one rank alone
+
+
+def _without_views(_module: nn.Module, _args: object, output: object) -> object:
+    """Copy what a block of some families gives as a view: gradients of one may miss FSDP's hook on it."""
+    if isinstance(output, torch.Tensor):
+        return output.clone() if output._base is not None else output
+    return tuple(_without_views(_module, _args, each) for each in output) if type(output) is tuple else output
 
 
 def _rows(item: Trainable, parameter: nn.Parameter, group: RankGroup) -> Trainable:

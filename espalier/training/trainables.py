@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,11 +106,12 @@ def kind_of(name: str, parameter: nn.Parameter) -> Kind:
     return "weights"
 
 
-def freeze(module: nn.Module) -> None:
-    """Let nothing of a module move, and drop its gradients."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-        parameter.grad = None
+def freeze(module: nn.Module, among: Callable[[str], bool] = lambda _: True) -> None:
+    """Let nothing of a module move, or of those of its parameters that are meant, and drop its gradients."""
+    for name, parameter in module.named_parameters():
+        if among(name):
+            parameter.requires_grad_(False)
+            parameter.grad = None
 
 
 def window_trainables(

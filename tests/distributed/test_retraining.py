@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from espalier.distributed.group import RankGroup
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import StoredCheckpoint
+from espalier.model import streamed
 from espalier.model.numerics import deterministic
+from espalier.model.streamed import StreamedModel
+from espalier.retrain import loading
 from espalier.retrain.train import Trainer, TrainingPoint
 from tests.distributed.ranks import run_ranks
 from tests.fixtures.library.jobs import KilledError, write_topics
@@ -27,6 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {"trainable": ["norms", "lora"]},
     "divergence": {"trainable": ["norms", "mask_lora"], "loss": "kl"},
     "embeddings": {"trainable": ["embeddings", "head", "spp"], "gradient_checkpointing": True},
+    "tied": {"trainable": ["embeddings", "biases", "norms"]},
     "search": {"trainable": ["norms"], "learning_rate": "auto"},
 }
 
@@ -43,13 +49,13 @@ class Outcome:
     stored: dict[tuple[str, str], StoredCheckpoint]
 
 
-def job(folder: Path, model_dir: Path, kind: str, **fields: Any) -> Recovery:
+def job(folder: Path, model_dir: Path, kind: str, **spec: Any) -> Recovery:
     text = folder.parent / "train.txt"
     if not text.exists():
         write_topics(text, 8)
-    settings = {"steps": STEPS, "batch_size": 5, "rank": 4, "alpha": 8, "learning_rate": 0.005, **KINDS[kind], **fields}
+    settings = {"steps": STEPS, "batch_size": 5, "rank": 4, "alpha": 8, "learning_rate": 0.005, **KINDS[kind]}
     evaluate = {"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True}
-    return recovery(folder, model_dir, text, retrain=settings, evaluate=evaluate)
+    return recovery(folder, model_dir, text, retrain=settings, evaluate=evaluate, **spec)
 
 
 def outcome(run: Recovery, group: RankGroup) -> Outcome:
@@ -82,7 +88,7 @@ def assert_same(one: Outcome, several: Outcome, *, first: int = 0) -> None:
         ("perp", "llama", 2),
         *(
             pytest.param(kind, family, ranks, marks=pytest.mark.deep)
-            for kind in KINDS
+            for kind in sorted(KINDS.keys() - {"tied"})
             for family in ("llama", "mixtral")
             for ranks in (2, 4)
             if (kind, family, ranks) != ("perp", "llama", 2)
@@ -100,6 +106,53 @@ def test_a_job_on_ranks_ends_as_on_one(kind: str, family: str, ranks: int, tmp_p
     assert_same(one, several)
     assert all(other.losses == [] for other in others), "rank 0 alone speaks"
     assert all(other.perplexity == several.perplexity for other in others)
+
+
+@pytest.mark.deep
+def test_a_tied_head_is_one_parameter_on_ranks_too(tmp_path: Path) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", "opt", tied=True)
+    one = outcome(job(tmp_path / "one", model_dir, "tied"), RankGroup.alone())
+    assert_same(one, run_ranks(2, lambda group: outcome(job(tmp_path / "two", model_dir, "tied"), group))[0])
+
+
+@pytest.mark.deep
+def test_in_bfloat16_ranks_differ_by_its_rounding(tmp_path: Path) -> None:
+    model_dir = write_tiny_model(tmp_path / "model")
+    spec = {"compute_dtype": "bfloat16", "output": {"dtype": "float32"}}
+    one = outcome(job(tmp_path / "one", model_dir, "full", **spec), RankGroup.alone())
+    two = run_ranks(2, lambda group: outcome(job(tmp_path / "two", model_dir, "full", **spec), group))[0]
+    assert two.losses == pytest.approx(one.losses, rel=2**-8)
+
+
+def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", num_hidden_layers=4)
+    run = job(tmp_path / "two", model_dir, "full")
+
+    def work(group: RankGroup) -> tuple[list[int], int]:
+        session = run.session(group=group)
+        whole: list[int] = []
+        models: list[nn.Module] = []
+        empty = loading._empty
+
+        def kept(of: StreamedModel) -> nn.Module:
+            models.append(empty(of))
+            return models[0]
+
+        def watched(*args: Any, **kwargs: Any) -> None:
+            streamed.fill(*args, **kwargs)
+            there = [each for each in models[0].parameters() if not each.is_meta and not isinstance(each, DTensor)]
+            whole.append(sum(each.numel() for each in there))
+
+        monkeypatch.setattr(loading, "_empty", kept)
+        monkeypatch.setattr(loading, "fill", watched)
+        with loading.frozen_model(session, session.streamed, session.weights) as model:
+            rows = [parameter.to_local().numel() for parameter in model.parameters() if isinstance(parameter, DTensor)]
+            return whole, sum(rows)
+
+    for whole, rows in run_ranks(2, work):
+        block, outer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32, 2 * 384 * 32 + 32
+        assert whole == [block] * 4 + [outer]
+        assert rows == (4 * block + outer) // 2
 
 
 @pytest.mark.deep

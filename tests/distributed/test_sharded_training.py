@@ -13,11 +13,10 @@ from transformers import PreTrainedConfig
 from espalier.distributed.group import RankGroup
 from espalier.distributed.rows import join_rows, own_rows
 from espalier.retrain.train import Best, TrainingPlan, held_out_loss
-from espalier.training.sharding import Sharding
 from espalier.training.trainables import restore, snapshot
 from tests.distributed.ranks import run_ranks
 from tests.fixtures.library.tiny_configs import LLAMA
-from tests.fixtures.library.trainers import MIXTRAL, RATES, pruned_model, sharded_trainer, text
+from tests.fixtures.library.trainers import MIXTRAL, RATES, sharded_model, sharded_trainer, text
 
 State = dict[str, NDArray[Any]]
 STEPS = 20
@@ -108,11 +107,10 @@ def test_a_state_goes_from_two_ranks_to_one_and_back() -> None:
 
 def test_what_is_restored_is_what_the_next_pass_computes_with() -> None:
     def work(group: RankGroup) -> list[float]:
-        model, items = pruned_model(LLAMA, "full")
-        sharding = Sharding.of(model, items, group, torch.device("cpu"))
+        sharding = sharded_model(LLAMA, "full", group)
 
         def judge() -> float:
-            return held_out_loss(model, text()[:4], batch_size=4, sharding=sharding)
+            return held_out_loss(sharding.model, text()[:4], batch_size=4, sharding=sharding)
 
         values = snapshot(sharding.trainables)
         before = judge()

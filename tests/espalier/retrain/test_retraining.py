@@ -17,7 +17,7 @@ from espalier.errors import DatasetError, NumericalError, TargetsError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import Checkpoint, Message
 from espalier.model.weights import Weights
-from espalier.retrain import retraining, trainable_parameters
+from espalier.retrain import loading, retraining, trainable_parameters
 from espalier.retrain.training_text import training_windows
 from espalier.session import Session
 from espalier.training.losses import Loss, language_loss
@@ -165,7 +165,7 @@ def test_a_model_that_cannot_be_scored_is_a_numerical_failure(
         items[0].parameter.data.fill_(float("inf"))
         return items
 
-    monkeypatch.setattr(retraining, "select_trainable_parameters", broken)
+    monkeypatch.setattr(loading, "select_trainable_parameters", broken)
     with pytest.raises(NumericalError, match="not finite"):
         run.recover()
     assert run.messages
