@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import torch
 from safetensors.torch import load_file
 
-from espalier.checkpoint_names import STATE, TRAINED, CheckpointName, RepetitionName
+from espalier.checkpoint_names import STATE, TRAINED, RepetitionName
 from espalier.errors import NumericalError
 from espalier.evaluate import loss_gap
 from espalier.evaluate.scoring import score
 from espalier.model.numerics import autocast, derived_seed, hint_if_not_finite, is_accelerator
+from espalier.model.safetensors_writer import save_tensors
 from espalier.recipe.steps.retrain import Retrain
-from espalier.retrain import merging, rate_search, state_writer
+from espalier.retrain import merging, rate_search
 from espalier.retrain.allr_warm_start import start_fraction
 from espalier.retrain.loading import trained_model
 from espalier.retrain.rate_search import BASE_RATES, scaled
-from espalier.retrain.state_writer import StateWriter
 from espalier.retrain.teacher import recomputes, teaching
 from espalier.retrain.train import Best, DivergedError, Trainer, TrainingPlan, held_out_loss
 from espalier.retrain.training_text import split, training_windows
@@ -30,6 +29,7 @@ from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.training.losses import Loss
 from espalier.training.recompute import recomputing
+from espalier.training.save_pace import SavePace
 from espalier.training.sharding import Sharding
 from espalier.training.trainables import count_trained, restore
 
@@ -113,8 +113,7 @@ class _Retraining:
             else:
                 self.phase.reuse(stored)
                 best = trainer.load(self.sharding.rows(load_file(self.session.workspace / stored.path)))
-            with StateWriter(beside=is_accelerator(self.session.device)) as states:
-                self._train(trainer, best, states)
+            self._train(trainer, best)
         restore(self.items, best.values)
         if best.step == 0:
             self.session.reporter.warn(
@@ -130,8 +129,8 @@ class _Retraining:
         values = {f"value:{item.name}": value for item, value in zip(self.items, best.values, strict=True)}
         whole = self.sharding.whole(values)
         path = self.session.reporter.checkpoint_path(self.phase.name, TRAINED)
-        sha256 = self.session.group.led(lambda: state_writer.save(path, whole))
-        self._report(TRAINED, path, self.phase.seconds, sha256)
+        sha256 = self.session.group.led(lambda: save_tensors(path, whole))
+        self.session.reporter.checkpoint(self.phase.name, TRAINED, path, {"seconds": self.phase.seconds}, sha256=sha256)
         trained = int(self.sharding.sums(count_trained(self.items))[0])
         self.session.results.trained_parameters[self.phase.name] = trained
         used = {item.kind for item in self.items}
@@ -150,9 +149,9 @@ class _Retraining:
         self.phase.finish({"trained": trained, **outcome})
         return path
 
-    def _train(self, trainer: Trainer, best: Best, states: StateWriter) -> None:
+    def _train(self, trainer: Trainer, best: Best) -> None:
         """Train to the last step, or to early stopping: `patience` checks without a lower held-out loss."""
-        every = max(10, -(-self.spec.steps // CHECKS))
+        every, pace = max(10, -(-self.spec.steps // CHECKS)), SavePace()
         try:
             while trainer.step < self.spec.steps:
                 point = trainer.advance()
@@ -164,8 +163,9 @@ class _Retraining:
                     self.phase.metric("stopped_early", trainer.step, best.loss)
                     break
                 self.phase.progress(trainer.step)
-                if self.session.group.broadcast_object(states.is_due()):
-                    self._save(states, trainer, best)
+                self.session.reporter.poll()
+                if self.session.group.broadcast_object(pace.is_due()):
+                    self._save(pace, trainer, best)
         except DivergedError as error:
             if not math.isfinite(best.loss):
                 hint = hint_if_not_finite(self.session.compute_dtype)
@@ -182,17 +182,28 @@ class _Retraining:
             self.phase.metric("validation_loss", trainer.step, loss)
         best.update_if_better(self.items, step=trainer.step, loss=loss)
 
-    def _save(self, states: StateWriter, trainer: Trainer, best: Best) -> None:
-        """Write a state; every one has a file of its own, for the supervisor reads it when it comes to it."""
-        if not self.session.group.leads:
-            self.sharding.whole(trainer.state(best))  # rank 0 asks for these rows
-            return
-        path = self.session.reporter.checkpoint_path(self.phase.name, STATE, version=f"{trainer.step:08d}")
-        report = partial(self._report, STATE, path, self.phase.seconds)
-        states.write(path, lambda: self.sharding.whole(trainer.state(best)), report)
+    def _save(self, pace: SavePace, trainer: Trainer, best: Best) -> None:
+        """Write a state; every one has a file of its own, for the supervisor reads it when it comes to it.
 
-    def _report(self, name: CheckpointName, path: Path, seconds: float, sha256: str) -> None:
-        self.session.reporter.checkpoint(self.phase.name, name, path, {"seconds": seconds}, sha256=sha256)
+        A state of a GPU is a copy, and is written in a thread. That of a CPU is not, for a copy would be as much again.
+        """
+        reporter, name, data = self.session.reporter, self.phase.name, {"seconds": self.phase.seconds}
+        reporter.flush()
+        pace.begin()
+        state = self.sharding.whole(trainer.state(best))
+        if not reporter.writes:
+            return
+        path = reporter.checkpoint_path(name, STATE, version=f"{trainer.step:08d}")
+
+        def write() -> str:
+            sha256 = save_tensors(path, state)
+            pace.end()
+            return sha256
+
+        if is_accelerator(self.session.device):
+            reporter.checkpoint_later(name, STATE, path, data, write=write)
+        else:
+            reporter.checkpoint(name, STATE, path, data, sha256=write())
 
     def _trainer(self, rates: Mapping[str, float], *, steps: int) -> Trainer:
         spec = self.spec
