@@ -29,7 +29,7 @@ from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.training.losses import Loss
 from espalier.training.recompute import recomputing
-from espalier.training.save_pace import SavePace
+from espalier.training.save_interval import SaveInterval
 from espalier.training.sharding import Sharding
 from espalier.training.trainables import count_trained, restore
 
@@ -151,7 +151,7 @@ class _Retraining:
 
     def _train(self, trainer: Trainer, best: Best) -> None:
         """Train to the last step, or to early stopping: `patience` checks without a lower held-out loss."""
-        every, pace = max(10, -(-self.spec.steps // CHECKS)), SavePace()
+        every, interval = max(10, -(-self.spec.steps // CHECKS)), SaveInterval()
         try:
             while trainer.step < self.spec.steps:
                 point = trainer.advance()
@@ -164,8 +164,8 @@ class _Retraining:
                     break
                 self.phase.progress(trainer.step)
                 self.session.reporter.poll()
-                if self.session.group.broadcast_object(pace.is_due()):
-                    self._save(pace, trainer, best)
+                if self.session.group.broadcast_object(interval.is_due()):
+                    self._save(interval, trainer, best)
         except DivergedError as error:
             if not math.isfinite(best.loss):
                 hint = hint_if_not_finite(self.session.compute_dtype)
@@ -182,14 +182,14 @@ class _Retraining:
             self.phase.metric("validation_loss", trainer.step, loss)
         best.update_if_better(self.items, step=trainer.step, loss=loss)
 
-    def _save(self, pace: SavePace, trainer: Trainer, best: Best) -> None:
+    def _save(self, interval: SaveInterval, trainer: Trainer, best: Best) -> None:
         """Write a state; every one has a file of its own, for the supervisor reads it when it comes to it.
 
         A state of a GPU is a copy, and is written in a thread. That of a CPU is not, for a copy would be as much again.
         """
         reporter, name, data = self.session.reporter, self.phase.name, {"seconds": self.phase.seconds}
         reporter.flush()
-        pace.begin()
+        interval.begin()
         state = self.sharding.whole(trainer.state(best))
         if not reporter.writes:
             return
@@ -197,7 +197,7 @@ class _Retraining:
 
         def write() -> str:
             sha256 = save_tensors(path, state)
-            pace.end()
+            interval.end()
             return sha256
 
         if is_accelerator(self.session.device):

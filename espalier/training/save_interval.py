@@ -11,7 +11,7 @@ COST_RATIO: Final = 10.0
 """Of the seconds between two states to those that the last one took, at least."""
 
 
-class SavePace:
+class SaveInterval:
     """When the next state is due, from when the last one was written and what it took; a thread may end it."""
 
     def __init__(self) -> None:

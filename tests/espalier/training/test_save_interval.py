@@ -10,7 +10,7 @@ import pytest
 
 from espalier.model.safetensors_writer import save_tensors
 from espalier.retrain import retraining
-from espalier.training.save_pace import SavePace
+from espalier.training.save_interval import SaveInterval
 from tests.fixtures.library.jobs import write_topics
 from tests.fixtures.library.recovery import Recovery, recovery, save_every_step
 from tests.fixtures.library.tiny_models import write_tiny_model
@@ -20,7 +20,7 @@ from tests.fixtures.library.tiny_models import write_tiny_model
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """A function that lets seconds pass; nothing else does."""
     now = [1000.0]
-    monkeypatch.setattr("espalier.training.save_pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("espalier.training.save_interval.time.monotonic", lambda: now[0])
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 
@@ -28,25 +28,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def test_a_state_is_due_after_half_a_minute_or_ten_times_its_cost(
     clock: Callable[[float], None], cost: float, due: float
 ) -> None:
-    pace = SavePace()
+    interval = SaveInterval()
     clock(29.5)
-    assert not pace.is_due()
+    assert not interval.is_due()
     clock(0.5)
-    assert pace.is_due()
-    pace.begin()
+    assert interval.is_due()
+    interval.begin()
     clock(cost)
-    pace.end()
+    interval.end()
     clock(due - 0.5)
-    assert not pace.is_due()
+    assert not interval.is_due()
     clock(0.5)
-    assert pace.is_due()
+    assert interval.is_due()
 
 
 def test_no_state_is_due_while_another_one_is_written(clock: Callable[[float], None]) -> None:
-    pace = SavePace()
-    pace.begin()
+    interval = SaveInterval()
+    interval.begin()
     clock(10_000)
-    assert not pace.is_due()
+    assert not interval.is_due()
 
 
 def _run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Recovery:
