@@ -208,7 +208,26 @@ def _peers() -> Iterator[None]:
     except RuntimeError as error:
         if device_fault(str(error)):
             raise
-        raise PeerLostError(
-            "a process of the job is gone, or cannot be reached by the others",
-            hint="The job goes on from its last checkpoint.",
-        ) from error
+        raise _lost() from error
+
+
+@contextmanager
+def telling_lost_peers() -> Iterator[None]:
+    """Tell a rank that is gone where torch itself exchanges amid other work, as sharded models do.
+
+    What gloo and NCCL raise then becomes a PeerLostError; everything else is raised as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        exchanged = isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
+        if device_fault(str(error)) or not exchanged:
+            raise
+        raise _lost() from error
+
+
+def _lost() -> PeerLostError:
+    return PeerLostError(
+        "a process of the job is gone, or cannot be reached by the others",
+        hint="The job goes on from its last checkpoint.",
+    )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from espalier.distributed.group import telling_lost_peers
 from espalier.model.layout import Block, find_stack
 from espalier.model.streamed import StreamedModel, fill
 from espalier.model.weights import Weights
@@ -32,7 +33,8 @@ def trained_model(session: Session, spec: Retrain) -> Iterator[Sharding]:
             among = _among(block, session.streamed)
             yield module, select_trainable_parameters(session, model, spec, among=among)
 
-    yield Sharding.of(model, parts(), session.group, session.device)
+    with telling_lost_peers():
+        yield Sharding.of(model, parts(), session.group, session.device)
 
 
 @contextmanager

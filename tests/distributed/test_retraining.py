@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from espalier.distributed.group import RankGroup
+from espalier.errors import PeerLostError
 from espalier.evaluate.scoring import score_weights
 from espalier.messages import StoredCheckpoint
 from espalier.model import streamed
@@ -154,6 +157,29 @@ def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeyp
         block, outer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32, 2 * 384 * 32 + 32
         assert whole == [block] * 4 + [outer]
         assert rows == (4 * block + outer) // 2
+
+
+def test_a_rank_that_is_killed_in_a_training_is_a_lost_peer_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = job(tmp_path / "two", write_tiny_model(tmp_path / "model"), "perp")
+    backward = Trainer._backward
+
+    def work(group: RankGroup) -> str:
+        def ending(trainer: Trainer, part: int) -> Any:
+            if trainer.step == 2 and not group.leads:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return backward(trainer, part)
+
+        monkeypatch.setattr(Trainer, "_backward", ending)
+        with pytest.raises(PeerLostError) as caught:
+            run.recover(group=group)
+        (tmp_path / "cause").write_text(type(caught.value.__cause__).__name__)
+        return "lost"
+
+    with pytest.raises(EOFError):
+        run_ranks(2, work)
+    assert (tmp_path / "cause").read_text() == "RuntimeError", "gloo's own, in the midst of a step"
 
 
 @pytest.mark.deep
