@@ -36,9 +36,9 @@ def _measured(
     session: Session, phase: PhaseRun
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]], dict[str, float]]:
     """Return the certificate, the numbers of the tasks and the perplexities."""
-    checked = certificate.run(session)
-    perplexity, tasks = score_weights(session, session.dense, phase=phase, dense=True), {}
+    certified, tasks = certificate.run(session), {}
+    perplexity = score_weights(session, certified.weights, phase=phase, dense=True)
     if session.tasks:
-        with session.streamed.whole(session.dense) as model:
+        with session.streamed.whole(certified.weights) as model:
             tasks = benchmarks.score(session, model)
-    return checked, tasks, perplexity
+    return certified.document, tasks, perplexity

@@ -1,19 +1,23 @@
 """The certificate of a job: what is computed here is the model that stock transformers would load.
 
 One batch of tokens goes through the stock class and, block by block, through the streamed model, before any number is
-measured. Where the two differ, the job ends there.
+measured. Where the two differ, the job ends there. Each loads the files itself, or the comparison would tell nothing of
+the reading; what the streamed model has read then stays for the measurements, where the whole model fits.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
-from espalier.errors import NumericalError, UnsupportedArchitectureError
+from espalier.errors import UnsupportedArchitectureError
+from espalier.evaluate.held_weights import FiniteCheck, HeldWeights
 from espalier.model import numerics, stock
 from espalier.model.numerics import free_bytes
 from espalier.model.streamed import StreamedModel
+from espalier.model.weights import Weights
 from espalier.session import Session
 from espalier.stream.hidden_states import HiddenStates
 
@@ -25,21 +29,36 @@ HEADROOM: Final = 1.2
 """Of the whole model's bytes, what has to be free."""
 
 
-def run(session: Session) -> dict[str, Any]:
-    """Compare the streamed forward pass with the stock one, and return what the report says of it.
+@dataclass(frozen=True)
+class Certified:
+    """A dense model that is what stock transformers would load."""
+
+    document: dict[str, Any]
+    """What the report says of it."""
+    weights: Weights
+    """Its weights, where they are computed if the whole model fits there."""
+
+
+def run(session: Session) -> Certified:
+    """Compare the streamed forward pass with the stock one.
 
     Raises NumericalError for weights that are not finite, UnsupportedArchitectureError where the two differ.
     """
     streamed = session.source_streamed
-    _check_values(session)
-    forward = _forward(session, streamed)
-    return {
+    session.source.require_whole()  # the stock loader names no file
+    lacking = _lacking_memory(session, streamed)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        expected_BTV = None if lacking else _of_stock(session, _tokens(streamed))
+    weights = _checked(session, held=lacking is None)
+    forward = _not_checked(lacking or "") if expected_BTV is None else _forward(streamed, weights, expected_BTV)
+    document = {
         "verdict": forward["verdict"],
         "class": streamed.stock_class,
         "items": [{"name": "weights_finite", "verdict": "passed"}, forward, _head(streamed)],
         "keys_dropped": session.request.dropped_keys,
         "share_left_dense": _share_left_dense(streamed),
     }
+    return Certified(document, weights)
 
 
 def warn(session: Session) -> None:
@@ -53,39 +72,37 @@ def warn(session: Session) -> None:
         )
 
 
-def _check_values(session: Session) -> None:
-    """Read every tensor once and refuse NaN and infinity by name, also those that a narrower dtype would make."""
-    dense = session.source
-    narrow = [dtype for dtype in (session.compute_dtype, session.weights.cast) if dtype is not None]
-    for name in dense.names:
-        tensor = dense.get(name)
-        if tensor.is_floating_point():
-            _require_finite(tensor, name, "the values")
-            for dtype in narrow:
-                if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
-                    _require_finite(tensor.to(dtype), name, f"in {numerics.dtype_name(dtype)} the values")
+def _checked(session: Session, *, held: bool) -> Weights:
+    """Read every tensor once and refuse NaN and infinity by name, also those that a narrower dtype would make.
+
+    Return the source's weights: `held` where they are computed, or as they are.
+    """
+    source, streamed = session.source, session.source_streamed
+    check = FiniteCheck([session.compute_dtype, session.weights.cast])
+    weights = HeldWeights(source, streamed.parameters, device=session.device, dtype=session.compute_dtype)
+    read = list(dict.fromkeys(streamed.tensors.values())) if held else []
+    weights.hold(read, check)
+    known = {source.home(name) for name in read}
+    for name in source.names:
+        if name not in known:
+            check.add(name, source.get(name))
+    check.require([*source.names, *read])
+    return weights if held else source
 
 
-def _require_finite(tensor: torch.Tensor, name: str, what: str) -> None:
-    if not bool(numerics.all_finite(tensor)):
-        raise NumericalError(
-            f"{what} of {name} are not finite",
-            hint="Mend the source's weights, or ask for a wider dtype.",
-            module=name.removesuffix(".weight"),
-        )
-
-
-def _forward(session: Session, streamed: StreamedModel) -> dict[str, Any]:
+def _lacking_memory(session: Session, streamed: StreamedModel) -> str | None:
+    """Say why the whole model is not loaded; None where it is."""
     needed = int(HEADROOM * sum(streamed.parameters.values()) * session.compute_dtype.itemsize)
     if session.by_blocks:
-        return _not_checked("there is no memory for the whole model, which is computed by blocks")
+        return "there is no memory for the whole model, which is computed by blocks"
     if (free := free_bytes(session.device)) < needed:
-        return _not_checked(f"the whole model takes about {needed} bytes, and {free} are free")
-    tokens_BT = _tokens(streamed)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        expected_BTV = _of_stock(session, tokens_BT)
-        with stock.refusals("the forward pass"):
-            found_BTV = _streamed(session, streamed, tokens_BT)
+        return f"the whole model takes about {needed} bytes, and {free} are free"
+    return None
+
+
+def _forward(streamed: StreamedModel, weights: Weights, expected_BTV: torch.Tensor) -> dict[str, Any]:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), stock.refusals("the forward pass"):
+        found_BTV = _streamed(streamed, weights, _tokens(streamed))
     if not bool(torch.isfinite(expected_BTV).all()):  # the walk names the matrix whose inputs are not
         return _not_checked("the dense model's own logits are not finite")
     return _compared(streamed, expected_BTV, found_BTV)
@@ -106,13 +123,13 @@ def _of_stock(session: Session, tokens_BT: torch.Tensor) -> torch.Tensor:
     return logits.cpu().float()
 
 
-def _streamed(session: Session, streamed: StreamedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
-    stream = HiddenStates(streamed, tokens_BT, session.source, batches=[len(tokens_BT)])
+def _streamed(streamed: StreamedModel, weights: Weights, tokens_BT: torch.Tensor) -> torch.Tensor:
+    stream = HiddenStates(streamed, tokens_BT, weights, batches=[len(tokens_BT)], states_in=streamed.device)
     for block in streamed.layout.blocks:
-        with streamed.block(block.index, session.source) as module:
+        with streamed.block(block.index, weights) as module:
             stream.advance(module)
     (batch,) = stream.batches
-    (logits,) = streamed.logits([(tokens_BT, batch.hidden_BTD)], session.source)
+    (logits,) = streamed.logits([(tokens_BT, batch.hidden_BTD)], weights)
     return logits.cpu().float()
 
 

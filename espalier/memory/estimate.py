@@ -41,7 +41,7 @@ class MemoryEstimate:
     block: int
     """The largest block that is pruned: its weights, its statistics, and a batch or the work on one matrix."""
     samples: int
-    """On the host, the inputs that its errors are measured on."""
+    """Of the inputs that its errors are measured on, where a CPU computes; a GPU's are counted with its block."""
     hidden_states: int
     """Of all calibration windows between two blocks."""
     model: int
@@ -212,7 +212,9 @@ def estimate(
     blocks = [
         pruning.block_bytes(block, gram=gram, tokens=tokens, length=length, itemsize=itemsize) for block in shape.kinds
     ]
-    samples = [pruning.sample_bytes(block, tokens=tokens, itemsize=itemsize) for block in shape.kinds]
+    samples = [pruning.sample_bytes(block, gram=gram, tokens=tokens, itemsize=itemsize) for block in shape.kinds]
+    if device == "cuda":
+        blocks, samples = [block + sample for block, sample in zip(blocks, samples, strict=True)], []
     return MemoryEstimate(
         process=process,
         text=tokenising_bytes(text_bytes),

@@ -62,9 +62,9 @@ def overlapping_bytes(block: BlockShape, *, device: Device) -> int:
     return block.parameters * (PRUNED_BYTES + STORED_BYTES * (device == "cuda"))
 
 
-def sample_bytes(block: BlockShape, *, tokens: int, itemsize: int) -> int:
-    """Return what the inputs that errors are measured on take, on the host."""
-    return min(tokens, ERROR_TOKENS) * itemsize * sum(_distinct_inputs(block))
+def sample_bytes(block: BlockShape, *, gram: bool, tokens: int, itemsize: int) -> int:
+    """Return what the inputs that errors are measured on take; nothing where a Gram matrix tells the errors."""
+    return 0 if gram else min(tokens, ERROR_TOKENS) * itemsize * sum(_distinct_inputs(block))
 
 
 def _distinct_inputs(block: BlockShape) -> Iterator[int]:

@@ -62,6 +62,18 @@ class TensorFile:
         """Read a tensor; the caller owns it."""
         return self._read(name, self.shape(name), skip=0)
 
+    def require_whole(self) -> None:
+        """Raise UnsafeFileError where the file ends before its last tensor does."""
+        size = os.fstat(self._stream.fileno()).st_size
+        for name, entry in self._entries.items():
+            if self._begin + entry["data_offsets"][1] > size:
+                raise self._too_short(name)
+
+    def _too_short(self, name: str) -> UnsafeFileError:
+        return UnsafeFileError(
+            f"{self._name} ends inside of {name}", hint="Bring the file again, whole.", module=self._name
+        )
+
     def expect(self, name: str) -> None:
         """Tell the kernel to bring a tensor's pages, where it can be told."""
         if hasattr(os, "posix_fadvise"):
@@ -89,9 +101,7 @@ class TensorFile:
         while view:
             count = os.preadv(self._stream.fileno(), [view], offset)
             if count == 0:
-                raise UnsafeFileError(
-                    f"{self._name} ends inside of {name}", hint="Bring the file again, whole.", module=self._name
-                )
+                raise self._too_short(name)
             view, offset = view[count:], offset + count
         return raw.view(dtype).view(shape)
 

@@ -99,6 +99,12 @@ class Weights:
         home = name if name in self._files else self.home(name)
         self._files[home].expect(home)
 
+    def require_whole(self) -> None:
+        """Raise UnsafeFileError where a file of the source ends too early."""
+        for file in {id(file): file for file in self._files.values()}.values():
+            if isinstance(file, TensorFile):
+                file.require_whole()
+
     def origin(self, name: str) -> tuple[TensorFile | PendingFile, str, torch.dtype | None]:
         """Return what tells a tensor from every other one: its open file, its name, and what it is cast to."""
         return self._files[name if name in self._files else self.home(name)], name, self.cast

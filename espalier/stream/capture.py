@@ -13,9 +13,8 @@ from espalier.distributed.shards import Shards
 from espalier.errors import UnsupportedArchitectureError
 from espalier.methods.statistic import Declared, ReaderStatistic, Statistics, readers_among
 from espalier.model.layout import Matrix
-from espalier.model.numerics import synchronize
 from espalier.stream.reduction import reduced
-from espalier.stream.statistics import InputAccumulator
+from espalier.stream.statistics import InputAccumulator, require_finite_inputs
 
 
 class Capture:
@@ -69,8 +68,6 @@ class Capture:
     def finish(self) -> None:
         """Add up the shards, of all ranks; what was captured is whole from here on."""
         self.forget_batch()
-        if self._sample_tokens:
-            synchronize(self._device)
         if self._shards is None:
             return
         count = len(self._shards.own_sizes)
@@ -103,6 +100,7 @@ class Capture:
 
     def statistics(self, name: str) -> Statistics:
         """Return all statistics of one matrix, at its own input and at those that read its outputs."""
+        require_finite_inputs({each: self.inputs[each] for each in self._matrices if each in self.inputs})
         known = dict(self.of(name).statistics(name))
         for kind, readers in self.readers.items():
             if name in readers:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
 from espalier.distributed.group import RankGroup
 from espalier.distributed.tree_sum import TreeSum
-from espalier.methods.statistic import Statistic, Statistics, gathered, with_implied
-from espalier.model.numerics import require_finite, to_device
+from espalier.methods.statistic import InputStatistic, Statistic, Statistics, gathered, with_implied
+from espalier.model.numerics import all_finite, require_finite, to_device
 
 
 class InputAccumulator:
@@ -22,18 +22,24 @@ class InputAccumulator:
         self._sums = {kind: TreeSum() for kind in self._running}
         self._wanted = sample_tokens
         self._sample: list[torch.Tensor] = []
-        self._finite = False
+        self.finite = False
+        """Whether what was counted so far is known to be finite."""
         self.tokens = 0
+
+    @property
+    def running(self) -> Collection[InputStatistic]:
+        """The statistics as they stand."""
+        return self._running.values()
 
     def add(self, input_TI: torch.Tensor) -> None:
         """Count a batch of inputs, flattened to tokens."""
         self.tokens += input_TI.shape[0]
-        self._finite = False
+        self.finite = False
         for running in self._running.values():
             running.add(input_TI)
         missing = self._wanted - sum(len(part) for part in self._sample)
         if missing > 0:
-            self._sample.append(input_TI[:missing].to("cpu", copy=True, non_blocking=True))  # `Capture.finish` waits
+            self._sample.append(input_TI[:missing].clone())
 
     def end_shard(self, index: int) -> None:
         """Put what was counted since the shard before away, and begin anew."""
@@ -51,7 +57,7 @@ class InputAccumulator:
         totals = group.sum([running.total for running in self._running.values()])
         for running, total in zip(self._running.values(), totals, strict=True):
             running.total = total
-        own = self.sample() if self._sample else None
+        own = self.sample().cpu() if self._sample else None
         counts = group.gather_objects((self.tokens, None if own is None else (own.shape, own.dtype)))
         self.tokens = sum(tokens for tokens, _ in counts)
         self._sample, missing = [], self._wanted
@@ -64,16 +70,31 @@ class InputAccumulator:
 
     def statistics(self, module: str) -> Statistics:
         """Return the statistics; NumericalError names the module whose inputs are not finite."""
-        totals = [running.total for running in self._running.values() if running.total is not None]
-        if totals and not self._finite:
-            for total in totals:
-                require_finite(module, {"the inputs": total})
-            self._finite = True
+        require_finite_inputs({module: self})
         return with_implied({kind: running.value(routed=self._routed) for kind, running in self._running.items()})
 
     def sample(self) -> torch.Tensor:
-        """Return the first input tokens, on the CPU: the error of a mask is measured on them."""
+        """Return the first input tokens, where they were seen: the error of a mask is measured on them."""
         return torch.cat(self._sample)
+
+
+def require_finite_inputs(inputs: Mapping[str, InputAccumulator]) -> None:
+    """Raise NumericalError for the first module whose inputs are not finite; the device is waited for once.
+
+    Those that are known to be finite are not looked at again until more is counted.
+    """
+    totals = [
+        (module, accumulator, running.total)
+        for module, accumulator in inputs.items()
+        if not accumulator.finite
+        for running in accumulator.running
+        if running.total is not None
+    ]
+    if totals and not bool(torch.stack([all_finite(total) for *_, total in totals]).all()):
+        for module, _, total in totals:
+            require_finite(module, {"the inputs": total})
+    for _, accumulator, _ in totals:
+        accumulator.finite = True
 
 
 class OutputErrors:

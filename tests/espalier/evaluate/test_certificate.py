@@ -77,7 +77,7 @@ def test_every_family_passes(family: str, dtype: str, tmp_path: Path, texts: Pat
     session = local_job(
         tmp_path / "job", write_tiny_model(tmp_path / "model", family), texts, compute_dtype=dtype
     ).session()
-    report = certificate.run(session)
+    report = certificate.run(session).document
     assert report["verdict"] == "passed"
     assert report["class"] == session.streamed.stock_class
     assert 0 < report["share_left_dense"] < 0.1
