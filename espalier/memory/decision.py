@@ -24,7 +24,7 @@ class Decision:
     by_blocks: bool
     """Whether a perplexity is measured with one block in memory at a time; the whole model is never loaded then."""
     micro_batch: int | None
-    """Windows of a retraining that go through the model at once; None: `batch_size` of them."""
+    """Windows of a retraining that go through the model at once; None: all that one rank has of a batch."""
     states_on_device: bool
     """Whether a GPU holds all hidden states beside the work on them."""
     lacking: tuple[Need, ...]
@@ -49,7 +49,7 @@ def decide(
         sizes = needed.training_batches[halvings:] or needed.training_batches[-1:]
         left = budget - needed.training
         windows, batch = next((size for size in sizes if device == "cpu" or size[1] <= left), sizes[-1])
-        micro_batch = windows if windows < spec.retrain.batch_size else None
+        micro_batch = windows if windows < needed.training_batches[0][0] else None
     if device == "cpu":
         required, whole = needed.required_on_host(spec, device="cpu", batch=batch), needed.min_on_host("cpu")
     else:

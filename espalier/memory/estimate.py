@@ -198,10 +198,12 @@ def estimate(
     itemsize: int,
     text_bytes: int,
     process: int = LIBRARIES_BYTES,
+    ranks: int = 1,
 ) -> MemoryEstimate:
     """Estimate the parts of a job's memory.
 
-    `itemsize`: of the compute dtype; `text_bytes`: of the largest text; `process`: what the libraries take.
+    `itemsize`: of the compute dtype; `text_bytes`: of the largest text; `process`: what the libraries take; `ranks`:
+    that compute the job, of which a retraining shares its model: the parts are of one of them.
     """
     length = spec.calibration.sequence_length or shape.default_length
     tokens = spec.calibration.samples * length
@@ -227,9 +229,11 @@ def estimate(
         scoring=max((logits_bytes(each, shape.vocabulary, itemsize=itemsize) for each in scored), default=0),
         window=_window(shape, spec.reconstruct, tokens, length, itemsize) if spec.reconstruct else (0, 0),
         streams=STREAMS if spec.reconstruct else 1,
-        training=training.resident_bytes(retrain, shape, itemsize=itemsize) if retrain else 0,
-        training_batches=training.batches(retrain, shape, device=device, itemsize=itemsize) if retrain else (),
-        checkpoint=training.checkpoint_bytes(retrain, shape) if retrain else 0,
+        training=training.resident_bytes(retrain, shape, itemsize=itemsize, ranks=ranks) if retrain else 0,
+        training_batches=training.batches(retrain, shape, device=device, itemsize=itemsize, ranks=ranks)
+        if retrain
+        else (),
+        checkpoint=training.checkpoint_bytes(retrain, shape, ranks=ranks) if retrain else 0,
     )
 
 

@@ -173,9 +173,12 @@ def to_device(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) ->
     return tensor.to(device).to(dtype)
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Let a model whose trained parameters are float32 run in the compute dtype."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+def autocast(device: torch.device, dtype: torch.dtype, *, keeps_copies: bool = True) -> torch.autocast:
+    """Let a model whose trained parameters are float32 run in the compute dtype.
+
+    `keeps_copies`: of those parameters, until the context ends; else they are cast anew wherever they are read.
+    """
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=keeps_copies)
 
 
 def derived_seed(seed: int, *scope: object) -> int:

@@ -97,7 +97,8 @@ class _Retraining:
         self.session, self.phase, self.spec, self.loss = session, phase, spec, loss
         self.seen_NT, self.held_out_NT = seen_NT, held_out_NT
         self.sharding, self.model, self.items = sharding, sharding.model, sharding.trainables
-        self.autocast = autocast(session.device, session.compute_dtype)
+        # A rank of several holds no block's copies longer than the block.
+        self.autocast = autocast(session.device, session.compute_dtype, keeps_copies=session.group.size == 1)
         self.start = start_fraction(session, spec)
 
     def finish(self) -> Path:

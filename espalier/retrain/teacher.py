@@ -18,7 +18,8 @@ def warn(session: Session) -> None:
     spec = session.request.spec.retrain
     if spec is None or spec.loss == "cross_entropy":
         return
-    needed = training.resident_bytes(spec, session.streamed.shape, itemsize=session.compute_dtype.itemsize)
+    itemsize, ranks = session.compute_dtype.itemsize, session.group.size
+    needed = training.resident_bytes(spec, session.streamed.shape, itemsize=itemsize, ranks=ranks)
     session.reporter.warn("teacher_in_memory", f"Retraining beside a dense teacher takes {_mib(needed)} MiB of memory.")
 
 
@@ -34,13 +35,17 @@ def teaching(session: Session, spec: Retrain) -> Iterator[Loss]:
 
 def recomputes(session: Session, spec: Retrain) -> bool:
     """Tell whether blocks compute their activations again; what comes out is the same either way."""
-    return training.recomputes(
-        spec,
-        session.streamed.shape,
-        windows=session.micro_batch or spec.batch_size,
-        length=session.length_of(spec),
-        itemsize=session.compute_dtype.itemsize,
-        free_bytes=free_bytes(session.device),
+    ranks = session.group.size
+    return session.group.broadcast_object(
+        training.recomputes(
+            spec,
+            session.streamed.shape,
+            windows=session.micro_batch or -(-spec.batch_size // ranks),
+            length=session.length_of(spec),
+            itemsize=session.compute_dtype.itemsize,
+            free_bytes=free_bytes(session.device),
+            ranks=ranks,
+        )
     )
 
 

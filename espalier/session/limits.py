@@ -200,4 +200,5 @@ def measured(session: Session) -> MemoryEstimate:
         itemsize=session.compute_dtype.itemsize,
         text_bytes=max((Path(path).stat().st_size for path in session.request.datasets.values()), default=0),
         process=psutil.Process().memory_info().rss,
+        ranks=session.group.size,
     )

@@ -29,10 +29,10 @@ LLAMA_8B, LLAMA_70B = _llama(4096, 14_336, 32), _llama(8192, 28_672, 80)
 
 
 def _decide(
-    shape: ModelShape, free: int = CARD, *, device: Device = "cuda", halvings: int = 0, **fields: Any
+    shape: ModelShape, free: int = CARD, *, device: Device = "cuda", halvings: int = 0, ranks: int = 1, **fields: Any
 ) -> tuple[Decision, CompressionSpec]:
     spec = CompressionSpec.model_validate({"prune": {"method": "wanda", "sparsity": 0.5}, **fields})
-    needed = estimate(shape, spec, device=device, itemsize=2, text_bytes=0)
+    needed = estimate(shape, spec, device=device, itemsize=2, text_bytes=0, ranks=ranks)
     return decide(needed, spec, device=device, budget=usable_bytes(free), halvings=halvings), spec
 
 
@@ -106,6 +106,21 @@ def test_full_training_of_eight_billion_parameters_lacks_memory_on_any_single_ca
         assert [need.pointer for need in decision.lacking] == ["/spec/retrain"]
         # 20 bytes of AdamW and a byte of mask for each parameter, and a batch
         assert decision.lacking[0].bytes > 21 * LLAMA_8B.parameters
+
+
+def test_eight_cards_retrain_seventy_billion_parameters_with_adapters_and_eight_billion_whole() -> None:
+    perp = {"trainable": ["norms", "mask_lora"], "batch_size": 8, "sequence_length": 2048}
+    decision, spec = _decide(LLAMA_70B, ranks=8, retrain=perp)
+    assert (decision.by_blocks, decision.micro_batch, decision.lacking) == (True, None, ())
+    needed = estimate(LLAMA_70B, spec, device="cuda", itemsize=2, text_bytes=0, ranks=8)
+    # 17.6 GB of weights, 1.1 of masks, 0.5 of factors and moments; gathered, two blocks of 1.7 GB and 4.2 outside them.
+    assert needed.training == pytest.approx(26.8 * GB, rel=0.01)
+    windows, batch = needed.training_batches[0]
+    assert windows == 1, "of eight"
+    assert needed.training + batch < 36 * GB
+    assert _decide(LLAMA_70B, ranks=8, retrain={**perp, "loss": "kl"})[0].lacking == ()
+    assert _decide(LLAMA_8B, ranks=8, retrain={"method": "full"})[0].lacking == ()
+    assert _decide(LLAMA_70B, ranks=8, retrain={"method": "full"})[0].lacking[0].bytes > 20 * LLAMA_70B.parameters // 8
 
 
 def test_a_batch_that_does_not_fit_goes_through_in_parts_on_a_card_and_stays_whole_on_a_cpu() -> None:

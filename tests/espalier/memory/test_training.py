@@ -22,8 +22,8 @@ SHAPE = ModelShape.of([BLOCK] * 32, parameters=PARAMETERS, vocabulary=32_000, wi
     [
         # vectors only: the model once
         ({"trainable": ["norms", "biases"]}, 2, 13_476_831_232),
-        # 39,976,960 numbers in factors of rank 16, and 20 bytes for each
-        ({"trainable": ["norms", "mask_lora"], "rank": 16}, 2, 13_476_831_232 + 20 * 39_976_960),
+        # 39,976,960 numbers in factors of rank 16, and 20 bytes for each; a bit for each of 6,476,005,376 weights
+        ({"trainable": ["norms", "mask_lora"], "rank": 16}, 2, 13_476_831_232 + 20 * 39_976_960 + 809_500_672),
         # a head of rank 16 on 32,000 + 4,096; whole embeddings of 32,000 x 4,096
         ({"trainable": ["head"], "rank": 16}, 2, 13_476_831_232 + 20 * 577_536),
         ({"trainable": ["embeddings"]}, 2, 13_476_831_232 + 20 * 131_072_000),
@@ -39,6 +39,35 @@ def test_memory_is_the_model_its_teacher_and_twenty_bytes_for_what_moves(
     retrain: dict[str, Any], itemsize: int, expected: int
 ) -> None:
     assert training.resident_bytes(Retrain.model_validate(retrain), SHAPE, itemsize=itemsize) == expected
+
+
+@pytest.mark.parametrize(
+    ("retrain", "moving", "gathered"),
+    [
+        # Frozen, in two bytes: two blocks, and embeddings, head and last norm.
+        ({"trainable": ["norms", "mask_lora"], "rank": 16}, 39_976_960, 2 * (2 * 202_383_360 + 262_148_096)),
+        ({"trainable": ["norms"], "loss": "kl"}, 0, 2 * 2 * (2 * 202_383_360 + 262_148_096)),
+        # In float32, with their gradients.
+        ({"method": "full"}, PARAMETERS, 8 * (2 * 202_383_360 + 262_148_096)),
+    ],
+)
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_a_rank_holds_its_rows_of_everything_and_the_blocks_at_hand(
+    retrain: dict[str, Any], moving: int, gathered: int, ranks: int
+) -> None:
+    recipe = Retrain.model_validate(retrain)
+    alone = training.resident_bytes(recipe, SHAPE, itemsize=2)
+    assert training.trained_numbers(recipe, SHAPE) == moving
+    assert training.resident_bytes(recipe, SHAPE, itemsize=2, ranks=ranks) == -(-alone // ranks) + gathered
+
+
+def test_a_rank_reads_its_part_of_a_batch_and_casts_the_blocks_at_hand_alone() -> None:
+    full = Retrain.model_validate({"method": "full", "batch_size": 6, "sequence_length": 100})
+    batches = training.batches(full, SHAPE, device="cuda", itemsize=2, ranks=4)
+    alone = dict(training.batches(full, SHAPE, device="cuda", itemsize=2))
+    assert [windows for windows, _ in batches] == [2, 1]
+    assert alone[2] - batches[0][1] == 2 * (PARAMETERS - 2 * 202_383_360 - 262_148_096)
+    assert training.checkpoint_bytes(full, SHAPE, ranks=4) == 2 * 16 * PARAMETERS
 
 
 @pytest.mark.parametrize(
@@ -98,6 +127,12 @@ def test_auto_computes_activations_again_above_a_quarter_of_what_is_free() -> No
     retrain = Retrain.model_validate({"batch_size": 2})
     for free, expected in ((4 * kept, False), (4 * kept - 4, True)):
         assert training.recomputes(retrain, SHAPE, windows=2, length=100, itemsize=4, free_bytes=free) is expected
+    full = retrain.model_copy(update={"method": "full"})
+    several = [
+        training.recomputes(full, SHAPE, windows=2, length=100, itemsize=2, free_bytes=2 * kept, ranks=ranks)
+        for ranks in (1, 2)
+    ]
+    assert several == [False, True], "the copies of what moves, and not the activations"
     for setting in (False, True):
         always = retrain.model_copy(update={"gradient_checkpointing": setting})
         assert training.recomputes(always, SHAPE, windows=2, length=100, itemsize=4, free_bytes=0) is setting
